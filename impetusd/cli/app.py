@@ -1,0 +1,93 @@
+"""The commands, each in a file of its own that is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from impetusd.cli.main import complain
+from impetusd.cli.options import conf_option
+
+# In the order in which a newcomer meets them.
+COMMANDS = {
+    "init": "impetusd.cli.init",
+    "check": "impetusd.cli.check",
+    "start": "impetusd.cli.start",
+    "status": "impetusd.cli.status_command",
+    "logs": "impetusd.cli.logs",
+    "describe": "impetusd.cli.describe",
+    "restart": "impetusd.cli.restart",
+    "scale": "impetusd.cli.scale",
+    "signal": "impetusd.cli.signal_command",
+    "stop": "impetusd.cli.stop",
+    "run": "impetusd.cli.run",
+    "version": "impetusd.cli.version",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module (which calls it `command`) when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = importlib.import_module(module).command
+        assert isinstance(command, click.Command)  # what the table promises
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, with a guess at what was meant."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}."
+            ctx.fail(f"No such command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        from impetusd.cli import version
+
+        version.show()
+        ctx.exit()
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@conf_option
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="As the command."
+)
+def cli() -> None:
+    """Keep services up: start, watch, restart and stop what one INI file describes.
+
+    NAME is a unit (web: all of it), a slot (web:0) or a pattern ('web*'). Without -c the INI file is $IMPETUSD_CONF,
+    ./impetusd.ini, ./conf/impetusd.ini or /etc/impetusd/impetusd.ini, the first that is there.
+
+    Example: impetusd start && impetusd status
+    """
+
+
+def run(args: list[str]) -> int:
+    """Run the command in `args`; returns the exit code. What goes wrong in a command is raised; wrong usage is told here."""
+    try:
+        code = cli.main(args or ["--help"], prog_name="impetusd", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        return complain(error.format_message(), error.exit_code)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return 130  # click makes this of Ctrl-C, and has ended the line with the ^C
+    return code if isinstance(code, int) else 0

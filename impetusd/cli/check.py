@@ -1,0 +1,39 @@
+"""`impetusd check`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from impetusd.cli.options import conf_option, given
+
+
+@click.command(short_help="Check an INI file, and tell every problem in it.")
+@click.argument("file", required=False)
+@conf_option
+def command(file: str | None) -> int:
+    """Check FILE (else the file that -c or its absence means) and tell each problem with its line. Changes nothing.
+
+    Exits with 0 if it may be started as it is, with 2 if not.
+
+    Example: impetusd check conf/impetusd.ini
+    """
+    from impetusd.cli import place
+    from impetusd.core import config
+    from impetusd.core.model import ConfigError
+    from impetusd.host import this_host
+
+    path = place.find_conf(file if file is not None else given(), os.environ)
+    try:
+        checked = config.parse(place.read(path), path, os.environ, this_host())
+    except ConfigError as error:
+        print("\n".join(map(str, error.problems)))
+        sys.stdout.flush()
+        count = len(error.problems)
+        print(f"impetusd: {count} problem{'s' * (count != 1)} in {path}", file=sys.stderr)
+        return 2
+    units = checked.units
+    print(f"{path} is fine: {len(units)} unit{'s' * (len(units) != 1)} ({', '.join(units) or 'nothing to run yet'})")
+    return 0

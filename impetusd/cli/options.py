@@ -1,0 +1,47 @@
+"""What all commands share: `-c FILE`, which may stand before or after the command's name, and NAME arguments."""
+
+from __future__ import annotations
+
+import typing
+
+import click
+
+from impetusd.cli import place
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+_KEY = "impetusd.conf"
+_F = typing.TypeVar("_F", bound="Callable[..., object]")
+
+
+def conf_option(function: _F) -> _F:
+    """Give a command the option -c; `here()` is what it means."""
+    return click.option(
+        "-c",
+        "--conf",
+        metavar="FILE",
+        expose_value=False,
+        callback=_remember,
+        help="The INI file. May also stand before the command.",
+    )(function)
+
+
+def names_argument(*, required: bool = False) -> Callable[[_F], _F]:
+    """Give a command its NAME arguments, as `names`."""
+    return click.argument("names", metavar="NAME..." if required else "[NAME]...", nargs=-1, required=required)
+
+
+def given() -> str | None:
+    """The FILE of -c, or None."""
+    return typing.cast("str | None", click.get_current_context().find_root().meta.get(_KEY))
+
+
+def here() -> place.Place:
+    """The instance that the command line means."""
+    return place.find(given())
+
+
+def _remember(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.find_root().meta[_KEY] = value

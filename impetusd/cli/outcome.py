@@ -1,0 +1,40 @@
+"""What start, restart and scale share: ask, show what goes on, and tell how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from impetusd import control
+from impetusd.cli import table
+from impetusd.cli.progress import Live
+from impetusd.cli.terminal import screen_of
+from impetusd.core import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from impetusd.cli.place import Place
+
+
+def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> int:
+    """Send a request that ends with slots up; print their table, and the last words of what failed. The exit code."""
+    with Live(verb) as live:
+        answer = control.call(here.paths, method, params, live.hooks)
+    return tell(here, answer)
+
+
+def tell(here: Place, answer: Mapping[str, Any]) -> int:
+    """Print the outcome of such a request; 0 if it is ok, else 1."""
+    screen = screen_of(sys.stdout, os.environ)
+    print("\n".join(table.report(answer["units"], screen, here.command, tails=table.ALL)))
+    if not answer["ok"] and protocol.all_as_wanted(answer["units"]):
+        raise control.ControlError("not everything came up, for another command asked for it to be stopped meanwhile")
+    return 0 if answer["ok"] else 1
+
+
+def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
+    """For a command that needs a daemon: say how to get one."""
+    return control.ControlError(f"{error}; start it with: {here.command} start", error.exit)

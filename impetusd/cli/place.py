@@ -1,0 +1,108 @@
+"""Which INI file is meant, and where the instance that it describes lives."""
+
+from __future__ import annotations
+
+import os
+
+from impetusd.cli.failure import Failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from impetusd.core.model import Config, ConfigError, Paths
+
+LOOKED_AT = ("impetusd.ini", "conf/impetusd.ini", "/etc/impetusd/impetusd.ini")
+
+
+class Place:
+    """One instance of impetusd. `command` is what the operator types to reach it again, for hints."""
+
+    __slots__ = ("command", "conf", "paths")
+
+    def __init__(self, conf: str, paths: Paths, command: str) -> None:
+        self.conf = conf
+        self.paths = paths
+        self.command = command
+
+
+def find(given: str | None) -> Place:
+    """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be told."""
+    conf = find_conf(given, os.environ)
+    from impetusd.core import config
+    from impetusd.core.model import ConfigError
+
+    try:
+        paths = config.locate(read(conf, errors="replace"), conf, os.environ)
+    except ConfigError as error:
+        raise _mistakes(error) from None
+    return Place(conf, paths, command_for(given))
+
+
+def command_for(given: str | None) -> str:
+    """`impetusd`, with the -c that was given."""
+    if given is None:
+        return "impetusd"
+    import shlex
+
+    return f"impetusd -c {shlex.quote(given)}"
+
+
+def find_conf(given: str | None, environ: Mapping[str, str]) -> str:
+    """The absolute path of the INI file: `given`, else $IMPETUSD_CONF, else the first of LOOKED_AT that is there."""
+    if given is not None:
+        return _named(given, f"-c {given}")
+    from_environment = environ.get("IMPETUSD_CONF")
+    if from_environment:
+        return _named(from_environment, f"IMPETUSD_CONF={from_environment}")
+    for path in LOOKED_AT:
+        if os.path.isfile(path):
+            return os.path.abspath(path)
+    looked = ", ".join(path if path.startswith("/") else f"./{path}" for path in LOOKED_AT)
+    raise Failure(
+        f"there is no configuration: IMPETUSD_CONF is not set, and none of {looked} is there; "
+        "name one with -c FILE, or make one with: impetusd init",
+        2,
+    )
+
+
+def _named(path: str, said: str) -> str:
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        raise Failure(f"{said}: this is a directory; name the INI file in it", 2)
+    if not os.path.exists(path):
+        raise Failure(f"{said}: there is no such file; `impetusd init` makes one", 2)
+    return path
+
+
+def read(path: str, errors: str = "strict") -> str:
+    """The text of an INI file; Failure if it cannot be read, or is not UTF-8 (unless `errors` is "replace")."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
+    try:
+        return data.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Failure(f"{path}:{line}: this is not UTF-8 (byte 0x{data[error.start]:02x})", 2) from None
+
+
+def load(path: str) -> Config:
+    """The checked configuration in `path`; Failure that holds every problem, one a line."""
+    from impetusd.core import config
+    from impetusd.core.model import ConfigError
+    from impetusd.host import this_host
+
+    try:
+        return config.parse(read(path), path, os.environ, this_host())
+    except ConfigError as error:
+        raise _mistakes(error) from None
+
+
+def _mistakes(error: ConfigError) -> Failure:
+    """Every problem, a line each, under a sentence that counts them."""
+    count = len(error.problems)
+    listed = "\n".join(map(str, error.problems))
+    return Failure(f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed:\n{listed}", 2)

@@ -1,0 +1,23 @@
+"""`impetusd status` for click: its help, and every way of writing it that the short way in `main` leaves alone."""
+
+from __future__ import annotations
+
+import click
+
+from impetusd.cli.options import conf_option, given, names_argument
+
+
+@click.command(short_help="Show what runs, and what needs attention.")
+@names_argument()
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@conf_option
+def command(names: tuple[str, ...], as_json: bool) -> int:
+    """Show what runs, since when, how often it had to be restarted, and what needs attention.
+
+    Exits with 0 if all that is wanted up is up, 1 if something is not, 3 if no daemon runs, 4 for an unknown NAME.
+
+    Example: impetusd status --json web
+    """
+    from impetusd.cli import status
+
+    return status.show(given(), names, as_json=as_json)

@@ -1,0 +1,81 @@
+"""`impetusd stop`."""
+
+from __future__ import annotations
+
+import sys
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, here, names_argument
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from impetusd.cli.place import Place
+
+
+@click.command(short_help="Stop NAME, or everything and the daemon.")
+@names_argument()
+@conf_option
+def command(names: tuple[str, ...]) -> int:
+    """Stop each NAME; without a name stop everything, and then the daemon.
+
+    Returns when it is done, at the latest when each kill_timeout has passed: what does not end by then is killed, with
+    all its descendants, and named. Stopping what does not run is success.
+
+    Example: impetusd stop web
+    """
+    from impetusd import control
+
+    at = here()
+    try:
+        return _stop_some(at, names) if names else _stop_all(at)
+    except control.NotRunning as error:
+        print(error)
+        return 0
+
+
+def _stop_some(at: Place, names: tuple[str, ...]) -> int:
+    from impetusd import control
+    from impetusd.cli.progress import Live
+
+    with Live("stopping") as live:
+        answer = control.call(at.paths, "stop", {"names": list(names)}, live.hooks)
+    _tell_killed(answer)
+    left = [row for row in answer["units"] if row.get("pid") is not None]
+    for row in left:
+        print(f"{row['name']} is {row['state']}: {row.get('reason') or 'it still runs'}", file=sys.stderr)
+    count = len(answer["units"]) - len(left)
+    print(
+        f"stopped: {_some([row['name'] for row in answer['units'] if row not in left])}" if count else "nothing stopped"
+    )
+    return 1 if left else 0
+
+
+def _stop_all(at: Place) -> int:
+    from impetusd import control, launch
+    from impetusd.cli.progress import Live
+
+    with Live("stopping") as live:
+        shim_pid = control.call(at.paths, "ping", {}, live.hooks)["shim"]["pid"]
+        answer = None
+        try:
+            answer = control.call(at.paths, "stop", {"names": []}, live.hooks)
+        except control.NotRunning:
+            pass  # it ended before it could say so, or somebody else stopped it: what was asked for is done
+        launch.wait_gone(at.paths, shim_pid, live.hooks)
+    if answer is not None:
+        _tell_killed(answer)
+    print("stopped; impetusd is not running")
+    return 0
+
+
+def _tell_killed(answer: Mapping[str, typing.Any]) -> None:
+    if answer["killed"]:
+        print(f"had to be killed, for they did not end in time: {_some(answer['killed'])}")
+
+
+def _some(names: list[str]) -> str:
+    """The names, as far as a person reads them."""
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -1,0 +1,116 @@
+"""Reading log files as people do: their last lines, and what is added to them, also across rotation.
+
+A log may be many gigabytes, may have no newline at all, may be replaced (renamed, and a new one made) or truncated
+(copytruncate) at any time, and may not be there yet. Lines are bytes here; how they are shown is the caller's business.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_BLOCK = 1 << 16
+_FARTHEST = 8 << 20  # bytes from the end that are looked through for line ends
+_LONGEST_LINE = 1 << 20  # bytes; more without a newline is given out in pieces
+
+
+def last_lines(file: BinaryIO, count: int) -> tuple[list[bytes], int]:
+    """The last `count` lines, without newlines, and the offset just behind them. Reads the end of the file only.
+
+    An unfinished last line counts, but is not among them: the offset is where it begins, so that following shows it
+    whole, and `Follower.flush` gives it out where nobody follows.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = size
+    data = b""
+    while start > 0 and data.count(b"\n") <= count and size - start < _FARTHEST:
+        step = min(_BLOCK, start)
+        start -= step
+        file.seek(start)
+        data = file.read(step) + data
+    end = data.rfind(b"\n") + 1
+    lines = data[:end].split(b"\n")[:-1]
+    if start > 0 and len(lines) <= count:
+        lines = lines[1:]  # its beginning is too far away
+    if end == 0 and start > 0:
+        end = len(data)  # one endless line: go on from here
+    count -= start + end < size
+    return lines[-count:] if count > 0 else [], start + end
+
+
+class Follower:
+    """One file, from its last lines on. `read` gives the lines that came since; between calls nothing is held but a descriptor."""
+
+    def __init__(self, path: str, count: int) -> None:
+        """Begin with the last `count` lines (they come with the first `read`). The file may not be there yet."""
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+        self._first: list[bytes] = []
+        self.error = ""  # why the file cannot be read; "" if it can, or is not there
+        self._open()
+        if self._file is not None:
+            self._first, offset = last_lines(self._file, count)
+            self._file.seek(offset)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def read(self) -> Iterator[bytes]:
+        """Every line that was completed since the last call, without its newline."""
+        yield from self._first
+        self._first = []
+        if self._file is None:
+            self._open()
+            if self._file is None:
+                return
+        if os.fstat(self._file.fileno()).st_size < self._file.tell():
+            self._rest = b""
+            self._file.seek(0)
+        yield from self._drain(self._file)
+        if self._replaced(self._file):
+            # What was written between the last read and the rename.
+            yield from self._drain(self._file)
+            yield from self.flush()
+            self.close()
+            self._open()
+            if self._file is not None:
+                yield from self._drain(self._file)
+
+    def flush(self) -> Iterator[bytes]:
+        """The unfinished last line, if there is one."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            yield rest
+
+    def _open(self) -> None:
+        try:
+            self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115  # kept until close
+            self.error = ""
+        except FileNotFoundError:
+            self.error = ""
+        except OSError as error:
+            self.error = f"cannot read {self._path}: {error.strerror}"
+
+    def _replaced(self, file: BinaryIO) -> bool:
+        """Whether the path names another file now. While it names none, the old one is kept: the writer may still write."""
+        try:
+            now = os.stat(self._path)
+        except OSError:
+            return False
+        then = os.fstat(file.fileno())
+        return (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino)
+
+    def _drain(self, file: BinaryIO) -> Iterator[bytes]:
+        while data := file.read(_BLOCK):
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            yield from lines
+            if len(self._rest) > _LONGEST_LINE:
+                yield from self.flush()

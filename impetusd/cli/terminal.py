@@ -1,0 +1,82 @@
+"""What the output goes to: how wide it is, whether it shows colours, which characters it knows."""
+
+from __future__ import annotations
+
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TextIO
+
+_SGR = r"\x1b\[[0-9;:]*m"
+# Escape sequences (CSI, OSC and the other strings, two-byte ones), then every control character but the tab.
+_ESCAPE = (
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]"
+    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
+)
+_UNSAFE = re.compile(_ESCAPE)
+_UNSAFE_BUT_COLOUR = re.compile(f"({_SGR})|{_ESCAPE}")
+
+COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
+
+
+class Screen:
+    """`width` in columns, None where nothing needs to fit (a file, a pipe)."""
+
+    __slots__ = ("arrow", "colour", "ellipsis", "width")
+
+    def __init__(self, *, width: int | None = None, colour: bool = False, utf8: bool = True) -> None:
+        self.width = width
+        self.colour = colour
+        self.ellipsis = "…" if utf8 else "..."
+        self.arrow = "→" if utf8 else "->"
+
+    def paint(self, text: str, colour: str) -> str:
+        """`text` in one of COLOURS ("" is none)."""
+        return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if self.colour and colour else text
+
+    def cut(self, text: str, width: int | None = None) -> str:
+        """`text` in at most `width` columns (else the screen's), its end replaced by an ellipsis if need be."""
+        limit = self.width if width is None else width
+        if limit is None or len(text) <= limit:
+            return text
+        return text[: max(0, limit - len(self.ellipsis))] + self.ellipsis[:limit]
+
+    def cut_name(self, name: str, width: int) -> str:
+        """A slot's name in at most `width` columns: what tells `web:7` from `web:8` stays."""
+        if len(name) <= width:
+            return name
+        colon = name.rfind(":")
+        end = name[colon:] if colon > 0 else ""
+        room = width - len(self.ellipsis) - len(end)
+        return name[:room] + self.ellipsis + end if room > 0 else self.cut(name, width)
+
+
+def screen_of(stream: TextIO, environ: Mapping[str, str]) -> Screen:
+    """What `stream` is. NO_COLOR (set to anything) and TERM=dumb mean no colours; COLUMNS overrides the width."""
+    utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
+    if not stream.isatty():
+        return Screen(utf8=utf8)
+    columns = environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        width = int(columns)
+    else:
+        try:
+            width = os.get_terminal_size(stream.fileno()).columns or 80
+        except OSError:
+            width = 80
+    colour = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    return Screen(width=width, colour=colour, utf8=utf8)
+
+
+def plain(text: str) -> str:
+    """`text` as one line that cannot move the cursor, ring, retitle or colour: what a program wrote is shown, not obeyed."""
+    return _UNSAFE.sub("", text)
+
+
+def coloured(text: str) -> str:
+    """Like `plain`, but colours stay; they end with the line."""
+    kept = _UNSAFE_BUT_COLOUR.sub(lambda match: match.group(1) or "", text)
+    return kept + "\x1b[0m" if "\x1b" in kept else kept

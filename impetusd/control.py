@@ -1,0 +1,241 @@
+"""The control client: one question to the supervisor, one answer, over its unix socket; blocking, patient, truthful.
+
+"No daemon runs" and "the daemon is busy coming back" look alike from a distance: a stale socket file, a removed one, a
+connection that nobody answers yet. Who holds the lock on the state directory tells them apart: the shim holds it for as
+long as it lives, and it keeps the listening socket while it starts the supervisor anew. So with the lock held this
+client waits, and with the lock free it says at once that nothing runs.
+
+Imports stay few: a command line that asks for the status pays for each of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import time
+
+from impetusd.core import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from impetusd.core.model import Paths
+
+FIRST_BYTE = 10.0  # seconds until a connection must have been answered: a supervisor needs 0.5 to come back
+SOCKET_BACK = 5.0  # seconds until a removed control socket must be there again
+QUIET = 0.5  # seconds of waiting before the operator is told what for
+
+
+class ControlError(Exception):
+    """The request did not succeed. The text is a sentence for the operator, `exit` what the command line exits with."""
+
+    def __init__(self, message: str, exit: int = protocol.EXIT_FAILED) -> None:  # noqa: A002  # the word for it
+        super().__init__(message)
+        self.exit = exit
+
+
+class NotRunning(ControlError):
+    """No daemon runs on this state directory."""
+
+    def __init__(self, paths: Paths) -> None:
+        super().__init__(f"impetusd is not running (no daemon for {paths.conf})", protocol.EXIT_NOT_RUNNING)
+
+
+class _Dropped(Exception):
+    """The connection ended before the answer: the supervisor died, ended, or has no room for another connection.
+
+    `begun`: something had been answered, so the request itself may have been under way.
+    """
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__()
+        self.begun = begun
+
+
+class Hooks:
+    """What a caller wants to hear meanwhile; each may be left alone.
+
+    `progress(params)`: a slot moved on. `waiting(sentence)`: nothing is heard for QUIET seconds, and this is what for.
+    `tick()`: some time has passed (about ten times a second), for a display that moves.
+    """
+
+    __slots__ = ("progress", "tick", "waiting")
+
+    def __init__(
+        self,
+        progress: Callable[[Mapping[str, Any]], None] | None = None,
+        waiting: Callable[[str], None] | None = None,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        self.progress = progress
+        self.waiting = waiting
+        self.tick = tick
+
+
+def daemon_alive(paths: Paths) -> bool:
+    """Whether a daemon holds the state directory. ControlError if this user may not look.
+
+    The probe takes the lock shared for an instant, which could make a daemon that starts in that very instant believe
+    itself the second one; `impetusd.launch` starts it again then.
+    """
+    try:
+        fd = os.open(paths.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        raise _denied(paths.state_dir) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def call(paths: Paths, method: str, params: Mapping[str, Any], hooks: Hooks | None = None) -> dict[str, Any]:
+    """Ask the supervisor of `paths`, and return the result.
+
+    Raises NotRunning, or ControlError with the supervisor's own sentence and exit code, or one that says what failed.
+    A request that may be sent twice is sent again when the supervisor dies over it; for the others the outcome is said
+    to be unknown.
+    """
+    hooks = hooks or Hooks()
+    request = protocol.request_line(1, method, params)
+    known = protocol.METHODS[method]
+    if known.slow or not known.idempotent:
+        # Lines are answered in order. Until the pong is there the supervisor has not looked at the request itself;
+        # from then on silence is work.
+        request = protocol.request_line(0, "ping", {}) + request
+    for attempt in range(10):  # a supervisor that dies over every question is told apart from one that died once
+        time.sleep(0.02 * attempt)
+        connection = _connect(paths, hooks)
+        try:
+            return _converse(connection, request, hooks)
+        except _Dropped as dropped:
+            if dropped.begun and not known.idempotent:
+                raise ControlError(
+                    f"the connection to impetusd broke during {method}, and whether it was done is not known; "
+                    "`impetusd status` shows what runs now"
+                ) from None
+        finally:
+            connection.close()
+    raise ControlError(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
+
+
+def _connect(paths: Paths, hooks: Hooks) -> socket.socket:
+    began = time.monotonic()
+    told = False
+    while True:
+        reason = try_connect(paths)
+        if isinstance(reason, socket.socket):
+            return reason
+        waited = time.monotonic() - began
+        if reason != errno.EAGAIN and not daemon_alive(paths):
+            raise NotRunning(paths)
+        if waited > SOCKET_BACK:
+            raise ControlError(
+                f"impetusd runs (it holds {paths.state_dir}), but {paths.control_socket} did not come up within "
+                f"{SOCKET_BACK:.0f} s: {os.strerror(reason)}; {paths.log_file} should say why"
+            )
+        if hooks.waiting and waited > QUIET and not told:
+            told = True
+            hooks.waiting(f"impetusd runs; waiting for its control socket {paths.control_socket}")
+        if hooks.tick:
+            hooks.tick()
+        time.sleep(0.02)
+
+
+def try_connect(paths: Paths) -> socket.socket | int:
+    """A connection, or the errno of what can be waited for."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Non-blocking: with a full backlog a blocking connect would wait for ever, and this one says EAGAIN.
+    connection.setblocking(False)
+    try:
+        connection.connect(paths.control_socket)
+    except OSError as error:
+        connection.close()
+        if isinstance(error, PermissionError):
+            raise _denied(paths.control_socket) from None
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.EAGAIN}:
+            return error.errno
+        raise ControlError(f"cannot connect to {paths.control_socket}: {error.strerror or error}") from None
+    return connection
+
+
+def _denied(path: str) -> ControlError:
+    """What to tell a user whom the file system keeps out."""
+    owner = ""
+    probe = path
+    while probe != "/" and not owner:
+        probe = os.path.dirname(probe)
+        try:
+            owner = _user_name(os.stat(probe).st_uid)
+        except OSError:
+            continue
+    hint = "use sudo" if owner == "root" else f"run this command as {owner}"
+    return ControlError(f"this impetusd belongs to {owner}, and you may not access {path}; {hint}")
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _converse(connection: socket.socket, request: bytes, hooks: Hooks) -> dict[str, Any]:
+    """Send, then read up to the answer with id 1. _Dropped if the connection ends first."""
+    lines = protocol.LineBuffer()
+    began = time.monotonic()
+    to_send = memoryview(request)
+    told = heard = False
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | select.POLLOUT)
+    while True:
+        events = poll.poll(100 if hooks.tick or hooks.waiting else 1000)
+        if hooks.tick:
+            hooks.tick()
+        try:
+            if to_send and events and events[0][1] & select.POLLOUT:
+                to_send = to_send[connection.send(to_send) :]
+                if not to_send:
+                    poll.modify(connection, select.POLLIN)
+            data = connection.recv(1 << 18) if events else None
+        except BlockingIOError:
+            data = None
+        except ConnectionError:
+            raise _Dropped(begun=heard) from None
+        if data == b"":
+            raise _Dropped(begun=heard)
+        if data is None:
+            waited = time.monotonic() - began
+            if not heard and waited > FIRST_BYTE:
+                raise ControlError(
+                    f"impetusd accepted the connection but did not answer within {FIRST_BYTE:.0f} s; "
+                    "its supervisor may be starting again: ask once more"
+                )
+            if hooks.waiting and not heard and not told and waited > QUIET:
+                told = True
+                hooks.waiting("impetusd runs; waiting for its supervisor to answer")
+            continue
+        heard = True
+        try:
+            for line in lines.feed(data):
+                answer = protocol.parse_answer(line)
+                if answer.progress is not None:
+                    if hooks.progress:
+                        hooks.progress(answer.progress)
+                elif answer.error is not None:
+                    raise ControlError(answer.error.message, answer.error.exit)
+                elif answer.id == 1 and answer.result is not None:
+                    return answer.result
+        except protocol.ProtocolError as error:
+            raise ControlError(f"impetusd's answer cannot be read: {error.message}") from None

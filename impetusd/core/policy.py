@@ -1,0 +1,120 @@
+"""What a unit's restart and stop keys decide: whether, and after how long. Durations are seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from impetusd.core.model import Autorestart
+
+if TYPE_CHECKING:
+    from impetusd.core.model import Unit
+
+# What the worker runtime exits with when trying again cannot help: sysexits.h EX_CONFIG.
+EX_CONFIG = 78
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The keys of a unit that the state machine looks at; see `core.schema` for what each means."""
+
+    autorestart: Autorestart = Autorestart.ALWAYS
+    stop_exit_codes: tuple[int, ...] = ()
+    fatal_exit_codes: tuple[int, ...] = ()
+    min_uptime: float = 1.0
+    max_restarts: int = 16
+    restart_window: float = 60.0
+    restart_delay: float = 0.0
+    exp_backoff_restart_delay: float = 0.1
+    exp_backoff_max_delay: float = 5.0
+    kill_signal: int = signal.SIGTERM
+    kill_timeout: float = 10.0
+    treekill: bool = True
+    wait_ready: bool = False
+    listen_timeout: float = 30.0
+
+
+def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
+    """The policy that `unit` asks for."""
+    return Policy(
+        autorestart=unit.autorestart,
+        stop_exit_codes=unit.stop_exit_codes,
+        fatal_exit_codes=fatal_exit_codes,
+        min_uptime=unit.min_uptime,
+        max_restarts=unit.max_restarts,
+        restart_window=unit.restart_window,
+        restart_delay=unit.restart_delay,
+        exp_backoff_restart_delay=unit.exp_backoff_restart_delay,
+        exp_backoff_max_delay=unit.exp_backoff_max_delay,
+        kill_signal=unit.kill_signal,
+        kill_timeout=unit.kill_timeout,
+        treekill=unit.treekill,
+        wait_ready=unit.wait_ready,
+        listen_timeout=unit.listen_timeout,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: `code`, or `signal`, or `stage` with `error` when it could not be started at all.
+
+    `at` is Unix time in seconds.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    stage: str = ""
+    error: str = ""
+    at: float = 0.0
+
+    def __str__(self) -> str:
+        if self.stage:
+            return f"{self.stage} failed: {self.error}"
+        if self.signal is not None:
+            return f"killed by {signal_name(self.signal)}"
+        return f"exit {self.code}"
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; SIG34 for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+class Fate(Enum):
+    """What follows an end that nobody asked for."""
+
+    RETRY = "retry"
+    EXITED = "exited"
+    FATAL = "fatal"
+
+
+def fate(policy: Policy, end: Exit) -> Fate:
+    """Whether a process that ended by itself is tried again."""
+    if end.code is not None and end.code in policy.fatal_exit_codes:
+        return Fate.FATAL
+    if end.code is not None and end.code in policy.stop_exit_codes:
+        return Fate.EXITED
+    if policy.autorestart is not Autorestart.ALWAYS and end.code == os.EX_OK:
+        return Fate.EXITED
+    return Fate.FATAL if policy.autorestart is Autorestart.NEVER else Fate.RETRY
+
+
+def delay(policy: Policy, failures: int, jitter: float) -> float:
+    """Seconds to wait before the next start, after `failures` runs in a row that did not last `min_uptime`.
+
+    After a run that lasted, and after the first that did not, `restart_delay` alone: one early end may be chance.
+    From the second on the backoff doubles from `exp_backoff_restart_delay`, is spread by ±20 % (`jitter` in [0, 1)) so
+    that programs which fell together do not rise together, and never exceeds its cap. The exponent is clamped:
+    2.0 ** 1100 overflows.
+    """
+    if failures <= 1:
+        return policy.restart_delay
+    backoff = policy.exp_backoff_restart_delay * 2.0 ** min(failures - 2, 64)
+    spread = min(backoff, policy.exp_backoff_max_delay) * (0.8 + 0.4 * jitter)
+    return max(policy.restart_delay, min(spread, policy.exp_backoff_max_delay))

@@ -1,0 +1,359 @@
+"""The control protocol, without any I/O: what a line may hold, which methods exist, what a wrong request is told.
+
+JSON-RPC 2.0, one object a line, UTF-8, ended by "\\n", over the unix stream socket `Paths.control_socket`. The supervisor
+and the control client both use this file and nothing else, so they cannot disagree. While a request is under way the
+supervisor may send notifications with the method "progress"; every request has an id, for every request is answered.
+
+Only json is imported: this is on the way of `impetusd status`, whose whole budget is 50 ms.
+"""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+MAX_LINE = 1 << 20  # bytes, the newline included
+MAX_DEPTH = 16  # of arrays and objects in a request; our own need 3
+MAX_NAMES = 10_000  # in one request
+MAX_NAME = 256  # characters
+MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
+
+# The standard's codes, and the one for a request that was understood and did not succeed.
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+FAILED = -32000
+
+# What the command line exits with, as `data.exit` of an error.
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOT_RUNNING = 3
+EXIT_UNKNOWN_NAME = 4
+
+
+class ProtocolError(Exception):
+    """A line or a request that is refused. `message` is a sentence; `exit` the exit code that the command line takes.
+
+    `id` is the request's, where it could be read, so that the refusal can be sent as its answer.
+    """
+
+    def __init__(self, code: int, message: str, exit: int = EXIT_USAGE, id: int | str | None = None) -> None:  # noqa: A002  # the protocol's own words
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.exit = exit
+        self.id = id
+
+
+class Request:
+    """One checked request: `params` has every parameter of the method, defaults filled in."""
+
+    __slots__ = ("id", "method", "params")
+
+    def __init__(self, id: int | str, method: str, params: dict[str, Any]) -> None:  # noqa: A002  # the protocol's own words
+        self.id = id
+        self.method = method
+        self.params = params
+
+
+class Answer:
+    """What the client reads: a progress notification (`progress`), a result (`result`) or a refusal (`error`)."""
+
+    __slots__ = ("error", "id", "progress", "result")
+
+    def __init__(
+        self,
+        id: int | str | None = None,  # noqa: A002  # the protocol's own words
+        *,
+        progress: dict[str, Any] | None = None,
+        result: dict[str, Any] | None = None,
+        error: ProtocolError | None = None,
+    ) -> None:
+        self.id = id
+        self.progress = progress
+        self.result = result
+        self.error = error
+
+
+# --- Parameters: each kind is a function from a JSON value to its checked value; ValueError carries what was expected ---
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > MAX_NAME:
+        raise ValueError(f"a name: a string of 1 to {MAX_NAME} characters")
+    return value
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise ValueError(f"a list of at most {MAX_NAMES} names")
+    return [_name(each) for each in value]
+
+
+def _some_names(value: Any) -> list[str]:
+    names = _names(value)
+    if not names:
+        raise ValueError("a list of at least one name")
+    return names
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")  # noqa: TRY004  # the message goes on as "must be true or false"
+    return value
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_INSTANCES:
+        raise ValueError(f"a whole number from 0 to {MAX_INSTANCES}")
+    return value
+
+
+class Param:
+    """One parameter: how it is checked, and its value when it is left out (`required` when it may not be)."""
+
+    __slots__ = ("check", "default", "required")
+
+    def __init__(self, check: Callable[[Any], Any], default: Any = None, *, required: bool = False) -> None:
+        self.check = check
+        self.default = default
+        self.required = required
+
+
+class Method:
+    """What may be asked.
+
+    `idempotent`: asking twice leaves what asking once does, so a client whose connection dropped may ask again.
+    `slow`: the answer may take as long as programs take to start or stop; the others are answered at once.
+    """
+
+    __slots__ = ("idempotent", "params", "slow")
+
+    def __init__(self, *, idempotent: bool, slow: bool, **params: Param) -> None:
+        self.idempotent = idempotent
+        self.slow = slow
+        self.params = params
+
+
+_ANY_NAMES = Param(_names, ())
+_WAIT = Param(_flag, True)
+
+METHODS: Mapping[str, Method] = {
+    "ping": Method(idempotent=True, slow=False),
+    "status": Method(idempotent=True, slow=False, names=_ANY_NAMES),
+    "describe": Method(idempotent=True, slow=False, name=Param(_name, required=True)),
+    "logs": Method(idempotent=True, slow=False, names=_ANY_NAMES),
+    "start": Method(idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
+    "stop": Method(idempotent=True, slow=True, names=_ANY_NAMES),
+    "scale": Method(idempotent=True, slow=True, name=Param(_name, required=True), n=Param(_count, required=True)),
+    "restart": Method(idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT),
+    # Without a name nothing is signalled: a forgotten argument must not hang up everything.
+    "signal": Method(
+        idempotent=False, slow=False, names=Param(_some_names, required=True), signal=Param(_name, required=True)
+    ),
+}
+
+
+def check_params(method: str, params: Any) -> dict[str, Any]:
+    """The parameters of `method`, checked and completed; ProtocolError with METHOD_NOT_FOUND or INVALID_PARAMS else."""
+    known = METHODS.get(method)
+    if known is None:
+        raise ProtocolError(
+            METHOD_NOT_FOUND, f"there is no method {method[:MAX_NAME]!r}; there are {', '.join(METHODS)}"
+        )
+    if not isinstance(params, dict):
+        raise ProtocolError(INVALID_PARAMS, f"{method}: params must be an object")
+    for name in params:
+        if name not in known.params:
+            allowed = ", ".join(known.params) or "none"
+            raise ProtocolError(INVALID_PARAMS, f"{method}: unknown parameter {name[:MAX_NAME]!r} (allowed: {allowed})")
+    checked = {}
+    for name, param in known.params.items():
+        if name in params:
+            try:
+                checked[name] = param.check(params[name])
+            except ValueError as error:
+                raise ProtocolError(INVALID_PARAMS, f"{method}: {name} must be {error}") from None
+        elif param.required:
+            raise ProtocolError(INVALID_PARAMS, f"{method}: {name} is missing")
+        else:
+            checked[name] = list(param.default) if param.default == () else param.default
+    return checked
+
+
+# --- Lines ---
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The JSON object on one line (its newline may be there or not); ProtocolError with PARSE_ERROR or INVALID_REQUEST."""
+    if len(line) > MAX_LINE:
+        raise ProtocolError(PARSE_ERROR, f"a line may have at most {MAX_LINE} bytes")
+    try:
+        message = json.loads(line.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ProtocolError(PARSE_ERROR, f"the line is not JSON: {reason}") from None
+    if not isinstance(message, dict):
+        what = "batches are not supported" if isinstance(message, list) else "it must be an object"
+        raise ProtocolError(INVALID_REQUEST, f"the line is not a JSON-RPC object: {what}")
+    return message
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One object as one line. ASCII only, so that a lone surrogate from a file name passes. ValueError if over MAX_LINE."""
+    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    if len(line) > MAX_LINE:
+        raise ValueError(f"a control line of {len(line)} bytes is over the limit of {MAX_LINE}")
+    return line
+
+
+class LineBuffer:
+    """Cuts a byte stream into lines and refuses one that outgrows MAX_LINE before it has been kept in memory."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their newlines. ProtocolError: the stream cannot be read on."""
+        searched = len(self._pending)
+        self._pending += data
+        if self._pending.find(b"\n", searched) < 0:
+            lines = []
+        else:
+            *lines, rest = bytes(self._pending).split(b"\n")
+            self._pending = bytearray(rest)
+        if len(self._pending) >= MAX_LINE or any(len(line) >= MAX_LINE for line in lines):
+            raise ProtocolError(PARSE_ERROR, f"a line may have at most {MAX_LINE} bytes")
+        return lines
+
+
+def _depth_within(value: Any, limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit + 1):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return True
+        level = inner
+    return False
+
+
+# --- The supervisor's side ---
+
+
+def parse_request(line: bytes) -> Request:
+    """The request on one line; ProtocolError (with the request's id where it could be read) says what is wrong with it."""
+    message = decode(line)
+    id_ = message.get("id")
+    if isinstance(id_, bool) or not isinstance(id_, (int, str)):
+        raise ProtocolError(INVALID_REQUEST, "a request needs an id, a number or a string")
+    method = message.get("method")
+    try:
+        if message.get("jsonrpc") != "2.0" or not isinstance(method, str):
+            raise ProtocolError(INVALID_REQUEST, 'a request needs "jsonrpc": "2.0" and a method')
+        if not _depth_within(message, MAX_DEPTH):
+            raise ProtocolError(INVALID_REQUEST, f"a request may be nested {MAX_DEPTH} deep at most")
+        params = check_params(method, message.get("params", {}))
+    except ProtocolError as error:
+        error.id = id_
+        raise
+    return Request(id_, method, params)
+
+
+def result_line(id: int | str, result: Mapping[str, Any]) -> bytes:  # noqa: A002  # the protocol's own words
+    """The answer to request `id`. Where it would outgrow a line, the tails of its rows are shortened, oldest lines first.
+
+    500 failing programs with 40 long lines each are 4 MB; what each is and why still fits then.
+    """
+    message = {"jsonrpc": "2.0", "id": id, "result": result}
+    for keep in (None, 10, 3, 0):
+        try:
+            return encode(message if keep is None else {**message, "result": _with_short_tails(result, keep)})
+        except ValueError:
+            if keep == 0:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def _with_short_tails(result: Mapping[str, Any], keep: int) -> dict[str, Any]:
+    """`result` with at most `keep` lines in each row's tail, each line cut at 200 characters."""
+    rows = [
+        {**row, "tail": [text[:200] for text in row["tail"][-keep:]] if keep else []} if row.get("tail") else row
+        for row in result.get("units", ())
+    ]
+    return {**result, "units": rows}
+
+
+def error_line(error: ProtocolError) -> bytes:
+    """The refusal of request `error.id` (null where the request's id could not be read)."""
+    body = {"code": error.code, "message": error.message, "data": {"exit": error.exit}}
+    return encode({"jsonrpc": "2.0", "id": error.id, "error": body})
+
+
+def progress_line(name: str, state: str, reason: str) -> bytes:
+    """The notification that slot `name` is now in `state`; `reason` is a sentence or ""."""
+    params = {"name": name, "state": state, "reason": reason}
+    return encode({"jsonrpc": "2.0", "method": "progress", "params": params})
+
+
+# --- The client's side ---
+
+
+def request_line(id: int | str, method: str, params: Mapping[str, Any]) -> bytes:  # noqa: A002  # the protocol's own words
+    """A request. ProtocolError if the method or a parameter is wrong, so a mistake is told without asking anybody."""
+    check_params(method, params)
+    try:
+        return encode({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+    except ValueError as error:
+        raise ProtocolError(INVALID_PARAMS, f"{method}: too many names: {error}") from None
+
+
+def parse_answer(line: bytes) -> Answer:
+    """What the supervisor sent on one line; ProtocolError if it is none of the three things that it may send."""
+    message = decode(line)
+    id_ = message.get("id")
+    if message.get("method") == "progress" and isinstance(message.get("params"), dict):
+        return Answer(progress=message["params"])
+    if isinstance(message.get("result"), dict):
+        return Answer(id_, result=message["result"])
+    error = message.get("error")
+    if isinstance(error, dict) and isinstance(error.get("code"), int):
+        data = error.get("data")
+        exit_ = data.get("exit") if isinstance(data, dict) else None
+        text = str(error.get("message") or "refused without a reason")
+        return Answer(
+            id_, error=ProtocolError(error["code"], text, exit_ if isinstance(exit_, int) else EXIT_FAILED, id_)
+        )
+    raise ProtocolError(INVALID_REQUEST, "the answer is neither a result, nor an error, nor progress", EXIT_FAILED)
+
+
+# --- What a row means ---
+
+
+def as_wanted(row: Mapping[str, Any]) -> bool:
+    """Whether a status row is what the operator asked for: wanted up and serving, or wanted down.
+
+    A program that is EXITED has ended as it should (one that has not is FATAL): that is as wanted, too.
+    """
+    return row["want"] != "up" or row["state"] in {"RUNNING", "EXITED"}
+
+
+def all_as_wanted(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether `status` exits 0 for these rows."""
+    return all(map(as_wanted, rows))

@@ -1,0 +1,97 @@
+"""The INI file that `impetusd init` writes and that conf/ holds, made from the key table.
+
+    python -m impetusd.core.sample > conf/impetusd.ini
+
+What runs stands first in each section. The keys follow, each once in the file, commented out, with its default (or
+an example, where there is none) and what it does: removing the `;` sets it.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+from impetusd.core import schema
+
+WIDTH = 100
+NAME = 26  # columns of a key's name with its ";": the longest is exp_backoff_restart_delay
+VALUE = 11  # columns of its value; a longer one moves its explanation down a line
+
+HEAD = """\
+; What impetusd keeps running on this host. `impetusd check` tells what is wrong with this file.
+;
+; A line that begins with ; is a comment. A key behind a ; shows its default, or an example where it
+; has none; remove the ; to set it. Durations bear a unit: 500ms, 10s, 5m, 1h, 1d. Relative paths
+; begin at base_dir.
+;
+; ${NAME}, ${NAME:-default} and ${NAME:+other} read the environment of impetusd, and its folders:
+; ${BASE_DIR}, ${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR}. A dollar is written $$.
+
+[impetusd]
+"""
+
+POOL = """
+; A pool: workers that serve an aiohttp application on shared sockets.
+
+[pool:web]
+app        = impetus_service.app:create_app
+instances  = 2
+listen     = 127.0.0.1:8080
+depends_on = db
+"""
+
+PROGRAM = """
+; A program: any command. This one is a PostgreSQL of our own, unless DATABASE_URL names another.
+
+[program:db]
+enabled     = ${DATABASE_URL:+no}
+command     = impetusd-postgres --data ${STATE_DIR}/postgres --socket-dir ${RUN_DIR}/postgres
+wait_ready  = yes
+kill_signal = SIGINT
+"""
+
+ENVIRONMENT = """
+; What a unit finds in its environment, beyond PATH, HOME and the like.
+
+[env:web]
+DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
+DB_POOL_MIN  = 2
+DB_POOL_MAX  = 20
+"""
+
+
+def sample(base_dir: str = "") -> str:
+    """The whole file. `base_dir`, where given, is set in it; otherwise that key is commented out like the others."""
+    pool = schema.keys_of(schema.POOL).values()
+    program = schema.keys_of(schema.PROGRAM).values()
+    of_pools = [key.name for key in pool if schema.PROGRAM not in key.sections]
+    note = f"A program takes the keys of a pool too, except {', '.join(of_pools[:-1])} and {of_pools[-1]}."
+    parts = [HEAD]
+    if base_dir:
+        parts.append(f"base_dir = {base_dir}\n\n")
+    parts += map(_line, schema.keys_of(schema.IMPETUSD).values())
+    parts.append(POOL)
+    for group in dict.fromkeys(key.group for key in pool):
+        parts.append(f"\n; {group}\n")
+        parts += [_line(key) for key in pool if key.group == group]
+    parts += (PROGRAM, "\n", textwrap.fill(note, WIDTH, initial_indent="; ", subsequent_indent="; "), "\n")
+    parts += [_line(key) for key in program if schema.POOL not in key.sections]
+    parts.append(ENVIRONMENT)
+    return "".join(parts)
+
+
+def _line(key: schema.Key) -> str:
+    """A key behind its ";", and its documentation in a column of its own."""
+    column = NAME + 3 + VALUE + 1
+    first, *more = textwrap.wrap(key.doc, WIDTH - column - 2)
+    setting = f"{';' + key.name:<{NAME}} = {key.default or key.example}"
+    if len(setting) < column:
+        lines = [f"{setting:<{column}}; {first}"]
+    else:
+        lines, more = [setting], [first, *more]
+    lines += [f"{';':<{column}}; {text}" for text in more]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(sample(".."))

@@ -1,0 +1,467 @@
+"""The one table of keys: name, sections, kind of value, default, documentation, example.
+
+The parser, its messages, the sample INI and `impetusd describe` are all made from it; a fact about a key stands here
+and nowhere else. Each kind of value is two small pure functions: `parse` takes what the operator wrote (expanded,
+never empty) and raises ValueError with one clause that says what to write instead; `show` writes a parsed value back.
+"""
+
+from __future__ import annotations
+
+from impetusd.core import ini
+from impetusd.core.model import Autorestart, Listen
+from impetusd.core.protocol import MAX_INSTANCES
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+IMPETUSD = "impetusd"
+POOL = "pool"
+PROGRAM = "program"
+ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
+
+MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+LONGEST = 3650 * MILLISECONDS["d"]
+BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+TRUE = ("yes", "true", "on", "1")
+FALSE = ("no", "false", "off", "0")
+ONE_PER_CPU = 0  # `instances = max`, until the number of CPUs is known
+MOST_CPUS = 4096
+UNIX_PATH_BYTES = 107  # sockaddr_un holds 108, one of them the final NUL
+
+
+class Value:
+    """A kind of value. `lines`: whether it may go on over several lines; `none`: what stands for no value at all."""
+
+    __slots__ = ("lines", "name", "none", "parse", "show")
+
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[Any], Any],
+        show: Callable[[Any], str],
+        *,
+        lines: bool = False,
+        none: str | tuple[()] = "",
+    ) -> None:
+        self.name = name
+        self.parse = parse
+        self.show = show
+        self.lines = lines
+        self.none = none
+
+
+class Key:
+    """One key. `default` is as the operator would write it; '' is none, or what `doc` says."""
+
+    __slots__ = ("default", "doc", "example", "group", "name", "sections", "value")
+
+    def __init__(  # noqa: PLR0917 (KEYS reads as a table, by columns)
+        self, name: str, sections: tuple[str, ...], group: str, value: Value, default: str, doc: str, example: str = ""
+    ) -> None:
+        self.name = name
+        self.sections = sections
+        self.group = group
+        self.value = value
+        self.default = default
+        self.doc = doc
+        self.example = example
+
+
+def parse_duration(text: str) -> float:
+    """Seconds. Whole milliseconds, at most ten years, so that showing and reading back loses nothing."""
+    form = "write a number with a unit, like 500ms, 10s, 5m or 1h"
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(number) :]
+    number = number.rstrip()
+    whole, point, fraction = number.partition(".")
+    if not _digits(whole) or (point and not _digits(fraction)):
+        raise ValueError(f"not a duration; {form}")
+    if not unit and number.strip("0.") == "":
+        return 0.0
+    if not unit:
+        raise ValueError(f"a duration needs its unit; write {number}s or {number}ms")
+    if unit not in MILLISECONDS:
+        raise ValueError(f"not a duration; {form}")
+    if len(whole) > 15 or len(fraction) > 15 or int(whole) * MILLISECONDS[unit] > LONGEST:
+        raise ValueError("longer than ten years, or finer than anybody can measure; write it shorter")
+    scale: int = 10 ** len(fraction)
+    milliseconds, finer = divmod(int(whole + fraction) * MILLISECONDS[unit], scale)
+    if finer:
+        raise ValueError("finer than a millisecond; write whole milliseconds, like 500ms")
+    return milliseconds / 1000
+
+
+def show_duration(seconds: float) -> str:
+    """In the largest unit of which it is a whole number: 10.0 is 10s, 0.1 is 100ms."""
+    milliseconds = round(seconds * 1000)
+    if not milliseconds:
+        return "0"
+    unit = max(
+        (unit for unit, worth in MILLISECONDS.items() if milliseconds % worth == 0), key=MILLISECONDS.__getitem__
+    )
+    return f"{milliseconds // MILLISECONDS[unit]}{unit}"
+
+
+def parse_positive_duration(text: str) -> float:
+    """Seconds, more than none."""
+    seconds = parse_duration(text)
+    if not seconds:
+        raise ValueError("must be longer than 0; write it like 500ms, 10s, 5m or 1h")
+    return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes: a number alone, or with K, M, G or T (of 1024)."""
+    number, unit = (text[:-1].rstrip(), text[-1].upper()) if text[-1:].upper() in {"K", "M", "G", "T"} else (text, "")
+    if not _digits(number) or len(number) > 18:
+        raise ValueError("not a size; write a number with a unit, like 64K, 512M or 2G")
+    return int(number) * BYTES[unit]
+
+
+def parse_bool(text: str) -> bool:
+    """Yes or no, in the ways that INI files have written it."""
+    word = text.lower()
+    if word in TRUE or word in FALSE:
+        return word in TRUE
+    raise ValueError("neither yes nor no; write one of them")
+
+
+def show_bool(value: bool) -> str:
+    """As the sample file writes it."""
+    return "yes" if value else "no"
+
+
+def parse_autorestart(text: str) -> Autorestart:
+    """One of three words; PM2's true and false are understood as always and never."""
+    word = text.lower()
+    if word in TRUE or word in FALSE:
+        return Autorestart.ALWAYS if word in TRUE else Autorestart.NEVER
+    try:
+        return Autorestart(word)
+    except ValueError:
+        raise ValueError("write always, on-failure or never") from None
+
+
+def parse_instances(text: str) -> int:
+    """How many; `ONE_PER_CPU` for max."""
+    return ONE_PER_CPU if text.lower() == "max" else _number(text, 1, MAX_INSTANCES, "or max for one per CPU")
+
+
+def parse_signal(text: str) -> int:
+    """A signal's number, from TERM, SIGTERM or 15. Those that end no process are refused."""
+    import signal
+
+    name = text.upper().removeprefix("SIG")
+    known = {member.name[3:]: int(member) for member in signal.Signals}
+    number = int(name) if _digits(name) and len(name) < 4 else known.get(name, 0)
+    if number not in signal.valid_signals():
+        near = nearest(name, known)
+        raise ValueError(
+            f"no signal of Linux; {f'did you mean SIG{near}?' if near else 'write one like SIGTERM or SIGINT'}"
+        )
+    if number in {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD}:
+        raise ValueError("that signal does not end a process; write one that does, like SIGTERM or SIGINT")
+    return int(number)
+
+
+def show_signal(number: int) -> str:
+    """Its name; a real-time signal between the named ends has its number only."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """Names, separated by commas or blanks; each once."""
+    return tuple(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def parse_exit_codes(text: str) -> tuple[int, ...]:
+    """Exit codes, separated by commas or blanks."""
+    return tuple(_number(word, 0, 255, "for each code, like 0, 2") for word in parse_words(text))
+
+
+def parse_paths(text: str) -> tuple[str, ...]:
+    """Paths, separated by commas or on lines of their own; blanks belong to them."""
+    return tuple(_list(text))
+
+
+def parse_app(text: str) -> str:
+    """Checked for its form; importing it is the template's business."""
+    module, colon, name = text.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        return text
+    raise ValueError("not an application; write package.module:name, like shop.web:create_app")
+
+
+def parse_command(pieces: Iterable[ini.Piece]) -> tuple[str, ...]:
+    """The argument list, from an expanded value in pieces."""
+    argv = ini.words(pieces)
+    if not argv or not argv[0]:
+        raise ValueError("names no program to run; write it with its arguments")
+    return tuple(argv)
+
+
+def show_command(argv: Sequence[str]) -> str:
+    """Quoted for a shell; passwords in URLs are not shown."""
+    import re
+    import shlex
+
+    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", shlex.join(argv))
+
+
+def parse_umask(text: str) -> int:
+    """Octal, with or without a leading 0 or 0o."""
+    digits = text.lower().removeprefix("0o")
+    if not digits or len(digits) > 4 or digits.strip("01234567") or int(digits, 8) > 0o777:
+        raise ValueError("not a umask; write three octal digits, like 022 or 077")
+    return int(digits, 8)
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """CPU numbers in order, from numbers and ranges."""
+    cpus: set[int] = set()
+    for word in parse_words(text):
+        first, dash, last = word.partition("-")
+        low = _number(first, 0, MOST_CPUS, "or a range, like 0, 2-3")
+        high = _number(last, 0, MOST_CPUS, "or a range, like 0, 2-3") if dash else low
+        if high < low:
+            raise ValueError(f"the range {ini.brief(word)} runs backwards; write {high}-{low}")
+        cpus.update(range(low, high + 1))
+    return tuple(sorted(cpus))
+
+
+def show_cpus(cpus: Sequence[int]) -> str:
+    """With ranges where there are any."""
+    ranges: list[list[int]] = []
+    for cpu in cpus:
+        if ranges and ranges[-1][-1] == cpu - 1:
+            ranges[-1][1:] = [cpu]
+        else:
+            ranges.append([cpu])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)
+
+
+def parse_rlimits(text: str) -> tuple[tuple[str, int, int], ...]:
+    """(name, soft, hard) for each `name=both` or `name=soft:hard`; -1 is infinity."""
+    import resource
+
+    known = {name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_")}
+    limits: dict[str, tuple[str, int, int]] = {}
+    for item in _list(text):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        name = name.lower()
+        if not equals:
+            raise ValueError(f"{ini.brief(item)} has no '='; write limits like nofile=65536, core=0:infinity")
+        if name not in known:
+            near = nearest(name, known)
+            raise ValueError(
+                f"no limit is called {ini.brief(name)}; {f'did you mean {near}?' if near else 'see setrlimit(2)'}"
+            )
+        if name in limits:
+            raise ValueError(f"{name} is there twice; keep one")
+        soft, colon, hard = (part.strip() for part in value.partition(":"))
+        low = _rlimit(name, soft)
+        high = _rlimit(name, hard) if colon else low
+        if high != -1 and (low == -1 or low > high):
+            raise ValueError(f"the soft limit of {name} is above its hard limit; write {name}=soft:hard")
+        limits[name] = (name, low, high)
+    return tuple(limits.values())
+
+
+def show_rlimits(limits: Iterable[tuple[str, int, int]]) -> str:
+    """As `name=both` where soft and hard are the same."""
+
+    def one(limit: int) -> str:
+        return "infinity" if limit == -1 else str(limit)
+
+    return ", ".join(f"{n}={one(s)}" if s == h else f"{n}={one(s)}:{one(h)}" for n, s, h in limits)
+
+
+def parse_listen(text: str) -> tuple[Listen, ...]:
+    """Addresses, separated by commas; a unix path is as written."""
+    return tuple(dict.fromkeys(_address(item) for item in _list(text)))
+
+
+def parse_text(text: str) -> str:
+    """Anything on one line."""
+    return text
+
+
+def count(least: int, most: int) -> Value:
+    """A whole number from `least` to `most`."""
+    return Value("count", lambda text: _number(text, least, most), str)
+
+
+def show_words(words: Iterable[object]) -> str:
+    """Separated by commas."""
+    return ", ".join(map(str, words))
+
+
+DURATION = Value("duration", parse_duration, show_duration)
+POSITIVE_DURATION = Value("duration", parse_positive_duration, show_duration)
+BOOL = Value("yes or no", parse_bool, show_bool)
+AUTORESTART = Value("choice", parse_autorestart, lambda value: str(value.value))
+INSTANCES = Value("count", parse_instances, str)
+SIGNAL = Value("signal", parse_signal, show_signal)
+WORDS = Value("names", parse_words, show_words, lines=True, none=())
+EXIT_CODES = Value("exit codes", parse_exit_codes, show_words, none=())
+PATH = Value("path", parse_text, str)
+PATHS = Value("paths", parse_paths, show_words, lines=True, none=())
+INTERPRETER = Value("path or name", parse_text, str)
+TEXT = Value("text", parse_text, str)
+APP = Value("application", parse_app, str)
+COMMAND = Value("command", parse_command, show_command, lines=True, none=())
+UMASK = Value("umask", parse_umask, lambda mask: f"{mask:03o}")
+CPUS = Value("CPUs", parse_cpus, show_cpus, none=())
+RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
+LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
+
+_ALL = (IMPETUSD,)
+_BOTH = (POOL, PROGRAM)
+_POOL = (POOL,)
+_PROGRAM = (PROGRAM,)
+
+KEYS: tuple[Key, ...] = (
+    # where impetusd itself lives
+    Key("base_dir", _ALL, "Where things live", PATH, "", "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
+    Key("run_dir", _ALL, "Where things live", PATH, "var/run", "Sockets. For a file in /etc: /run/impetusd."),
+    Key("state_dir", _ALL, "Where things live", PATH, "var/lib", "What must survive a reboot; one impetusd per state_dir. For a file in /etc: /var/lib/impetusd."),
+    Key("log_dir", _ALL, "Where things live", PATH, "var/log", "Logs. For a file in /etc: /var/log/impetusd."),
+    # what runs
+    Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
+    Key("command", _PROGRAM, "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
+    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
+    Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once; max is one per CPU."),
+    Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool. Default: the one that runs impetusd.", ".venv/bin/python"),
+    Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh."),
+    Key("standby", _POOL, "What runs", count(0, 100), "1", "Workers kept ready to take over from one that dies."),
+    Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "Connections that may queue; the kernel caps it at net.core.somaxconn."),
+    # when
+    Key("enabled", _BOTH, "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
+    Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
+    Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
+    Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
+    Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
+    # restart policy
+    Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
+    Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is left alone.", "0, 2"),
+    Key("min_uptime", _BOTH, "Restarts", DURATION, "1s", "A run shorter than this counts as failed; failed runs in a row wait longer and longer."),
+    Key("max_restarts", _BOTH, "Restarts", count(0, 1_000_000), "16", "It is given up as FATAL when it would restart more often than this..."),
+    Key("restart_window", _BOTH, "Restarts", POSITIVE_DURATION, "60s", "... within this time."),
+    Key("restart_delay", _BOTH, "Restarts", DURATION, "0", "Wait this long before each restart."),
+    Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "Wait after the second failed run in a row; doubles with each one that follows."),
+    Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The longest it grows to."),
+    # stopping
+    Key("kill_signal", _BOTH, "Stopping", SIGNAL, "SIGTERM", "The signal that asks it to stop."),
+    Key("kill_timeout", _BOTH, "Stopping", DURATION, "10s", "What has not ended by then is killed."),
+    Key("drain_timeout", _POOL, "Stopping", DURATION, "5s", "How long a stopping worker waits for its connections to leave; shorter than kill_timeout."),
+    Key("treekill", _BOTH, "Stopping", BOOL, "yes", "Stop its descendants too, wherever they went."),
+    # surroundings
+    Key("cwd", _BOTH, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
+    Key("user", _BOTH, "Surroundings", TEXT, "", "Run as this user; impetusd must run as root. Default: impetusd's own.", "www-data"),
+    Key("group", _BOTH, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
+    Key("umask", _BOTH, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
+    Key("nice", _BOTH, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),
+    Key("oom_score_adj", _BOTH, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
+    Key("cpu_affinity", _BOTH, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
+    Key("rlimits", _BOTH, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
+    Key("env_file", _BOTH, "Surroundings", PATHS, "", "Files of NAME=value lines, read at each start; [env:NAME] overrides them.", "web.env"),
+    # logs
+    Key("out_file", _BOTH, "Logs", PATH, "", "Where its standard output goes. Default: a file in log_dir.", "${LOG_DIR}/out.log"),
+    Key("error_file", _BOTH, "Logs", PATH, "", "Where its standard error goes. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
+    Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
+)  # fmt: skip
+
+# Where an impetusd lives whose file is in /etc; anywhere else the defaults of the table hold.
+SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}
+
+
+def keys_of(section: str) -> dict[str, Key]:
+    """The keys that a kind of section takes, in the table's order."""
+    return {key.name: key for key in KEYS if section in key.sections}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What a misspelt `word` most likely meant, or ''."""
+    import difflib
+
+    matches = difflib.get_close_matches(word[:40], known, 1, 0.7) if len(word) <= 40 else []
+    return matches[0] if matches else ""
+
+
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _number(text: str, least: int, most: int, other: str = "") -> int:
+    digits = text.removeprefix("-")
+    if _digits(digits) and len(digits) < 10 and least <= int(text) <= most:
+        return int(text)
+    raise ValueError(f"write a whole number from {least} to {most}{' ' + other if other else ''}")
+
+
+def _list(text: str) -> list[str]:
+    return [item.strip() for item in text.replace("\n", ",").split(",") if item.strip()]
+
+
+def _rlimit(name: str, text: str) -> int:
+    if text.lower() in {"infinity", "unlimited"}:
+        return -1
+    if name in {"as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"}:
+        number = parse_size(text)
+    elif _digits(text) and len(text) < 19:
+        number = int(text)
+    else:
+        raise ValueError(f"{name} takes a number or infinity; write it like {name}=1024")
+    if number >= 1 << 63:
+        raise ValueError(f"{name} is beyond what the kernel can count; write {name}=infinity")
+    return number
+
+
+def _address(text: str) -> Listen:
+    shown = ini.brief(text)
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").strip()
+        if not path:
+            raise ValueError("a unix socket needs a path; write unix:run/web.sock")
+        return Listen("", 0, path)
+    if text.startswith("/"):
+        raise ValueError(f"for a unix socket write unix:{shown}")
+    host, _, port = text.rpartition(":")
+    if not _digits(port) or len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{shown} has no port from 1 to 65535; write HOST:PORT, like 127.0.0.1:8080, or unix:PATH")
+    if not host or host == "*":
+        raise ValueError(
+            f"{shown} names no host; write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network"
+        )
+    return Listen(_host(host, port), int(port))
+
+
+def _host(host: str, port: str) -> str:
+    """A name as it is, an address in its shortest form."""
+    import ipaddress
+
+    bracketed = host.startswith("[") and host.endswith("]")
+    inner = host[1:-1] if bracketed else host
+    try:
+        if bracketed:
+            return str(ipaddress.IPv6Address(inner))
+        if ":" in host:
+            ipaddress.IPv6Address(inner)
+            raise ValueError(f"an IPv6 address stands in brackets; write [{inner}]:{port}")
+        if not inner.strip("0123456789."):
+            return str(ipaddress.IPv4Address(inner))
+    except ipaddress.AddressValueError:
+        raise ValueError(
+            f"{ini.brief(host)} is no address; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080"
+        ) from None
+    labels = inner.split(".")
+    if len(inner) > 253 or not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
+        raise ValueError(f"{ini.brief(host)} is no host; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
+    return inner.lower()

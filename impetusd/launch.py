@@ -1,0 +1,291 @@
+"""Starting the daemon, and knowing when it is there and when it is gone.
+
+Any number of `impetusd start` may run at once. They take turns (a lock on the run directory), so that one starts the
+daemon and the others find it; and a shim that found the state directory taken ends with status 75, which means "look
+again", not "failed".
+
+The daemon is forked twice. The process in the middle stays as a witness until the launcher has its answer: as the
+shim's parent it alone can tell with which status the shim ended. When the launcher is done, or is killed, the witness
+goes, and the shim is nobody's child but init's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import sys
+import time
+
+from impetusd import control
+from impetusd.control import ControlError, Hooks, NotRunning
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from impetusd.core.model import Paths
+
+TAKEN = 75  # the shim's exit status when another one holds the state directory: sysexits.h EX_TEMPFAIL
+UP_WITHIN = 30.0  # seconds from the launch to the first answer; measured on an idle machine: 0.1
+GONE_WITHIN = 10.0  # seconds from the supervisor's last word to the end of the shim
+_LOOK_AGAIN = 0.02
+_MODES = {"run_dir": 0o755, "state_dir": 0o700, "log_dir": 0o750}
+
+
+def make_directories(paths: Paths) -> None:
+    """Make run, state and log directory where they are missing; ControlError says which could not be made, and why."""
+    for field, mode in _MODES.items():
+        path = getattr(paths, field)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                os.mkdir(path, mode)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+        except OSError as error:
+            raise ControlError(
+                f"cannot make {field} {path}: {error.strerror}; {field} in [impetusd] says where it is to be"
+            ) from None
+
+
+def shim_argv(paths: Paths, *, boot: bool = False) -> list[str]:
+    """The command that is the daemon. Isolated and without site: neither the caller's environment nor cwd can bend it.
+
+    `boot`: it starts by itself what has autostart, for nobody will send it `start`.
+    """
+    shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim", "main.py")
+    fields: dict[str, object] = {
+        name: getattr(paths, name) for name in ("conf", "base_dir", "run_dir", "state_dir", "log_dir")
+    }
+    if boot:
+        fields["boot"] = True
+    return [sys.executable, "-I", "-S", "-X", "utf8", shim, paths.conf, json.dumps(fields)]
+
+
+def run_in_foreground(paths: Paths) -> NoReturn:
+    """Become the daemon: for containers and systemd. Returns only by raising ControlError."""
+    make_directories(paths)
+    if control.daemon_alive(paths):
+        raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
+    argv = shim_argv(paths, boot=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execv(argv[0], argv)  # noqa: S606  # becoming it is the point
+    except OSError as error:
+        raise ControlError(f"cannot execute {argv[0]}: {error.strerror}") from None
+
+
+def ensure_running(paths: Paths, hooks: Hooks | None = None) -> bool:
+    """Return once a daemon answers: True if this call started it, False if it was there. ControlError if none comes up."""
+    hooks = hooks or Hooks()
+    if _answers(paths, hooks):
+        return False
+    make_directories(paths)
+    deadline = time.monotonic() + UP_WITHIN
+    while True:
+        with _Turn(paths, deadline, hooks):
+            if _answers(paths, hooks):
+                return False
+            if _launch(paths, deadline, hooks):
+                return True
+        # Another daemon had the state directory when ours came: it was just ending, or was started by other means.
+        # Or another command's look at the lock was taken for one. Either way the next look tells.
+        if time.monotonic() > deadline:
+            raise ControlError(f"{paths.state_dir} stays locked by another impetusd that does not answer")
+        time.sleep(_LOOK_AGAIN)
+
+
+def wait_gone(paths: Paths, shim_pid: int | None, hooks: Hooks | None = None) -> None:
+    """Return once the daemon whose shim was `shim_pid` has let go of the state directory; ControlError if it does not."""
+    deadline = time.monotonic() + GONE_WITHIN
+    pause = 0.001
+    while control.daemon_alive(paths):
+        if time.monotonic() > deadline:
+            if _shim_pid(paths) not in {None, shim_pid}:
+                return  # somebody has started the next one meanwhile
+            raise ControlError(
+                f"impetusd said that everything is stopped, but its process {shim_pid or ''} still holds "
+                f"{paths.state_dir} after {GONE_WITHIN:.0f} s; {paths.log_file} should say why"
+            )
+        if hooks and hooks.tick:
+            hooks.tick()
+        time.sleep(pause)
+        pause = min(pause * 2, _LOOK_AGAIN)
+
+
+def _answers(paths: Paths, hooks: Hooks) -> bool:
+    try:
+        control.call(paths, "ping", {}, hooks)
+    except NotRunning:
+        return False
+    return True
+
+
+def _shim_pid(paths: Paths) -> int | None:
+    try:
+        pid = control.call(paths, "ping", {})["shim"]["pid"]
+    except (ControlError, KeyError, TypeError):
+        return None
+    return pid if isinstance(pid, int) else None
+
+
+class _Turn:
+    """Held while one command starts the daemon; the others wait. Ends with its holder, however that ends."""
+
+    def __init__(self, paths: Paths, deadline: float, hooks: Hooks) -> None:
+        self._run_dir = paths.run_dir
+        self._deadline = deadline
+        self._hooks = hooks
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        try:
+            self._fd = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ControlError(f"cannot open run_dir {self._run_dir}: {error.strerror}") from None
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > self._deadline:
+                    os.close(self._fd)
+                    raise ControlError(
+                        f"another `impetusd start` has been starting the daemon for {UP_WITHIN:.0f} s"
+                    ) from None
+                if self._hooks.tick:
+                    self._hooks.tick()
+                time.sleep(_LOOK_AGAIN)
+            else:
+                return
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _launch(paths: Paths, deadline: float, hooks: Hooks) -> bool:
+    """Start the shim and wait for the supervisor's first answer. False if the shim found the state directory taken."""
+    try:
+        log = os.open(paths.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise ControlError(f"cannot write impetusd's log {paths.log_file}: {error.strerror}") from None
+    try:
+        written_before = os.fstat(log).st_size
+        witness = _Witness(shim_argv(paths), log)
+    finally:
+        os.close(log)
+    try:
+        while True:
+            status = witness.status()
+            if status == TAKEN:
+                return False
+            if status is not None:
+                how = f"killed by signal {-status}" if status < 0 else f"exit {status}"
+                raise ControlError(f"impetusd did not start: {how}{_said(paths.log_file, written_before)}")
+            # The lock is looked at through the witness only: a probe could be in the way of the shim's own.
+            reached = control.try_connect(paths)
+            if not isinstance(reached, int):
+                reached.close()
+                if _answers(paths, hooks):
+                    return True
+            if time.monotonic() > deadline:
+                raise ControlError(
+                    f"impetusd was started but does not answer after {UP_WITHIN:.0f} s"
+                    f"{_said(paths.log_file, written_before)}"
+                )
+            if hooks.tick:
+                hooks.tick()
+            witness.wait(_LOOK_AGAIN)
+    finally:
+        witness.dismiss()
+
+
+def _said(log_file: str, since: int) -> str:
+    """The last lines that were added to the log since it had `since` bytes, as the end of an error sentence."""
+    try:
+        with open(log_file, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since if size >= since else 0, size - 16384))
+            lines = file.read().decode(errors="replace").splitlines()[-20:]
+    except OSError:
+        lines = []
+    if not lines:
+        return f"; {log_file} says nothing about it"
+    return "; from " + log_file + ":" + "".join(f"\n    {line}" for line in lines)
+
+
+class _Witness:
+    """The process between launcher and daemon; see the module's docstring."""
+
+    def __init__(self, argv: list[str], log: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._news, news = os.pipe()  # its end of file, or the status as text
+        hold, self._hold = os.pipe()  # its end of file: the launcher is done
+        self._pid = os.fork()
+        if self._pid == 0:
+            keep = {0, log, news, hold}
+            _child(lambda: _bear_witness(argv, log, news, hold, keep))
+        os.close(news)
+        os.close(hold)
+        self._status: int | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or earlier when the daemon has ended."""
+        if self._status is None:
+            select.select([self._news], [], [], seconds)
+
+    def status(self) -> int | None:
+        """The daemon's exit status (negative: a signal), or None while it lives."""
+        if self._status is None and select.select([self._news], [], [], 0)[0]:
+            text = os.read(self._news, 16)
+            self._status = int(text) if text else 70  # the witness itself was killed: EX_SOFTWARE
+        return self._status
+
+    def dismiss(self) -> None:
+        """Let go of the daemon, which goes on by itself."""
+        os.close(self._hold)
+        os.close(self._news)
+        os.waitpid(self._pid, 0)
+
+
+def _child(body: Callable[[], None]) -> NoReturn:
+    """Run `body` in a forked process, which never returns into the launcher's code."""
+    try:
+        body()
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(71)  # sysexits.h EX_OSERR
+
+
+def _bear_witness(argv: list[str], log: int, news: int, hold: int, keep: set[int]) -> None:
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o022)  # what others may read does not depend on the shell it was started from
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # The turn's lock is among the rest: a copy here would hold it on behalf of a launcher that is gone.
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                continue  # the descriptor of the listing itself
+    daemon = os.fork()
+    if daemon == 0:
+        _child(lambda: os.execv(argv[0], argv))  # noqa: S606  # no shell is wanted
+    ended = os.pidfd_open(daemon)
+    ready, _, _ = select.select([ended, hold], [], [])
+    if ended in ready:
+        os.write(news, str(os.waitstatus_to_exitcode(os.waitpid(daemon, 0)[1])).encode())

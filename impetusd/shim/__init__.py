@@ -1,0 +1,1 @@
+"""The process that holds: parent of everything, owner of every descriptor that must survive."""

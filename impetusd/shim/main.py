@@ -1,0 +1,689 @@
+"""The shim: parent of everything, owner of every descriptor that must survive, and nothing that could fail.
+
+It spawns what it is told to, reports exits, signals only what it has not reaped (so a pid that is used anew can never
+be hit), keeps named descriptors and opaque strings, adopts orphans, and starts the supervisor again when that dies or
+falls silent. It decides nothing. `shim.wire` has the messages.
+
+Run by path, without site-packages (`python -I -S main.py CONF PATHS`), so that no other package can slow or break it.
+Exit status: 0 after an orderly end, 75 when the state directory is held by another shim, 1 when it had to give up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+if __name__ == "__main__":  # -I -S leaves only the standard library on the path
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from impetusd.shim import spawn, tree, wire
+
+EX_TEMPFAIL = 75
+SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  # its command, before CONF and PATHS
+LOOKS = 5  # tries to take the instance lock, 10 ms apart
+SILENCE = 30.0  # seconds without a message after which the supervisor is taken for hung; it beats every 10
+FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
+DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that never said a word
+SPACING = 0.2  # seconds between two starts of one that speaks and then dies
+
+
+def log(text: str) -> None:
+    """One line on stderr, which is the daemon's log."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    with contextlib.suppress(OSError):
+        os.write(2, f"{stamp} shim: {text}\n".encode())
+
+
+class Child:
+    """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
+
+    __slots__ = (
+        "acked",
+        "cgroup",
+        "doomed",
+        "ended",
+        "failed",
+        "forks",
+        "invocation",
+        "left",
+        "pid",
+        "pidfd",
+        "process",
+        "session",
+        "status",
+    )
+
+    def __init__(self, process: int, invocation: str, cgroup: str) -> None:
+        self.process = process
+        self.invocation = invocation
+        self.cgroup = cgroup
+        self.pid = 0  # 0 once it is reaped, or when it could not be started
+        self.session = 0  # its pid for good: the kernel keeps the number while the session has a member
+        self.pidfd = -1
+        self.status = -1  # the start's status descriptor, until it has told
+        self.failed: tuple[str, str] | None = None  # the stage at which the start failed, and why
+        self.forks: socket.socket | None = None  # a template's fork socket
+        self.ended: dict[str, Any] | None = None
+        self.acked = False
+        self.left = False  # descendants live on after it
+        self.doomed = False  # whoever is found of its tree is killed
+
+    def row(self) -> dict[str, Any]:
+        """What a new supervisor is told of it."""
+        return {"process": self.process, "pid": self.pid, "ended": self.ended, "left": self.left, "acked": self.acked}
+
+
+class Shim:
+    """The one loop."""
+
+    def __init__(self, conf: str, paths: dict[str, str]) -> None:
+        self.arguments = [conf, json.dumps(paths)]
+        self.epoll = select.epoll()
+        self.on: dict[int, Callable[[], None]] = {}
+        self.children: dict[int, Child] = {}
+        self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
+        self.blobs: dict[str, str] = {}
+        self.kept: dict[str, int] = {}
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.shutdown = False
+        self.quitting = False
+        self.sweep_due = False
+        # the supervisor
+        self.channel: socket.socket | None = None
+        self.supervisor: Child | None = None
+        self.outbox: deque[tuple[dict[str, Any], Sequence[int]]] = deque()
+        self.heard = 0.0
+        self.born = 0.0
+        self.due: float | None = 0.0  # when to start the supervisor
+        self.spoke = False  # whether this one has said anything yet
+        self.mute = 0  # deaths in a row of one that had not
+        tree.children()  # has it open the file that it needs
+        state = os.stat(paths["state_dir"])
+        self.cgroups = tree.Cgroups(f"impetusd-{state.st_dev}-{state.st_ino}")
+
+    # The loop.
+
+    def run(self) -> int:
+        """Serve until told to quit. Returns the exit status."""
+        self._listen_to_signals()
+        while True:
+            for fd, _ in self.epoll.poll(self._patience()):
+                act = self.on.get(fd)  # an earlier one of this round may have closed it
+                if act is not None:
+                    self._survive(act)
+            if self.sweep_due:
+                self._survive(self._sweep)
+            self._mind_supervisor()
+            if self.quitting and self.supervisor is None:
+                self.cgroups.remove(self.cgroups.root)
+                return 0
+            if self.shutdown and self.mute >= len(DELAYS):
+                log("the supervisor cannot be started, and the end was asked for: killing everything")
+                self._kill_all()
+                return 1
+
+    def _survive(self, act: Callable[[], None]) -> None:
+        """Nothing that goes wrong with one child may end what holds all of them."""
+        try:
+            act()
+        except Exception as error:
+            log(f"{getattr(act, '__name__', act)} failed, going on: {error!r}")
+            time.sleep(0.01)  # it may fail again at once, as long as the kernel lacks something
+
+    def _listen_to_signals(self) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
+        def wake() -> None:
+            for number in os.read(reader, 4096):
+                if number == signal.SIGCHLD:
+                    self.sweep_due = True
+                elif not self.shutdown:
+                    log(f"{signal.Signals(number).name}: ending")
+                    self.shutdown = True
+                    self.emit({"event": "shutdown"})
+
+        self._watch(reader, wake)
+
+    def _watch(self, fd: int, act: Callable[[], None]) -> None:
+        self.on[fd] = act
+        self.epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self.on.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        if self.due is not None:
+            return max(0.0, self.due - now)
+        return max(0.0, self.heard + SILENCE - now)
+
+    # The supervisor.
+
+    def _mind_supervisor(self) -> None:
+        now = time.monotonic()
+        if self.due is not None and now >= self.due:
+            self.due = None
+            self._start_supervisor(now)
+        elif self.supervisor is not None and now - self.heard >= SILENCE:
+            log(f"the supervisor (pid {self.supervisor.pid}) has been silent for {SILENCE:g} s: replacing it")
+            self.heard = now
+            self._kill_supervisor()
+
+    def _kill_supervisor(self) -> None:
+        if self.supervisor is not None:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.supervisor.pidfd, signal.SIGKILL)
+
+    def _start_supervisor(self, now: float) -> None:
+        self.born = self.heard = now
+        self.spoke = False
+        try:
+            score = oom_score()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            log(f"starting the supervisor failed: {error.strerror}")
+            self._plan_supervisor(now)
+            return
+        spec: dict[str, Any] = {
+            "argv": [*SUPERVISOR, *self.arguments],
+            "env": dict(os.environ),
+            "cwd": "/",
+            "fds": {"0": self.null, "1": 1, "2": 2, "3": theirs.fileno()},
+            "umask": 0o022,
+            "nice": 0,
+            "oom_score_adj": score,
+            "affinity": [],
+            "rlimits": [],
+            "cgroup": "",
+        }
+        child = Child(-1, "", "")
+        try:
+            child.pid, child.status = spawn.start(spec)
+            child.pidfd = os.pidfd_open(child.pid)
+        except OSError as error:
+            log(f"starting the supervisor failed: {error.strerror}")
+            ours.close()
+            if child.pid:  # no descriptor was left to watch it with; not reaped, so the number is still its own
+                os.kill(child.pid, signal.SIGKILL)
+                os.close(child.status)
+            self._plan_supervisor(now)
+            return
+        finally:
+            theirs.close()
+        self.supervisor, self.channel = child, ours
+        self._watch(child.pidfd, self._supervisor_ended)
+        self._watch(ours.fileno(), self._receive)
+        self.emit(
+            {
+                "event": "hello",
+                "pid": os.getpid(),
+                "shutdown": self.shutdown,
+                "table": [child.row() for child in self.children.values()],
+                "blobs": self.blobs,
+            }
+        )
+        names = list(self.kept)
+        for at in range(0, len(names), wire.MOST_FDS):
+            part = names[at : at + wire.MOST_FDS]
+            self.emit({"event": "fds", "names": part}, [self.kept[name] for name in part])
+        self.emit({"event": "begin"})
+
+    def _plan_supervisor(self, now: float) -> None:
+        self.mute = 0 if self.spoke else self.mute + 1
+        self.due = max(now + DELAYS[min(self.mute, len(DELAYS) - 1)], self.born + SPACING)
+
+    def _supervisor_ended(self) -> None:
+        """Its last messages count; then it is reaped and, unless it had told us to quit, started again."""
+        child = self.supervisor
+        if child is None or self.channel is None:
+            return
+        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        if info is None:
+            return
+        self._receive()
+        self._unwatch(self.channel.fileno())
+        self._unwatch(child.pidfd)
+        self.channel.close()
+        os.close(child.pidfd)
+        failed = spawn.failure(child.status)
+        os.close(child.status)
+        self.supervisor = self.channel = None
+        self.outbox.clear()
+        if not self.quitting:
+            how = f"exit {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
+            log(f"the supervisor (pid {info.si_pid}) ended: {': '.join(failed) if failed else how}; starting it again")
+            self._plan_supervisor(time.monotonic())
+
+    def emit(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Tell the supervisor; without one nothing is lost, for the next is told the whole table."""
+        if self.channel is not None:
+            self.outbox.append((event, fds))
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.channel is None:
+            return
+        mask = select.EPOLLIN
+        while self.outbox:
+            try:
+                wire.send(self.channel, *self.outbox[0])
+            except BlockingIOError:
+                mask |= select.EPOLLOUT
+                break
+            except OSError:  # it is dead; its pidfd will say so
+                self.outbox.clear()
+                break
+            self.outbox.popleft()
+        if self.channel.fileno() in self.on:
+            self.epoll.modify(self.channel.fileno(), mask)
+
+    def _receive(self) -> None:
+        while self.channel is not None:
+            try:
+                packet = wire.recv(self.channel)
+            except BlockingIOError:
+                break
+            except (OSError, ValueError) as error:
+                log(f"reading from the supervisor failed: {error}")
+                break
+            if packet is None:  # without a channel it is of no use, if it lives at all
+                self._unwatch(self.channel.fileno())
+                self._kill_supervisor()
+                break
+            self.heard = time.monotonic()
+            self.spoke = True
+            message, fds = packet
+            ops = message.get("ops")
+            for op in ops if isinstance(ops, list) else [message]:
+                try:
+                    self._obey(op, fds)
+                except Exception as error:  # one operation that makes no sense must not end all that is held here
+                    log(f"carrying out {str(op)[:200]} failed: {error!r}")
+            for fd in fds:
+                os.close(fd)
+        self._flush()
+
+    # What the supervisor says.
+
+    def _obey(self, op: dict[str, Any], fds: list[int]) -> None:
+        match op["op"]:
+            case "put":
+                if op["blob"] is None:
+                    self.blobs.pop(op["key"], None)
+                else:
+                    self.blobs[op["key"]] = op["blob"]
+            case "keep":
+                self._drop(op["name"])
+                self.kept[op["name"]] = fds.pop(0)
+            case "drop":
+                self._drop(op["name"])
+            case "spawn":
+                self._spawn(op["process"], op["spec"])
+            case "fork":
+                self._fork(op["process"], op["via"], op["spec"])
+            case "signal":
+                child = self.children.get(op["process"])
+                if child is not None:
+                    self._signal(child, op["number"], op["scope"])
+            case "ack":
+                self._ack(op["process"])
+            case "quit":
+                self.quitting = True
+            case "beat":
+                pass
+
+    def _drop(self, name: str) -> None:
+        fd = self.kept.pop(name, None)
+        if fd is not None:
+            os.close(fd)
+
+    def _spawn(self, process: int, spec: dict[str, Any]) -> None:
+        child = self._new(process, spec)
+        theirs: socket.socket | None = None
+        try:
+            spec["fds"] = {number: self._fd(name) for number, name in spec["fds"].items()}
+            if spec.get("fork_fd"):
+                child.forks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                spec["fds"][str(spec["fork_fd"])] = theirs.fileno()
+            spec["cgroup"] = child.cgroup
+            spec["oom_score_adj"] = spec["oom_score_adj"] or BASELINE_OOM_SCORE
+            if not any(name == "nofile" for name, _, _ in spec["rlimits"]):
+                spec["rlimits"] = [("nofile", *BASELINE_NOFILE), *spec["rlimits"]]
+            child.pid, child.status = spawn.start(spec)
+            child.pidfd = os.pidfd_open(child.pid)
+        except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
+            if child.pid:  # no descriptor was left to watch it with; not reaped, so the number is still its own
+                os.kill(child.pid, signal.SIGKILL)
+                child.pid = 0
+            self._never_lived(child, "starting a process", getattr(error, "strerror", None) or str(error))
+            return
+        finally:
+            if theirs is not None:
+                theirs.close()
+        self._watch(child.status, lambda: self._started(child))
+        if child.forks is not None:
+            self._watch(child.forks.fileno(), lambda: self._fork_answers(child))
+        self._live(child)
+
+    def _new(self, process: int, spec: dict[str, Any]) -> Child:
+        if process in self.children:
+            raise ValueError(f"process {process} is there already")
+        cgroup = self.cgroups.make(spec.get("group", ""))
+        child = self.children[process] = Child(process, (spec.get("env") or {}).get("INVOCATION_ID", ""), cgroup)
+        return child
+
+    def _fd(self, name: str) -> int:
+        if name and name not in self.kept:
+            raise ValueError(f"no descriptor is kept as {name}")
+        return self.kept[name] if name else self.null
+
+    def _started(self, child: Child) -> None:
+        """The start has told how it went, which is the end of its status descriptor."""
+        if child.status >= 0:
+            child.failed = spawn.failure(child.status)
+            self._unwatch(child.status)
+            os.close(child.status)
+            child.status = -1
+
+    def _live(self, child: Child) -> None:
+        child.session = child.pid
+        self._watch(child.pidfd, lambda: self._ended(child))
+        self.emit({"event": "spawned", "process": child.process, "pid": child.pid})
+
+    def _never_lived(self, child: Child, stage: str, error: str) -> None:
+        child.ended = {"stage": stage, "error": error, "at": time.time()}
+        self._tell_exit(child)
+
+    def _fork(self, process: int, via: int, spec: dict[str, Any]) -> None:
+        child = self._new(process, spec)
+        template = self.children.get(via)
+        if template is None or template.forks is None:
+            self._never_lived(child, "forking a worker", "its template is gone")
+            return
+        try:
+            request = json.dumps({"id": str(process), "env": spec["env"]}).encode()
+            fds = [self._fd(name) for name in spec["fds"]]
+            socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            self._never_lived(child, "forking a worker", "its template ended")
+            return
+        except OSError as error:
+            self._never_lived(child, "forking a worker", f"its template does not answer: {error.strerror}")
+            return
+        except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
+            self._never_lived(child, "forking a worker", str(error))
+            return
+        child.forks = template.forks  # until the answer: marks whose answer it is
+        self.forking[process] = child
+
+    def _fork_answers(self, template: Child) -> None:
+        """Register what the template forked; it is the shim's child by adoption when the answer comes."""
+        while template.forks is not None:
+            try:
+                answer = template.forks.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:  # said once by a peer that died, ahead of what it had sent
+                continue
+            except OSError:
+                answer = b""
+            if not answer:
+                self._no_more_forks(template)
+                return
+            try:
+                self._adopt(template, json.loads(answer))
+            except Exception as error:  # whatever a template is made to say must not end all that is held here
+                log(
+                    f"process {template.process} answered {answer[:200]!r}, which makes no sense ({error!r}): no more forks"
+                )
+                self._no_more_forks(template, "its template gave an answer that makes no sense")
+
+    def _adopt(self, template: Child, answer: dict[str, Any]) -> None:
+        process = int(answer["id"])
+        child = self.forking.get(process)
+        if child is None or child.forks is not template.forks:
+            return
+        pid = int(answer["pid"]) if "pid" in answer else 0
+        del self.forking[process]
+        child.forks = None
+        self.sweep_due = True  # strays are not reaped while a fork is under way
+        if not pid:
+            self._never_lived(child, "forking a worker", str(answer.get("error")))
+            return
+        try:
+            if pid not in self._strays():
+                whose = "another child's" if pid in self._mains() else "no child of the shim's"
+                raise ChildProcessError(0, f"the template named pid {pid}, which is {whose}")
+            child.pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._never_lived(child, "adopting a forked worker", error.strerror or str(error))
+            return
+        child.pid = pid
+        self._move(child)
+        self._live(child)
+
+    def _move(self, child: Child) -> None:
+        """Have a forked worker moved into its cgroup by a process of its own, for a move takes 10 ms (see `shim.clone`)."""
+        try:
+            mover = os.fork() if child.cgroup else -1
+        except OSError:
+            self.cgroups.remove(child.cgroup)
+            child.cgroup = ""
+            return
+        if mover == 0:
+            try:
+                gone = select.poll()
+                gone.register(child.pidfd, select.POLLIN)
+                if not gone.poll(0):  # a pid whose process has ended may soon be somebody else's
+                    self.cgroups.add(child.cgroup, child.pid)
+            finally:
+                os._exit(0)
+
+    def _no_more_forks(self, template: Child, why: str = "its template ended") -> None:
+        if template.forks is None:
+            return
+        for process, child in list(self.forking.items()):
+            if child.forks is template.forks:
+                del self.forking[process]
+                child.forks = None
+                self._never_lived(child, "forking a worker", why)
+        self._unwatch(template.forks.fileno())
+        template.forks.close()
+        template.forks = None
+        self.sweep_due = True  # a fork that was made and not told is a stray now
+
+    def _signal(self, child: Child, number: int, scope: str) -> None:
+        if number == signal.SIGKILL and scope == "tree":
+            child.doomed = True
+        if scope in {"main", "tree"} and child.ended is None and child.pidfd >= 0:
+            signal.pidfd_send_signal(child.pidfd, number)
+        if scope in {"rest", "tree"}:
+            self._signal_rest(child, number)
+
+    def _signal_rest(self, child: Child, number: int) -> None:
+        if child.cgroup:
+            mains = self._mains()  # of a worker, too, that its template's cgroup has not let go of yet
+            if child.doomed:
+                mains.discard(child.pid)
+            pids = self.cgroups.members(child.cgroup)
+            if number == signal.SIGKILL and mains.isdisjoint(pids) and self.cgroups.kill(child.cgroup):
+                return
+            found = [member for pid in pids if pid not in mains and (member := tree.read(pid))]
+        else:
+            found = self._rest(child)
+        for member in found:
+            tree.send(member, number)
+
+    def _ack(self, process: int) -> None:
+        child = self.children.get(process)
+        if child is None or child.ended is None or child.acked:
+            return
+        child.acked = True
+        if child.pidfd >= 0:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+            os.close(child.pidfd)
+            child.pidfd, child.pid = -1, 0
+        self._forget_if_done(child)
+
+    def _forget_if_done(self, child: Child) -> None:
+        if child.acked and not child.left:
+            del self.children[child.process]
+            if child.cgroup:
+                self.cgroups.remove(child.cgroup)
+
+    # What the kernel says.
+
+    def _ended(self, child: Child) -> None:
+        """The exit is read and kept as a zombie (WNOWAIT) until the supervisor has written it down."""
+        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is None or child.ended is not None:
+            return
+        self._unwatch(child.pidfd)
+        if child.forks is not None:
+            self._fork_answers(child)
+            self._no_more_forks(child)
+        self._started(child)
+        if child.failed is not None:
+            how: dict[str, Any] = {"stage": child.failed[0], "error": child.failed[1]}
+        elif info.si_code == os.CLD_EXITED:
+            how = {"code": info.si_status}
+        else:
+            how = {"signal": info.si_status}
+        child.ended = {**how, "at": time.time()}
+        child.left = self._has_rest(child)
+        self._tell_exit(child)
+
+    def _tell_exit(self, child: Child) -> None:
+        self.emit({"event": "exited", "process": child.process, **(child.ended or {}), "left": child.left})
+
+    def _mains(self) -> set[int]:
+        return {child.pid for child in self.children.values() if child.pid}
+
+    def _strays(self) -> list[int]:
+        """Our children that nobody asked for: orphans that we adopted, and forks whose answer is on its way."""
+        known = {child.pid for child in self.children.values()}
+        if self.supervisor is not None:
+            known.add(self.supervisor.pid)
+        return [pid for pid in tree.children() if pid not in known]
+
+    def _has_rest(self, child: Child) -> bool:
+        if child.cgroup:
+            return not self._mains().issuperset(self.cgroups.members(child.cgroup))
+        return bool(self._strays()) and bool(self._rest(child))
+
+    def _rest(self, child: Child) -> list[tree.Member]:
+        """The descendants of a child without a cgroup; see `shim.tree` for how they are told."""
+        processes = tree.snapshot()
+        mains = self._mains()
+        own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
+        strays = self._strays()
+        for pid in strays:  # one may have been forked since the snapshot
+            if pid not in processes and (member := tree.read(pid)):
+                processes[pid] = member
+        adopted = tree.descendants(strays, processes, mains)
+        own += [
+            member.pid
+            for member in adopted
+            if child.session in (member.session, member.group)
+            or (child.invocation and member.session not in mains and tree.invocation(member.pid) == child.invocation)
+        ]
+        found = tree.descendants(own, processes, mains)
+        return list({member.pid: member for member in found}.values())
+
+    def _sweep(self) -> None:
+        """After SIGCHLD: reap strays, and see whose tree has become empty."""
+        self.sweep_due = False
+        try:
+            strays = self._strays() if not self.forking else []
+        except OSError as error:  # no descriptor is left to look with
+            log(f"looking for orphans failed: {error.strerror}")
+            self.sweep_due = True
+            return
+        for pid in strays:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        for child in list(self.children.values()):
+            if not child.left:
+                continue
+            if self._has_rest(child):
+                if child.doomed:
+                    self._signal_rest(child, signal.SIGKILL)
+                continue
+            child.left = False
+            self.emit({"event": "gone", "process": child.process})
+            self._forget_if_done(child)
+
+    def _kill_all(self) -> None:
+        for child in self.children.values():
+            with contextlib.suppress(OSError):
+                self._signal(child, signal.SIGKILL, "tree")
+
+
+def oom_score() -> int:
+    """Our oom_score_adj."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
+BASELINE_OOM_SCORE = oom_score()  # what children get, whatever we give ourselves
+BASELINE_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def prepare() -> None:
+    """Make this process fit to hold others: subreaper, many descriptors, last in line for the OOM killer."""
+    while (lowest := os.open("/dev/null", os.O_RDWR)) < 3:  # a caller without stdin, stdout or stderr
+        os.set_inheritable(lowest, True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a caller that blocks SIGTERM must not make us deaf
+    spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (BASELINE_NOFILE[1], BASELINE_NOFILE[1]))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(min(FLOOR, BASELINE_OOM_SCORE)))
+    os.closerange(3, 1 << 30)  # whatever the caller's shell had open
+    gc.collect()
+    gc.freeze()  # a fork copies fewer pages
+
+
+def main() -> int:
+    """Take the instance lock and hold."""
+    conf, paths = sys.argv[1], json.loads(sys.argv[2])
+    prepare()
+    lock = os.open(paths["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not take(lock):
+        return EX_TEMPFAIL
+    return Shim(conf, paths).run()
+
+
+def take(lock: int) -> bool:
+    """The instance lock. Who only looks whether an impetusd runs holds it for a moment: that is waited for."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""From a fork to the program: the child's side of a start, one named stage after another.
+
+The order is fixed (RELIABILITY: groups before gid before uid; privileges last): a stage that fails is reported by
+its name through a close-on-exec pipe and the child ends. It never runs with a part of what was asked.
+
+A spec is a dict:
+    argv, env, cwd         env is complete: nothing is inherited
+    fds                    {number in the child: descriptor in the shim}
+    listen                 how many of them, from 3 on, are listening sockets: LISTEN_PID is set
+    uid, gid, groups       all three or none
+    umask, nice, oom_score_adj, affinity, rlimits [[name, soft, hard]]
+    cgroup                 path of a cgroup directory, or ""
+"""
+
+from __future__ import annotations
+
+# The functions behind those of `signal`, which make an enum of each of 64 signals: 0.4 of the 2 ms of a start.
+import _signal  # type: ignore[import-not-found]
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from impetusd.shim.clone import fork_into
+
+PR_SET_CHILD_SUBREAPER = 36
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+CAPABILITY_VERSION_3 = 0x20080522
+SYS_CLOSE_RANGE = 436
+SIGNALS = tuple(map(int, signal.valid_signals()))
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, *arguments: int) -> None:
+    """prctl(2). Raises OSError."""
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    if _libc.prctl(option, *(ctypes.c_ulong(value) for value in padded)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def start(spec: dict[str, Any]) -> tuple[int, int]:
+    """Fork the child that `spec` describes. Returns (pid, status descriptor).
+
+    The descriptor becomes readable when the child has become the program (end of file) or has failed: see `failure`.
+    Raises OSError when there cannot be another process.
+    """
+    status, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        pid, joined = fork(spec["cgroup"])
+        if pid == 0:
+            _child(spec, report, joined=joined)
+    except BaseException:
+        os.close(status)
+        raise
+    finally:
+        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(report)
+    return pid, status
+
+
+def fork(cgroup: str) -> tuple[int, bool]:
+    """(pid, whether the child was born in the cgroup). Where clone3 does not go, the child has to join by itself."""
+    if cgroup:
+        with contextlib.suppress(OSError):
+            return fork_into(cgroup), True
+    return os.fork(), not cgroup
+
+
+def failure(status: int) -> tuple[str, str] | None:
+    """(stage, reason) that a child wrote before it gave up, or None when it became the program."""
+    with contextlib.suppress(BlockingIOError):
+        text = os.read(status, 4096).decode("utf-8", "replace")
+        if text:
+            stage, _, reason = text.partition("\0")
+            return stage, reason
+    return None
+
+
+def _child(spec: dict[str, Any], report: int, *, joined: bool) -> NoReturn:
+    """Whatever happens ends here: a child that returned would go on as a second shim."""
+    stage = "starting"
+    try:
+        for stage, act in _stages(spec, report, joined=joined):
+            if stage == "moving descriptors":
+                report = _move_fds(spec, report)
+            else:
+                act()
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            os.write(report, f"{stage}\0{_reason(error, stage, spec)}".encode("utf-8", "backslashreplace"))
+    finally:
+        os._exit(127)
+
+
+def _reason(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
+    if not stage.startswith("executing "):
+        return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+    name, path = spec["argv"][0], (spec["env"] or {}).get("PATH", os.defpath)
+    if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        places = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
+        if any(os.path.exists(place) for place in places):
+            return "the interpreter that its first line names is missing"
+        return "no such file" if "/" in name else f"no such file in PATH ({path})"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+
+
+def _stages(spec: dict[str, Any], report: int, *, joined: bool) -> list[tuple[str, Callable[[], Any]]]:
+    """Each stage with its name, in the order in which they must happen."""
+    env, argv = spec["env"], spec["argv"]
+    return [
+        ("starting a session", os.setsid),
+        (f"joining cgroup {spec['cgroup']}", (lambda: None) if joined else lambda: _join(spec["cgroup"])),
+        (f"setting oom_score_adj to {spec['oom_score_adj']}", lambda: _set_oom_score(spec["oom_score_adj"])),
+        ("setting umask", lambda: os.umask(spec["umask"])),
+        (f"setting nice to {spec['nice']}", lambda: _set_nice(spec["nice"])),
+        ("setting cpu_affinity", lambda: _set_affinity(spec["affinity"])),
+        ("moving descriptors", lambda: report),
+        ("setting rlimits", lambda: _set_rlimits(spec["rlimits"])),  # nofile must not be in the way of the moves
+        (f"changing directory to {spec['cwd']}", lambda: os.chdir(spec["cwd"])),
+        *_identity(spec),
+        ("resetting signals", _reset_signals),
+        (f"executing {argv[0]}", lambda: _execute(argv, env, spec.get("listen", 0))),
+    ]
+
+
+def _identity(spec: dict[str, Any]) -> list[tuple[str, Callable[[], Any]]]:
+    """Groups before gid before uid: the first needs the privileges that the last gives up."""
+    if spec.get("uid") is None:
+        return []
+    uid, gid, groups = spec["uid"], spec["gid"], spec["groups"]
+    become = [
+        (f"setting groups to {groups}", lambda: os.setgroups(groups)),
+        (f"setting gid to {gid}", lambda: os.setresgid(gid, gid, gid)),
+        (f"setting uid to {uid}", lambda: os.setresuid(uid, uid, uid)),
+    ]
+    if uid == 0:
+        return become
+    return [
+        become[0],
+        ("dropping capabilities", _drop_bounding_set),
+        *become[1:],
+        ("giving up capabilities", _drop_capabilities),  # inheritable ones outlive a change of uid
+        ("giving up new privileges", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)),
+    ]
+
+
+def _join(cgroup: str) -> None:
+    with open(f"{cgroup}/cgroup.procs", "w", encoding="ascii") as procs:
+        procs.write("0")
+
+
+def _set_oom_score(score: int) -> None:
+    """Raw calls, for this is on the way of each start: a text file costs ten times as much."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if int(os.read(fd, 16)) != score:
+            os.write(fd, str(score).encode())
+    finally:
+        os.close(fd)
+
+
+def _set_rlimits(limits: list[tuple[str, int, int]]) -> None:
+    for name, soft, hard in limits:
+        limit = getattr(resource, f"RLIMIT_{name.upper()}", None)
+        if limit is None:
+            raise OSError(errno.EINVAL, f"{name} is no limit of this system")
+        try:
+            resource.setrlimit(limit, (soft, hard))
+        except (OSError, ValueError, OverflowError) as error:
+            raise OSError(errno.EPERM, f"{name}={soft}:{hard}: {error}") from error
+
+
+def _set_nice(nice: int) -> None:
+    if nice:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
+def _set_affinity(cpus: list[int]) -> None:
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+
+
+def _move_fds(spec: dict[str, Any], report: int) -> int:
+    """Put each descriptor at its number and close all others. Returns where the report pipe is now.
+
+    Sources are first copied above every target, so that no dup2 overwrites one that is still to be moved.
+    """
+    targets = {int(number): fd for number, fd in spec["fds"].items()}
+    ceiling = max(targets) + 1
+    copies = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ceiling) for number, fd in targets.items()}
+    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, ceiling)
+    for number, fd in copies.items():
+        os.dup2(fd, number, inheritable=True)
+    for number in set(range(ceiling)) - set(targets):
+        with contextlib.suppress(OSError):
+            os.close(number)
+    if not (_close_range(ceiling, report - 1) and _close_range(report + 1, 0xFFFFFFFF)):
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number >= ceiling and number != report:
+                with contextlib.suppress(OSError):
+                    os.close(number)
+    return report
+
+
+def _close_range(first: int, last: int) -> bool:
+    """close_range(2), Linux 5.9. False where it is missing or refused; os.closerange() would then try each number."""
+    return first > last or _libc.syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0) == 0
+
+
+def _drop_bounding_set() -> None:
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        last = int(file.read())
+    for capability in range(last + 1):
+        prctl(PR_CAPBSET_DROP, capability)
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def _drop_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, nothing) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _reset_signals() -> None:
+    """Ignored and blocked signals are inherited over exec: the program starts with none.
+
+    Handlers end with exec, but a signal that has come meanwhile must find none: the shim's would swallow it.
+    """
+    for number in SIGNALS:
+        if _signal.getsignal(number) not in {_signal.SIG_DFL, None}:
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _execute(argv: list[str], env: dict[str, str], listen: int) -> NoReturn:
+    if listen:
+        env = {**env, "LISTEN_PID": str(os.getpid())}
+    os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted

@@ -1,0 +1,187 @@
+"""Who belongs to a child: its cgroup where there is one, else its descendants.
+
+Without a cgroup, descendants are followed through /proc. The shim is a subreaper, so a descendant whose parent died is
+the shim's own child: a *stray*. A stray belongs to the child whose session or process group it is in, or whose
+INVOCATION_ID it carries in its environment (what a daemon that forks twice and calls setsid still has). One that
+changed all three before its parent died cannot be told from a stranger; a cgroup has no such hole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Member:
+    """A process as /proc shows it. `started` (clock ticks since boot) tells it from a later one with its pid."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: int
+    zombie: bool
+
+
+def read(pid: int) -> Member | None:
+    """The process `pid`, or None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    fields = text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
+    return Member(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), fields[0] in {b"Z", b"X", b"x"})
+
+
+def children() -> list[int]:
+    """The pids of this process's children, zombies included."""
+    fd = _children_file()
+    if fd < 0:
+        me = os.getpid()
+        return [member.pid for member in snapshot().values() if member.parent == me]
+    text = b""
+    while part := os.pread(fd, 65536, len(text)):
+        text += part
+    return [int(pid) for pid in text.split()]
+
+
+@functools.cache
+def _children_file() -> int:
+    """Opened once, to be there when no descriptor is left; -1 with a kernel without CONFIG_PROC_CHILDREN."""
+    me = os.getpid()
+    try:
+        return os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+
+
+def snapshot() -> dict[int, Member]:
+    """Every process of the host, by pid: one pass over /proc."""
+    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {member.pid: member for member in found if member is not None}
+
+
+def invocation(pid: int) -> str:
+    """INVOCATION_ID in the environment that `pid` was executed with, or ''."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            text = b"\0" + file.read()
+    except OSError:
+        return ""
+    _, found, rest = text.partition(b"\0INVOCATION_ID=")
+    return rest.partition(b"\0")[0].decode("ascii", "replace") if found else ""
+
+
+def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set[int]) -> list[Member]:
+    """`roots` that live, and everything below them, without zombies; a pid in `stop` and what is below it is left out."""
+    below: dict[int, list[int]] = {}
+    for member in processes.values():
+        below.setdefault(member.parent, []).append(member.pid)
+    found: list[Member] = []
+    queue = list(roots)
+    while queue:
+        pid = queue.pop()
+        if pid in stop or pid not in processes:
+            continue
+        if not processes[pid].zombie:
+            found.append(processes[pid])
+        queue += below.get(pid, [])
+    return found
+
+
+def send(member: Member, number: int) -> None:
+    """Signal exactly this process: through a pidfd, once its start time has shown that the pid was not used anew."""
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(member.pid)
+        try:
+            now = read(member.pid)
+            if now is not None and now.started == member.started:
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+
+
+class Cgroups:
+    """One directory of a cgroup v2 tree, with one cgroup a child below it. Without a writable tree, `root` is ''."""
+
+    def __init__(self, name: str) -> None:
+        self.root = ""
+        own = own_cgroup()
+        if own:
+            path = f"{own}/{name}"
+            with contextlib.suppress(OSError):
+                os.makedirs(path, exist_ok=True)
+                if os.path.exists(f"{path}/cgroup.kill") and os.access(f"{own}/cgroup.procs", os.W_OK):
+                    self.root = path
+                else:
+                    os.rmdir(path)
+
+    def make(self, name: str) -> str:
+        """The path of a new cgroup, or '' when there cannot be one."""
+        if not self.root or not name or "/" in name or name.startswith("."):
+            return ""
+        path = f"{self.root}/{name}"
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError:
+            return ""
+        return path
+
+    @staticmethod
+    def add(path: str, pid: int) -> None:
+        """Move `pid` into the cgroup, unless it has ended. Takes 10 ms: see `shim.clone`."""
+        with contextlib.suppress(OSError), open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:
+            procs.write(str(pid))
+
+    @staticmethod
+    def members(path: str) -> list[int]:
+        """The pids in the cgroup and in those that its programs made below it."""
+        found: list[int] = []
+        with contextlib.suppress(OSError):
+            with open(f"{path}/cgroup.procs", "rb", buffering=0) as procs:
+                found = [int(pid) for pid in procs.read().split()]
+            with os.scandir(path) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for folder in below:
+                found += Cgroups.members(folder)
+        return found
+
+    @staticmethod
+    def kill(path: str) -> bool:
+        """SIGKILL everything in the cgroup at once (Linux 5.14)."""
+        try:
+            with open(f"{path}/cgroup.kill", "w", encoding="ascii") as file:
+                file.write("1")
+        except OSError:
+            return False
+        return True
+
+    @staticmethod
+    def remove(path: str) -> None:
+        """Remove the cgroup and those below it, as far as they are empty."""
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def own_cgroup() -> str:
+    """The directory of this process's cgroup v2, or ''. The mount point is looked up: hybrid hosts have it elsewhere."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), None)
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            mounts = [line.split() for line in file if " - cgroup2 " in line]
+    except OSError:
+        return ""
+    if path is None or not mounts:
+        return ""
+    root, point = mounts[0][3], mounts[0][4]
+    if root != "/" and path.startswith(root):
+        path = path[len(root) :]
+    return f"{point}{path}".rstrip("/")

@@ -1,0 +1,116 @@
+"""What the shim and the supervisor say to each other: JSON objects with descriptors, one a packet.
+
+A SOCK_SEQPACKET pair keeps the borders of messages and delivers what a dead supervisor had already sent. A packet is
+limited by the socket's buffer (208 KiB unless tuned), so a longer message travels as a sealed-off memfd.
+
+From the supervisor, a message is {"ops": [...]} and is carried out as a whole, in order:
+    put key blob        remember an opaque string (null forgets it)
+    keep name           remember the next descriptor of this message
+    drop name           close it
+    spawn process spec  start a child (see `shim.spawn`); `process` is a number that the supervisor never uses again
+    fork process via spec   have the template `via` fork one
+    signal process number scope   scope is main, rest or tree
+    ack process         the exit has been written down: reap
+    beat                alive
+    quit                end, once the supervisor has exited
+
+From the shim, a message is one event:
+    hello               {"table", "blobs", "shutdown", "pid"}, after which come
+    fds                 {"names"} with as many descriptors, and then
+    begin               the past is told; what follows is news
+    spawned             {"process", "pid"}
+    exited              {"process", "code" | "signal" | "stage" + "error", "left"}
+    gone                {"process"}: nothing of its tree is left
+    shutdown            the shim was told to end (SIGTERM)
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+INLINE = 65536  # bytes; a longer message goes through a memfd
+MOST_FDS = 250  # the kernel takes SCM_MAX_FD = 253 a message
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """Send one message. Raises BlockingIOError when the peer's buffer is full, OSError when it is gone."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    if len(body) <= INLINE:
+        _send(sock, b"J" + body, fds)
+        return
+    memory = os.memfd_create("message", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(body)
+        while view:
+            view = view[os.write(memory, view) :]
+        _send(sock, b"M", (memory, *fds))
+    finally:
+        os.close(memory)
+
+
+def _send(sock: socket.socket, body: bytes, fds: Sequence[int]) -> None:
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([body], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message with its descriptors (close-on-exec), or None when the peer is gone and all it sent is read.
+
+    A process that has no number left for a descriptor gets fewer than were sent: the last ones are missing. Raises
+    BlockingIOError when there is no message yet, and ValueError for one that is none of ours; the next may be read.
+    """
+    body, ancillary, flags, _ = _recvmsg(sock)
+    fds: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.extend(array.array("i", data[: len(data) - len(data) % 4]))
+    try:
+        if not body:
+            if fds:
+                raise ValueError("a message is empty")
+            return None
+        if flags & socket.MSG_TRUNC:
+            raise ValueError("a message was cut off")
+        message = json.loads(_body(body, fds))
+        if not isinstance(message, dict):
+            raise ValueError(f"a message is no object: {message!r}"[:200])  # noqa: TRY004 - what came is wrong, not our call
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return message, fds
+
+
+def _recvmsg(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+    for last in (False, True):
+        try:
+            return sock.recvmsg(
+                INLINE + 1,
+                socket.CMSG_SPACE((MOST_FDS + 1) * 4),
+                socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+            )
+        except ConnectionResetError:
+            # Said once by a peer that died with something unread, ahead of what it had sent.
+            if last:
+                break
+    return b"", [], 0, None
+
+
+def _body(packet: bytes, fds: list[int]) -> bytes:
+    """The text of a message, which a memfd holds when it is long: the first of `fds`, taken off."""
+    if packet[:1] == b"J":
+        return packet[1:]
+    if packet != b"M" or not fds:
+        raise ValueError("a message has no text")
+    memory = fds.pop(0)
+    try:
+        return os.pread(memory, os.fstat(memory).st_size, 0)
+    except OSError as error:
+        raise ValueError(f"a message cannot be read: {error.strerror}") from None
+    finally:
+        os.close(memory)

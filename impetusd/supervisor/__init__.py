@@ -1,0 +1,1 @@
+"""The process that decides: slots, inbox, control and notify sockets, logs."""

@@ -1,0 +1,145 @@
+"""From a unit to the spec that the shim starts: argv, environment, identity, limits.
+
+The environment is built, not inherited: a short list of the daemon's own variables, then what the INI gives, then what
+the protocols need. So what a program sees does not depend on whose shell started the daemon.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from impetusd.core.model import Kind, Unit
+
+# What is handed on of the daemon's environment; LC_* too.
+HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
+FORK_FD = "IMPETUSD_FORK_FD"
+
+
+class CannotStart(Exception):
+    """A start failed before there was a process: `stage` is what was tried, `error` why it failed."""
+
+    def __init__(self, stage: str, error: str) -> None:
+        super().__init__(f"{stage} failed: {error}")
+        self.stage = stage
+        self.error = error
+
+
+def identity(unit: Unit) -> dict[str, Any]:
+    """uid, gid and the explicit list of groups, or none of them when the unit runs as the daemon does.
+
+    Raises CannotStart when the user or group has gone since the configuration was checked.
+    """
+    if not unit.user and not unit.group:
+        return {}
+    try:
+        person = _person(unit.user) if unit.user else pwd.getpwuid(os.geteuid())
+        gid = _gid(unit.group) if unit.group else person.pw_gid
+    except KeyError as error:
+        raise CannotStart("looking up user and group", str(error.args[0])) from None
+    groups = sorted(set(os.getgrouplist(person.pw_name, gid))) if unit.user else [gid]
+    return {"uid": person.pw_uid, "gid": gid, "groups": groups}
+
+
+def _person(user: str) -> pwd.struct_passwd:
+    """By name or by number. Raises KeyError."""
+    return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+
+
+def _gid(group: str) -> int:
+    return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
+
+
+def environment(
+    unit: Unit, name: str, index: int, daemon: Mapping[str, str], extra: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of slot `name`: handed on, of the user, from `extra` (its env_file), from the INI, ours."""
+    env = {key: daemon[key] for key in HANDED_ON if key in daemon}
+    env.update({key: value for key, value in daemon.items() if key.startswith("LC_")})
+    bin_dir = os.path.dirname(sys.executable)
+    env["PATH"] = f"{bin_dir}:{env.get('PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin')}"
+    if unit.user:
+        person = _person(unit.user)
+        env.update(HOME=person.pw_dir, USER=person.pw_name, LOGNAME=person.pw_name, SHELL=person.pw_shell or "/bin/sh")
+    env.update(extra)
+    env.update(unit.env)
+    env.update(
+        INVOCATION_ID=os.urandom(16).hex(),
+        IMPETUSD_UNIT=unit.name,
+        IMPETUSD_NAME=name,
+        INSTANCE=str(index),
+    )
+    return env
+
+
+def command(unit: Unit, mode: str) -> list[str]:
+    """argv of a program, or of the worker runtime in `mode` (template, serve)."""
+    if unit.kind is Kind.PROGRAM:
+        return list(unit.command)
+    return [unit.interpreter or sys.executable, "-m", "impetusd.worker", mode]
+
+
+def runtime_settings(unit: Unit) -> str:
+    """IMPETUSD_WORKER: what the worker runtime is to know."""
+    return json.dumps(
+        {
+            "pool": unit.name,
+            "app": unit.app,
+            "drain_timeout": unit.drain_timeout,
+            "kill_timeout": unit.kill_timeout,
+            "backlog": unit.backlog,
+        }
+    )
+
+
+def spec(unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], listen: int) -> dict[str, Any]:
+    """The whole spec (see `shim.spawn`); `fds` are names in the shim's store, from number 0 on."""
+    if listen:
+        env = {**env, "LISTEN_FDS": str(listen), "LISTEN_FDNAMES": ":".join([unit.name] * listen)}
+    return {
+        "argv": argv,
+        "env": env,
+        "cwd": unit.cwd,
+        "fds": {str(number): name for number, name in enumerate(fds)},
+        "listen": listen,
+        "group": "",
+        "umask": unit.umask,
+        "nice": unit.nice,
+        "oom_score_adj": unit.oom_score_adj,
+        "affinity": list(unit.cpu_affinity),
+        "rlimits": [list(limit) for limit in unit.rlimits],
+        **identity(unit),
+    }
+
+
+def read_env_files(unit: Unit) -> dict[str, str]:
+    """NAME=value lines of the unit's env_file, read anew at each start. Raises CannotStart.
+
+    Comments (#), blank lines, `export ` and one pair of quotes around a value are understood, as in systemd and docker.
+    """
+    found: dict[str, str] = {}
+    for path in unit.env_file:
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise CannotStart(f"reading env_file {path}", reason) from None
+        for number, line in enumerate(lines, 1):
+            line = line.strip().removeprefix("export ")
+            if not line or line.startswith("#"):
+                continue
+            name, equals, value = line.partition("=")
+            if not equals or not name.strip().isidentifier():
+                raise CannotStart(f"reading env_file {path}", f"line {number} is not NAME=value")
+            value = value.strip()
+            if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+                value = value[1:-1]
+            found[name.strip()] = value
+    return found

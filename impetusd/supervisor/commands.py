@@ -1,0 +1,311 @@
+"""What an operator may ask, and the answers: the meaning of each method of the control protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import fnmatch
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import impetusd
+from impetusd.core import config, tree
+from impetusd.core.lifecycle import Slot, State, Want
+from impetusd.core.model import Paths, Unit
+from impetusd.core.policy import Exit, signal_name
+from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError, Request
+from impetusd.supervisor.control import Progress
+from impetusd.supervisor.engine import Engine
+from impetusd.supervisor.entry import IDLE, Entry, Role
+from impetusd.supervisor.starter import Starter
+from impetusd.supervisor.stats import Stats
+
+
+class Commands:
+    """The methods, by name. `ending` is set once everything was told to stop for good."""
+
+    def __init__(
+        self, engine: Engine, starter: Starter, paths: Paths, pids: tuple[int, int], end: Callable[[], None]
+    ) -> None:
+        """`pids` are the shim's and ours; `end` has the daemon end once the answer is out."""
+        self._engine = engine
+        self._starter = starter
+        self._paths = paths
+        self._shim_pid, self._own_pid = pids
+        self._end = end
+        self._stats = Stats()
+        self._listeners: set[Progress] = set()
+        self.ending = False  # everything is being stopped for good: nothing is started any more
+        self.over = asyncio.Event()  # and now it is
+
+    def changed(self, entry: Entry, before: Slot) -> None:
+        """A slot has changed: whoever waits for an answer hears of it."""
+        if before.state is not entry.slot.state:
+            for progress in self._listeners:
+                progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
+        if before.pid is not None and entry.slot.pid != before.pid:
+            self._stats.forget(before.pid)
+
+    async def handle(self, request: Request, progress: Progress) -> Mapping[str, Any]:
+        """Carry out one request. Raises ProtocolError for what cannot be done."""
+        methods: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "ping": self._ping,
+            "status": self._status,
+            "describe": self._describe,
+            "logs": self._logs,
+            "start": self._start,
+            "restart": self._restart,
+            "stop": self._stop,
+            "scale": self._scale,
+            "signal": self._signal,
+        }
+        if self.ending and request.method in {"start", "restart", "scale"}:
+            # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
+            await self.over.wait()
+            raise ConnectionAbortedError
+        self._listeners.add(progress)
+        try:
+            answer = methods[request.method](request.params)
+            result: Mapping[str, Any] = await answer if asyncio.iscoroutine(answer) else answer
+        finally:
+            self._listeners.discard(progress)
+        return result
+
+    # Names.
+
+    def find(self, patterns: Iterable[str]) -> list[Entry]:
+        """The slots that `patterns` name: units, slots, or globs over either. Raises ProtocolError for an unknown one."""
+        found: dict[str, Entry] = {}
+        for pattern in patterns:
+            named = [e for e in self._engine.entries.values() if self._is_named(e, pattern)]
+            if not named and pattern not in self._engine.units:
+                raise ProtocolError(FAILED, f"there is no {pattern}{self._near(pattern)}", EXIT_UNKNOWN_NAME)
+            if not named:
+                raise ProtocolError(FAILED, f"{pattern} is switched off (enabled = no)", EXIT_FAILED)
+            found.update({entry.name: entry for entry in named})
+        return [entry for entry in self._engine.entries.values() if entry.name in found]
+
+    def _is_named(self, entry: Entry, pattern: str) -> bool:
+        return any(
+            fnmatch.fnmatchcase(name, pattern) for name in (entry.unit.name, entry.name, self._engine.shown(entry))
+        )
+
+    def _near(self, pattern: str) -> str:
+        import difflib
+
+        names = list(dict.fromkeys([*self._engine.units, *map(self._engine.shown, self._engine.entries.values())]))
+        near = difflib.get_close_matches(pattern, names, 1)
+        return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(self._engine.units) or 'nothing'}"
+
+    # Asking.
+
+    def _ping(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {**self._who(), "ready": True}
+
+    def _who(self) -> dict[str, Any]:
+        return {
+            "version": impetusd.__version__,
+            "shim": {"pid": self._shim_pid},
+            "supervisor": {"pid": self._own_pid},
+        }
+
+    def _status(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        entries = self.find(names) if names else list(self._engine.entries.values())
+        return {**self._who(), "units": self._rows(entries)}
+
+    def _rows(self, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+        return [self._row(entry) for entry in entries]
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        slot, now = entry.slot, time.monotonic()
+        memory, cpu = self._stats.read(slot.pid) if slot.pid is not None else (None, None)
+        return {
+            "name": self._engine.shown(entry),
+            "unit": entry.unit.name,
+            "kind": entry.role.value,
+            "state": slot.state.name,
+            "want": slot.want.value,
+            "ready": slot.state is State.RUNNING,
+            "pid": slot.pid,
+            "uptime_s": round(now - slot.started, 3) if slot.pid is not None and slot.started is not None else None,
+            "restarts": slot.restarts,
+            "memory_bytes": memory,
+            "cpu_percent": cpu,
+            "generation": entry.rec.generation,
+            "last_exit": exit_row(slot.last_exit),
+            "reason": self._engine.reason(entry),
+            "tail": entry.rec.tail,
+        }
+
+    def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        now = time.monotonic()
+        rows = []
+        for entry in self.find([params["name"]]):
+            out, error = self._starter.log_files(entry)
+            rows.append(
+                {
+                    **self._row(entry),
+                    "spec": config.describe(entry.unit),
+                    "log_files": {"out": out, "error": error},
+                    "where": entry.unit.where,
+                    "history": [round(now - at, 1) for at in entry.slot.recent],
+                }
+            )
+        return {"units": rows}
+
+    def _logs(self, params: dict[str, Any]) -> dict[str, Any]:
+        own = "impetusd"
+        names = [name for name in params["names"] if name != own]
+        files = []
+        for entry in self.find(names) if params["names"] else self._engine.entries.values():
+            for stream, path in zip(("out", "error"), self._starter.log_files(entry), strict=True):
+                files.append({"name": self._engine.shown(entry), "stream": stream, "path": path})
+        if not params["names"] or own in params["names"]:
+            files.append({"name": own, "stream": "daemon", "path": self._paths.log_file})
+        return {"files": files}
+
+    # Doing.
+
+    async def _start(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        asked = self.find(names) if names else self.autostarted()
+        asked = self._with_needs(asked)
+        self._engine.start(asked)
+        return await self._settled(asked, wait=params["wait"])
+
+    def autostarted(self) -> list[Entry]:
+        """The slots of each unit that starts with the daemon."""
+        return [entry for entry in self._engine.entries.values() if entry.unit.autostart]
+
+    def _with_needs(self, entries: list[Entry]) -> list[Entry]:
+        """Those, the units that they depend on, and their templates: what has to run for them to run."""
+        units = self._engine.units
+        wanted = {entry.name for entry in entries}
+        needed: set[str] = set()
+        queue = [name for entry in entries for name in entry.unit.depends_on]
+        while queue:
+            name = queue.pop()
+            if name not in needed and units[name].enabled:
+                needed.add(name)
+                queue += units[name].depends_on
+        pools = {entry.unit.name for entry in entries}
+        return [
+            entry
+            for entry in self._engine.entries.values()
+            if entry.name in wanted
+            or entry.unit.name in needed
+            or (entry.role is Role.TEMPLATE and entry.unit.name in pools and self._engine.preloads(entry.unit))
+        ]
+
+    async def _settled(self, entries: list[Entry], *, wait: bool) -> dict[str, Any]:
+        def present() -> list[Entry]:
+            return [entry for entry in entries if entry.name in self._engine.entries]
+
+        if wait:
+            await self._engine.until(lambda: all(self._engine.settled(entry) for entry in present()))
+        ok = all(entry.slot.state is State.RUNNING or self._is_fine(entry) for entry in present())
+        return {"ok": ok or not wait, "units": self._rows(present())}
+
+    def _is_fine(self, entry: Entry) -> bool:
+        """Not RUNNING and yet as it should be: it has done its work, is a template that nobody needs, was scaled away."""
+        slot = entry.slot
+        return (
+            slot.state is State.EXITED
+            or entry.dismissed
+            or (entry.role is Role.TEMPLATE and not self._engine.preloads(entry.unit))
+        )
+
+    async def _restart(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        asked = self.find(names) if names else [e for e in self._engine.entries.values() if e.slot.state not in IDLE]
+        asked = self._with_needs(asked)
+        named = set(self.find(names)) if names else set(asked)
+        self._engine.restart([entry for entry in asked if entry in named])
+        self._engine.start([entry for entry in asked if entry not in named])
+        return await self._settled(asked, wait=params["wait"])
+
+    async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        asked = self.find(names) if names else list(self._engine.entries.values())
+        if not names:
+            self.ending = True
+            self._starter.put("shutdown", "yes")
+        killed = await self.stop_in_order(asked)
+        rows = self._rows(asked)
+        if not names:
+            self._end()
+        return {"ok": True, "killed": killed, "units": rows}
+
+    async def stop_in_order(self, entries: list[Entry]) -> list[str]:
+        """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed."""
+        busy = [entry for entry in entries if entry.slot.state not in IDLE]
+        graph = {unit.name: unit.depends_on for unit in self._engine.units.values()}
+        above = tree.dependents(graph)
+        mine = {entry.unit.name for entry in entries}
+
+        async def stop_unit(name: str) -> None:
+            for dependent in mine.intersection(above[name]):
+                await over[dependent].wait()
+            own = [entry for entry in entries if entry.unit.name == name]
+            self._engine.stop(own)
+            await self._engine.until(lambda: all(is_over(entry) for entry in own))
+            over[name].set()
+
+        over = {name: asyncio.Event() for name in mine}
+        await asyncio.gather(*(stop_unit(name) for name in mine))
+        return [self._engine.shown(entry) for entry in busy if entry.slot.kills]
+
+    async def _scale(self, params: dict[str, Any]) -> dict[str, Any]:
+        unit = self._engine.units.get(params["name"])
+        if unit is None:
+            unit = self.find([params["name"]])[0].unit
+            raise ProtocolError(FAILED, f"{params['name']} is one slot; scale {unit.name} instead", EXIT_USAGE)
+        self._refuse_scale(unit, params["n"])
+        changed = self._engine.scale(unit, params["n"])
+        await self._engine.until(lambda: all(is_over(e) for e in changed if e.dismissed))
+        return await self._settled(self._engine.of_unit(unit), wait=True)
+
+    @staticmethod
+    def _refuse_scale(unit: Unit, count: int) -> None:
+        if not unit.enabled:
+            raise ProtocolError(FAILED, f"{unit.name} is switched off (enabled = no)", EXIT_FAILED)
+        if count < 1:
+            raise ProtocolError(FAILED, f"{unit.name} needs one instance at least; to have none: stop it", EXIT_USAGE)
+
+    def _signal(self, params: dict[str, Any]) -> dict[str, Any]:
+        number = parse_signal(params["signal"])
+        sent = [entry for entry in self.find(params["names"]) if entry.slot.pid is not None]
+        if not sent:
+            raise ProtocolError(FAILED, f"nothing runs in {', '.join(params['names'])}", EXIT_FAILED)
+        self._engine.signal(sent, number)
+        return {"ok": True, "signalled": [self._engine.shown(entry) for entry in sent]}
+
+
+def is_over(entry: Entry) -> bool:
+    """Its stop is: nothing runs, or another operator wants it up again."""
+    return entry.slot.state is State.STOPPED or entry.slot.want is Want.UP
+
+
+def parse_signal(text: str) -> int:
+    """HUP, SIGHUP or 1. Raises ProtocolError."""
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    try:
+        number = int(text) if text.isdigit() else signal.Signals[name].value
+    except KeyError:
+        number = 0
+    if number not in signal.valid_signals():
+        raise ProtocolError(FAILED, f"there is no signal {text}; kill -l lists them", EXIT_USAGE)
+    return number
+
+
+def exit_row(end: Exit | None) -> dict[str, Any] | None:
+    """How a process ended, as JSON: {"code"} or {"signal"}, and "at" in ISO 8601."""
+    if end is None:
+        return None
+    at = dt.datetime.fromtimestamp(end.at).astimezone().isoformat(timespec="milliseconds")
+    if end.signal is not None:
+        return {"signal": signal_name(end.signal), "at": at}
+    return {"code": end.code if end.code is not None else 127, "at": at}

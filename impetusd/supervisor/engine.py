@@ -1,0 +1,574 @@
+"""The engine: slots, one inbox, one timer a slot.
+
+Events from everywhere go into the inbox and are run to completion, one by one, through the pure machine
+(`core.lifecycle`); what it says is to be done becomes operations for the shim. All that one round has changed and asked
+for goes to the shim as one message, records first. So whatever moment the supervisor dies at, its successor finds
+either none of a round or all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from impetusd.core import lifecycle
+from impetusd.core.lifecycle import (
+    Cancel,
+    Deadline,
+    Event,
+    Exited,
+    Gone,
+    Ready,
+    Restart,
+    Signal,
+    Slot,
+    Spawn,
+    Spawned,
+    Start,
+    State,
+    Stop,
+    Taken,
+    Want,
+)
+from impetusd.core.model import Config, Kind, Unit
+from impetusd.core.policy import Exit, signal_name
+from impetusd.supervisor import record
+from impetusd.supervisor.childspec import CannotStart
+from impetusd.supervisor.entry import IDLE, Entry, Role, roles, slot_name
+from impetusd.supervisor.starter import Starter
+
+EX_THREADS = 77  # the template's exit when the application starts threads at import
+PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
+TEMPLATE_GONE = frozenset({"its template is gone", "its template ended"})  # as the shim says it of a fork
+LONG = 5.0  # seconds until the next try for which it does not wait either
+
+
+class Engine:
+    """All slots. Every method is called in the event loop's thread and returns without waiting."""
+
+    def __init__(self, starter: Starter, publish: Callable[[Entry, Slot], None]) -> None:
+        """`publish` is told of each change, with the slot as it was before."""
+        self._starter = starter
+        self._publish = publish
+        self._loop = asyncio.get_running_loop()
+        self._inbox: deque[tuple[Entry, Event]] = deque()
+        self._pumping = False
+        self._dirty: dict[str, Entry] = {}
+        self._waiting: dict[str, Entry] = {}
+        self._by_process: dict[int, Entry] = {}
+        self._by_pid: dict[int, Entry] = {}
+        self._watchers: set[asyncio.Event] = set()
+        self.entries: dict[str, Entry] = {}
+        self.units: dict[str, Unit] = {}
+        self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
+
+    # Building and rebuilding.
+
+    def configure(self, config: Config, blobs: Mapping[str, str]) -> None:
+        """Make a slot for everything that `config` asks for, with what `blobs` remember of it."""
+        for unit in config.units.values():
+            self.units[unit.name] = unit
+            facts = blobs.get(f"unit:{unit.name}")
+            self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
+            if unit.enabled:
+                for role, index in roles(unit, self.instances(unit)):
+                    self._make(unit, role, index, blobs)
+
+    def _make(self, unit: Unit, role: Role, index: int, blobs: Mapping[str, str]) -> Entry:
+        entry = Entry(unit, role, index)
+        text = blobs.get(f"slot:{entry.name}")
+        if text:
+            entry.rec = record.load(text)
+        self.entries[entry.name] = entry
+        return entry
+
+    def adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what the shim holds: nothing is started that runs, no exit is missed.
+
+        First everything that is held becomes known, then what has happened is gathered; only then is anything decided.
+        """
+        self._pumping = True
+        held = {row["process"]: row for row in table}
+        for entry in self.entries.values():
+            rec = entry.rec
+            if rec.pipe is not None:
+                self._starter.adopt_pipe(entry)
+            if rec.process is not None:
+                self._by_process[rec.process] = entry
+            if rec.slot.pid is not None:
+                self._by_pid[rec.slot.pid] = entry
+            self._arm(entry)
+        pipes = {entry.rec.pipe for entry in self.entries.values() if entry.rec.pipe is not None}
+        self._starter.continue_from(max([0, *held, *self._by_process]) + 1, pipes)
+        for entry in self.entries.values():
+            row = held.pop(entry.rec.process, None) if entry.rec.process is not None else None
+            if row is None:
+                self._reconcile_without(entry)
+            else:
+                self._reconcile(entry, row)
+        for process, row in held.items():
+            if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
+                self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
+                self._starter.ack(process)
+        self._pumping = False
+        self._pump()
+
+    def _reconcile_without(self, entry: Entry) -> None:
+        """The shim holds nothing of this slot."""
+        slot = entry.slot
+        if entry.rec.process is not None:
+            self._release(entry)
+            if slot.pid is None and slot.state is State.STOPPING:
+                self._inbox.append((entry, Gone()))
+            else:
+                end = Exit(stage="finding the process", error="the shim does not know it", at=round(time.time(), 3))
+                self._inbox.append((entry, Exited(end)))
+        elif slot.state is State.STARTING:
+            self._waiting[entry.name] = entry
+        elif slot.state is State.STOPPING:
+            self._inbox.append((entry, Gone()))
+
+    def _reconcile(self, entry: Entry, row: Mapping[str, Any]) -> None:
+        if row["pid"] and not row["acked"]:
+            self._inbox.append((entry, Spawned(row["pid"])))
+        if row["ended"] is not None and not row["acked"]:
+            self.exited({"process": row["process"], "left": row["left"], **row["ended"]})
+        elif entry.slot.state is State.STARTING and entry.role in {Role.WORKER, Role.STANDBY}:
+            self._starter.put_to_work(entry.rec.process, entry.name, serve=entry.role is Role.WORKER)
+
+    def instances(self, unit: Unit) -> int:
+        """How many serving slots the unit has now."""
+        return int(self._facts[unit.name]["instances"])
+
+    def generation(self, unit: Unit) -> int:
+        """How often the unit has been started by command."""
+        return int(self._facts[unit.name].get("generation", 0))
+
+    def preloads(self, unit: Unit) -> bool:
+        """Whether the unit's workers are forked from a template."""
+        return unit.kind is Kind.POOL and unit.preload and not self._facts[unit.name].get("afresh")
+
+    def _note(self, unit: Unit, **facts: Any) -> None:
+        self._facts[unit.name].update(facts)
+        self._starter.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
+
+    # What is asked for.
+
+    def start(self, entries: Iterable[Entry]) -> None:
+        """Have them up; those that run already are left alone."""
+        self._ask(entries, Start())
+
+    def restart(self, entries: Iterable[Entry]) -> None:
+        """Have a new process in each."""
+        self._ask(entries, Restart())
+
+    def stop(self, entries: Iterable[Entry]) -> None:
+        """Have them down."""
+        for entry in entries:
+            self.post(entry, Stop())
+
+    def _ask(self, entries: Iterable[Entry], event: Event) -> None:
+        for entry in entries:
+            fresh = isinstance(event, Restart) or entry.slot.state in IDLE
+            if fresh and entry.role in {Role.TEMPLATE, Role.PROGRAM} and entry.index == 0:
+                facts: dict[str, Any] = {"generation": self.generation(entry.unit) + 1}
+                if entry.role is Role.TEMPLATE:
+                    facts["afresh"] = False
+                self._note(entry.unit, **facts)
+            entry.rec.gated = entry.rec.gated or fresh
+            self._inbox.append((entry, event))
+        self._pump()
+
+    def signal(self, entries: Iterable[Entry], number: int) -> None:
+        """Send a signal to the main process of each."""
+        for entry in entries:
+            if entry.rec.process is not None and entry.slot.pid is not None:
+                self._starter.signal(entry.rec.process, number, lifecycle.Scope.MAIN)
+        self._starter.flush()
+
+    def scale(self, unit: Unit, count: int) -> list[Entry]:
+        """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change."""
+        role = Role.WORKER if unit.kind is Kind.POOL else Role.PROGRAM
+        present = {e.index: e for e in self.entries.values() if e.unit is unit and e.role is role}
+        changed: list[Entry] = []
+        for index in range(count):
+            entry = present.get(index)
+            if entry is None or entry.dismissed:
+                if entry is None:
+                    entry = self._make(unit, role, index, {})
+                entry.dismissed = False
+                changed.append(entry)
+        leaving = [entry for index, entry in present.items() if index >= count]
+        for entry in leaving:
+            entry.dismissed = True
+        self._note(unit, instances=count)
+        self._sort()
+        self.start(changed)
+        self.stop(leaving)
+        for entry in leaving:
+            if entry.slot.state is State.STOPPED:
+                self._dismiss(entry)
+        return changed + leaving
+
+    def _sort(self) -> None:
+        order = {name: at for at, name in enumerate(self.units)}
+        roles_order = list(Role)
+        keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
+        self.entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
+
+    def _dismiss(self, entry: Entry) -> None:
+        self.entries.pop(entry.name, None)
+        self._starter.put(f"slot:{entry.name}", None)
+        self._starter.forget_pipe(entry)
+        self._dirty.pop(entry.name, None)
+
+    # What happens.
+
+    def post(self, entry: Entry, event: Event) -> None:
+        """Put an event into the inbox and run the inbox empty, unless that is already under way."""
+        self._inbox.append((entry, event))
+        self._pump()
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """An event from the shim."""
+        entry = self._by_process.get(event["process"])
+        match event["event"]:
+            case "spawned" if entry is not None:
+                self.post(entry, Spawned(event["pid"]))
+            case "exited":
+                self.exited(event)
+            case "gone" if entry is not None:
+                self._release(entry)
+                self.post(entry, Gone())
+
+    def exited(self, event: Mapping[str, Any]) -> None:
+        """A process has ended; the shim keeps the fact until we have written it down."""
+        process = event["process"]
+        self._starter.ack(process)
+        entry = self._by_process.get(process)
+        if entry is None:
+            self._pump()
+            return
+        end = Exit(
+            event.get("code"),
+            event.get("signal"),
+            event.get("stage", ""),
+            event.get("error", ""),
+            round(event["at"], 3),
+        )
+        if end.error in TEMPLATE_GONE and entry.slot.state is State.STARTING:
+            # No run of this slot has failed: there was nobody to fork it. It waits for the next template.
+            self._release(entry)
+            self._waiting[entry.name] = entry
+            self._pump()
+            return
+        if entry.role is Role.TEMPLATE and end.code == EX_THREADS:
+            self._run_afresh(entry)
+        left = bool(event["left"]) and entry.policy.treekill
+        if not left:
+            self._release(entry)
+        self.post(entry, Exited(end, left))
+
+    def _run_afresh(self, template: Entry) -> None:
+        """The application starts threads at import, which no fork survives: each worker is executed afresh."""
+        self._note(template.unit, afresh=True)
+        self.post(template, Stop())
+
+    def _release(self, entry: Entry) -> None:
+        if entry.rec.process is not None:
+            self._by_process.pop(entry.rec.process, None)
+            self._starter.forget_channel(entry.rec.process)
+            entry.rec.process = None
+            self._dirty[entry.name] = entry
+
+    def ready(self, pid: int) -> bool:
+        """READY=1 from `pid`. False when no slot has that pid (yet)."""
+        entry = self._by_pid.get(pid)
+        if entry is None:
+            return False
+        self.post(entry, Ready())
+        return True
+
+    def of_pid(self, pid: int) -> Entry | None:
+        """The slot whose main process is `pid`."""
+        return self._by_pid.get(pid)
+
+    def _arm(self, entry: Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        if entry.slot.deadline is not None:
+            entry.timer = self._loop.call_at(entry.slot.deadline, self._deadline, entry)
+
+    def _deadline(self, entry: Entry) -> None:
+        entry.timer = None
+        self.post(entry, Deadline())
+
+    # The loop.
+
+    def _pump(self) -> None:
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._inbox or self._wake_waiting():
+                while self._inbox:
+                    self._step(*self._inbox.popleft())
+        finally:
+            self._pumping = False
+        for entry in self._dirty.values():
+            self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
+        self._dirty.clear()
+        self._starter.flush()
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _step(self, entry: Entry, event: Event) -> None:
+        before = entry.slot
+        after, actions = lifecycle.step(entry.policy, before, event, time.monotonic(), random.random())  # noqa: S311
+        if after == before and not actions:
+            return
+        entry.rec.slot = after
+        self._dirty[entry.name] = entry
+        if after.pid != before.pid:
+            if before.pid is not None:
+                self._by_pid.pop(before.pid, None)
+            if after.pid is not None:
+                self._by_pid[after.pid] = entry
+        if after.deadline != before.deadline:
+            self._arm(entry)
+        if isinstance(event, Exited) and after.want is Want.UP and not after.asked:
+            self._fetch_tail(entry)
+        if after.state is State.RUNNING and before.state is not State.RUNNING:
+            entry.rec.gated = False
+            entry.rec.tail = []
+        for action in actions:
+            self._act(entry, action)
+        self._publish(entry, before)
+        if after.state in IDLE and before.state not in IDLE:
+            self._idle(entry)
+
+    def _act(self, entry: Entry, action: lifecycle.Action) -> None:
+        match action:
+            case Spawn():
+                self._spawn(entry)
+            case Cancel():
+                if entry.rec.process is None:  # it is still waiting for its turn
+                    self._waiting.pop(entry.name, None)
+                    entry.waits = None
+                    self._inbox.append((entry, Gone()))
+            case Signal(number, scope):
+                if entry.rec.process is not None:
+                    if number == entry.policy.kill_signal and self._is_last(entry):
+                        self._starter.tell(entry.rec.process, {"do": "quit"})
+                    self._starter.signal(entry.rec.process, number, scope)
+
+    def _is_last(self, entry: Entry) -> bool:
+        """Whether nobody takes over from this worker: then its idle connections need not be waited for."""
+        if entry.role is not Role.WORKER or entry.slot.want is Want.UP:
+            return False
+        others = [e for e in self.of_unit(entry.unit) if e.role is Role.WORKER and e is not entry and not e.dismissed]
+        told = [e for e, event in self._inbox if isinstance(event, Stop)]
+        return all(other.slot.want is Want.DOWN or other in told for other in others)
+
+    def _idle(self, entry: Entry) -> None:
+        if entry.dismissed and entry.slot.state is State.STOPPED:
+            self._dismiss(entry)
+        if all(other.slot.state in IDLE for other in self.of_unit(entry.unit)):
+            self._starter.close_listeners(entry.unit)
+
+    # Starting.
+
+    def _spawn(self, entry: Entry) -> None:
+        entry.waits = self._gate(entry)
+        if entry.waits is not None:
+            self._waiting[entry.name] = entry
+            return
+        parked = self._parked(entry) if entry.role is Role.WORKER else None
+        if parked is not None:
+            self._promote(entry, parked)
+            return
+        try:
+            self._launch(entry)
+        except CannotStart as error:
+            self._failed_to_start(entry, error)
+
+    def _failed_to_start(self, entry: Entry, error: CannotStart) -> None:
+        self._inbox.append((entry, Exited(Exit(stage=error.stage, error=error.error, at=round(time.time(), 3)))))
+
+    def _launch(self, entry: Entry) -> None:
+        entry.rec.generation = self.generation(entry.unit)
+        if entry.unit.env_file:
+            entry.waits = lambda: "reads its env_file"
+            self._waiting.pop(entry.name, None)
+            since = entry.slot.since
+            self._loop.create_task(self._launch_with_env_files(entry, since))
+            return
+        self._launch_now(entry, {})
+
+    async def _launch_with_env_files(self, entry: Entry, since: float) -> None:
+        """The files are read in a thread, for a disk may hang; the slot may have been stopped meanwhile."""
+        try:
+            extra = await self._starter.env_files(entry.unit)
+        except CannotStart as error:
+            if entry.slot.state is State.STARTING and entry.slot.since == since:
+                entry.waits = None
+                self._failed_to_start(entry, error)
+                self._pump()
+            return
+        if entry.slot.state is State.STARTING and entry.slot.since == since and entry.rec.process is None:
+            entry.waits = None
+            try:
+                self._launch_now(entry, extra)
+            except CannotStart as error:
+                self._failed_to_start(entry, error)
+            self._pump()
+
+    def _launch_now(self, entry: Entry, extra: Mapping[str, str]) -> None:
+        template = None
+        if entry.role in {Role.WORKER, Role.STANDBY} and self.preloads(entry.unit):
+            template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)].rec.process
+        process = self._starter.launch(entry, extra, template)
+        self._by_process[process] = entry
+        entry.rec.process = process
+        self._dirty[entry.name] = entry
+
+    def _promote(self, worker: Entry, parked: Entry) -> None:
+        """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
+        process, pid = parked.rec.process, parked.slot.pid
+        if process is None or pid is None:
+            raise AssertionError(f"{parked.name} is RUNNING without a process")
+        worker.rec.process, parked.rec.process = process, None
+        worker.rec.generation = parked.rec.generation
+        self._by_process[process] = worker
+        self._by_pid.pop(pid, None)
+        self._starter.swap_pipes(worker, parked)
+        self._starter.put_to_work(process, worker.name, serve=True)
+        self._dirty[worker.name] = worker
+        self._inbox.append((parked, Taken()))
+        self._inbox.append((worker, Spawned(pid)))
+
+    def _parked(self, worker: Entry) -> Entry | None:
+        return next(
+            (
+                entry
+                for entry in self.of_unit(worker.unit)
+                if entry.role is Role.STANDBY and entry.slot.state is State.RUNNING and entry.rec.process is not None
+            ),
+            None,
+        )
+
+    def _gate(self, entry: Entry) -> Callable[[], str] | None:
+        """What the start has to wait for, as a sentence that is made when it is asked for; None when it may go on."""
+        if entry.rec.gated:
+            for name in entry.unit.depends_on:
+                unit = self.units[name]
+                if unit.enabled and not self.is_ready(unit):
+                    return lambda: f"waits for {name}{self._trouble(self.of_unit(unit))}"
+        if entry.role in {Role.WORKER, Role.STANDBY} and self.preloads(entry.unit):
+            if entry.role is Role.WORKER and self._parked(entry) is not None:
+                return None
+            template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)]
+            if template.slot.state is not State.RUNNING:
+                return lambda: f"waits for {template.name}{self._trouble([template])}"
+        return None
+
+    @staticmethod
+    def _trouble(entries: Iterable[Entry]) -> str:
+        worst = next((e for e in entries if e.slot.state in IDLE), None)
+        return f", which is {worst.slot.state.name}" if worst is not None else ""
+
+    def _wake_waiting(self) -> bool:
+        """Start whoever no longer has to wait. True when that brought new events."""
+        for entry in list(self._waiting.values()):
+            if entry.slot.state is not State.STARTING:
+                del self._waiting[entry.name]
+                entry.waits = None
+            elif self._gate(entry) is None:
+                del self._waiting[entry.name]
+                self._spawn(entry)
+        return bool(self._inbox)
+
+    def _fetch_tail(self, entry: Entry) -> None:
+        """Ask the writer for the last stderr lines of the run that ended, for whoever asks why."""
+        if entry.rec.pipe is None:
+            return
+        entry.tail_due = True
+
+        def answer(data: bytes) -> None:
+            self._loop.call_soon_threadsafe(self._keep_tail, entry, data)
+
+        self._starter.tail(entry.rec.pipe, answer)
+
+    def _keep_tail(self, entry: Entry, data: bytes) -> None:
+        entry.tail_due = False
+        if entry.slot.state is not State.RUNNING:
+            entry.rec.tail = data.decode("utf-8", "backslashreplace").splitlines()[-40:]
+            self._dirty[entry.name] = entry
+        self._pump()
+
+    # What is to be known.
+
+    def of_unit(self, unit: Unit) -> list[Entry]:
+        """The unit's slots."""
+        return [entry for entry in self.entries.values() if entry.unit is unit]
+
+    def is_ready(self, unit: Unit) -> bool:
+        """Whether each serving slot of the unit is RUNNING."""
+        serving = [e for e in self.of_unit(unit) if e.role in {Role.PROGRAM, Role.WORKER}]
+        return all(entry.slot.state is State.RUNNING for entry in serving)
+
+    def settled(self, entry: Entry) -> bool:
+        """Whether waiting longer for this slot to come up is pointless: it is up, or it will not be soon."""
+        slot = entry.slot
+        if entry.tail_due:
+            return False
+        if slot.state is State.STARTING and entry.waits is not None:
+            return self._hopeless(entry)
+        if slot.state is State.BACKOFF:
+            return slot.failures >= PATIENCE or (slot.deadline or 0.0) - time.monotonic() > LONG
+        return slot.state is State.RUNNING or slot.state in IDLE
+
+    def _hopeless(self, entry: Entry) -> bool:
+        """It waits for something that is settled and not up."""
+        needs = [e for name in entry.unit.depends_on for e in self.of_unit(self.units[name])] if entry.rec.gated else []
+        if entry.role in {Role.WORKER, Role.STANDBY} and self.preloads(entry.unit):
+            needs += [e for e in self.of_unit(entry.unit) if e.role is Role.TEMPLATE]
+        return any(self.settled(need) and need.slot.state is not State.RUNNING for need in needs)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it is looked at again after each change."""
+        watcher = asyncio.Event()
+        self._watchers.add(watcher)
+        try:
+            while not condition():
+                watcher.clear()
+                await watcher.wait()
+        finally:
+            self._watchers.discard(watcher)
+
+    def shown(self, entry: Entry) -> str:
+        """The slot's name as it is printed: a program with one slot goes by the unit's name."""
+        if entry.role is Role.PROGRAM and self.instances(entry.unit) == 1 and entry.index == 0:
+            return entry.unit.name
+        return entry.name
+
+    def reason(self, entry: Entry) -> str:
+        """One sentence on why the slot is as it is; '' when there is nothing to say."""
+        slot = entry.slot
+        if entry.waits is not None and slot.state is State.STARTING:
+            return entry.waits()
+        if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and self._facts[entry.unit.name].get("afresh"):
+            return "the application starts threads at import: each worker is executed afresh (preload = false)"
+        if slot.state is State.BACKOFF and slot.deadline is not None:
+            return f"{slot.reason}; retrying in {max(0.0, slot.deadline - time.monotonic()):.1f} s"
+        if slot.state is State.STOPPING and slot.kills and not slot.reason:
+            return (
+                f"did not end within {entry.policy.kill_timeout:g} s of {signal_name(entry.policy.kill_signal)}: killed"
+            )
+        return slot.reason

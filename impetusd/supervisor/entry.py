@@ -1,0 +1,88 @@
+"""A slot as the supervisor holds it: its configuration, its record, its timer, its names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from enum import Enum
+
+from impetusd.core.lifecycle import Slot, State
+from impetusd.core.model import Kind, Unit
+from impetusd.core.policy import EX_CONFIG, Policy, policy_of
+from impetusd.supervisor.record import Record
+
+IDLE = frozenset({State.STOPPED, State.EXITED, State.FATAL})
+
+
+class Role(Enum):
+    """What a slot is in its unit."""
+
+    PROGRAM = "program"
+    TEMPLATE = "template"
+    WORKER = "worker"
+    STANDBY = "standby"
+
+
+class Entry:
+    """A slot with its configuration, its record and its timer."""
+
+    __slots__ = ("dismissed", "index", "name", "policy", "rec", "role", "tail_due", "timer", "unit", "waits")
+
+    def __init__(self, unit: Unit, role: Role, index: int) -> None:
+        self.unit = unit
+        self.role = role
+        self.index = index
+        self.name = slot_name(unit, role, index)
+        self.policy = policy_for(unit, role)
+        self.rec = Record()
+        self.timer: asyncio.TimerHandle | None = None
+        self.waits: Callable[[], str] | None = None  # what its start waits for
+        self.tail_due = False  # the writer was asked for the tail of the last run
+        self.dismissed = False  # scaled away: forgotten once it is stopped
+
+    @property
+    def slot(self) -> Slot:
+        """The machine's part."""
+        return self.rec.slot
+
+
+def slot_name(unit: Unit, role: Role, index: int) -> str:
+    """web:0, web:template, web:standby, web:standby:1."""
+    match role:
+        case Role.TEMPLATE:
+            return f"{unit.name}:template"
+        case Role.STANDBY:
+            return f"{unit.name}:standby" if index == 0 else f"{unit.name}:standby:{index}"
+        case _:
+            return f"{unit.name}:{index}"
+
+
+def policy_for(unit: Unit, role: Role) -> Policy:
+    """A pool's slots tell when they are ready, and exit with EX_CONFIG when the application cannot be imported."""
+    if role is Role.PROGRAM:
+        return policy_of(unit)
+    return policy_of(unit, fatal_exit_codes=(EX_CONFIG,))
+
+
+def roles(unit: Unit, instances: int) -> list[tuple[Role, int]]:
+    """The slots that a unit has, in the order in which they are shown."""
+    if unit.kind is Kind.PROGRAM:
+        return [(Role.PROGRAM, index) for index in range(instances)]
+    template = [(Role.TEMPLATE, 0)] if unit.preload else []
+    workers = [(Role.WORKER, index) for index in range(instances)]
+    return template + workers + [(Role.STANDBY, index) for index in range(unit.standby)]
+
+
+def log_files(unit: Unit, role: Role, index: int, instances: int, log_dir: str) -> tuple[str, str]:
+    """Where a slot's stdout and stderr go: out_file and error_file, one a slot unless merge_logs."""
+    single = role is Role.PROGRAM and instances == 1
+    suffix = "" if single or unit.merge_logs else "-" + slot_name(unit, role, index).partition(":")[2].replace(":", "-")
+
+    def path(given: str, stream: str) -> str:
+        if not given:
+            return f"{log_dir}/{unit.name}{suffix}-{stream}.log"
+        base, extension = os.path.splitext(given)
+        return f"{base}{suffix}{extension}"
+
+    return path(unit.out_file, "out"), path(unit.error_file, "error")

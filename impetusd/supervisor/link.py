@@ -1,0 +1,94 @@
+"""The supervisor's end of its channel to the shim: what it says is queued, what it hears is an event."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from impetusd.shim import wire
+
+BEAT = 10.0  # seconds; the shim's patience is 30
+
+
+class Link:
+    """The channel. `table`, `blobs`, `fds`, `shutdown` and `pid` are what the shim told at the beginning."""
+
+    def __init__(self, sock: socket.socket, hear: Callable[[dict[str, Any]], None]) -> None:
+        """`hear` is called with each later event."""
+        self._sock = sock
+        self._hear = hear
+        self._outbox: deque[tuple[dict[str, Any], Sequence[int], Callable[[], None] | None]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.create_future()
+        self._early: list[dict[str, Any]] | None = []  # events until `deliver`
+        self.pid = 0
+        self.table: list[dict[str, Any]] = []
+        self.blobs: dict[str, str] = {}
+        self.fds: dict[str, int] = {}
+        self.shutdown = False
+
+    async def begin(self) -> None:
+        """Wait until the shim has told what it holds. What happens from then on is kept until `deliver`."""
+        self._loop.add_reader(self._sock, self._readable)
+        await self._begun
+        self._beat()
+
+    def deliver(self) -> None:
+        """The past is taken over: hand on what has happened since, and from now on each event at once."""
+        early, self._early = self._early or [], None
+        for event in early:
+            self._hear(event)
+
+    def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
+        """Have the shim carry out `ops` as a whole. `sent` is called once the kernel holds copies of `fds`."""
+        self._outbox.append(({"ops": ops}, fds, sent))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _beat(self) -> None:
+        self.send([{"op": "beat"}])
+        self._loop.call_later(BEAT, self._beat)
+
+    def _flush(self) -> None:
+        while self._outbox:
+            message, fds, sent = self._outbox[0]
+            try:
+                wire.send(self._sock, message, fds)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._writable)
+                return
+            self._outbox.popleft()
+            if sent is not None:
+                sent()
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._sock)
+        self._flush()
+
+    def _readable(self) -> None:
+        while True:
+            try:
+                packet = wire.recv(self._sock)
+            except BlockingIOError:
+                return
+            if packet is None:
+                os._exit(1)  # the shim is gone, and with it everything that there is to decide
+            self._take(*packet)
+
+    def _take(self, event: dict[str, Any], fds: list[int]) -> None:
+        match event["event"]:
+            case "hello":
+                self.pid, self.shutdown = event["pid"], event["shutdown"]
+                self.table, self.blobs = event["table"], event["blobs"]
+            case "fds":
+                self.fds.update(zip(event["names"], fds, strict=True))
+            case "begin":
+                self._begun.set_result(None)
+            case _ if self._early is not None:
+                self._early.append(event)
+            case _:
+                self._hear(event)

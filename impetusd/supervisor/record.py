@@ -1,0 +1,59 @@
+"""A slot as the shim keeps it for the next supervisor: one JSON string, complete and versioned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from impetusd.core.lifecycle import Slot, State, Want
+from impetusd.core.policy import Exit
+
+VERSION = 1
+SLOT = tuple(each.name for each in fields(Slot))
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """What is remembered of a slot besides its configuration."""
+
+    slot: Slot = field(default_factory=Slot)
+    process: int | None = None  # the shim's number of its process, while anything of that is left
+    pipe: int | None = None  # the number of its pair of log pipes
+    generation: int = 0
+    gated: bool = False  # its dependencies are to be ready first
+    tail: list[str] = field(default_factory=list)  # the last stderr lines of its last failed run
+
+
+def dump(record: Record) -> str:
+    """The record as a string."""
+    slot = {name: getattr(record.slot, name) for name in SLOT}
+    slot["state"] = record.slot.state.name
+    slot["want"] = record.slot.want.value
+    slot["last_exit"] = asdict(record.slot.last_exit) if record.slot.last_exit else None
+    rest = {name: getattr(record, name) for name in ("process", "pipe", "generation", "gated", "tail")}
+    return json.dumps({"version": VERSION, "slot": slot, **rest}, separators=(",", ":"))
+
+
+def load(text: str) -> Record:
+    """The record that `dump` wrote."""
+    data: dict[str, Any] = json.loads(text)
+    if data.pop("version") != VERSION:
+        raise ValueError("a slot was recorded by another version of impetusd")
+    slot = data.pop("slot")
+    slot["state"] = State[slot["state"]]
+    slot["want"] = Want(slot["want"])
+    slot["recent"] = tuple(slot["recent"])
+    slot["last_exit"] = Exit(**slot["last_exit"]) if slot["last_exit"] else None
+    return Record(slot=Slot(**slot), **data)
+
+
+def dump_facts(facts: dict[str, Any]) -> str:
+    """What is remembered of a unit: generation, afresh, instances."""
+    return json.dumps(facts)
+
+
+def load_facts(text: str) -> dict[str, Any]:
+    """The facts that `dump_facts` wrote."""
+    facts: dict[str, Any] = json.loads(text)
+    return facts

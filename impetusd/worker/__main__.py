@@ -1,0 +1,38 @@
+"""`python -m impetusd.worker template|serve`: what impetusd starts for a `[pool:…]`; not for people."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from impetusd.worker import appload, serve, template
+from impetusd.worker.ending import leave
+from impetusd.worker.environment import WorkerError, set_title, settings
+
+_MODES = ("template", "serve")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one mode; returns a worker's exit code. Whatever ends earlier ends here with a sentence on stderr."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: leave(0))  # there is nothing to clean up until the app is built
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is a pipe, yet each line is wanted now
+    name = os.environ.get("IMPETUSD_NAME", "impetusd.worker")
+    set_title(name)
+    try:
+        if len(arguments) != 1 or arguments[0] not in _MODES:
+            raise WorkerError("usage: python -m impetusd.worker template|serve; impetusd starts it for a [pool:…]", 2)
+        wanted = settings(os.environ)
+        target = appload.load(wanted.app)
+        if arguments[0] == "template":
+            template.run()  # returns in each forked worker
+        return serve.run(wanted, target)
+    except WorkerError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        leave(error.code)  # not by sys.exit: threads of the application, if any, would be waited for
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""What a pool worker is told at its start: environment variables and the descriptors that they name.
+
+IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout (seconds), backlog (connections)
+IMPETUSD_NAME        the slot, "web:0"
+IMPETUSD_CHANNEL_FD  serve: the SOCK_SEQPACKET socket that commands come from
+IMPETUSD_FORK_FD     template: the SOCK_SEQPACKET socket that fork requests come from
+LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET: systemd's protocols
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+EX_CONFIG = 78  # sysexits.h: trying again does not help until somebody has changed something
+_FIRST_FD = 3  # SD_LISTEN_FDS_START
+
+
+class WorkerError(Exception):
+    """The worker cannot go on, and why, in words for the operator. `code` is what the process exits with."""
+
+    def __init__(self, message: str, code: int = EX_CONFIG) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The pool's settings that its workers need. Durations are seconds."""
+
+    app: str  # "package.module:factory"
+    pool: str
+    drain_timeout: float
+    kill_timeout: float
+    backlog: int
+
+
+def settings(environ: MutableMapping[str, str]) -> Settings:
+    """What IMPETUSD_WORKER says; WorkerError where it is missing or makes no sense."""
+    text = environ.get("IMPETUSD_WORKER")
+    if text is None:
+        raise WorkerError("impetusd.worker is started by impetusd for a [pool:…]; IMPETUSD_WORKER is not set", 2)
+    try:
+        given = json.loads(text)
+        return Settings(
+            app=str(given["app"]),
+            pool=str(given["pool"]),
+            drain_timeout=float(given["drain_timeout"]),
+            kill_timeout=float(given["kill_timeout"]),
+            backlog=int(given["backlog"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise WorkerError(f"IMPETUSD_WORKER cannot be read ({error!r}): {text}") from None
+
+
+def take_socket(environ: MutableMapping[str, str], variable: str) -> socket.socket:
+    """The socket whose number stands in `variable`; neither the variable nor the socket goes to the app's children."""
+    number = environ.pop(variable, None)
+    try:
+        taken = socket.socket(fileno=int(number if number is not None else ""))
+    except (ValueError, OSError) as error:
+        raise WorkerError(f"{variable} = {number} does not name an open socket: {error}") from None
+    taken.set_inheritable(False)
+    return taken
+
+
+def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """The sockets of LISTEN_FDS, from descriptor 3 on. They and the variables stay out of the app's children."""
+    count = environ.pop("LISTEN_FDS", "0")
+    pid = environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid not in {"", str(os.getpid())}:
+        raise WorkerError(f"LISTEN_PID = {pid} says that the listening sockets are not for this process, {os.getpid()}")
+    if not count.isdecimal():
+        raise WorkerError(f"LISTEN_FDS = {count} is not a number of sockets")
+    taken = []
+    for fd in range(_FIRST_FD, _FIRST_FD + int(count)):
+        try:
+            sock = socket.socket(fileno=fd)
+            listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise WorkerError(f"LISTEN_FDS = {count}, but descriptor {fd} is no socket: {error}") from None
+        if not listens:
+            raise WorkerError(f"LISTEN_FDS = {count}, but descriptor {fd} is not listening")
+        sock.set_inheritable(False)
+        taken.append(sock)
+    return taken
+
+
+def set_title(name: str) -> None:
+    """Show the slot in `ps` and `top`; the kernel keeps 15 bytes."""
+    try:
+        with open("/proc/self/comm", "w", encoding="utf-8") as comm:
+            comm.write(name[:15])
+    except OSError:
+        pass  # /proc is not there or not ours: the title is a convenience

@@ -1,0 +1,230 @@
+"""The life of one pool worker: start the application, wait until told to serve, serve, drain, clean up, exit.
+
+    started up ──serve──► accepting ──SIGTERM──► draining ──► cleaned up, exit 0
+        └──────────────── SIGTERM ─────────────────────────────►┘
+
+Started up means: the factory called, every cleanup_ctx entered. A worker that has not been told to serve is parked. An
+exception in a task or callback is logged by the loop's exception handler, and the worker goes on. One that escapes a
+thread or the main coroutine, or a SystemExit from anywhere, is logged and ends the worker by the same path with exit
+code 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from impetusd.worker import appload
+from impetusd.worker.channel import Channel
+from impetusd.worker.drain import Drain
+from impetusd.worker.ending import Ending
+from impetusd.worker.environment import Settings, WorkerError, set_title, take_listening_sockets, take_socket
+from impetusd.worker.notify import Notifier
+
+log = logging.getLogger("impetusd.worker")
+
+_CLEANUP_SHARE = 0.2  # of the time until the forced exit, kept for on_shutdown, cancelled handlers and cleanup_ctx
+_GRACE_AFTER_DRAIN = 0.5  # seconds, at most, that handlers still running after the drain are given by aiohttp, twice
+
+
+def run(settings: Settings, target: object) -> int:
+    """Live a worker's life with `target`, an application or its factory; returns the process's exit code."""
+    sockets = take_listening_sockets(os.environ)
+    channel = take_socket(os.environ, "IMPETUSD_CHANNEL_FD")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        worker = Worker(settings, target, sockets, channel, loop)
+        worker.take_signals()
+        life = loop.create_task(worker.live(), name="impetusd.worker")
+        while True:
+            try:
+                return loop.run_until_complete(life)
+            except BaseException as error:
+                log.critical("an exception ends this worker", exc_info=error)
+                worker.stop(1)
+                if life.done():
+                    return 1
+
+
+class Worker:
+    """One worker. Its methods run in the event loop's thread; `stop` is what signals and other threads schedule."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        target: object,
+        sockets: list[socket.socket],
+        channel: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._settings = settings
+        self._target = target
+        self._sockets = sockets
+        self._commands = channel
+        self._loop = loop
+        self._name = os.environ.get("IMPETUSD_NAME", settings.pool)
+        self._notify = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
+        self._ending = Ending(settings.kill_timeout, self._under_way)
+        self._drain = Drain()
+        self._serve = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._ready = False
+        self._code = 0
+        self._phase = "starting up"
+        self._runner: web.AppRunner | None = None
+
+    def take_signals(self) -> None:
+        """From here on SIGTERM and SIGINT stop this worker gracefully, one that is pending included.
+
+        Plain handlers, not the loop's: they run between two bytecodes also while a callback blocks the loop, so the
+        watchdog is armed and will show where it is stuck. (A call into C that never returns is left to SIGKILL.)
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def stop(self, code: int = 0) -> None:
+        """Begin the end; the worst `code` that was asked for counts."""
+        self._code = max(self._code, code)
+        self._ending.begin()
+        if not self._stop.is_set():
+            self._ending.force_from(self._loop)
+            self._stop.set()
+
+    async def live(self) -> int:
+        threading.excepthook = self._on_thread_died
+        channel = Channel(self._commands, self._on_command)
+        try:
+            if await self._start_up():
+                channel.receive()  # it may have been told to serve meanwhile: then it never says that it is parked
+                await self._work()
+        except Exception as error:
+            log.critical("an exception ends this worker", exc_info=error)
+            self.stop(1)
+        await self._leave()
+        return self._code
+
+    async def _start_up(self) -> bool:
+        """Build the application and enter its contexts; False if that failed or a signal came first."""
+        start = self._loop.create_task(self._build(), name="impetusd.worker.start")
+        stop = self._loop.create_task(self._stop.wait())
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            await asyncio.wait({start})
+        stop.cancel()
+        if start.cancelled():
+            return False
+        error = start.exception()
+        if error is None:
+            return True
+        if not isinstance(error, WorkerError):
+            print(f"{self._name}: the application failed to start:\n{appload.report(error)}", file=sys.stderr)
+            self.stop(1)
+        else:
+            print(f"{self._name}: {error}", file=sys.stderr)
+            self.stop(error.code)
+        return False
+
+    async def _build(self) -> None:
+        try:
+            app = await appload.build(self._target, self._settings.app)
+            grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 4)
+            self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace)
+            await self._runner.setup()
+        except SystemExit as error:  # as such it would stop the loop, and with it the cleanup
+            raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+        if not logging.getLogger().handlers:
+            logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+    async def _work(self) -> None:
+        assert self._runner is not None  # _start_up() succeeded
+        if not self._serve.is_set() and not self._stop.is_set():
+            self._phase = "parked"
+            self._notify("READY=1", "STATUS=parked")
+            await _first(self._serve, self._stop)
+        if self._stop.is_set():
+            return
+        for sock in self._sockets:
+            # With our own backlog: listen() again, with aiohttp's 128, would shrink the queue that all workers share.
+            await web.SockSite(self._runner, sock, backlog=self._settings.backlog).start()
+        self._ready = True
+        self._phase = "serving"
+        self._tell_serving()
+        await self._stop.wait()
+
+    async def _leave(self) -> None:
+        """Drain and clean up, within the time that the forced exit leaves."""
+        self._notify("STOPPING=1")
+        if self._runner is None:
+            return
+        try:
+            self._phase = "draining"
+            remaining = self._ending.remaining
+            await self._drain.run(
+                self._runner,
+                max(min(self._settings.drain_timeout, remaining - self._ending.patience * _CLEANUP_SHARE), 0.0),
+            )
+            self._phase = "cleaning up"
+            await self._runner.cleanup()
+        except Exception as error:
+            log.critical("the application failed to clean up", exc_info=error)
+            self._code = max(self._code, 1)
+        self._phase = "exiting"
+
+    def _on_command(self, command: dict[str, Any]) -> None:
+        match command:
+            case {"do": "serve", "name": str(name)}:
+                self._name = os.environ["IMPETUSD_NAME"] = name
+                self._serve.set()
+                if self._ready and not self._stop.is_set():
+                    self._tell_serving()
+            case {"do": "quit"}:
+                self._drain.hurry()
+            case _:
+                log.error("the supervisor sent a command that this worker does not know: %s", command)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._ending.begin():  # a second signal changes nothing: the supervisor escalates by SIGKILL
+            self._loop.call_soon_threadsafe(self.stop)
+
+    def _on_thread_died(self, died: threading.ExceptHookArgs) -> None:
+        if died.exc_type is SystemExit:
+            return  # as in threading's own hook: the thread's way to end
+        name = died.thread.name if died.thread else "?"
+        log.critical(
+            "an exception in thread %s ends this worker",
+            name,
+            exc_info=(died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback),
+        )
+        try:
+            self._loop.call_soon_threadsafe(self.stop, 1)
+        except RuntimeError:
+            pass  # the loop is closed: the end is under way
+
+    def _tell_serving(self) -> None:
+        set_title(self._name)
+        self._notify("READY=1", "STATUS=serving")
+
+    def _under_way(self) -> tuple[str, str]:
+        server = self._runner.server if self._runner is not None else None
+        connections = len(server.connections) if server is not None else 0
+        return self._name, f"it was {self._phase}, {connections} connections open"
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of `events` is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

@@ -1,0 +1,367 @@
+"""What impetusd takes, beside what the machine takes for the same, in one run. Start it as scripts/bench.
+
+Every figure stands beside a limit measured in the same minute (a bare fork + exec, a bare aiohttp, an empty python), for
+the machine is noisy: the ratio is what can be compared between runs. The client never tries a request again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import uvloop
+
+PYTHON = sys.executable
+IMPETUSD = str(Path(sys.executable).with_name("impetusd"))
+APP = """
+    import time
+    from aiohttp import web
+    time.sleep({import_s})
+    async def hello(_): return web.Response(text="hello")
+    def create_app():
+        app = web.Application()
+        app.router.add_get("/", hello)
+        return app
+"""
+SAYS_WHEN = (  # a program that writes the time of its first instruction, without an interpreter's start-up
+    "char *argv0; int main(void){struct timespec t; clock_gettime(CLOCK_MONOTONIC,&t);"
+    'dprintf(1,"%ld.%09ld\\n",t.tv_sec,t.tv_nsec); pause();}'
+)
+
+
+class Instance:
+    """An impetusd of its own in a temporary folder."""
+
+    def __init__(self, ini: str, files: dict[str, str]) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="ib-"))
+        (self.dir / "impetusd.ini").write_text(textwrap.dedent(ini))
+        for name, text in files.items():
+            (self.dir / name).write_text(textwrap.dedent(text))
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "IMPETUSD_CONF": str(self.dir / "impetusd.ini")}
+
+    def __enter__(self) -> Self:
+        self.run("start")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run("stop")
+        shutil.rmtree(self.dir)
+
+    def run(self, *args: str) -> str:
+        done = subprocess.run([IMPETUSD, *args], env=self.env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"impetusd {' '.join(args)} exited {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def status(self) -> dict:
+        """Whatever state things are in: `status` exits 1 while something is not up."""
+        done = subprocess.run([IMPETUSD, "status", "--json"], env=self.env, capture_output=True, check=False)
+        return json.loads(done.stdout)
+
+    def settle(self, uptime: float = 1.1) -> dict[str, int]:
+        """Wait until all have been RUNNING long enough for a kill to be the first in a row. Returns pids by name."""
+        while True:
+            rows = self.status()["units"]
+            if all(row["state"] == "RUNNING" and row["uptime_s"] >= uptime for row in rows):
+                return {row["name"]: row["pid"] for row in rows}
+            time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def show(what: str, figure: str, beside: str, target: str, ok: bool) -> None:
+    print(
+        f"{'ok ' if ok else '** '} {what}\n       {figure}\n       beside: {beside}\n       target: {target}",
+        flush=True,
+    )
+
+
+def get(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+        data = b""
+        while chunk := sock.recv(65536):
+            data += chunk
+    if b" 200 " not in data[:16]:
+        raise SystemExit(f"an answer without 200: {data[:80]!r}")
+    return data
+
+
+def workers_killed(rounds: int, import_s: float) -> None:
+    """kill -9 both workers of a pool; how long until the first answer."""
+    port = free_port()
+    ini = f"[pool:web]\napp = bench_app:create_app\ninstances = 2\nlisten = 127.0.0.1:{port}\nmax_restarts = 100000\n"
+    took, plain = [], []
+    with Instance(ini, {"bench_app.py": APP.format(import_s=import_s)}) as instance:
+        for _ in range(rounds):
+            pids = instance.settle()
+            for _ in range(3):
+                began = time.monotonic()
+                get(port)
+                plain.append((time.monotonic() - began) * 1e3)
+            began = time.monotonic()
+            for name in ("web:0", "web:1"):
+                os.kill(pids[name], signal.SIGKILL)
+            get(port)
+            took.append((time.monotonic() - began) * 1e3)
+    show(
+        f"both workers killed → first answer ({rounds} ×, the app takes {import_s:g} s to import)",
+        f"p50 {statistics.median(took):.1f} ms   p99 {percentile(took, 0.99):.1f}   max {max(took):.1f}",
+        f"a request with all workers there: p50 {statistics.median(plain):.1f} ms   p99 {percentile(plain, 0.99):.1f}",
+        "p99 ≤ 10 ms",
+        percentile(took, 0.99) <= 10,
+    )
+
+
+def program_killed(rounds: int) -> None:
+    """kill -9 a plain program; how long until the first byte of the next."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/says_when"
+        source = f"#include <stdio.h>\n#include <time.h>\n#include <unistd.h>\n{SAYS_WHEN}"
+        subprocess.run(["cc", "-O1", "-x", "c", "-", "-o", program], input=source.encode(), check=True)
+        bare = []
+        for _ in range(rounds):
+            began = time.monotonic()
+            child = subprocess.Popen([program], stdout=subprocess.PIPE)
+            bare.append((float(child.stdout.readline()) - began) * 1e3)
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        ini = f"[program:p]\ncommand = {program}\nmax_restarts = 100000\nmin_uptime = 10ms\n"
+        took = []
+        with Instance(ini, {}) as instance:
+            log = instance.dir / "var/log/p-out.log"
+            lines = 1
+            for _ in range(rounds):
+                pid = instance.settle(0.05)["p"]
+                began = time.monotonic()
+                os.kill(pid, signal.SIGKILL)
+                lines += 1
+                while len(told := log.read_text().splitlines()) < lines:
+                    time.sleep(0.001)
+                took.append((float(told[-1]) - began) * 1e3)
+    p50 = statistics.median(took)
+    show(
+        f"plain program killed → first instruction of the next ({rounds} ×)",
+        f"p50 {p50:.2f} ms   p99 {percentile(took, 0.99):.2f}   max {max(took):.2f}",
+        f"bare fork + exec: p50 {statistics.median(bare):.2f} ms ({p50 / statistics.median(bare):.1f} ×)",
+        "p50 ≤ 2.5 ms, p99 ≤ 8 ms",
+        p50 <= 2.5,
+    )
+
+
+class Load:
+    """A steady load on keep-alive connections and on one connection a request, half each. Nothing is tried again."""
+
+    def __init__(self, port: int, per_second: int, clients: int = 20) -> None:
+        self.port = port
+        self.interval = clients / per_second
+        self.clients = clients
+        self.done = 0
+        self.failed: list[str] = []
+        self.slowest = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await asyncio.gather(*(self._client(number, stop) for number in range(self.clients)))
+
+    async def _client(self, number: int, stop: asyncio.Event) -> None:
+        keep = number % 2 == 0
+        streams = None
+        due = time.monotonic() + self.interval * number / self.clients
+        while not stop.is_set():
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            due = max(due + self.interval, time.monotonic())
+            began = time.monotonic()
+            try:
+                streams = streams or await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = streams
+                connection = b"keep-alive" if keep else b"close"
+                writer.write(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: " + connection + b"\r\n\r\n")
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].split()[0])
+                await reader.readexactly(length)
+                if b" 200 " not in head[:16]:
+                    self.failed.append(head[:40].decode())
+                if not keep or b"connection: close" in head.lower():
+                    writer.close()
+                    streams = None
+            except (OSError, asyncio.IncompleteReadError, ValueError, IndexError) as error:
+                self.failed.append(repr(error))
+                streams = None
+            self.done += 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+        if streams:
+            streams[1].close()
+
+
+def supervisor_killed(rounds: int, per_second: int = 1000) -> None:
+    """kill -9 the supervisor under load; failed requests, and how long until it answers again."""
+    port = free_port()
+    ini = f"[pool:web]\napp = bench_app:create_app\ninstances = 2\nlisten = 127.0.0.1:{port}\n"
+    took = []
+    with Instance(ini, {"bench_app.py": APP.format(import_s=0)}) as instance:
+        pids = instance.settle()
+
+        def kill_all() -> None:
+            for _ in range(rounds):
+                began = time.monotonic()
+                os.kill(instance.status()["supervisor"]["pid"], signal.SIGKILL)
+                began = time.monotonic()
+                instance.status()
+                took.append((time.monotonic() - began) * 1e3)
+                time.sleep(0.3)
+
+        async def main() -> Load:
+            load, stop = Load(port, per_second), asyncio.Event()
+            running = asyncio.create_task(load.run(stop))
+            await asyncio.to_thread(kill_all)
+            stop.set()
+            await running
+            return load
+
+        load = uvloop.run(main())
+        same = instance.settle() == pids
+    show(
+        f"supervisor killed {rounds} × under {per_second} requests/s",
+        f"{len(load.failed)} of {load.done} requests failed, slowest {load.slowest * 1e3:.0f} ms; "
+        f"in charge again p50 {statistics.median(took):.0f} ms, max {max(took):.0f}; pids {'unchanged' if same else 'CHANGED'}"
+        + (f"; first failure {load.failed[0]}" if load.failed else ""),
+        "in charge again includes the start of the `impetusd status` that asks",
+        "0 failed, ≤ 500 ms",
+        not load.failed and max(took) <= 500 and same,
+    )
+
+
+def timed(command: list[str], rounds: int, env: dict[str, str] | None = None) -> list[float]:
+    took = []
+    for _ in range(rounds):
+        began = time.monotonic()
+        subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+        took.append((time.monotonic() - began) * 1e3)
+    return took
+
+
+def status_latency(rounds: int) -> None:
+    """The whole `impetusd status`, from fork to exit."""
+    with Instance("[program:p]\ncommand = sleep 1000\n", {}) as instance:
+        took = timed([IMPETUSD, "status"], rounds, instance.env)
+        bare = timed([PYTHON, "-c", "pass"], rounds, instance.env)
+    p50 = statistics.median(took)
+    show(
+        f"impetusd status ({rounds} ×)",
+        f"p50 {p50:.1f} ms   p99 {percentile(took, 0.99):.1f}",
+        f"python -c pass: p50 {statistics.median(bare):.1f} ms ({p50 / statistics.median(bare):.1f} ×)",
+        "≤ 50 ms",
+        p50 <= 50,
+    )
+
+
+BARE = """
+    import asyncio, socket, uvloop
+    from aiohttp import web
+    from bench_app import create_app
+    async def main(port):
+        runner = web.AppRunner(create_app(), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=4096).start()
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+    import sys
+    uvloop.run(main(int(sys.argv[1])))
+"""
+
+
+async def throughput(port: int, seconds: float, clients: int = 16) -> float:
+    """Requests a second over keep-alive connections, as fast as they are answered."""
+    count = 0
+    end = time.monotonic() + seconds
+
+    async def client() -> None:
+        nonlocal count
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        request = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+        while time.monotonic() < end:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+            count += 1
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return count / seconds
+
+
+def requests_per_second(rounds: int, seconds: float = 1.5) -> None:
+    """One worker of a pool against the same app on bare aiohttp + uvloop, by turns."""
+    port, bare_port = free_port(), free_port()
+    ini = f"[pool:web]\napp = bench_app:create_app\ninstances = 1\nlisten = 127.0.0.1:{port}\n"
+    ratios, ours, bares = [], [], []
+    with Instance(ini, {"bench_app.py": APP.format(import_s=0), "bare.py": BARE}) as instance:
+        bare = subprocess.Popen(
+            [PYTHON, "bare.py", str(bare_port)], cwd=instance.dir, stdout=subprocess.PIPE, env=instance.env
+        )
+        try:
+            bare.stdout.readline()
+            for number in range(rounds):
+                pair = [(port, ours), (bare_port, bares)]
+                for which, results in pair if number % 2 else reversed(pair):
+                    results.append(uvloop.run(throughput(which, seconds)))
+                ratios.append(ours[-1] / bares[-1])
+        finally:
+            bare.kill()
+            bare.wait()
+            bare.stdout.close()
+    ratio = statistics.median(ratios)
+    show(
+        f"requests a second, one worker ({rounds} × {seconds:g} s each, by turns)",
+        f"{statistics.median(ours):,.0f} /s   ratio p50 {ratio:.3f}   from {min(ratios):.3f} to {max(ratios):.3f}",
+        f"bare aiohttp + uvloop: {statistics.median(bares):,.0f} /s",
+        "≥ 1.0 × within noise (the range of the ratios)",
+        max(ratios) >= 1.0,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    benches: dict[str, Callable[[int], None]] = {
+        "workers": lambda n: workers_killed(n, 0),
+        "heavy": lambda n: workers_killed(max(3, n // 2), 1),
+        "program": lambda n: program_killed(n * 2),
+        "supervisor": lambda n: supervisor_killed(max(3, n // 3)),
+        "status": status_latency,
+        "throughput": lambda n: requests_per_second(max(3, n // 5)),
+    }
+    parser.add_argument("only", nargs="*", metavar="WHICH", help=f"of {', '.join(benches)}; all of them unless named")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="how often each is done (30)")
+    options = parser.parse_args()
+    for name in options.only or benches:
+        if name not in benches:
+            parser.error(f"there is no {name}; there are {', '.join(benches)}")
+        benches[name](options.rounds)
+
+
+if __name__ == "__main__":
+    main()

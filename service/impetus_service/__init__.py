@@ -1,0 +1,1 @@
+"""The Impetus service: the aiohttp + asyncpg backend that the pool runs."""

@@ -1,0 +1,215 @@
+"""The database as the service sees it: a pool that may lose its server at any time and takes it back by itself.
+
+A database that is away is a state, not an error: nothing here ends a worker. One task per worker keeps DB_POOL_MIN
+connections open: when one ends it connects again, with growing, jittered pauses up to five seconds while that fails. A
+request connects at once all the same, and one that succeeds cuts the pause short. Away and back are logged once each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from impetus_service.migrate import migrate, shipped
+from impetus_service.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+log = logging.getLogger("impetus.db")
+
+CHECK_TIMEOUT = 0.4  # seconds for a connection to be free or made, and as much again for SELECT 1
+CHECK_ANSWER = 0.9  # seconds after which check() answers in any case
+CONNECT_TIMEOUT = 5.0  # seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
+CLOSE_TIMEOUT = 2.0  # seconds for connections in use to be given back at the end
+MAX_QUERIES = 1_000_000  # of a connection before asyncpg replaces it
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of asking the database `SELECT 1`."""
+
+    ok: bool
+    latency_ms: float | None = None  # of SELECT 1 alone, without the wait for a connection
+    error: str | None = None  # a sentence
+    server: str | None = None  # version of the server that answered
+
+
+class Database:
+    """The asyncpg pool of one worker and the task that keeps it alive; `start` and `stop` in a running event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: Any = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[Check] | None = None
+        self._lost = asyncio.Event()  # a connection ended, or a request got no answer
+        self._answered = asyncio.Event()  # a request got an answer
+        self._away: bool | None = None  # None until the first attempt
+        self._taken = 0  # connections in use or waited for
+        self._ended = 0  # connections that ended since the keeper last looked
+        self._migrated = False
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Make the pool and begin to connect; returns at once, whatever the database does."""
+        # min_size 0: a pool that connects while it is made fails when the database is away. The keeper fills it.
+        self._pool = await asyncpg.create_pool(
+            self._settings.database_url,
+            min_size=0,
+            max_size=self._settings.db_pool_max,
+            max_queries=MAX_QUERIES,
+            max_inactive_connection_lifetime=0,
+            timeout=CONNECT_TIMEOUT,
+            init=self._listen,
+            server_settings={"application_name": "impetus"},
+        )
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Close the pool; connections still in use after CLOSE_TIMEOUT, or held by a dead server, are cut."""
+        self._stopping = True
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._keeper, self._checking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT / 2)
+        try:
+            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT)
+        except Exception as error:
+            log.warning("database connections were cut at the end: %s", _sentence(error))
+            self._pool.terminate()
+
+    async def check(self) -> Check:
+        """Ask the database; answers within CHECK_ANSWER seconds. Concurrent callers share one question."""
+        asking = self._checking
+        if asking is None or asking.done():
+            asking = self._checking = asyncio.create_task(self._ask())
+        # Waited for from outside: asyncpg itself may need longer to give up a connection whose server hangs.
+        done, _ = await asyncio.wait({asking}, timeout=CHECK_ANSWER)
+        if done and not asking.cancelled():
+            return asking.result()
+        return Check(ok=False, error=f"the database did not answer within {CHECK_ANSWER:g} s")
+
+    @asynccontextmanager
+    async def connection(self, timeout: float) -> AsyncIterator[Any]:  # noqa: ASYNC109
+        """A connection of the pool, made if need be, within `timeout` seconds; TimeoutError says what was missing."""
+        self._taken += 1
+        try:
+            try:
+                connection = await self._pool.acquire(timeout=timeout)
+            except TimeoutError:
+                if self._taken > self._settings.db_pool_max:
+                    size = self._settings.db_pool_max
+                    raise TimeoutError(f"all {size} connections of this worker stayed busy for {timeout:g} s") from None
+                raise TimeoutError(f"the database accepted no connection within {timeout:g} s") from None
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection, timeout=timeout)
+        finally:
+            self._taken -= 1
+
+    async def _ask(self) -> Check:
+        try:
+            async with self.connection(CHECK_TIMEOUT) as connection:
+                latency = await _select_one(connection, CHECK_TIMEOUT)
+                server = connection.get_settings().server_version.split()[0]
+        except Exception as error:
+            self._lost.set()
+            return Check(ok=False, error=_sentence(error))
+        self._answered.set()
+        return Check(ok=True, latency_ms=round(latency * 1000, 3), server=server)
+
+    # -- keeping connections open
+
+    async def _keep(self) -> None:
+        pause = FIRST_PAUSE
+        failures = 0
+        while not self._stopping:
+            self._lost.clear()
+            self._answered.clear()
+            try:
+                await self._fill()
+            except Exception as error:
+                if self._stopping:
+                    return  # asyncpg can answer our cancellation with an error of its own, and it comes only once
+                failures += 1
+                # A server that ends its connections does so one by one, and the next may end in our hands: once is
+                # no outage, unless there never was a connection. (asyncpg then says InternalClientError: state 11.)
+                if failures > 1 or self._away is None:
+                    self._note(away=True, why=_sentence(error))
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(pause / 2, pause)):  # noqa: S311
+                        await self._answered.wait()
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                failures, pause = 0, FIRST_PAUSE
+                self._note(away=False)
+                await self._lost.wait()
+
+    async def _fill(self) -> None:
+        """Have DB_POOL_MIN connections that answer, at least one; the first time, bring the schema up to date."""
+        settings = self._settings
+        if self._migrated and self._taken >= max(1, settings.db_pool_min):
+            return  # requests use that many, and would tell
+        async with AsyncExitStack() as held:
+            first = await held.enter_async_context(self.connection(CONNECT_TIMEOUT))
+            await _select_one(first, CONNECT_TIMEOUT)
+            if not self._migrated:
+                await self._migrate(first)
+            # Never waits for a request to give one back while it holds others itself.
+            while self._taken < settings.db_pool_min:
+                await held.enter_async_context(self.connection(CONNECT_TIMEOUT))
+
+    async def _migrate(self, connection: Any) -> None:
+        for migration in await migrate(connection, shipped()):
+            log.info("applied migration %04d %s", migration.number, migration.name)
+        self._migrated = True
+
+    def _note(self, *, away: bool, why: str = "") -> None:
+        if away and not self._away:
+            log.warning("database unavailable: %s; trying again", why)
+        elif not away and self._away:
+            log.info("database available again")
+        elif not away and self._ended:
+            log.info("%d idle database connection(s) ended; connected again", self._ended)
+        self._ended = 0
+        self._away = away
+
+    async def _listen(self, connection: Any) -> None:
+        connection.add_termination_listener(self._connection_ended)
+
+    def _connection_ended(self, _connection: Any) -> None:
+        self._ended += 1
+        self._lost.set()
+
+
+async def _select_one(connection: Any, timeout: float) -> float:  # noqa: ASYNC109
+    """Seconds until the answer. A connection that does not answer is cut: to give it back would take as long again."""
+    asked = time.perf_counter()
+    try:
+        await connection.fetchval("SELECT 1", timeout=timeout)
+    except BaseException:
+        connection.terminate()
+        raise
+    return time.perf_counter() - asked
+
+
+def _sentence(error: BaseException) -> str:
+    """One line that says what went wrong, also for errors that carry no text."""
+    text = " ".join(str(error).split())
+    if isinstance(error, TimeoutError):
+        return text or "the database did not answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot connect: {text}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,312 @@
+"""The state machine: its table, then its promises as properties over any history of events."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from supervisor.states import getProcessStateDescription
+
+from impetusd.core import lifecycle
+from impetusd.core.lifecycle import (
+    EVENTS,
+    TABLE,
+    Cancel,
+    Deadline,
+    Event,
+    Exited,
+    Gone,
+    Ready,
+    Restart,
+    Scope,
+    Signal,
+    Slot,
+    Spawn,
+    Spawned,
+    Start,
+    State,
+    Stop,
+    Taken,
+    Want,
+    step,
+)
+from impetusd.core.model import Autorestart
+from impetusd.core.policy import Exit, Policy
+
+POLICY = Policy(wait_ready=True, max_restarts=3, restart_window=60.0)
+OK, FAILED, KILLED = Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL)
+
+
+def run(*events: Event, policy: Policy = POLICY, slot: Slot | None = None, at: float = 100.0) -> Slot:
+    """The slot after `events`, one a second."""
+    slot = slot or Slot()
+    for event in events:
+        slot, _ = step(policy, slot, event, at, 0.5)
+        at += 1
+    return slot
+
+
+def acts(slot: Slot, event: Event, policy: Policy = POLICY, at: float = 200.0) -> tuple[lifecycle.Action, ...]:
+    """What `event` has the engine do."""
+    return step(policy, slot, event, at, 0.5)[1]
+
+
+RUNNING = run(Start(), Spawned(7), Ready())
+
+
+class TestTable:
+    def test_every_cell_is_filled(self):
+        assert set(TABLE) == {(state, event) for state in State for event in EVENTS}
+
+    def test_states_bear_the_names_and_numbers_of_supervisor(self):
+        assert all(getProcessStateDescription(state) == state.name for state in State)
+
+    def test_a_step_changes_no_slot_in_place(self):
+        before = replace(RUNNING)
+        step(POLICY, RUNNING, Exited(KILLED), 200.0, 0.5)
+        assert before == RUNNING
+
+
+class TestStarting:
+    def test_a_start_spawns_and_waits_for_ready(self):
+        slot, actions = step(POLICY, Slot(), Start(), 1.0, 0.5)
+        assert (slot.state, slot.want, actions) == (State.STARTING, Want.UP, (Spawn(),))
+        assert run(Start(), Spawned(7)).deadline == 101.0 + POLICY.listen_timeout
+        assert (RUNNING.state, RUNNING.pid, RUNNING.deadline) == (State.RUNNING, 7, None)
+
+    def test_without_wait_ready_having_lived_min_uptime_is_being_ready(self):
+        policy = replace(POLICY, wait_ready=False)
+        assert run(Start(), Spawned(7), policy=policy).deadline == 101.0 + policy.min_uptime
+        assert run(Start(), Spawned(7), Deadline(), policy=policy).state is State.RUNNING
+
+    def test_one_that_does_not_become_ready_is_ended_and_tried_again(self):
+        starting = run(Start(), Spawned(7))
+        slot, actions = step(POLICY, starting, Deadline(), 200.0, 0.5)
+        assert slot.state is State.STOPPING
+        assert slot.want is Want.UP
+        assert Signal(signal.SIGTERM, Scope.MAIN) in actions
+        ended = run(Exited(OK), slot=slot)
+        assert ended.restarts == 1
+        assert "not ready within 30 s" in ended.reason
+
+    def test_one_that_does_not_become_ready_is_a_failure_even_if_it_then_exits_0(self):
+        policy = replace(POLICY, autorestart=Autorestart.ON_FAILURE)
+        assert run(Start(), Spawned(7), Deadline(), Exited(OK), policy=policy).state is State.STARTING
+
+    def test_a_start_that_fails_at_a_stage_says_which(self):
+        slot = run(Start(), Exited(Exit(stage="changing directory to /x", error="No such file or directory")))
+        assert slot.restarts == 1
+        assert "changing directory to /x failed: No such file or directory" in slot.reason
+
+    def test_a_stop_before_the_spawn_calls_it_off(self):
+        slot, actions = step(POLICY, run(Start()), Stop(), 2.0, 0.5)
+        assert (slot.state, actions) == (State.STOPPING, (Cancel(),))
+        assert run(Gone(), slot=slot).state is State.STOPPED
+
+    def test_a_stop_that_crosses_the_spawn_ends_what_was_spawned(self):
+        slot = run(Start(), Stop())
+        assert Signal(signal.SIGTERM, Scope.MAIN) in acts(slot, Spawned(7))
+        assert run(Spawned(7), Exited(OK), slot=slot).state is State.STOPPED
+
+
+class TestStopping:
+    def test_a_stopped_process_is_woken_so_that_it_hears_the_signal(self):
+        assert acts(RUNNING, Stop()) == (Signal(signal.SIGTERM, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
+
+    def test_the_deadline_kills_the_whole_tree(self):
+        stopping = run(Stop(), slot=RUNNING)
+        assert stopping.deadline == 100.0 + POLICY.kill_timeout
+        assert acts(stopping, Deadline()) == (Signal(signal.SIGKILL, Scope.TREE),)
+        assert acts(stopping, Deadline(), replace(POLICY, treekill=False)) == (Signal(signal.SIGKILL, Scope.MAIN),)
+
+    def test_what_does_not_end_on_sigkill_is_told_and_killed_again(self):
+        slot = run(Stop(), Deadline(), Deadline(), slot=RUNNING)
+        assert slot.kills == 2
+        assert slot.deadline is not None
+        assert "does not end on SIGKILL" in slot.reason
+
+    def test_a_stop_is_over_when_the_tree_is_empty(self):
+        stopping = run(Stop(), slot=RUNNING)
+        left, actions = step(POLICY, stopping, Exited(OK, left=True), 103.0, 0.5)
+        assert left.state is State.STOPPING
+        assert Signal(signal.SIGTERM, Scope.REST) in actions
+        assert left.deadline == stopping.deadline, (
+            "descendants have the rest of the stop's time, not a time of their own"
+        )
+        assert run(Gone(), slot=left).state is State.STOPPED
+
+    def test_descendants_are_left_alone_without_treekill(self):
+        policy = replace(POLICY, treekill=False)
+        assert run(Stop(), Exited(OK, left=True), slot=RUNNING, policy=policy).state is State.STOPPED
+
+    def test_started_while_stopping_it_starts_again_uncounted(self):
+        slot = run(Stop(), Start(), Exited(OK), slot=RUNNING)
+        assert (slot.state, slot.restarts) == (State.STARTING, 0)
+
+    def test_a_restart_is_a_stop_and_a_start_uncounted(self):
+        stopping = run(Restart(), slot=RUNNING)
+        assert (stopping.state, stopping.want) == (State.STOPPING, Want.UP)
+        slot = run(Exited(OK), slot=stopping)
+        assert (slot.state, slot.restarts, slot.recent) == (State.STARTING, 0, ())
+
+    def test_a_stop_during_a_restart_wins(self):
+        assert run(Restart(), Stop(), Exited(OK), slot=RUNNING).state is State.STOPPED
+
+
+class TestEnding:
+    def test_a_crash_after_a_long_run_is_restarted_at_once(self):
+        slot, actions = step(POLICY, RUNNING, Exited(KILLED), 200.0, 0.5)
+        assert (slot.state, slot.restarts, slot.failures, actions) == (State.STARTING, 1, 0, (Spawn(),))
+        assert slot.last_exit == KILLED
+
+    def test_what_a_crashed_process_left_behind_ends_before_the_next_starts(self):
+        slot, actions = step(POLICY, RUNNING, Exited(KILLED, left=True), 200.0, 0.5)
+        assert slot.state is State.STOPPING
+        assert Signal(signal.SIGTERM, Scope.REST) in actions
+        assert slot.deadline == 200.0 + POLICY.kill_timeout
+        again = run(Gone(), slot=slot)
+        assert (again.state, again.restarts) == (State.STARTING, 1)
+
+    def test_early_ends_are_backed_off_then_given_up(self):
+        slot = run(Start())
+        seen = []
+        for _ in range(4):
+            slot = run(Spawned(7), Exited(FAILED), slot=slot, at=300.0)
+            seen.append(slot.state)
+            slot = run(Deadline(), slot=slot, at=300.0)
+        assert seen == [State.STARTING, State.BACKOFF, State.BACKOFF, State.FATAL]
+        assert slot.reason == "exit 1; gave up after 3 restarts in 60 s"
+
+    def test_a_command_revives_what_was_given_up_and_forgives_the_past(self):
+        fatal = replace(RUNNING, state=State.FATAL, pid=None, recent=(1.0, 2.0, 3.0), failures=9)
+        slot = run(Start(), slot=fatal)
+        assert (slot.state, slot.recent, slot.failures) == (State.STARTING, (), 0)
+
+    @pytest.mark.parametrize(
+        ("autorestart", "end", "then"),
+        [
+            (Autorestart.ALWAYS, OK, State.STARTING),
+            (Autorestart.ALWAYS, FAILED, State.STARTING),
+            (Autorestart.ON_FAILURE, OK, State.EXITED),
+            (Autorestart.ON_FAILURE, FAILED, State.STARTING),
+            (Autorestart.ON_FAILURE, KILLED, State.STARTING),
+            (Autorestart.NEVER, OK, State.EXITED),
+            (Autorestart.NEVER, FAILED, State.FATAL),
+            (Autorestart.NEVER, Exit(stage="executing /x", error="no such file"), State.FATAL),
+        ],
+    )
+    def test_autorestart_decides(self, autorestart: Autorestart, end: Exit, then: State):
+        assert run(Exited(end), slot=RUNNING, policy=replace(POLICY, autorestart=autorestart), at=200.0).state is then
+
+    def test_stop_exit_codes_are_an_end_as_it_should_be(self):
+        policy = replace(POLICY, stop_exit_codes=(1,))
+        assert run(Exited(FAILED), slot=RUNNING, policy=policy).state is State.EXITED
+
+    def test_fatal_exit_codes_are_not_tried_again(self):
+        policy = replace(POLICY, fatal_exit_codes=(78,))
+        slot = run(Exited(Exit(code=78)), slot=RUNNING, policy=policy)
+        assert (slot.state, slot.reason, slot.restarts) == (State.FATAL, "exit 78", 0)
+
+    def test_a_parked_worker_that_was_taken_is_replaced_uncounted(self):
+        slot, actions = step(POLICY, RUNNING, Taken(), 200.0, 0.5)
+        assert (slot.state, slot.pid, slot.restarts, actions) == (State.STARTING, None, 0, (Spawn(),))
+
+
+class World:
+    """The least that is around a slot: it carries out actions, one process at a time, and lets time pass."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.slot = Slot()
+        self.now = 0.0
+        self.asked = 0  # spawns that have not been answered
+        self.alive = False
+        self.unasked: list[float] = []
+
+    def feed(self, event: Event, jitter: float) -> None:
+        before = self.slot
+        self.slot, actions = step(self.policy, before, event, self.now, jitter)
+        for action in actions:
+            if isinstance(action, Spawn):
+                assert not self.alive, "a second process beside a living one"
+                self.asked += 1
+                if self.slot.restarts > before.restarts or isinstance(event, Deadline):
+                    self.unasked.append(self.now)
+        self.check()
+
+    def check(self) -> None:
+        slot = self.slot
+        if slot.pid is not None:
+            assert slot.state in {State.STARTING, State.RUNNING, State.STOPPING}
+        if slot.state is State.RUNNING:
+            assert slot.pid is not None
+        timed = {State.STARTING: slot.pid is not None, State.BACKOFF: True, State.STOPPING: slot.deadline is not None}
+        assert (slot.deadline is not None) == timed.get(slot.state, False)
+        if slot.state is State.STOPPING and slot.pid is not None:
+            assert slot.deadline is not None, "a stop without an end"
+        if slot.state is State.STOPPED:
+            assert slot.want is Want.DOWN
+        if slot.state in {State.STARTING, State.RUNNING, State.BACKOFF, State.EXITED, State.FATAL}:
+            assert slot.want is Want.UP
+        assert len(slot.recent) <= self.policy.max_restarts
+
+
+COMMANDS = st.sampled_from(
+    ["start", "stop", "restart", "spawned", "ready", "exit0", "exit1", "left", "gone", "wait", "due"]
+)
+POLICIES = st.builds(
+    Policy,
+    autorestart=st.sampled_from(Autorestart),
+    stop_exit_codes=st.sampled_from([(), (1,)]),
+    min_uptime=st.floats(0.01, 5),
+    max_restarts=st.integers(0, 4),
+    restart_window=st.floats(1, 100),
+    restart_delay=st.sampled_from([0.0, 0.5]),
+    exp_backoff_restart_delay=st.sampled_from([0.0, 0.1, 3.0]),
+    wait_ready=st.booleans(),
+    treekill=st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(POLICIES, st.lists(st.tuples(COMMANDS, st.floats(0, 1, exclude_max=True), st.floats(0, 20)), max_size=60))
+def test_whatever_happens_the_promises_hold(policy: Policy, script: list[tuple[str, float, float]]):
+    """A pid only where one can be, one deadline, no second process, no unasked restart above the limit."""
+    world = World(policy)
+    commanded = {"start": Start(), "stop": Stop(), "restart": Restart()}
+    for command, jitter, wait in script:
+        if command in commanded:
+            world.feed(commanded[command], jitter)
+            if command != "stop":
+                world.unasked.clear()
+        elif command == "spawned" and world.asked:
+            world.asked -= 1
+            world.alive = True
+            world.feed(Spawned(7), jitter)
+        elif command == "ready" and world.alive:
+            world.feed(Ready(), jitter)
+        elif command in {"exit0", "exit1", "left"} and world.alive:
+            world.alive = False
+            world.feed(Exited(OK if command == "exit0" else FAILED, left=command == "left"), jitter)
+        elif command == "gone" and world.slot.state is State.STOPPING and not world.alive and not world.asked:
+            world.feed(Gone(), jitter)
+        elif command == "wait":
+            world.now += wait
+        elif command == "due" and world.slot.deadline is not None:
+            world.now = max(world.now, world.slot.deadline)
+            world.feed(Deadline(), jitter)
+        within = [at for at in world.unasked if at > world.now - policy.restart_window]
+        assert len(within) <= policy.max_restarts
+
+
+@given(st.sampled_from(list(State)), st.sampled_from(EVENTS))
+def test_no_event_in_no_state_is_an_error(state: State, kind: type[Event]):
+    """Events cross each other on their way: whatever comes late is taken calmly."""
+    event = kind(7) if kind is Spawned else kind(OK) if kind is Exited else kind()
+    pid = 7 if state is State.RUNNING else None
+    slot = Slot(state=state, want=Want.UP, pid=pid, started=0.0 if pid else None)
+    after, _ = step(POLICY, slot, event, 10.0, 0.5)
+    assert isinstance(after, Slot)

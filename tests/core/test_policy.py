@@ -1,0 +1,46 @@
+"""Restart policy: how long, and whether."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impetusd.core.policy import Exit, Policy, delay, signal_name
+
+
+def test_a_run_that_lasted_is_followed_by_restart_delay_alone():
+    assert delay(Policy(restart_delay=2.5), 0, 0.9) == 2.5
+
+
+def test_one_early_end_is_forgiven():
+    assert delay(Policy(), 1, 0.9) == 0.0
+
+
+def test_from_the_second_on_the_delay_doubles_up_to_its_cap():
+    policy = Policy(exp_backoff_restart_delay=0.1, exp_backoff_max_delay=1.0)
+    assert [round(delay(policy, failures, 0.5), 3) for failures in range(2, 8)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_without_backoff_there_is_none():
+    assert delay(Policy(exp_backoff_restart_delay=0.0), 9, 0.5) == 0.0
+
+
+@given(st.integers(0, 10**9), st.floats(0, 1, exclude_max=True))
+def test_no_number_of_failures_overflows_or_exceeds_the_cap(failures: int, jitter: float):
+    policy = Policy(restart_delay=0.5)
+    assert 0.5 <= delay(policy, failures, jitter) <= policy.exp_backoff_max_delay
+
+
+def test_jitter_spreads_by_a_fifth_either_way():
+    policy = Policy(exp_backoff_restart_delay=1.0)
+    assert (round(delay(policy, 2, 0.0), 3), round(delay(policy, 2, 0.999999), 3)) == (0.8, 1.2)
+
+
+def test_an_exit_reads_as_a_sentence():
+    assert str(Exit(code=3)) == "exit 3"
+    assert str(Exit(signal=9)) == "killed by SIGKILL"
+    assert str(Exit(stage="executing x", error="no such file")) == "executing x failed: no such file"
+
+
+def test_signals_without_a_name_have_a_number():
+    assert (signal_name(15), signal_name(40)) == ("SIGTERM", "SIG40")

@@ -1,0 +1,190 @@
+"""The control protocol: what is accepted, what each wrong line is told, and that nothing outgrows its limits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impetusd.core import protocol
+from impetusd.core.protocol import LineBuffer, ProtocolError
+
+GOOD_PARAMS = {
+    "ping": {},
+    "status": {"names": ["web"]},
+    "describe": {"name": "web"},
+    "logs": {"names": []},
+    "start": {"names": ["web"], "wait": False},
+    "stop": {"names": []},
+    "restart": {"names": ["web:0"], "wait": True},
+    "scale": {"name": "web", "n": 4},
+    "signal": {"names": ["web"], "signal": "HUP"},
+}
+
+
+def request(**fields):
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", **fields}).encode()
+
+
+@pytest.mark.parametrize("method", protocol.METHODS)
+def test_every_method_passes_from_client_to_supervisor(method):
+    parsed = protocol.parse_request(protocol.request_line(7, method, GOOD_PARAMS[method]))
+    assert (parsed.id, parsed.method, parsed.params) == (7, method, GOOD_PARAMS[method])
+
+
+def test_what_is_left_out_takes_its_default():
+    assert protocol.parse_request(request(method="start")).params == {"names": [], "wait": True}
+
+
+def test_a_default_list_is_not_shared():
+    protocol.parse_request(request(method="status")).params["names"].append("web")
+    assert protocol.parse_request(request(method="status")).params["names"] == []
+
+
+def test_only_what_acts_anew_each_time_is_not_idempotent():
+    assert {name for name, method in protocol.METHODS.items() if not method.idempotent} == {"restart", "signal"}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        (b"{", protocol.PARSE_ERROR, "not JSON"),
+        (b"\xff{}", protocol.PARSE_ERROR, "not JSON"),
+        (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":NaN}}', protocol.PARSE_ERROR, "NaN"),
+        (b"[" * 100_000, protocol.PARSE_ERROR, "nested too deeply"),
+        (b"9" * 10_000, protocol.PARSE_ERROR, "not JSON"),
+        (b" " * (protocol.MAX_LINE + 1), protocol.PARSE_ERROR, "at most"),
+        (b"[]", protocol.INVALID_REQUEST, "batches"),
+        (b"null", protocol.INVALID_REQUEST, "object"),
+        (request(id=None), protocol.INVALID_REQUEST, "id"),
+        (request(id=True), protocol.INVALID_REQUEST, "id"),
+        (request(jsonrpc="1.0"), protocol.INVALID_REQUEST, "2.0"),
+        (request(method=3), protocol.INVALID_REQUEST, "method"),
+        (request(method="reboot"), protocol.METHOD_NOT_FOUND, "reboot"),
+        (request(params=[]), protocol.INVALID_PARAMS, "object"),
+        (request(params={"x": 1}), protocol.INVALID_PARAMS, "unknown parameter 'x' (allowed: none)"),
+        (request(method="status", params={"names": "web"}), protocol.INVALID_PARAMS, "list"),
+        (request(method="status", params={"names": [""]}), protocol.INVALID_PARAMS, "name"),
+        (request(method="status", params={"names": ["x" * 257]}), protocol.INVALID_PARAMS, "name"),
+        (request(method="start", params={"wait": 1}), protocol.INVALID_PARAMS, "true or false"),
+        (request(method="scale", params={"name": "web"}), protocol.INVALID_PARAMS, "n is missing"),
+        (request(method="scale", params={"name": "web", "n": True}), protocol.INVALID_PARAMS, "whole number"),
+        (request(method="scale", params={"name": "web", "n": -1}), protocol.INVALID_PARAMS, "whole number"),
+        (request(method="signal", params={"names": [], "signal": "HUP"}), protocol.INVALID_PARAMS, "at least one"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(line, code, told):
+    with pytest.raises(ProtocolError) as caught:
+        protocol.parse_request(line)
+    assert caught.value.code == code
+    assert told in caught.value.message
+
+
+def test_deep_nesting_is_refused_before_anything_looks_at_it():
+    deep = []
+    for _ in range(protocol.MAX_DEPTH):
+        deep = [deep]
+    with pytest.raises(ProtocolError, match="nested"):
+        protocol.parse_request(request(params={"names": deep}))
+
+
+def test_a_refusal_carries_the_id_of_its_request():
+    with pytest.raises(ProtocolError) as caught:
+        protocol.parse_request(request(id="seven", method="reboot"))
+    assert json.loads(protocol.error_line(caught.value))["id"] == "seven"
+
+
+def test_the_client_tells_a_wrong_request_without_sending_it():
+    with pytest.raises(ProtocolError, match="n must be a whole number"):
+        protocol.request_line(1, "scale", {"name": "web", "n": "four"})
+
+
+def test_the_three_answers_are_told_apart():
+    progress = protocol.parse_answer(protocol.progress_line("web:0", "STARTING", "waits for db"))
+    assert progress.progress == {"name": "web:0", "state": "STARTING", "reason": "waits for db"}
+    result = protocol.parse_answer(protocol.result_line(3, {"ok": True}))
+    assert (result.id, result.result) == (3, {"ok": True})
+    error = protocol.parse_answer(protocol.error_line(ProtocolError(protocol.FAILED, "no unit x", exit=4, id=3))).error
+    assert error is not None
+    assert (error.code, error.message, error.exit) == (protocol.FAILED, "no unit x", 4)
+
+
+def test_an_error_without_our_data_fails_plainly():
+    error = protocol.parse_answer(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"oops"}}').error
+    assert error is not None
+    assert error.exit == protocol.EXIT_FAILED
+
+
+def test_anything_else_is_no_answer():
+    with pytest.raises(ProtocolError, match="neither"):
+        protocol.parse_answer(b'{"jsonrpc":"2.0","id":1}')
+
+
+def test_an_answer_that_outgrows_a_line_loses_the_beginnings_of_tails_only():
+    rows = [{"name": f"web:{i}", "tail": [f"{j} {'x' * 200}" for j in range(40)]} for i in range(500)]
+    line = protocol.result_line(1, {"version": "1", "units": rows})
+    assert len(line) <= protocol.MAX_LINE
+    result = json.loads(line)["result"]
+    assert [row["name"] for row in result["units"]] == [row["name"] for row in rows]
+    assert result["version"] == "1"
+    assert result["units"][0]["tail"][-1].startswith("39 ")
+    assert len(rows[0]["tail"]) == 40
+
+
+def test_an_answer_that_cannot_fit_is_an_error():
+    with pytest.raises(ValueError, match="over the limit"):
+        protocol.result_line(1, {"blob": "x" * protocol.MAX_LINE})
+
+
+def test_a_name_that_is_no_unicode_passes():
+    assert protocol.parse_answer(protocol.progress_line("\udcff", "RUNNING", "")).progress["name"] == "\udcff"
+
+
+@given(
+    st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line), max_size=8),
+    st.lists(st.integers(1, 9), min_size=1),
+)
+def test_lines_come_out_as_they_went_in_however_they_are_cut(lines, cuts):
+    stream = b"".join(line + b"\n" for line in lines)
+    buffer, found, at, i = LineBuffer(), [], 0, 0
+    while at < len(stream):
+        step = cuts[i % len(cuts)]
+        found += buffer.feed(stream[at : at + step])
+        at, i = at + step, i + 1
+    assert found == lines
+
+
+def test_an_endless_line_is_refused_before_it_fills_the_memory():
+    buffer = LineBuffer()
+    buffer.feed(b"x" * (protocol.MAX_LINE - 1))
+    with pytest.raises(ProtocolError, match="at most"):
+        buffer.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"want": "up", "state": "RUNNING", "ready": True}, True),
+        ({"want": "up", "state": "STARTING", "ready": False}, False),
+        ({"want": "up", "state": "BACKOFF", "ready": False}, False),
+        ({"want": "up", "state": "FATAL", "ready": False, "last_exit": {"code": 0}}, False),
+        ({"want": "up", "state": "EXITED", "ready": False, "last_exit": {"code": 0}}, True),
+        ({"want": "down", "state": "STOPPED", "ready": False}, True),
+        ({"want": "down", "state": "FATAL", "ready": False}, True),
+    ],
+)
+def test_what_counts_as_wanted(row, expected):
+    assert protocol.as_wanted(row) is expected
+
+
+def test_importing_it_brings_nothing_but_json():
+    code = (
+        "import sys, json, __future__; before = set(sys.modules); import impetusd.core.protocol;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(said) <= {"impetusd", "impetusd.core", "impetusd.core.protocol"}

@@ -1,0 +1,245 @@
+"""The key table: every kind of value, and the sample file that is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impetusd.core import config, ini, sample, schema
+from impetusd.core.model import Autorestart, Host, Kind, Listen, Unit
+
+ROOT = Path(__file__).parents[2]
+HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
+
+GOOD = [
+    (schema.parse_duration, "0", 0.0),
+    (schema.parse_duration, "0s", 0.0),
+    (schema.parse_duration, "500ms", 0.5),
+    (schema.parse_duration, "10s", 10.0),
+    (schema.parse_duration, "1.5s", 1.5),
+    (schema.parse_duration, "1.1s", 1.1),
+    (schema.parse_duration, "5 m", 300.0),
+    (schema.parse_duration, "1h", 3600.0),
+    (schema.parse_duration, "2d", 172800.0),
+    (schema.parse_size, "4096", 4096),
+    (schema.parse_size, "64K", 65536),
+    (schema.parse_size, "512m", 512 << 20),
+    (schema.parse_size, "2 G", 2 << 30),
+    (schema.parse_bool, "yes", True),
+    (schema.parse_bool, "True", True),
+    (schema.parse_bool, "off", False),
+    (schema.parse_autorestart, "on-failure", Autorestart.ON_FAILURE),
+    (schema.parse_autorestart, "true", Autorestart.ALWAYS),
+    (schema.parse_autorestart, "no", Autorestart.NEVER),
+    (schema.parse_instances, "3", 3),
+    (schema.parse_instances, "max", schema.ONE_PER_CPU),
+    (schema.parse_signal, "SIGTERM", signal.SIGTERM),
+    (schema.parse_signal, "int", signal.SIGINT),
+    (schema.parse_signal, "9", signal.SIGKILL),
+    (schema.parse_words, "db, cache  api,db", ("db", "cache", "api")),
+    (schema.parse_exit_codes, "0, 2 143", (0, 2, 143)),
+    (schema.parse_paths, "a b.env, c.env\nd.env", ("a b.env", "c.env", "d.env")),
+    (schema.parse_app, "shop.web:create_app", "shop.web:create_app"),
+    (schema.parse_app, "web:factory.app", "web:factory.app"),
+    (schema.parse_umask, "022", 0o022),
+    (schema.parse_umask, "0o77", 0o077),
+    (schema.parse_cpus, "0, 2-3", (0, 2, 3)),
+    (schema.parse_rlimits, "nofile=65536, core=0:infinity", (("nofile", 65536, 65536), ("core", 0, -1))),
+    (schema.parse_rlimits, "AS = 2G", (("as", 2 << 30, 2 << 30),)),
+    (schema.parse_listen, "127.0.0.1:8080", (Listen("127.0.0.1", 8080),)),
+    (schema.parse_listen, "[0:0::1]:80, Localhost:81", (Listen("::1", 80), Listen("localhost", 81))),
+    (schema.parse_listen, "unix:run/a b.sock", (Listen("", 0, "run/a b.sock"),)),
+]
+
+BAD = [
+    (schema.parse_duration, "10x", "not a duration; write a number with a unit, like 500ms, 10s, 5m or 1h"),
+    (schema.parse_duration, "10", "a duration needs its unit; write 10s or 10ms"),
+    (schema.parse_duration, "-1s", "not a duration"),
+    (schema.parse_duration, "inf", "not a duration"),
+    (schema.parse_duration, "nans", "not a duration"),
+    (schema.parse_duration, "1e9s", "not a duration"),
+    (schema.parse_duration, "s", "not a duration"),
+    (schema.parse_duration, ".5s", "not a duration"),
+    (schema.parse_duration, "٣s", "not a duration"),
+    (schema.parse_duration, "0.5ms", "finer than a millisecond"),
+    (schema.parse_duration, "9" * 400 + "s", "longer than ten years"),
+    (schema.parse_duration, "4000d", "longer than ten years"),
+    (schema.parse_positive_duration, "0", "must be longer than 0"),
+    (schema.parse_size, "1.5G", "not a size"),
+    (schema.parse_size, "G", "not a size"),
+    (schema.parse_bool, "maybe", "neither yes nor no"),
+    (schema.parse_autorestart, "sometimes", "write always, on-failure or never"),
+    (schema.parse_instances, "0", "write a whole number from 1 to 10000 or max for one per CPU"),
+    (schema.parse_instances, "-1", "write a whole number"),
+    (schema.parse_instances, "²", "write a whole number"),
+    (schema.parse_signal, "SIGTREM", "did you mean SIGTERM?"),
+    (schema.parse_signal, "0", "no signal of Linux"),
+    (schema.parse_signal, "999", "no signal of Linux"),
+    (schema.parse_signal, "STOP", "does not end a process"),
+    (schema.parse_exit_codes, "0, 256", "write a whole number from 0 to 255"),
+    (schema.parse_app, "shop.web", "write package.module:name"),
+    (schema.parse_app, "shop/web.py:app", "write package.module:name"),
+    (schema.parse_app, "shop.web:create_app()", "write package.module:name"),
+    (schema.parse_app, ":app", "write package.module:name"),
+    (schema.parse_umask, "8", "not a umask"),
+    (schema.parse_umask, "1777", "not a umask"),
+    (schema.parse_cpus, "3-1", "runs backwards; write 1-3"),
+    (schema.parse_cpus, "0-99999999", "write a whole number from 0 to 4096"),
+    (schema.parse_rlimits, "nofile", "nofile has no '='"),
+    (schema.parse_rlimits, "nofiles=1", "did you mean nofile?"),
+    (schema.parse_rlimits, "nofile=2:1", "the soft limit of nofile is above its hard limit"),
+    (schema.parse_rlimits, "nofile=infinity:1", "the soft limit of nofile is above its hard limit"),
+    (schema.parse_rlimits, "nofile=many", "nofile takes a number or infinity"),
+    (schema.parse_rlimits, "nofile=1, nofile=2", "nofile is there twice"),
+    (schema.parse_listen, "8080", "8080 names no host; write 127.0.0.1:8080 for this machine alone, 0.0.0.0:8080"),
+    (schema.parse_listen, "*:80", "names no host"),
+    (schema.parse_listen, "127.0.0.1", "127.0.0.1 has no port"),
+    (schema.parse_listen, "127.0.0.1:0", "has no port from 1 to 65535"),
+    (schema.parse_listen, "127.0.0.1:65536", "has no port from 1 to 65535"),
+    (schema.parse_listen, "300.0.0.1:80", "300.0.0.1 is no address"),
+    (schema.parse_listen, "::1:80", "stands in brackets; write [::1]:80"),
+    (schema.parse_listen, "[x]:80", "is no address"),
+    (schema.parse_listen, "a b:80", "a b is no host"),
+    (schema.parse_listen, "/run/x.sock", "write unix:/run/x.sock"),
+    (schema.parse_listen, "unix:", "a unix socket needs a path"),
+]
+
+
+@pytest.mark.parametrize(("parse", "text", "value"), GOOD)
+def test_a_value_is_understood(parse, text, value):
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(("parse", "text", "says"), BAD)
+def test_a_wrong_value_is_told_what_to_write_instead(parse, text, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        parse(text)
+
+
+def test_a_command_is_an_argument_list():
+    assert schema.parse_command([("redis-server --port '6 380'", ini.Origin.FILE)]) == (
+        "redis-server",
+        "--port",
+        "6 380",
+    )
+    with pytest.raises(ValueError, match="is never closed; add the second one"):
+        schema.parse_command([("sh -c 'exit", ini.Origin.FILE)])
+    with pytest.raises(ValueError, match="names no program"):
+        schema.parse_command([("''", ini.Origin.FILE)])
+
+
+def test_passwords_in_urls_are_not_shown_with_a_command():
+    assert schema.show_command(["psql", "postgres://me:s3cret@db/x"]) == "psql postgres://me:***@db/x"
+
+
+@given(st.integers(0, schema.LONGEST))
+def test_durations_are_read_back_as_they_were_shown(milliseconds):
+    seconds = milliseconds / 1000
+    assert schema.parse_duration(schema.show_duration(seconds)) == seconds
+
+
+@given(st.sets(st.integers(0, 40)).map(sorted).map(tuple))
+def test_cpus_are_read_back_as_they_were_shown(cpus):
+    assert not cpus or schema.parse_cpus(schema.show_cpus(cpus)) == cpus
+
+
+@given(st.text(max_size=40), st.sampled_from(sorted({parse for parse, *_ in GOOD}, key=lambda parse: parse.__name__)))
+def test_no_text_makes_a_parser_fail_otherwise(parse_text, parse):
+    try:
+        parse(parse_text)
+    except ValueError as error:
+        assert ";" in str(error) or str(error).startswith(("write", "for a unix socket write"))  # noqa: PT017
+
+
+@pytest.mark.parametrize("key", schema.KEYS, ids=lambda key: key.name)
+class TestTable:
+    def test_a_key_is_documented_in_sentences(self, key):
+        assert key.doc.endswith(".")
+
+    def test_its_default_and_its_example_are_values_of_its_kind(self, key):
+        for text in filter(None, (key.default, key.example)):
+            value = key.value.parse([(text, ini.Origin.FILE)] if key.value is schema.COMMAND else text)
+            shown = key.value.show(value)
+            again = key.value.parse([(shown, ini.Origin.FILE)] if key.value is schema.COMMAND else shown)
+            assert again == value
+
+    def test_it_is_a_field_of_what_it_configures(self, key):
+        if schema.IMPETUSD in key.sections:
+            assert key.name in config.DIRECTORIES
+        else:
+            assert key.name in {field.name for field in dataclasses.fields(Unit)}
+
+    def test_where_there_is_no_default_there_is_an_example(self, key):
+        assert key.default or key.example
+
+
+def test_every_field_of_a_unit_is_a_key_or_comes_from_the_section():
+    fields = {field.name for field in dataclasses.fields(Unit)}
+    assert fields - {key.name for key in schema.KEYS} == {"name", "kind", "where", "env"}
+
+
+def test_no_key_is_there_twice_for_a_section():
+    for kind in (schema.IMPETUSD, *(kind.value for kind in Kind)):
+        assert len(schema.keys_of(kind)) == sum(kind in key.sections for key in schema.KEYS)
+
+
+class TestSample:
+    def test_the_one_in_conf_is_the_one_that_is_generated(self):
+        text = (ROOT / "conf" / "impetusd.ini").read_text(encoding="utf-8")
+        assert text == sample.sample(".."), "run: python -m impetusd.core.sample > conf/impetusd.ini"
+
+    def test_it_fits_a_terminal(self):
+        assert max(map(len, sample.sample("..").splitlines())) <= sample.WIDTH
+
+    def test_in_a_clone_everything_lives_in_var(self):
+        paths = config.parse(sample.sample(".."), "/srv/my app/conf/impetusd.ini", {}, HOST).paths
+        assert (paths.base_dir, paths.run_dir) == ("/srv/my app", "/srv/my app/var/run")
+
+    @pytest.mark.parametrize("path", ["/etc/impetusd/impetusd.ini", "/srv/my app/impetusd.ini"])
+    def test_it_starts_the_service_with_a_database_of_its_own(self, path):
+        found = config.parse(sample.sample(), path, {}, HOST)
+        web, db = found.units["web"], found.units["db"]
+        assert db.enabled
+        assert db.wait_ready
+        assert db.command[1:] == (
+            "--data", f"{found.paths.state_dir}/postgres", "--socket-dir", f"{found.paths.run_dir}/postgres",
+        )  # fmt: skip
+        assert web.app == "impetus_service.app:create_app"
+        assert web.env["DATABASE_URL"] == f"postgresql:///impetus?host={found.paths.run_dir}/postgres&user=impetus"
+
+    def test_with_a_database_in_the_environment_it_starts_none(self):
+        found = config.parse(sample.sample(), "/srv/impetusd.ini", {"DATABASE_URL": "postgres://elsewhere/x"}, HOST)
+        assert not found.units["db"].enabled
+        assert found.units["web"].env["DATABASE_URL"] == "postgres://elsewhere/x"
+
+    def test_every_key_stands_in_it_once_and_can_be_set_by_removing_its_semicolon(self):
+        lines = sample.sample().splitlines()
+        places = {
+            name: place for place, line in enumerate(lines) if (name := line[1:].partition("=")[0].rstrip()).isidentifier()
+            and line.startswith(";")
+        }  # fmt: skip
+        assert sorted(places) == sorted(key.name for key in schema.KEYS)
+        for name, place in places.items():
+            # A key that the sample sets already is moved there, not doubled.
+            others = [line for line in lines[:place] if line.split("=")[0].strip() != name]
+            rest = [line for line in lines[place + 1 :] if line.split("=")[0].strip() != name]
+            config.parse("\n".join([*others, lines[place][1:], *rest]), "/srv/impetusd.ini", {}, HOST)
+
+    def test_what_it_shows_as_defaults_are_the_defaults(self):
+        before = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
+        defaults = {key.name for key in schema.KEYS if key.default}
+        live = {"instances", "wait_ready", "kill_signal", "enabled"}
+        lines = [
+            line[1:] if line.startswith(";") and line[1:].partition("=")[0].rstrip() in defaults - live else line
+            for line in sample.sample().splitlines()
+        ]
+        after = config.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
+        assert after.paths == before.paths
+        for name, unit in before.units.items():
+            assert dataclasses.replace(after.units[name], where=unit.where) == unit

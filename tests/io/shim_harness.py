@@ -1,0 +1,356 @@
+"""Runs a real shim and plays its supervisor: the test itself speaks on the channel.
+
+The shim starts `shim_stand_in.py`, which passes the channel on over a unix socket. As a context manager a Shim leaves
+nothing behind, whatever the test did: no process, zombie, cgroup or descriptor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from impetusd.shim import tree, wire
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAMS = os.path.join(os.path.dirname(HERE), "programs")
+PATIENCE = 30.0  # seconds until a test that waits for something gives up
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+_PR_SET_CHILD_SUBREAPER = 36
+
+CGROUPS = bool(tree.own_cgroup()) and os.access(f"{tree.own_cgroup()}/cgroup.procs", os.W_OK)
+
+
+class Supervisor:
+    """One life of the supervisor: its process, and its channel as the test holds it."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link  # to the stand-in
+        link.settimeout(PATIENCE)
+        message, fds, _, _ = socket.recv_fds(link, 64, 1)
+        self.pid = int(message)
+        self.channel = socket.socket(fileno=fds[0])
+        self.fds: dict[str, int] = {}
+        self.heard: list[dict[str, Any]] = []  # events that nobody waited for yet
+        self.hello = self.wait("hello")
+        self.begin = self.wait("begin")
+
+    def say(self, *ops: Any, fds: Iterable[int] = ()) -> None:
+        """One message. Waits while the channel is full."""
+        fds = list(fds)
+        while True:
+            try:
+                wire.send(self.channel, {"ops": list(ops)}, fds)
+                return
+            except BlockingIOError:
+                poll(self.channel, select.POLLOUT, "the shim to read")
+
+    def wait(self, event: str, process: int | None = None) -> dict[str, Any]:
+        """The next event of that name (of that process); the others are kept."""
+        while True:
+            for index, heard in enumerate(self.heard):
+                if heard["event"] == event and (process is None or heard["process"] == process):
+                    return self.heard.pop(index)
+            self._receive(f"{event} of {process}" if process is not None else event)
+
+    def _receive(self, what: str) -> None:
+        while True:
+            try:
+                packet = wire.recv(self.channel)
+                break
+            except BlockingIOError:
+                poll(self.channel, select.POLLIN, f"{what}; heard {self.heard}")
+        assert packet is not None, f"the shim closed the channel while the test waited for {what}"
+        message, fds = packet
+        if message["event"] == "fds":
+            self.fds.update(zip(message["names"], fds, strict=True))
+        else:
+            self.heard.append(message)
+
+    def hang_up(self) -> None:
+        """Close every copy of the channel, and live on."""
+        self.channel.close()
+        self.link.send(b"hang up")
+
+    def leave(self, code: int = 0) -> None:
+        """Exit."""
+        self.channel.close()
+        self.link.send(str(code).encode())
+
+    def kill(self) -> None:
+        """kill -9: nothing that it had not read is ever read."""
+        self.channel.close()
+        os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.link.close()
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()
+
+
+class Shim:
+    """A shim in a state directory of its own. `setup` is run in it first (see shim_host.py)."""
+
+    def __init__(self, *, setup: str = "", cgroups: bool = True, command: list[str] | None = None) -> None:
+        self._setup = setup if cgroups else f"tree.own_cgroup = lambda: ''\n{setup}"
+        self._command = command
+        self._lives: list[Supervisor] = []
+        self._pipes: dict[str, int] = {}
+        self._fds: list[int] = []
+        self._next = 1
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        self.dir = self._folder.name
+        self._errors = open(self.path("log"), "w+b")
+        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listening.bind(self.path("test.sock"))
+        self.listening.listen(16)
+        self.listening.settimeout(PATIENCE)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._before = set(tree.children())
+        self.paths = {"conf": "x.ini", "base_dir": self.dir, "run_dir": self.dir, "state_dir": self.path("state")}
+        os.mkdir(self.paths["state_dir"])
+        self.process = self.launch(self._setup)
+        self.pid = self.process.pid
+        if self._command is None:
+            try:
+                self.next_life()
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def launch(self, setup: str = "") -> subprocess.Popen[bytes]:
+        """A shim process on this state directory."""
+        command = self._command or [sys.executable, "-I", "-S", f"{HERE}/shim_stand_in.py", self.path("test.sock")]
+        setup = f"main.SUPERVISOR = {command!r}\n{setup}"
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", f"{HERE}/shim_host.py", setup, "x.ini", json.dumps(self.paths)],
+            env={"PATH": PATH, "LANG": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+            cwd="/",
+        )
+
+    def __exit__(self, *_exc: object) -> None:
+        """End everything, children of children of the shim included: they become this process's by adoption."""
+        roots = [self.pid]
+        while roots:
+            for member in tree.descendants(roots, tree.snapshot(), set()):
+                tree.send(member, signal.SIGKILL)
+            self.process.poll()
+            for pid in roots:
+                if pid != self.pid:
+                    os.waitpid(pid, 0)
+            self.process.wait(PATIENCE)
+            roots = [pid for pid in tree.children() if pid not in self._before]
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for life in self._lives:
+            life.close()
+        for fd in [*self._pipes.values(), *self._fds]:
+            os.close(fd)
+        self.listening.close()
+        self._errors.close()
+        if self.cgroup:
+            tree.Cgroups.remove(self.cgroup)
+        self._folder.cleanup()
+
+    @property
+    def cgroup(self) -> str:
+        """The shim's cgroup, or '' where it has none."""
+        held = os.stat(self.paths["state_dir"])
+        path = f"{tree.own_cgroup()}/impetusd-{held.st_dev}-{held.st_ino}"
+        return path if tree.own_cgroup() and os.path.isdir(path) else ""
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.dir, name)
+
+    def log(self) -> str:
+        with open(self.path("log"), encoding="utf-8") as file:
+            return file.read()
+
+    def until_logged(self, text: str) -> None:
+        until(lambda: text in self.log(), f"{text!r} in the shim's log")
+
+    # The supervisor's part.
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return self._lives[-1]
+
+    def next_life(self) -> Supervisor:
+        """The supervisor that the shim starts next."""
+        try:
+            link, _ = self.listening.accept()
+        except TimeoutError:
+            raise AssertionError(f"the shim started no supervisor: {self.log()}") from None
+        self._lives.append(Supervisor(link))
+        return self.supervisor
+
+    def say(self, *ops: Any, fds: Iterable[int] = ()) -> None:
+        self.supervisor.say(*ops, fds=fds)
+
+    def wait(self, event: str, process: int | None = None) -> dict[str, Any]:
+        return self.supervisor.wait(event, process)
+
+    def echo(self) -> None:
+        """Return when the shim has carried out everything said before: an unstartable child is told of at once."""
+        process = self.number()
+        self.say({"op": "fork", "process": process, "via": -5, "spec": {"env": {}, "fds": [], "group": "echo"}})
+        self.wait("exited", process)
+        self.say({"op": "ack", "process": process})
+
+    def number(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def spec(self, argv: list[str], **changes: Any) -> dict[str, Any]:
+        return {
+            "argv": argv,
+            "env": {"PATH": PATH, "INVOCATION_ID": uuid.uuid4().hex},
+            "cwd": "/",
+            "fds": {"0": "", "1": "", "2": ""},
+            "listen": 0,
+            "group": f"test-{self._next - 1}",
+            "umask": 0o022,
+            "nice": 0,
+            "oom_score_adj": 0,
+            "affinity": [],
+            "rlimits": [],
+            **changes,
+        }
+
+    def spawn(self, *argv: str, **changes: Any) -> int:
+        """Start a child; returns its number. `changes` are of its spec."""
+        process = self.number()
+        self.say({"op": "spawn", "process": process, "spec": self.spec(list(argv), **changes)})
+        return process
+
+    def python(self, program: str, *arguments: str, **changes: Any) -> int:
+        """Start a program of tests/programs."""
+        return self.spawn(sys.executable, "-I", "-S", f"{PROGRAMS}/{program}", *arguments, **changes)
+
+    def started(self, *argv: str, **changes: Any) -> tuple[int, int]:
+        """Start a child and wait: its number and its pid."""
+        process = self.spawn(*argv, **changes)
+        return process, self.wait("spawned", process)["pid"]
+
+    def signal(self, process: int, number: int, scope: str = "main") -> None:
+        self.say({"op": "signal", "process": process, "number": number, "scope": scope})
+
+    def ack(self, *processes: int) -> None:
+        self.say(*({"op": "ack", "process": process} for process in processes))
+
+    def pipe(self, name: str) -> int:
+        """Keep the write end of a new pipe as `name` in the shim's store; returns the read end."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._pipes[name] = reader
+        self.say({"op": "keep", "name": name}, fds=[writer])
+        os.close(writer)
+        return reader
+
+    def output(self, process: int, name: str) -> str:
+        """All that a child wrote to the pipe `name`, which must have ended or given the pipe up."""
+        self.say({"op": "drop", "name": name})
+        text = b""
+        while part := read(self._pipes[name], f"the end of what {process} writes"):
+            text += part
+        return text.decode("utf-8", "surrogateescape")
+
+    def run(self, *argv: str, **changes: Any) -> str:
+        """Run a command to its end; its output, which may not be empty unless it succeeded."""
+        name = f"out:{self._next}"
+        self.pipe(name)
+        process = self.spawn(*argv, **{"fds": {"0": "", "1": name, "2": name}, **changes})
+        text = self.output(process, name)
+        ended = self.wait("exited", process)
+        assert ended.get("code") == 0, (ended, text)
+        self.ack(process)
+        return text
+
+    def watch(self, pid: int) -> int:
+        """A pidfd that becomes readable when `pid` has ended."""
+        pidfd = os.pidfd_open(pid)
+        self._fds.append(pidfd)
+        return pidfd
+
+    def until_ended(self, pidfd: int, what: str) -> None:
+        poll(pidfd, select.POLLIN, f"the end of {what}")
+
+    # What the kernel shows of the shim.
+
+    def open_fds(self) -> list[str]:
+        folder = f"/proc/{self.pid}/fd"
+        while True:
+            try:
+                return sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder))
+            except FileNotFoundError:  # it closed one between the two calls
+                continue
+
+    def children(self) -> list[int]:
+        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+
+
+def poll(source: Any, mask: int, what: str) -> None:
+    """Wait until a descriptor is ready."""
+    poller = select.poll()
+    poller.register(source, mask)
+    assert poller.poll(PATIENCE * 1000), f"waited {PATIENCE:g} s for {what}"
+
+
+def read(fd: int, what: str) -> bytes:
+    """What a pipe has next."""
+    poll(fd, select.POLLIN, what)
+    return os.read(fd, 65536)
+
+
+def lines(fd: int, count: int) -> list[str]:
+    """`count` lines from a pipe."""
+    text = b""
+    while text.count(b"\n") < count:
+        part = read(fd, f"{count} lines; have {text!r}")
+        assert part, f"the pipe ended after {text!r}"
+        text += part
+    return text.decode().split("\n")[:count]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what gives no event of its own."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
+        time.sleep(0.01)
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process of this number, be it a zombie."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True
+
+
+def state(pid: int) -> str:
+    """The letter that ps shows: R, S, Z …; '' when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""

@@ -1,0 +1,17 @@
+"""Runs a shim as its launcher does, with another command in the supervisor's place: HOST SETUP CONF PATHS.
+
+SETUP is Python, run before the shim's main(): it replaces the command, shortens a patience, takes cgroups away, or
+leaves behind what a careless caller leaves (open descriptors, ignored and blocked signals).
+"""
+
+import os
+import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from impetusd.shim import main, spawn, tree
+
+setup = sys.argv.pop(1)
+spawn.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: a test that is killed leaves no shim behind
+exec(setup, {"main": main, "spawn": spawn, "tree": tree})
+sys.exit(main.main())

@@ -1,0 +1,253 @@
+"""`logs`: the ends of files, following them through rotation, and finding them without a daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from fake_supervisor import FakeSupervisor, paths_in
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impetusd.cli import main, tail
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@pytest.fixture
+def paths(tmp_path):
+    made = paths_in(tmp_path)
+    os.makedirs(made.log_dir)
+    return made
+
+
+@pytest.fixture
+def cli(paths, monkeypatch, capsys):
+    """Run a command in this process; gives (exit code, stdout, stderr)."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["impetusd", "-c", paths.conf, *args])
+        code = main.main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def write(path, data, mode="ab"):
+    with open(path, mode) as file:
+        file.write(data)
+
+
+def files(*triples):
+    return {"files": [{"name": name, "stream": stream, "path": str(path)} for name, stream, path in triples]}
+
+
+class TestLastLines:
+    @given(
+        st.lists(st.binary(max_size=5).filter(lambda line: b"\n" not in line), max_size=9),
+        st.integers(0, 10),
+        st.booleans(),
+    )
+    def test_they_are_what_tail_shows(self, tmp_path_factory, lines, count, finished):
+        data = b"\n".join(lines) + (b"\n" if finished and lines else b"")
+        path = tmp_path_factory.mktemp("tail") / "f"
+        write(path, data)
+        follower = tail.Follower(str(path), count)
+        found = [*follower.read(), *follower.flush()]
+        follower.close()
+        expected = data.split(b"\n")
+        if expected[-1] == b"":
+            expected = expected[:-1]
+        if count == 0:
+            assert len(found) <= 1  # the beginning of a line that is still to come
+        else:
+            assert found == expected[-count:]
+
+    def test_only_the_end_of_a_huge_file_is_read(self, tmp_path):
+        path = tmp_path / "huge"
+        with open(path, "wb") as file:
+            file.truncate(50 << 30)  # sparse
+            file.seek(0, os.SEEK_END)
+            file.write(b"\nlast but one\nlast\n")
+        with open(path, "rb") as file:
+            assert tail.last_lines(file, 2)[0] == [b"last but one", b"last"]
+
+    def test_a_huge_file_without_a_newline_ends_as_well(self, tmp_path):
+        path = tmp_path / "huge"
+        with open(path, "wb") as file:
+            file.truncate(50 << 30)
+        with open(path, "rb") as file:
+            assert tail.last_lines(file, 2) == ([], 50 << 30)
+
+    def test_lines_that_span_blocks_are_whole(self, tmp_path):
+        path = tmp_path / "f"
+        lines = [bytes([65 + i]) * 70_000 for i in range(4)]
+        write(path, b"\n".join(lines) + b"\n")
+        with open(path, "rb") as file:
+            assert tail.last_lines(file, 3)[0] == lines[1:]
+
+
+class TestFollowing:
+    def test_what_is_added_comes_once_it_is_a_line(self, tmp_path):
+        path = tmp_path / "f"
+        write(path, b"old\nhalf")
+        follower = tail.Follower(str(path), 5)
+        assert list(follower.read()) == [b"old"]
+        write(path, b" a line\nnext")
+        assert list(follower.read()) == [b"half a line"]
+        assert list(follower.read()) == []
+        assert list(follower.flush()) == [b"next"]
+        follower.close()
+
+    def test_a_renamed_file_is_read_to_its_end_and_the_new_one_from_its_beginning(self, tmp_path):
+        path = tmp_path / "f"
+        write(path, b"1\n")
+        follower = tail.Follower(str(path), 5)
+        assert list(follower.read()) == [b"1"]
+        write(path, b"2\n")
+        os.rename(path, tmp_path / "f.1")
+        write(tmp_path / "f.1", b"3\n")
+        assert list(follower.read()) == [b"2", b"3"]
+        write(tmp_path / "f.1", b"4\n")
+        write(path, b"5\n")
+        assert list(follower.read()) == [b"4", b"5"]
+        follower.close()
+
+    def test_a_truncated_file_is_read_from_its_beginning(self, tmp_path):
+        path = tmp_path / "f"
+        write(path, b"a long first line\n")
+        follower = tail.Follower(str(path), 5)
+        assert list(follower.read()) == [b"a long first line"]
+        write(path, b"new\n", "wb")
+        assert list(follower.read()) == [b"new"]
+        follower.close()
+
+    def test_a_file_that_comes_later_is_shown_from_its_beginning(self, tmp_path):
+        path = tmp_path / "f"
+        follower = tail.Follower(str(path), 5)
+        assert list(follower.read()) == []
+        write(path, b"1\n2\n")
+        assert list(follower.read()) == [b"1", b"2"]
+        follower.close()
+
+    def test_a_file_that_cannot_be_read_is_said(self, tmp_path):
+        follower = tail.Follower(str(tmp_path / "f" / "g"), 5)
+        assert follower.error == ""
+        write(tmp_path / "f", b"")
+        assert list(follower.read()) == []
+        assert "Not a directory" in follower.error
+
+    def test_an_endless_line_is_given_out_in_pieces(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tail, "_LONGEST_LINE", 100)
+        path = tmp_path / "f"
+        follower = tail.Follower(str(path), 5)
+        write(path, b"x" * 250)
+        assert b"".join(follower.read()) == b"x" * 250
+        follower.close()
+
+
+class TestCommand:
+    def test_one_file_is_shown_as_it_is(self, paths, cli, tmp_path):
+        write(tmp_path / "o", b"".join(b"%d\n" % i for i in range(40)))
+        with FakeSupervisor(paths, logs=files(("web", "out", tmp_path / "o"))) as fake:
+            assert cli("logs", "web") == (0, "".join(f"{i}\n" for i in range(25, 40)), "")
+            assert cli("logs", "-n", "2", "web")[1] == "38\n39\n"
+        assert fake.asked[0] == ("logs", {"names": ["web"]})
+
+    def test_several_files_bear_names(self, paths, cli, tmp_path):
+        write(tmp_path / "o", b"hello\n")
+        write(tmp_path / "e", b"oops\n")
+        answer = files(
+            ("web:0", "out", tmp_path / "o"), ("db", "error", tmp_path / "e"), ("db", "out", tmp_path / "none")
+        )
+        with FakeSupervisor(paths, logs=answer):
+            assert cli("logs") == (0, "web:0 | hello\ndb    | oops\n", "")
+
+    def test_a_file_that_two_slots_share_is_shown_once(self, paths, cli, tmp_path):
+        write(tmp_path / "o", b"hello\n")
+        with FakeSupervisor(paths, logs=files(("web:0", "out", tmp_path / "o"), ("web:1", "out", tmp_path / "o"))):
+            assert cli("logs", "web")[1] == "hello\n"
+
+    def test_bytes_that_are_no_text_go_through_a_pipe_untouched(self, paths, tmp_path):
+        write(tmp_path / "o", b"\xff\x00\x1b[2J\n")
+        code = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; sys.exit(main())"
+        with FakeSupervisor(paths, logs=files(("web", "out", tmp_path / "o"))):
+            end = subprocess.run(
+                [sys.executable, "-c", code, "-c", paths.conf, "logs"], check=False, capture_output=True, timeout=60
+            )
+        assert (end.returncode, end.stdout) == (0, b"\xff\x00\x1b[2J\n")
+
+    def test_follow_goes_on_until_interrupted(self, paths, tmp_path):
+        write(tmp_path / "o", b"first\n")
+        code = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; sys.exit(main())"
+        with FakeSupervisor(paths, logs=files(("web", "out", tmp_path / "o"))):
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, "-c", paths.conf, "logs", "-f"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            stuck = threading.Timer(60, process.kill)
+            stuck.start()
+            try:
+                assert process.stdout.readline() == b"first\n"
+                write(tmp_path / "o", b"second\n")
+                assert process.stdout.readline() == b"second\n"
+                process.send_signal(2)
+                assert process.communicate() == (b"", b"\n")  # the line that the terminal's ^C began
+                assert process.returncode == 130
+            finally:
+                stuck.cancel()
+                process.kill()
+                process.communicate()
+
+    def test_the_daemons_own_log_has_a_name(self, paths, cli):
+        write(paths.log_file, b"it was me\n")
+        with FakeSupervisor(paths) as fake:
+            assert cli("logs", "impetusd") == (0, "it was me\n", "")
+        assert fake.asked == []
+        assert cli("logs", "impetusd") == (0, "it was me\n", "")
+
+
+class TestWithoutADaemon:
+    def test_the_log_directory_is_looked_through(self, paths, cli):
+        for name in ("web-0-out.log", "web-standby-1-error.log", "db-out.log", "impetusd.log", "notes.txt"):
+            write(f"{paths.log_dir}/{name}", name.encode() + b"\n")
+        code, out, _ = cli("logs")
+        assert code == 0
+        assert sorted(out.splitlines()) == [
+            "db            | db-out.log",
+            "impetusd      | impetusd.log",
+            "web:0         | web-0-out.log",
+            "web:standby:1 | web-standby-1-error.log",
+        ]
+        assert cli("logs", "db")[1] == "db-out.log\n"
+        assert cli("logs", "web:0")[1] == "web-0-out.log\n"
+
+    def test_a_unit_whose_name_looks_like_a_slot_keeps_it(self, paths, cli):
+        with open(paths.conf, "a", encoding="utf-8") as file:
+            file.write("[program:job-1]\ncommand = true\n")
+        write(f"{paths.log_dir}/job-1-out.log", b"done\n")
+        assert cli("logs", "job-1") == (0, "done\n", "")
+
+    def test_files_that_the_configuration_names_are_found(self, paths, cli):
+        with open(paths.conf, "a", encoding="utf-8") as file:
+            file.write("[program:job]\ncommand = true\nout_file = own/job.txt\n")
+        os.mkdir(f"{paths.base_dir}/own")
+        write(f"{paths.base_dir}/own/job.txt", b"done\n")
+        assert cli("logs", "job") == (0, "done\n", "")
+
+    def test_no_log_of_that_name(self, cli):
+        code, _, err = cli("logs", "wbe")
+        assert code == 4
+        assert "there is no log of wbe" in err
+
+    def test_a_unit_that_has_written_nothing_yet_is_no_error(self, paths, cli):
+        write(f"{paths.log_dir}/db-out.log", b"x\n")
+        assert cli("logs", "web") == (0, "", f"there is no log file of web in {paths.log_dir} yet\n")
+
+    def test_no_log_at_all(self, paths, cli):
+        assert cli("logs") == (0, "", f"there is no log file in {paths.log_dir} yet\n")

@@ -1,0 +1,193 @@
+"""No request is lost that could have been served: what a worker does with its connections before it ends."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from worker_harness import Client, Pool
+
+
+def _draining(worker):
+    """Tell `worker` to stop and return when it has begun to."""
+    worker.signal().until_told("STOPPING=1")
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_the_drain_of_one_worker_leaves_the_shared_socket_to_the_other(unix):
+    with Pool(unix=unix) as pool:
+        first, second = pool.run().serve(), pool.run().serve("web:1")
+        assert first.signal().wait() == 0
+        assert {pool.get() for _ in range(20)} == {str(second.pid)}
+
+
+def test_an_idle_connection_gets_one_more_answer_that_says_close():
+    with Pool() as pool, pool.client() as client:
+        worker = pool.run().serve()
+        assert not client.get().closes
+        _draining(worker)
+        answer = client.get()
+        assert answer.body == str(worker.pid)
+        assert answer.closes
+        assert client.at_end()
+        assert worker.wait() == 0
+
+
+def test_an_answer_under_way_says_close_and_new_connections_wait_for_another_worker():
+    with Pool() as pool, pool.client() as client, pool.client() as other:
+        worker = pool.run().serve()
+        assert not other.get().closes
+        client.send("/slow")
+        worker.until_written("slow has begun")
+        _draining(worker)
+        with pool.client() as late:
+            late.send("/")
+            assert other.get("/release").closes
+            answer = client.receive()
+            assert answer.body == "slow"
+            assert answer.closes
+            assert worker.wait() == 0
+            second = pool.run().serve()
+            assert late.receive().body == str(second.pid)
+
+
+def test_an_answer_whose_headers_are_out_leaves_the_connection_one_more_request():
+    with Pool() as pool, pool.client() as client, pool.client() as other:
+        worker = pool.run().serve()
+        assert not other.get().closes
+        client.send("/stream")
+        head = client.receive_head()
+        _draining(worker)
+        assert other.get("/release").closes
+        assert client.receive_body(head).body == "begun ended"
+        assert client.get().closes
+        assert worker.wait() == 0
+
+
+def test_an_upload_under_way_is_received_to_its_end():
+    with Pool() as pool, pool.client() as client:
+        worker = pool.run().serve()
+        client.get()
+        client.send("/upload", "POST", "Content-Length: 200000")
+        client.socket.sendall(b"x" * 100_000)
+        _draining(worker)
+        client.socket.sendall(b"x" * 100_000)
+        answer = client.receive()
+        assert answer.body == "200000"
+        assert answer.closes
+        assert worker.wait() == 0
+
+
+def test_pipelined_requests_are_all_answered_and_the_last_says_close():
+    with Pool() as pool, pool.client() as client, pool.client() as other:
+        worker = pool.run().serve()
+        assert not other.get().closes
+        client.socket.sendall(
+            b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in ("/slow", "/", "/"))
+        )
+        worker.until_written("slow has begun")
+        _draining(worker)
+        assert other.get("/release").closes
+        assert [client.receive().closes for _ in range(3)] == [False, False, True]
+        assert worker.wait() == 0
+
+
+def test_a_handler_whose_client_has_gone_is_waited_for():
+    with Pool() as pool, pool.client() as other:
+        worker = pool.run().serve()
+        other.get()
+        with pool.client() as client:
+            client.send("/slow")
+            worker.until_written("slow has begun")
+        _draining(worker)
+        assert other.get("/release").closes
+        assert worker.wait() == 0
+        assert worker.text("out").endswith("slow has ended\ncontext left\n")
+
+
+def test_connections_that_nobody_ends_are_closed_at_drain_timeout():
+    with Pool(drain_timeout=0.2) as pool, pool.client() as client, pool.client() as busy:
+        worker = pool.run().serve()
+        client.get()
+        busy.send("/slow")
+        worker.until_written("slow has begun")
+        assert worker.signal().wait() == 0
+        assert client.at_end()
+        assert "context left" in worker.text("out")
+
+
+def test_when_nobody_takes_over_idle_connections_are_closed_at_once():
+    with Pool() as pool, pool.client() as client, pool.client() as busy:
+        worker = pool.run().serve()
+        client.get()
+        busy.get()
+        busy.send("/upload", "POST", "Content-Length: 2")
+        busy.socket.sendall(b"x")
+        worker.tell(do="quit")
+        _draining(worker)
+        assert client.at_end()
+        busy.socket.sendall(b"x")
+        answer = busy.receive()
+        assert answer.body == "2"
+        assert answer.closes
+        assert worker.wait() == 0
+
+
+def test_hurried_answers_under_way_end_their_connections():
+    with Pool() as pool, pool.client() as client, pool.client() as streaming, pool.client() as other:
+        worker = pool.run().serve()
+        streaming.send("/stream")
+        head = streaming.receive_head()
+        client.send("/slow")
+        worker.until_written("slow has begun")
+        other.send("/upload", "POST", "Content-Length: 1")
+        worker.tell(do="quit")
+        _draining(worker)
+        other.socket.sendall(b"xGET /release HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert other.receive().body == "1"
+        assert other.receive().body == "released"
+        assert client.receive().closes
+        assert streaming.receive_body(head).body == "begun ended"
+        assert streaming.at_end()
+        assert worker.wait() == 0
+
+
+def test_no_request_fails_while_workers_are_replaced_under_load():
+    failed: list[str] = []
+    answered = [0] * 8
+    done = threading.Event()
+
+    def ask_on_and_on(number: int, address) -> None:
+        """Keep-alive, no retries; every 50 answers a connection of its own will."""
+        try:
+            while not done.is_set():
+                with Client(address) as client:
+                    for _ in range(50):
+                        answer = client.get()
+                        assert answer.status == 200
+                        answered[number] += 1
+                        if answer.closes or done.is_set():
+                            break
+        except Exception as error:
+            failed.append(f"client {number} after {answered[number]} answers: {error!r}")
+
+    with Pool() as pool:
+        template = pool.template()
+        workers = [pool.fork(template).serve("web:0"), pool.fork(template).serve("web:1")]
+        clients = [threading.Thread(target=ask_on_and_on, args=(each, pool.address)) for each in range(8)]
+        for client in clients:
+            client.start()
+        for replaced in range(12):
+            slot = replaced % 2
+            before = sum(answered)
+            successor = pool.fork(template).serve(f"web:{slot}")
+            assert workers[slot].signal().wait() == 0
+            workers[slot] = successor
+            while sum(answered) < before + 200 and not failed:
+                done.wait(0.01)
+        done.set()
+        for client in clients:
+            client.join()
+        assert failed == []
+        assert all(answered)
+        assert sum(answered) > 2000

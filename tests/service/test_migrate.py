@@ -1,0 +1,99 @@
+"""Migrations against a real server: once each, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from conftest import run
+
+from impetus_service.migrate import Migration, MigrationError, migrate, shipped
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SLOW = Migration(1, "slow", "CREATE TABLE one (n int); SELECT pg_sleep(0.1)")
+SECOND = Migration(2, "second", "CREATE TABLE two (n int)")
+BROKEN = Migration(3, "broken", "CREATE TABLE three (n int); SELECT 1 / 0")
+
+
+@asynccontextmanager
+async def connections(server: Any, count: int = 1) -> AsyncIterator[list[Any]]:
+    """Connections to a schema of their own."""
+    schema = f"test_{uuid4().hex}"
+    opened = []
+    try:
+        for _ in range(count):
+            opened.append(await asyncpg.connect(server.url, server_settings={"search_path": schema}))
+            await opened[0].execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        yield opened
+    finally:
+        await opened[0].execute(f"DROP SCHEMA {schema} CASCADE")
+        for connection in opened:
+            await connection.close()
+
+
+async def tables(connection: Any) -> set[str]:
+    rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    return {row["tablename"] for row in rows}
+
+
+def test_four_at_once_apply_each_exactly_once(shared_postgres):
+    async def main() -> None:
+        async with connections(shared_postgres, 4) as four:
+            done = await asyncio.gather(*(migrate(connection, [SLOW, SECOND]) for connection in four))
+            assert sorted(migration.number for applied in done for migration in applied) == [1, 2]
+            assert await tables(four[0]) == {"schema_migration", "one", "two"}
+
+    run(main())
+
+
+def test_one_that_fails_leaves_nothing_of_itself_and_all_before_it(shared_postgres):
+    async def main() -> None:
+        async with connections(shared_postgres) as (connection,):
+            with pytest.raises(MigrationError, match="migration 0003 broken failed: division by zero"):
+                await migrate(connection, [SLOW, SECOND, BROKEN])
+            assert await tables(connection) == {"schema_migration", "one", "two"}
+            mended = Migration(3, "broken", "CREATE TABLE three (n int)")
+            assert await migrate(connection, [SLOW, SECOND, mended]) == [mended]
+
+    run(main())
+
+
+def test_one_that_was_edited_after_it_had_been_applied_is_told(shared_postgres):
+    async def main() -> None:
+        async with connections(shared_postgres) as (connection,):
+            await migrate(connection, [SECOND])
+            edited = Migration(2, "second", "CREATE TABLE two (n bigint)")
+            with pytest.raises(MigrationError, match="0002 second was changed after it had been applied"):
+                await migrate(connection, [edited])
+
+    run(main())
+
+
+def test_a_connection_that_ends_is_no_fault_of_the_migration(shared_postgres):
+    suicide = Migration(1, "suicide", "SELECT pg_terminate_backend(pg_backend_pid())")
+
+    async def main() -> None:
+        async with connections(shared_postgres, 2) as (_, connection):
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as failure:
+                await migrate(connection, [suicide])
+            assert not isinstance(failure.value, MigrationError)
+
+    run(main())
+
+
+def test_the_shipped_ones_are_numbered_without_a_gap_and_apply(shared_postgres):
+    assert [migration.number for migration in shipped()] == list(range(1, len(shipped()) + 1))
+
+    async def main() -> None:
+        async with connections(shared_postgres) as (connection,):
+            assert await migrate(connection, shipped()) == shipped()
+            assert await migrate(connection, shipped()) == []
+            assert "companies" in await tables(connection)
+
+    run(main())

@@ -1,0 +1,72 @@
+"""Settings: defaults, limits, and refusals that name everything wrong at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from impetus_service.settings import Settings, SettingsError
+
+URL = "postgresql:///impetus?host=/run/db&user=impetus"
+
+
+def test_defaults():
+    assert Settings.from_environment({"DATABASE_URL": URL}) == Settings(URL, 2, 20, 1000, "INFO")
+
+
+def test_an_empty_value_counts_as_not_set():
+    environment = {"DATABASE_URL": URL, "DB_POOL_MIN": "", "DB_POOL_MAX": " ", "CACHE_MAX_ENTRIES": "", "LOG_LEVEL": ""}
+    assert Settings.from_environment(environment) == Settings(URL)
+
+
+def test_values_are_taken():
+    environment = {
+        "DATABASE_URL": URL,
+        "DB_POOL_MIN": "0",
+        "DB_POOL_MAX": "7",
+        "CACHE_MAX_ENTRIES": "9",
+        "LOG_LEVEL": "debug",
+    }
+    assert Settings.from_environment(environment) == Settings(URL, 0, 7, 9, "DEBUG")
+
+
+def test_a_small_maximum_lowers_the_default_minimum():
+    assert Settings.from_environment({"DATABASE_URL": URL, "DB_POOL_MAX": "1"}).db_pool_min == 1
+
+
+@pytest.mark.parametrize("name", ["DB_POOL_MIN", "DB_POOL_MAX", "CACHE_MAX_ENTRIES"])
+@pytest.mark.parametrize("value", ["-1", "many", "1.5", "1e3", "٣", "99999999999999999999"])
+def test_a_wrong_number_is_refused_with_name_value_and_what_is_allowed(name, value):
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_environment({"DATABASE_URL": URL, name: value})
+    assert f"{name}={value!r}: a whole number from " in str(refusal.value)
+
+
+def test_every_problem_is_told_at_once():
+    environment = {"DB_POOL_MAX": "0", "CACHE_MAX_ENTRIES": "x", "LOG_LEVEL": "loud"}
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_environment(environment)
+    for name in ("DATABASE_URL is not set", "DB_POOL_MAX='0'", "CACHE_MAX_ENTRIES='x'", "LOG_LEVEL='LOUD'"):
+        assert name in str(refusal.value)
+
+
+def test_a_minimum_above_the_maximum_is_refused():
+    with pytest.raises(SettingsError, match="DB_POOL_MIN=5: at most DB_POOL_MAX, which is 4, is allowed"):
+        Settings.from_environment({"DATABASE_URL": URL, "DB_POOL_MIN": "5", "DB_POOL_MAX": "4"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://joe:hunter2@host/db",
+        "hunter2",
+        "postgresql://joe:hunter2@host:port/db",
+        "postgresql://joe:hunter2@[::1/db",
+        "mysql:///db?password=hunter2",
+    ],
+)
+def test_a_wrong_url_is_refused_without_showing_a_password(url):
+    with pytest.raises(SettingsError, match="DATABASE_URL") as refusal:
+        Settings.from_environment({"DATABASE_URL": url})
+    assert "postgresql://" in str(refusal.value)
+    if "password" in url or ":" in url:
+        assert "hunter2" not in str(refusal.value)

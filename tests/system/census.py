@@ -1,0 +1,105 @@
+"""Who belongs to an instance under test, as /proc and the cgroup tree tell it: independent of what impetusd says.
+
+Every process of an instance carries `TMPDIR=<the instance's folder>`: the harness sets it in the environment of each
+command, the daemon hands it on to its children, and no fork or setsid gets rid of it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    state: str  # R, S, D, T (stopped), Z …
+    started: int  # clock ticks since boot: with the pid, this is one process for ever
+    command: str
+
+    @property
+    def zombie(self) -> bool:
+        return self.state in {"Z", "X"}
+
+
+def read(pid: int) -> Process | None:
+    """The process `pid`, or None."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return Process(pid, int(fields[1]), fields[0], int(fields[19]), command)
+
+
+def everyone() -> list[Process]:
+    """Every process of the host."""
+    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def members(root: Path) -> list[Process]:
+    """The living processes that were started with TMPDIR=`root`, or below the instance's cgroup."""
+    mark = b"\0TMPDIR=" + os.fsencode(root) + b"\0"
+    found = {}
+    for process in everyone():
+        try:
+            environ = Path(f"/proc/{process.pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if mark in b"\0" + environ and not process.zombie:
+            found[process.pid] = process
+    for cgroup in cgroups(root):
+        for pid in cgroup_members(cgroup):
+            process = read(pid)
+            if process is not None and not process.zombie:
+                found[pid] = process
+    return list(found.values())
+
+
+def children(pid: int) -> list[Process]:
+    """The children of `pid`, zombies included."""
+    return [process for process in everyone() if process.parent == pid]
+
+
+def descriptors(pid: int) -> list[str]:
+    """What each open descriptor of `pid` is, sorted, without the numbers that differ from run to run."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        found.append(target.partition(":[")[0])
+    return sorted(found)
+
+
+def cgroups(root: Path) -> list[Path]:
+    """The instance's cgroup directories, the top one first; [] where there is no writable cgroup v2."""
+    try:
+        state = (root / "var" / "lib").stat()
+        name = f"impetusd-{state.st_dev}-{state.st_ino}"
+    except OSError:
+        return []
+    # Walked, not globbed: cgroups go while one looks, and os.walk passes over what is gone.
+    return [Path(folder) for base in _cgroup_roots() for folder, _, _ in os.walk(base / name)]
+
+
+def cgroup_members(path: Path) -> list[int]:
+    """The pids in one cgroup."""
+    try:
+        return [int(pid) for pid in (path / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def _cgroup_roots() -> list[Path]:
+    """Where cgroup v2 is mounted, and this process's own place in it."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line]
+    own = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    return [Path(fields[4] + own[0].rstrip("/")) for fields in mounts[:1] if own]

@@ -1,0 +1,326 @@
+"""One real impetusd in a folder of its own, driven from outside as an operator drives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import census
+
+DEADLINE = 20.0  # seconds; generous, since only a failure ever waits for it
+PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
+COMMAND = [f"{os.path.dirname(sys.executable)}/impetusd"]
+PYTHON = f"{shlex.quote(sys.executable)} -ES"  # -S: a misbehaving program needs no site-packages, and starts in half the time
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
+    """Return the first true value of `condition`; fail with `what` (and its last value) when there is none in time."""
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {deadline:g} s for {what}; at last it was {value!r}")
+        time.sleep(0.01)
+
+
+def program(name: str, *arguments: object) -> str:
+    """The command line of a program in tests/programs."""
+    return " ".join([PYTHON, *(shlex.quote(str(word)) for word in (PROGRAMS / f"{name}.py", *arguments))])
+
+
+def pool(port: int, app: str = "app_hello:make", **keys: object) -> str:
+    """The keys of a pool of two workers on `port`; `keys` come last."""
+    own: dict[str, object] = {"app": app, "cwd": PROGRAMS, "listen": f"127.0.0.1:{port}", "instances": 2, **keys}
+    return "".join(f"{key} = {value}\n" for key, value in own.items())
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def __str__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+class Row:
+    """One slot of `status --json`, its keys as attributes."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.fields[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.state} {self.pid} {self.reason!r}>"
+
+
+class Status:
+    """What `status --json` said."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+        self.shim: int = fields["shim"]["pid"]
+        self.supervisor: int = fields["supervisor"]["pid"]
+        self.rows = {each["name"]: Row(each) for each in fields["units"]}
+
+    def __getitem__(self, name: str) -> Row:
+        return self.rows[name]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {name: row.pid for name, row in self.rows.items() if row.pid is not None}
+
+    @property
+    def all_running(self) -> bool:
+        return all(row.state == "RUNNING" for row in self.rows.values())
+
+    def __repr__(self) -> str:
+        return f"<status shim {self.shim} supervisor {self.supervisor} {list(self.rows.values())}>"
+
+
+class Instance:
+    """An INI file, the commands on it, and the daemon that they start.
+
+    `user`: run everything as this user (the harness is root then); None: as the user that runs the tests.
+    """
+
+    def __init__(self, user: str | None = None) -> None:
+        # Not tmp_path: a unix socket's path has at most 107 bytes.
+        self.root = Path(tempfile.mkdtemp(prefix="imps", dir="/tmp")).resolve()
+        self.user = user
+        self.conf = self.root / "impetusd.ini"
+        self._reserved: list[socket.socket] = []
+        self._commands: list[subprocess.Popen[str]] = []
+        self._strangers: list[subprocess.Popen[bytes]] = []
+        self.environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(self.root), "HOME": str(self.root)}
+        if user is not None:
+            person = pwd.getpwnam(user)
+            os.chown(self.root, person.pw_uid, person.pw_gid)
+
+    # Preparing.
+
+    def write(self, text: str, name: str = "impetusd.ini") -> Path:
+        """Write a file of the instance; the INI, if no other is named."""
+        path = self.root / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def port(self) -> int:
+        """A TCP port of 127.0.0.1 that nobody else gets.
+
+        It stays bound, without listening: with SO_REUSEADDR on both sides impetusd may still listen there, while the
+        kernel hands it to nobody who asks for any port.
+        """
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        self._reserved.append(sock)
+        port: int = sock.getsockname()[1]
+        return port
+
+    def stranger(self) -> subprocess.Popen[bytes]:
+        """A process that is none of impetusd's business."""
+        process = subprocess.Popen(["sleep", "300"], env={})
+        self._strangers.append(process)
+        return process
+
+    # Commands.
+
+    def popen(
+        self, *arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a command on this instance's INI; it is cleared away with the instance."""
+        process = subprocess.Popen(
+            [*COMMAND, "-c", str(self.conf), *map(str, arguments)],
+            env={**self.environ, **(env or {})},
+            cwd=cwd or self.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="surrogateescape",
+            encoding="utf-8",
+            user=self.user,
+            group=None if self.user is None else pwd.getpwnam(self.user).pw_gid,
+            extra_groups=None if self.user is None else [],
+        )
+        self._commands.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str], code: int | None = 0) -> Result:
+        """Wait for a command; it must end with `code`, unless that is None."""
+        out, err = process.communicate(timeout=45)
+        result = Result(process.returncode, out, err)
+        if code is not None:
+            assert result.code == code, f"{process.args}: {result}\n{self.log()}"
+        assert "Traceback" not in err, result
+        return result
+
+    def run(self, *arguments: object, code: int | None = 0, **how: Any) -> Result:
+        """Run a command to its end."""
+        return self.finish(self.popen(*arguments, **how), code)
+
+    def start(self, ini: str | None = None) -> Status:
+        """Write the INI, if one is given, and `start`, which must succeed."""
+        if ini is not None:
+            self.write(ini)
+        self.run("start")
+        return self.status()
+
+    def status(self, *names: str) -> Status:
+        """`status --json`, whatever it exits with."""
+        result = self.run("status", "--json", *names, code=None)
+        assert result.code in {0, 1}, f"{result}\n{self.log()}"
+        return Status(json.loads(result.out))
+
+    # Looking.
+
+    def log(self, name: str = "impetusd.log") -> str:
+        """A file in the log directory; '' when there is none yet."""
+        try:
+            return (self.root / "var" / "log" / name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "var" / "run"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "control.sock"
+
+    def members(self) -> list[census.Process]:
+        """The daemon and all that it started, without the commands that the harness runs."""
+        own = {process.pid for process in self._commands}
+        # `impetusd run` becomes the daemon.
+        return [each for each in census.members(self.root) if each.pid not in own or "shim/main.py" in each.command]
+
+    def wait_state(self, name: str, *states: str) -> Row:
+        """Wait until a slot is in one of `states`."""
+        self.seen: Status
+
+        def reached() -> bool:
+            self.seen = self.status()
+            return self.seen[name].state in states
+
+        try:
+            wait_for(reached, f"{name} to be {' or '.join(states)}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.seen}\n{self.log()}") from None
+        return self.seen[name]
+
+    def wait_state_of_daemon(self, name: str, *states: str) -> Row:
+        """The same, for a daemon that is only just being started by another command."""
+        wait_for(lambda: self.run("status", code=None).code in {0, 1}, "a daemon")
+        return self.wait_state(name, *states)
+
+    def settle(self, holds: Callable[[Status], bool] = lambda _: True) -> Status:
+        """Wait until every slot is RUNNING, `holds`, and the host shows exactly those processes: none twice, no zombie."""
+        trouble = ""
+        status = self.status()
+
+        def whole() -> bool:
+            nonlocal status, trouble
+            status = self.status()
+            if not status.all_running or not holds(status):
+                trouble = "not everything is RUNNING, or not as expected"
+                return False
+            trouble = self.discrepancy(status)
+            return not trouble
+
+        try:
+            wait_for(whole, "everything to run, once")
+        except AssertionError:
+            raise AssertionError(f"{trouble}: {status}\n{self.log()}") from None
+        return status
+
+    def discrepancy(self, status: Status) -> str:
+        """How the host differs from what `status` says; '' if it does not."""
+        wanted = sorted([status.shim, status.supervisor, *status.pids.values()])
+        there = sorted(process.pid for process in self.members())
+        if there != wanted:
+            return f"processes {[census.read(pid) for pid in there]} instead of {wanted}"
+        zombies = [process for process in census.children(status.shim) if process.zombie]
+        if zombies:
+            return f"zombies: {zombies}"
+        crowded = {
+            path.name: pids for path in census.cgroups(self.root) if len(pids := census.cgroup_members(path)) > 1
+        }
+        if crowded:
+            return f"several processes in one cgroup: {crowded}"
+        return ""
+
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """Signal a process of this instance, and no other."""
+        process = census.read(pid)
+        assert process is not None, f"{pid} is not there"
+        assert pid in {each.pid for each in self.members()}, f"{process} is not ours"
+        os.kill(pid, number)
+
+    # The end.
+
+    def destroy(self) -> list[str]:
+        """Stop the daemon, kill what is left, remove the folder. Returns what had been left over, which is a failure."""
+        found: list[str] = []
+        for process in self._strangers:
+            process.kill()
+            process.wait()
+        if self.members() and self.conf.exists():
+            try:
+                result = self.run("stop", code=None)
+                if result.code:
+                    found.append(f"stop: {result}")
+            except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+                found.append(f"stop: {error}")
+        for command in self._commands:
+            if command.poll() is None:
+                found.append(f"still running: {command.args}")
+                command.kill()
+            command.communicate()
+        for sock in self._reserved:
+            sock.close()
+        # A process that has let go of everything may still be on its way out.
+        try:
+            wait_for(lambda: not self.members(), "every process to be gone", 5.0)
+        except AssertionError:
+            found += [f"left over: {process}" for process in self.members()]
+        while left := self.members():
+            for process in left:
+                try:
+                    os.kill(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.01)
+        found += [f"left over: {path}" for path in self.root.glob("var/run/*")]
+        for path in reversed(census.cgroups(self.root)):
+            try:
+                os.rmdir(path)
+                found.append(f"left over: {path}")
+            except FileNotFoundError:
+                continue  # it went by itself meanwhile
+        shutil.rmtree(self.root, ignore_errors=True)
+        return found

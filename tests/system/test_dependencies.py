@@ -1,0 +1,159 @@
+"""`depends_on`: up in order and ready, down in reverse, and what cannot come up is said instead of waited for."""
+
+from __future__ import annotations
+
+from instance import Instance, pool, program
+
+
+def chain(instance: Instance, *, autostart: str = "yes") -> None:
+    notes = instance.root / "notes"
+    instance.write("".join(
+        f"[program:{name}]\ncommand = {program('note_times', notes, name)}\nwait_ready = yes\n"
+        f"autostart = {autostart}\n{f'depends_on = {needs}' if needs else ''}\n"
+        for name, needs in (("web", "api"), ("api", "db, cache"), ("db", ""), ("cache", ""))
+    ))  # fmt: skip
+
+
+def noted(instance: Instance) -> list[str]:
+    return (instance.root / "notes").read_text().splitlines()
+
+
+def test_up_in_order_and_down_in_reverse(anyone: Instance) -> None:
+    chain(anyone)
+    anyone.run("start")
+    assert set(noted(anyone)[:2]) == {"db started", "cache started"}
+    assert noted(anyone)[2:] == ["api started", "web started"]
+    anyone.run("stop")
+    assert noted(anyone)[4:6] == ["web stopped", "api stopped"]
+    assert set(noted(anyone)[6:]) == {"db stopped", "cache stopped"}
+
+
+def test_a_dependent_waits_until_the_other_is_ready_and_says_so(impetusd: Instance) -> None:
+    gate = impetusd.root / "gate"
+    impetusd.write(f"""
+[program:db]
+command = {program("tell_ready", "when", gate)}
+wait_ready = yes
+[program:web]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+depends_on = db
+""")
+    starting = impetusd.popen("start")
+    row = impetusd.wait_state_of_daemon("web", "STARTING")
+    assert (row.reason, row.pid) == ("waits for db", None)
+    gate.touch()
+    impetusd.finish(starting)
+    assert impetusd.settle()["web"].reason == ""
+
+
+def test_starting_one_starts_what_it_needs(impetusd: Instance) -> None:
+    chain(impetusd, autostart="no")
+    impetusd.run("start", "api")
+    assert {name: row.state for name, row in impetusd.status().rows.items()} == {
+        "web": "STOPPED", "api": "RUNNING", "db": "RUNNING", "cache": "RUNNING",
+    }  # fmt: skip
+
+
+def test_a_dependency_that_fails_ends_the_start_with_its_reason(impetusd: Instance) -> None:
+    told = impetusd.root / "told"
+    told.write_text("5")
+    impetusd.write(f"""
+[program:db]
+command = {program("exit_as_told", told)}
+wait_ready = yes
+max_restarts = 1
+exp_backoff_restart_delay = 10ms
+[program:web]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+depends_on = db
+[program:alone]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+""")
+    failed = impetusd.run("start", code=1)
+    assert "db is FATAL: exit 5" in failed.out
+    assert "web is STARTING: waits for db, which is FATAL" in failed.out
+    assert impetusd.status()["alone"].state == "RUNNING"
+    told.unlink()
+    impetusd.run("start", "db")
+    impetusd.settle()  # web had only been waiting
+
+
+def test_stopping_what_waits_for_another_is_obeyed(impetusd: Instance) -> None:
+    impetusd.write(f"""
+[program:db]
+command = {program("tell_ready", "never")}
+wait_ready = yes
+[program:web]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+depends_on = db
+""")
+    starting = impetusd.popen("start")
+    impetusd.wait_state_of_daemon("web", "STARTING")
+    impetusd.run("stop", "web")
+    assert (impetusd.status()["web"].state, impetusd.status()["web"].reason) == ("STOPPED", "")
+    starting.terminate()
+    starting.communicate()
+
+
+def test_what_depends_on_a_dead_program_keeps_running(impetusd: Instance) -> None:
+    """A crash of the database is no reason to restart what uses it."""
+    chain(impetusd)
+    before = impetusd.start()
+    impetusd.kill(before["db"].pid)
+    after = impetusd.settle(lambda now: now["db"].restarts == 1)
+    assert {name: pid for name, pid in after.pids.items() if name != "db"} == {
+        name: pid for name, pid in before.pids.items() if name != "db"
+    }
+
+
+def test_a_dependency_that_is_switched_off_is_not_waited_for(impetusd: Instance) -> None:
+    impetusd.start(f"""
+[program:db]
+command = {program("tell_ready", "never")}
+enabled = no
+[program:web]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+depends_on = db
+""")
+    assert list(impetusd.status().rows) == ["web"]
+
+
+def test_a_program_waits_for_a_pool_and_a_pool_for_a_program(impetusd: Instance) -> None:
+    port = impetusd.port()
+    notes = impetusd.root / "notes"
+    impetusd.start(f"""
+[program:last]
+command = {program("note_times", notes, "last")}
+wait_ready = yes
+depends_on = web
+[pool:web]
+{pool(port, depends_on="first")}
+[program:first]
+command = {program("note_times", notes, "first")}
+wait_ready = yes
+""")
+    assert notes.read_text().splitlines() == ["first started", "last started"]
+    assert impetusd.settle().all_running
+    log = impetusd.log()
+    assert log.index("first:0: RUNNING") < log.index("web:template: RUNNING") < log.index("last:0: RUNNING")
+    assert max(log.index("web:0: RUNNING"), log.index("web:1: RUNNING")) < log.index("last:0: RUNNING")
+
+
+def test_a_cycle_is_refused_by_name(impetusd: Instance) -> None:
+    impetusd.write(f"""
+[program:a]
+command = {program("tell_ready", "self")}
+depends_on = b
+[program:b]
+command = {program("tell_ready", "self")}
+depends_on = a
+""")
+    refused = impetusd.run("start", code=2)
+    assert "a" in refused.err
+    assert "b" in refused.err
+    assert impetusd.members() == []

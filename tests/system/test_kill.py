@@ -1,0 +1,218 @@
+"""`kill -9` of anything: it comes back once, everything else stays as it was, and nothing leaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import census
+import pytest
+from instance import Instance, Status, pool, program, wait_for
+from load import Load, fetch
+
+SUPERVISOR = "supervisor"
+WHAT = ["web:template", "web:0", "web:1", "web:standby", "api"]
+
+
+def everything(instance: Instance) -> int:
+    """Write an INI with a pool and a program; returns the pool's port."""
+    port = instance.port()
+    instance.write(f"""
+[pool:web]
+{pool(port)}
+[program:api]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+""")
+    return port
+
+
+def killed(instance: Instance, victims: list[str]) -> tuple[Status, Status]:
+    """Kill the slots (or the supervisor) at once; the status before, and after everything runs again."""
+    before = instance.settle()
+    assert list(before.rows) == WHAT
+    pids = [before.supervisor if name == SUPERVISOR else before[name].pid for name in victims]
+    for pid in pids:
+        instance.kill(pid)
+    after = instance.settle(lambda now: not set(pids) & {now.supervisor, *now.pids.values()})
+    for name in victims:
+        if name != SUPERVISOR:
+            assert {key: after[name].last_exit[key] for key in after[name].last_exit if key != "at"} == {
+                "signal": "SIGKILL"
+            }
+            assert after[name].restarts > before[name].restarts
+            assert after[name].tail == []
+    for name in set(WHAT) - set(victims):
+        assert (after[name].last_exit, after[name].restarts) == (before[name].last_exit, before[name].restarts)
+    assert after.shim == before.shim
+    return before, after
+
+
+def same(before: Status, after: Status, *names: str) -> None:
+    """The slots still have the processes that they had."""
+    assert {name: after[name].pid for name in names} == {name: before[name].pid for name in names}
+
+
+@pytest.fixture
+def running(anyone: Instance) -> Instance:
+    everything(anyone)
+    anyone.run("start")
+    return anyone
+
+
+def test_a_killed_worker_is_replaced_by_the_standby(running: Instance) -> None:
+    before, after = killed(running, ["web:0"])
+    assert after["web:0"].pid == before["web:standby"].pid
+    assert {name: row.restarts for name, row in after.rows.items()} == {**dict.fromkeys(WHAT, 0), "web:0": 1}
+    same(before, after, "web:template", "web:1", "api")
+
+
+def test_a_killed_template_leaves_its_workers_alone(running: Instance) -> None:
+    before, after = killed(running, ["web:template"])
+    same(before, after, "web:0", "web:1", "web:standby", "api")
+    killed(running, ["web:0"])  # and the new one forks
+
+
+def test_both_workers_killed_at_once(running: Instance) -> None:
+    before, after = killed(running, ["web:0", "web:1"])
+    assert {name: row.restarts for name, row in after.rows.items()} == {
+        **dict.fromkeys(WHAT, 0),
+        "web:0": 1,
+        "web:1": 1,
+    }
+    assert before["web:standby"].pid in {after["web:0"].pid, after["web:1"].pid}
+    same(before, after, "web:template", "api")
+
+
+def test_a_killed_standby_is_replaced(running: Instance) -> None:
+    before, after = killed(running, ["web:standby"])
+    same(before, after, "web:template", "web:0", "web:1", "api")
+
+
+def test_a_killed_program_is_started_again(running: Instance) -> None:
+    before, after = killed(running, ["api"])
+    same(before, after, "web:template", "web:0", "web:1", "web:standby")
+
+
+def test_everything_of_a_pool_killed_at_once(running: Instance) -> None:
+    """The standby may be put to work dead, before its own end is heard: then that is the worker's second restart."""
+    before = running.settle()
+    victims = {before[name].pid for name in WHAT if name != "api"}
+    for pid in victims:
+        running.kill(pid)
+    after = running.settle(lambda now: not victims & set(now.pids.values()))
+    assert sum(row.restarts for row in after.rows.values()) == 4
+    ends = [row.last_exit["signal"] for row in after.rows.values() if row.last_exit is not None]
+    assert set(ends) == {"SIGKILL"}
+    assert len(ends) >= 3
+    same(before, after, "api")
+
+
+def test_a_killed_supervisor_changes_nothing_for_the_children(running: Instance) -> None:
+    before, after = killed(running, [SUPERVISOR])
+    same(before, after, *WHAT)
+
+
+@pytest.mark.parametrize("victim", WHAT)
+def test_supervisor_and_a_process_killed_in_the_same_instant(impetusd: Instance, victim: str) -> None:
+    everything(impetusd)
+    impetusd.run("start")
+    before, after = killed(impetusd, [SUPERVISOR, victim])
+    if victim == "web:0":
+        assert after["web:0"].pid == before["web:standby"].pid
+    touched = {victim, "web:standby"} if victim in {"web:0", "web:1"} else {victim}
+    same(before, after, *(set(WHAT) - touched))
+
+
+def test_an_end_while_the_supervisor_is_away_is_told_exactly(impetusd: Instance) -> None:
+    """The supervisor stands still (SIGSTOP) while the program ends, and is killed before it can have noticed."""
+    impetusd.write(f"""
+[program:api]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+[program:other]
+command = {program("note_signals")}
+wait_ready = yes
+""")
+    before = impetusd.start()
+    impetusd.kill(before.supervisor, signal.SIGSTOP)
+    impetusd.kill(before["api"].pid, signal.SIGUSR1)
+    wait_for(lambda: (census.read(before["api"].pid) or census.Process(0, 0, "Z", 0, "")).zombie, "the end of api")
+    impetusd.kill(before.supervisor)
+    after = impetusd.settle(lambda now: now["api"].pid != before["api"].pid)
+    assert after["api"].last_exit["signal"] == "SIGUSR1"
+    assert after["api"].restarts == 1
+    assert (after["other"].pid, after["other"].last_exit) == (before["other"].pid, None)
+
+
+def test_no_descriptor_is_left_over_by_deaths(impetusd: Instance) -> None:
+    port = everything(impetusd)
+    impetusd.run("start")
+    first = impetusd.settle()
+    shim = census.descriptors(first.shim)
+    supervisor = census.descriptors(first.supervisor)
+    for name in [*WHAT, "web:0", "web:1", "api"]:
+        killed(impetusd, [name])
+    impetusd.run("status", "--json")
+    now = impetusd.status()
+    wait_for(lambda: census.descriptors(now.shim) == shim, "the shim's descriptors to be as before")
+    assert now.supervisor == first.supervisor
+    wait_for(lambda: census.descriptors(now.supervisor) == supervisor, "the supervisor's descriptors to be as before")
+    assert fetch(port) in {str(now["web:0"].pid), str(now["web:1"].pid)}
+
+
+def test_each_next_supervisor_holds_what_the_first_held(impetusd: Instance) -> None:
+    everything(impetusd)
+    impetusd.run("start")
+    first = impetusd.settle()
+    shim, supervisor = census.descriptors(first.shim), census.descriptors(first.supervisor)
+    for _ in range(3):
+        killed(impetusd, [SUPERVISOR])
+    now = impetusd.settle()
+    wait_for(lambda: _difference(census.descriptors(now.shim), shim) == [], "the shim's descriptors to be as before")
+    assert _difference(census.descriptors(now.supervisor), supervisor) == []
+
+
+def test_no_request_fails_while_supervisors_are_killed_and_status_waits(impetusd: Instance) -> None:
+    port = everything(impetusd)
+    impetusd.run("start")
+    before = impetusd.settle()
+    supervisors = {before.supervisor}
+    with Load(port) as load:
+        for _ in range(20):
+            impetusd.kill(impetusd.status().supervisor)
+            asked = impetusd.run("status")  # the moment in which nobody is there to answer
+            assert "all 5 up" in asked.out
+            supervisors.add(impetusd.status().supervisor)
+            load.go_on(40)
+    assert len(supervisors) == 21
+    after = impetusd.settle()
+    assert (after.shim, after.pids) == (before.shim, before.pids)
+    assert {row.restarts for row in after.rows.values()} == {0}
+    assert set(load.answers) <= {str(before["web:0"].pid), str(before["web:1"].pid)}
+
+
+def test_a_supervisor_killed_over_and_over_at_any_moment_of_a_restart(impetusd: Instance) -> None:
+    """A program is killed and the supervisor right after it, each time a bit later: nothing runs twice, nothing is lost."""
+    everything(impetusd)
+    impetusd.run("start")
+    status = impetusd.settle()
+    for victim in ("api", "web:0", "web:template", "api", "web:1"):
+        gone = status[victim].pid
+        impetusd.kill(gone)
+        impetusd.kill(status.supervisor)
+        status = impetusd.settle(lambda now, gone=gone: gone not in now.pids.values())
+    assert sum(row.restarts for row in status.rows.values()) == 5
+
+
+def _difference(now: list[str], before: list[str]) -> list[str]:
+    """What is there now and was not before."""
+    left = list(now)
+    for each in before:
+        if each in left:
+            left.remove(each)
+    return left
+
+
+def _more(pid: int, before: list[str]) -> bool:
+    return not os.path.exists(f"/proc/{pid}") and bool(before)
