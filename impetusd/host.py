@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from importlib.util import find_spec
 
 from impetusd.core.model import Host
 
@@ -12,7 +13,11 @@ from impetusd.core.model import Host
 def this_host() -> Host:
     """The machine and the user that this process runs as; `cpus` are those that it may run on, not all there are."""
     return Host(
-        euid=os.geteuid(), cpus=len(os.sched_getaffinity(0)), user_exists=_user_exists, group_exists=_group_exists
+        euid=os.geteuid(),
+        cpus=len(os.sched_getaffinity(0)),
+        user_exists=_user_exists,
+        group_exists=_group_exists,
+        has_watch=find_spec("watchfiles") is not None,
     )
 
 

@@ -34,6 +34,7 @@ def command(file: str | None) -> int:
         count = len(error.problems)
         print(f"impetusd: {count} problem{'s' * (count != 1)} in {path}", file=sys.stderr)
         return 2
-    units = checked.units
-    print(f"{path} is fine: {len(units)} unit{'s' * (len(units) != 1)} ({', '.join(units) or 'nothing to run yet'})")
+    kinds = (("unit", checked.units), ("timer", checked.timers), ("health check", checked.health))
+    counts = [f"{len(names)} {kind}{'s' * (len(names) != 1)} ({', '.join(names)})" for kind, names in kinds if names]
+    print(f"{path} is fine: {', '.join(counts) or '0 units (nothing to run yet)'}")
     return 0

@@ -74,6 +74,11 @@ def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
         usage = "" if row.get("memory_bytes") is None else f", {table.memory(row['memory_bytes'])}"
         usage += "" if cpu is None else f", {cpu:.1f}% of a CPU"
         yield f"  process     {row['pid']}, up {table.uptime(row.get('uptime_s'))}{usage}"
+    more = row.get("process") or {}
+    if more:
+        yield f"              {more['threads']} threads, {more['descriptors']} descriptors"
+    if more.get("descendants"):
+        yield f"  tree        {', '.join(map(str, more['descendants']))}"
     yield f"  generation  {row.get('generation', 0)}"
     end = row.get("last_exit")
     if end:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import heapq
 import itertools
 import os
 import re
@@ -15,12 +17,14 @@ import click
 from impetusd.cli.options import conf_option, here, names_argument
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from impetusd.cli.place import Place
     from impetusd.cli.tail import Follower
 
 _OWN = "impetusd"  # the name of the daemon's own log; no unit may have it
+LINES = 15  # of each file, unless told
+_PALETTE, _RED = ("36", "32", "33", "34", "35", "96", "92", "93", "94", "95"), "31"
 POLL = 0.2  # seconds between two looks at the files with -f
 
 
@@ -36,25 +40,55 @@ class Source(typing.NamedTuple):
 @names_argument()
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what is added; Ctrl-C ends it.")
 @click.option(
-    "-n", "--lines", type=click.IntRange(0), default=15, show_default=True, help="How many lines of each file."
+    "-n", "--lines", type=click.IntRange(0), help="How many lines of each file: 15, or with --since all, unless given."
 )
+@click.option(
+    "--since", metavar="WHEN", help="Lines written since 10m, 2h or 1d ago, 2026-11-23, or '2026-11-23 10:00'."
+)
+@click.option("--grep", metavar="REGEX", help="Only lines that the regular expression is found in.")
+@click.option("--stderr", is_flag=True, help="Only what was written to stderr.")
 @conf_option
-def command(names: tuple[str, ...], follow: bool, lines: int) -> int:
+def command(
+    *, names: tuple[str, ...], follow: bool, lines: int | None, since: str | None, grep: str | None, stderr: bool
+) -> int:
     """Show the last lines that everything, or each NAME, wrote; `impetusd` is the daemon's own log.
 
-    Works also when no daemon runs. Through a pipe the bytes are shown as they were written; on a terminal control
-    characters other than colours are left out.
+    Lines that bear their time (time = yes, log_format = json, the daemon's own) are merged by it. Rotated files are
+    read as far as -n and --since ask for. Works also when no daemon runs. Through a pipe the bytes are shown as they
+    were written; on a terminal control characters other than colours are left out.
 
-    Example: impetusd logs -f web
+    Example: impetusd logs -f --grep 'ERROR|WARN' web
     """
+    wanted = _matcher(grep)
+    when = _instant(since)
     at = here()
-    files = sources(at, names)
+    files = [each for each in sources(at, names) if not stderr or each.stream == "error"]
     if not files:
         of = f" of {', '.join(names)}" if names else ""
         print(f"there is no log file{of} in {at.paths.log_dir} yet", file=sys.stderr)
         return 0
-    show(files, lines, follow=follow)
+    show(files, lines, follow=follow, since=when, wanted=wanted)
     return 0
+
+
+def _matcher(text: str | None) -> Callable[[bytes], object] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(os.fsencode(text)).search
+    except re.error as error:
+        raise click.BadParameter(f"{text!r} is no regular expression: {error}", param_hint="--grep") from None
+
+
+def _instant(text: str | None) -> float | None:
+    from impetusd.cli.when import instant
+
+    try:
+        return None if text is None else instant(text, time.time())
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no time; say 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
+        ) from None
 
 
 def sources(at: Place, names: Sequence[str]) -> list[Source]:
@@ -136,52 +170,112 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source]]:
     return units, found
 
 
-def show(files: Sequence[Source], count: int, *, follow: bool) -> None:
-    """Print the last `count` lines of each file; with `follow` go on until interrupted."""
-    from impetusd.cli.tail import Follower
+def show(
+    files: Sequence[Source],
+    count: int | None,
+    *,
+    follow: bool,
+    since: float | None = None,
+    wanted: Callable[[bytes], object] | None = None,
+) -> None:
+    """Print the last `count` lines of each file, or all since an instant; with `follow` go on until interrupted.
 
+    Lines that bear their time are put in its order; the others come file by file, and as they arrive.
+    """
+    _allow_many_files()
+    prefixes = list(_prefixes(files))
+    complained: set[str] = set()
     with contextlib.ExitStack() as opened:
-        followed = []
-        if follow:
-            _allow_many_files()
-        for prefix, source in zip(_prefixes(files), files, strict=True):
-            follower = opened.enter_context(contextlib.closing(Follower(source.path, count)))
-            if follow:
-                followed.append((prefix, follower))
-            else:  # one at a time: 500 programs have more files than a process may hold open
-                _print_new(prefix, follower, at_end=True)
-                _complain([follower], set())
-                opened.close()
-        complained: set[str] = set()
-        while followed:
-            anything = [_print_new(prefix, follower, at_end=False) for prefix, follower in followed]
+        followers = []
+        batches: list[Iterable[bytes]] = []
+        for source in files:
+            follower = opened.enter_context(contextlib.closing(_follower(source, count, since, wanted)))
+            followers.append(follower)
+            lines = follower.read() if follow else itertools.chain(follower.read(), follower.flush())
+            if since is None or count is not None:
+                batches.append(collections.deque(lines, count if since is not None else None))
+                if not follow:
+                    follower.close()  # 500 programs have more files than a process may hold open
+            else:
+                batches.append(lines)
+        _print(prefixes, batches)
+        _complain(followers, complained)
+        while follow:
             sys.stdout.buffer.flush()
-            _complain([follower for _, follower in followed], complained)
-            if not any(anything):
+            anything = _print(prefixes, [follower.read() for follower in followers])
+            _complain(followers, complained)
+            if not anything:
                 time.sleep(POLL)
 
 
-def _prefixes(files: Sequence[Source]) -> Iterator[bytes]:
-    """What stands before each line of each file: nothing if there is but one."""
-    from impetusd.cli.terminal import screen_of
+def _follower(
+    source: Source, count: int | None, since: float | None, wanted: Callable[[bytes], object] | None
+) -> Follower:
+    """`source`, from where it is to be shown. One without times cannot be cut at `since`: its last lines are shown."""
+    from impetusd.cli import history
+    from impetusd.cli.tail import Follower
 
-    screen = screen_of(sys.stdout, os.environ)
-    width = max(len(each.name) for each in files)
-    for each in files:
-        head = screen.paint(f"{each.name:<{width}} | ", "red" if each.stream == "error" else "dim")
-        yield head.encode(errors="backslashreplace") if len(files) > 1 else b""
+    last = LINES if count is None else count
+    if since is None:
+        return Follower(source.path, last, wanted=wanted)
+    try:
+        with open(source.path, "rb") as file:
+            changed, timed = os.fstat(file.fileno()).st_mtime, history.bears_times(source.path, file)
+    except OSError:
+        changed, timed = since, True
+    if timed:
+        return Follower(source.path, since=since, wanted=wanted)
+    if changed < since:
+        return Follower(source.path, 0, wanted=wanted)
+    print(
+        f"impetusd: the lines of {source.path} bear no time (time = yes gives them one): its last {last} are shown",
+        file=sys.stderr,
+    )
+    return Follower(source.path, last, wanted=wanted)
 
 
-def _print_new(prefix: bytes, follower: Follower, *, at_end: bool) -> bool:
-    """Print what came since the last look; `at_end`: an unfinished line, too. Whether there was anything."""
+def _print(prefixes: Sequence[bytes], batches: Sequence[Iterable[bytes]]) -> bool:
+    """Print each source's lines behind its prefix. Whether there were any."""
     from impetusd.cli.terminal import screen_of
 
     screen = screen_of(sys.stdout, os.environ)
     anything = False
-    for line in itertools.chain(follower.read(), follower.flush() if at_end else ()):
+    if len(batches) == 1:
+        merged: Iterable[tuple[float, bytes, bytes]] = _timed(prefixes[0], batches[0])
+    else:
+        sources = itertools.starmap(_timed, zip(prefixes, batches, strict=True))
+        merged = heapq.merge(*sources, key=lambda each: each[0])
+    for _, prefix, line in merged:
         anything = True
         sys.stdout.buffer.write(prefix + _shown(line, terminal=screen.width is not None, colour=screen.colour))
     return anything
+
+
+def _timed(prefix: bytes, lines: Iterable[bytes]) -> Iterator[tuple[float, bytes, bytes]]:
+    """Each line with its time: its own, else that of the one before it; what begins without one comes first."""
+    from impetusd.cli.when import time_of
+
+    at = float("-inf")
+    for line in lines:
+        own = time_of(line)
+        at = at if own is None else own
+        yield at, prefix, line
+
+
+def _prefixes(files: Sequence[Source]) -> Iterator[bytes]:
+    """What stands before each line of each file: nothing if there is but one. On a terminal each name has its colour."""
+    from impetusd.cli.terminal import screen_of
+
+    screen = screen_of(sys.stdout, os.environ)
+    width = max(len(each.name) for each in files)
+    colours = {
+        name: _PALETTE[number % len(_PALETTE)] for number, name in enumerate(dict.fromkeys(f.name for f in files))
+    }
+    for each in files:
+        head = f"{each.name:<{width}} | "
+        if screen.colour:
+            head = f"\x1b[{_RED if each.stream == 'error' else colours[each.name]}m{head}\x1b[0m"
+        yield head.encode(errors="backslashreplace") if len(files) > 1 else b""
 
 
 def _complain(followers: Sequence[Follower], complained: set[str]) -> None:

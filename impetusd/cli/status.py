@@ -10,7 +10,7 @@ import sys
 
 from impetusd import control
 from impetusd.cli import place
-from impetusd.cli.terminal import screen_of
+from impetusd.cli.terminal import plain, screen_of
 from impetusd.core import protocol
 
 LAST_WORDS = 6  # lines of what a failed slot wrote last; `start`, `describe` and `logs` show more
@@ -36,7 +36,9 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
     else:
         from impetusd.cli import table
 
-        print("\n".join(table.report(answer["units"], screen, here.command, tails=LAST_WORDS)))
+        lines = table.report(answer["units"], screen, here.command, tails=LAST_WORDS)
+        lines += [screen.paint(screen.cut(plain(sentence)), "yellow") for sentence in answer["attention"]]
+        print("\n".join(lines))
     return 0 if protocol.all_as_wanted(answer["units"]) else 1
 
 

@@ -102,7 +102,8 @@ def last_exit(end: Mapping[str, Any] | None) -> str:
     """`exit 1`, `killed by SIGKILL`, or "" if it never ended."""
     if not end:
         return ""
-    return f"killed by {end['signal']}" if end.get("signal") else f"exit {end.get('code')}"
+    oom = f" ({end['oom']})" if end.get("oom") else ""
+    return f"killed by {end['signal']}{oom}" if end.get("signal") else f"exit {end.get('code')}"
 
 
 def uptime(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
 _BLOCK = 1 << 16
@@ -43,18 +43,38 @@ def last_lines(file: BinaryIO, count: int) -> tuple[list[bytes], int]:
 
 
 class Follower:
-    """One file, from its last lines on. `read` gives the lines that came since; between calls nothing is held but a descriptor."""
+    """One log, from its last lines on. `read` gives the lines that came since; between calls nothing is held but a descriptor."""
 
-    def __init__(self, path: str, count: int) -> None:
-        """Begin with the last `count` lines (they come with the first `read`). The file may not be there yet."""
+    def __init__(
+        self,
+        path: str,
+        count: int = 0,
+        *,
+        since: float | None = None,
+        wanted: Callable[[bytes], object] | None = None,
+    ) -> None:
+        """Begin with the last `count` lines, those of rotated files among them, or with those since an instant.
+
+        They come with the first `read`. Only lines that are `wanted` are given. The file may not be there yet.
+        """
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
-        self._first: list[bytes] = []
+        self._wanted = wanted
         self.error = ""  # why the file cannot be read; "" if it can, or is not there
         self._open()
+        self._first = self._begin(count, since)
+
+    def _begin(self, count: int, since: float | None) -> Iterator[bytes]:
+        from impetusd.cli import history
+
+        if since is None:
+            lines, offset = history.ending(self._path, self._file, count, self._wanted)
+        else:
+            offset = 0 if self._file is None else last_lines(self._file, 0)[1]
+            lines = history.since(self._path, self._file, since, offset)  # type: ignore[assignment]
+        yield from lines if since is None or self._wanted is None else filter(self._wanted, lines)
         if self._file is not None:
-            self._first, offset = last_lines(self._file, count)
             self._file.seek(offset)
 
     def close(self) -> None:
@@ -66,7 +86,16 @@ class Follower:
     def read(self) -> Iterator[bytes]:
         """Every line that was completed since the last call, without its newline."""
         yield from self._first
-        self._first = []
+        yield from self._chosen(self._read())
+
+    def flush(self) -> Iterator[bytes]:
+        """The unfinished last line, if there is one."""
+        yield from self._chosen(self._flush())
+
+    def _chosen(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        return lines if self._wanted is None else filter(self._wanted, lines)
+
+    def _read(self) -> Iterator[bytes]:
         if self._file is None:
             self._open()
             if self._file is None:
@@ -78,17 +107,42 @@ class Follower:
         if self._replaced(self._file):
             # What was written between the last read and the rename.
             yield from self._drain(self._file)
-            yield from self.flush()
+            yield from self._flush()
+            between = self._between(self._file)
             self.close()
+            for file in between:
+                with file:
+                    yield from self._drain(file)
+                    yield from self._flush()
             self._open()
             if self._file is not None:
                 yield from self._drain(self._file)
 
-    def flush(self) -> Iterator[bytes]:
-        """The unfinished last line, if there is one."""
+    def _flush(self) -> Iterator[bytes]:
         if self._rest:
             rest, self._rest = self._rest, b""
             yield rest
+
+    def _between(self, old: BinaryIO) -> list[BinaryIO]:
+        """The files that came after `old` and were rotated already, the oldest first."""
+        from impetusd.cli import history
+
+        inode = os.fstat(old.fileno()).st_ino
+        between: list[BinaryIO] = []
+        for path in history.older(self._path):
+            if path.endswith(".gz"):
+                break
+            try:
+                newer: BinaryIO = open(path, "rb")  # noqa: SIM115  # the caller closes it
+            except OSError:
+                continue
+            if os.fstat(newer.fileno()).st_ino == inode:
+                newer.close()
+                return between
+            between.insert(0, newer)
+        for file in between:  # the old one is none of them: it was moved elsewhere, or is compressed already
+            file.close()
+        return []
 
     def _open(self) -> None:
         try:
@@ -113,4 +167,4 @@ class Follower:
             *lines, self._rest = (self._rest + data).split(b"\n")
             yield from lines
             if len(self._rest) > _LONGEST_LINE:
-                yield from self.flush()
+                yield from self._flush()

@@ -177,39 +177,40 @@ def joined(pieces: Iterable[Piece]) -> str:
 def words(pieces: Iterable[Piece]) -> list[str]:
     """Split as a shell would, into an argument list. ValueError for a quote that nothing closes."""
     done: list[str] = []
-    word: str | None = None
+    word: list[str] | None = None  # in pieces, for a text that grows by one character at a time is copied each time
     quote = ""
     escaped = False
     for text, origin in pieces:
         if origin is Origin.BUILT_IN or (origin is Origin.ENVIRON and quote):
-            word, escaped = (word or "") + text, False
+            word, escaped = [*(word or ()), text], False
             continue
         for char in text:
+            if char in " \t\r\n" and not quote and not escaped:
+                if word is not None:
+                    done.append("".join(word))
+                word = None
+                continue
+            if word is None:
+                word = []
             if escaped:
                 # inside double quotes a backslash is itself, unless it stands before one or before the quote
-                kept = "\\" if quote == '"' and char not in '"\\' else ""
-                word, escaped = (word or "") + kept + char, False
+                word.append("\\" + char if quote == '"' and char not in '"\\' else char)
+                escaped = False
             elif char == quote:
                 quote = ""
-            elif quote == "'" or (quote and char != "\\"):
-                word = (word or "") + char
-            elif char in " \t\r\n":
-                if word is not None:
-                    done.append(word)
-                word = None
-            elif origin is Origin.ENVIRON:
-                word = (word or "") + char
+            elif quote == "'" or (quote and char != "\\") or origin is Origin.ENVIRON:
+                word.append(char)
             elif char == "\\":
-                escaped, word = True, word or ""
+                escaped = True
             elif char in "\"'":
-                quote, word = char, word or ""
+                quote = char
             else:
-                word = (word or "") + char
+                word.append(char)
     if quote:
         raise ValueError(f"the {quote} is never closed; add the second one, or write \\{quote} for the character")
     if escaped:
         raise ValueError("it ends in a backslash; remove it, a longer command goes on in an indented line")
-    return done if word is None else [*done, word]
+    return done if word is None else [*done, "".join(word)]
 
 
 class _Expansion:

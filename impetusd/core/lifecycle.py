@@ -8,13 +8,14 @@ Two axes: what a slot *is* (`State`, the names and numbers of `supervisor.states
     BACKOFF   ended by itself; the deadline starts it again
     STOPPING  told to end, or ended and what it left behind is being ended; want UP: it is started again afterwards
     EXITED    ended by itself, as it should: with 0 or one of stop_exit_codes, and autorestart leaves it at that
-    FATAL     given up; `reason` says why; only a command starts it again
+    FATAL     given up; `reason` says why; a command starts it again, or the deadline, once every retry_after
 
 The rules:
   1. `step` is pure: policy, slot, event, clock and jitter go in; the new slot and the actions come out.
   2. TABLE has a cell for every state and event. An event that means nothing in a state is an explicit `_ignore`.
   3. A slot has one deadline. What its passing means is the cell of (state, Deadline).
-  4. Each start that nobody asked for goes through `_retry`, which counts it.
+  4. Each start that nobody asked for is counted and within the budget of max_restarts in restart_window: after an end
+     by `_retry`, from FATAL by `_try_once`, for a process that is replaced before it ends by `_hand_over`.
   5. A pid is there in STARTING, RUNNING and STOPPING only.
 
 All times are seconds on the monotonic clock, which survives a restart of the supervisor (it counts from boot).
@@ -30,7 +31,10 @@ from typing import TypeAlias
 
 from supervisor.states import ProcessStates
 
+from impetusd.core.model import Autorestart
 from impetusd.core.policy import Exit, Fate, Policy, delay, fate
+
+LAST_WORDS = 2.0  # seconds that a process which hangs has to write down where
 
 
 class State(IntEnum):
@@ -64,10 +68,12 @@ class Slot:
     started: float | None = None  # when the present process was spawned
     asked: bool = False  # the start that follows this stop was asked for
     failed: str = ""  # why the present process is being stopped as a failure
+    due: str = ""  # why the present process, though well, is being replaced by another
     kills: int = 0  # SIGKILLs sent in the present stop
     failures: int = 0  # runs in a row that did not last min_uptime
     restarts: int = 0  # starts that nobody asked for, ever
     recent: tuple[float, ...] = ()  # those within restart_window
+    half_open: bool = False  # tried once after it was given up: one more failure and it is given up again
     reason: str = ""
     last_exit: Exit | None = None
 
@@ -122,11 +128,58 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The process moved to another slot (a parked worker was put to work); this one needs another."""
+    """The process moved to another slot (a parked worker was put to work); this one needs another, if `again`."""
+
+    again: bool = True
 
 
-Event: TypeAlias = Start | Stop | Restart | Spawned | Ready | Exited | Gone | Deadline | Taken
-EVENTS: tuple[type[Event], ...] = (Start, Stop, Restart, Spawned, Ready, Exited, Gone, Deadline, Taken)
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """The process with `pid`, which is started up, takes over here; the one before lives on in a slot of its own."""
+
+    pid: int
+    reason: str
+    asked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """A rule of the INI (its age, its memory, a changed file) wants a new process in the place of a healthy one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The process is judged to be broken, by a health check or its memory; `hard`: it is killed at once."""
+
+    reason: str
+    hard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """WATCHDOG=1 from the process: it is alive."""
+
+
+Event: TypeAlias = (
+    Start | Stop | Restart | Spawned | Ready | Exited | Gone | Deadline | Taken | HandOver | Recycle | Fail | Ping
+)
+EVENTS: tuple[type[Event], ...] = (
+    Start,
+    Stop,
+    Restart,
+    Spawned,
+    Ready,
+    Exited,
+    Gone,
+    Deadline,
+    Taken,
+    HandOver,
+    Recycle,
+    Fail,
+    Ping,
+)
 
 
 # Actions: what the engine is to do.
@@ -185,13 +238,13 @@ def _ignore(case: _Case) -> Step:
 
 
 def _launch(case: _Case, slot: Slot, reason: str = "") -> Step:
-    slot = replace(slot, want=Want.UP, pid=None, started=None, asked=False, failed="", kills=0)
+    slot = replace(slot, want=Want.UP, pid=None, started=None, asked=False, failed="", due="", kills=0)
     return _enter(case, slot, State.STARTING, reason), (Spawn(),)
 
 
 def _start(case: _Case) -> Step:
     """A start that was asked for: the past is forgiven."""
-    return _launch(case, replace(case.slot, failures=0, recent=()))
+    return _launch(case, replace(case.slot, failures=0, recent=(), half_open=False))
 
 
 def _want_up(case: _Case) -> Step:
@@ -254,7 +307,11 @@ def _spawned_too_late(case: _Case) -> Step:
 def _ready(case: _Case) -> Step:
     if case.slot.pid is None:
         return case.slot, ()
-    return _enter(case, case.slot, State.RUNNING), ()
+    return _enter(case, case.slot, State.RUNNING, deadline=_next_ping(case)), ()
+
+
+def _next_ping(case: _Case) -> float | None:
+    return case.now + case.policy.watchdog if case.policy.watchdog else None
 
 
 def _still_starting(case: _Case) -> Step:
@@ -265,11 +322,64 @@ def _still_starting(case: _Case) -> Step:
     return _end(case, replace(case.slot, failed=failed), failed)
 
 
+def _lasted(case: _Case) -> bool:
+    slot = case.slot
+    return slot.state is State.RUNNING and case.now - (slot.started or case.now) >= case.policy.min_uptime
+
+
+def _settled(case: _Case) -> Slot:
+    """The slot whose process runs; if that has lasted min_uptime, what was before is forgiven."""
+    return replace(case.slot, failures=0, half_open=False) if _lasted(case) else case.slot
+
+
+def _recycle(case: _Case) -> Step:
+    """Only within the budget: a process that is well is better than none."""
+    assert isinstance(case.event, Recycle)
+    if not has_budget(case.policy, case.slot, case.now):
+        return case.slot, ()
+    return _end(case, replace(_settled(case), due=case.event.reason), case.event.reason)
+
+
+def _hand_over(case: _Case) -> Step:
+    assert isinstance(case.event, HandOver)
+    slot = replace(_settled(case), pid=case.event.pid, started=case.now)
+    if not case.event.asked:
+        slot = replace(slot, recent=(*_recent(case.policy, slot, case.now), case.now), restarts=slot.restarts + 1)
+    return _enter(case, slot, State.STARTING, case.event.reason, case.now + case.policy.listen_timeout), ()
+
+
+def _fail(case: _Case) -> Step:
+    assert isinstance(case.event, Fail)
+    if case.slot.pid is None:
+        return case.slot, ()
+    reason = case.event.reason
+    slot = replace(_settled(case), failed=reason)
+    if not case.event.hard:
+        return _end(case, slot, reason)
+    deadline = case.now + max(case.policy.kill_timeout, 1.0)
+    slot = _enter(case, replace(slot, kills=1), State.STOPPING, reason, deadline)
+    return slot, (Signal(signal.SIGKILL, Scope.TREE if case.policy.treekill else Scope.MAIN),)
+
+
+def _ping(case: _Case) -> Step:
+    return replace(case.slot, deadline=_next_ping(case)), ()
+
+
+def _hung(case: _Case) -> Step:
+    """SIGABRT has a worker write where it hangs; what cannot even do that is killed soon."""
+    if not case.policy.watchdog:
+        return case.slot, ()
+    reason = f"it hangs: no sign of life for {case.policy.watchdog:g} s (watchdog)"
+    deadline = case.now + min(case.policy.kill_timeout, LAST_WORDS)
+    slot = _enter(case, replace(_settled(case), failed=reason), State.STOPPING, reason, deadline)
+    return slot, (Signal(signal.SIGABRT, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
+
+
 def _exited(case: _Case) -> Step:
     assert isinstance(case.event, Exited)
-    slot = case.slot
-    lasted = slot.state is State.RUNNING and case.now - (slot.started or case.now) >= case.policy.min_uptime
-    slot = replace(slot, pid=None, last_exit=case.event.exit, failures=0 if lasted else slot.failures + 1)
+    slot = _settled(case)
+    failures = 0 if _lasted(case) else slot.failures + 1
+    slot = replace(slot, pid=None, last_exit=case.event.exit, failures=failures)
     if case.event.left and case.policy.treekill:
         return _end_rest(case, _enter(case, slot, State.STOPPING, f"{case.event.exit}; ending what it left behind"))
     return _after(case, slot)
@@ -316,32 +426,77 @@ def _after(case: _Case, slot: Slot) -> Step:
         return _enter(case, slot, State.STOPPED), ()
     if slot.asked or slot.last_exit is None:
         return _launch(case, slot)
+    if slot.due:
+        return _retry(case, slot, slot.due)
     end = slot.failed or str(slot.last_exit)
     verdict = fate(case.policy, Exit(stage=slot.failed) if slot.failed else slot.last_exit)
-    if verdict is Fate.RETRY:
+    if verdict is Fate.EXITED:
+        return _enter(case, slot, State.EXITED, end), ()
+    if verdict is Fate.RETRY and not slot.half_open:
         return _retry(case, slot, end)
-    if verdict is Fate.FATAL:
-        return _enter(case, slot, State.FATAL, end), ()
-    return _enter(case, slot, State.EXITED, end), ()
+    return _give_up(case, slot, end)
+
+
+def _recent(policy: Policy, slot: Slot, now: float) -> tuple[float, ...]:
+    return tuple(at for at in slot.recent if at > now - policy.restart_window)
+
+
+def has_budget(policy: Policy, slot: Slot, now: float) -> bool:
+    """Whether one more restart that nobody asked for would be within max_restarts in restart_window."""
+    return len(_recent(policy, slot, now)) < policy.max_restarts
 
 
 def _retry(case: _Case, slot: Slot, end: str) -> Step:
-    """The only way to a start that nobody asked for: counted, delayed, refused above max_restarts."""
+    """A start that nobody asked for, after an end: counted, delayed, refused above max_restarts."""
     policy = case.policy
     wait = delay(policy, slot.failures, case.jitter)
     due = case.now + wait
-    recent = tuple(at for at in slot.recent if at > due - policy.restart_window)
+    recent = _recent(policy, slot, due)
     if len(recent) >= policy.max_restarts:
         given_up = f"{end}; gave up after {len(recent)} restarts in {policy.restart_window:g} s"
-        return _enter(case, replace(slot, recent=recent), State.FATAL, given_up), ()
+        return _give_up(case, replace(slot, recent=recent), given_up)
     slot = replace(slot, recent=(*recent, due), restarts=slot.restarts + 1)
     if wait > 0:
         return _enter(case, slot, State.BACKOFF, f"{end} ({len(slot.recent)} of {policy.max_restarts})", due), ()
     return _launch(case, slot, end)
 
 
+def _give_up(case: _Case, slot: Slot, reason: str) -> Step:
+    """FATAL; with retry_after it is tried once more when that has passed and the budget allows it."""
+    policy = case.policy
+    deadline = None
+    if policy.retry_after and policy.max_restarts and policy.autorestart is not Autorestart.NEVER:
+        reason = reason.removesuffix(_slowly(policy)) + _slowly(policy)
+        recent = _recent(policy, slot, case.now)
+        full = len(recent) >= policy.max_restarts
+        free = recent[-policy.max_restarts] + policy.restart_window + 0.001 if full else case.now
+        deadline = max(case.now + policy.retry_after * (0.9 + 0.2 * case.jitter), free)
+    return _enter(case, slot, State.FATAL, reason, deadline), ()
+
+
+def _slowly(policy: Policy) -> str:
+    return f"; tried once every {policy.retry_after:g} s (retry_after)"
+
+
+def _try_once(case: _Case) -> Step:
+    """Half-open: one try, and only a run that lasts min_uptime makes it an ordinary one again."""
+    slot = case.slot
+    if not case.policy.retry_after:
+        return slot, ()
+    recent = (*_recent(case.policy, slot, case.now), case.now)
+    slot = replace(slot, half_open=True, restarts=slot.restarts + 1, recent=recent)
+    return _launch(case, slot, slot.reason)
+
+
 def _launch_again(case: _Case) -> Step:
     return _launch(case, case.slot, case.slot.reason)
+
+
+def _taken(case: _Case) -> Step:
+    assert isinstance(case.event, Taken)
+    if case.event.again:
+        return _launch_again(case)
+    return _rest(replace(case, slot=replace(case.slot, pid=None, started=None)))
 
 
 _S = State
@@ -355,6 +510,10 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.STOPPED, Gone): _ignore,
     (_S.STOPPED, Deadline): _ignore,
     (_S.STOPPED, Taken): _ignore,
+    (_S.STOPPED, HandOver): _ignore,
+    (_S.STOPPED, Recycle): _ignore,
+    (_S.STOPPED, Fail): _ignore,
+    (_S.STOPPED, Ping): _ignore,
     (_S.STARTING, Start): _want_up,
     (_S.STARTING, Stop): _cancel_or_end,
     (_S.STARTING, Restart): _end_and_start,
@@ -364,6 +523,10 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.STARTING, Gone): _ignore,
     (_S.STARTING, Deadline): _still_starting,
     (_S.STARTING, Taken): _ignore,
+    (_S.STARTING, HandOver): _ignore,
+    (_S.STARTING, Recycle): _ignore,
+    (_S.STARTING, Fail): _fail,
+    (_S.STARTING, Ping): _ignore,
     (_S.RUNNING, Start): _ignore,
     (_S.RUNNING, Stop): _end_for_good,
     (_S.RUNNING, Restart): _end_and_start,
@@ -371,8 +534,12 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.RUNNING, Ready): _ignore,
     (_S.RUNNING, Exited): _exited,
     (_S.RUNNING, Gone): _ignore,
-    (_S.RUNNING, Deadline): _ignore,
-    (_S.RUNNING, Taken): _launch_again,
+    (_S.RUNNING, Deadline): _hung,
+    (_S.RUNNING, Taken): _taken,
+    (_S.RUNNING, HandOver): _hand_over,
+    (_S.RUNNING, Recycle): _recycle,
+    (_S.RUNNING, Fail): _fail,
+    (_S.RUNNING, Ping): _ping,
     (_S.BACKOFF, Start): _start,
     (_S.BACKOFF, Stop): _rest,
     (_S.BACKOFF, Restart): _start,
@@ -382,6 +549,10 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.BACKOFF, Gone): _ignore,
     (_S.BACKOFF, Deadline): _launch_again,
     (_S.BACKOFF, Taken): _ignore,
+    (_S.BACKOFF, HandOver): _ignore,
+    (_S.BACKOFF, Recycle): _ignore,
+    (_S.BACKOFF, Fail): _ignore,
+    (_S.BACKOFF, Ping): _ignore,
     (_S.STOPPING, Start): _start_again,
     (_S.STOPPING, Stop): _stay_down,
     (_S.STOPPING, Restart): _start_again,
@@ -391,6 +562,10 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.STOPPING, Gone): _gone,
     (_S.STOPPING, Deadline): _kill,
     (_S.STOPPING, Taken): _ignore,
+    (_S.STOPPING, HandOver): _ignore,
+    (_S.STOPPING, Recycle): _ignore,
+    (_S.STOPPING, Fail): _ignore,
+    (_S.STOPPING, Ping): _ignore,
     (_S.EXITED, Start): _start,
     (_S.EXITED, Stop): _rest,
     (_S.EXITED, Restart): _start,
@@ -400,6 +575,10 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.EXITED, Gone): _ignore,
     (_S.EXITED, Deadline): _ignore,
     (_S.EXITED, Taken): _ignore,
+    (_S.EXITED, HandOver): _ignore,
+    (_S.EXITED, Recycle): _ignore,
+    (_S.EXITED, Fail): _ignore,
+    (_S.EXITED, Ping): _ignore,
     (_S.FATAL, Start): _start,
     (_S.FATAL, Stop): _rest,
     (_S.FATAL, Restart): _start,
@@ -407,6 +586,10 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.FATAL, Ready): _ignore,
     (_S.FATAL, Exited): _ignore,
     (_S.FATAL, Gone): _ignore,
-    (_S.FATAL, Deadline): _ignore,
+    (_S.FATAL, Deadline): _try_once,
     (_S.FATAL, Taken): _ignore,
+    (_S.FATAL, HandOver): _ignore,
+    (_S.FATAL, Recycle): _ignore,
+    (_S.FATAL, Fail): _ignore,
+    (_S.FATAL, Ping): _ignore,
 }

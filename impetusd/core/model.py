@@ -7,7 +7,7 @@ Durations are seconds (float), sizes bytes (int), paths absolute. A field's mean
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -16,6 +16,8 @@ class Kind(Enum):
 
     POOL = "pool"
     PROGRAM = "program"
+    TIMER = "timer"  # a timer's job; its unit is in a Timer, not among the units
+    HEALTH = "health"  # the command of a health check; its unit is in a Health
 
 
 class Autorestart(Enum):
@@ -24,6 +26,35 @@ class Autorestart(Enum):
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
     NEVER = "never"
+
+
+class Overlap(Enum):
+    """What becomes of a run of a timer that is due while the one before it is still going."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    REPLACE = "replace"
+
+
+class Action(Enum):
+    """What a health check does when its target is unhealthy."""
+
+    RESTART = "restart"
+    ALERT = "alert"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """How a program that does not speak the notify protocol is known to be ready.
+
+    `kind` and `value`: "http" and a URL, "tcp" and HOST:PORT, "log" and a regular expression for a line of this run.
+    """
+
+    kind: str
+    value: str
+
+    def __str__(self) -> str:
+        return self.value if self.kind == "http" else f"{self.kind}:{self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,55 +73,126 @@ class Listen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """A `[pool:NAME]` or `[program:NAME]`: what may be started, how often, as whom, under which policy."""
+    """What may be started, how often, as whom, under which policy: a `[pool:NAME]`, a `[program:NAME]`, or the one-shot
+    command of a `[timer:NAME]` or `[health:NAME]`.
+
+    A default here is what a unit has whose kind does not take the key; the keys' own defaults are in `core.schema`.
+    """
 
     name: str
     kind: Kind
     where: str  # "file:line" of the section's header
     # what runs
-    command: tuple[str, ...]  # programs: argv; pools: ()
-    app: str  # pools: "package.module:factory"; programs: ""
-    interpreter: str  # pools: the python that runs the worker runtime; "" is the daemon's own
-    preload: bool
-    standby: int
-    listen: tuple[Listen, ...]
-    backlog: int
-    drain_timeout: float
+    command: tuple[str, ...] = ()  # all but pools: argv
+    app: str = ""  # pools: "package.module:factory"
+    interpreter: str = ""  # pools: the python that runs the worker runtime; "" is the daemon's own
+    preload: bool = False
+    standby: int = 0
+    listen: tuple[Listen, ...] = ()
+    backlog: int = 65535
+    drain_timeout: float = 0.0
+    instances: int = 1
+    instances_max: int = 1  # `instances`, or the end of a range like 2..8
+    per_instance: frozenset[str] = frozenset()  # keys and variables with ${INSTANCE}: see `config.parse(…, instance=N)`
+    increment_var: str = ""  # the variable that grows by the instance's number
     # when
     enabled: bool
-    autostart: bool
-    instances: int
-    depends_on: tuple[str, ...]
-    wait_ready: bool
-    listen_timeout: float
+    autostart: bool = False
+    depends_on: tuple[str, ...] = ()
+    wait_ready: bool = False
+    ready: Ready | None = None  # programs: waited for as with wait_ready, which is False then
+    listen_timeout: float = 30.0
     # restart policy
-    autorestart: Autorestart
-    stop_exit_codes: tuple[int, ...]
-    min_uptime: float
-    max_restarts: int
-    restart_window: float
-    restart_delay: float
-    exp_backoff_restart_delay: float
-    exp_backoff_max_delay: float
+    autorestart: Autorestart = Autorestart.NEVER
+    stop_exit_codes: tuple[int, ...] = ()
+    min_uptime: float = 0.0
+    max_restarts: int = 0
+    restart_window: float = 60.0
+    restart_delay: float = 0.0
+    exp_backoff_restart_delay: float = 0.0
+    exp_backoff_max_delay: float = 0.0
+    retry_after: float = 0.0  # of what is FATAL; 0 is never
+    # restarts of what is healthy; "", 0 and () are none
+    cron_restart: str = ""
+    timezone: str = ""  # of cron_restart; "" is the host's
+    max_age: float = 0.0
+    watch: tuple[str, ...] = ()
+    watch_ignore: tuple[str, ...] = ()  # globs
+    watch_delay: float = 0.5
+    # what is not healthy; 0 is no limit
+    max_memory_restart: int = 0
+    memory_hold: float = 0.0
+    max_memory_kill: int = 0
+    watchdog: float = 0.0
     # stopping
-    kill_signal: int
+    kill_signal: int = 15
     kill_timeout: float
-    treekill: bool
+    treekill: bool = True
     # the process's surroundings
     cwd: str
     user: str
     group: str
     umask: int
     nice: int
-    oom_score_adj: int
-    cpu_affinity: tuple[int, ...]
-    rlimits: tuple[tuple[str, int, int], ...]  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
+    oom_score_adj: int = 0
+    cpu_affinity: tuple[int, ...] = ()
+    rlimits: tuple[tuple[str, int, int], ...] = ()  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
     env: Mapping[str, str]
     env_file: tuple[str, ...]
     # logs; "" is the default file of the slot in log_dir
-    out_file: str
-    error_file: str
-    merge_logs: bool
+    out_file: str = ""
+    error_file: str = ""
+    merge_logs: bool = False
+    time: bool = False
+    log_format: str = "plain"  # or "json"
+    log_max_size: int = 0  # bytes; 0 is no limit
+    log_max_age: float = 0.0  # 0 is no limit
+    log_keep: int = 7
+    log_compress: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timer:
+    """A `[timer:NAME]`: when its job runs. Exactly one of `cron` and `every` is set."""
+
+    name: str
+    where: str  # "file:line" of the section's header
+    unit: Unit  # the job: kind TIMER, never restarted by the restart policy
+    enabled: bool
+    cron: str
+    timezone: str  # of `cron`; "" is the host's
+    every: float
+    timeout: float  # 0 is none
+    retries: int
+    retry_delay: float
+    overlap: Overlap
+    jitter: float  # up to so many seconds later
+    catch_up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A `[health:NAME]`: what is asked of a unit, and what follows. Exactly one of `http`, `tcp`, `unit` is set."""
+
+    name: str
+    where: str  # "file:line" of the section's header
+    enabled: bool
+    target: str  # a unit's name
+    http: str  # a URL, or a path alone: of each worker of a pool, or by way of `socket`
+    tcp: str  # HOST:PORT
+    unit: Unit | None  # the command of an `exec` check, kind HEALTH
+    status: tuple[tuple[int, int], ...]  # ranges, ends included
+    body: str  # text that the answer must contain
+    headers: tuple[tuple[str, str], ...]
+    socket: str  # the path of a unix socket that `http` goes through
+    ca_file: str  # "" is the host's own
+    verify: bool
+    interval: float
+    timeout: float
+    start_period: float
+    failures: int
+    successes: int
+    action: Action
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +210,6 @@ class Paths:
         return f"{self.run_dir}/control.sock"
 
     @property
-    def notify_socket(self) -> str:
-        return f"{self.run_dir}/notify.sock"
-
-    @property
     def log_file(self) -> str:
         """impetusd's own log."""
         return f"{self.log_dir}/impetusd.log"
@@ -119,10 +217,12 @@ class Paths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """One whole configuration. `units` is in the file's order; disabled ones are in it, with `enabled` False."""
+    """One whole configuration, in the file's order; what is disabled is in it, with `enabled` False."""
 
     paths: Paths
     units: Mapping[str, Unit]
+    timers: Mapping[str, Timer] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +233,7 @@ class Host:
     cpus: int
     user_exists: Callable[[str], bool]
     group_exists: Callable[[str], bool]
+    has_watch: bool = True  # whether the package watchfiles is there
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Policy:
     treekill: bool = True
     wait_ready: bool = False
     listen_timeout: float = 30.0
+    retry_after: float = 0.0
+    watchdog: float = 0.0
 
 
 def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
@@ -52,8 +54,10 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
         kill_signal=unit.kill_signal,
         kill_timeout=unit.kill_timeout,
         treekill=unit.treekill,
-        wait_ready=unit.wait_ready,
+        wait_ready=unit.wait_ready or unit.ready is not None,
         listen_timeout=unit.listen_timeout,
+        retry_after=unit.retry_after,
+        watchdog=unit.watchdog,
     )
 
 
@@ -61,7 +65,7 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
 class Exit:
     """How a process ended: `code`, or `signal`, or `stage` with `error` when it could not be started at all.
 
-    `at` is Unix time in seconds.
+    `at` is Unix time in seconds; `oom` says, in the kernel's words, that it killed the process for memory.
     """
 
     code: int | None = None
@@ -69,12 +73,13 @@ class Exit:
     stage: str = ""
     error: str = ""
     at: float = 0.0
+    oom: str = ""
 
     def __str__(self) -> str:
         if self.stage:
             return f"{self.stage} failed: {self.error}"
         if self.signal is not None:
-            return f"killed by {signal_name(self.signal)}"
+            return f"killed by {signal_name(self.signal)}{f' ({self.oom})' if self.oom else ''}"
         return f"exit {self.code}"
 
 

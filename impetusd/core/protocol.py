@@ -152,7 +152,12 @@ METHODS: Mapping[str, Method] = {
     "start": Method(idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
     "stop": Method(idempotent=True, slow=True, names=_ANY_NAMES),
     "scale": Method(idempotent=True, slow=True, name=Param(_name, required=True), n=Param(_count, required=True)),
-    "restart": Method(idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT),
+    "restart": Method(idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT, rolling=Param(_flag, False)),
+    "health": Method(idempotent=True, slow=False),
+    "timers": Method(idempotent=True, slow=False),
+    "trigger": Method(idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
+    "reopen-logs": Method(idempotent=True, slow=True),
+    "flush": Method(idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.
     "signal": Method(
         idempotent=False, slow=False, names=Param(_some_names, required=True), signal=Param(_name, required=True)

@@ -26,6 +26,7 @@ HEAD = """\
 ;
 ; ${NAME}, ${NAME:-default} and ${NAME:+other} read the environment of impetusd, and its folders:
 ; ${BASE_DIR}, ${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR}. A dollar is written $$.
+; In a pool or program and its env, ${INSTANCE} is the number of the instance, from 0 on.
 
 [impetusd]
 """
@@ -50,6 +51,27 @@ wait_ready  = yes
 kill_signal = SIGINT
 """
 
+HEALTH = """
+; A health check: what is asked of a unit, and what follows. This one asks each worker of the pool
+; web. While the database is away they answer 503, and a restart would bring no database back: so it
+; only tells. A worker that hangs is replaced anyway; that is the watchdog's business.
+
+[health:web]
+http     = /health
+interval = 30s
+action   = alert
+
+"""
+
+TIMER = """
+; A timer: a command that is run at its times. Remove the ; of three lines to have one.
+
+;[timer:tidy]
+;command = find ${STATE_DIR}/uploads -mtime +7 -delete
+;cron    = 0 3 * * *
+
+"""
+
 ENVIRONMENT = """
 ; What a unit finds in its environment, beyond PATH, HOME and the like.
 
@@ -63,9 +85,7 @@ DB_POOL_MAX  = 20
 def sample(base_dir: str = "") -> str:
     """The whole file. `base_dir`, where given, is set in it; otherwise that key is commented out like the others."""
     pool = schema.keys_of(schema.POOL).values()
-    program = schema.keys_of(schema.PROGRAM).values()
-    of_pools = [key.name for key in pool if schema.PROGRAM not in key.sections]
-    note = f"A program takes the keys of a pool too, except {', '.join(of_pools[:-1])} and {of_pools[-1]}."
+    of_pools = [key.name for key in pool if key.name not in schema.keys_of(schema.PROGRAM)]
     parts = [HEAD]
     if base_dir:
         parts.append(f"base_dir = {base_dir}\n\n")
@@ -74,10 +94,27 @@ def sample(base_dir: str = "") -> str:
     for group in dict.fromkeys(key.group for key in pool):
         parts.append(f"\n; {group}\n")
         parts += [_line(key) for key in pool if key.group == group]
-    parts += (PROGRAM, "\n", textwrap.fill(note, WIDTH, initial_indent="; ", subsequent_indent="; "), "\n")
-    parts += [_line(key) for key in program if schema.POOL not in key.sections]
+    parts += (PROGRAM, "\n", _note(f"A program takes the keys of a pool too, except {_words(of_pools)}."))
+    parts += _further(schema.PROGRAM)
+    for kind, head, who in ((schema.HEALTH, HEALTH, "A check with exec"), (schema.TIMER, TIMER, "A timer")):
+        shared = [key.name for key in pool if kind in key.sections and key.name != "enabled"]
+        parts += (head, _note(f"{who} takes, besides enabled, these keys of a pool: {_words(shared)}."))
+        parts += _further(kind)
     parts.append(ENVIRONMENT)
     return "".join(parts)
+
+
+def _further(section: str) -> list[str]:
+    """The keys of a section that no section before it takes."""
+    return [_line(key) for key in schema.keys_of(section).values() if key.sections[0] == section]
+
+
+def _words(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _note(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="; ", subsequent_indent="; ") + "\n"
 
 
 def _line(key: schema.Key) -> str:

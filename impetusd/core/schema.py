@@ -8,17 +8,19 @@ never empty) and raises ValueError with one clause that says what to write inste
 from __future__ import annotations
 
 from impetusd.core import ini
-from impetusd.core.model import Autorestart, Listen
+from impetusd.core.model import Action, Autorestart, Listen, Overlap, Ready
 from impetusd.core.protocol import MAX_INSTANCES
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
 IMPETUSD = "impetusd"
 POOL = "pool"
 PROGRAM = "program"
+TIMER = "timer"
+HEALTH = "health"
 ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
 
 MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -26,8 +28,9 @@ LONGEST = 3650 * MILLISECONDS["d"]
 BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 TRUE = ("yes", "true", "on", "1")
 FALSE = ("no", "false", "off", "0")
-ONE_PER_CPU = 0  # `instances = max`, until the number of CPUs is known
+PER_CPU = {"max": 0, "-1": -1}  # numbers of instances that the number of CPUs is added to, once it is known
 MOST_CPUS = 4096
+MOST_CRON = 200  # characters
 UNIX_PATH_BYTES = 107  # sockaddr_un holds 108, one of them the final NUL
 
 
@@ -120,6 +123,19 @@ def parse_size(text: str) -> int:
     return int(number) * BYTES[unit]
 
 
+def parse_limit(text: str) -> int:
+    """The same, 0 for no limit. So few bytes that a unit must have been forgotten are refused."""
+    size = parse_size(text)
+    if 0 < size < BYTES["K"]:
+        raise ValueError(f"that is {size} bytes; write it with a unit, like {size}M")
+    return size
+
+
+def show_size(size: int) -> str:
+    """In the largest unit of which it is a whole number: 1048576 is 1M."""
+    return next(f"{size // BYTES[unit]}{unit}" for unit in reversed(BYTES) if size % BYTES[unit] == 0) if size else "0"
+
+
 def parse_bool(text: str) -> bool:
     """Yes or no, in the ways that INI files have written it."""
     word = text.lower()
@@ -144,9 +160,23 @@ def parse_autorestart(text: str) -> Autorestart:
         raise ValueError("write always, on-failure or never") from None
 
 
-def parse_instances(text: str) -> int:
-    """How many; `ONE_PER_CPU` for max."""
-    return ONE_PER_CPU if text.lower() == "max" else _number(text, 1, MAX_INSTANCES, "or max for one per CPU")
+def parse_instances(text: str) -> tuple[int, int]:
+    """How many, and the most there may be; below 1 it is a value of `PER_CPU`."""
+    special = PER_CPU.get(text.lower())
+    if special is not None:
+        return special, special
+    least, dots, most = (part.strip() for part in text.partition(".."))
+    other = "or max for one per CPU, -1 for one less, or a range like 2..8"
+    low = _number(least, 1, MAX_INSTANCES, other)
+    high = _number(most, 1, MAX_INSTANCES, other) if dots else low
+    if high < low:
+        raise ValueError(f"the range runs backwards; write {high}..{low}")
+    return low, high
+
+
+def show_instances(ends: tuple[int, int]) -> str:
+    """A range where it is one."""
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}..{ends[1]}"
 
 
 def parse_signal(text: str) -> int:
@@ -225,26 +255,29 @@ def parse_umask(text: str) -> int:
 
 def parse_cpus(text: str) -> tuple[int, ...]:
     """CPU numbers in order, from numbers and ranges."""
-    cpus: set[int] = set()
-    for word in parse_words(text):
-        first, dash, last = word.partition("-")
-        low = _number(first, 0, MOST_CPUS, "or a range, like 0, 2-3")
-        high = _number(last, 0, MOST_CPUS, "or a range, like 0, 2-3") if dash else low
-        if high < low:
-            raise ValueError(f"the range {ini.brief(word)} runs backwards; write {high}-{low}")
-        cpus.update(range(low, high + 1))
-    return tuple(sorted(cpus))
+    ranges = _ranges(text, 0, MOST_CPUS, "or a range, like 0, 2-3")
+    return tuple(sorted({cpu for low, high in ranges for cpu in range(low, high + 1)}))
 
 
 def show_cpus(cpus: Sequence[int]) -> str:
     """With ranges where there are any."""
-    ranges: list[list[int]] = []
+    ranges: list[tuple[int, int]] = []
     for cpu in cpus:
-        if ranges and ranges[-1][-1] == cpu - 1:
-            ranges[-1][1:] = [cpu]
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1] = ranges[-1][0], cpu
         else:
-            ranges.append([cpu])
-    return ", ".join("-".join(map(str, ends)) for ends in ranges)
+            ranges.append((cpu, cpu))
+    return show_ranges(ranges)
+
+
+def parse_status(text: str) -> tuple[tuple[int, int], ...]:
+    """Ranges of HTTP status codes, ends included."""
+    return tuple(_ranges(text, 100, 599, "or a range, like 200-299, 404"))
+
+
+def show_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """A single number where both ends are one."""
+    return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in ranges)
 
 
 def parse_rlimits(text: str) -> tuple[tuple[str, int, int], ...]:
@@ -288,6 +321,100 @@ def parse_listen(text: str) -> tuple[Listen, ...]:
     return tuple(dict.fromkeys(_address(item) for item in _list(text)))
 
 
+def parse_url(text: str) -> str:
+    """An http or https URL, as written."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in {"http", "https"}:
+        raise ValueError("not a URL; write it like http://127.0.0.1:8080/health")
+    host = rest.replace("?", "/").partition("/")[0]
+    if "@" in host:
+        raise ValueError("a password in a URL would be seen in `status`; write it into headers")
+    port = host.rpartition("]")[2].partition(":")
+    _peer(host if port[1] else f"{host}:80", "127.0.0.1:8080")
+    return _path(text)
+
+
+def parse_http(text: str) -> str:
+    """A URL, or a path alone."""
+    return _path(text) if text.startswith("/") else parse_url(text)
+
+
+def parse_peer(text: str) -> str:
+    """HOST:PORT to connect to, in its shortest form."""
+    return _peer(text, "127.0.0.1:5432")
+
+
+def parse_ready(text: str) -> Ready:
+    """One of three ways of being ready."""
+    kind, _, value = text.partition(":")
+    value = value.strip()
+    if kind in {"http", "https"}:
+        return Ready("http", parse_url(text))
+    if kind == "tcp":
+        return Ready("tcp", parse_peer(value))
+    if kind == "log" and value:
+        import re
+        import warnings
+
+        try:
+            with warnings.catch_warnings():  # of what a later version of Python may read in another way
+                warnings.simplefilter("ignore")
+                re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"its regular expression cannot be read ({error}); write one like log:listening on"
+            ) from None
+        return Ready("log", value)
+    raise ValueError("write http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX")
+
+
+def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
+    """(name, value) of each line."""
+    headers: list[tuple[str, str]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not colon or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("a line of it is no header; write one Name: value on each line")
+        if not value.isprintable() or not value.isascii():
+            raise ValueError(f"the value of {ini.brief(name)} has a character that no header can have; remove it")
+        headers.append((name, value))
+    return tuple(headers)
+
+
+def show_headers(headers: Iterable[tuple[str, str]]) -> str:
+    """One on each line. What may be a secret is not shown."""
+    return "\n  ".join(f"{name}: {'***' if _is_secret(name) else value}" for name, value in headers)
+
+
+def parse_cron(text: str) -> str:
+    """A cron expression, as written but for its blanks."""
+    from impetusd.core import schedule
+
+    expression = " ".join(text.split())
+    fault = schedule.check(expression) if len(expression) <= MOST_CRON else "no cron expression is that long"
+    if fault:
+        raise ValueError(f"{fault}; write minute, hour, day of month, month, day of week, like 30 3 * * 1-5, or @daily")
+    return expression
+
+
+def parse_timezone(text: str) -> str:
+    """The name of a time zone that this host has."""
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("this host knows no such time zone; write one like Europe/Lisbon or UTC") from None
+    return text
+
+
+def parse_variable(text: str) -> str:
+    """The name of an environment variable."""
+    if not ini.is_name(text):
+        raise ValueError("cannot name a variable; use letters, digits and _, no digit in front")
+    return text
+
+
 def parse_text(text: str) -> str:
     """Anything on one line."""
     return text
@@ -296,6 +423,19 @@ def parse_text(text: str) -> str:
 def count(least: int, most: int) -> Value:
     """A whole number from `least` to `most`."""
     return Value("count", lambda text: _number(text, least, most), str)
+
+
+def choice(*options: Any) -> Value:
+    """One of these words, or of the members of an enumeration."""
+    known = {str(getattr(option, "value", option)): option for option in options}
+    words = list(known)
+
+    def parse(text: str) -> Any:
+        if text.lower() not in known:
+            raise ValueError(f"write {', '.join(words[:-1])} or {words[-1]}")
+        return known[text.lower()]
+
+    return Value("choice", parse, lambda option: str(getattr(option, "value", option)))
 
 
 def show_words(words: Iterable[object]) -> str:
@@ -307,12 +447,13 @@ DURATION = Value("duration", parse_duration, show_duration)
 POSITIVE_DURATION = Value("duration", parse_positive_duration, show_duration)
 BOOL = Value("yes or no", parse_bool, show_bool)
 AUTORESTART = Value("choice", parse_autorestart, lambda value: str(value.value))
-INSTANCES = Value("count", parse_instances, str)
+INSTANCES = Value("count", parse_instances, show_instances)
 SIGNAL = Value("signal", parse_signal, show_signal)
 WORDS = Value("names", parse_words, show_words, lines=True, none=())
 EXIT_CODES = Value("exit codes", parse_exit_codes, show_words, none=())
 PATH = Value("path", parse_text, str)
 PATHS = Value("paths", parse_paths, show_words, lines=True, none=())
+GLOBS = Value("patterns", parse_paths, show_words, lines=True, none=())
 INTERPRETER = Value("path or name", parse_text, str)
 TEXT = Value("text", parse_text, str)
 APP = Value("application", parse_app, str)
@@ -321,32 +462,50 @@ UMASK = Value("umask", parse_umask, lambda mask: f"{mask:03o}")
 CPUS = Value("CPUs", parse_cpus, show_cpus, none=())
 RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
 LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
+LIMIT = Value("size", parse_limit, show_size)
+READY = Value("way of being ready", parse_ready, str)
+CRON = Value("cron expression", parse_cron, str)
+TIMEZONE = Value("time zone", parse_timezone, str)
+VARIABLE = Value("variable", parse_variable, str)
+OVERLAP = choice(*Overlap)
+ACTION = choice(*Action)
+LOG_FORMAT = choice("plain", "json")
+HTTP = Value("URL or path", parse_http, str)
+PEER = Value("address", parse_peer, str)
+STATUS = Value("status codes", parse_status, show_ranges, none=())
+HEADERS = Value("headers", parse_headers, show_headers, lines=True, none=())
 
-_ALL = (IMPETUSD,)
-_BOTH = (POOL, PROGRAM)
+_OWN = (IMPETUSD,)
 _POOL = (POOL,)
 _PROGRAM = (PROGRAM,)
+_BOTH = (POOL, PROGRAM)
+_TIMER = (TIMER,)
+_HEALTH = (HEALTH,)
+_JOBS = (*_BOTH, TIMER)
+_EVERY = (*_JOBS, HEALTH)
 
 KEYS: tuple[Key, ...] = (
     # where impetusd itself lives
-    Key("base_dir", _ALL, "Where things live", PATH, "", "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
-    Key("run_dir", _ALL, "Where things live", PATH, "var/run", "Sockets. For a file in /etc: /run/impetusd."),
-    Key("state_dir", _ALL, "Where things live", PATH, "var/lib", "What must survive a reboot; one impetusd per state_dir. For a file in /etc: /var/lib/impetusd."),
-    Key("log_dir", _ALL, "Where things live", PATH, "var/log", "Logs. For a file in /etc: /var/log/impetusd."),
+    Key("base_dir", _OWN, "Where things live", PATH, "", "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
+    Key("run_dir", _OWN, "Where things live", PATH, "var/run", "Sockets. For a file in /etc: /run/impetusd."),
+    Key("state_dir", _OWN, "Where things live", PATH, "var/lib", "What must survive a reboot; one impetusd per state_dir. For a file in /etc: /var/lib/impetusd."),
+    Key("log_dir", _OWN, "Where things live", PATH, "var/log", "Logs. For a file in /etc: /var/log/impetusd."),
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
-    Key("command", _PROGRAM, "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
+    Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
     Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
-    Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once; max is one per CPU."),
+    Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
+    Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
     Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool. Default: the one that runs impetusd.", ".venv/bin/python"),
     Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh."),
     Key("standby", _POOL, "What runs", count(0, 100), "1", "Workers kept ready to take over from one that dies."),
     Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "Connections that may queue; the kernel caps it at net.core.somaxconn."),
     # when
-    Key("enabled", _BOTH, "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
+    Key("enabled", _EVERY, "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
     Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
     Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
     Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
+    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX.", "log:listening on port"),
     Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
     # restart policy
     Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
@@ -357,34 +516,83 @@ KEYS: tuple[Key, ...] = (
     Key("restart_delay", _BOTH, "Restarts", DURATION, "0", "Wait this long before each restart."),
     Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "Wait after the second failed run in a row; doubles with each one that follows."),
     Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The longest it grows to."),
+    Key("retry_after", _BOTH, "Restarts", DURATION, "0", "What is FATAL is tried again after this time; 0: never."),
+    # restarts of what is healthy
+    Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "Restart it at these times: a cron expression, or @daily and the like.", "30 3 * * 1"),
+    Key("timezone", _JOBS, "Planned restarts", TIMEZONE, "", "Where cron_restart (of a timer: cron) reads the clock. Default: the host's time zone.", "Europe/Lisbon"),
+    Key("max_age", _BOTH, "Planned restarts", DURATION, "0", "Restart what has run for this long, not all instances at once; 0: never."),
+    Key("watch", _BOTH, "Planned restarts", PATHS, "", "Restart it when something changes in these files and folders. Needs impetusd[watch].", "src, conf/app.toml"),
+    Key("watch_ignore", _BOTH, "Planned restarts", GLOBS, "", "Names in them that do not count, as patterns.", "*.log, tmp"),
+    Key("watch_delay", _BOTH, "Planned restarts", DURATION, "500ms", "It restarts when nothing has changed for this long."),
+    # what it may use and how it may hang
+    Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it, gracefully, when it and its descendants use more memory than this; 0: never."),
+    Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
+    Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
+    Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop is stuck for this long writes its stacks to its log and is replaced; 0: never."),
+    Key("watchdog", _PROGRAM, "Limits", DURATION, "0", "Restart it when it has not said WATCHDOG=1 (sd_notify) for this long; 0: never. It must speak that protocol."),
     # stopping
-    Key("kill_signal", _BOTH, "Stopping", SIGNAL, "SIGTERM", "The signal that asks it to stop."),
-    Key("kill_timeout", _BOTH, "Stopping", DURATION, "10s", "What has not ended by then is killed."),
+    Key("kill_signal", _JOBS, "Stopping", SIGNAL, "SIGTERM", "The signal that asks it to stop."),
+    Key("kill_timeout", _EVERY, "Stopping", DURATION, "10s", "What has not ended by then is killed."),
     Key("drain_timeout", _POOL, "Stopping", DURATION, "5s", "How long a stopping worker waits for its connections to leave; shorter than kill_timeout."),
-    Key("treekill", _BOTH, "Stopping", BOOL, "yes", "Stop its descendants too, wherever they went."),
+    Key("treekill", _JOBS, "Stopping", BOOL, "yes", "Stop its descendants too, wherever they went."),
     # surroundings
-    Key("cwd", _BOTH, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
-    Key("user", _BOTH, "Surroundings", TEXT, "", "Run as this user; impetusd must run as root. Default: impetusd's own.", "www-data"),
-    Key("group", _BOTH, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
-    Key("umask", _BOTH, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
-    Key("nice", _BOTH, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),
-    Key("oom_score_adj", _BOTH, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
-    Key("cpu_affinity", _BOTH, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
-    Key("rlimits", _BOTH, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
-    Key("env_file", _BOTH, "Surroundings", PATHS, "", "Files of NAME=value lines, read at each start; [env:NAME] overrides them.", "web.env"),
+    Key("cwd", _EVERY, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
+    Key("user", _EVERY, "Surroundings", TEXT, "", "Run as this user; impetusd must run as root. Default: impetusd's own.", "www-data"),
+    Key("group", _EVERY, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
+    Key("umask", _EVERY, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
+    Key("nice", _EVERY, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),
+    Key("oom_score_adj", _JOBS, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
+    Key("cpu_affinity", _JOBS, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
+    Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
+    Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, read at each start; [env:NAME] overrides them.", "web.env"),
     # logs
-    Key("out_file", _BOTH, "Logs", PATH, "", "Where its standard output goes. Default: a file in log_dir.", "${LOG_DIR}/out.log"),
-    Key("error_file", _BOTH, "Logs", PATH, "", "Where its standard error goes. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
+    Key("out_file", _JOBS, "Logs", PATH, "", "Where its standard output goes. Default: a file in log_dir.", "${LOG_DIR}/out.log"),
+    Key("error_file", _JOBS, "Logs", PATH, "", "Where its standard error goes. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
     Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
+    Key("time", _JOBS, "Logs", BOOL, "no", "Put the time before each line."),
+    Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines as they come; json: each in an object with its time and where it is from."),
+    Key("log_max_size", _JOBS, "Logs", LIMIT, "0", "Begin a new file when one has grown to this size; 0: never, as when logrotate does it."),
+    Key("log_max_age", _JOBS, "Logs", DURATION, "0", "Begin a new file when one is this old; 0: never."),
+    Key("log_keep", _JOBS, "Logs", count(0, 10_000), "7", "How many old files are kept."),
+    Key("log_compress", _JOBS, "Logs", BOOL, "yes", "Old files are compressed with gzip."),
+    # when a timer's command runs
+    Key("cron", _TIMER, "When it runs", CRON, "", "A cron expression (six fields begin with seconds), or @hourly, @daily, @weekly, @monthly, @yearly. This or every is required.", "0 3 * * *"),
+    Key("every", _TIMER, "When it runs", POSITIVE_DURATION, "", "Or so often.", "15m"),
+    Key("jitter", _TIMER, "When it runs", DURATION, "0", "Run it up to this much later, so that not all hosts do so at once."),
+    Key("catch_up", _TIMER, "When it runs", BOOL, "no", "When runs were missed because impetusd was down, the host asleep or its clock set: run it once, then."),
+    Key("overlap", _TIMER, "When it runs", OVERLAP, "skip", "When the run before has not ended: skip this one, queue it, or replace the one that runs."),
+    Key("timeout", _TIMER, "When it runs", DURATION, "0", "A run that takes longer is stopped and has failed; 0: it may take any time."),
+    Key("retries", _TIMER, "When it runs", count(0, 1000), "0", "How often a failed run is tried again..."),
+    Key("retry_delay", _TIMER, "When it runs", DURATION, "10s", "... after this time, which doubles with each try, up to an hour."),
+    # what a health check asks, and what follows
+    Key("target", _HEALTH, "What is asked", TEXT, "", "The unit that it is about. Default: the one of the same name.", "web"),
+    Key("http", _HEALTH, "What is asked", HTTP, "", "A URL. A path alone is asked of each worker of a pool. One of http, tcp and exec is required.", "http://127.0.0.1:8080/health"),
+    Key("tcp", _HEALTH, "What is asked", PEER, "", "HOST:PORT that must take connections.", "127.0.0.1:5432"),
+    Key("exec", _HEALTH, "What is asked", COMMAND, "", "A command that must exit with 0. It has the environment of its target.", "pg_isready -q"),
+    Key("status", _HEALTH, "What is asked", STATUS, "200-399", "Status codes that http may get."),
+    Key("body", _HEALTH, "What is asked", TEXT, "", "Text that must be in its answer.", "ok"),
+    Key("headers", _HEALTH, "What is asked", HEADERS, "", "Headers that it sends, each as Name: value on a line of its own.", "Host: shop.example"),
+    Key("socket", _HEALTH, "What is asked", PATH, "", "The unix socket that http goes through.", "${RUN_DIR}/web.sock"),
+    Key("ca_file", _HEALTH, "What is asked", PATH, "", "The certificates that https trusts. Default: the host's.", "conf/ca.pem"),
+    Key("verify", _HEALTH, "What is asked", BOOL, "yes", "no: https takes any certificate."),
+    Key("interval", _HEALTH, "When, and what follows", POSITIVE_DURATION, "30s", "How often it asks."),
+    Key("timeout", _HEALTH, "When, and what follows", POSITIVE_DURATION, "5s", "An answer that takes longer is a failure."),
+    Key("start_period", _HEALTH, "When, and what follows", DURATION, "0", "Failures do not count for this long after a start."),
+    Key("failures", _HEALTH, "When, and what follows", count(1, 1000), "3", "So many failures in a row make it unhealthy..."),
+    Key("successes", _HEALTH, "When, and what follows", count(1, 1000), "1", "... and so many successes healthy again."),
+    Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What unhealthy leads to: restart, or alert, which only tells."),
 )  # fmt: skip
 
 # Where an impetusd lives whose file is in /etc; anywhere else the defaults of the table hold.
 SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}
 
 
+_OF_SECTION = {section: {key.name: key for key in KEYS if section in key.sections} for section in (IMPETUSD, *_EVERY)}
+
+
 def keys_of(section: str) -> dict[str, Key]:
     """The keys that a kind of section takes, in the table's order."""
-    return {key.name: key for key in KEYS if section in key.sections}
+    return _OF_SECTION[section]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -404,6 +612,16 @@ def _number(text: str, least: int, most: int, other: str = "") -> int:
     if _digits(digits) and len(digits) < 10 and least <= int(text) <= most:
         return int(text)
     raise ValueError(f"write a whole number from {least} to {most}{' ' + other if other else ''}")
+
+
+def _ranges(text: str, least: int, most: int, other: str) -> Iterator[tuple[int, int]]:
+    for word in parse_words(text):
+        first, dash, last = word.partition("-")
+        low = _number(first, least, most, other)
+        high = _number(last, least, most, other) if dash else low
+        if high < low:
+            raise ValueError(f"the range {ini.brief(word)} runs backwards; write {high}-{low}")
+        yield low, high
 
 
 def _list(text: str) -> list[str]:
@@ -433,14 +651,38 @@ def _address(text: str) -> Listen:
         return Listen("", 0, path)
     if text.startswith("/"):
         raise ValueError(f"for a unix socket write unix:{shown}")
-    host, _, port = text.rpartition(":")
-    if not _digits(port) or len(port) > 5 or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{shown} has no port from 1 to 65535; write HOST:PORT, like 127.0.0.1:8080, or unix:PATH")
+    host, port = _host_and_port(text, "127.0.0.1:8080, or unix:PATH")
     if not host or host == "*":
         raise ValueError(
             f"{shown} names no host; write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network"
         )
     return Listen(_host(host, port), int(port))
+
+
+def _peer(text: str, example: str) -> str:
+    host, port = _host_and_port(text, example)
+    if not host:
+        raise ValueError(f"{ini.brief(text)} names no host; write it like {example}")
+    return str(Listen(_host(host, port), int(port)))
+
+
+def _path(text: str) -> str:
+    """What a request's first line can hold, of a URL or of a path alone."""
+    if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
+        raise ValueError("a URL has no blanks, no # and nothing but ASCII; write such characters as %20")
+    return text
+
+
+def _is_secret(header: str) -> bool:
+    name = header.lower()
+    return any(part in name for part in ("auth", "cookie", "key", "secret", "token"))
+
+
+def _host_and_port(text: str, example: str) -> tuple[str, str]:
+    host, _, port = text.rpartition(":")
+    if not _digits(port) or len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{ini.brief(text)} has no port from 1 to 65535; write HOST:PORT, like {example}")
+    return host, port
 
 
 def _host(host: str, port: str) -> str:

@@ -11,7 +11,9 @@ Exit status: 0 after an orderly end, 75 when the state directory is held by anot
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -23,12 +25,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 if __name__ == "__main__":  # -I -S leaves only the standard library on the path
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from impetusd.shim import spawn, tree, wire
+
+T = TypeVar("T")
 
 EX_TEMPFAIL = 75
 SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  # its command, before CONF and PATHS
@@ -36,14 +40,20 @@ LOOKS = 5  # tries to take the instance lock, 10 ms apart
 SILENCE = 30.0  # seconds without a message after which the supervisor is taken for hung; it beats every 10
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
 DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that never said a word
+SPARE = 3  # descriptors held back, so that it can always look who is there
+LOOK_AGAIN = 0.5  # seconds, when it could not even so
 SPACING = 0.2  # seconds between two starts of one that speaks and then dies
 
 
 def log(text: str) -> None:
     """One line on stderr, which is the daemon's log."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    line = f"{stamp} shim: {text}".encode()[: select.PIPE_BUF - 1] + b"\n"
     with contextlib.suppress(OSError):
-        os.write(2, f"{stamp} shim: {text}\n".encode())
+        reader = select.poll()
+        reader.register(2, select.POLLOUT)
+        if reader.poll(0):  # a pipe that nobody reads must not stop us: it takes PIPE_BUF bytes at once, or is full
+            os.write(2, line)
 
 
 class Child:
@@ -57,7 +67,9 @@ class Child:
         "failed",
         "forks",
         "invocation",
+        "killed",
         "left",
+        "oom_kills",
         "pid",
         "pidfd",
         "process",
@@ -79,6 +91,8 @@ class Child:
         self.acked = False
         self.left = False  # descendants live on after it
         self.doomed = False  # whoever is found of its tree is killed
+        self.killed = False  # SIGKILL was sent to it on command
+        self.oom_kills = tree.Cgroups.oom_kills(cgroup) if cgroup else 0
 
     def row(self) -> dict[str, Any]:
         """What a new supervisor is told of it."""
@@ -97,6 +111,8 @@ class Shim:
         self.blobs: dict[str, str] = {}
         self.kept: dict[str, int] = {}
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.spare: list[int] = []
+        self._hold_back()
         self.shutdown = False
         self.quitting = False
         self.sweep_due = False
@@ -145,15 +161,17 @@ class Shim:
     def _listen_to_signals(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
         def wake() -> None:
             for number in os.read(reader, 4096):
                 if number == signal.SIGCHLD:
                     self.sweep_due = True
+                elif number == signal.SIGUSR2:  # a supervisor that is only just coming up opens them anew anyway
+                    self.emit({"event": "reopen-logs"})
                 elif not self.shutdown:
                     log(f"{signal.Signals(number).name}: ending")
                     self.shutdown = True
@@ -171,9 +189,30 @@ class Shim:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        if self.due is not None:
-            return max(0.0, self.due - now)
-        return max(0.0, self.heard + SILENCE - now)
+        wait = max(0.0, (self.heard + SILENCE if self.due is None else self.due) - now)
+        return min(wait, LOOK_AGAIN) if self.sweep_due else wait
+
+    def _seeing(self, look: Callable[[], T]) -> T:
+        """`look()`; when no descriptor is left to look with, once more with those that are held back for this."""
+        try:
+            return look()
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+        for fd in self.spare:
+            os.close(fd)
+        self.spare.clear()
+        try:
+            return look()
+        finally:
+            self._hold_back()
+
+    def _hold_back(self) -> bool:
+        """False when there are not enough descriptors left for that."""
+        with contextlib.suppress(OSError):
+            while len(self.spare) < SPARE:
+                self.spare.append(os.dup(self.null))
+        return len(self.spare) == SPARE
 
     # The supervisor.
 
@@ -284,7 +323,7 @@ class Shim:
         mask = select.EPOLLIN
         while self.outbox:
             try:
-                wire.send(self.channel, *self.outbox[0])
+                self._seeing(functools.partial(wire.send, self.channel, *self.outbox[0]))
             except BlockingIOError:
                 mask |= select.EPOLLOUT
                 break
@@ -298,7 +337,7 @@ class Shim:
     def _receive(self) -> None:
         while self.channel is not None:
             try:
-                packet = wire.recv(self.channel)
+                packet = self._seeing(functools.partial(wire.recv, self.channel))
             except BlockingIOError:
                 break
             except (OSError, ValueError) as error:
@@ -311,6 +350,8 @@ class Shim:
             self.heard = time.monotonic()
             self.spoke = True
             message, fds = packet
+            while fds and not self._hold_back():  # what is missing then is told when it is asked for
+                os.close(fds.pop())
             ops = message.get("ops")
             for op in ops if isinstance(ops, list) else [message]:
                 try:
@@ -515,10 +556,14 @@ class Shim:
             child.doomed = True
         if scope in {"main", "tree"} and child.ended is None and child.pidfd >= 0:
             signal.pidfd_send_signal(child.pidfd, number)
+            child.killed = child.killed or number == signal.SIGKILL
         if scope in {"rest", "tree"}:
             self._signal_rest(child, number)
 
     def _signal_rest(self, child: Child, number: int) -> None:
+        self._seeing(lambda: self._signal_found(child, number))
+
+    def _signal_found(self, child: Child, number: int) -> None:
         if child.cgroup:
             mains = self._mains()  # of a worker, too, that its template's cgroup has not let go of yet
             if child.doomed:
@@ -548,7 +593,7 @@ class Shim:
         if child.acked and not child.left:
             del self.children[child.process]
             if child.cgroup:
-                self.cgroups.remove(child.cgroup)
+                self._seeing(lambda: self.cgroups.remove(child.cgroup))
 
     # What the kernel says.
 
@@ -568,9 +613,16 @@ class Shim:
             how = {"code": info.si_status}
         else:
             how = {"signal": info.si_status}
+            if info.si_status == signal.SIGKILL and not child.killed and self._lacked_memory(child):
+                how["oom"] = True
         child.ended = {**how, "at": time.time()}
         child.left = self._has_rest(child)
         self._tell_exit(child)
+
+    @staticmethod
+    def _lacked_memory(child: Child) -> bool:
+        """Whether the kernel says that it has killed for memory in the child's own cgroup."""
+        return bool(child.cgroup) and tree.Cgroups.oom_kills(child.cgroup) > child.oom_kills
 
     def _tell_exit(self, child: Child) -> None:
         self.emit({"event": "exited", "process": child.process, **(child.ended or {}), "left": child.left})
@@ -586,6 +638,14 @@ class Shim:
         return [pid for pid in tree.children() if pid not in known]
 
     def _has_rest(self, child: Child) -> bool:
+        """Whether anything of it lives. Where that cannot be seen it does: to be looked at again."""
+        try:
+            return self._seeing(lambda: self._lives_on(child))
+        except OSError:
+            self.sweep_due = True
+            return True
+
+    def _lives_on(self, child: Child) -> bool:
         if child.cgroup:
             return not self._mains().issuperset(self.cgroups.members(child.cgroup))
         return bool(self._strays()) and bool(self._rest(child))
@@ -614,8 +674,7 @@ class Shim:
         self.sweep_due = False
         try:
             strays = self._strays() if not self.forking else []
-        except OSError as error:  # no descriptor is left to look with
-            log(f"looking for orphans failed: {error.strerror}")
+        except OSError:  # nothing is left to look with
             self.sweep_due = True
             return
         for pid in strays:

@@ -4,16 +4,25 @@ Without a cgroup, descendants are followed through /proc. The shim is a subreape
 the shim's own child: a *stray*. A stray belongs to the child whose session or process group it is in, or whose
 INVOCATION_ID it carries in its environment (what a daemon that forks twice and calls setsid still has). One that
 changed all three before its parent died cannot be told from a stranger; a cgroup has no such hole.
+
+Whoever looks here with no descriptor or memory left to look with gets an OSError, and no answer that is a guess.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+
+def _unless_blind(error: OSError) -> None:
+    """What is not there any more is an answer; that nothing can be seen is none."""
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        raise error
 
 
 @dataclass(slots=True)
@@ -33,7 +42,8 @@ def read(pid: int) -> Member | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
-    except OSError:
+    except OSError as error:
+        _unless_blind(error)
         return None
     fields = text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
     return Member(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), fields[0] in {b"Z", b"X", b"x"})
@@ -72,7 +82,8 @@ def invocation(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             text = b"\0" + file.read()
-    except OSError:
+    except OSError as error:
+        _unless_blind(error)
         return ""
     _, found, rest = text.partition(b"\0INVOCATION_ID=")
     return rest.partition(b"\0")[0].decode("ascii", "replace") if found else ""
@@ -97,7 +108,7 @@ def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set
 
 def send(member: Member, number: int) -> None:
     """Signal exactly this process: through a pidfd, once its start time has shown that the pid was not used anew."""
-    with contextlib.suppress(OSError):
+    try:
         pidfd = os.pidfd_open(member.pid)
         try:
             now = read(member.pid)
@@ -105,6 +116,8 @@ def send(member: Member, number: int) -> None:
                 signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
+    except OSError as error:
+        _unless_blind(error)
 
 
 class Cgroups:
@@ -119,6 +132,10 @@ class Cgroups:
                 os.makedirs(path, exist_ok=True)
                 if os.path.exists(f"{path}/cgroup.kill") and os.access(f"{own}/cgroup.procs", os.W_OK):
                     self.root = path
+                    # Refused where a cgroup that is not the root of all has processes of its own.
+                    for folder in (own, path):
+                        with open(f"{folder}/cgroup.subtree_control", "w", encoding="ascii") as control:
+                            control.write("+memory")
                 else:
                     os.rmdir(path)
 
@@ -143,13 +160,16 @@ class Cgroups:
     def members(path: str) -> list[int]:
         """The pids in the cgroup and in those that its programs made below it."""
         found: list[int] = []
-        with contextlib.suppress(OSError):
+        try:
             with open(f"{path}/cgroup.procs", "rb", buffering=0) as procs:
                 found = [int(pid) for pid in procs.read().split()]
             with os.scandir(path) as entries:
                 below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-            for folder in below:
-                found += Cgroups.members(folder)
+        except OSError as error:
+            _unless_blind(error)
+            return found
+        for folder in below:
+            found += Cgroups.members(folder)
         return found
 
     @staticmethod
@@ -163,9 +183,18 @@ class Cgroups:
         return True
 
     @staticmethod
+    def oom_kills(path: str) -> int:
+        """How many processes in the cgroup and below it the kernel has killed for memory; 0 where it does not count."""
+        try:
+            with open(f"{path}/memory.events", encoding="ascii") as file:
+                return sum(int(line[9:]) for line in file if line.startswith("oom_kill "))
+        except (OSError, ValueError):
+            return 0
+
+    @staticmethod
     def remove(path: str) -> None:
         """Remove the cgroup and those below it, as far as they are empty."""
-        for folder, _, _ in os.walk(path, topdown=False):
+        for folder, _, _ in os.walk(path, topdown=False, onerror=_unless_blind):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
 

@@ -19,7 +19,8 @@ From the shim, a message is one event:
     fds                 {"names"} with as many descriptors, and then
     begin               the past is told; what follows is news
     spawned             {"process", "pid"}
-    exited              {"process", "code" | "signal" | "stage" + "error", "left"}
+    exited              {"process", "code" | "signal" | "stage" + "error", "left"}, and "oom": true when the memory
+                        controller of its own cgroup says that the kernel killed it; else nothing is known of that
     gone                {"process"}: nothing of its tree is left
     shutdown            the shim was told to end (SIGTERM)
 """
@@ -62,8 +63,11 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message with its descriptors (close-on-exec), or None when the peer is gone and all it sent is read.
 
     A process that has no number left for a descriptor gets fewer than were sent: the last ones are missing. Raises
-    BlockingIOError when there is no message yet, and ValueError for one that is none of ours; the next may be read.
+    BlockingIOError when there is no message yet, OSError (EMFILE), with nothing lost, when there is none for the text
+    of a long one, and ValueError for one that is none of ours; the next may be read.
     """
+    if _next_is_long(sock):
+        os.close(os.dup(sock.fileno()))
     body, ancillary, flags, _ = _recvmsg(sock)
     fds: list[int] = []
     for level, kind, data in ancillary:
@@ -84,6 +88,13 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             os.close(fd)
         raise
     return message, fds
+
+
+def _next_is_long(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"M"
+    except OSError:
+        return False
 
 
 def _recvmsg(sock: socket.socket) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:

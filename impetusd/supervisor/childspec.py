@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from impetusd.core.config import is_number
 from impetusd.core.model import Kind, Unit
 
 # What is handed on of the daemon's environment; LC_* too.
@@ -59,7 +60,10 @@ def _gid(group: str) -> int:
 def environment(
     unit: Unit, name: str, index: int, daemon: Mapping[str, str], extra: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of slot `name`: handed on, of the user, from `extra` (its env_file), from the INI, ours."""
+    """The environment of slot `name`: handed on, of the user, from `extra` (its env_file), from the INI, ours.
+
+    Raises CannotStart when increment_var has nothing to count from.
+    """
     env = {key: daemon[key] for key in HANDED_ON if key in daemon}
     env.update({key: value for key, value in daemon.items() if key.startswith("LC_")})
     bin_dir = os.path.dirname(sys.executable)
@@ -69,6 +73,8 @@ def environment(
         env.update(HOME=person.pw_dir, USER=person.pw_name, LOGNAME=person.pw_name, SHELL=person.pw_shell or "/bin/sh")
     env.update(extra)
     env.update(unit.env)
+    if unit.increment_var:
+        env[unit.increment_var] = _incremented(unit.increment_var, env, index)
     env.update(
         INVOCATION_ID=os.urandom(16).hex(),
         IMPETUSD_UNIT=unit.name,
@@ -78,9 +84,18 @@ def environment(
     return env
 
 
+def _incremented(variable: str, env: Mapping[str, str], index: int) -> str:
+    """Raises CannotStart: an env_file is not known before the start."""
+    value = env.get(variable)
+    if value is None or not is_number(value):
+        fault = "is set nowhere" if value is None else "is no whole number"
+        raise CannotStart(f"adding the instance's number to {variable}", f"{variable} {fault}")
+    return str(int(value) + index)
+
+
 def command(unit: Unit, mode: str) -> list[str]:
-    """argv of a program, or of the worker runtime in `mode` (template, serve)."""
-    if unit.kind is Kind.PROGRAM:
+    """argv of a command, or of the worker runtime in `mode` (template, serve)."""
+    if unit.kind is not Kind.POOL:
         return list(unit.command)
     return [unit.interpreter or sys.executable, "-m", "impetusd.worker", mode]
 
@@ -94,6 +109,7 @@ def runtime_settings(unit: Unit) -> str:
             "drain_timeout": unit.drain_timeout,
             "kill_timeout": unit.kill_timeout,
             "backlog": unit.backlog,
+            "watchdog": unit.watchdog,
         }
     )
 

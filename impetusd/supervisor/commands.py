@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import fnmatch
 import signal
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import impetusd
-from impetusd.core import config, tree
+from impetusd.core import tree
 from impetusd.core.lifecycle import Slot, State, Want
-from impetusd.core.model import Paths, Unit
-from impetusd.core.policy import Exit, signal_name
+from impetusd.core.model import Kind, Paths, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError, Request
 from impetusd.supervisor.control import Progress
 from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.entry import IDLE, Entry, Role
+from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
+from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.starter import Starter
-from impetusd.supervisor.stats import Stats
 
 
 class Commands:
     """The methods, by name. `ending` is set once everything was told to stop for good."""
 
     def __init__(
-        self, engine: Engine, starter: Starter, paths: Paths, pids: tuple[int, int], end: Callable[[], None]
+        self,
+        engine: Engine,
+        starter: Starter,
+        rows: Rows,
+        *,
+        paths: Paths,
+        pids: tuple[int, int],
+        saved: Callable[[], Awaitable[None]],
+        quiesce: Callable[[], None],
+        end: Callable[[], None],
+        others: Mapping[str, Callable[[dict[str, Any]], Any]],
+        attention: Callable[[], list[str]],
     ) -> None:
-        """`pids` are the shim's and ours; `end` has the daemon end once the answer is out."""
+        """`pids` are the shim's and ours; `saved` waits until what is to survive a reboot is on the
+        disk; `quiesce` has nothing be started or replaced by itself any more; `end` has the
+        daemon end once the answer is out.
+
+        `others` are methods that are not about slots; `attention` gives sentences that `status` is to show.
+        """
+        self._others = others
+        self._attention = attention
         self._engine = engine
         self._starter = starter
         self._paths = paths
         self._shim_pid, self._own_pid = pids
+        self._saved = saved
+        self._quiesce = quiesce
         self._end = end
-        self._stats = Stats()
+        self._rows = rows
         self._listeners: set[Progress] = set()
         self.ending = False  # everything is being stopped for good: nothing is started any more
         self.over = asyncio.Event()  # and now it is
@@ -46,7 +63,7 @@ class Commands:
             for progress in self._listeners:
                 progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
         if before.pid is not None and entry.slot.pid != before.pid:
-            self._stats.forget(before.pid)
+            self._rows.forget(before.pid)
 
     async def handle(self, request: Request, progress: Progress) -> Mapping[str, Any]:
         """Carry out one request. Raises ProtocolError for what cannot be done."""
@@ -60,8 +77,9 @@ class Commands:
             "stop": self._stop,
             "scale": self._scale,
             "signal": self._signal,
+            **self._others,
         }
-        if self.ending and request.method in {"start", "restart", "scale"}:
+        if self.ending and request.method in {"start", "restart", "scale", "trigger"}:
             # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
             await self.over.wait()
             raise ConnectionAbortedError
@@ -113,48 +131,11 @@ class Commands:
 
     def _status(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
-        entries = self.find(names) if names else list(self._engine.entries.values())
-        return {**self._who(), "units": self._rows(entries)}
-
-    def _rows(self, entries: Iterable[Entry]) -> list[dict[str, Any]]:
-        return [self._row(entry) for entry in entries]
-
-    def _row(self, entry: Entry) -> dict[str, Any]:
-        slot, now = entry.slot, time.monotonic()
-        memory, cpu = self._stats.read(slot.pid) if slot.pid is not None else (None, None)
-        return {
-            "name": self._engine.shown(entry),
-            "unit": entry.unit.name,
-            "kind": entry.role.value,
-            "state": slot.state.name,
-            "want": slot.want.value,
-            "ready": slot.state is State.RUNNING,
-            "pid": slot.pid,
-            "uptime_s": round(now - slot.started, 3) if slot.pid is not None and slot.started is not None else None,
-            "restarts": slot.restarts,
-            "memory_bytes": memory,
-            "cpu_percent": cpu,
-            "generation": entry.rec.generation,
-            "last_exit": exit_row(slot.last_exit),
-            "reason": self._engine.reason(entry),
-            "tail": entry.rec.tail,
-        }
+        entries = self.find(names) if names else self._rows.shown()
+        return {**self._who(), "units": self._rows.of(entries), "attention": self._attention()}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        now = time.monotonic()
-        rows = []
-        for entry in self.find([params["name"]]):
-            out, error = self._starter.log_files(entry)
-            rows.append(
-                {
-                    **self._row(entry),
-                    "spec": config.describe(entry.unit),
-                    "log_files": {"out": out, "error": error},
-                    "where": entry.unit.where,
-                    "history": [round(now - at, 1) for at in entry.slot.recent],
-                }
-            )
-        return {"units": rows}
+        return {"units": [self._rows.details(entry) for entry in self.find([params["name"]])]}
 
     def _logs(self, params: dict[str, Any]) -> dict[str, Any]:
         own = "impetusd"
@@ -171,10 +152,22 @@ class Commands:
 
     async def _start(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
-        asked = self.find(names) if names else self.autostarted()
+        asked = self._lasting(names) if names else self.autostarted()
         asked = self._with_needs(asked)
+        held = any(entry.rec.stopped for entry in asked)
         self._engine.start(asked)
+        if held:
+            await self._saved()
         return await self._settled(asked, wait=params["wait"])
+
+    def _lasting(self, names: list[str]) -> list[Entry]:
+        """The slots named, without those of one-shot processes: a timer's is started by its timer."""
+        found = self.find(names)
+        lasting = [entry for entry in found if entry.role not in ONE_SHOT]
+        if found and not lasting:
+            name = found[0].unit.name
+            raise ProtocolError(FAILED, f"{name} is a timer; to run it now: impetusd trigger {name}", EXIT_USAGE)
+        return lasting
 
     def autostarted(self) -> list[Entry]:
         """The slots of each unit that starts with the daemon."""
@@ -207,7 +200,7 @@ class Commands:
         if wait:
             await self._engine.until(lambda: all(self._engine.settled(entry) for entry in present()))
         ok = all(entry.slot.state is State.RUNNING or self._is_fine(entry) for entry in present())
-        return {"ok": ok or not wait, "units": self._rows(present())}
+        return {"ok": ok or not wait, "units": self._rows.of(present())}
 
     def _is_fine(self, entry: Entry) -> bool:
         """Not RUNNING and yet as it should be: it has done its work, is a template that nobody needs, was scaled away."""
@@ -220,24 +213,38 @@ class Commands:
 
     async def _restart(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
-        asked = self.find(names) if names else [e for e in self._engine.entries.values() if e.slot.state not in IDLE]
-        asked = self._with_needs(asked)
-        named = set(self.find(names)) if names else set(asked)
-        self._engine.restart([entry for entry in asked if entry in named])
-        self._engine.start([entry for entry in asked if entry not in named])
+        active = [e for e in self._engine.entries.values() if e.role not in ONE_SHOT and e.slot.state not in IDLE]
+        named = self._lasting(names) if names else active
+        asked = self._with_needs(named)
+        if params["rolling"]:
+            taken = self._engine.roll(named, "rolling restart")
+        else:
+            taken = named
+            self._engine.restart(named)
+        self._engine.start([entry for entry in asked if entry not in taken])
         return await self._settled(asked, wait=params["wait"])
 
     async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
         asked = self.find(names) if names else list(self._engine.entries.values())
-        if not names:
-            self.ending = True
+        if names:
+            self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
+        else:
+            self.begin_the_end()
             self._starter.put("shutdown", "yes")
         killed = await self.stop_in_order(asked)
-        rows = self._rows(asked)
+        if names:
+            await self._saved()
+        rows = self._rows.of(asked)
         if not names:
             self._end()
         return {"ok": True, "killed": killed, "units": rows}
+
+    def begin_the_end(self) -> None:
+        """From here on nothing is started, neither by command nor by a rule."""
+        if not self.ending:
+            self.ending = True
+            self._quiesce()
 
     async def stop_in_order(self, entries: list[Entry]) -> list[str]:
         """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed."""
@@ -274,6 +281,12 @@ class Commands:
             raise ProtocolError(FAILED, f"{unit.name} is switched off (enabled = no)", EXIT_FAILED)
         if count < 1:
             raise ProtocolError(FAILED, f"{unit.name} needs one instance at least; to have none: stop it", EXIT_USAGE)
+        bounded = unit.instances_max > unit.instances or unit.per_instance
+        if bounded and count > unit.instances_max:
+            most = f"{unit.name} has {unit.instances_max} instances at most, as its INI section says (instances)"
+            raise ProtocolError(FAILED, f"{most}; for more, raise it there", EXIT_USAGE)
+        if unit.kind not in {Kind.POOL, Kind.PROGRAM}:
+            raise ProtocolError(FAILED, f"{unit.name} is a timer; it runs one job at a time", EXIT_USAGE)
 
     def _signal(self, params: dict[str, Any]) -> dict[str, Any]:
         number = parse_signal(params["signal"])
@@ -299,13 +312,3 @@ def parse_signal(text: str) -> int:
     if number not in signal.valid_signals():
         raise ProtocolError(FAILED, f"there is no signal {text}; kill -l lists them", EXIT_USAGE)
     return number
-
-
-def exit_row(end: Exit | None) -> dict[str, Any] | None:
-    """How a process ended, as JSON: {"code"} or {"signal"}, and "at" in ISO 8601."""
-    if end is None:
-        return None
-    at = dt.datetime.fromtimestamp(end.at).astimezone().isoformat(timespec="milliseconds")
-    if end.signal is not None:
-        return {"signal": signal_name(end.signal), "at": at}
-    return {"code": end.code if end.code is not None else 127, "at": at}

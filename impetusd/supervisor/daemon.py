@@ -7,29 +7,48 @@ in force is read from there (from the file only the first time), slots are rebui
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import os
+import re
+import signal
 import socket
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from impetusd.core import config
 from impetusd.core.lifecycle import Slot
+from impetusd.core.lifecycle import State as Up
 from impetusd.core.model import Config, ConfigError, Paths
 from impetusd.host import this_host
+from impetusd.supervisor import record
+from impetusd.supervisor.ageing import Ageing
+from impetusd.supervisor.checks import Checks
 from impetusd.supervisor.commands import Commands
 from impetusd.supervisor.control import ControlServer
 from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.entry import Entry
+from impetusd.supervisor.entry import Entry, Role
+from impetusd.supervisor.filewatch import FileWatch
+from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Writer
+from impetusd.supervisor.memory import Memory
 from impetusd.supervisor.notify import Notify
-from impetusd.supervisor.sockets import bind_unix
+from impetusd.supervisor.oom import Oom
+from impetusd.supervisor.prober import Prober
+from impetusd.supervisor.readiness import Readiness
+from impetusd.supervisor.rows import Rows
+from impetusd.supervisor.sockets import bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
+from impetusd.supervisor.state import State, boot_id
+from impetusd.supervisor.timers import Timers
 from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
 CONTROL, NOTIFY = "control", "notify"  # our two sockets' names in the shim's store
+SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are written to the disk
 
 
 class Daemon:
@@ -40,15 +59,17 @@ class Daemon:
         self._conf = conf
         self._paths = paths
         self._boot = boot
-        self._writer = Writer(paths.log_file, asyncio.get_running_loop().call_soon_threadsafe)
         self._link = Link(socket.socket(fileno=CHANNEL), self._hear)
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
+        self._saving: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Be the supervisor until told to end."""
         await self._link.begin()
-        first = "config" not in self._link.blobs
+        self._writer = self._make_writer()
+        blobs = self._link.blobs
+        first = "config" not in blobs
         try:
             configuration = self._configuration()
         except (OSError, ConfigError) as error:
@@ -56,26 +77,42 @@ class Daemon:
             self._writer.close()
             self._link.send([{"op": "quit"}])
             return
-        self._starter = Starter(self._link, self._writer, os.environ, self._paths.log_dir, self._paths.notify_socket)
-        self._engine = Engine(self._starter, self._publish)
+        self._state = State(f"{self._paths.state_dir}/state.json", self._writer.line)
+        saved = self._state.load() if first else {}
+        self._starter = Starter(self._link, self._writer, os.environ, self._paths.log_dir)
+        self._oom = Oom()
+        self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed)
         self._starter.instances = self._engine.instances
-        self._commands = Commands(
-            self._engine, self._starter, self._paths, (self._link.pid, os.getpid()), self._done.set
-        )
-        self._engine.configure(configuration, self._link.blobs)
+        self._starter.shown = self._engine.shown
+        self._build(configuration)
+        self._engine.configure(self._at, blobs, saved.get("slots", {}))
+        self._remember(blobs, saved, first=first)
         self._bind_notify()
         self._engine.adopt(self._link.table)
+        self._begin()
         self._link.deliver()
         self._control = ControlServer(self._commands.handle, self._writer.line)
         await self._bind_control()
-        watch(self._paths.run_dir, {"control.sock", "notify.sock"}, self._sockets_missing)
+        watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
         self._writer.line(f"supervisor: {'began' if first else 'took over'} (pid {os.getpid()}, shim {self._link.pid})")
-        if self._link.shutdown or "shutdown" in self._link.blobs:
+        if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
         elif first and self._boot:
-            self._engine.start(self._commands.autostarted())
+            self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
         await self._done.wait()
         await self._end()
+
+    def _make_writer(self) -> Writer:
+        """With the journals of the supervisor before us, which hold what was on its way into files."""
+        fds = self._link.fds
+        journals = {name: fds.pop(name) for name in list(fds) if name.startswith("journal:")}
+
+        def keep(name: str, fd: int) -> None:
+            self._link.send([{"op": "keep", "name": name}], [fd])
+
+        return Writer(self._paths.log_file, asyncio.get_running_loop().call_soon_threadsafe, journals, keep)
 
     def _configuration(self) -> Config:
         """The configuration in force: what the shim remembers, or, the first time, what the file says.
@@ -89,39 +126,192 @@ class Daemon:
             remembered = json.dumps({"text": text, "environ": dict(os.environ)})
             self._link.send([{"op": "put", "key": "config", "blob": remembered}])
         saved = json.loads(remembered)
-        return config.parse(saved["text"], self._conf, saved["environ"], this_host())
+        host = this_host()
+
+        @functools.cache
+        def at(instance: int) -> Config:
+            return config.parse(saved["text"], self._conf, saved["environ"], host, instance=instance)
+
+        self._at = at
+        return at(0)
+
+    # The parts, and what they remember.
+
+    def _build(self, configuration: Config) -> None:
+        """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
+        engine, starter, tell = self._engine, self._starter, self._writer.line
+        jobs = Jobs(engine, lambda: self._commands.ending)
+        self._timers = Timers(
+            configuration.timers,
+            jobs.start,
+            jobs.stop,
+            lambda name, text: self._put(f"timer:{name}", text),
+            tell,
+            boot_id=boot_id(),
+        )
+        prober = Prober(connect=self._connect, run_job=jobs.run)
+        self._checks = Checks(
+            configuration.health.values(),
+            ask=prober.ask,
+            slots=lambda name: engine.of_unit(engine.units[name]),
+            shown=engine.shown,
+            fail=engine.fail,
+            tell=tell,
+            save=lambda: self._put("checks", self._checks.dump()),
+        )
+        self._readiness = Readiness(ready=engine.ready, watch_line=self._watch_line)
+        self._memory = Memory(
+            self._link.pid,
+            engine.recycle,
+            lambda entry, reason: engine.fail(entry, reason, hard=True),
+            tell,
+            lambda text: self._put("memory", text),
+        )
+        self._ageing = Ageing(engine.recycle)
+        ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
+        self._file_watch = FileWatch(lambda unit, reason: engine.recycle(engine.of_unit(unit), reason), tell, ours)
+        self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
+        self._parts = (self._memory, self._readiness, self._checks, self._ageing)
+        rows = Rows(engine, starter, self._memory.of)
+        self._commands = Commands(
+            engine,
+            starter,
+            rows,
+            paths=self._paths,
+            pids=(self._link.pid, os.getpid()),
+            saved=self._saved,
+            quiesce=self._quiesce,
+            end=self._done.set,
+            others={
+                "health": lambda _: {"checks": self._checks.rows()},
+                "timers": lambda _: {"timers": self._timers.rows()},
+                "trigger": self._trigger,
+                "reopen-logs": self._reopen_logs,
+                "flush": self._flush_logs,
+            },
+            attention=lambda: [*self._checks.attention(), *self._timers.attention()],
+        )
+
+    def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
+        """Tell the parts what they knew, in the life of the supervisor before or of the daemon before."""
+        of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
+        self._timers.load(saved.get("timers", {}) if first else of_timers, anew=first)
+        if "checks" in blobs:
+            self._checks.load(blobs["checks"])
+        if "memory" in blobs:
+            self._memory.load(blobs["memory"])
+
+    def _begin(self) -> None:
+        """The slots are known: follow what runs."""
+        for entry in list(self._engine.entries.values()):
+            if entry.slot.pid is not None:
+                for part in (self._memory, self._readiness, self._ageing):
+                    part.changed(entry, entry.slot)
+        self._checks.begin()
+        self._file_watch.watch(unit for unit in self._engine.units.values() if unit.enabled and unit.watch)
+        if not self._link.shutdown and "shutdown" not in self._link.blobs:
+            self._timers.begin({entry.unit.name: entry.slot for entry in self._engine.entries.values()})
+
+    def _put(self, key: str, text: str) -> None:
+        self._starter.put(key, text)
+        self._starter.flush()
+        self._save()
+
+    def _save(self, *, urgent: bool = False) -> None:
+        """Have what survives a reboot written: soon, for much may change at once, or now."""
+        if urgent:
+            self._state.save(self._lasting(), urgent=True)
+        elif self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(SAVE_AFTER, self._save_now)
+
+    def _save_now(self) -> None:
+        self._saving = None
+        self._state.save(self._lasting())
+
+    async def _saved(self) -> None:
+        self._save(urgent=True)
+        await self._state.saved()
+
+    def _lasting(self) -> dict[str, Any]:
+        slots = {e.name: record.durable(e.rec) for e in self._engine.entries.values() if e.role is not Role.LEAVING}
+        return {"slots": slots, "timers": self._timers.dump()}
+
+    def _connect(self, worker: Entry) -> socket.socket | None:
+        return self._starter.connect(worker.rec.process) if worker.rec.process is not None else None
+
+    def _watch_line(self, entry: Entry, pattern: re.Pattern[str], found: Callable[[], None]) -> Callable[[], object]:
+        """Call `found` at the first line of the slot's present run that the pattern is found in."""
+        soon = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, found)
+        raw = re.compile(pattern.pattern.encode())
+        pipes = self._starter.pipes(entry)
+        for pipe in pipes:
+            self._writer.watch_line(pipe, raw, soon)
+
+        def end() -> None:
+            for pipe in pipes:
+                self._writer.unwatch(pipe)
+
+        return end
+
+    async def _reopen_logs(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"ok": True, "files": await self._from_writer(self._writer.reopen)}
+
+    async def _flush_logs(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        entries = self._commands.find(names) if names else self._engine.entries.values()
+        paths = sorted({path for entry in entries for path in self._starter.log_files(entry)})
+        failed = await self._from_writer(functools.partial(self._writer.flush_files, paths))
+        return {"ok": not failed, "files": paths, "failed": failed}
+
+    async def _from_writer(self, ask: Callable[[Callable[[Any], object]], object]) -> Any:
+        """What the writer's threads answer."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        ask(lambda value: loop.call_soon_threadsafe(answer.set_result, value))
+        return await answer
+
+    async def _trigger(self, params: dict[str, Any]) -> dict[str, Any]:
+        run = await self._timers.trigger(params["name"], wait=params["wait"])
+        (entry,) = self._engine.of_unit(self._engine.units[params["name"]])
+        if params["wait"]:
+            await self._engine.until(lambda: not entry.tail_due)  # its last words are in its log then
+        out, error = self._starter.log_files(entry)
+        return {"ok": run is None or run["ok"], "run": run, "log_files": {"out": out, "error": error}}
 
     # Our own sockets.
 
-    def _own_socket(self, name: str, path: str, kind: int, mask: int) -> socket.socket:
-        """The socket that the supervisor before us had, unless its file was removed; else a new one."""
-        fd = self._starter.held(name)
-        if fd is not None and os.path.exists(path):
-            return socket.socket(fileno=fd)
-        if fd is not None:
-            os.close(fd)
-        sock = bind_unix(path, kind, mask)
+    def _keep(self, name: str, sock: socket.socket) -> None:
+        """Have the shim hold it for the supervisor after us."""
         self._starter.keep(name, os.dup(sock.fileno()), ours=False)
         self._starter.flush()
-        return sock
 
     def _bind_notify(self) -> None:
-        sock = self._own_socket(NOTIFY, self._paths.notify_socket, socket.SOCK_DGRAM, 0o111)
-        self._notify = Notify(sock, self._link.pid, self._engine.of_pid, self._notified)
+        fd = self._starter.held(NOTIFY)
+        sock = notify_socket() if fd is None else socket.socket(fileno=fd)
+        if fd is None:
+            self._keep(NOTIFY, sock)
+        self._starter.notify_address = notify_address(sock)
+        self._notify = Notify(sock, self._link, self._engine.of_pid, self._notified)
 
     async def _bind_control(self) -> None:
-        await self._control.listen(self._own_socket(CONTROL, self._paths.control_socket, socket.SOCK_STREAM, 0o177))
+        """The socket that the supervisor before us had, unless its file was removed; else a new one."""
+        fd, path = self._starter.held(CONTROL), self._paths.control_socket
+        if fd is not None and os.path.exists(path):
+            sock = socket.socket(fileno=fd)
+        else:
+            if fd is not None:
+                os.close(fd)
+            sock = bind_unix(path, socket.SOCK_STREAM)
+            self._keep(CONTROL, sock)
+        await self._control.listen(sock)
 
-    def _sockets_missing(self) -> None:
-        """Somebody removed a socket (a cleaner of temporary files, say): it is made again."""
+    def _control_missing(self) -> None:
+        """Somebody removed the socket (a cleaner of temporary files, say): it is made again."""
         if self._ending is not None or self._done.is_set():
             return
-        if not os.path.exists(self._paths.notify_socket):
-            self._writer.line(f"{self._paths.notify_socket} was removed: made again")
-            self._notify.close()
-            self._bind_notify()
         if not os.path.exists(self._paths.control_socket):
             self._writer.line(f"{self._paths.control_socket} was removed: made again")
+            os.makedirs(self._paths.run_dir, 0o755, exist_ok=True)  # now: it is to be watched again
             self._rebinding = asyncio.ensure_future(self._bind_control())
 
     # What happens.
@@ -130,29 +320,51 @@ class Daemon:
         if event["event"] == "shutdown":
             self._shut_down()
             return
+        if event["event"] == "reopen-logs":
+            self._writer.reopen()
+            return
         self._engine.hear(event)
         if event["event"] == "spawned":
-            self._notify.replay(event["pid"])
+            self._notify.replay()
 
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
         if message.get("READY") == "1" and entry.slot.pid is not None:
             self._engine.ready(entry.slot.pid)
+        if message.get("WATCHDOG") == "1":
+            self._engine.ping(entry)
 
     def _publish(self, entry: Entry, before: Slot) -> None:
         """Each change is told once: to the daemon's log, and to those who wait for an answer."""
         after = entry.slot
-        if after.state is not before.state or after.kills != before.kills:
+        news = after.state is not before.state or after.kills != before.kills
+        if news and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
             pid = after.pid or before.pid
             reason = self._engine.reason(entry)
             process = f" (pid {pid})" if pid else ""
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}")
         self._commands.changed(entry, before)
+        self._timers.changed(entry.unit.name, before, after)
+        for part in self._parts:
+            part.changed(entry, before)
+        self._save()
+
+    @staticmethod
+    def _is_one_more_try(before: Slot, after: Slot) -> bool:
+        """With retry_after, that it was given up is told once, and next that it runs again."""
+        return after.half_open and (after.state is not Up.RUNNING) and (before.half_open or before.state is Up.FATAL)
 
     # The end.
 
+    def _quiesce(self) -> None:
+        self._parts = (self._readiness, self._checks)  # the others are closed here
+        self._timers.close()
+        self._ageing.close()
+        self._memory.close()
+        self._file_watch.watch(())
+
     def _shut_down(self) -> None:
         if self._ending is None:
-            self._commands.ending = True
+            self._commands.begin_the_end()
             self._writer.line("supervisor: stopping everything")
             self._ending = asyncio.create_task(self._stop_everything())
 
@@ -163,9 +375,11 @@ class Daemon:
     async def _end(self) -> None:
         self._commands.over.set()
         await self._control.close()
-        for path in (self._paths.control_socket, self._paths.notify_socket):
-            if os.path.exists(path):
-                os.unlink(path)
+        await self._file_watch.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._paths.control_socket)
+        self._save(urgent=True)
+        await self._state.close()
         self._writer.line("supervisor: everything is stopped")
         await asyncio.to_thread(self._writer.close)
         self._starter.quit()

@@ -14,6 +14,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from impetusd.core import lifecycle
@@ -22,7 +24,10 @@ from impetusd.core.lifecycle import (
     Deadline,
     Event,
     Exited,
+    Fail,
     Gone,
+    HandOver,
+    Ping,
     Ready,
     Restart,
     Signal,
@@ -32,29 +37,41 @@ from impetusd.core.lifecycle import (
     Start,
     State,
     Stop,
-    Taken,
     Want,
 )
 from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.supervisor import record
 from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.entry import IDLE, Entry, Role, roles, slot_name
+from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, roles, slot_name
+from impetusd.supervisor.rolling import Rolling, is_idle, is_serving, leaving_slot, taken
 from impetusd.supervisor.starter import Starter
 
 EX_THREADS = 77  # the template's exit when the application starts threads at import
 PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
 TEMPLATE_GONE = frozenset({"its template is gone", "its template ended"})  # as the shim says it of a fork
 LONG = 5.0  # seconds until the next try for which it does not wait either
+LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
 
 
 class Engine:
     """All slots. Every method is called in the event loop's thread and returns without waiting."""
 
-    def __init__(self, starter: Starter, publish: Callable[[Entry, Slot], None]) -> None:
-        """`publish` is told of each change, with the slot as it was before."""
+    def __init__(
+        self,
+        starter: Starter,
+        publish: Callable[[Entry, Slot], None],
+        tell: Callable[[str], None],
+        oom: Callable[[int, float], str | None],
+    ) -> None:
+        """`publish` is told of each change, with the slot as it was before; `tell` writes into the daemon's log.
+
+        `oom` says whether the kernel has killed `pid`, which ran `since`, for memory, in the kernel's words.
+        """
         self._starter = starter
         self._publish = publish
+        self._oom = oom
+        self.rolling = Rolling(self, time.monotonic, tell)
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Entry, Event]] = deque()
         self._pumping = False
@@ -65,27 +82,61 @@ class Engine:
         self._watchers: set[asyncio.Event] = set()
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
+        self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
+        self._at: Callable[[int], Config]
         self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
 
     # Building and rebuilding.
 
-    def configure(self, config: Config, blobs: Mapping[str, str]) -> None:
-        """Make a slot for everything that `config` asks for, with what `blobs` remember of it."""
-        for unit in config.units.values():
+    def configure(
+        self, at: Callable[[int], Config], blobs: Mapping[str, str], saved: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Make a slot for everything that the configuration asks for, with what is remembered of it.
+
+        `at` gives the configuration as an instance sees it; `blobs` are of this boot, `saved` slots of an earlier one.
+        """
+        self._at = at
+        config = at(0)
+        jobs = [timer.unit for timer in config.timers.values() if timer.enabled]
+        jobs += [check.unit for check in config.health.values() if check.enabled and check.unit is not None]
+        for unit in [*config.units.values(), *jobs]:
             self.units[unit.name] = unit
             facts = blobs.get(f"unit:{unit.name}")
             self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
             if unit.enabled:
                 for role, index in roles(unit, self.instances(unit)):
-                    self._make(unit, role, index, blobs)
+                    self._make(unit, role, index, blobs, saved)
+                for key in blobs:
+                    self._make_passing(unit, key, blobs)
 
-    def _make(self, unit: Unit, role: Role, index: int, blobs: Mapping[str, str]) -> Entry:
-        entry = Entry(unit, role, index)
+    def _make(
+        self,
+        unit: Unit,
+        role: Role,
+        index: int,
+        blobs: Mapping[str, str],
+        saved: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Entry:
+        entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
         text = blobs.get(f"slot:{entry.name}")
         if text:
             entry.rec = record.load(text)
+        elif entry.name in saved:
+            entry.rec = record.revive(saved[entry.name])
         self.entries[entry.name] = entry
+        self._of_unit.setdefault(unit.name, []).append(entry)
         return entry
+
+    def _make_passing(self, unit: Unit, key: str, blobs: Mapping[str, str]) -> None:
+        """A slot that no configuration asks for: of a worker that leaves, or parked for one replacement only."""
+        kind, _, name = key.partition(":")
+        owner, _, rest = name.partition(":")
+        if kind != "slot" or owner != unit.name or name in self.entries or unit.kind is not Kind.POOL:
+            return
+        if rest.endswith(":leaving"):
+            self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
+        elif rest.startswith("standby"):
+            self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).extra = True
 
     def adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
         """Take over what the shim holds: nothing is started that runs, no exit is missed.
@@ -102,6 +153,8 @@ class Engine:
                 self._by_process[rec.process] = entry
             if rec.slot.pid is not None:
                 self._by_pid[rec.slot.pid] = entry
+            if rec.slot.state is State.RUNNING and entry.policy.watchdog:
+                rec.slot = replace(rec.slot, deadline=time.monotonic() + entry.policy.watchdog)  # nobody was listening
             self._arm(entry)
         pipes = {entry.rec.pipe for entry in self.entries.values() if entry.rec.pipe is not None}
         self._starter.continue_from(max([0, *held, *self._by_process]) + 1, pipes)
@@ -115,6 +168,7 @@ class Engine:
             if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
                 self._starter.ack(process)
+        self.rolling.resume()
         self._pumping = False
         self._pump()
 
@@ -138,8 +192,10 @@ class Engine:
             self._inbox.append((entry, Spawned(row["pid"])))
         if row["ended"] is not None and not row["acked"]:
             self.exited({"process": row["process"], "left": row["left"], **row["ended"]})
-        elif entry.slot.state is State.STARTING and entry.role in {Role.WORKER, Role.STANDBY}:
-            self._starter.put_to_work(entry.rec.process, entry.name, serve=entry.role is Role.WORKER)
+        elif entry.slot.state is State.STARTING and entry.role in FORKED and entry.rec.process is not None:
+            if entry.role is Role.WORKER:
+                self._starter.put_to_work(entry.rec.process, entry.name)
+            self._starter.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with who read it
 
     def instances(self, unit: Unit) -> int:
         """How many serving slots the unit has now."""
@@ -169,13 +225,44 @@ class Engine:
 
     def stop(self, entries: Iterable[Entry]) -> None:
         """Have them down."""
+        self._inbox.extend((entry, Stop()) for entry in entries)
+        self._pump()
+
+    def hold(self, entries: Iterable[Entry]) -> None:
+        """The operator has stopped these by name: they stay stopped, over reboots too, until they are started."""
         for entry in entries:
-            self.post(entry, Stop())
+            entry.rec.stopped = True
+            self.touch(entry)
+            self._publish(entry, entry.slot)
+
+    def recycle(self, entries: Iterable[Entry], reason: str) -> None:
+        """A rule of the INI wants new processes in the place of healthy ones: one at a time, counted."""
+        if self.rolling.mark(entries, reason):
+            self._pump()
+
+    def roll(self, entries: Iterable[Entry], reason: str) -> list[Entry]:
+        """The operator wants new processes, one at a time. Returns the slots that will get one."""
+        marked = self.rolling.mark(entries, reason, asked=True)
+        for unit in {entry.unit.name: entry.unit for entry in marked}.values():
+            facts: dict[str, Any] = {"generation": self.generation(unit) + 1}
+            self._note(unit, **facts)
+        self._pump()
+        return marked
+
+    def fail(self, entry: Entry, reason: str, *, hard: bool = False) -> None:
+        """The process is judged to be broken. A worker is replaced before it goes, unless it has to go at once."""
+        if entry.role is Role.WORKER and not hard:
+            self.recycle([entry], reason)
+        else:
+            self.post(entry, Fail(reason, hard))
 
     def _ask(self, entries: Iterable[Entry], event: Event) -> None:
         for entry in entries:
+            if entry.role is Role.LEAVING:
+                continue  # it has been replaced already
+            entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE
-            if fresh and entry.role in {Role.TEMPLATE, Role.PROGRAM} and entry.index == 0:
+            if fresh and entry.index == 0 and self._leads(entry):
                 facts: dict[str, Any] = {"generation": self.generation(entry.unit) + 1}
                 if entry.role is Role.TEMPLATE:
                     facts["afresh"] = False
@@ -183,6 +270,12 @@ class Engine:
             entry.rec.gated = entry.rec.gated or fresh
             self._inbox.append((entry, event))
         self._pump()
+
+    def _leads(self, entry: Entry) -> bool:
+        """Whether its start by command makes a new generation of the unit."""
+        if entry.role is Role.WORKER:
+            return not entry.unit.preload
+        return entry.role in {Role.TEMPLATE, Role.PROGRAM}
 
     def signal(self, entries: Iterable[Entry], number: int) -> None:
         """Send a signal to the main process of each."""
@@ -194,7 +287,7 @@ class Engine:
     def scale(self, unit: Unit, count: int) -> list[Entry]:
         """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change."""
         role = Role.WORKER if unit.kind is Kind.POOL else Role.PROGRAM
-        present = {e.index: e for e in self.entries.values() if e.unit is unit and e.role is role}
+        present = {e.index: e for e in self.of_unit(unit) if e.role is role}
         changed: list[Entry] = []
         for index in range(count):
             entry = present.get(index)
@@ -212,7 +305,7 @@ class Engine:
         self.stop(leaving)
         for entry in leaving:
             if entry.slot.state is State.STOPPED:
-                self._dismiss(entry)
+                self.dismiss(entry)
         return changed + leaving
 
     def _sort(self) -> None:
@@ -220,9 +313,14 @@ class Engine:
         roles_order = list(Role)
         keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
         self.entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
+        self._of_unit = {}
+        for entry in self.entries.values():
+            self._of_unit.setdefault(entry.unit.name, []).append(entry)
 
-    def _dismiss(self, entry: Entry) -> None:
-        self.entries.pop(entry.name, None)
+    def dismiss(self, entry: Entry) -> None:
+        """Forget a slot in which nothing runs."""
+        if self.entries.pop(entry.name, None) is not None:
+            self._of_unit[entry.unit.name].remove(entry)
         self._starter.put(f"slot:{entry.name}", None)
         self._starter.forget_pipe(entry)
         self._dirty.pop(entry.name, None)
@@ -261,6 +359,9 @@ class Engine:
             event.get("error", ""),
             round(event["at"], 3),
         )
+        if end.signal == signal.SIGKILL and not entry.slot.kills and entry.slot.pid is not None:
+            counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
+            end = replace(end, oom=self._oom(entry.slot.pid, entry.slot.started or 0.0) or counted)
         if end.error in TEMPLATE_GONE and entry.slot.state is State.STARTING:
             # No run of this slot has failed: there was nobody to fork it. It waits for the next template.
             self._release(entry)
@@ -294,6 +395,12 @@ class Engine:
         self.post(entry, Ready())
         return True
 
+    def ping(self, entry: Entry) -> None:
+        """WATCHDOG=1. Nothing is written down and no timer moved: the timer looks again when it is due."""
+        entry.rec.slot, _ = lifecycle.step(entry.policy, entry.slot, Ping(), time.monotonic(), 0.0)
+        if entry.timer is None:
+            self._arm(entry)
+
     def of_pid(self, pid: int) -> Entry | None:
         """The slot whose main process is `pid`."""
         return self._by_pid.get(pid)
@@ -307,7 +414,13 @@ class Engine:
 
     def _deadline(self, entry: Entry) -> None:
         entry.timer = None
-        self.post(entry, Deadline())
+        slot, now = entry.slot, time.monotonic()
+        if slot.deadline is not None and slot.state is State.RUNNING and now - slot.deadline > LATE:
+            entry.rec.slot = slot = replace(slot, deadline=now + entry.policy.watchdog)
+        if slot.deadline is not None and slot.deadline > now:  # it has been moved since
+            self._arm(entry)
+        else:
+            self.post(entry, Deadline())
 
     # The loop.
 
@@ -316,7 +429,7 @@ class Engine:
             return
         self._pumping = True
         try:
-            while self._inbox or self._wake_waiting():
+            while self._inbox or self._more():
                 while self._inbox:
                     self._step(*self._inbox.popleft())
         finally:
@@ -328,6 +441,16 @@ class Engine:
         for watcher in self._watchers:
             watcher.set()
 
+    def _more(self) -> bool:
+        """Whether anything follows from what the last events have changed."""
+        self._wake_waiting()
+        self.rolling.advance()
+        return bool(self._inbox)
+
+    def touch(self, entry: Entry) -> None:
+        """Its record has changed."""
+        self._dirty[entry.name] = entry
+
     def _step(self, entry: Entry, event: Event) -> None:
         before = entry.slot
         after, actions = lifecycle.step(entry.policy, before, event, time.monotonic(), random.random())  # noqa: S311
@@ -336,10 +459,12 @@ class Engine:
         entry.rec.slot = after
         self._dirty[entry.name] = entry
         if after.pid != before.pid:
-            if before.pid is not None:
-                self._by_pid.pop(before.pid, None)
+            if before.pid is not None and self._by_pid.get(before.pid) is entry:
+                del self._by_pid[before.pid]
             if after.pid is not None:
                 self._by_pid[after.pid] = entry
+            else:
+                self._starter.end_run(entry)
         if after.deadline != before.deadline:
             self._arm(entry)
         if isinstance(event, Exited) and after.want is Want.UP and not after.asked:
@@ -372,15 +497,21 @@ class Engine:
         """Whether nobody takes over from this worker: then its idle connections need not be waited for."""
         if entry.role is not Role.WORKER or entry.slot.want is Want.UP:
             return False
-        others = [e for e in self.of_unit(entry.unit) if e.role is Role.WORKER and e is not entry and not e.dismissed]
+        others = [e for e in self.of_unit(entry.unit) if e.role is Role.WORKER and e is not entry and is_serving(e)]
         told = [e for e, event in self._inbox if isinstance(event, Stop)]
         return all(other.slot.want is Want.DOWN or other in told for other in others)
 
     def _idle(self, entry: Entry) -> None:
-        if entry.dismissed and entry.slot.state is State.STOPPED:
-            self._dismiss(entry)
-        if all(other.slot.state in IDLE for other in self.of_unit(entry.unit)):
-            self._starter.close_listeners(entry.unit)
+        if entry.role is Role.LEAVING:
+            heir = self.entries.get(slot_name(entry.unit, Role.WORKER, entry.index))
+            if heir is not None:
+                heir.rec.slot = replace(heir.slot, last_exit=entry.slot.last_exit)
+                self.touch(heir)
+        if entry.role is Role.LEAVING or ((entry.dismissed or entry.extra) and entry.slot.state is State.STOPPED):
+            self.dismiss(entry)
+        if is_idle(self.of_unit(entry.unit)):
+            for each in [entry, *self.of_unit(entry.unit)]:
+                self._starter.close_listeners(each.unit)
 
     # Starting.
 
@@ -431,7 +562,7 @@ class Engine:
 
     def _launch_now(self, entry: Entry, extra: Mapping[str, str]) -> None:
         template = None
-        if entry.role in {Role.WORKER, Role.STANDBY} and self.preloads(entry.unit):
+        if entry.role in FORKED and self.preloads(entry.unit):
             template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)].rec.process
         process = self._starter.launch(entry, extra, template)
         self._by_process[process] = entry
@@ -440,18 +571,45 @@ class Engine:
 
     def _promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
-        process, pid = parked.rec.process, parked.slot.pid
-        if process is None or pid is None:
-            raise AssertionError(f"{parked.name} is RUNNING without a process")
-        worker.rec.process, parked.rec.process = process, None
-        worker.rec.generation = parked.rec.generation
-        self._by_process[process] = worker
-        self._by_pid.pop(pid, None)
-        self._starter.swap_pipes(worker, parked)
-        self._starter.put_to_work(process, worker.name, serve=True)
-        self._dirty[worker.name] = worker
-        self._inbox.append((parked, Taken()))
-        self._inbox.append((worker, Spawned(pid)))
+        self._move(parked, worker)
+        self._inbox.append((parked, taken(parked)))
+        self._inbox.append((worker, Spawned(parked.slot.pid or 0)))
+
+    def hand_over(self, worker: Entry, parked: Entry, event: HandOver) -> None:
+        """A parked worker takes the place of one that serves, whose process goes on in a slot of its own until it leaves."""
+        leaving = self._make(worker.unit, Role.LEAVING, worker.index, {})
+        leaving.rec.slot = leaving_slot(worker.slot)
+        self._move(worker, leaving)
+        if leaving.slot.pid is not None:
+            self._by_pid[leaving.slot.pid] = leaving
+        self._arm(leaving)
+        self._sort()
+        self._publish(leaving, Slot())
+        self._move(parked, worker)
+        self._inbox.append((parked, taken(parked)))
+        self._inbox.append((worker, event))
+
+    def _move(self, source: Entry, target: Entry) -> None:
+        """The process of `source`, with its log pipes, lives in `target` from now on."""
+        process = source.rec.process
+        if process is None or source.slot.pid is None:
+            raise AssertionError(f"{source.name} is RUNNING without a process")
+        target.rec.process, source.rec.process = process, None
+        target.rec.generation = source.rec.generation
+        self._by_process[process] = target
+        self._by_pid.pop(source.slot.pid, None)
+        self._starter.swap_pipes(target, source)
+        if target.role is Role.WORKER:
+            self._starter.put_to_work(process, target.name)
+        self._dirty.update({source.name: source, target.name: target})
+
+    def extra_standby(self, worker: Entry) -> Entry:
+        """A slot for one worker that is to take over from another, in a pool that parks none."""
+        index = worker.index if worker.unit.per_instance or worker.unit.increment_var else 0
+        entry = self._make(worker.unit, Role.STANDBY, index, {})
+        entry.extra = True
+        self._sort()
+        return entry
 
     def _parked(self, worker: Entry) -> Entry | None:
         return next(
@@ -470,7 +628,7 @@ class Engine:
                 unit = self.units[name]
                 if unit.enabled and not self.is_ready(unit):
                     return lambda: f"waits for {name}{self._trouble(self.of_unit(unit))}"
-        if entry.role in {Role.WORKER, Role.STANDBY} and self.preloads(entry.unit):
+        if entry.role in FORKED and self.preloads(entry.unit):
             if entry.role is Role.WORKER and self._parked(entry) is not None:
                 return None
             template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)]
@@ -483,8 +641,8 @@ class Engine:
         worst = next((e for e in entries if e.slot.state in IDLE), None)
         return f", which is {worst.slot.state.name}" if worst is not None else ""
 
-    def _wake_waiting(self) -> bool:
-        """Start whoever no longer has to wait. True when that brought new events."""
+    def _wake_waiting(self) -> None:
+        """Start whoever no longer has to wait."""
         for entry in list(self._waiting.values()):
             if entry.slot.state is not State.STARTING:
                 del self._waiting[entry.name]
@@ -492,7 +650,6 @@ class Engine:
             elif self._gate(entry) is None:
                 del self._waiting[entry.name]
                 self._spawn(entry)
-        return bool(self._inbox)
 
     def _fetch_tail(self, entry: Entry) -> None:
         """Ask the writer for the last stderr lines of the run that ended, for whoever asks why."""
@@ -516,19 +673,18 @@ class Engine:
 
     def of_unit(self, unit: Unit) -> list[Entry]:
         """The unit's slots."""
-        return [entry for entry in self.entries.values() if entry.unit is unit]
+        return list(self._of_unit.get(unit.name, ()))
 
     def is_ready(self, unit: Unit) -> bool:
         """Whether each serving slot of the unit is RUNNING."""
-        serving = [e for e in self.of_unit(unit) if e.role in {Role.PROGRAM, Role.WORKER}]
-        return all(entry.slot.state is State.RUNNING for entry in serving)
+        return all(e.slot.state is State.RUNNING for e in self._of_unit.get(unit.name, ()) if e.role in SERVING)
 
     def settled(self, entry: Entry) -> bool:
         """Whether waiting longer for this slot to come up is pointless: it is up, or it will not be soon."""
         slot = entry.slot
-        if entry.tail_due:
+        if entry.tail_due or entry.rec.due or entry.role is Role.LEAVING:
             return False
-        if slot.state is State.STARTING and entry.waits is not None:
+        if slot.state is State.STARTING and slot.pid is None and entry.waits is not None:
             return self._hopeless(entry)
         if slot.state is State.BACKOFF:
             return slot.failures >= PATIENCE or (slot.deadline or 0.0) - time.monotonic() > LONG
@@ -537,7 +693,7 @@ class Engine:
     def _hopeless(self, entry: Entry) -> bool:
         """It waits for something that is settled and not up."""
         needs = [e for name in entry.unit.depends_on for e in self.of_unit(self.units[name])] if entry.rec.gated else []
-        if entry.role in {Role.WORKER, Role.STANDBY} and self.preloads(entry.unit):
+        if entry.role in FORKED and self.preloads(entry.unit):
             needs += [e for e in self.of_unit(entry.unit) if e.role is Role.TEMPLATE]
         return any(self.settled(need) and need.slot.state is not State.RUNNING for need in needs)
 
@@ -553,7 +709,9 @@ class Engine:
             self._watchers.discard(watcher)
 
     def shown(self, entry: Entry) -> str:
-        """The slot's name as it is printed: a program with one slot goes by the unit's name."""
+        """The slot's name as it is printed: a program with one slot goes by the unit's name, and so does a job."""
+        if entry.role in ONE_SHOT:
+            return entry.unit.name
         if entry.role is Role.PROGRAM and self.instances(entry.unit) == 1 and entry.index == 0:
             return entry.unit.name
         return entry.name
@@ -561,6 +719,8 @@ class Engine:
     def reason(self, entry: Entry) -> str:
         """One sentence on why the slot is as it is; '' when there is nothing to say."""
         slot = entry.slot
+        if entry.rec.due:
+            return f"waits for its turn to be replaced: {entry.rec.due}"
         if entry.waits is not None and slot.state is State.STARTING:
             return entry.waits()
         if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and self._facts[entry.unit.name].get("afresh"):

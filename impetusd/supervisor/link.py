@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from impetusd.shim import wire
+
+T = TypeVar("T")
 
 BEAT = 10.0  # seconds; the shim's patience is 30
 
@@ -22,6 +26,7 @@ class Link:
         self._sock = sock
         self._hear = hear
         self._outbox: deque[tuple[dict[str, Any], Sequence[int], Callable[[], None] | None]] = deque()
+        self._spare = _any_descriptor()  # what a long message takes, when there is no other
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.create_future()
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
@@ -49,6 +54,13 @@ class Link:
         if len(self._outbox) == 1:
             self._flush()
 
+    def when_sent(self, act: Callable[[], None]) -> None:
+        """Call `act` once the shim will get all that was said before, whatever becomes of this process."""
+        if self._outbox:
+            self.send([], (), act)
+        else:
+            act()
+
     def _beat(self) -> None:
         self.send([{"op": "beat"}])
         self._loop.call_later(BEAT, self._beat)
@@ -57,13 +69,26 @@ class Link:
         while self._outbox:
             message, fds, sent = self._outbox[0]
             try:
-                wire.send(self._sock, message, fds)
+                self._seeing(functools.partial(wire.send, self._sock, message, fds))
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._writable)
                 return
             self._outbox.popleft()
             if sent is not None:
                 sent()
+
+    def _seeing(self, act: Callable[[], T]) -> T:
+        """`act()`; when no descriptor is left for a long message, once more with the one that is held back for it."""
+        try:
+            return act()
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE} or self._spare < 0:
+                raise
+        os.close(self._spare)
+        try:
+            return act()
+        finally:
+            self._spare = _any_descriptor()
 
     def _writable(self) -> None:
         self._loop.remove_writer(self._sock)
@@ -72,7 +97,7 @@ class Link:
     def _readable(self) -> None:
         while True:
             try:
-                packet = wire.recv(self._sock)
+                packet = self._seeing(functools.partial(wire.recv, self._sock))
             except BlockingIOError:
                 return
             if packet is None:
@@ -92,3 +117,10 @@ class Link:
                 self._early.append(event)
             case _:
                 self._hear(event)
+
+
+def _any_descriptor() -> int:
+    try:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1

@@ -22,7 +22,13 @@ class Record:
     pipe: int | None = None  # the number of its pair of log pipes
     generation: int = 0
     gated: bool = False  # its dependencies are to be ready first
+    stopped: bool = False  # by the operator, by name: it stays stopped over reboots
+    due: str = ""  # why its process is to be replaced, as soon as its turn has come
+    asked: bool = False  # and that was asked for
     tail: list[str] = field(default_factory=list)  # the last stderr lines of its last failed run
+
+
+REST = tuple(each.name for each in fields(Record) if each.name != "slot")
 
 
 def dump(record: Record) -> str:
@@ -31,7 +37,7 @@ def dump(record: Record) -> str:
     slot["state"] = record.slot.state.name
     slot["want"] = record.slot.want.value
     slot["last_exit"] = asdict(record.slot.last_exit) if record.slot.last_exit else None
-    rest = {name: getattr(record, name) for name in ("process", "pipe", "generation", "gated", "tail")}
+    rest = {name: getattr(record, name) for name in REST}
     return json.dumps({"version": VERSION, "slot": slot, **rest}, separators=(",", ":"))
 
 
@@ -46,6 +52,22 @@ def load(text: str) -> Record:
     slot["recent"] = tuple(slot["recent"])
     slot["last_exit"] = Exit(**slot["last_exit"]) if slot["last_exit"] else None
     return Record(slot=Slot(**slot), **data)
+
+
+def durable(record: Record) -> dict[str, Any]:
+    """What is to survive a reboot: counters and ends, and that the operator has stopped it. No clock, no pid."""
+    slot = record.slot
+    return {
+        "stopped": record.stopped,
+        "restarts": slot.restarts,
+        "last_exit": asdict(slot.last_exit) if slot.last_exit else None,
+    }
+
+
+def revive(data: dict[str, Any]) -> Record:
+    """The record after a reboot, of what `durable` kept. Raises KeyError, TypeError or ValueError for anything else."""
+    end = Exit(**data["last_exit"]) if data["last_exit"] else None
+    return Record(slot=Slot(restarts=int(data["restarts"]), last_exit=end), stopped=bool(data["stopped"]))
 
 
 def dump_facts(facts: dict[str, Any]) -> str:

@@ -39,6 +39,23 @@ def bind_unix(path: str, kind: int, mask: int = 0o177) -> socket.socket:
     return sock
 
 
+def notify_socket() -> socket.socket:
+    """A socket for sd_notify messages, in the abstract namespace and under a name that nobody can take before us.
+
+    It has no path: a program with another user reaches it from below any folder, and no cleaner removes it.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(f"\0impetusd/{os.urandom(8).hex()}")
+    return sock
+
+
+def notify_address(sock: socket.socket) -> str:
+    """What NOTIFY_SOCKET says of it: "@" stands for the abstract namespace."""
+    name: str | bytes = sock.getsockname()
+    text = os.fsdecode(name)
+    return f"@{text[1:]}" if text.startswith("\0") else text
+
+
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:

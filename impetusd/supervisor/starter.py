@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import json
 import os
+import resource
 import socket
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from impetusd.core.lifecycle import Scope
@@ -22,26 +25,26 @@ from impetusd.core.model import Kind, Unit
 from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.entry import Entry, Role, log_files
+from impetusd.supervisor.entry import FORKED, Entry, Role, log_files
 from impetusd.supervisor.link import Link
-from impetusd.supervisor.logs import Writer
+from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.sockets import listen_on
 
 STREAMS = ("out", "err")
+RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
+# What of its environment a forked worker does not have from its template.
+OF_A_FORK = ("INVOCATION_ID", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET", "WATCHDOG_USEC")
 
 
 class Starter:
     """Gathers what one round of the engine asks for, and sends it."""
 
-    def __init__(
-        self, link: Link, writer: Writer, environ: Mapping[str, str], log_dir: str, notify_socket: str
-    ) -> None:
+    def __init__(self, link: Link, writer: Writer, environ: Mapping[str, str], log_dir: str) -> None:
         """`environ` is the daemon's environment, of which a few variables are handed on."""
         self._link = link
         self._writer = writer
         self._environ = environ
         self._log_dir = log_dir
-        self._notify_socket = notify_socket
         self._puts: dict[str, str | None] = {}
         self._ops: list[dict[str, Any]] = []
         self._keeps: list[tuple[str, int]] = []
@@ -50,6 +53,8 @@ class Starter:
         self._next_process = 1
         self._next_pipe = 1 + max([0, *(int(name.split(":")[1]) for name in self._held if name.startswith("log:"))])
         self.instances: Callable[[Unit], int] = lambda unit: unit.instances
+        self.shown: Callable[[Entry], str] = lambda entry: entry.name
+        self.notify_address = ""  # what NOTIFY_SOCKET is to say
 
     # Gathering and sending.
 
@@ -85,20 +90,25 @@ class Starter:
             self._close_when_sent.append(fd)
 
     def flush(self) -> None:
-        """Send what was gathered: descriptors first, then records and operations as one message."""
+        """Send what was gathered as one message, so that the shim gets all of it or nothing.
+
+        Of more descriptors than one message takes, the first go ahead: see `continue_from`.
+        """
         if not (self._puts or self._ops or self._keeps):
             return
-        for at in range(0, len(self._keeps), MOST_FDS):
-            part = self._keeps[at : at + MOST_FDS]
-            self._link.send([{"op": "keep", "name": name} for name, _ in part], [fd for _, fd in part])
-        puts = [{"op": "put", "key": key, "blob": blob} for key, blob in self._puts.items()]
+        keeps = self._keeps
+        while len(keeps) > MOST_FDS:
+            ahead, keeps = keeps[:MOST_FDS], keeps[MOST_FDS:]
+            self._link.send([{"op": "keep", "name": name} for name, _ in ahead], [fd for _, fd in ahead])
+        ops: list[dict[str, Any]] = [{"op": "keep", "name": name} for name, _ in keeps]
+        ops += [{"op": "put", "key": key, "blob": blob} for key, blob in self._puts.items()]
         closing = self._close_when_sent
 
         def sent() -> None:
             for fd in closing:
                 os.close(fd)
 
-        self._link.send(puts + self._ops, (), sent)
+        self._link.send(ops + self._ops, [fd for _, fd in keeps], sent)
         self._puts, self._ops, self._keeps, self._close_when_sent = {}, [], [], []
 
     def quit(self) -> None:
@@ -111,13 +121,16 @@ class Starter:
     def continue_from(self, process: int, pipes: set[int]) -> None:
         """Begin with `process`, the first number that was never used, and close what the records do not name.
 
-        A supervisor that died between two messages may have left descriptors that no record speaks of.
+        A supervisor that died between two messages may have left descriptors that no record speaks of. Their numbers
+        count as used: within a round what is kept comes before what is dropped, whatever was said first.
         """
         self._next_process = process
         for name in list(self._held):
             kind, _, rest = name.partition(":")
             number = rest.partition(":")[0]
-            if (kind == "log" and int(number) not in pipes) or (kind == "chan" and rest.endswith(":theirs")):
+            if kind == "chan":
+                self._next_process = max(self._next_process, int(number) + 1)
+            if (kind == "log" and int(number) not in pipes) or (kind == "chan" and int(number) >= process):
                 self.drop(name)
 
     def launch(self, entry: Entry, extra: Mapping[str, str], template: int | None) -> int:
@@ -126,18 +139,22 @@ class Starter:
         process = self._next_process
         name = entry.name
         env = childspec.environment(unit, name, entry.index, self._environ, extra)
-        if entry.policy.wait_ready:
-            env["NOTIFY_SOCKET"] = self._notify_socket
+        if unit.wait_ready or entry.policy.watchdog:
+            env["NOTIFY_SOCKET"] = self.notify_address
+        if entry.policy.watchdog:
+            env["WATCHDOG_USEC"] = str(round(entry.policy.watchdog * 1_000_000))
         listeners = self._listeners(unit)
         pipe = self._pipe(entry)
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
-        self._writer.begin_run(f"{pipe}:err")
-        if entry.role in {Role.WORKER, Role.STANDBY}:
+        for each in self.pipes(entry):
+            self._writer.begin_run(each)
+        if entry.role in FORKED:
             self._open_channel(process)
-            self.put_to_work(process, name, serve=entry.role is Role.WORKER)
+        if entry.role is Role.WORKER:
+            self.put_to_work(process, name)
         if template is not None:
             spec: dict[str, Any] = {
-                "env": {key: env[key] for key in ("INVOCATION_ID", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET")},
+                "env": {key: env[key] for key in (*OF_A_FORK, *unit.per_instance, unit.increment_var) if key in env},
                 "fds": [*stdio[1:], f"chan:{process}:theirs"],
             }
             operation = {"op": "fork", "process": process, "via": template}
@@ -146,7 +163,7 @@ class Starter:
             operation = {"op": "spawn", "process": process}
         spec["group"] = f"{unit.name}-{process}"
         self._ops.append({**operation, "spec": spec})
-        if entry.role in {Role.WORKER, Role.STANDBY}:
+        if entry.role in FORKED:
             self.drop(f"chan:{process}:theirs")
         self._next_process += 1
         return process
@@ -156,7 +173,7 @@ class Starter:
     ) -> dict[str, Any]:
         unit = entry.unit
         fds = stdio + listeners
-        if unit.kind is Kind.PROGRAM:
+        if unit.kind is not Kind.POOL:
             return childspec.spec(unit, childspec.command(unit, ""), env, fds, len(listeners))
         env["IMPETUSD_WORKER"] = childspec.runtime_settings(unit)
         env["PYTHONUNBUFFERED"] = "1"
@@ -179,17 +196,31 @@ class Starter:
         self.keep(f"chan:{process}", ours.detach(), ours=True)
         self.keep(f"chan:{process}:theirs", theirs.detach(), ours=False)
 
-    def put_to_work(self, process: int | None, name: str, *, serve: bool) -> None:
-        """Have a worker accept requests as slot `name`; said twice, it is done once. A standby is told nothing yet."""
-        if serve and process is not None:
-            self.tell(process, {"do": "serve", "name": name})
+    def put_to_work(self, process: int, name: str) -> None:
+        """Have a worker accept requests as slot `name`; said twice, it is done once."""
+        self.tell(process, {"do": "serve", "name": name})
 
-    def tell(self, process: int, message: Mapping[str, str]) -> None:
-        """Send a command to a worker; one that does not listen any more is about to be noticed."""
+    def tell(self, process: int, message: Mapping[str, str], fds: Sequence[int] = ()) -> bool:
+        """Send a command to a worker; one that does not listen any more is about to be noticed, and False."""
         fd = self._held.get(f"chan:{process}")
-        if fd is not None:
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as channel:
-                channel.send(json.dumps(message).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        if fd is None:
+            return False
+        try:
+            with socket.socket(fileno=os.dup(fd)) as channel:
+                flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                socket.send_fds(channel, [json.dumps(message).encode()], fds, flags)
+        except OSError:
+            return False
+        return True
+
+    def connect(self, process: int) -> socket.socket | None:
+        """A connection to one worker alone, past the listening socket that all share; None when it takes none."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            if self.tell(process, {"do": "probe"}, [theirs.fileno()]):
+                return ours
+        ours.close()
+        return None
 
     def forget_channel(self, process: int) -> None:
         """The worker is gone."""
@@ -200,6 +231,26 @@ class Starter:
 
     def _routes(self, entry: Entry) -> dict[str, str]:
         return {f"{entry.rec.pipe}:{stream}": path for stream, path in zip(STREAMS, self.log_files(entry), strict=True)}
+
+    def _options(self, entry: Entry) -> dict[str, Options]:
+        unit = entry.unit
+        out, error = self.log_files(entry)
+        shared = unit.merge_logs or out == error or entry.role in {Role.WORKER, Role.LEAVING}
+        return {
+            f"{entry.rec.pipe}:{stream}": Options(
+                name=self.shown(entry),
+                stream="out" if stream == "out" else "error",
+                time=unit.time,
+                json=unit.log_format == "json",
+                merged=shared,
+                tail=stream == "err",
+                max_size=unit.log_max_size,
+                max_age=unit.log_max_age,
+                keep=unit.log_keep,
+                compress=unit.log_compress,
+            )
+            for stream in STREAMS
+        }
 
     def log_files(self, entry: Entry) -> tuple[str, str]:
         """Where the slot's stdout and stderr go."""
@@ -212,7 +263,7 @@ class Starter:
         pipe = entry.rec.pipe = self._next_pipe
         self._next_pipe += 1
         try:
-            ends = [os.pipe2(os.O_CLOEXEC) for _ in STREAMS]
+            ends = _pipes()
         except OSError as error:
             entry.rec.pipe = None
             raise CannotStart("making log pipes", error.strerror or str(error)) from None
@@ -223,8 +274,9 @@ class Starter:
         return pipe
 
     def _attach(self, entry: Entry) -> None:
+        options = self._options(entry)
         for (name, path), stream in zip(self._routes(entry).items(), STREAMS, strict=True):
-            self._writer.add(name, self._held[f"log:{entry.rec.pipe}:{stream}:r"], path)
+            self._writer.add(name, self._held[f"log:{entry.rec.pipe}:{stream}:r"], path, options[name])
 
     def adopt_pipe(self, entry: Entry) -> None:
         """Go on where the supervisor before us stopped reading."""
@@ -237,8 +289,10 @@ class Starter:
     def swap_pipes(self, one: Entry, other: Entry) -> None:
         """A process moved from slot to slot: its pipes go with it, and what it prints goes to its new slot's files."""
         one.rec.pipe, other.rec.pipe = other.rec.pipe, one.rec.pipe
-        routes = [self._routes(entry) for entry in (one, other) if entry.rec.pipe is not None]
-        self._writer.redirect({pipe: path for route in routes for pipe, path in route.items()})
+        having = [entry for entry in (one, other) if entry.rec.pipe is not None]
+        routes = [self._routes(entry) for entry in having]
+        options = [self._options(entry) for entry in having]
+        self._writer.redirect(dict(ChainMap(*routes)), dict(ChainMap(*options)))
 
     def forget_pipe(self, entry: Entry) -> None:
         """The slot is gone: write what it printed last, then close its pipes."""
@@ -255,6 +309,15 @@ class Starter:
         self.drop(f"log:{pipe}:{stream}:r")
         self._ops.append({"op": "drop", "name": f"log:{pipe}:{stream}:w"})
         self.flush()
+
+    def end_run(self, entry: Entry) -> None:
+        """The slot's process is gone: a last line that it did not finish is written, too."""
+        for pipe in self.pipes(entry):
+            self._writer.end_run(pipe)
+
+    def pipes(self, entry: Entry) -> list[str]:
+        """The names that the writer knows the slot's pipes by."""
+        return [] if entry.rec.pipe is None else [f"{entry.rec.pipe}:{stream}" for stream in STREAMS]
 
     def tail(self, pipe: int, answer: Callable[[bytes], None]) -> None:
         """Call `answer`, in the writer's thread, with the last of what the present run wrote to stderr."""
@@ -280,3 +343,19 @@ class Starter:
                 if address.path:
                     with contextlib.suppress(OSError):
                         os.unlink(address.path)
+
+
+def _pipes() -> list[tuple[int, int]]:
+    """A pipe for each stream. Raises OSError; EMFILE as soon as the next would come out of the RESERVE."""
+    ends: list[tuple[int, int]] = []
+    try:
+        for _ in STREAMS:
+            ends.append(os.pipe2(os.O_CLOEXEC))  # noqa: PERF401 - those made before one fails are to be closed
+        if max(map(max, ends)) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    except OSError:
+        for pair in ends:
+            for fd in pair:
+                os.close(fd)
+        raise
+    return ends

@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import time
+from typing import Any
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
 class Stats:
-    """CPU percent needs two readings: the first answer is over the process's life, each later one since the last."""
+    """CPU percent needs two readings: the first answer is over the process's life, each later one since the last.
+
+    Of /proc/PID/stat itself, 12 us a process: psutil takes 120 to 570, and `status` asks about all at once.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[int, tuple[float, float, float]] = {}  # pid → (create time, when read, CPU seconds then)
+        self._last: dict[int, tuple[float, float, float]] = {}  # pid → (started, when read, CPU seconds then)
 
     def read(self, pid: int) -> tuple[int | None, float | None]:
         """(resident bytes, percent of one core) of `pid`; None for what cannot be told."""
-        import psutil
-
         try:
-            process = psutil.Process(pid)
-            with process.oneshot():
-                created = process.create_time()
-                times = process.cpu_times()
-                memory = process.memory_info().rss
-        except psutil.Error:
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+                text = file.read(4096)
+        except OSError:
             self._last.pop(pid, None)
             return None, None
-        used, now = times.user + times.system, time.time()
-        born, at, before = self._last.get(pid, (created, created, 0.0))
-        if born != created:
-            at, before = created, 0.0
-        self._last[pid] = (created, now, used)
-        span = now - at
-        return memory, round(100.0 * max(0.0, used - before) / span, 1) if span > 0 else 0.0
+        fields = text[text.rindex(b")") + 2 :].split(b" ", 22)  # the name may hold blanks and brackets
+        used, born, now = (int(fields[11]) + int(fields[12])) * TICK, int(fields[19]) * TICK, time.monotonic()
+        started, at, before = self._last.get(pid, (born, now, 0.0))
+        if pid not in self._last or started != born:
+            at, before = now - max(time.clock_gettime(time.CLOCK_BOOTTIME) - born, TICK), 0.0
+        self._last[pid] = (born, now, used)
+        return int(fields[21]) * PAGE, round(100.0 * max(0.0, used - before) / max(now - at, TICK), 1)
 
     def forget(self, pid: int) -> None:
         """The process is gone."""
         self._last.pop(pid, None)
+
+
+def details(pid: int) -> dict[str, Any]:
+    """What else an operator may ask about one process; {} when it is gone or may not be looked into."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return {
+            "threads": process.num_threads(),
+            "descriptors": process.num_fds(),
+            "descendants": [child.pid for child in process.children(recursive=True)],
+        }
+    except psutil.Error:
+        return {}

@@ -7,6 +7,7 @@ import signal
 import sys
 
 from impetusd.worker import appload, serve, template
+from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.ending import leave
 from impetusd.worker.environment import WorkerError, set_title, settings
 
@@ -20,6 +21,9 @@ def main(arguments: list[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is a pipe, yet each line is wanted now
     name = os.environ.get("IMPETUSD_NAME", "impetusd.worker")
     set_title(name)
+    on_sigabrt(
+        lambda: [f"{os.environ.get('IMPETUSD_NAME', name)}: SIGABRT ends it; the stacks of its threads are above"]
+    )
     try:
         if len(arguments) != 1 or arguments[0] not in _MODES:
             raise WorkerError("usage: python -m impetusd.worker template|serve; impetusd starts it for a [pool:…]", 2)

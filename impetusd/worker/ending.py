@@ -9,17 +9,22 @@ over, because that is when the supervisor sends SIGKILL, and a killed process ex
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from types import AsyncGeneratorType, CoroutineType, FrameType
 
 _MARGIN = 0.02  # of kill_timeout: how much earlier than SIGKILL
 _MARGIN_AT_MOST = 0.2  # seconds
-_TASKS_NAMED = 8
+_PLACES_NAMED = 8
+_TASKS_LOOKED_AT = 10_000  # about 10 us each
+_STDERR = 2  # not sys.stderr: what the application puts there may have no descriptor
 
 
 class Ending:
@@ -37,7 +42,7 @@ class Ending:
         if self._began is not None:
             return False
         self._began = time.monotonic()
-        faulthandler.dump_traceback_later(self._until_watchdog, exit=True)
+        faulthandler.dump_traceback_later(self._until_watchdog, exit=True, file=_STDERR)
         return True
 
     @property
@@ -53,12 +58,22 @@ class Ending:
     def _force(self) -> None:
         name, left = self._under_way()
         lines = [f"{name}: forced exit {self.patience:.1f} s after it was told to stop; {left}"]
-        waiting = [task for task in asyncio.all_tasks() if not task.done()]
-        lines += [f"  still waiting: {where(task)}" for task in waiting[:_TASKS_NAMED]]
-        if len(waiting) > _TASKS_NAMED:
-            lines.append(f"  and {len(waiting) - _TASKS_NAMED} more tasks")
+        lines += places(asyncio.get_running_loop(), _PLACES_NAMED)
         print("\n".join(lines), file=sys.stderr)
         leave(1)
+
+
+def places(loop: asyncio.AbstractEventLoop, at_most: int) -> list[str]:
+    """Where the tasks of `loop` wait, a line for each place, those with the most tasks first.
+
+    Without the task that is running, if any: it is in the thread's stack.
+    """
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    found = Counter(where(task) for task in islice(tasks, _TASKS_LOOKED_AT))
+    named = found.most_common(at_most)
+    lines = [f"  still waiting: {place}" + (f" ({count} tasks)" if count > 1 else "") for place, count in named]
+    rest = len(tasks) - sum(count for _, count in named)
+    return [*lines, f"  and {rest} more tasks"] if rest else lines
 
 
 def where(task: asyncio.Task[object]) -> str:
@@ -84,8 +99,6 @@ def where(task: asyncio.Task[object]) -> str:
 def leave(code: int) -> None:
     """End the process now: what was written is written, but no exit handler runs and no thread is waited for."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(Exception):  # reader gone, closed, not a file at all, or a signal came within a write
             stream.flush()
-        except (OSError, ValueError):
-            pass  # the reader has gone, or the application closed it
     os._exit(code)

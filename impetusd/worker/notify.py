@@ -1,17 +1,21 @@
 """sd_notify from an event loop: never blocks it, never raises, keeps the order of what is told.
 
 The receiver's queue of a datagram socket is short (net.unix.max_dgram_qlen, 10 by default on older kernels, then
-EAGAIN): what does not fit is tried again soon.
+EAGAIN). It stays full while there is no supervisor, for the shim keeps the socket. What does not fit is tried again, at
+first soon, then four times a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
 
-RETRY_AFTER = 0.02  # seconds
+RETRY_AFTER = 0.02  # seconds, doubled each time
+RETRY_AFTER_AT_MOST = 0.25
+_FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}  # of the queue or of the kernel's memory: it passes
 
 
 def address(path: str) -> str:
@@ -19,38 +23,51 @@ def address(path: str) -> str:
     return "\0" + path[1:] if path.startswith("@") else path
 
 
-def notify_waiting(*lines: str, patience: float = 5.0) -> None:
-    """Tell the supervisor `lines` from a process that has no event loop; waits at most `patience` seconds."""
+def notify_waiting(*lines: str) -> None:
+    """Tell the supervisor `lines` from a process that has no event loop; waits while the queue is full."""
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(patience)
                 sock.sendto("\n".join(lines).encode(), address(path))
         except OSError:
             pass  # nobody listens: the supervisor is away, and asks when it is back
 
 
 class Notifier:
-    """Tells the supervisor, from the event loop's thread. `path` is NOTIFY_SOCKET's value; "" tells nobody."""
+    """Tells the supervisor, from the event loop's thread. `path` is NOTIFY_SOCKET's value; "" tells nobody.
+
+    What is still waiting to be told is not told twice, so that a long wait for the supervisor costs no memory.
+    """
 
     def __init__(self, path: str) -> None:
         self._address = address(path)
         self._untold: deque[bytes] = deque()
+        self._retry_after = RETRY_AFTER
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) if path else None
 
     def __call__(self, *lines: str) -> None:
-        self._untold.append("\n".join(lines).encode())
+        message = "\n".join(lines).encode()
+        if self._socket is None or message in self._untold:
+            return
+        self._untold.append(message)
         if len(self._untold) == 1:
-            self._tell()
+            self._tell(self._socket)
 
-    def _tell(self) -> None:
-        while self._untold and self._socket is not None:
+    @property
+    def waiting(self) -> int:
+        """How many messages could not be sent so far."""
+        return len(self._untold)
+
+    def _tell(self, sock: socket.socket) -> None:
+        while self._untold:
             try:
-                self._socket.sendto(self._untold[0], self._address)
-            except BlockingIOError:
-                asyncio.get_running_loop().call_later(RETRY_AFTER, self._tell)
-                return
-            except OSError:
-                pass  # nobody listens: the supervisor is away, and asks when it is back
+                sock.sendto(self._untold[0], self._address)
+            except OSError as error:
+                if error.errno in _FULL:
+                    asyncio.get_running_loop().call_later(self._retry_after, self._tell, sock)
+                    self._retry_after = min(self._retry_after * 2, RETRY_AFTER_AT_MOST)
+                    return
+                # Else nobody listens: the supervisor is away, and asks ("tell") when it is back.
+            self._retry_after = RETRY_AFTER
             self._untold.popleft()

@@ -25,16 +25,21 @@ import uvloop
 from aiohttp import web
 
 from impetusd.worker import appload
+from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.channel import Channel
 from impetusd.worker.drain import Drain
-from impetusd.worker.ending import Ending
+from impetusd.worker.ending import Ending, places
 from impetusd.worker.environment import Settings, WorkerError, set_title, take_listening_sockets, take_socket
+from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
+from impetusd.worker.probe import Probes
 
 log = logging.getLogger("impetusd.worker")
 
 _CLEANUP_SHARE = 0.2  # of the time until the forced exit, kept for on_shutdown, cancelled handlers and cleanup_ctx
-_GRACE_AFTER_DRAIN = 0.5  # seconds, at most, that handlers still running after the drain are given by aiohttp, twice
+# Seconds, at most, that aiohttp gives to handlers that still run after the drain, and then to those of probes; each twice.
+_GRACE_AFTER_DRAIN = 0.5
+_PLACES_AT_SIGABRT = 50  # of waiting tasks, named
 
 
 def run(settings: Settings, target: object) -> int:
@@ -74,7 +79,11 @@ class Worker:
         self._loop = loop
         self._name = os.environ.get("IMPETUSD_NAME", settings.pool)
         self._notify = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
+        os.environ.pop("WATCHDOG_USEC", None)  # of the same protocol, and as little the app's children's
+        self._state: tuple[str, ...] = ()  # what was told last
+        self._heartbeat = Heartbeat(settings.watchdog, self._notify)
         self._ending = Ending(settings.kill_timeout, self._under_way)
+        self._grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 8)
         self._drain = Drain()
         self._serve = asyncio.Event()
         self._stop = asyncio.Event()
@@ -82,6 +91,7 @@ class Worker:
         self._code = 0
         self._phase = "starting up"
         self._runner: web.AppRunner | None = None
+        self._probes: Probes | None = None  # from READY=1 on
 
     def take_signals(self) -> None:
         """From here on SIGTERM and SIGINT stop this worker gracefully, one that is pending included.
@@ -91,6 +101,7 @@ class Worker:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        on_sigabrt(self._when_aborted)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def stop(self, code: int = 0) -> None:
@@ -139,8 +150,7 @@ class Worker:
     async def _build(self) -> None:
         try:
             app = await appload.build(self._target, self._settings.app)
-            grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 4)
-            self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace)
+            self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=self._grace)
             await self._runner.setup()
         except SystemExit as error:  # as such it would stop the loop, and with it the cleanup
             raise RuntimeError(f"it called sys.exit({error.code!r})") from error
@@ -149,9 +159,12 @@ class Worker:
 
     async def _work(self) -> None:
         assert self._runner is not None  # _start_up() succeeded
+        assert self._runner.server is not None
+        self._probes = Probes(self._runner.server)
         if not self._serve.is_set() and not self._stop.is_set():
             self._phase = "parked"
-            self._notify("READY=1", "STATUS=parked")
+            self._tell("READY=1", "STATUS=parked")
+            self._heartbeat.start()
             await _first(self._serve, self._stop)
         if self._stop.is_set():
             return
@@ -165,7 +178,9 @@ class Worker:
 
     async def _leave(self) -> None:
         """Drain and clean up, within the time that the forced exit leaves."""
-        self._notify("STOPPING=1")
+        self._tell("STOPPING=1")
+        if self._probes is not None:
+            self._probes.close()
         if self._runner is None:
             return
         try:
@@ -176,19 +191,27 @@ class Worker:
                 max(min(self._settings.drain_timeout, remaining - self._ending.patience * _CLEANUP_SHARE), 0.0),
             )
             self._phase = "cleaning up"
+            if self._probes is not None:
+                await self._probes.wait_closed(self._grace)
             await self._runner.cleanup()
         except Exception as error:
             log.critical("the application failed to clean up", exc_info=error)
             self._code = max(self._code, 1)
         self._phase = "exiting"
 
-    def _on_command(self, command: dict[str, Any]) -> None:
+    def _on_command(self, command: dict[str, Any], fds: list[int]) -> None:
         match command:
             case {"do": "serve", "name": str(name)}:
                 self._name = os.environ["IMPETUSD_NAME"] = name
                 self._serve.set()
                 if self._ready and not self._stop.is_set():
                     self._tell_serving()
+            case {"do": "tell"}:
+                if self._state:
+                    self._notify(*self._state)
+            case {"do": "probe"}:
+                if fds and self._probes is not None and not self._stop.is_set():
+                    self._probes.take(fds.pop(0))
             case {"do": "quit"}:
                 self._drain.hurry()
             case _:
@@ -214,7 +237,20 @@ class Worker:
 
     def _tell_serving(self) -> None:
         set_title(self._name)
-        self._notify("READY=1", "STATUS=serving")
+        self._tell("READY=1", "STATUS=serving")
+        self._heartbeat.start()
+
+    def _tell(self, *state: str) -> None:
+        self._state = state
+        self._notify(*state)
+
+    def _when_aborted(self) -> list[str]:
+        stuck = self._heartbeat.stuck()
+        if stuck:
+            why = f"the event loop has been stuck for {stuck:.1f} s (watchdog = {self._heartbeat.watchdog:g} s)"
+        else:
+            why = f"SIGABRT ends it while it was {self._phase}"
+        return [f"{self._name}: {why}; the stacks of its threads are above", *places(self._loop, _PLACES_AT_SIGABRT)]
 
     def _under_way(self) -> tuple[str, str]:
         server = self._runner.server if self._runner is not None else None

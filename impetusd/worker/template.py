@@ -20,6 +20,7 @@ import threading
 import traceback
 from typing import Any
 
+from impetusd.worker.channel import receive
 from impetusd.worker.ending import leave
 from impetusd.worker.environment import WorkerError, set_title, take_socket
 from impetusd.worker.notify import notify_waiting
@@ -46,7 +47,7 @@ def run() -> None:
     notify_waiting("READY=1", f"STATUS=forks workers, pid {os.getpid()}")
     while True:
         try:
-            message, fds, flags, _ = socket.recv_fds(requests, _LARGEST, 8, socket.MSG_CMSG_CLOEXEC)
+            message, fds, flags = receive(requests, _LARGEST, 8)
             if not message:
                 leave(0)
             answer = _serve_request(requests, message, fds, complete=not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))

@@ -100,6 +100,8 @@ def _identifier(text: str) -> str:
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     """Asked to stop before there is a server: nothing to finish, and what is half made is made anew next time."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # once is enough: what prepares is being ended
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
 
 

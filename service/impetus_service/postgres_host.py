@@ -7,10 +7,12 @@ above the virtual environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from glob import glob
@@ -46,20 +48,47 @@ class Account:
     def run(
         self, argv: list[str], *, feed: str = "", keep_fds: tuple[int, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run `argv` to its end as this user, with `feed` as its input; OSError when it cannot be executed."""
-        return subprocess.run(
-            argv,
-            cwd="/",
-            input=feed,
-            text=True,
-            capture_output=True,
-            check=False,
-            env=server_environment(),
-            pass_fds=keep_fds,
-            user=self.uid if self.drop else None,
-            group=self.gid if self.drop else None,
-            extra_groups=os.getgrouplist(self.name, self.gid) if self.drop else None,
-        )
+        """Run `argv` to its end as this user, with `feed` as its input; OSError when it cannot be executed.
+
+        An exception from a signal handler ends it, with all that it has started, before it goes on its way.
+        """
+        alive, held = os.pipe()  # `held` is open in every process of it
+        # A signal between the fork and `try` would leave behind what nobody knows of.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process = subprocess.Popen(
+                argv,
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=server_environment(),
+                pass_fds=(*keep_fds, held),
+                process_group=0,
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509 - one thread
+                user=self.uid if self.drop else None,
+                group=self.gid if self.drop else None,
+                extra_groups=os.getgrouplist(self.name, self.gid) if self.drop else None,
+            )
+        except BaseException:
+            os.close(alive)
+            os.close(held)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        os.close(held)
+        with process:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                out, err = process.communicate(feed)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                os.read(alive, 1)  # returns at the end of the last of them
+                raise
+            finally:
+                os.close(alive)
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
 @dataclass(frozen=True)

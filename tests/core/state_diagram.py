@@ -9,7 +9,20 @@ import itertools
 import sys
 from pathlib import Path
 
-from impetusd.core.lifecycle import EVENTS, Event, Exited, Slot, Spawned, State, Want, step
+from impetusd.core.lifecycle import (
+    EVENTS,
+    Event,
+    Exited,
+    Fail,
+    HandOver,
+    Recycle,
+    Slot,
+    Spawned,
+    State,
+    Taken,
+    Want,
+    step,
+)
 from impetusd.core.model import Autorestart
 from impetusd.core.policy import Exit, Policy
 
@@ -31,12 +44,26 @@ def outcomes(state: State, kind: type[Event]) -> set[State]:
     """Where an event can lead from a state."""
     seen = set()
     ends = [Exit(code=0), Exit(code=1), Exit(code=78)]
-    events = [kind(end, left) for end in ends for left in (True, False)] if kind is Exited else []
-    events = events or [kind(7) if kind is Spawned else kind()]
+    several: dict[type[Event], list[Event]] = {
+        Exited: [Exited(end, left) for end in ends for left in (True, False)],
+        Spawned: [Spawned(7)],
+        Taken: [Taken(), Taken(again=False)],
+        HandOver: [HandOver(8, "older than max_age")],
+        Recycle: [Recycle("older than max_age")],
+        Fail: [Fail("unhealthy"), Fail("over max_memory_kill", hard=True)],
+    }
+    events = several.get(kind) or [kind()]
     for event, autorestart, wait_ready, spent, want, asked, pid, end in itertools.product(
         events, Autorestart, (True, False), (True, False), Want, (True, False), (7, None), ends
     ):
-        policy = Policy(autorestart=autorestart, wait_ready=wait_ready, max_restarts=1, fatal_exit_codes=(78,))
+        policy = Policy(
+            autorestart=autorestart,
+            wait_ready=wait_ready,
+            max_restarts=1,
+            fatal_exit_codes=(78,),
+            watchdog=30.0,
+            retry_after=60.0,
+        )
         slot = Slot(
             state=state,
             want=Want.DOWN if state is State.STOPPED else want if state is State.STOPPING else Want.UP,

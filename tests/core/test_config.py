@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import config, schema
-from impetusd.core.model import Autorestart, ConfigError, Host, Kind, Listen
+from impetusd.core import config, ini, schema
+from impetusd.core.model import Action, Autorestart, ConfigError, Host, Kind, Listen, Overlap, Ready
 
 USERS = {"nobody", "www-data"}
 ROOT = Host(euid=0, cpus=4, user_exists=USERS.__contains__, group_exists=USERS.__contains__)
@@ -15,6 +17,7 @@ MORTAL = Host(euid=1000, cpus=4, user_exists=USERS.__contains__, group_exists=US
 FILE = "/srv/shop/impetusd.ini"
 DB = "[program:db]\ncommand = postgres\n"
 WEB = "[pool:web]\napp = shop.web:app\nlisten = 127.0.0.1:8080\n"
+TIDY = "[timer:tidy]\ncommand = tidy\ncron = @daily\n"
 
 TEN_MISTAKES = """\
 [impetusd]
@@ -141,8 +144,29 @@ class TestUnits:
     def test_units_are_in_the_files_order(self):
         assert list(parse(WEB + DB + "[program:a]\ncommand = a\n").units) == ["web", "db", "a"]
 
-    def test_instances_may_be_one_per_cpu(self):
-        assert unit(DB + "instances = max").instances == ROOT.cpus
+    @pytest.mark.parametrize(
+        ("written", "cpus", "least", "most"),
+        [("3", 4, 3, 3), ("max", 4, 4, 4), ("-1", 4, 3, 3), ("-1", 1, 1, 1), ("max", 0, 1, 1), ("2..8", 4, 2, 8)],
+    )
+    def test_instances_are_a_number_or_of_the_cpus_or_a_range(self, written, cpus, least, most):
+        db = unit(f"{DB}instances = {written}", host=dataclasses.replace(MORTAL, cpus=cpus))
+        assert (db.instances, db.instances_max) == (least, most)
+
+    def test_what_watches_over_it_is_off_but_for_a_pools_watchdog(self):
+        web, db = parse(WEB + DB).units.values()
+        assert (web.watchdog, db.watchdog) == (30, 0)
+        for one in (web, db):
+            assert (one.retry_after, one.cron_restart, one.timezone, one.max_age, one.watch) == (0, "", "", 0, ())
+            assert (one.max_memory_restart, one.memory_hold, one.max_memory_kill, one.ready) == (0, 0, 0, None)
+            assert (one.time, one.log_format, one.log_max_size, one.log_max_age) == (False, "plain", 0, 0)
+            assert (one.log_keep, one.log_compress, one.increment_var, one.per_instance) == (7, True, "", frozenset())
+
+    def test_and_is_what_it_is_set_to(self):
+        text = "max_memory_restart = 200M\nmax_memory_kill = 1G\nready = log:up$\nwatch = src, /a b\nwatch_ignore = *.log\n"
+        db = unit(DB + text + "cron_restart = 0  3 * * *\ntimezone = Europe/Lisbon\nlog_format = json\ntime = yes")
+        assert (db.max_memory_restart, db.max_memory_kill, db.ready) == (200 << 20, 1 << 30, Ready("log", "up$"))
+        assert (db.watch, db.watch_ignore) == (("/srv/shop/src", "/a b"), ("*.log",))
+        assert (db.cron_restart, db.timezone, db.log_format, db.time) == ("0 3 * * *", "Europe/Lisbon", "json", True)
 
     def test_paths_begin_at_base_dir(self):
         text = "cwd = app\nout_file = out.log\nenv_file = a b.env, /c.env\nlisten = unix:s.sock\nerror_file = /e"
@@ -195,12 +219,234 @@ class TestEnvironment:
         ]
 
 
+class TestTimers:
+    def test_a_timer_is_a_schedule_and_a_job_that_nothing_restarts(self):
+        text = "user = nobody\nkill_timeout = 2s\ntimeout = 1m\nretries = 3\noverlap = queue\ncatch_up = yes\n"
+        tidy = parse(TIDY + text + "[env:tidy]\nA = 1\n", host=ROOT).timers["tidy"]
+        assert (tidy.cron, tidy.every, tidy.timezone, tidy.timeout) == ("@daily", 0, "", 60)
+        assert (tidy.retries, tidy.retry_delay, tidy.overlap, tidy.jitter) == (3, 10, Overlap.QUEUE, 0)
+        assert (tidy.enabled, tidy.catch_up, tidy.where) == (True, True, f"{FILE}:1")
+        job = tidy.unit
+        assert (job.name, job.kind, job.command, job.env) == ("tidy", Kind.TIMER, ("tidy",), {"A": "1"})
+        assert (job.user, job.kill_timeout, job.kill_signal, job.cwd) == ("nobody", 2, 15, "/srv/shop")
+        assert (job.autorestart, job.autostart, job.min_uptime, job.instances) == (Autorestart.NEVER, False, 0, 1)
+
+    def test_it_may_run_every_so_often(self):
+        tidy = parse("[timer:tidy]\ncommand = tidy\nevery = 90s\nenabled = no").timers["tidy"]
+        assert (tidy.cron, tidy.every, tidy.enabled, tidy.unit.enabled) == ("", 90, False, False)
+
+    def test_it_is_no_unit(self):
+        found = parse(TIDY + DB)
+        assert (list(found.units), list(found.timers)) == (["db"], ["tidy"])
+
+
+class TestHealth:
+    def test_it_asks_the_unit_of_its_name(self):
+        check = parse(WEB + "[health:web]\nhttp = /health\n").health["web"]
+        assert (check.name, check.target, check.http, check.tcp, check.unit) == ("web", "web", "/health", "", None)
+        assert (check.status, check.body, check.headers) == (((200, 399),), "", ())
+        assert (check.socket, check.ca_file, check.verify, check.action) == ("", "", True, Action.RESTART)
+        assert (check.interval, check.timeout, check.start_period) == (30, 5, 0)
+        assert (check.failures, check.successes, check.enabled, check.where) == (3, 1, True, f"{FILE}:4")
+
+    def test_or_another_one_that_may_stand_below_it(self):
+        text = (
+            "[health:front]\ntarget = web\nhttp = http://127.0.0.1/\nstatus = 200, 301-302\nheaders = Host: a\n  B: c\n"
+        )
+        check = parse(text + WEB).health["front"]
+        assert (check.target, check.status) == ("web", ((200, 200), (301, 302)))
+        assert check.headers == (("Host", "a"), ("B", "c"))
+
+    def test_a_program_is_asked_a_path_by_way_of_a_socket(self):
+        check = parse(DB + "[health:db]\nhttp = /health\nsocket = db.sock").health["db"]
+        assert (check.http, check.socket) == ("/health", "/srv/shop/db.sock")
+
+    def test_a_command_is_a_unit_with_a_name_of_its_own_and_the_environment_of_the_target(self):
+        text = "[health:up]\ntarget = db\nexec = pg_isready -q\nkill_timeout = 1s\n[env:db]\nPGPORT = 1\n"
+        job = parse(DB + text).health["up"].unit
+        assert (job.kind, job.command, job.env, job.kill_timeout) == (
+            Kind.HEALTH,
+            ("pg_isready", "-q"),
+            {"PGPORT": "1"},
+            1,
+        )
+        assert (job.autorestart, job.autostart, job.min_uptime, job.enabled) == (Autorestart.NEVER, False, 0, True)
+        assert not config._is_unit_name(job.name)  # so that no section can have it
+
+    def test_what_a_header_says_is_in_no_message(self):
+        text = DB + "[health:db]\nhttp = http://x/\nheaders = "
+        for header in ("Bearer s3cret", "A: ${PW}", "A: s3cret\x01", "A: ${PW}é"):
+            with pytest.raises(ConfigError) as caught:
+                parse(f"{text}{header}\nbody = ${{UNSET}}", PW="s3cret")
+            assert "s3cret" not in str(caught.value)
+
+
+PORTS = "[program:api]\ncommand = api --port 900${INSTANCE}\ninstances = 3\n"
+
+
+class TestInstances:
+    def test_each_sees_its_number_in_any_value(self):
+        text = (
+            PORTS
+            + "cwd = /api/${INSTANCE}\nlisten = 127.0.0.1:808${INSTANCE}\n[env:api]\nA = ${INSTANCE}\nB = b\n"
+            + DB
+        )
+        first = parse(text).units["api"]
+        assert first.per_instance
+        third = config.parse(text, FILE, {}, MORTAL, instance=2).units["api"]
+        assert (first.command[-1], third.command[-1]) == ("9000", "9002")
+        assert (first.cwd, third.cwd, third.listen) == ("/api/0", "/api/2", (Listen("127.0.0.1", 8082),))
+        assert (first.env, third.env) == ({"A": "0", "B": "b"}, {"A": "2", "B": "b"})
+
+    def test_the_environment_alone_makes_a_unit_of_instances(self):
+        text = DB + "[env:db]\nA = ${INSTANCE:-x}"
+        assert unit(text).per_instance
+        assert config.parse(text, FILE, {}, MORTAL, instance=5).units["db"].env == {"A": "5"}
+
+    def test_a_value_of_the_environment_does_not_count_and_a_doubled_dollar_is_none(self):
+        db = unit(DB + "cwd = /${INSTANCE_NO}/$${INSTANCE}", INSTANCE_NO="x", INSTANCE="7")
+        assert (db.cwd, db.per_instance) == ("/x/${INSTANCE}", frozenset())
+        assert unit(DB + "cwd = /$$${INSTANCE}", INSTANCE="7").cwd == "/$0"
+
+    @pytest.mark.parametrize("own", ["[env:web]\nA = ${INSTANCE}", "increment_var = A\n[env:web]\nA = 1"])
+    def test_a_parked_worker_cannot_take_a_place_that_differs(self, own):
+        ((line, text),) = problems(WEB + own)
+        assert (line, text.partition(":")[0]) == (1, "standby = 1")
+        assert parse(WEB + "standby = 0\n" + own).units["web"].standby == 0
+
+    def test_another_instance_is_told_of_what_it_has_alone(self):
+        assert set(config.parse(PORTS + DB + WEB + TIDY, FILE, {}, MORTAL, instance=1).units) == {"api"}
+
+    def test_and_is_not_there_if_it_cannot_be(self):
+        text = "[program:a]\ncommand = a\nlisten = h:6553${INSTANCE}\n" + PORTS
+        assert set(config.parse(text, FILE, {}, MORTAL, instance=5).units) == {"a", "api"}
+        assert set(config.parse(text, FILE, {}, MORTAL, instance=6).units) == {"api"}
+
+    @pytest.mark.parametrize("instances", ["7", "2..7"])
+    def test_a_mistake_of_a_later_instance_is_told_once(self, instances):
+        text = (
+            f"[program:a]\ncommand = a\ninstances = {instances}\nlisten = h:6553${{INSTANCE}}\nnice = ${{INSTANCE}}9\n"
+        )
+        found = problems(text)
+        assert [line for line, _ in found] == [4, 5]
+        assert found[0][1].startswith("in instance 6, listen = h:6553${INSTANCE} (that is h:65536): ")
+        assert found[1][1].startswith("in instance 2, nice = ${INSTANCE}9 (that is 29): ")
+
+    def test_a_mistake_of_the_first_is_not_told_for_the_others_too(self):
+        assert len(problems(DB + "instances = 3\nnice = x${INSTANCE}")) == 1
+
+    def test_addresses_that_do_not_depend_on_it_are_shared(self):
+        text = "instances = 3\nlisten = 127.0.0.1:8080, 127.0.0.1:900${INSTANCE}\n"
+        parse(DB + text)
+        assert problems(DB + text + "[program:p]\ncommand = p\nlisten = 127.0.0.1:9002") == [
+            (7, "listen = 127.0.0.1:9002: db:2 has that address already; choose another")
+        ]
+
+    def test_addresses_that_two_instances_would_take_are_told(self):
+        text = "instances = 10\nlisten = 127.0.0.1:90${INSTANCE}2, 127.0.0.1:901${INSTANCE}\n"
+        assert problems(DB + text) == [(4, "listen = 127.0.0.1:9012: db:1 has that address already; choose another")]
+
+    @pytest.mark.parametrize(
+        ("text", "line", "said"),
+        [
+            ("[impetusd]\nrun_dir = /run/${INSTANCE}", 2, "run_dir = /run/${INSTANCE}"),
+            (TIDY + "cwd = /${INSTANCE}", 4, "cwd = /${INSTANCE}"),
+            (DB + "[health:db]\nhttp = http://x:808${INSTANCE}/", 4, "http = http://x:808${INSTANCE}/"),
+        ],
+    )
+    def test_elsewhere_there_is_no_instance(self, text, line, said):
+        places = "[pool:NAME], [program:NAME] and their [env:NAME]"
+        expected = [(line, f"{said}: ${{INSTANCE}} is known in {places} only; write the value")]
+        assert problems(text, INSTANCE="7") == expected
+
+    def test_nor_is_there_in_a_timers_environment(self):
+        (problem,) = problems(TIDY + "[env:tidy]\nA = s3cret${INSTANCE}")
+        assert problem == (5, "A: a timer's job has no ${INSTANCE}; write the value")
+
+    def test_what_is_of_all_instances_cannot_be_of_one(self):
+        (problem,) = problems(DB + "depends_on = db-${INSTANCE}")
+        assert problem[1].endswith("it is for all instances together; write it without the number of one")
+
+    def test_units_without_it_are_read_once_however_many_instances_they_have(self, monkeypatch):
+        expanded = []
+        real = ini.expand
+        monkeypatch.setattr(ini, "expand", lambda *args: expanded.append(args[0]) or real(*args))
+        parse("".join(f"[program:p{n}]\ncommand = p\ninstances = 50\ncwd = /c\n" for n in range(20)))
+        assert expanded.count("/c") == 20
+        expanded.clear()
+        parse(
+            "".join(f"[program:p{n}]\ncommand = p\ninstances = 5\ncwd = /c\nnice = ${{INSTANCE}}\n" for n in range(20))
+        )
+        assert (expanded.count("/c"), expanded.count("${INSTANCE}")) == (20, 100)
+
+
+OF_INSTANCES = st.lists(
+    st.sampled_from([
+        "nice = ${INSTANCE}", "nice = 1${INSTANCE}", "nice = ${INSTANCE}0", "umask = ${INSTANCE}", "cpu_affinity = ${INSTANCE}-3",
+        "max_memory_restart = 2M", "max_age = ${INSTANCE:+}", "max_memory_kill = ${INSTANCE}M", "listen = h:6553${INSTANCE}", "kill_timeout = 1${INSTANCE}s",
+        "exp_backoff_max_delay = ${INSTANCE:+}",
+    ]),
+    max_size=3, unique_by=lambda line: line.split()[0],
+).map("\n".join)  # fmt: skip
+
+
+@given(OF_INSTANCES, st.integers(1, 12))
+@settings(deadline=None)
+def test_an_instance_is_what_it_would_be_if_its_number_were_written(text, instances):
+    text = f"{DB}instances = {instances}\n{text}\n"
+    written = []
+    for index in range(instances):
+        try:
+            written.append(unit(text.replace("${INSTANCE}", str(index)).replace("${INSTANCE:+}", "")))
+        except ConfigError:
+            written.append(None)
+    if not all(written):
+        assert problems(text)
+    elif unit(text).per_instance:
+        found = [unit(text), *(config.parse(text, FILE, {}, MORTAL, n).units["db"] for n in range(1, instances))]
+        assert [dataclasses.replace(each, per_instance=frozenset()) for each in found] == written
+
+
+class TestIncrement:
+    def test_it_names_a_variable_that_is_a_number(self):
+        db = unit(DB + "increment_var = PORT\n[env:db]\nPORT = 8000")
+        assert (db.increment_var, db.per_instance) == ("PORT", frozenset())
+
+    def test_which_may_come_from_an_env_file(self):
+        assert unit(DB + "increment_var = PORT\nenv_file = a.env").increment_var == "PORT"
+
+    @pytest.mark.parametrize(
+        ("text", "line", "says"),
+        [
+            ("", 3, "increment_var = PORT: there is no such variable; set PORT in [env:db]"),
+            (
+                "[env:db]\nPORT = s3cret",
+                5,
+                "PORT must be a whole number, for increment_var of [program:db] counts from it",
+            ),
+            ("instances = 2\n[env:db]\nPORT = ${INSTANCE}x", 6, "PORT must be a whole number"),
+            ("instances = 2\n[env:db]\nPORT = ${PORTS:-1${INSTANCE}}x", 6, "PORT must be a whole number"),
+        ],
+    )
+    def test_and_is_refused_otherwise(self, text, line, says):
+        (problem,) = problems(f"{DB}increment_var = PORT\n{text}")
+        assert problem[0] == line
+        assert problem[1].startswith(says)
+        assert "s3cret" not in problem[1]
+
+    def test_and_is_none_of_ours(self):
+        assert problems(DB + "increment_var = INSTANCE") == [
+            (3, "increment_var = INSTANCE: impetusd itself sets it; choose another")
+        ]
+
+
 class TestProblems:
     @pytest.mark.parametrize(
         ("text", "line", "says"),
         [
             # sections
             ("[worker:web]", 1, "[worker:web] is no section of impetusd; there are [impetusd], [pool:NAME]"),
+            ("[timers:x]", 1, "[timers:x] is no section of impetusd; did you mean [timer:x]?"),
             ("[progam:db]", 1, "[progam:db] is no section of impetusd; did you mean [program:db]?"),
             ("[impetusd:x]", 1, "[impetusd:x]: this section takes no name; write [impetusd]"),
             ("[pool]", 1, "[pool] has no name; write [pool:NAME]"),
@@ -225,7 +471,7 @@ class TestProblems:
             (DB + "kill_timeout = 10x", 3, "kill_timeout = 10x: not a duration; write a number with a unit, like 500ms"),
             (DB + "kill_timeout = ${KT}", 3, "kill_timeout = ${KT} (that is 10x): not a duration;"),
             (DB + "kill_timeout = ${NO}", 3, "kill_timeout = ${NO}: ${NO} is not set; set NO, or give a default: ${NO:-…}"),
-            (DB + "instances = 2 # two", 3, "instances = 2 # two: write a whole number from 1 to 10000 or max for one per CPU; a comment behind a value begins with ;"),
+            (DB + "instances = 2 # two", 3, "instances = 2 # two: write a whole number from 1 to 10000 or max for one per CPU, -1 for one less, or a range like 2..8; a comment behind a value begins with ;"),
             (DB + "instances = 2\n  max_restarts = 3", 3, "instances = 2: goes on in the indented line below; remove its indentation"),
             ("[program:p]\ncommand = sh -c 'exit", 2, "command = sh -c 'exit: the ' is never closed"),
             ("[pool:web]\napp = shop\nlisten = unix:a", 2, "app = shop: not an application; write package.module:name"),
@@ -240,6 +486,43 @@ class TestProblems:
             (WEB + "[program:p]\ncommand = a\nlisten = 0.0.0.0:8080", 6, "listen = 0.0.0.0:8080: web has that address already as 127.0.0.1:8080"),
             (DB + "listen = unix:a\n[program:p]\ncommand = a\nlisten = unix:./a", 6, "listen = unix:/srv/shop/a: db has that address already"),
             (DB + f"listen = unix:/{'x' * 107}", 3, "the path is 108 bytes long, a socket's may have 107; set listen to a shorter one"),
+            (DB + "max_memory_restart = 1G\nmax_memory_kill = 512M", 4, "max_memory_kill (512M) must be above max_memory_restart (1G)"),
+            (DB + "ready = tcp:x:1\nwait_ready = yes", 3, "ready and wait_ready = yes are two ways of being ready; keep one of them"),
+            (WEB + "ready = tcp:x:1", 4, "'ready' is a key of [program:NAME], not of [pool:NAME]"),
+            (DB + "timezone = UTC", 3, "timezone means nothing without cron_restart; set it too, or remove timezone"),
+            (DB + "log_keep = 30", 3, "log_keep means nothing without log_max_size or log_max_age"),
+            (DB + "memory_hold = 3s", 3, "memory_hold means nothing without max_memory_restart"),
+            (DB + "watch_delay = 3s", 3, "watch_delay means nothing without watch"),
+            (DB + "cron_restart = 0 25 * * *", 3, "cron_restart = 0 25 * * *: its hour field cannot be read"),
+            # timers
+            ("[timer]", 1, "[timer] has no name; write [timer:NAME]"),
+            ("[timer:t]\ncron = @daily", 1, "[timer:t] has no command; give it one"),
+            ("[timer:t]\ncommand = t", 1, "[timer:t] has none of cron, every; give it one, like cron = 0 3 * * *"),
+            ("[timer:t]\ncommand = t\nevery = 5m\ncron = @daily", 3, "[timer:t] has cron and every; keep one of them"),
+            ("[timer:t]\ncommand = t\nevery = 5m\ntimezone = UTC", 4, "timezone means nothing without cron"),
+            (TIDY + "retry_delay = 1s", 4, "retry_delay means nothing without retries"),
+            (TIDY + "instances = 2", 4, "'instances' is a key of [pool:NAME] and [program:NAME], not of [timer:NAME]"),
+            (TIDY + DB.replace("db", "tidy"), 4, "[program:tidy]: [timer:tidy] on line 1 has that name; choose another"),
+            (TIDY + "user = nobody", 4, "user = nobody needs impetusd to run as root"),
+            (TIDY + DB + "depends_on = tidy", 6, "depends_on: there is no unit 'tidy'"),
+            # health checks
+            ("[health]", 1, "[health] has no name; write [health:NAME]"),
+            (DB + "[health:db]", 3, "[health:db] has none of http, tcp, exec; give it one, like http = http://"),
+            (DB + "[health:db]\ntcp = x:1\nhttp = http://x/", 4, "[health:db] has http and tcp; keep one of them"),
+            (DB + "[health:db]\nhttp = /health", 4, "http = /health: a path alone is for a pool; write the URL, like http://127.0.0.1:8080/health"),
+            (DB + "[health:dbb]\ntcp = x:1", 3, "[health:dbb]: there is no unit 'dbb'; did you mean [health:db], or is target = db missing?"),
+            (DB + "[health:x]\ntcp = x:1\ntarget = dbb", 5, "target: there is no unit 'dbb'; did you mean db?"),
+            (DB + "[health:x]\ntcp = x:1", 3, "[health:x]: there is no unit 'x'; write target with the name of a pool or program"),
+            (TIDY + "[health:tidy]\ntcp = x:1", 4, "[health:tidy]: a timer is not checked; write target"),
+            (DB + "[health:db]\ntcp = x", 4, "tcp = x: x has no port from 1 to 65535; write HOST:PORT"),
+            (DB + "[health:db]\ntcp = x:1\nstatus = 200", 5, "status is for http, and this check asks by tcp; remove it"),
+            (DB + "[health:db]\ntcp = x:1\nuser = nobody", 5, "user is for exec, and this check asks by tcp; remove it"),
+            (DB + "[health:db]\nexec = x\nuser = nobody", 5, "user = nobody needs impetusd to run as root"),
+            (DB + "[health:db]\nhttp = http://x/\nverify = no", 5, "verify is for https; remove it, or write the URL with https"),
+            (DB + "[health:db]\ntcp = x:1\ninterval = 3s", 5, "timeout (5s) must not be longer than interval (3s); change one of them"),
+            (DB + f"[health:db]\nhttp = /\nsocket = /{'x' * 107}", 5, "socket: the path is 108 bytes long, a socket's may have 107"),
+            (DB + "[health:db]\nhttp = http://x/\nheaders = Host x", 5, "headers: a line of it is no header; write one Name: value on each line"),
+            (DB + "[env:health]\nA = 1\n[health:db]\ntcp = x:1", 3, "[env:health]: there is no unit 'health'"),
             (DB + "user = nobody", 3, "user = nobody needs impetusd to run as root; remove it, or start impetusd as root"),
             (DB + "group = nobody", 3, "group = nobody needs impetusd to run as root"),
         ],
@@ -254,6 +537,15 @@ class TestProblems:
         assert getattr(unit(DB + f"{key} = nobody", host=ROOT), key) == "nobody"
         assert problems(DB + f"{key} = nobdy", host=ROOT) == [
             (3, f"{key} = nobdy: this host has no such {key}; create it, or write another")
+        ]
+
+    def test_a_key_that_another_must_give_a_meaning_may_have_its_default_without_it(self):
+        parse(DB + "log_keep = 7\nlog_compress = yes\nwatch_delay = 500ms\nmemory_hold = 0")
+
+    def test_watching_needs_a_package(self):
+        assert unit(DB + "watch = src").watch
+        assert problems(DB + "watch = src", host=dataclasses.replace(MORTAL, has_watch=False)) == [
+            (3, "watch needs the package watchfiles, which is not installed; run: pip install 'impetusd[watch]'")
         ]
 
     def test_a_disabled_unit_must_be_valid_too(self):
@@ -293,25 +585,73 @@ class TestDescribe:
         lines = [f"{key} = {value}" for key, value in config.describe(web).items() if key != "env"]
         assert unit("\n".join(["[pool:web]", *lines])) == web
 
+    def test_of_a_program_that_has_all_of_it_too(self):
+        text = (
+            "instances = 2..8\nready = log:up\ncron_restart = @daily\ntimezone = UTC\nmax_memory_restart = 200M\n"
+            "watch = /a, /b\nlog_max_size = 64K\nlog_format = json\nmax_age = 7d\nwatchdog = 5s\n"
+        )
+        db = unit(DB + text)
+        told = config.describe(db)
+        assert (told["instances"], told["ready"], told["max_memory_restart"]) == ("2..8", "log:up", "200M")
+        assert (
+            unit("\n".join(["[program:db]", *(f"{key} = {value}" for key, value in told.items() if key != "env")]))
+            == db
+        )
+
+    @pytest.mark.parametrize("schedule", ["every = 15m", "cron = 0 3 * * *\ntimezone = UTC"])
+    def test_of_a_timer_its_job_too(self, schedule):
+        text = "[timer:t]\ncommand = t 'a b'\noverlap = replace\nretries = 2\nnice = 5\n"
+        timer = parse(text + schedule).timers["t"]
+        told = config.describe_timer(timer)
+        assert list(told) == [*schema.keys_of("timer"), "env"]
+        lines = [f"{key} = {value}" for key, value in told.items() if key != "env"]
+        assert parse("\n".join(["[timer:t]", *lines])).timers["t"] == timer
+        job = config.describe(timer.unit)
+        assert job["command"] == told["command"]
+        assert "cron" not in job
+
+    @pytest.mark.parametrize(
+        "asks", ["tcp = x:1", "exec = a 'b c'\nuser = nobody", "http = http://x/\nheaders = A: b\n  C: d"]
+    )
+    def test_of_a_check_its_command_too(self, asks):
+        check = parse(f"{DB}[health:db]\n{asks}\naction = alert\ninterval = 1h", host=ROOT).health["db"]
+        lines = [f"{key} = {value}" for key, value in config.describe_health(check).items() if key != "env"]
+        if not asks.startswith("http"):  # these would not be for it
+            lines = [line for line in lines if line.partition(" ")[0] not in config.OF_HTTP]
+        found = parse("\n".join([DB, "[health:db]", *lines]), host=ROOT).health["db"]
+        where = check.where
+        assert check.unit is None or config.describe(check.unit)["exec"] == "a 'b c'"
+        assert dataclasses.replace(found, where=where, unit=check.unit) == check
+        assert found.unit is check.unit or dataclasses.replace(found.unit, where=where) == check.unit
+
     def test_of_the_environment_it_says_only_the_names(self):
         assert config.describe(unit(DB + "[env:db]\nB = s3cret\nA = s3cret"))["env"] == ["A", "B"]
 
 
 KEYS = st.sampled_from([key.name for key in schema.KEYS] + ["", "x", "kil_timeout"])
-VALUES = st.sampled_from(
-    ["", "0", "1", "max", "yes", "10s", "a:b", "${X}", "${X:-", "$$", "unix:a", "a, b", "'", "TERM"]
-)
+VALUES = st.sampled_from([
+    "", "0", "1", "max", "-1", "2..8", "yes", "10s", "a:b", "${X}", "${X:-", "$$", "unix:a", "a, b", "'", "TERM", "a",
+    "${INSTANCE}", "h:6553${INSTANCE}", "64M", "@daily", "*/5 * * * *", "60 * * * *", "UTC", "/health", "http://h/", "tcp:h:1",
+    "log:(", "A: b", "200-299", "queue", "alert", "json", "50%%", "%(x)s",
+])  # fmt: skip
 LINES = st.one_of(
     st.builds("{} = {}".format, KEYS, VALUES | st.text(max_size=10)),
-    st.sampled_from(
-        ["[impetusd]", "[pool:a]", "[program:b]", "[env:a]", "[program:", "[x]", "", "  more", "; c", "\0"]
-    ),
+    st.sampled_from([
+        "[impetusd]", "[pool:a]", "[program:b]", "[timer:c]", "[timer:a]", "[health:a]", "[health:d]", "[env:a]", "[env:c]",
+        "[program:", "[x]", "", "  more", "; c", "\0", "command = a", "app = a:b", "http = /health", "every = 1s",
+    ]),
     st.text(max_size=10),
-)
+    # as a file in Latin-1 is read (surrogateescape), where every byte is a character
+    st.binary(max_size=10).map(lambda raw: f"cwd = {raw.decode('utf-8', 'surrogateescape')}"),
+)  # fmt: skip
+FILES = st.builds(
+    lambda mark, lines, end: mark + end.join(lines), st.sampled_from(["", "\ufeff"]), st.lists(LINES, max_size=20),
+    st.sampled_from(["\n", "\r\n"]),
+)  # fmt: skip
 
 
-@given(st.lists(LINES, max_size=20).map("\n".join))
-@settings(max_examples=300, deadline=None)
+@given(FILES)
+@settings(max_examples=500, deadline=None)
 def test_a_file_is_a_configuration_or_a_list_of_problems_and_never_anything_else(text):
     told = ()
     try:
@@ -323,6 +663,10 @@ def test_a_file_is_a_configuration_or_a_list_of_problems_and_never_anything_else
     assert all(1 <= line <= text.count("\n") + 1 for line in lines)
     assert len(set(told)) == len(told)
     assert told or all(name == unit.name for name, unit in found.units.items())
+    third = config.parse(text, FILE, {}, MORTAL, instance=2)  # whatever there is, it is no exception
+    if not told:
+        wanted = {name for name, unit in found.units.items() if unit.per_instance and unit.instances_max > 2}
+        assert wanted <= set(third.units)
 
 
 @pytest.mark.parametrize(
@@ -333,8 +677,14 @@ def test_a_file_is_a_configuration_or_a_list_of_problems_and_never_anything_else
         "[program:p]\ncommand = " + "${A:-" * 200_000,
         "[program:p]\ncommand = " + "'a b' " * 100_000,
         "[program:p]\n" + "x" * 1_000_000 + " = 1",
+        "[program:p]\ncommand = p\ninstances = 10000\nnice = ${INSTANCE}\nlisten = h:${INSTANCE}\n",
+        *(
+            f"{section}\n{key.name} = {piece * (1_000_000 // len(piece))}\n"
+            for section, kind in (("[program:p]", "program"), ("[timer:t]", "timer"), ("[health:h]", "health"))
+            for key in {key.value: key for key in schema.keys_of(kind).values()}.values()
+            for piece in ("1", "a:b, ")
+        ),
     ],
-    ids=["sections", "keys", "nesting", "words", "one long key"],
 )
 def test_a_large_file_that_makes_no_sense_is_refused_soon(text):
     try:  # pytest's timeout is the measure: it takes 0.1 s, and anything quadratic takes minutes

@@ -16,11 +16,16 @@ MAY = {
     "impetusd": (),
     "impetusd.core": ("impetusd.core",),
     "impetusd.shim": ("impetusd.shim",),
-    "impetusd.supervisor": ("impetusd.supervisor", "impetusd.host", "impetusd.core", "impetusd.shim.wire"),
+    "impetusd.supervisor": (
+        *("impetusd.supervisor", "impetusd.host", "impetusd.probe", "impetusd.core", "impetusd.shim.wire"),
+    ),
+    "impetusd.probe": ("impetusd.core.health",),
     "impetusd.host": ("impetusd.core.model",),
     "impetusd.control": ("impetusd.core.protocol", "impetusd.core.model"),
     "impetusd.launch": ("impetusd.control", "impetusd.core.model"),
-    "impetusd.cli": ("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.core"),
+    "impetusd.cli": (
+        *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.probe", "impetusd.core"),
+    ),
     "impetusd.worker": ("impetusd.worker",),
     "impetus_service": ("impetus_service", "impetusd.worker"),
 }

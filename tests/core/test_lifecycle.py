@@ -18,8 +18,12 @@ from impetusd.core.lifecycle import (
     Deadline,
     Event,
     Exited,
+    Fail,
     Gone,
+    HandOver,
+    Ping,
     Ready,
+    Recycle,
     Restart,
     Scope,
     Signal,
@@ -31,6 +35,7 @@ from impetusd.core.lifecycle import (
     Stop,
     Taken,
     Want,
+    has_budget,
     step,
 )
 from impetusd.core.model import Autorestart
@@ -214,6 +219,132 @@ class TestEnding:
         slot, actions = step(POLICY, RUNNING, Taken(), 200.0, 0.5)
         assert (slot.state, slot.pid, slot.restarts, actions) == (State.STARTING, None, 0, (Spawn(),))
 
+    def test_one_that_is_not_needed_any_more_is_not_replaced(self):
+        slot, actions = step(POLICY, RUNNING, Taken(again=False), 200.0, 0.5)
+        assert (slot.state, slot.want, slot.pid, actions) == (State.STOPPED, Want.DOWN, None, ())
+
+
+class TestRecycling:
+    """A rule of the INI replaces a process that is well: graceful, counted, within the budget."""
+
+    def test_a_recycled_process_is_stopped_gracefully_and_started_again_counted(self):
+        slot, actions = step(POLICY, RUNNING, Recycle("older than max_age = 1h"), 200.0, 0.5)
+        assert (slot.state, slot.reason) == (State.STOPPING, "older than max_age = 1h")
+        assert actions == (Signal(signal.SIGTERM, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
+        again, actions = step(POLICY, slot, Exited(OK), 201.0, 0.5)
+        assert (again.state, again.restarts, again.recent, actions) == (State.STARTING, 1, (201.0,), (Spawn(),))
+        assert (again.failures, again.due) == (0, "")
+
+    @pytest.mark.parametrize("autorestart", Autorestart)
+    def test_autorestart_does_not_matter_for_a_restart_that_the_ini_asks_for(self, autorestart: Autorestart):
+        policy = replace(POLICY, autorestart=autorestart, stop_exit_codes=(0,))
+        assert run(Recycle("age"), Exited(OK), slot=RUNNING, policy=policy).state is State.STARTING
+
+    def test_without_budget_a_healthy_process_is_left_alone(self):
+        spent = replace(RUNNING, recent=(198.0, 198.5, 199.0))
+        assert step(POLICY, spent, Recycle("age"), 200.0, 0.5) == (spent, ())
+        assert step(POLICY, spent, Recycle("age"), 259.0, 0.5)[0].state is State.STOPPING
+
+    def test_a_stop_during_a_recycle_wins_and_a_restart_makes_it_one_that_was_asked_for(self):
+        recycling = run(Recycle("age"), slot=RUNNING)
+        assert run(Stop(), Exited(OK), slot=recycling).state is State.STOPPED
+        assert run(Restart(), Exited(OK), slot=recycling).restarts == 0
+
+    def test_a_worker_that_takes_over_is_counted_unless_it_was_asked_for(self):
+        slot, actions = step(POLICY, RUNNING, HandOver(9, "212 MB"), 200.0, 0.5)
+        assert (slot.state, slot.pid, slot.restarts, slot.recent) == (State.STARTING, 9, 1, (200.0,))
+        assert (slot.reason, slot.deadline, actions) == ("212 MB", 230.0, ())
+        asked, _ = step(POLICY, RUNNING, HandOver(9, "rolling restart", asked=True), 200.0, 0.5)
+        assert (asked.restarts, asked.recent) == (0, ())
+
+
+class TestFailing:
+    def test_an_unhealthy_process_is_stopped_gracefully_and_tried_again_as_a_failure(self):
+        slot, actions = step(POLICY, RUNNING, Fail("unhealthy: 500"), 200.0, 0.5)
+        assert slot.state is State.STOPPING
+        assert Signal(signal.SIGTERM, Scope.MAIN) in actions
+        again = run(Exited(OK), slot=slot, policy=replace(POLICY, autorestart=Autorestart.ON_FAILURE))
+        assert (again.state, again.restarts, again.failures, again.reason) == (State.STARTING, 1, 1, "unhealthy: 500")
+
+    def test_failing_once_an_hour_is_no_series(self):
+        slot = RUNNING
+        for _ in range(5):
+            slot = run(Fail("unhealthy"), Exited(OK), Spawned(7), Ready(), slot=slot, at=(slot.started or 0) + 3600)
+        assert slot.failures == 1
+
+    def test_a_hard_failure_is_killed_with_its_tree_at_once(self):
+        slot, actions = step(POLICY, RUNNING, Fail("500 MB over max_memory_kill", hard=True), 200.0, 0.5)
+        assert (slot.state, slot.kills, actions) == (State.STOPPING, 1, (Signal(signal.SIGKILL, Scope.TREE),))
+        assert run(Exited(KILLED), slot=slot).restarts == 1
+
+    def test_a_failure_while_nothing_runs_means_nothing(self):
+        for slot in (Slot(), run(Start()), run(Stop(), slot=RUNNING)):
+            assert step(POLICY, slot, Fail("x"), 200.0, 0.5) == (slot, ())
+
+
+class TestWatchdog:
+    POLICY = replace(POLICY, watchdog=30.0)
+
+    def test_each_sign_of_life_moves_the_deadline(self):
+        slot = run(Start(), Spawned(7), Ready(), policy=self.POLICY)
+        assert slot.deadline == 102.0 + 30.0
+        assert run(Ping(), slot=slot, policy=self.POLICY, at=120.0).deadline == 150.0
+
+    def test_one_that_hangs_writes_its_stacks_and_is_killed_soon(self):
+        slot = run(Start(), Spawned(7), Ready(), policy=self.POLICY)
+        hung, actions = step(self.POLICY, slot, Deadline(), 132.0, 0.5)
+        assert (hung.state, hung.deadline) == (State.STOPPING, 134.0)
+        assert actions[0] == Signal(signal.SIGABRT, Scope.MAIN)
+        assert acts(hung, Deadline(), self.POLICY) == (Signal(signal.SIGKILL, Scope.TREE),)
+        again = run(Exited(Exit(signal=signal.SIGABRT)), slot=hung, policy=self.POLICY)
+        assert (again.state, again.restarts) == (State.STARTING, 1)
+        assert "no sign of life for 30 s" in again.reason
+
+    def test_without_a_watchdog_there_is_no_deadline(self):
+        assert run(Ping(), slot=RUNNING).deadline is None
+
+
+class TestRetryAfter:
+    POLICY = replace(POLICY, retry_after=300.0, max_restarts=1, exp_backoff_restart_delay=0.0)
+
+    def fatal(self) -> Slot:
+        slot = run(Start(), Spawned(7), Exited(FAILED), Spawned(8), Exited(FAILED), policy=self.POLICY)
+        assert slot.state is State.FATAL
+        return slot
+
+    def test_what_was_given_up_is_tried_once_on_a_slow_schedule(self):
+        fatal = self.fatal()
+        assert fatal.deadline == 104.0 + 300.0
+        assert "tried once every 300 s" in fatal.reason
+        slot, actions = step(self.POLICY, fatal, Deadline(), 404.0, 0.5)
+        assert (slot.state, slot.half_open, slot.restarts, actions) == (State.STARTING, True, 2, (Spawn(),))
+
+    def test_a_try_that_fails_is_given_up_again_at_once_and_says_the_same(self):
+        fatal = self.fatal()
+        again = run(Deadline(), Spawned(9), Exited(FAILED), slot=fatal, policy=self.POLICY, at=404.0)
+        assert (again.state, again.restarts) == (State.FATAL, 2)
+        assert again.reason.count("tried once every") == 1
+
+    def test_a_try_that_lasts_makes_it_an_ordinary_one_again(self):
+        tried = run(Deadline(), Spawned(9), Ready(), slot=self.fatal(), policy=self.POLICY, at=404.0)
+        slot = run(Exited(FAILED), slot=tried, policy=self.POLICY, at=500.0)
+        assert (slot.state, slot.half_open) == (State.STARTING, False)
+
+    def test_the_schedule_never_exceeds_the_budget(self):
+        policy = replace(self.POLICY, retry_after=1.0, restart_window=600.0)
+        fatal = run(Start(), Spawned(7), Exited(FAILED), Spawned(8), Exited(FAILED), policy=policy)
+        assert fatal.deadline is not None
+        assert fatal.deadline >= fatal.recent[0] + 600.0
+
+    def test_no_schedule_where_nothing_is_ever_tried_again(self):
+        for policy in (replace(self.POLICY, max_restarts=0), replace(self.POLICY, autorestart=Autorestart.NEVER)):
+            slot = run(Start(), Spawned(7), Exited(FAILED), policy=policy)
+            assert (slot.state, slot.deadline) == (State.FATAL, None)
+
+    def test_a_command_forgives(self):
+        slot = run(Start(), slot=self.fatal(), policy=self.POLICY)
+        assert (slot.state, slot.half_open, slot.recent) == (State.STARTING, False, ())
+
 
 class World:
     """The least that is around a slot: it carries out actions, one process at a time, and lets time pass."""
@@ -235,6 +366,8 @@ class World:
                 self.asked += 1
                 if self.slot.restarts > before.restarts or isinstance(event, Deadline):
                     self.unasked.append(self.now)
+        if isinstance(event, HandOver) and self.slot != before:
+            self.unasked.append(self.now)
         self.check()
 
     def check(self) -> None:
@@ -243,8 +376,12 @@ class World:
             assert slot.state in {State.STARTING, State.RUNNING, State.STOPPING}
         if slot.state is State.RUNNING:
             assert slot.pid is not None
-        timed = {State.STARTING: slot.pid is not None, State.BACKOFF: True, State.STOPPING: slot.deadline is not None}
-        assert (slot.deadline is not None) == timed.get(slot.state, False)
+        if slot.state in {State.STARTING, State.BACKOFF, State.RUNNING, State.STOPPED, State.EXITED}:
+            running = slot.state is State.RUNNING and self.policy.watchdog > 0
+            starting = slot.state is State.STARTING and slot.pid is not None
+            assert (slot.deadline is not None) == (running or starting or slot.state is State.BACKOFF)
+        if slot.state is State.FATAL and slot.deadline is not None:
+            assert self.policy.retry_after
         if slot.state is State.STOPPING and slot.pid is not None:
             assert slot.deadline is not None, "a stop without an end"
         if slot.state is State.STOPPED:
@@ -255,7 +392,10 @@ class World:
 
 
 COMMANDS = st.sampled_from(
-    ["start", "stop", "restart", "spawned", "ready", "exit0", "exit1", "left", "gone", "wait", "due"]
+    [
+        *("start", "stop", "restart", "spawned", "ready", "exit0", "exit1", "left", "gone", "wait", "due"),
+        *("recycle", "fail", "kill", "ping", "hand over"),
+    ]
 )
 POLICIES = st.builds(
     Policy,
@@ -268,6 +408,8 @@ POLICIES = st.builds(
     exp_backoff_restart_delay=st.sampled_from([0.0, 0.1, 3.0]),
     wait_ready=st.booleans(),
     treekill=st.booleans(),
+    retry_after=st.sampled_from([0.0, 0.0, 1.0, 50.0]),
+    watchdog=st.sampled_from([0.0, 5.0]),
 )
 
 
@@ -277,11 +419,17 @@ def test_whatever_happens_the_promises_hold(policy: Policy, script: list[tuple[s
     """A pid only where one can be, one deadline, no second process, no unasked restart above the limit."""
     world = World(policy)
     commanded = {"start": Start(), "stop": Stop(), "restart": Restart()}
+    ruled = {"recycle": Recycle("age"), "fail": Fail("unhealthy"), "kill": Fail("memory", hard=True), "ping": Ping()}
     for command, jitter, wait in script:
         if command in commanded:
             world.feed(commanded[command], jitter)
             if command != "stop":
                 world.unasked.clear()
+        elif command in ruled:
+            world.feed(ruled[command], jitter)
+        elif command == "hand over":
+            if world.slot.state is State.RUNNING and has_budget(policy, world.slot, world.now):
+                world.feed(HandOver(8, "memory"), jitter)
         elif command == "spawned" and world.asked:
             world.asked -= 1
             world.alive = True
@@ -305,7 +453,8 @@ def test_whatever_happens_the_promises_hold(policy: Policy, script: list[tuple[s
 @given(st.sampled_from(list(State)), st.sampled_from(EVENTS))
 def test_no_event_in_no_state_is_an_error(state: State, kind: type[Event]):
     """Events cross each other on their way: whatever comes late is taken calmly."""
-    event = kind(7) if kind is Spawned else kind(OK) if kind is Exited else kind()
+    made = {Spawned: Spawned(7), Exited: Exited(OK), HandOver: HandOver(8, "x"), Recycle: Recycle("x"), Fail: Fail("x")}
+    event = made.get(kind) or kind()
     pid = 7 if state is State.RUNNING else None
     slot = Slot(state=state, want=Want.UP, pid=pid, started=0.0 if pid else None)
     after, _ = step(POLICY, slot, event, 10.0, 0.5)

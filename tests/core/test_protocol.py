@@ -20,7 +20,12 @@ GOOD_PARAMS = {
     "logs": {"names": []},
     "start": {"names": ["web"], "wait": False},
     "stop": {"names": []},
-    "restart": {"names": ["web:0"], "wait": True},
+    "restart": {"names": ["web:0"], "wait": True, "rolling": True},
+    "health": {},
+    "timers": {},
+    "trigger": {"name": "maintenance", "wait": True},
+    "reopen-logs": {},
+    "flush": {"names": ["web"]},
     "scale": {"name": "web", "n": 4},
     "signal": {"names": ["web"], "signal": "HUP"},
 }
@@ -46,7 +51,11 @@ def test_a_default_list_is_not_shared():
 
 
 def test_only_what_acts_anew_each_time_is_not_idempotent():
-    assert {name for name, method in protocol.METHODS.items() if not method.idempotent} == {"restart", "signal"}
+    assert {name for name, method in protocol.METHODS.items() if not method.idempotent} == {
+        "restart",
+        "signal",
+        "trigger",
+    }
 
 
 @pytest.mark.parametrize(

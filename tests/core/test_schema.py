@@ -8,11 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impetusd.core import config, ini, sample, schema
-from impetusd.core.model import Autorestart, Host, Kind, Listen, Unit
+from impetusd.core.model import Action, Autorestart, Health, Host, Kind, Listen, Overlap, Ready, Timer, Unit
 
 ROOT = Path(__file__).parents[2]
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
@@ -31,14 +31,18 @@ GOOD = [
     (schema.parse_size, "64K", 65536),
     (schema.parse_size, "512m", 512 << 20),
     (schema.parse_size, "2 G", 2 << 30),
+    (schema.parse_limit, "0", 0),
+    (schema.parse_limit, "1K", 1024),
     (schema.parse_bool, "yes", True),
     (schema.parse_bool, "True", True),
     (schema.parse_bool, "off", False),
     (schema.parse_autorestart, "on-failure", Autorestart.ON_FAILURE),
     (schema.parse_autorestart, "true", Autorestart.ALWAYS),
     (schema.parse_autorestart, "no", Autorestart.NEVER),
-    (schema.parse_instances, "3", 3),
-    (schema.parse_instances, "max", schema.ONE_PER_CPU),
+    (schema.parse_instances, "3", (3, 3)),
+    (schema.parse_instances, "MAX", (0, 0)),
+    (schema.parse_instances, "-1", (-1, -1)),
+    (schema.parse_instances, "2 .. 8", (2, 8)),
     (schema.parse_signal, "SIGTERM", signal.SIGTERM),
     (schema.parse_signal, "int", signal.SIGINT),
     (schema.parse_signal, "9", signal.SIGKILL),
@@ -55,6 +59,25 @@ GOOD = [
     (schema.parse_listen, "127.0.0.1:8080", (Listen("127.0.0.1", 8080),)),
     (schema.parse_listen, "[0:0::1]:80, Localhost:81", (Listen("::1", 80), Listen("localhost", 81))),
     (schema.parse_listen, "unix:run/a b.sock", (Listen("", 0, "run/a b.sock"),)),
+    (schema.parse_status, "200, 204-299", ((200, 200), (204, 299))),
+    (schema.parse_http, "/health?deep=1", "/health?deep=1"),
+    (schema.parse_http, "https://shop.example/health", "https://shop.example/health"),
+    (schema.parse_http, "http://[::1]", "http://[::1]"),
+    (schema.parse_http, "http://[::1]:81?x", "http://[::1]:81?x"),
+    (schema.parse_peer, "Db:5432", "db:5432"),
+    (schema.parse_ready, "http://127.0.0.1:80/x", Ready("http", "http://127.0.0.1:80/x")),
+    (schema.parse_ready, "tcp:[::1]:81", Ready("tcp", "[::1]:81")),
+    (schema.parse_ready, "log: ^ready: \\d+$", Ready("log", "^ready: \\d+$")),
+    (schema.parse_headers, "A-B:  c: d\n\nE:\n", (("A-B", "c: d"), ("E", ""))),
+    (schema.parse_cron, "0  3 * * MON-fri", "0 3 * * MON-fri"),
+    (schema.parse_cron, "*/10 0 3 1,15 * *", "*/10 0 3 1,15 * *"),
+    (schema.parse_cron, "@Daily", "@Daily"),
+    (schema.parse_timezone, "Europe/Lisbon", "Europe/Lisbon"),
+    (schema.parse_timezone, "UTC", "UTC"),
+    (schema.parse_variable, "PORT", "PORT"),
+    (schema.OVERLAP.parse, "Queue", Overlap.QUEUE),
+    (schema.ACTION.parse, "alert", Action.ALERT),
+    (schema.LOG_FORMAT.parse, "json", "json"),
 ]
 
 BAD = [
@@ -73,10 +96,15 @@ BAD = [
     (schema.parse_positive_duration, "0", "must be longer than 0"),
     (schema.parse_size, "1.5G", "not a size"),
     (schema.parse_size, "G", "not a size"),
+    (schema.parse_limit, "200", "that is 200 bytes; write it with a unit, like 200M"),
     (schema.parse_bool, "maybe", "neither yes nor no"),
     (schema.parse_autorestart, "sometimes", "write always, on-failure or never"),
     (schema.parse_instances, "0", "write a whole number from 1 to 10000 or max for one per CPU"),
-    (schema.parse_instances, "-1", "write a whole number"),
+    (schema.parse_instances, "-2", "write a whole number"),
+    (schema.parse_instances, "8..2", "the range runs backwards; write 2..8"),
+    (schema.parse_instances, "2..", "write a whole number"),
+    (schema.parse_instances, "2..max", "write a whole number"),
+    (schema.parse_instances, "1..2..3", "write a whole number"),
     (schema.parse_instances, "²", "write a whole number"),
     (schema.parse_signal, "SIGTREM", "did you mean SIGTERM?"),
     (schema.parse_signal, "0", "no signal of Linux"),
@@ -108,6 +136,46 @@ BAD = [
     (schema.parse_listen, "a b:80", "a b is no host"),
     (schema.parse_listen, "/run/x.sock", "write unix:/run/x.sock"),
     (schema.parse_listen, "unix:", "a unix socket needs a path"),
+    (schema.parse_status, "200-", "write a whole number from 100 to 599"),
+    (schema.parse_status, "299-200", "runs backwards; write 200-299"),
+    (schema.parse_status, "99", "write a whole number from 100 to 599 or a range, like 200-299, 404"),
+    (schema.parse_http, "health", "not a URL; write it like http://127.0.0.1:8080/health"),
+    (schema.parse_http, "ftp://x/", "not a URL"),
+    (schema.parse_http, "http:///x", "names no host"),
+    (schema.parse_http, "http://me:pw@x/", "a password in a URL would be seen in `status`; write it into headers"),
+    (schema.parse_http, "http://x:0/", "x:0 has no port from 1 to 65535"),
+    (schema.parse_http, "http://x:y/", "x:y has no port from 1 to 65535"),
+    (schema.parse_http, "http://::1/", "is no address; write HOST:PORT"),
+    (schema.parse_http, "/a b", "a URL has no blanks"),
+    (schema.parse_http, "/é", "nothing but ASCII; write such characters as %20"),
+    (schema.parse_http, "http://x/#top", "no #"),
+    (schema.parse_peer, "5432", "5432 names no host; write it like 127.0.0.1:5432"),
+    (schema.parse_peer, "unix:/x", "has no port from 1 to 65535; write HOST:PORT"),
+    (schema.parse_ready, "yes", "write http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX"),
+    (schema.parse_ready, "log:", "write http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX"),
+    (schema.parse_ready, "log:(", "its regular expression cannot be read (missing ), unterminated subpattern"),
+    (schema.parse_ready, "log:" + "(" * 5000, "its regular expression cannot be read"),
+    (schema.parse_ready, "tcp:8080", "8080 names no host"),
+    (schema.parse_headers, "Host shop", "a line of it is no header; write one Name: value on each line"),
+    (schema.parse_headers, "A: b\nB c: d", "a line of it is no header"),
+    (schema.parse_headers, "A: é", "the value of A has a character that no header can have"),
+    (schema.parse_cron, "* * *", "has 5 fields, or 6 with seconds first; this one has 3"),
+    (schema.parse_cron, "60 * * * *", "its minute field cannot be read"),
+    (schema.parse_cron, "0 24 * * *", "its hour field cannot be read"),
+    (schema.parse_cron, "0 0 32 * *", "its day-of-month field cannot be read"),
+    (schema.parse_cron, "0 0 * 13 *", "its month field cannot be read"),
+    (schema.parse_cron, "0 0 * * mondays", "its day-of-week field cannot be read"),
+    (schema.parse_cron, "x 0 0 * * *", "its second field cannot be read"),
+    (schema.parse_cron, "0 0 30 2 *", "day"),
+    (schema.parse_cron, "@reboot", "@reboot is none of @yearly, "),
+    (schema.parse_cron, "9" * 5000 + " * * * *", "no cron expression is that long"),
+    (schema.parse_timezone, "Europe/Lisboa", "this host knows no such time zone; write one like Europe/Lisbon or UTC"),
+    (schema.parse_timezone, "Europe", "this host knows no such time zone"),
+    (schema.parse_timezone, "/etc/passwd", "this host knows no such time zone"),
+    (schema.parse_timezone, "../../../etc/passwd", "this host knows no such time zone"),
+    (schema.parse_variable, "1X", "cannot name a variable"),
+    (schema.OVERLAP.parse, "wait", "write skip, queue or replace"),
+    (schema.LOG_FORMAT.parse, "xml", "write plain or json"),
 ]
 
 
@@ -144,12 +212,44 @@ def test_durations_are_read_back_as_they_were_shown(milliseconds):
     assert schema.parse_duration(schema.show_duration(seconds)) == seconds
 
 
+@given(st.integers(0, 10**18 - 1) | st.integers(0, 1 << 30).map((1 << 40).__mul__))
+def test_sizes_are_read_back_as_they_were_shown(size):
+    assert schema.parse_size(schema.show_size(size)) == size
+
+
+def test_what_may_be_a_secret_in_a_header_is_not_shown():
+    headers = (("Authorization", "Bearer s3cret"), ("X-Api-Key", "s3cret"), ("Host", "x"))
+    assert schema.show_headers(headers) == "Authorization: ***\n  X-Api-Key: ***\n  Host: x"
+
+
+WORDS_OF_CRON = st.text(st.sampled_from("0123456789*/-,#LW MONFEB@"), max_size=30)
+
+
+@given(
+    WORDS_OF_CRON
+    | st.lists(
+        st.sampled_from(
+            ["*", "0", "59", "*/5", "1-5", "1,2", "L", "LW", "5#2", "5L", "0/0", "1-0", "MON", "²", "9999"]
+        ),
+        min_size=4,
+        max_size=7,
+    ).map(" ".join)
+)
+@settings(deadline=None)
+def test_a_cron_expression_is_understood_or_refused(text):  # and 30 February is not looked for forever
+    try:
+        assert schema.parse_cron(text).split() == text.split()
+    except ValueError as error:
+        assert "; write" in str(error)  # noqa: PT017
+
+
 @given(st.sets(st.integers(0, 40)).map(sorted).map(tuple))
 def test_cpus_are_read_back_as_they_were_shown(cpus):
     assert not cpus or schema.parse_cpus(schema.show_cpus(cpus)) == cpus
 
 
 @given(st.text(max_size=40), st.sampled_from(sorted({parse for parse, *_ in GOOD}, key=lambda parse: parse.__name__)))
+@settings(deadline=None)
 def test_no_text_makes_a_parser_fail_otherwise(parse_text, parse):
     try:
         parse(parse_text)
@@ -170,23 +270,61 @@ class TestTable:
             assert again == value
 
     def test_it_is_a_field_of_what_it_configures(self, key):
-        if schema.IMPETUSD in key.sections:
-            assert key.name in config.DIRECTORIES
-        else:
-            assert key.name in {field.name for field in dataclasses.fields(Unit)}
+        fields = {
+            kind.value: {field.name for field in dataclasses.fields(of)}
+            for kind, of in {Kind.POOL: Unit, Kind.PROGRAM: Unit, Kind.TIMER: Timer, Kind.HEALTH: Health}.items()
+        }
+        fields[schema.IMPETUSD] = set(config.DIRECTORIES)
+        fields["timer"] |= fields["program"]  # of its job
+        fields["health"] |= {"exec", *config.OF_EXEC}
+        assert all(key.name in fields[section] for section in key.sections)
 
     def test_where_there_is_no_default_there_is_an_example(self, key):
         assert key.default or key.example
 
 
-def test_every_field_of_a_unit_is_a_key_or_comes_from_the_section():
-    fields = {field.name for field in dataclasses.fields(Unit)}
-    assert fields - {key.name for key in schema.KEYS} == {"name", "kind", "where", "env"}
+@pytest.mark.parametrize(
+    ("of", "others"),
+    [
+        (Unit, {"name", "kind", "where", "env", "instances_max", "per_instance"}),
+        (Timer, {"name", "where", "unit"}),
+        (Health, {"name", "where", "unit"}),
+    ],
+)
+def test_every_field_is_a_key_or_comes_from_the_section(of, others):
+    fields = {field.name for field in dataclasses.fields(of)}
+    assert fields - {key.name for key in schema.KEYS} == others
 
 
 def test_no_key_is_there_twice_for_a_section():
     for kind in (schema.IMPETUSD, *(kind.value for kind in Kind)):
         assert len(schema.keys_of(kind)) == sum(kind in key.sections for key in schema.KEYS)
+
+
+HEADER = re.compile(r";?\[(\w+)(:\w+)?]$")
+OF_THE_TIMER = set(sample.TIMER.split("\n\n")[1].splitlines())  # the lines that make one
+# What the sample sets, so that the default below it is not in force.
+LIVE = {("pool", "instances"), ("program", "wait_ready"), ("pool", "kill_signal"), ("pool", "enabled")}
+LIVE |= {("health", "interval"), ("health", "action")}
+# Keys that need another, and keys that cannot be with another.
+TOGETHER = {
+    "increment_var": ("env_file = web.env", "standby = 0"),
+    "timezone": ("cron_restart = @daily",),
+    "watch_ignore": ("watch = src",),
+    "ca_file": ("http = https://127.0.0.1/",),
+}
+ALONE = {"tcp": {"http"}, "exec": {"http"}, "every": {"cron"}, "ready": {"wait_ready"}}
+
+
+def keys_in(text):
+    """(section, key, line) of each line that is a key behind a semicolon, in the form of the key table."""
+    section, found = "", []
+    for line in text.splitlines():
+        if header := HEADER.match(line):
+            section = header[1]
+        elif re.match(r";[a-z_]+ *= ", line) and line not in OF_THE_TIMER:
+            found.append((section, line[1:].partition("=")[0].strip(), line))
+    return found
 
 
 class TestSample:
@@ -213,33 +351,54 @@ class TestSample:
         assert web.app == "impetus_service.app:create_app"
         assert web.env["DATABASE_URL"] == f"postgresql:///impetus?host={found.paths.run_dir}/postgres&user=impetus"
 
+    def test_it_asks_each_worker_and_restarts_none_for_a_database_that_is_away(self):
+        check = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST).health["web"]
+        assert (check.http, check.target, check.interval, check.action) == ("/health", "web", 30, Action.ALERT)
+
     def test_with_a_database_in_the_environment_it_starts_none(self):
         found = config.parse(sample.sample(), "/srv/impetusd.ini", {"DATABASE_URL": "postgres://elsewhere/x"}, HOST)
         assert not found.units["db"].enabled
         assert found.units["web"].env["DATABASE_URL"] == "postgres://elsewhere/x"
 
-    def test_every_key_stands_in_it_once_and_can_be_set_by_removing_its_semicolon(self):
-        lines = sample.sample().splitlines()
-        places = {
-            name: place for place, line in enumerate(lines) if (name := line[1:].partition("=")[0].rstrip()).isidentifier()
-            and line.startswith(";")
-        }  # fmt: skip
-        assert sorted(places) == sorted(key.name for key in schema.KEYS)
-        for name, place in places.items():
-            # A key that the sample sets already is moved there, not doubled.
-            others = [line for line in lines[:place] if line.split("=")[0].strip() != name]
-            rest = [line for line in lines[place + 1 :] if line.split("=")[0].strip() != name]
-            config.parse("\n".join([*others, lines[place][1:], *rest]), "/srv/impetusd.ini", {}, HOST)
+    def test_every_key_stands_in_it_once(self):
+        written = [(section, name) for section, name, _ in keys_in(sample.sample())]
+        assert len(set(written)) == len(written)
+        # A key that several sections take stands where the first of them is, its default being the same for all.
+        assert sorted(written) == sorted((key.sections[0], key.name) for key in schema.KEYS)
+
+    @pytest.mark.parametrize(
+        ("section", "name", "line"),
+        [pytest.param(*found, id="-".join(found[:2])) for found in keys_in(sample.sample())],
+    )
+    def test_removing_its_semicolon_sets_it(self, section, name, line):
+        wanted = [line[1:], *TOGETHER.get(name, ())]
+        names = {each.partition("=")[0].strip() for each in wanted} | ALONE.get(name, set())
+        lines, here = [], ""
+        for each in sample.sample().splitlines():
+            each = each[1:] if each.startswith(";") and section == "timer" and each in OF_THE_TIMER else each
+            if header := HEADER.match(each):
+                here = header[1]
+            # a key that the sample sets already is moved, not doubled
+            if here != section or each.partition("=")[0].strip() not in names:
+                lines.append(each)
+            if header and here == section:
+                lines += wanted
+        config.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
 
     def test_what_it_shows_as_defaults_are_the_defaults(self):
         before = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
-        defaults = {key.name for key in schema.KEYS if key.default}
-        live = {"instances", "wait_ready", "kill_signal", "enabled"}
-        lines = [
-            line[1:] if line.startswith(";") and line[1:].partition("=")[0].rstrip() in defaults - live else line
-            for line in sample.sample().splitlines()
-        ]
+        defaults = {(key.sections[0], key.name) for key in schema.KEYS if key.default}
+        shown = {line for section, name, line in keys_in(sample.sample()) if (section, name) in defaults - LIVE}
+        lines = [line[1:] if line in shown | OF_THE_TIMER else line for line in sample.sample().splitlines()]
         after = config.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
         assert after.paths == before.paths
         for name, unit in before.units.items():
             assert dataclasses.replace(after.units[name], where=unit.where) == unit
+        assert dataclasses.replace(after.health["web"], where=before.health["web"].where) == before.health["web"]
+        bare = config.parse(
+            "[timer:tidy]\n" + "\n".join(line[1:] for line in OF_THE_TIMER - {";[timer:tidy]"}),
+            "/srv/impetusd.ini",
+            {},
+            HOST,
+        )
+        assert config.describe_timer(after.timers["tidy"]) == config.describe_timer(bare.timers["tidy"])

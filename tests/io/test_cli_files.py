@@ -94,6 +94,12 @@ class TestCheck:
         (tmp_path / "impetusd.ini").write_text("[program:a]\ncommand = true\n")
         assert cli("check") == (0, f"{tmp_path}/impetusd.ini is fine: 1 unit (a)\n", "")
 
+    def test_timers_and_health_checks_are_counted_too(self, cli, tmp_path):
+        text = "[program:a]\ncommand = a\n[timer:t]\ncommand = t\nevery = 1h\n[timer:u]\ncommand = u\nevery = 1h\n"
+        (tmp_path / "impetusd.ini").write_text(f"{text}[health:a]\ntcp = localhost:1\n")
+        _, out, _ = cli("check")
+        assert out == f"{tmp_path}/impetusd.ini is fine: 1 unit (a), 2 timers (t, u), 1 health check (a)\n"
+
 
 class TestInit:
     def test_what_it_writes_can_be_checked_at_once(self, cli, tmp_path):

@@ -40,7 +40,7 @@ def cli(paths, monkeypatch, capsys):
 
 
 def status(*rows):
-    return {**PONG, "units": list(rows)}
+    return {**PONG, "units": list(rows), "attention": []}
 
 
 class TestExitCode:

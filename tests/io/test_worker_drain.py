@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from worker_harness import Client, Pool
+from worker_harness import Pool
 
 
 def _draining(worker):
@@ -157,11 +157,11 @@ def test_no_request_fails_while_workers_are_replaced_under_load():
     answered = [0] * 8
     done = threading.Event()
 
-    def ask_on_and_on(number: int, address) -> None:
+    def ask_on_and_on(number: int) -> None:
         """Keep-alive, no retries; every 50 answers a connection of its own will."""
         try:
             while not done.is_set():
-                with Client(address) as client:
+                with pool.client() as client:
                     for _ in range(50):
                         answer = client.get()
                         assert answer.status == 200
@@ -174,7 +174,7 @@ def test_no_request_fails_while_workers_are_replaced_under_load():
     with Pool() as pool:
         template = pool.template()
         workers = [pool.fork(template).serve("web:0"), pool.fork(template).serve("web:1")]
-        clients = [threading.Thread(target=ask_on_and_on, args=(each, pool.address)) for each in range(8)]
+        clients = [threading.Thread(target=ask_on_and_on, args=(each,)) for each in range(8)]
         for client in clients:
             client.start()
         for replaced in range(12):

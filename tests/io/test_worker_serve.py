@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import termios
 
 import pytest
-from worker_harness import Pool, frames
+from worker_harness import Pool, frames, until
 
 
 @pytest.mark.parametrize("factory", ["make", "make_async", "application"])
@@ -199,12 +201,61 @@ def test_a_second_signal_changes_nothing():
 
 
 def test_a_full_notify_queue_delays_but_loses_nothing():
+    with Pool() as pool, pool.client() as client, pool.client() as other:
+        worker = pool.run()
+        worker.until_told("STATUS=parked")
+        pool.fill_notify_queue()
+        worker.tell(do="serve", name="web:0")
+        client.send("/slow")
+        worker.until_written("slow has begun")
+        other.get()
+        worker.signal()
+        worker.until_told("READY=1")
+        worker.until_told("STOPPING=1")
+        assert other.get("/release").closes
+        assert client.receive().body == "slow"
+        assert worker.wait() == 0
+
+
+def test_asked_to_tell_it_repeats_its_state():
     with Pool() as pool:
+        worker = pool.run()
+        assert worker.until_told("READY=1") == ["READY=1", "STATUS=parked"]
+        worker.tell(do="tell")
+        assert worker.until_told("READY=1") == ["READY=1", "STATUS=parked"]
+        worker.serve().tell(do="tell")
+        assert worker.until_told("READY=1") == ["READY=1", "STATUS=serving"]
+
+
+def test_while_it_starts_up_it_tells_nothing_and_serves_no_probe():
+    with Pool(app="app_hello:make_never", watchdog=0.01) as pool:
+        worker = pool.run()
+        worker.until_written("factory called")
+        worker.tell(do="tell")
+        with worker.probe() as probe:
+            assert probe.at_end()
+        worker.signal().until_told("STOPPING=1")
+        assert pool.told() == []
+        assert worker.wait() == 0
+
+
+def test_an_application_that_replaces_its_streams_still_ends_as_it_should():
+    with Pool(app="app_own_streams:make") as pool:
         worker = pool.run().serve()
-        with open("/proc/sys/net/unix/max_dgram_qlen", encoding="ascii") as limit:
-            many = int(limit.read()) + 5
-        for _ in range(many):
-            worker.tell(do="serve", name="web:0")
-        assert pool.get() == str(worker.pid)
-        for _ in range(many):
-            worker.until_told("READY=1")
+        assert worker.signal().wait() == 0
+        assert worker.text() == ""
+
+
+def _waiting(fd: int) -> int:
+    """Bytes that can be read."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
+
+
+def test_a_signal_within_a_write_to_a_full_pipe_ends_an_import():
+    reader, writer = os.pipe()
+    with Pool(app="app_prints_much:make") as pool:
+        worker = pool.run(stdout=writer)
+        os.close(writer)
+        until(lambda: _waiting(reader) == fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ), "the pipe to fill")
+        assert worker.signal().wait() == 0
+    os.close(reader)

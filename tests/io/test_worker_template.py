@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 
-from worker_harness import Pool
+from worker_harness import Pool, until
 
 
 def _ppid(pid: int) -> int:
     with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def _waits_to_tell(pid: int) -> bool:
+    """Whether it sleeps with a socket more than the two that it was given."""
+    links = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        state = stat.read().rpartition(")")[2].split()[0]
+    return state == "S" and sum(link.startswith("socket:") for link in links) == 3 and len(links) == 6
 
 
 def test_a_forked_worker_belongs_to_the_subreaper_and_serves():
@@ -36,6 +48,23 @@ def test_workers_live_on_when_the_template_ends():
         assert template.wait() == 0
         assert pool.get() == str(worker.pid)
         assert worker.signal().wait() == 0
+
+
+def test_a_template_waits_until_it_can_tell_that_it_is_ready():
+    with Pool() as pool:
+        pool.fill_notify_queue()
+        template = pool.run("template", "web:template")
+        until(lambda: _waits_to_tell(template.pid), "the template to wait")
+        template.until_told("READY=1")
+        pool.fork(template).serve()
+
+
+def test_a_template_that_waits_to_be_heard_can_be_stopped():
+    with Pool() as pool:
+        pool.fill_notify_queue()
+        template = pool.run("template", "web:template")
+        until(lambda: _waits_to_tell(template.pid), "the template to wait")
+        assert template.signal().wait() == 0
 
 
 def test_sigterm_ends_the_template_and_only_it():

@@ -51,6 +51,19 @@ class Worker:
     def until_written(self, text: str, stream: str = "out") -> None:
         until(lambda: text in self.text(stream), f"{text!r} on {stream}")
 
+    def probe(self, *more: int) -> Client:
+        """A connection that is handed to this worker alone; `more` are descriptors that go with it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self.channel, [b'{"do": "probe"}'], [theirs.fileno(), *more])
+        return Client(ours)
+
+    def descriptors(self) -> int:
+        """How many are open, once every command so far has been carried out."""
+        self.tell(do="tell")
+        self.until_told("READY=1")
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
     def signal(self, number: int = signal.SIGTERM) -> Worker:
         os.kill(self.pid, number)
         return self
@@ -114,7 +127,7 @@ class Pool:
     def path(self, name: str) -> str:
         return os.path.join(self._folder.name, name)
 
-    def run(self, mode: str = "serve", name: str = "web:standby", **env: str) -> Worker:
+    def run(self, mode: str = "serve", name: str = "web:standby", stdout: int | None = None, **env: str) -> Worker:
         """Execute `python -m impetusd.worker MODE`."""
         ours, theirs = self._pair()
         out, err = self._output()
@@ -143,7 +156,7 @@ class Pool:
                     **env,
                 },
                 stdin=subprocess.DEVNULL,
-                stdout=out_file,
+                stdout=out_file if stdout is None else stdout,
                 stderr=err_file,
                 pass_fds=high,
             )
@@ -180,6 +193,16 @@ class Pool:
                     return lines
             self._receive()
 
+    def fill_notify_queue(self) -> None:
+        """Until what we are told next is read, nobody can tell us more."""
+        while True:
+            # A new one each time: the limit of the sender's buffer may be reached before that of the queue.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                try:
+                    sock.sendto(b"X=1", socket.MSG_DONTWAIT, self._notified.getsockname())
+                except BlockingIOError:
+                    return
+
     def told(self) -> list[tuple[int, list[str]]]:
         """Every notification that has come and was not waited for."""
         while select.select([self._notified], [], [], 0)[0]:
@@ -191,7 +214,9 @@ class Pool:
         self._told.append((_UCRED.unpack(ancillary[0][2])[0], message.decode().split("\n")))
 
     def client(self) -> Client:
-        return Client(self.address)
+        sock = socket.socket(socket.AF_UNIX if self._unix else socket.AF_INET)
+        sock.connect(self.address)
+        return Client(sock)
 
     def get(self, path: str = "/") -> str:
         with self.client() as client:
@@ -227,10 +252,10 @@ class Answer:
 class Client:
     """One keep-alive connection that never tries anything again: what fails, fails the test."""
 
-    def __init__(self, address) -> None:
-        self.socket = socket.socket(socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX)
+    def __init__(self, sock: socket.socket) -> None:
+        """`sock` is connected, and closed with the client."""
+        self.socket = sock
         self.socket.settimeout(PATIENCE)
-        self.socket.connect(address)
         self._reader = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:
@@ -274,7 +299,10 @@ class Client:
 
     def at_end(self) -> bool:
         """Whether the server closes the connection without another byte."""
-        return self._reader.read(1) == b""
+        try:
+            return self._reader.read(1) == b""
+        except ConnectionResetError:  # what a unix socket says when something sent was not read
+            return True
 
 
 def until(condition, what: str) -> None:

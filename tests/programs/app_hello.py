@@ -79,6 +79,37 @@ async def block(_request: web.Request) -> web.Response:
         time.sleep(1000)  # noqa: ASYNC251 # the loop is meant to stand still
 
 
+async def spin(_request: web.Request) -> web.Response:
+    print("spinning", flush=True)
+    while True:
+        pass
+
+
+async def crunch(_request: web.Request) -> web.Response:
+    """C code that holds the interpreter lock and does not look for signals."""
+    print("crunching", flush=True)
+    return web.Response(text=str(sum(range(10**13))))
+
+
+async def tick(_request: web.Request) -> web.Response:
+    """A thread that is blocked, and that a normal exit waits for."""
+    threading.Thread(target=threading.Event().wait, name="ticker").start()
+    return web.Response(text="ticks")
+
+
+async def hang(_request: web.Request) -> web.Response:
+    print("hang has begun", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("hang has ended", flush=True)
+    raise AssertionError
+
+
+async def remote(request: web.Request) -> web.Response:
+    return web.Response(text=repr(request.transport and request.transport.get_extra_info("peername")))
+
+
 async def stick(request: web.Request) -> web.Response:
     request.app["sticks"] = True
     return web.Response(text="will not clean up")
@@ -92,12 +123,15 @@ async def marks(app: web.Application):
         await asyncio.Event().wait()
 
 
+_HANDLERS = (slow, release, stream, numbers, task, thread, leave, block, spin, crunch, tick, hang, remote, stick)
+
+
 def make() -> web.Application:
     app = web.Application()
     app["released"] = asyncio.Event()
     app["sticks"] = False
     app.cleanup_ctx.append(marks)
-    for handler in (slow, release, stream, numbers, task, thread, leave, block, stick):
+    for handler in _HANDLERS:
         app.router.add_get(f"/{handler.__name__}", handler)
     app.router.add_get("/", hello)
     app.router.add_post("/upload", upload)

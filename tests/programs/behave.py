@@ -19,7 +19,7 @@ def notify(message: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(message.encode(), address)
+            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def hold() -> None:

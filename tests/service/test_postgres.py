@@ -36,6 +36,18 @@ def ask(server: Postgres, sql: str, user: str = "impetus") -> Any:
     return run(main())
 
 
+def in_use(data: Path) -> bool:
+    """Whether a process holds the lock of a data directory, which everything that works there inherits."""
+    fd = os.open(data, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def account_of(server: Postgres) -> pwd.struct_passwd:
     return pwd.getpwuid(server.data.stat().st_uid)
 
@@ -140,6 +152,21 @@ def test_a_stop_during_the_preparation_is_obeyed(postgres):
     run(until(lambda: Path(f"{postgres.data}.new", "global").exists()))
     assert postgres.stop(signal.SIGINT) == 0
     assert not postgres.data.exists()
+    assert not in_use(Path(f"{postgres.data}.new"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_all_that_prepares_before_it_ends_itself(postgres, number):
+    postgres.root.chmod(0o755)
+    bindir = Path(fake_server(postgres.root / "bin", "18.0"))
+    (bindir / "initdb").write_text('#!/bin/sh\ntrap "" INT TERM\nsleep 600 &\necho > "$2/begun"\nwait\n')
+    (bindir / "initdb").chmod(0o755)
+    new = Path(f"{postgres.data}.new")
+    postgres.spawn("--bindir", str(bindir))
+    run(until((new / "begun").exists))
+    assert in_use(new)
+    assert postgres.stop(number) == 0
+    assert not in_use(new)
 
 
 def test_two_starts_at_once_make_one_data_directory(postgres):

@@ -20,7 +20,7 @@ from typing import Any
 
 import census
 
-DEADLINE = 20.0  # seconds; generous, since only a failure ever waits for it
+DEADLINE = 45.0  # seconds; generous, since only a failure ever waits for it
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 COMMAND = [f"{os.path.dirname(sys.executable)}/impetusd"]
 PYTHON = f"{shlex.quote(sys.executable)} -ES"  # -S: a misbehaving program needs no site-packages, and starts in half the time
@@ -212,6 +212,12 @@ class Instance:
     @property
     def control_socket(self) -> Path:
         return self.run_dir / "control.sock"
+
+    def notify_address(self, pid: int) -> str:
+        """The socket that a process was told to notify through."""
+        environ = os.fsdecode(Path(f"/proc/{pid}/environ").read_bytes()).split("\0")
+        address = next(each for each in environ if each.startswith("NOTIFY_SOCKET=")).partition("=")[2]
+        return "\0" + address[1:] if address.startswith("@") else address
 
     def members(self) -> list[census.Process]:
         """The daemon and all that it started, without the commands that the harness runs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import census
@@ -157,7 +156,8 @@ def test_no_descriptor_is_left_over_by_deaths(impetusd: Instance) -> None:
     now = impetusd.status()
     wait_for(lambda: census.descriptors(now.shim) == shim, "the shim's descriptors to be as before")
     assert now.supervisor == first.supervisor
-    wait_for(lambda: census.descriptors(now.supervisor) == supervisor, "the supervisor's descriptors to be as before")
+    # A log file is opened with the first line for it, so there may be fewer.
+    wait_for(lambda: not _difference(census.descriptors(now.supervisor), supervisor), "the supervisor to hold no more")
     assert fetch(port) in {str(now["web:0"].pid), str(now["web:1"].pid)}
 
 
@@ -202,7 +202,13 @@ def test_a_supervisor_killed_over_and_over_at_any_moment_of_a_restart(impetusd: 
         impetusd.kill(gone)
         impetusd.kill(status.supervisor)
         status = impetusd.settle(lambda now, gone=gone: gone not in now.pids.values())
-    assert sum(row.restarts for row in status.rows.values()) == 5
+    assert {name: row.restarts for name, row in status.rows.items()} == {
+        "web:template": 1,
+        "web:0": 1,
+        "web:1": 1,
+        "web:standby": 0,
+        "api": 2,
+    }, f"{status}\n{impetusd.log()}"
 
 
 def _difference(now: list[str], before: list[str]) -> list[str]:
@@ -212,7 +218,3 @@ def _difference(now: list[str], before: list[str]) -> list[str]:
         if each in left:
             left.remove(each)
     return left
-
-
-def _more(pid: int, before: list[str]) -> bool:
-    return not os.path.exists(f"/proc/{pid}") and bool(before)

@@ -88,21 +88,11 @@ def test_a_removed_control_socket_is_made_again(impetusd: Instance) -> None:
     assert len(shims(impetusd)) == 1
 
 
-def test_a_removed_notify_socket_is_made_again(impetusd: Instance) -> None:
-    impetusd.start(ONE)
-    path = impetusd.run_dir / "notify.sock"
-    path.unlink()
-    wait_for(path.exists, "the socket")
-    impetusd.run("restart", "p")
-    impetusd.settle()
-
-
 def test_a_removed_run_directory_is_made_again(impetusd: Instance) -> None:
     before = impetusd.start(ONE)
     # Moved away, which is one step: what is removed piece by piece is made again in between.
     impetusd.run_dir.rename(impetusd.root / "was-run")
     wait_for(impetusd.control_socket.exists, "the control socket")
-    wait_for((impetusd.run_dir / "notify.sock").exists, "the notify socket")
     assert impetusd.status().pids == before.pids
     impetusd.run("restart", "p")
     impetusd.run_dir.rename(impetusd.root / "was-run-too")  # the new one is watched, too

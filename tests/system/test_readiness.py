@@ -57,7 +57,7 @@ def test_ready_said_by_a_stranger_counts_for_nobody(impetusd: Instance) -> None:
     impetusd.wait_state_of_daemon("q", "RUNNING")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         for message in (f"READY=1\nMAINPID={impetusd.status()['p'].pid}", "READY=1", "X" * 60000, "READY=1\nMAINPID=1"):
-            stranger.sendto(message.encode(), str(impetusd.run_dir / "notify.sock"))
+            stranger.sendto(message.encode(), impetusd.notify_address(impetusd.status()["p"].pid))
     # What q says after it is read after it: the socket keeps the order.
     impetusd.run("restart", "q")
     assert impetusd.status()["p"].state == "STARTING"
@@ -72,7 +72,7 @@ def test_descriptors_sent_to_the_notify_socket_do_not_pile_up(impetusd: Instance
     before = census.descriptors(status.supervisor)
     null = os.open("/dev/null", os.O_RDONLY)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
-        stranger.connect(str(impetusd.run_dir / "notify.sock"))
+        stranger.connect(impetusd.notify_address(status["p"].pid))
         for _ in range(20):
             socket.send_fds(stranger, [b"FDSTORE=1"], [null] * 10)
     os.close(null)

@@ -1,0 +1,198 @@
+"""`impetusd health`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, here
+from impetusd.cli.terminal import plain, screen_of
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from impetusd.cli.terminal import Screen
+    from impetusd.core.health import Result
+    from impetusd.probe import Get
+
+    Row: typing.TypeAlias = Mapping[str, typing.Any]
+
+HEAD = ("NAME", "TARGET", "STATE", "LATENCY", "ACTION", "CHECK")
+_COLOUR = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "unknown": "dim"}
+_MANY = 12  # sentences on a terminal; a line says how many more there are
+
+
+def _checked(ctx: click.Context, param: click.Parameter, value: typing.Any) -> typing.Any:  # noqa: ARG001  # click's signature
+    """As the INI file would have it."""
+    from impetusd.core import schema
+
+    parse: Mapping[str | None, typing.Callable[[str], typing.Any]] = {
+        "url": schema.parse_url,
+        "timeout": schema.parse_positive_duration,
+        "status": schema.parse_status,
+        "headers": lambda lines: schema.parse_headers("\n".join(lines)),
+    }
+    try:
+        return None if value is None else parse[param.name](value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(short_help="Ask whether all is well, or whether a URL answers: for cron and monitors.")
+@click.argument("url", required=False, callback=_checked)
+@click.option(
+    "--timeout",
+    default="5s",
+    metavar="DURATION",
+    show_default=True,
+    callback=_checked,
+    help="For the whole answer of URL.",
+)
+@click.option("--body", default="", metavar="TEXT", help="What the answer of URL must contain.")
+@click.option(
+    "--status", default="200-399", metavar="RANGES", show_default=True, callback=_checked, help="What URL may answer."
+)
+@click.option(
+    "--header", "headers", multiple=True, metavar="HEADER", callback=_checked, help="Sent to URL: 'Name: value'."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print only what is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@conf_option
+def command(
+    url: str | None,
+    *,
+    timeout: float,
+    body: str,
+    status: tuple[tuple[int, int], ...],
+    headers: tuple[tuple[str, str], ...],
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Show what the health checks say, or with URL make one GET; no daemon is needed for that.
+
+    Exits with 0 if every check is healthy and all that is wanted up is up (URL: if it answers as it should), 1 if not,
+    3 if no daemon runs.
+
+    Example: impetusd health -q http://127.0.0.1:8080/health
+    """
+    screen = screen_of(sys.stdout, os.environ)
+    if url is not None:
+        from impetusd.probe import Get
+
+        result = _answer(Get(url, body=body, status=status, headers=headers), timeout)
+        _tell(url, result, screen, quiet=quiet, as_json=as_json)
+        return 0 if result.ok else 1
+    from impetusd import control
+    from impetusd.cli import outcome
+    from impetusd.core.protocol import as_wanted
+
+    at = here()
+    try:
+        checks = control.call(at.paths, "health", {})["checks"]
+        units = control.call(at.paths, "status", {"names": []})["units"]
+    except control.NotRunning as error:
+        raise outcome.not_running(at, error) from None
+    down = [row for row in units if not as_wanted(row)]
+    ok = not down and all(map(_is_fine, checks))
+    if as_json:
+        answer = {"ok": ok, "checks": checks, "down": down}
+        print(json.dumps(answer, indent=2 if screen.width is not None else None))
+        return 0 if ok else 1
+    lines = wrong(checks, down, screen)
+    if not quiet:
+        lines = [*table(checks, screen), "", *(lines or [screen.paint(_summary(checks), "dim")])]
+    if lines:
+        print("\n".join(lines))
+    return 0 if ok else 1
+
+
+def _answer(what: Get, timeout: float) -> Result:
+    """In a thread, for the look-up of a name knows no deadline."""
+    import threading
+
+    from impetusd.core.health import Result
+    from impetusd.probe import get
+
+    answers: list[Result] = []
+    thread = threading.Thread(target=lambda: answers.append(get(what, timeout)), daemon=True)
+    thread.start()
+    thread.join(timeout + 1.0)  # it has answered by then, or it hangs in the look-up
+    return answers[0] if answers else Result(False, f"its name was not looked up within {timeout:g} s", timeout)
+
+
+def _tell(url: str, result: Result, screen: Screen, *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        latency = round(result.latency * 1000, 1)
+        answer = {"ok": result.ok, "url": url, "result": result.text, "latency_ms": latency}
+        print(json.dumps(answer, indent=2 if screen.width is not None else None))
+    elif not result.ok:
+        print(f"GET {url}: {plain(result.text)}")
+    elif not quiet:
+        print(f"GET {url}: {plain(result.text)} in {result.latency * 1000:.0f} ms")
+
+
+def table(rows: Sequence[Row], screen: Screen) -> list[str]:
+    """A header and a line for each check."""
+    if not rows:
+        return ["no health check is configured"]
+    cells = [[plain(cell) for cell in _cells(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(HEAD, *cells, strict=True)]
+    lines = [screen.paint(_line(HEAD, widths, screen), "bold")]
+    for row, fields in zip(rows, cells, strict=True):
+        line = _line(fields, widths, screen)
+        state = len("  ".join(fields[at].ljust(widths[at]) for at in range(2))) + 2
+        end = state + len(fields[2])
+        painted = screen.paint(line[state:end], _COLOUR.get(row["state"], "")) if line[state:end] else ""
+        lines.append(line[:state] + painted + line[end:])
+    return lines
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.0f} ms"
+    return row["name"], row["target"], row["state"], latency, row["action"], row["what"]
+
+
+def _line(fields: Sequence[str], widths: Sequence[int], screen: Screen) -> str:
+    """LATENCY stands to the right; CHECK is what a narrow screen cuts."""
+    cells = [
+        field.rjust(width) if at == 3 else field.ljust(width)
+        for at, (field, width) in enumerate(zip(fields, widths, strict=True))
+    ]
+    return screen.cut("  ".join(cells).rstrip())
+
+
+def wrong(checks: Sequence[Row], down: Sequence[Row], screen: Screen) -> list[str]:
+    """A sentence for each check that is not healthy, and for each slot that is not up, though wanted."""
+    from impetusd.cli.table import sentence
+
+    sentences = [
+        screen.paint(screen.cut(_sentence(row)), _COLOUR[row["state"]]) for row in checks if not _is_fine(row)
+    ] + [screen.paint(screen.cut(sentence(row)), "red") for row in down]
+    if screen.width is None or len(sentences) <= _MANY:
+        return sentences
+    return [*sentences[:_MANY], f"{screen.ellipsis} and {len(sentences) - _MANY} more"]
+
+
+def _sentence(row: Row) -> str:
+    reason = plain(row["reason"])
+    if row["state"] == "starting":
+        return f"{plain(row['target'])} is not known to be healthy: {reason}"
+    times = f", {row['failures']} times in a row" if row["failures"] > 1 else ""
+    return f"{plain(row['target'])} is unhealthy{times}: {reason}"
+
+
+def _is_fine(row: Row) -> bool:
+    """Healthy, or not to be asked, for nobody wants it up."""
+    return row["state"] in {"healthy", "unknown"}
+
+
+def _summary(checks: Sequence[Row]) -> str:
+    if not checks:
+        return "all that is wanted is up"
+    healthy = sum(row["state"] == "healthy" for row in checks)
+    rest = len(checks) - healthy
+    return f"{healthy} healthy" + (f", {rest} not wanted up" if rest else "")

@@ -1,0 +1,59 @@
+"""One alarm on the wall clock that also goes off when somebody sets that clock, or when the host wakes from sleep.
+
+A timerfd(2) with TFD_TIMER_CANCEL_ON_SET, so that nothing has to look at the clock in between; Python 3.11 has no
+os.timerfd_create of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import struct
+import time
+from collections.abc import Callable
+
+CREATE = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK are these
+ABSTIME, CANCEL_ON_SET = 1, 2
+ITIMERSPEC = struct.Struct("@llll")  # interval and value, each in seconds and nanoseconds
+
+
+class Alarm:
+    """Calls `ring` in the event loop. May ring early; whoever is rung looks at the clocks and sets it again."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        """OSError when there is no descriptor left."""
+        self._ring = ring
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd: int = self._libc.timerfd_create(time.CLOCK_REALTIME, CREATE)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._readable)
+
+    def set(self, seconds: float | None) -> None:
+        """Ring in so many seconds, instead of what was set before; None: not at all."""
+        at = 0 if seconds is None else time.time_ns() + int(max(seconds, 0.0) * 1e9)
+        new = ITIMERSPEC.pack(0, 0, *divmod(at, 10**9))
+        if self._libc.timerfd_settime(self._fd, ABSTIME | CANCEL_ON_SET, new, None) < 0:
+            self._failed()
+
+    def _failed(self) -> None:
+        if ctypes.get_errno() != errno.ECANCELED:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._loop.call_soon(self._ring)  # the clock was set since the last look: the new value may be off
+
+    def close(self) -> None:
+        """Never ring again."""
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _readable(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # ECANCELED: the clock was set
+        self._ring()

@@ -1,0 +1,141 @@
+"""Rotation of our own: app.log, app.log.1, app.log.2.gz, the highest number the oldest.
+
+Renames happen in the writer's thread, compression in one of its own with the lowest priority. Whatever is killed at
+whatever moment, each byte is in a file with a number: a compressed file gets its name only when it is complete and on
+the disk, and where both app.log.2 and app.log.2.gz are found, the latter is whole and the former goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import shutil
+import struct
+import threading
+
+_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
+_lock = threading.Lock()  # numbers change under it; held for a few renames, never while data is copied
+_jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+_started = False
+
+
+def numbered(path: str) -> dict[int, list[str]]:
+    """The rotated files of `path`, by number: one each, or the plain and the compressed one after a kill between the two."""
+    pattern = re.compile(re.escape(os.path.basename(path)) + r"\.([1-9][0-9]*)(\.gz)?")
+    found: dict[int, list[str]] = {}
+    for name in os.listdir(os.path.dirname(path)):
+        match = pattern.fullmatch(name)
+        if match is not None:
+            found.setdefault(int(match[1]), []).append(os.path.join(os.path.dirname(path), name))
+    return {number: sorted(found[number]) for number in sorted(found)}
+
+
+def rotate(path: str, keep: int, *, compress: bool) -> None:
+    """Make `path` number 1 and every other one older; those beyond `keep` are removed. OSError leaves `path` as it is."""
+    with _lock:
+        files = tidy(path)
+        keep = max(keep, 1)
+        free = next(number for number in range(1, len(files) + 2) if number not in files)
+        for number in sorted(files, reverse=True):
+            for each in files[number]:
+                if number > keep or number == keep < free:
+                    os.unlink(each)
+                elif number < free:
+                    os.rename(each, _name(path, number + 1, each))
+        os.rename(path, f"{path}.1")
+    if compress:
+        compress_soon(path)
+
+
+def tidy(path: str) -> dict[int, list[str]]:
+    """Clear away what a kill left half done; gives the rotated files that remain."""
+    files = numbered(path)
+    for number, pair in files.items():
+        if len(pair) == 2:
+            os.unlink(pair[0])
+            files[number] = pair[1:]
+    return files
+
+
+def compress_soon(path: str) -> None:
+    """Compress the rotated files of `path` but the first, in the other thread."""
+    global _started  # noqa: PLW0603  # the thread is the process's, not a file's
+    _jobs.put(path)
+    if not _started:
+        _started = True
+        threading.Thread(target=_work, name="log compressor", daemon=True).start()
+
+
+def _work() -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    while True:
+        path = _jobs.get()
+        # What cannot be compressed stays as it is, and is tried again with the next rotation.
+        with contextlib.suppress(OSError):
+            compress_all(path)
+
+
+def compress_all(path: str) -> None:
+    """Compress every rotated file of `path` but the first. OSError, a full disk above all, leaves the rest as it is."""
+    with _lock:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}.gz.tmp")
+        tidy(path)
+    while (source := _next_plain(path)) is not None:
+        with source:
+            _compress(path, source.fileno())
+
+
+def _next_plain(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an open binary file or None
+    with _lock:
+        for number, (first, *_) in sorted(numbered(path).items(), reverse=True):
+            if number > 1 and not first.endswith(".gz"):
+                return open(first, "rb")
+    return None
+
+
+def _compress(path: str, source: int) -> None:
+    import gzip
+
+    temporary = f"{path}.gz.tmp"
+    before = os.fstat(source)
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, before.st_mode & 0o777)) as raw:
+            with gzip.GzipFile("", "wb", 6, raw, before.st_mtime) as packed, open(source, "rb", closefd=False) as plain:
+                shutil.copyfileobj(plain, packed, 1 << 18)
+            with contextlib.suppress(PermissionError):
+                os.fchown(raw.fileno(), before.st_uid, before.st_gid)
+            raw.flush()
+            os.fsync(raw.fileno())
+            os.utime(raw.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+        with _lock:  # by now it may bear another number, or be gone
+            for number, (first, *_) in numbered(path).items():
+                if os.stat(first).st_ino == before.st_ino:
+                    os.rename(temporary, f"{path}.{number}.gz")
+                    os.unlink(first)
+                    return
+        os.unlink(temporary)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _name(path: str, number: int, old: str) -> str:
+    return f"{path}.{number}.gz" if old.endswith(".gz") else f"{path}.{number}"
+
+
+def birth(fd: int) -> float:
+    """When the open file was made, in seconds of time.time(): it survives every restart. Its last change where unknown."""
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None).statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) == 0:
+        (mask,) = struct.unpack_from("I", buffer)
+        seconds, nanoseconds = struct.unpack_from("qI", buffer, 80)
+        if mask & _STATX_BTIME:
+            return float(seconds + nanoseconds / 1e9)
+    return os.fstat(fd).st_mtime

@@ -1,0 +1,190 @@
+"""What survives a reboot of the host: one JSON file in state_dir, never torn, and its predecessor beside it.
+
+Everything here runs in the event loop but the writing itself, which has a thread for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+VERSION = 1
+APART = 1.0  # seconds between two writes, unless the second is urgent
+AGAIN = 5.0  # seconds until a write that failed is tried again
+
+
+class Moment(NamedTuple):
+    """One instant on both clocks; a monotonic time means something in its own boot only."""
+
+    boot_id: str
+    wall: float
+    monotonic: float
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot; "" where /proc does not tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def this_moment() -> Moment:
+    """Now."""
+    return Moment(boot_id(), time.time(), time.monotonic())
+
+
+def carried(at: float, then: Moment, now: Moment) -> float:
+    """The monotonic time `at`, written down at `then`, on the monotonic clock of `now`.
+
+    Over a reboot the wall clock tells how much time has passed between the two, none if it was set back.
+    """
+    if then.boot_id and then.boot_id == now.boot_id:
+        return at
+    return now.monotonic - max(0.0, now.wall - then.wall) + (at - then.monotonic)
+
+
+class State:
+    """The file at `path`, and `path`.old. `tell` takes a sentence for the daemon's log, in the loop's thread."""
+
+    def __init__(self, path: str, tell: Callable[[str], None]) -> None:
+        self._path = path
+        self._tell = tell
+        self._next: Mapping[str, Any] | None = None
+        self._urgent = False
+        self._writing = False
+        self._failed = False
+        self._free_at = 0.0  # when the next write may begin, monotonic
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Event | None = None
+        self._idle = asyncio.Event()  # nothing waits to be written
+        self._idle.set()
+
+    def load(self) -> dict[str, Any]:
+        """What was saved last; {} when nothing was, or nothing of it can be read. Reads files: before the loop serves."""
+        troubles: list[str] = []
+        for path in (self._path, f"{self._path}.old"):
+            try:
+                found = _read(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError) as error:
+                troubles.append(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
+                continue
+            if troubles:
+                self._tell(f"{troubles[0]}; what was saved before it, in {path}, is used instead")
+                with contextlib.suppress(OSError):  # else the next write would put it in the good one's place
+                    os.rename(self._path, f"{self._path}.bad")
+            return found
+        if troubles:
+            self._tell(f"{' and '.join(troubles)}: what was remembered over restarts of the host is lost")
+        return {}
+
+    def save(self, content: Mapping[str, Any], *, urgent: bool = False) -> None:
+        """Have `content` (for JSON; not to be changed afterwards) written soon; of several only the last is."""
+        self._next = content
+        self._idle.clear()
+        self._urgent = self._urgent or urgent
+        self._go_on()
+
+    async def saved(self, patience: float = 1.0) -> None:
+        """Wait until what was saved is on the disk, `patience` seconds at most: a disk may hang."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), patience)
+
+    async def close(self, patience: float = 5.0) -> None:
+        """Have what was saved last written, and wait for that, `patience` seconds at most."""
+        self._closing = asyncio.Event()
+        self._go_on()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), patience)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _go_on(self) -> None:
+        """Begin the next write, now or when it may be."""
+        if self._writing:
+            return
+        if self._next is None:
+            self._idle.set()
+            if self._closing is not None:
+                self._closing.set()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop = asyncio.get_running_loop()
+        wait = self._free_at - time.monotonic()
+        if wait > 0 and not self._urgent and self._closing is None:
+            self._timer = loop.call_later(wait, self._go_on)
+            return
+        content, self._next, self._urgent, self._writing = self._next, None, False, True
+
+        def run() -> None:
+            try:
+                write(self._path, content)
+                error = ""
+            except (OSError, TypeError, ValueError) as failure:
+                error = getattr(failure, "strerror", None) or str(failure)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._written, content, error)
+
+        # A daemon thread: a disk that hangs does not keep the supervisor from ending.
+        threading.Thread(target=run, name="state", daemon=True).start()
+
+    def _written(self, content: Mapping[str, Any], error: str) -> None:
+        self._writing = False
+        self._free_at = time.monotonic() + (AGAIN if error else APART)
+        if error and not self._failed:
+            self._tell(f"{self._path} cannot be written: {error}; trying again every {AGAIN:g} s")
+        if self._failed and not error:
+            self._tell(f"{self._path} is written again")
+        self._failed = bool(error)
+        if error and self._closing is None and self._next is None:
+            self._next = content
+        self._go_on()
+
+
+def _read(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        found = json.load(file)
+    if not isinstance(found, dict) or "version" not in found:
+        raise ValueError("it is not what impetusd wrote")
+    if found.pop("version") != VERSION:
+        raise ValueError("another version of impetusd wrote it")
+    return found
+
+
+def write(path: str, content: Mapping[str, Any]) -> None:
+    """Replace the file by `content`, the one before it becoming `path`.old. At every instant `path` is whole.
+
+    Also after a power failure: the new file is on the disk before it gets its name. Raises OSError, TypeError, ValueError.
+    """
+    data = json.dumps({"version": VERSION, **content}, separators=(",", ":")).encode()
+    new, old = f"{path}.new", f"{path}.old"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    aside = f"{old}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(aside)
+    with contextlib.suppress(OSError):  # there is none yet, or the file system has no hard links
+        os.link(path, aside)
+        os.rename(aside, old)
+    os.rename(new, path)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,73 @@
+"""What a process is given: its environment, its command."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from impetusd.core import config
+from impetusd.host import this_host
+from impetusd.supervisor import childspec
+
+
+def unit(text):
+    (found,) = config.parse(text, "/srv/impetusd.ini", {}, this_host()).units.values()
+    return found
+
+
+def environment(text, index=0, extra=()):
+    return childspec.environment(unit(f"[program:p]\ncommand = p\n{text}"), f"p:{index}", index, {}, dict(extra))
+
+
+class TestIncrementVar:
+    def test_each_instance_adds_its_number(self):
+        text = "increment_var = PORT\n[env:p]\nPORT = 8000"
+        assert [environment(text, index)["PORT"] for index in (0, 1, 12)] == ["8000", "8001", "8012"]
+
+    def test_to_what_the_env_file_says_where_the_section_says_nothing(self):
+        text = "increment_var = PORT\nenv_file = a.env\n"
+        assert environment(text, 3, {"PORT": "-1"})["PORT"] == "2"
+        assert environment(f"{text}[env:p]\nPORT = 10", 3, {"PORT": "99"})["PORT"] == "13"
+
+    @pytest.mark.parametrize(
+        ("extra", "says"),
+        [
+            ({"PORT": "s3cret"}, "adding the instance's number to PORT failed: PORT is no whole number"),
+            ({}, "adding the instance's number to PORT failed: PORT is set nowhere"),
+        ],
+    )
+    def test_or_the_process_cannot_start(self, extra, says):
+        with pytest.raises(childspec.CannotStart) as caught:
+            environment("increment_var = PORT\nenv_file = a.env", 0, extra)
+        assert str(caught.value) == says
+
+    def test_without_it_a_variable_stays_as_it_is(self):
+        assert environment("[env:p]\nPORT = 8000", 3)["PORT"] == "8000"
+
+
+def test_a_timers_job_is_its_command():
+    timer = config.parse("[timer:t]\ncommand = t 'a b'\nevery = 1s\n", "/srv/x.ini", {}, this_host()).timers["t"]
+    assert childspec.command(timer.unit, "") == ["t", "a b"]
+
+
+def test_the_worker_runtime_is_told_its_watchdog():
+    pool = unit("[pool:w]\napp = a:b\nlisten = unix:s\nwatchdog = 1500ms\n")
+    assert json.loads(childspec.runtime_settings(pool))["watchdog"] == 1.5
+
+
+def test_what_is_ours_cannot_be_set_for_a_process():
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID", "INSTANCE", "NOTIFY_SOCKET"):
+        with pytest.raises(config.ConfigError, match="is set by impetusd itself"):
+            environment(f"[env:p]\n{name} = 1")
+    assert environment("[env:p]\nA = 1", 4)["INSTANCE"] == "4"
+
+
+def test_this_host_knows_whether_files_can_be_watched(monkeypatch, tmp_path):
+    (tmp_path / "watchfiles.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert this_host().has_watch
+    monkeypatch.setattr("sys.path", [os.fspath(tmp_path / "none")])
+    monkeypatch.delitem(__import__("sys").modules, "watchfiles", raising=False)
+    assert not this_host().has_watch

@@ -1,0 +1,203 @@
+"""The writer is killed at every step of its work: its successor loses nothing and writes nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+from writer_harness import read, wait_for
+
+from impetusd.supervisor.journal import Journal
+from impetusd.supervisor.lines import stamp
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+POINTS = [
+    "before take",
+    "before read",
+    "after read",
+    "after take",
+    "after mark",
+    "within write",
+    "after write",
+    "before done",
+    "after done",
+]
+LINES = b"".join(b"line %d\n" % number for number in range(3000))
+STAMPED = len(f"{stamp(0.0)} ")
+
+
+class Supervisors:
+    """One after the other, with the pipes and the journal that the shim would hold."""
+
+    def __init__(self, root, **options):
+        self.root = root
+        self.journal = Journal()
+        self.options = options
+        self.readers, self.writers, self.pipes = [], [], []
+        self.process = None
+
+    def pipe(self, file="o"):
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self.readers.append(reader)
+        self.writers.append(writer)
+        self.pipes.append([f"{len(self.pipes)}:out", reader, f"{self.root}/{file}", self.options])
+        return writer
+
+    def start(self, fault="", skip=0):
+        told = {
+            "log": f"{self.root}/impetusd.log",
+            "journal": self.journal.fd,
+            "pipes": self.pipes,
+            "fault": fault,
+            "skip": skip,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, f"{HERE}/writer_host.py", json.dumps(told)],
+            stdin=subprocess.PIPE,
+            pass_fds=[self.journal.fd, *self.readers],
+            env={"PYTHONPATH": ROOT, "PATH": os.environ["PATH"]},
+        )
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+    def was_killed(self):
+        """Wait for it to be killed, by itself."""
+        assert self.process.wait(60) == -9
+        self.process.communicate()
+
+    def end(self):
+        self.process.communicate(timeout=60)
+        assert self.process.returncode == 0
+
+    def close(self):
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        for fd in self.readers + self.writers:
+            os.close(fd)
+        self.journal.close()
+
+
+@pytest.fixture
+def supervisors(tmp_path):
+    made = []
+
+    def make(**options):
+        made.append(Supervisors(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def plain(data, options):
+    """What the program wrote, from what is in the file."""
+    if options.get("json"):
+        return b"".join(json.loads(line)["line"].encode() + b"\n" for line in data.splitlines())
+    if options.get("time"):
+        assert all(re.match(rb"\d{4}-", line) for line in data.splitlines())
+        return b"".join(line[STAMPED:] + b"\n" for line in data.splitlines())
+    return data
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("options", "text"), [({}, b"x\n"), ({}, LINES), ({"json": True}, LINES)], ids=["short", "long", "json"]
+)
+def test_killed_at_each_step(supervisors, tmp_path, point, options, text):
+    made = supervisors(**options)
+    end = made.pipe()
+    made.start(point, skip=1)
+    os.write(end, text)
+    wait_for(lambda: read(tmp_path / "o").count(b"\n") == text.count(b"\n"), "the first chunk")
+    os.write(end, text.replace(b"line", b"next"))
+    made.was_killed()
+    os.write(end, b"the end\n")
+    made.start()
+    made.end()
+    assert plain(read(tmp_path / "o"), options) == text + text.replace(b"line", b"next") + b"the end\n"
+
+
+def test_killed_while_it_rotates(supervisors, tmp_path):
+    made = supervisors(max_size=1000, keep=100, compress=False)
+    end = made.pipe()
+    text = LINES
+    os.write(end, text)
+    for skip in (3, 4, 5):
+        made.start("after write", skip)
+        made.was_killed()
+    made.start()
+    made.end()
+    files = [tmp_path / "o", *(tmp_path / f"o.{n}" for n in range(1, 101))]
+    parts = [read(file) for file in files if file.exists()]
+    assert b"".join(reversed(parts)) == text
+    assert all(part.endswith(b"\n") for part in parts)
+
+
+@pytest.mark.parametrize("options", [{}, {"time": True}, {"merged": True}], ids=["plain", "time", "merged"])
+def test_killed_at_any_moment(supervisors, tmp_path, options):
+    made = supervisors(**options)
+    ends = [made.pipe("o"), made.pipe("o" if options.get("merged") else "p")]
+    chance = random.Random(1)
+    enough = threading.Event()
+    counts = {}
+
+    def flood(end, word):
+        number = 0
+        with open(end, "wb", closefd=False, buffering=777) as file:  # lines are torn at odd places
+            while not enough.is_set():
+                file.write(b"%s %d\n" % (word, number))
+                number += 1
+        counts[word] = number
+
+    threads = [threading.Thread(target=flood, args=pair) for pair in zip(ends, (b"one", b"two"), strict=True)]
+    for thread in threads:
+        thread.start()
+    for _ in range(12):
+        made.start()
+        size = sum(len(read(tmp_path / file)) for file in "op")
+        more = chance.randrange(1, 100_000)
+        wait_for(lambda: sum(len(read(tmp_path / file)) for file in "op") > size + more, "more lines")  # noqa: B023
+        made.kill()
+    made.start()
+    enough.set()
+    for thread in threads:
+        thread.join(60)
+    made.end()
+    text = plain(read(tmp_path / "o"), options) + plain(read(tmp_path / "p"), options)
+    for word, count in counts.items():
+        found = [line for line in text.splitlines() if line.startswith(word)]
+        assert found == [b"%s %d" % (word, number) for number in range(count)]
+    assert text.count(b"\n") == sum(counts.values())
+
+
+def test_the_journal_tells_a_successor_what_was_under_way():
+    journal = Journal()
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        os.write(writer, b"abc")
+        assert bytes(journal.take(reader, b"p", 1.5)) == b"abc"
+        pending = Journal(os.dup(journal.fd)).pending()
+        assert (pending.pipe, pending.at, pending.data, pending.inode) == ("p", 1.5, b"abc", 0)
+        journal.mark(1, 2, 3, 0)
+        journal.mark(1, 9, 4, 2)
+        assert Journal(os.dup(journal.fd)).pending()[3:] == (1, 9, 4, 2)
+        journal.done()
+        assert Journal(os.dup(journal.fd)).pending() is None
+        with pytest.raises(BlockingIOError):
+            journal.take(reader, b"p", 1.5)
+        assert journal.pending() is None
+        os.close(writer)
+        assert bytes(journal.take(reader, b"p", 1.5)) == b""
+        assert journal.pending() is None
+    finally:
+        os.close(reader)

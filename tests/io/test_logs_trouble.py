@@ -1,0 +1,203 @@
+"""The disk is full, the directory gone or not to be written: nobody waits, what is lost is counted, whole lines remain."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+from writer_harness import Bench, read, wait_for
+
+from impetusd.supervisor import logfile, rotation
+from impetusd.supervisor.logs import Options
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Trouble is looked at again at once, so that a test waits for an event and not for a second."""
+    monkeypatch.setattr(logfile, "RETRY", 0.0)
+    monkeypatch.setattr(logfile, "LOOK", 0.0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", path], check=True)
+
+
+def account(text, lost, form):
+    """Every line is whole, and the lines that are there, with those that are told as dropped, are all that were written."""
+    dropped_bytes = dropped_lines = 0
+    kept = []
+    for line in text.splitlines():
+        told = re.search(rb"impetusd: (\d+) bytes, (\d+) lines of output were dropped here from .* to .*: (.+)$", line)
+        if told:
+            dropped_bytes, dropped_lines = dropped_bytes + int(told[1]), dropped_lines + int(told[2])
+            continue
+        match = re.fullmatch(form, line)
+        assert match, line
+        kept.append(int(match[1]))
+    assert (dropped_bytes, dropped_lines) == lost
+    assert kept == sorted(set(kept))
+    return kept
+
+
+@pytest.mark.parametrize("options", [{}, {"time": True}, {"json": True}], ids=["plain", "time", "json"])
+@pytest.mark.parametrize("retry", [0.0, 1000.0], ids=["retrying", "waiting"])
+def test_a_full_disk(bench, small_disk, monkeypatch, options, retry):
+    monkeypatch.setattr(logfile, "RETRY", retry)
+    path = small_disk / "o"
+    end = bench.pipe("1:out", path, Options(name="p", **options))
+    line = b"line %08d of those that the disk has no room for\n"
+    count = 20_000
+    total = count * len(line % 0)
+    with open(end, "wb", closefd=False, buffering=1000) as file:  # never blocks for long: the pipe is always read
+        file.writelines(line % number for number in range(count))
+    bench.settle()
+    lost = bench.writer.dropped(str(path))
+    assert lost[0] > 0
+    assert read(path).endswith(b"\n") or options.get("json")
+    before = read(path)
+    if "time" not in options and "json" not in options:
+        # Whole lines, and to the byte all that is not there.
+        assert all(
+            re.fullmatch(rb"line \d{8} of .* room for", each) for each in before.splitlines() if b"dropped" not in each
+        )
+    # Room again: it is used, at the beginning of a line, and the gap is told.
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    monkeypatch.setattr(logfile, "RETRY", 0.0)
+    for pipe in bench.writer._pipes.values():
+        pipe.file._retry_at = 0.0
+    for number in range(count, count + 10):
+        os.write(end, line % number)
+        bench.settle()
+    lost = bench.writer.dropped(str(path))
+    form = rb'.*line (\d{8}) of those that the disk has no room for(?:"})?'
+    kept = account(read(path), lost, form)
+    assert kept[-10:] == list(range(count, count + 10))
+    assert len(kept) + lost[1] == count + 10
+    assert lost[0] == lost[1] * len(line % 0) == total - (len(kept) - 10) * len(line % 0)
+    assert b"No space left on device" in read(path)
+    own = bench.log()
+    assert own.count("No space left on device; what is printed is dropped meanwhile") == own.count("goes on")
+
+
+def test_it_is_tried_once_a_second_and_told_once(bench, tmp_path, monkeypatch):
+    tried = []
+
+    def opened(file, now):
+        tried.append(now)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    end = bench.pipe("1:out", tmp_path / "o")
+    monkeypatch.setattr(
+        logfile.LogFile, "_open", lambda file, now: opened(file, now) if file.path.endswith("/o") else real(file, now)
+    )
+    for number in range(200):
+        os.write(end, b"%d\n" % number)
+        bench.settle()
+    assert all(after - before >= logfile.RETRY for before, after in itertools.pairwise(tried))
+    assert bench.writer.dropped(str(tmp_path / "o"))[1] == 200
+    assert bench.log().count("Read-only file system") == 1
+
+
+real = logfile.LogFile._open
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_directory_that_is_removed_is_made_again(bench, tmp_path):
+    end = bench.pipe("1:out", tmp_path / "d" / "o")
+    os.write(end, b"1\n")
+    bench.settle()
+    shutil.rmtree(tmp_path / "d")
+    os.write(end, b"2\n")
+    bench.settle()
+    assert read(tmp_path / "d" / "o") == b"2\n"
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_directory_that_cannot_be_made_is_waited_for(bench, tmp_path):
+    end = bench.pipe("1:out", tmp_path / "d" / "o")
+    os.write(end, b"1\n")
+    bench.settle()
+    shutil.rmtree(tmp_path / "d")
+    (tmp_path / "d").write_text("a file is in the way")
+    os.write(end, b"2\nhalf")
+    bench.settle()
+    os.write(end, b"of it\n")
+    bench.settle()
+    assert bench.writer.dropped(str(tmp_path / "d" / "o")) == (12, 2)
+    (tmp_path / "d").unlink()
+    os.write(end, b"3\n")
+    bench.settle()
+    marker, third = read(tmp_path / "d" / "o").splitlines()
+    assert marker.startswith(b"impetusd: 12 bytes, 2 lines of output were dropped here")
+    assert third == b"3"
+    assert bench.writer.dropped(str(tmp_path / "d" / "o")) == (12, 2)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_line_whose_beginning_was_dropped_is_dropped_to_its_end(bench, tmp_path):
+    (tmp_path / "d").write_text("a file is in the way")
+    end = bench.pipe("1:out", tmp_path / "d" / "o")
+    os.write(end, b"1\nhal")
+    bench.settle()
+    (tmp_path / "d").unlink()
+    os.write(end, b"f\nwhole\n")
+    bench.settle()
+    assert read(tmp_path / "d" / "o").splitlines()[1:] == [b"whole"]
+    assert bench.writer.dropped(str(tmp_path / "d" / "o")) == (7, 2)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_rotation_that_fails_is_told_and_nothing_is_lost(bench, tmp_path, monkeypatch):
+    def refuse(path, keep, *, compress):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(rotation, "rotate", refuse)
+    end = bench.pipe("1:out", tmp_path / "o", Options(max_size=100))
+    for number in range(100):
+        os.write(end, b"%d\n" % number)
+    bench.settle()
+    assert read(tmp_path / "o") == b"".join(b"%d\n" % n for n in range(100))
+    assert bench.log().count("Permission denied") == 1
+
+
+def test_a_child_is_not_held_while_its_disk_is_full(bench, tmp_path):
+    """The pipe is read on: a writer that never blocks fills it faster than anybody can if it is not."""
+    (tmp_path / "d").write_text("a file is in the way")
+    end = bench.pipe("1:out", tmp_path / "d" / "o")
+    os.set_blocking(end, False)
+    written = 0
+    stop = time.monotonic() + 60
+    while written < 64 << 20 and time.monotonic() < stop:
+        with contextlib.suppress(BlockingIOError):
+            written += os.write(end, b"x" * 4095 + b"\n")
+    os.set_blocking(end, True)
+    bench.settle()
+    assert written >= 64 << 20
+    assert bench.writer.dropped(str(tmp_path / "d" / "o")) == (written, written // 4096)
+    wait_for(lambda: "what is printed is dropped meanwhile" in bench.log(), "it to be told")

@@ -1,0 +1,123 @@
+"""What a host does to a daemon that is left alone for long: too few descriptors, numbers used anew, what cannot be killed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+from pathlib import Path
+
+import census
+import pytest
+from instance import Instance, wait_for
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+LAST_PID = "/proc/sys/kernel/ns_last_pid"
+
+
+def test_six_programs_killed_again_and_again_are_counted_exactly(impetusd: Instance) -> None:
+    """RELIABILITY row 12, in short."""
+    names = [f"p{number}" for number in range(6)]
+    keys = "command = sleep 300\nmin_uptime = 0\nmax_restarts = 1000\n"
+    impetusd.write("".join(f"[program:{name}]\n{keys}" for name in names))
+    impetusd.run("start")
+    status = impetusd.settle()
+    shim, supervisor = census.descriptors(status.shim), census.descriptors(status.supervisor)
+    for _ in range(4):
+        gone = set(status.pids.values())
+        for pid in gone:  # settle() has just seen that they are its own
+            os.kill(pid, signal.SIGKILL)
+        status = impetusd.settle(lambda now, gone=gone: not gone & set(now.pids.values()))
+    assert {name: row.restarts for name, row in status.rows.items()} == dict.fromkeys(names, 4)
+    assert {row.last_exit["signal"] for row in status.rows.values()} == {"SIGKILL"}
+    wait_for(lambda: census.descriptors(status.shim) == shim, "the shim's descriptors to be as before")
+    wait_for(
+        lambda: census.descriptors(status.supervisor) == supervisor, "the supervisor's descriptors to be as before"
+    )
+
+
+def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetusd: Instance) -> None:
+    """RELIABILITY row 21: 64 descriptors and 100 programs. What has room runs, the rest says why not, all is answered."""
+    impetusd.write(
+        "[program:first]\ncommand = sleep 300\n"
+        "[program:many]\ncommand = sleep 300\ninstances = 100\nautostart = no\nautorestart = never\n"
+    )
+    before = impetusd.start()
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in (before.shim, before.supervisor)}
+    for pid, (_, hard) in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, hard))
+    impetusd.run("start", "many", code=1)
+    scarce = impetusd.status()
+    up = {name for name, row in scarce.rows.items() if row.state == "RUNNING"}
+    assert {"first", "many:0"} <= up < set(scarce.rows)
+    for name in set(scarce.rows) - up:
+        assert scarce[name].state == "FATAL"
+        assert "Too many open files" in scarce[name].reason
+    impetusd.run("stop", "first")
+    for pid, limit in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+    impetusd.run("start", "first", "many")
+    after = impetusd.settle()
+    assert (after.shim, after.supervisor) == (before.shim, before.supervisor)
+    assert {after[name].pid for name in up - {"first"}} == {scarce[name].pid for name in up - {"first"}}
+
+
+@pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs a writable freezer, which is one of cgroup v1")
+def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd: Instance) -> None:
+    """RELIABILITY row 22: what the kernel has frozen ends on SIGKILL only when it is thawed."""
+    names = ("stuck", "other", "third")
+    keys = "command = sleep 300\nkill_timeout = 100ms\n"
+    before = impetusd.start("".join(f"[program:{name}]\n{keys}" for name in names))
+    ice = FREEZER / impetusd.root.name
+    ice.mkdir()
+    try:
+        (ice / "cgroup.procs").write_text(str(before["stuck"].pid))
+        (ice / "freezer.state").write_text("FROZEN")
+        stop = impetusd.popen("stop", "stuck")
+        hangs = "does not end on SIGKILL"
+        wait_for(lambda: hangs in impetusd.status()["stuck"].reason, "the end of hope")
+        impetusd.run("stop", "other")
+        impetusd.run("restart", "third")
+        now = impetusd.status()
+        assert {name: now[name].state for name in names} == {
+            "stuck": "STOPPING",
+            "other": "STOPPED",
+            "third": "RUNNING",
+        }
+        assert now["stuck"].pid == before["stuck"].pid
+        (ice / "freezer.state").write_text("THAWED")
+        impetusd.finish(stop)
+        assert impetusd.status()["stuck"].state == "STOPPED"
+    finally:
+        (ice / "freezer.state").write_text("THAWED")
+        wait_for(lambda: not (ice / "cgroup.procs").read_text(), "the freezer to be empty")
+        ice.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.access(LAST_PID, os.W_OK), reason="needs to choose the next pid")
+def test_a_stranger_with_the_number_of_an_ended_process_is_left_alone(impetusd: Instance) -> None:
+    """RELIABILITY row 15, in short: around the stop, and over the death of a supervisor."""
+    impetusd.start("[program:api]\ncommand = sleep 300\nautorestart = never\n")
+    for kill_supervisor in (False, True):
+        before = impetusd.status()
+        pid = before["api"].pid
+        impetusd.kill(pid)
+        impetusd.wait_state("api", "FATAL", "EXITED")
+        stranger = _with_number(impetusd, pid)
+        if kill_supervisor:
+            impetusd.kill(before.supervisor)
+        for command in (("stop", "api"), ("start", "api"), ("restart", "api")):
+            impetusd.run(*command)
+        assert stranger.poll() is None
+        assert impetusd.status()["api"].pid != pid
+
+
+def _with_number(impetusd: Instance, pid: int) -> subprocess.Popen[bytes]:
+    """A process that is none of impetusd's, with this pid, which must be free; others take numbers, too: tried again."""
+    for _ in range(1000):
+        Path(LAST_PID).write_text(str(pid - 1))
+        stranger = impetusd.stranger()
+        if stranger.pid == pid:
+            return stranger
+    pytest.skip(f"no process got the number {pid} in 1000 tries")
