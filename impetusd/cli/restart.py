@@ -16,7 +16,7 @@ def command(names: tuple[str, ...], rolling: bool) -> int:
 
     What does not run is started, the daemon included. Exits as `impetusd start` does.
 
-    Examples: impetusd restart web:0, impetusd restart --rolling web
+    Example: impetusd restart --rolling web
     """
     from impetusd import control
     from impetusd.cli import outcome, start

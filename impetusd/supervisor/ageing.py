@@ -104,7 +104,9 @@ class Ageing:
         old = [self._clocked[name][0] for name in list(self._clocked) if self._next(name)]
         self._set()
         for unit in {entry.unit.name: entry.unit for entry in old}.values():
-            self._recycle([entry for entry in old if entry.unit.name == unit.name], f"cron_restart = {unit.cron_restart}")
+            self._recycle(
+                [entry for entry in old if entry.unit.name == unit.name], f"cron_restart = {unit.cron_restart}"
+            )
 
     def _set(self) -> None:
         self._alarm.set(min(self._due.values()) - self._wall() if self._due else None)

@@ -150,6 +150,11 @@ class TestFollowing:
         follower.close()
 
 
+# A shell's background job, which these tests may be, has SIGINT ignored, and so would what it starts.
+COMMAND = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND += f"sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; sys.exit(main())"
+
+
 class TestCommand:
     def test_one_file_is_shown_as_it_is(self, paths, cli, tmp_path):
         write(tmp_path / "o", b"".join(b"%d\n" % i for i in range(40)))
@@ -174,19 +179,17 @@ class TestCommand:
 
     def test_bytes_that_are_no_text_go_through_a_pipe_untouched(self, paths, tmp_path):
         write(tmp_path / "o", b"\xff\x00\x1b[2J\n")
-        code = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; sys.exit(main())"
         with FakeSupervisor(paths, logs=files(("web", "out", tmp_path / "o"))):
             end = subprocess.run(
-                [sys.executable, "-c", code, "-c", paths.conf, "logs"], check=False, capture_output=True, timeout=60
+                [sys.executable, "-c", COMMAND, "-c", paths.conf, "logs"], check=False, capture_output=True, timeout=60
             )
         assert (end.returncode, end.stdout) == (0, b"\xff\x00\x1b[2J\n")
 
     def test_follow_goes_on_until_interrupted(self, paths, tmp_path):
         write(tmp_path / "o", b"first\n")
-        code = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; sys.exit(main())"
         with FakeSupervisor(paths, logs=files(("web", "out", tmp_path / "o"))):
             process = subprocess.Popen(
-                [sys.executable, "-c", code, "-c", paths.conf, "logs", "-f"],
+                [sys.executable, "-c", COMMAND, "-c", paths.conf, "logs", "-f"],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )

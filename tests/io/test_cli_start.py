@@ -255,7 +255,7 @@ class TestRestartScaleSignal:
     def test_restart(self, paths, cli):
         with FakeSupervisor(paths, restart={"ok": True, "units": [row("web")]}) as fake:
             code, out, _ = cli("restart", "web")
-        assert (code, fake.asked) == (0, [("restart", {"names": ["web"], "wait": True})])
+        assert (code, fake.asked) == (0, [("restart", {"names": ["web"], "wait": True, "rolling": False})])
         assert "1 up" in out
 
     def test_restart_without_a_daemon_starts_it(self, daemons):
