@@ -55,9 +55,17 @@ def pages(rows: Sequence[Mapping[str, typing.Any]], screen: Screen) -> Iterator[
             continue
         told.append((row["unit"], spec))
         yield screen.paint(f"{row['unit']}, configured in {row.get('where', '?')}", "bold")
-        width = max(map(len, spec), default=0)
-        for key, value in spec.items():
-            yield f"  {key:<{width}}  {_value(value)}".rstrip()
+        yield from _keys(spec)
+        for check in row.get("checks") or ():
+            yield ""
+            yield screen.paint(f"{row['unit']}, health check {check['name']}", "bold")
+            yield from _keys(check)
+
+
+def _keys(spec: Mapping[str, object]) -> Iterator[str]:
+    width = max(map(len, spec), default=0)
+    for key, value in spec.items():
+        yield f"  {key:<{width}}  {_value(value)}".rstrip()
 
 
 def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:

@@ -172,7 +172,7 @@ class Daemon:
         self._file_watch = FileWatch(lambda unit, reason: engine.recycle(engine.of_unit(unit), reason), tell, ours)
         self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
         self._parts = (self._memory, self._readiness, self._checks, self._ageing)
-        rows = Rows(engine, starter, self._memory.of)
+        rows = Rows(engine, starter, configuration, self._memory.of)
         self._commands = Commands(
             engine,
             starter,

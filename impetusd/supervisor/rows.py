@@ -9,10 +9,11 @@ from typing import Any
 
 from impetusd.core import config
 from impetusd.core.lifecycle import State
+from impetusd.core.model import Config
 from impetusd.core.policy import Exit, signal_name
 from impetusd.supervisor import stats
 from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry
+from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.stats import Stats
 
@@ -20,7 +21,11 @@ from impetusd.supervisor.stats import Stats
 class Rows:
     """Makes rows. `sampled` is the memory of a slot's whole tree, in bytes, where that is measured anyway."""
 
-    def __init__(self, engine: Engine, starter: Starter, sampled: Callable[[str], int | None]) -> None:
+    def __init__(
+        self, engine: Engine, starter: Starter, configuration: Config, sampled: Callable[[str], int | None]
+    ) -> None:
+        self._timers = configuration.timers
+        self._checks = configuration.health.values()
         self._engine = engine
         self._starter = starter
         self._sampled = sampled
@@ -63,7 +68,14 @@ class Rows:
         return {
             **self.row(entry),
             "process": stats.details(entry.slot.pid) if entry.slot.pid is not None else {},
-            "spec": config.describe(entry.unit),
+            "spec": config.describe_timer(self._timers[entry.unit.name])
+            if entry.role is Role.JOB
+            else config.describe(entry.unit),
+            "checks": [
+                {"name": check.name, **config.describe_health(check)}
+                for check in self._checks
+                if check.target == entry.unit.name
+            ],
             "log_files": {"out": out, "error": error},
             "where": entry.unit.where,
             "history": [round(now - at, 1) for at in entry.slot.recent],
