@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Self
 
 import uvloop
+from bench_base import IMPETUSD, PYTHON, Instance, Load, compile_c, free_port, get, percentile, show
+from bench_ceiling import memory_ceiling
+from bench_flood import flooding_child
+from bench_many import many_idle, many_started_and_stopped
 
-PYTHON = sys.executable
-IMPETUSD = str(Path(sys.executable).with_name("impetusd"))
 APP = """
     import time
     from aiohttp import web
@@ -41,73 +36,6 @@ SAYS_WHEN = (  # a program that writes the time of its first instruction, withou
     "char *argv0; int main(void){struct timespec t; clock_gettime(CLOCK_MONOTONIC,&t);"
     'dprintf(1,"%ld.%09ld\\n",t.tv_sec,t.tv_nsec); pause();}'
 )
-
-
-class Instance:
-    """An impetusd of its own in a temporary folder."""
-
-    def __init__(self, ini: str, files: dict[str, str]) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="ib-"))
-        (self.dir / "impetusd.ini").write_text(textwrap.dedent(ini))
-        for name, text in files.items():
-            (self.dir / name).write_text(textwrap.dedent(text))
-        self.env = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "IMPETUSD_CONF": str(self.dir / "impetusd.ini")}
-
-    def __enter__(self) -> Self:
-        self.run("start")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.run("stop")
-        shutil.rmtree(self.dir)
-
-    def run(self, *args: str) -> str:
-        done = subprocess.run([IMPETUSD, *args], env=self.env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"impetusd {' '.join(args)} exited {done.returncode}:\n{done.stdout}{done.stderr}")
-        return done.stdout
-
-    def status(self) -> dict:
-        """Whatever state things are in: `status` exits 1 while something is not up."""
-        done = subprocess.run([IMPETUSD, "status", "--json"], env=self.env, capture_output=True, check=False)
-        return json.loads(done.stdout)
-
-    def settle(self, uptime: float = 1.1) -> dict[str, int]:
-        """Wait until all have been RUNNING long enough for a kill to be the first in a row. Returns pids by name."""
-        while True:
-            rows = self.status()["units"]
-            if all(row["state"] == "RUNNING" and row["uptime_s"] >= uptime for row in rows):
-                return {row["name"]: row["pid"] for row in rows}
-            time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def show(what: str, figure: str, beside: str, target: str, ok: bool) -> None:
-    print(
-        f"{'ok ' if ok else '** '} {what}\n       {figure}\n       beside: {beside}\n       target: {target}",
-        flush=True,
-    )
-
-
-def get(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
-        data = b""
-        while chunk := sock.recv(65536):
-            data += chunk
-    if b" 200 " not in data[:16]:
-        raise SystemExit(f"an answer without 200: {data[:80]!r}")
-    return data
 
 
 def workers_killed(rounds: int, import_s: float) -> None:
@@ -139,9 +67,8 @@ def workers_killed(rounds: int, import_s: float) -> None:
 def program_killed(rounds: int) -> None:
     """kill -9 a plain program; how long until the first byte of the next."""
     with tempfile.TemporaryDirectory() as folder:
-        program = f"{folder}/says_when"
         source = f"#include <stdio.h>\n#include <time.h>\n#include <unistd.h>\n{SAYS_WHEN}"
-        subprocess.run(["cc", "-O1", "-x", "c", "-", "-o", program], input=source.encode(), check=True)
+        program = compile_c(folder, "says_when", source)
         bare = []
         for _ in range(rounds):
             began = time.monotonic()
@@ -171,50 +98,6 @@ def program_killed(rounds: int) -> None:
         "p50 ≤ 2.5 ms, p99 ≤ 8 ms",
         p50 <= 2.5,
     )
-
-
-class Load:
-    """A steady load on keep-alive connections and on one connection a request, half each. Nothing is tried again."""
-
-    def __init__(self, port: int, per_second: int, clients: int = 20) -> None:
-        self.port = port
-        self.interval = clients / per_second
-        self.clients = clients
-        self.done = 0
-        self.failed: list[str] = []
-        self.slowest = 0.0
-
-    async def run(self, stop: asyncio.Event) -> None:
-        await asyncio.gather(*(self._client(number, stop) for number in range(self.clients)))
-
-    async def _client(self, number: int, stop: asyncio.Event) -> None:
-        keep = number % 2 == 0
-        streams = None
-        due = time.monotonic() + self.interval * number / self.clients
-        while not stop.is_set():
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            due = max(due + self.interval, time.monotonic())
-            began = time.monotonic()
-            try:
-                streams = streams or await asyncio.open_connection("127.0.0.1", self.port)
-                reader, writer = streams
-                connection = b"keep-alive" if keep else b"close"
-                writer.write(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: " + connection + b"\r\n\r\n")
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length:")[2].split()[0])
-                await reader.readexactly(length)
-                if b" 200 " not in head[:16]:
-                    self.failed.append(head[:40].decode())
-                if not keep or b"connection: close" in head.lower():
-                    writer.close()
-                    streams = None
-            except (OSError, asyncio.IncompleteReadError, ValueError, IndexError) as error:
-                self.failed.append(repr(error))
-                streams = None
-            self.done += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
-        if streams:
-            streams[1].close()
 
 
 def supervisor_killed(rounds: int, per_second: int = 1000) -> None:
@@ -353,6 +236,10 @@ def main() -> None:
         "supervisor": lambda n: supervisor_killed(max(3, n // 3)),
         "status": status_latency,
         "throughput": lambda n: requests_per_second(max(3, n // 5)),
+        "many": lambda n: many_started_and_stopped(max(3, n // 10)),
+        "idle": lambda _: many_idle(),
+        "flood": lambda n: flooding_child(max(3, n // 10), n * 4),
+        "ceiling": lambda n: memory_ceiling(max(3, n // 10)),
     }
     parser.add_argument("only", nargs="*", metavar="WHICH", help=f"of {', '.join(benches)}; all of them unless named")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="how often each is done (30)")

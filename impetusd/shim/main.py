@@ -24,15 +24,18 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 if __name__ == "__main__":  # -I -S leaves only the standard library on the path
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from impetusd.shim import spawn, tree, wire
 
-T = TypeVar("T")
+TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 EX_TEMPFAIL = 75
 SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  # its command, before CONF and PATHS
@@ -110,6 +113,7 @@ class Shim:
         self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
         self.blobs: dict[str, str] = {}
         self.kept: dict[str, int] = {}
+        self.lost: set[str] = set()  # names for which no descriptor came: there was none left to take it
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.spare: list[int] = []
         self._hold_back()
@@ -373,7 +377,10 @@ class Shim:
                     self.blobs[op["key"]] = op["blob"]
             case "keep":
                 self._drop(op["name"])
-                self.kept[op["name"]] = fds.pop(0)
+                if fds:
+                    self.kept[op["name"]] = fds.pop(0)
+                else:
+                    self.lost.add(op["name"])
             case "drop":
                 self._drop(op["name"])
             case "spawn":
@@ -392,6 +399,7 @@ class Shim:
                 pass
 
     def _drop(self, name: str) -> None:
+        self.lost.discard(name)
         fd = self.kept.pop(name, None)
         if fd is not None:
             os.close(fd)
@@ -432,6 +440,8 @@ class Shim:
         return child
 
     def _fd(self, name: str) -> int:
+        if name in self.lost:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if name and name not in self.kept:
             raise ValueError(f"no descriptor is kept as {name}")
         return self.kept[name] if name else self.null

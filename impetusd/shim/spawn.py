@@ -23,10 +23,13 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Callable
-from typing import Any, NoReturn
 
 from impetusd.shim.clone import fork_into
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAPBSET_DROP = 24

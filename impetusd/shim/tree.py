@@ -15,8 +15,10 @@ import errno
 import functools
 import os
 import signal
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 def _unless_blind(error: OSError) -> None:
@@ -25,16 +27,18 @@ def _unless_blind(error: OSError) -> None:
         raise error
 
 
-@dataclass(slots=True)
 class Member:
     """A process as /proc shows it. `started` (clock ticks since boot) tells it from a later one with its pid."""
 
-    pid: int
-    parent: int
-    group: int
-    session: int
-    started: int
-    zombie: bool
+    __slots__ = ("group", "parent", "pid", "session", "started", "zombie")
+
+    def __init__(self, pid: int, parent: int, group: int, session: int, started: int, *, zombie: bool) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.started = started
+        self.zombie = zombie
 
 
 def read(pid: int) -> Member | None:
@@ -46,7 +50,8 @@ def read(pid: int) -> Member | None:
         _unless_blind(error)
         return None
     fields = text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
-    return Member(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), fields[0] in {b"Z", b"X", b"x"})
+    zombie = fields[0] in {b"Z", b"X", b"x"}
+    return Member(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), zombie=zombie)
 
 
 def children() -> list[int]:

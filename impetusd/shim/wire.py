@@ -31,8 +31,11 @@ import array
 import json
 import os
 import socket
-from collections.abc import Sequence
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 INLINE = 65536  # bytes; a longer message goes through a memfd
 MOST_FDS = 250  # the kernel takes SCM_MAX_FD = 253 a message

@@ -218,11 +218,16 @@ class Commands:
         asked = self._with_needs(named)
         if params["rolling"]:
             taken = self._engine.roll(named, "rolling restart")
+            before = {entry.slot.pid: entry for entry in taken}
         else:
-            taken = named
+            taken, before = named, {}
             self._engine.restart(named)
         self._engine.start([entry for entry in asked if entry not in taken])
-        return await self._settled(asked, wait=params["wait"])
+        answer = await self._settled(asked, wait=params["wait"])
+        kept = [entry for pid, entry in before.items() if entry.slot.pid == pid and entry.slot.state is State.RUNNING]
+        if params["wait"] and answer["ok"] and kept:  # what failed was made for this alone, and is gone again
+            raise ProtocolError(FAILED, f"{kept[0].name} is {self._engine.reason(kept[0])}", EXIT_FAILED)
+        return answer
 
     async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]

@@ -9,12 +9,15 @@ either none of a round or all of it.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import random
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -43,7 +46,7 @@ from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.supervisor import record
 from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, roles, slot_name
+from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, differ, roles, slot_name
 from impetusd.supervisor.rolling import Rolling, is_idle, is_serving, leaving_slot, taken
 from impetusd.supervisor.starter import Starter
 
@@ -51,6 +54,9 @@ EX_THREADS = 77  # the template's exit when the application starts threads at im
 PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
 TEMPLATE_GONE = frozenset({"its template is gone", "its template ended"})  # as the shim says it of a fork
 LONG = 5.0  # seconds until the next try for which it does not wait either
+NO_DESCRIPTOR = os.strerror(errno.EMFILE)
+AT_ONCE = 25  # starts in one message to the shim
+SPARING = 10  # times what looking at the conditions of `until` takes, until they are looked at again
 LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
 
 
@@ -79,7 +85,9 @@ class Engine:
         self._waiting: dict[str, Entry] = {}
         self._by_process: dict[int, Entry] = {}
         self._by_pid: dict[int, Entry] = {}
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Future[None], Callable[[], bool]] = {}
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
         self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
@@ -128,12 +136,15 @@ class Engine:
         return entry
 
     def _make_passing(self, unit: Unit, key: str, blobs: Mapping[str, str]) -> None:
-        """A slot that no configuration asks for: of a worker that leaves, or parked for one replacement only."""
+        """A slot that no configuration asks for: scaled away, of a worker that leaves, or parked for one replacement."""
         kind, _, name = key.partition(":")
         owner, _, rest = name.partition(":")
-        if kind != "slot" or owner != unit.name or name in self.entries or unit.kind is not Kind.POOL:
+        if kind != "slot" or owner != unit.name or name in self.entries:
             return
-        if rest.endswith(":leaving"):
+        if rest.isdigit():
+            role = Role.WORKER if unit.kind is Kind.POOL else Role.PROGRAM
+            self._make(unit, role, int(rest), blobs).dismissed = True
+        elif rest.endswith(":leaving"):
             self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
         elif rest.startswith("standby"):
             self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).extra = True
@@ -164,6 +175,8 @@ class Engine:
                 self._reconcile_without(entry)
             else:
                 self._reconcile(entry, row)
+            if entry.dismissed and entry.slot.want is Want.UP:  # it was scaled away, and nobody has told it yet
+                self._inbox.append((entry, Stop()))
         for process, row in held.items():
             if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
@@ -257,6 +270,12 @@ class Engine:
             self.post(entry, Fail(reason, hard))
 
     def _ask(self, entries: Iterable[Entry], event: Event) -> None:
+        """A few at a time: the shim has begun by when the next are told, and a fork copies the pipes of fewer slots."""
+        waiting = iter(entries)
+        while some := list(islice(waiting, AT_ONCE)):
+            self._ask_some(some, event)
+
+    def _ask_some(self, entries: Iterable[Entry], event: Event) -> None:
         for entry in entries:
             if entry.role is Role.LEAVING:
                 continue  # it has been replaced already
@@ -368,6 +387,8 @@ class Engine:
             self._waiting[entry.name] = entry
             self._pump()
             return
+        if end.stage and end.error == NO_DESCRIPTOR:  # the shim may have none of its pipes: the next start makes others
+            self._starter.forget_pipe(entry)
         if entry.role is Role.TEMPLATE and end.code == EX_THREADS:
             self._run_afresh(entry)
         left = bool(event["left"]) and entry.policy.treekill
@@ -438,8 +459,8 @@ class Engine:
             self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
         self._dirty.clear()
         self._starter.flush()
-        for watcher in self._watchers:
-            watcher.set()
+        if self._watchers and self._looking is None:
+            self._looking = self._loop.call_at(self._look_at, self._look)
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
@@ -520,7 +541,7 @@ class Engine:
         if entry.waits is not None:
             self._waiting[entry.name] = entry
             return
-        parked = self._parked(entry) if entry.role is Role.WORKER else None
+        parked = self.parked(entry) if entry.role is Role.WORKER else None
         if parked is not None:
             self._promote(entry, parked)
             return
@@ -605,18 +626,22 @@ class Engine:
 
     def extra_standby(self, worker: Entry) -> Entry:
         """A slot for one worker that is to take over from another, in a pool that parks none."""
-        index = worker.index if worker.unit.per_instance or worker.unit.increment_var else 0
+        index = worker.index if differ(worker.unit) else 0
         entry = self._make(worker.unit, Role.STANDBY, index, {})
         entry.extra = True
         self._sort()
         return entry
 
-    def _parked(self, worker: Entry) -> Entry | None:
+    def parked(self, worker: Entry) -> Entry | None:
+        """A worker that waits to be put to work, and may be in the place of this one."""
         return next(
             (
                 entry
                 for entry in self.of_unit(worker.unit)
-                if entry.role is Role.STANDBY and entry.slot.state is State.RUNNING and entry.rec.process is not None
+                if entry.role is Role.STANDBY
+                and entry.slot.state is State.RUNNING
+                and entry.rec.process is not None
+                and (entry.index == worker.index or not differ(worker.unit))
             ),
             None,
         )
@@ -629,7 +654,7 @@ class Engine:
                 if unit.enabled and not self.is_ready(unit):
                     return lambda: f"waits for {name}{self._trouble(self.of_unit(unit))}"
         if entry.role in FORKED and self.preloads(entry.unit):
-            if entry.role is Role.WORKER and self._parked(entry) is not None:
+            if entry.role is Role.WORKER and self.parked(entry) is not None:
                 return None
             template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)]
             if template.slot.state is not State.RUNNING:
@@ -698,15 +723,23 @@ class Engine:
         return any(self.settled(need) and need.slot.state is not State.RUNNING for need in needs)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is looked at again after each change."""
-        watcher = asyncio.Event()
-        self._watchers.add(watcher)
-        try:
-            while not condition():
-                watcher.clear()
-                await watcher.wait()
-        finally:
-            self._watchers.discard(watcher)
+        """Wait until `condition` holds; it is looked at again after each change, or a little later: see SPARING."""
+        while not condition():
+            met = self._loop.create_future()
+            self._watchers[met] = condition
+            try:
+                await met
+            finally:
+                del self._watchers[met]
+
+    def _look(self) -> None:
+        """Wake those whose conditions hold. Of 500 slots one may ask for all and 500 for one each, at each change."""
+        self._looking = None
+        began = time.thread_time()
+        for met, condition in self._watchers.items():
+            if not met.done() and condition():
+                met.set_result(None)
+        self._look_at = time.monotonic() + SPARING * (time.thread_time() - began)
 
     def shown(self, entry: Entry) -> str:
         """The slot's name as it is printed: a program with one slot goes by the unit's name, and so does a job."""

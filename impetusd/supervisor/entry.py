@@ -90,6 +90,11 @@ def policy_for(unit: Unit, role: Role) -> Policy:
             return policy_of(unit)
 
 
+def differ(unit: Unit) -> bool:
+    """Whether a process is made for one place, since each instance has values of its own."""
+    return bool(unit.per_instance or unit.increment_var)
+
+
 def roles(unit: Unit, instances: int) -> list[tuple[Role, int]]:
     """The slots that a unit has, in the order in which they are shown."""
     match unit.kind:

@@ -9,6 +9,7 @@ for this purpose. Marks are part of the slots' records: a supervisor that dies i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from impetusd.core.lifecycle import HandOver, Recycle, Restart, Slot, Start, State, Stop, Taken, Want, has_budget
@@ -68,17 +69,21 @@ class Rolling:
         slot = entry.slot
         if entry.rec.due and slot.state is not State.RUNNING:
             self._clear(entry)  # it is getting a new process anyway, or none is wanted
-        if entry.role is Role.TEMPLATE and slot.state is State.FATAL:
+        if entry.role in {Role.TEMPLATE, Role.STANDBY} and slot.state is State.FATAL:
             for each in entries:
                 if each.rec.due:
-                    self._tell(f"{each.name}: is not replaced ({each.rec.due}): {entry.name} is FATAL: {slot.reason}")
-                    self._clear(each)
+                    self._call_off(each, f"({each.rec.due}): {entry.name} is FATAL: {slot.reason}")
         if entry.extra and slot.state in IDLE and not any(each.rec.due for each in entries):
             self._engine.dismiss(entry)
         if entry.role is Role.LEAVING and slot.state is State.RUNNING and slot.want is Want.UP:
             heir = next((e for e in entries if e.role is Role.WORKER and e.index == entry.index), None)
             if heir is None or heir.slot.state is State.RUNNING or heir.slot.want is Want.DOWN:
                 self._engine.post(entry, Stop())
+
+    def _call_off(self, entry: Entry, why: str) -> None:
+        self._tell(f"{entry.name}: is not replaced {why}")
+        entry.rec.slot = replace(entry.slot, reason=f"not replaced {why}")
+        self._clear(entry)
 
     def _clear(self, entry: Entry) -> None:
         entry.rec.due, entry.rec.asked = "", False
@@ -99,13 +104,16 @@ class Rolling:
                 self._engine.post(entry, Stop())  # the worker that it was made for is gone otherwise
 
     def _replace(self, worker: Entry, entries: list[Entry]) -> None:
-        parked = next((e for e in entries if e.role is Role.STANDBY and e.slot.state is State.RUNNING), None)
+        parked = self._engine.parked(worker)
         if parked is not None:
             reason, asked = worker.rec.due, worker.rec.asked
             self._clear(worker)
             self._engine.hand_over(worker, parked, HandOver(parked.slot.pid or 0, reason, asked))
         elif not any(e.role is Role.STANDBY for e in entries):
             self._engine.post(self._engine.extra_standby(worker), Start())
+        for entry in entries:
+            if parked is None and entry.extra:  # made for the place of another, which has found a process without it
+                self._engine.post(entry, Stop())
 
 
 def leaving_slot(slot: Slot) -> Slot:
