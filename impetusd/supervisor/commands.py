@@ -256,12 +256,14 @@ class Commands:
         busy = [entry for entry in entries if entry.slot.state not in IDLE]
         graph = {unit.name: unit.depends_on for unit in self._engine.units.values()}
         above = tree.dependents(graph)
-        mine = {entry.unit.name for entry in entries}
+        mine: dict[str, list[Entry]] = {}
+        for entry in entries:
+            mine.setdefault(entry.unit.name, []).append(entry)
 
         async def stop_unit(name: str) -> None:
-            for dependent in mine.intersection(above[name]):
+            for dependent in mine.keys() & above[name]:
                 await over[dependent].wait()
-            own = [entry for entry in entries if entry.unit.name == name]
+            own = mine[name]
             self._engine.stop(own)
             await self._engine.until(lambda: all(is_over(entry) for entry in own))
             over[name].set()

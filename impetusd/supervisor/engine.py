@@ -57,6 +57,7 @@ LONG = 5.0  # seconds until the next try for which it does not wait either
 NO_DESCRIPTOR = os.strerror(errno.EMFILE)
 AT_ONCE = 25  # starts in one message to the shim
 SPARING = 10  # times what looking at the conditions of `until` takes, until they are looked at again
+LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
 LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
 
 
@@ -642,6 +643,7 @@ class Engine:
                 and entry.slot.state is State.RUNNING
                 and entry.rec.process is not None
                 and (entry.index == worker.index or not differ(worker.unit))
+                and not any(e is entry and isinstance(event, LEAVES) for e, event in self._inbox)
             ),
             None,
         )

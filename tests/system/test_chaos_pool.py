@@ -74,3 +74,17 @@ def test_a_worker_made_for_one_place_is_not_put_into_another(impetusd: Instance)
     after = impetusd.settle(lambda status: set(status.rows) == {"web:0", "web:1"})
     assert fetch(port)
     assert [value(after[name].pid, "NUMBER") for name in ("web:0", "web:1")] == ["100", "101"]
+
+
+def test_a_restart_of_all_while_one_waits_to_be_tried_again_takes_no_worker_that_is_about_to_leave(
+    impetusd: Instance,
+) -> None:
+    port = impetusd.port()
+    impetusd.start(f"[pool:web]\n{pool(port, restart_delay='60s')}")
+    before = impetusd.settle()
+    impetusd.kill(before["web:1"].pid)
+    impetusd.wait_state("web:1", "BACKOFF")
+    impetusd.run("restart", "web")
+    after = impetusd.settle()
+    assert not set(before.pids.values()) & set(after.pids.values())
+    assert {row.generation for row in after.rows.values()} == {2}
