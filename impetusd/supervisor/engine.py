@@ -47,7 +47,7 @@ from impetusd.core.policy import Exit, signal_name
 from impetusd.supervisor import record
 from impetusd.supervisor.childspec import CannotStart
 from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, differ, roles, slot_name
-from impetusd.supervisor.rolling import Rolling, is_idle, is_serving, leaving_slot, taken
+from impetusd.supervisor.rolling import Rolling, leaving_slot, taken
 from impetusd.supervisor.starter import Starter
 
 EX_THREADS = 77  # the template's exit when the application starts threads at import
@@ -519,7 +519,7 @@ class Engine:
         """Whether nobody takes over from this worker: then its idle connections need not be waited for."""
         if entry.role is not Role.WORKER or entry.slot.want is Want.UP:
             return False
-        others = [e for e in self.of_unit(entry.unit) if e.role is Role.WORKER and e is not entry and is_serving(e)]
+        others = [e for e in self.of_unit(entry.unit) if e.role is Role.WORKER and e is not entry and not e.dismissed]
         told = [e for e, event in self._inbox if isinstance(event, Stop)]
         return all(other.slot.want is Want.DOWN or other in told for other in others)
 
@@ -531,7 +531,7 @@ class Engine:
                 self.touch(heir)
         if entry.role is Role.LEAVING or ((entry.dismissed or entry.extra) and entry.slot.state is State.STOPPED):
             self.dismiss(entry)
-        if is_idle(self.of_unit(entry.unit)):
+        if all(each.slot.state in IDLE for each in self.of_unit(entry.unit)):
             for each in [entry, *self.of_unit(entry.unit)]:
                 self._starter.close_listeners(each.unit)
 

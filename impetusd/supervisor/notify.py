@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from impetusd.supervisor.entry import Entry, Role
 from impetusd.supervisor.link import Link
+from impetusd.supervisor.processes import stat
 
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 GENERATIONS = 8  # how far up from the sender the main process is looked for
@@ -117,8 +118,5 @@ def parse(body: bytes) -> dict[str, str]:
 
 def parent_of(pid: int) -> int:
     """The parent of `pid`, or 0."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+    fields = stat(pid)
+    return int(fields[1]) if fields is not None else 0

@@ -15,8 +15,8 @@ from impetusd.core.memory import Process
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def read(pid: int) -> Process | None:
-    """The process `pid`; None when there is none, or nothing but a zombie of it."""
+def stat(pid: int) -> list[bytes] | None:
+    """/proc/PID/stat from the state on, which is field 3 of proc(5); None when there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -27,8 +27,13 @@ def read(pid: int) -> Process | None:
         return None
     finally:
         os.close(fd)
-    fields = text[text.rindex(b")") + 2 :].split(b" ", 22)  # the name may hold blanks and brackets
-    if fields[0] in {b"Z", b"X"}:
+    return text[text.rindex(b")") + 2 :].split(b" ", 22)  # the name may hold blanks and brackets
+
+
+def read(pid: int) -> Process | None:
+    """The process `pid`; None when there is none, or nothing but a zombie of it."""
+    fields = stat(pid)
+    if fields is None or fields[0] in {b"Z", b"X"}:
         return None
     return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), int(fields[21]) * PAGE)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from impetusd.core.lifecycle import HandOver, Recycle, Restart, Slot, Start, State, Stop, Taken, Want, has_budget
-from impetusd.supervisor.entry import IDLE, SERVING, Entry, Role
+from impetusd.supervisor.entry import IDLE, Entry, Role
 
 if TYPE_CHECKING:
     from impetusd.core.model import Unit
@@ -131,13 +131,3 @@ def leaving_slot(slot: Slot) -> Slot:
 def taken(entry: Entry) -> Taken:
     """What a parked worker's slot is told when its process has been put to work."""
     return Taken(again=not entry.extra)
-
-
-def is_serving(entry: Entry) -> bool:
-    """Whether the slot counts when it is asked if the unit is up."""
-    return entry.role in SERVING and not entry.dismissed
-
-
-def is_idle(entries: Iterable[Entry]) -> bool:
-    """Whether nothing of the unit runs or is about to."""
-    return all(entry.slot.state in IDLE for entry in entries)

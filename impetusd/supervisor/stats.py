@@ -6,7 +6,8 @@ import os
 import time
 from typing import Any
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+from impetusd.supervisor.processes import PAGE, stat
+
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -21,13 +22,10 @@ class Stats:
 
     def read(self, pid: int) -> tuple[int | None, float | None]:
         """(resident bytes, percent of one core) of `pid`; None for what cannot be told."""
-        try:
-            with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-                text = file.read(4096)
-        except OSError:
+        fields = stat(pid)
+        if fields is None:
             self._last.pop(pid, None)
             return None, None
-        fields = text[text.rindex(b")") + 2 :].split(b" ", 22)  # the name may hold blanks and brackets
         used, born, now = (int(fields[11]) + int(fields[12])) * TICK, int(fields[19]) * TICK, time.monotonic()
         started, at, before = self._last.get(pid, (born, now, 0.0))
         if pid not in self._last or started != born:

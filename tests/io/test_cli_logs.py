@@ -8,33 +8,19 @@ import sys
 import threading
 
 import pytest
-from fake_supervisor import FakeSupervisor, paths_in
+from fake_supervisor import FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.cli import main, tail
+from impetusd.cli import tail
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 @pytest.fixture
-def paths(tmp_path):
-    made = paths_in(tmp_path)
-    os.makedirs(made.log_dir)
-    return made
-
-
-@pytest.fixture
-def cli(paths, monkeypatch, capsys):
-    """Run a command in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["impetusd", "-c", paths.conf, *args])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def paths(paths):
+    os.makedirs(paths.log_dir)
+    return paths
 
 
 def write(path, data, mode="ab"):

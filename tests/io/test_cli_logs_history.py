@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import gzip
 import os
-import sys
 import time
 
 import pytest
-from fake_supervisor import FakeSupervisor, paths_in
+from fake_supervisor import FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.cli import history, main, tail, when
+from impetusd.cli import history, tail, when
 from impetusd.supervisor.lines import Options, dress, stamp
 
 NOW = 1_800_000_000.0
 
 
 @pytest.fixture
-def paths(tmp_path):
-    made = paths_in(tmp_path)
-    os.makedirs(made.log_dir)
-    return made
-
-
-@pytest.fixture
-def cli(paths, monkeypatch, capsys):
-    """Run a command in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["impetusd", "-c", paths.conf, *args])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def paths(paths):
+    os.makedirs(paths.log_dir)
+    return paths
 
 
 def files(*triples):

@@ -8,10 +8,9 @@ import sys
 import time
 
 import pytest
-from fake_supervisor import FakeSupervisor, failed_row, paths_in, row
+from fake_supervisor import FakeSupervisor, failed_row, row
 
 from impetusd import control, launch
-from impetusd.cli import main
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -26,24 +25,6 @@ launch.shim_argv = lambda paths, **how: [sys.executable, {here!r} + "/fake_shim.
 from impetusd.cli.main import main
 sys.exit(main())
 """
-
-
-@pytest.fixture
-def paths(tmp_path):
-    return paths_in(tmp_path)
-
-
-@pytest.fixture
-def cli(paths, monkeypatch, capsys):
-    """Run a command in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["impetusd", "-c", paths.conf, *args])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 class Daemons:

@@ -11,7 +11,7 @@ import sys
 import threading
 
 import pytest
-from fake_supervisor import PONG, FakeSupervisor, failed_row, paths_in, row
+from fake_supervisor import PONG, FakeSupervisor, failed_row, row
 
 from impetusd.cli import main, progress, table
 from impetusd.cli.terminal import Screen, coloured, plain, screen_of
@@ -19,24 +19,6 @@ from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MAIN = f"import sys; sys.path.insert(0, {ROOT!r}); from impetusd.cli.main import main; code = main()"
-
-
-@pytest.fixture
-def paths(tmp_path):
-    return paths_in(tmp_path)
-
-
-@pytest.fixture
-def cli(paths, monkeypatch, capsys):
-    """Run a command in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["impetusd", "-c", paths.conf, *args])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def status(*rows):
