@@ -57,7 +57,7 @@ def shim_argv(paths: Paths, *, boot: bool = False) -> list[str]:
 
     `boot`: it starts by itself what has autostart, for nobody will send it `start`.
     """
-    shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim", "main.py")
+    shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim", "__main__.py")
     fields: dict[str, object] = {
         name: getattr(paths, name) for name in ("conf", "base_dir", "run_dir", "state_dir", "log_dir")
     }

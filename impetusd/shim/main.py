@@ -4,8 +4,7 @@ It spawns what it is told to, reports exits, signals only what it has not reaped
 be hit), keeps named descriptors and opaque strings, adopts orphans, and starts the supervisor again when that dies or
 falls silent. It decides nothing. `shim.wire` has the messages.
 
-Run by path, without site-packages (`python -I -S main.py CONF PATHS`), so that no other package can slow or break it.
-Exit status: 0 after an orderly end, 75 when the state directory is held by another shim, 1 when it had to give up.
+`shim/__main__.py` runs it. Exit status: 0 after an orderly end, 75 when the state directory is held by another shim, 1 when it had to give up.
 """
 
 from __future__ import annotations
@@ -24,9 +23,6 @@ import socket
 import sys
 import time
 from collections import deque
-
-if __name__ == "__main__":  # -I -S leaves only the standard library on the path
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from impetusd.shim import spawn, tree, wire
 
@@ -752,7 +748,3 @@ def take(lock: int) -> bool:
         else:
             return True
     return False
-
-
-if __name__ == "__main__":
-    sys.exit(main())

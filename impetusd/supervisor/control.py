@@ -80,17 +80,28 @@ class ControlServer:
                 self._busy.discard(task)
 
     async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> bytes:
+        news: list[bytes] = []
+
         def progress(name: str, state: str, reason: str) -> None:
+            if not news:  # 500 programs that end in one round are one write
+                asyncio.get_running_loop().call_soon(pass_on)
+            news.append(protocol.progress_line(name, state, reason))
+
+        def pass_on() -> None:
             if not writer.is_closing() and writer.transport.get_write_buffer_size() < protocol.MAX_LINE:
-                writer.write(protocol.progress_line(name, state, reason))
+                writer.write(b"".join(news))
+            news.clear()
 
         try:
             request = protocol.parse_request(line)
         except ProtocolError as error:
             return protocol.error_line(error)
         try:
-            return protocol.result_line(request.id, await self._handle(request, progress))
+            result = await self._handle(request, progress)
+            pass_on()  # the answer comes last
+            return protocol.result_line(request.id, result)
         except ProtocolError as error:
+            pass_on()
             error.id = request.id
             return protocol.error_line(error)
         except ConnectionError:

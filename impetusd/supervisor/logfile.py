@@ -57,6 +57,11 @@ class Lost:
 class LogFile:
     """Used by one thread. Opened when there is something to write; `options` say how it is rotated."""
 
+    __slots__ = (
+        *("_at", "_born", "_device", "_failing", "_inode", "_line_start", "_look_at", "_regular", "_retry_at"),
+        *("_rotate_at", "_skipping", "_tidied", "_told", "due_since", "fd", "lost", "midline", "options", "path"),
+    )
+
     def __init__(self, path: str, lost: Lost | None = None) -> None:
         self.path = path
         self.options = Options()

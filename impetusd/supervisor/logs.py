@@ -46,6 +46,25 @@ class _Watch:
 class _Pipe:
     """One pipe's read end, the file it goes to, and the last of what this run printed."""
 
+    __slots__ = (
+        *(
+            "_tail",
+            "by_lines",
+            "ended",
+            "fd",
+            "file",
+            "key",
+            "lane",
+            "lock",
+            "longest",
+            "name",
+            "options",
+            "run",
+            "total",
+        ),
+        *("waiting", "watch"),
+    )
+
     def __init__(self, name: str, fd: int, options: Options, lane: _Lane) -> None:
         self.name = name
         self.key = name.encode()

@@ -11,7 +11,6 @@ import contextlib
 import os
 import queue
 import re
-import shutil
 import struct
 import threading
 
@@ -99,6 +98,7 @@ def _next_plain(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # a
 
 def _compress(path: str, source: int) -> None:
     import gzip
+    import shutil  # 0.6 MB with the compressors that it brings
 
     temporary = f"{path}.gz.tmp"
     before = os.fstat(source)

@@ -172,7 +172,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_told(paths, daemons, monkeypat
 def test_the_shim_is_started_isolated(paths):
     argv = launch.shim_argv(paths)
     assert argv[:5] == [sys.executable, "-I", "-S", "-X", "utf8"]
-    assert argv[5].endswith("/impetusd/shim/main.py")
+    assert argv[5].endswith("/impetusd/shim/__main__.py")
     assert argv[6] == paths.conf
 
 

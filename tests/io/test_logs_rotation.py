@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import threading
 
 import pytest
@@ -186,14 +187,14 @@ class TestCompression:
         os.chmod(tmp_path / "o.2", 0o640)
         os.utime(tmp_path / "o.2", (1000.0, 1000.0))
         copying, go_on = threading.Event(), threading.Event()
-        copy = rotation.shutil.copyfileobj
+        copy = shutil.copyfileobj
 
         def slow(*arguments):
             copying.set()
             assert go_on.wait(30)
             copy(*arguments)
 
-        monkeypatch.setattr(rotation.shutil, "copyfileobj", slow)
+        monkeypatch.setattr(shutil, "copyfileobj", slow)
         thread = threading.Thread(target=rotation.compress_all, args=(str(path),))
         thread.start()
         assert copying.wait(30)
@@ -208,8 +209,8 @@ class TestCompression:
     def test_a_file_that_is_gone_meanwhile(self, tmp_path, monkeypatch):
         path = tmp_path / "o"
         (tmp_path / "o.2").write_bytes(b"1")
-        copy = rotation.shutil.copyfileobj
-        monkeypatch.setattr(rotation.shutil, "copyfileobj", lambda *a: (os.unlink(tmp_path / "o.2"), copy(*a)))
+        copy = shutil.copyfileobj
+        monkeypatch.setattr(shutil, "copyfileobj", lambda *a: (os.unlink(tmp_path / "o.2"), copy(*a)))
         rotation.compress_all(str(path))
         assert names(path) == []
 

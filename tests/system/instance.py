@@ -223,7 +223,7 @@ class Instance:
         """The daemon and all that it started, without the commands that the harness runs."""
         own = {process.pid for process in self._commands}
         # `impetusd run` becomes the daemon.
-        return [each for each in census.members(self.root) if each.pid not in own or "shim/main.py" in each.command]
+        return [each for each in census.members(self.root) if each.pid not in own or "shim/__main__.py" in each.command]
 
     def wait_state(self, name: str, *states: str) -> Row:
         """Wait until a slot is in one of `states`."""

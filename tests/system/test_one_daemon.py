@@ -17,7 +17,7 @@ ONE = f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes
 
 
 def shims(instance: Instance) -> list[census.Process]:
-    return [each for each in instance.members() if "shim/main.py" in each.command]
+    return [each for each in instance.members() if "shim/__main__.py" in each.command]
 
 
 def test_twenty_starts_at_once_are_one_daemon_and_twenty_true_answers(anyone: Instance) -> None:
