@@ -9,26 +9,37 @@ import click
 from impetusd.cli.main import complain
 from impetusd.cli.options import conf_option
 
-# In the order in which a newcomer meets them.
-COMMANDS = {
-    "init": "impetusd.cli.init",
-    "check": "impetusd.cli.check",
-    "start": "impetusd.cli.start",
-    "status": "impetusd.cli.status_command",
-    "health": "impetusd.cli.health",
-    "timers": "impetusd.cli.timers",
-    "trigger": "impetusd.cli.trigger",
-    "logs": "impetusd.cli.logs",
-    "flush": "impetusd.cli.flush",
-    "reopen-logs": "impetusd.cli.reopen_logs",
-    "describe": "impetusd.cli.describe",
-    "restart": "impetusd.cli.restart",
-    "scale": "impetusd.cli.scale",
-    "signal": "impetusd.cli.signal_command",
-    "stop": "impetusd.cli.stop",
-    "run": "impetusd.cli.run",
-    "version": "impetusd.cli.version",
+# As `--help` shows them: by what they are for, and in the order in which a newcomer meets them.
+GROUPS = {
+    "Begin": {
+        "init": "impetusd.cli.init",
+        "check": "impetusd.cli.check",
+        "run": "impetusd.cli.run",
+        "version": "impetusd.cli.version",
+    },
+    "Start and stop": {
+        "start": "impetusd.cli.start",
+        "stop": "impetusd.cli.stop",
+        "restart": "impetusd.cli.restart",
+        "scale": "impetusd.cli.scale",
+        "signal": "impetusd.cli.signal_command",
+    },
+    "Look": {
+        "status": "impetusd.cli.status_command",
+        "describe": "impetusd.cli.describe",
+        "health": "impetusd.cli.health",
+    },
+    "Timers": {
+        "timers": "impetusd.cli.timers",
+        "trigger": "impetusd.cli.trigger",
+    },
+    "Logs": {
+        "logs": "impetusd.cli.logs",
+        "flush": "impetusd.cli.flush",
+        "reopen-logs": "impetusd.cli.reopen_logs",
+    },
 }
+COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -44,6 +55,18 @@ class LazyGroup(click.Group):
         command = importlib.import_module(module).command
         assert isinstance(command, click.Command)  # what the table promises
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does it, group by group."""
+        width = max(map(len, COMMANDS))
+        for title, names in GROUPS.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                assert command is not None  # it is in the table
+                rows.append((name.ljust(width), command.get_short_help_str(100)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

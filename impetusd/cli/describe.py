@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 @conf_option
 def command(name: str, as_json: bool) -> int:
-    """Tell everything about a unit or a slot: its state and why, its last end, its log files, its configuration.
+    """Tell everything about a unit, a slot or a timer: its state and why, its last end, its log files, its configuration.
 
     Example: impetusd describe web:0
     """

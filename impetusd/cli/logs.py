@@ -158,9 +158,10 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source]]:
     from impetusd.cli.failure import Failure
 
     try:
-        units = place.load(at.conf).units
+        config = place.load(at.conf)
     except Failure:
         return (), []
+    units = {**config.units, **{name: timer.unit for name, timer in config.timers.items()}}
     found = []
     for unit in units.values():
         for stream, given in (("out", unit.out_file), ("error", unit.error_file)):

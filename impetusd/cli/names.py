@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 from impetusd.cli.failure import Failure
-from impetusd.core.protocol import EXIT_UNKNOWN_NAME
+from impetusd.core.protocol import EXIT_UNKNOWN_NAME, EXIT_USAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,12 +17,14 @@ def matches(pattern: str, unit: str, slot: str) -> bool:
     return fnmatch.fnmatchcase(unit, pattern) or fnmatch.fnmatchcase(slot, pattern)
 
 
-def require_known(names: Sequence[str], units: Collection[str]) -> None:
-    """Failure (exit 4) for the first name whose unit is none of `units`, so that a slip starts no daemon.
+def require_known(names: Sequence[str], units: Collection[str], timers: Collection[str] = ()) -> None:
+    """Failure for the first name that is none of `units` (exit 4, of `timers` 2), so that a slip starts no daemon.
 
     A slot's number is not looked at: the daemon knows how many there are.
     """
     for name in names:
+        if name in timers:
+            raise Failure(f"{name} is a timer; to run it now: impetusd trigger {name}", EXIT_USAGE)
         unit = name.partition(":")[0]
         if not any(fnmatch.fnmatchcase(each, pattern) for each in units for pattern in (name, unit)):
             import difflib

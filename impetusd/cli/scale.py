@@ -15,7 +15,8 @@ from impetusd.core.protocol import MAX_INSTANCES
 def command(name: str, n: int) -> int:
     """Run N instances of the unit NAME from now on, and wait until they are ready.
 
-    Holds until the daemon ends; `instances` in the INI file holds for good.
+    Holds until the daemon ends; `instances` in the INI file holds for good. Where that is a range like 2..8, N is at
+    most its end.
 
     Example: impetusd scale web 4
     """

@@ -44,7 +44,7 @@ def start(at: Place, names: Sequence[str]) -> int:
                 control.call(config.paths, "ping", {}, live.hooks)
             except control.NotRunning:
                 # A slip in a name must not start a daemon.
-                require_known(names, config.units)
+                require_known(names, config.units, config.timers)
                 launched = launch.ensure_running(config.paths, live.hooks)
             else:
                 launched = False

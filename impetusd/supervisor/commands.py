@@ -166,7 +166,10 @@ class Commands:
         lasting = [entry for entry in found if entry.role not in ONE_SHOT]
         if found and not lasting:
             name = found[0].unit.name
-            raise ProtocolError(FAILED, f"{name} is a timer; to run it now: impetusd trigger {name}", EXIT_USAGE)
+            what = f"a timer; to run it now: impetusd trigger {name}"
+            if found[0].role is Role.CHECK:
+                what = "the command of a health check, which runs by itself; impetusd health tells what it says"
+            raise ProtocolError(FAILED, f"{name} is {what}", EXIT_USAGE)
         return lasting
 
     def autostarted(self) -> list[Entry]:
@@ -293,7 +296,8 @@ class Commands:
             most = f"{unit.name} has {unit.instances_max} instances at most, as its INI section says (instances)"
             raise ProtocolError(FAILED, f"{most}; for more, raise it there", EXIT_USAGE)
         if unit.kind not in {Kind.POOL, Kind.PROGRAM}:
-            raise ProtocolError(FAILED, f"{unit.name} is a timer; it runs one job at a time", EXIT_USAGE)
+            what = "timer" if unit.kind is Kind.TIMER else "health check"
+            raise ProtocolError(FAILED, f"{unit.name} is a {what}; it runs one process at a time", EXIT_USAGE)
 
     def _signal(self, params: dict[str, Any]) -> dict[str, Any]:
         number = parse_signal(params["signal"])

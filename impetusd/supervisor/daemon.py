@@ -19,8 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from impetusd.core import config
-from impetusd.core.lifecycle import Slot
-from impetusd.core.lifecycle import State as Up
+from impetusd.core.lifecycle import Slot, State
 from impetusd.core.model import Config, ConfigError, Paths
 from impetusd.host import this_host
 from impetusd.supervisor import record
@@ -42,7 +41,7 @@ from impetusd.supervisor.readiness import Readiness
 from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.sockets import bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
-from impetusd.supervisor.state import State, boot_id
+from impetusd.supervisor.state import StateFile, boot_id
 from impetusd.supervisor.timers import Timers
 from impetusd.supervisor.watch import watch
 
@@ -77,7 +76,7 @@ class Daemon:
             self._writer.close()
             self._link.send([{"op": "quit"}])
             return
-        self._state = State(f"{self._paths.state_dir}/state.json", self._writer.line)
+        self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
         saved = self._state.load() if first else {}
         self._starter = Starter(self._link, self._writer, os.environ, self._paths.log_dir)
         self._oom = Oom()
@@ -99,8 +98,11 @@ class Daemon:
         self._writer.line(f"supervisor: {'began' if first else 'took over'} (pid {os.getpid()}, shim {self._link.pid})")
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
-        elif first and self._boot:
+        elif (first and self._boot) or "booting" in blobs:
+            self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
+            self._starter.put("booting", None)
+            self._starter.flush()
         await self._done.wait()
         await self._end()
 
@@ -351,7 +353,9 @@ class Daemon:
     @staticmethod
     def _is_one_more_try(before: Slot, after: Slot) -> bool:
         """With retry_after, that it was given up is told once, and next that it runs again."""
-        return after.half_open and (after.state is not Up.RUNNING) and (before.half_open or before.state is Up.FATAL)
+        return (
+            after.half_open and (after.state is not State.RUNNING) and (before.half_open or before.state is State.FATAL)
+        )
 
     # The end.
 

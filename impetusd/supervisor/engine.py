@@ -739,8 +739,13 @@ class Engine:
         self._looking = None
         began = time.thread_time()
         for met, condition in self._watchers.items():
-            if not met.done() and condition():
-                met.set_result(None)
+            if met.done():
+                continue
+            try:
+                if condition():
+                    met.set_result(None)
+            except Exception as error:  # whoever waits is to hear of it
+                met.set_exception(error)
         self._look_at = time.monotonic() + SPARING * (time.thread_time() - began)
 
     def shown(self, entry: Entry) -> str:

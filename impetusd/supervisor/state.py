@@ -12,19 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 VERSION = 1
 APART = 1.0  # seconds between two writes, unless the second is urgent
 AGAIN = 5.0  # seconds until a write that failed is tried again
-
-
-class Moment(NamedTuple):
-    """One instant on both clocks; a monotonic time means something in its own boot only."""
-
-    boot_id: str
-    wall: float
-    monotonic: float
 
 
 def boot_id() -> str:
@@ -36,22 +28,7 @@ def boot_id() -> str:
         return ""
 
 
-def this_moment() -> Moment:
-    """Now."""
-    return Moment(boot_id(), time.time(), time.monotonic())
-
-
-def carried(at: float, then: Moment, now: Moment) -> float:
-    """The monotonic time `at`, written down at `then`, on the monotonic clock of `now`.
-
-    Over a reboot the wall clock tells how much time has passed between the two, none if it was set back.
-    """
-    if then.boot_id and then.boot_id == now.boot_id:
-        return at
-    return now.monotonic - max(0.0, now.wall - then.wall) + (at - then.monotonic)
-
-
-class State:
+class StateFile:
     """The file at `path`, and `path`.old. `tell` takes a sentence for the daemon's log, in the loop's thread."""
 
     def __init__(self, path: str, tell: Callable[[str], None]) -> None:

@@ -52,6 +52,17 @@ def same(before: Status, after: Status, *names: str) -> None:
     assert {name: after[name].pid for name in names} == {name: before[name].pid for name in names}
 
 
+def test_a_boot_that_the_supervisor_did_not_survive_is_finished_by_the_next(impetusd: Instance) -> None:
+    names = [f"p{n}" for n in range(60)]
+    impetusd.write("".join(f"[program:{name}]\ncommand = {program('tell_ready', 'self')}\n" for name in names))
+    daemon = impetusd.popen("run")
+    first = wait_for(lambda: census.children(daemon.pid), "the supervisor")[0].pid
+    wait_for(lambda: len(census.children(daemon.pid)) > 1, "the first program")
+    impetusd.kill(first)
+    after = impetusd.settle(lambda now: len(now.pids) == len(names))
+    assert sorted(after.rows) == sorted(names)
+
+
 @pytest.fixture
 def running(anyone: Instance) -> Instance:
     everything(anyone)

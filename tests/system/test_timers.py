@@ -201,3 +201,11 @@ def test_stop_ends_what_runs_and_starts_nothing_more(impetusd: Instance) -> None
     since = impetusd.log().partition("slow:0: STOPPING")[2]
     assert "slow:0: STOPPED" in since
     assert "STARTING" not in since
+
+
+def test_without_a_daemon_a_timer_is_known_and_so_is_its_log(impetusd: Instance) -> None:
+    impetusd.write("[timer:job]\ncommand = true\nevery = 1d\nout_file = own.log\n")
+    impetusd.write("it ran\n", "own.log")
+    assert impetusd.run("logs", "job").out == "it ran\n"
+    refused = impetusd.run("start", "job", code=2)
+    assert refused.err == "impetusd: job is a timer; to run it now: impetusd trigger job\n"
