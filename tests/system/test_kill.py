@@ -53,8 +53,8 @@ def same(before: Status, after: Status, *names: str) -> None:
 
 
 def test_a_boot_that_the_supervisor_did_not_survive_is_finished_by_the_next(impetusd: Instance) -> None:
-    names = [f"p{n}" for n in range(60)]
-    impetusd.write("".join(f"[program:{name}]\ncommand = {program('tell_ready', 'self')}\n" for name in names))
+    names = [f"p{n}" for n in range(200)]  # in eight portions
+    impetusd.write("".join(f"[program:{name}]\ncommand = sleep 1000\nmin_uptime = 0\n" for name in names))
     daemon = impetusd.popen("run")
     first = wait_for(lambda: census.children(daemon.pid), "the supervisor")[0].pid
     wait_for(lambda: len(census.children(daemon.pid)) > 1, "the first program")
