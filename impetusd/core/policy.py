@@ -65,7 +65,8 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
 class Exit:
     """How a process ended: `code`, or `signal`, or `stage` with `error` when it could not be started at all.
 
-    `at` is Unix time in seconds; `oom` says, in the kernel's words, that it killed the process for memory.
+    `at` is Unix time in seconds; `oom` says, in the kernel's words, that it killed the process for memory. `core`: it
+    dumped core. `cpu_s` and `max_rss` (bytes) are what it used, with the children that it waited for; 0 is not known.
     """
 
     code: int | None = None
@@ -74,12 +75,16 @@ class Exit:
     error: str = ""
     at: float = 0.0
     oom: str = ""
+    core: bool = False
+    cpu_s: float = 0.0
+    max_rss: int = 0
 
     def __str__(self) -> str:
         if self.stage:
             return f"{self.stage} failed: {self.error}"
         if self.signal is not None:
-            return f"killed by {signal_name(self.signal)}{f' ({self.oom})' if self.oom else ''}"
+            more = self.oom or ("core dumped" if self.core else "")
+            return f"killed by {signal_name(self.signal)}{f' ({more})' if more else ''}"
         return f"exit {self.code}"
 
 

@@ -30,6 +30,9 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 FAILED = -32000
 
+# Who may ask what. Each may what those before it may.
+VIEWER, OPERATOR, ADMIN = ROLES = ("viewer", "operator", "admin")
+
 # What the command line exits with, as `data.exit` of an error.
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -127,15 +130,16 @@ class Param:
 
 
 class Method:
-    """What may be asked.
+    """What may be asked, and which role it takes.
 
     `idempotent`: asking twice leaves what asking once does, so a client whose connection dropped may ask again.
     `slow`: the answer may take as long as programs take to start or stop; the others are answered at once.
     """
 
-    __slots__ = ("idempotent", "params", "slow")
+    __slots__ = ("idempotent", "params", "role", "slow")
 
-    def __init__(self, *, idempotent: bool, slow: bool, **params: Param) -> None:
+    def __init__(self, role: str, *, idempotent: bool, slow: bool, **params: Param) -> None:
+        self.role = role
         self.idempotent = idempotent
         self.slow = slow
         self.params = params
@@ -145,24 +149,35 @@ _ANY_NAMES = Param(_names, ())
 _WAIT = Param(_flag, True)
 
 METHODS: Mapping[str, Method] = {
-    "ping": Method(idempotent=True, slow=False),
-    "status": Method(idempotent=True, slow=False, names=_ANY_NAMES),
-    "describe": Method(idempotent=True, slow=False, name=Param(_name, required=True)),
-    "logs": Method(idempotent=True, slow=False, names=_ANY_NAMES),
-    "start": Method(idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
-    "stop": Method(idempotent=True, slow=True, names=_ANY_NAMES),
-    "scale": Method(idempotent=True, slow=True, name=Param(_name, required=True), n=Param(_count, required=True)),
-    "restart": Method(idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT, rolling=Param(_flag, False)),
-    "health": Method(idempotent=True, slow=False),
-    "timers": Method(idempotent=True, slow=False),
-    "trigger": Method(idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
-    "reopen-logs": Method(idempotent=True, slow=True),
-    "flush": Method(idempotent=True, slow=True, names=_ANY_NAMES),
+    "ping": Method(VIEWER, idempotent=True, slow=False),
+    "status": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
+    "describe": Method(VIEWER, idempotent=True, slow=False, name=Param(_name, required=True)),
+    "logs": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
+    "start": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
+    "stop": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
+    "scale": Method(
+        OPERATOR, idempotent=True, slow=True, name=Param(_name, required=True), n=Param(_count, required=True)
+    ),
+    "restart": Method(OPERATOR, idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT, rolling=Param(_flag, False)),
+    "health": Method(VIEWER, idempotent=True, slow=False),
+    "timers": Method(VIEWER, idempotent=True, slow=False),
+    "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
+    "reopen-logs": Method(OPERATOR, idempotent=True, slow=True),
+    "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.
     "signal": Method(
-        idempotent=False, slow=False, names=Param(_some_names, required=True), signal=Param(_name, required=True)
+        OPERATOR,
+        idempotent=False,
+        slow=False,
+        names=Param(_some_names, required=True),
+        signal=Param(_name, required=True),
     ),
 }
+
+
+def may(role: str, method: str) -> bool:
+    """Whether a peer with `role` may ask for `method`, which exists."""
+    return ROLES.index(role) >= ROLES.index(METHODS[method].role)
 
 
 def check_params(method: str, params: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import sys
 import time
 from collections import deque
 
-from impetusd.shim import spawn, tree, wire
+from impetusd.shim import spawn, tree, usage, wire
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
@@ -618,10 +618,10 @@ class Shim:
         elif info.si_code == os.CLD_EXITED:
             how = {"code": info.si_status}
         else:
-            how = {"signal": info.si_status}
+            how = {"signal": info.si_status, "core": info.si_code == os.CLD_DUMPED}
             if info.si_status == signal.SIGKILL and not child.killed and self._lacked_memory(child):
                 how["oom"] = True
-        child.ended = {**how, "at": time.time()}
+        child.ended = {**how, **usage.of_zombie(child.pidfd), "at": time.time()}
         child.left = self._has_rest(child)
         self._tell_exit(child)
 

@@ -61,20 +61,20 @@ class Checks:
         slots: Callable[[str], Sequence[Entry]],
         shown: Callable[[Entry], str],
         fail: Callable[[Entry, str], object],
-        tell: Callable[[str], object],
+        turned: Callable[[Health, str, Turn, str], object],
         save: Callable[[], object],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """`ask`: as `Prober.ask`. `slots(name)`: the slots of a unit. `fail(slot, reason)`: it is judged broken.
 
-        `tell(line)`: for impetusd's log. `save()`: what `dump` says has changed; never called from within `changed`.
+        `turned(check, target, turn, reason)`: that is news. `save()`: what `dump` says has changed; never called from within `changed`.
         """
         self._checks = [check for check in checks if check.enabled]
         self._ask = ask
         self._slots = slots
         self._shown = shown
         self._fail = fail
-        self._tell = tell
+        self._turned = turned
         self._save = save
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
@@ -219,12 +219,9 @@ class Checks:
         before, now = subject.seen, self._loop.time()
         subject.seen, turn = health.observe(subject.rule, before, result, now)
         subject.last, subject.at = result, round(time.time(), 3)
-        name = f"health:{subject.check.name}"
-        match turn:
-            case Turn.ILL:
-                self._tell(f"{name}: {self._target(subject)} is {turn.value}: {self._reason(subject)}")
-            case Turn.WELL:
-                self._tell(f"{name}: {self._target(subject)} is {turn.value}")
+        if turn in {Turn.ILL, Turn.WELL}:
+            reason = self._reason(subject) if turn is Turn.ILL else ""
+            self._turned(subject.check, self._target(subject), turn, reason)
         subject.held = ""
         victim = None
         if result.blame and subject.check.action is Action.RESTART and health.restart_due(subject.rule, subject.seen):

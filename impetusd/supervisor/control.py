@@ -1,13 +1,12 @@
 """The control socket's server: lines in, lines out, bounded in every direction. What a request means is `commands`.
 
-Who may ask is what the kernel says of the peer (SO_PEERCRED): root and the user that impetusd runs as. Others are
-closed without an answer.
+Who asks is what the kernel says of the peer (SO_PEERCRED, SO_PEERGROUPS), and what it may ask for is its role, in the one
+table of `core.protocol`. Who has none is closed without an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,17 +19,43 @@ CONNECTIONS = 64
 IDLE = 10.0  # seconds that a connection may be silent between two requests
 BACKLOG = 1024
 
+SO_PEERGROUPS, MOST_GROUPS = 59, 256  # getsockopt of Python takes 1024 bytes at most
+
 Progress = Callable[[str, str, str], None]
 Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any]]]
+
+
+class Peer:
+    """The process at the other end."""
+
+    __slots__ = ("gid", "groups", "pid", "role", "uid")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.pid, self.uid, self.gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MOST_GROUPS * 4)
+        self.groups = frozenset({self.gid, *struct.unpack(f"{len(raw) // 4}I", raw)})
+        self.role = ""
 
 
 class ControlServer:
     """Answers on one listening socket."""
 
-    def __init__(self, handle: Handle, complain: Callable[[str], None]) -> None:
-        """`complain` is told of mistakes of ours: a request that failed for no reason of the caller's."""
+    def __init__(
+        self,
+        handle: Handle,
+        complain: Callable[[str], None],
+        role_of: Callable[[Peer], str],
+        audit: Callable[[Peer, Request, str, str], None],
+    ) -> None:
+        """`complain` is told of mistakes of ours: a request that failed for no reason of the caller's.
+
+        `role_of` gives one of ROLES, or "" for who may ask nothing. `audit` hears of each request for more than to look:
+        its outcome ("done", "failed", "refused") and the error, if there was one.
+        """
         self._handle = handle
         self._complain = complain
+        self._role_of = role_of
+        self._audit = audit
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: set[asyncio.Task[None]] = set()  # those with a request under way
@@ -49,8 +74,10 @@ class ControlServer:
             raise AssertionError("a connection is served in a task")
         self._tasks.add(task)
         try:
-            if len(self._tasks) <= CONNECTIONS and may_ask(writer.get_extra_info("socket")):
-                await self._converse(task, reader, writer)
+            peer = Peer(writer.get_extra_info("socket"))
+            peer.role = self._role_of(peer)
+            if len(self._tasks) <= CONNECTIONS and peer.role:
+                await self._converse(task, peer, reader, writer)
         except (ConnectionError, TimeoutError):
             pass
         except Exception as error:
@@ -60,7 +87,7 @@ class ControlServer:
             writer.close()
 
     async def _converse(
-        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, task: asyncio.Task[None], peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while True:
             try:
@@ -74,12 +101,12 @@ class ControlServer:
                 return
             self._busy.add(task)
             try:
-                writer.write(await self._answer(line, writer))
+                writer.write(await self._answer(line, peer, writer))
                 await asyncio.wait_for(writer.drain(), IDLE)
             finally:
                 self._busy.discard(task)
 
-    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> bytes:
+    async def _answer(self, line: bytes, peer: Peer, writer: asyncio.StreamWriter) -> bytes:
         news: list[bytes] = []
 
         def progress(name: str, state: str, reason: str) -> None:
@@ -96,18 +123,30 @@ class ControlServer:
             request = protocol.parse_request(line)
         except ProtocolError as error:
             return protocol.error_line(error)
+        needed = protocol.METHODS[request.method].role
+        if not protocol.may(peer.role, request.method):
+            sentence = (
+                f"{request.method} takes the role {needed}, and yours is {peer.role}: see [impetusd] in the INI file"
+            )
+            self._audit(peer, request, "refused", sentence)
+            return protocol.error_line(ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id))
         try:
             result = await self._handle(request, progress)
             pass_on()  # the answer comes last
+            if needed != protocol.VIEWER:
+                self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
             return protocol.result_line(request.id, result)
         except ProtocolError as error:
             pass_on()
+            if needed != protocol.VIEWER:
+                self._audit(peer, request, "failed", error.message)
             error.id = request.id
             return protocol.error_line(error)
         except ConnectionError:
             raise
         except Exception as error:
             self._complain(f"control: {request.method} failed: {error!r}")
+            self._audit(peer, request, "failed", repr(error))
             sentence = f"{request.method} failed inside impetusd ({type(error).__name__}: {error}); its log has more"
             return protocol.error_line(ProtocolError(protocol.INTERNAL_ERROR, sentence, 1, request.id))
 
@@ -119,9 +158,3 @@ class ControlServer:
             await asyncio.wait(self._busy, timeout=1.0)
         for task in self._tasks:
             task.cancel()
-
-
-def may_ask(sock: socket.socket) -> bool:
-    """Whether the peer is root or runs as we do."""
-    pid_uid_gid = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", pid_uid_gid)[1] in {0, os.geteuid()}

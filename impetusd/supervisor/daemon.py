@@ -15,22 +15,27 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from impetusd.core import config
+import impetusd
+from impetusd.core import config, news
+from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State
-from impetusd.core.model import Config, ConfigError, Paths
+from impetusd.core.model import Config, ConfigError, Health, Paths
+from impetusd.core.protocol import ADMIN, Request
 from impetusd.host import this_host
-from impetusd.supervisor import record
+from impetusd.supervisor import audit, record
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.checks import Checks
 from impetusd.supervisor.commands import Commands
-from impetusd.supervisor.control import ControlServer
+from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import Entry, Role
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
+from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Writer
 from impetusd.supervisor.memory import Memory
@@ -42,7 +47,7 @@ from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.sockets import bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
-from impetusd.supervisor.timers import Timers
+from impetusd.supervisor.timers import Outcome, Timers
 from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
@@ -78,9 +83,11 @@ class Daemon:
             return
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
         saved = self._state.load() if first else {}
-        self._starter = Starter(self._link, self._writer, os.environ, self._paths.log_dir)
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+        self._ledger = Ledger(f"{self._paths.state_dir}/ledger.jsonl", blobs, soon, self._writer.line)
+        self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
         self._oom = Oom()
-        self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed)
+        self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._starter.instances = self._engine.instances
         self._starter.shown = self._engine.shown
         self._build(configuration)
@@ -90,12 +97,12 @@ class Daemon:
         self._engine.adopt(self._link.table)
         self._begin()
         self._link.deliver()
-        self._control = ControlServer(self._commands.handle, self._writer.line)
+        self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, self._audit)
         await self._bind_control()
         watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
-        self._writer.line(f"supervisor: {'began' if first else 'took over'} (pid {os.getpid()}, shim {self._link.pid})")
+        self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
         elif (first and self._boot) or "booting" in blobs:
@@ -149,6 +156,7 @@ class Daemon:
             jobs.stop,
             lambda name, text: self._put(f"timer:{name}", text),
             tell,
+            record=self._timer_ran,
             boot_id=boot_id(),
         )
         prober = Prober(connect=self._connect, run_job=jobs.run)
@@ -158,7 +166,7 @@ class Daemon:
             slots=lambda name: engine.of_unit(engine.units[name]),
             shown=engine.shown,
             fail=engine.fail,
-            tell=tell,
+            turned=self._turned,
             save=lambda: self._put("checks", self._checks.dump()),
         )
         self._readiness = Readiness(ready=engine.ready, watch_line=self._watch_line)
@@ -335,11 +343,39 @@ class Daemon:
         if message.get("WATCHDOG") == "1":
             self._engine.ping(entry)
 
+    def _say(self, what: str, more: str = "") -> None:
+        """What becomes of the daemon itself."""
+        self._writer.line(f"supervisor: {what}{more}")
+        self._ledger.add("daemon", what=what, pid=os.getpid(), shim=self._link.pid, version=impetusd.__version__)
+        asyncio.get_running_loop().call_soon(self._starter.flush)
+
+    def _record(self, entry: Entry, kind: str, **fields: Any) -> None:
+        self._ledger.add(kind, unit=entry.unit.name, slot=self._engine.shown(entry), **fields)
+
+    def _timer_ran(self, name: str, outcome: Outcome, attempt: int) -> None:
+        told = {"ok": outcome.ok, "code": outcome.code, "duration_s": round(outcome.duration_s, 3), "why": outcome.why}
+        self._ledger.add("timer", unit=name, **told, reason=outcome.result, attempt=attempt)
+
+    def _turned(self, check: Health, target: str, turn: Turn, reason: str) -> None:
+        self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
+        state = "unhealthy" if turn is Turn.ILL else "healthy"
+        self._ledger.add("health", check=check.name, unit=check.target, slot=target, state=state, reason=reason)
+
+    def _audit(self, peer: Peer, request: Request, outcome: str, error: str) -> None:
+        self._ledger.add("command", **audit.command(peer, request, outcome, error))
+        asyncio.get_running_loop().call_soon(self._starter.flush)
+
+    def _role_of(self, peer: Peer) -> str:
+        return ADMIN if peer.uid in {0, os.geteuid()} else ""
+
     def _publish(self, entry: Entry, before: Slot) -> None:
-        """Each change is told once: to the daemon's log, and to those who wait for an answer."""
+        """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""
         after = entry.slot
-        news = after.state is not before.state or after.kills != before.kills
-        if news and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
+        if entry.role is not Role.CHECK:
+            for fields in news.of_change(entry.policy, before, after, time.monotonic()):
+                self._record(entry, **fields)
+        told = after.state is not before.state or after.kills != before.kills
+        if told and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
             pid = after.pid or before.pid
             reason = self._engine.reason(entry)
             process = f" (pid {pid})" if pid else ""
@@ -369,7 +405,7 @@ class Daemon:
     def _shut_down(self) -> None:
         if self._ending is None:
             self._commands.begin_the_end()
-            self._writer.line("supervisor: stopping everything")
+            self._say("stopping", " everything")
             self._ending = asyncio.create_task(self._stop_everything())
 
     async def _stop_everything(self) -> None:
@@ -384,7 +420,9 @@ class Daemon:
             os.unlink(self._paths.control_socket)
         self._save(urgent=True)
         await self._state.close()
-        self._writer.line("supervisor: everything is stopped")
+        self._say("ended", ": everything is stopped")
+        self._starter.flush()
+        await asyncio.to_thread(self._ledger.close)
         await asyncio.to_thread(self._writer.close)
         self._starter.quit()
 

@@ -21,7 +21,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
-from impetusd.core import lifecycle
+from impetusd.core import lifecycle, news
 from impetusd.core.lifecycle import (
     Cancel,
     Deadline,
@@ -70,14 +70,17 @@ class Engine:
         publish: Callable[[Entry, Slot], None],
         tell: Callable[[str], None],
         oom: Callable[[int, float], str | None],
+        record: Callable[..., None],
     ) -> None:
         """`publish` is told of each change, with the slot as it was before; `tell` writes into the daemon's log.
 
         `oom` says whether the kernel has killed `pid`, which ran `since`, for memory, in the kernel's words.
+        `record(entry, kind, **fields)` writes into the ledger what no change of a slot tells.
         """
         self._starter = starter
         self._publish = publish
         self._oom = oom
+        self._record = record
         self.rolling = Rolling(self, time.monotonic, tell)
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Entry, Event]] = deque()
@@ -251,7 +254,12 @@ class Engine:
 
     def recycle(self, entries: Iterable[Entry], reason: str) -> None:
         """A rule of the INI wants new processes in the place of healthy ones: one at a time, counted."""
-        if self.rolling.mark(entries, reason):
+        entries = list(entries)
+        known = [entry for entry in entries if entry.rec.due]  # a rule says so again until their turn has come
+        if marked := self.rolling.mark(entries, reason):
+            for entry in marked:
+                if entry not in known:
+                    self._acted(entry, reason)
             self._pump()
 
     def roll(self, entries: Iterable[Entry], reason: str) -> list[Entry]:
@@ -268,7 +276,12 @@ class Engine:
         if entry.role is Role.WORKER and not hard:
             self.recycle([entry], reason)
         else:
+            if entry.slot.state in {State.STARTING, State.RUNNING}:
+                self._acted(entry, reason)
             self.post(entry, Fail(reason, hard))
+
+    def _acted(self, entry: Entry, reason: str) -> None:
+        self._record(entry, "rule", pid=entry.slot.pid, rule=news.rule_of(reason), reason=reason)
 
     def _ask(self, entries: Iterable[Entry], event: Event) -> None:
         """A few at a time: the shim has begun by when the next are told, and a fork copies the pipes of fewer slots."""
@@ -378,6 +391,9 @@ class Engine:
             event.get("stage", ""),
             event.get("error", ""),
             round(event["at"], 3),
+            core=event.get("core", False),
+            cpu_s=event.get("cpu_s", 0.0),
+            max_rss=event.get("max_rss", 0),
         )
         if end.signal == signal.SIGKILL and not entry.slot.kills and entry.slot.pid is not None:
             counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
@@ -694,6 +710,8 @@ class Engine:
         if entry.slot.state is not State.RUNNING:
             entry.rec.tail = data.decode("utf-8", "backslashreplace").splitlines()[-40:]
             self._dirty[entry.name] = entry
+            if entry.rec.tail:
+                self._record(entry, "stderr", lines=[line[:500] for line in entry.rec.tail[-20:]])
         self._pump()
 
     # What is to be known.

@@ -92,6 +92,6 @@ def exit_row(end: Exit | None) -> dict[str, Any] | None:
         return None
     at = dt.datetime.fromtimestamp(end.at).astimezone().isoformat(timespec="milliseconds")
     if end.signal is not None:
-        oom = {"oom": end.oom} if end.oom else {}
-        return {"signal": signal_name(end.signal), "at": at, **oom}
+        more = {name: getattr(end, name) for name in ("oom", "core") if getattr(end, name)}
+        return {"signal": signal_name(end.signal), "at": at, **more}
     return {"code": end.code if end.code is not None else 127, "at": at}

@@ -26,6 +26,7 @@ from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
 from impetusd.supervisor.entry import FORKED, Entry, Role, log_files
+from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.sockets import listen_on
@@ -39,8 +40,9 @@ OF_A_FORK = ("INVOCATION_ID", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET", "WAT
 class Starter:
     """Gathers what one round of the engine asks for, and sends it."""
 
-    def __init__(self, link: Link, writer: Writer, environ: Mapping[str, str], log_dir: str) -> None:
+    def __init__(self, link: Link, writer: Writer, ledger: Ledger, environ: Mapping[str, str], log_dir: str) -> None:
         """`environ` is the daemon's environment, of which a few variables are handed on."""
+        self._ledger = ledger
         self._link = link
         self._writer = writer
         self._environ = environ
@@ -94,6 +96,7 @@ class Starter:
 
         Of more descriptors than one message takes, the first go ahead: see `continue_from`.
         """
+        self._puts.update(self._ledger.puts())
         if not (self._puts or self._ops or self._keeps):
             return
         keeps = self._keeps

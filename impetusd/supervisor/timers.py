@@ -138,11 +138,16 @@ class Timers:
         keep: Callable[[str, str], None],
         tell: Callable[[str], None],
         *,
+        record: Callable[[str, Outcome, int], None],
         boot_id: str,
         clock: Callable[[], Now] = read_clocks,
         alarm: Callable[[Callable[[], None]], Rings] = Alarm,
     ) -> None:
-        """`start` and `stop` the slot of a job; `keep` the record of the timer so named; `tell` the daemon's log."""
+        """`start` and `stop` the slot of a job; `keep` the record of the timer so named; `tell` the daemon's log.
+
+        `record` hears of each result, with the number of the attempt, for the ledger.
+        """
+        self._record_result = record
         self._start_slot = start
         self._stop_slot = stop
         self._keep_record = keep
@@ -225,7 +230,7 @@ class Timers:
         run = Run(**data["run"]) if data["run"] else None
         if run is not None and anew:
             lost = Outcome(at=run.at, duration_s=0.0, ok=False, result=LOST, why=run.why, failed=True)
-            self._note(job, lost)
+            self._note(job, lost, run.attempt)
             self._retry(job, run.attempt, lost, now)
         elif run is not None:
             job.run, job.queued = run, data["queued"]
@@ -395,7 +400,7 @@ class Timers:
             code=end.code if end is not None and not run.ending else None,
             failed=failed,
         )
-        self._note(job, outcome)
+        self._note(job, outcome, run.attempt)
         waiters, job.waiters = job.waiters, []
         if stopped:
             self._refuse_queued(job, f"{job.timer.name} was stopped")
@@ -432,9 +437,9 @@ class Timers:
             self._note(job, Outcome(at=at, duration_s=0.0, ok=False, result=result, why=why))
         self._keep(job)
 
-    @staticmethod
-    def _note(job: Job, outcome: Outcome) -> None:
+    def _note(self, job: Job, outcome: Outcome, attempt: int = 1) -> None:
         job.runs = [outcome, *job.runs][:KEPT]
+        self._record_result(job.timer.name, outcome, attempt)
 
     def _keep(self, job: Job) -> None:
         self._keep_record(job.timer.name, self._record(job))

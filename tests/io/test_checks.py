@@ -46,9 +46,12 @@ class World:
     def made(self, checks, jitter):
         return Checks(
             checks, ask=self.ask, slots=lambda name: [each for each in self.entries if each.unit.name == name],
-            shown=lambda entry: entry.name, fail=self.fail, tell=self.told.append,
+            shown=lambda entry: entry.name, fail=self.fail, turned=self.turned,
             save=lambda: self.saves.append(self.checks.dump()), jitter=jitter,
         )  # fmt: skip
+
+    def turned(self, check, target, turn, reason):
+        self.told.append(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
 
     def take_over(self, saved, *checks):
         """The supervisor is killed, and the next one knows what the shim has kept of it."""

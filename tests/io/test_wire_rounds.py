@@ -18,6 +18,7 @@ from impetusd.supervisor.link import Link
 from impetusd.supervisor.starter import Starter
 
 WRITER: Any = SimpleNamespace()  # no log is written here
+LEDGER: Any = SimpleNamespace(puts=dict)
 
 
 def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dict[str, Any], int]]:
@@ -28,7 +29,7 @@ def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dic
         with ours, theirs:
             link = Link(ours, lambda _event: None)
             link.fds = held
-            starter = Starter(link, WRITER, {}, "")
+            starter = Starter(link, WRITER, LEDGER, {}, "")
             act(starter)
             starter.flush()
             ours.shutdown(socket.SHUT_WR)

@@ -77,6 +77,7 @@ class World:
         self.alarms: list[FakeAlarm] = []
         self.records: dict[str, str] = {}
         self.told: list[str] = []
+        self.recorded: list[tuple[str, str, int]] = []
         self.starts: list[tuple[str, float]] = []
         self.rings = 0
         self.slots = {name: Slot() for name in self.configured}
@@ -98,6 +99,7 @@ class World:
             lambda unit: self.post(unit.name, Stop()),
             self.records.__setitem__,
             self.told.append,
+            record=lambda name, outcome, attempt: self.recorded.append((name, outcome.result, attempt)),
             boot_id=self.boot_id,
             clock=lambda: Now(self.wall, self.boot, self.run),
             alarm=lambda ring: FakeAlarm(self, ring),

@@ -1,0 +1,67 @@
+"""Who gave a command, for the ledger: what /proc tells of the peer while it still waits for the answer."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pwd
+from typing import Any
+
+from impetusd.core.protocol import Request
+from impetusd.supervisor.control import Peer
+
+
+def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str, Any]:
+    """The fields of a `command` record."""
+    params = dict(request.params)
+    return {
+        "method": request.method,
+        "names": params.pop("names", None) or ([params.pop("name")] if "name" in params else []),
+        "params": params,
+        **who(peer),
+        "outcome": outcome,
+        "error": error,
+    }
+
+
+def who(peer: Peer) -> dict[str, Any]:
+    """The peer: user, process, terminal, role."""
+    return {
+        "uid": peer.uid,
+        "gid": peer.gid,
+        "user": user_name(peer.uid),
+        "peer_pid": peer.pid,
+        "comm": _comm(peer.pid),
+        "tty": _tty(peer.pid),
+        "role": peer.role,
+    }
+
+
+@functools.lru_cache(64)
+def user_name(uid: int) -> str:
+    """The name of a user; its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _comm(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def _tty(pid: int) -> str:
+    """pts/3, tty1, or "" for a process without a terminal."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            number = int(file.read().rpartition(b")")[2].split()[4])
+    except (OSError, ValueError, IndexError):
+        return ""
+    major, minor = os.major(number), os.minor(number)
+    if 136 <= major <= 143:  # UNIX98_PTY_SLAVE_MAJOR and its seven successors
+        return f"pts/{(major - 136) * 256 + minor}"
+    return f"tty{minor}" if major == 4 and minor < 64 else f"{major}:{minor}" if number else ""

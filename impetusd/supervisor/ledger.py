@@ -1,0 +1,182 @@
+"""The ledger's file: every start, end, rule and command, appended, bounded, and exact over the supervisor's own death.
+
+A record is numbered and given to the shim together with the round that it tells of; a thread writes it. A supervisor that
+dies in between leaves it with the shim, and the next one writes what the file does not have yet. A line that a power cut
+tore is cut off before anything is added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+BYTES = 4 << 20  # of one file; the one before is kept
+WAITING = 2000  # records that may wait for a disk which takes none; later ones are lost, and counted
+KEY = "ledger:"  # what the shim remembers it under, with the number of the last record in it
+AGAIN = 5.0  # seconds until a write that failed is tried again
+SYNC = 1.0  # seconds between two fdatasync
+TORN = 1 << 20  # bytes at the end of the file in which the last whole line is looked for
+
+
+class Ledger:
+    """Every method but those of the thread is called in the event loop's thread and returns without waiting."""
+
+    def __init__(
+        self,
+        path: str,
+        blobs: Mapping[str, str],
+        soon: Callable[[Callable[[], object]], object],
+        tell: Callable[[str], object],
+    ) -> None:
+        """`blobs`: what the shim remembers, of `puts` among other things. `soon` calls into the loop's thread."""
+        self._path = path
+        self._soon = soon
+        self._tell = tell
+        self._new: list[str] = []  # records of this round
+        self._waiting: deque[tuple[int, str]] = deque()  # (last number, key) of what the disk does not have yet
+        self._puts: dict[str, str | None] = {}
+        self._lost = 0
+        self._calls: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._n = _mend(path)
+        for key in sorted((key for key in blobs if key.startswith(KEY)), key=lambda key: int(key.removeprefix(KEY))):
+            lines = [line for line in blobs[key].splitlines(keepends=True) if json.loads(line)["n"] > self._n]
+            self._n = max(self._n, int(key.removeprefix(KEY)))
+            self._hand_over(key, lines)
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, kind: str, **fields: Any) -> None:
+        """Write down one record: it goes to the shim with the round that is under way, and to the disk soon after."""
+        if len(self._waiting) + len(self._new) >= WAITING:
+            self._lost += 1
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self.add("lost", records=lost)
+        self._n += 1
+        record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **fields}
+        self._new.append(json.dumps(record, separators=(",", ":")) + "\n")
+
+    def puts(self) -> dict[str, str | None]:
+        """What the shim is to remember or to forget with this round; the thread is told of it at the same time."""
+        if self._new:
+            key, lines = f"{KEY}{self._n}", self._new
+            self._new = []
+            self._puts[key] = "".join(lines)
+            self._hand_over(key, lines)
+        puts, self._puts = self._puts, {}
+        return puts
+
+    def close(self) -> None:
+        """Write what was handed over, for as long as one try takes. May be called in another thread, after the rest."""
+        self._calls.put(None)
+        self._closing.set()
+        self._thread.join(AGAIN)
+
+    def _hand_over(self, key: str, lines: list[str]) -> None:
+        number = int(key.removeprefix(KEY))
+        self._waiting.append((number, key))
+        self._calls.put((number, "".join(lines)))
+
+    def _written(self, number: int) -> None:
+        while self._waiting and self._waiting[0][0] <= number:
+            self._puts[self._waiting.popleft()[1]] = None
+
+    # The thread.
+
+    def _run(self) -> None:
+        fd, synced, failing = -1, 0.0, False
+        while (batch := self._calls.get()) is not None:
+            number, text = batch
+            while True:
+                try:
+                    fd = self._open(fd)
+                    _append(fd, text.encode("ascii"))
+                    if time.monotonic() - synced > SYNC:
+                        os.fdatasync(fd)
+                        synced = time.monotonic()
+                    break
+                except OSError as error:
+                    if not failing:
+                        self._say(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
+                    failing = True
+                    if self._closing.wait(AGAIN):
+                        return
+            if failing:
+                self._say(f"{self._path} is written again")
+            failing = False
+            self._in_loop(functools.partial(self._written, number))
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.fdatasync(fd)
+            os.close(fd)
+
+    def _say(self, text: str) -> None:
+        self._in_loop(functools.partial(self._tell, text))
+
+    def _in_loop(self, call: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this is the end
+            self._soon(call)
+
+    def _open(self, fd: int) -> int:
+        """The file, begun anew when it is full; or when somebody has removed it."""
+        if fd >= 0:
+            state = os.fstat(fd)
+            if state.st_nlink and state.st_size < BYTES:
+                return fd
+            if state.st_nlink:
+                os.replace(self._path, f"{self._path}.1")
+            os.close(fd)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+
+
+def _append(fd: int, data: bytes) -> None:
+    """All of it or nothing: a part that a full disk still took is taken back."""
+    size = os.fstat(fd).st_size
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(fd, data[written:])
+    except OSError:
+        if written:
+            os.ftruncate(fd, size)
+        raise
+
+
+def _mend(path: str) -> int:
+    """Cut a torn line off the end of the file. Returns the number of the last record, 0 where there is none."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        return _last_number(f"{path}.1") if error.errno == errno.ENOENT else 0
+    try:
+        size = os.fstat(fd).st_size
+        end = os.pread(fd, TORN, max(0, size - TORN))
+        whole = end.rfind(b"\n") + 1
+        if whole < len(end):
+            os.ftruncate(fd, size - len(end) + whole)
+    finally:
+        os.close(fd)
+    return _last_number(path) or _last_number(f"{path}.1")
+
+
+def _last_number(path: str) -> int:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-min(TORN, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            for line in reversed(file.read().splitlines()):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    return int(json.loads(line)["n"])
+    except OSError:
+        pass
+    return 0

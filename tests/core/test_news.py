@@ -1,0 +1,164 @@
+"""What the ledger is told of a slot: each start, each end with its decision, each rule, once."""
+
+from __future__ import annotations
+
+import signal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impetusd.core import news
+from impetusd.core.lifecycle import (
+    Deadline,
+    Exited,
+    Fail,
+    Gone,
+    HandOver,
+    Ping,
+    Ready,
+    Recycle,
+    Restart,
+    Slot,
+    Spawned,
+    Start,
+    State,
+    Stop,
+    step,
+)
+from impetusd.core.model import Autorestart
+from impetusd.core.policy import Exit, Policy
+
+POLICY = Policy(max_restarts=3, min_uptime=1.0, kill_timeout=5.0)
+OK, FAILED, KILLED = Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL)
+
+
+def told(*events, policy=POLICY, gap=10.0):
+    """The records of `events`, `gap` seconds apart."""
+    slot, at, records = Slot(), 100.0, []
+    for event in events:
+        before = slot
+        slot, _ = step(policy, slot, event, at, 0.5)
+        records += news.of_change(policy, before, slot, at)
+        at += gap
+    return records
+
+
+def decisions(*events, **how):
+    return [(each["state"], each["rule"]) for each in told(*events, **how) if each["kind"] in {"exit", "gone"}]
+
+
+UP = (Start(), Spawned(7), Ready())
+
+
+def test_a_start_and_how_long_until_it_was_ready():
+    assert told(*UP) == [
+        {"kind": "start", "pid": 7, "why": ""},
+        {"kind": "ready", "pid": 7, "after_s": 10.0},
+    ]
+
+
+def test_an_end_has_its_pid_how_long_it_ran_what_it_used_and_what_was_decided():
+    end = Exit(signal=signal.SIGSEGV, core=True, cpu_s=1.5, max_rss=4096)
+    assert told(*UP, Exited(end))[-1] == {
+        "kind": "exit",
+        "pid": 7,
+        "ran_s": 20.0,
+        "signal": "SIGSEGV",
+        "core": True,
+        "cpu_s": 1.5,
+        "max_rss": 4096,
+        "asked": False,
+        "state": "STARTING",
+        "rule": "started again at once (autorestart = always)",
+        "restarts": 1,
+        "retry_s": None,
+    }
+
+
+def test_a_start_that_failed_tells_its_stage():
+    end = Exit(stage="executing x", error="no such file")
+    record = told(Start(), Exited(end))[-1]
+    assert (record["stage"], record["error"], record["pid"]) == ("executing x", "no such file", None)
+    assert "code" not in record
+
+
+def test_each_decision_names_its_key():
+    assert decisions(*UP, Stop(), Exited(OK)) == [("STOPPED", "stopped as asked")]
+    assert decisions(*UP, Restart(), Exited(OK)) == [("STARTING", "started again as asked")]
+    assert decisions(*UP, Recycle("it is older than max_age = 1d"), Exited(OK)) == [
+        ("STARTING", "replaced: it is older than max_age = 1d")
+    ]
+    never = Policy(autorestart=Autorestart.NEVER)
+    assert decisions(*UP, Exited(FAILED), policy=never) == [("FATAL", "left down (autorestart = never)")]
+    on_failure = Policy(autorestart=Autorestart.ON_FAILURE)
+    assert decisions(*UP, Exited(OK), policy=on_failure) == [("EXITED", "left alone (autorestart = on-failure)")]
+    codes = Policy(stop_exit_codes=(3, 4))
+    assert decisions(*UP, Exited(Exit(code=3)), policy=codes) == [("EXITED", "left alone (stop_exit_codes = 3, 4)")]
+    config = Policy(fatal_exit_codes=(78,))
+    ((state, rule),) = decisions(*UP, Exited(Exit(code=78)), policy=config)
+    assert (state, rule) == ("FATAL", "given up at once: trying again cannot help")
+
+
+def test_a_crash_loop_is_told_until_it_is_given_up():
+    def short():
+        return Spawned(7), Exited(Exit(code=1))  # each end is one of its own
+
+    rules = decisions(Start(), *short(), *short(), Deadline(), *short(), Deadline(), *short(), gap=0.01)
+    assert rules == [
+        ("STARTING", "started again at once (autorestart = always)"),
+        ("BACKOFF", "started again after a wait (2 failed runs in a row; 2 of 3 restarts within 60 s)"),
+        ("BACKOFF", "started again after a wait (3 failed runs in a row; 3 of 3 restarts within 60 s)"),
+        ("FATAL", "given up (max_restarts = 3 within restart_window = 60 s)"),
+    ]
+
+
+def test_what_a_process_left_behind_has_its_decision_when_it_is_gone():
+    records = told(*UP, Exited(FAILED, left=True), Gone())
+    assert [(each["kind"], each["state"]) for each in records[2:]] == [("exit", "STOPPING"), ("gone", "STARTING")]
+
+
+def test_a_start_that_was_called_off_has_no_end():
+    assert told(Start(), Stop(), Gone()) == []
+    assert [each["kind"] for each in told(*UP, Stop(), Exited(OK), Start(), Stop(), Gone())] == [
+        "start",
+        "ready",
+        "exit",
+    ]
+
+
+def test_the_watchdog_and_the_patience_with_a_start_are_rules():
+    (hung,) = [e for e in told(*UP, Deadline(), policy=Policy(watchdog=5.0)) if e["kind"] == "rule"]
+    assert (hung["rule"], hung["pid"]) == ("watchdog", 7)
+    waits = Policy(wait_ready=True, listen_timeout=3.0)
+    (late,) = [e for e in told(Start(), Spawned(7), Deadline(), policy=waits) if e["kind"] == "rule"]
+    assert (late["rule"], late["reason"]) == ("listen_timeout", "not ready within 3 s")
+
+
+def test_one_more_try_of_what_was_given_up_is_told():
+    policy = Policy(max_restarts=1, retry_after=30.0)
+    records = told(Start(), Spawned(7), Exited(FAILED), Spawned(8), Exited(FAILED), Deadline(), policy=policy, gap=0.01)
+    assert [each["rule"] for each in records if each["kind"] == "rule"] == ["retry_after"]
+
+
+EVENTS = st.one_of(
+    *(st.just(event) for event in (Start(), Stop(), Restart(), Ready(), Gone(), Deadline(), Ping())),
+    st.builds(Spawned, st.integers(1, 3)),
+    st.builds(Exited, st.sampled_from([OK, FAILED, KILLED]), st.booleans()),
+    st.builds(HandOver, st.integers(4, 6), st.just("age")),
+    st.builds(Recycle, st.just("age")),
+    st.builds(Fail, st.just("unhealthy: x"), st.booleans()),
+)
+
+
+@given(st.lists(EVENTS, max_size=30), st.floats(0.01, 5.0))
+def test_every_process_that_began_is_told_and_every_end_too(events, gap):
+    slot, at, starts, ends = Slot(), 100.0, 0, 0
+    for event in events:
+        before = slot
+        slot, _ = step(POLICY, slot, event, at, 0.5)
+        kinds = [each["kind"] for each in news.of_change(POLICY, before, slot, at)]
+        assert kinds.count("start") == (slot.pid is not None and slot.pid != before.pid)
+        assert kinds.count("exit") == (slot.last_exit is not before.last_exit)
+        starts, ends = starts + kinds.count("start"), ends + kinds.count("exit")
+        at += gap
+    assert slot.state is not State.RUNNING or starts > 0
