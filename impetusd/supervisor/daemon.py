@@ -396,6 +396,7 @@ class Daemon:
     # The end.
 
     def _quiesce(self) -> None:
+        self._say("stopping", " everything")
         self._parts = (self._readiness, self._checks)  # the others are closed here
         self._timers.close()
         self._ageing.close()
@@ -405,7 +406,6 @@ class Daemon:
     def _shut_down(self) -> None:
         if self._ending is None:
             self._commands.begin_the_end()
-            self._say("stopping", " everything")
             self._ending = asyncio.create_task(self._stop_everything())
 
     async def _stop_everything(self) -> None:
