@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 import click
 
@@ -15,6 +16,9 @@ GROUPS = {
         "init": "impetusd.cli.init",
         "check": "impetusd.cli.check",
         "run": "impetusd.cli.run",
+        "startup": "impetusd.cli.startup",
+        "unstartup": "impetusd.cli.unstartup",
+        "completion": "impetusd.cli.completion",
         "version": "impetusd.cli.version",
     },
     "Start and stop": {
@@ -23,6 +27,12 @@ GROUPS = {
         "restart": "impetusd.cli.restart",
         "scale": "impetusd.cli.scale",
         "signal": "impetusd.cli.signal_command",
+    },
+    "Change": {
+        "plan": "impetusd.cli.plan",
+        "apply": "impetusd.cli.apply",
+        "enable": "impetusd.cli.enable",
+        "disable": "impetusd.cli.disable",
     },
     "Look": {
         "status": "impetusd.cli.status_command",
@@ -37,8 +47,10 @@ GROUPS = {
         "logs": "impetusd.cli.logs",
         "flush": "impetusd.cli.flush",
         "reopen-logs": "impetusd.cli.reopen_logs",
+        "logrotate": "impetusd.cli.logrotate",
     },
 }
+COMPLETING = "_IMPETUSD_COMPLETE"  # set by the scripts of `impetusd completion`: answer them, run nothing
 COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
 
@@ -83,7 +95,7 @@ class LazyGroup(click.Group):
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
+    if value and not ctx.resilient_parsing:
         from impetusd.cli import version
 
         version.show()
@@ -107,6 +119,10 @@ def cli() -> None:
 
 def run(args: list[str]) -> int:
     """Run the command in `args`; returns the exit code. What goes wrong in a command is raised; wrong usage is told here."""
+    if COMPLETING in os.environ:
+        from impetusd.cli import completion
+
+        return completion.answer(cli)
     try:
         code = cli.main(args or ["--help"], prog_name="impetusd", standalone_mode=False)
     except click.UsageError as error:

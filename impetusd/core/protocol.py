@@ -163,6 +163,15 @@ METHODS: Mapping[str, Method] = {
     "timers": Method(VIEWER, idempotent=True, slow=False),
     "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
     "reopen-logs": Method(OPERATOR, idempotent=True, slow=True),
+    "plan": Method(VIEWER, idempotent=True, slow=True),
+    # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
+    "apply": Method(ADMIN, idempotent=True, slow=True, token=Param(_name, "")),
+    "disable": Method(
+        ADMIN, idempotent=True, slow=True, names=Param(_some_names, required=True), token=Param(_name, "")
+    ),
+    "enable": Method(
+        ADMIN, idempotent=True, slow=True, names=Param(_some_names, required=True), token=Param(_name, "")
+    ),
     "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.
     "signal": Method(

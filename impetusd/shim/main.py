@@ -24,7 +24,7 @@ import sys
 import time
 from collections import deque
 
-from impetusd.shim import spawn, tree, usage, wire
+from impetusd.shim import spawn, tree, upstream, usage, wire
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ class Shim:
         tree.children()  # has it open the file that it needs
         state = os.stat(paths["state_dir"])
         self.cgroups = tree.Cgroups(f"impetusd-{state.st_dev}-{state.st_ino}")
+        # One that went to the background is not the main process of whatever service started it.
+        self.upstream = upstream.Upstream(os.environ if paths.get("boot") else {})
 
     # The loop.
 
@@ -142,6 +144,7 @@ class Shim:
             if self.sweep_due:
                 self._survive(self._sweep)
             self._mind_supervisor()
+            self.upstream.beat(time.monotonic())
             if self.quitting and self.supervisor is None:
                 self.cgroups.remove(self.cgroups.root)
                 return 0
@@ -161,10 +164,9 @@ class Shim:
     def _listen_to_signals(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, lambda *_: None)
-        for number in (signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
         def wake() -> None:
             for number in os.read(reader, 4096):
@@ -172,6 +174,9 @@ class Shim:
                     self.sweep_due = True
                 elif number == signal.SIGUSR2:  # a supervisor that is only just coming up opens them anew anyway
                     self.emit({"event": "reopen-logs"})
+                elif number == signal.SIGHUP:  # remembered until the supervisor, this one or the next, forgets it
+                    self.blobs["hup"] = "yes"
+                    self.emit({"event": "apply"})
                 elif not self.shutdown:
                     log(f"{signal.Signals(number).name}: ending")
                     self.shutdown = True
@@ -189,7 +194,8 @@ class Shim:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        wait = max(0.0, (self.heard + SILENCE if self.due is None else self.due) - now)
+        due = self.heard + SILENCE if self.due is None else self.due
+        wait = max(0.0, min(due, self.upstream.due) - now)
         return min(wait, LOOK_AGAIN) if self.sweep_due else wait
 
     def _seeing(self, look: Callable[[], T]) -> T:
@@ -389,6 +395,8 @@ class Shim:
                     self._signal(child, op["number"], op["scope"])
             case "ack":
                 self._ack(op["process"])
+            case "notify":
+                self.upstream.say(op["text"])
             case "quit":
                 self.quitting = True
             case "beat":

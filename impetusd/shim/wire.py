@@ -12,6 +12,7 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     signal process number scope   scope is main, rest or tree
     ack process         the exit has been written down: reap
     beat                alive
+    notify text         tell the manager that started us (sd_notify)
     quit                end, once the supervisor has exited
 
 From the shim, a message is one event:
@@ -23,6 +24,8 @@ From the shim, a message is one event:
                         where they are known, and "oom": true when the memory controller of its own cgroup says that
                         the kernel killed it; else nothing is known of that
     gone                {"process"}: nothing of its tree is left
+    apply               SIGHUP: it stays in the blobs, as "hup", until it is forgotten
+    reopen-logs         SIGUSR2
     shutdown            the shim was told to end (SIGTERM)
 """
 

@@ -19,6 +19,8 @@ from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
 from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.starter import Starter
 
+OFF = "enabled = no, or impetusd disable"
+
 
 class Commands:
     """The methods, by name. `ending` is set once everything was told to stop for good."""
@@ -79,7 +81,7 @@ class Commands:
             "signal": self._signal,
             **self._others,
         }
-        if self.ending and request.method in {"start", "restart", "scale", "trigger"}:
+        if self.ending and request.method in {"start", "restart", "scale", "trigger", "apply", "enable", "disable"}:
             # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
             await self.over.wait()
             raise ConnectionAbortedError
@@ -101,7 +103,7 @@ class Commands:
             if not named and pattern not in self._engine.units:
                 raise ProtocolError(FAILED, f"there is no {pattern}{self._near(pattern)}", EXIT_UNKNOWN_NAME)
             if not named:
-                raise ProtocolError(FAILED, f"{pattern} is switched off (enabled = no)", EXIT_FAILED)
+                raise ProtocolError(FAILED, f"{pattern} is switched off ({OFF})", EXIT_FAILED)
             found.update({entry.name: entry for entry in named})
         return [entry for entry in self._engine.entries.values() if entry.name in found]
 
@@ -153,7 +155,7 @@ class Commands:
     async def _start(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
         asked = self._lasting(names) if names else self.autostarted()
-        asked = self._with_needs(asked)
+        asked = self.with_needs(asked)
         held = any(entry.rec.stopped for entry in asked)
         self._engine.start(asked)
         if held:
@@ -176,7 +178,7 @@ class Commands:
         """The slots of each unit that starts with the daemon."""
         return [entry for entry in self._engine.entries.values() if entry.unit.autostart]
 
-    def _with_needs(self, entries: list[Entry]) -> list[Entry]:
+    def with_needs(self, entries: list[Entry]) -> list[Entry]:
         """Those, the units that they depend on, and their templates: what has to run for them to run."""
         units = self._engine.units
         wanted = {entry.name for entry in entries}
@@ -218,7 +220,7 @@ class Commands:
         names = params["names"]
         active = [e for e in self._engine.entries.values() if e.role not in ONE_SHOT and e.slot.state not in IDLE]
         named = self._lasting(names) if names else active
-        asked = self._with_needs(named)
+        asked = self.with_needs(named)
         if params["rolling"]:
             taken = self._engine.roll(named, "rolling restart")
             before = {entry.slot.pid: entry for entry in taken}
@@ -288,7 +290,7 @@ class Commands:
     @staticmethod
     def _refuse_scale(unit: Unit, count: int) -> None:
         if not unit.enabled:
-            raise ProtocolError(FAILED, f"{unit.name} is switched off (enabled = no)", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"{unit.name} is switched off ({OFF})", EXIT_FAILED)
         if count < 1:
             raise ProtocolError(FAILED, f"{unit.name} needs one instance at least; to have none: stop it", EXIT_USAGE)
         bounded = unit.instances_max > unit.instances or unit.per_instance

@@ -20,19 +20,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import impetusd
-from impetusd.core import config, news
+from impetusd.core import news
 from impetusd.core.health import Turn
-from impetusd.core.lifecycle import Slot, State
+from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Config, ConfigError, Health, Paths
-from impetusd.core.protocol import ADMIN, Request
-from impetusd.host import this_host
+from impetusd.core.protocol import ADMIN, ProtocolError, Request
 from impetusd.supervisor import audit, record
 from impetusd.supervisor.ageing import Ageing
+from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, read
 from impetusd.supervisor.checks import Checks
 from impetusd.supervisor.commands import Commands
+from impetusd.supervisor.console import JournalWriter, is_journal
 from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.entry import Entry, Role
+from impetusd.supervisor.entry import ONE_SHOT, Entry, Role
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
@@ -48,6 +49,7 @@ from impetusd.supervisor.sockets import bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
 from impetusd.supervisor.timers import Outcome, Timers
+from impetusd.supervisor.upstream import Upstream, status_of, stop_within
 from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
@@ -73,9 +75,13 @@ class Daemon:
         await self._link.begin()
         self._writer = self._make_writer()
         blobs = self._link.blobs
-        first = "config" not in blobs
+        first = CONFIG not in blobs
         try:
-            configuration = self._configuration()
+            if first:
+                blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ)
+                self._link.send([{"op": "put", "key": CONFIG, "blob": blobs[CONFIG]}])
+            self._configuration = Configuration(self._conf, blobs[CONFIG])
+            before = Configuration(self._conf, blobs[BEFORE]) if BEFORE in blobs else None
         except (OSError, ConfigError) as error:
             self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}")
             self._writer.close()
@@ -90,18 +96,22 @@ class Daemon:
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._starter.instances = self._engine.instances
         self._starter.shown = self._engine.shown
-        self._build(configuration)
-        self._engine.configure(self._at, blobs, saved.get("slots", {}))
+        self._build(self._configuration.at(0))
+        self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
         self._remember(blobs, saved, first=first)
         self._bind_notify()
         self._engine.adopt(self._link.table)
+        self._applying.resume(blobs)
         self._begin()
         self._link.deliver()
+        if "hup" in blobs:
+            self._hear({"event": "apply"})
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, self._audit)
         await self._bind_control()
         watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
+        loop.add_signal_handler(signal.SIGHUP, self._hear, {"event": "apply"})
         self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
@@ -110,6 +120,7 @@ class Daemon:
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
             self._starter.put("booting", None)
             self._starter.flush()
+        self._telling = asyncio.create_task(self._tell_upstream())
         await self._done.wait()
         await self._end()
 
@@ -121,28 +132,8 @@ class Daemon:
         def keep(name: str, fd: int) -> None:
             self._link.send([{"op": "keep", "name": name}], [fd])
 
-        return Writer(self._paths.log_file, asyncio.get_running_loop().call_soon_threadsafe, journals, keep)
-
-    def _configuration(self) -> Config:
-        """The configuration in force: what the shim remembers, or, the first time, what the file says.
-
-        The environment that `${VAR}` saw is remembered with it: a restart must not mean another configuration.
-        """
-        remembered = self._link.blobs.get("config")
-        if remembered is None:
-            with open(self._conf, encoding="utf-8", errors="surrogateescape") as file:
-                text = file.read()
-            remembered = json.dumps({"text": text, "environ": dict(os.environ)})
-            self._link.send([{"op": "put", "key": "config", "blob": remembered}])
-        saved = json.loads(remembered)
-        host = this_host()
-
-        @functools.cache
-        def at(instance: int) -> Config:
-            return config.parse(saved["text"], self._conf, saved["environ"], host, instance=instance)
-
-        self._at = at
-        return at(0)
+        make = JournalWriter if is_journal(os.environ) else Writer
+        return make(self._paths.log_file, asyncio.get_running_loop().call_soon_threadsafe, journals, keep)
 
     # The parts, and what they remember.
 
@@ -198,9 +189,40 @@ class Daemon:
                 "trigger": self._trigger,
                 "reopen-logs": self._reopen_logs,
                 "flush": self._flush_logs,
+                "plan": lambda params: self._applying.plan(params),  # noqa: PLW0108  # it is made below
+                "apply": lambda params: self._applying.apply(params),  # noqa: PLW0108  # it is made below
+                "disable": lambda params: self._applying.disable(params),  # noqa: PLW0108
+                "enable": lambda params: self._applying.enable(params),  # noqa: PLW0108
             },
-            attention=lambda: [*self._checks.attention(), *self._timers.attention()],
+            attention=lambda: [
+                *self._checks.attention(),
+                *self._timers.attention(),
+                *(f"{name} is disabled; impetusd enable {name}" for name in self._configuration.disabled),
+            ],
         )
+        self._upstream = Upstream(
+            self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
+            lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
+        )
+
+        self._applying = Applying(
+            self._conf,
+            self._paths.state_dir,
+            self._configuration,
+            engine,
+            starter,
+            hand_over=self._hand_over,
+            needed=self._commands.with_needs,
+            rows=rows.of,
+            record=self._ledger.add,
+        )
+
+    def _hand_over(self) -> None:
+        """End as by a kill, once the shim has got everything that was said: the next supervisor goes on."""
+        self._say("handing over", ": the configuration has changed")
+        self._upstream.reloading()  # the next one says READY=1
+        self._starter.flush()
+        self._link.when_sent(lambda: os._exit(0))
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
         """Tell the parts what they knew, in the life of the supervisor before or of the daemon before."""
@@ -245,6 +267,21 @@ class Daemon:
     def _lasting(self) -> dict[str, Any]:
         slots = {e.name: record.durable(e.rec) for e in self._engine.entries.values() if e.role is not Role.LEAVING}
         return {"slots": slots, "timers": self._timers.dump()}
+
+    def _notify_upstream(self, text: str) -> None:
+        self._link.send([{"op": "notify", "text": text}])
+
+    async def _tell_upstream(self) -> None:
+        """READY=1 when `impetusd start` would return; from a supervisor that takes over, too: the one before may not have."""
+
+        def settled() -> bool:
+            wanted = (e for e in self._engine.entries.values() if e.slot.want is Want.UP)
+            return all(map(self._engine.settled, (e for e in wanted if e.role not in ONE_SHOT | {Role.LEAVING})))
+
+        if self._upstream.listens:
+            await self._engine.until(lambda: self._commands.ending or (settled() and self._applying.idle))
+            if not self._commands.ending:
+                self._upstream.ready()
 
     def _connect(self, worker: Entry) -> socket.socket | None:
         return self._starter.connect(worker.rec.process) if worker.rec.process is not None else None
@@ -330,12 +367,24 @@ class Daemon:
         if event["event"] == "shutdown":
             self._shut_down()
             return
+        if event["event"] == "apply":
+            self._on_signal = asyncio.ensure_future(self._apply_on_signal())
+            return
         if event["event"] == "reopen-logs":
             self._writer.reopen()
             return
         self._engine.hear(event)
         if event["event"] == "spawned":
             self._notify.replay()
+
+    async def _apply_on_signal(self) -> None:
+        self._starter.put("hup", None)
+        try:
+            await self._applying.apply({"token": ""})
+        except ProtocolError as error:
+            self._writer.line(f"supervisor: SIGHUP: {error.message}")
+        except ConnectionAbortedError:
+            pass  # the next supervisor tells how it went
 
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
         if message.get("READY") == "1" and entry.slot.pid is not None:
@@ -381,6 +430,7 @@ class Daemon:
             process = f" (pid {pid})" if pid else ""
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}")
         self._commands.changed(entry, before)
+        self._upstream.changed()
         self._timers.changed(entry.unit.name, before, after)
         for part in self._parts:
             part.changed(entry, before)
@@ -396,6 +446,7 @@ class Daemon:
     # The end.
 
     def _quiesce(self) -> None:
+        self._upstream.stopping(stop_within(self._engine.units))
         self._say("stopping", " everything")
         self._parts = (self._readiness, self._checks)  # the others are closed here
         self._timers.close()

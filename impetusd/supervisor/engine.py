@@ -9,13 +9,14 @@ either none of a round or all of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import random
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
@@ -46,7 +47,7 @@ from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.supervisor import record
 from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, differ, roles, slot_name
+from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, differ, roles, slot_name, with_jobs
 from impetusd.supervisor.rolling import Rolling, leaving_slot, taken
 from impetusd.supervisor.starter import Starter
 
@@ -97,21 +98,24 @@ class Engine:
         self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
         self._at: Callable[[int], Config]
         self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
+        self._leaving: dict[str, Unit | None] = {}  # by name, units that the configuration has no more, or switched off
 
     # Building and rebuilding.
 
     def configure(
-        self, at: Callable[[int], Config], blobs: Mapping[str, str], saved: Mapping[str, Mapping[str, Any]]
+        self,
+        at: Callable[[int], Config],
+        blobs: Mapping[str, str],
+        saved: Mapping[str, Mapping[str, Any]],
+        before: Callable[[int], Config] | None = None,
     ) -> None:
         """Make a slot for everything that the configuration asks for, with what is remembered of it.
 
         `at` gives the configuration as an instance sees it; `blobs` are of this boot, `saved` slots of an earlier one.
+        `before` is the configuration until now: what it alone has is stopped and then forgotten.
         """
         self._at = at
-        config = at(0)
-        jobs = [timer.unit for timer in config.timers.values() if timer.enabled]
-        jobs += [check.unit for check in config.health.values() if check.enabled and check.unit is not None]
-        for unit in [*config.units.values(), *jobs]:
+        for unit in with_jobs(at(0)):
             self.units[unit.name] = unit
             facts = blobs.get(f"unit:{unit.name}")
             self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
@@ -120,6 +124,38 @@ class Engine:
                     self._make(unit, role, index, blobs, saved)
                 for key in blobs:
                     self._make_passing(unit, key, blobs)
+        if before is not None:
+            self._make_leaving(before, blobs)
+
+    def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
+        """Slots of units that the configuration had and has no more."""
+        now, self._at = self._at, before
+        for unit in with_jobs(before(0)):
+            known = self.units.get(unit.name)
+            if not unit.enabled or (known is not None and known.enabled):
+                continue
+            unit = replace(unit, depends_on=tuple(name for name in unit.depends_on if name in self.units))
+            self.units[unit.name] = unit
+            facts = blobs.get(f"unit:{unit.name}")
+            self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
+            present = len(self.entries)
+            for role, index in roles(unit, self.instances(unit)):
+                if f"slot:{slot_name(unit, role, index)}" in blobs:
+                    self._make(unit, role, index, blobs).dismissed = True
+            for key in blobs:
+                self._make_passing(unit, key, blobs)
+            if len(self.entries) == present:
+                self._forget_unit(unit)
+            else:
+                self._leaving[unit.name] = known
+        self._at = now
+
+    def _forget_unit(self, unit: Unit) -> None:
+        known = self._leaving.pop(unit.name, None)
+        del self.units[unit.name]
+        if known is not None:  # it is still in the configuration, switched off
+            self.units[unit.name] = known
+        self._starter.put(f"unit:{unit.name}", None)
 
     def _make(
         self,
@@ -150,6 +186,8 @@ class Engine:
             self._make(unit, role, int(rest), blobs).dismissed = True
         elif rest.endswith(":leaving"):
             self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
+        elif rest == "template":
+            self._make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
         elif rest.startswith("standby"):
             self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).extra = True
 
@@ -181,6 +219,10 @@ class Engine:
                 self._reconcile(entry, row)
             if entry.dismissed and entry.slot.want is Want.UP:  # it was scaled away, and nobody has told it yet
                 self._inbox.append((entry, Stop()))
+        for entry in list(self.entries.values()):
+            if entry.dismissed and entry.slot.state in IDLE and entry.rec.process is None:
+                self.dismiss(entry)
+        self._starter.drop_listeners_but(e.unit for e in self.entries.values())
         for process, row in held.items():
             if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
@@ -231,6 +273,16 @@ class Engine:
         self._starter.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
 
     # What is asked for.
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is asked for in here goes to the shim as one round."""
+        self._pumping = True
+        try:
+            yield
+        finally:
+            self._pumping = False
+        self._pump()
 
     def start(self, entries: Iterable[Entry]) -> None:
         """Have them up; those that run already are left alone."""
@@ -291,8 +343,8 @@ class Engine:
 
     def _ask_some(self, entries: Iterable[Entry], event: Event) -> None:
         for entry in entries:
-            if entry.role is Role.LEAVING:
-                continue  # it has been replaced already
+            if entry.role is Role.LEAVING or entry.dismissed:
+                continue  # it has been replaced already, or is going for good
             entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE
             if fresh and entry.index == 0 and self._leads(entry):
@@ -316,6 +368,14 @@ class Engine:
             if entry.rec.process is not None and entry.slot.pid is not None:
                 self._starter.signal(entry.rec.process, number, lifecycle.Scope.MAIN)
         self._starter.flush()
+
+    def expect(self, unit: Unit, instances: int) -> None:
+        """Have the supervisor after us find so many serving slots asked for."""
+        self._note(unit, instances=instances)
+
+    def wake(self) -> None:
+        """What somebody waits for may have come, though no slot has changed; and send what was put."""
+        self._pump()
 
     def scale(self, unit: Unit, count: int) -> list[Entry]:
         """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change."""
@@ -357,6 +417,8 @@ class Engine:
         self._starter.put(f"slot:{entry.name}", None)
         self._starter.forget_pipe(entry)
         self._dirty.pop(entry.name, None)
+        if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
+            self._forget_unit(entry.unit)
 
     # What happens.
 

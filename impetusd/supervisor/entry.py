@@ -9,7 +9,7 @@ from dataclasses import replace
 from enum import Enum
 
 from impetusd.core.lifecycle import Slot, State
-from impetusd.core.model import Autorestart, Kind, Unit
+from impetusd.core.model import Autorestart, Config, Kind, Unit
 from impetusd.core.policy import EX_CONFIG, Policy, policy_of
 from impetusd.supervisor.record import Record
 
@@ -93,6 +93,13 @@ def policy_for(unit: Unit, role: Role) -> Policy:
 def differ(unit: Unit) -> bool:
     """Whether a process is made for one place, since each instance has values of its own."""
     return bool(unit.per_instance or unit.increment_var)
+
+
+def with_jobs(config: Config) -> list[Unit]:
+    """Everything that has slots unless it is switched off: units, and the commands of timers and health checks."""
+    jobs = [timer.unit for timer in config.timers.values()]
+    jobs += [check.unit for check in config.health.values() if check.unit is not None]
+    return [*config.units.values(), *jobs]
 
 
 def roles(unit: Unit, instances: int) -> list[tuple[Role, int]]:

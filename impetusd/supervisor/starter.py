@@ -17,7 +17,7 @@ import os
 import resource
 import socket
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from impetusd.core.lifecycle import Scope
@@ -337,6 +337,16 @@ class Starter:
                 self.keep(name, listen_on(address, unit.backlog).detach(), ours=True)
             names.append(name)
         return names
+
+    def drop_listeners_but(self, units: Iterable[Unit]) -> None:
+        """Close what no unit has as its address any more."""
+        wanted = {f"listen:{unit.name}:{address}" for unit in units for address in unit.listen}
+        for name in [name for name in self._held if name.startswith("listen:") and name not in wanted]:
+            self.drop(name)
+            path = name.split(":", 2)[2]
+            if path.startswith("unix:"):
+                with contextlib.suppress(OSError):
+                    os.unlink(path.removeprefix("unix:"))
 
     def close_listeners(self, unit: Unit) -> None:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""

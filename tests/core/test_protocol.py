@@ -27,6 +27,10 @@ GOOD_PARAMS = {
     "reopen-logs": {},
     "flush": {"names": ["web"]},
     "scale": {"name": "web", "n": 4},
+    "plan": {},
+    "apply": {"token": "1f"},
+    "disable": {"names": ["web"], "token": "1f"},
+    "enable": {"names": ["web"], "token": "1f"},
     "signal": {"names": ["web"], "signal": "HUP"},
 }
 

@@ -284,7 +284,8 @@ class Instance:
         """Signal a process of this instance, and no other."""
         process = census.read(pid)
         assert process is not None, f"{pid} is not there"
-        assert pid in {each.pid for each in self.members()}, f"{process} is not ours"
+        # While a process executes another program, its environment, by which it is known, is empty for a moment.
+        wait_for(lambda: pid in {each.pid for each in self.members()}, f"{process} to be ours", 5.0)
         os.kill(pid, number)
 
     # The end.

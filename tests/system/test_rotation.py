@@ -82,6 +82,40 @@ def test_logrotate_with_create_and_reopen_logs(impetusd: Instance, logrotate: st
     assert_all_there(found, "line")
 
 
+@pytest.mark.parametrize("way", ["--copytruncate", ""])
+def test_what_impetusd_prints_for_logrotate_is_right(impetusd: Instance, logrotate: str, way: str) -> None:
+    """Outside of log_dir, and with a unit that rotates itself beside it, whose files are left alone."""
+    path = impetusd.root / "var" / "log" / "elsewhere.txt"
+    impetusd.start(f"""
+[program:torrent]
+command = {program("torrent", "line", PACE)}
+wait_ready = yes
+out_file = {path}
+[program:own]
+command = {program("torrent", "own", 100)}
+wait_ready = yes
+log_max_size = 1G
+""")
+    conf = impetusd.write(impetusd.run("logrotate", *filter(None, [way])).out, "logrotate.conf")
+    conf.chmod(0o600)
+    state = impetusd.root / "logrotate.state"
+    for _ in range(3):
+        before = path.stat().st_size if path.exists() else 0
+        wait_for(lambda before=before: path.exists() and path.stat().st_size > before, "more lines")
+        done = subprocess.run(
+            [logrotate, "-f", "-s", state, conf], env=impetusd.environ, timeout=60, capture_output=True, check=True
+        )
+        assert (done.stdout, done.stderr) == (b"", b"")
+    impetusd.run("stop")
+    found = parts(path)
+    assert len(found) == 4
+    assert not any(b"\0" in piece for piece in found)
+    if not way:
+        assert_all_there(found, "line")
+    assert len(parts(path.with_name("own-out.log"))) == 1
+    assert len(parts(path.with_name("impetusd.log"))) > 1
+
+
 def test_logrotate_that_compresses_at_once(impetusd: Instance, logrotate: str) -> None:
     """Compressed at once: what was written to the old file after reopen-logs returned would be lost."""
     path = start(impetusd)

@@ -1,0 +1,20 @@
+"""`impetusd enable`."""
+
+from __future__ import annotations
+
+import click
+
+from impetusd.cli.options import conf_option
+
+
+@click.command(short_help="Switch units on again that were disabled.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@conf_option
+def command(names: tuple[str, ...]) -> int:
+    """Undo `impetusd disable` for each unit or timer NAME; what has autostart is started.
+
+    Example: impetusd enable web
+    """
+    from impetusd.cli.disable import switch
+
+    return switch("enable", names)

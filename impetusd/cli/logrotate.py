@@ -1,0 +1,130 @@
+"""`impetusd logrotate`."""
+
+from __future__ import annotations
+
+import os
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, here
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from impetusd.core.model import Config, Unit
+
+CREATE, TRUNCATE = "create", "copytruncate"
+
+
+@click.command(short_help="Print a configuration for logrotate.")
+@click.option(
+    "--copytruncate",
+    "way",
+    flag_value=TRUNCATE,
+    default=CREATE,
+    help="Copy the files and empty them. What is written in between is lost; the default loses nothing.",
+)
+@conf_option
+def command(way: str) -> int:
+    """Print what logrotate needs to rotate the logs of this INI file, ours and those of every unit.
+
+    Units that rotate their own (log_max_size, log_max_age) are left out.
+
+    Example: impetusd logrotate > /etc/logrotate.d/impetusd
+    """
+    import pwd
+    import sys
+
+    from impetusd.cli import place
+
+    at = here()
+    config = place.load(at.conf)
+    try:
+        owner = os.stat(config.paths.log_dir)
+    except OSError:  # not started yet: it will be the one who starts it
+        uid, gid = os.geteuid(), os.getegid()
+    else:
+        uid, gid = owner.st_uid, owner.st_gid
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    executable = os.path.join(os.path.dirname(sys.executable), "impetusd")
+    print(text(config, executable, user, _group_name(gid), way), end="")
+    return 0
+
+
+def _group_name(gid: int) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def text(config: Config, executable: str, user: str, group: str, way: str = CREATE) -> str:
+    """The file, for logs that belong to `user` and `group`; `executable` is the absolute path of impetusd."""
+    units = [*config.units.values(), *(timer.unit for timer in config.timers.values())]
+    patterns = [f'"{pattern}"' for pattern in _patterns(config.paths.log_dir, units)]
+    lines = ["daily", "rotate 14", "maxsize 100M", "missingok", "notifempty", "compress", "delaycompress"]
+    if user != "root":
+        lines.insert(0, f"su {user} {group}")
+    if way == TRUNCATE:
+        lines.append("copytruncate")
+    else:
+        lines += [f"create 0640 {user} {group}", "sharedscripts", "postrotate"]
+        lines += [f"    {executable} -c {_word(config.paths.conf)} reopen-logs >/dev/null", "endscript"]
+    body = "".join(f"    {line}\n" for line in lines)
+    return "\n".join(patterns) + " {\n" + body + "}\n"
+
+
+def _patterns(log_dir: str, units: Iterable[Unit]) -> list[str]:
+    """Globs for everything that nobody else rotates: the whole log_dir, if nothing in it rotates itself."""
+    ours: list[Unit] = []
+    others: list[Unit] = []
+    for unit in units:
+        itself = bool(unit.log_max_size or unit.log_max_age)
+        (others if itself else ours).append(unit)
+    patterns = [f"{log_dir}/*.log"]
+    if others:
+        patterns = [f"{log_dir}/impetusd.log"]
+        for unit in ours:
+            stem = f"{log_dir}/{unit.name}"
+            patterns += [f"{stem}-{stream}.log" for stream in ("out", "error")]
+            patterns += [f"{stem}-[0-9t]*-{stream}.log" for stream in ("out", "error") if _has_several(unit)]
+    for unit in ours:
+        for given in (unit.out_file, unit.error_file):
+            if (
+                given
+                and given != "/dev/null"
+                and not (os.path.dirname(given) == log_dir and given.endswith(".log") and not others)
+            ):
+                base, extension = os.path.splitext(given)
+                patterns += [given, *([f"{base}-*{extension}"] if _has_several(unit) and not unit.merge_logs else [])]
+    return list(dict.fromkeys(patterns))
+
+
+def _has_several(unit: Unit) -> bool:
+    """Whether its slots have numbers in the names of their files."""
+    return bool(unit.app) or unit.instances_max > 1
+
+
+def _word(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)
+
+
+def sample() -> str:
+    """conf/logrotate/impetusd: for an instance in /etc that root runs."""
+    from impetusd.core import config
+    from impetusd.host import this_host
+
+    made = config.parse("", "/etc/impetusd/impetusd.ini", {}, this_host())
+    return text(made, "/usr/bin/impetusd", "root", "adm")
+
+
+if __name__ == "__main__":
+    print(sample(), end="")

@@ -1,0 +1,74 @@
+"""`impetusd plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, here
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from impetusd.cli.terminal import Screen
+
+    Row: typing.TypeAlias = Mapping[str, typing.Any]
+
+WORDS = {
+    "live": ("~", "no process is touched", "dim"),
+    "reload": ("~", "new workers take over, one at a time", "yellow"),
+    "restart": ("!", "it is restarted", "yellow"),
+    "added": ("+", "it is new", "green"),
+    "removed": ("-", "it is stopped and forgotten", "red"),
+}
+
+
+@click.command(short_help="Show what the INI file would change in what runs.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@conf_option
+def command(as_json: bool) -> int:
+    """Show, unit by unit and key by key, what `impetusd apply` would change; nothing is changed.
+
+    Exits with 0 if nothing would be, with 1 if something would, with 2 if the file has problems.
+
+    Example: impetusd plan && echo nothing to apply
+    """
+    from impetusd import control
+    from impetusd.cli import outcome
+    from impetusd.cli.terminal import screen_of
+
+    at = here()
+    try:
+        changes = control.call(at.paths, "plan", {})["changes"]
+    except control.NotRunning as error:
+        raise outcome.not_running(at, error) from None
+    if as_json:
+        print(json.dumps({"changes": changes}, indent=2))
+    elif not changes:
+        print("nothing to change: what runs is what the file says")
+    else:
+        screen = screen_of(sys.stdout, os.environ)
+        print("\n".join([*lines(changes, screen), "", f"{screen.arrow} {at.command} apply"]))
+    return 1 if changes else 0
+
+
+def lines(changes: Sequence[Row], screen: Screen) -> Iterator[str]:
+    """A line for each section that differs, below it one for each key."""
+    from impetusd.cli.terminal import plain
+
+    width = max(len(_title(change)) for change in changes)
+    for change in changes:
+        sign, meaning, colour = WORDS[change["effect"]]
+        yield screen.paint(screen.cut(f"{sign} {_title(change):<{width}}  {change['effect']}: {meaning}"), colour)
+        for key in change["keys"]:
+            was, is_now = (plain(key[side]) or "(none)" for side in ("from", "to"))
+            said = "changed" if was == is_now else f"{was} {screen.arrow} {is_now}"
+            yield screen.cut(f"    {key['key']}: {said}")
+
+
+def _title(change: Row) -> str:
+    return f"{change['kind']}:{change['name']}"

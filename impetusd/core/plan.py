@@ -1,0 +1,178 @@
+"""What another configuration would change in what runs: unit by unit, key by key, and what each change takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from impetusd.core import config
+from impetusd.core.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from impetusd.core.model import Config, Health, Timer, Unit
+
+
+class Effect(Enum):
+    """What it takes for a change to be in force, from the least to the most."""
+
+    LIVE = "live"  # nothing is touched: from now on another rule holds
+    RELOAD = "reload"  # a pool: new workers take over from the old ones, one at a time
+    RESTART = "restart"  # new processes
+    ADDED = "added"
+    REMOVED = "removed"
+
+
+# Keys that a process is started with; of all others it knows nothing.
+OF_THE_PROCESS = frozenset({
+    "command", "app", "interpreter", "preload", "listen", "backlog", "drain_timeout", "wait_ready", "watchdog",
+    "cwd", "user", "group", "umask", "nice", "oom_score_adj", "cpu_affinity", "rlimits", "env", "env_file",
+    "increment_var",
+})  # fmt: skip
+# Of a pool, what old and new workers cannot have side by side.
+OF_THE_SOCKET = frozenset({"listen", "backlog"})
+# Where the instance lives: nothing of it can change while it runs.
+OF_THE_INSTANCE = ("run_dir", "state_dir", "log_dir", "base_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key that differs; `old` and `new` as one would write them, and of a variable its name alone."""
+
+    name: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one section."""
+
+    kind: str  # pool, program, timer or health
+    name: str
+    effect: Effect
+    keys: tuple[Key, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        keys = [{"key": key.name, "from": key.old, "to": key.new} for key in self.keys]
+        return {"kind": self.kind, "name": self.name, "effect": self.effect.value, "keys": keys}
+
+
+def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: Callable[[str], int]) -> list[Change]:
+    """Everything that differs, in the new file's order; what goes comes last.
+
+    `old` and `new` give a configuration as an instance sees it; `instances` how many of a unit there are.
+    """
+    before, after = old(0), new(0)
+    changes = list(_units(old, new, instances))
+    changes += _jobs("timer", before.timers, after.timers, config.describe_timer)
+    changes += _jobs("health", before.health, after.health, config.describe_health)
+    return sorted(changes, key=lambda change: change.effect is Effect.REMOVED)
+
+
+def refusal(old: Config, new: Config) -> str:
+    """Why this cannot be applied to what runs, as a sentence; "" if it can."""
+    for name in OF_THE_INSTANCE:
+        was, is_now = getattr(old.paths, name), getattr(new.paths, name)
+        if was != is_now:
+            return f"{name} was {was} and would be {is_now}: where impetusd lives changes only with a stop and a start"
+    for name, unit in _all_units(old).items():
+        other = _all_units(new).get(name)
+        if other is not None and other.kind is not unit.kind and unit.enabled:
+            kinds = f"a {unit.kind.value} and would be a {other.kind.value}"
+            return f"{name} is {kinds}: give it another name, or stop impetusd and start it again"
+    return ""
+
+
+def _all_units(whole: Config) -> dict[str, Unit]:
+    return {**whole.units, **{name: timer.unit for name, timer in whole.timers.items()}}
+
+
+def _units(
+    old: Callable[[int], Config], new: Callable[[int], Config], instances: Callable[[str], int]
+) -> Iterator[Change]:
+    before, after = old(0).units, new(0).units
+    for name, unit in after.items():
+        was = before.get(name)
+        present, needed = was is not None and was.enabled, unit.enabled
+        if needed and not present:
+            yield Change(unit.kind.value, name, Effect.ADDED)
+        elif present and was is not None and not needed:
+            yield Change(was.kind.value, name, Effect.REMOVED)
+        elif present and was is not None:
+            keys = _differing(_described(was), _described(unit))
+            if was.per_instance or unit.per_instance:
+                for index in range(1, instances(name)):
+                    pair = old(index).units.get(name), new(index).units.get(name)
+                    if pair[0] is not None and pair[1] is not None:
+                        more = _differing(_described(pair[0]), _described(pair[1]))
+                        keys += [key for key in more if key.name not in {each.name for each in keys}]
+            if keys:
+                yield Change(unit.kind.value, name, _effect(unit, {key.name for key in keys}), tuple(keys))
+    for name, was in before.items():
+        if name not in after and was.enabled:
+            yield Change(was.kind.value, name, Effect.REMOVED)
+
+
+def _effect(unit: Unit, keys: set[str]) -> Effect:
+    keys = {"env" if key.startswith("env ") else key for key in keys}
+    if not keys & OF_THE_PROCESS:
+        return Effect.LIVE
+    return Effect.RELOAD if unit.kind is Kind.POOL and not keys & OF_THE_SOCKET else Effect.RESTART
+
+
+def _jobs(
+    kind: str, before: Mapping[str, Any], after: Mapping[str, Any], describe: Callable[[Any], dict[str, Any]]
+) -> Iterator[Change]:
+    """Timers or health checks: what they run is started anew each time, so all of it is live."""
+    for name, job in after.items():
+        was = before.get(name)
+        present = was is not None and was.enabled
+        if job.enabled and not present:
+            yield Change(kind, name, Effect.ADDED)
+        elif present and not job.enabled:
+            yield Change(kind, name, Effect.REMOVED)
+        elif present and was is not None:
+            keys = _differing(_with_env(describe(was), was), _with_env(describe(job), job))
+            if keys:
+                yield Change(kind, name, Effect.LIVE, tuple(keys))
+    for name, was in before.items():
+        if name not in after and was.enabled:
+            yield Change(kind, name, Effect.REMOVED)
+
+
+def _described(unit: Unit) -> dict[str, Any]:
+    return _with_env(config.describe(unit), unit)
+
+
+def _with_env(described: dict[str, Any], of: Unit | Timer | Health) -> dict[str, Any]:
+    """With each variable as a key of its own."""
+    described.pop("env", None)
+    unit = getattr(of, "unit", of)
+    env = getattr(unit, "env", {})
+    return {**described, **{f"env {name}": _Hidden(value) for name, value in env.items()}}
+
+
+class _Hidden(str):
+    """The value of a variable: compared, never shown."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "(set)"
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[Key]:
+    return [
+        Key(name, _shown(old.get(name, "")), _shown(new.get(name, "")))
+        for name in [*new, *(name for name in old if name not in new)]
+        if old.get(name, "") != new.get(name, "")
+    ]
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

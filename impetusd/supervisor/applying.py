@@ -1,0 +1,287 @@
+"""Another configuration for what runs: `plan` shows what it would change, `apply` and SIGHUP have it so.
+
+The new text, and what is to be done about it, go to the shim as one message, after which this supervisor ends. The next one
+comes up with the new configuration in the same way as after a kill, and goes on from there. So whatever is killed at
+whatever moment, what comes up is entirely the old configuration or entirely the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from impetusd.core import config, schema, switches
+from impetusd.core.lifecycle import State, Want
+from impetusd.core.model import Config, ConfigError
+from impetusd.core.plan import Change, Effect, plan, refusal
+from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
+from impetusd.host import this_host
+from impetusd.supervisor.entry import Entry, Role
+
+if TYPE_CHECKING:
+    from impetusd.supervisor.engine import Engine
+    from impetusd.supervisor.starter import Starter
+
+CONFIG, BEFORE, APPLY = "config", "config:before", "apply"  # what the shim remembers of all this
+
+
+class Configuration:
+    """One text with all that it was read with, and what it means to each instance."""
+
+    def __init__(self, conf: str, remembered: str) -> None:
+        """`remembered` is what `read` returned. Raises ConfigError."""
+        self.remembered = remembered
+        self._conf = conf
+        self._saved = json.loads(remembered)
+        self.at = functools.cache(self._parse)
+        self.at(0)
+
+    def _parse(self, instance: int) -> Config:
+        saved = self._saved
+        parsed = config.parse(saved["text"], self._conf, saved["environ"], this_host(), instance=instance)
+        return switches.without(parsed, saved["disabled"])
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What `${VAR}` in it means: the environment of whoever started the daemon."""
+        environ: dict[str, str] = self._saved["environ"]
+        return environ
+
+    def with_disabled(self, names: Collection[str]) -> str:
+        """What would be remembered with these switched off."""
+        return json.dumps({**self._saved, "disabled": sorted(names)})
+
+    @property
+    def disabled(self) -> list[str]:
+        """What an operator has switched off."""
+        names: list[str] = self._saved["disabled"]
+        return names
+
+
+def read(conf: str, state_dir: str, environ: Mapping[str, str]) -> str:
+    """The file as it is on the disk, the names that are switched off, and the environment that references see.
+
+    Raises OSError.
+    """
+    with open(conf, encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read()
+    try:
+        with open(f"{state_dir}/{switches.FILE}", encoding="utf-8", errors="replace") as file:
+            disabled = switches.parse(file.read())
+    except FileNotFoundError:
+        disabled = []
+    return json.dumps({"text": text, "environ": dict(environ), "disabled": disabled})
+
+
+def write_disabled(state_dir: str, names: Collection[str]) -> None:
+    """Keep these names, over reboots too. Raises OSError."""
+    path = f"{state_dir}/{switches.FILE}"
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(switches.show(names))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.new", path)
+
+
+class Applying:
+    """The methods `plan` and `apply`."""
+
+    def __init__(
+        self,
+        conf: str,
+        state_dir: str,
+        present: Configuration,
+        engine: Engine,
+        starter: Starter,
+        *,
+        hand_over: Callable[[], None],
+        needed: Callable[[list[Entry]], list[Entry]],
+        rows: Callable[[list[Entry]], list[dict[str, Any]]],
+        record: Callable[..., None],
+    ) -> None:
+        """`hand_over` ends this supervisor once the shim knows all. `needed` adds what slots depend on. `record`: ledger."""
+        self._conf = conf
+        self._state_dir = state_dir
+        self._present = present
+        self._engine = engine
+        self._starter = starter
+        self._hand_over = hand_over
+        self._needed = needed
+        self._rows = rows
+        self._record = record
+        self._state: dict[str, Any] | None = None  # of the last apply
+        self._going_over = False
+
+    async def _read(self, disabled: Collection[str] | None = None) -> tuple[Configuration, list[Change]]:
+        """What the disk has, and what it would change. ProtocolError with every problem.
+
+        With `disabled` it is what is in force, with these names switched off.
+        """
+
+        def both() -> tuple[Configuration, list[Change]]:
+            if disabled is None:
+                remembered = read(self._conf, self._state_dir, self._present.environ)
+            else:
+                remembered = self._present.with_disabled(disabled)
+            configuration = Configuration(self._conf, remembered)
+            return configuration, plan(self._present.at, configuration.at, instances.__getitem__)
+
+        instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}
+        try:
+            found, changes = await asyncio.to_thread(both)
+        except OSError as error:
+            raise ProtocolError(FAILED, f"cannot read {self._conf}: {error.strerror}", EXIT_USAGE) from None
+        except ConfigError as error:
+            count = len(error.problems)
+            heading = f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed"
+            raise ProtocolError(FAILED, f"{heading}:\n{error}"[:200_000], EXIT_USAGE) from None
+        refused = refusal(self._present.at(0), found.at(0))
+        if refused:
+            raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
+        return found, changes
+
+    async def plan(self, _: dict[str, Any]) -> dict[str, Any]:
+        """The control method `plan`."""
+        changes = (await self._read())[1]
+        return {"changes": [change.row() for change in changes]}
+
+    async def apply(self, params: dict[str, Any], disabled: Collection[str] | None = None) -> dict[str, Any]:
+        """The control method `apply`. A client that lost us over it asks again with the same token."""
+        token = params["token"]
+        while self._state is not None and (not self._state["done"] or (token and self._state["token"] == token)):
+            if self._state["done"]:
+                return self._answer(self._state)
+            await self._engine.until(lambda: self._state is None or self._state["done"])
+        if self._going_over:
+            raise ConnectionAbortedError  # the next supervisor answers
+        try:
+            configuration, changes = await self._read(disabled)
+        except ProtocolError as error:
+            self._record("config", what="refused", changes=[], reason=error.message[:2000])
+            raise
+        if self._going_over:
+            raise ConnectionAbortedError
+        if configuration.remembered == self._present.remembered:
+            return {"ok": True, "changes": [], "units": []}
+        self._going_over = True
+        state = {
+            "token": token,
+            "at": round(time.time(), 3),
+            "changes": [change.row() for change in changes],
+            "begun": False,
+            "done": False,
+            "ok": True,
+            "pids": {},
+        }
+        self._starter.put(CONFIG, configuration.remembered)
+        self._starter.put(BEFORE, self._present.remembered)
+        self._starter.put(APPLY, json.dumps(state))
+        for change in changes:
+            if change.kind in {"pool", "program"} and any(key.name == "instances" for key in change.keys):
+                self._engine.expect(self._engine.units[change.name], configuration.at(0).units[change.name].instances)
+        self._hand_over()
+        raise ConnectionAbortedError
+
+    async def disable(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The control method `disable`: as `enabled = no` in the INI, until `enable`."""
+        return await self._switch(params, set(self._present.disabled) | set(self._named(params["names"])))
+
+    async def enable(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The control method `enable`."""
+        return await self._switch(params, set(self._present.disabled) - set(self._named(params["names"])))
+
+    def _named(self, names: list[str]) -> list[str]:
+        present = self._present.at(0)
+        for name in names:
+            if name not in present.units and name not in present.timers:
+                near = schema.nearest(name, [*present.units, *present.timers])
+                hint = f"; did you mean {near}?" if near else "; name a unit or a timer, as the INI file does"
+                raise ProtocolError(FAILED, f"there is no {name}{hint}", EXIT_UNKNOWN_NAME)
+        return names
+
+    async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:
+        if names != set(self._present.disabled):
+            try:
+                await asyncio.to_thread(write_disabled, self._state_dir, names)
+            except OSError as error:
+                raise ProtocolError(
+                    FAILED, f"cannot write {error.filename}: {error.strerror}; nothing was changed", EXIT_FAILED
+                ) from None
+        return await self.apply(params, names)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no change is under way."""
+        return self._state is None or bool(self._state["done"])
+
+    # The next supervisor.
+
+    def resume(self, blobs: Mapping[str, str]) -> None:
+        """Go on where the supervisor before us has handed over, or died."""
+        if APPLY not in blobs:
+            return
+        self._state = state = json.loads(blobs[APPLY])
+        if state["done"]:
+            return
+        if not state["begun"]:
+            with self._engine.at_once():
+                self._begin(state)
+                state["begun"] = True
+                self._starter.put(APPLY, json.dumps(state))
+        self._finishing = asyncio.ensure_future(self._finish(state))
+
+    def _begin(self, state: dict[str, Any]) -> None:
+        """Have new processes where the plan says so, and what is new started."""
+        engine, afresh, new = self._engine, [], []
+        for change in state["changes"]:
+            unit = engine.units.get(change["name"])
+            if unit is None or change["kind"] not in {"pool", "program"}:
+                continue
+            entries = [entry for entry in engine.of_unit(unit) if not entry.dismissed and not entry.extra]
+            if change["effect"] == Effect.ADDED.value:
+                new += entries if unit.autostart else []
+            elif change["effect"] in {Effect.RELOAD.value, Effect.RESTART.value}:
+                gently = change["effect"] == Effect.RELOAD.value or change["kind"] == "program"
+                afresh += [(gently, entry) for entry in entries if entry.slot.want is Want.UP]
+        rolled = [entry for gently, entry in afresh if gently and entry.slot.state is State.RUNNING]
+        ended = [entry for _, entry in afresh if entry not in rolled]
+        state["pids"] = {entry.name: entry.slot.pid for entry in rolled}
+        engine.roll(rolled, "the configuration has changed")
+        engine.restart(ended)
+        for unit in engine.units.values():  # more instances, or parked workers, of what runs
+            entries = [entry for entry in engine.of_unit(unit) if not entry.dismissed and not entry.extra]
+            if any(entry.slot.want is Want.UP for entry in entries):
+                new += [e for e in entries if e.slot.since == 0.0]  # it has no record: it is new
+        engine.start([entry for entry in self._needed(new) if entry.slot.want is Want.DOWN])
+
+    async def _finish(self, state: dict[str, Any]) -> None:
+        await self._engine.until(lambda: self._is_over(state))
+        kept = [e for e in self._touched(state) if e.slot.pid is not None and state["pids"].get(e.name) == e.slot.pid]
+        down = [
+            e
+            for e in self._touched(state)
+            if e.slot.want is Want.UP and e.slot.state not in {State.RUNNING, State.EXITED}
+        ]
+        state["done"], state["ok"] = True, not kept and not down
+        self._starter.put(APPLY, json.dumps(state))
+        self._starter.put(BEFORE, None)
+        reason = f"{kept[0].name} {self._engine.reason(kept[0])}" if kept else ""
+        self._record("config", what="applied", changes=state["changes"], ok=state["ok"], reason=reason)
+        self._engine.wake()
+
+    def _is_over(self, state: dict[str, Any]) -> bool:
+        settled = all(self._engine.settled(entry) for entry in self._touched(state))
+        return settled and not any(entry.dismissed for entry in self._engine.entries.values())
+
+    def _touched(self, state: dict[str, Any]) -> list[Entry]:
+        names = {change["name"] for change in state["changes"] if change["effect"] != Effect.LIVE.value}
+        return [entry for entry in self._engine.entries.values() if entry.unit.name in names and not entry.dismissed]
+
+    def _answer(self, state: dict[str, Any]) -> dict[str, Any]:
+        touched = [entry for entry in self._touched(state) if entry.role not in {Role.JOB, Role.CHECK}]
+        return {"ok": state["ok"], "changes": state["changes"], "units": self._rows(touched)}

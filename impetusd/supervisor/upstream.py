@@ -1,0 +1,85 @@
+"""What systemd, or whoever started `impetusd run` with a NOTIFY_SOCKET, is told: ready, reloading, stopping, and how it is.
+
+Said through the shim, which is the main process: see `shim.upstream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from impetusd.core import tree
+from impetusd.core.lifecycle import State, Want
+from impetusd.core.model import Unit
+from impetusd.supervisor.entry import ONE_SHOT, Entry, Role
+
+SOON = 0.1  # seconds in which changes are gathered before they are told
+MARGIN = 15.0  # seconds added to what programs may take to stop: for what comes after them
+LONGEST = 1000  # characters of a status text
+
+
+class Upstream:
+    """Tells what has changed."""
+
+    def __init__(self, say: Callable[[str], None] | None, status: Callable[[], str]) -> None:
+        """`say` takes the text of one message, None: nobody is told. `status` gives the sentence for STATUS=."""
+        self._say = say or (lambda _: None)
+        self._status = status
+        self._told = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self.listens = say is not None
+
+    def ready(self) -> None:
+        """Everything that starts by itself is up, or will not be soon."""
+        self._told = self._status()
+        self._say(f"READY=1\nSTATUS={self._told}")
+
+    def changed(self) -> None:
+        """The status may be another: it is told soon."""
+        if self._timer is None and self.listens:
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._tell)
+
+    def reloading(self) -> None:
+        """The configuration is being applied; `ready` says that it is done."""
+        self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self, seconds: float) -> None:
+        """Everything is being stopped, which may take so long: no TimeoutStopSec of a unit is to cut it short."""
+        self._say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={math.ceil((seconds + MARGIN) * 1_000_000)}")
+        self.changed()
+
+    def _tell(self) -> None:
+        self._timer = None
+        text = self._status()
+        if text != self._told:
+            self._told = text
+            self._say(f"STATUS={text}")
+
+
+def status_of(entries: Iterable[Entry], shown: Callable[[Entry], str], reason: Callable[[Entry], str]) -> str:
+    """`5 of 5 up`, or `3 of 5 up; web:0 is BACKOFF: exit 1; db is STARTING`: of what is wanted up, what is not."""
+    lasting = [entry for entry in entries if entry.role not in ONE_SHOT and entry.role is not Role.LEAVING]
+    wanted = [entry for entry in lasting if entry.slot.want is Want.UP and entry.slot.state is not State.EXITED]
+    missing = [entry for entry in wanted if entry.slot.state is not State.RUNNING]
+    text = f"{len(wanted) - len(missing)} of {len(wanted)} up"
+    stopping = sum(entry.slot.state is State.STOPPING and entry.slot.want is Want.DOWN for entry in lasting)
+    if stopping:
+        text += f"; {stopping} stopping"
+    for entry in missing[:3]:
+        why = " ".join(reason(entry).split())
+        text += f"; {shown(entry)} is {entry.slot.state.name}{f': {why}' if why else ''}"
+    if missing[3:]:
+        text += f"; and {len(missing) - 3} more are not up"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def stop_within(units: Mapping[str, Unit]) -> float:
+    """Seconds within which everything is stopped: kill_timeout by kill_timeout along the longest way of depends_on."""
+    graph = {name: unit.depends_on for name, unit in units.items()}
+    above = tree.dependents(graph)
+    until: dict[str, float] = {}
+    for name in reversed(tree.start_order(graph)):
+        until[name] = units[name].kill_timeout + max((until[other] for other in above[name]), default=0.0)
+    return max(until.values(), default=0.0)

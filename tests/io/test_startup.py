@@ -1,0 +1,175 @@
+"""`startup` and `unstartup` as far as they go without systemd; tests/system/test_systemd.py has the rest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from impetusd.cli import startup, systemd, unitfiles
+from impetusd.core.model import Paths
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "conf" / "systemd"
+ETC = Paths(conf="/etc/impetusd/impetusd.ini", base_dir="/etc/impetusd", run_dir="/run/impetusd", state_dir="/var/lib/impetusd", log_dir="/var/log/impetusd")  # fmt: skip
+
+
+def moved(**changes: str) -> Paths:
+    return Paths(
+        **{name: getattr(ETC, name) for name in ("conf", "base_dir", "run_dir", "state_dir", "log_dir")} | changes
+    )
+
+
+def values(text: str, key: str) -> list[str]:
+    return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
+
+
+@pytest.fixture
+def host(monkeypatch, tmp_path):
+    """One that systemd runs, as far as files tell, whoever runs the tests; where its units are."""
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(systemd, "SYSTEM_UNITS", str(tmp_path / "units"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return tmp_path / "units"
+
+
+class TestUnits:
+    @pytest.mark.parametrize("name", sorted(unitfiles.samples()))
+    def test_those_in_conf_are_the_ones_that_are_generated(self, name):
+        text = (SHIPPED / name).read_text(encoding="utf-8")
+        assert text == unitfiles.samples()[name], "run: python -m impetusd.cli.unitfiles conf/systemd"
+
+    def test_there_are_no_others(self):
+        assert {path.name for path in SHIPPED.iterdir()} == unitfiles.samples().keys()
+
+    def test_the_sample_is_what_startup_writes_for_the_systems_file(self):
+        assert unitfiles.samples()["impetusd.service"] == unitfiles.service("impetusd", "/usr/bin/impetusd", ETC)
+
+    def test_systemd_makes_the_directories_that_are_where_it_has_them(self):
+        text = unitfiles.service("x", "/usr/bin/impetusd", moved(run_dir="/run/a/b", log_dir="/srv/log"))
+        assert values(text, "RuntimeDirectory") == ["a/b"]
+        assert values(text, "StateDirectory") == ["impetusd"]
+        assert values(text, "LogsDirectory") == []
+
+    def test_the_mounts_that_it_lives_on_come_first(self):
+        text = unitfiles.service("x", "/usr/bin/impetusd", moved(base_dir="/srv/shop", log_dir="/data/log"))
+        assert values(text, "RequiresMountsFor") == ["/data/log /srv/shop"]
+        assert values(unitfiles.service("x", "/usr/bin/impetusd", ETC), "RequiresMountsFor") == []
+
+    def test_it_may_write_where_the_file_says_though_that_is_in_usr(self):
+        text = unitfiles.service("x", "/usr/bin/impetusd", moved(state_dir="/usr/local/shop/lib", log_dir="/srv/log"))
+        assert values(text, "ReadWritePaths") == ["-/usr/local/shop/lib"]
+        text = unitfiles.drop_in(
+            "hardened", "/usr/bin/impetusd", moved(state_dir="/usr/local/shop/lib", log_dir="/srv/log")
+        )
+        assert values(text, "ReadWritePaths") == ["-/usr/local/shop/lib -/srv/log"]
+
+    def test_a_hardened_one_still_finds_what_is_in_a_home(self, monkeypatch):
+        monkeypatch.setattr(unitfiles.sys, "executable", "/usr/bin/python3")
+        monkeypatch.setattr(unitfiles.sys, "base_prefix", "/usr")
+        assert values(unitfiles.drop_in("hardened", "/usr/bin/impetusd", ETC), "ProtectHome") == ["yes"]
+        for command, paths in (("/home/me/bin/impetusd", ETC), ("/usr/bin/impetusd", moved(base_dir="/root/shop"))):
+            assert values(unitfiles.drop_in("hardened", command, paths), "ProtectHome") == ["read-only"]
+
+    def test_one_of_a_user_has_nothing_that_only_the_system_has(self):
+        text = unitfiles.service("x", "/usr/bin/impetusd", moved(base_dir="/home/me"), user=True)
+        for key in ("After", "RuntimeDirectory", "ProtectSystem", "RequiresMountsFor", "User"):
+            assert values(text, key) == []
+        assert values(text, "WantedBy") == ["default.target"]
+
+    @pytest.mark.parametrize(
+        ("path", "word"),
+        [
+            ("/srv/shop/a.ini", "/srv/shop/a.ini"),
+            ("/srv/my shop/a.ini", '"/srv/my shop/a.ini"'),
+            ("/srv/100%/$x.ini", "/srv/100%%/$$x.ini"),
+            ('/srv/"a"\\b.ini', '"/srv/\\"a\\"\\\\b.ini"'),
+        ],
+    )
+    def test_paths_are_written_so_that_systemd_reads_them_back(self, path, word):
+        text = unitfiles.service("x", "/usr/bin/impetusd", moved(conf=path))
+        assert values(text, "ExecStart") == [f"/usr/bin/impetusd -c {word} run"]
+
+
+class TestStartup:
+    def test_print_shows_the_unit_of_this_file_to_anybody_anywhere(self, cli, paths, monkeypatch, tmp_path):
+        monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "none"))
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        code, out, err = cli("startup", "--print")
+        assert (code, err) == (0, "")
+        assert out == unitfiles.service("impetusd", startup._executable(), paths)
+        code, out, _ = cli("startup", "--print", "--profile", "compatible", "--name", "shop")
+        assert code == 0
+        assert out.endswith(
+            f"/etc/systemd/system/shop.service.d/impetusd-compatible.conf:\n\n{unitfiles.COMPATIBLE_TEXT}"
+        )
+
+    def test_the_executable_is_the_one_of_this_interpreter(self):
+        said = subprocess.run([startup._executable(), "version"], capture_output=True, text=True, check=True)
+        assert said.stdout.startswith("impetusd ")
+
+    def test_who_is_not_root_is_told_what_to_do(self, cli, host, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        code, out, err = cli("startup")
+        assert (code, out) == (1, "")
+        assert err.startswith("impetusd: only root may install a service of the system: ")
+        assert err.endswith(" startup --user\n")
+
+    def test_a_host_without_systemd_is_told_and_the_way_out(self, cli, host, monkeypatch, tmp_path):
+        monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "none"))
+        code, out, err = cli("startup")
+        assert (code, out) == (1, "")
+        assert "is not run by systemd" in err
+        assert "startup --print" in err
+        assert not host.exists()
+
+    def test_a_file_with_mistakes_gets_no_service(self, cli, paths, host):
+        with open(paths.conf, "a", encoding="utf-8") as file:
+            file.write("comand = x\n")
+        assert cli("startup")[0] == 2
+        assert not host.exists()
+
+    def test_a_service_of_somebody_else_is_left_as_it_is(self, cli, host):
+        host.mkdir()
+        (host / "impetusd.service").write_text("[Service]\nExecStart=/bin/true\n")
+        code, _, err = cli("startup")
+        assert code == 1
+        assert "was not written by `impetusd startup`" in err
+        assert (host / "impetusd.service").read_text() == "[Service]\nExecStart=/bin/true\n"
+
+    @pytest.mark.parametrize("args", [("--name", "a/b"), ("--user", "--profile", "hardened"), ("--profile", "tight")])
+    def test_wrong_usage(self, cli, host, args):
+        code, out, err = cli("startup", *args)
+        assert (code, out) == (2, "")
+        assert err
+        assert not host.exists()
+
+    def test_a_second_name_is_refused(self, cli, paths, host):
+        host.mkdir()
+        (host / "shop.service").write_text(f"{unitfiles.mark(paths.conf)}\n")
+        code, _, err = cli("startup", "--name", "other")
+        assert code == 1
+        assert "has a service already, shop.service" in err
+
+
+class TestUnstartup:
+    def test_where_there_is_nothing_it_says_so(self, cli, paths, host, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        assert cli("unstartup") == (0, f"{paths.conf} has no service in {host}: nothing to undo\n", "")
+
+    def test_services_of_others_are_not_found(self, cli, paths, host):
+        host.mkdir()
+        (host / "impetusd.service").write_text(f"{unitfiles.mark(paths.conf)}.old\n")
+        (host / "other.service").write_text("[Service]\n")
+        assert "nothing to undo" in cli("unstartup")[1]
+
+    def test_who_is_not_root_is_told(self, cli, paths, host, monkeypatch):
+        host.mkdir()
+        unit = host / "impetusd.service"
+        unit.write_text(f"{unitfiles.mark(paths.conf)}\n")
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        code, _, err = cli("unstartup")
+        assert (code, unit.exists()) == (1, True)
+        assert err.startswith("impetusd: only root may remove")

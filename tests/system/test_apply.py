@@ -1,0 +1,220 @@
+"""`plan` and `apply`: exactly what has changed is touched, and whatever is killed meanwhile, it is all of it or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+
+import census
+import pytest
+from instance import Instance, pool, program, wait_for
+from load import Load
+
+READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
+TWO = f"[program:one]\n{READY}[program:two]\n{READY}"
+
+
+def effects(instance: Instance) -> dict[str, str]:
+    """What `plan` says, by section."""
+    result = instance.run("plan", "--json", code=None)
+    changes = json.loads(result.out)["changes"]
+    assert result.code == (1 if changes else 0)
+    return {f"{change['kind']}:{change['name']}": change["effect"] for change in changes}
+
+
+def pids(instance: Instance) -> dict[str, int]:
+    return instance.settle().pids
+
+
+def test_nothing_has_changed(anyone: Instance) -> None:
+    anyone.start(TWO)
+    before = anyone.status()
+    assert anyone.run("plan").out == "nothing to change: what runs is what the file says\n"
+    assert anyone.run("apply").out == "nothing to change: what runs is what the file says\n"
+    assert (anyone.status().pids, anyone.status().supervisor) == (before.pids, before.supervisor)
+
+
+def test_a_policy_key_restarts_nothing_and_is_in_force(anyone: Instance) -> None:
+    anyone.start(TWO)
+    before = pids(anyone)
+    anyone.write(TWO + "autorestart = never\nmax_restarts = 3\nout_file = other.log\n")
+    assert effects(anyone) == {"program:two": "live"}
+    assert "max_restarts: 16" in anyone.run("plan", code=1).out
+    anyone.run("apply")
+    assert pids(anyone) == before
+    assert effects(anyone) == {}
+    assert json.loads(anyone.run("describe", "two", "--json").out)["units"][0]["spec"]["autorestart"] == "never"
+    anyone.kill(before["two"])
+    anyone.wait_state("two", "FATAL")
+
+
+def test_one_changed_program_restarts_alone_once(anyone: Instance) -> None:
+    anyone.start(TWO)
+    before = pids(anyone)
+    anyone.write(TWO + "[env:two]\nCOLOUR = red\n")
+    assert effects(anyone) == {"program:two": "restart"}
+    out = anyone.run("apply").out
+    assert "COLOUR: (none)" in out
+    assert "red" not in out
+    after = anyone.settle()
+    assert after.pids["one"] == before["one"]
+    assert after.pids["two"] != before["two"]
+    assert [row.restarts for row in after.rows.values()] == [0, 0]
+    ends = [line for line in anyone.log().splitlines() if "two:0: STOPPING" in line]
+    assert len(ends) == 1
+
+
+def test_added_and_removed_units_scaled_ones_and_timers(impetusd: Instance) -> None:
+    impetusd.start(f"{TWO}instances = 3\n[timer:old]\ncommand = true\nevery = 1d\n")
+    before = pids(impetusd)
+    text = f"[program:two]\n{READY}instances = 2\n[program:three]\n{READY}depends_on = two\n"
+    impetusd.write(text + "[program:off]\ncommand = sleep 9\nautostart = no\n[timer:new]\ncommand = true\nevery = 1d\n")
+    assert effects(impetusd) == {
+        "program:two": "live",
+        "program:three": "added",
+        "program:off": "added",
+        "timer:new": "added",
+        "program:one": "removed",
+        "timer:old": "removed",
+    }
+    impetusd.run("apply")
+    status = impetusd.status()
+    assert {name: row.state for name, row in status.rows.items()} == {
+        "two:0": "RUNNING",
+        "two:1": "RUNNING",
+        "three": "RUNNING",
+        "off": "STOPPED",
+    }
+    assert {name: status.pids[name] for name in ("two:0", "two:1")} == {n: before[n] for n in ("two:0", "two:1")}
+    assert census.read(before["one"]) is None
+    assert [row["name"] for row in json.loads(impetusd.run("timers", "--json").out)["timers"]] == ["new"]
+    assert impetusd.run("status", "one", code=4).err.startswith("impetusd: there is no one")
+    impetusd.kill(status.supervisor)  # nothing of what is gone comes back
+    wait_for(lambda: impetusd.status().supervisor != status.supervisor, "the next supervisor")
+    assert impetusd.status().pids == status.pids
+
+
+def test_what_the_operator_had_stopped_stays_stopped(impetusd: Instance) -> None:
+    impetusd.start(TWO)
+    impetusd.run("stop", "two")
+    impetusd.write(TWO + "[env:two]\nA = b\n")
+    impetusd.run("apply")
+    assert impetusd.status()["two"].state == "STOPPED"
+
+
+def test_switching_off_and_on_again(impetusd: Instance) -> None:
+    impetusd.start(TWO)
+    impetusd.write(TWO + "enabled = no\n")
+    assert effects(impetusd) == {"program:two": "removed"}
+    impetusd.run("apply")
+    assert list(impetusd.status().rows) == ["one"]
+    impetusd.write(TWO)
+    impetusd.run("apply")
+    assert impetusd.settle()["two"].state == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        pytest.param(TWO + "kill_timeout = 10\n", 2, "impetusd.ini:7: kill_timeout = 10: a duration needs its unit", id="a problem"),
+        pytest.param("[impetusd]\nstate_dir = elsewhere\n" + TWO, 1, "state_dir was", id="another place"),
+        pytest.param(f"[program:one]\n{READY}[timer:two]\ncommand = true\nevery = 1d\n", 1, "two is a program", id="another kind"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_applied_changes_nothing(impetusd: Instance, text: str, code: int, said: str) -> None:
+    before = impetusd.start(TWO)
+    impetusd.write(text)
+    for command in ("plan", "apply"):
+        assert said in impetusd.run(command, code=code).err
+    after = impetusd.status()
+    assert (after.pids, after.supervisor) == (before.pids, before.supervisor)
+    impetusd.write(TWO)
+
+
+def test_a_pool_gets_new_workers_without_losing_a_request(impetusd: Instance) -> None:
+    port = impetusd.port()
+    text = f"[pool:web]\n{pool(port)}"
+    impetusd.start(text)
+    before = pids(impetusd)
+    with Load(port) as load:
+        load.go_on(50)
+        impetusd.write(text + "[env:web]\nA = b\n")
+        assert effects(impetusd) == {"pool:web": "reload"}
+        impetusd.run("apply")
+        load.go_on(50)
+    assert not set(before.values()) & set(pids(impetusd).values())
+
+
+def test_sighup_applies_and_tells_what_is_wrong(impetusd: Instance) -> None:
+    before = impetusd.start(TWO)
+    impetusd.write(TWO + "kill_timeout = 10\n")
+    impetusd.kill(before.shim, signal.SIGHUP)
+    wait_for(lambda: "a duration needs its unit" in impetusd.log(), "the complaint")
+    assert impetusd.status().pids == before.pids
+    impetusd.write(f"[program:one]\n{READY}")
+    impetusd.kill(before.shim, signal.SIGHUP)
+    wait_for(lambda: list(impetusd.status().rows) == ["one"], "the other to go")
+    assert impetusd.status().pids == {"one": before.pids["one"]}
+
+
+@pytest.mark.parametrize("point", range(20))
+def test_a_kill_at_any_point_leaves_all_of_the_old_or_all_of_the_new(impetusd: Instance, point: int) -> None:
+    """The supervisor is killed 0 to 190 ms after `apply` began, and whoever gave the command as well, every other time."""
+    impetusd.start(TWO)
+    before = impetusd.settle()
+    impetusd.write(f"[program:one]\n{READY}max_restarts = 3\n[program:three]\n{READY}[env:one]\nA = b\n")
+    command = impetusd.popen("apply")
+    time.sleep(0.08 + point * 0.01)  # the points; that they differ is what matters, not where they are
+    with contextlib.suppress(ProcessLookupError):  # it has handed over by now
+        os.kill(before.supervisor, signal.SIGKILL)
+    if point % 2:
+        command.kill()
+        command.wait()
+    else:
+        impetusd.finish(command)
+    after = impetusd.settle()
+    old = {"one": before.pids["one"], "two": before.pids["two"]}
+    if set(after.pids) == {"one", "two"}:
+        assert point % 2
+        assert after.pids == old
+        impetusd.run("apply")
+        after = impetusd.settle()
+    assert set(after.pids) == {"one", "three"}
+    assert after.pids["one"] != before.pids["one"]
+    assert effects(impetusd) == {}
+    assert [row.restarts for row in after.rows.values()] == [0, 0]
+
+
+def test_a_hundred_broken_files_touch_no_process(impetusd: Instance) -> None:
+    before = impetusd.start(TWO)
+    broken = ["[program:one\n", "[program:x]\ncomand = y\n", "[program:x]\ncommand = y\nuser = nosuchuser\n", "x = 1\n"]
+    for turn in range(20):
+        impetusd.write(TWO + broken[turn % len(broken)])
+        assert f"{impetusd.conf}:" in impetusd.run("apply", code=2).err
+    after = impetusd.status()
+    assert (after.pids, after.supervisor) == (before.pids, before.supervisor)
+    impetusd.write(TWO)
+
+
+def test_disable_holds_over_apply_and_the_daemons_end_until_enable(impetusd: Instance) -> None:
+    before = impetusd.start(f"{TWO}[timer:job]\ncommand = true\nevery = 1d\n")
+    impetusd.write(f"{TWO}max_restarts = 3\n[timer:job]\ncommand = true\nevery = 1d\n")
+    assert "program:two" in impetusd.run("disable", "two", "job").out
+    status = impetusd.status()
+    assert status.pids == {"one": before.pids["one"]}
+    assert effects(impetusd) == {}  # of two nothing can change, and the edited file was not applied by the way
+    impetusd.run("apply")
+    assert "two is disabled; impetusd enable two" in impetusd.run("status").out
+    assert "two is switched off" in impetusd.run("start", "two", code=1).err
+    assert "switched off" in impetusd.run("trigger", "job", code=1).err
+    impetusd.run("stop")
+    impetusd.run("start")
+    assert list(impetusd.status().rows) == ["one"]
+    assert impetusd.run("disable", "two").out == "two: disabled already\n"
+    impetusd.run("enable", "two", "job")
+    assert set(impetusd.settle().pids) == {"one", "two"}
+    impetusd.run("trigger", "job")
+    assert "there is no twoo; did you mean two?" in impetusd.run("disable", "twoo", code=4).err
