@@ -21,6 +21,22 @@ def this_host() -> Host:
     )
 
 
+def user_name(uid: int) -> str:
+    """The name of a user; its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """The name of a group; its number where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
 def _user_exists(name: str) -> bool:
     """Whether `name` is a user, by name or by number."""
     try:

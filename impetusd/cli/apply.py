@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
 
 from impetusd.cli.options import conf_option, here
@@ -22,22 +19,6 @@ def command() -> int:
 
     Example: impetusd apply
     """
-    from impetusd import control
     from impetusd.cli import outcome, plan
-    from impetusd.cli.progress import Live
-    from impetusd.cli.terminal import screen_of
 
-    at = here()
-    try:
-        with Live("applying") as live:
-            answer = control.call(at.paths, "apply", {"token": os.urandom(8).hex()}, live.hooks)
-    except control.NotRunning as error:
-        raise outcome.not_running(at, error) from None
-    if not answer["changes"]:
-        print("nothing to change: what runs is what the file says")
-        return 0
-    print("\n".join(plan.lines(answer["changes"], screen_of(sys.stdout, os.environ))))
-    if not answer["units"]:
-        return 0
-    print()
-    return outcome.tell(at, answer)
+    return outcome.change(here(), "applying", "apply", {}, plan.NOTHING)

@@ -4,6 +4,8 @@ A script calls the command itself with `_IMPETUSD_COMPLETE` set and the line up 
 out which parameter the cursor is at, and `WANTED` says what belongs there. Each answer is a line: its type (plain, file,
 dir), its value and a description, separated by tabs. Whatever is in the way (no INI file, a broken one, a daemon that
 does not answer) makes fewer answers, never a message: it would be written into the middle of the operator's line.
+
+`python -m impetusd.cli.completion conf/completion` writes the scripts.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import click
 from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
 from impetusd import control
-from impetusd.cli import place
+from impetusd.cli import generated, place
 from impetusd.cli.failure import Failure
 from impetusd.cli.options import given
 from impetusd.control import ControlError
@@ -267,13 +269,5 @@ def _configured(path: str, kinds: Collection[str]) -> dict[str, str]:
     return {name: kind for kind, _, name in headers if name and kind in shown and not shown[kind](kinds)}
 
 
-def main() -> None:
-    """Write the scripts into a directory, as conf/completion has them: python -m impetusd.cli.completion DIR."""
-    os.makedirs(sys.argv[1], exist_ok=True)
-    for shell, text in SCRIPTS.items():
-        with open(os.path.join(sys.argv[1], FILES[shell]), "w", encoding="utf-8") as file:
-            file.write(text)
-
-
 if __name__ == "__main__":
-    main()
+    generated.write({FILES[shell]: text for shell, text in SCRIPTS.items()})

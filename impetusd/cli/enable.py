@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from impetusd.cli.options import conf_option
+from impetusd.cli.options import conf_option, here
 
 
 @click.command(short_help="Switch units on again that were disabled.")
@@ -15,6 +15,6 @@ def command(names: tuple[str, ...]) -> int:
 
     Example: impetusd enable web
     """
-    from impetusd.cli.disable import switch
+    from impetusd.cli import outcome
 
-    return switch("enable", names)
+    return outcome.change(here(), "enabling", "enable", {"names": list(names)}, f"{', '.join(names)}: enabled already")

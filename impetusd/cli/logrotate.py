@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import typing
 
 import click
@@ -33,10 +34,8 @@ def command(way: str) -> int:
 
     Example: impetusd logrotate > /etc/logrotate.d/impetusd
     """
-    import pwd
-    import sys
-
     from impetusd.cli import place
+    from impetusd.host import group_name, user_name
 
     at = here()
     config = place.load(at.conf)
@@ -46,22 +45,8 @@ def command(way: str) -> int:
         uid, gid = os.geteuid(), os.getegid()
     else:
         uid, gid = owner.st_uid, owner.st_gid
-    try:
-        user = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        user = str(uid)
-    executable = os.path.join(os.path.dirname(sys.executable), "impetusd")
-    print(text(config, executable, user, _group_name(gid), way), end="")
+    print(text(config, place.executable(), user_name(uid), group_name(gid), way), end="")
     return 0
-
-
-def _group_name(gid: int) -> str:
-    import grp
-
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def text(config: Config, executable: str, user: str, group: str, way: str = CREATE) -> str:
@@ -75,7 +60,7 @@ def text(config: Config, executable: str, user: str, group: str, way: str = CREA
         lines.append("copytruncate")
     else:
         lines += [f"create 0640 {user} {group}", "sharedscripts", "postrotate"]
-        lines += [f"    {executable} -c {_word(config.paths.conf)} reopen-logs >/dev/null", "endscript"]
+        lines += [f"    {executable} -c {shlex.quote(config.paths.conf)} reopen-logs >/dev/null", "endscript"]
     body = "".join(f"    {line}\n" for line in lines)
     return "\n".join(patterns) + " {\n" + body + "}\n"
 
@@ -96,25 +81,19 @@ def _patterns(log_dir: str, units: Iterable[Unit]) -> list[str]:
             patterns += [f"{stem}-[0-9t]*-{stream}.log" for stream in ("out", "error") if _has_several(unit)]
     for unit in ours:
         for given in (unit.out_file, unit.error_file):
-            if (
-                given
-                and given != "/dev/null"
-                and not (os.path.dirname(given) == log_dir and given.endswith(".log") and not others)
-            ):
-                base, extension = os.path.splitext(given)
-                patterns += [given, *([f"{base}-*{extension}"] if _has_several(unit) and not unit.merge_logs else [])]
+            base, extension = os.path.splitext(given)
+            covered = not others and os.path.dirname(given) == log_dir and extension == ".log"
+            if given in {"", os.devnull} or covered:
+                continue
+            patterns.append(given)
+            if _has_several(unit) and not unit.merge_logs:
+                patterns.append(f"{base}-*{extension}")
     return list(dict.fromkeys(patterns))
 
 
 def _has_several(unit: Unit) -> bool:
     """Whether its slots have numbers in the names of their files."""
     return bool(unit.app) or unit.instances_max > 1
-
-
-def _word(path: str) -> str:
-    import shlex
-
-    return shlex.quote(path)
 
 
 def sample() -> str:

@@ -8,16 +8,14 @@ writes impetusd.1 and impetusd.ini.5, in the macros of man(7).
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import sys
 import textwrap
 import typing
 
 import click
 
 from impetusd import __version__
-from impetusd.cli import app, place
+from impetusd.cli import app, generated, place
 from impetusd.core import protocol, schema
 
 if typing.TYPE_CHECKING:
@@ -262,13 +260,5 @@ def pages() -> dict[str, str]:
     return {"impetusd.1": commands(), "impetusd.ini.5": ini_file()}
 
 
-def main() -> None:
-    """Write them into a directory."""
-    os.makedirs(sys.argv[1], exist_ok=True)
-    for name, text in pages().items():
-        with open(os.path.join(sys.argv[1], name), "w", encoding="utf-8") as file:
-            file.write(text)
-
-
 if __name__ == "__main__":
-    main()
+    generated.write(pages())

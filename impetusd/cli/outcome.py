@@ -26,6 +26,26 @@ def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> 
     return tell(here, answer)
 
 
+def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothing: str) -> int:
+    """Send a request that changes the configuration in force; print what it changed, or `nothing`. The exit code."""
+    from impetusd.cli import plan
+
+    try:
+        with Live(verb) as live:
+            # By the token the next supervisor knows the request again that has cost the one before its place.
+            answer = control.call(here.paths, method, {**params, "token": os.urandom(8).hex()}, live.hooks)
+    except control.NotRunning as error:
+        raise not_running(here, error) from None
+    if not answer["changes"]:
+        print(nothing)
+        return 0
+    print("\n".join(plan.lines(answer["changes"], screen_of(sys.stdout, os.environ))))
+    if not answer["units"]:
+        return 0
+    print()
+    return tell(here, answer)
+
+
 def tell(here: Place, answer: Mapping[str, Any]) -> int:
     """Print the outcome of such a request; 0 if it is ok, else 1."""
     screen = screen_of(sys.stdout, os.environ)

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from impetusd.core.model import Config, ConfigError, Paths
+    from impetusd.core.model import Config, Paths
 
 LOOKED_AT = ("impetusd.ini", "conf/impetusd.ini", "/etc/impetusd/impetusd.ini")
 
@@ -35,7 +35,7 @@ def find(given: str | None) -> Place:
     try:
         paths = config.locate(read(conf, errors="replace"), conf, os.environ)
     except ConfigError as error:
-        raise _mistakes(error) from None
+        raise Failure(error.told(), 2) from None
     return Place(conf, paths, command_for(given))
 
 
@@ -75,6 +75,18 @@ def _named(path: str, said: str) -> str:
     return path
 
 
+def executable() -> str:
+    """The absolute path of the command impetusd that belongs to this interpreter."""
+    import shutil
+    import sys
+
+    beside = os.path.join(os.path.dirname(sys.executable), "impetusd")
+    for path in (beside, os.path.abspath(sys.argv[0]), shutil.which("impetusd") or ""):
+        if os.path.basename(path) == "impetusd" and os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    raise Failure(f"cannot find the command impetusd: neither {beside} nor anything in PATH is it")
+
+
 def read(path: str, errors: str = "strict") -> str:
     """The text of an INI file; Failure if it cannot be read, or is not UTF-8 (unless `errors` is "replace")."""
     try:
@@ -98,11 +110,4 @@ def load(path: str) -> Config:
     try:
         return config.parse(read(path), path, os.environ, this_host())
     except ConfigError as error:
-        raise _mistakes(error) from None
-
-
-def _mistakes(error: ConfigError) -> Failure:
-    """Every problem, a line each, under a sentence that counts them."""
-    count = len(error.problems)
-    listed = "\n".join(map(str, error.problems))
-    return Failure(f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed:\n{listed}", 2)
+        raise Failure(error.told(), 2) from None

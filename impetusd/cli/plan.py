@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
 
     Row: typing.TypeAlias = Mapping[str, typing.Any]
 
+NOTHING = "nothing to change: what runs is what the file says"
 WORDS = {
     "live": ("~", "no process is touched", "dim"),
     "reload": ("~", "new workers take over, one at a time", "yellow"),
@@ -49,7 +50,7 @@ def command(as_json: bool) -> int:
     if as_json:
         print(json.dumps({"changes": changes}, indent=2))
     elif not changes:
-        print("nothing to change: what runs is what the file says")
+        print(NOTHING)
     else:
         screen = screen_of(sys.stdout, os.environ)
         print("\n".join([*lines(changes, screen), "", f"{screen.arrow} {at.command} apply"]))

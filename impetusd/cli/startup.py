@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import typing
 
@@ -54,7 +53,7 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
     if not only_print:
         manager.require("install", at.command)
     name = name or "impetusd" if only_print else _name(manager, at, name)
-    executable = _executable()
+    executable = place.executable()
     text = unitfiles.service(name, executable, config.paths, user=user)
     more = unitfiles.drop_in(profile, executable, config.paths)
     if only_print:
@@ -84,15 +83,6 @@ def _name(manager: systemd.Manager, at: Place, wanted: str | None) -> str:
         whose = f"is for {other}" if other != first else "was not written by `impetusd startup`"
         raise Failure(f"{path} {whose}, and was left as it is; give this service another name with --name")
     return name
-
-
-def _executable() -> str:
-    """The absolute path of the command impetusd that belongs to this interpreter."""
-    beside = os.path.join(os.path.dirname(sys.executable), "impetusd")
-    for path in (beside, os.path.abspath(sys.argv[0]), shutil.which("impetusd") or ""):
-        if os.path.basename(path) == "impetusd" and os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-    raise Failure(f"cannot find the command impetusd: neither {beside} nor anything in PATH is it")
 
 
 def _install(manager: systemd.Manager, name: str, profile: str, text: str, more: str) -> None:

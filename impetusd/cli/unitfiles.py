@@ -10,10 +10,10 @@ shim protects itself, and what it was born with is what programs get), and KillM
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 
+from impetusd.cli import generated
 from impetusd.core.model import Paths
 from impetusd.core.schema import SYSTEM_DIRS
 
@@ -215,13 +215,5 @@ INSTANCES = """\
 """
 
 
-def main() -> None:
-    """Write the samples into a directory."""
-    os.makedirs(sys.argv[1], exist_ok=True)
-    for name, text in samples().items():
-        with open(os.path.join(sys.argv[1], name), "w", encoding="utf-8") as file:
-            file.write(text)
-
-
 if __name__ == "__main__":
-    main()
+    generated.write(samples())

@@ -254,3 +254,8 @@ class ConfigError(Exception):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+
+    def told(self) -> str:
+        """Every problem, a line each, under a sentence that counts them."""
+        count = len(self.problems)
+        return f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed:\n{self}"

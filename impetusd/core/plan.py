@@ -11,9 +11,11 @@ from impetusd.core.model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
 
     from impetusd.core.model import Config, Health, Timer, Unit
+
+    T = TypeVar("T", Unit, Timer, Health)
 
 
 class Effect(Enum):
@@ -68,10 +70,47 @@ def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: 
     `old` and `new` give a configuration as an instance sees it; `instances` how many of a unit there are.
     """
     before, after = old(0), new(0)
-    changes = list(_units(old, new, instances))
-    changes += _jobs("timer", before.timers, after.timers, config.describe_timer)
-    changes += _jobs("health", before.health, after.health, config.describe_health)
+
+    def of_unit(was: Unit, unit: Unit) -> list[Key]:
+        keys = _differing(_described(was, config.describe), _described(unit, config.describe))
+        if was.per_instance or unit.per_instance:
+            for index in range(1, instances(unit.name)):
+                one, other = old(index).units.get(unit.name), new(index).units.get(unit.name)
+                if one is not None and other is not None:
+                    more = _differing(_described(one, config.describe), _described(other, config.describe))
+                    keys += [key for key in more if key.name not in {each.name for each in keys}]
+        return keys
+
+    def of_job(describe: Callable[[Any], dict[str, Any]]) -> Callable[[Any, Any], list[Key]]:
+        return lambda was, job: _differing(_described(was, describe), _described(job, describe))
+
+    changes = [
+        *_changes(before.units, after.units, lambda unit: unit.kind.value, of_unit, _effect),
+        # What these run is started anew each time, so all of it is live.
+        *_changes(before.timers, after.timers, lambda _: "timer", of_job(config.describe_timer)),
+        *_changes(before.health, after.health, lambda _: "health", of_job(config.describe_health)),
+    ]
     return sorted(changes, key=lambda change: change.effect is Effect.REMOVED)
+
+
+def _changes(
+    before: Mapping[str, T],
+    after: Mapping[str, T],
+    kind: Callable[[T], str],
+    differing: Callable[[T, T], list[Key]],
+    effect: Callable[[T, set[str]], Effect] = lambda _, __: Effect.LIVE,
+) -> Iterator[Change]:
+    """Of sections of one sort; what is switched off counts as not there."""
+    was = {name: each for name, each in before.items() if each.enabled}
+    now = {name: each for name, each in after.items() if each.enabled}
+    for name, each in now.items():
+        if name not in was:
+            yield Change(kind(each), name, Effect.ADDED)
+        elif keys := differing(was[name], each):
+            yield Change(kind(each), name, effect(each, {key.name for key in keys}), tuple(keys))
+    for name, each in was.items():
+        if name not in now:
+            yield Change(kind(each), name, Effect.REMOVED)
 
 
 def refusal(old: Config, new: Config) -> str:
@@ -92,32 +131,6 @@ def _all_units(whole: Config) -> dict[str, Unit]:
     return {**whole.units, **{name: timer.unit for name, timer in whole.timers.items()}}
 
 
-def _units(
-    old: Callable[[int], Config], new: Callable[[int], Config], instances: Callable[[str], int]
-) -> Iterator[Change]:
-    before, after = old(0).units, new(0).units
-    for name, unit in after.items():
-        was = before.get(name)
-        present, needed = was is not None and was.enabled, unit.enabled
-        if needed and not present:
-            yield Change(unit.kind.value, name, Effect.ADDED)
-        elif present and was is not None and not needed:
-            yield Change(was.kind.value, name, Effect.REMOVED)
-        elif present and was is not None:
-            keys = _differing(_described(was), _described(unit))
-            if was.per_instance or unit.per_instance:
-                for index in range(1, instances(name)):
-                    pair = old(index).units.get(name), new(index).units.get(name)
-                    if pair[0] is not None and pair[1] is not None:
-                        more = _differing(_described(pair[0]), _described(pair[1]))
-                        keys += [key for key in more if key.name not in {each.name for each in keys}]
-            if keys:
-                yield Change(unit.kind.value, name, _effect(unit, {key.name for key in keys}), tuple(keys))
-    for name, was in before.items():
-        if name not in after and was.enabled:
-            yield Change(was.kind.value, name, Effect.REMOVED)
-
-
 def _effect(unit: Unit, keys: set[str]) -> Effect:
     keys = {"env" if key.startswith("env ") else key for key in keys}
     if not keys & OF_THE_PROCESS:
@@ -125,36 +138,11 @@ def _effect(unit: Unit, keys: set[str]) -> Effect:
     return Effect.RELOAD if unit.kind is Kind.POOL and not keys & OF_THE_SOCKET else Effect.RESTART
 
 
-def _jobs(
-    kind: str, before: Mapping[str, Any], after: Mapping[str, Any], describe: Callable[[Any], dict[str, Any]]
-) -> Iterator[Change]:
-    """Timers or health checks: what they run is started anew each time, so all of it is live."""
-    for name, job in after.items():
-        was = before.get(name)
-        present = was is not None and was.enabled
-        if job.enabled and not present:
-            yield Change(kind, name, Effect.ADDED)
-        elif present and not job.enabled:
-            yield Change(kind, name, Effect.REMOVED)
-        elif present and was is not None:
-            keys = _differing(_with_env(describe(was), was), _with_env(describe(job), job))
-            if keys:
-                yield Change(kind, name, Effect.LIVE, tuple(keys))
-    for name, was in before.items():
-        if name not in after and was.enabled:
-            yield Change(kind, name, Effect.REMOVED)
-
-
-def _described(unit: Unit) -> dict[str, Any]:
-    return _with_env(config.describe(unit), unit)
-
-
-def _with_env(described: dict[str, Any], of: Unit | Timer | Health) -> dict[str, Any]:
-    """With each variable as a key of its own."""
-    described.pop("env", None)
-    unit = getattr(of, "unit", of)
-    env = getattr(unit, "env", {})
-    return {**described, **{f"env {name}": _Hidden(value) for name, value in env.items()}}
+def _described(each: Any, describe: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Its keys, with each variable as a key of its own."""
+    told = {name: value for name, value in describe(each).items() if name != "env"}
+    env = getattr(getattr(each, "unit", each), "env", {})  # a timer or a health check has its command's
+    return {**told, **{f"env {name}": _Hidden(value) for name, value in env.items()}}
 
 
 class _Hidden(str):

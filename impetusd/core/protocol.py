@@ -146,7 +146,9 @@ class Method:
 
 
 _ANY_NAMES = Param(_names, ())
+_NAMED = Param(_some_names, required=True)
 _WAIT = Param(_flag, True)
+_TOKEN = Param(_name, "")
 
 METHODS: Mapping[str, Method] = {
     "ping": Method(VIEWER, idempotent=True, slow=False),
@@ -165,13 +167,9 @@ METHODS: Mapping[str, Method] = {
     "reopen-logs": Method(OPERATOR, idempotent=True, slow=True),
     "plan": Method(VIEWER, idempotent=True, slow=True),
     # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
-    "apply": Method(ADMIN, idempotent=True, slow=True, token=Param(_name, "")),
-    "disable": Method(
-        ADMIN, idempotent=True, slow=True, names=Param(_some_names, required=True), token=Param(_name, "")
-    ),
-    "enable": Method(
-        ADMIN, idempotent=True, slow=True, names=Param(_some_names, required=True), token=Param(_name, "")
-    ),
+    "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
+    "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
+    "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.
     "signal": Method(

@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import os
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core import config, schema, switches
 from impetusd.core.lifecycle import State, Want
-from impetusd.core.model import Config, ConfigError
+from impetusd.core.model import Config, ConfigError, Unit
 from impetusd.core.plan import Change, Effect, plan, refusal
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
 from impetusd.host import this_host
 from impetusd.supervisor.entry import Entry, Role
+from impetusd.supervisor.state import replace
 
 if TYPE_CHECKING:
     from impetusd.supervisor.engine import Engine
@@ -78,16 +77,6 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str]) -> str:
     return json.dumps({"text": text, "environ": dict(environ), "disabled": disabled})
 
 
-def write_disabled(state_dir: str, names: Collection[str]) -> None:
-    """Keep these names, over reboots too. Raises OSError."""
-    path = f"{state_dir}/{switches.FILE}"
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        file.write(switches.show(names))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.new", path)
-
-
 class Applying:
     """The methods `plan` and `apply`."""
 
@@ -137,9 +126,7 @@ class Applying:
         except OSError as error:
             raise ProtocolError(FAILED, f"cannot read {self._conf}: {error.strerror}", EXIT_USAGE) from None
         except ConfigError as error:
-            count = len(error.problems)
-            heading = f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed"
-            raise ProtocolError(FAILED, f"{heading}:\n{error}"[:200_000], EXIT_USAGE) from None
+            raise ProtocolError(FAILED, error.told()[:200_000], EXIT_USAGE) from None
         refused = refusal(self._present.at(0), found.at(0))
         if refused:
             raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
@@ -171,7 +158,6 @@ class Applying:
         self._going_over = True
         state = {
             "token": token,
-            "at": round(time.time(), 3),
             "changes": [change.row() for change in changes],
             "begun": False,
             "done": False,
@@ -207,7 +193,8 @@ class Applying:
     async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:
         if names != set(self._present.disabled):
             try:
-                await asyncio.to_thread(write_disabled, self._state_dir, names)
+                path = f"{self._state_dir}/{switches.FILE}"
+                await asyncio.to_thread(replace, path, switches.show(names).encode())
             except OSError as error:
                 raise ProtocolError(
                     FAILED, f"cannot write {error.filename}: {error.strerror}; nothing was changed", EXIT_FAILED
@@ -237,12 +224,16 @@ class Applying:
 
     def _begin(self, state: dict[str, Any]) -> None:
         """Have new processes where the plan says so, and what is new started."""
+
+        def lasting(unit: Unit) -> list[Entry]:
+            return [entry for entry in engine.of_unit(unit) if not entry.dismissed and not entry.extra]
+
         engine, afresh, new = self._engine, [], []
         for change in state["changes"]:
             unit = engine.units.get(change["name"])
             if unit is None or change["kind"] not in {"pool", "program"}:
                 continue
-            entries = [entry for entry in engine.of_unit(unit) if not entry.dismissed and not entry.extra]
+            entries = lasting(unit)
             if change["effect"] == Effect.ADDED.value:
                 new += entries if unit.autostart else []
             elif change["effect"] in {Effect.RELOAD.value, Effect.RESTART.value}:
@@ -254,7 +245,7 @@ class Applying:
         engine.roll(rolled, "the configuration has changed")
         engine.restart(ended)
         for unit in engine.units.values():  # more instances, or parked workers, of what runs
-            entries = [entry for entry in engine.of_unit(unit) if not entry.dismissed and not entry.extra]
+            entries = lasting(unit)
             if any(entry.slot.want is Want.UP for entry in entries):
                 new += [e for e in entries if e.slot.since == 0.0]  # it has no record: it is new
         engine.start([entry for entry in self._needed(new) if entry.slot.want is Want.DOWN])

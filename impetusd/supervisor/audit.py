@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import pwd
 from typing import Any
 
 from impetusd.core.protocol import Request
+from impetusd.host import user_name
+from impetusd.supervisor import processes
 from impetusd.supervisor.control import Peer
 
 
@@ -37,15 +37,6 @@ def who(peer: Peer) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(64)
-def user_name(uid: int) -> str:
-    """The name of a user; its number where it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _comm(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="backslashreplace") as file:
@@ -56,11 +47,8 @@ def _comm(pid: int) -> str:
 
 def _tty(pid: int) -> str:
     """pts/3, tty1, or "" for a process without a terminal."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            number = int(file.read().rpartition(b")")[2].split()[4])
-    except (OSError, ValueError, IndexError):
-        return ""
+    fields = processes.stat(pid)
+    number = int(fields[4]) if fields is not None else 0
     major, minor = os.major(number), os.minor(number)
     if 136 <= major <= 143:  # UNIX98_PTY_SLAVE_MAJOR and its seven successors
         return f"pts/{(major - 136) * 256 + minor}"

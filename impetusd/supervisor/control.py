@@ -1,7 +1,7 @@
 """The control socket's server: lines in, lines out, bounded in every direction. What a request means is `commands`.
 
-Who asks is what the kernel says of the peer (SO_PEERCRED, SO_PEERGROUPS), and what it may ask for is its role, in the one
-table of `core.protocol`. Who has none is closed without an answer.
+Who asks is what the kernel says of the peer (SO_PEERCRED), and what it may ask for is its role, in the one table of
+`core.protocol`. Who has none is closed without an answer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ CONNECTIONS = 64
 IDLE = 10.0  # seconds that a connection may be silent between two requests
 BACKLOG = 1024
 
-SO_PEERGROUPS, MOST_GROUPS = 59, 256  # getsockopt of Python takes 1024 bytes at most
-
 Progress = Callable[[str, str, str], None]
 Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any]]]
 
@@ -28,12 +26,10 @@ Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any]]]
 class Peer:
     """The process at the other end."""
 
-    __slots__ = ("gid", "groups", "pid", "role", "uid")
+    __slots__ = ("gid", "pid", "role", "uid")
 
     def __init__(self, sock: socket.socket) -> None:
         self.pid, self.uid, self.gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MOST_GROUPS * 4)
-        self.groups = frozenset({self.gid, *struct.unpack(f"{len(raw) // 4}I", raw)})
         self.role = ""
 
 

@@ -174,6 +174,17 @@ class Daemon:
         self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
         self._parts = (self._memory, self._readiness, self._checks, self._ageing)
         rows = Rows(engine, starter, configuration, self._memory.of)
+        self._applying = Applying(
+            self._conf,
+            self._paths.state_dir,
+            self._configuration,
+            engine,
+            starter,
+            hand_over=self._hand_over,
+            needed=lambda entries: self._commands.with_needs(entries),  # noqa: PLW0108  # they are made below
+            rows=rows.of,
+            record=self._ledger.add,
+        )
         self._commands = Commands(
             engine,
             starter,
@@ -189,10 +200,10 @@ class Daemon:
                 "trigger": self._trigger,
                 "reopen-logs": self._reopen_logs,
                 "flush": self._flush_logs,
-                "plan": lambda params: self._applying.plan(params),  # noqa: PLW0108  # it is made below
-                "apply": lambda params: self._applying.apply(params),  # noqa: PLW0108  # it is made below
-                "disable": lambda params: self._applying.disable(params),  # noqa: PLW0108
-                "enable": lambda params: self._applying.enable(params),  # noqa: PLW0108
+                "plan": self._applying.plan,
+                "apply": self._applying.apply,
+                "disable": self._applying.disable,
+                "enable": self._applying.enable,
             },
             attention=lambda: [
                 *self._checks.attention(),
@@ -203,18 +214,6 @@ class Daemon:
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
             lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
-        )
-
-        self._applying = Applying(
-            self._conf,
-            self._paths.state_dir,
-            self._configuration,
-            engine,
-            starter,
-            hand_over=self._hand_over,
-            needed=self._commands.with_needs,
-            rows=rows.of,
-            record=self._ledger.add,
         )
 
     def _hand_over(self) -> None:

@@ -116,9 +116,7 @@ class Engine:
         """
         self._at = at
         for unit in with_jobs(at(0)):
-            self.units[unit.name] = unit
-            facts = blobs.get(f"unit:{unit.name}")
-            self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
+            self._know(unit, blobs)
             if unit.enabled:
                 for role, index in roles(unit, self.instances(unit)):
                     self._make(unit, role, index, blobs, saved)
@@ -126,6 +124,11 @@ class Engine:
                     self._make_passing(unit, key, blobs)
         if before is not None:
             self._make_leaving(before, blobs)
+
+    def _know(self, unit: Unit, blobs: Mapping[str, str]) -> None:
+        self.units[unit.name] = unit
+        facts = blobs.get(f"unit:{unit.name}")
+        self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
 
     def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
         """Slots of units that the configuration had and has no more."""
@@ -135,9 +138,7 @@ class Engine:
             if not unit.enabled or (known is not None and known.enabled):
                 continue
             unit = replace(unit, depends_on=tuple(name for name in unit.depends_on if name in self.units))
-            self.units[unit.name] = unit
-            facts = blobs.get(f"unit:{unit.name}")
-            self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
+            self._know(unit, blobs)
             present = len(self.entries)
             for role, index in roles(unit, self.instances(unit)):
                 if f"slot:{slot_name(unit, role, index)}" in blobs:
@@ -196,7 +197,10 @@ class Engine:
 
         First everything that is held becomes known, then what has happened is gathered; only then is anything decided.
         """
-        self._pumping = True
+        with self.at_once():
+            self._take_over(table)
+
+    def _take_over(self, table: Sequence[Mapping[str, Any]]) -> None:
         held = {row["process"]: row for row in table}
         for entry in self.entries.values():
             rec = entry.rec
@@ -228,8 +232,6 @@ class Engine:
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
                 self._starter.ack(process)
         self.rolling.resume()
-        self._pumping = False
-        self._pump()
 
     def _reconcile_without(self, entry: Entry) -> None:
         """The shim holds nothing of this slot."""

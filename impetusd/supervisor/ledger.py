@@ -8,7 +8,6 @@ tore is cut off before anything is added.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
 import os
@@ -155,28 +154,37 @@ def _append(fd: int, data: bytes) -> None:
 
 def _mend(path: str) -> int:
     """Cut a torn line off the end of the file. Returns the number of the last record, 0 where there is none."""
+    number = 0
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        return _last_number(f"{path}.1") if error.errno == errno.ENOENT else 0
-    try:
-        size = os.fstat(fd).st_size
-        end = os.pread(fd, TORN, max(0, size - TORN))
-        whole = end.rfind(b"\n") + 1
-        if whole < len(end):
-            os.ftruncate(fd, size - len(end) + whole)
-    finally:
-        os.close(fd)
-    return _last_number(path) or _last_number(f"{path}.1")
-
-
-def _last_number(path: str) -> int:
-    try:
-        with open(path, "rb") as file:
-            file.seek(-min(TORN, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            for line in reversed(file.read().splitlines()):
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    return int(json.loads(line)["n"])
-    except OSError:
+    except FileNotFoundError:
         pass
+    except OSError:
+        return 0
+    else:
+        try:
+            end = _end(fd)
+            whole = end.rfind(b"\n") + 1
+            if whole < len(end):
+                os.ftruncate(fd, os.fstat(fd).st_size - len(end) + whole)
+            number = _last_number(end[:whole])
+        finally:
+            os.close(fd)
+    if number:
+        return number
+    try:
+        with open(f"{path}.1", "rb") as file:
+            return _last_number(_end(file.fileno()))
+    except OSError:
+        return 0
+
+
+def _end(fd: int) -> bytes:
+    return os.pread(fd, TORN, max(0, os.fstat(fd).st_size - TORN))
+
+
+def _last_number(text: bytes) -> int:
+    for line in reversed(text.splitlines()):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return int(json.loads(line)["n"])
     return 0

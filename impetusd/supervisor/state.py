@@ -144,7 +144,11 @@ def write(path: str, content: Mapping[str, Any]) -> None:
 
     Also after a power failure: the new file is on the disk before it gets its name. Raises OSError, TypeError, ValueError.
     """
-    data = json.dumps({"version": VERSION, **content}, separators=(",", ":")).encode()
+    replace(path, json.dumps({"version": VERSION, **content}, separators=(",", ":")).encode())
+
+
+def replace(path: str, data: bytes) -> None:
+    """As `write`, with the bytes. Raises OSError."""
     new, old = f"{path}.new", f"{path}.old"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from impetusd.cli import startup, systemd, unitfiles
+from impetusd.cli import place, systemd, unitfiles
 from impetusd.core.model import Paths
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ class TestStartup:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         code, out, err = cli("startup", "--print")
         assert (code, err) == (0, "")
-        assert out == unitfiles.service("impetusd", startup._executable(), paths)
+        assert out == unitfiles.service("impetusd", place.executable(), paths)
         code, out, _ = cli("startup", "--print", "--profile", "compatible", "--name", "shop")
         assert code == 0
         assert out.endswith(
@@ -107,7 +107,7 @@ class TestStartup:
         )
 
     def test_the_executable_is_the_one_of_this_interpreter(self):
-        said = subprocess.run([startup._executable(), "version"], capture_output=True, text=True, check=True)
+        said = subprocess.run([place.executable(), "version"], capture_output=True, text=True, check=True)
         assert said.stdout.startswith("impetusd ")
 
     def test_who_is_not_root_is_told_what_to_do(self, cli, host, monkeypatch):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from instance import PROGRAMS, Instance
+from systemd_namespace import Namespace
+from systemd_service import Service, as_nobody, booted, served
 
 Lend = Callable[[str | None], Iterator[Instance]]
 
@@ -72,6 +74,24 @@ def python_of_nobody(as_root: None) -> str:
         if _may_read("nobody", path):
             return path
     pytest.skip("there is no python that nobody may execute")
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Namespace]:
+    """A systemd that has just booted, one for each module."""
+    yield from booted()
+
+
+@pytest.fixture
+def service(host: Namespace, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """A service of impetusd on it."""
+    yield from served(host, request)
+
+
+@pytest.fixture
+def nobody(host: Namespace) -> Iterator[Callable[..., str]]:
+    """Runs a command on it as an ordinary user."""
+    yield from as_nobody(host)
 
 
 def _ordinary_user() -> str:

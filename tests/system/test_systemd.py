@@ -8,22 +8,10 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 
-import pytest
 from instance import program
 from systemd_namespace import Namespace, wait_for
-from systemd_service import SLEEPER, Service, booted, served
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Namespace]:
-    yield from booted()
-
-
-@pytest.fixture
-def service(host: Namespace, request: pytest.FixtureRequest) -> Iterator[Service]:
-    yield from served(host, request)
+from systemd_service import SLEEPER, Service
 
 
 def test_it_is_up_after_the_boot_without_anybody_starting_it(host: Namespace) -> None:

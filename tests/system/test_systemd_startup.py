@@ -13,17 +13,7 @@ from pathlib import Path
 import pytest
 from instance import PROGRAMS, Status
 from systemd_namespace import Namespace, wait_for
-from systemd_service import ETC, HOME, IMPETUSD, NOBODY, SLEEPER, Service, as_nobody, booted, shipped
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Namespace]:
-    yield from booted()
-
-
-@pytest.fixture
-def nobody(host: Namespace) -> Iterator[Callable[..., str]]:
-    yield from as_nobody(host)
+from systemd_service import ETC, HOME, IMPETUSD, NOBODY, SLEEPER, Service, shipped
 
 
 class TestStartup:

@@ -5,28 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from instance import pool, program
 from systemd_namespace import ROOT, Namespace, wait_for
-from systemd_service import IMPETUSD, NOBODY, SLEEPER, Service, as_nobody, booted, served, shipped
-
-
-@pytest.fixture(scope="module")
-def host() -> Iterator[Namespace]:
-    yield from booted()
-
-
-@pytest.fixture
-def service(host: Namespace, request: pytest.FixtureRequest) -> Iterator[Service]:
-    yield from served(host, request)
-
-
-@pytest.fixture
-def nobody(host: Namespace) -> Iterator[Callable[..., str]]:
-    yield from as_nobody(host)
-
+from systemd_service import IMPETUSD, NOBODY, SLEEPER, Service, shipped
 
 # Hardened hides /tmp and the homes; what is tested may have been cloned there.
 CHECKOUT = f"BindReadOnlyPaths={ROOT}\n"
