@@ -12,6 +12,7 @@ from aiohttp import web
 from impetus_service.cache import Cache
 from impetus_service.db import Database
 from impetus_service.health import CACHE, DATABASE, STARTED, routes
+from impetus_service.outgoing import OUTGOING, Outgoing
 from impetus_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def create_app() -> web.Application:
     app[STARTED] = time.monotonic()
     app[CACHE] = Cache(settings.cache_max_entries)
     app[DATABASE] = Database(settings)
-    app.cleanup_ctx.append(_database)
+    app[OUTGOING] = Outgoing(settings)
+    app.cleanup_ctx.extend([_database, _outgoing])
     app.add_routes(routes)
     return app
 
@@ -36,3 +38,9 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
     await app[DATABASE].start()
     yield
     await app[DATABASE].stop()
+
+
+async def _outgoing(app: web.Application) -> AsyncIterator[None]:
+    await app[OUTGOING].start()
+    yield
+    await app[OUTGOING].stop()

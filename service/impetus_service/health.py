@@ -10,6 +10,7 @@ from aiohttp import web
 
 from impetus_service.cache import Cache
 from impetus_service.db import Database
+from impetus_service.outgoing import OUTGOING
 from impetusd import __version__
 
 DATABASE = web.AppKey("database", Database)
@@ -39,6 +40,7 @@ async def health(request: web.Request) -> web.Response:
         },
         "memory": memory(),
         "cache": {"size": len(cache), "max_entries": cache.max_entries},
+        "breakers": request.app[OUTGOING].breakers(),
         "uptime_s": round(time.monotonic() - request.app[STARTED], 3),
         "version": __version__,
         # Asked now, not at start-up: a parked worker gets its name when it is put to work.

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+OPENAI = "https://api.openai.com/v1"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+# What the numbers may be, besides DB_POOL_MIN and DB_POOL_MAX, which depend on each other.
+LIMITS = {
+    "cache_max_entries": (1, 10_000_000),
+    "http_timeout_ms": (1, 600_000),
+    "http_retries": (0, 20),
+    "http_total_ms": (1, 600_000),
+    "http_answer_max_bytes": (1, 999_999_999),
+    "http_breaker_failures": (1, 1000),
+    "http_breaker_open_ms": (1, 3_600_000),
+    "openai_timeout_ms": (1, 600_000),
+    "openai_stream_ms": (1, 3_600_000),
+}
 
 
 class SettingsError(ValueError):
@@ -25,6 +39,18 @@ class Settings:
     db_pool_max: int = 20  # connections at most, per worker
     cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
     log_level: str = "INFO"
+    http_timeout_ms: int = 15_000  # of one attempt of an outgoing request
+    http_retries: int = 3  # attempts after the first one, of what is safe to repeat
+    http_total_ms: int = 30_000  # of all attempts of a request and the pauses between them
+    http_answer_max_bytes: int = 10_000_000  # of an answer to it
+    http_breaker_failures: int = 5  # in a row, after which a target is not asked...
+    http_breaker_open_ms: int = 10_000  # ... for this long
+    openai_base_url: str = ""  # of any OpenAI-compatible endpoint; empty: chat and embeddings answer 503
+    openai_api_key: str = field(default="", repr=False)
+    openai_model: str = "gpt-4o-mini"  # for requests that name none
+    openai_embedding_model: str = "text-embedding-3-small"
+    openai_timeout_ms: int = 30_000  # of a completion in all, and of each silence in a streamed one
+    openai_stream_ms: int = 300_000  # of a streamed completion in all
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -48,13 +74,44 @@ class Settings:
         pool_min = number("DB_POOL_MIN", min(cls.db_pool_min, pool_max), 0, 1000)
         if pool_min > pool_max and not problems:
             problems.append(f"DB_POOL_MIN={pool_min}: at most DB_POOL_MAX, which is {pool_max}, is allowed")
-        cache_max_entries = number("CACHE_MAX_ENTRIES", cls.cache_max_entries, 1, 10_000_000)
+        numbers = {
+            name: number(name.upper(), getattr(cls, name), lowest, highest)
+            for name, (lowest, highest) in LIMITS.items()
+        }
         log_level = environment.get("LOG_LEVEL", "").strip().upper() or cls.log_level
         if log_level not in LOG_LEVELS:
             problems.append(f"LOG_LEVEL={log_level!r}: one of {', '.join(LOG_LEVELS)} is allowed")
+        openai_base_url = environment.get("OPENAI_BASE_URL", "").strip().rstrip("/")
+        openai_api_key = environment.get("OPENAI_API_KEY", "").strip()
+        if openai_api_key and not openai_base_url:
+            openai_base_url = OPENAI
+        if openai_base_url and not _is_http(openai_base_url):
+            problems.append(
+                "OPENAI_BASE_URL: https://host[:port]/path, or http://, without user and password is allowed"
+            )
         if problems:
             raise SettingsError("; ".join(problems))
-        return cls(url, pool_min, pool_max, cache_max_entries, log_level)
+        return cls(
+            url,
+            pool_min,
+            pool_max,
+            log_level=log_level,
+            openai_base_url=openai_base_url,
+            openai_api_key=openai_api_key,
+            openai_model=environment.get("OPENAI_MODEL", "").strip() or cls.openai_model,
+            openai_embedding_model=environment.get("OPENAI_EMBEDDING_MODEL", "").strip() or cls.openai_embedding_model,
+            **numbers,
+        )
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        )
+    except ValueError:
+        return False
 
 
 def _url_problem(url: str) -> str | None:

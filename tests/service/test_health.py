@@ -81,7 +81,7 @@ def test_a_healthy_worker_tells_all_about_itself(shared_postgres):
             status, body = await health(client)
             assert status == 200
             assert set(body) == {
-                "status", "database", "memory", "cache", "uptime_s", "version", "worker"
+                "status", "database", "memory", "cache", "breakers", "uptime_s", "version", "worker"
             }  # fmt: skip
             assert (body["status"], body["version"], body["worker"]) == ("ok", impetusd.__version__, "web:0")
             assert body["database"]["ok"] is True

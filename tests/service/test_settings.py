@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from impetus_service.settings import Settings, SettingsError
@@ -33,7 +35,10 @@ def test_a_small_maximum_lowers_the_default_minimum():
     assert Settings.from_environment({"DATABASE_URL": URL, "DB_POOL_MAX": "1"}).db_pool_min == 1
 
 
-@pytest.mark.parametrize("name", ["DB_POOL_MIN", "DB_POOL_MAX", "CACHE_MAX_ENTRIES"])
+NUMBERS = [field.name.upper() for field in fields(Settings) if field.type == "int"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", ["-1", "many", "1.5", "1e3", "٣", "99999999999999999999"])
 def test_a_wrong_number_is_refused_with_name_value_and_what_is_allowed(name, value):
     with pytest.raises(SettingsError) as refusal:
@@ -70,3 +75,22 @@ def test_a_wrong_url_is_refused_without_showing_a_password(url):
     assert "postgresql://" in str(refusal.value)
     if "password" in url or ":" in url:
         assert "hunter2" not in str(refusal.value)
+
+
+def test_every_number_is_read_under_its_name():
+    for name in NUMBERS:
+        assert getattr(Settings.from_environment({"DATABASE_URL": URL, name: "7"}), name.lower()) == 7
+
+
+def test_a_key_alone_means_openai_and_no_key_is_shown():
+    settings = Settings.from_environment({"DATABASE_URL": URL, "OPENAI_API_KEY": "sk-secret"})
+    assert settings.openai_base_url == "https://api.openai.com/v1"
+    assert "sk-secret" not in repr(settings)
+    assert Settings.from_environment({"DATABASE_URL": URL}).openai_base_url == ""
+
+
+@pytest.mark.parametrize("url", ["ftp://host/v1", "host/v1", "http://joe:hunter2@host/v1", "http://[::1", "http://h:0"])
+def test_a_wrong_provider_is_refused_without_showing_it(url):
+    with pytest.raises(SettingsError, match="OPENAI_BASE_URL: https://") as refusal:
+        Settings.from_environment({"DATABASE_URL": URL, "OPENAI_BASE_URL": url})
+    assert "hunter2" not in str(refusal.value)

@@ -1,0 +1,196 @@
+"""The client of an OpenAI-compatible endpoint: completions, streamed completions, embeddings.
+
+The provider is not trusted. What it sends is read up to a limit and within a time, and looked at before it is passed on;
+whatever it does, a caller gets an answer in OpenAI's shape or a ProviderError that says whose fault it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+
+from impetus_service.outgoing import Answer, Outgoing, Stream, Unavailable, retry_after
+from impetus_service.settings import Settings
+
+Shape = TypeVar("Shape")
+
+DONE = b"[DONE]"
+EVENT_MAX_BYTES = 1_000_000  # of one line of a stream
+RETRY_AFTER = 5.0  # seconds, where the provider names none
+
+
+class ProviderError(Exception):
+    """No usable answer. `status` is the one for our caller: 400 its own fault, 502 the provider's, 503 try again."""
+
+    def __init__(self, status: int, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.retry_after = retry_after  # seconds; with 503
+
+
+class _Choice(msgspec.Struct):
+    index: int
+
+
+class Completion(msgspec.Struct):
+    """What a completion, or an event of a streamed one, must have to be passed on."""
+
+    choices: list[_Choice]
+
+
+class _Embedding(msgspec.Struct):
+    index: int
+    embedding: list[float] | str  # a str is base64, which OpenAI's package asks for
+
+
+class Embeddings(msgspec.Struct):
+    """What an answer of embeddings must have to be passed on."""
+
+    data: list[_Embedding]
+
+
+class _Reason(msgspec.Struct):
+    message: str
+
+
+class _Refusal(msgspec.Struct):
+    error: _Reason
+
+
+class Provider:
+    """The endpoint of OPENAI_BASE_URL, asked through the worker's HTTP client."""
+
+    def __init__(self, settings: Settings, outgoing: Outgoing) -> None:
+        self._base = settings.openai_base_url
+        self._key = settings.openai_api_key
+        self._model = settings.openai_model
+        self._embedding_model = settings.openai_embedding_model
+        self._timeout = settings.openai_timeout_ms / 1000
+        self._stream = settings.openai_stream_ms / 1000
+        self._outgoing = outgoing
+
+    async def complete(self, body: dict[str, Any]) -> bytes:
+        """The completion that a body of POST /chat/completions asks for, as JSON. Raises ProviderError."""
+        answer = await self._ask("/chat/completions", {"model": self._model, **body})
+        _look(answer.body, Completion)
+        return answer.body
+
+    async def embed(self, body: dict[str, Any]) -> bytes:
+        """The embeddings that a body of POST /embeddings asks for, as JSON, one per input. Raises ProviderError."""
+        answer = await self._ask("/embeddings", {"model": self._embedding_model, **body})
+        got = _look(answer.body, Embeddings)
+        wanted = len(body["input"]) if isinstance(body["input"], list) else 1
+        if [item.index for item in got.data] != list(range(wanted)):
+            raise ProviderError(502, f"the provider answered with {len(got.data)} embeddings for {wanted} inputs")
+        return answer.body
+
+    async def events(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """The data of each event of a streamed completion, as JSON, without the closing [DONE].
+
+        Raises ProviderError: before the first event, or in the midst for a stream that breaks off, hangs or is none.
+        To close the iterator hangs up on the provider.
+        """
+        content = msgspec.json.encode({"model": self._model, **body, "stream": True})
+        try:
+            # asyncio.timeout would cancel whoever consumes us; the clock is asked with each part instead, and the
+            # longest wait between two parts is bounded by `silence`.
+            ends = asyncio.get_running_loop().time() + self._stream
+            async with self._outgoing.stream(
+                "POST", self._url("/chat/completions"), headers=self._headers(), content=content, silence=self._timeout
+            ) as stream:
+                if stream.status != 200:
+                    raise _refusal(Answer(stream.status, stream.headers, await _beginning(stream)))
+                async with aclosing(_lines(stream)) as lines:
+                    async for line in lines:
+                        if asyncio.get_running_loop().time() > ends:
+                            raise ProviderError(502, f"the provider's stream did not end within {self._stream:g} s")
+                        if not line.startswith(b"data:"):
+                            continue  # comments and the fields that OpenAI does not use
+                        data = line[5:].strip()
+                        if data == DONE:
+                            return
+                        _look(data, Completion)
+                        yield data
+            raise ProviderError(502, "the provider broke off its stream")
+        except Unavailable as error:
+            raise ProviderError(503, str(error), error.retry_after) from error
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> Answer:
+        try:
+            answer = await self._outgoing.request(
+                "POST",
+                self._url(path),
+                headers=self._headers(),
+                content=msgspec.json.encode(body),
+                within=self._timeout,
+            )
+        except Unavailable as error:
+            raise ProviderError(503, str(error), error.retry_after) from error
+        if answer.status != 200:
+            raise _refusal(answer)
+        return answer
+
+    def _url(self, path: str) -> str:
+        if not self._base:
+            raise ProviderError(503, "no provider is configured: set OPENAI_BASE_URL or OPENAI_API_KEY")
+        return self._base + path
+
+    def _headers(self) -> dict[str, str]:
+        # A completion may be asked for again without harm: the key makes it safe to repeat, here and on the way.
+        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        return headers
+
+
+def _refusal(answer: Answer) -> ProviderError:
+    """What a status that is not 200 means for our caller."""
+    if answer.status in {400, 404, 413, 422}:
+        return ProviderError(400, f"the provider refused the request: {_message(answer.body)}")
+    if answer.status in {401, 403}:  # not passed on: they would speak of the caller's session
+        return ProviderError(502, f"the provider refused our key (status {answer.status}): see OPENAI_API_KEY")
+    wait = retry_after(answer.headers) or RETRY_AFTER
+    if answer.status == 429:
+        return ProviderError(503, "the provider has too many requests at present", wait)
+    if answer.status >= 500:
+        return ProviderError(503, f"the provider failed with status {answer.status}", wait)
+    return ProviderError(502, f"the provider answered with status {answer.status}")
+
+
+def _message(body: bytes) -> str:
+    """OpenAI's `error.message`, shortened; what else it may be is not for the caller."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error.message[:500]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "it gave no reason"
+
+
+def _look(body: bytes, shape: type[Shape]) -> Shape:
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ProviderError(502, f"the provider's answer is not what OpenAI's would be: {error}") from error
+
+
+async def _beginning(stream: Stream) -> bytes:
+    async with aclosing(stream.chunks()) as chunks:
+        async for chunk in chunks:
+            return chunk[:EVENT_MAX_BYTES]
+    return b""
+
+
+async def _lines(stream: Stream) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, without their ends. Raises ProviderError for one that is too long."""
+    rest = b""
+    async with aclosing(stream.chunks()) as chunks:
+        async for chunk in chunks:
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > EVENT_MAX_BYTES:
+                raise ProviderError(502, f"the provider sent a line of more than {EVENT_MAX_BYTES} bytes")
+            for line in lines:
+                yield line
