@@ -7,54 +7,40 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from instance import PROGRAMS, Instance
+from lending import Lend, lender
 from systemd_namespace import Namespace
 from systemd_service import Service, as_nobody, booted, served
-
-Lend = Callable[[str | None], Iterator[Instance]]
 
 
 @pytest.fixture(scope="session")
 def lend() -> Iterator[Lend]:
-    """Makes an instance for a user and destroys it afterwards; the guard does so should this process be killed."""
-    guard = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("guard.py")], stdin=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert guard.stdin is not None
-    told = guard.stdin
-
-    def lent(user: str | None) -> Iterator[Instance]:
-        instance = Instance(user)
-        print(f"+{instance.root}", file=told, flush=True)
-        yield instance
-        left = instance.destroy()
-        print(f"-{instance.root}", file=told, flush=True)
-        assert not left, "\n".join(left)
-
-    yield lent
-    told.close()
-    guard.wait()
+    """Makes an instance for a user and destroys it afterwards."""
+    with lender() as lend:
+        yield lend
 
 
 @pytest.fixture
 def impetusd(lend: Lend) -> Iterator[Instance]:
     """An instance as the user that runs the tests."""
-    yield from lend(None)
+    with lend(None) as instance:
+        yield instance
 
 
 @pytest.fixture(params=["self", "nobody"])
 def anyone(request: pytest.FixtureRequest, lend: Lend) -> Iterator[Instance]:
     """An instance as the user that runs the tests and, when that is root, another one as an ordinary user."""
-    yield from lend(None if request.param == "self" else _ordinary_user())
+    with lend(None if request.param == "self" else _ordinary_user()) as instance:
+        yield instance
 
 
 @pytest.fixture
 def ordinary(lend: Lend) -> Iterator[Instance]:
     """An instance as an ordinary user."""
-    yield from lend(_ordinary_user() if os.geteuid() == 0 else None)
+    with lend(_ordinary_user() if os.geteuid() == 0 else None) as instance:
+        yield instance
 
 
 @pytest.fixture

@@ -1,0 +1,224 @@
+"""Where the chaos plays: a real impetusd under load, and the eyes on it.
+
+A pool of two workers answers the client (`client.py`), a program prints numbered lines, another one just lives. What a
+stimulus did is told by four witnesses that know nothing of impetusd's own account: the client's failures, the numbers in the
+log file, the process table, and the descriptors in /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import census
+from instance import PROGRAMS, Instance, Status, pool, program, wait_for
+
+from impetusd import control
+from impetusd.core.model import Paths
+
+CLIENTS = 20
+SUPERVISOR, SHIM = "supervisor", "shim"
+
+
+@dataclass
+class Outcome:
+    """What one stimulus, so many times, did."""
+
+    name: str
+    count: int = 0
+    answered: int = 0
+    failed: list[str] = field(default_factory=list)  # requests that were lost
+    cut: int = 0  # requests that a killed worker had under way
+    slowest_ms: float = 0.0
+    lost: int = 0  # log lines
+    doubled: int = 0
+    recovery_ms: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)  # everything else that is not as it should be
+
+    @property
+    def passed(self) -> bool:
+        return not (self.failed or self.lost or self.doubled or self.wrong)
+
+
+class Stage:
+    """An impetusd under load. `rate` is requests a second, `lines` log lines a second (a multiple of 100)."""
+
+    def __init__(self, impetusd: Instance, seed: int, *, rate: int = 1000, lines: int = 2000) -> None:
+        self.impetusd = impetusd
+        self.random = random.Random(seed)
+        self._rate, self._lines = rate, lines
+        self.port = impetusd.port()
+        self.app = impetusd.root / "version.py"
+        self.version(good=True)
+        self.keys: dict[str, object] = {"cwd": impetusd.root, "max_restarts": 1_000_000, "min_uptime": "100ms"}
+
+    def version(self, *, good: bool) -> None:
+        """Put another version of the application on the disk."""
+        text = (PROGRAMS / "app_hello.py").read_text()
+        self.app.write_text(text if good else "import no_such_module\n" + text)
+
+    def __enter__(self) -> Self:
+        always = "max_restarts = 1000000\nmin_uptime = 100ms\n"
+        self.impetusd.write(
+            f"[pool:web]\n{pool(self.port, 'version:make', **self.keys)}"
+            f"[program:lines]\ncommand = {program('torrent', 'line', self._lines)}\n{always}"
+            f"[program:still]\ncommand = sleep 100000\n{always}"
+        )
+        self.impetusd.run("start")
+        root = self.impetusd.root
+        self._paths = Paths(
+            conf=str(self.impetusd.conf),
+            base_dir=str(root),
+            run_dir=f"{root}/var/run",
+            state_dir=f"{root}/var/lib",
+            log_dir=f"{root}/var/log",
+        )
+        self.before = self.impetusd.settle()
+        self._held = self._descriptors(self.before)
+        self._client = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("client.py"), *map(str, (self.port, self._rate, CLIENTS))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.answers(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.communicate()
+        assert self._client.returncode == 0
+
+    # Eyes.
+
+    def seen(self) -> dict[str, Any]:
+        """What the client has seen since this was asked before."""
+        assert self._client.stdin is not None
+        assert self._client.stdout is not None
+        print(file=self._client.stdin, flush=True)
+        seen: dict[str, Any] = json.loads(self._client.stdout.readline())
+        return seen
+
+    def answers(self, count: int) -> None:
+        """Wait until so many more requests have been answered, and leave what was seen meanwhile to nobody."""
+        total = 0
+
+        def enough() -> bool:
+            nonlocal total
+            total += self.seen()["answered"]
+            return total >= count
+
+        wait_for(enough, f"{count} answers")
+
+    def supervisor(self) -> int:
+        """The pid of the supervisor that answers; waits for one while the daemon lives."""
+        pid: int = control.call(self._paths, "ping", {})["supervisor"]["pid"]
+        return pid
+
+    def row(self, name: str) -> dict[str, Any]:
+        """A slot, as the control socket tells it."""
+        rows: list[dict[str, Any]] = control.call(self._paths, "status", {"names": [name]})["units"]
+        return rows[0]
+
+    def _descriptors(self, status: Status) -> dict[str, list[str]]:
+        return {SHIM: census.descriptors(status.shim), SUPERVISOR: census.descriptors(status.supervisor)}
+
+    def numbers(self) -> list[int]:
+        """The numbered lines that are in the log file now."""
+        lines = self.impetusd.log("lines-out.log").splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith("line ") and line.split()[1].isdigit()]
+
+    # The play.
+
+    def play(self, stimulus: Stimulus, count: int) -> Outcome:
+        """Do it `count` times, look each time how long until all is well, and at the end whether anything was lost."""
+        outcome = Outcome(stimulus.name)
+        victims: set[int] = set()  # a kept connection may not be used again before the next one dies
+        first = self.impetusd.settle()
+        self.seen()
+        for _ in range(count):
+            began = time.monotonic()
+            victims |= stimulus.act(self)
+            outcome.recovery_ms.append((time.monotonic() - began) * 1e3)
+            outcome.count += 1
+            self._take(outcome, self._settled(outcome), victims)
+            if outcome.wrong:
+                break
+        after = self.impetusd.settle()
+        self._take(outcome, self.seen(), victims)
+        if not stimulus.replaces and after.pids != first.pids:
+            outcome.wrong.append(f"other processes: {first.pids} before, {after.pids} after")
+        self._count_lines(outcome)
+        self._compare_descriptors(outcome, after)
+        return outcome
+
+    def _settled(self, outcome: Outcome) -> dict[str, Any]:
+        """Some more requests, at a moment of chance, so that the next time meets another one."""
+        time.sleep(self.random.uniform(0.0, 0.3))
+        seen = self.seen()
+        if not seen["answered"] and not seen["failed"]:
+            try:
+                wait_for(lambda: self.seen()["answered"], "an answer")
+            except AssertionError as error:
+                outcome.wrong.append(str(error))
+        return seen
+
+    @staticmethod
+    def _take(outcome: Outcome, seen: dict[str, Any], victims: set[int]) -> None:
+        outcome.answered += seen["answered"]
+        outcome.slowest_ms = max(outcome.slowest_ms, seen["slowest_ms"])
+        for each in seen["failed"]:
+            # A new connection that a killed worker had accepted is reset; one that is refused, or waits for ever, is lost.
+            accepted = each["pid"] is None and ("ConnectionReset" in each["why"] or "IncompleteRead" in each["why"])
+            if victims and (each["pid"] in victims or accepted):
+                outcome.cut += 1
+            else:
+                outcome.failed.append(f"{'kept' if each['kept'] else 'new'} connection: {each['why']}")
+
+    def _count_lines(self, outcome: Outcome) -> None:
+        here = len(self.numbers())
+        wait_for(lambda: len(self.numbers()) > here, "more lines in the log")
+        numbers = self.numbers()
+        outcome.doubled = len(numbers) - len(set(numbers))
+        outcome.lost = numbers[-1] + 1 - len(set(numbers))
+        if numbers != sorted(numbers):
+            outcome.wrong.append("log lines out of order")
+
+    def _compare_descriptors(self, outcome: Outcome, status: Status) -> None:
+        def more() -> dict[str, list[str]]:
+            now = self._descriptors(status)
+            return {who: found for who in now if (found := difference(now[who], self._held[who]))}
+
+        try:
+            wait_for(lambda: not more(), "the descriptors to be as before", 5.0)
+        except AssertionError:
+            outcome.wrong.append(f"descriptors that were not there before: {more()}")
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """What is done to it. `act` returns once all is well again, with the pids that it killed though they served.
+
+    `often`: how many times `scripts/chaos` does it, and `few`: the tests. `replaces`: afterwards there are other processes.
+    """
+
+    name: str
+    act: Callable[[Stage], set[int]]
+    often: int
+    few: int
+    replaces: bool = False
+
+
+def difference(now: list[str], before: list[str]) -> list[str]:
+    """What is there now and was not before."""
+    left = list(now)
+    for each in before:
+        if each in left:
+            left.remove(each)
+    return left
