@@ -96,6 +96,9 @@ def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
     yield f"  restarts    {row.get('restarts', 0)} that nobody asked for{shown}"
     for stream, path in (row.get("log_files") or {}).items():
         yield f"  {stream:<10}  {path}"
+    if row.get("dropped_lines") or row.get("dropped_bytes"):
+        size = table.memory(row["dropped_bytes"])
+        yield f"  dropped     {row['dropped_lines']} lines ({size}) that its log files could not take"
     if row.get("tail"):
         yield "  its last words:"
         for line in row["tail"]:

@@ -125,15 +125,15 @@ class Daemon:
         await self._end()
 
     def _make_writer(self) -> Writer:
-        """With the journals of the supervisor before us, which hold what was on its way into files."""
+        """With the memory of the supervisor before us: what was on its way into files, and what was dropped."""
         fds = self._link.fds
-        journals = {name: fds.pop(name) for name in list(fds) if name.startswith("journal:")}
+        held = {name: fds.pop(name) for name in list(fds) if name == "lost" or name.startswith("journal:")}
 
         def keep(name: str, fd: int) -> None:
             self._link.send([{"op": "keep", "name": name}], [fd])
 
         make = JournalWriter if is_journal(os.environ) else Writer
-        return make(self._paths.log_file, asyncio.get_running_loop().call_soon_threadsafe, journals, keep)
+        return make(self._paths.log_file, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
 
     # The parts, and what they remember.
 
@@ -208,6 +208,7 @@ class Daemon:
             attention=lambda: [
                 *self._checks.attention(),
                 *self._timers.attention(),
+                *starter.attention(engine.entries.values()),
                 *(f"{name} is disabled; impetusd enable {name}" for name in self._configuration.disabled),
             ],
         )

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from impetusd.supervisor import rotation
 from impetusd.supervisor.lines import Options, dress, offset_after, stamp
+from impetusd.supervisor.lost import Lost
 
 RETRY = 1.0  # seconds before a file that could not be opened or written is tried again
 LOOK = 1.0  # seconds between two looks at whether the path still names the file
@@ -30,36 +31,12 @@ class Marks(Protocol):
         """As Journal.mark."""
 
 
-class Lost:
-    """What was dropped of a file's lines, ever, and since when; read by any thread."""
-
-    __slots__ = ("bytes", "lines", "now_bytes", "now_lines", "reason", "since")
-
-    def __init__(self) -> None:
-        self.bytes = self.lines = 0
-        self.now_bytes = self.now_lines = 0  # since writing stopped
-        self.since = 0.0
-        self.reason = ""
-
-    def begin(self, now: float) -> None:
-        """Writing stopped; `now` as time.time()."""
-        self.since = now
-        self.now_bytes = self.now_lines = 0
-
-    def add(self, count: int, lines: int) -> None:
-        """Count what is dropped now."""
-        self.bytes += count
-        self.lines += lines
-        self.now_bytes += count
-        self.now_lines += lines
-
-
 class LogFile:
     """Used by one thread. Opened when there is something to write; `options` say how it is rotated."""
 
     __slots__ = (
-        *("_at", "_born", "_device", "_failing", "_inode", "_line_start", "_look_at", "_regular", "_retry_at"),
-        *("_rotate_at", "_skipping", "_tidied", "_told", "due_since", "fd", "lost", "midline", "options", "path"),
+        *("_at", "_born", "_device", "_inode", "_line_start", "_look_at", "_regular", "_retry_at", "_rotate_at"),
+        *("_tidied", "_told", "due_since", "fd", "lost", "midline", "options", "path"),
     )
 
     def __init__(self, path: str, lost: Lost | None = None) -> None:
@@ -77,8 +54,6 @@ class LogFile:
         self._look_at = 0.0
         self._retry_at = 0.0
         self._rotate_at = 0.0
-        self._failing = False
-        self._skipping = False  # what comes next is the rest of a line that was dropped
         self._tidied = False
         self._told: list[str] = []
 
@@ -91,7 +66,7 @@ class LogFile:
         """
         now = time.monotonic()
         self._at, self._told = skip, []
-        if self._failing and now < self._retry_at:
+        if self.lost.since and now < self._retry_at:
             self._drop(out, raw, 0)
             return []
         try:
@@ -99,10 +74,10 @@ class LogFile:
                 self._open(now)
             elif now >= self._look_at:
                 self._look(now)
-            if self._failing:
-                self._resume()
-            if self._skipping:
+            if self.lost.skipping and self._at < len(out):
                 self._skip(out)
+            if self.lost.since and self._at < len(out):
+                self._resume()
             while self._at < len(out):
                 self._put(out, marks)
         except OSError as error:
@@ -247,10 +222,8 @@ class LogFile:
     def _fail(self, error: OSError, out: bytes | memoryview, raw: bytes | None, now: float) -> None:
         """Stop writing: take an unfinished line back, and count what is lost."""
         self._retry_at = now + RETRY
-        self.lost.reason = error.strerror or str(error)
-        if not self._failing:
-            self._failing = True
-            self.lost.begin(time.time())
+        if not self.lost.since:
+            self.lost.begin(time.time(), error)
             self._told.append(
                 f"writing to {self.path} failed: {self.lost.reason}; what is printed is dropped meanwhile"
             )
@@ -266,22 +239,18 @@ class LogFile:
     def _drop(self, out: bytes | memoryview, raw: bytes | None, back: int) -> None:
         """Count what of `out` is not in the file, and the `back` bytes that were taken back."""
         rest = bytes(out[self._at :])
-        lines = rest.count(b"\n")
-        if raw is None:
-            self.lost.add(back + len(rest), lines)
-        else:
-            kept = bytes(out[: self._at]).count(b"\n")
-            self.lost.add(len(raw) - offset_after(raw, kept), lines)
-        if rest:
-            self._skipping = not rest.endswith(b"\n")
+        count = back + len(rest)
+        if raw is not None:
+            count = len(raw) - offset_after(raw, bytes(out[: self._at]).count(b"\n"))
+        skipping = not rest.endswith(b"\n") if rest else self.lost.skipping
+        self.lost.add(count, rest.count(b"\n"), len(out), skipping=skipping)
 
     def _skip(self, out: bytes | memoryview) -> None:
         """Drop the rest of a line whose beginning was dropped."""
         end = _after_newline(out, self._at)
         ended = end > self._at and out[end - 1] == 10
-        self.lost.add(end - self._at, int(ended))
+        self.lost.add(end - self._at, int(ended), end, skipping=not ended)
         self._at = end
-        self._skipping = not ended
 
     def _resume(self) -> None:
         lost = self.lost
@@ -302,7 +271,7 @@ class LogFile:
             raise
         finally:
             self._at = at
-        self._failing = False
+        lost.end()
         self._told.append(
             f"writing to {self.path} goes on; {lost.now_bytes} bytes, {lost.now_lines} lines were dropped"
         )

@@ -23,7 +23,8 @@ from typing import Any
 
 from impetusd.supervisor.journal import CHUNK, Journal, Pending
 from impetusd.supervisor.lines import LONGEST, Options, dress, stamp, whole
-from impetusd.supervisor.logfile import PATIENCE, LogFile, Lost
+from impetusd.supervisor.logfile import PATIENCE, LogFile
+from impetusd.supervisor.lost import Losses
 
 __all__ = ["Options", "Writer"]
 
@@ -129,21 +130,24 @@ class Writer:
         self,
         path: str,
         soon: Callable[[Callable[[], object]], object] | None = None,
-        journals: Mapping[str, int] | None = None,
+        held: Mapping[str, int] | None = None,
         keep: Callable[[str, int], object] | None = None,
     ) -> None:
         """`path` is the daemon's own log, where these threads tell of their troubles.
 
         `soon` puts off waking a thread until the caller's present work is done: each wake costs it the interpreter's
-        lock, half a millisecond in the middle of a restart. `journals` are the descriptors that `keep` was given, by the
+        lock, half a millisecond in the middle of a restart. `held` are the descriptors that `keep` was given, by the
         name that it was given with, by the supervisor before us; they are the writer's now.
         """
+        held = held or {}
         self._soon = soon or (lambda call: call())
         self._keep = keep
         self._path = path
         self._pipes: dict[str, _Pipe] = {}
-        self._lost: dict[str, Lost] = {}
-        self._journals = [Journal(fd) for _, fd in sorted((journals or {}).items())]
+        self.losses = Losses(held.get("lost"))
+        if keep is not None and "lost" not in held:
+            keep("lost", self.losses.fd)
+        self._journals = [Journal(fd) for name, fd in sorted(held.items()) if name.startswith("journal:")]
         self.found: dict[str, tuple[Pending, Journal]] = {}
         for journal in self._journals:
             pending = journal.pending()
@@ -257,9 +261,9 @@ class Writer:
         )
 
     def dropped(self, path: str) -> tuple[int, int]:
-        """Bytes and lines of the file `path` that could not be written, since this supervisor began."""
-        lost = self._lost.get(path)
-        return (lost.bytes, lost.lines) if lost is not None else (0, 0)
+        """Bytes and lines of the file `path` that could not be written, since the daemon began."""
+        lost = self.losses.of(path)
+        return lost.bytes, lost.lines
 
     def close(self) -> None:
         """Write everything that has been printed, then end. Blocks until that is done, 5 seconds at most."""
@@ -274,10 +278,6 @@ class Writer:
 
     def _of(self, pipe: _Pipe, function: Callable[..., None], *arguments: Any) -> None:
         pipe.lane.call(pipe.lane.when_here, pipe, function, arguments)
-
-    def lost(self, path: str) -> Lost:
-        """The counters of a file."""
-        return self._lost.setdefault(path, Lost())
 
     def resolved(self, pipe: str) -> None:
         """A chunk of the journal found its file, or nobody came for it."""
@@ -437,6 +437,7 @@ class _Lane:
         self, pipe: _Pipe, data: bytes | memoryview, at: float, skip: int, journal: Journal | None = None
     ) -> None:
         assert pipe.file is not None
+        pipe.file.lost.at(at)
         if pipe.by_lines:
             raw = bytes(data)
             told = pipe.file.write(dress(raw, pipe.options, at), raw, journal or self._journal, skip)
@@ -482,7 +483,8 @@ class _Lane:
         if found is not None:
             pending, journal = found
             assert pipe.file is not None
-            self._write(pipe, pending.data, pending.at, written(pending, path, pipe), journal)
+            done = max(written(pending, path, pipe), pipe.file.lost.accounted(pending.at))
+            self._write(pipe, pending.data, pending.at, done, journal)
             self._writer.resolved(pipe.name)
         for function, arguments in pipe.waiting:
             self.call(function, *arguments)
@@ -571,7 +573,7 @@ class _Lane:
     def _attach(self, pipe: _Pipe, path: str) -> None:
         file = self._files.get(path)
         if file is None:
-            file = self._files[path] = LogFile(path, self._writer.lost(path))
+            file = self._files[path] = LogFile(path, self._writer.losses.of(path))
             self._users[file] = set()
         file.options = pipe.options
         pipe.file = file

@@ -43,6 +43,7 @@ class Rows:
         """One slot as it is now."""
         slot, now = entry.slot, time.monotonic()
         memory, cpu = self._stats.read(slot.pid) if slot.pid is not None else (None, None)
+        dropped_bytes, dropped_lines = self._starter.dropped(entry)
         return {
             "name": self._engine.shown(entry),
             "unit": entry.unit.name,
@@ -58,6 +59,8 @@ class Rows:
             "generation": entry.rec.generation,
             "last_exit": exit_row(slot.last_exit),
             "reason": self._engine.reason(entry),
+            "dropped_lines": dropped_lines,
+            "dropped_bytes": dropped_bytes,
             "tail": entry.rec.tail,
         }
 

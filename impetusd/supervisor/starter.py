@@ -259,6 +259,19 @@ class Starter:
         """Where the slot's stdout and stderr go."""
         return log_files(entry.unit, entry.role, entry.index, self.instances(entry.unit), self._log_dir)
 
+    def dropped(self, entry: Entry) -> tuple[int, int]:
+        """Bytes and lines that could not be written into its log files, those of others in a merged one included."""
+        if not self._writer.losses:
+            return 0, 0
+        count, lines = zip(*map(self._writer.dropped, set(self.log_files(entry))), strict=True)
+        return sum(count), sum(lines)
+
+    def attention(self, entries: Iterable[Entry]) -> list[str]:
+        """In a sentence each, what log files cannot be written now."""
+        if not self._writer.losses:
+            return []
+        return self._writer.losses.attention(dict.fromkeys(path for each in entries for path in self.log_files(each)))
+
     def _pipe(self, entry: Entry) -> int:
         """The slot's pair of pipes, made when there is none yet."""
         if entry.rec.pipe is not None:

@@ -41,6 +41,8 @@ def row(name: str, **changes: Any) -> dict[str, Any]:
         "generation": 1,
         "last_exit": None,
         "reason": "",
+        "dropped_lines": 0,
+        "dropped_bytes": 0,
         "tail": [],
         **changes,
     }

@@ -15,6 +15,7 @@ from writer_harness import read, wait_for
 
 from impetusd.supervisor.journal import Journal
 from impetusd.supervisor.lines import stamp
+from impetusd.supervisor.lost import Losses
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -38,7 +39,7 @@ class Supervisors:
 
     def __init__(self, root, **options):
         self.root = root
-        self.journal = Journal()
+        self.journal, self.losses = Journal(), Losses()
         self.options = options
         self.readers, self.writers, self.pipes = [], [], []
         self.process = None
@@ -53,7 +54,7 @@ class Supervisors:
     def start(self, fault="", skip=0):
         told = {
             "log": f"{self.root}/impetusd.log",
-            "journal": self.journal.fd,
+            "held": {"journal:0": self.journal.fd, "lost": self.losses.fd},
             "pipes": self.pipes,
             "fault": fault,
             "skip": skip,
@@ -61,7 +62,7 @@ class Supervisors:
         self.process = subprocess.Popen(
             [sys.executable, f"{HERE}/writer_host.py", json.dumps(told)],
             stdin=subprocess.PIPE,
-            pass_fds=[self.journal.fd, *self.readers],
+            pass_fds=[self.journal.fd, self.losses.fd, *self.readers],
             env={"PYTHONPATH": ROOT, "PATH": os.environ["PATH"]},
         )
 
@@ -84,6 +85,7 @@ class Supervisors:
         for fd in self.readers + self.writers:
             os.close(fd)
         self.journal.close()
+        os.close(self.losses.fd)
 
 
 @pytest.fixture
@@ -141,6 +143,37 @@ def test_killed_while_it_rotates(supervisors, tmp_path):
     parts = [read(file) for file in files if file.exists()]
     assert b"".join(reversed(parts)) == text
     assert all(part.endswith(b"\n") for part in parts)
+
+
+@pytest.mark.parametrize("point", ["after read", "after take", "before count", "after count", "before done"])
+@pytest.mark.parametrize("options", [{}, {"json": True}], ids=["plain", "json"])
+def test_killed_while_lines_are_dropped_each_is_counted_once(supervisors, tmp_path, point, options):
+    made = supervisors(**options)
+    path = tmp_path / "o"
+    end = made.pipe()
+    path.mkdir()  # in the way
+    text = b"".join(b"line %d\n" % number for number in range(30))
+    for at in range(0, len(text), 50):  # lines are torn at odd places
+        os.write(end, text[at : at + 50])
+        made.start(point)
+        made.was_killed()
+    path.rmdir()
+    made.start()
+    os.write(end, b"the end\n")
+    made.end()
+    told, kept = (0, 0), b""
+    for line in plain(read(path), options).splitlines(keepends=True):
+        marker = re.match(rb"impetusd: (\d+) bytes, (\d+) lines of output were dropped here", line)
+        if marker:
+            told = int(marker[1]), int(marker[2])
+        else:
+            kept += line
+    lost = Losses(os.dup(made.losses.fd)).of(str(path))
+    assert kept.endswith(b"the end\n")
+    assert (text + b"the end\n").endswith(kept)
+    assert lost.since == 0.0
+    assert told == (lost.bytes, lost.lines) == (len(text) - len(kept) + 8, text.count(b"\n") - kept.count(b"\n") + 1)
+    assert (lost.bytes > 0) is (point != "before count")  # there, each died before it had counted anything
 
 
 @pytest.mark.parametrize("options", [{}, {"time": True}, {"merged": True}], ids=["plain", "time", "merged"])

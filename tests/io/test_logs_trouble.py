@@ -14,8 +14,9 @@ import time
 import pytest
 from writer_harness import Bench, read, wait_for
 
-from impetusd.supervisor import logfile, rotation
+from impetusd.supervisor import logfile, lost, rotation
 from impetusd.supervisor.logs import Options
+from impetusd.supervisor.lost import Losses
 
 
 @pytest.fixture
@@ -168,8 +169,55 @@ def test_a_line_whose_beginning_was_dropped_is_dropped_to_its_end(bench, tmp_pat
     (tmp_path / "d").unlink()
     os.write(end, b"f\nwhole\n")
     bench.settle()
-    assert read(tmp_path / "d" / "o").splitlines()[1:] == [b"whole"]
+    marker, kept = read(tmp_path / "d" / "o").splitlines()
+    assert kept == b"whole"
+    assert marker.startswith(b"impetusd: 7 bytes, 2 lines of output were dropped here")
     assert bench.writer.dropped(str(tmp_path / "d" / "o")) == (7, 2)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_cannot_be_written_now_is_told_in_a_sentence_for_each_directory(bench, tmp_path):
+    ends = {name: bench.pipe(name, tmp_path / name) for name in ("d/o", "d/p", "e/o", "well")}
+    assert not bench.writer.losses
+    for name in "de":
+        (tmp_path / name).write_text("a file is in the way")
+    for name, end in ends.items():
+        os.write(end, b"1\n" * len(name))
+    bench.settle()
+    paths = [str(tmp_path / name) for name in ends]
+    assert bench.writer.losses
+    assert bench.writer.losses.attention(paths) == [
+        f"2 log files cannot be written (File exists), 6 lines dropped so far: {tmp_path}/d",
+        f"a log file cannot be written (File exists), 3 lines dropped so far: {tmp_path}/e/o",
+    ]
+    assert bench.writer.losses.attention(paths[:1] + paths[3:]) == [
+        f"a log file cannot be written (File exists), 3 lines dropped so far: {tmp_path}/d/o"
+    ]
+    for name in "de":
+        (tmp_path / name).unlink()
+    for end in ends.values():
+        os.write(end, b"2\n")
+    bench.settle()
+    assert bench.writer.losses.attention(paths) == []
+    assert bench.writer.dropped(paths[0]) == (6, 3)
+
+
+def test_more_files_than_the_memory_has_room_for_are_counted_by_this_supervisor_alone(monkeypatch):
+    monkeypatch.setattr(lost, "SIZE", 1000)
+    losses = Losses()
+    names = [f"/{number}/{'x' * 50}" for number in range(10)]
+    for number, name in enumerate(names):
+        counts = losses.of(name)
+        counts.at(1.0)
+        counts.begin(2.0, OSError(errno.ENOSPC, "full"))
+        counts.add(10 * number, number, 5, skipping=False)
+    successor = Losses(losses.fd)
+    kept = [successor.of(name).lines for name in names]
+    assert [losses.of(name).lines for name in names] == list(range(10))
+    assert kept[:3] == [0, 1, 2]
+    assert set(kept[5:]) == {0}
+    assert successor.of(names[1]).reason == "No space left on device"
+    assert (successor.of(names[1]).accounted(1.0), successor.of(names[1]).accounted(2.0)) == (5, 0)
 
 
 @pytest.mark.usefixtures("soon")

@@ -1,7 +1,7 @@
 """A supervisor that has nothing but its writer, for tests that kill it. Arguments: one JSON object.
 
-{"log": its own log, "journal": fd, "pipes": [[name, fd, path, options]…], "fault": "" or where to be killed, "skip": how
-often that point is passed before}. It ends in order when its standard input ends.
+{"log": its own log, "held": {"journal:0": fd, "lost": fd}, "pipes": [[name, fd, path, options]…], "fault": "" or where to
+be killed, "skip": how often that point is passed before}. It ends in order when its standard input ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from impetusd.supervisor import journal, logfile, logs
+from impetusd.supervisor import journal, logfile, logs, lost
 
 told = json.loads(sys.argv[1])
 left = told["skip"]
@@ -64,9 +64,10 @@ around(journal.Journal, "take", "take")
 around(journal.Journal, "mark", "mark")
 around(journal.Journal, "done", "done")
 around(logfile.LogFile, "_append", "write")
+around(lost.Losses, "put", "count")
 journal.os = Os()
 
-writer = logs.Writer(told["log"], None, {"journal:0": told["journal"]})
+writer = logs.Writer(told["log"], None, told["held"])
 for name, fd, path, options in told["pipes"]:
     writer.add(name, fd, path, logs.Options(**options))
 sys.stdin.read()

@@ -220,6 +220,7 @@ def test_flush_empties_the_files(impetusd: Instance) -> None:
 
 
 def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instance, as_root: None) -> None:
+    """RELIABILITY row 25, with a supervisor killed while the disk is full."""
     disk = impetusd.root / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -232,11 +233,19 @@ def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instanc
             f"[program:torrent]\ncommand = {program('torrent', 'line', 1000)}\nwait_ready = yes\n"
             "out_file = disk/out.log\nlog_format = json\n"
         )
-        wait_for(lambda: "No space left on device" in impetusd.log(), "the disk to be full")
+        sentence = "a log file cannot be written (No space left on device), "
+        wait_for(lambda: sentence in impetusd.run("status").out, "the full disk")
+        impetusd.kill(impetusd.status().supervisor)
+        wait_for(lambda: sentence in impetusd.run("status").out, "the next supervisor to know of it")
+        seen = impetusd.status()["torrent"]
+        assert seen.dropped_lines > 0
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         wait_for(lambda: "disk/out.log goes on" in impetusd.log(), "writing to go on")
         before = (disk / "out.log").stat().st_size
         wait_for(lambda: (disk / "out.log").stat().st_size > before, "lines")
+        assert sentence not in impetusd.run("status").out
+        counted = impetusd.status()["torrent"].dropped_lines
+        assert f"dropped     {counted} lines" in impetusd.run("describe", "torrent").out
         impetusd.run("stop")
         lines = [json.loads(line) for line in (disk / "out.log").read_bytes().splitlines()]
     finally:
@@ -247,7 +256,7 @@ def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instanc
     count = int(last.split()[2])
     numbers = [int(text.split()[1]) for text in kept]
     assert numbers == sorted(set(numbers))
-    assert dropped > 0
+    assert dropped == counted >= seen.dropped_lines
     assert len(kept) + dropped == count
     failures = impetusd.log().count("what is printed is dropped meanwhile")
     assert failures == impetusd.log().count("disk/out.log goes on") == len(told)

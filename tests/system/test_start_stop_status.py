@@ -90,6 +90,7 @@ def test_status_as_json_is_what_the_documentation_says(impetusd: Instance) -> No
     stated = {
         "name": str, "kind": str, "state": str, "want": str, "ready": bool, "pid": int, "uptime_s": float,
         "restarts": int, "memory_bytes": int, "cpu_percent": float, "generation": int, "last_exit": type(None),
+        "dropped_lines": int, "dropped_bytes": int,
     }  # fmt: skip
     for row in status.rows.values():
         for key, kind in stated.items():
