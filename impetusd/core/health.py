@@ -31,8 +31,9 @@ class Condition(Enum):
 
 
 class Turn(Enum):
-    """What the operator is told, once."""
+    """What the operator is told, once; that it begins to fail only in the ledger."""
 
+    FAILING = "failing"
     ILL = "unhealthy"
     WELL = "healthy again"
 
@@ -80,7 +81,8 @@ def observe(rule: Rule, seen: Observed, result: Result, now: float) -> tuple[Obs
         return replace(seen, successes=0), None
     after = replace(seen, failures=seen.failures + 1, successes=0)
     if after.failures < rule.failures or seen.condition is Condition.UNHEALTHY:
-        return after, None
+        first = after.failures == 1 and seen.condition is not Condition.UNHEALTHY and not seen.told
+        return after, Turn.FAILING if first else None
     return replace(after, condition=Condition.UNHEALTHY, told=True), None if seen.told else Turn.ILL
 
 

@@ -11,28 +11,30 @@ from typing import TYPE_CHECKING, Any
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Autorestart
 from impetusd.core.policy import Exit, Policy, signal_name
+from impetusd.core.schedule import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Record = dict[str, Any]
 
-# What the reason of a rule that acted says, and the key that it is of.
+# How the reason of a rule that acted begins, or what is in it, and the key that it is of.
 RULES = (
-    ("max_memory_kill", "memory-kill"),
-    ("max_memory_restart", "memory"),
-    ("max_age", "max_age"),
-    ("cron_restart", "cron_restart"),
-    ("(watchdog)", "watchdog"),
-    ("not ready within", "listen_timeout"),
-    ("unhealthy:", "health"),
-    ("changed", "watch"),
+    ("unhealthy: ", "health"),  # first: what follows is the answer of a stranger
+    ("changed: ", "watch"),
+    ("it hangs: ", "watchdog"),
+    ("not ready within ", "listen_timeout"),
+    ("older than max_age", "max_age"),
+    ("cron_restart = ", "cron_restart"),
 )
+OF_MEMORY = ("max_memory_kill", "max_memory_restart")
 
 
 def rule_of(reason: str) -> str:
-    """Which rule gave this reason."""
-    return next((rule for said, rule in RULES if said in reason), "other")
+    """The key of the rule that gave this reason; `health` for a check."""
+    keys = [key for said, key in RULES if reason.startswith(said)]
+    keys += [key for key in OF_MEMORY if f"over {key} = " in reason]
+    return keys[0] if keys else "other"
 
 
 def of_change(policy: Policy, before: Slot, after: Slot, now: float) -> Iterator[Record]:
@@ -45,6 +47,7 @@ def of_change(policy: Policy, before: Slot, after: Slot, now: float) -> Iterator
             "pid": before.pid,
             "ran_s": round(now - before.started, 3) if before.started is not None else None,
             **how(after.last_exit),
+            **({"kills": before.kills} if before.kills else {}),
             **_decision(policy, before, after, now),
         }
     elif before.state is State.STOPPING and after.state is not State.STOPPING and before.started is not None:
@@ -72,49 +75,61 @@ def how(end: Exit) -> Record:
 def _decision(policy: Policy, before: Slot, after: Slot, now: float) -> Record:
     """What was decided of a process that has ended, and by which key."""
     retry_s = round(max(0.0, after.deadline - now), 3) if after.deadline is not None else None
+    decision, rule = _decided(policy, before, after)
+    if before.kills and not before.failed and after.state is not State.STOPPING:
+        decision += f"; killed, for it did not end within kill_timeout = {span(policy.kill_timeout)}"
     return {
         "asked": before.asked or before.want is Want.DOWN or bool(before.due),
         "state": after.state.name,
-        "rule": _sentence(policy, before, after),
+        "decision": decision,
+        "rule": rule,
         "restarts": after.restarts,
         "retry_s": retry_s if after.state in {State.BACKOFF, State.FATAL} else None,
     }
 
 
-def _sentence(policy: Policy, before: Slot, after: Slot) -> str:
+def _decided(policy: Policy, before: Slot, after: Slot) -> tuple[str, str]:
+    """The decision in words, and the key that made it."""
     match after.state:
         case State.STOPPED:
-            return "stopped as asked"
+            return "stopped as asked", ""
         case State.STOPPING:
-            return "what it left behind is being ended (treekill)"
+            return "what it left behind is being ended (treekill = yes)", "treekill"
+        case State.EXITED if policy.autorestart is Autorestart.ALWAYS:
+            codes = ", ".join(map(str, policy.stop_exit_codes))
+            return f"left alone (stop_exit_codes = {codes})", "stop_exit_codes"
         case State.EXITED:
-            key = "stop_exit_codes" if policy.autorestart is Autorestart.ALWAYS else "autorestart"
-            return f"left alone ({key} = {_shown(policy, key)})"
+            return f"left alone (autorestart = {policy.autorestart.value})", "autorestart"
         case State.FATAL:
             return _why_fatal(policy, after)
         case State.BACKOFF:
-            row = f"{after.failures} failed runs in a row" if after.failures > 1 else "restart_delay"
-            within = f"{len(after.recent)} of {policy.max_restarts} restarts within {policy.restart_window:g} s"
-            return f"started again after a wait ({row}; {within})"
+            return _why_later(policy, after)
     if before.asked:
-        return "started again as asked"
+        return "started again as asked", ""
     if before.due:
-        return f"replaced: {before.due}"
-    return f"started again at once (autorestart = {policy.autorestart.value})"
+        return f"replaced: {before.due}", rule_of(before.due)
+    return f"started again at once (autorestart = {policy.autorestart.value}; {_within(policy, after)})", "autorestart"
 
 
-def _shown(policy: Policy, key: str) -> str:
-    if key == "stop_exit_codes":
-        return ", ".join(map(str, policy.stop_exit_codes))
-    return policy.autorestart.value
+def _within(policy: Policy, after: Slot) -> str:
+    return f"{len(after.recent)} of max_restarts = {policy.max_restarts} within {span(policy.restart_window)}"
 
 
-def _why_fatal(policy: Policy, after: Slot) -> str:
+def _why_later(policy: Policy, after: Slot) -> tuple[str, str]:
+    within = _within(policy, after)
+    if after.failures > 1:
+        rule = "exp_backoff_restart_delay"
+        return f"started again after a wait ({rule}: {after.failures} failed runs in a row; {within})", rule
+    return f"started again after a wait (restart_delay = {span(policy.restart_delay)}; {within})", "restart_delay"
+
+
+def _why_fatal(policy: Policy, after: Slot) -> tuple[str, str]:
     end = after.last_exit
     if end is not None and end.code is not None and end.code in policy.fatal_exit_codes:
-        return "given up at once: trying again cannot help"
+        return f"given up at once, for exit {end.code} says that trying again cannot help", ""
     if policy.autorestart is Autorestart.NEVER:
-        return "left down (autorestart = never)"
+        return "left down (autorestart = never)", "autorestart"
     if after.half_open:
-        return "given up again (retry_after)"
-    return f"given up (max_restarts = {policy.max_restarts} within restart_window = {policy.restart_window:g} s)"
+        return f"given up again (retry_after = {span(policy.retry_after)})", "retry_after"
+    limit = f"max_restarts = {policy.max_restarts} within restart_window = {span(policy.restart_window)}"
+    return f"given up ({limit})", "max_restarts"

@@ -10,10 +10,12 @@ from impetusd.host import user_name
 from impetusd.supervisor import processes
 from impetusd.supervisor.control import Peer
 
+NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
+
 
 def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str, Any]:
     """The fields of a `command` record."""
-    params = dict(request.params)
+    params = {name: value for name, value in request.params.items() if name != "token"}
     return {
         "method": request.method,
         "names": params.pop("names", None) or ([params.pop("name")] if "name" in params else []),
@@ -26,10 +28,12 @@ def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str,
 
 def who(peer: Peer) -> dict[str, Any]:
     """The peer: user, process, terminal, role."""
+    login = _login(peer.pid)
     return {
         "uid": peer.uid,
         "gid": peer.gid,
         "user": user_name(peer.uid),
+        "login": user_name(login) if login not in {peer.uid, None} else "",
         "peer_pid": peer.pid,
         "comm": _comm(peer.pid),
         "tty": _tty(peer.pid),
@@ -43,6 +47,16 @@ def _comm(pid: int) -> str:
             return file.read().rstrip("\n")
     except OSError:
         return ""
+
+
+def _login(pid: int) -> int | None:
+    """Who had logged in, and became somebody else since; None where the kernel does not keep that, or nobody had."""
+    try:
+        with open(f"/proc/{pid}/loginuid", encoding="ascii") as file:
+            uid = int(file.read())
+    except (OSError, ValueError):
+        return None
+    return None if uid == NOBODY else uid
 
 
 def _tty(pid: int) -> str:

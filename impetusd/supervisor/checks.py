@@ -61,13 +61,13 @@ class Checks:
         slots: Callable[[str], Sequence[Entry]],
         shown: Callable[[Entry], str],
         fail: Callable[[Entry, str], object],
-        turned: Callable[[Health, str, Turn, str], object],
+        turned: Callable[[Health, str, Turn, int, str], object],
         save: Callable[[], object],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """`ask`: as `Prober.ask`. `slots(name)`: the slots of a unit. `fail(slot, reason)`: it is judged broken.
 
-        `turned(check, target, turn, reason)`: that is news. `save()`: what `dump` says has changed; never called from within `changed`.
+        `turned(check, target, turn, failures in a row, reason)`: that is news. `save()`: what `dump` says has changed; never called from within `changed`.
         """
         self._checks = [check for check in checks if check.enabled]
         self._ask = ask
@@ -219,9 +219,9 @@ class Checks:
         before, now = subject.seen, self._loop.time()
         subject.seen, turn = health.observe(subject.rule, before, result, now)
         subject.last, subject.at = result, round(time.time(), 3)
-        if turn in {Turn.ILL, Turn.WELL}:
-            reason = self._reason(subject) if turn is Turn.ILL else ""
-            self._turned(subject.check, self._target(subject), turn, reason)
+        if turn is not None:
+            failures, reason = subject.seen.failures, self._reason(subject)
+            self._turned(subject.check, self._target(subject), turn, failures, reason)
         subject.held = ""
         victim = None
         if result.blame and subject.check.action is Action.RESTART and health.restart_due(subject.rule, subject.seen):

@@ -34,7 +34,7 @@ class Commands:
         paths: Paths,
         pids: tuple[int, int],
         saved: Callable[[], Awaitable[None]],
-        quiesce: Callable[[], None],
+        quiesce: Callable[[str], None],
         end: Callable[[], None],
         others: Mapping[str, Callable[[dict[str, Any]], Any]],
         attention: Callable[[], list[str]],
@@ -240,7 +240,7 @@ class Commands:
         if names:
             self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
         else:
-            self.begin_the_end()
+            self.begin_the_end("impetusd stop")
             self._starter.put("shutdown", "yes")
         killed = await self.stop_in_order(asked)
         if names:
@@ -250,11 +250,11 @@ class Commands:
             self._end()
         return {"ok": True, "killed": killed, "units": rows}
 
-    def begin_the_end(self) -> None:
-        """From here on nothing is started, neither by command nor by a rule."""
+    def begin_the_end(self, why: str) -> None:
+        """From here on nothing is started, neither by command nor by a rule. `why` says who wants it."""
         if not self.ending:
             self.ending = True
-            self._quiesce()
+            self._quiesce(why)
 
     async def stop_in_order(self, entries: list[Entry]) -> list[str]:
         """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed."""

@@ -392,23 +392,28 @@ class Daemon:
         if message.get("WATCHDOG") == "1":
             self._engine.ping(entry)
 
-    def _say(self, what: str, more: str = "") -> None:
+    def _say(self, what: str, more: str = "", **why: str) -> None:
         """What becomes of the daemon itself."""
         self._writer.line(f"supervisor: {what}{more}")
-        self._ledger.add("daemon", what=what, pid=os.getpid(), shim=self._link.pid, version=impetusd.__version__)
+        pids = {"pid": os.getpid(), "shim": self._link.pid}
+        self._ledger.add("daemon", what=what, **pids, version=impetusd.__version__, **why)
         asyncio.get_running_loop().call_soon(self._starter.flush)
 
     def _record(self, entry: Entry, kind: str, **fields: Any) -> None:
-        self._ledger.add(kind, unit=entry.unit.name, slot=self._engine.shown(entry), **fields)
+        """Of a health check's command nothing: what it says is in the `health` records, each time that this turns."""
+        if entry.role is not Role.CHECK:
+            self._ledger.add(kind, unit=entry.unit.name, slot=self._engine.shown(entry), **fields)
 
     def _timer_ran(self, name: str, outcome: Outcome, attempt: int) -> None:
         told = {"ok": outcome.ok, "code": outcome.code, "duration_s": round(outcome.duration_s, 3), "why": outcome.why}
-        self._ledger.add("timer", unit=name, **told, reason=outcome.result, attempt=attempt)
+        retries = self._configuration.at(0).timers[name].retries
+        self._ledger.add("timer", unit=name, **told, reason=outcome.result, attempt=attempt, retries=retries)
 
-    def _turned(self, check: Health, target: str, turn: Turn, reason: str) -> None:
-        self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
-        state = "unhealthy" if turn is Turn.ILL else "healthy"
-        self._ledger.add("health", check=check.name, unit=check.target, slot=target, state=state, reason=reason)
+    def _turned(self, check: Health, target: str, turn: Turn, failures: int, reason: str) -> None:
+        if turn is not Turn.FAILING:
+            self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
+        told = {"check": check.name, "unit": check.target, "slot": target, "state": turn.value, "reason": reason}
+        self._ledger.add("health", **told, failures=failures, action=check.action.value)
 
     def _audit(self, peer: Peer, request: Request, outcome: str, error: str) -> None:
         self._ledger.add("command", **audit.command(peer, request, outcome, error))
@@ -445,9 +450,9 @@ class Daemon:
 
     # The end.
 
-    def _quiesce(self) -> None:
+    def _quiesce(self, why: str) -> None:
         self._upstream.stopping(stop_within(self._engine.units))
-        self._say("stopping", " everything")
+        self._say("stopping", f" everything: {why}", why=why)
         self._parts = (self._readiness, self._checks)  # the others are closed here
         self._timers.close()
         self._ageing.close()
@@ -456,7 +461,7 @@ class Daemon:
 
     def _shut_down(self) -> None:
         if self._ending is None:
-            self._commands.begin_the_end()
+            self._commands.begin_the_end("told to end by a signal")
             self._ending = asyncio.create_task(self._stop_everything())
 
     async def _stop_everything(self) -> None:

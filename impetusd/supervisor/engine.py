@@ -569,8 +569,8 @@ class Engine:
                 self._starter.end_run(entry)
         if after.deadline != before.deadline:
             self._arm(entry)
-        if isinstance(event, Exited) and after.want is Want.UP and not after.asked:
-            self._fetch_tail(entry)
+        if isinstance(event, Exited) and (entry.role is Role.JOB or (after.want is Want.UP and not after.asked)):
+            self._fetch_tail(entry, before.pid)
         if after.state is State.RUNNING and before.state is not State.RUNNING:
             entry.rec.gated = False
             entry.rec.tail = []
@@ -758,24 +758,26 @@ class Engine:
                 del self._waiting[entry.name]
                 self._spawn(entry)
 
-    def _fetch_tail(self, entry: Entry) -> None:
+    def _fetch_tail(self, entry: Entry, pid: int | None) -> None:
         """Ask the writer for the last stderr lines of the run that ended, for whoever asks why."""
-        if entry.rec.pipe is None:
+        if entry.rec.pipe is None or pid is None:
+            entry.rec.tail = []  # no process, no words
             return
         entry.tail_due = True
 
         def answer(data: bytes) -> None:
-            self._loop.call_soon_threadsafe(self._keep_tail, entry, data)
+            self._loop.call_soon_threadsafe(self._keep_tail, entry, pid, data)
 
         self._starter.tail(entry.rec.pipe, answer)
 
-    def _keep_tail(self, entry: Entry, data: bytes) -> None:
+    def _keep_tail(self, entry: Entry, pid: int, data: bytes) -> None:
         entry.tail_due = False
+        lines = data.decode("utf-8", "backslashreplace").splitlines()[-40:]
         if entry.slot.state is not State.RUNNING:
-            entry.rec.tail = data.decode("utf-8", "backslashreplace").splitlines()[-40:]
+            entry.rec.tail = lines
             self._dirty[entry.name] = entry
-            if entry.rec.tail:
-                self._record(entry, "stderr", lines=[line[:500] for line in entry.rec.tail[-20:]])
+        if lines:
+            self._record(entry, "stderr", pid=pid, lines=[line[:500] for line in lines[-20:]])
         self._pump()
 
     # What is to be known.

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impetusd.core.health import (
@@ -48,7 +48,7 @@ class TestObserve:
         _, passed = answers(Rule(failures=3), True, False, False, False, False)
         assert passed == [
             ("healthy", None),
-            ("healthy", None),
+            ("healthy", Turn.FAILING),
             ("healthy", None),
             ("unhealthy", Turn.ILL),
             ("unhealthy", None),
@@ -71,7 +71,7 @@ class TestObserve:
 
     def test_failures_in_the_start_period_do_not_count(self):
         seen, passed = answers(Rule(failures=2, start_period=3.0), False, False, False, False)
-        assert passed == [("starting", None)] * 4
+        assert passed == [("starting", None)] * 3 + [("starting", Turn.FAILING)]
         assert seen.failures == 1  # the one at 3 s
 
     def test_the_first_success_ends_the_start_period(self):
@@ -117,6 +117,9 @@ class TestObserve:
             assert seen.told == (seen.condition is Condition.UNHEALTHY)
             if seen.condition is Condition.UNHEALTHY and before.condition is not Condition.UNHEALTHY:
                 assert not any(results[at - rule.failures + 1 : at + 1])
+            if turn is Turn.FAILING:
+                assert (seen.failures, seen.told) == (1, False)
+                continue
             turns += [turn] if turn else []
         assert turns == [Turn.ILL, Turn.WELL] * (len(turns) // 2) + [Turn.ILL] * (len(turns) % 2)
 
@@ -168,6 +171,7 @@ class Worker:
     interval=st.floats(0.5, 20),
     absent=st.floats(0.1, 90),
 )
+@settings(deadline=None)
 def test_random_failures_restart_one_worker_a_minute_at_most_and_never_two_at_once(seed, count, rule, interval, absent):
     """RELIABILITY row 23: every answer fails with a probability of one half, for ten minutes."""
     chance = random.Random(seed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from impetusd.core import news
+from impetusd.core.ledger import KINDS
 from impetusd.core.lifecycle import (
     Deadline,
     Exited,
@@ -44,7 +46,11 @@ def told(*events, policy=POLICY, gap=10.0):
 
 
 def decisions(*events, **how):
-    return [(each["state"], each["rule"]) for each in told(*events, **how) if each["kind"] in {"exit", "gone"}]
+    return [
+        (each["state"], each["decision"], each["rule"])
+        for each in told(*events, **how)
+        if each["kind"] in {"exit", "gone"}
+    ]
 
 
 UP = (Start(), Spawned(7), Ready())
@@ -69,7 +75,8 @@ def test_an_end_has_its_pid_how_long_it_ran_what_it_used_and_what_was_decided():
         "max_rss": 4096,
         "asked": False,
         "state": "STARTING",
-        "rule": "started again at once (autorestart = always)",
+        "decision": "started again at once (autorestart = always; 1 of max_restarts = 3 within 1 min)",
+        "rule": "autorestart",
         "restarts": 1,
         "retry_s": None,
     }
@@ -83,32 +90,71 @@ def test_a_start_that_failed_tells_its_stage():
 
 
 def test_each_decision_names_its_key():
-    assert decisions(*UP, Stop(), Exited(OK)) == [("STOPPED", "stopped as asked")]
-    assert decisions(*UP, Restart(), Exited(OK)) == [("STARTING", "started again as asked")]
-    assert decisions(*UP, Recycle("it is older than max_age = 1d"), Exited(OK)) == [
-        ("STARTING", "replaced: it is older than max_age = 1d")
+    assert decisions(*UP, Stop(), Exited(OK)) == [("STOPPED", "stopped as asked", "")]
+    assert decisions(*UP, Restart(), Exited(OK)) == [("STARTING", "started again as asked", "")]
+    assert decisions(*UP, Recycle("older than max_age = 1d"), Exited(OK)) == [
+        ("STARTING", "replaced: older than max_age = 1d", "max_age")
     ]
     never = Policy(autorestart=Autorestart.NEVER)
-    assert decisions(*UP, Exited(FAILED), policy=never) == [("FATAL", "left down (autorestart = never)")]
+    assert decisions(*UP, Exited(FAILED), policy=never) == [("FATAL", "left down (autorestart = never)", "autorestart")]
     on_failure = Policy(autorestart=Autorestart.ON_FAILURE)
-    assert decisions(*UP, Exited(OK), policy=on_failure) == [("EXITED", "left alone (autorestart = on-failure)")]
+    assert decisions(*UP, Exited(OK), policy=on_failure) == [
+        ("EXITED", "left alone (autorestart = on-failure)", "autorestart")
+    ]
     codes = Policy(stop_exit_codes=(3, 4))
-    assert decisions(*UP, Exited(Exit(code=3)), policy=codes) == [("EXITED", "left alone (stop_exit_codes = 3, 4)")]
+    assert decisions(*UP, Exited(Exit(code=3)), policy=codes) == [
+        ("EXITED", "left alone (stop_exit_codes = 3, 4)", "stop_exit_codes")
+    ]
     config = Policy(fatal_exit_codes=(78,))
-    ((state, rule),) = decisions(*UP, Exited(Exit(code=78)), policy=config)
-    assert (state, rule) == ("FATAL", "given up at once: trying again cannot help")
+    assert decisions(*UP, Exited(Exit(code=78)), policy=config) == [
+        ("FATAL", "given up at once, for exit 78 says that trying again cannot help", "")
+    ]
+
+
+def test_a_stop_that_took_sigkill_says_so():
+    (exit_,) = [each for each in told(*UP, Stop(), Deadline(), Exited(KILLED)) if each["kind"] == "exit"]
+    assert exit_["decision"] == "stopped as asked; killed, for it did not end within kill_timeout = 5 s"
+    assert exit_["kills"] == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "rule"),
+    [
+        ("uses 120 MB (PSS), over max_memory_restart = 100 MB for 5s", "max_memory_restart"),
+        ("uses 120 MB, over max_memory_kill = 100 MB", "max_memory_kill"),
+        ("unhealthy: GET /: 500 over max_memory_kill = 1", "health"),
+        ("changed: max_age.py", "watch"),
+        ("cron_restart = 0 4 * * *", "cron_restart"),
+        ("rolling restart", "other"),
+    ],
+)
+def test_a_rule_is_known_by_its_reason(reason, rule):
+    assert news.rule_of(reason) == rule
 
 
 def test_a_crash_loop_is_told_until_it_is_given_up():
     def short():
         return Spawned(7), Exited(Exit(code=1))  # each end is one of its own
 
-    rules = decisions(Start(), *short(), *short(), Deadline(), *short(), Deadline(), *short(), gap=0.01)
-    assert rules == [
-        ("STARTING", "started again at once (autorestart = always)"),
-        ("BACKOFF", "started again after a wait (2 failed runs in a row; 2 of 3 restarts within 60 s)"),
-        ("BACKOFF", "started again after a wait (3 failed runs in a row; 3 of 3 restarts within 60 s)"),
-        ("FATAL", "given up (max_restarts = 3 within restart_window = 60 s)"),
+    found = decisions(Start(), *short(), *short(), Deadline(), *short(), Deadline(), *short(), gap=0.01)
+    backoff = "started again after a wait (exp_backoff_restart_delay: "
+    assert found == [
+        (
+            "STARTING",
+            "started again at once (autorestart = always; 1 of max_restarts = 3 within 1 min)",
+            "autorestart",
+        ),
+        (
+            "BACKOFF",
+            f"{backoff}2 failed runs in a row; 2 of max_restarts = 3 within 1 min)",
+            "exp_backoff_restart_delay",
+        ),
+        (
+            "BACKOFF",
+            f"{backoff}3 failed runs in a row; 3 of max_restarts = 3 within 1 min)",
+            "exp_backoff_restart_delay",
+        ),
+        ("FATAL", "given up (max_restarts = 3 within restart_window = 1 min)", "max_restarts"),
     ]
 
 
@@ -156,7 +202,9 @@ def test_every_process_that_began_is_told_and_every_end_too(events, gap):
     for event in events:
         before = slot
         slot, _ = step(POLICY, slot, event, at, 0.5)
-        kinds = [each["kind"] for each in news.of_change(POLICY, before, slot, at)]
+        records = list(news.of_change(POLICY, before, slot, at))
+        assert all(each.keys() - {"kind"} <= KINDS[each["kind"]].keys() for each in records)
+        kinds = [each["kind"] for each in records]
         assert kinds.count("start") == (slot.pid is not None and slot.pid != before.pid)
         assert kinds.count("exit") == (slot.last_exit is not before.last_exit)
         starts, ends = starts + kinds.count("start"), ends + kinds.count("exit")

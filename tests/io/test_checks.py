@@ -14,7 +14,7 @@ from health_harness import check, simulated, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core.health import RESTART_EVERY, Result
+from impetusd.core.health import RESTART_EVERY, Result, Turn
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.model import Action, Kind
 from impetusd.supervisor.checks import Checks
@@ -50,7 +50,10 @@ class World:
             save=lambda: self.saves.append(self.checks.dump()), jitter=jitter,
         )  # fmt: skip
 
-    def turned(self, check, target, turn, reason):
+    def turned(self, check, target, turn, failures, reason):
+        assert failures <= check.failures
+        if turn is Turn.FAILING:  # only the ledger hears of it
+            return
         self.told.append(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
 
     def take_over(self, saved, *checks):

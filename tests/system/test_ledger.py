@@ -9,12 +9,16 @@ from typing import Any
 
 from instance import Instance, program, wait_for
 
+from impetusd.core.ledger import COMMON, KINDS
+
 
 def records(instance: Instance) -> list[dict[str, Any]]:
     """All of them, whose numbers have no gap and no repetition."""
     path = instance.root / "var/lib/ledger.jsonl"
     found = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()] if path.exists() else []
     assert [each["n"] for each in found] == list(range(1, len(found) + 1))
+    for each in found:
+        assert each.keys() <= COMMON.keys() | KINDS[each["kind"]].keys(), each
     return found
 
 
@@ -107,12 +111,13 @@ failures = 2
 action = alert
 """)
     impetusd.run("trigger", "job", code=1)
-    wait_for(lambda: of(impetusd, "health"), "the check to fail")
+    wait_for(lambda: len(of(impetusd, "health")) == 2, "the check to fail twice")
     wait_for(lambda: of(impetusd, "rule"), "its age")
     (timer,) = of(impetusd, "timer")
     assert (timer["unit"], timer["ok"], timer["code"], timer["why"]) == ("job", False, 1, "trigger")
-    ill = of(impetusd, "health")[0]
-    assert (ill["check"], ill["unit"], ill["state"]) == ("sick", "sick", "unhealthy")
+    first, ill = of(impetusd, "health")
+    assert (first["state"], first["failures"]) == ("failing", 1)
+    assert (ill["check"], ill["unit"], ill["state"], ill["failures"]) == ("sick", "sick", "unhealthy", 2)
     assert "exec: exit 1" in ill["reason"] or "exit 1" in ill["reason"]
     rule = of(impetusd, "rule")[0]
     assert (rule["slot"], rule["rule"]) == ("p", "max_age")
