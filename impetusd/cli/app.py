@@ -36,6 +36,7 @@ GROUPS = {
     },
     "Look": {
         "status": "impetusd.cli.status_command",
+        "events": "impetusd.cli.events",
         "describe": "impetusd.cli.describe",
         "health": "impetusd.cli.health",
     },

@@ -14,7 +14,7 @@ import typing
 
 import click
 
-from impetusd.cli.options import conf_option, here, names_argument
+from impetusd.cli.options import conf_option, here, names_argument, since_when
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -60,7 +60,7 @@ def command(
     Example: impetusd logs -f --grep 'ERROR|WARN' web
     """
     wanted = _matcher(grep)
-    when = _instant(since)
+    when = since_when(since)
     at = here()
     files = [each for each in sources(at, names) if not stderr or each.stream == "error"]
     if not files:
@@ -78,17 +78,6 @@ def _matcher(text: str | None) -> Callable[[bytes], object] | None:
         return re.compile(os.fsencode(text)).search
     except re.error as error:
         raise click.BadParameter(f"{text!r} is no regular expression: {error}", param_hint="--grep") from None
-
-
-def _instant(text: str | None) -> float | None:
-    from impetusd.cli.when import instant
-
-    try:
-        return None if text is None else instant(text, time.time())
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is no time; say 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
-        ) from None
 
 
 def sources(at: Place, names: Sequence[str]) -> list[Source]:

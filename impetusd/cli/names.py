@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from impetusd.cli.place import Place
+
 
 def matches(pattern: str, unit: str, slot: str) -> bool:
     """Whether `pattern` means this slot: its unit, the slot itself, or a glob over either."""
@@ -32,3 +34,26 @@ def require_known(names: Sequence[str], units: Collection[str], timers: Collecti
             near = difflib.get_close_matches(unit, units, n=1)
             hint = f"did you mean {near[0]}?" if near else f"configured are: {', '.join(units) or 'none'}"
             raise Failure(f"there is no unit or slot {name}; {hint}", EXIT_UNKNOWN_NAME)
+
+
+def require(patterns: Sequence[str], known: Collection[str]) -> None:
+    """Failure (exit 4) for the first pattern that means none of `known`: units, slots, timers, checks."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
+            import difflib
+
+            near = difflib.get_close_matches(pattern, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'nothing'}"
+            raise Failure(f"there is no {pattern}; {hint}", EXIT_UNKNOWN_NAME)
+
+
+def configured(at: Place) -> list[str]:
+    """What the INI file has of units, timers and checks; [] if it cannot be read. Instances are known by their numbers."""
+    from impetusd.cli import place
+
+    try:
+        config = place.load(at.conf)
+    except Failure:
+        return []
+    slots = [f"{unit.name}:{index}" for unit in config.units.values() for index in range(unit.instances_max)]
+    return [*config.units, *slots, *config.timers, *config.health]

@@ -32,6 +32,20 @@ def names_argument(*, required: bool = False) -> Callable[[_F], _F]:
     return click.argument("names", metavar="NAME..." if required else "[NAME]...", nargs=-1, required=required)
 
 
+def since_when(text: str | None) -> float | None:
+    """What --since means, in Unix seconds."""
+    import time
+
+    from impetusd.cli.when import instant
+
+    try:
+        return None if text is None else instant(text, time.time())
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no time; say 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
+        ) from None
+
+
 def given() -> str | None:
     """The FILE of -c, or None."""
     return typing.cast("str | None", click.get_current_context().find_root().meta.get(_KEY))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from impetusd.core.schedule import span
@@ -122,6 +123,12 @@ def parse(line: bytes) -> dict[str, Any] | None:
 def concerns(record: Record, patterns: Collection[str]) -> bool:
     """Whether a record is about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in subjects(record) for pattern in patterns)
+
+
+def literals(patterns: Collection[str]) -> list[bytes]:
+    """One of these is in the line of each record that concerns the patterns; empty: there is no telling."""
+    found = [json.dumps(re.split(r"[*?[]", pattern)[0])[1:-1].encode() for pattern in patterns]
+    return found if all(found) else []
 
 
 def subjects(record: Record) -> set[str]:

@@ -118,6 +118,12 @@ def _count(value: Any) -> int:
     return value
 
 
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
+        raise ValueError("a whole number from 0 on")
+    return value
+
+
 class Param:
     """One parameter: how it is checked, and its value when it is left out (`required` when it may not be)."""
 
@@ -149,6 +155,7 @@ _ANY_NAMES = Param(_names, ())
 _NAMED = Param(_some_names, required=True)
 _WAIT = Param(_flag, True)
 _TOKEN = Param(_name, "")
+_SIZE = Param(_size, 0)
 
 METHODS: Mapping[str, Method] = {
     "ping": Method(VIEWER, idempotent=True, slow=False),
@@ -165,6 +172,17 @@ METHODS: Mapping[str, Method] = {
     "timers": Method(VIEWER, idempotent=True, slow=False),
     "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
     "reopen-logs": Method(OPERATOR, idempotent=True, slow=True),
+    # The ledger: what is after number `after` and since Unix time `since`, or the `last` so many of it.
+    "events": Method(
+        VIEWER,
+        idempotent=True,
+        slow=True,
+        names=_ANY_NAMES,
+        after=_SIZE,
+        since=_SIZE,
+        last=_SIZE,
+        wait=Param(_flag, False),
+    ),
     "plan": Method(VIEWER, idempotent=True, slow=True),
     # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
     "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),

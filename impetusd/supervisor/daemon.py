@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import impetusd
+from impetusd import ledgerfile
 from impetusd.core import news
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
@@ -34,6 +35,7 @@ from impetusd.supervisor.console import JournalWriter, is_journal
 from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import ONE_SHOT, Entry, Role
+from impetusd.supervisor.events import Events
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
@@ -90,7 +92,9 @@ class Daemon:
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
         saved = self._state.load() if first else {}
         soon = asyncio.get_running_loop().call_soon_threadsafe
-        self._ledger = Ledger(f"{self._paths.state_dir}/ledger.jsonl", blobs, soon, self._writer.line)
+        ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
+        self._ledger = Ledger(ledger, blobs, soon, self._writer.line)
+        self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
         self._oom = Oom()
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
@@ -200,6 +204,7 @@ class Daemon:
                 "trigger": self._trigger,
                 "reopen-logs": self._reopen_logs,
                 "flush": self._flush_logs,
+                "events": self._events.page,
                 "plan": self._applying.plan,
                 "apply": self._applying.apply,
                 "disable": self._applying.disable,
@@ -470,6 +475,7 @@ class Daemon:
 
     async def _end(self) -> None:
         self._commands.over.set()
+        self._events.close()
         await self._control.close()
         await self._file_watch.close()
         with contextlib.suppress(FileNotFoundError):

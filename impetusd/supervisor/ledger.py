@@ -7,6 +7,7 @@ tore is cut off before anything is added.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -41,12 +42,15 @@ class Ledger:
         self._soon = soon
         self._tell = tell
         self._new: list[str] = []  # records of this round
-        self._waiting: deque[tuple[int, str]] = deque()  # (last number, key) of what the disk does not have yet
+        # (last number, key, text) of what the disk does not have yet
+        self._waiting: deque[tuple[int, str, str]] = deque()
+        self.failing = ""  # why the disk takes nothing now
+        self.news = asyncio.Event()  # set with each round that has records; whoever waits clears it
         self._puts: dict[str, str | None] = {}
         self._lost = 0
         self._calls: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._n = _mend(path)
+        self._n = self._written_n = _mend(path)
         for key in sorted((key for key in blobs if key.startswith(KEY)), key=lambda key: int(key.removeprefix(KEY))):
             lines = [line for line in blobs[key].splitlines(keepends=True) if json.loads(line)["n"] > self._n]
             self._n = max(self._n, int(key.removeprefix(KEY)))
@@ -76,6 +80,15 @@ class Ledger:
         puts, self._puts = self._puts, {}
         return puts
 
+    @property
+    def last(self) -> int:
+        """The number of the newest record that outlives us."""
+        return self._waiting[-1][0] if self._waiting else self._written_n
+
+    def waiting(self) -> list[bytes]:
+        """The lines that the disk does not have yet, as far as we know."""
+        return [line for _, _, text in self._waiting for line in text.encode("ascii").splitlines()]
+
     def close(self) -> None:
         """Write what was handed over, for as long as one try takes. May be called in another thread, after the rest."""
         self._calls.put(None)
@@ -84,10 +97,13 @@ class Ledger:
 
     def _hand_over(self, key: str, lines: list[str]) -> None:
         number = int(key.removeprefix(KEY))
-        self._waiting.append((number, key))
-        self._calls.put((number, "".join(lines)))
+        text = "".join(lines)
+        self._waiting.append((number, key, text))
+        self._calls.put((number, text))
+        self.news.set()
 
     def _written(self, number: int) -> None:
+        self._written_n = number
         while self._waiting and self._waiting[0][0] <= number:
             self._puts[self._waiting.popleft()[1]] = None
 
@@ -107,11 +123,13 @@ class Ledger:
                     break
                 except OSError as error:
                     if not failing:
+                        self._trouble(error.strerror or str(error))
                         self._say(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
                     failing = True
                     if self._closing.wait(AGAIN):
                         return
             if failing:
+                self._trouble("")
                 self._say(f"{self._path} is written again")
             failing = False
             self._in_loop(functools.partial(self._written, number))
@@ -122,6 +140,9 @@ class Ledger:
 
     def _say(self, text: str) -> None:
         self._in_loop(functools.partial(self._tell, text))
+
+    def _trouble(self, reason: str) -> None:
+        self._in_loop(functools.partial(setattr, self, "failing", reason))
 
     def _in_loop(self, call: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: this is the end

@@ -27,6 +27,7 @@ GOOD_PARAMS = {
     "reopen-logs": {},
     "flush": {"names": ["web"]},
     "scale": {"name": "web", "n": 4},
+    "events": {"names": ["web"], "after": 7, "since": 1764100000, "last": 20, "wait": True},
     "plan": {},
     "apply": {"token": "1f"},
     "disable": {"names": ["web"], "token": "1f"},
@@ -88,6 +89,8 @@ def test_only_what_acts_anew_each_time_is_not_idempotent():
         (request(method="scale", params={"name": "web", "n": True}), protocol.INVALID_PARAMS, "whole number"),
         (request(method="scale", params={"name": "web", "n": -1}), protocol.INVALID_PARAMS, "whole number"),
         (request(method="signal", params={"names": [], "signal": "HUP"}), protocol.INVALID_PARAMS, "at least one"),
+        (request(method="events", params={"after": -1}), protocol.INVALID_PARAMS, "whole number"),
+        (request(method="events", params={"last": 1.5}), protocol.INVALID_PARAMS, "whole number"),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(line, code, told):

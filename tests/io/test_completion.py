@@ -32,6 +32,7 @@ FREE = {
     ("health", "status"),
     ("health", "headers"),
     ("logs", "since"),
+    ("events", "since"),
     ("logs", "grep"),
     ("startup", "name"),
     ("unstartup", "name"),

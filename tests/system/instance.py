@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import census
 
@@ -150,7 +150,11 @@ class Instance:
     # Commands.
 
     def popen(
-        self, *arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None
+        self,
+        *arguments: object,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        stdout: int | BinaryIO = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start a command on this instance's INI; it is cleared away with the instance."""
         process = subprocess.Popen(
@@ -158,7 +162,7 @@ class Instance:
             env={**self.environ, **(env or {})},
             cwd=cwd or self.root,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             errors="surrogateescape",
@@ -173,7 +177,7 @@ class Instance:
     def finish(self, process: subprocess.Popen[str], code: int | None = 0) -> Result:
         """Wait for a command; it must end with `code`, unless that is None."""
         out, err = process.communicate(timeout=45)
-        result = Result(process.returncode, out, err)
+        result = Result(process.returncode, out or "", err)
         if code is not None:
             assert result.code == code, f"{process.args}: {result}\n{self.log()}"
         assert "Traceback" not in err, result
