@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from impetus_service import frame, health, logs, openapi
 from impetus_service.cache import Cache
 from impetus_service.db import Database
-from impetus_service.health import CACHE, DATABASE, STARTED, routes
+from impetus_service.health import CACHE, STARTED
 from impetus_service.outgoing import OUTGOING, Outgoing
+from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+BODY_MAX = 1024**2  # bytes of a request's body
+
+APIS = [health.api, openapi.api]
+
 
 def create_app() -> web.Application:
     """The service, configured by the environment. Raises SettingsError, whose message is for the operator."""
     settings = Settings.from_environment(os.environ)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("impetus").setLevel(settings.log_level)
-    app = web.Application()
+    logs.hide(*settings.secrets())
+    logs.configure(settings.log_level)
+    app = web.Application(middlewares=[frame.frame], client_max_size=BODY_MAX)
     app[STARTED] = time.monotonic()
     app[CACHE] = Cache(settings.cache_max_entries)
     app[DATABASE] = Database(settings)
     app[OUTGOING] = Outgoing(settings)
+    app[frame.PROXY_HOPS] = settings.proxy_hops
+    app[openapi.DOCUMENT] = openapi.document(APIS)
+    app.on_response_prepare.append(frame.name_response)
     app.cleanup_ctx.extend([_database, _outgoing])
-    app.add_routes(routes)
+    for api in APIS:
+        app.add_routes(api.routes())
     return app
 
 

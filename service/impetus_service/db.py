@@ -3,6 +3,10 @@
 A database that is away is a state, not an error: nothing here ends a worker. One task per worker keeps DB_POOL_MIN
 connections open: when one ends it connects again, with growing, jittered pauses up to five seconds while that fails. A
 request connects at once all the same, and one that succeeds cuts the pause short. Away and back are logged once each.
+
+Statements (queries/) run by `fetch`, `fetchrow`, `fetchval` and `execute` of a Database, or of the Company whose rows they
+are about. Each has DB_TIMEOUT_MS, kept by the server; should the server hang, the connection is cut a little later. What a
+database that is away does to them is one error: Unavailable.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ import random
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
 from impetus_service.migrate import migrate, shipped
+from impetus_service.queries import CompanyQuery, Query
 from impetus_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +35,34 @@ CHECK_ANSWER = 0.9  # seconds after which check() answers in any case
 CONNECT_TIMEOUT = 5.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
 CLOSE_TIMEOUT = 2.0  # seconds for connections in use to be given back at the end
+ACQUIRE_TIMEOUT = 2.0  # seconds that a statement waits for a connection
+IDLE_IN_TRANSACTION_MS = 60_000  # a transaction that nobody goes on with holds locks and dead rows
+CUT_AFTER = 1.0  # seconds after DB_TIMEOUT_MS in which the server should have ended the statement itself
 MAX_QUERIES = 1_000_000  # of a connection before asyncpg replaces it
+
+
+# What says that the database cannot answer now, as opposed to a statement that is wrong.
+AWAY = (
+    TimeoutError,
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,  # too many connections, a full disk
+    asyncpg.OperatorInterventionError,  # shutting down, starting up, statement_timeout
+    asyncpg.ReadOnlySQLTransactionError,  # it is a standby, after a failover
+    asyncpg.InternalClientError,  # the connection broke at a moment that the driver does not expect
+)
+
+
+class Unavailable(Exception):
+    """The database cannot answer at present; the text says why. Trying again later is what helps."""
+
+
+class Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A connection that is given back as it is: no statement of ours changes a session outside of a transaction, so the
+    round trip that asyncpg makes to reset it, one for each statement, has nothing to reset."""
+
+    def get_reset_query(self) -> str:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +88,14 @@ class Database:
         self._away: bool | None = None  # None until the first attempt
         self._taken = 0  # connections in use or waited for
         self._ended = 0  # connections that ended since the keeper last looked
-        self._migrated = False
+        self._migrated = asyncio.Event()
+        self._tried = asyncio.Event()  # the first attempt to connect has succeeded or failed
         self._stopping = False
+
+    @property
+    def migrated(self) -> bool:
+        """Whether the schema is known to be up to date."""
+        return self._migrated.is_set()
 
     async def start(self) -> None:
         """Make the pool and begin to connect; returns at once, whatever the database does."""
@@ -70,7 +108,12 @@ class Database:
             max_inactive_connection_lifetime=0,
             timeout=CONNECT_TIMEOUT,
             init=self._listen,
-            server_settings={"application_name": "impetus"},
+            connection_class=Connection,
+            server_settings={
+                "application_name": "impetus",
+                "statement_timeout": str(self._settings.db_timeout_ms),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+            },
         )
         self._keeper = asyncio.create_task(self._keep())
 
@@ -118,6 +161,56 @@ class Database:
         finally:
             self._taken -= 1
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Any]:
+        """An asyncpg connection for the statements of one request or job. Raises Unavailable.
+
+        Waits until the first attempt to bring the schema up to date has ended: a worker serves before that.
+        """
+        try:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):
+                await self._tried.wait()
+            if not self.migrated:
+                raise Unavailable("the database was not reached yet, or its schema is being brought up to date")
+            async with self.connection(ACQUIRE_TIMEOUT) as connection:
+                try:
+                    yield connection
+                except (TimeoutError, asyncio.CancelledError):
+                    connection.terminate()  # to give it back would take as long again
+                    raise
+                except asyncpg.InterfaceError as error:
+                    if not connection.is_closed():
+                        raise
+                    raise ConnectionResetError("the connection to the database ended") from error
+        except AWAY as error:
+            self._lost.set()
+            raise Unavailable(_sentence(error)) from error
+
+    async def fetch(self, query: Query, *arguments: Any) -> list[Any]:
+        """Every row."""
+        async with self.session() as connection:
+            return cast("list[Any]", await connection.fetch(query.sql, *arguments, timeout=self.cut_after))
+
+    async def fetchrow(self, query: Query, *arguments: Any) -> Any:
+        """The first row, or None."""
+        async with self.session() as connection:
+            return await connection.fetchrow(query.sql, *arguments, timeout=self.cut_after)
+
+    async def fetchval(self, query: Query, *arguments: Any) -> Any:
+        """The first value of the first row, or None."""
+        async with self.session() as connection:
+            return await connection.fetchval(query.sql, *arguments, timeout=self.cut_after)
+
+    async def execute(self, query: Query, *arguments: Any) -> int:
+        """The number of rows that it changed."""
+        async with self.session() as connection:
+            return rows_changed(await connection.execute(query.sql, *arguments, timeout=self.cut_after))
+
+    @property
+    def cut_after(self) -> float:
+        """Seconds after which a statement's connection is given up."""
+        return self._settings.db_timeout_ms / 1000 + CUT_AFTER
+
     async def _ask(self) -> Check:
         try:
             async with self.connection(CHECK_TIMEOUT) as connection:
@@ -142,6 +235,7 @@ class Database:
             except Exception as error:
                 if self._stopping:
                     return  # asyncpg can answer our cancellation with an error of its own, and it comes only once
+                self._tried.set()
                 failures += 1
                 # A server that ends its connections does so one by one, and the next may end in our hands: once is
                 # no outage, unless there never was a connection. (asyncpg then says InternalClientError: state 11.)
@@ -153,6 +247,7 @@ class Database:
                         await self._answered.wait()
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:
+                self._tried.set()
                 failures, pause = 0, FIRST_PAUSE
                 self._note(away=False)
                 await self._lost.wait()
@@ -160,12 +255,12 @@ class Database:
     async def _fill(self) -> None:
         """Have DB_POOL_MIN connections that answer, at least one; the first time, bring the schema up to date."""
         settings = self._settings
-        if self._migrated and self._taken >= max(1, settings.db_pool_min):
+        if self.migrated and self._taken >= max(1, settings.db_pool_min):
             return  # requests use that many, and would tell
         async with AsyncExitStack() as held:
             first = await held.enter_async_context(self.connection(CONNECT_TIMEOUT))
             await _select_one(first, CONNECT_TIMEOUT)
-            if not self._migrated:
+            if not self.migrated:
                 await self._migrate(first)
             # Never waits for a request to give one back while it holds others itself.
             while self._taken < settings.db_pool_min:
@@ -174,7 +269,7 @@ class Database:
     async def _migrate(self, connection: Any) -> None:
         for migration in await migrate(connection, shipped()):
             log.info("applied migration %04d %s", migration.number, migration.name)
-        self._migrated = True
+        self._migrated.set()
 
     def _note(self, *, away: bool, why: str = "") -> None:
         if away and not self._away:
@@ -192,6 +287,42 @@ class Database:
     def _connection_ended(self, _connection: Any) -> None:
         self._ended += 1
         self._lost.set()
+
+
+class Company:
+    """The rows of one company, and no way to any other's: the id goes in as $1 of every statement."""
+
+    def __init__(self, database: Database, company_id: int) -> None:
+        self.id = company_id
+        self._database = database
+
+    async def fetch(self, query: CompanyQuery, *arguments: Any) -> list[Any]:
+        """Every row."""
+        return await self._database.fetch(Query(query.sql), self.id, *arguments)
+
+    async def fetchrow(self, query: CompanyQuery, *arguments: Any) -> Any:
+        """The first row, or None."""
+        return await self._database.fetchrow(Query(query.sql), self.id, *arguments)
+
+    async def fetchval(self, query: CompanyQuery, *arguments: Any) -> Any:
+        """The first value of the first row, or None."""
+        return await self._database.fetchval(Query(query.sql), self.id, *arguments)
+
+    async def execute(self, query: CompanyQuery, *arguments: Any) -> int:
+        """The number of rows that it changed."""
+        return await self._database.execute(Query(query.sql), self.id, *arguments)
+
+    @asynccontextmanager
+    async def cursor(self, query: CompanyQuery, *arguments: Any, prefetch: int) -> AsyncIterator[Any]:
+        """A server-side cursor, to iterate over any number of rows in the memory of `prefetch`, all of one snapshot."""
+        async with self._database.session() as connection, connection.transaction(isolation="repeatable_read"):
+            yield connection.cursor(query.sql, self.id, *arguments, prefetch=prefetch, timeout=self._database.cut_after)
+
+
+def rows_changed(status: str) -> int:
+    """The count in a command's status: "DELETE 3"."""
+    count = status.rpartition(" ")[2]
+    return int(count) if count.isdecimal() else 0
 
 
 async def _select_one(connection: Any, timeout: float) -> float:  # noqa: ASYNC109

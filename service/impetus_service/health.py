@@ -8,22 +8,22 @@ from typing import Any
 
 from aiohttp import web
 
+from impetus_service.api import Api
 from impetus_service.cache import Cache
-from impetus_service.db import Database
 from impetus_service.outgoing import OUTGOING
+from impetus_service.problems import RETRY_AFTER
+from impetus_service.sessions import DATABASE
 from impetusd import __version__
 
-DATABASE = web.AppKey("database", Database)
 CACHE = web.AppKey("cache", Cache)
 STARTED = web.AppKey("started", float)  # seconds, monotonic
 
-RETRY_AFTER = 5  # seconds: the longest pause between our own attempts to connect
 SERVER = "database.server"  # the cache's name for the version of the server that last answered
 
-routes = web.RouteTableDef()
+api = Api("service")
 
 
-@routes.get("/health")
+@api.get("/health")
 async def health(request: web.Request) -> web.Response:
     """200, or 503 with the same body when the database does not answer."""
     check = await request.app[DATABASE].check()

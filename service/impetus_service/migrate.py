@@ -75,6 +75,7 @@ async def migrate(connection: Any, migrations: Sequence[Migration]) -> list[Migr
 
 
 async def _apply(connection: Any, migration: Migration) -> bool:
+    await connection.execute("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
     # Locked first: two concurrent CREATE TABLE IF NOT EXISTS can both find nothing, and one then fails.
     await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
     await connection.execute(BOOKKEEPING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,6 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 # What the numbers may be, besides DB_POOL_MIN and DB_POOL_MAX, which depend on each other.
 LIMITS = {
-    "cache_max_entries": (1, 10_000_000),
     "http_timeout_ms": (1, 600_000),
     "http_retries": (0, 20),
     "http_total_ms": (1, 600_000),
@@ -23,6 +22,12 @@ LIMITS = {
     "http_breaker_open_ms": (1, 3_600_000),
     "openai_timeout_ms": (1, 600_000),
     "openai_stream_ms": (1, 3_600_000),
+    "db_timeout_ms": (1, 600_000),
+    "cache_max_entries": (1, 10_000_000),
+    "session_hours": (1, 8760),
+    "login_attempts": (1, 1000),
+    "login_window_minutes": (1, 1440),
+    "proxy_hops": (0, 10),
 }
 
 
@@ -37,7 +42,12 @@ class Settings:
     database_url: str  # postgresql://…, as libpq and asyncpg know it; no default
     db_pool_min: int = 2  # connections kept open
     db_pool_max: int = 20  # connections at most, per worker
+    db_timeout_ms: int = 5000  # of one statement
     cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
+    session_hours: int = 12  # from login until a session expires
+    login_attempts: int = 10  # failed ones of an account in login_window_minutes; an address has ten times as many
+    login_window_minutes: int = 15
+    proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For
     log_level: str = "INFO"
     http_timeout_ms: int = 15_000  # of one attempt of an outgoing request
     http_retries: int = 3  # attempts after the first one, of what is safe to repeat
@@ -102,6 +112,12 @@ class Settings:
             openai_embedding_model=environment.get("OPENAI_EMBEDDING_MODEL", "").strip() or cls.openai_embedding_model,
             **numbers,
         )
+
+    def secrets(self) -> tuple[str, ...]:
+        """The values that no line of a log may show."""
+        parts = urlsplit(self.database_url)
+        found = (unquote(parts.password or ""), dict(parse_qsl(parts.query)).get("password", ""), self.openai_api_key)
+        return tuple(each for each in found if each)
 
 
 def _is_http(url: str) -> bool:

@@ -18,7 +18,7 @@ from conftest import run, until
 import impetusd
 from impetus_service.app import create_app
 from impetus_service.db import Database
-from impetus_service.health import DATABASE
+from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ URL = "postgresql:///impetus?host=/run/db&user=impetus"
 
 
 def test_defaults():
-    assert Settings.from_environment({"DATABASE_URL": URL}) == Settings(URL, 2, 20, 1000, "INFO")
+    assert Settings.from_environment({"DATABASE_URL": URL}) == Settings(
+        URL, 2, 20, db_timeout_ms=5000, cache_max_entries=1000, session_hours=12, log_level="INFO"
+    )
 
 
 def test_an_empty_value_counts_as_not_set():
@@ -28,7 +30,7 @@ def test_values_are_taken():
         "CACHE_MAX_ENTRIES": "9",
         "LOG_LEVEL": "debug",
     }
-    assert Settings.from_environment(environment) == Settings(URL, 0, 7, 9, "DEBUG")
+    assert Settings.from_environment(environment) == Settings(URL, 0, 7, cache_max_entries=9, log_level="DEBUG")
 
 
 def test_a_small_maximum_lowers_the_default_minimum():
@@ -94,3 +96,8 @@ def test_a_wrong_provider_is_refused_without_showing_it(url):
     with pytest.raises(SettingsError, match="OPENAI_BASE_URL: https://") as refusal:
         Settings.from_environment({"DATABASE_URL": URL, "OPENAI_BASE_URL": url})
     assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://joe:hunter%32@host/db", "postgresql:///db?user=joe&password=hunter2"])
+def test_the_password_is_a_secret(url):
+    assert Settings(url).secrets() == ("hunter2",)

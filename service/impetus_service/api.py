@@ -1,0 +1,176 @@
+"""How a route is declared: once, with types, from which follow its validation, its rights, its log lines and its description.
+
+    api = Api("communications")
+
+    @api.get("/api/communications/{id}", entity="communication", raises=(404,))
+    async def get_communication(me: Caller, path: CommunicationPath) -> Communication:
+        \"\"\"One communication of the own company.\"\"\"
+
+What a handler names, it gets: `me`, the session that asks (without it the route is open to everybody); `path`, `query`
+and `body`, which are msgspec structs, checked; `page`, the part of a list; `request`, aiohttp's own. It returns a struct,
+or a response of its own, or raises Problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from aiohttp import web
+
+from impetus_service.paging import Page
+from impetus_service.problems import Fault, Problem
+from impetus_service.sessions import Rank, authenticate
+
+Handler = Callable[..., Awaitable[Any]]
+
+BODY_TIMEOUT = 30.0  # seconds for a request's body to arrive
+Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+PARTS = frozenset({"me", "path", "query", "body", "page", "request"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    handler: Handler
+    tag: str
+    status: int  # of success
+    rank: int  # the lowest level that may
+    entity: str | None  # what it is about, in the audit and data-access logs; None: it is not written there
+    raises: tuple[int, ...]  # statuses of its own, besides those that follow from the declaration
+    content_type: str  # of success
+    also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
+    hints: Mapping[str, Any] = field(repr=False)  # of the handler's parameters and its return
+
+    @property
+    def name(self) -> str:
+        """Of the operation, unique: the handler's."""
+        return self.handler.__name__
+
+    @property
+    def authenticated(self) -> bool:
+        return "me" in self.hints
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        arguments: dict[str, Any] = {}
+        hints = self.hints
+        if self.authenticated:
+            me = await authenticate(request)
+            if me.level < self.rank:
+                raise Problem(403, f"this needs a role of level {self.rank}; yours is of level {me.level}")
+            arguments["me"] = me
+        if "request" in hints:
+            arguments["request"] = request
+        if "path" in hints:
+            arguments["path"] = _convert(request.match_info, hints["path"], "path")
+        if "query" in hints:
+            arguments["query"] = _convert(request.query, hints["query"], "query")
+        if "page" in hints:
+            arguments["page"] = Page.of(request.query)
+        if "body" in hints:
+            arguments["body"] = await _body(request, hints["body"])
+        answer = await self.handler(**arguments)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        if answer is None:
+            return web.Response(status=self.status)
+        return web.Response(body=_encode(answer), status=self.status, content_type=self.content_type)
+
+
+class Api:
+    """The operations of one subject."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.operations: list[Operation] = []
+
+    def operation(
+        self,
+        method: str,
+        path: str,
+        *,
+        status: int = 200,
+        rank: int = Rank.MEMBER,
+        entity: str | None = None,
+        raises: tuple[int, ...] = (),
+        content_type: str = "application/json",
+        also: Mapping[int, type] | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Declare the decorated coroutine as `method` of `path`."""
+
+        def declare(handler: Handler) -> Handler:
+            hints = get_type_hints(handler, include_extras=True)
+            unknown = set(inspect.signature(handler).parameters) - PARTS
+            if unknown or "return" not in hints:
+                raise TypeError(f"{handler.__name__} names {unknown or 'no return type'}; there are {sorted(PARTS)}")
+            self.operations.append(
+                Operation(
+                    method, path, handler, self.tag, status, rank, entity, raises, content_type, also or {}, hints
+                )
+            )
+            return handler
+
+        return declare
+
+    def get(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        """`operation` of GET; and so on."""
+        return self.operation("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        return self.operation("POST", path, **options)
+
+    def patch(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        return self.operation("PATCH", path, **options)
+
+    def delete(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        return self.operation("DELETE", path, **options)
+
+    def routes(self) -> list[web.RouteDef]:
+        """For Application.add_routes."""
+        return [web.route(each.method, each.path, each.__call__) for each in self.operations]
+
+
+def _convert(values: Mapping[str, str], wanted: Any, where: str) -> Any:
+    # Of a parameter that is given twice, the first counts; one that is not declared is left alone.
+    try:
+        return msgspec.convert({name: values[name] for name in values}, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, where) from None
+
+
+async def _body(request: web.Request, wanted: Any) -> Any:
+    if request.content_type != "application/json":
+        raise Problem(415, f"the body is {request.content_type}; application/json is expected")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            text = await request.read()
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
+    try:
+        return msgspec.json.decode(text, type=wanted)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, "body") from None
+    except msgspec.DecodeError as error:
+        raise Problem(400, f"the body is no JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise Problem(400, "the body is no JSON: it is not in UTF-8") from None
+
+
+def _invalid(error: msgspec.ValidationError, where: str) -> Problem:
+    # msgspec: "Expected `int` >= 1 - at `$.id`", and without the second part when the whole is meant.
+    message, _, at = str(error).partition(" - at `$")
+    at = at.rstrip("`").lstrip(".")
+    return Problem(
+        422,
+        f"the request has a mistake: {where}{at and '.' + at}: {message}",
+        errors=[Fault(f"{where}.{at}" if at else where, message)],
+    )

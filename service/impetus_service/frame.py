@@ -1,0 +1,120 @@
+"""What is around every request: its id, its one line in the access log, and an answer of one shape for whatever goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, cast
+
+import asyncpg
+from aiohttp import web
+
+from impetus_service import logs
+from impetus_service.db import Unavailable
+from impetus_service.problems import Problem, answer, unavailable
+from impetus_service.request_id import HEADER, REQUEST_ID, accept
+from impetus_service.sessions import CALLER
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
+log = logging.getLogger("impetus.http")
+
+PROXY_HOPS = web.AppKey("impetus.proxy_hops", int)
+_NAME = web.RequestKey("impetus.request_id", str)
+_BEGUN = web.RequestKey("impetus.begun", web.StreamResponse)  # the response whose head has been sent
+
+
+@web.middleware
+async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one middleware."""
+    began = time.perf_counter()
+    name = request[_NAME] = accept(request.headers.get(HEADER))
+    token = REQUEST_ID.set(name)
+    status, size = 499, 0  # nginx's number for a client that did not wait
+    try:
+        try:
+            response = await handler(request)
+        except Exception as error:
+            response = _answer_to(error, request)
+        status, size = response.status, response.content_length or 0
+        return response
+    finally:
+        _write_access(request, status, size, began)
+        REQUEST_ID.reset(token)
+
+
+async def name_response(request: web.Request, response: web.StreamResponse) -> None:
+    """on_response_prepare: the last moment for a header of a response that is streamed."""
+    response.headers[HEADER] = request[_NAME]
+    request[_BEGUN] = response
+
+
+def address(request: web.Request) -> str | None:
+    """Whoever asks: the peer, or what the outermost of the proxies that we trust saw. None on a unix socket."""
+    hops = request.app[PROXY_HOPS]
+    if hops:
+        seen = [each.strip() for line in request.headers.getall("X-Forwarded-For", ()) for each in line.split(",")]
+        if len(seen) >= hops:
+            return seen[-hops] or None
+    return request.remote or None
+
+
+def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:
+    begun = request.get(_BEGUN)
+    if begun is not None:
+        # Too late to say anything but that the answer is not complete: by ending the connection in its middle.
+        log.error("%s %s broke off: %s", request.method, request.path, error, exc_info=_ours(error))
+        if request.transport is not None:
+            request.transport.abort()
+        return cast("web.StreamResponse", begun)
+    match error:
+        case Problem():
+            return answer(error)
+        case Unavailable():
+            return answer(unavailable(f"the database cannot answer: {error}"))
+        case web.HTTPException():
+            return _answer_to_http(error, request)
+        case asyncpg.CharacterNotInRepertoireError():
+            return answer(Problem(422, "a text holds a character that the database cannot store: U+0000"))
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return answer(Problem(500, "something went wrong here; the logs know more by the request's id"))
+
+
+def _answer_to_http(error: web.HTTPException, request: web.Request) -> web.StreamResponse:
+    """aiohttp's own refusals, and whatever else is raised as a response."""
+    if error.status < 400:
+        return error
+    match error:
+        case web.HTTPNotFound():
+            detail = f"there is nothing at {request.path}"
+        case web.HTTPMethodNotAllowed():
+            detail = f"{request.path} takes {', '.join(sorted(error.allowed_methods))}, not {error.method}"
+        case web.HTTPRequestEntityTooLarge():
+            detail = error.text or "the body is too large"
+        case _:
+            detail = error.text or error.reason
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return answer(Problem(error.status, detail, headers=headers))
+
+
+def _ours(error: Exception) -> Exception | None:
+    """The error when it is worth a traceback: not for a client that left or a database that is away."""
+    return None if isinstance(error, Unavailable | OSError | TimeoutError) else error
+
+
+def _write_access(request: web.Request, status: int, size: int, began: float) -> None:
+    if not logs.access.isEnabledFor(logging.INFO):
+        return
+    fields: dict[str, object] = {
+        "method": request.method,
+        "path": logs.redact(request.path),
+        "status": status,
+        "ms": round((time.perf_counter() - began) * 1000, 2),
+        "bytes": size,
+        "address": address(request),
+    }
+    caller = request.get(CALLER)
+    if caller is not None:
+        fields["user_id"], fields["company_id"] = caller.user_id, caller.company.id
+    logs.access.info("", extra={"fields": fields})

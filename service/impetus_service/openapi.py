@@ -1,0 +1,123 @@
+"""GET /openapi.json: OpenAPI 3.1, made from the declarations that validate (api.py)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, get_origin
+
+import msgspec
+from aiohttp import web
+
+from impetus_service import paging
+from impetus_service.api import Api, Operation
+from impetus_service.problems import CONTENT_TYPE, ProblemBody
+from impetusd import __version__
+
+REF = "#/components/schemas/{name}"
+DOCUMENT = web.AppKey("impetus.openapi", bytes)
+
+api = Api("service")
+
+
+@api.get("/openapi.json", content_type="application/json")
+async def openapi(request: web.Request) -> web.Response:
+    """This description."""
+    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+
+
+def document(apis: list[Api]) -> bytes:
+    """The description of all operations, encoded."""
+    operations = [operation for each in apis for operation in each.operations]
+    types = [ProblemBody, *(kind for operation in operations for kind in _types(operation))]
+    schemas, components = msgspec.json.schema_components(types, ref_template=REF)
+    schema_of = dict(zip(map(repr, types), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, schema_of)
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "Impetus", "version": __version__},
+            "paths": paths,
+            "components": {
+                "schemas": components,
+                "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
+            },
+        }
+    )
+
+
+def _types(operation: Operation) -> list[Any]:
+    parts = (operation.hints.get(name) for name in ("path", "query", "body", "return"))
+    return [kind for kind in (*parts, *operation.also.values()) if _has_schema(kind)]
+
+
+def _has_schema(kind: Any) -> bool:
+    return kind not in {None, type(None)} and not (
+        isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, web.StreamResponse)
+    )
+
+
+def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
+    hints = operation.hints
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [operation.tag],
+        "summary": (operation.handler.__doc__ or "").split("\n")[0],
+        "parameters": [
+            *_parameters(hints.get("path"), "path"),
+            *_parameters(hints.get("query"), "query"),
+            *(paging.parameters() if "page" in hints else []),
+        ],
+        "responses": {},
+    }
+    if operation.handler.__doc__ and "\n" in operation.handler.__doc__:
+        described["description"] = operation.handler.__doc__
+    if operation.authenticated:
+        described["security"] = [{"session": []}]
+        described["x-level"] = int(operation.rank)
+    if "body" in hints:
+        content = {"application/json": {"schema": schema_of[repr(hints["body"])]}}
+        described["requestBody"] = {"required": True, "content": content}
+    success: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
+    if operation.status != 204:
+        kind = hints["return"]
+        schema = schema_of[repr(kind)] if _has_schema(kind) else {}
+        success["content"] = {operation.content_type: {"schema": schema}}
+    described["responses"][str(operation.status)] = success
+    for status, kind in operation.also.items():
+        content = {operation.content_type: {"schema": schema_of[repr(kind)]}}
+        described["responses"][str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
+    problem = {CONTENT_TYPE: {"schema": schema_of[repr(ProblemBody)]}}
+    for status in _refusals(operation):
+        described["responses"].setdefault(str(status), {"description": HTTPStatus(status).phrase, "content": problem})
+    return described
+
+
+def _refusals(operation: Operation) -> list[int]:
+    """The problems that follow from the declaration, and those that the operation names."""
+    hints = operation.hints
+    statuses = {*operation.raises, 500}
+    if operation.authenticated:
+        statuses |= {401, 403, 503}
+    if "body" in hints:
+        statuses |= {400, 408, 413, 415, 422}
+    if hints.keys() & {"path", "query", "page"}:
+        statuses.add(422)
+    return sorted(statuses)
+
+
+def _parameters(kind: Any, where: str) -> list[dict[str, Any]]:
+    if kind is None:
+        return []
+    (_,), components = msgspec.json.schema_components([kind], ref_template=REF)
+    schema = components[(get_origin(kind) or kind).__name__]
+    return [
+        {
+            "name": name,
+            "in": where,
+            "required": where == "path" or name in schema.get("required", ()),
+            "schema": {key: value for key, value in each.items() if key != "default" or value is not None},
+        }
+        for name, each in schema["properties"].items()
+    ]

@@ -1,0 +1,67 @@
+"""Who asks: the session that a request's bearer token names, with its user, company and level."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from enum import IntEnum
+
+from aiohttp import web
+
+from impetus_service.db import Company, Database
+from impetus_service.problems import Problem
+from impetus_service.queries import accounts
+
+DATABASE = web.AppKey("database", Database)
+
+PREFIX = "imp_"  # of a token, so that one can be found, and hidden, wherever it turns up
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="impetus"'}
+
+
+class Rank(IntEnum):
+    """The levels of the roles that every company has; it may have others between."""
+
+    MEMBER = 10
+    MANAGER = 50
+    ADMINISTRATOR = 100
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A user in a session, and the only way of a handler to its company's rows."""
+
+    session_id: int
+    user_id: int
+    level: int
+    company: Company
+
+
+CALLER = web.RequestKey("impetus.caller", Caller)  # of a request, once it is known who asks
+
+
+def new_token() -> str:
+    """An opaque token of 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def token_hash(token: str) -> bytes:
+    """What of a token is kept. A plain hash is enough: nobody can try 2^256 tokens."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def authenticate(request: web.Request) -> Caller:
+    """The caller of `request`. Raises Problem 401, and Unavailable when the database cannot tell."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Problem(401, "a session is needed: Authorization: Bearer TOKEN", headers=_CHALLENGE)
+    database = request.app[DATABASE]
+    row = await database.fetchrow(accounts.SESSION, token_hash(token.strip()))
+    if row is None:
+        detail = "the session has expired or ended, or never was: log in again"
+        raise Problem(
+            401, detail, headers={"WWW-Authenticate": _CHALLENGE["WWW-Authenticate"] + ', error="invalid_token"'}
+        )
+    caller = Caller(row["id"], row["user_id"], row["level"], Company(database, row["company_id"]))
+    request[CALLER] = caller
+    return caller
