@@ -29,11 +29,11 @@ class Place:
 def find(given: str | None) -> Place:
     """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be told."""
     conf = find_conf(given, os.environ)
-    from impetusd.core import config
+    from impetusd.core import reading
     from impetusd.core.model import ConfigError
 
     try:
-        paths = config.locate(read(conf, errors="replace"), conf, os.environ)
+        paths = reading.locate(read(conf, errors="replace"), conf, os.environ)
     except ConfigError as error:
         raise Failure(error.told(), 2) from None
     return Place(conf, paths, command_for(given))

@@ -27,12 +27,13 @@ DEEPEST = 20  # references nested deeper than this are refused: a file of "${A:-
 
 
 class Entry:
-    """One `key = value`: the value as written, comments dropped, its lines joined by newlines; and the key's line."""
+    """One `key = value`: the value as written, comments dropped, its lines joined by newlines; and where the key stands."""
 
-    __slots__ = ("line", "value")
+    __slots__ = ("file", "line", "value")
 
-    def __init__(self, value: str, line: int) -> None:
+    def __init__(self, value: str, file: str, line: int) -> None:
         self.value = value
+        self.file = file
         self.line = line
 
 
@@ -104,7 +105,7 @@ def parse(text: str, file: str) -> tuple[list[Section], list[Problem]]:
             problems.append(Problem(file, number, fault))
     for section, entries in read:
         for key, (number, lines) in entries.items():
-            section.entries[key] = Entry(without_comments("\n".join(lines)), number)
+            section.entries[key] = Entry(without_comments("\n".join(lines)), file, number)
         sections.append(section)
     return sections, problems
 

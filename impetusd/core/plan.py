@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from impetusd.core import config
+from impetusd.core import describe
 from impetusd.core.model import Kind
 
 if TYPE_CHECKING:
@@ -72,23 +72,23 @@ def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: 
     before, after = old(0), new(0)
 
     def of_unit(was: Unit, unit: Unit) -> list[Key]:
-        keys = _differing(_described(was, config.describe), _described(unit, config.describe))
+        keys = _differing(_described(was, describe.unit), _described(unit, describe.unit))
         if was.per_instance or unit.per_instance:
             for index in range(1, instances(unit.name)):
                 one, other = old(index).units.get(unit.name), new(index).units.get(unit.name)
                 if one is not None and other is not None:
-                    more = _differing(_described(one, config.describe), _described(other, config.describe))
+                    more = _differing(_described(one, describe.unit), _described(other, describe.unit))
                     keys += [key for key in more if key.name not in {each.name for each in keys}]
         return keys
 
-    def of_job(describe: Callable[[Any], dict[str, Any]]) -> Callable[[Any, Any], list[Key]]:
-        return lambda was, job: _differing(_described(was, describe), _described(job, describe))
+    def of_job(written: Callable[[Any], dict[str, Any]]) -> Callable[[Any, Any], list[Key]]:
+        return lambda was, job: _differing(_described(was, written), _described(job, written))
 
     changes = [
         *_changes(before.units, after.units, lambda unit: unit.kind.value, of_unit, _effect),
         # What these run is started anew each time, so all of it is live.
-        *_changes(before.timers, after.timers, lambda _: "timer", of_job(config.describe_timer)),
-        *_changes(before.health, after.health, lambda _: "health", of_job(config.describe_health)),
+        *_changes(before.timers, after.timers, lambda _: "timer", of_job(describe.timer)),
+        *_changes(before.health, after.health, lambda _: "health", of_job(describe.health)),
     ]
     return sorted(changes, key=lambda change: change.effect is Effect.REMOVED)
 
@@ -138,9 +138,9 @@ def _effect(unit: Unit, keys: set[str]) -> Effect:
     return Effect.RELOAD if unit.kind is Kind.POOL and not keys & OF_THE_SOCKET else Effect.RESTART
 
 
-def _described(each: Any, describe: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _described(each: Any, written: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     """Its keys, with each variable as a key of its own."""
-    told = {name: value for name, value in describe(each).items() if name != "env"}
+    told = {name: value for name, value in written(each).items() if name != "env"}
     env = getattr(getattr(each, "unit", each), "env", {})  # a timer or a health check has its command's
     return {**told, **{f"env {name}": _Hidden(value) for name, value in env.items()}}
 

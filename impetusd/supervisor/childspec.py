@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from impetusd.core.config import is_number
+from impetusd.core.agreement import is_number
 from impetusd.core.model import Kind, Unit
 
 # What is handed on of the daemon's environment; LC_* too.

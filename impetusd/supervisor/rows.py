@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from impetusd.core import config
+from impetusd.core import describe
 from impetusd.core.lifecycle import State
 from impetusd.core.model import Config
 from impetusd.core.policy import Exit, signal_name
@@ -71,11 +71,11 @@ class Rows:
         return {
             **self.row(entry),
             "process": stats.details(entry.slot.pid) if entry.slot.pid is not None else {},
-            "spec": config.describe_timer(self._timers[entry.unit.name])
+            "spec": describe.timer(self._timers[entry.unit.name])
             if entry.role is Role.JOB
-            else config.describe(entry.unit),
+            else describe.unit(entry.unit),
             "checks": [
-                {"name": check.name, **config.describe_health(check)}
+                {"name": check.name, **describe.health(check)}
                 for check in self._checks
                 if check.target == entry.unit.name
             ],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import config, ini, schema
+from impetusd.core import agreement, config, describe, ini, reading, schema
 from impetusd.core.model import Action, Autorestart, ConfigError, Host, Kind, Listen, Overlap, Ready
 
 USERS = {"nobody", "www-data"}
@@ -104,22 +104,22 @@ class TestDirectories:
 class TestLocate:
     def test_it_overlooks_mistakes_that_are_elsewhere(self):
         text = "junk\n[impetusd]\nrun_dir = r\nnonsense = 1\nrun_dir = s\n[pool:web\nkill_timeout = ten\n[what]\n"
-        assert config.locate(text, FILE, {}).run_dir == "/srv/shop/r"
+        assert reading.locate(text, FILE, {}).run_dir == "/srv/shop/r"
         problems(text)
 
     def test_it_agrees_with_parse(self):
         text = "[impetusd]\nstate_dir = ${S:-s}\n"
-        assert config.locate(text, FILE, {}) == parse(text).paths
+        assert reading.locate(text, FILE, {}) == parse(text).paths
 
     def test_it_cannot_overlook_what_leaves_the_place_open(self):
         with pytest.raises(ConfigError) as caught:
-            config.locate("[impetusd]\nrun_dir = ${NOWHERE}/run\n", FILE, {})
+            reading.locate("[impetusd]\nrun_dir = ${NOWHERE}/run\n", FILE, {})
         assert [problem.line for problem in caught.value.problems] == [2]
 
     @given(st.text(max_size=200))
     def test_no_text_makes_it_fail_otherwise(self, text):
         try:
-            config.locate(text, FILE, {})
+            reading.locate(text, FILE, {})
         except ConfigError:
             assert "[impetusd]" in text
 
@@ -271,7 +271,7 @@ class TestHealth:
             1,
         )
         assert (job.autorestart, job.autostart, job.min_uptime, job.enabled) == (Autorestart.NEVER, False, 0, True)
-        assert not config._is_unit_name(job.name)  # so that no section can have it
+        assert not reading.is_unit_name(job.name)  # so that no section can have it
 
     def test_what_a_header_says_is_in_no_message(self):
         text = DB + "[health:db]\nhttp = http://x/\nheaders = "
@@ -573,7 +573,7 @@ class TestProblems:
 class TestDescribe:
     def test_it_says_each_key_as_one_would_write_it(self):
         text = "kill_signal = INT\nrlimits = core=0:unlimited\ncpu_affinity = 0,1,2\nstop_exit_codes = 0 2\nkill_timeout = 90s"
-        told = config.describe(unit(DB + text))
+        told = describe.unit(unit(DB + text))
         assert list(told) == [*schema.keys_of("program"), "env"]
         assert (told["kill_signal"], told["kill_timeout"], told["umask"]) == ("SIGINT", "90s", "022")
         assert (told["rlimits"], told["cpu_affinity"]) == ("core=0:infinity", "0-2")
@@ -582,7 +582,7 @@ class TestDescribe:
     def test_what_it_says_can_be_read_back(self):
         text = WEB + "kill_timeout = 90s\nrlimits = nofile=1:2\nlisten_timeout = 1500ms\nnice = -5\n"
         web = unit(text)
-        lines = [f"{key} = {value}" for key, value in config.describe(web).items() if key != "env"]
+        lines = [f"{key} = {value}" for key, value in describe.unit(web).items() if key != "env"]
         assert unit("\n".join(["[pool:web]", *lines])) == web
 
     def test_of_a_program_that_has_all_of_it_too(self):
@@ -591,7 +591,7 @@ class TestDescribe:
             "watch = /a, /b\nlog_max_size = 64K\nlog_format = json\nmax_age = 7d\nwatchdog = 5s\n"
         )
         db = unit(DB + text)
-        told = config.describe(db)
+        told = describe.unit(db)
         assert (told["instances"], told["ready"], told["max_memory_restart"]) == ("2..8", "log:up", "200M")
         assert (
             unit("\n".join(["[program:db]", *(f"{key} = {value}" for key, value in told.items() if key != "env")]))
@@ -602,11 +602,11 @@ class TestDescribe:
     def test_of_a_timer_its_job_too(self, schedule):
         text = "[timer:t]\ncommand = t 'a b'\noverlap = replace\nretries = 2\nnice = 5\n"
         timer = parse(text + schedule).timers["t"]
-        told = config.describe_timer(timer)
+        told = describe.timer(timer)
         assert list(told) == [*schema.keys_of("timer"), "env"]
         lines = [f"{key} = {value}" for key, value in told.items() if key != "env"]
         assert parse("\n".join(["[timer:t]", *lines])).timers["t"] == timer
-        job = config.describe(timer.unit)
+        job = describe.unit(timer.unit)
         assert job["command"] == told["command"]
         assert "cron" not in job
 
@@ -615,17 +615,17 @@ class TestDescribe:
     )
     def test_of_a_check_its_command_too(self, asks):
         check = parse(f"{DB}[health:db]\n{asks}\naction = alert\ninterval = 1h", host=ROOT).health["db"]
-        lines = [f"{key} = {value}" for key, value in config.describe_health(check).items() if key != "env"]
+        lines = [f"{key} = {value}" for key, value in describe.health(check).items() if key != "env"]
         if not asks.startswith("http"):  # these would not be for it
-            lines = [line for line in lines if line.partition(" ")[0] not in config.OF_HTTP]
+            lines = [line for line in lines if line.partition(" ")[0] not in agreement.OF_HTTP]
         found = parse("\n".join([DB, "[health:db]", *lines]), host=ROOT).health["db"]
         where = check.where
-        assert check.unit is None or config.describe(check.unit)["exec"] == "a 'b c'"
+        assert check.unit is None or describe.unit(check.unit)["exec"] == "a 'b c'"
         assert dataclasses.replace(found, where=where, unit=check.unit) == check
         assert found.unit is check.unit or dataclasses.replace(found.unit, where=where) == check.unit
 
     def test_of_the_environment_it_says_only_the_names(self):
-        assert config.describe(unit(DB + "[env:db]\nB = s3cret\nA = s3cret"))["env"] == ["A", "B"]
+        assert describe.unit(unit(DB + "[env:db]\nB = s3cret\nA = s3cret"))["env"] == ["A", "B"]
 
 
 KEYS = st.sampled_from([key.name for key in schema.KEYS] + ["", "x", "kil_timeout"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import config, ini, sample, schema
+from impetusd.core import agreement, config, describe, ini, reading, sample, schema
 from impetusd.core.model import Action, Autorestart, Health, Host, Kind, Listen, Overlap, Ready, Timer, Unit
 
 ROOT = Path(__file__).parents[2]
@@ -274,9 +274,9 @@ class TestTable:
             kind.value: {field.name for field in dataclasses.fields(of)}
             for kind, of in {Kind.POOL: Unit, Kind.PROGRAM: Unit, Kind.TIMER: Timer, Kind.HEALTH: Health}.items()
         }
-        fields[schema.IMPETUSD] = set(config.DIRECTORIES)
+        fields[schema.IMPETUSD] = set(reading.DIRECTORIES)
         fields["timer"] |= fields["program"]  # of its job
-        fields["health"] |= {"exec", *config.OF_EXEC}
+        fields["health"] |= {"exec", *agreement.OF_EXEC}
         assert all(key.name in fields[section] for section in key.sections)
 
     def test_where_there_is_no_default_there_is_an_example(self, key):
@@ -401,4 +401,4 @@ class TestSample:
             {},
             HOST,
         )
-        assert config.describe_timer(after.timers["tidy"]) == config.describe_timer(bare.timers["tidy"])
+        assert describe.timer(after.timers["tidy"]) == describe.timer(bare.timers["tidy"])

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from impetusd.core import config
+from impetusd.core.model import ConfigError
 from impetusd.host import this_host
 from impetusd.supervisor import childspec
 
@@ -59,7 +60,7 @@ def test_the_worker_runtime_is_told_its_watchdog():
 
 def test_what_is_ours_cannot_be_set_for_a_process():
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID", "INSTANCE", "NOTIFY_SOCKET"):
-        with pytest.raises(config.ConfigError, match="is set by impetusd itself"):
+        with pytest.raises(ConfigError, match="is set by impetusd itself"):
             environment(f"[env:p]\n{name} = 1")
     assert environment("[env:p]\nA = 1", 4)["INSTANCE"] == "4"
 
