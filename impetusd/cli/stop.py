@@ -22,7 +22,8 @@ def command(names: tuple[str, ...]) -> int:
     """Stop each NAME; without a name stop everything, and then the daemon.
 
     Returns when it is done, at the latest when each kill_timeout has passed: what does not end by then is killed, with
-    all its descendants, and named. Stopping what does not run is success.
+    all its descendants, and named. Stopping what does not run is success. What not even SIGKILL ends, for it hangs in
+    the kernel, is waited for if it is named; without a name it is left behind after a few seconds, and the exit code is 1.
 
     Example: impetusd stop web
     """
@@ -43,9 +44,7 @@ def _stop_some(at: Place, names: tuple[str, ...]) -> int:
     with Live("stopping") as live:
         answer = control.call(at.paths, "stop", {"names": list(names)}, live.hooks)
     _tell_killed(answer)
-    left = [row for row in answer["units"] if row.get("pid") is not None]
-    for row in left:
-        print(f"{row['name']} is {row['state']}: {row.get('reason') or 'it still runs'}", file=sys.stderr)
+    left = _tell_left(answer)
     count = len(answer["units"]) - len(left)
     print(
         f"stopped: {_some([row['name'] for row in answer['units'] if row not in left])}" if count else "nothing stopped"
@@ -65,15 +64,25 @@ def _stop_all(at: Place) -> int:
         except control.NotRunning:
             pass  # it ended before it could say so, or somebody else stopped it: what was asked for is done
         launch.wait_gone(at.paths, shim_pid, live.hooks)
+    left = []
     if answer is not None:
         _tell_killed(answer)
+        left = _tell_left(answer)
     print("stopped; impetusd is not running")
-    return 0
+    return 1 if left else 0
 
 
 def _tell_killed(answer: Mapping[str, typing.Any]) -> None:
     if answer["killed"]:
         print(f"had to be killed, for they did not end in time: {_some(answer['killed'])}")
+
+
+def _tell_left(answer: Mapping[str, typing.Any]) -> list[Mapping[str, typing.Any]]:
+    left = [row for row in answer["units"] if row.get("pid") is not None]
+    for row in left:
+        reason = row.get("reason") or "it still runs"
+        print(f"{row['name']} (pid {row['pid']}) is {row['state']}: {reason}", file=sys.stderr)
+    return left
 
 
 def _some(names: list[str]) -> str:

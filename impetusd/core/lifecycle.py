@@ -35,6 +35,7 @@ from impetusd.core.model import Autorestart
 from impetusd.core.policy import Exit, Fate, Policy, delay, fate
 
 LAST_WORDS = 2.0  # seconds that a process which hangs has to write down where
+UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
 
 
 class State(IntEnum):
@@ -356,7 +357,7 @@ def _fail(case: _Case) -> Step:
     slot = replace(_settled(case), failed=reason)
     if not case.event.hard:
         return _end(case, slot, reason)
-    deadline = case.now + max(case.policy.kill_timeout, 1.0)
+    deadline = case.now + _kill_again(case.policy)
     slot = _enter(case, replace(slot, kills=1), State.STOPPING, reason, deadline)
     return slot, (Signal(signal.SIGKILL, Scope.TREE if case.policy.treekill else Scope.MAIN),)
 
@@ -415,9 +416,19 @@ def _kill(case: _Case) -> Step:
         case.slot,
         kills=case.slot.kills + 1,
         reason=reason,
-        deadline=case.now + max(case.policy.kill_timeout, 1.0),
+        deadline=case.now + _kill_again(case.policy),
     )
     return slot, (Signal(signal.SIGKILL, scope),)
+
+
+def _kill_again(policy: Policy) -> float:
+    """Seconds between two SIGKILLs."""
+    return min(max(policy.kill_timeout, 1.0), 2 * UNKILLABLE)
+
+
+def is_unkillable(policy: Policy, slot: Slot) -> bool:
+    """Whether SIGKILL has not ended it for UNKILLABLE seconds at least: it hangs in the kernel."""
+    return (slot.kills - 1) * _kill_again(policy) >= UNKILLABLE
 
 
 def _after(case: _Case, slot: Slot) -> Step:

@@ -10,7 +10,7 @@ from typing import Any
 
 import impetusd
 from impetusd.core import tree
-from impetusd.core.lifecycle import Slot, State, Want
+from impetusd.core.lifecycle import Slot, State, Want, is_unkillable
 from impetusd.core.model import Kind, Paths, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError, Request
 from impetusd.supervisor.control import Progress
@@ -257,7 +257,10 @@ class Commands:
             self._quiesce(why)
 
     async def stop_in_order(self, entries: list[Entry]) -> list[str]:
-        """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed."""
+        """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed.
+
+        At the end of everything what not even SIGKILL ends is left behind: no host's shutdown is to wait for it.
+        """
         busy = [entry for entry in entries if entry.slot.state not in IDLE]
         graph = {unit.name: unit.depends_on for unit in self._engine.units.values()}
         above = tree.dependents(graph)
@@ -270,7 +273,7 @@ class Commands:
                 await over[dependent].wait()
             own = mine[name]
             self._engine.stop(own)
-            await self._engine.until(lambda: all(is_over(entry) for entry in own))
+            await self._engine.until(lambda: all(is_over(e) or (self.ending and is_stuck(e)) for e in own))
             over[name].set()
 
         over = {name: asyncio.Event() for name in mine}
@@ -313,6 +316,11 @@ class Commands:
 def is_over(entry: Entry) -> bool:
     """Its stop is: nothing runs, or another operator wants it up again."""
     return entry.slot.state is State.STOPPED or entry.slot.want is Want.UP
+
+
+def is_stuck(entry: Entry) -> bool:
+    """Its stop will not be over before the kernel lets go of its process."""
+    return entry.slot.state is State.STOPPING and is_unkillable(entry.policy, entry.slot)
 
 
 def parse_signal(text: str) -> int:

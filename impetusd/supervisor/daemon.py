@@ -30,7 +30,7 @@ from impetusd.supervisor import audit, record
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, read
 from impetusd.supervisor.checks import Checks
-from impetusd.supervisor.commands import Commands
+from impetusd.supervisor.commands import Commands, is_stuck
 from impetusd.supervisor.console import JournalWriter, is_journal
 from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
@@ -482,7 +482,11 @@ class Daemon:
             os.unlink(self._paths.control_socket)
         self._save(urgent=True)
         await self._state.close()
-        self._say("ended", ": everything is stopped")
+        left = [f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.entries.values() if is_stuck(entry)]
+        self._say(
+            "ended",
+            f": left behind, for SIGKILL does not end it: {', '.join(left)}" if left else ": everything is stopped",
+        )
         self._starter.flush()
         await asyncio.to_thread(self._ledger.close)
         await asyncio.to_thread(self._writer.close)

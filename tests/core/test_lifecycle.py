@@ -133,6 +133,18 @@ class TestStopping:
         assert slot.deadline is not None
         assert "does not end on SIGKILL" in slot.reason
 
+    @pytest.mark.parametrize("kill_timeout", [0.0, 0.1, 1.0, 2.4, 6.0, 10.0, 3600.0])
+    def test_it_is_unkillable_some_seconds_after_sigkill_whatever_the_kill_timeout(self, kill_timeout):
+        """RELIABILITY row 22: the end of the daemon does not wait for it any longer."""
+        policy = replace(POLICY, kill_timeout=kill_timeout)
+        slot = run(Stop(), slot=RUNNING, policy=policy)
+        killed = None
+        while not lifecycle.is_unkillable(policy, slot):
+            at = slot.deadline
+            slot, _ = step(policy, slot, Deadline(), at, 0.5)
+            killed = killed or at
+        assert lifecycle.UNKILLABLE <= at - killed <= 2 * lifecycle.UNKILLABLE
+
     def test_a_stop_is_over_when_the_tree_is_empty(self):
         stopping = run(Stop(), slot=RUNNING)
         left, actions = step(POLICY, stopping, Exited(OK, left=True), 103.0, 0.5)

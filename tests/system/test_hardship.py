@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import census
@@ -69,11 +71,7 @@ def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd
     names = ("stuck", "other", "third")
     keys = "command = sleep 300\nkill_timeout = 100ms\n"
     before = impetusd.start("".join(f"[program:{name}]\n{keys}" for name in names))
-    ice = FREEZER / impetusd.root.name
-    ice.mkdir()
-    try:
-        (ice / "cgroup.procs").write_text(str(before["stuck"].pid))
-        (ice / "freezer.state").write_text("FROZEN")
+    with frozen(impetusd, before["stuck"].pid):
         stop = impetusd.popen("stop", "stuck")
         hangs = "does not end on SIGKILL"
         wait_for(lambda: hangs in impetusd.status()["stuck"].reason, "the end of hope")
@@ -86,9 +84,35 @@ def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd
             "third": "RUNNING",
         }
         assert now["stuck"].pid == before["stuck"].pid
-        (ice / "freezer.state").write_text("THAWED")
-        impetusd.finish(stop)
-        assert impetusd.status()["stuck"].state == "STOPPED"
+    impetusd.finish(stop)
+    assert impetusd.status()["stuck"].state == "STOPPED"
+
+
+@pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs a writable freezer, which is one of cgroup v1")
+def test_the_end_of_everything_does_not_wait_for_what_cannot_be_killed(impetusd: Instance) -> None:
+    """RELIABILITY row 22: it is named, left behind, and ends once the kernel lets go of it."""
+    keys = "command = sleep 300\nkill_timeout = 100ms\n"
+    before = impetusd.start(f"[program:below]\n{keys}[program:stuck]\ndepends_on = below\n{keys}")
+    with frozen(impetusd, before["stuck"].pid):
+        stopped = impetusd.run("stop", code=1)
+        assert f"stuck (pid {before['stuck'].pid}) is STOPPING: does not end on SIGKILL" in stopped.err
+        assert [process.pid for process in impetusd.members()] == [before["stuck"].pid]
+        impetusd.run("status", code=3)
+    wait_for(lambda: not impetusd.members(), "its end")
+    impetusd.run("start")
+    impetusd.run("stop")  # the next daemon clears away the cgroup that was left
+    assert f"left behind, for SIGKILL does not end it: stuck:0 (pid {before['stuck'].pid})" in impetusd.log()
+
+
+@contextlib.contextmanager
+def frozen(impetusd: Instance, pid: int) -> Iterator[None]:
+    """Have the kernel run none of the process's code meanwhile, that of its end included."""
+    ice = FREEZER / impetusd.root.name
+    ice.mkdir()
+    try:
+        (ice / "cgroup.procs").write_text(str(pid))
+        (ice / "freezer.state").write_text("FROZEN")
+        yield
     finally:
         (ice / "freezer.state").write_text("THAWED")
         wait_for(lambda: not (ice / "cgroup.procs").read_text(), "the freezer to be empty")
