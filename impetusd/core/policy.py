@@ -120,11 +120,12 @@ def delay(policy: Policy, failures: int, jitter: float) -> float:
 
     After a run that lasted, and after the first that did not, `restart_delay` alone: one early end may be chance.
     From the second on the backoff doubles from `exp_backoff_restart_delay`, is spread by ±20 % (`jitter` in [0, 1)) so
-    that programs which fell together do not rise together, and never exceeds its cap. The exponent is clamped:
-    2.0 ** 1100 overflows.
+    that programs which fell together do not rise together, and never exceeds its cap: there it is spread below it. The
+    exponent is clamped: 2.0 ** 1100 overflows.
     """
     if failures <= 1:
         return policy.restart_delay
-    backoff = policy.exp_backoff_restart_delay * 2.0 ** min(failures - 2, 64)
-    spread = min(backoff, policy.exp_backoff_max_delay) * (0.8 + 0.4 * jitter)
-    return max(policy.restart_delay, min(spread, policy.exp_backoff_max_delay))
+    most = policy.exp_backoff_max_delay
+    backoff = min(policy.exp_backoff_restart_delay * 2.0 ** min(failures - 2, 64), most)
+    least = 0.8 * backoff
+    return max(policy.restart_delay, least + (min(1.2 * backoff, most) - least) * jitter)

@@ -113,6 +113,7 @@ class Daemon:
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, self._audit)
         await self._bind_control()
         watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
+        watch(self._paths.state_dir, {"state.json"}, self._state_missing)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
         loop.add_signal_handler(signal.SIGHUP, self._hear, {"event": "apply"})
@@ -365,6 +366,12 @@ class Daemon:
             self._writer.line(f"{self._paths.control_socket} was removed: made again")
             os.makedirs(self._paths.run_dir, 0o755, exist_ok=True)  # now: it is to be watched again
             self._rebinding = asyncio.ensure_future(self._bind_control())
+
+    def _state_missing(self) -> None:
+        """Somebody removed the file: what is to survive a reboot is written anew, not only once something changes."""
+        if not self._done.is_set() and not os.path.exists(f"{self._paths.state_dir}/state.json"):
+            self._writer.line(f"{self._paths.state_dir}/state.json was removed: written anew")
+            self._save(urgent=True)
 
     # What happens.
 

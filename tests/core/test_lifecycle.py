@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import random
 import signal
 from dataclasses import replace
 
@@ -226,6 +228,28 @@ class TestEnding:
         policy = replace(POLICY, fatal_exit_codes=(78,))
         slot = run(Exited(Exit(code=78)), slot=RUNNING, policy=policy)
         assert (slot.state, slot.reason, slot.restarts) == (State.FATAL, "exit 78", 0)
+
+    def test_twenty_that_fail_together_for_ever_rise_apart_and_are_given_up_once_each(self):
+        """RELIABILITY row 14, with the default keys: no more than max_restarts starts a minute, then none."""
+        policy, chance = Policy(), random.Random(1)
+        slots, starts, given_up = [Slot()] * 20, [[] for _ in range(20)], [0] * 20
+        due: list[tuple[float, int, Event]] = [(0.0, at, Start()) for at in range(20)]
+        while due:
+            now, at, event = heapq.heappop(due)
+            before = slots[at]
+            slots[at], actions = step(policy, before, event, now, chance.random())
+            given_up[at] += slots[at].state is State.FATAL
+            if Spawn() in actions:
+                starts[at].append(now)
+                heapq.heappush(due, (now + 0.01, at, Exited(FAILED)))
+            elif slots[at].state is State.BACKOFF:
+                heapq.heappush(due, (slots[at].deadline or now, at, Deadline()))
+        assert given_up == [1] * 20
+        assert {len(each) for each in starts} == {1 + policy.max_restarts}
+        assert max(each[-1] for each in starts) < policy.restart_window + policy.exp_backoff_max_delay
+        for number in range(3, 1 + policy.max_restarts):
+            together = [round(each[number], 3) for each in starts]
+            assert len(set(together)) > 15, f"start {number}: {sorted(together)}"
 
     def test_a_parked_worker_that_was_taken_is_replaced_uncounted(self):
         slot, actions = step(POLICY, RUNNING, Taken(), 200.0, 0.5)

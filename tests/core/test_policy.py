@@ -18,7 +18,7 @@ def test_one_early_end_is_forgiven():
 
 def test_from_the_second_on_the_delay_doubles_up_to_its_cap():
     policy = Policy(exp_backoff_restart_delay=0.1, exp_backoff_max_delay=1.0)
-    assert [round(delay(policy, failures, 0.5), 3) for failures in range(2, 8)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [round(delay(policy, failures, 0.5), 3) for failures in range(2, 8)] == [0.1, 0.2, 0.4, 0.8, 0.9, 0.9]
 
 
 def test_without_backoff_there_is_none():
@@ -34,6 +34,14 @@ def test_no_number_of_failures_overflows_or_exceeds_the_cap(failures: int, jitte
 def test_jitter_spreads_by_a_fifth_either_way():
     policy = Policy(exp_backoff_restart_delay=1.0)
     assert (round(delay(policy, 2, 0.0), 3), round(delay(policy, 2, 0.999999), 3)) == (0.8, 1.2)
+
+
+def test_at_the_cap_it_spreads_below_it():
+    """Clamped, half of those that fail for long would start at the same instants for ever."""
+    policy = Policy(exp_backoff_restart_delay=1.0, exp_backoff_max_delay=5.0)
+    delays = [round(delay(policy, 50, jitter / 10), 3) for jitter in range(10)]
+    assert delays == sorted(set(delays))
+    assert (delays[0], delays[-1]) == (4.0, 4.9)
 
 
 def test_an_exit_reads_as_a_sentence():

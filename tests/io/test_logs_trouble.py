@@ -6,9 +6,12 @@ import contextlib
 import errno
 import itertools
 import os
+import pathlib
+import pwd
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -232,6 +235,71 @@ def test_a_rotation_that_fails_is_told_and_nothing_is_lost(bench, tmp_path, monk
     bench.settle()
     assert read(tmp_path / "o") == b"".join(b"%d\n" % n for n in range(100))
     assert bench.log().count("Permission denied") == 1
+
+
+@pytest.fixture
+def powerless():
+    """A directory of an ordinary user, whom its mode binds, and who this process is meanwhile."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        folder = pathlib.Path(path)
+        if os.geteuid() != 0:
+            yield folder
+            return
+        nobody = pwd.getpwnam("nobody").pw_uid
+        os.chown(path, nobody, -1)
+        os.seteuid(nobody)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
+
+
+def test_a_directory_that_is_read_only_at_rotation(powerless):
+    """RELIABILITY row 26: the file grows meanwhile, and it is told once."""
+    (powerless / "d").mkdir()
+    path, bench = powerless / "d" / "o", Bench(powerless)
+    try:
+        end = bench.pipe("1:out", path, Options(max_size=100, keep=100, compress=False))
+        os.write(end, b"first\n")
+        bench.settle()
+        (powerless / "d").chmod(0o555)
+        for number in range(100):
+            os.write(end, b"line %d\n" % number)
+            bench.settle()
+        assert read(path) == b"first\n" + b"".join(b"line %d\n" % number for number in range(100))
+        assert bench.log().count(f"rotating {path} failed: Permission denied") == 1
+        (powerless / "d").chmod(0o755)
+        bench.writer._pipes["1:out"].file._rotate_at = 0.0  # the minute has passed
+        os.write(end, b"last\n")
+        bench.settle()
+        assert read(path) == b"last\n"
+        assert read(f"{path}.1").endswith(b"line 99\n")
+        assert bench.writer.dropped(str(path)) == (0, 0)
+    finally:
+        bench.close()
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_file_that_was_removed_from_a_directory_that_is_read_only(powerless):
+    (powerless / "d").mkdir()
+    path, bench = powerless / "d" / "o", Bench(powerless)
+    try:
+        end = bench.pipe("1:out", path)
+        os.write(end, b"1\n")
+        bench.settle()
+        path.unlink()
+        (powerless / "d").chmod(0o555)
+        for _ in range(2):
+            os.write(end, b"2\n")
+            bench.settle()
+        assert bench.writer.dropped(str(path)) == (4, 2)
+        (powerless / "d").chmod(0o755)
+        os.write(end, b"3\n")
+        bench.settle()
+        assert read(path).splitlines()[1:] == [b"3"]
+        assert b"4 bytes, 2 lines of output were dropped here" in read(path)
+    finally:
+        bench.close()
 
 
 def test_a_child_is_not_held_while_its_disk_is_full(bench, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import resource
+import socket
 import sys
 
 import pytest
@@ -27,6 +28,12 @@ for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, si
     signal.signal(number, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 os.umask(0o777)
+"""
+
+# What a plain program finds itself in, in words that are the same each time.
+SURROUNDINGS = """
+for fd in /proc/self/fd/*; do test -e $fd && echo ${fd##*/}; done
+umask; ulimit -a; cat /proc/self/oom_score_adj; grep -E '^(Sig[BIC]|Cap|NoNew|Groups|Uid|Gid)' /proc/self/status
 """
 
 
@@ -180,6 +187,34 @@ def test_a_low_limit_of_descriptors_is_the_childs_alone():
         found = json.loads(shim.run(*DUMP, rlimits=[["nofile", 16, 16]]))
         assert found["rlimits"]["RLIMIT_NOFILE"] == [16, 16]
         assert sorted(found["fds"]) == ["0", "1", "2"]
+
+
+def test_many_starts_while_descriptors_come_and_go_find_only_what_was_declared():
+    """RELIABILITY row 20: a careless shim whose store changes between any two starts, and which leaks nothing."""
+    with Shim(setup=CARELESS) as shim:
+        one = shim.run("/bin/sh", "-c", SURROUNDINGS)
+        shim.echo()
+        before = shim.open_fds()
+        for turn in range(10):
+            churn = [f"churn:{turn}:{number}" for number in range(20)]
+            ends = socket.socketpair()
+            shim.say(*({"op": "keep", "name": name} for name in churn), fds=[ends[at % 2].fileno() for at in range(20)])
+            for end in ends:
+                end.close()
+            starts = []
+            for number, name in enumerate(churn):
+                out = f"out:{turn}:{number}"
+                shim.pipe(out)
+                fds = {"0": "", "1": out, "2": out}
+                starts.append((shim.spawn("/bin/sh", "-c", SURROUNDINGS, fds=fds), out))
+                shim.say({"op": "drop", "name": name})
+            for process, out in starts:
+                assert shim.output(process, out) == one
+                assert shim.wait("exited", process)["code"] == 0
+                os.close(shim._pipes.pop(out))
+            shim.ack(*(process for process, _ in starts))
+        shim.echo()
+        assert shim.open_fds() == before
 
 
 def test_listen_pid_is_the_childs(shim):

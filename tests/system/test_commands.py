@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from instance import Instance, pool, program, wait_for
@@ -75,6 +76,14 @@ def test_what_cannot_be_scaled_is_said(impetusd: Instance) -> None:
     impetusd.run("scale", "many", "lots", code=2)
     impetusd.run("stop")
     impetusd.run("scale", "many", 3, code=3)
+
+
+def test_instances_of_all_processors_and_of_all_but_one(impetusd: Instance) -> None:
+    keys = "command = sleep 300\nmin_uptime = 0\n"
+    impetusd.start(f"[program:all]\n{keys}instances = max\n[program:rest]\n{keys}instances = -1\n")
+    units = [row.unit for row in impetusd.settle().rows.values()]
+    cpus = len(os.sched_getaffinity(0))
+    assert (units.count("all"), units.count("rest")) == (cpus, max(1, cpus - 1))
 
 
 @pytest.mark.parametrize("word", ["HUP", "sighup", "1"])

@@ -48,6 +48,33 @@ max_restarts = 3
     assert "bad is FATAL: exit 7; gave up after 3 restarts in 60 s" in shown
 
 
+def test_twenty_that_fail_at_once_are_each_given_up_and_told_once(impetusd: Instance) -> None:
+    """RELIABILITY row 14, with quick keys; `core/test_lifecycle.py` has it with the default ones and a clock of its own."""
+    starts = impetusd.root / "starts"
+    (impetusd.root / "told").write_text("1")
+    impetusd.write(f"""
+[program:bad]
+command = {program("exit_as_told", impetusd.root / "told", starts)}
+instances = 20
+max_restarts = 3
+{QUICK}
+[program:good]
+command = sleep 300
+min_uptime = 0
+""")
+    impetusd.run("start", code=1)
+    wait_for(
+        lambda: sum(row.state == "FATAL" for row in impetusd.status().rows.values()) == 20, "the last to be given up"
+    )
+    status = impetusd.status()
+    assert status["good"].state == "RUNNING"
+    assert {row.restarts for name, row in status.rows.items() if name != "good"} == {3}
+    assert count(starts) == 20 * 4
+    assert impetusd.log().count(": FATAL") == 20
+    ledger = impetusd.root / "var" / "lib" / "ledger.jsonl"
+    wait_for(lambda: ledger.read_text().count('"kind":"exit"') == 20 * 4, "each end to be in the ledger")
+
+
 def test_a_program_in_backoff_says_why_and_until_when(impetusd: Instance) -> None:
     impetusd.write(f"""
 [program:bad]

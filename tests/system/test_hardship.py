@@ -39,6 +39,24 @@ def test_six_programs_killed_again_and_again_are_counted_exactly(impetusd: Insta
     )
 
 
+def test_three_hundred_that_die_in_the_same_instant_come_back_once_each(impetusd: Instance) -> None:
+    """RELIABILITY row 19. The daemon stands still until the last of them is dead, so that it finds them all at once."""
+    impetusd.write("[program:many]\ncommand = sleep 300\ninstances = 300\nmin_uptime = 0\n")
+    impetusd.run("start")
+    before = impetusd.settle()
+    impetusd.kill(before.shim, signal.SIGSTOP)
+    for pid in before.pids.values():  # settle() has just seen that they are its own
+        os.kill(pid, signal.SIGKILL)
+    victims = [process for process in census.children(before.shim) if process.pid != before.supervisor]
+    wait_for(lambda: all((now := census.read(each.pid)) and now.zombie for each in victims), "the last death")
+    impetusd.kill(before.shim, signal.SIGCONT)
+    after = impetusd.settle(lambda now: not set(before.pids.values()) & set(now.pids.values()))
+    assert len(after.pids) == len(victims) == 300
+    assert {row.restarts for row in after.rows.values()} == {1}
+    assert {row.last_exit["signal"] for row in after.rows.values()} == {"SIGKILL"}
+    assert (after.shim, after.supervisor) == (before.shim, before.supervisor)
+
+
 def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetusd: Instance) -> None:
     """RELIABILITY row 21: 64 descriptors and 100 programs. What has room runs, the rest says why not, all is answered."""
     impetusd.write(
@@ -51,6 +69,7 @@ def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetu
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, hard))
     impetusd.run("start", "many", code=1)
     scarce = impetusd.status()
+    assert impetusd.log().count("\n") < 5 * len(scarce.rows)  # and none that goes on for ever
     up = {name for name, row in scarce.rows.items() if row.state == "RUNNING"}
     assert {"first", "many:0"} <= up < set(scarce.rows)
     for name in set(scarce.rows) - up:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -86,6 +87,20 @@ def test_a_removed_control_socket_is_made_again(impetusd: Instance) -> None:
         assert (after.shim, after.supervisor, after.pids) == (before.shim, before.supervisor, before.pids)
     impetusd.run("start")  # and no second daemon comes up meanwhile
     assert len(shims(impetusd)) == 1
+
+
+def test_a_removed_state_file_is_written_anew(impetusd: Instance) -> None:
+    """RELIABILITY row 10, as is the one above."""
+    before = impetusd.start(ONE)
+    impetusd.run("stop", "p")
+    saved = impetusd.root / "var" / "lib" / "state.json"
+    text = saved.read_text()
+    saved.unlink()
+    wait_for(saved.exists, "the state file")
+    assert json.loads(saved.read_text()) == json.loads(text)
+    assert "state.json was removed" in impetusd.log()
+    assert "already running" in impetusd.run("run", code=1).err
+    assert impetusd.status().shim == before.shim
 
 
 def test_a_removed_run_directory_is_made_again(impetusd: Instance) -> None:

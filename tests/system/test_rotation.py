@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_a_renamed_file_is_noticed_without_being_told(impetusd: Instance) -> Non
     wait_for(lambda: path.exists() and path.stat().st_size, "a new file")
     impetusd.run("stop")
     assert_all_there(parts(path), "line")
+
+
+def test_sigusr2_has_the_daemon_open_its_files_anew(impetusd: Instance) -> None:
+    """Sent to the daemon or to its supervisor. Nothing is printed meanwhile, so nothing but the signal can be the cause."""
+    status = impetusd.start("[program:quiet]\ncommand = sh -c 'echo first; exec sleep 300'\nmin_uptime = 0\n")
+    path = impetusd.root / "var" / "log" / "quiet-out.log"
+    wait_for(lambda: path.exists() and path.read_text() == "first\n", "the line")
+    for number, pid in enumerate((status.shim, status.supervisor)):
+        path.rename(f"{path}.{number}")
+        impetusd.kill(pid, signal.SIGUSR2)
+        wait_for(path.exists, "the new file")
+        assert path.read_text() == ""
+    assert impetusd.settle().pids == status.pids
 
 
 def test_a_flood_through_rotation_of_our_own(impetusd: Instance) -> None:

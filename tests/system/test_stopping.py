@@ -228,6 +228,27 @@ wait_ready = yes
     anyone.run("status", code=3)
 
 
+def test_the_deadline_of_a_stop_outlives_the_supervisor(impetusd: Instance) -> None:
+    """Were it begun anew by each next one, this would not end while they are killed."""
+    before = impetusd.start(
+        f"[program:deaf]\ncommand = {program('ignore_term')}\nwait_ready = yes\nkill_timeout = 2s\n"
+    )
+    stopping = impetusd.popen("stop", "deaf")
+    impetusd.wait_state("deaf", "STOPPING")
+
+    def gone() -> bool:
+        status = impetusd.status()
+        if status["deaf"].pid is not None:
+            impetusd.kill(status.supervisor)
+        return status["deaf"].pid is None
+
+    wait_for(gone, "it to be killed at its deadline")
+    impetusd.finish(stopping, None)
+    after = impetusd.status()
+    assert (after["deaf"].state, after["deaf"].last_exit["signal"]) == ("STOPPED", "SIGKILL")
+    assert after.supervisor != before.supervisor
+
+
 def test_a_stop_with_another_signal_and_its_own_patience(impetusd: Instance) -> None:
     impetusd.start(f"[program:p]\ncommand = {program('note_times', impetusd.root / 'notes', 'p')}\nwait_ready = yes\n"
                    "kill_signal = SIGINT\n[program:q]\n"
