@@ -33,6 +33,7 @@ GROUPS = {
         "apply": "impetusd.cli.apply",
         "enable": "impetusd.cli.enable",
         "disable": "impetusd.cli.disable",
+        "upgrade": "impetusd.cli.upgrade",
     },
     "Look": {
         "status": "impetusd.cli.status_command",

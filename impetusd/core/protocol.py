@@ -188,6 +188,7 @@ METHODS: Mapping[str, Method] = {
     "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
     "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
+    "upgrade": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
     "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.
     "signal": Method(

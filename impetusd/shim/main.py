@@ -24,7 +24,8 @@ import sys
 import time
 from collections import deque
 
-from impetusd.shim import spawn, tree, upstream, usage, wire
+from impetusd.shim import handover, spawn, tree, upstream, usage, wire
+from impetusd.shim.child import Child
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
@@ -55,54 +56,15 @@ def log(text: str) -> None:
             os.write(2, line)
 
 
-class Child:
-    """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
-
-    __slots__ = (
-        "acked",
-        "cgroup",
-        "doomed",
-        "ended",
-        "failed",
-        "forks",
-        "invocation",
-        "killed",
-        "left",
-        "oom_kills",
-        "pid",
-        "pidfd",
-        "process",
-        "session",
-        "status",
-    )
-
-    def __init__(self, process: int, invocation: str, cgroup: str) -> None:
-        self.process = process
-        self.invocation = invocation
-        self.cgroup = cgroup
-        self.pid = 0  # 0 once it is reaped, or when it could not be started
-        self.session = 0  # its pid for good: the kernel keeps the number while the session has a member
-        self.pidfd = -1
-        self.status = -1  # the start's status descriptor, until it has told
-        self.failed: tuple[str, str] | None = None  # the stage at which the start failed, and why
-        self.forks: socket.socket | None = None  # a template's fork socket
-        self.ended: dict[str, Any] | None = None
-        self.acked = False
-        self.left = False  # descendants live on after it
-        self.doomed = False  # whoever is found of its tree is killed
-        self.killed = False  # SIGKILL was sent to it on command
-        self.oom_kills = tree.Cgroups.oom_kills(cgroup) if cgroup else 0
-
-    def row(self) -> dict[str, Any]:
-        """What a new supervisor is told of it."""
-        return {"process": self.process, "pid": self.pid, "ended": self.ended, "left": self.left, "acked": self.acked}
-
-
 class Shim:
     """The one loop."""
 
-    def __init__(self, conf: str, paths: dict[str, str]) -> None:
+    def __init__(self, conf: str, paths: dict[str, str], lock: int, baseline: dict[str, Any]) -> None:
+        """`lock`: a descriptor of the state directory that holds its lock. `baseline`: see `measured`."""
         self.arguments = [conf, json.dumps(paths)]
+        self.lock = lock
+        self.baseline = baseline
+        self.trial: handover.Trial | None = None
         self.epoll = select.epoll()
         self.on: dict[int, Callable[[], None]] = {}
         self.children: dict[int, Child] = {}
@@ -136,6 +98,8 @@ class Shim:
     def run(self) -> int:
         """Serve until told to quit. Returns the exit status."""
         self._listen_to_signals()
+        if self.supervisor is not None:  # it was there before this code was
+            self.emit({"event": "upgraded"})
         while True:
             for fd, _ in self.epoll.poll(self._patience()):
                 act = self.on.get(fd)  # an earlier one of this round may have closed it
@@ -144,6 +108,8 @@ class Shim:
             if self.sweep_due:
                 self._survive(self._sweep)
             self._mind_supervisor()
+            if self.trial is not None and time.monotonic() >= self.trial.deadline:
+                self.trial.kill()
             self.upstream.beat(time.monotonic())
             if self.quitting and self.supervisor is None:
                 self.cgroups.remove(self.cgroups.root)
@@ -169,7 +135,11 @@ class Shim:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
         def wake() -> None:
-            for number in os.read(reader, 4096):
+            with contextlib.suppress(BlockingIOError):
+                heed(os.read(reader, 4096))
+
+        def heed(numbers: bytes) -> None:
+            for number in numbers:
                 if number == signal.SIGCHLD:
                     self.sweep_due = True
                 elif number == signal.SIGUSR2:  # a supervisor that is only just coming up opens them anew anyway
@@ -182,7 +152,9 @@ class Shim:
                     self.shutdown = True
                     self.emit({"event": "shutdown"})
 
+        self._wake = wake
         self._watch(reader, wake)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a caller that blocks SIGTERM must not make us deaf
 
     def _watch(self, fd: int, act: Callable[[], None]) -> None:
         self.on[fd] = act
@@ -195,7 +167,7 @@ class Shim:
     def _patience(self) -> float:
         now = time.monotonic()
         due = self.heard + SILENCE if self.due is None else self.due
-        wait = max(0.0, min(due, self.upstream.due) - now)
+        wait = max(0.0, min(due, self.upstream.due, self.trial.deadline if self.trial else due) - now)
         return min(wait, LOOK_AGAIN) if self.sweep_due else wait
 
     def _seeing(self, look: Callable[[], T]) -> T:
@@ -248,16 +220,11 @@ class Shim:
             self._plan_supervisor(now)
             return
         spec: dict[str, Any] = {
+            **spawn.PLAIN,
             "argv": [*SUPERVISOR, *self.arguments],
             "env": dict(os.environ),
-            "cwd": "/",
             "fds": {"0": self.null, "1": 1, "2": 2, "3": theirs.fileno()},
-            "umask": 0o022,
-            "nice": 0,
             "oom_score_adj": score,
-            "affinity": [],
-            "rlimits": [],
-            "cgroup": "",
         }
         child = Child(-1, "", "")
         try:
@@ -274,22 +241,27 @@ class Shim:
         finally:
             theirs.close()
         self.supervisor, self.channel = child, ours
-        self._watch(child.pidfd, self._supervisor_ended)
-        self._watch(ours.fileno(), self._receive)
-        self.emit(
-            {
-                "event": "hello",
-                "pid": os.getpid(),
-                "shutdown": self.shutdown,
-                "table": [child.row() for child in self.children.values()],
-                "blobs": self.blobs,
-            }
-        )
+        self._watch_supervisor()
+        self.emit(self._hello())
         names = list(self.kept)
         for at in range(0, len(names), wire.MOST_FDS):
             part = names[at : at + wire.MOST_FDS]
             self.emit({"event": "fds", "names": part}, [self.kept[name] for name in part])
         self.emit({"event": "begin"})
+
+    def _watch_supervisor(self) -> None:
+        if self.supervisor is not None and self.channel is not None:
+            self._watch(self.supervisor.pidfd, self._supervisor_ended)
+            self._watch(self.channel.fileno(), self._receive)
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "event": "hello",
+            "pid": os.getpid(),
+            "shutdown": self.shutdown,
+            "table": [child.row() for child in self.children.values()],
+            "blobs": self.blobs,
+        }
 
     def _plan_supervisor(self, now: float) -> None:
         self.mute = 0 if self.spoke else self.mute + 1
@@ -395,6 +367,11 @@ class Shim:
                     self._signal(child, op["number"], op["scope"])
             case "ack":
                 self._ack(op["process"])
+            case "snapshot":
+                self._drop(op["name"])
+                self.kept[op["name"]] = handover.pack(self._hello())
+            case "upgrade":
+                self._try_code()
             case "notify":
                 self.upstream.say(op["text"])
             case "quit":
@@ -417,9 +394,9 @@ class Shim:
                 child.forks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 spec["fds"][str(spec["fork_fd"])] = theirs.fileno()
             spec["cgroup"] = child.cgroup
-            spec["oom_score_adj"] = spec["oom_score_adj"] or BASELINE_OOM_SCORE
+            spec["oom_score_adj"] = spec["oom_score_adj"] or self.baseline["oom_score"]
             if not any(name == "nofile" for name, _, _ in spec["rlimits"]):
-                spec["rlimits"] = [("nofile", *BASELINE_NOFILE), *spec["rlimits"]]
+                spec["rlimits"] = [("nofile", *self.baseline["nofile"]), *spec["rlimits"]]
             child.pid, child.status = spawn.start(spec)
             child.pidfd = os.pidfd_open(child.pid)
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
@@ -431,9 +408,6 @@ class Shim:
         finally:
             if theirs is not None:
                 theirs.close()
-        self._watch(child.status, lambda: self._started(child))
-        if child.forks is not None:
-            self._watch(child.forks.fileno(), lambda: self._fork_answers(child))
         self._live(child)
 
     def _new(self, process: int, spec: dict[str, Any]) -> Child:
@@ -460,8 +434,18 @@ class Shim:
 
     def _live(self, child: Child) -> None:
         child.session = child.pid
-        self._watch(child.pidfd, lambda: self._ended(child))
+        member = tree.read(child.pid)
+        child.started = member.started if member is not None else 0
+        self._watch_child(child)
         self.emit({"event": "spawned", "process": child.process, "pid": child.pid})
+
+    def _watch_child(self, child: Child) -> None:
+        if child.status >= 0:
+            self._watch(child.status, lambda: self._started(child))
+        if child.forks is not None:
+            self._watch(child.forks.fileno(), lambda: self._fork_answers(child))
+        if child.pidfd >= 0 and child.ended is None:
+            self._watch(child.pidfd, lambda: self._ended(child))
 
     def _never_lived(self, child: Child, stage: str, error: str) -> None:
         child.ended = {"stage": stage, "error": error, "at": time.time()}
@@ -649,6 +633,8 @@ class Shim:
         known = {child.pid for child in self.children.values()}
         if self.supervisor is not None:
             known.add(self.supervisor.pid)
+        if self.trial is not None:
+            known.add(self.trial.pid)
         return [pid for pid in tree.children() if pid not in known]
 
     def _has_rest(self, child: Child) -> bool:
@@ -705,6 +691,44 @@ class Shim:
             self.emit({"event": "gone", "process": child.process})
             self._forget_if_done(child)
 
+    # New code.
+
+    def _try_code(self) -> None:
+        """Have the code that is now on the disk prove itself; the answer decides whether it takes over."""
+        if self.trial is None:
+            try:
+                self.trial = handover.Trial(handover.dump(self), self.null)
+            except OSError as error:
+                self.emit({"event": "refused", "error": f"it cannot be tried: {error.strerror}"})
+            else:
+                self._watch(self.trial.pidfd, self._tried)
+
+    def _tried(self) -> None:
+        trial, self.trial = self.trial, None
+        if trial is None:
+            return
+        self._unwatch(trial.pidfd)
+        why = trial.verdict()
+        if not why:
+            log("going on with the code that is now on the disk")
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, spawn.SIGNALS)
+            self._wake()  # what had come before
+            try:
+                handover.become(handover.dump(self))
+            except OSError as error:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                why = f"executing it failed: {error.strerror}"
+        log(f"the code that is now on the disk cannot take over: {why}")
+        self.emit({"event": "refused", "error": why})
+
+    def watch_again(self) -> None:
+        """Watch all that was restored; what has happened meanwhile is seen at once."""
+        for child in self.children.values():
+            if child.process not in self.forking:
+                self._watch_child(child)
+        self._watch_supervisor()
+        self.sweep_due = True
+
     def _kill_all(self) -> None:
         for child in self.children.values():
             with contextlib.suppress(OSError):
@@ -717,33 +741,52 @@ def oom_score() -> int:
         return int(file.read())
 
 
-BASELINE_OOM_SCORE = oom_score()  # what children get, whatever we give ourselves
-BASELINE_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
+def measured() -> dict[str, Any]:
+    """What children get, whatever we give ourselves: to be looked at before that."""
+    return {"oom_score": oom_score(), "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)}
 
 
-def prepare() -> None:
-    """Make this process fit to hold others: subreaper, many descriptors, last in line for the OOM killer."""
+def prepare(keep: set[int]) -> None:
+    """Make this process fit to hold others: subreaper, many descriptors, last in line for the OOM killer.
+
+    Descriptors other than those in `keep` are closed: whatever the caller's shell had open.
+    """
     while (lowest := os.open("/dev/null", os.O_RDWR)) < 3:  # a caller without stdin, stdout or stderr
         os.set_inheritable(lowest, True)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a caller that blocks SIGTERM must not make us deaf
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (BASELINE_NOFILE[1], BASELINE_NOFILE[1]))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(min(FLOOR, BASELINE_OOM_SCORE)))
-    os.closerange(3, 1 << 30)  # whatever the caller's shell had open
+        file.write(str(min(FLOOR, oom_score())))
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        os.set_inheritable(fd, False)
+        low = fd + 1
+    os.closerange(low, 1 << 30)
     gc.collect()
     gc.freeze()  # a fork copies fewer pages
 
 
 def main() -> int:
-    """Take the instance lock and hold."""
-    conf, paths = sys.argv[1], json.loads(sys.argv[2])
-    prepare()
+    """Take the instance lock and hold; or go on where the code before this one stopped."""
+    conf, paths, mode = sys.argv[1], json.loads(sys.argv[2]), "".join(sys.argv[3:])
+    if mode:
+        memory = int(mode.partition(":")[2])
+        state = handover.load(memory)
+        os.close(memory)
+        if mode.startswith(handover.RESUME):
+            prepare(handover.descriptors(state))
+        shim = Shim(conf, paths, state["lock"], state["baseline"])
+        handover.restore(shim, state)
+        return shim.run() if mode.startswith(handover.RESUME) else 0
+    baseline = measured()
+    prepare(set())
     lock = os.open(paths["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     if not take(lock):
         return EX_TEMPFAIL
-    return Shim(conf, paths).run()
+    return Shim(conf, paths, lock, baseline).run()
 
 
 def take(lock: int) -> bool:

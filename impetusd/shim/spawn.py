@@ -38,6 +38,8 @@ PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
 SYS_CLOSE_RANGE = 436
 SIGNALS = tuple(map(int, signal.valid_signals()))
+# Of a spec, for what belongs to impetusd itself.
+PLAIN = {"cwd": "/", "umask": 0o022, "nice": 0, "oom_score_adj": 0, "affinity": [], "rlimits": [], "cgroup": ""}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

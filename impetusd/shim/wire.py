@@ -11,6 +11,8 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     fork process via spec   have the template `via` fork one
     signal process number scope   scope is main, rest or tree
     ack process         the exit has been written down: reap
+    snapshot name       remember a memfd with what a new supervisor would be told now
+    upgrade             go on with the code that is now on the disk: see `shim.handover`
     beat                alive
     notify text         tell the manager that started us (sd_notify)
     quit                end, once the supervisor has exited
@@ -26,6 +28,8 @@ From the shim, a message is one event:
     gone                {"process"}: nothing of its tree is left
     apply               SIGHUP: it stays in the blobs, as "hup", until it is forgotten
     reopen-logs         SIGUSR2
+    upgraded            other code is in the shim now, and all else as it was
+    refused             {"error"}: the code that is now on the disk cannot take over
     shutdown            the shim was told to end (SIGTERM)
 """
 

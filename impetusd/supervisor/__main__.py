@@ -1,4 +1,7 @@
-"""python -m impetusd.supervisor CONF PATHS: started by the shim, with its channel at descriptor 3."""
+"""python -m impetusd.supervisor CONF PATHS: started by the shim, with its channel at descriptor 3.
+
+With `prove` after that it only says whether it could: see `supervisor.proof`.
+"""
 
 import sys
 
@@ -8,6 +11,9 @@ sys.modules["ssl"] = None  # type: ignore[assignment]
 import asyncio  # noqa: E402, F401
 
 del sys.modules["ssl"]
-from impetusd.supervisor.daemon import main  # noqa: E402
+if sys.argv[3:] == ["prove"]:
+    from impetusd.supervisor.proof import main
+else:
+    from impetusd.supervisor.daemon import main
 
 main()

@@ -19,6 +19,7 @@ from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
 from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.starter import Starter
 
+BEGIN = frozenset({"start", "restart", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
 OFF = "enabled = no, or impetusd disable"
 
 
@@ -81,7 +82,7 @@ class Commands:
             "signal": self._signal,
             **self._others,
         }
-        if self.ending and request.method in {"start", "restart", "scale", "trigger", "apply", "enable", "disable"}:
+        if self.ending and request.method in BEGIN:
             # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
             await self.over.wait()
             raise ConnectionAbortedError

@@ -51,6 +51,7 @@ from impetusd.supervisor.sockets import bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
 from impetusd.supervisor.timers import Outcome, Timers
+from impetusd.supervisor.upgrading import Upgrading
 from impetusd.supervisor.upstream import Upstream, status_of, stop_within
 from impetusd.supervisor.watch import watch
 
@@ -62,12 +63,12 @@ SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are writte
 class Daemon:
     """The supervisor's parts and the threads between them."""
 
-    def __init__(self, conf: str, paths: Paths, *, boot: bool) -> None:
-        """`boot`: start what has autostart without being asked, as `impetusd run` wants it."""
+    def __init__(self, conf: str, paths: Paths, *, boot: bool, link: Link | None = None) -> None:
+        """`boot`: start what has autostart without being asked, as `impetusd run` wants it. `link`: to the shim."""
         self._conf = conf
         self._paths = paths
         self._boot = boot
-        self._link = Link(socket.socket(fileno=CHANNEL), self._hear)
+        self._link = link or Link(socket.socket(fileno=CHANNEL), self._hear)
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
@@ -75,37 +76,19 @@ class Daemon:
     async def run(self) -> None:
         """Be the supervisor until told to end."""
         await self._link.begin()
-        self._writer = self._make_writer()
         blobs = self._link.blobs
         first = CONFIG not in blobs
         try:
-            if first:
-                blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ)
-                self._link.send([{"op": "put", "key": CONFIG, "blob": blobs[CONFIG]}])
-            self._configuration = Configuration(self._conf, blobs[CONFIG])
-            before = Configuration(self._conf, blobs[BEFORE]) if BEFORE in blobs else None
+            self.come_up()
         except (OSError, ConfigError) as error:
             self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}")
             self._writer.close()
             self._link.send([{"op": "quit"}])
             return
-        self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
-        saved = self._state.load() if first else {}
-        soon = asyncio.get_running_loop().call_soon_threadsafe
-        ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
-        self._ledger = Ledger(ledger, blobs, soon, self._writer.line)
-        self._events = Events(self._ledger, ledger)
-        self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
-        self._oom = Oom()
-        self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
-        self._starter.instances = self._engine.instances
-        self._starter.shown = self._engine.shown
-        self._build(self._configuration.at(0))
-        self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
-        self._remember(blobs, saved, first=first)
         self._bind_notify()
         self._engine.adopt(self._link.table)
         self._applying.resume(blobs)
+        self._upgrading.resume(blobs)
         self._begin()
         self._link.deliver()
         if "hup" in blobs:
@@ -128,6 +111,31 @@ class Daemon:
         self._telling = asyncio.create_task(self._tell_upstream())
         await self._done.wait()
         await self._end()
+
+    def come_up(self) -> None:
+        """Build every part from what the shim told, and from the disk the first time. Raises OSError, ConfigError."""
+        self._writer = self._make_writer()
+        blobs = self._link.blobs
+        first = CONFIG not in blobs
+        if first:
+            blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ)
+            self._link.send([{"op": "put", "key": CONFIG, "blob": blobs[CONFIG]}])
+        self._configuration = Configuration(self._conf, blobs[CONFIG])
+        before = Configuration(self._conf, blobs[BEFORE]) if BEFORE in blobs else None
+        self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
+        saved = self._state.load() if first else {}
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+        ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
+        self._ledger = Ledger(ledger, blobs, soon, self._writer.line)
+        self._events = Events(self._ledger, ledger)
+        self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
+        self._oom = Oom()
+        self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
+        self._starter.instances = self._engine.instances
+        self._starter.shown = self._engine.shown
+        self._build(self._configuration.at(0))
+        self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
+        self._remember(blobs, saved, first=first)
 
     def _make_writer(self) -> Writer:
         """With the memory of the supervisor before us: what was on its way into files, and what was dropped."""
@@ -185,11 +193,12 @@ class Daemon:
             self._configuration,
             engine,
             starter,
-            hand_over=self._hand_over,
+            hand_over=lambda: self._hand_over("the configuration has changed"),
             needed=lambda entries: self._commands.with_needs(entries),  # noqa: PLW0108  # they are made below
             rows=rows.of,
             record=self._ledger.add,
         )
+        self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over, record=self._ledger.add)
         self._commands = Commands(
             engine,
             starter,
@@ -210,6 +219,7 @@ class Daemon:
                 "apply": self._applying.apply,
                 "disable": self._applying.disable,
                 "enable": self._applying.enable,
+                "upgrade": self._upgrading.upgrade,
             },
             attention=lambda: [
                 *self._checks.attention(),
@@ -223,9 +233,9 @@ class Daemon:
             lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
         )
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, why: str) -> None:
         """End as by a kill, once the shim has got everything that was said: the next supervisor goes on."""
-        self._say("handing over", ": the configuration has changed")
+        self._say("handing over", f": {why}")
         self._upstream.reloading()  # the next one says READY=1
         self._starter.flush()
         self._link.when_sent(lambda: os._exit(0))
@@ -384,6 +394,8 @@ class Daemon:
             return
         if event["event"] == "reopen-logs":
             self._writer.reopen()
+            return
+        if self._upgrading.hear(event):
             return
         self._engine.hear(event)
         if event["event"] == "spawned":

@@ -119,6 +119,44 @@ class Starter:
         self._ops.append({"op": "quit"})
         self.flush()
 
+    # New code.
+
+    def aside(self, argv: list[str], out: int) -> int:
+        """Start a command that belongs to no slot, with the shim's snapshot at descriptor 3. Returns its number.
+
+        What it prints goes to `out`, which is the starter's from now on until `end_aside`.
+        """
+        process = self._next_process
+        self._next_process += 1
+        self.keep("aside:out", out, ours=True)
+        self._ops.append({"op": "snapshot", "name": "aside:told"})
+        spec = {
+            "argv": argv,
+            "env": dict(os.environ),
+            "cwd": "/",
+            "fds": {"0": "", "1": "aside:out", "2": "aside:out", "3": "aside:told"},
+            "umask": 0o022,
+            "nice": 0,
+            "oom_score_adj": 0,
+            "affinity": [],
+            "rlimits": [],
+        }
+        self._ops.append({"op": "spawn", "process": process, "spec": spec})
+        self.flush()
+        return process
+
+    def end_aside(self, process: int) -> None:
+        """It has ended, and what it printed was read."""
+        self.ack(process)
+        self.drop("aside:told")
+        self.drop("aside:out")
+        self.flush()
+
+    def upgrade_shim(self) -> None:
+        """Have the shim go on with the code that is now on the disk: it answers `upgraded` or `refused`."""
+        self._ops.append({"op": "upgrade"})
+        self.flush()
+
     # Processes.
 
     def continue_from(self, process: int, pipes: set[int]) -> None:
@@ -133,7 +171,8 @@ class Starter:
             number = rest.partition(":")[0]
             if kind == "chan":
                 self._next_process = max(self._next_process, int(number) + 1)
-            if (kind == "log" and int(number) not in pipes) or (kind == "chan" and int(number) >= process):
+            unknown = (kind == "log" and int(number) not in pipes) or (kind == "chan" and int(number) >= process)
+            if unknown or kind == "aside":
                 self.drop(name)
 
     def launch(self, entry: Entry, extra: Mapping[str, str], template: int | None) -> int:

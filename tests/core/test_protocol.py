@@ -32,6 +32,7 @@ GOOD_PARAMS = {
     "apply": {"token": "1f"},
     "disable": {"names": ["web"], "token": "1f"},
     "enable": {"names": ["web"], "token": "1f"},
+    "upgrade": {"token": "1f"},
     "signal": {"names": ["web"], "signal": "HUP"},
 }
 

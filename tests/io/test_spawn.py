@@ -169,7 +169,7 @@ def test_what_the_shim_gave_itself_is_not_inherited():
     """It raises its own limit of descriptors and lowers its own oom_score_adj."""
     setup = (
         "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (99, hard)); main.BASELINE_NOFILE = (99, hard)"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (99, hard))"
     )
     with Shim(setup=setup) as shim:
         found = json.loads(shim.run(*DUMP))

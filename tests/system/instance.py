@@ -111,6 +111,7 @@ class Instance:
         # Not tmp_path: a unix socket's path has at most 107 bytes.
         self.root = Path(tempfile.mkdtemp(prefix="imps", dir="/tmp")).resolve()
         self.user = user
+        self.command = COMMAND
         self.conf = self.root / "impetusd.ini"
         self._reserved: list[socket.socket] = []
         self._commands: list[subprocess.Popen[str]] = []
@@ -158,7 +159,7 @@ class Instance:
     ) -> subprocess.Popen[str]:
         """Start a command on this instance's INI; it is cleared away with the instance."""
         process = subprocess.Popen(
-            [*COMMAND, "-c", str(self.conf), *map(str, arguments)],
+            [*self.command, "-c", str(self.conf), *map(str, arguments)],
             env={**self.environ, **(env or {})},
             cwd=cwd or self.root,
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,60 @@
+"""A supervisor from the code now on the disk, asked whether it could take over: `impetusd.supervisor CONF PATHS prove`.
+
+It reads at descriptor 3 what the shim would tell it, and comes up with that as far as one can without touching anything:
+every module is imported, the configuration in force is parsed, each record is read, every part is built. Exit status 0 is
+the proof; else stderr says why not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from impetusd.core.model import ConfigError, Paths
+from impetusd.supervisor.daemon import Daemon
+from impetusd.supervisor.link import Link
+
+SNAPSHOT = 3  # the descriptor at which the shim's `hello` is
+
+
+class Rehearsal(Link):
+    """A channel to nobody: it has told what `hello` tells, and what is said to it is not heard."""
+
+    def __init__(self, hello: dict[str, Any]) -> None:
+        self.pid, self.shutdown = hello["pid"], hello["shutdown"]
+        self.table, self.blobs, self.fds = hello["table"], hello["blobs"], {}
+
+    def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
+        """Nothing is said."""
+
+
+async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
+    """Come up, with `folder` in the place of the directories that are written to. Raises whatever is wrong."""
+    hello = json.loads(os.pread(SNAPSHOT, os.fstat(SNAPSHOT).st_size, 0))
+    aside = Paths(conf=paths.conf, base_dir=paths.base_dir, run_dir=folder, state_dir=folder, log_dir=folder)
+    Daemon(conf, aside, boot=boot, link=Rehearsal(hello)).come_up()
+
+
+def main() -> NoReturn:
+    """Prove it, or say why not."""
+    fields = json.loads(sys.argv[2])
+    boot = fields.pop("boot", False)
+    code = 0
+    with tempfile.TemporaryDirectory(prefix="impetusd-") as folder:
+        try:
+            asyncio.run(prove(sys.argv[1], Paths(**fields), boot, folder))
+        except (OSError, ConfigError) as error:
+            print(error, file=sys.stderr)
+            code = 1
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = 1
+    sys.stderr.flush()
+    os._exit(code)  # its threads have nothing to finish

@@ -1,0 +1,150 @@
+"""`impetusd upgrade`: new code takes over under load and nobody notices; code that cannot leaves everything as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sysconfig
+import venv
+from pathlib import Path
+
+import census
+import pytest
+from instance import Instance, pool, program, wait_for
+from load import Load
+
+import impetusd as package
+
+RAISES = 'raise RuntimeError("half an installation")\n'
+
+
+class Installed:
+    """An instance whose impetusd is an installation of its own, with files that a test may change."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        where = instance.root / "venv"
+        venv.create(where, symlinks=True)
+        site = next(where.glob("lib/python3*/site-packages"))
+        (site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        self.package = site / "impetusd"
+        shutil.copytree(Path(package.__file__).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        instance.command = [
+            f"{where}/bin/python",
+            "-c",
+            "import sys; from impetusd.cli.main import main; sys.exit(main())",
+        ]
+
+    def ledger(self, kind: str) -> list[dict[str, object]]:
+        text = (self.instance.root / "var/lib/ledger.jsonl").read_text()
+        return [record for record in map(json.loads, text.splitlines()) if record["kind"] == kind]
+
+    def refused(self) -> str:
+        """What an upgrade prints that must fail."""
+        process = self.instance.popen("upgrade")
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, ""), err
+        return err
+
+
+@pytest.fixture
+def installed(impetusd: Instance) -> Installed:
+    installed = Installed(impetusd)
+    port = impetusd.port()
+    impetusd.write(f"""
+[pool:web]
+{pool(port)}
+[program:api]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+[program:numbers]
+command = {program("numbers", "n", "1000/s")}
+wait_ready = yes
+""")
+    return installed
+
+
+def test_under_load_no_request_fails_no_line_is_lost_and_every_pid_stays(installed: Installed) -> None:
+    impetusd = installed.instance
+    impetusd.run("start")
+    before = impetusd.settle()
+    descriptors = len(census.descriptors(before.shim))
+    port = int(impetusd.conf.read_text().partition("127.0.0.1:")[2].split()[0])
+    with Load(port) as load:
+        for version in ("9.1", "9.2", "9.3"):
+            told = impetusd.status()
+            (installed.package / "__init__.py").write_text(f'__version__ = "{version}"\n')
+            out = impetusd.run("upgrade").out
+            assert f"→ {version}: the code now on the disk is in charge" in out
+            after = impetusd.status()
+            assert after.fields["version"] == version
+            assert after.supervisor != told.supervisor
+            load.go_on(40)
+    after = impetusd.settle()
+    assert (after.shim, after.pids) == (before.shim, before.pids)
+    assert {row.restarts for row in after.rows.values()} == {0}
+    assert len(census.descriptors(after.shim)) == descriptors
+    impetusd.run("stop", "numbers")
+    *lines, end = impetusd.log("numbers-out.log").splitlines()
+    assert end == f"n end {len(lines)}"
+    assert lines == [f"n {number}" for number in range(len(lines))]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("supervisor/engine.py", RAISES, "RuntimeError: half an installation"),
+        ("shim/tree.py", RAISES, "RuntimeError: half an installation"),
+        ("supervisor/record.py", "VERSION = 2\n", "recorded by another version"),
+        ("shim/handover.py", "VERSION = 2\n", "the state is of version 1, and this code knows version 2"),
+        ("core/schema.py", "def (\n", "SyntaxError"),
+    ],
+)
+def test_code_that_cannot_take_over_is_refused_and_everything_stays(
+    installed: Installed, file: str, text: str, said: str
+) -> None:
+    impetusd = installed.instance
+    impetusd.run("start")
+    before = impetusd.settle()
+    path = installed.package / file
+    good = path.read_text()
+    path.write_text(good.replace("VERSION = 1", text.strip()) if text.startswith("VERSION") else good + text)
+    if file == "core/schema.py":  # the command line needs it, too
+        process = impetusd.popen("upgrade")
+        assert process.wait(60) == 1
+    else:
+        err = installed.refused()
+        assert "now on the disk cannot take over, and nothing was changed" in err
+        assert said in err
+        assert "upgrade" in str(installed.ledger("daemon")[-1]["what"])
+        assert said in str(installed.ledger("daemon")[-1]["reason"])
+    path.write_text(good)
+    after = impetusd.settle()
+    assert (after.shim, after.supervisor, after.pids) == (before.shim, before.supervisor, before.pids)
+    impetusd.run("upgrade")
+    assert impetusd.settle().pids == before.pids
+
+
+def test_a_supervisor_killed_over_an_upgrade_leaves_nothing_of_it(installed: Installed) -> None:
+    """The new code hangs while it proves itself; the next supervisor ends it, and carries out what was asked."""
+    impetusd = installed.instance
+    impetusd.run("start")
+    before = impetusd.settle()
+    proof, once = installed.package / "supervisor/proof.py", impetusd.root / "hangs"
+    hang = (
+        f"import os, time\nif not os.path.exists({str(once)!r}):\n    open({str(once)!r}, 'w')\n    time.sleep(1000)\n"
+    )
+    proof.write_text(proof.read_text().replace("import asyncio\n", hang + "import asyncio\n", 1))
+    upgrading = impetusd.popen("upgrade")
+    wait_for(once.exists, "the proof to hang")
+    impetusd.kill(before.supervisor)
+    impetusd.finish(upgrading)
+    after = impetusd.settle(lambda now: now.supervisor != before.supervisor)
+    assert (after.shim, after.pids) == (before.shim, before.pids)
+
+
+def test_no_daemon_is_said_as_such(impetusd: Instance) -> None:
+    impetusd.write("[program:p]\ncommand = sleep 1000\n")
+    assert "is not running" in impetusd.run("upgrade", code=3).err
+    assert not os.path.exists(impetusd.root / "var")
