@@ -88,7 +88,7 @@ def daemon_alive(paths: Paths) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError:
-        raise _denied(paths.state_dir) from None
+        raise _unseen(paths) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,6 +125,11 @@ def call(paths: Paths, method: str, params: Mapping[str, Any], hooks: Hooks | No
                 ) from None
         finally:
             connection.close()
+    if _has_no_role(paths):
+        raise ControlError(
+            f"impetusd closed the connection without an answer, as it does to users without a role, and {_user_name(os.geteuid())}"
+            f" seems to be one; [impetusd] in {paths.conf} gives roles (viewers, operators, admins)"
+        )
     raise ControlError(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
 
 
@@ -168,6 +173,15 @@ def try_connect(paths: Paths) -> socket.socket | int:
     return connection
 
 
+def _has_no_role(paths: Paths) -> bool:
+    """Whether that may be why nothing was answered: the daemon knows root and its own user, to whom the socket belongs."""
+    try:
+        owner = os.lstat(paths.control_socket).st_uid
+    except OSError:
+        return False
+    return os.geteuid() not in {0, owner}
+
+
 def _denied(path: str) -> ControlError:
     """What to tell a user whom the file system keeps out."""
     owner = ""
@@ -179,7 +193,16 @@ def _denied(path: str) -> ControlError:
         except OSError:
             continue
     hint = "use sudo" if owner == "root" else f"run this command as {owner}"
-    return ControlError(f"this impetusd belongs to {owner}, and you may not access {path}; {hint}")
+    return ControlError(
+        f"this impetusd belongs to {owner}, and you may not access {path}; {hint}, or have yourself given a role"
+        " ([impetusd] in the INI file: viewers, operators, admins)"
+    )
+
+
+def _unseen(paths: Paths) -> ControlError:
+    """Nothing answers, and this user may not look whether a daemon holds the state directory."""
+    error = _denied(paths.state_dir)
+    return ControlError(f"nothing answers on {paths.control_socket}: impetusd does not run, or is coming back; {error}")
 
 
 def _user_name(uid: int) -> str:

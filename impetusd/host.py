@@ -7,7 +7,9 @@ import os
 import pwd
 from importlib.util import find_spec
 
-from impetusd.core.model import Host
+from impetusd.core.access import Person
+from impetusd.core.model import Access, Host
+from impetusd.core.protocol import ADMIN, OPERATOR, VIEWER
 
 
 def this_host() -> Host:
@@ -37,10 +39,34 @@ def group_name(gid: int) -> str:
         return str(gid)
 
 
+def people(access: Access) -> list[Person]:
+    """Those of whom `access` speaks, as this host knows them now; who is unknown by now is left out."""
+    found = []
+    for role, words in ((VIEWER, access.viewers), (OPERATOR, access.operators), (ADMIN, access.admins)):
+        for word in words:
+            name = word.removeprefix("@")
+            try:
+                if name != word:
+                    gid = int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+                    found.append(Person(role, word, None, frozenset({gid})))
+                    continue
+                user = _user(name)
+                gids = os.getgrouplist(user.pw_name, user.pw_gid)
+                found.append(Person(role, word, user.pw_uid, frozenset(gids)))
+            except (KeyError, ValueError, OverflowError):
+                if name == word and name.isdecimal():  # a number that has no name
+                    found.append(Person(role, word, int(name), frozenset()))
+    return found
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+
+
 def _user_exists(name: str) -> bool:
     """Whether `name` is a user, by name or by number."""
     try:
-        pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        _user(name)
     except (KeyError, ValueError, OverflowError):
         return False
     return True

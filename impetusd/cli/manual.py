@@ -75,6 +75,7 @@ VALUES = {
     "choice": "One of the words that are named with the key.",
     "signal": "SIGTERM, TERM or 15.",
     "names": "Names of units, separated by commas or blanks.",
+    "users and @groups": "Names or numbers, groups with @ in front, separated by commas or blanks.",
     "exit codes": "Numbers from 0 to 255, separated by commas or blanks.",
     "path": "Relative ones begin at base_dir.",
     "paths": "Separated by commas, or on lines of their own.",

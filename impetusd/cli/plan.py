@@ -72,4 +72,4 @@ def lines(changes: Sequence[Row], screen: Screen) -> Iterator[str]:
 
 
 def _title(change: Row) -> str:
-    return f"{change['kind']}:{change['name']}"
+    return ":".join(filter(None, (change["kind"], change["name"])))

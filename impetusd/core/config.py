@@ -40,11 +40,12 @@ def parse(text: str, path: str, environ: Mapping[str, str], host: Host, instance
     if instance:
         return Config(paths=paths, units=reading.instance_of(sections))
     reading.socket_path(sections, paths)
+    access = reading.access(sections)
     reading.all_of(sections)
     relations(reading, sections)
     if reading.problems:
         raise error_of(reading.problems)
-    return Config(paths=paths, units=reading.units, timers=reading.timers, health=reading.checks)
+    return Config(paths=paths, access=access, units=reading.units, timers=reading.timers, health=reading.checks)
 
 
 class _Sections(Values):

@@ -216,10 +216,20 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who has which role besides root and the daemon's own user: names and numbers of users, and of groups behind @."""
+
+    viewers: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One whole configuration, in the file's order; what is disabled is in it, with `enabled` False."""
 
     paths: Paths
+    access: Access = Access()
     units: Mapping[str, Unit]
     timers: Mapping[str, Timer] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)

@@ -53,7 +53,7 @@ class Key:
 class Change:
     """What becomes of one section."""
 
-    kind: str  # pool, program, timer or health
+    kind: str  # pool, program, timer or health; impetusd for its own section, which has no name
     name: str
     effect: Effect
     keys: tuple[Key, ...] = ()
@@ -84,7 +84,9 @@ def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: 
     def of_job(written: Callable[[Any], dict[str, Any]]) -> Callable[[Any, Any], list[Key]]:
         return lambda was, job: _differing(_described(was, written), _described(job, written))
 
+    access = _differing(_access(before), _access(after))
     changes = [
+        *([Change("impetusd", "", Effect.LIVE, tuple(access))] if access else []),
         *_changes(before.units, after.units, lambda unit: unit.kind.value, of_unit, _effect),
         # What these run is started anew each time, so all of it is live.
         *_changes(before.timers, after.timers, lambda _: "timer", of_job(describe.timer)),
@@ -136,6 +138,10 @@ def _effect(unit: Unit, keys: set[str]) -> Effect:
     if not keys & OF_THE_PROCESS:
         return Effect.LIVE
     return Effect.RELOAD if unit.kind is Kind.POOL and not keys & OF_THE_SOCKET else Effect.RESTART
+
+
+def _access(whole: Config) -> dict[str, Any]:
+    return {name: list(getattr(whole.access, name)) for name in ("viewers", "operators", "admins")}
 
 
 def _described(each: Any, written: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

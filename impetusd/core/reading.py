@@ -9,7 +9,7 @@ from __future__ import annotations
 from posixpath import dirname, join, normpath
 
 from impetusd.core import ini, schema
-from impetusd.core.model import ConfigError, Listen, Paths, Problem
+from impetusd.core.model import Access, ConfigError, Listen, Paths, Problem
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
@@ -198,6 +198,22 @@ class Values(Reading):
             f"{ini.brief(socket, 120)} would be {size(socket)} bytes long, a socket's path may have"
             f" {schema.UNIX_PATH_BYTES}; set run_dir in [impetusd] to a shorter path",
         )
+
+    def access(self, sections: list[Section]) -> Access:
+        """Who may use the control socket."""
+        own = own_section(sections)
+        given: dict[str, tuple[str, ...]] = {}
+        for name in ("viewers", "operators", "admins"):
+            entry = own.entries.get(name) if own else None
+            given[name] = (self.value(schema.keys_of(schema.IMPETUSD)[name], entry) if entry else None) or ()
+            for word in given[name]:
+                who = word.removeprefix("@")
+                what, exists = ("group", self.host.group_exists) if who != word else ("user", self.host.user_exists)
+                if not who.isdecimal() and not exists(who):  # a number needs no name, least of all in a container
+                    self.problem(
+                        entry, f"{name}: this host has no {what} '{ini.brief(who)}'; create it, or remove it here"
+                    )
+        return Access(**given)
 
 
 def names_instance(value: str) -> bool:

@@ -211,6 +211,20 @@ def parse_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.replace(",", " ").split()))
 
 
+def parse_people(text: str) -> tuple[str, ...]:
+    """Users, and groups behind @, by name or number."""
+    words = parse_words(text)
+    for word in words:
+        name = word.removeprefix("@")
+        if word.startswith(("%", "+", "&")):
+            raise ValueError(f"a group is written with @ in front; write @{word[1:]}")
+        if _digits(name) and (len(name) > 10 or int(name) >= (1 << 32) - 1):
+            raise ValueError(f"{ini.brief(word)} is beyond the numbers that users and groups have")
+        if not name or not name.isprintable() or set(name) & set(":/@") or name.startswith("-"):
+            raise ValueError(f"{ini.brief(word)} is no user and no @group; write names or numbers, like alice, @wheel")
+    return words
+
+
 def parse_exit_codes(text: str) -> tuple[int, ...]:
     """Exit codes, separated by commas or blanks."""
     return tuple(_number(word, 0, 255, "for each code, like 0, 2") for word in parse_words(text))
@@ -450,6 +464,7 @@ AUTORESTART = Value("choice", parse_autorestart, lambda value: str(value.value))
 INSTANCES = Value("count", parse_instances, show_instances)
 SIGNAL = Value("signal", parse_signal, show_signal)
 WORDS = Value("names", parse_words, show_words, lines=True, none=())
+PEOPLE = Value("users and @groups", parse_people, show_words, lines=True, none=())
 EXIT_CODES = Value("exit codes", parse_exit_codes, show_words, none=())
 PATH = Value("path", parse_text, str)
 PATHS = Value("paths", parse_paths, show_words, lines=True, none=())
@@ -490,6 +505,10 @@ KEYS: tuple[Key, ...] = (
     Key("run_dir", _OWN, "Where things live", PATH, "var/run", "Sockets. For a file in /etc: /run/impetusd."),
     Key("state_dir", _OWN, "Where things live", PATH, "var/lib", "What must survive a reboot; one impetusd per state_dir. For a file in /etc: /var/lib/impetusd."),
     Key("log_dir", _OWN, "Where things live", PATH, "var/log", "Logs. For a file in /etc: /var/log/impetusd."),
+    # who may use it
+    Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
+    Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
+    Key("admins", _OWN, "Who may use it", PEOPLE, "", "... that may do everything. They can run programs as the user that runs impetusd.", "alice, 1001"),
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),

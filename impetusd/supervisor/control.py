@@ -7,6 +7,7 @@ Who asks is what the kernel says of the peer (SO_PEERCRED), and what it may ask 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +20,9 @@ CONNECTIONS = 64
 IDLE = 10.0  # seconds that a connection may be silent between two requests
 BACKLOG = 1024
 
+SO_PEERGROUPS = 59  # of asm-generic/socket.h; Python has no name for it
+MOST_GROUPS = 65536  # that a process may be in: NGROUPS_MAX
+
 Progress = Callable[[str, str, str], None]
 Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any]]]
 
@@ -26,11 +30,34 @@ Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any]]]
 class Peer:
     """The process at the other end."""
 
-    __slots__ = ("gid", "pid", "role", "uid")
+    __slots__ = ("gid", "groups", "pid", "role", "uid")
 
     def __init__(self, sock: socket.socket) -> None:
-        self.pid, self.uid, self.gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        # What the kernel noted when it connected: nothing that the peer does afterwards changes it.
+        self.pid, self.uid, self.gid = struct.unpack("i2I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self.groups = frozenset({self.gid, *_groups(sock)})
         self.role = ""
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    """The peer's supplementary groups (Linux 4.13)."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            return ()
+        raw = _long_option(sock, SO_PEERGROUPS, MOST_GROUPS * 4)
+    return struct.unpack(f"{len(raw) // 4}I", raw)
+
+
+def _long_option(sock: socket.socket, option: int, size: int) -> bytes:
+    """As getsockopt, which takes no more than 1024 bytes; b"" where it fails."""
+    import ctypes
+
+    buffer, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
+    getsockopt = ctypes.CDLL(None).getsockopt
+    failed = getsockopt(sock.fileno(), socket.SOL_SOCKET, option, buffer, ctypes.byref(length))
+    return b"" if failed else buffer.raw[: length.value]
 
 
 class ControlServer:

@@ -21,11 +21,12 @@ from typing import Any, NoReturn
 
 import impetusd
 from impetusd import ledgerfile
-from impetusd.core import news
+from impetusd.core import access, news
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Config, ConfigError, Health, Paths
-from impetusd.core.protocol import ADMIN, ProtocolError, Request
+from impetusd.core.protocol import ProtocolError, Request
+from impetusd.host import people
 from impetusd.supervisor import audit, record
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, read
@@ -47,7 +48,7 @@ from impetusd.supervisor.oom import Oom
 from impetusd.supervisor.prober import Prober
 from impetusd.supervisor.readiness import Readiness
 from impetusd.supervisor.rows import Rows
-from impetusd.supervisor.sockets import bind_unix, notify_address, notify_socket
+from impetusd.supervisor.sockets import admit, bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
 from impetusd.supervisor.timers import Outcome, Timers
@@ -153,6 +154,7 @@ class Daemon:
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
         engine, starter, tell = self._engine, self._starter, self._writer.line
+        self._people = people(configuration.access)
         jobs = Jobs(engine, lambda: self._commands.ending)
         self._timers = Timers(
             configuration.timers,
@@ -366,6 +368,9 @@ class Daemon:
                 os.close(fd)
             sock = bind_unix(path, socket.SOCK_STREAM)
             self._keep(CONTROL, sock)
+        with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
+            if left_out := admit(path, self._people):
+                self._writer.line(f"supervisor: {left_out}")
         await self._control.listen(sock)
 
     def _control_missing(self) -> None:
@@ -444,7 +449,7 @@ class Daemon:
         asyncio.get_running_loop().call_soon(self._starter.flush)
 
     def _role_of(self, peer: Peer) -> str:
-        return ADMIN if peer.uid in {0, os.geteuid()} else ""
+        return access.role_of(peer.uid, peer.groups, os.geteuid(), self._people)
 
     def _publish(self, entry: Entry, before: Slot) -> None:
         """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""

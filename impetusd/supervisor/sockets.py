@@ -6,8 +6,11 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 
+from impetusd.core import access
+from impetusd.core.access import Person
 from impetusd.core.model import Listen
 from impetusd.supervisor.childspec import CannotStart
 
@@ -37,6 +40,49 @@ def bind_unix(path: str, kind: int, mask: int = 0o177) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def admit(path: str, people: Iterable[Person]) -> str:
+    """Let these connect to the unix socket that we have bound at `path`, besides ourselves and root, and nobody else.
+
+    In one step, so that there is no moment in which anybody else may: by an access list, which can name them all. Where
+    the file system has none, a single group gets it as the socket's own. Returns why somebody stays out, as a sentence;
+    "" if nobody does.
+    """
+    people = list(people)
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        there = os.fstat(fd)
+        if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid() or there.st_nlink != 1:
+            return f"{path} is not the socket that was bound there: nobody was given access to it"
+        return _admit(f"/proc/self/fd/{fd}", there, path, people)
+    finally:
+        os.close(fd)
+
+
+def _admit(opened: str, there: os.stat_result, path: str, people: list[Person]) -> str:
+    try:
+        os.setxattr(opened, access.ACL, access.acl_of(people, os.geteuid()))
+    except OSError as error:
+        if error.errno not in {errno.ENOTSUP, errno.EPERM, errno.EINVAL}:
+            raise
+    else:
+        return ""
+    if stat.S_IMODE(there.st_mode) != 0o600:
+        os.chmod(opened, 0o600)
+    gids = {gid for person in people for gid in person.gids if person.uid is None}
+    if len(gids) == 1 and all(person.uid in {None, 0, os.geteuid()} for person in people):
+        with contextlib.suppress(PermissionError):  # only root, or a member, may give it away
+            os.chown(opened, -1, gids.pop())
+            os.chmod(opened, 0o660)
+            return ""
+    if not people:
+        return ""
+    names = ", ".join(dict.fromkeys(person.said for person in people))
+    return (
+        f"{path}: its file system has no access lists, so {names} cannot be let in; name one group alone for all roles,"
+        " or have run_dir on a tmpfs or ext4"
+    )
 
 
 def notify_socket() -> socket.socket:

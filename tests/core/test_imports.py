@@ -28,7 +28,7 @@ MAY = {
     ),
     "impetusd.probe": ("impetusd.core.health",),
     "impetusd.ledgerfile": ("impetusd.core",),
-    "impetusd.host": ("impetusd.core.model",),
+    "impetusd.host": ("impetusd.core",),
     "impetusd.control": ("impetusd.core.protocol", "impetusd.core.model"),
     "impetusd.launch": ("impetusd.control", "impetusd.core.model"),
     "impetusd.cli": (

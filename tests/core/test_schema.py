@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impetusd.core import agreement, config, describe, ini, reading, sample, schema
-from impetusd.core.model import Action, Autorestart, Health, Host, Kind, Listen, Overlap, Ready, Timer, Unit
+from impetusd.core.model import Access, Action, Autorestart, Health, Host, Kind, Listen, Overlap, Ready, Timer, Unit
 
 ROOT = Path(__file__).parents[2]
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
@@ -47,6 +47,7 @@ GOOD = [
     (schema.parse_signal, "int", signal.SIGINT),
     (schema.parse_signal, "9", signal.SIGKILL),
     (schema.parse_words, "db, cache  api,db", ("db", "cache", "api")),
+    (schema.parse_people, "alice, @wheel  1000,@27", ("alice", "@wheel", "1000", "@27")),
     (schema.parse_exit_codes, "0, 2 143", (0, 2, 143)),
     (schema.parse_paths, "a b.env, c.env\nd.env", ("a b.env", "c.env", "d.env")),
     (schema.parse_app, "shop.web:create_app", "shop.web:create_app"),
@@ -110,6 +111,10 @@ BAD = [
     (schema.parse_signal, "0", "no signal of Linux"),
     (schema.parse_signal, "999", "no signal of Linux"),
     (schema.parse_signal, "STOP", "does not end a process"),
+    (schema.parse_people, "%wheel", "a group is written with @ in front; write @wheel"),
+    (schema.parse_people, "@", "is no user and no @group"),
+    (schema.parse_people, "a:b", "is no user and no @group"),
+    (schema.parse_people, "@4294967295", "beyond the numbers"),
     (schema.parse_exit_codes, "0, 256", "write a whole number from 0 to 255"),
     (schema.parse_app, "shop.web", "write package.module:name"),
     (schema.parse_app, "shop/web.py:app", "write package.module:name"),
@@ -274,7 +279,7 @@ class TestTable:
             kind.value: {field.name for field in dataclasses.fields(of)}
             for kind, of in {Kind.POOL: Unit, Kind.PROGRAM: Unit, Kind.TIMER: Timer, Kind.HEALTH: Health}.items()
         }
-        fields[schema.IMPETUSD] = set(reading.DIRECTORIES)
+        fields[schema.IMPETUSD] = {*reading.DIRECTORIES, *(field.name for field in dataclasses.fields(Access))}
         fields["timer"] |= fields["program"]  # of its job
         fields["health"] |= {"exec", *agreement.OF_EXEC}
         assert all(key.name in fields[section] for section in key.sections)

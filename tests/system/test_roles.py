@@ -1,0 +1,179 @@
+"""Roles for real: users that are somebody else, on a daemon of root, with a table of theirs in the INI."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection
+
+import pytest
+from instance import COMMAND, Instance, program, wait_for
+
+from impetusd.core import protocol
+
+pytestmark = pytest.mark.usefixtures("as_root")
+# Numbers that no user of this host has, and a group that each has.
+LOOKS, RUNS, RULES, MEMBER, STRANGER = 61001, 61002, 61003, 61004, 61005
+GROUP = 61027
+INI = f"""
+[impetusd]
+viewers = {{}}
+operators = {RUNS}, @{GROUP}
+admins = {RULES}
+[program:p]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+"""
+PARAMS: dict[str, dict[str, object]] = {
+    "describe": {"name": "p"},
+    "signal": {"names": ["p"], "signal": "CONT"},
+    "scale": {"name": "p", "n": 1},
+    "trigger": {"name": "p"},
+    "disable": {"names": ["q"]},
+    "enable": {"names": ["q"]},
+}
+# Asks, as another user, for each method on a connection of its own; prints what was answered.
+ASK = """
+import json, os, socket, sys
+path, uid, groups, requests = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
+os.setgroups(groups); os.setgid(uid); os.setuid(uid)
+for method, params in requests:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(path)
+        sock.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\\n")
+        with sock.makefile("rb") as answers:
+            for line in answers:
+                if b'"progress"' not in line:
+                    break
+            else:
+                line = b"closed"
+    except PermissionError:
+        line = b"denied"
+    except ConnectionError:
+        line = b"closed"
+    print(method, line.decode().strip(), flush=True)
+    sock.close()
+"""
+
+
+def asked(instance: Instance, uid: int, groups: Collection[int] = (), methods: Collection[str] = ()) -> dict[str, str]:
+    """What each method was answered: done, refused (for the role), failed, closed or denied."""
+    requests = [(method, PARAMS.get(method, {})) for method in methods or protocol.METHODS]
+    arguments = [str(instance.control_socket), str(uid), json.dumps([*groups]), json.dumps(requests)]
+    out = subprocess.run([sys.executable, "-c", ASK, *arguments], capture_output=True, text=True, check=True).stdout
+    told = {}
+    for line in out.splitlines():
+        method, _, answer = line.partition(" ")
+        if answer.startswith("{"):
+            error = json.loads(answer).get("error")
+            answer = "done" if error is None else "refused" if "takes the role" in error["message"] else "failed"
+        told[method] = answer
+    return told
+
+
+def open_up(instance: Instance) -> None:
+    instance.root.chmod(0o755)  # mkdtemp makes it 0700
+
+
+def may(role: str) -> set[str]:
+    return {name for name in protocol.METHODS if role and protocol.may(role, name)}
+
+
+def commands(instance: Instance) -> list[dict[str, object]]:
+    with open(instance.root / "var/lib/ledger.jsonl", encoding="utf-8") as file:
+        return [record for record in map(json.loads, file) if record["kind"] == "command"]
+
+
+def test_every_peer_gets_what_its_role_may_and_each_command_is_written_down(impetusd: Instance) -> None:
+    open_up(impetusd)
+    impetusd.start(INI.format(LOOKS))
+    before = impetusd.status()["p"].pid
+    peers = [(LOOKS, (), "viewer"), (RUNS, (), "operator"), (MEMBER, (4, GROUP), "operator"), (RULES, (), "admin")]
+    # What ends what is asked next is left out: `stop` without a name ends the daemon, apply hands it over.
+    left_out = {"stop", "restart", "apply"}
+    for uid, groups, role in peers:
+        told = asked(impetusd, uid, groups, set(protocol.METHODS) - left_out)
+        assert {name for name, answer in told.items() if answer == "refused"} == set(told) - may(role), (uid, told)
+        assert set(told.values()) <= {"done", "failed", "refused"}, told
+    for uid, groups in ((LOOKS, ()), (STRANGER, ())):
+        told = asked(impetusd, uid, groups, left_out)
+        assert set(told.values()) == {"refused" if uid == LOOKS else "denied"}
+    assert asked(impetusd, STRANGER, (STRANGER, 4), ["ping"]) == {"ping": "denied"}
+    assert impetusd.status()["p"].pid == before
+
+    def complete() -> bool:
+        return len([each for each in commands(impetusd) if each["uid"] in {uid for uid, _, _ in peers}]) >= expected
+
+    # Each that was not merely a look: what was refused, too.
+    per_peer = {
+        role: len([n for n in protocol.METHODS if n not in left_out and n not in may("viewer")]) for _, _, role in peers
+    }
+    expected = sum(per_peer[role] for _, _, role in peers) + len(left_out)
+    wait_for(complete, f"{expected} commands in the ledger")
+    for uid, _, role in peers:
+        own = [each for each in commands(impetusd) if each["uid"] == uid]
+        assert {each["role"] for each in own} == {role}
+        assert {each["method"] for each in own if each["outcome"] == "refused"} == (
+            set(protocol.METHODS) - may(role) - (left_out if uid != LOOKS else set())
+        )
+
+
+def test_apply_changes_roles_without_touching_a_process(impetusd: Instance) -> None:
+    open_up(impetusd)
+    before = impetusd.start(INI.format(""))
+    assert asked(impetusd, LOOKS, (), ["ping"]) == {"ping": "denied"}
+    impetusd.write(INI.format(f"{LOOKS}"))
+    assert f"viewers: (none) → {LOOKS}" in impetusd.run("plan", code=1, env={"LC_ALL": "C.UTF-8"}).out
+    impetusd.run("apply")
+    assert asked(impetusd, LOOKS, (), ["ping", "stop"]) == {"ping": "done", "stop": "refused"}
+    impetusd.write(INI.format(f"@{GROUP}"))
+    impetusd.run("apply")
+    assert asked(impetusd, LOOKS, (), ["ping"]) == {"ping": "denied"}
+    after = impetusd.status()
+    assert (after.shim, after.pids) == (before.shim, before.pids)
+    # And what holds is not forgotten with the supervisor, nor with the socket's file.
+    impetusd.kill(after.supervisor)
+    wait_for(lambda: impetusd.status().supervisor != after.supervisor, "the next supervisor")
+    impetusd.control_socket.unlink()
+    wait_for(impetusd.control_socket.exists, "the control socket")
+    assert impetusd.status().pids == before.pids
+    assert asked(impetusd, MEMBER, (GROUP,), ["ping", "start"]) == {"ping": "done", "start": "done"}
+    assert asked(impetusd, LOOKS, (), ["ping"]) == {"ping": "denied"}
+
+
+def test_a_peer_that_the_file_system_lets_in_and_no_role_does_is_closed_and_told_why(impetusd: Instance) -> None:
+    open_up(impetusd)
+    impetusd.start(INI.format(LOOKS))
+    impetusd.control_socket.chmod(0o666)
+    assert asked(impetusd, STRANGER, (), ["ping"]) == {"ping": "closed"}
+    told = subprocess.run(
+        [*COMMAND, "-c", str(impetusd.conf), "status"],
+        user=STRANGER,
+        group=STRANGER,
+        extra_groups=[],
+        env=impetusd.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1
+    assert told.stderr.startswith(
+        "impetusd closed the connection without an answer, as it does to users without a role"
+    )
+
+
+def test_the_command_line_serves_a_viewer_and_tells_it_what_it_may_not(impetusd: Instance) -> None:
+    open_up(impetusd)
+    impetusd.start(INI.format(LOOKS))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, "-c", str(impetusd.conf), *arguments]
+        how: dict[str, object] = {"user": LOOKS, "group": LOOKS, "extra_groups": [], "env": impetusd.environ}
+        return subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload,no-any-return]
+
+    assert run("status").returncode == 0
+    refused = run("restart", "p")
+    assert refused.returncode == 1
+    assert "restart takes the role operator, and yours is viewer: see [impetusd] in the INI file" in refused.stderr
