@@ -391,7 +391,6 @@ OF_INSTANCES = st.lists(
 
 
 @given(OF_INSTANCES, st.integers(1, 12))
-@settings(deadline=None)
 def test_an_instance_is_what_it_would_be_if_its_number_were_written(text, instances):
     text = f"{DB}instances = {instances}\n{text}\n"
     written = []
@@ -651,7 +650,7 @@ FILES = st.builds(
 
 
 @given(FILES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_file_is_a_configuration_or_a_list_of_problems_and_never_anything_else(text):
     told = ()
     try:

@@ -449,7 +449,7 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(POLICIES, st.lists(st.tuples(COMMANDS, st.floats(0, 1, exclude_max=True), st.floats(0, 20)), max_size=60))
 def test_whatever_happens_the_promises_hold(policy: Policy, script: list[tuple[str, float, float]]):
     """A pid only where one can be, one deadline, no second process, no unasked restart above the limit."""

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from impetusd.core import agreement, config, describe, ini, reading, sample, schema
@@ -240,7 +240,6 @@ WORDS_OF_CRON = st.text(st.sampled_from("0123456789*/-,#LW MONFEB@"), max_size=3
         max_size=7,
     ).map(" ".join)
 )
-@settings(deadline=None)
 def test_a_cron_expression_is_understood_or_refused(text):  # and 30 February is not looked for forever
     try:
         assert schema.parse_cron(text).split() == text.split()
@@ -254,7 +253,6 @@ def test_cpus_are_read_back_as_they_were_shown(cpus):
 
 
 @given(st.text(max_size=40), st.sampled_from(sorted({parse for parse, *_ in GOOD}, key=lambda parse: parse.__name__)))
-@settings(deadline=None)
 def test_no_text_makes_a_parser_fail_otherwise(parse_text, parse):
     try:
         parse(parse_text)
