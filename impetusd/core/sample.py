@@ -64,11 +64,12 @@ action   = alert
 """
 
 TIMER = """
-; A timer: a command that is run at its times. Remove the ; of three lines to have one.
+; A timer: a command that is run at its times. This one deletes what has expired and vacuums.
 
-;[timer:tidy]
-;command = find ${STATE_DIR}/uploads -mtime +7 -delete
-;cron    = 0 3 * * *
+[timer:maintenance]
+command = impetusd-service maintenance
+cron    = 0 3 * * *
+timeout = 2h
 
 """
 
@@ -79,6 +80,10 @@ ENVIRONMENT = """
 DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
 DB_POOL_MIN  = 2
 DB_POOL_MAX  = 20
+
+[env:maintenance]
+DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
+AUDIT_LOG_RETENTION_DAYS = 90
 """
 
 

@@ -22,6 +22,7 @@ import aiohttp
 from aiohttp import web
 
 from impetus_service.breaker import Breaker, Policy
+from impetus_service.request_id import HEADER, REQUEST_ID
 from impetus_service.settings import Settings
 
 log = logging.getLogger("impetus.outgoing")
@@ -223,12 +224,14 @@ class Outgoing:
 
     def _send(self, request: _Request, timeout: aiohttp.ClientTimeout) -> Any:
         assert self._client is not None
+        name = REQUEST_ID.get()
+        headers = {**({HEADER: name} if name else {}), **request.headers}
         # No redirects: a body and its credentials go to whom they were meant for. (An attempt of an idempotent method
         # whose connection is closed without an answer is sent once more by aiohttp itself, within the same timeout.)
         return self._client.request(
             request.method,
             request.url,
-            headers=request.headers,
+            headers=headers,
             data=request.content,
             timeout=timeout,
             allow_redirects=False,

@@ -20,6 +20,7 @@ LIMITS = {
     "http_answer_max_bytes": (1, 999_999_999),
     "http_breaker_failures": (1, 1000),
     "http_breaker_open_ms": (1, 3_600_000),
+    "audit_log_retention_days": (1, 36_500),
     "openai_timeout_ms": (1, 600_000),
     "openai_stream_ms": (1, 3_600_000),
     "db_timeout_ms": (1, 600_000),
@@ -55,6 +56,7 @@ class Settings:
     http_answer_max_bytes: int = 10_000_000  # of an answer to it
     http_breaker_failures: int = 5  # in a row, after which a target is not asked...
     http_breaker_open_ms: int = 10_000  # ... for this long
+    audit_log_retention_days: int = 90  # of audit_logs and data_access_logs; then maintenance deletes them
     openai_base_url: str = ""  # of any OpenAI-compatible endpoint; empty: chat and embeddings answer 503
     openai_api_key: str = field(default="", repr=False)
     openai_model: str = "gpt-4o-mini"  # for requests that name none

@@ -305,10 +305,9 @@ def test_no_key_is_there_twice_for_a_section():
 
 
 HEADER = re.compile(r";?\[(\w+)(:\w+)?]$")
-OF_THE_TIMER = set(sample.TIMER.split("\n\n")[1].splitlines())  # the lines that make one
 # What the sample sets, so that the default below it is not in force.
 LIVE = {("pool", "instances"), ("program", "wait_ready"), ("pool", "kill_signal"), ("pool", "enabled")}
-LIVE |= {("health", "interval"), ("health", "action")}
+LIVE |= {("health", "interval"), ("health", "action"), ("timer", "timeout")}
 # Keys that need another, and keys that cannot be with another.
 TOGETHER = {
     "increment_var": ("env_file = web.env", "standby = 0"),
@@ -325,7 +324,7 @@ def keys_in(text):
     for line in text.splitlines():
         if header := HEADER.match(line):
             section = header[1]
-        elif re.match(r";[a-z_]+ *= ", line) and line not in OF_THE_TIMER:
+        elif re.match(r";[a-z_]+ *= ", line):
             found.append((section, line[1:].partition("=")[0].strip(), line))
     return found
 
@@ -354,6 +353,13 @@ class TestSample:
         assert web.app == "impetus_service.app:create_app"
         assert web.env["DATABASE_URL"] == f"postgresql:///impetus?host={found.paths.run_dir}/postgres&user=impetus"
 
+    def test_it_looks_after_the_database_every_night(self):
+        found = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
+        timer = found.timers["maintenance"]
+        assert timer.unit.command[1:] == ("maintenance",)
+        assert describe.timer(timer)["cron"] == "0 3 * * *"
+        assert timer.unit.env["DATABASE_URL"] == found.units["web"].env["DATABASE_URL"]
+
     def test_it_asks_each_worker_and_restarts_none_for_a_database_that_is_away(self):
         check = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST).health["web"]
         assert (check.http, check.target, check.interval, check.action) == ("/health", "web", 30, Action.ALERT)
@@ -378,7 +384,6 @@ class TestSample:
         names = {each.partition("=")[0].strip() for each in wanted} | ALONE.get(name, set())
         lines, here = [], ""
         for each in sample.sample().splitlines():
-            each = each[1:] if each.startswith(";") and section == "timer" and each in OF_THE_TIMER else each
             if header := HEADER.match(each):
                 here = header[1]
             # a key that the sample sets already is moved, not doubled
@@ -392,16 +397,11 @@ class TestSample:
         before = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
         defaults = {(key.sections[0], key.name) for key in schema.KEYS if key.default}
         shown = {line for section, name, line in keys_in(sample.sample()) if (section, name) in defaults - LIVE}
-        lines = [line[1:] if line in shown | OF_THE_TIMER else line for line in sample.sample().splitlines()]
+        lines = [line[1:] if line in shown else line for line in sample.sample().splitlines()]
         after = config.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
         assert after.paths == before.paths
         for name, unit in before.units.items():
             assert dataclasses.replace(after.units[name], where=unit.where) == unit
         assert dataclasses.replace(after.health["web"], where=before.health["web"].where) == before.health["web"]
-        bare = config.parse(
-            "[timer:tidy]\n" + "\n".join(line[1:] for line in OF_THE_TIMER - {";[timer:tidy]"}),
-            "/srv/impetusd.ini",
-            {},
-            HOST,
-        )
-        assert describe.timer(after.timers["tidy"]) == describe.timer(bare.timers["tidy"])
+        for name, timer in before.timers.items():
+            assert describe.timer(after.timers[name]) == describe.timer(timer)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,8 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 import uvloop
+
+from impetus_service.migrate import migrate, shipped
+from impetus_service.postgres import SUPERUSER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -158,3 +163,43 @@ def shared_postgres() -> Iterator[Postgres]:
             yield server
         finally:
             server.destroy()
+
+
+@pytest.fixture(scope="session")
+def _template(shared_postgres) -> str:
+    """The URL of the shared server's superuser; a database `template` there has the schema of this release."""
+    root = shared_postgres.url.replace("user=impetus", f"user={SUPERUSER}").replace("/impetus?", "/postgres?")
+
+    async def make() -> None:
+        connection = await asyncpg.connect(root)
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):  # what is written here need not last
+            await connection.execute(f"ALTER SYSTEM SET {name} = off")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.execute("CREATE DATABASE template OWNER impetus")
+        await connection.close()
+        connection = await asyncpg.connect(root.replace("/postgres?", "/template?"))
+        await connection.execute("CREATE EXTENSION pg_stat_statements")
+        await connection.close()
+        connection = await asyncpg.connect(shared_postgres.url.replace("/impetus?", "/template?"))
+        await migrate(connection, shipped())
+        await connection.close()
+
+    run(make())
+    return root
+
+
+@pytest.fixture
+def database(shared_postgres, _template) -> str:
+    """The URL of a database of the test's own, with the schema of this release, on the shared server.
+
+    It goes with the server: to drop it would cost a checkpoint.
+    """
+    name = f"test_{secrets.token_hex(6)}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(_template)
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template OWNER impetus")
+        await connection.close()
+
+    run(make())
+    return shared_postgres.url.replace("/impetus?", f"/{name}?")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from impetus_service import outgoing
 from impetus_service.outgoing import LONGEST_PAUSE, Answer, Outgoing, Unavailable, origin, pause_before, retry_after
+from impetus_service.request_id import HEADER, REQUEST_ID
 from impetus_service.settings import Settings
 
 SETTINGS = Settings("postgresql:///x", http_timeout_ms=5000, http_total_ms=20_000, http_breaker_failures=100)
@@ -33,6 +34,7 @@ class Target:
     def __init__(self, *script: int | web.Response | asyncio.Event) -> None:
         self.script = list(script)
         self.asked = 0
+        self.request_ids: list[str | None] = []
         self.now = 0.0  # seconds, for the breakers of who asks
         self.cancelled = asyncio.Event()
         app = web.Application()
@@ -45,6 +47,7 @@ class Target:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
+        self.request_ids.append(request.headers.get(HEADER))
         step = self.script.pop(0) if self.script else 200
         if isinstance(step, asyncio.Event):
             try:
@@ -231,6 +234,18 @@ def test_a_cancelled_probe_leaves_its_place_to_the_next():
             asked.cancel()
             await asyncio.wait([asked])
             assert (await client.request("GET", target.url)).status == 200
+
+    run(main())
+
+
+def test_the_request_id_goes_along():
+    async def main() -> None:
+        async with asking() as (client, target):
+            await client.request("GET", target.url)
+            token = REQUEST_ID.set("r-1")
+            await client.request("GET", target.url)
+            REQUEST_ID.reset(token)
+            assert target.request_ids == [None, "r-1"]
 
     run(main())
 

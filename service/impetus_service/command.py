@@ -1,0 +1,114 @@
+"""`impetusd-service`: what an operator does with the service's database. Reads the same environment as the service.
+
+Exit codes are those of `impetusd`: 0 done, 1 not done, 2 wrong usage or settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from impetus_service.settings import Settings, SettingsError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Look after the database of the Impetus service, which DATABASE_URL names."""
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Count what would be deleted, and change nothing.")
+def maintenance(*, dry_run: bool) -> None:
+    """Delete what has expired, and vacuum what changes much.
+
+    Exits with 1 when a step failed (the others have run all the same), or when another maintenance runs.
+    """
+    from impetus_service.maintenance import Busy, maintain
+
+    async def run() -> bool:
+        well = True
+        show = Table(("STEP", "ROWS", "TIME", ""), widths=(32, 9, 8, 0))
+        async for outcome in maintain(settings(), dry_run=dry_run):
+            rows = "-" if outcome.rows is None else str(outcome.rows)
+            note = f"FAILED: {outcome.note}" if outcome.failed else outcome.note
+            show.row((outcome.step, rows, f"{outcome.seconds:.2f} s", note))
+            well = well and not outcome.failed
+        return well
+
+    try:
+        sys.exit(0 if run_with_database(run()) else 1)
+    except Busy as busy:
+        fail(str(busy))
+
+
+@main.command("slow-queries")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many.")
+def slow_queries(limit: int) -> None:
+    """Which statements take longest, on average, as PostgreSQL has recorded them (pg_stat_statements)."""
+    from impetus_service.database_report import NotRecorded, slow_queries
+
+    try:
+        lines = run_with_database(slow_queries(settings().database_url, limit))
+    except NotRecorded as missing:
+        fail(str(missing))
+    print("\n".join(lines))
+
+
+@main.command()
+def db() -> None:
+    """Size, connections, dead rows, last vacuum, indexes that nothing uses, and the last maintenance."""
+    from impetus_service.database_report import database
+
+    print("\n".join(run_with_database(database(settings().database_url))))
+
+
+class Table:
+    """Columns of text; all but the first and the last align to the right. The headings come with the first row."""
+
+    def __init__(self, headings: Sequence[str], widths: Sequence[int]) -> None:
+        self._headings: Sequence[str] | None = headings
+        self._widths = widths
+
+    def row(self, cells: Sequence[str]) -> None:
+        """Print a row at once: who watches sees how far it is."""
+        if self._headings is not None:
+            headings, self._headings = self._headings, None
+            self.row(headings)
+        first, *middle, last = cells
+        widths = self._widths[1:-1]
+        middle = [f"{cell:>{width}}" for cell, width in zip(middle, widths, strict=True)]
+        print("  ".join([f"{first:<{self._widths[0]}}", *middle, last]).rstrip(), flush=True)
+
+
+def settings() -> Settings:
+    """The settings of the environment; ends the command when they are wrong."""
+    try:
+        return Settings.from_environment(os.environ)
+    except SettingsError as error:
+        fail(str(error), 2)
+
+
+def run_with_database(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run `work`; ends the command with a sentence when the database is away or refuses."""
+    import asyncpg
+
+    try:
+        return asyncio.run(work)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        text = " ".join(str(error).split())
+        fail(f"the database of DATABASE_URL cannot be used: {text or type(error).__name__}")
+
+
+def fail(sentence: str, status: int = 1) -> NoReturn:
+    """End the command."""
+    print(f"impetusd-service: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
