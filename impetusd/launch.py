@@ -20,6 +20,7 @@ import time
 
 from impetusd import control
 from impetusd.control import ControlError, Hooks, NotRunning
+from impetusd.folders import open_file, open_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ def make_directories(paths: Paths) -> None:
     for field, mode in _MODES.items():
         path = getattr(paths, field)
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            try:
-                os.mkdir(path, mode)
-            except FileExistsError:
-                if not os.path.isdir(path):
-                    raise
+            os.close(open_folder(path, make=mode))
         except OSError as error:
             raise ControlError(
                 f"cannot make {field} {path}: {error.strerror}; {field} in [impetusd] says where it is to be"
@@ -170,7 +166,7 @@ class _Turn:
 def _launch(paths: Paths, deadline: float, hooks: Hooks) -> bool:
     """Start the shim and wait for the supervisor's first answer. False if the shim found the state directory taken."""
     try:
-        log = os.open(paths.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        log = open_file(paths.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
     except OSError as error:
         raise ControlError(f"cannot write impetusd's log {paths.log_file}: {error.strerror}") from None
     try:

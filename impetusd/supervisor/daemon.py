@@ -26,6 +26,7 @@ from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Config, ConfigError, Health, Paths
 from impetusd.core.protocol import ProtocolError, Request
+from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
 from impetusd.supervisor import audit, record
 from impetusd.supervisor.ageing import Ageing
@@ -366,7 +367,9 @@ class Daemon:
         else:
             if fd is not None:
                 os.close(fd)
-            sock = bind_unix(path, socket.SOCK_STREAM)
+            with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
+                os.unlink(name, dir_fd=folder)  # whatever it is: the name in run_dir is ours
+            sock = bind_unix(path)
             self._keep(CONTROL, sock)
         with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
             if left_out := admit(path, self._people):
@@ -379,7 +382,7 @@ class Daemon:
             return
         if not os.path.exists(self._paths.control_socket):
             self._writer.line(f"{self._paths.control_socket} was removed: made again")
-            os.makedirs(self._paths.run_dir, 0o755, exist_ok=True)  # now: it is to be watched again
+            os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
             self._rebinding = asyncio.ensure_future(self._bind_control())
 
     def _state_missing(self) -> None:
@@ -502,8 +505,8 @@ class Daemon:
         self._events.close()
         await self._control.close()
         await self._file_watch.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._paths.control_socket)
+        with contextlib.suppress(OSError):
+            unlink_socket(self._paths.control_socket)
         self._save(urgent=True)
         await self._state.close()
         left = [f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.entries.values() if is_stuck(entry)]

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from typing import Protocol
 
+from impetusd.folders import open_file
 from impetusd.supervisor import rotation
 from impetusd.supervisor.lines import Options, dress, offset_after, stamp
 from impetusd.supervisor.lost import Lost
@@ -102,7 +103,11 @@ class LogFile:
             self._line_start, self.midline = 0, False
         else:
             with contextlib.suppress(FileNotFoundError):
-                os.truncate(self.path, 0)
+                fd = open_file(self.path, os.O_WRONLY | os.O_NONBLOCK)
+                try:
+                    os.ftruncate(fd, 0)
+                finally:
+                    os.close(fd)
 
     def close(self) -> None:
         """Let go of it."""
@@ -189,7 +194,7 @@ class LogFile:
         """See whether somebody moved or removed the file: at most once in LOOK seconds."""
         self._look_at = now + LOOK
         try:
-            there = os.stat(self.path)
+            there = os.stat(self.path, follow_symlinks=False)
             moved = (there.st_dev, there.st_ino) != (self._device, self._inode)
         except OSError:
             moved = True
@@ -197,10 +202,8 @@ class LogFile:
             self.due_since = now
 
     def _open(self, now: float) -> None:
-        os.makedirs(os.path.dirname(self.path), 0o750, exist_ok=True)
         # NONBLOCK is for a FIFO: it must neither be waited for nor with.
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        self.fd = os.open(self.path, flags, 0o640)
+        self.fd = open_file(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o640, make=0o750)
         there = os.fstat(self.fd)
         self._regular = stat.S_ISREG(there.st_mode)
         self._device, self._inode = there.st_dev, there.st_ino
@@ -225,7 +228,7 @@ class LogFile:
         if not self.lost.since:
             self.lost.begin(time.time(), error)
             self._told.append(
-                f"writing to {self.path} failed: {self.lost.reason}; what is printed is dropped meanwhile"
+                f"writing to {self.path} failed: {error.strerror or error}; what is printed is dropped meanwhile"
             )
         back = 0
         if self.fd >= 0 and self._regular and self.midline:

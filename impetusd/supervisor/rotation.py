@@ -8,11 +8,15 @@ the disk, and where both app.log.2 and app.log.2.gz are found, the latter is who
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import re
+import stat
 import struct
 import threading
+
+from impetusd.folders import folder_of, open_file
 
 _AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
 _lock = threading.Lock()  # numbers change under it; held for a few renames, never while data is copied
@@ -22,40 +26,54 @@ _started = False
 
 def numbered(path: str) -> dict[int, list[str]]:
     """The rotated files of `path`, by number: one each, or the plain and the compressed one after a kill between the two."""
-    pattern = re.compile(re.escape(os.path.basename(path)) + r"\.([1-9][0-9]*)(\.gz)?")
+    with folder_of(path) as (folder, base):
+        found = _numbered(folder, base)
+    return {number: [os.path.join(os.path.dirname(path), name) for name in found[number]] for number in found}
+
+
+def _numbered(folder: int, base: str) -> dict[int, list[str]]:
+    pattern = re.compile(re.escape(base) + r"\.([1-9][0-9]*)(\.gz)?")
     found: dict[int, list[str]] = {}
-    for name in os.listdir(os.path.dirname(path)):
-        match = pattern.fullmatch(name)
-        if match is not None:
-            found.setdefault(int(match[1]), []).append(os.path.join(os.path.dirname(path), name))
+    listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        for name in os.listdir(listed):
+            match = pattern.fullmatch(name)
+            if match is not None:
+                found.setdefault(int(match[1]), []).append(name)
+    finally:
+        os.close(listed)
     return {number: sorted(found[number]) for number in sorted(found)}
 
 
 def rotate(path: str, keep: int, *, compress: bool) -> None:
     """Make `path` number 1 and every other one older; those beyond `keep` are removed. OSError leaves `path` as it is."""
-    with _lock:
-        files = tidy(path)
+    with _lock, folder_of(path) as (folder, base):
+        files = _tidy(folder, base)
         keep = max(keep, 1)
         free = next(number for number in range(1, len(files) + 2) if number not in files)
         for number in sorted(files, reverse=True):
             for each in files[number]:
                 if number > keep or number == keep < free:
-                    os.unlink(each)
+                    os.unlink(each, dir_fd=folder)
                 elif number < free:
-                    os.rename(each, _name(path, number + 1, each))
-        os.rename(path, f"{path}.1")
+                    _rename(folder, each, _name(base, number + 1, each))
+        _rename(folder, base, f"{base}.1")
     if compress:
         compress_soon(path)
 
 
-def tidy(path: str) -> dict[int, list[str]]:
+def _tidy(folder: int, base: str) -> dict[int, list[str]]:
     """Clear away what a kill left half done; gives the rotated files that remain."""
-    files = numbered(path)
+    files = _numbered(folder, base)
     for number, pair in files.items():
         if len(pair) == 2:
-            os.unlink(pair[0])
+            os.unlink(pair[0], dir_fd=folder)
             files[number] = pair[1:]
     return files
+
+
+def _rename(folder: int, old: str, new: str) -> None:
+    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def compress_soon(path: str) -> None:
@@ -79,31 +97,41 @@ def _work() -> None:
 
 def compress_all(path: str) -> None:
     """Compress every rotated file of `path` but the first. OSError, a full disk above all, leaves the rest as it is."""
-    with _lock:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{path}.gz.tmp")
-        tidy(path)
-    while (source := _next_plain(path)) is not None:
-        with source:
-            _compress(path, source.fileno())
+    with folder_of(path) as (folder, base):
+        with _lock:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{base}.gz.tmp", dir_fd=folder)
+            _tidy(folder, base)
+        while (name := _next_plain(folder, base)) is not None:
+            try:
+                source = open_file(os.path.join(os.path.dirname(path), name), os.O_RDONLY | os.O_NONBLOCK)
+            except FileNotFoundError:  # it has another number by now
+                continue
+            try:
+                if not stat.S_ISREG(os.fstat(source).st_mode):
+                    raise OSError(errno.EINVAL, "it is no file", name)
+                _compress(folder, base, source)
+            finally:
+                os.close(source)
 
 
-def _next_plain(path: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  # an open binary file or None
+def _next_plain(folder: int, base: str) -> str | None:
     with _lock:
-        for number, (first, *_) in sorted(numbered(path).items(), reverse=True):
+        for number, (first, *_) in sorted(_numbered(folder, base).items(), reverse=True):
             if number > 1 and not first.endswith(".gz"):
-                return open(first, "rb")
+                return first
     return None
 
 
-def _compress(path: str, source: int) -> None:
+def _compress(folder: int, base: str, source: int) -> None:
     import gzip
     import shutil  # 0.6 MB with the compressors that it brings
 
-    temporary = f"{path}.gz.tmp"
+    temporary = f"{base}.gz.tmp"
     before = os.fstat(source)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, before.st_mode & 0o777)) as raw:
+        with open(os.open(temporary, flags, before.st_mode & 0o777, dir_fd=folder), "wb") as raw:
             with gzip.GzipFile("", "wb", 6, raw, before.st_mtime) as packed, open(source, "rb", closefd=False) as plain:
                 shutil.copyfileobj(plain, packed, 1 << 18)
             with contextlib.suppress(PermissionError):
@@ -112,15 +140,15 @@ def _compress(path: str, source: int) -> None:
             os.fsync(raw.fileno())
             os.utime(raw.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
         with _lock:  # by now it may bear another number, or be gone
-            for number, (first, *_) in numbered(path).items():
-                if os.stat(first).st_ino == before.st_ino:
-                    os.rename(temporary, f"{path}.{number}.gz")
-                    os.unlink(first)
+            for number, (first, *_) in _numbered(folder, base).items():
+                if os.stat(first, dir_fd=folder, follow_symlinks=False).st_ino == before.st_ino:
+                    _rename(folder, temporary, f"{base}.{number}.gz")
+                    os.unlink(first, dir_fd=folder)
                     return
-        os.unlink(temporary)
+        os.unlink(temporary, dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(temporary, dir_fd=folder)
         raise
 
 

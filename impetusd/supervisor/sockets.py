@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from impetusd.core import access
 from impetusd.core.access import Person
 from impetusd.core.model import Listen
+from impetusd.folders import address_of, folder_of, unlink_socket
 from impetusd.supervisor.childspec import CannotStart
 
 
@@ -25,20 +26,20 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def bind_unix(path: str, kind: int, mask: int = 0o177) -> socket.socket:
+def bind_unix(path: str, mask: int = 0o177) -> socket.socket:
     """A unix socket bound at `path`, in the place of a stale one. Raises OSError (EADDRINUSE when one is alive)."""
-    if kind == socket.SOCK_STREAM and _answers(path):
-        raise OSError(errno.EADDRINUSE, f"another process answers on {path}")
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    sock = socket.socket(socket.AF_UNIX, kind)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        with umask(mask):
-            sock.bind(path)
-    except OSError:
-        sock.close()
-        raise
+    with address_of(path, make=0o755) as address:
+        if _answers(address):
+            raise OSError(errno.EADDRINUSE, f"another process answers on {path}")
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                unlink_socket(path)
+            with umask(mask):
+                sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
     return sock
 
 
@@ -50,7 +51,8 @@ def admit(path: str, people: Iterable[Person]) -> str:
     "" if nobody does.
     """
     people = list(people)
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with folder_of(path) as (folder, name):
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         there = os.fstat(fd)
         if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid() or there.st_nlink != 1:
@@ -117,7 +119,7 @@ def listen_on(address: Listen, backlog: int) -> socket.socket:
     """A listening socket for a unit. Raises CannotStart."""
     try:
         if address.path:
-            sock = bind_unix(address.path, socket.SOCK_STREAM, 0o117)
+            sock = bind_unix(address.path, 0o117)
         else:
             family, kind, proto, _, where = socket.getaddrinfo(
                 address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

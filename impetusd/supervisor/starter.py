@@ -22,6 +22,7 @@ from typing import Any
 
 from impetusd.core.lifecycle import Scope
 from impetusd.core.model import Kind, Unit
+from impetusd.folders import unlink_socket
 from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
@@ -398,7 +399,7 @@ class Starter:
             path = name.split(":", 2)[2]
             if path.startswith("unix:"):
                 with contextlib.suppress(OSError):
-                    os.unlink(path.removeprefix("unix:"))
+                    unlink_socket(path.removeprefix("unix:"))
 
     def close_listeners(self, unit: Unit) -> None:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""
@@ -407,7 +408,7 @@ class Starter:
                 self.drop(f"listen:{unit.name}:{address}")
                 if address.path:
                     with contextlib.suppress(OSError):
-                        os.unlink(address.path)
+                        unlink_socket(address.path)
 
 
 def _pipes() -> list[tuple[int, int]]:

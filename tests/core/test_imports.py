@@ -20,6 +20,7 @@ MAY = {
         *(
             "impetusd.supervisor",
             "impetusd.host",
+            "impetusd.folders",
             "impetusd.probe",
             "impetusd.ledgerfile",
             "impetusd.core",
@@ -29,8 +30,9 @@ MAY = {
     "impetusd.probe": ("impetusd.core.health",),
     "impetusd.ledgerfile": ("impetusd.core",),
     "impetusd.host": ("impetusd.core",),
+    "impetusd.folders": (),
     "impetusd.control": ("impetusd.core.protocol", "impetusd.core.model"),
-    "impetusd.launch": ("impetusd.control", "impetusd.core.model"),
+    "impetusd.launch": ("impetusd.control", "impetusd.folders", "impetusd.core.model"),
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.probe"),
         *("impetusd.ledgerfile", "impetusd.core"),

@@ -48,7 +48,7 @@ def test_all_groups_of_a_peer_are_known_however_many(count):
 @pytest.fixture
 def path(tmp_path):
     path = str(tmp_path / "control.sock")
-    with bind_unix(path, socket.SOCK_STREAM):
+    with bind_unix(path):
         yield path
 
 

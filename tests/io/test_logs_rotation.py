@@ -153,12 +153,12 @@ class TestRotate:
         left = step
 
         def counted(real):
-            def patched(*arguments):
+            def patched(*arguments, **folders):
                 nonlocal left
                 left -= 1
                 if left < 0:
                     raise Killed
-                return real(*arguments)
+                return real(*arguments, **folders)
 
             return patched
 

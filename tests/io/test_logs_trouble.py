@@ -190,11 +190,11 @@ def test_what_cannot_be_written_now_is_told_in_a_sentence_for_each_directory(ben
     paths = [str(tmp_path / name) for name in ends]
     assert bench.writer.losses
     assert bench.writer.losses.attention(paths) == [
-        f"2 log files cannot be written (File exists), 6 lines dropped so far: {tmp_path}/d",
-        f"a log file cannot be written (File exists), 3 lines dropped so far: {tmp_path}/e/o",
+        f"2 log files cannot be written (Not a directory), 6 lines dropped so far: {tmp_path}/d",
+        f"a log file cannot be written (Not a directory), 3 lines dropped so far: {tmp_path}/e/o",
     ]
     assert bench.writer.losses.attention(paths[:1] + paths[3:]) == [
-        f"a log file cannot be written (File exists), 3 lines dropped so far: {tmp_path}/d/o"
+        f"a log file cannot be written (Not a directory), 3 lines dropped so far: {tmp_path}/d/o"
     ]
     for name in "de":
         (tmp_path / name).unlink()

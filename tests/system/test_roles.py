@@ -91,8 +91,8 @@ def test_every_peer_gets_what_its_role_may_and_each_command_is_written_down(impe
     impetusd.start(INI.format(LOOKS))
     before = impetusd.status()["p"].pid
     peers = [(LOOKS, (), "viewer"), (RUNS, (), "operator"), (MEMBER, (4, GROUP), "operator"), (RULES, (), "admin")]
-    # What ends what is asked next is left out: `stop` without a name ends the daemon, apply hands it over.
-    left_out = {"stop", "restart", "apply"}
+    # What ends what is asked next is left out: `stop` without a name ends the daemon, apply and upgrade hand it over.
+    left_out = {"stop", "restart", "apply", "upgrade"}
     for uid, groups, role in peers:
         told = asked(impetusd, uid, groups, set(protocol.METHODS) - left_out)
         assert {name for name, answer in told.items() if answer == "refused"} == set(told) - may(role), (uid, told)
