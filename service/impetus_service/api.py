@@ -22,14 +22,24 @@ from typing import Annotated, Any, get_type_hints
 import msgspec
 from aiohttp import web
 
-from impetus_service.paging import Page
+from impetus_service.addresses import address
+from impetus_service.audit import JOURNAL
+from impetus_service.paging import Page, Paged
 from impetus_service.problems import Fault, Problem
-from impetus_service.sessions import Rank, authenticate
+from impetus_service.sessions import Caller, Rank, authenticate
 
 Handler = Callable[..., Awaitable[Any]]
 
 BODY_TIMEOUT = 30.0  # seconds for a request's body to arrive
 Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+
+
+class Identified(msgspec.Struct, kw_only=True):
+    """What has an id, which its log lines name."""
+
+    id: int
+
+
 PARTS = frozenset({"me", "path", "query", "body", "page", "request"})
 
 _encode = msgspec.json.Encoder().encode
@@ -61,13 +71,24 @@ class Operation:
         return "me" in self.hints
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        arguments: dict[str, Any] = {}
-        hints = self.hints
-        if self.authenticated:
-            me = await authenticate(request)
+        if not self.authenticated:
+            return self._respond(await self.handler(**await self._arguments(request)))
+        me = await authenticate(request)
+        try:
             if me.level < self.rank:
                 raise Problem(403, f"this needs a role of level {self.rank}; yours is of level {me.level}")
-            arguments["me"] = me
+            answer = await self.handler(me=me, **await self._arguments(request))
+        except Problem as problem:
+            if problem.status == 403:
+                self._note(request, me, None, problem.detail)
+            raise
+        self._note(request, me, answer)
+        return self._respond(answer)
+
+    async def _arguments(self, request: web.Request) -> dict[str, Any]:
+        """What the handler names, but for `me`."""
+        hints = self.hints
+        arguments: dict[str, Any] = {}
         if "request" in hints:
             arguments["request"] = request
         if "path" in hints:
@@ -78,12 +99,39 @@ class Operation:
             arguments["page"] = Page.of(request.query)
         if "body" in hints:
             arguments["body"] = await _body(request, hints["body"])
-        answer = await self.handler(**arguments)
+        return arguments
+
+    def _respond(self, answer: Any) -> web.StreamResponse:
         if isinstance(answer, web.StreamResponse):
             return answer
         if answer is None:
             return web.Response(status=self.status)
         return web.Response(body=_encode(answer), status=self.status, content_type=self.content_type)
+
+    def _note(self, request: web.Request, me: Caller, answer: Any, refused: str = "") -> None:
+        """Write to the data-access log what was seen, and to the audit log what was done or refused."""
+        if self.entity is None:
+            return
+        verb = {"GET": "list" if "page" in self.hints else "read", "POST": "create", "PATCH": "update"}
+        action = f"{self.entity}.{verb.get(self.method, self.method.lower())}"
+        entity_id = request.match_info.get("id")
+        description = refused
+        match answer:
+            case Identified():
+                entity_id = str(answer.id)
+            case Paged():
+                description = f"{len(answer.items)} rows"
+        request.app[JOURNAL].add(
+            "data_access_logs" if self.method == "GET" and not refused else "audit_logs",
+            me.company.id,
+            me.user_id,
+            action,
+            self.entity,
+            entity_id=entity_id,
+            severity="warning" if refused or self.method == "DELETE" else "info",
+            description=description,
+            address=address(request),
+        )
 
 
 class Api:

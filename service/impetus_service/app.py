@@ -8,11 +8,25 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from impetus_service import frame, health, logs, openapi
-from impetus_service.cache import Cache
+from impetus_service import (
+    addresses,
+    admin_logs,
+    auth,
+    communications,
+    company,
+    frame,
+    health,
+    logs,
+    openapi,
+    users,
+)
+from impetus_service.audit import JOURNAL, Journal
+from impetus_service.auth import SETTINGS
+from impetus_service.cache import CACHE, Cache
 from impetus_service.db import Database
-from impetus_service.health import CACHE, STARTED
+from impetus_service.health import STARTED
 from impetus_service.outgoing import OUTGOING, Outgoing
+from impetus_service.passwords import PASSWORDS, Passwords
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings
 
@@ -21,7 +35,7 @@ if TYPE_CHECKING:
 
 BODY_MAX = 1024**2  # bytes of a request's body
 
-APIS = [health.api, openapi.api]
+APIS = [health.api, auth.api, company.api, users.api, communications.api, admin_logs.api, openapi.api]
 
 
 def create_app() -> web.Application:
@@ -30,14 +44,17 @@ def create_app() -> web.Application:
     logs.hide(*settings.secrets())
     logs.configure(settings.log_level)
     app = web.Application(middlewares=[frame.frame], client_max_size=BODY_MAX)
+    app[SETTINGS] = settings
     app[STARTED] = time.monotonic()
     app[CACHE] = Cache(settings.cache_max_entries)
     app[DATABASE] = Database(settings)
+    app[JOURNAL] = Journal(app[DATABASE])
+    app[PASSWORDS] = Passwords()
     app[OUTGOING] = Outgoing(settings)
-    app[frame.PROXY_HOPS] = settings.proxy_hops
+    app[addresses.PROXY_HOPS] = settings.proxy_hops
     app[openapi.DOCUMENT] = openapi.document(APIS)
     app.on_response_prepare.append(frame.name_response)
-    app.cleanup_ctx.extend([_database, _outgoing])
+    app.cleanup_ctx.extend([_database, _journal, _passwords, _outgoing])
     for api in APIS:
         app.add_routes(api.routes())
     return app
@@ -47,6 +64,17 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
     await app[DATABASE].start()
     yield
     await app[DATABASE].stop()
+
+
+async def _journal(app: web.Application) -> AsyncIterator[None]:
+    await app[JOURNAL].start()
+    yield
+    await app[JOURNAL].stop()
+
+
+async def _passwords(app: web.Application) -> AsyncIterator[None]:
+    yield
+    app[PASSWORDS].close()
 
 
 async def _outgoing(app: web.Application) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ import asyncpg
 from aiohttp import web
 
 from impetus_service import logs
+from impetus_service.addresses import address
 from impetus_service.db import Unavailable
 from impetus_service.problems import Problem, answer, unavailable
 from impetus_service.request_id import HEADER, REQUEST_ID, accept
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("impetus.http")
 
-PROXY_HOPS = web.AppKey("impetus.proxy_hops", int)
 _NAME = web.RequestKey("impetus.request_id", str)
 _BEGUN = web.RequestKey("impetus.begun", web.StreamResponse)  # the response whose head has been sent
 
@@ -48,16 +48,6 @@ async def name_response(request: web.Request, response: web.StreamResponse) -> N
     """on_response_prepare: the last moment for a header of a response that is streamed."""
     response.headers[HEADER] = request[_NAME]
     request[_BEGUN] = response
-
-
-def address(request: web.Request) -> str | None:
-    """Whoever asks: the peer, or what the outermost of the proxies that we trust saw. None on a unix socket."""
-    hops = request.app[PROXY_HOPS]
-    if hops:
-        seen = [each.strip() for line in request.headers.getall("X-Forwarded-For", ()) for each in line.split(",")]
-        if len(seen) >= hops:
-            return seen[-hops] or None
-    return request.remote or None
 
 
 def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:

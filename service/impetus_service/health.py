@@ -9,13 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from impetus_service.api import Api
-from impetus_service.cache import Cache
+from impetus_service.cache import CACHE
 from impetus_service.outgoing import OUTGOING
 from impetus_service.problems import RETRY_AFTER
 from impetus_service.sessions import DATABASE
 from impetusd import __version__
 
-CACHE = web.AppKey("cache", Cache)
 STARTED = web.AppKey("started", float)  # seconds, monotonic
 
 SERVER = "database.server"  # the cache's name for the version of the server that last answered

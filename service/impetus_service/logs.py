@@ -147,6 +147,7 @@ def configure(level: str) -> None:
         _writers.append((logger, writer))
         logger.addHandler(writer)
     access.propagate = False
+    logging.getLogger("aiohttp.access").propagate = False  # where it is on, it would say everything a second time
     access.setLevel(logging.INFO)
     logging.getLogger("impetus").setLevel(level)
     logging.getLogger().setLevel(logging.INFO)

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from conftest import run
 
-from impetus_service import frame
+from impetus_service import addresses, frame
 from impetus_service.api import Api
 from impetus_service.db import Unavailable
 from impetus_service.problems import Problem
@@ -20,7 +20,7 @@ def application(handler) -> web.Application:
     api = Api("test")
     api.get("/there")(handler)
     app = web.Application(middlewares=[frame.frame])
-    app[frame.PROXY_HOPS] = 0
+    app[addresses.PROXY_HOPS] = 0
     app.on_response_prepare.append(frame.name_response)
     app.add_routes(api.routes())
     return app

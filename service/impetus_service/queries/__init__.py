@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_BOUND = re.compile(r"\bcompany_id = \$1\b|\((?:company_id|company_id, [\w, ]+)\)\s+(?:VALUES|SELECT)\s*\(?\s*\$1\b")
+_BOUND = re.compile(
+    r"\b(?:company_id|companies\.id) = \$1\b|\((?:company_id|company_id, [\w, ]+)\)\s+(?:VALUES|SELECT)\s*\(?\s*\$1\b"
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Companies, roles, users, sessions and login attempts."""
 
 from impetus_service.queries import CompanyQuery, Query
+from impetus_service.queries.listing import Listing
 
 SESSION = Query("""
 SELECT sessions.id, sessions.user_id, sessions.company_id, roles.level
@@ -34,3 +35,72 @@ VALUES ($1, $2, $3, $4, now() + $5::interval) RETURNING expires_at
 END_SESSION = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND id = $2")
 END_OTHER_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user_id = $2 AND id <> $3")
 END_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user_id = $2")
+
+# -- the company and its roles
+
+COMPANY = CompanyQuery("SELECT id, name, created_at FROM companies WHERE companies.id = $1")
+RENAME_COMPANY = CompanyQuery("""
+UPDATE companies SET name = $2, updated_at = now() WHERE companies.id = $1 RETURNING id, name, created_at
+""")
+SUMMARY = CompanyQuery("""
+SELECT (SELECT count(*) FROM users WHERE company_id = $1) AS users,
+       (SELECT count(*) FROM communications WHERE company_id = $1) AS communications,
+       (SELECT max(created_at) FROM communications WHERE company_id = $1) AS latest_communication
+""")
+
+ADD_ROLE = CompanyQuery("""
+INSERT INTO roles (company_id, name, level) VALUES ($1, $2, $3)
+ON CONFLICT (company_id, name) DO NOTHING RETURNING id, name, level, created_at
+""")
+ROLE = CompanyQuery("SELECT id, level FROM roles WHERE company_id = $1 AND name = $2")
+ROLES = Listing("roles", "id, name, level, created_at", conditions={})
+DELETE_ROLE = CompanyQuery("""
+DELETE FROM roles WHERE company_id = $1 AND id = $2 AND level < $3
+AND NOT EXISTS (SELECT FROM users WHERE users.company_id = $1 AND users.role_id = roles.id)
+""")
+
+# -- users
+
+_USER = "users.id, users.email, users.name, roles.name AS role, roles.level, users.active, users.created_at"
+_ROLE = "JOIN roles ON roles.company_id = users.company_id AND roles.id = users.role_id"
+
+USERS = Listing(f"users {_ROLE}", _USER, conditions={"active": "active = {}"})
+USER = CompanyQuery(f"SELECT {_USER} FROM users {_ROLE} WHERE users.company_id = $1 AND users.id = $2")
+PASSWORD = CompanyQuery("SELECT password_hash FROM users WHERE company_id = $1 AND id = $2")
+SET_PASSWORD = CompanyQuery("UPDATE users SET password_hash = $3 WHERE company_id = $1 AND id = $2")
+# No row when somebody else has the address, in whatever company.
+ADD_USER = CompanyQuery("""
+INSERT INTO users (company_id, role_id, email, name, password_hash) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (email) DO NOTHING RETURNING id
+""")
+# Only of one who stands below $3 still, whatever was true when that was looked at. A null changes nothing.
+UPDATE_USER = CompanyQuery("""
+UPDATE users SET name = coalesce($4, name), role_id = coalesce($5, role_id), active = coalesce($6, active),
+                 password_hash = coalesce($7, password_hash)
+WHERE company_id = $1 AND id = $2
+AND EXISTS (SELECT FROM roles WHERE roles.company_id = $1 AND roles.id = users.role_id AND roles.level < $3)
+""")
+DELETE_USER = CompanyQuery("""
+DELETE FROM users WHERE company_id = $1 AND id = $2
+AND EXISTS (SELECT FROM roles WHERE roles.company_id = $1 AND roles.id = users.role_id AND roles.level < $3)
+""")
+
+# -- from nothing
+
+# A company with the roles $5, of levels $6, and a user with the highest of them.
+ADD_COMPANY = Query("""
+WITH company AS (INSERT INTO companies (name) VALUES ($1) RETURNING id),
+     added AS (
+         INSERT INTO roles (company_id, name, level)
+         SELECT company.id, role.name, role.level FROM company, unnest($5::text[], $6::smallint[]) AS role (name, level)
+         RETURNING id, company_id, level
+     )
+INSERT INTO users (company_id, role_id, email, name, password_hash)
+SELECT company_id, id, $2, $3, $4 FROM added ORDER BY level DESC LIMIT 1 RETURNING company_id, id
+""")
+# A user with the highest role of the company that has the name $1.
+ADD_ADMINISTRATOR = Query("""
+INSERT INTO users (company_id, role_id, email, name, password_hash)
+SELECT roles.company_id, roles.id, $2, $3, $4 FROM companies JOIN roles ON roles.company_id = companies.id
+WHERE companies.name = $1 ORDER BY companies.id, roles.level DESC LIMIT 1 RETURNING company_id, id
+""")

@@ -10,7 +10,7 @@ from impetus_service.queries import Query
 
 
 def _count(table: str, column: str) -> Query:
-    return Query(f"SELECT count(*) FROM {table} WHERE {column} < $1")  # noqa: S608 - names of this file
+    return Query(f"SELECT count(*) FROM {table} WHERE {column} < $1")
 
 
 def _delete(table: str, column: str) -> Query:
@@ -19,7 +19,7 @@ def _delete(table: str, column: str) -> Query:
         DELETE FROM {table} WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM {table} WHERE {column} < $1 ORDER BY {column} LIMIT $2 FOR UPDATE SKIP LOCKED
         ))
-        """  # noqa: S608
+        """
     )
 
 

@@ -1,0 +1,179 @@
+"""GET /api/admin/logs/…: the audit and the data-access log of the own company, in pages and as a file.
+
+An export is streamed from a server-side cursor: the memory it takes is that of CHUNK rows, whatever its length. It has at
+most EXPORT_MAX rows, and says in its head whether there were more; what is larger is a job. While it runs it has one
+connection of the pool; so only EXPORTS run at a time in a worker, and a client that does not read is left after STALLED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from impetus_service import addresses
+from impetus_service.api import Api, Id, Identified
+from impetus_service.audit import JOURNAL
+from impetus_service.listing import listed
+from impetus_service.paging import Page, Paged
+from impetus_service.problems import Fault, Problem, unavailable
+from impetus_service.queries.listing import containing
+from impetus_service.queries.logs import LISTING
+from impetus_service.sessions import Caller, Rank
+
+EXPORT_MAX = 5000  # rows of an answer
+CHUNK = 250  # rows that are in memory
+EXPORTS = asyncio.Semaphore(2)
+STALLED = 30.0  # seconds that a client may take for a chunk
+TABLES = {"audit": "audit_logs", "data-access": "data_access_logs"}
+
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+Instant = Annotated[str, msgspec.Meta(description="a date, or a time of ISO 8601; UTC unless it says otherwise")]
+Severity = Literal["info", "warning", "critical"]
+
+api = Api("logs")
+
+
+class Filters(msgspec.Struct, rename={"from_": "from"}):
+    """`from` is included, `to` is not, unless it is a date: then that day is. `text` is looked for in descriptions."""
+
+    user: Id | None = None
+    action: Text | None = None
+    entity: Text | None = None
+    severity: Severity | None = None
+    from_: Instant | None = None
+    to: Instant | None = None
+    text: Text | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Condition of the listing to value. Raises Problem 422."""
+        return {
+            "user": self.user,
+            "action": self.action,
+            "entity": self.entity,
+            "severity": self.severity,
+            "from": _instant("from", self.from_, timedelta(0)),
+            "to": _instant("to", self.to, timedelta(days=1)),
+            "text": containing(self.text) if self.text else None,
+        }
+
+
+class Export(Filters):
+    log: Literal["audit", "data-access"] = "audit"
+    format: Literal["csv", "jsonl"] = "jsonl"
+
+
+class LogEntry(Identified):
+    user_id: int | None
+    action: str
+    entity: str
+    entity_id: str | None
+    severity: str
+    description: str
+    address: str | None
+    request_id: str | None
+    created_at: datetime
+
+
+@api.get("/api/admin/logs/audit", rank=Rank.ADMINISTRATOR, entity="audit_log")
+async def list_audit_logs(me: Caller, query: Filters, page: Page) -> Paged[LogEntry]:
+    """Who did what."""
+    return await listed(me.company, LISTING["audit_logs"], query.given(), page, LogEntry)
+
+
+@api.get("/api/admin/logs/data-access", rank=Rank.ADMINISTRATOR, entity="data_access_log")
+async def list_data_access_logs(me: Caller, query: Filters, page: Page) -> Paged[LogEntry]:
+    """Who saw what."""
+    return await listed(me.company, LISTING["data_access_logs"], query.given(), page, LogEntry)
+
+
+@api.get(
+    "/api/admin/logs/export", rank=Rank.ADMINISTRATOR, entity="log_export", content_type="application/octet-stream"
+)
+async def export_logs(request: web.Request, me: Caller, query: Export) -> web.StreamResponse:
+    """At most 5,000 entries as a file, newest first.
+
+    X-Export-Truncated says whether there are more; then narrow the period, or make an export job.
+    """
+    given, table = query.given(), TABLES[query.log]
+    if EXPORTS.locked():
+        raise unavailable("other exports are under way in this worker")
+    async with EXPORTS:
+        statement, arguments = LISTING[table].count(given, EXPORT_MAX)
+        count = await me.company.fetchval(statement, *arguments)
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/csv; charset=utf-8" if query.format == "csv" else "application/x-ndjson",
+                "Content-Disposition": f'attachment; filename="{query.log}.{query.format}"',
+                "X-Export-Limit": str(EXPORT_MAX),
+                "X-Export-Truncated": "true" if count > EXPORT_MAX else "false",
+            }
+        )
+        statement, arguments = LISTING[table].page(given, None, EXPORT_MAX, 0)
+        encode = FORMATS[query.format]
+        async with me.company.cursor(statement, *arguments, prefetch=CHUNK) as rows:
+            await response.prepare(request)
+            chunk = [LogEntry.__struct_fields__] if query.format == "csv" else []
+            async for row in rows:
+                chunk.append(tuple(row) if query.format == "csv" else row)
+                if len(chunk) >= CHUNK:
+                    await _write(response, encode(chunk))
+                    chunk.clear()
+            await _write(response, encode(chunk))
+        await response.write_eof()
+    request.app[JOURNAL].add(
+        "audit_logs", me.company.id, me.user_id, "log.export", table, severity="warning",
+        description=f"{min(count, EXPORT_MAX)} rows as {query.format}", address=addresses.address(request),
+    )  # fmt: skip
+    return response
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(STALLED):
+        await response.write(data)
+
+
+def as_jsonl(rows: Iterable[Any]) -> bytes:
+    """Each row, a mapping, as an object on a line of its own."""
+    return msgspec.json.Encoder().encode_lines([dict(row) for row in rows])
+
+
+def as_csv(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    """RFC 4180. A text that a spreadsheet would take for a formula gets an apostrophe in front, and is shown as it is."""
+    file = io.StringIO()
+    csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
+    return file.getvalue().encode()
+
+
+FORMATS: dict[str, Callable[[Iterable[Any]], bytes]] = {"csv": as_csv, "jsonl": as_jsonl}
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")):
+        return f"'{value}"
+    return value
+
+
+def _instant(name: str, text: str | None, a_day: timedelta) -> datetime | None:
+    """The instant that `text` means; for a date its beginning, moved by `a_day`."""
+    if not text:
+        return None
+    try:
+        if len(text) == len("2026-01-31"):
+            return datetime.combine(date.fromisoformat(text), time(tzinfo=UTC)) + a_day
+        # A plus sign that was not escaped in the URL has become a space.
+        instant = datetime.fromisoformat(text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = "a date like 2026-01-31 or a time like 2026-01-31T12:00:00Z is allowed"
+        raise Problem(
+            422, f"the request has a mistake: query.{name}: {message}", errors=[Fault(f"query.{name}", message)]
+        ) from None

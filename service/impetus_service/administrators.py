@@ -1,0 +1,48 @@
+"""The first administrator of a company, whom no other can have made: `impetusd-service create-admin`."""
+
+from __future__ import annotations
+
+import asyncpg
+import msgspec
+
+from impetus_service.db import Database
+from impetus_service.passwords import Passwords
+from impetus_service.queries import accounts as queries
+from impetus_service.sessions import Rank
+from impetus_service.users import Email, Name, NewPassword
+
+
+class AdministratorError(Exception):
+    """There cannot be such an administrator, and why, in words for the operator."""
+
+
+class _Given(msgspec.Struct):
+    company: Name
+    email: Email
+    name: Name
+    password: NewPassword
+
+
+async def create_administrator(database: Database, company: str, email: str, name: str, password: str) -> bool:
+    """Add an administrator of the company of that name; whether the company is new, too, with the usual roles.
+
+    `database` is started. Raises AdministratorError, and Unavailable when the database is away.
+    """
+    given = {"company": company, "email": email, "name": name, "password": password}
+    try:
+        msgspec.convert(given, _Given)
+    except msgspec.ValidationError as error:
+        raise AdministratorError(str(error).replace(" - at `$.", ": ").rstrip("`")) from None
+    passwords = Passwords()
+    try:
+        hashed = await passwords.hashed(password)
+    finally:
+        passwords.close()
+    roles = [rank.name.lower() for rank in Rank], [int(rank) for rank in Rank]
+    try:
+        if await database.fetchrow(queries.ADD_ADMINISTRATOR, company, email.lower(), name, hashed) is not None:
+            return False
+        await database.fetchrow(queries.ADD_COMPANY, company, email.lower(), name, hashed, *roles)
+    except asyncpg.UniqueViolationError:
+        raise AdministratorError(f"there is an account with the address {email} already") from None
+    return True

@@ -1,0 +1,165 @@
+"""The audit log and the data-access log: entries are handed over here, and written in batches off the request path.
+
+An entry waits in memory until the database has it. While the database is away, up to MAX_WAITING of them wait; what
+comes beyond that is dropped, counted in /health and told in the log. A graceful stop writes all before it ends. A batch whose
+answer is lost is written again: an entry may then be there twice, never missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import NamedTuple
+
+import asyncpg
+from aiohttp import web
+
+from impetus_service.db import Database, Unavailable
+from impetus_service.queries import logs as queries
+from impetus_service.request_id import REQUEST_ID
+
+log = logging.getLogger("impetus.audit")
+
+BATCH = 500  # entries in one INSERT
+GATHER = 0.1  # seconds that the first entry waits for others
+PAUSE = 1.0  # seconds between attempts while the database is away
+MAX_WAITING = 20_000  # entries, some 10 MB
+LAST_ATTEMPT = 4.0  # seconds that a graceful stop takes at most
+
+
+class Entry(NamedTuple):
+    """A row, in the order of queries.logs.COLUMNS."""
+
+    company_id: int
+    user_id: int | None
+    action: str  # "user.update"
+    entity: str  # "user"
+    entity_id: str | None
+    severity: str  # info, warning, critical
+    description: str
+    address: str | None
+    request_id: str | None
+    created_at: datetime
+
+
+class Journal:
+    """Both logs of one worker; `start` and `stop` in a running event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self.dropped = 0
+        self._database = database
+        self._waiting: dict[str, deque[Entry]] = {table: deque() for table in queries.INSERT}
+        self._some = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Entries that the database does not have yet."""
+        return sum(map(len, self._waiting.values()))
+
+    def add(
+        self,
+        table: str,
+        company_id: int,
+        user_id: int | None,
+        action: str,
+        entity: str,
+        *,
+        entity_id: object = None,
+        severity: str = "info",
+        description: str = "",
+        address: str | None = None,
+    ) -> None:
+        """Hand an entry of audit_logs or data_access_logs over; returns at once."""
+        if self.waiting >= MAX_WAITING:
+            if not self.dropped:
+                log.error("the database is away, and %d audit entries wait: what comes now is lost", MAX_WAITING)
+            self.dropped += 1
+            return
+        self._waiting[table].append(
+            Entry(
+                company_id,
+                user_id,
+                _text(action),
+                _text(entity),
+                None if entity_id is None else _text(str(entity_id)),
+                severity,
+                _text(description),
+                address,
+                REQUEST_ID.get() or None,
+                datetime.now(UTC),
+            )
+        )
+        self._some.set()
+
+    async def start(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write())
+
+    async def stop(self) -> None:
+        """Write what waits; after LAST_ATTEMPT seconds without a database it is lost, and the log says how much."""
+        assert self._writer is not None
+        self._stopping.set()
+        self._some.set()
+        await asyncio.wait({self._writer}, timeout=LAST_ATTEMPT)
+        self._writer.cancel()
+        if self.waiting:
+            log.error("%d audit entries were lost: the database did not take them in time", self.waiting)
+
+    async def _write(self) -> None:
+        while not self._stopping.is_set() or self.waiting:
+            await self._some.wait()
+            self._some.clear()
+            await self._sleep(GATHER)
+            for table in self._waiting:
+                while self._waiting[table]:
+                    await self._write_batch(table)
+
+    async def _write_batch(self, table: str) -> None:
+        waiting = self._waiting[table]
+        batch = list(islice(waiting, BATCH))
+        try:
+            await self._insert(table, batch)
+        except Unavailable:
+            await self._sleep(PAUSE)
+            return
+        except Exception as error:  # one that the database refuses must not hold up the others
+            log.error("a batch of %d entries of %s is refused: %s", len(batch), table, error)  # noqa: TRY400
+            await self._insert_each(table, batch)
+        for _ in batch:
+            waiting.popleft()
+        if self.dropped and not self.waiting:
+            log.warning("%d audit entries have been lost since this worker started", self.dropped)
+
+    async def _insert(self, table: str, batch: Sequence[Entry]) -> None:
+        await self._database.execute(queries.INSERT[table], *(list(column) for column in zip(*batch, strict=True)))
+
+    async def _insert_each(self, table: str, batch: Sequence[Entry]) -> None:
+        for entry in batch:
+            try:
+                await self._insert(table, [entry])
+            except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+                self.dropped += 1
+                log.error("an entry of %s is lost: %s: %s", table, entry.action, error)  # noqa: TRY400
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but not while the worker stops."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+            await asyncio.sleep(seconds / 10)
+        except TimeoutError:
+            pass
+
+
+JOURNAL = web.AppKey("impetus.journal", Journal)
+
+
+def _text(value: str) -> str:
+    """What PostgreSQL can store."""
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -1,0 +1,128 @@
+"""Logging in and out. A session is a token that is shown once; failed logins are counted per account and per address.
+
+The count is in the database, so it holds over all workers, and an attempt is counted before its password is looked at, so
+that many at once get no more tries than one after the other. A wrong password, an unknown account and a deactivated one
+look alike, also in the time that they take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from impetus_service import addresses, passwords
+from impetus_service.api import Api
+from impetus_service.audit import JOURNAL
+from impetus_service.db import Company, Database
+from impetus_service.passwords import PASSWORDS
+from impetus_service.problems import Problem
+from impetus_service.queries import accounts as queries
+from impetus_service.sessions import DATABASE, Caller, new_token, token_hash
+from impetus_service.settings import Settings
+from impetus_service.users import Email, NewPassword, User
+
+SETTINGS = web.AppKey("impetus.settings", Settings)
+PER_ADDRESS = 10  # times LOGIN_ATTEMPTS: many people may share an address
+
+api = Api("auth")
+
+
+class Credentials(msgspec.Struct):
+    email: Email
+    password: Annotated[str, msgspec.Meta(max_length=1024)]
+
+    def __repr__(self) -> str:
+        return f"Credentials(email={self.email!r})"
+
+
+class Session(msgspec.Struct):
+    """`token` goes into the header Authorization: Bearer TOKEN; it is nowhere to be had again."""
+
+    token: str
+    expires_at: datetime
+
+
+class PasswordChange(msgspec.Struct):
+    current: Annotated[str, msgspec.Meta(max_length=1024)]
+    new: NewPassword
+
+    def __repr__(self) -> str:
+        return "PasswordChange()"
+
+
+@api.post("/api/auth/login", status=201, raises=(401, 429, 503))
+async def login(request: web.Request, body: Credentials) -> Session:
+    """Open a session."""
+    database, settings = request.app[DATABASE], request.app[SETTINGS]
+    email, address = body.email.lower(), addresses.address(request)
+    account_key, address_key = _key("account", email), _key("address", str(address))
+    await _count(database, settings, account_key, address_key)
+    user = await database.fetchrow(queries.USER_BY_EMAIL, email)
+    matches = await request.app[PASSWORDS].matches(body.password, user and user["password_hash"])
+    if user is None or not matches:
+        if user is not None:
+            request.app[JOURNAL].add(
+                "audit_logs", user["company_id"], user["id"], "auth.refused", "session",
+                severity="warning", description="wrong password", address=address,
+            )  # fmt: skip
+        raise Problem(
+            401, "there is no such account, or the password is another", headers={"WWW-Authenticate": "Bearer"}
+        )
+    await database.execute(queries.FORGET_ATTEMPTS, account_key)
+    await database.execute(queries.TAKE_BACK_ATTEMPT, address_key)
+    company = Company(database, user["company_id"])
+    if passwords.outdated(user["password_hash"]):
+        hashed = await request.app[PASSWORDS].hashed(body.password)
+        await company.execute(queries.SET_PASSWORD, user["id"], hashed)
+    token, lifetime = new_token(), timedelta(hours=settings.session_hours)
+    expires_at = await company.fetchval(queries.ADD_SESSION, user["id"], token_hash(token), address, lifetime)
+    request.app[JOURNAL].add("audit_logs", company.id, user["id"], "auth.login", "session", address=address)
+    return Session(token, expires_at)
+
+
+@api.post("/api/auth/logout", status=204, entity="session")
+async def logout(me: Caller) -> None:
+    """End the session that asks."""
+    await me.company.execute(queries.END_SESSION, me.session_id)
+
+
+@api.get("/api/auth/me")
+async def get_me(me: Caller) -> User:
+    """The user whose session asks."""
+    return User(**await me.company.fetchrow(queries.USER, me.user_id))
+
+
+@api.post("/api/auth/password", status=204, entity="password", raises=(429,))
+async def change_password(request: web.Request, me: Caller, body: PasswordChange) -> None:
+    """Set another password, and end all other sessions of the user."""
+    key = _key("password", str(me.user_id))
+    await _count(request.app[DATABASE], request.app[SETTINGS], key)
+    kept = await me.company.fetchval(queries.PASSWORD, me.user_id)
+    if not await request.app[PASSWORDS].matches(body.current, kept):
+        raise Problem(403, "the current password is another")
+    await me.company.execute(queries.SET_PASSWORD, me.user_id, await request.app[PASSWORDS].hashed(body.new))
+    await me.company.execute(queries.END_OTHER_SESSIONS, me.user_id, me.session_id)
+    await request.app[DATABASE].execute(queries.FORGET_ATTEMPTS, key)
+
+
+async def _count(database: Database, settings: Settings, account_key: bytes, address_key: bytes | None = None) -> None:
+    """Count an attempt; Problem 429 when it is one too many."""
+    allowed = {account_key: settings.login_attempts}
+    if address_key is not None:
+        allowed[address_key] = settings.login_attempts * PER_ADDRESS
+    window = timedelta(minutes=settings.login_window_minutes)
+    for row in await database.fetch(queries.COUNT_ATTEMPT, sorted(allowed), window):
+        if row["count"] > allowed[row["key"]]:
+            seconds = max(1, round(row["seconds_left"]))
+            raise Problem(
+                429, f"too many failed logins: try again in {seconds} s", headers={"Retry-After": str(seconds)}
+            )
+
+
+def _key(kind: str, of: str) -> bytes:
+    # Hashed: people type all sorts of things into the field of the address.
+    return hashlib.sha256(f"{kind}:{of}".encode(errors="replace")).digest()

@@ -1,0 +1,57 @@
+"""The company that a session belongs to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from impetus_service.api import Api, Identified
+from impetus_service.cache import CACHE
+from impetus_service.queries import accounts as queries
+from impetus_service.sessions import Caller, Rank
+from impetus_service.users import Name
+
+SUMMARY_TTL = 30.0  # seconds
+
+api = Api("company")
+
+
+class CompanyBody(Identified):
+    name: str
+    created_at: datetime
+
+
+class CompanyChange(msgspec.Struct):
+    name: Name
+
+
+class Summary(msgspec.Struct):
+    """Up to half a minute old."""
+
+    users: int
+    communications: int
+    latest_communication: datetime | None
+
+
+@api.get("/api/company")
+async def get_company(me: Caller) -> CompanyBody:
+    """The own company."""
+    return CompanyBody(**await me.company.fetchrow(queries.COMPANY))
+
+
+@api.patch("/api/company", rank=Rank.ADMINISTRATOR, entity="company")
+async def rename_company(me: Caller, body: CompanyChange) -> CompanyBody:
+    """Rename the own company."""
+    return CompanyBody(**await me.company.fetchrow(queries.RENAME_COMPANY, body.name))
+
+
+@api.get("/api/company/summary")
+async def get_summary(request: web.Request, me: Caller) -> Summary:
+    """The own company in numbers."""
+
+    async def make() -> Summary:
+        return Summary(**await me.company.fetchrow(queries.SUMMARY))
+
+    return await request.app[CACHE].fetch(f"company:{me.company.id}:summary", make, SUMMARY_TTL)

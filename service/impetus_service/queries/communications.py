@@ -1,0 +1,13 @@
+"""What the members of a company write to each other."""
+
+from impetus_service.queries import CompanyQuery
+from impetus_service.queries.listing import Listing
+
+COLUMNS = "id, author_id, kind, subject, body, created_at"
+
+LISTING = Listing("communications", COLUMNS, conditions={"author": "author_id = {}", "kind": "kind = {}"})
+ADD = CompanyQuery(f"""
+INSERT INTO communications (company_id, author_id, kind, subject, body)
+VALUES ($1, $2, $3, $4, $5) RETURNING {COLUMNS}
+""")
+GET = CompanyQuery(f"SELECT {COLUMNS} FROM communications WHERE company_id = $1 AND id = $2")

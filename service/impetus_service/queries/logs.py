@@ -1,0 +1,45 @@
+"""The audit and the data-access log: two tables of one form."""
+
+from impetus_service.queries import Query
+from impetus_service.queries.listing import Listing
+
+COLUMNS = {
+    "company_id": "bigint",
+    "user_id": "bigint",
+    "action": "text",
+    "entity": "text",
+    "entity_id": "text",
+    "severity": "text",
+    "description": "text",
+    "address": "inet",
+    "request_id": "text",
+    "created_at": "timestamptz",
+}
+TABLES = ("audit_logs", "data_access_logs")
+
+# One array for each column. The companies are those of the requests that wrote the entries.
+INSERT = {
+    table: Query(
+        f"INSERT INTO {table} ({', '.join(COLUMNS)}) SELECT * FROM unnest("
+        + ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(COLUMNS.values(), 1))
+        + ")"
+    )
+    for table in TABLES
+}
+
+LISTING = {
+    table: Listing(
+        table,
+        "id, user_id, action, entity, entity_id, severity, description, host(address) AS address, request_id, created_at",
+        conditions={
+            "user": "user_id = {}",
+            "action": "action = {}",
+            "entity": "entity = {}",
+            "severity": "severity = {}",
+            "from": "created_at >= {}",
+            "to": "created_at < {}",
+            "text": "description ILIKE {}",
+        },
+    )
+    for table in TABLES
+}

@@ -1,0 +1,175 @@
+"""Users and roles of the own company. Who stands higher manages who stands lower; administrators manage each other."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+
+from impetus_service.api import Api, Id, Identified
+from impetus_service.db import Company
+from impetus_service.listing import listed
+from impetus_service.paging import Page, Paged
+from impetus_service.passwords import PASSWORDS
+from impetus_service.problems import Problem, not_found
+from impetus_service.queries import accounts as queries
+from impetus_service.sessions import Caller, Rank
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+# One @ with something before it and a host after it: whether mail arrives there, only mail can tell.
+Email = Annotated[str, msgspec.Meta(pattern=r"^[^@\s\x00]{1,64}@[^@\s\x00]{1,255}$", max_length=320)]
+NewPassword = Annotated[str, msgspec.Meta(min_length=12, max_length=1024)]
+Level = Annotated[int, msgspec.Meta(ge=1, le=100)]
+
+api = Api("users")
+
+
+class User(Identified):
+    email: str
+    name: str
+    role: str
+    level: int
+    active: bool
+    created_at: datetime
+
+
+class NewUser(msgspec.Struct):
+    email: Email
+    name: Name
+    role: Name
+    password: NewPassword
+
+    def __repr__(self) -> str:
+        return f"NewUser(email={self.email!r})"
+
+
+class UserChange(msgspec.Struct):
+    """What is missing, or null, stays as it is. A new password, and active = false, end the user's sessions."""
+
+    name: Name | None = None
+    role: Name | None = None
+    active: bool | None = None
+    password: NewPassword | None = None
+
+    def __repr__(self) -> str:
+        return "UserChange()"
+
+
+class ById(msgspec.Struct):
+    id: Id
+
+
+class UsersQuery(msgspec.Struct):
+    active: bool | None = None
+
+
+class Role(Identified):
+    name: str
+    level: int
+    created_at: datetime
+
+
+class NewRole(msgspec.Struct):
+    name: Name
+    level: Level
+
+
+@api.get("/api/users", rank=Rank.MANAGER, entity="user")
+async def list_users(me: Caller, query: UsersQuery, page: Page) -> Paged[User]:
+    """The users of the own company."""
+    return await listed(me.company, queries.USERS, {"active": query.active}, page, User)
+
+
+@api.post("/api/users", status=201, rank=Rank.MANAGER, entity="user", raises=(409,))
+async def create_user(request: web.Request, me: Caller, body: NewUser) -> User:
+    """Add a user, with a role below the own one."""
+    role_id = await _role_below(me, body.role)
+    password = await request.app[PASSWORDS].hashed(body.password)
+    added = await me.company.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
+    if added is None:
+        raise Problem(409, "there is an account with this address")
+    return await _user(me.company, added)
+
+
+@api.get("/api/users/{id}", entity="user", raises=(404,))
+async def get_user(me: Caller, path: ById) -> User:
+    """One user of the own company; members see only themselves."""
+    if me.level < Rank.MANAGER and path.id != me.user_id:
+        raise not_found("user")
+    return await _user(me.company, path.id)
+
+
+@api.patch("/api/users/{id}", rank=Rank.MANAGER, entity="user", raises=(404,))
+async def update_user(request: web.Request, me: Caller, path: ById, body: UserChange) -> User:
+    """Change a user who stands lower."""
+    _refuse_unless_managed(me, await _user(me.company, path.id))
+    role_id = None if body.role is None else await _role_below(me, body.role)
+    password = None if body.password is None else await request.app[PASSWORDS].hashed(body.password)
+    changed = await me.company.execute(
+        queries.UPDATE_USER, path.id, _reach(me), body.name, role_id, body.active, password
+    )
+    if not changed:
+        raise not_found("user")
+    if password is not None or body.active is False:
+        await me.company.execute(queries.END_SESSIONS, path.id)
+    return await _user(me.company, path.id)
+
+
+@api.delete("/api/users/{id}", status=204, rank=Rank.MANAGER, entity="user", raises=(404,))
+async def delete_user(me: Caller, path: ById) -> None:
+    """Delete a user who stands lower, with all sessions; what the user wrote stays."""
+    _refuse_unless_managed(me, await _user(me.company, path.id))
+    if not await me.company.execute(queries.DELETE_USER, path.id, _reach(me)):
+        raise not_found("user")
+
+
+@api.get("/api/roles")
+async def list_roles(me: Caller, page: Page) -> Paged[Role]:
+    """The roles of the own company."""
+    return await listed(me.company, queries.ROLES, {}, page, Role)
+
+
+@api.post("/api/roles", status=201, rank=Rank.ADMINISTRATOR, entity="role", raises=(409,))
+async def create_role(me: Caller, body: NewRole) -> Role:
+    """Add a role."""
+    row = await me.company.fetchrow(queries.ADD_ROLE, body.name, body.level)
+    if row is None:
+        raise Problem(409, f"there is a role {body.name}")
+    return Role(**row)
+
+
+@api.delete("/api/roles/{id}", status=204, rank=Rank.ADMINISTRATOR, entity="role", raises=(404,))
+async def delete_role(me: Caller, path: ById) -> None:
+    """Delete a role that nobody has and that is below the administrators'."""
+    if not await me.company.execute(queries.DELETE_ROLE, path.id, int(Rank.ADMINISTRATOR)):
+        raise Problem(404, "there is no such role, or it is in use, or it is the administrators'")
+
+
+async def _user(company: Company, user_id: int) -> User:
+    row: Any = await company.fetchrow(queries.USER, user_id)
+    if row is None:
+        raise not_found("user")
+    return User(**row)
+
+
+def _reach(me: Caller) -> int:
+    """The level that the caller manages whoever is below of."""
+    return me.level + 1 if me.level >= Rank.ADMINISTRATOR else me.level
+
+
+def _refuse_unless_managed(me: Caller, user: User) -> None:
+    if user.id == me.user_id:
+        raise Problem(403, "nobody manages himself: another one of a higher level has to")
+    if user.level >= _reach(me):
+        raise Problem(403, f"the user's role is of level {user.level}, yours of level {me.level}")
+
+
+async def _role_below(me: Caller, name: str) -> int:
+    row: Any = await me.company.fetchrow(queries.ROLE, name)
+    if row is None:
+        raise Problem(422, f"there is no role {name}")
+    if row["level"] >= _reach(me):
+        raise Problem(403, f"the role {name} is of level {row['level']}, yours of level {me.level}")
+    return int(row["id"])
