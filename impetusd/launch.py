@@ -48,10 +48,10 @@ def make_directories(paths: Paths) -> None:
             ) from None
 
 
-def shim_argv(paths: Paths, *, boot: bool = False) -> list[str]:
+def shim_argv(paths: Paths, *, boot: bool = False, profile: str | None = None) -> list[str]:
     """The command that is the daemon. Isolated and without site: neither the caller's environment nor cwd can bend it.
 
-    `boot`: it starts by itself what has autostart, for nobody will send it `start`.
+    `boot`: it starts by itself what has autostart, for nobody will send it `start`. `profile`: which to begin with.
     """
     shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim", "__main__.py")
     fields: dict[str, object] = {
@@ -59,15 +59,17 @@ def shim_argv(paths: Paths, *, boot: bool = False) -> list[str]:
     }
     if boot:
         fields["boot"] = True
+    if profile is not None:
+        fields["profile"] = profile
     return [sys.executable, "-I", "-S", "-X", "utf8", shim, paths.conf, json.dumps(fields)]
 
 
-def run_in_foreground(paths: Paths) -> NoReturn:
+def run_in_foreground(paths: Paths, profile: str | None = None) -> NoReturn:
     """Become the daemon: for containers and systemd. Returns only by raising ControlError."""
     make_directories(paths)
     if control.daemon_alive(paths):
         raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
-    argv = shim_argv(paths, boot=True)
+    argv = shim_argv(paths, boot=True, profile=profile)
     sys.stdout.flush()
     sys.stderr.flush()
     try:
@@ -76,7 +78,7 @@ def run_in_foreground(paths: Paths) -> NoReturn:
         raise ControlError(f"cannot execute {argv[0]}: {error.strerror}") from None
 
 
-def ensure_running(paths: Paths, hooks: Hooks | None = None) -> bool:
+def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None = None) -> bool:
     """Return once a daemon answers: True if this call started it, False if it was there. ControlError if none comes up."""
     hooks = hooks or Hooks()
     if _answers(paths, hooks):
@@ -87,7 +89,7 @@ def ensure_running(paths: Paths, hooks: Hooks | None = None) -> bool:
         with _Turn(paths, deadline, hooks):
             if _answers(paths, hooks):
                 return False
-            if _launch(paths, deadline, hooks):
+            if _launch(paths, deadline, hooks, profile):
                 return True
         # Another daemon had the state directory when ours came: it was just ending, or was started by other means.
         # Or another command's look at the lock was taken for one. Either way the next look tells.
@@ -163,7 +165,7 @@ class _Turn:
         os.close(self._fd)
 
 
-def _launch(paths: Paths, deadline: float, hooks: Hooks) -> bool:
+def _launch(paths: Paths, deadline: float, hooks: Hooks, profile: str | None) -> bool:
     """Start the shim and wait for the supervisor's first answer. False if the shim found the state directory taken."""
     try:
         log = open_file(paths.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -171,7 +173,7 @@ def _launch(paths: Paths, deadline: float, hooks: Hooks) -> bool:
         raise ControlError(f"cannot write impetusd's log {paths.log_file}: {error.strerror}") from None
     try:
         written_before = os.fstat(log).st_size
-        witness = _Witness(shim_argv(paths), log)
+        witness = _Witness(shim_argv(paths, profile=profile), log)
     finally:
         os.close(log)
     try:

@@ -112,7 +112,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 def cli() -> None:
     """Keep services up: start, watch, restart and stop what one INI file describes.
 
-    NAME is a unit (web: all of it), a slot (web:0) or a pattern ('web*'). Without -c the INI file is $IMPETUSD_CONF,
+    NAME is a unit (web: all of it), a slot (web:0), a group or a pattern ('web*'). Without -c the INI file is $IMPETUSD_CONF,
     ./impetusd.ini, ./conf/impetusd.ini or /etc/impetusd/impetusd.ini, the first that is there.
 
     Example: impetusd start && impetusd status

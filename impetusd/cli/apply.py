@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from impetusd.cli.options import conf_option, here
+from impetusd.cli.options import conf_option, env_option, here
 
 
 @click.command(short_help="Have what runs be what the INI file says.")
+@env_option
 @conf_option
-def command() -> int:
+def command(env: str | None) -> int:
     """Do what `impetusd plan` shows, and nothing else, and wait until it is done.
 
     What has not changed is not touched. A pool gets new workers one at a time, and no request is lost. A file with a
@@ -21,4 +22,4 @@ def command() -> int:
     """
     from impetusd.cli import outcome, plan
 
-    return outcome.change(here(), "applying", "apply", {}, plan.NOTHING)
+    return outcome.change(here(), "applying", "apply", {"env": env} if env is not None else {}, plan.NOTHING)

@@ -20,7 +20,7 @@ import typing
 import click
 from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
-from impetusd import control
+from impetusd import control, source
 from impetusd.cli import generated, place
 from impetusd.cli.failure import Failure
 from impetusd.cli.options import given
@@ -40,10 +40,12 @@ PATIENCE = 0.25  # seconds for the daemon; after that the INI file is asked
 
 FILE, FOLDER = "file", "dir"
 UNITS, SLOTS, TIMERS, OWN_LOG, CONFIGURED, SIGNALS = "units", "slots", "timers", "own log", "configured", "signals"
+PROFILES = "profiles"
 # What each parameter takes, by its own name, or as COMMAND.NAME where the command makes a difference.
 WANTED: dict[str, tuple[str, ...]] = {
     "conf": (FILE,),
     "check.file": (FILE,),
+    "env": (PROFILES,),
     "init.directory": (FOLDER,),
     "names": (SLOTS, TIMERS),
     "logs.names": (SLOTS, TIMERS, OWN_LOG),
@@ -227,7 +229,7 @@ def names(kinds: Collection[str], conf: str | None) -> dict[str, str]:
     path = place.find_conf(conf and os.path.expanduser(conf), os.environ)
     if not os.path.isfile(path):  # a pipe would be waited for
         return own
-    if CONFIGURED not in kinds:
+    if CONFIGURED not in kinds and PROFILES not in kinds:
         try:
             return _running(place.find(path).paths, kinds) | own
         except (ControlError, Failure, _Late):
@@ -249,12 +251,14 @@ def _running(paths: Paths, kinds: Collection[str]) -> dict[str, str]:
 
     found: dict[str, str] = {}
     if UNITS in kinds or SLOTS in kinds:
-        rows = control.call(paths, "status", {}, control.Hooks(tick=tick))["units"]
+        answer = control.call(paths, "status", {}, control.Hooks(tick=tick))
+        rows = answer["units"]
         for row in rows:
             states = [each["state"] for each in rows if each["unit"] == row["unit"]]
             found.setdefault(row["unit"], states[0] if len(states) == 1 else f"{len(states)} processes")
             if SLOTS in kinds:
                 found.setdefault(row["name"], row["state"])
+        found.update({name: f"group of {', '.join(members)}" for name, members in answer.get("groups", {}).items()})
     if TIMERS in kinds:
         timers = control.call(paths, "timers", {}, control.Hooks(tick=tick))["timers"]
         found.update({row["name"]: f"timer, {row['words']}" for row in timers})
@@ -264,8 +268,17 @@ def _running(paths: Paths, kinds: Collection[str]) -> dict[str, str]:
 def _configured(path: str, kinds: Collection[str]) -> dict[str, str]:
     """What the INI file has, as far as it can be read: its section headers tell."""
     units = {UNITS, SLOTS, CONFIGURED}.isdisjoint
-    shown = {schema.POOL: units, schema.PROGRAM: units, schema.TIMER: {TIMERS, CONFIGURED}.isdisjoint}
-    headers = (section.name.partition(":") for section in ini.parse(place.read(path, "replace"), path)[0])
+    shown = {
+        schema.POOL: units,
+        schema.PROGRAM: units,
+        schema.GROUP: units,
+        schema.TIMER: {TIMERS, CONFIGURED}.isdisjoint,
+    }
+    texts = source.read(path, os.environ).texts
+    headers = [section.name.partition(":") for file, text in texts for section in ini.parse(text, file)[0]]
+    if PROFILES in kinds:
+        of = (name.rpartition("@") for kind, _, name in headers if kind == schema.ENV and "@" in name)
+        return {profile: f"profile of {name}" for name, _, profile in of}
     return {name: kind for kind, _, name in headers if name and kind in shown and not shown[kind](kinds)}
 
 

@@ -21,7 +21,7 @@ if typing.TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 @conf_option
 def command(name: str, as_json: bool) -> int:
-    """Tell everything about a unit, a slot or a timer: its state and why, its last end, its log files, its configuration.
+    """Tell everything about a unit, a slot, a timer or a group: its state and why, its last end, its log files, its configuration.
 
     Example: impetusd describe web:0
     """
@@ -39,12 +39,17 @@ def command(name: str, as_json: bool) -> int:
 
         print(json.dumps(answer, indent=2))
     else:
-        print("\n".join(pages(answer["units"], screen_of(sys.stdout, os.environ))))
+        print("\n".join(pages(answer, screen_of(sys.stdout, os.environ))))
     return 0
 
 
-def pages(rows: Sequence[Mapping[str, typing.Any]], screen: Screen) -> Iterator[str]:
-    """The slots one after another, then the configuration that they share, once for each unit."""
+def pages(answer: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
+    """The slots one after another, then the configuration that they share, once for each unit; first of all a group."""
+    rows: Sequence[Mapping[str, typing.Any]] = answer["units"]
+    for group in answer.get("groups", ()):
+        yield screen.paint(f"{group['name']} (group), configured in {group['where']}", "bold")
+        yield f"  members     {', '.join(group['members'])}"
+        yield ""
     for row in rows:
         yield from _slot(row, screen)
         yield ""
@@ -54,7 +59,8 @@ def pages(rows: Sequence[Mapping[str, typing.Any]], screen: Screen) -> Iterator[
         if (row["unit"], spec) in told:
             continue
         told.append((row["unit"], spec))
-        yield screen.paint(f"{row['unit']}, configured in {row.get('where', '?')}", "bold")
+        profile = f", profile {answer['profile']}" if answer.get("profile") else ""
+        yield screen.paint(f"{row['unit']}, configured in {row.get('where', '?')}{profile}", "bold")
         yield from _keys(spec)
         for check in row.get("checks") or ():
             yield ""

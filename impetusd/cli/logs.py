@@ -17,10 +17,11 @@ import click
 from impetusd.cli.options import conf_option, here, names_argument, since_when
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from impetusd.cli.place import Place
     from impetusd.cli.tail import Follower
+    from impetusd.core.model import Group
 
 _OWN = "impetusd"  # the name of the daemon's own log; no unit may have it
 LINES = 15  # of each file, unless told
@@ -104,7 +105,8 @@ def _in_directory(at: Place, names: Sequence[str]) -> list[Source]:
     from impetusd.cli.names import matches
     from impetusd.core.protocol import EXIT_UNKNOWN_NAME
 
-    units, configured = _configured(at)
+    units, configured, groups = _configured(at)
+    names = [each for name in names for each in (groups[name].members if name in groups else (name,))]
     try:
         files = sorted(each for each in os.listdir(at.paths.log_dir) if each.endswith(".log"))
     except FileNotFoundError:
@@ -139,8 +141,8 @@ def _source(path: str, units: Collection[str]) -> Source:
     return Source(base, stream, path)
 
 
-def _configured(at: Place) -> tuple[Collection[str], list[Source]]:
-    """The units, and the files that they name themselves (out_file, error_file), each slot's with its suffix."""
+def _configured(at: Place) -> tuple[Collection[str], list[Source], Mapping[str, Group]]:
+    """The units, the files that they name themselves (out_file, error_file), each slot's with its suffix, and the groups."""
     import glob
 
     from impetusd.cli import place
@@ -149,7 +151,7 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source]]:
     try:
         config = place.load(at.conf)
     except Failure:
-        return (), []
+        return (), [], {}
     units = {**config.units, **{name: timer.unit for name, timer in config.timers.items()}}
     found = []
     for unit in units.values():
@@ -157,7 +159,7 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source]]:
             base, extension = os.path.splitext(given)
             paths = [given, *glob.glob(f"{glob.escape(base)}-*{glob.escape(extension)}")] if given else []
             found += [Source(unit.name, stream, path) for path in paths if os.path.isfile(path)]
-    return units, found
+    return units, found, config.groups
 
 
 def show(

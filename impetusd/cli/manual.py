@@ -34,6 +34,7 @@ EXITS = (
 )
 VARIABLES = {
     "IMPETUSD_CONF": "The INI file, where -c names none.",
+    "IMPETUSD_ENV": "The profile, where --env names none.",
     "NO_COLOR": "Set to anything: no colours.",
     "TERM": "dumb: no colours.",
     "COLUMNS": "How wide the terminal is, where that is not what the terminal says.",
@@ -61,11 +62,18 @@ SECTIONS = {
     schema.PROGRAM: "Any command that stays in the foreground.",
     schema.TIMER: "A command that runs at its times, and ends.",
     schema.HEALTH: "What is asked of a unit, and what follows when it is not well.",
+    schema.GROUP: "A name for several units, which stands for all of them in every command. No unit or timer has the same.",
+    schema.INCLUDE: "Other files, read as if they stood here. A section is in one of them only. Started as root, impetusd "
+    "refuses a file that others than root and the owner of this one may write.",
 }
 ENV = (
     "What the unit NAME has in its environment. Each key is a variable. Besides, it has PATH, HOME, USER, LOGNAME, "
     "SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR of impetusd, with `user` those of the user; what "
     "env_file holds; and IMPETUSD_UNIT, IMPETUSD_NAME, INSTANCE and INVOCATION_ID."
+)
+PROFILE = (
+    "The same for one profile: its variables are laid over those of [env:NAME] while the profile is in force. It comes into "
+    "force by --env PROFILE (or IMPETUSD_ENV) of start, run or apply, and stays so, over reboots too, until another does."
 )
 VALUES = {
     "duration": "A number with its unit: 500ms, 10s, 5m, 1h, 1d. Only 0 needs none.",
@@ -233,7 +241,7 @@ def _ini_file() -> Iterator[str]:
     for section, meaning in SECTIONS.items():
         names = ", ".join(dict.fromkeys(key.name for key in schema.KEYS if section in key.sections))
         yield f".TP\n{bold(_header(section))}{prose(meaning)}.IP\n{prose(f'Keys: {names}.')}"
-    yield listed([(_header(schema.ENV), ENV)])
+    yield listed([(_header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)])
     yield ".SH KEYS\n" + prose("What kind of value each takes stands behind it, and is explained below.")
     for group in dict.fromkeys(key.group for key in schema.KEYS):
         yield f'.SS "{quoted(group)}"\n'
@@ -253,7 +261,7 @@ def _key(key: schema.Key) -> str:
 
 
 def _header(section: str) -> str:
-    return f"[{section}]" if section == schema.IMPETUSD else f"[{section}:NAME]"
+    return f"[{section}]" if section in {schema.IMPETUSD, schema.INCLUDE} else f"[{section}:NAME]"
 
 
 def pages() -> dict[str, str]:

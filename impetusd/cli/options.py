@@ -27,6 +27,16 @@ def conf_option(function: _F) -> _F:
     )(function)
 
 
+def env_option(function: _F) -> _F:
+    """Give a command the option --env, as `env`: the profile, "" for none, None for the one in force."""
+    return click.option(
+        "--env",
+        metavar="PROFILE",
+        envvar="IMPETUSD_ENV",
+        help="Lay [env:NAME@PROFILE] over [env:NAME], from now on until another is given; '' for none.",
+    )(function)
+
+
 def names_argument(*, required: bool = False) -> Callable[[_F], _F]:
     """Give a command its NAME arguments, as `names`."""
     return click.argument("names", metavar="NAME..." if required else "[NAME]...", nargs=-1, required=required)

@@ -33,7 +33,7 @@ def find(given: str | None) -> Place:
     from impetusd.core.model import ConfigError
 
     try:
-        paths = reading.locate(read(conf, errors="replace"), conf, os.environ)
+        paths = reading.locate(read(conf), conf, os.environ)
     except ConfigError as error:
         raise Failure(error.told(), 2) from None
     return Place(conf, paths, command_for(given))
@@ -87,27 +87,39 @@ def executable() -> str:
     raise Failure(f"cannot find the command impetusd: neither {beside} nor anything in PATH is it")
 
 
-def read(path: str, errors: str = "strict") -> str:
-    """The text of an INI file; Failure if it cannot be read, or is not UTF-8 (unless `errors` is "replace")."""
+def read(path: str) -> str:
+    """The text of an INI file, as far as it can be read; Failure if it cannot."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return file.read()
     except OSError as error:
         raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
-    try:
-        return data.decode("utf-8-sig", errors)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise Failure(f"{path}:{line}: this is not UTF-8 (byte 0x{data[error.start]:02x})", 2) from None
 
 
-def load(path: str) -> Config:
-    """The checked configuration in `path`; Failure that holds every problem, one a line."""
-    from impetusd.core import config
+def load(path: str, profile: str | None = None) -> Config:
+    """The checked configuration in `path` and what it includes; Failure that holds every problem, one a line.
+
+    `profile`: "" for none, None for the one that was in force last.
+    """
     from impetusd.core.model import ConfigError
+
+    try:
+        return parsed(path, os.environ, profile)
+    except ConfigError as error:
+        raise Failure(error.told(), 2) from None
+
+
+def parsed(path: str, environ: Mapping[str, str], profile: str | None = None) -> Config:
+    """The same; raises ConfigError, and Failure where there is nothing to read."""
+    from impetusd import source
+    from impetusd.core import config, reading
     from impetusd.host import this_host
 
     try:
-        return config.parse(read(path), path, os.environ, this_host())
-    except ConfigError as error:
-        raise Failure(error.told(), 2) from None
+        found = source.read(path, environ)
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
+    if profile is None:
+        paths = reading.locate(found.text, path, environ)
+        profile = source.remembered_profile(paths.state_dir)
+    return config.parse_all(found, environ, this_host(), profile=profile)

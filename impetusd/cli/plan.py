@@ -9,7 +9,7 @@ import typing
 
 import click
 
-from impetusd.cli.options import conf_option, here
+from impetusd.cli.options import conf_option, env_option, here
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +30,9 @@ WORDS = {
 
 @click.command(short_help="Show what the INI file would change in what runs.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@env_option
 @conf_option
-def command(as_json: bool) -> int:
+def command(as_json: bool, env: str | None) -> int:
     """Show, unit by unit and key by key, what `impetusd apply` would change; nothing is changed.
 
     Exits with 0 if nothing would be, with 1 if something would, with 2 if the file has problems.
@@ -44,7 +45,7 @@ def command(as_json: bool) -> int:
 
     at = here()
     try:
-        changes = control.call(at.paths, "plan", {})["changes"]
+        changes = control.call(at.paths, "plan", {} if env is None else {"env": env})["changes"]
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
     if as_json:
@@ -53,7 +54,15 @@ def command(as_json: bool) -> int:
         print(NOTHING)
     else:
         screen = screen_of(sys.stdout, os.environ)
-        print("\n".join([*lines(changes, screen), "", f"{screen.arrow} {at.command} apply"]))
+        print(
+            "\n".join(
+                [
+                    *lines(changes, screen),
+                    "",
+                    f"{screen.arrow} {at.command} apply{'' if env is None else f' --env {env or repr(env)}'}",
+                ]
+            )
+        )
     return 1 if changes else 0
 
 

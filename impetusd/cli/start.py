@@ -7,7 +7,7 @@ import typing
 
 import click
 
-from impetusd.cli.options import conf_option, here, names_argument
+from impetusd.cli.options import conf_option, env_option, here, names_argument
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,9 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Start everything, or NAME; starts the daemon if need be.")
 @names_argument()
+@env_option
 @conf_option
-def command(names: tuple[str, ...]) -> int:
+def command(names: tuple[str, ...], env: str | None) -> int:
     """Start everything that has autostart, or each NAME, and wait until it is ready.
 
     Starts the daemon if it does not run; the INI file is checked first, and a mistake in it changes nothing. What runs
@@ -27,27 +28,32 @@ def command(names: tuple[str, ...]) -> int:
 
     Example: impetusd start web
     """
-    return start(here(), names)
+    return start(here(), names, env)
 
 
-def start(at: Place, names: Sequence[str]) -> int:
+def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     """Check the configuration, see that a daemon runs, start `names`; returns the exit code."""
     from impetusd import control, launch
     from impetusd.cli import outcome, place
     from impetusd.cli.names import require_known
     from impetusd.cli.progress import Live
 
-    config = place.load(at.conf)
+    config = place.load(at.conf, env)
     for _ in range(3):  # a daemon that another command is just stopping may answer once more, and be gone then
         with Live("starting impetusd") as live:
             try:
-                control.call(config.paths, "ping", {}, live.hooks)
+                its = control.call(config.paths, "ping", {}, live.hooks).get("profile", "")
             except control.NotRunning:
                 # A slip in a name must not start a daemon.
-                require_known(names, config.units, config.timers)
-                launched = launch.ensure_running(config.paths, live.hooks)
+                require_known(names, (*config.units, *config.groups), config.timers)
+                launched = launch.ensure_running(config.paths, live.hooks, env)
             else:
                 launched = False
+                if env is not None and env != its:
+                    raise control.ControlError(
+                        f"impetusd runs with {f'the profile {its}' if its else 'no profile'}, and start does not change what runs;"
+                        f" to change it: {at.command} apply --env {env or repr('')}"
+                    )
         if launched:
             print(f"impetusd started; its own log is {config.paths.log_file}", file=sys.stderr)
         try:

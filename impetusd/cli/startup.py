@@ -151,15 +151,13 @@ def _say_what_next(manager: systemd.Manager, name: str, at: Place, config: Confi
 def _missing_without_shell(at: Place) -> str:
     """What would be wrong with the INI file in the environment that systemd gives; "" if nothing, as here."""
     from impetusd.cli import place
-    from impetusd.core import config
     from impetusd.core.model import ConfigError
-    from impetusd.host import this_host
 
     environ: Mapping[str, str] = {
         key: os.environ[key] for key in ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER") if key in os.environ
     }
     try:
-        config.parse(place.read(at.conf), at.conf, environ, this_host())
+        place.parsed(at.conf, environ)
     except ConfigError as error:
         return "\n".join(map(str, error.problems))
     return ""

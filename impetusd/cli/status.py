@@ -38,6 +38,8 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
 
         lines = table.report(answer["units"], screen, here.command, tails=LAST_WORDS)
         lines += [screen.paint(screen.cut(plain(sentence)), "yellow") for sentence in answer["attention"]]
+        if answer.get("profile"):
+            lines += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
         print("\n".join(lines))
     return 0 if protocol.all_as_wanted(answer["units"]) else 1
 

@@ -7,9 +7,10 @@ machine it needs to know about is an argument (`Host`), as are the environment a
 from __future__ import annotations
 
 from impetusd.core import agreement, ini, schema
-from impetusd.core.model import Config, Health, Kind, Problem, Timer, Unit
+from impetusd.core.include import Source, included
+from impetusd.core.model import Config, Group, Health, Kind, Problem, Timer, Unit
 from impetusd.core.reading import LONGEST_NAME, Values, error_of, header, is_unit_name, names_instance, parts, place
-from impetusd.core.relations import relations
+from impetusd.core.relations import members_of, relations
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
@@ -26,17 +27,30 @@ OF_A_TIMER = ("cron", "timezone", "every", "timeout", "retries", "retry_delay", 
 
 
 def parse(text: str, path: str, environ: Mapping[str, str], host: Host, instance: int = 0) -> Config:
-    """The configuration that `text` describes. `path` is absolute, and what messages call the file.
+    """As `parse_all`, of one file alone."""
+    return parse_all(Source(path, text), environ, host, instance=instance)
+
+
+def parse_all(
+    source: Source, environ: Mapping[str, str], host: Host, *, profile: str = "", instance: int = 0
+) -> Config:
+    """The configuration that the files describe, with the sections of `profile` laid over the others.
 
     Raises ConfigError with every problem, by line; those of other instances than the first are among them.
 
     With another `instance` it raises nothing and tells one thing: the units that use ${INSTANCE}, as this one has them.
     A unit that cannot have such an instance is not there.
     """
-    sections, problems = ini.parse(text, path)
-    reading = _Sections(path, environ, problems, host, instance)
+    sections: list[Section] = []
+    problems = list(source.problems)
+    headers: dict[str, tuple[str, int]] = {}
+    for path, text in source.texts:
+        more, faults = ini.parse(text, path, headers)
+        sections += more
+        problems += faults
+    reading = _Sections(source.path, environ, problems, host, instance)
     paths = reading.paths(sections)
-    reading.environments(sections)
+    reading.environments(sections, profile)
     if instance:
         return Config(paths=paths, units=reading.instance_of(sections))
     reading.socket_path(sections, paths)
@@ -44,33 +58,58 @@ def parse(text: str, path: str, environ: Mapping[str, str], host: Host, instance
     reading.all_of(sections)
     relations(reading, sections)
     if reading.problems:
-        raise error_of(reading.problems)
-    return Config(paths=paths, access=access, units=reading.units, timers=reading.timers, health=reading.checks)
+        raise error_of(reading.problems, [path for path, _ in source.texts])
+    return Config(
+        paths=paths,
+        access=access,
+        units=reading.units,
+        timers=reading.timers,
+        health=reading.checks,
+        groups=reading.groups,
+        profile=profile,
+    )
 
 
 class _Sections(Values):
     """The sections of a file, one after another."""
 
-    def environments(self, sections: list[Section]) -> None:
-        """Read every [env:NAME]."""
-        for section in sections:
-            kind, _, name = parts(section)
-            if kind != schema.ENV:
-                continue
-            self.instance = str(self.index)
-            env = self.envs.setdefault(name, {})
-            entries = self.env_entries.setdefault(name, {})
-            for variable, entry in section.entries.items():
-                said = ini.brief(variable)
-                if not ini.is_name(variable):
-                    self.problem(
-                        entry, f"'{said}' cannot name a variable; use letters, digits and _, no digit in front"
-                    )
-                elif variable in agreement.OWN_VARIABLES:
-                    self.problem(entry, f"{said} is set by impetusd itself; remove it")
-                elif variable not in env:
-                    env[variable] = ini.joined(self.expand(variable, entry) or ())
-                    entries[variable] = entry
+    def environments(self, sections: list[Section], profile: str) -> None:
+        """Read every [env:NAME], and over them every [env:NAME@profile]. Of the other profiles only the names are."""
+        ours = [section for section in sections if parts(section)[0] == schema.ENV]
+        for section in ours:
+            if "@" not in section.name:
+                self.environment(section, parts(section)[2])
+        profiles: set[str] = set()
+        for section in ours:
+            name, at, its = (part.strip() for part in parts(section)[2].partition("@"))
+            if at and not (its and is_unit_name(its)):
+                self.problem(
+                    section,
+                    f"[{ini.brief(section.name)}]: {ini.brief(its) or 'nothing'} names no profile; write [env:{name}@production]",
+                )
+            elif at:
+                profiles.add(its)
+                self.environment(section, name, laid_over=True, in_force=its == profile)
+        if profile and profile not in profiles and not self.index:
+            known = f"there are {', '.join(sorted(profiles))}" if profiles else f"write [env:NAME@{profile}]"
+            self.problem(
+                None, f"no section is for the profile {ini.brief(profile)} (--env); {known}, or say --env '' for none"
+            )
+
+    def environment(self, section: Section, name: str, *, laid_over: bool = False, in_force: bool = True) -> None:
+        """Read one [env:…]; what is `laid_over` counts over what is known, if it is `in_force`."""
+        self.instance = str(self.index)
+        env = self.envs.setdefault(name, {})
+        entries = self.env_entries.setdefault(name, {})
+        for variable, entry in section.entries.items():
+            said = ini.brief(variable)
+            if not ini.is_name(variable):
+                self.problem(entry, f"'{said}' cannot name a variable; use letters, digits and _, no digit in front")
+            elif variable in agreement.OWN_VARIABLES:
+                self.problem(entry, f"{said} is set by impetusd itself; remove it")
+            elif in_force and (laid_over or variable not in env):
+                env[variable] = ini.joined(self.expand(variable, entry) or ())
+                entries[variable] = entry
         self.instance = ""
 
     def all_of(self, sections: list[Section]) -> None:
@@ -79,26 +118,56 @@ class _Sections(Values):
         for section in sections:
             kind, colon, name = parts(section)
             shown = f"[{ini.brief(section.name)}]"
-            if kind == schema.IMPETUSD:
-                if colon:
-                    self.problem(section, f"{shown}: this section takes no name; write [impetusd]")
-                self.unknown_keys(section, schema.IMPETUSD)
+            if kind in {schema.IMPETUSD, schema.INCLUDE}:
+                self.of_the_main_file(section, kind, colon)
             elif kind in UNITS:
                 self.unit(section, Kind(kind), name)
             elif kind == schema.TIMER:
                 self.timer(section, name)
-            elif kind not in {schema.ENV, schema.HEALTH} and (section.file, section.line) not in told:
-                known = (*UNITS, schema.TIMER, schema.HEALTH)
-                near = self.nearest(kind, (schema.IMPETUSD, *known, schema.ENV))
+            elif kind not in {schema.ENV, schema.HEALTH, schema.GROUP} and (section.file, section.line) not in told:
+                known = (*UNITS, schema.TIMER, schema.HEALTH, schema.GROUP)
+                near = self.nearest(kind, (schema.IMPETUSD, schema.INCLUDE, *known, schema.ENV))
                 if near:
                     hint = f"did you mean [{near}{':' + name if colon else ''}]?"
                 else:
-                    hint = f"there are [impetusd], {', '.join(map(header, known))} and [env:NAME]"
+                    hint = f"there are [impetusd], [include], {', '.join(map(header, known))} and [env:NAME]"
                 self.problem(section, f"{shown} is no section of impetusd; {hint}")
         for section in sections:  # when all units are known
             kind, _, name = parts(section)
             if kind == schema.HEALTH:
                 self.check(section, name)
+            elif kind == schema.GROUP:
+                self.group(section, name)
+
+    def of_the_main_file(self, section: Section, kind: str, colon: str) -> None:
+        """[impetusd] and [include]."""
+        shown = f"[{ini.brief(section.name)}]"
+        if colon:
+            self.problem(section, f"{shown}: this section takes no name; write [{kind}]")
+        if section.file != self.path:
+            what = "a file that is included includes no others" if kind == schema.INCLUDE else "it is for the whole"
+            self.problem(section, f"{shown} belongs into {self.path}, for {what}; move what it says there")
+            return
+        self.unknown_keys(section, kind)
+        if kind == schema.INCLUDE and not colon:
+            included(self, section)
+
+    def group(self, section: Section, name: str) -> None:
+        """Read one [group:…], when all units are known."""
+        self.unknown_keys(section, schema.GROUP)
+        fresh = self.name(section, schema.GROUP, name, self.headers)
+        key, entry = schema.keys_of(schema.GROUP)["members"], section.entries.get("members")
+        words = self.value(key, entry) if entry else ()
+        if words is None or not fresh:
+            return
+        self.headers[name] = section
+        members = members_of(self, place(section, "members"), words)
+        if not words:
+            self.problem(
+                place(section, "members"),
+                f"[{section.name}] has no members; give it some, like members = {key.example}",
+            )
+        self.groups[name] = Group(name, f"{section.file}:{section.line}", members)
 
     def unknown_keys(self, section: Section, kind: str) -> None:
         known = schema.keys_of(kind)
@@ -138,7 +207,7 @@ class _Sections(Values):
         """Read one [pool:…] or [program:…]."""
         self.instance = str(self.index)
         self.unknown_keys(section, kind.value)
-        fresh = self.name(section, kind, name, self.headers)
+        fresh = self.name(section, kind.value, name, self.headers)
         values, faulty = self.values(section, kind)
         if not fresh:
             self.instance = ""
@@ -156,7 +225,7 @@ class _Sections(Values):
             self.other_instances(section, kind, name, values, faulty)
         self.instance = ""
         least, most = values.pop("instances")
-        where = f"{self.path}:{section.line}"
+        where = f"{section.file}:{section.line}"
         if kind is Kind.POOL:
             values["wait_ready"] = True
         else:
@@ -242,7 +311,7 @@ class _Sections(Values):
         """Read one [timer:…]."""
         kind = Kind.TIMER
         self.unknown_keys(section, kind.value)
-        fresh = self.name(section, kind, name, self.headers)
+        fresh = self.name(section, kind.value, name, self.headers)
         values, faulty = self.values(section, kind)
         if not fresh:
             return
@@ -256,7 +325,7 @@ class _Sections(Values):
                 self.problem(entry, f"{variable}: a timer's job has no ${{INSTANCE}}; write the value")
         own = {key: values.pop(key) for key in OF_A_TIMER}
         own["every"] = own["every"] or 0.0
-        where = f"{self.path}:{section.line}"
+        where = f"{section.file}:{section.line}"
         unit = Unit(name=name, kind=kind, where=where, env=self.envs.get(name, {}), **values)
         self.timers[name] = Timer(name=name, where=where, unit=unit, enabled=unit.enabled, **own)
 
@@ -264,7 +333,7 @@ class _Sections(Values):
         """Read one [health:…]."""
         kind = Kind.HEALTH
         self.unknown_keys(section, kind.value)
-        fresh = self.name(section, kind, name, self.check_headers)
+        fresh = self.name(section, kind.value, name, self.check_headers)
         values, faulty = self.values(section, kind)
         if not fresh:
             return
@@ -275,7 +344,7 @@ class _Sections(Values):
         agreement.asking(self, section, way, values, faulty)
         if way == "exec":
             agreement.identity(self, section, values)
-        where = f"{self.path}:{section.line}"
+        where = f"{section.file}:{section.line}"
         surroundings = {key: values.pop(key) for key in agreement.OF_EXEC}
         command, unit = values.pop("exec"), None
         if command:  # its name is one that no section can have
@@ -290,11 +359,11 @@ class _Sections(Values):
             )
         self.checks[name] = Health(name=name, where=where, unit=unit, **values)
 
-    def name(self, section: Section, kind: Kind, name: str, taken: Mapping[str, Section]) -> bool:
+    def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
         """Whether the section has a name that it can have."""
         shown = f"[{ini.brief(section.name)}]"
         if not name:
-            self.problem(section, f"{shown} has no name; write [{kind.value}:NAME]")
+            self.problem(section, f"{shown} has no name; write [{kind}:NAME]")
         elif name == RESERVED_NAME:
             self.misnamed.add(name)
             self.problem(section, f"{shown}: impetusd itself has that name; choose another")
@@ -307,7 +376,8 @@ class _Sections(Values):
             return True
         else:
             other = taken[name]
-            if parts(other)[0] != kind.value:
-                text = f"[{ini.brief(other.name)}] on line {other.line} has that name; choose another"
+            if parts(other)[0] != kind:
+                at = f"on line {other.line}" if other.file == section.file else f"at {other.file}:{other.line}"
+                text = f"[{ini.brief(other.name)}] {at} has that name; choose another"
                 self.problem(section, f"{shown}: {text}")
         return False

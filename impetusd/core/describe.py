@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from impetusd.core import schema
-from impetusd.core.model import Kind
+from impetusd.core.model import Health, Kind, Timer, Unit
 
 if TYPE_CHECKING:
-    from impetusd.core.model import Health, Timer, Unit
+    from typing import Any
 
 
 def unit(unit: Unit) -> dict[str, str | list[str]]:
@@ -16,30 +16,38 @@ def unit(unit: Unit) -> dict[str, str | list[str]]:
 
     Values of variables are left out: they are where secrets are.
     """
-    return _described(unit.kind, unit, unit)
+    return _told(unit, unit)
 
 
 def timer(timer: Timer) -> dict[str, str | list[str]]:
     """The same of a timer, its command's keys included."""
-    return _described(Kind.TIMER, timer, timer.unit)
+    return _told(timer, timer.unit)
 
 
 def health(check: Health) -> dict[str, str | list[str]]:
     """The same of a health check; the keys of its command are there only if it has one."""
-    return _described(Kind.HEALTH, check, check.unit)
+    return _told(check, check.unit)
 
 
-def _described(kind: Kind, its: Unit | Timer | Health, unit: Unit | None) -> dict[str, str | list[str]]:
-    told: dict[str, str | list[str]] = {}
+def keys(each: Unit | Timer | Health) -> dict[str, tuple[Any, str]]:
+    """Each key that its section takes: the value, and how one would write it, without what looks secret."""
+    unit = each if isinstance(each, Unit) else each.unit
+    kind = each.kind if isinstance(each, Unit) else Kind.TIMER if isinstance(each, Timer) else Kind.HEALTH
+    told: dict[str, tuple[Any, str]] = {}
     for name, key in schema.keys_of(kind.value).items():
         field = "command" if name == "exec" else name
-        source = its if hasattr(its, field) else unit
+        source = each if hasattr(each, field) else unit
         if not hasattr(source, field):
             continue
         value = getattr(source, field)
         if key.value is schema.INSTANCES and unit is not None:
             value = value, unit.instances_max
-        told[name] = key.value.show(value) if value or key.default else ""
+        told[name] = value, key.value.show(value) if value or key.default else ""
+    return told
+
+
+def _told(each: Unit | Timer | Health, unit: Unit | None) -> dict[str, str | list[str]]:
+    told: dict[str, str | list[str]] = {name: text for name, (_, text) in keys(each).items()}
     if unit is not None:
         told["env"] = sorted(unit.env)
     return told

@@ -49,11 +49,16 @@ class Section:
         self.entries: dict[str, Entry] = {}
 
 
-def parse(text: str, file: str) -> tuple[list[Section], list[Problem]]:
-    """Read a whole file. Sections come in its order; one that is there twice comes twice, and is a problem."""
+def parse(
+    text: str, file: str, headers: dict[str, tuple[str, int]] | None = None
+) -> tuple[list[Section], list[Problem]]:
+    """Read a whole file. Sections come in its order; one that is there twice comes twice, and is a problem.
+
+    `headers`: file and line of each section so far, where other files were read before; those of this one are added.
+    """
     sections: list[Section] = []
     problems: list[Problem] = []
-    headers: dict[str, int] = {}  # the line on which each section began
+    headers = {} if headers is None else headers
     here: dict[str, tuple[int, list[str]]] | None = None  # of the section at hand: key -> line, lines of the value
     read: list[tuple[Section, dict[str, tuple[int, list[str]]]]] = []
     value: list[str] | None = None  # what an indented line would continue
@@ -82,9 +87,10 @@ def parse(text: str, file: str) -> tuple[list[Section], list[Problem]]:
             if not name:  # what stands under it is looked through for its form, and left out
                 continue
             if name in headers and not fault:
-                again = f"[{brief(name)}] is there already, on line {headers[name]}; merge the two"
-                problems.append(Problem(file, number, again))
-            headers.setdefault(name, number)
+                other, first = headers[name]
+                where = f"on line {first}" if other == file else f"at {other}:{first}"
+                problems.append(Problem(file, number, f"[{brief(name)}] is there already, {where}; merge the two"))
+            headers.setdefault(name, (file, number))
             read.append((Section(name, file, number), here))
             continue
         key, equals, rest = stripped.partition("=")

@@ -195,6 +195,15 @@ class Health:
     action: Action
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A `[group:NAME]`: a name for several units, in the order in which the section names them."""
+
+    name: str
+    where: str  # "file:line" of the section's header
+    members: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
     """Where an instance of impetusd lives. `state_dir` identifies it: one manager per state directory."""
@@ -233,6 +242,8 @@ class Config:
     units: Mapping[str, Unit]
     timers: Mapping[str, Timer] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    profile: str = ""  # whose [env:NAME@PROFILE] are laid over [env:NAME]; "" is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,16 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from impetusd.core import describe
-from impetusd.core.model import Kind
+from impetusd.core.model import Kind, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, TypeVar
 
-    from impetusd.core.model import Config, Health, Timer, Unit
+    from impetusd.core.model import Config, Health, Timer
 
     T = TypeVar("T", Unit, Timer, Health)
+    Described = dict[str, tuple[Any, str]]  # key -> its value, and that as it is shown
 
 
 class Effect(Enum):
@@ -53,7 +54,7 @@ class Key:
 class Change:
     """What becomes of one section."""
 
-    kind: str  # pool, program, timer or health; impetusd for its own section, which has no name
+    kind: str  # pool, program, timer, health or group; impetusd for its own section, which has no name
     name: str
     effect: Effect
     keys: tuple[Key, ...] = ()
@@ -72,27 +73,37 @@ def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: 
     before, after = old(0), new(0)
 
     def of_unit(was: Unit, unit: Unit) -> list[Key]:
-        keys = _differing(_described(was, describe.unit), _described(unit, describe.unit))
+        keys = _differing(_described(was), _described(unit))
         if was.per_instance or unit.per_instance:
             for index in range(1, instances(unit.name)):
                 one, other = old(index).units.get(unit.name), new(index).units.get(unit.name)
                 if one is not None and other is not None:
-                    more = _differing(_described(one, describe.unit), _described(other, describe.unit))
+                    more = _differing(_described(one), _described(other))
                     keys += [key for key in more if key.name not in {each.name for each in keys}]
         return keys
 
-    def of_job(written: Callable[[Any], dict[str, Any]]) -> Callable[[Any, Any], list[Key]]:
-        return lambda was, job: _differing(_described(was, written), _described(job, written))
+    def of_job(was: Timer | Health, job: Timer | Health) -> list[Key]:
+        return _differing(_described(was), _described(job))
 
-    access = _differing(_access(before), _access(after))
+    whole = _differing(_of_the_whole(before), _of_the_whole(after))
     changes = [
-        *([Change("impetusd", "", Effect.LIVE, tuple(access))] if access else []),
+        *([Change("impetusd", "", Effect.LIVE, tuple(whole))] if whole else []),
+        *_groups(before, after),
         *_changes(before.units, after.units, lambda unit: unit.kind.value, of_unit, _effect),
         # What these run is started anew each time, so all of it is live.
-        *_changes(before.timers, after.timers, lambda _: "timer", of_job(describe.timer)),
-        *_changes(before.health, after.health, lambda _: "health", of_job(describe.health)),
+        *_changes(before.timers, after.timers, lambda _: "timer", of_job),
+        *_changes(before.health, after.health, lambda _: "health", of_job),
     ]
     return sorted(changes, key=lambda change: change.effect is Effect.REMOVED)
+
+
+def _groups(before: Config, after: Config) -> Iterator[Change]:
+    """What the names of groups stand for: no process is touched by these."""
+    was = {name: ", ".join(group.members) for name, group in before.groups.items()}
+    now = {name: ", ".join(group.members) for name, group in after.groups.items()}
+    for name in dict.fromkeys([*now, *was]):
+        if now.get(name) != was.get(name):
+            yield Change("group", name, Effect.LIVE, (Key("members", was.get(name, ""), now.get(name, "")),))
 
 
 def _changes(
@@ -140,33 +151,23 @@ def _effect(unit: Unit, keys: set[str]) -> Effect:
     return Effect.RELOAD if unit.kind is Kind.POOL and not keys & OF_THE_SOCKET else Effect.RESTART
 
 
-def _access(whole: Config) -> dict[str, Any]:
-    return {name: list(getattr(whole.access, name)) for name in ("viewers", "operators", "admins")}
+def _of_the_whole(whole: Config) -> Described:
+    """What [impetusd] says of who may use it, and the profile."""
+    access = {name: getattr(whole.access, name) for name in ("viewers", "operators", "admins")}
+    return {**{name: (who, ", ".join(who)) for name, who in access.items()}, "profile": (whole.profile, whole.profile)}
 
 
-def _described(each: Any, written: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Its keys, with each variable as a key of its own."""
-    told = {name: value for name, value in written(each).items() if name != "env"}
-    env = getattr(getattr(each, "unit", each), "env", {})  # a timer or a health check has its command's
-    return {**told, **{f"env {name}": _Hidden(value) for name, value in env.items()}}
+def _described(each: Unit | Timer | Health) -> Described:
+    """Its keys, with each variable as a key of its own: compared, never shown."""
+    unit = each if isinstance(each, Unit) else each.unit  # a timer or a health check has its command's
+    env = unit.env if unit is not None else {}
+    return {**describe.keys(each), **{f"env {name}": (value, "(set)") for name, value in env.items()}}
 
 
-class _Hidden(str):
-    """The value of a variable: compared, never shown."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return "(set)"
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[Key]:
+def _differing(old: Described, new: Described) -> list[Key]:
+    nothing = "", ""
     return [
-        Key(name, _shown(old.get(name, "")), _shown(new.get(name, "")))
+        Key(name, old.get(name, nothing)[1], new.get(name, nothing)[1])
         for name in [*new, *(name for name in old if name not in new)]
-        if old.get(name, "") != new.get(name, "")
+        if old.get(name, nothing)[0] != new.get(name, nothing)[0]
     ]
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -124,6 +124,12 @@ def _size(value: Any) -> int:
     return value
 
 
+def _profile(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise ValueError(f"the name of a profile, or '' for none: a string of at most {MAX_NAME} characters")
+    return value
+
+
 class Param:
     """One parameter: how it is checked, and its value when it is left out (`required` when it may not be)."""
 
@@ -155,6 +161,7 @@ _ANY_NAMES = Param(_names, ())
 _NAMED = Param(_some_names, required=True)
 _WAIT = Param(_flag, True)
 _TOKEN = Param(_name, "")
+_ENV = Param(_profile)  # None: the profile that is in force
 _SIZE = Param(_size, 0)
 
 METHODS: Mapping[str, Method] = {
@@ -183,9 +190,9 @@ METHODS: Mapping[str, Method] = {
         last=_SIZE,
         wait=Param(_flag, False),
     ),
-    "plan": Method(VIEWER, idempotent=True, slow=True),
+    "plan": Method(VIEWER, idempotent=True, slow=True, env=_ENV),
     # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
-    "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
+    "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV),
     "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "upgrade": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),

@@ -13,11 +13,11 @@ from impetusd.core.model import Access, ConfigError, Listen, Paths, Problem
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from impetusd.core.ini import Entry, Section
-    from impetusd.core.model import Health, Host, Timer, Unit
+    from impetusd.core.model import Group, Health, Host, Timer, Unit
     from impetusd.core.schema import Key
 
 # What a `${}` may name besides the environment; in this order they become known.
@@ -41,9 +41,10 @@ def locate(text: str, path: str, environ: Mapping[str, str]) -> Paths:
     return paths
 
 
-def error_of(problems: Iterable[Problem]) -> ConfigError:
-    """Each problem once, by line."""
-    return ConfigError(tuple(sorted(dict.fromkeys(problems), key=lambda problem: problem.line)))
+def error_of(problems: Iterable[Problem], files: Sequence[str] = ()) -> ConfigError:
+    """Each problem once, file by file in the order of `files`, by line."""
+    order = {file: number for number, file in enumerate(files)}
+    return ConfigError(tuple(sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, 0), each.line))))
 
 
 class Reading:
@@ -79,7 +80,7 @@ class Reading:
 
     def paths(self, sections: list[Section]) -> Paths:
         """Where the instance lives; makes the directories known to every reference that is read later."""
-        own = own_section(sections)
+        own = own_section(sections, self.path)
         entries = own.entries if own else {}
         system = self.path.startswith("/etc/")
         keys = schema.keys_of(schema.IMPETUSD)
@@ -119,7 +120,8 @@ class Values(Reading):
         self.units: dict[str, Unit] = {}
         self.timers: dict[str, Timer] = {}
         self.checks: dict[str, Health] = {}
-        self.headers: dict[str, Section] = {}  # the sections of `units` and `timers`, which share their names
+        self.groups: dict[str, Group] = {}
+        self.headers: dict[str, Section] = {}  # of `units`, `timers` and `groups`, which share their names
         self.check_headers: dict[str, Section] = {}  # the sections of `checks`
         self.misnamed: set[str] = set()  # told once, and not again wherever something refers to them
         self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for
@@ -190,7 +192,7 @@ class Values(Reading):
         socket = paths.control_socket
         if size(socket) <= schema.UNIX_PATH_BYTES:
             return
-        own = own_section(sections)
+        own = own_section(sections, self.path)
         entries = own.entries if own else {}
         at = next((entries[name] for name in ("run_dir", "base_dir") if name in entries), own)
         self.problem(
@@ -201,7 +203,7 @@ class Values(Reading):
 
     def access(self, sections: list[Section]) -> Access:
         """Who may use the control socket."""
-        own = own_section(sections)
+        own = own_section(sections, self.path)
         given: dict[str, tuple[str, ...]] = {}
         for name in ("viewers", "operators", "admins"):
             entry = own.entries.get(name) if own else None
@@ -224,8 +226,9 @@ def names_instance(value: str) -> bool:
     return "${INSTANCE}" in value or "${INSTANCE:" in value
 
 
-def own_section(sections: list[Section]) -> Section | None:
-    return next((section for section in sections if section.name == schema.IMPETUSD), None)
+def own_section(sections: list[Section], file: str) -> Section | None:
+    """[impetusd], which is in the main file or nowhere."""
+    return next((section for section in sections if (section.name, section.file) == (schema.IMPETUSD, file)), None)
 
 
 def parts(section: Section) -> tuple[str, str, str]:
@@ -234,7 +237,7 @@ def parts(section: Section) -> tuple[str, str, str]:
 
 
 def header(kind: str) -> str:
-    return "[impetusd]" if kind == schema.IMPETUSD else f"[{kind}:NAME]"
+    return f"[{kind}]" if kind in {schema.IMPETUSD, schema.INCLUDE} else f"[{kind}:NAME]"
 
 
 def place(section: Section, *keys: str) -> Section | Entry:

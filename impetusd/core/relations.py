@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 from impetusd.core import ini, schema, tree
 from impetusd.core.reading import parts, place
 
@@ -9,7 +11,7 @@ TYPE_CHECKING = False  # typing takes 2 ms to import, and every command that sta
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from impetusd.core.ini import Section
+    from impetusd.core.ini import Entry, Section
     from impetusd.core.model import Listen, Unit
     from impetusd.core.reading import Values
 
@@ -19,10 +21,16 @@ def relations(reading: Values, sections: list[Section]) -> None:
     for section in sections:
         kind, _, name = parts(section)
         shown = f"[{ini.brief(section.name)}]"
-        if kind == schema.ENV and not name:
+        if kind != schema.ENV:
+            continue
+        name, at_sign, profile = (part.strip() for part in name.partition("@"))
+        if not name:
             reading.problem(section, f"{shown} has no name; write [env:NAME] for the unit NAME")
-        elif kind == schema.ENV and name not in reading.headers and name not in reading.misnamed:
-            advice = hint(reading, name, reading.headers, "[env:{}]")
+        elif name in reading.groups:
+            text = f"{shown}: {name} is a group; write one for each of its members"
+            reading.problem(section, text)
+        elif name not in reading.headers and name not in reading.misnamed:
+            advice = hint(reading, name, reading.headers, f"[env:{{}}{at_sign}{profile}]")
             reading.problem(section, f"{shown}: there is no unit '{ini.brief(name)}'; {advice}")
     for name, unit in reading.units.items():
         for other in unit.depends_on:
@@ -39,6 +47,28 @@ def relations(reading: Values, sections: list[Section]) -> None:
 def hint(reading: Values, name: str, known: Iterable[str], form: str) -> str:
     near = reading.nearest(name, known)
     return f"did you mean {form.format(near)}?" if near else "name one that has a section"
+
+
+def members_of(reading: Values, at: Section | Entry, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The units that a group's `members` mean, each once."""
+    found: dict[str, None] = {}
+    for word in words:
+        units = [name for name in reading.units if fnmatch.fnmatchcase(name, word)]
+        found.update(dict.fromkeys(units))
+        if units or word in reading.misnamed:
+            continue
+        said = f"members: {ini.brief(word)}"
+        if word in reading.timers:
+            reading.problem(at, f"{said} is a timer, and a group is of pools and programs; remove it")
+        elif word in reading.groups:
+            reading.problem(at, f"{said} is a group; name its members")
+        elif any(char in word for char in "*?["):
+            reading.problem(at, f"{said} matches no unit; mend the pattern, or remove it")
+        else:
+            reading.problem(
+                at, f"members: there is no unit '{ini.brief(word)}'; {hint(reading, word, reading.units, '{}')}"
+            )
+    return tuple(found)
 
 
 def addresses(reading: Values) -> None:

@@ -73,8 +73,21 @@ timeout = 2h
 
 """
 
+GROUP = """
+; A group: one name for several units, in every command. Remove the ; of two lines to have one.
+
+;[group:shop]
+"""
+
+INCLUDE = """
+; More files: each as if it stood here. Remove the ; of two lines to have them.
+
+;[include]
+"""
+
 ENVIRONMENT = """
-; What a unit finds in its environment, beyond PATH, HOME and the like.
+; What a unit finds in its environment, beyond PATH, HOME and the like. After `impetusd start --env
+; production` (or apply) what [env:web@production] has is laid over it, until another --env.
 
 [env:web]
 DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
@@ -105,7 +118,7 @@ def sample(base_dir: str = "") -> str:
         shared = [key.name for key in pool if kind in key.sections and key.name != "enabled"]
         parts += (head, _note(f"{who} takes, besides enabled, these keys of a pool: {_words(shared)}."))
         parts += _further(kind)
-    parts.append(ENVIRONMENT)
+    parts += (GROUP, *_further(schema.GROUP), INCLUDE, *_further(schema.INCLUDE), ENVIRONMENT)
     return "".join(parts)
 
 

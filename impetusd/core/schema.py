@@ -21,6 +21,8 @@ POOL = "pool"
 PROGRAM = "program"
 TIMER = "timer"
 HEALTH = "health"
+GROUP = "group"
+INCLUDE = "include"
 ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
 
 MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -509,6 +511,8 @@ KEYS: tuple[Key, ...] = (
     Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
     Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
     Key("admins", _OWN, "Who may use it", PEOPLE, "", "... that may do everything. They can run programs as the user that runs impetusd.", "alice, 1001"),
+    # other files
+    Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns, relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
@@ -526,6 +530,7 @@ KEYS: tuple[Key, ...] = (
     Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
     Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX.", "log:listening on port"),
     Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
+    Key("members", (GROUP,), "When it runs", WORDS, "", "Pools and programs, by name or pattern, that the group's name stands for in every command. Required.", "web, db"),
     # restart policy
     Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
     Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is left alone.", "0, 2"),
@@ -606,7 +611,10 @@ KEYS: tuple[Key, ...] = (
 SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}
 
 
-_OF_SECTION = {section: {key.name: key for key in KEYS if section in key.sections} for section in (IMPETUSD, *_EVERY)}
+_OF_SECTION = {
+    section: {key.name: key for key in KEYS if section in key.sections}
+    for section in (IMPETUSD, INCLUDE, *_EVERY, GROUP)
+}
 
 
 def keys_of(section: str) -> dict[str, Key]:

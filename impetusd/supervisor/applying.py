@@ -14,11 +14,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core import config, schema, switches
+from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.model import Config, ConfigError, Unit
 from impetusd.core.plan import Change, Effect, plan, refusal
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
 from impetusd.host import this_host
+from impetusd.source import PROFILE, remembered_profile
+from impetusd.source import read as read_source
 from impetusd.supervisor.entry import Entry, Role
 from impetusd.supervisor.state import replace
 
@@ -42,7 +45,9 @@ class Configuration:
 
     def _parse(self, instance: int) -> Config:
         saved = self._saved
-        parsed = config.parse(saved["text"], self._conf, saved["environ"], this_host(), instance=instance)
+        included = tuple((path, text) for path, text in saved.get("included", ()))  # none, says an older impetusd
+        source = Source(self._conf, saved["text"], included)
+        parsed = config.parse_all(source, saved["environ"], this_host(), profile=self.profile, instance=instance)
         return switches.without(parsed, saved["disabled"])
 
     @property
@@ -50,6 +55,12 @@ class Configuration:
         """What `${VAR}` in it means: the environment of whoever started the daemon."""
         environ: dict[str, str] = self._saved["environ"]
         return environ
+
+    @property
+    def profile(self) -> str:
+        """The profile in force; "" for none."""
+        name: str = self._saved.get("profile", "")
+        return name
 
     def with_disabled(self, names: Collection[str]) -> str:
         """What would be remembered with these switched off."""
@@ -62,19 +73,35 @@ class Configuration:
         return names
 
 
-def read(conf: str, state_dir: str, environ: Mapping[str, str]) -> str:
-    """The file as it is on the disk, the names that are switched off, and the environment that references see.
+def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | None) -> str:
+    """The files as they are on the disk, the names that are switched off, the profile, and what references see.
 
-    Raises OSError.
+    All of it is remembered, so that nothing that comes later depends on the disk. `profile`: None is the one that was in
+    force last. Raises OSError, ConfigError.
     """
-    with open(conf, encoding="utf-8", errors="surrogateescape") as file:
-        text = file.read()
+    if profile is None:
+        profile = remembered_profile(state_dir)
+    source = read_source(conf, environ)
+    if source.problems:
+        config.parse_all(source, environ, this_host(), profile=profile)  # which tells these with all others
     try:
         with open(f"{state_dir}/{switches.FILE}", encoding="utf-8", errors="replace") as file:
             disabled = switches.parse(file.read())
     except FileNotFoundError:
         disabled = []
-    return json.dumps({"text": text, "environ": dict(environ), "disabled": disabled})
+    kept = {"text": source.text, "included": source.included, "profile": profile}
+    return json.dumps({**kept, "environ": dict(environ), "disabled": disabled})
+
+
+def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> None:
+    """Have the disk say which profile is in force, for the daemon after this one."""
+    if profile == remembered_profile(state_dir):
+        return
+    try:
+        replace(f"{state_dir}/{PROFILE}", f"{profile}\n".encode())
+    except OSError as error:
+        told = f"the profile {profile or '(none)'} is not remembered over the end of impetusd"
+        tell(f"{told}: cannot write {error.filename}: {error.strerror}")
 
 
 class Applying:
@@ -106,15 +133,20 @@ class Applying:
         self._state: dict[str, Any] | None = None  # of the last apply
         self._going_over = False
 
-    async def _read(self, disabled: Collection[str] | None = None) -> tuple[Configuration, list[Change]]:
+    async def _read(
+        self, profile: str | None, disabled: Collection[str] | None = None
+    ) -> tuple[Configuration, list[Change]]:
         """What the disk has, and what it would change. ProtocolError with every problem.
+
+        `profile`: another one than is in force.
 
         With `disabled` it is what is in force, with these names switched off.
         """
 
         def both() -> tuple[Configuration, list[Change]]:
             if disabled is None:
-                remembered = read(self._conf, self._state_dir, self._present.environ)
+                name = self._present.profile if profile is None else profile
+                remembered = read(self._conf, self._state_dir, self._present.environ, name)
             else:
                 remembered = self._present.with_disabled(disabled)
             configuration = Configuration(self._conf, remembered)
@@ -132,9 +164,9 @@ class Applying:
             raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
         return found, changes
 
-    async def plan(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def plan(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method `plan`."""
-        changes = (await self._read())[1]
+        changes = (await self._read(params["env"]))[1]
         return {"changes": [change.row() for change in changes]}
 
     async def apply(self, params: dict[str, Any], disabled: Collection[str] | None = None) -> dict[str, Any]:
@@ -147,7 +179,7 @@ class Applying:
         if self._going_over:
             raise ConnectionAbortedError  # the next supervisor answers
         try:
-            configuration, changes = await self._read(disabled)
+            configuration, changes = await self._read(params.get("env"), disabled)
         except ProtocolError as error:
             self._record("config", what="refused", changes=[], reason=error.message[:2000])
             raise
@@ -182,13 +214,19 @@ class Applying:
         return await self._switch(params, set(self._present.disabled) - set(self._named(params["names"])))
 
     def _named(self, names: list[str]) -> list[str]:
+        """Units and timers by their names, and by those of groups."""
         present = self._present.at(0)
+        found: list[str] = []
         for name in names:
-            if name not in present.units and name not in present.timers:
-                near = schema.nearest(name, [*present.units, *present.timers])
-                hint = f"; did you mean {near}?" if near else "; name a unit or a timer, as the INI file does"
+            if name in present.groups:
+                found += present.groups[name].members
+            elif name in present.units or name in present.timers:
+                found.append(name)
+            else:
+                near = schema.nearest(name, [*present.units, *present.timers, *present.groups])
+                hint = f"; did you mean {near}?" if near else "; name a unit, a timer or a group, as the INI file does"
                 raise ProtocolError(FAILED, f"there is no {name}{hint}", EXIT_UNKNOWN_NAME)
-        return names
+        return found
 
     async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:
         if names != set(self._present.disabled):

@@ -11,7 +11,7 @@ from typing import Any
 import impetusd
 from impetusd.core import tree
 from impetusd.core.lifecycle import Slot, State, Want, is_unkillable
-from impetusd.core.model import Kind, Paths, Unit
+from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError, Request
 from impetusd.supervisor.control import Progress
 from impetusd.supervisor.engine import Engine
@@ -32,7 +32,7 @@ class Commands:
         starter: Starter,
         rows: Rows,
         *,
-        paths: Paths,
+        configuration: Config,
         pids: tuple[int, int],
         saved: Callable[[], Awaitable[None]],
         quiesce: Callable[[str], None],
@@ -50,7 +50,9 @@ class Commands:
         self._attention = attention
         self._engine = engine
         self._starter = starter
-        self._paths = paths
+        self._paths = configuration.paths
+        self._profile = configuration.profile
+        self._groups = configuration.groups
         self._shim_pid, self._own_pid = pids
         self._saved = saved
         self._quiesce = quiesce
@@ -97,11 +99,11 @@ class Commands:
     # Names.
 
     def find(self, patterns: Iterable[str]) -> list[Entry]:
-        """The slots that `patterns` name: units, slots, or globs over either. Raises ProtocolError for an unknown one."""
+        """The slots that `patterns` name: units, slots, groups, or globs over them. ProtocolError for an unknown one."""
         found: dict[str, Entry] = {}
         for pattern in patterns:
             named = [e for e in self._engine.entries.values() if self._is_named(e, pattern)]
-            if not named and pattern not in self._engine.units:
+            if not named and pattern not in self._engine.units and pattern not in self._groups:
                 raise ProtocolError(FAILED, f"there is no {pattern}{self._near(pattern)}", EXIT_UNKNOWN_NAME)
             if not named:
                 raise ProtocolError(FAILED, f"{pattern} is switched off ({OFF})", EXIT_FAILED)
@@ -109,14 +111,16 @@ class Commands:
         return [entry for entry in self._engine.entries.values() if entry.name in found]
 
     def _is_named(self, entry: Entry, pattern: str) -> bool:
-        return any(
-            fnmatch.fnmatchcase(name, pattern) for name in (entry.unit.name, entry.name, self._engine.shown(entry))
-        )
+        own = (entry.unit.name, entry.name, self._engine.shown(entry))
+        groups = (group.name for group in self._groups.values() if entry.unit.name in group.members)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in (*own, *groups))
 
     def _near(self, pattern: str) -> str:
         import difflib
 
-        names = list(dict.fromkeys([*self._engine.units, *map(self._engine.shown, self._engine.entries.values())]))
+        names = list(
+            dict.fromkeys([*self._engine.units, *self._groups, *map(self._engine.shown, self._engine.entries.values())])
+        )
         near = difflib.get_close_matches(pattern, names, 1)
         return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(self._engine.units) or 'nothing'}"
 
@@ -130,15 +134,23 @@ class Commands:
             "version": impetusd.__version__,
             "shim": {"pid": self._shim_pid},
             "supervisor": {"pid": self._own_pid},
+            "profile": self._profile,
         }
 
     def _status(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
         entries = self.find(names) if names else self._rows.shown()
-        return {**self._who(), "units": self._rows.of(entries), "attention": self._attention()}
+        groups = {group.name: group.members for group in self._groups.values()}
+        return {**self._who(), "units": self._rows.of(entries), "groups": groups, "attention": self._attention()}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        return {"units": [self._rows.details(entry) for entry in self.find([params["name"]])]}
+        name = params["name"]
+        groups = [group for group in self._groups.values() if fnmatch.fnmatchcase(group.name, name)]
+        return {
+            "units": [self._rows.details(entry) for entry in self.find([name])],
+            "groups": [{"name": each.name, "members": each.members, "where": each.where} for each in groups],
+            "profile": self._profile,
+        }
 
     def _logs(self, params: dict[str, Any]) -> dict[str, Any]:
         own = "impetusd"
@@ -283,6 +295,8 @@ class Commands:
 
     async def _scale(self, params: dict[str, Any]) -> dict[str, Any]:
         unit = self._engine.units.get(params["name"])
+        if params["name"] in self._groups:
+            raise ProtocolError(FAILED, f"{params['name']} is a group; scale its members one by one", EXIT_USAGE)
         if unit is None:
             unit = self.find([params["name"]])[0].unit
             raise ProtocolError(FAILED, f"{params['name']} is one slot; scale {unit.name} instead", EXIT_USAGE)

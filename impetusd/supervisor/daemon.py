@@ -30,7 +30,7 @@ from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
 from impetusd.supervisor import audit, record
 from impetusd.supervisor.ageing import Ageing
-from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, read
+from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, keep_profile, read
 from impetusd.supervisor.checks import Checks
 from impetusd.supervisor.commands import Commands, is_stuck
 from impetusd.supervisor.console import JournalWriter, is_journal
@@ -65,8 +65,14 @@ SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are writte
 class Daemon:
     """The supervisor's parts and the threads between them."""
 
-    def __init__(self, conf: str, paths: Paths, *, boot: bool, link: Link | None = None) -> None:
-        """`boot`: start what has autostart without being asked, as `impetusd run` wants it. `link`: to the shim."""
+    def __init__(
+        self, conf: str, paths: Paths, *, boot: bool, profile: str | None = None, link: Link | None = None
+    ) -> None:
+        """`boot`: start what has autostart without being asked, as `impetusd run` wants it. `link`: to the shim.
+
+        `profile`: the one to begin with; None is the one that was in force last.
+        """
+        self._profile = profile
         self._conf = conf
         self._paths = paths
         self._boot = boot
@@ -87,6 +93,7 @@ class Daemon:
             self._writer.close()
             self._link.send([{"op": "quit"}])
             return
+        keep_profile(self._paths.state_dir, self._configuration.profile, self._writer.line)
         self._bind_notify()
         self._engine.adopt(self._link.table)
         self._applying.resume(blobs)
@@ -120,7 +127,7 @@ class Daemon:
         blobs = self._link.blobs
         first = CONFIG not in blobs
         if first:
-            blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ)
+            blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ, self._profile)
             self._link.send([{"op": "put", "key": CONFIG, "blob": blobs[CONFIG]}])
         self._configuration = Configuration(self._conf, blobs[CONFIG])
         before = Configuration(self._conf, blobs[BEFORE]) if BEFORE in blobs else None
@@ -206,7 +213,7 @@ class Daemon:
             engine,
             starter,
             rows,
-            paths=self._paths,
+            configuration=configuration,
             pids=(self._link.pid, os.getpid()),
             saved=self._saved,
             quiesce=self._quiesce,
@@ -523,11 +530,11 @@ class Daemon:
 def main() -> NoReturn:
     """Run. The exit status only tells the shim's log; whether to start again is said over the channel."""
     fields = json.loads(sys.argv[2])
-    boot = fields.pop("boot", False)
+    boot, profile = fields.pop("boot", False), fields.pop("profile", None)
     paths = Paths(**fields)
 
     async def run() -> None:
-        await Daemon(sys.argv[1], paths, boot=boot).run()
+        await Daemon(sys.argv[1], paths, boot=boot, profile=profile).run()
 
     asyncio.run(run())
     sys.exit(0)

@@ -44,6 +44,7 @@ def main() -> NoReturn:
     """Prove it, or say why not."""
     fields = json.loads(sys.argv[2])
     boot = fields.pop("boot", False)
+    fields.pop("profile", None)  # the one in force is in the configuration
     code = 0
     with tempfile.TemporaryDirectory(prefix="impetusd-") as folder:
         try:

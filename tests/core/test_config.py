@@ -444,7 +444,7 @@ class TestProblems:
         ("text", "line", "says"),
         [
             # sections
-            ("[worker:web]", 1, "[worker:web] is no section of impetusd; there are [impetusd], [pool:NAME]"),
+            ("[worker:web]", 1, "[worker:web] is no section of impetusd; there are [impetusd], [include], [pool:NAME]"),
             ("[timers:x]", 1, "[timers:x] is no section of impetusd; did you mean [timer:x]?"),
             ("[progam:db]", 1, "[progam:db] is no section of impetusd; did you mean [program:db]?"),
             ("[impetusd:x]", 1, "[impetusd:x]: this section takes no name; write [impetusd]"),

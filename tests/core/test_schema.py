@@ -280,6 +280,7 @@ class TestTable:
         fields[schema.IMPETUSD] = {*reading.DIRECTORIES, *(field.name for field in dataclasses.fields(Access))}
         fields["timer"] |= fields["program"]  # of its job
         fields["health"] |= {"exec", *agreement.OF_EXEC}
+        fields |= {"group": {"members"}, "include": {"files"}}
         assert all(key.name in fields[section] for section in key.sections)
 
     def test_where_there_is_no_default_there_is_an_example(self, key):
@@ -305,6 +306,7 @@ def test_no_key_is_there_twice_for_a_section():
 
 
 HEADER = re.compile(r";?\[(\w+)(:\w+)?]$")
+OPTIONAL = {"group": ";[group:shop]", "include": ";[include]"}  # sections that are commented out
 # What the sample sets, so that the default below it is not in force.
 LIVE = {("pool", "instances"), ("program", "wait_ready"), ("pool", "kill_signal"), ("pool", "enabled")}
 LIVE |= {("health", "interval"), ("health", "action"), ("timer", "timeout")}
@@ -384,6 +386,7 @@ class TestSample:
         names = {each.partition("=")[0].strip() for each in wanted} | ALONE.get(name, set())
         lines, here = [], ""
         for each in sample.sample().splitlines():
+            each = each[1:] if each == OPTIONAL.get(section) else each
             if header := HEADER.match(each):
                 here = header[1]
             # a key that the sample sets already is moved, not doubled

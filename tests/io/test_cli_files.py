@@ -67,7 +67,7 @@ class TestWhichFile:
 
     def test_bytes_that_are_no_utf8_are_told_with_their_line(self, cli, tmp_path):
         (tmp_path / "impetusd.ini").write_bytes(b"[impetusd]\n; \xe9\n")
-        assert f"{tmp_path}/impetusd.ini:2: this is not UTF-8" in cli("check")[2]
+        assert f"{tmp_path}/impetusd.ini:2: this is not UTF-8" in cli("check")[1]
 
     def test_directories_that_cannot_be_told_are_a_mistake_of_the_operator(self, cli, tmp_path):
         (tmp_path / "impetusd.ini").write_text("[impetusd]\nrun_dir = ${NOT_SET_ANYWHERE}\n")

@@ -162,7 +162,13 @@ def test_a_daemon_that_does_not_answer_in_time_is_told(paths, daemons, monkeypat
     monkeypatch.setattr(
         launch,
         "shim_argv",
-        lambda paths: [sys.executable, f"{HERE}/fake_shim.py", *real(paths)[-2:], "mute", daemons.starts_file],
+        lambda paths, *, profile: [
+            sys.executable,
+            f"{HERE}/fake_shim.py",
+            *real(paths)[-2:],
+            "mute",
+            daemons.starts_file,
+        ],
     )
     before = tree.children()
     with pytest.raises(control.ControlError, match="does not answer"):

@@ -1,0 +1,133 @@
+"""A configuration of several files, groups and profiles, on a real impetusd."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from instance import Instance, program, wait_for
+
+READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
+THREE = f"[program:one]\n{READY}[program:two]\n{READY}[program:three]\n{READY}"
+GROUP = "[group:pair]\nmembers = one, two\n"
+
+
+def running(instance: Instance) -> set[str]:
+    return {name for name, row in instance.status().rows.items() if row.state == "RUNNING"}
+
+
+def test_a_group_stands_for_its_members_in_every_command(anyone: Instance) -> None:
+    anyone.start(THREE + GROUP)
+    before = anyone.settle().pids
+    assert "stopped: one, two" in anyone.run("stop", "pair").out
+    assert running(anyone) == {"three"}
+    assert {row["name"] for row in json.loads(anyone.run("status", "--json", "pair", code=None).out)["units"]} == {
+        "one",
+        "two",
+    }
+    anyone.run("start", "pair")
+    assert running(anyone) == {"one", "two", "three"}
+    second = anyone.status().pids
+    anyone.run("restart", "pair")
+    third = anyone.status().pids
+    assert [before["three"], third["one"] != second["one"], third["two"] != second["two"]] == [
+        third["three"],
+        True,
+        True,
+    ]
+    out = anyone.run("describe", "pair").out
+    assert out.startswith(f"pair (group), configured in {anyone.conf}:10\n  members     one, two\n")
+    assert "three" not in out
+    assert "switched off" not in anyone.run("logs", "pair").err
+    assert "pair is a group; scale its members" in anyone.run("scale", "pair", "2", code=2).err
+    anyone.run("disable", "pair")
+    assert running(anyone) == {"three"}
+    assert "pair is switched off" in anyone.run("start", "pair", code=1).err
+    anyone.run("enable", "pair")
+    assert running(anyone) == {"one", "two", "three"}
+    assert "did you mean pair?" in anyone.run("stop", "pairr", code=4).err
+    assert anyone.status().pids["three"] == before["three"]
+
+
+def test_a_groups_change_touches_no_process(impetusd: Instance) -> None:
+    before = impetusd.start(THREE + GROUP)
+    impetusd.write(THREE + GROUP.replace("one, ", "three, "))
+    assert "members: one, two" in impetusd.run("plan", code=1).out
+    impetusd.run("apply")
+    assert impetusd.status().pids == before.pids
+    impetusd.run("stop", "pair")
+    assert running(impetusd) == {"one"}
+    impetusd.run("stop")
+    impetusd.run("start", "pair")  # its name is known where no daemon runs, too
+    assert running(impetusd) == {"two", "three"}
+
+
+def test_what_is_included_is_kept_with_the_rest(anyone: Instance) -> None:
+    (anyone.root / "conf.d").mkdir()
+    anyone.write(f"[program:two]\n{READY}", "conf.d/two.ini")
+    before = anyone.start(f"[include]\nfiles = conf.d/*.ini\n[program:one]\n{READY}")
+    assert set(before.pids) == {"one", "two"}
+    anyone.write("[program:two]\ncomand = x\n", "conf.d/two.ini")
+    for command in ("check", "plan", "apply"):
+        result = anyone.run(command, code=2)
+        assert f"{anyone.root}/conf.d/two.ini:2: 'comand' is no key" in result.out + result.err
+    anyone.kill(before.supervisor)  # what is in force does not depend on the disk
+    wait_for(lambda: anyone.status().supervisor != before.supervisor, "the next supervisor")
+    assert anyone.status().pids == before.pids
+    anyone.write(f"[program:three]\n{READY}", "conf.d/two.ini")
+    anyone.run("apply")
+    assert set(anyone.settle().pids) == {"one", "three"}
+
+
+def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: None) -> None:
+    (impetusd.root / "conf.d").mkdir()
+    more = impetusd.write(f"[program:two]\n{READY}", "conf.d/two.ini")
+    before = impetusd.start(f"[include]\nfiles = conf.d/*.ini\n[program:one]\n{READY}")
+    told = f"{more}:1: every user may write it, and impetusd runs as root what this file says; run: chmod go-w {more}"
+    more.chmod(0o646)
+    for command in ("plan", "apply", "start"):
+        assert told in impetusd.run(command, code=2).err
+    assert told in impetusd.run("check", code=2).out
+    more.chmod(0o644)
+    os.chown(more, 12345, 12345)
+    assert "belongs to neither root nor the owner" in impetusd.run("apply", code=2).err
+    os.chown(more, 0, 0)
+    impetusd.conf.chmod(0o666)
+    assert f"{impetusd.conf}:1: every user may write it" in impetusd.run("apply", code=2).err
+    impetusd.conf.chmod(0o644)
+    impetusd.run("apply")
+    assert impetusd.status().pids == before.pids
+
+
+def test_a_profile_is_planned_kept_and_shown(anyone: Instance) -> None:
+    text = f"{THREE}[env:one@production]\nSIZE = large\n[env:two@staging]\nSIZE = small\n"
+    anyone.write(text)
+    anyone.run("start", "--env", "production")
+    before = anyone.settle()
+
+    def sees(name: str) -> str:
+        text = Path(f"/proc/{anyone.status().pids[name]}/environ").read_text(encoding="utf-8")
+        environ = (line.partition("=") for line in text.split("\0"))
+        return {key: value for key, _, value in environ}.get("SIZE", "")
+
+    assert (sees("one"), sees("two")) == ("large", "")
+    assert anyone.run("status").out.endswith("\nprofile production\n")
+    assert "profile production" in anyone.run("describe", "one").out
+    anyone.run("apply")
+    assert anyone.status().pids == before.pids  # without --env it is the one in force
+    assert "apply --env staging" in anyone.run("start", "--env", "staging", code=1).err
+    out = anyone.run("plan", "--env", "staging", code=1).out
+    assert "profile: production" in out
+    assert out.endswith("apply --env staging\n")
+    anyone.run("apply", env={**anyone.environ, "IMPETUSD_ENV": "staging"})
+    after = anyone.settle()
+    assert (sees("one"), sees("two")) == ("", "small")
+    assert after.pids["three"] == before.pids["three"]
+    assert "no section is for the profile prod" in anyone.run("apply", "--env", "prod", code=2).err
+    anyone.run("stop")
+    anyone.run("start")  # over the daemon's end, too
+    assert (sees("one"), sees("two")) == ("", "small")
+    anyone.run("apply", "--env", "")
+    assert (sees("one"), sees("two")) == ("", "")
+    assert "profile" not in anyone.run("status").out
