@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,7 +42,7 @@ def main() -> int:
     with open(starts, "a", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {int(boot)} {os.getsid(0)}\n")
     if behaviour == "mute":
-        time.sleep(60)
+        signal.pause()
     fake.bind()
     fake.listen()
     ended.wait()

@@ -40,6 +40,11 @@ def simulated(scenario):
         return runner.run(scenario())
 
 
+async def passes(seconds):
+    """So much of that loop's time goes by, and what is due meanwhile happens."""
+    await asyncio.sleep(seconds)
+
+
 def check(**changes):
     fields = {
         "name": "web",

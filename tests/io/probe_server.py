@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -92,10 +91,3 @@ def holds(server, _connection):
 def unused_port():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return sock.getsockname()[1]
-
-
-async def until(condition):
-    """Wait until `condition` holds, PATIENCE at most."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # what threads and real sockets do sets no event
-            await asyncio.sleep(0.01)

@@ -16,10 +16,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Self
+
+from waiting import wait_for
 
 from impetusd.shim import tree, wire
 
@@ -185,7 +186,7 @@ class Shim:
             return file.read()
 
     def until_logged(self, text: str) -> None:
-        until(lambda: text in self.log(), f"{text!r} in the shim's log")
+        wait_for(lambda: text in self.log(), f"{text!r} in the shim's log")
 
     # The supervisor's part.
 
@@ -328,14 +329,6 @@ def lines(fd: int, count: int) -> list[str]:
         assert part, f"the pipe ended after {text!r}"
         text += part
     return text.decode().split("\n")[:count]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what gives no event of its own."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
-        time.sleep(0.01)
 
 
 def exists(pid: int) -> bool:

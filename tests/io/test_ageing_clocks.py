@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from impetusd.core.lifecycle import Slot, State
 from impetusd.supervisor import ageing
@@ -50,10 +51,7 @@ class Bench:
         self.ageing.changed(entry, before)
 
     async def until_asked(self, count=1):
-        end = time.monotonic() + PATIENCE
-        while len(self.asked) < count:
-            assert time.monotonic() < end, self.asked
-            await asyncio.sleep(0.01)
+        await until(lambda: len(self.asked) >= count, lambda: self.asked)
 
 
 def run(scenario, **how):

@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from health_harness import check, simulated, unit
+from health_harness import check, passes, simulated, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ class World:
         self.asked.append((self.loop.time() - 1000.0, health.name, name))
         assert health.target not in self.asking, "two at once"
         self.asking.append(health.target)
-        await asyncio.sleep(self.took)
+        await passes(self.took)
         self.asking.remove(health.target)
         answer = self.answers[name]
         return answer() if callable(answer) else answer
@@ -112,7 +112,7 @@ class TestWhom:
         async def scenario():
             world = World(check())
             world.up()
-            await asyncio.sleep(16)
+            await passes(16)
             assert world.asked == [
                 (5.0, "web", "web:0"),
                 (5.0, "web", "web:1"),
@@ -130,7 +130,7 @@ class TestWhom:
         async def scenario():
             world = World(check(**changes))
             world.up()
-            await asyncio.sleep(16)
+            await passes(16)
             assert world.asked == [(5.0, "web", ""), (15.0, "web", "")]
             assert [row["target"] for row in world.checks.rows()] == ["web"]
 
@@ -140,19 +140,19 @@ class TestWhom:
         async def scenario():
             world = World(check(), workers=1)
             world.checks.begin()
-            await asyncio.sleep(100)
+            await passes(100)
             assert (world.row()["state"], world.row()["reason"]) == ("unknown", "web:0 is STOPPED")
             world.move(world["web:0"], State.STARTING)
-            await asyncio.sleep(100)
+            await passes(100)
             assert (world.row()["state"], world.row()["reason"]) == ("starting", "web:0 is STARTING")
             assert world.asked == []
             world.move(world["web:0"], State.RUNNING)
-            await asyncio.sleep(6)
+            await passes(6)
             assert world.row()["state"] == "healthy"
             world.move(world["web:0"], State.STOPPING, want=Want.DOWN)
             world.move(world["web:0"], State.STOPPED, want=Want.DOWN)
             asked = len(world.asked)
-            await asyncio.sleep(100)
+            await passes(100)
             assert len(world.asked) == asked
             assert (world.row()["state"], world.row()["at"], world.row()["failures"]) == ("unknown", None, 0)
 
@@ -162,13 +162,13 @@ class TestWhom:
         async def scenario():
             world = World(check())
             world.up()
-            await asyncio.sleep(6)
+            await passes(6)
             gone = world["web:1"]
             gone.dismissed = True
             world.move(gone, State.STOPPING, want=Want.DOWN)
             world.move(gone, State.STOPPED, want=Want.DOWN)
             world.entries.remove(gone)
-            await asyncio.sleep(100)
+            await passes(100)
             assert world.whom().count("web:1") == 1
             assert [row["target"] for row in world.checks.rows()] == ["web:0"]
             assert "web:1" not in world.checks.dump()
@@ -179,7 +179,7 @@ class TestWhom:
         async def scenario():
             world = World(check(enabled=False))
             world.up()
-            await asyncio.sleep(100)
+            await passes(100)
             assert (world.asked, world.checks.rows()) == ([], [])
 
         simulated(scenario)
@@ -191,7 +191,7 @@ class TestWhen:
             jitters = iter([0.2, 0.0, 0.999, 0.5, 0.5])
             world = World(check(), workers=1, jitter=lambda: next(jitters))
             world.up()
-            await asyncio.sleep(35)
+            await passes(35)
             assert [round(at, 1) for at, _, _ in world.asked] == [2.0, 11.0, 22.0, 32.0]
 
         simulated(scenario)
@@ -203,7 +203,7 @@ class TestWhen:
             world = World(check(), check(name="front", http="http://127.0.0.1/"), workers=8)
             world.took = 2.0  # 9 of them take longer than the interval
             world.up()
-            await asyncio.sleep(600)
+            await passes(600)
             asked = collections.Counter(world.whom())
             assert set(asked) == {"", *(f"web:{index}" for index in range(8))}
             assert max(asked.values()) - min(asked.values()) <= 1  # and in turn
@@ -215,9 +215,9 @@ class TestWhen:
             world = World(check())
             world.took = 1.0
             world.up()
-            await asyncio.sleep(5.5)  # web:0 is being asked, web:1 waits
+            await passes(5.5)  # web:0 is being asked, web:1 waits
             world.move(world["web:1"], State.STOPPING)
-            await asyncio.sleep(4)
+            await passes(4)
             assert world.whom() == ["web:0"]
 
         simulated(scenario)
@@ -227,10 +227,10 @@ class TestWhen:
             world = World(check(failures=1), workers=1)
             world.took, world.answers["web:0"] = 1.0, BAD
             world.up()
-            await asyncio.sleep(5.5)
+            await passes(5.5)
             world.move(world["web:0"], State.STOPPING)
             world.move(world["web:0"], State.RUNNING)
-            await asyncio.sleep(2)
+            await passes(2)
             assert (world.failed, world.told) == ([], [])
             assert (world.row()["state"], world.row()["reason"]) == ("starting", "not asked yet")
 
@@ -243,14 +243,14 @@ class TestAction:
             world = World(check())
             world.answers["web:1"] = BAD
             world.up()
-            await asyncio.sleep(26)
+            await passes(26)
             reason = "GET /health: 503 Service Unavailable: no database"
             assert world.failed == [(25.0, "web:1", f"unhealthy: {reason}")]
             assert world.told == [f"health:web: web:1 is unhealthy: {reason}"]
             assert world.row("web:0")["state"] == "healthy"
             assert (world.row("web:1")["state"], world.row("web:1")["reason"]) == ("starting", "web:1 is STOPPING")
             world.answers["web:1"] = OK
-            await asyncio.sleep(100)
+            await passes(100)
             assert world.told[1:] == ["health:web: web:1 is healthy again"]
             assert len(world.failed) == 1
 
@@ -262,8 +262,8 @@ class TestAction:
             world.answers[""] = BAD
             for name in ("web:1", "web:2", "web:0"):
                 world.move(world[name], State.RUNNING)
-                await asyncio.sleep(1)
-            await asyncio.sleep(200)
+                await passes(1)
+            await passes(200)
             assert [name for _, name, _ in world.failed] == ["web:1", "web:2", "web:0"]
             assert world.told == ["health:web: web is unhealthy: GET http://127.0.0.1/: " + BAD.text]
 
@@ -274,14 +274,14 @@ class TestAction:
             world = World(check(action=Action.ALERT), workers=1)
             world.answers["web:0"] = BAD
             world.up()
-            await asyncio.sleep(200)
+            await passes(200)
             sentence = "web:0 is unhealthy: GET /health: 503 Service Unavailable: no database"
             assert world.told == [f"health:web: {sentence}"]
             assert world.checks.attention() == [sentence]
             row = world.row()
             assert (row["state"], row["failures"], row["latency_ms"], row["action"]) == ("unhealthy", 20, 1.0, "alert")
             world.answers["web:0"] = OK
-            await asyncio.sleep(100)
+            await passes(100)
             assert world.told[1:] == ["health:web: web:0 is healthy again"]
             assert (world.checks.attention(), world.row()["reason"]) == ([], "")
             assert world.failed == []
@@ -293,7 +293,7 @@ class TestAction:
             world = World(check(), workers=1)
             world.answers["web:0"] = Result(False, "too many open files", blame=False)
             world.up()
-            await asyncio.sleep(200)
+            await passes(200)
             assert world.failed == []
             assert world.told == ["health:web: web:0 is unhealthy: GET /health: too many open files"]
 
@@ -308,10 +308,10 @@ class TestAction:
 
             world.answers["web:0"] = mistake
             world.up()
-            await asyncio.sleep(6)
+            await passes(6)
             assert world.row()["reason"] == "GET /health: could not be asked: KeyError('ours')"
             world.answers["web:0"] = OK
-            await asyncio.sleep(20)
+            await passes(20)
             assert (world.row()["state"], world.failed) == ("healthy", [])
 
         simulated(scenario)
@@ -321,11 +321,11 @@ class TestAction:
             world = World(check(action=Action.ALERT), workers=1)
             world.answers["web:0"] = BAD
             world.up()
-            await asyncio.sleep(100)
+            await passes(100)
             world.move(world["web:0"], State.STOPPED, want=Want.DOWN)
             world.answers["web:0"] = OK
             world.move(world["web:0"], State.RUNNING)
-            await asyncio.sleep(100)
+            await passes(100)
             assert len(world.told) == 1  # nobody was waiting to hear that it is healthy again
 
         simulated(scenario)
@@ -337,10 +337,10 @@ class TestLimits:
             world = World(check(failures=1, interval=1.0), workers=1)
             world.answers["web:0"] = BAD
             world.up()
-            await asyncio.sleep(30)
+            await passes(30)
             held = "a probe restarted it 28 s ago, and once in 60 s is enough"
             assert world.row()["reason"].endswith(f"; not restarted yet: {held}")
-            await asyncio.sleep(570)
+            await passes(570)
             times = [at for at, _, _ in world.failed]
             assert len(times) == 10
             assert all(later >= earlier + RESTART_EVERY for earlier, later in itertools.pairwise(times))
@@ -354,7 +354,7 @@ class TestLimits:
             world = World(check(), back=None)
             world.answers["web:0"] = world.answers["web:1"] = BAD
             world.up()
-            await asyncio.sleep(1000)
+            await passes(1000)
             assert [name for _, name, _ in world.failed] == ["web:0"]
             assert world.checks.attention() == [
                 (
@@ -363,7 +363,7 @@ class TestLimits:
                 )
             ]
             world.move(world["web:0"], State.STOPPED, want=Want.DOWN)  # the operator wants it so: it is not out
-            await asyncio.sleep(20)
+            await passes(20)
             assert [name for _, name, _ in world.failed] == ["web:0", "web:1"]
 
         simulated(scenario)
@@ -381,7 +381,7 @@ class TestLimits:
             world.answers.default_factory = lambda: lambda: chance.choice([OK, BAD])
             world.took = 0.05
             world.up()
-            await asyncio.sleep(600)
+            await passes(600)
             times = [at for at, _, _ in world.failed]
             assert len(times) <= 10
             assert all(later - earlier > 59.999 for earlier, later in itertools.pairwise(times))
@@ -399,11 +399,11 @@ class TestMemory:
             world = World(check(), workers=1, back=None)
             world.answers["web:0"] = BAD
             world.up()
-            await asyncio.sleep(16)  # two failures
+            await passes(16)  # two failures
             saved = world.saves[-1]
             world.take_over(between(saved), check())
             rows = world.checks.rows()
-            await asyncio.sleep(5.5)
+            await passes(5.5)
             return rows[0], world.told, world.failed
 
         return simulated(scenario)
@@ -426,11 +426,11 @@ class TestMemory:
             world = World(check(failures=1), workers=1)
             world.answers["web:0"] = BAD
             world.up()
-            await asyncio.sleep(6)
+            await passes(6)
             assert len(world.failed) == 1
             for _ in range(20):  # one supervisor after the other, each killed after 8 s
                 world.take_over(world.saves[-1], check(failures=1))
-                await asyncio.sleep(8)
+                await passes(8)
             times = [at for at, _, _ in world.failed]
             assert len(times) >= 2
             assert all(later >= earlier + RESTART_EVERY for earlier, later in itertools.pairwise(times))
@@ -444,7 +444,7 @@ class TestMemory:
             fail = world.checks._fail
             world.checks._fail = lambda *args: (world.saves.append("failed"), fail(*args))
             world.up()
-            await asyncio.sleep(6)
+            await passes(6)
             before, then = world.saves[-2:]
             assert then == "failed"
             assert json.loads(before)["restarts"] == {"web": 1005.0}
@@ -455,9 +455,9 @@ class TestMemory:
         async def scenario():
             world = World(check())
             world.up()
-            await asyncio.sleep(20)
+            await passes(20)
             saves = len(world.saves)
-            await asyncio.sleep(1000)
+            await passes(1000)
             assert len(world.saves) == saves
 
         simulated(scenario)

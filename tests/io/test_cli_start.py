@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from fake_supervisor import FakeSupervisor, failed_row, row
+from waiting import wait_for
 
 from impetusd import control, launch
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
@@ -317,11 +317,7 @@ def test_run_refuses_a_second_daemon(paths, cli):
 def test_run_becomes_the_daemon(daemons):
     process = daemons.popen("run")
     try:
-        deadline = time.monotonic() + 30
-        while not daemons.starts():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: daemons.starts() or process.poll() is not None, "its start")
         pid, boot, _ = daemons.starts()[0]
         assert (pid, boot) == (process.pid, 1)
     finally:

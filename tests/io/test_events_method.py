@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 
+from waiting import turns
+
 from impetusd.core.protocol import check_params
 from impetusd.supervisor import events, ledger
 from impetusd.supervisor.events import Events
@@ -40,7 +42,7 @@ def test_whoever_follows_is_answered_when_there_is_more(tmp_path):
         add()
         assert await ask(last=5) == ([1], 1)
         following = [asyncio.create_task(ask(after=1, wait=True)) for _ in range(3)]
-        await asyncio.sleep(0)
+        await turns()
         assert not any(each.done() for each in following)
         add()
         assert await asyncio.gather(*following) == [([2], 2)] * 3
@@ -61,7 +63,7 @@ def test_nobody_is_kept_for_ever(tmp_path, monkeypatch):
 def test_the_end_of_the_daemon_keeps_nobody_waiting(tmp_path):
     async def test(_, ask, method):
         following = asyncio.create_task(ask(wait=True))
-        await asyncio.sleep(0)
+        await turns()
         method.close()
         assert await following == ([], 0)
 

@@ -9,6 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from impetusd.supervisor import filewatch
 from impetusd.supervisor.filewatch import FileWatch, ignored, log_glob
@@ -41,11 +42,7 @@ class Bench:
 
     async def until(self, condition, meanwhile=lambda: None):
         """Wait for `condition`; `meanwhile` is done again and again, until the watching has begun and sees it."""
-        end = asyncio.get_running_loop().time() + PATIENCE
-        while not condition():
-            assert asyncio.get_running_loop().time() < end, (self.changes, self.told)
-            meanwhile()
-            await asyncio.sleep(0.2)
+        await until(lambda: condition() or meanwhile(), lambda: (self.changes, self.told))
 
     async def until_seen(self, path):
         """Write to a file until a change of it is told."""

@@ -8,6 +8,7 @@ import json
 import os
 
 import pytest
+from waiting import until
 
 from impetusd.supervisor import ledger
 from impetusd.supervisor.ledger import Ledger
@@ -51,14 +52,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path)
-
-
-async def until(condition):
-    for _ in range(3000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never came")
 
 
 def run(test):

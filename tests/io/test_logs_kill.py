@@ -11,7 +11,8 @@ import sys
 import threading
 
 import pytest
-from writer_harness import read, wait_for
+from waiting import wait_for
+from writer_harness import read
 
 from impetusd.supervisor.journal import Journal
 from impetusd.supervisor.lines import stamp

@@ -8,7 +8,8 @@ import shutil
 import threading
 
 import pytest
-from writer_harness import Bench, read, wait_for
+from waiting import wait_for
+from writer_harness import Bench, read
 
 from impetusd.supervisor import rotation
 from impetusd.supervisor.logs import Options

@@ -15,7 +15,8 @@ import tempfile
 import time
 
 import pytest
-from writer_harness import Bench, read, wait_for
+from waiting import wait_for
+from writer_harness import Bench, read
 
 from impetusd.supervisor import logfile, lost, rotation
 from impetusd.supervisor.logs import Options

@@ -10,7 +10,8 @@ import stat
 import threading
 
 import pytest
-from writer_harness import Bench, read, wait_for
+from waiting import wait_for
+from writer_harness import Bench, read
 
 from impetusd.supervisor import logfile, logs
 from impetusd.supervisor.logs import Options

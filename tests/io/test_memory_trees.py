@@ -12,6 +12,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from impetusd.core.lifecycle import Slot, State
 from impetusd.core.memory import MB
@@ -63,10 +64,7 @@ class Bench:
         return entry
 
     async def until(self, condition):
-        end = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < end, (self.asked, self.told)
-            await asyncio.sleep(0.01)
+        await until(condition, lambda: (self.asked, self.told))
 
     def end(self):
         self.memory.close()

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import turns, until
 
 from impetusd.shim import wire
 from impetusd.supervisor.entry import Role
@@ -108,13 +109,6 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     asyncio.run(limited())
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    while True:
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-
-
 def test_a_message_stays_in_the_socket_until_it_is_dealt_with(around):
     seen = []
 
@@ -141,7 +135,7 @@ def test_what_the_shim_has_not_heard_yet_is_heard_again_by_the_next_supervisor(a
             fill(life.link)
             around.know(around.say("READY=1"), "api")
             await until(lambda: seen)
-            await asyncio.sleep(0)
+            await turns()
             assert around.waiting()
 
     async def follows() -> None:

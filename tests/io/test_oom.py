@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 
 import pytest
+from waiting import wait_for
 
 from impetusd.supervisor.oom import FIRST_NAMESPACE, KEPT, Oom
 
@@ -108,16 +110,17 @@ def cramped():
             os.rmdir(path)
             continue
         yield f"{path}/cgroup.procs"
-        end = time.monotonic() + 30.0
-        while True:
-            try:
-                os.rmdir(path)
-                return
-            except OSError:  # what ended in it is not gone at once
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
+        wait_for(functools.partial(_removed, path), f"{path} to be empty")  # what ended in it is not gone at once
+        return
     pytest.skip("no memory cgroup can be made here")
+
+
+def _removed(cgroup):
+    try:
+        os.rmdir(cgroup)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture

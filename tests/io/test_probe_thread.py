@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from health_harness import check, unit
-from probe_server import PATIENCE, Server, holds, says, until, unused_port
+from probe_server import PATIENCE, Server, holds, says, unused_port
+from waiting import turns, until, wait_for
 
 from impetusd.core.health import Result
 from impetusd.core.model import Kind
@@ -86,7 +86,7 @@ class TestThread:
 
         async def scenario():
             asyncio.get_running_loop().create_task(in_thread(ask, PATIENCE))
-            await asyncio.sleep(0)
+            await turns()
 
         asyncio.run(scenario())
         assert not finished.is_set()
@@ -96,10 +96,7 @@ class TestThread:
     def test_nothing_is_left_between_two_questions(self):
         with Server(says()) as server:
             asyncio.run(asks().ask(check(http=server.url()), None))
-        end = time.monotonic() + PATIENCE
-        while any(thread.name == "probe" for thread in threading.enumerate()):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for(lambda: all(thread.name != "probe" for thread in threading.enumerate()), "the end of its threads")
 
 
 class TestWays:

@@ -8,8 +8,9 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from health_harness import simulated, unit
-from probe_server import PATIENCE, Server, holds, says, until, unused_port
+from health_harness import passes, simulated, unit
+from probe_server import PATIENCE, Server, holds, says, unused_port
+from waiting import until
 
 from impetusd.core.health import Result
 from impetusd.core.lifecycle import State
@@ -119,7 +120,7 @@ def test_it_is_asked_often_at_first_and_twice_a_second_later(monkeypatch):
     async def scenario():
         world = World(TCP)
         world.move(State.STARTING, 42)
-        await asyncio.sleep(60)
+        await passes(60)
         world.move(State.STOPPING, 42)
 
     simulated(scenario)
@@ -137,11 +138,11 @@ def test_it_is_asked_no_more_when_it_is_not_starting(monkeypatch, state):
     async def scenario():
         world = World(TCP)
         world.move(State.STARTING, 42)
-        await asyncio.sleep(1)
+        await passes(1)
         world.move(state, 42 if state in {State.STOPPING, State.RUNNING} else None)
         count = len(asked)
         assert (count > 1, world.reason) == (True, "")
-        await asyncio.sleep(60)
+        await passes(60)
         assert (len(asked), world.ready_pids) == (count, [])
 
     simulated(scenario)
@@ -159,13 +160,13 @@ def test_an_answer_to_the_process_before_is_not_one_of_the_next(monkeypatch):
     async def scenario():
         world = World(TCP)
         world.move(State.STARTING, 42)
-        await asyncio.sleep(0.01)
+        await passes(0.01)
         world.move(State.STARTING)  # it died; the next is not there yet
         world.move(State.STARTING, 43)
-        await asyncio.sleep(0.01)
+        await passes(0.01)
         assert release[0].cancelled()
         release[1].set_result(OK)
-        await asyncio.sleep(0.01)
+        await passes(0.01)
         assert world.ready_pids == [43]
 
     simulated(scenario)
@@ -191,7 +192,7 @@ def test_without_ready_nothing_is_asked(monkeypatch):
     async def scenario():
         world = World(None)
         world.move(State.STARTING, 42)
-        await asyncio.sleep(10)
+        await passes(10)
         assert (asked, world.reason) == ([], "")
 
     simulated(scenario)
@@ -231,7 +232,7 @@ def test_what_was_under_way_is_taken_up_by_the_next_supervisor(monkeypatch):
         world = World(TCP)
         world.entry.rec.slot = replace(world.entry.slot, state=State.STARTING, pid=42)
         world.readiness.begin([world.entry])
-        await asyncio.sleep(1)
+        await passes(1)
         assert world.ready_pids == [42]
 
     simulated(scenario)

@@ -9,7 +9,8 @@ import signal
 import sys
 
 import pytest
-from shim_harness import CGROUPS, PROGRAMS, Shim, exists, lines, poll, state, until
+from shim_harness import CGROUPS, PROGRAMS, Shim, exists, lines, poll, state
+from waiting import wait_for
 
 from impetusd.shim import wire
 
@@ -57,7 +58,7 @@ def row(life, process):
 def frozen(shim):
     """Stop the shim; what happens until SIGCONT it finds all at once."""
     os.kill(shim.pid, signal.SIGSTOP)
-    until(lambda: state(shim.pid) == "T", "the shim to stop")
+    wait_for(lambda: state(shim.pid) == "T", "the shim to stop")
 
 
 def dead(shim, life):
@@ -92,7 +93,7 @@ def test_a_dead_child_keeps_its_pid_until_its_exit_is_acknowledged(shim):
     shim.echo()
     assert state(pid) == "Z"
     shim.ack(process)
-    until(lambda: not exists(pid), "the zombie to be reaped")
+    wait_for(lambda: not exists(pid), "the zombie to be reaped")
 
 
 def test_an_ack_before_the_exit_and_a_second_one_do_nothing(shim):
@@ -126,7 +127,7 @@ def test_three_hundred_children_that_die_at_once_are_all_reported(shim):
     assert {process: shim.wait("exited", process).get("code") for process in processes} == processes
     shim.ack(*processes)
     shim.echo()
-    until(lambda: shim.children() == [shim.supervisor.pid], "all to be reaped")
+    wait_for(lambda: shim.children() == [shim.supervisor.pid], "all to be reaped")
 
 
 def test_two_hundred_children_leave_no_descriptor_behind(shim):
@@ -255,7 +256,7 @@ def test_an_exit_that_no_supervisor_saw_is_in_the_table_of_the_next(shim):
     assert row(life, process)["pid"] == pid
     assert state(pid) == "Z"
     shim.ack(process)
-    until(lambda: not exists(pid), "the zombie to be reaped")
+    wait_for(lambda: not exists(pid), "the zombie to be reaped")
 
 
 def test_what_a_dying_supervisor_had_sent_is_carried_out(shim):
@@ -317,7 +318,7 @@ def test_a_supervisor_that_falls_silent_is_replaced():
         before = shim.supervisor
         process, pid = shim.started("/bin/sleep", "1000")
         os.kill(before.pid, signal.SIGSTOP)
-        until(lambda: state(before.pid) == "T", "the supervisor to stop")
+        wait_for(lambda: state(before.pid) == "T", "the supervisor to stop")
         before.say({"op": "beat"})
         life = shim.next_life()
         assert row(life, process)["pid"] == pid
@@ -388,7 +389,7 @@ main.SPACING = 0
         shim.echo()
         assert "Too many open files" in shim.log()
         assert len(shim.open_fds()) == len(before)
-        until(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
+        wait_for(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
 
 
 def test_events_wait_for_a_supervisor_that_does_not_read(shim):
@@ -457,7 +458,7 @@ def test_an_orphan_is_adopted_and_reaped(shim):
     out = shim.pipe("out")
     process = shim.python("family.py", "orphan", fds={**QUIET, "1": "out"})
     pids = dict(line.split() for line in lines(out, 2))
-    until(lambda: not exists(int(pids["grandchild"])), "the orphan to be reaped")
+    wait_for(lambda: not exists(int(pids["grandchild"])), "the orphan to be reaped")
     shim.echo()
     assert shim.supervisor.heard == [event for event in shim.supervisor.heard if event["event"] == "spawned"]
     assert exists(int(pids["main"]))

@@ -8,7 +8,8 @@ import signal
 import sys
 
 import pytest
-from shim_harness import CGROUPS, PROGRAMS, Shim, exists, lines, state, until
+from shim_harness import CGROUPS, PROGRAMS, Shim, exists, lines, state
+from waiting import wait_for
 
 from impetusd.shim import tree
 
@@ -95,7 +96,7 @@ def test_a_daemon_that_hides_and_ignores_term_is_found_and_killed(shim):
     assert not exists(pids["main"])
     shim.signal(process, signal.SIGKILL, "tree")
     shim.wait("gone", process)
-    until(lambda: not exists(pids["grandchild"]), "it to be reaped")
+    wait_for(lambda: not exists(pids["grandchild"]), "it to be reaped")
     shim.echo()
     shim.supervisor.kill()
     assert shim.next_life().hello["table"] == []
@@ -108,10 +109,10 @@ def test_term_reaches_the_rest_after_the_main_process_has_ended(shim):
     assert (ended["signal"], ended["left"]) == (signal.SIGKILL, True)
     shim.signal(process, signal.SIGTERM, "rest")
     shim.wait("gone", process)
-    until(lambda: not exists(pids["child"]), "it to be reaped")
+    wait_for(lambda: not exists(pids["child"]), "it to be reaped")
     assert state(pids["main"]) == "Z"
     shim.ack(process)
-    until(lambda: not exists(pids["main"]), "the main process to be reaped")
+    wait_for(lambda: not exists(pids["main"]), "the main process to be reaped")
 
 
 def test_a_main_process_that_exits_and_leaves_a_child(shim):
@@ -151,15 +152,15 @@ def test_a_signal_to_the_tree_reaches_all_of_it(shim):
     shim.signal(process, signal.SIGTERM, "tree")
     if shim.wait("exited", process)["left"]:
         shim.wait("gone", process)
-    until(lambda: not exists(pids["child"]), "the child to be reaped")
+    wait_for(lambda: not exists(pids["child"]), "the child to be reaped")
 
 
 def test_a_tree_that_keeps_forking_is_killed_to_the_last(shim):
     process, pids = family(shim, "storm", count=1)
-    until(lambda: len(tree.descendants([pids["main"]], tree.snapshot(), set())) > 5, "the storm to begin")
+    wait_for(lambda: len(tree.descendants([pids["main"]], tree.snapshot(), set())) > 5, "the storm to begin")
     kill_tree(shim, process)
     shim.echo()
-    until(lambda: shim.children() == [shim.supervisor.pid], "the storm to be reaped")
+    wait_for(lambda: shim.children() == [shim.supervisor.pid], "the storm to be reaped")
 
 
 def test_two_childrens_trees_are_not_mixed(shim):
@@ -198,7 +199,7 @@ def test_a_cgroup_finds_even_what_has_dropped_its_environment():
         assert shim.wait("exited", process)["left"] is True
         shim.signal(process, signal.SIGKILL, "rest")
         shim.wait("gone", process)
-        until(lambda: not exists(pids["grandchild"]), "it to be reaped")
+        wait_for(lambda: not exists(pids["grandchild"]), "it to be reaped")
 
 
 @pytest.mark.skipif(not CGROUPS, reason="no cgroup v2 may be written here")
@@ -236,7 +237,7 @@ def test_a_forked_worker_is_adopted_with_its_exit(shim):
     assert shim.wait("exited", process)["signal"] == signal.SIGUSR1
     assert state(pid) == "Z"
     shim.ack(process)
-    until(lambda: not exists(pid), "the worker to be reaped")
+    wait_for(lambda: not exists(pid), "the worker to be reaped")
 
 
 def test_a_worker_that_ended_before_its_answer_is_told_with_its_exit(shim):
@@ -252,7 +253,7 @@ def test_a_worker_is_moved_into_its_own_cgroup():
         via, _ = template(shim)
         process, pid = worker(shim, via)
         own, others = f"{shim.cgroup}/test-{process}", f"{shim.cgroup}/test-{via}"
-        until(lambda: tree.Cgroups.members(own) == [pid], "the worker to be moved")
+        wait_for(lambda: tree.Cgroups.members(own) == [pid], "the worker to be moved")
         assert pid not in tree.Cgroups.members(others)
         shim.signal(process, signal.SIGKILL)
         shim.wait("exited", process)
@@ -299,7 +300,7 @@ def test_a_template_that_dies_with_a_request_pending(shim, do):
         pid = int(lines(out, 1)[0].split()[1])
         shim.signal(via, signal.SIGKILL, "rest")
         shim.wait("gone", via)
-        until(lambda: not exists(pid), "it to be reaped")
+        wait_for(lambda: not exists(pid), "it to be reaped")
 
 
 def test_a_template_that_hangs_with_requests_pending_is_ended_and_all_are_told(shim):
@@ -451,4 +452,4 @@ def test_orphans_are_reaped_after_a_fork_that_was_under_way_when_they_ended(shim
     shim.wait("gone", process)
     shim.signal(via, signal.SIGKILL)
     assert refused(shim, hung) == ("forking a worker", "its template ended")
-    until(lambda: state(pids["grandchild"]) == "", "the orphan to be reaped")
+    wait_for(lambda: state(pids["grandchild"]) == "", "the orphan to be reaped")

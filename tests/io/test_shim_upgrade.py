@@ -6,7 +6,8 @@ import os
 import signal
 
 import pytest
-from shim_harness import Shim, exists, lines, state, until
+from shim_harness import Shim, exists, lines, state
+from waiting import wait_for
 
 SH = "/bin/sh"
 # What is run instead of the shim's own main() when the state is there: by its kind, new code of some sort.
@@ -32,7 +33,7 @@ def sleeping(shim):
     """A program that has been started, all of it told: its number and its pid."""
     held = len(shim.open_fds())
     process, pid = shim.started("/bin/sleep", "1000")
-    until(lambda: len(shim.open_fds()) == held + 1, "it to be executed")  # its pidfd
+    wait_for(lambda: len(shim.open_fds()) == held + 1, "it to be executed")  # its pidfd
     return process, pid
 
 
@@ -73,7 +74,7 @@ def test_the_supervisor_lives_on_and_is_still_the_one(shim):
     pid = shim.supervisor.pid
     shim.supervisor.kill()
     assert shim.next_life().pid != pid
-    until(lambda: not exists(pid), "the old one to be reaped")
+    wait_for(lambda: not exists(pid), "the old one to be reaped")
 
 
 def test_ends_that_fall_into_the_gap_are_told_exactly():
@@ -89,10 +90,10 @@ def test_ends_that_fall_into_the_gap_are_told_exactly():
             how = f"exit {code}" if code % 2 else f"kill -{code + 1} $$"
             go[shim.started(SH, "-c", f"read x; {how}", fds={"0": name, "1": "", "2": ""})] = (writer, code)
         shim.say({"op": "upgrade"})
-        until(lambda: state(shim.pid) == "T", "the gap")
+        wait_for(lambda: state(shim.pid) == "T", "the gap")
         for (_, pid), (writer, _) in go.items():
             os.close(writer)
-            until(lambda pid=pid: state(pid) == "Z", "its end")
+            wait_for(lambda pid=pid: state(pid) == "Z", "its end")
         os.kill(shim.pid, signal.SIGCONT)
         shim.wait("upgraded")
         for (process, pid), (_, code) in go.items():
@@ -100,14 +101,14 @@ def test_ends_that_fall_into_the_gap_are_told_exactly():
             assert ended.get("code") == (code if code % 2 else None)
             assert ended.get("signal") == (None if code % 2 else code + 1)
             shim.ack(process)
-            until(lambda pid=pid: not exists(pid), "the zombie to be reaped")
+            wait_for(lambda pid=pid: not exists(pid), "the zombie to be reaped")
 
 
 def test_a_signal_that_falls_into_the_gap_is_heeded():
     gap = BROKEN.format(when="resume:", what="import os, signal; os.kill(os.getpid(), signal.SIGSTOP)")
     with Shim(setup=gap) as shim:
         shim.say({"op": "upgrade"})
-        until(lambda: state(shim.pid) == "T", "the gap")
+        wait_for(lambda: state(shim.pid) == "T", "the gap")
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
             os.kill(shim.pid, number)
         os.kill(shim.pid, signal.SIGCONT)
@@ -196,7 +197,7 @@ def test_a_template_that_is_about_to_answer_answers_the_new_code():
             {"op": "upgrade"},
             {"op": "fork", "process": worker, "via": template, "spec": {"env": {}, "fds": [name], "group": "w"}},
         )
-        until(lambda: state(shim.pid) == "T", "the gap")
+        wait_for(lambda: state(shim.pid) == "T", "the gap")
         os.kill(shim.pid, signal.SIGCONT)
         pid = shim.wait("spawned", worker)["pid"]
         assert pid in shim.children()

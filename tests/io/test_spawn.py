@@ -10,7 +10,8 @@ import socket
 import sys
 
 import pytest
-from shim_harness import PATH, PROGRAMS, Shim, until
+from shim_harness import PATH, PROGRAMS, Shim
+from waiting import wait_for
 
 ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="only root may become another user, or raise what it may not")
@@ -320,7 +321,7 @@ def test_names_that_are_no_utf8_are_told_and_end_the_child(shim):
     name = os.fsdecode(b"/none/\xff")
     assert failure(shim, "/bin/true", cwd=name)[0].startswith("changing directory to /none/")
     assert failure(shim, name)[0].startswith("executing /none/")
-    until(lambda: shim.children() == [shim.supervisor.pid], "the failed children to be reaped")
+    wait_for(lambda: shim.children() == [shim.supervisor.pid], "the failed children to be reaped")
 
 
 @pytest.mark.parametrize(
@@ -456,6 +457,6 @@ def test_no_descriptor_left_is_told_and_survived(shim):
         resource.prlimit(shim.pid, resource.RLIMIT_NOFILE, limits)
         shim.ack(process)
         shim.echo()
-        until(lambda: shim.children() == [shim.supervisor.pid], "the child that was given up to be reaped")
+        wait_for(lambda: shim.children() == [shim.supervisor.pid], "the child that was given up to be reaped")
         assert shim.open_fds() == before
     assert shim.run("/bin/echo", "again") == "again\n"

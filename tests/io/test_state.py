@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import turns, until
 
 from impetusd.supervisor import state as module
 from impetusd.supervisor.state import StateFile, boot_id, write
@@ -144,12 +145,6 @@ class Disk:
         assert await asyncio.to_thread(self.begun.acquire, timeout=20)
 
 
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # it is set in a thread
-            await asyncio.sleep(0.001)
-
-
 class TestSaving:
     @pytest.fixture
     def disk(self, monkeypatch):
@@ -178,8 +173,7 @@ class TestSaving:
             state.save({"number": 1})
             await disk.began()
             closing = asyncio.ensure_future(state.close())
-            for _ in range(100):  # the loop goes round while the disk hangs
-                await asyncio.sleep(0)
+            await turns(100)  # the loop goes round while the disk hangs
             assert not closing.done()
             disk.free.release()
             await closing
@@ -261,7 +255,7 @@ class TestSaving:
             state = StateFile(path, told.append)
             for number in range(50):
                 state.save({"number": number})
-                await asyncio.sleep(0)
+                await turns()
             await state.close()
 
         asyncio.run(run())

@@ -8,6 +8,7 @@ import os
 import struct
 
 import pytest
+from waiting import turns
 
 from impetusd.supervisor.alarm import Alarm
 
@@ -62,8 +63,7 @@ def test_what_was_set_before_is_forgotten(instead):
     async def scenario(alarm, rung):
         alarm.set(0.0)
         alarm.set(instead)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await turns(2)
         assert not rung.is_set()
 
     run(scenario)
@@ -76,7 +76,7 @@ def test_it_rings_when_the_clock_is_set():
         await rung.wait()
         rung.clear()
         alarm.set(3600.0)
-        await asyncio.sleep(0)
+        await turns()
         step_the_clock(-1)
         alarm.set(3600.0)  # before anybody has looked
         await rung.wait()

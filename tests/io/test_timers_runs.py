@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timer_world import BEGIN, World, timer
+from waiting import turns
 
 from impetusd.core.lifecycle import Exited, Gone, Slot, State
 from impetusd.core.model import Overlap
@@ -547,7 +548,7 @@ def ask(world, *happens, wait=True):
 
     async def run():
         asked = asyncio.ensure_future(world.timers.trigger("job", wait=wait))
-        await asyncio.sleep(0)
+        await turns()
         for each in happens:
             each()
         try:
@@ -629,9 +630,9 @@ class TestTrigger:
 
         async def run():
             asked = asyncio.ensure_future(world.timers.trigger("job"))
-            await asyncio.sleep(0)
+            await turns()
             asked.cancel()
-            await asyncio.sleep(0)
+            await turns()
             world.exit()
 
         asyncio.run(run())

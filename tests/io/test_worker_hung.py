@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from worker_harness import Pool, until
+from waiting import wait_for
+from worker_harness import Pool
 
 # Seconds. A beat is a quarter of it; what is "stuck" for half of it has missed one.
 WATCHDOG = 0.4
@@ -47,7 +48,7 @@ def test_a_stuck_loop_shows_its_threads_and_tasks_and_dies_by_sigabrt(path, writ
         client.send(f"/{path}")
         worker.until_written(written)
         overdue = time.monotonic() + WATCHDOG
-        until(lambda: time.monotonic() > overdue, "the beat to be overdue")
+        wait_for(lambda: time.monotonic() > overdue, "the beat to be overdue")
         assert worker.signal(signal.SIGABRT).wait() == -signal.SIGABRT
         text = worker.text()
         assert re.search(rf"^Current thread .*\n  File .*/app_hello.py\", line \d+ in {path}$", text, re.MULTILINE)

@@ -8,7 +8,7 @@ import os
 import socket
 
 import pytest
-from worker_harness import PATIENCE
+from waiting import until
 
 from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
@@ -56,10 +56,12 @@ def _fill(notify: Notifier) -> None:
 
 async def _received_until(sock: socket.socket, last: bytes) -> list[bytes]:
     found: list[bytes] = []
-    async with asyncio.timeout(PATIENCE):
-        while last not in found:
-            await asyncio.sleep(0.005)
-            found += _received(sock)
+
+    def came() -> bool:
+        found.extend(_received(sock))
+        return last in found
+
+    await until(came, f"{last!r}")
     return found
 
 

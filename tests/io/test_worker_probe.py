@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
-from worker_harness import Client, Pool, Worker, until
+from waiting import wait_for
+from worker_harness import Client, Pool, Worker
 
 
 def _parked(pool: Pool) -> Worker:
@@ -15,7 +16,7 @@ def _parked(pool: Pool) -> Worker:
     before = worker.descriptors()
     with worker.probe() as probe:
         probe.get()
-    until(lambda: worker.descriptors() == before + 1, "the probe to be closed")
+    wait_for(lambda: worker.descriptors() == before + 1, "the probe to be closed")
     return worker
 
 
@@ -104,7 +105,7 @@ def test_descriptors_that_make_no_sense_are_closed():
             worker.tell(do="probe")
         worker.until_written("is not a socket", "err")
         worker.until_written("cannot be served", "err")
-        until(lambda: worker.descriptors() == before, "every descriptor to be closed")
+        wait_for(lambda: worker.descriptors() == before, "every descriptor to be closed")
 
 
 def test_a_probe_is_not_inherited_by_the_applications_children():
@@ -126,4 +127,4 @@ def test_probes_leave_nothing_behind():
         for _ in range(50):
             with worker.probe() as probe:
                 assert probe.get().body == str(worker.pid)
-        until(lambda: worker.descriptors() == before, "every descriptor to be closed")
+        wait_for(lambda: worker.descriptors() == before, "every descriptor to be closed")

@@ -8,7 +8,8 @@ import signal
 import termios
 
 import pytest
-from worker_harness import Pool, frames, until
+from waiting import wait_for
+from worker_harness import Pool, frames
 
 
 @pytest.mark.parametrize("factory", ["make", "make_async", "application"])
@@ -256,6 +257,6 @@ def test_a_signal_within_a_write_to_a_full_pipe_ends_an_import():
     with Pool(app="app_prints_much:make") as pool:
         worker = pool.run(stdout=writer)
         os.close(writer)
-        until(lambda: _waiting(reader) == fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ), "the pipe to fill")
+        wait_for(lambda: _waiting(reader) == fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ), "the pipe to fill")
         assert worker.signal().wait() == 0
     os.close(reader)

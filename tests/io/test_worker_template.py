@@ -7,7 +7,8 @@ import json
 import os
 import signal
 
-from worker_harness import Pool, until
+from waiting import wait_for
+from worker_harness import Pool
 
 
 def _ppid(pid: int) -> int:
@@ -54,7 +55,7 @@ def test_a_template_waits_until_it_can_tell_that_it_is_ready():
     with Pool() as pool:
         pool.fill_notify_queue()
         template = pool.run("template", "web:template")
-        until(lambda: _waits_to_tell(template.pid), "the template to wait")
+        wait_for(lambda: _waits_to_tell(template.pid), "the template to wait")
         template.until_told("READY=1")
         pool.fork(template).serve()
 
@@ -63,7 +64,7 @@ def test_a_template_that_waits_to_be_heard_can_be_stopped():
     with Pool() as pool:
         pool.fill_notify_queue()
         template = pool.run("template", "web:template")
-        until(lambda: _waits_to_tell(template.pid), "the template to wait")
+        wait_for(lambda: _waits_to_tell(template.pid), "the template to wait")
         assert template.signal().wait() == 0
 
 

@@ -14,8 +14,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Self
+
+from waiting import wait_for
 
 PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 ROOT = os.path.dirname(os.path.dirname(PROGRAMS))
@@ -49,7 +50,7 @@ class Worker:
             return file.read()
 
     def until_written(self, text: str, stream: str = "out") -> None:
-        until(lambda: text in self.text(stream), f"{text!r} on {stream}")
+        wait_for(lambda: text in self.text(stream), f"{text!r} on {stream}")
 
     def probe(self, *more: int) -> Client:
         """A connection that is handed to this worker alone; `more` are descriptors that go with it."""
@@ -303,14 +304,6 @@ class Client:
             return self._reader.read(1) == b""
         except ConnectionResetError:  # what a unix socket says when something sent was not read
             return True
-
-
-def until(condition, what: str) -> None:
-    """Wait for what gives no event of its own."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.01)
 
 
 def frames(text: str) -> list[str]:

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 
 from impetusd.supervisor.logs import Options, Writer
 
 DEADLINE = 30.0  # seconds; only a failure waits that long
-
-
-def wait_for(condition, what):
-    end = time.monotonic() + DEADLINE
-    while not (value := condition()):
-        assert time.monotonic() < end, f"waited for {what}; at last it was {value!r}"
-        time.sleep(0.002)
-    return value
 
 
 class Bench:

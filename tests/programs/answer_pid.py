@@ -9,7 +9,6 @@ import os
 import select
 import socket
 import sys
-import time
 
 import behave
 
@@ -17,8 +16,7 @@ assert os.environ["LISTEN_PID"] == str(os.getpid())
 listeners = [socket.socket(fileno=3 + number) for number in range(int(os.environ["LISTEN_FDS"]))]
 behave.notify("READY=1")
 while True:
-    while len(sys.argv) > 1 and os.path.exists(sys.argv[1]):
-        time.sleep(0.01)
+    behave.until(lambda: len(sys.argv) == 1 or not os.path.exists(sys.argv[1]))
     for listener in select.select(listeners, [], [], 0.05)[0]:
         connection, _ = listener.accept()
         connection.sendall(f"{os.getpid()} {os.environ['LISTEN_FDNAMES']}".encode())

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
+from collections.abc import Callable
 
 LIFETIME = 300  # seconds
 
@@ -20,6 +22,12 @@ def notify(message: str) -> None:
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what gives no event, LIFETIME at most."""
+    while not condition():
+        time.sleep(0.01)
 
 
 def hold() -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import behave  # noqa: F401  # ends this process should a test lose sight of it
+import behave
 
 port, ill, *gate = sys.argv[1:]
 
@@ -32,8 +31,7 @@ class Answer(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-while gate and not os.path.exists(gate[0]):
-    time.sleep(0.01)  # bounded by behave.LIFETIME
+behave.until(lambda: not gate or os.path.exists(gate[0]))
 server = ThreadingHTTPServer(("127.0.0.1", int(port)), Answer)
 print("accepting connections on", port, flush=True)
 server.serve_forever()

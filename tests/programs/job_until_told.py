@@ -5,20 +5,22 @@ Further arguments are printed first, on stdout; what is in the file after the nu
 
 import os
 import sys
-import time
 
-print(*sys.argv[2:], os.getpid(), flush=True)
-while True:
+import behave
+
+
+def told():
     try:
         with open(sys.argv[1]) as file:
-            told = file.read()
+            return file.read()
     except FileNotFoundError:
-        told = ""
-    if told.endswith("\n"):
-        break
-    time.sleep(0.01)
+        return ""
+
+
+print(*sys.argv[2:], os.getpid(), flush=True)
+behave.until(lambda: told().endswith("\n"))
+code, _, words = told().strip().partition(" ")
 os.unlink(sys.argv[1])
-code, _, words = told.strip().partition(" ")
 if words:
     print(words, file=sys.stderr, flush=True)
 sys.exit(int(code))

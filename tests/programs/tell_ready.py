@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 import behave
 
@@ -23,7 +22,6 @@ match sys.argv[1]:
             behave.notify("READY=1")
             behave.hold()
     case "when":
-        while not os.path.exists(sys.argv[2]):
-            time.sleep(0.01)  # bounded by behave.LIFETIME
+        behave.until(lambda: os.path.exists(sys.argv[2]))
         behave.notify("READY=1")
 behave.hold()

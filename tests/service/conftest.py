@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import os
 import secrets
 import shutil
@@ -24,7 +23,7 @@ from impetus_service.migrate import migrate, shipped
 from impetus_service.postgres import SUPERUSER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator
 
 DEADLINE = 60  # seconds; generous, since only a failure ever waits for it
 
@@ -33,16 +32,6 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on the pool's event loop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    """Wait for a condition, plain or awaitable, that no event announces."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            held = holds()
-            if await held if inspect.isawaitable(held) else held:
-                return
-            await asyncio.sleep(0.01)
 
 
 class Postgres:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from conftest import run, until
+from conftest import run
+from waiting import until
 
 import impetusd
 from impetus_service.app import create_app
@@ -54,12 +55,12 @@ async def health(client: TestClient) -> tuple[int, dict[str, Any]]:
 
 
 async def until_status(client: TestClient, status: int) -> dict[str, Any]:
-    async with asyncio.timeout(30):
-        while True:
-            got, body = await health(client)
-            if got == status:
-                return body
-            await asyncio.sleep(0.02)
+    async def body() -> dict[str, Any] | None:
+        got, body = await health(client)
+        return body if got == status else None
+
+    answer: dict[str, Any] = await until(body, f"the status {status}")
+    return answer
 
 
 async def asyncpg_answer(url: str, sql: str) -> Any:

@@ -11,9 +11,10 @@ from email.utils import formatdate
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
-from conftest import run, until
+from conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from impetus_service import outgoing
 from impetus_service.outgoing import LONGEST_PAUSE, Answer, Outgoing, Unavailable, origin, pause_before, retry_after

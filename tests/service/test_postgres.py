@@ -16,7 +16,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import Postgres, run, until
+from conftest import Postgres, run
+from waiting import until
 
 import impetus_service
 from impetus_service import postgres as entry

@@ -13,6 +13,7 @@ import openai
 import pytest
 from conftest import run
 from fake_provider import KEY, WORDS, FakeProvider
+from waiting import turns
 
 from impetus_service import outgoing, provider
 from impetus_service.outgoing import Outgoing
@@ -177,7 +178,7 @@ def test_a_caller_that_leaves_hangs_up_on_the_provider():
             stream = client.events(HELLO)
             assert b"Good" in await anext(stream)
             waiting = asyncio.create_task(anext(stream))
-            await asyncio.sleep(0)
+            await turns()
             waiting.cancel()
             await asyncio.wait([waiting])
             await stream.aclose()
@@ -204,7 +205,7 @@ def test_a_line_that_is_cut_anywhere_is_read_whole(monkeypatch):
             byte
         ) in 'data: {"choices": [{"index": 0, "delta": {"content": "é"}}]}\r\n\r\n: note\n\ndata:[DONE]\n\n'.encode():
             await response.write(bytes([byte]))
-            await asyncio.sleep(0)
+            await turns()
         return response
 
     async def main() -> None:

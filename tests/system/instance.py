@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -12,30 +13,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import census
+from waiting import wait_for
 
-DEADLINE = 45.0  # seconds; generous, since only a failure ever waits for it
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 COMMAND = [f"{os.path.dirname(sys.executable)}/impetusd"]
 PYTHON = f"{shlex.quote(sys.executable)} -ES"  # -S: a misbehaving program needs no site-packages, and starts in half the time
-
-
-def wait_for(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """Return the first true value of `condition`; fail with `what` (and its last value) when there is none in time."""
-    end = time.monotonic() + deadline
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {deadline:g} s for {what}; at last it was {value!r}")
-        time.sleep(0.01)
 
 
 def program(name: str, *arguments: object) -> str:
@@ -320,13 +308,7 @@ class Instance:
             wait_for(lambda: not self.members(), "every process to be gone", 5.0)
         except AssertionError:
             found += [f"left over: {process}" for process in self.members()]
-        while left := self.members():
-            for process in left:
-                try:
-                    os.kill(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.01)
+        wait_for(self._none_left, "what was left to be killed")
         found += [f"left over: {path}" for path in self.root.glob("var/run/*")]
         for path in reversed(census.cgroups(self.root)):
             try:
@@ -336,3 +318,10 @@ class Instance:
                 continue  # it went by itself meanwhile
         shutil.rmtree(self.root, ignore_errors=True)
         return found
+
+    def _none_left(self) -> bool:
+        left = self.members()
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return not left

@@ -7,16 +7,18 @@ ends when its stdin does, so also when the process of the tests is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from waiting import wait_for
 
 SYSTEMD = "/lib/systemd/systemd"
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,16 +67,6 @@ class Missing(Exception):
 
 class Failed(Exception):
     """A command inside did not end as it should have."""
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of `condition`."""
-    end = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {PATIENCE:g} s for {what}; at last it was {value!r}")
-        time.sleep(0.02)
-    return value
 
 
 class Namespace:
@@ -261,17 +253,17 @@ def _begun(outer: subprocess.Popen[str]) -> int:
 
 def _remove_cgroups(group: Path) -> None:
     """Empty in a moment: the last processes are on their way out."""
-    end = time.monotonic() + PATIENCE
-    while group.exists():
+
+    def gone() -> bool:
         for folder, _, _ in os.walk(group, topdown=False):
-            try:
+            with contextlib.suppress(OSError):
                 os.rmdir(folder)
-            except OSError:
-                continue
-        if time.monotonic() > end:
-            print(f"left over: {group}")
-            return
-        time.sleep(0.01)
+        return not group.exists()
+
+    try:
+        wait_for(gone, f"{group} to be empty", PATIENCE)
+    except AssertionError:
+        print(f"left over: {group}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from instance import COMMAND, Status
-from systemd_namespace import ROOT, Missing, Namespace, wait_for
+from systemd_namespace import ROOT, Missing, Namespace
+from waiting import wait_for
 
 SHIPPED = ROOT / "conf" / "systemd"
 ETC = "/etc/systemd/system"

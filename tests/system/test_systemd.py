@@ -10,8 +10,9 @@ import re
 import signal
 
 from instance import program
-from systemd_namespace import Namespace, wait_for
+from systemd_namespace import Namespace
 from systemd_service import SLEEPER, Service
+from waiting import wait_for
 
 
 def test_it_is_up_after_the_boot_without_anybody_starting_it(host: Namespace) -> None:

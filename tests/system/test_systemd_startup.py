@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from instance import PROGRAMS, Status
-from systemd_namespace import Namespace, wait_for
+from systemd_namespace import Namespace
 from systemd_service import ETC, HOME, IMPETUSD, NOBODY, SLEEPER, Service, shipped
+from waiting import wait_for
 
 
 class TestStartup:

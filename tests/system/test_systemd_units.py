@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 from instance import pool, program
-from systemd_namespace import ROOT, Namespace, wait_for
+from systemd_namespace import ROOT, Namespace
 from systemd_service import IMPETUSD, NOBODY, SLEEPER, Service, shipped
+from waiting import wait_for
 
 # Hardened hides /tmp and the homes; what is tested may have been cloned there.
 CHECKOUT = f"BindReadOnlyPaths={ROOT}\n"

@@ -1,0 +1,50 @@
+"""Waiting for what gives no event of its own: until it is there, and never for a time. Only a failure waits long.
+
+Whoever can be told (a pipe, a pidfd, a threading.Event, a future) is waited for by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+PATIENCE = 60.0  # seconds
+
+
+def wait_for(condition: Callable[[], Any], what: object = "a condition", patience: float = PATIENCE) -> Any:
+    """Return the first true value of `condition`; fail with `what` (its result, if it can be called) after `patience`."""
+    end = time.monotonic() + patience
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(_sentence(what, patience, value))
+        time.sleep(0.005)
+    return value
+
+
+async def until(
+    condition: Callable[[], Awaitable[Any] | Any], what: object = "a condition", patience: float = PATIENCE
+) -> Any:
+    """The same in an event loop, which goes on meanwhile; `condition` may be a coroutine function."""
+    end = time.monotonic() + patience
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(_sentence(what, patience, value))
+        await asyncio.sleep(0.005)
+
+
+async def turns(count: int = 1) -> None:
+    """Have the event loop go round so often: what was ready has run then."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def _sentence(what: object, patience: float, value: object) -> str:
+    return f"waited {patience:g} s for {what() if callable(what) else what}; at last it was {value!r}"
