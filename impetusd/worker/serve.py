@@ -28,6 +28,7 @@ from impetusd.worker import appload
 from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.channel import Channel
 from impetusd.worker.drain import Drain
+from impetusd.worker.draining import DRAINING
 from impetusd.worker.ending import Ending, places
 from impetusd.worker.environment import Settings, WorkerError, set_title, take_listening_sockets, take_socket
 from impetusd.worker.heartbeat import Heartbeat
@@ -85,6 +86,7 @@ class Worker:
         self._ending = Ending(settings.kill_timeout, self._under_way)
         self._grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 8)
         self._drain = Drain()
+        self._draining = asyncio.Event()
         self._serve = asyncio.Event()
         self._stop = asyncio.Event()
         self._ready = False
@@ -150,6 +152,7 @@ class Worker:
     async def _build(self) -> None:
         try:
             app = await appload.build(self._target, self._settings.app)
+            self._draining = app.setdefault(DRAINING, self._draining)
             self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=self._grace)
             await self._runner.setup()
         except SystemExit as error:  # as such it would stop the loop, and with it the cleanup
@@ -178,6 +181,7 @@ class Worker:
 
     async def _leave(self) -> None:
         """Drain and clean up, within the time that the forced exit leaves."""
+        self._draining.set()
         self._tell("STOPPING=1")
         if self._probes is not None:
             self._probes.close()

@@ -24,13 +24,14 @@ from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
 from impetus_service.problems import Fault, Problem, unavailable
 from impetus_service.queries.listing import containing
-from impetus_service.queries.logs import LISTING
+from impetus_service.queries.logs import LISTING, SHOWN
 from impetus_service.sessions import Caller, Rank
 
 EXPORT_MAX = 5000  # rows of an answer
 CHUNK = 250  # rows that are in memory
 EXPORTS = asyncio.Semaphore(2)
 STALLED = 30.0  # seconds that a client may take for a chunk
+CONTENT_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv"}  # text/csv is UTF-8 (RFC 7111)
 TABLES = {"audit": "audit_logs", "data-access": "data_access_logs"}
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
@@ -94,7 +95,7 @@ async def list_data_access_logs(me: Caller, query: Filters, page: Page) -> Paged
 
 
 @api.get(
-    "/api/admin/logs/export", rank=Rank.ADMINISTRATOR, entity="log_export", content_type="application/octet-stream"
+    "/api/admin/logs/export", rank=Rank.ADMINISTRATOR, entity="log_export", content_types=tuple(CONTENT_TYPES.values())
 )
 async def export_logs(request: web.Request, me: Caller, query: Export) -> web.StreamResponse:
     """At most 5,000 entries as a file, newest first.
@@ -109,7 +110,7 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
         count = await me.company.fetchval(statement, *arguments)
         response = web.StreamResponse(
             headers={
-                "Content-Type": "text/csv; charset=utf-8" if query.format == "csv" else "application/x-ndjson",
+                "Content-Type": CONTENT_TYPES[query.format],
                 "Content-Disposition": f'attachment; filename="{query.log}.{query.format}"',
                 "X-Export-Limit": str(EXPORT_MAX),
                 "X-Export-Truncated": "true" if count > EXPORT_MAX else "false",
@@ -119,7 +120,7 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
         encode = FORMATS[query.format]
         async with me.company.cursor(statement, *arguments, prefetch=CHUNK) as rows:
             await response.prepare(request)
-            chunk = [LogEntry.__struct_fields__] if query.format == "csv" else []
+            chunk = [SHOWN] if query.format == "csv" else []
             async for row in rows:
                 chunk.append(tuple(row) if query.format == "csv" else row)
                 if len(chunk) >= CHUNK:

@@ -7,8 +7,8 @@
         \"\"\"One communication of the own company.\"\"\"
 
 What a handler names, it gets: `me`, the session that asks (without it the route is open to everybody); `path`, `query`
-and `body`, which are msgspec structs, checked; `page`, the part of a list; `request`, aiohttp's own. It returns a struct,
-or a response of its own, or raises Problem.
+and `body`, which are msgspec structs, checked; `page`, the part of a list; `request`, aiohttp's own. It returns a struct
+(`| web.Response` when it may also make the whole response itself), or raises Problem.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from aiohttp import web
@@ -34,7 +35,7 @@ BODY_TIMEOUT = 30.0  # seconds for a request's body to arrive
 Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
-class Identified(msgspec.Struct, kw_only=True):
+class Identified(msgspec.Struct):
     """What has an id, which its log lines name."""
 
     id: int
@@ -57,7 +58,7 @@ class Operation:
     rank: int  # the lowest level that may
     entity: str | None  # what it is about, in the audit and data-access logs; None: it is not written there
     raises: tuple[int, ...]  # statuses of its own, besides those that follow from the declaration
-    content_type: str  # of success
+    content_types: tuple[str, ...]  # that success may have; the first is what a struct is encoded as
     also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
     hints: Mapping[str, Any] = field(repr=False)  # of the handler's parameters and its return
 
@@ -65,6 +66,15 @@ class Operation:
     def name(self) -> str:
         """Of the operation, unique: the handler's."""
         return self.handler.__name__
+
+    @property
+    def answers(self) -> Any:
+        """The type that success is encoded from; None where the handler makes the whole response."""
+        kinds = (
+            get_args(self.hints["return"]) if isinstance(self.hints["return"], UnionType) else (self.hints["return"],)
+        )
+        structs = [kind for kind in kinds if get_origin(kind) or not issubclass(kind, web.StreamResponse | NoneType)]
+        return structs[0] if structs else None
 
     @property
     def authenticated(self) -> bool:
@@ -106,7 +116,7 @@ class Operation:
             return answer
         if answer is None:
             return web.Response(status=self.status)
-        return web.Response(body=_encode(answer), status=self.status, content_type=self.content_type)
+        return web.Response(body=_encode(answer), status=self.status, content_type=self.content_types[0])
 
     def _note(self, request: web.Request, me: Caller, answer: Any, refused: str = "") -> None:
         """Write to the data-access log what was seen, and to the audit log what was done or refused."""
@@ -150,7 +160,7 @@ class Api:
         rank: int = Rank.MEMBER,
         entity: str | None = None,
         raises: tuple[int, ...] = (),
-        content_type: str = "application/json",
+        content_types: tuple[str, ...] = ("application/json",),
         also: Mapping[int, type] | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as `method` of `path`."""
@@ -162,7 +172,7 @@ class Api:
                 raise TypeError(f"{handler.__name__} names {unknown or 'no return type'}; there are {sorted(PARTS)}")
             self.operations.append(
                 Operation(
-                    method, path, handler, self.tag, status, rank, entity, raises, content_type, also or {}, hints
+                    method, path, handler, self.tag, status, rank, entity, raises, content_types, also or {}, hints
                 )
             )
             return handler

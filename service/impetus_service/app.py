@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
 from impetus_service import (
@@ -24,11 +26,12 @@ from impetus_service.audit import JOURNAL, Journal
 from impetus_service.auth import SETTINGS
 from impetus_service.cache import CACHE, Cache
 from impetus_service.db import Database
-from impetus_service.health import STARTED
+from impetus_service.health import ROOMS, STARTED
 from impetus_service.outgoing import OUTGOING, Outgoing
 from impetus_service.passwords import PASSWORDS, Passwords
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings
+from impetusd.worker.draining import DRAINING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,13 +49,15 @@ def create_app() -> web.Application:
     app = web.Application(middlewares=[frame.frame], client_max_size=BODY_MAX)
     app[SETTINGS] = settings
     app[STARTED] = time.monotonic()
+    app[ROOMS] = {}
+    app[DRAINING] = asyncio.Event()  # the pool's worker sets it; elsewhere nobody does
     app[CACHE] = Cache(settings.cache_max_entries)
     app[DATABASE] = Database(settings)
     app[JOURNAL] = Journal(app[DATABASE])
     app[PASSWORDS] = Passwords()
     app[OUTGOING] = Outgoing(settings)
     app[addresses.PROXY_HOPS] = settings.proxy_hops
-    app[openapi.DOCUMENT] = openapi.document(APIS)
+    app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(APIS))
     app.on_response_prepare.append(frame.name_response)
     app.cleanup_ctx.extend([_database, _journal, _passwords, _outgoing])
     for api in APIS:

@@ -67,6 +67,37 @@ def db() -> None:
     print("\n".join(run_with_database(database(settings().database_url))))
 
 
+@main.command("create-admin")
+@click.option("--company", required=True, help="The company's name; it is added when there is none of that name.")
+@click.option("--email", required=True, help="What the administrator logs in with.")
+@click.option("--name", required=True, help="The administrator's name.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, without asking.")
+def create_admin(company: str, email: str, name: str, *, password_stdin: bool) -> None:
+    """Add the first administrator of a company, who then adds everybody else."""
+    from impetus_service.administrators import AdministratorError, create_administrator
+    from impetus_service.db import Database, Unavailable
+
+    given = settings()
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+
+    async def run() -> bool:
+        database = Database(given)
+        await database.start()
+        try:
+            return await create_administrator(database, company, email, name, password)
+        finally:
+            await database.stop()
+
+    try:
+        new = run_with_database(run())
+    except (AdministratorError, Unavailable) as error:
+        fail(str(error))
+    print(f"{email} is an administrator of {'the new company' if new else 'the company'} {company}")
+
+
 class Table:
     """Columns of text; all but the first and the last align to the right. The headings come with the first row."""
 

@@ -1,65 +1,167 @@
-"""GET /health: whether this worker can do its work, and with what. Answers within a second whatever the database does."""
+"""How this worker is. /health tells all and answers within a second whatever the database does; /health/live and
+/health/ready, for whoever sends it requests, wait for nothing."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from impetus_service.api import Api
+from impetus_service.audit import JOURNAL
 from impetus_service.cache import CACHE
 from impetus_service.outgoing import OUTGOING
 from impetus_service.problems import RETRY_AFTER
 from impetus_service.sessions import DATABASE
 from impetusd import __version__
+from impetusd.worker.draining import DRAINING
 
 STARTED = web.AppKey("started", float)  # seconds, monotonic
+# What other rooms have to say in /health: a name, and what gives its value. Started together with the database's check, and
+# given up as soon as that is: a room that has not answered by then, or fails, says null.
+Rooms = dict[str, Callable[[], Awaitable[Any]]]
+ROOMS = web.AppKey("impetus.health.rooms", Rooms)
 
+ROOMS_TIMEOUT = 0.9  # seconds
 SERVER = "database.server"  # the cache's name for the version of the server that last answered
 
 api = Api("service")
 
 
-@api.get("/health")
-async def health(request: web.Request) -> web.Response:
-    """200, or 503 with the same body when the database does not answer."""
-    check = await request.app[DATABASE].check()
-    cache = request.app[CACHE]
-    if check.server is not None:
-        cache.set(SERVER, check.server)
-    body = {
-        "status": "ok" if check.ok else "unavailable",
-        "database": {
-            "ok": check.ok,
-            "latency_ms": check.latency_ms,
-            "error": check.error,
-            "server": cache.get(SERVER),
-        },
-        "memory": memory(),
-        "cache": {"size": len(cache), "max_entries": cache.max_entries},
-        "breakers": request.app[OUTGOING].breakers(),
-        "uptime_s": round(time.monotonic() - request.app[STARTED], 3),
-        "version": __version__,
-        # Asked now, not at start-up: a parked worker gets its name when it is put to work.
-        "worker": os.environ.get("IMPETUSD_NAME"),
-    }
-    if check.ok:
-        return web.json_response(body)
-    return web.json_response(body, status=503, headers={"Retry-After": str(RETRY_AFTER)})
+class DatabaseHealth(msgspec.Struct):
+    ok: bool
+    latency_ms: float | None
+    error: str | None
+    server: str | None
+    migrated: bool
 
 
-def memory() -> dict[str, Any]:
-    """This process's memory in MB (10^6 bytes), as the kernel counts it.
+class MemoryHealth(msgspec.Struct):
+    """MB (10^6 bytes), as the kernel counts it.
 
     `rss_mb` is everything resident, shared pages included. `heap_mb` is the anonymous part of it (RssAnon): what Python's
     and C's allocators hold, code and mapped files left out. Python itself counts only the blocks of its small-object
     allocator, which says nothing about buffers or fragmentation.
     """
+
+    rss_mb: float
+    heap_mb: float
+
+
+class CacheHealth(msgspec.Struct):
+    size: int
+    max_entries: int
+    hits: int
+    misses: int
+
+
+class AuditHealth(msgspec.Struct):
+    """Entries that the database does not have yet, and those that it never will."""
+
+    waiting: int
+    dropped: int
+
+
+class Health(msgspec.Struct):
+    status: str
+    database: DatabaseHealth
+    memory: MemoryHealth
+    cache: CacheHealth
+    audit: AuditHealth
+    breakers: dict[str, Any]
+    rooms: dict[str, Any]
+    draining: bool
+    uptime_s: float
+    version: str
+    worker: str | None
+
+
+class Ready(msgspec.Struct):
+    ready: bool
+    reason: str | None = None
+
+
+@api.get("/health", also={503: Health})
+async def health(request: web.Request) -> Health | web.Response:
+    """How this worker is, with its database, memory and cache.
+
+    200, or 503 with the same body when the database does not answer.
+    """
+    app = request.app
+    database, cache, journal = app[DATABASE], app[CACHE], app[JOURNAL]
+    check, rooms = await asyncio.gather(database.check(), _ask_all(app[ROOMS]))
+    if check.server is not None:
+        cache.set(SERVER, check.server, ttl=math.inf)
+    body = Health(
+        status="ok" if check.ok else "unavailable",
+        database=DatabaseHealth(check.ok, check.latency_ms, check.error, cache.get(SERVER), database.migrated),
+        memory=memory(),
+        cache=CacheHealth(len(cache), cache.max_entries, cache.hits, cache.misses),
+        audit=AuditHealth(journal.waiting, journal.dropped),
+        breakers=app[OUTGOING].breakers(),
+        rooms=rooms,
+        draining=app[DRAINING].is_set(),
+        uptime_s=round(time.monotonic() - app[STARTED], 3),
+        version=__version__,
+        # Asked now, not at start-up: a parked worker gets its name when it is put to work.
+        worker=os.environ.get("IMPETUSD_NAME"),
+    )
+    if check.ok:
+        return body
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=503,
+        content_type="application/json",
+        headers={"Retry-After": str(RETRY_AFTER)},
+    )
+
+
+@api.get("/health/live")
+async def live() -> Ready:
+    """Whether the worker answers at all; whoever gets another answer, or none, may restart it."""
+    return Ready(ready=True)
+
+
+@api.get("/health/ready", also={503: Ready})
+async def ready(request: web.Request) -> Ready | web.Response:
+    """Whether to send requests here: not before the schema is up to date, and not while the worker drains.
+
+    A database that goes away later does not count: what needs it answers 503, and there is no better worker to ask.
+    """
+    if request.app[DRAINING].is_set():
+        return _not_ready("draining: this worker ends once its connections have left")
+    if not request.app[DATABASE].migrated:
+        return _not_ready("migrating: the schema is not known to be up to date")
+    return Ready(ready=True)
+
+
+def _not_ready(reason: str) -> web.Response:
+    body = msgspec.json.encode(Ready(ready=False, reason=reason))
+    return web.Response(body=body, status=503, content_type="application/json", headers={"Retry-After": "1"})
+
+
+async def _ask_all(rooms: Rooms) -> dict[str, Any]:
+    """What each has to say by ROOMS_TIMEOUT."""
+    tasks = {name: asyncio.ensure_future(ask()) for name, ask in rooms.items()}
+    if tasks:
+        _, late = await asyncio.wait(tasks.values(), timeout=ROOMS_TIMEOUT)
+        for task in late:
+            task.cancel()
+    return {
+        name: None if not task.done() or task.cancelled() or task.exception() else task.result()
+        for name, task in tasks.items()
+    }
+
+
+def memory() -> MemoryHealth:
+    """This process's."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file)
-    return {
-        "rss_mb": round(int(fields["VmRSS"].split()[0]) * 1024 / 1e6, 1),
-        "heap_mb": round(int(fields["RssAnon"].split()[0]) * 1024 / 1e6, 1),
-    }
+    kib = {name: int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon")}
+    return MemoryHealth(round(kib["VmRSS"] * 1024 / 1e6, 1), round(kib["RssAnon"] * 1024 / 1e6, 1))

@@ -19,14 +19,14 @@ DOCUMENT = web.AppKey("impetus.openapi", bytes)
 api = Api("service")
 
 
-@api.get("/openapi.json", content_type="application/json")
+@api.get("/openapi.json")
 async def openapi(request: web.Request) -> web.Response:
     """This description."""
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")
 
 
-def document(apis: list[Api]) -> bytes:
-    """The description of all operations, encoded."""
+def describe(apis: list[Api]) -> dict[str, Any]:
+    """The description of all operations."""
     operations = [operation for each in apis for operation in each.operations]
     types = [ProblemBody, *(kind for operation in operations for kind in _types(operation))]
     schemas, components = msgspec.json.schema_components(types, ref_template=REF)
@@ -34,28 +34,20 @@ def document(apis: list[Api]) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, schema_of)
-    return msgspec.json.encode(
-        {
-            "openapi": "3.1.0",
-            "info": {"title": "Impetus", "version": __version__},
-            "paths": paths,
-            "components": {
-                "schemas": components,
-                "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
-            },
-        }
-    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Impetus", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"session": {"type": "http", "scheme": "bearer"}},
+        },
+    }
 
 
 def _types(operation: Operation) -> list[Any]:
-    parts = (operation.hints.get(name) for name in ("path", "query", "body", "return"))
-    return [kind for kind in (*parts, *operation.also.values()) if _has_schema(kind)]
-
-
-def _has_schema(kind: Any) -> bool:
-    return kind not in {None, type(None)} and not (
-        isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, web.StreamResponse)
-    )
+    parts = (operation.hints.get(name) for name in ("path", "query", "body"))
+    return [kind for kind in (*parts, operation.answers, *operation.also.values()) if kind is not None]
 
 
 def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
@@ -81,12 +73,11 @@ def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]
         described["requestBody"] = {"required": True, "content": content}
     success: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
     if operation.status != 204:
-        kind = hints["return"]
-        schema = schema_of[repr(kind)] if _has_schema(kind) else {}
-        success["content"] = {operation.content_type: {"schema": schema}}
+        schema = {} if operation.answers is None else schema_of[repr(operation.answers)]
+        success["content"] = {kind: {"schema": schema} for kind in operation.content_types}
     described["responses"][str(operation.status)] = success
     for status, kind in operation.also.items():
-        content = {operation.content_type: {"schema": schema_of[repr(kind)]}}
+        content = {operation.content_types[0]: {"schema": schema_of[repr(kind)]}}
         described["responses"][str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
     problem = {CONTENT_TYPE: {"schema": schema_of[repr(ProblemBody)]}}
     for status in _refusals(operation):

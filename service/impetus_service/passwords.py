@@ -22,9 +22,6 @@ THREADS = 2  # of a worker
 MAX_WAITING = 20  # more are told to come again
 _MAXMEM = 64 * 1024**2  # bytes that OpenSSL may use for one
 
-# Of a password that nobody has: what is compared with when there is no such account.
-_NOBODY = f"scrypt${N}${R}${P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(32)).decode()}"
-
 
 class Passwords:
     """Makes and checks what is kept of passwords, for one worker."""
@@ -37,11 +34,11 @@ class Passwords:
         """What to keep of `password`: the parameters, a salt and the hash. Raises Problem 503 under too many logins."""
         salt = os.urandom(16)
         digest = await self._in_thread(password, salt, N, R, P)
-        return f"scrypt${N}${R}${P}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+        return _written(salt, digest)
 
     async def matches(self, password: str, kept: str | None) -> bool:
         """Whether `kept` is of `password`; None, for an account that does not exist, takes as long. Raises Problem 503."""
-        _, n, r, p, salt, digest = (kept or _NOBODY).split("$")
+        _, n, r, p, salt, digest = (kept or _written(bytes(16), bytes(32))).split("$")
         found = await self._in_thread(password, base64.b64decode(salt), int(n), int(r), int(p))
         return hmac.compare_digest(found, base64.b64decode(digest)) and kept is not None
 
@@ -64,7 +61,11 @@ PASSWORDS = web.AppKey("impetus.passwords", Passwords)
 
 def outdated(kept: str) -> bool:
     """Whether `kept` was made with other parameters than a new one would be."""
-    return kept.split("$")[:4] != _NOBODY.split("$")[:4]
+    return kept.split("$")[:4] != _written(b"", b"").split("$")[:4]
+
+
+def _written(salt: bytes, digest: bytes) -> str:
+    return f"scrypt${N}${R}${P}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:

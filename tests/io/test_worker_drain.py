@@ -191,3 +191,12 @@ def test_no_request_fails_while_workers_are_replaced_under_load():
         assert failed == []
         assert all(answered)
         assert sum(answered) > 2000
+
+
+def test_the_application_knows_that_its_worker_drains():
+    with Pool() as pool, pool.client() as client:
+        worker = pool.run().serve()
+        assert client.get("/ready").body == "yes"
+        _draining(worker)
+        assert client.get("/ready").body == "no"
+        assert worker.wait() == 0

@@ -11,6 +11,8 @@ import time
 
 from aiohttp import web
 
+from impetusd.worker.draining import DRAINING
+
 FACT = random.random()
 
 
@@ -43,6 +45,10 @@ async def stream(request: web.Request) -> web.StreamResponse:
     await request.app["released"].wait()
     await response.write(b"ended")
     return response
+
+
+async def ready(request: web.Request) -> web.Response:
+    return web.Response(text="no" if request.app[DRAINING].is_set() else "yes")
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -123,7 +129,7 @@ async def marks(app: web.Application):
         await asyncio.Event().wait()
 
 
-_HANDLERS = (slow, release, stream, numbers, task, thread, leave, block, spin, crunch, tick, hang, remote, stick)
+_HANDLERS = (slow, release, stream, numbers, task, thread, leave, block, spin, crunch, tick, hang, remote, stick, ready)
 
 
 def make() -> web.Application:

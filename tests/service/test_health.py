@@ -19,8 +19,10 @@ from waiting import until
 import impetusd
 from impetus_service.app import create_app
 from impetus_service.db import Database
+from impetus_service.health import ROOMS
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings, SettingsError
+from impetusd.worker.draining import DRAINING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,7 +84,7 @@ def test_a_healthy_worker_tells_all_about_itself(shared_postgres):
             status, body = await health(client)
             assert status == 200
             assert set(body) == {
-                "status", "database", "memory", "cache", "breakers", "uptime_s", "version", "worker"
+                "status", "database", "memory", "cache", "audit", "breakers", "rooms", "draining", "uptime_s", "version", "worker"
             }  # fmt: skip
             assert (body["status"], body["version"], body["worker"]) == ("ok", impetusd.__version__, "web:0")
             assert body["database"]["ok"] is True
@@ -90,7 +92,7 @@ def test_a_healthy_worker_tells_all_about_itself(shared_postgres):
             assert 0 < body["database"]["latency_ms"] < 1000
             number = int(await asyncpg_answer(shared_postgres.url, "SHOW server_version_num"))
             assert body["database"]["server"] == f"{number // 10000}.{number % 10000}"
-            assert body["cache"] == {"size": 1, "max_entries": 12}
+            assert body["cache"] == {"size": 1, "max_entries": 12, "hits": 1, "misses": 0}
             assert 0 < body["memory"]["heap_mb"] < body["memory"]["rss_mb"] < 4000
             assert body["uptime_s"] >= 0
 
@@ -290,4 +292,45 @@ def test_memory_is_what_the_kernel_says():
     from impetus_service.health import memory
 
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    assert abs(memory()["rss_mb"] - pages * os.sysconf("SC_PAGE_SIZE") / 1e6) < 20
+    assert abs(memory().rss_mb - pages * os.sysconf("SC_PAGE_SIZE") / 1e6) < 20
+
+
+async def readiness(client: TestClient) -> tuple[int, str | None]:
+    async with client.get("/health/ready") as response:
+        return response.status, (await response.json())["reason"]
+
+
+def test_ready_means_migrated_and_not_draining(postgres):
+    async def main() -> None:
+        async with application(postgres.url) as client:
+            assert (await readiness(client))[1].startswith("migrating")
+            async with client.get("/health/live") as response:
+                assert response.status == 200
+            await asyncio.to_thread(postgres.start)
+            await until_status(client, 200)
+            await until(lambda: client.server.app[DATABASE].migrated)
+            assert await readiness(client) == (200, None)
+            await asyncio.to_thread(postgres.stop)
+            assert await readiness(client) == (200, None)  # no other worker is better off
+            client.server.app[DRAINING].set()
+            status, reason = await readiness(client)
+            assert status == 503
+            assert reason.startswith("draining")
+
+    run(main())
+
+
+def test_a_room_that_hangs_or_fails_says_nothing_and_holds_up_nobody(shared_postgres):
+    async def fails() -> None:
+        raise ValueError("no")
+
+    async def main() -> None:
+        async with application(shared_postgres.url) as client:
+            await until_status(client, 200)
+            rooms = client.server.app[ROOMS]
+            rooms |= {"hangs": asyncio.Event().wait, "fails": fails, "jobs": lambda: asyncio.sleep(0, {"waiting": 3})}
+            status, body = await health(client)
+            assert status == 200
+            assert body["rooms"] == {"hangs": None, "fails": None, "jobs": {"waiting": 3}}
+
+    run(main())

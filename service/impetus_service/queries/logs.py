@@ -15,6 +15,7 @@ COLUMNS = {
     "request_id": "text",
     "created_at": "timestamptz",
 }
+SHOWN = ("id", *(name for name in COLUMNS if name != "company_id"))
 TABLES = ("audit_logs", "data_access_logs")
 
 # One array for each column. The companies are those of the requests that wrote the entries.
@@ -30,7 +31,7 @@ INSERT = {
 LISTING = {
     table: Listing(
         table,
-        "id, user_id, action, entity, entity_id, severity, description, host(address) AS address, request_id, created_at",
+        ", ".join("host(address) AS address" if name == "address" else name for name in SHOWN),
         conditions={
             "user": "user_id = {}",
             "action": "action = {}",
