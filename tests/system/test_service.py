@@ -1,0 +1,192 @@
+"""The Impetus service in a pool of impetusd, asked without pause while its PostgreSQL is killed, stopped, locked and full."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from instance import Instance
+
+DEADLINE = 60.0  # seconds; only a failure waits for it
+HANGS = 20.0  # seconds after which an answer counts as never given; the figure itself is scripts/bench_service.py's
+CLIENTS = 6
+PASSWORD = "correct horse battery"
+BIN = Path(sys.executable).parent
+
+INI = """
+[pool:web]
+app = impetus_service.app:create_app
+instances = 2
+listen = 127.0.0.1:{port}
+depends_on = db
+[program:db]
+command = {bin}/impetusd-postgres --data {root}/data --socket-dir {root}/s
+wait_ready = yes
+kill_signal = SIGINT
+[env:web]
+DATABASE_URL = {url}
+DB_POOL_MAX = 4
+DB_TIMEOUT_MS = 1000
+"""
+
+
+class Service:
+    """The pool and its database, from outside."""
+
+    def __init__(self, instance: Instance, session: aiohttp.ClientSession, port: int, url: str) -> None:
+        self.instance, self.session, self.url = instance, session, url
+        self.base = f"http://127.0.0.1:{port}"
+        self.statuses: set[int] = set()  # of what the clients got
+
+    async def get(self, path: str) -> int:
+        async with asyncio.timeout(HANGS), self.session.get(self.base + path) as response:
+            await response.read()
+            return response.status
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not await holds():  # noqa: ASYNC110 # no event tells it from outside
+                await asyncio.sleep(0.02)
+
+    async def until_well(self) -> None:
+        """Until every worker has its database again: many answers in a row, of both kinds, are good."""
+
+        async def well() -> bool:
+            return {await self.get(path) for _ in range(8) for path in ("/health", "/api/communications")} == {200}
+
+        await self.until(well)
+
+    async def until_ill(self) -> None:
+        async def ill() -> bool:
+            return await self.get("/health") == 503
+
+        await self.until(ill)
+
+    @asynccontextmanager
+    async def load(self) -> AsyncIterator[None]:
+        """Clients that ask without pause; whatever happens, each request is answered."""
+        over = asyncio.Event()
+
+        async def client() -> None:
+            while not over.is_set():
+                self.statuses.add(await self.get("/api/communications?limit=5"))
+                await asyncio.sleep(0.005)
+
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(CLIENTS):
+                clients.create_task(client())
+            try:
+                yield
+            finally:
+                over.set()
+
+    def database_processes(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (entry / "cwd").samefile(self.instance.root / "data"):
+                    found.append(int(entry.name))
+        return found
+
+
+@asynccontextmanager
+async def running(impetusd: Instance) -> AsyncIterator[Service]:
+    port = impetusd.port()
+    url = f"postgresql:///impetus?host={impetusd.root}/s&user=impetus"
+    await asyncio.to_thread(impetusd.start, INI.format(port=port, bin=BIN, root=impetusd.root, url=url))
+    adding = await asyncio.create_subprocess_exec(
+        BIN / "impetusd-service", "create-admin", "--company", "Shop", "--email", "ada@example.com", "--name", "Ada",
+        "--password-stdin", env={**impetusd.environ, "DATABASE_URL": url}, stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, errors = await adding.communicate(f"{PASSWORD}\n".encode())
+    assert said == b"ada@example.com is an administrator of the new company Shop\n", errors
+    async with aiohttp.ClientSession() as session:
+        credentials = {"email": "ada@example.com", "password": PASSWORD}
+        async with session.post(f"http://127.0.0.1:{port}/api/auth/login", json=credentials) as response:
+            assert response.status == 201
+            session.headers["Authorization"] = f"Bearer {(await response.json())['token']}"
+        yield Service(impetusd, session, port, url)
+
+
+async def killed(service: Service) -> None:
+    before = service.instance.status()["db"]
+    os.kill(before.pid, signal.SIGKILL)
+    await service.until(lambda: asyncio.to_thread(lambda: service.instance.status()["db"].restarts > before.restarts))
+
+
+async def stopped(service: Service) -> None:
+    processes = service.database_processes()
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await service.until_ill()
+        assert {await service.get("/health") for _ in range(4)} == {503}
+    finally:
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+async def locked(service: Service) -> None:
+    """Every statement of the load hangs until its time is over, in every connection."""
+    connection = await asyncpg.connect(service.url)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE communications IN ACCESS EXCLUSIVE MODE")
+        service.statuses.clear()
+
+        async def all_fail() -> bool:
+            return 503 in service.statuses
+
+        await service.until(all_fail)
+        assert await service.get("/health") in {200, 503}
+    await connection.close()
+
+
+async def full(service: Service) -> None:
+    """All that the server has are taken by others, and the workers' own are ended."""
+    taken: list[Any] = []
+    admin = await asyncpg.connect(service.url.replace("user=impetus", "user=postgres"))
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'impetus'"
+    try:
+        with pytest.raises(asyncpg.TooManyConnectionsError):
+            while True:
+                taken.append(await asyncpg.connect(service.url))
+
+        async def ill() -> bool:
+            await admin.execute(end)
+            with suppress(asyncpg.TooManyConnectionsError):
+                while True:
+                    taken.append(await asyncpg.connect(service.url))
+            return await service.get("/health") == 503
+
+        await service.until(ill)
+    finally:
+        for connection in (*taken, admin):
+            connection.terminate()
+
+
+def test_whatever_the_database_does_no_worker_ends_and_every_request_is_answered(impetusd):
+    async def main() -> None:
+        async with running(impetusd) as service:
+            await service.until_well()
+            before = impetusd.status()
+            async with service.load():
+                for happens in (killed, stopped, locked, full):
+                    await happens(service)
+                    await service.until_well()
+            after = impetusd.status()
+            for slot in ("web:0", "web:1"):
+                assert (after[slot].pid, after[slot].restarts) == (before[slot].pid, 0)
+            assert service.statuses <= {200, 503}
+
+    asyncio.run(main())
