@@ -48,10 +48,11 @@ def make_directories(paths: Paths) -> None:
             ) from None
 
 
-def shim_argv(paths: Paths, *, boot: bool = False, profile: str | None = None) -> list[str]:
+def shim_argv(paths: Paths, *, boot: bool = False, logs: str = "files", profile: str | None = None) -> list[str]:
     """The command that is the daemon. Isolated and without site: neither the caller's environment nor cwd can bend it.
 
-    `boot`: it starts by itself what has autostart, for nobody will send it `start`. `profile`: which to begin with.
+    `boot`: it starts by itself what has autostart, for nobody will send it `start`. `logs`: files or stdout. `profile`:
+    which to begin with.
     """
     shim = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim", "__main__.py")
     fields: dict[str, object] = {
@@ -59,17 +60,19 @@ def shim_argv(paths: Paths, *, boot: bool = False, profile: str | None = None) -
     }
     if boot:
         fields["boot"] = True
+    if logs != "files":
+        fields["logs"] = logs
     if profile is not None:
         fields["profile"] = profile
     return [sys.executable, "-I", "-S", "-X", "utf8", shim, paths.conf, json.dumps(fields)]
 
 
-def run_in_foreground(paths: Paths, profile: str | None = None) -> NoReturn:
-    """Become the daemon: for containers and systemd. Returns only by raising ControlError."""
+def run_in_foreground(paths: Paths, logs: str, profile: str | None = None) -> NoReturn:
+    """Become the daemon: for containers and systemd; `logs`: files or stdout. Returns only by raising ControlError."""
     make_directories(paths)
     if control.daemon_alive(paths):
         raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
-    argv = shim_argv(paths, boot=True, profile=profile)
+    argv = shim_argv(paths, boot=True, logs=logs, profile=profile)
     sys.stdout.flush()
     sys.stderr.flush()
     try:

@@ -54,6 +54,9 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
     if not faulty & {restart, kill} and 0 < values[kill] <= values[restart]:
         sizes = [f"{key} ({schema.show_size(values[key])})" for key in (kill, restart)]
         reading.problem(place(section, kill), f"{sizes[0]} must be above {sizes[1]}; change one of them")
+    if values["critical"] and values["retry_after"]:
+        text = "critical ends everything when it is FATAL, and retry_after tries it again; keep one of them"
+        reading.problem(place(section, "critical"), text)
     if kind is Kind.PROGRAM and values["ready"] and values["wait_ready"]:
         text = "ready and wait_ready = yes are two ways of being ready; keep one of them"
         reading.problem(place(section, "ready"), text)

@@ -112,6 +112,7 @@ class Unit:
     exp_backoff_restart_delay: float = 0.0
     exp_backoff_max_delay: float = 0.0
     retry_after: float = 0.0  # of what is FATAL; 0 is never
+    critical: bool = False  # its FATAL is the end of all
     # restarts of what is healthy; "", 0 and () are none
     cron_restart: str = ""
     timezone: str = ""  # of cron_restart; "" is the host's

@@ -38,6 +38,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
 EXIT_UNKNOWN_NAME = 4
+EXIT_CRITICAL = 69  # of `impetusd run`: a critical unit was given up; sysexits.h EX_UNAVAILABLE
 
 
 class ProtocolError(Exception):

@@ -541,6 +541,7 @@ KEYS: tuple[Key, ...] = (
     Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "Wait after the second failed run in a row; doubles with each one that follows."),
     Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The longest it grows to."),
     Key("retry_after", _BOTH, "Restarts", DURATION, "0", "What is FATAL is tried again after this time; 0: never."),
+    Key("critical", _BOTH, "Restarts", BOOL, "no", "When it is FATAL, impetusd stops everything in order and exits with 69, so that what started it can act: a container's runtime, or systemd."),
     # restarts of what is healthy
     Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "Restart it at these times: a cron expression, or @daily and the like.", "30 3 * * 1"),
     Key("timezone", _JOBS, "Planned restarts", TIMEZONE, "", "Where cron_restart (of a timer: cron) reads the clock. Default: the host's time zone.", "Europe/Lisbon"),

@@ -55,6 +55,7 @@ def dump(shim: Shim) -> dict[str, Any]:
         "baseline": shim.baseline,
         "shutdown": shim.shutdown,
         "quitting": shim.quitting,
+        "code": shim.code,
         "supervisor": shim.supervisor.dump() if shim.supervisor else None,
         "channel": shim.channel.fileno() if shim.channel else -1,
         "outbox": [[event, list(fds)] for event, fds in shim.outbox],
@@ -73,7 +74,7 @@ def restore(shim: Shim, state: dict[str, Any]) -> None:
             child = shim.forking[saved["process"]] = shim.children[saved["process"]]
             child.forks = shim.children[saved["via"]].forks
     shim.blobs, shim.kept, shim.lost = state["blobs"], state["kept"], set(state["lost"])
-    shim.shutdown, shim.quitting = state["shutdown"], state["quitting"]
+    shim.shutdown, shim.quitting, shim.code = state["shutdown"], state["quitting"], state.get("code", 0)
     if state["supervisor"] is not None:
         shim.supervisor = Child.load(state["supervisor"])
         shim.channel = socket.socket(fileno=state["channel"])

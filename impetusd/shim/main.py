@@ -4,7 +4,7 @@ It spawns what it is told to, reports exits, signals only what it has not reaped
 be hit), keeps named descriptors and opaque strings, adopts orphans, and starts the supervisor again when that dies or
 falls silent. It decides nothing. `shim.wire` has the messages.
 
-`shim/__main__.py` runs it. Exit status: 0 after an orderly end, 75 when the state directory is held by another shim, 1 when it had to give up.
+`shim/__main__.py` runs it. Exit status: 0 after an orderly end (or what the supervisor asks for), 75 when the state directory is held by another shim, 1 when it had to give up.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Shim:
         self._hold_back()
         self.shutdown = False
         self.quitting = False
+        self.code = 0  # what to exit with then
         self.sweep_due = False
         # the supervisor
         self.channel: socket.socket | None = None
@@ -113,7 +114,7 @@ class Shim:
             self.upstream.beat(time.monotonic())
             if self.quitting and self.supervisor is None:
                 self.cgroups.remove(self.cgroups.root)
-                return 0
+                return self.code
             if self.shutdown and self.mute >= len(DELAYS):
                 log("the supervisor cannot be started, and the end was asked for: killing everything")
                 self._kill_all()
@@ -375,7 +376,7 @@ class Shim:
             case "notify":
                 self.upstream.say(op["text"])
             case "quit":
-                self.quitting = True
+                self.quitting, self.code = True, op.get("code", 0)
             case "beat":
                 pass
 

@@ -18,6 +18,7 @@ from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
 from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.starter import Starter
+from impetusd.supervisor.stream import STDOUT
 
 BEGIN = frozenset({"start", "restart", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
 OFF = "enabled = no, or impetusd disable"
@@ -158,8 +159,15 @@ class Commands:
         files = []
         for entry in self.find(names) if params["names"] else self._engine.entries.values():
             for stream, path in zip(("out", "error"), self._starter.log_files(entry), strict=True):
-                files.append({"name": self._engine.shown(entry), "stream": stream, "path": path})
-        if not params["names"] or own in params["names"]:
+                if path != STDOUT:
+                    files.append({"name": self._engine.shown(entry), "stream": stream, "path": path})
+        if self._starter.prefix is not None:
+            if not files:
+                text = "what programs print goes to the standard output of `impetusd run`, and its own log to standard error"
+                raise ProtocolError(
+                    FAILED, f"{text}: see the log of the container, or of whatever started it", EXIT_FAILED
+                )
+        elif not params["names"] or own in params["names"]:
             files.append({"name": own, "stream": "daemon", "path": self._paths.log_file})
         return {"files": files}
 

@@ -25,10 +25,10 @@ from impetusd.core import access, news
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Config, ConfigError, Health, Paths
-from impetusd.core.protocol import ProtocolError, Request
+from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError, Request
 from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
-from impetusd.supervisor import audit, record
+from impetusd.supervisor import audit, record, stream
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, keep_profile, read
 from impetusd.supervisor.checks import Checks
@@ -66,12 +66,21 @@ class Daemon:
     """The supervisor's parts and the threads between them."""
 
     def __init__(
-        self, conf: str, paths: Paths, *, boot: bool, profile: str | None = None, link: Link | None = None
+        self,
+        conf: str,
+        paths: Paths,
+        *,
+        boot: bool,
+        logs: str = "files",
+        profile: str | None = None,
+        link: Link | None = None,
     ) -> None:
-        """`boot`: start what has autostart without being asked, as `impetusd run` wants it. `link`: to the shim.
+        """`boot`: start what has autostart without being asked, as `impetusd run` wants it; `logs`: files or stdout.
 
-        `profile`: the one to begin with; None is the one that was in force last.
+        `profile`: the one to begin with; None is the one that was in force last. `link`: to the shim.
         """
+        self._prefix = stream.Prefix(os.environ) if logs == "stdout" else None
+        self._code = 0  # what the shim is to exit with
         self._profile = profile
         self._conf = conf
         self._paths = paths
@@ -91,7 +100,7 @@ class Daemon:
         except (OSError, ConfigError) as error:
             self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}")
             self._writer.close()
-            self._link.send([{"op": "quit"}])
+            self._link.send([{"op": "quit", "code": EXIT_USAGE}])
             return
         keep_profile(self._paths.state_dir, self._configuration.profile, self._writer.line)
         self._bind_notify()
@@ -110,6 +119,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
         loop.add_signal_handler(signal.SIGHUP, self._hear, {"event": "apply"})
         self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
+        self._code = int(blobs.get("exit", "0"))
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
         elif (first and self._boot) or "booting" in blobs:
@@ -117,6 +127,10 @@ class Daemon:
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
             self._starter.put("booting", None)
             self._starter.flush()
+        for entry in self._engine.entries.values():  # it may be critical only from now on
+            if entry.slot.state is State.FATAL and entry.unit.critical and entry.slot.want is Want.UP:
+                self._give_up(entry)
+        self._starter.flush()
         self._telling = asyncio.create_task(self._tell_upstream())
         await self._done.wait()
         await self._end()
@@ -138,12 +152,15 @@ class Daemon:
         self._ledger = Ledger(ledger, blobs, soon, self._writer.line)
         self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
+        self._starter.prefix = self._prefix
         self._oom = Oom()
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._starter.instances = self._engine.instances
         self._starter.shown = self._engine.shown
         self._build(self._configuration.at(0))
         self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
+        if self._prefix is not None:
+            self._prefix.width = max((len(entry.name) for entry in self._engine.entries.values()), default=0)
         self._remember(blobs, saved, first=first)
 
     def _make_writer(self) -> Writer:
@@ -155,7 +172,8 @@ class Daemon:
             self._link.send([{"op": "keep", "name": name}], [fd])
 
         make = JournalWriter if is_journal(os.environ) else Writer
-        return make(self._paths.log_file, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
+        own = self._paths.log_file if self._prefix is None else stream.STDERR
+        return make(own, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
 
     # The parts, and what they remember.
 
@@ -332,7 +350,7 @@ class Daemon:
     async def _flush_logs(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
         entries = self._commands.find(names) if names else self._engine.entries.values()
-        paths = sorted({path for entry in entries for path in self._starter.log_files(entry)})
+        paths = sorted({path for entry in entries for path in self._starter.log_files(entry)} - {stream.STDOUT})
         failed = await self._from_writer(functools.partial(self._writer.flush_files, paths))
         return {"ok": not failed, "files": paths, "failed": failed}
 
@@ -473,6 +491,8 @@ class Daemon:
             reason = self._engine.reason(entry)
             process = f" (pid {pid})" if pid else ""
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}")
+        if after.state is State.FATAL and entry.unit.critical:
+            self._give_up(entry)
         self._commands.changed(entry, before)
         self._upstream.changed()
         self._timers.changed(entry.unit.name, before, after)
@@ -498,9 +518,18 @@ class Daemon:
         self._memory.close()
         self._file_watch.watch(())
 
-    def _shut_down(self) -> None:
+    def _give_up(self, entry: Entry) -> None:
+        """All of it ends with a critical unit, and whoever started us learns that by the exit status."""
+        if not (self._code or self._commands.ending or self._link.shutdown):
+            self._code = EXIT_CRITICAL
+            self._starter.put("shutdown", "yes")
+            self._starter.put("exit", str(EXIT_CRITICAL))
+            why = f"{entry.name} is critical, and FATAL"
+            asyncio.get_running_loop().call_soon(self._shut_down, why)
+
+    def _shut_down(self, why: str = "told to end by a signal") -> None:
         if self._ending is None:
-            self._commands.begin_the_end("told to end by a signal")
+            self._commands.begin_the_end(why)
             self._ending = asyncio.create_task(self._stop_everything())
 
     async def _stop_everything(self) -> None:
@@ -524,17 +553,18 @@ class Daemon:
         self._starter.flush()
         await asyncio.to_thread(self._ledger.close)
         await asyncio.to_thread(self._writer.close)
-        self._starter.quit()
+        self._starter.quit(self._code)
 
 
 def main() -> NoReturn:
     """Run. The exit status only tells the shim's log; whether to start again is said over the channel."""
     fields = json.loads(sys.argv[2])
-    boot, profile = fields.pop("boot", False), fields.pop("profile", None)
+    how = {name: fields.pop(name) for name in ("logs", "profile") if name in fields}
+    boot = fields.pop("boot", False)
     paths = Paths(**fields)
 
     async def run() -> None:
-        await Daemon(sys.argv[1], paths, boot=boot, profile=profile).run()
+        await Daemon(sys.argv[1], paths, boot=boot, **how).run()
 
     asyncio.run(run())
     sys.exit(0)

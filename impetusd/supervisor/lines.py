@@ -24,6 +24,7 @@ class Options:
     time: bool = False
     json: bool = False  # implies a time
     merged: bool = False  # other pipes go to the same file: only whole lines are written
+    prefix: str = ""  # before each line that is no JSON
     tail: bool = True  # keep the last of each run, to explain its end
     max_size: int = 0  # 0: no rotation by size
     max_age: float = 0.0  # 0: none by age
@@ -33,7 +34,7 @@ class Options:
     @property
     def by_lines(self) -> bool:
         """Whether only whole lines are written; else bytes are moved unchanged, as they come."""
-        return self.time or self.json or self.merged
+        return self.time or self.json or self.merged or bool(self.prefix)
 
 
 def stamp(at: float) -> str:
@@ -58,8 +59,8 @@ def dress(data: bytes, options: Options, at: float) -> bytes:
         head = f'{{"time": "{stamp(at)}", "name": {json.dumps(options.name)}, "stream": "{options.stream}", "line": "'
         between = b'"}\n' + head.encode()
         return b"".join((between[3:], _escaped(data[:-1]).replace(b"\n", between), b'"}\n'))
-    if options.time:
-        before = f"{stamp(at)} ".encode()
+    if options.time or options.prefix:
+        before = f"{options.prefix}{f'{stamp(at)} ' if options.time else ''}".encode()
         return b"".join((before, memoryview(data.replace(b"\n", b"\n" + before))[: -len(before)]))
     return data
 

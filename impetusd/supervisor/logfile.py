@@ -133,12 +133,16 @@ class LogFile:
         view = memoryview(out)
         while self._at < end:
             start = self._at
-            self._at += os.write(self.fd, view[start:end])
+            self._at += self._send(view[start:end])
             newline = _rfind(out, start, self._at)
             if newline >= 0:
                 self._line_start = size + newline + 1 - start
             self.midline = newline != self._at - 1
             size += self._at - start
+
+    def _send(self, data: memoryview) -> int:
+        """Write some of it; returns how much."""
+        return os.write(self.fd, data)
 
     def _cut(self, out: bytes | memoryview, size: int) -> int:
         """How much of `out` belongs into this file, never into the middle of a line; `_at` if another was opened."""
@@ -261,7 +265,7 @@ class LogFile:
             f"impetusd: {lost.now_bytes} bytes, {lost.now_lines} lines of output were dropped here from"
             f" {stamp(lost.since)} to {stamp(time.time())}: {lost.reason}"
         )
-        line = dress(text.encode(), replace(self.options, name="impetusd", stream="daemon"), time.time())
+        line = dress(text.encode(), replace(self.options, name="impetusd", stream="daemon", prefix=""), time.time())
         at, self._at = self._at, 0
         try:
             if self.midline:

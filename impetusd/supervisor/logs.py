@@ -25,6 +25,7 @@ from impetusd.supervisor.journal import CHUNK, Journal, Pending
 from impetusd.supervisor.lines import LONGEST, Options, dress, stamp, whole
 from impetusd.supervisor.logfile import PATIENCE, LogFile
 from impetusd.supervisor.lost import Losses
+from impetusd.supervisor.stream import log_file
 
 __all__ = ["Options", "Writer"]
 
@@ -348,7 +349,7 @@ class _Lane:
         self._by_fd: dict[int, _Pipe] = {}
         self._files: dict[str, LogFile] = {}
         self._users: dict[LogFile, set[_Pipe]] = {}
-        self._own = LogFile(own)
+        self._own = log_file(own)
         self._again: set[_Pipe] = set()  # by_lines, and not read to the end: the kernel tells of news only
         self._reopening: list[tuple[list[LogFile], Callable[[int], None], int]] = []
         self._peek: Callable[[int], bytes] | None = None
@@ -557,7 +558,7 @@ class _Lane:
         problems = []
         for path in paths:
             try:
-                (self._own if path == self._own.path else self._files.get(path) or LogFile(path)).empty()
+                (self._own if path == self._own.path else self._files.get(path) or log_file(path)).empty()
             except OSError as error:
                 problems.append(f"cannot empty {path}: {error.strerror}")
         answer(problems)
@@ -573,7 +574,7 @@ class _Lane:
     def _attach(self, pipe: _Pipe, path: str) -> None:
         file = self._files.get(path)
         if file is None:
-            file = self._files[path] = LogFile(path, self._writer.losses.of(path))
+            file = self._files[path] = log_file(path, self._writer.losses.of(path))
             self._users[file] = set()
         file.options = pipe.options
         pipe.file = file

@@ -43,7 +43,7 @@ async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
 def main() -> NoReturn:
     """Prove it, or say why not."""
     fields = json.loads(sys.argv[2])
-    boot = fields.pop("boot", False)
+    boot, _ = fields.pop("boot", False), fields.pop("logs", "")
     fields.pop("profile", None)  # the one in force is in the configuration
     code = 0
     with tempfile.TemporaryDirectory(prefix="impetusd-") as folder:

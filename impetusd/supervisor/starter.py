@@ -31,6 +31,7 @@ from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.sockets import listen_on
+from impetusd.supervisor.stream import STDOUT, Prefix
 
 STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
@@ -43,6 +44,7 @@ class Starter:
 
     def __init__(self, link: Link, writer: Writer, ledger: Ledger, environ: Mapping[str, str], log_dir: str) -> None:
         """`environ` is the daemon's environment, of which a few variables are handed on."""
+        self.prefix: Prefix | None = None  # with one, what has no file of its own in the INI goes to standard output
         self._ledger = ledger
         self._link = link
         self._writer = writer
@@ -115,9 +117,9 @@ class Starter:
         self._link.send(ops + self._ops, [fd for _, fd in keeps], sent)
         self._puts, self._ops, self._keeps, self._close_when_sent = {}, [], [], []
 
-    def quit(self) -> None:
-        """Have the shim end once we have."""
-        self._ops.append({"op": "quit"})
+    def quit(self, code: int) -> None:
+        """Have the shim exit with `code` once we have."""
+        self._ops.append({"op": "quit", "code": code})
         self.flush()
 
     # New code.
@@ -277,27 +279,34 @@ class Starter:
 
     def _options(self, entry: Entry) -> dict[str, Options]:
         unit = entry.unit
-        out, error = self.log_files(entry)
+        out, error = paths = self.log_files(entry)
         shared = unit.merge_logs or out == error or entry.role in {Role.WORKER, Role.LEAVING}
         return {
             f"{entry.rec.pipe}:{stream}": Options(
+                prefix=self.prefix.of(self.shown(entry))
+                if self.prefix and path == STDOUT and unit.log_format != "json"
+                else "",
                 name=self.shown(entry),
                 stream="out" if stream == "out" else "error",
                 time=unit.time,
                 json=unit.log_format == "json",
-                merged=shared,
+                merged=shared or path == STDOUT,
                 tail=stream == "err",
                 max_size=unit.log_max_size,
                 max_age=unit.log_max_age,
                 keep=unit.log_keep,
                 compress=unit.log_compress,
             )
-            for stream in STREAMS
+            for stream, path in zip(STREAMS, paths, strict=True)
         }
 
     def log_files(self, entry: Entry) -> tuple[str, str]:
         """Where the slot's stdout and stderr go."""
-        return log_files(entry.unit, entry.role, entry.index, self.instances(entry.unit), self._log_dir)
+        unit = entry.unit
+        out, error = log_files(unit, entry.role, entry.index, self.instances(unit), self._log_dir)
+        if self.prefix is None:
+            return out, error
+        return out if unit.out_file else STDOUT, error if unit.error_file else STDOUT
 
     def dropped(self, entry: Entry) -> tuple[int, int]:
         """Bytes and lines that could not be written into its log files, those of others in a merged one included."""

@@ -67,8 +67,8 @@ def test_a_supervisor_killed_after_the_signal_does_not_keep_it_from_ending(impet
     before = impetusd.wait_state_of_daemon("slow", "RUNNING")
     supervisor = impetusd.status().supervisor
     process.send_signal(signal.SIGTERM)
-    impetusd.wait_state("slow", "STOPPING")
-    impetusd.kill(supervisor)
+    wait_for(lambda: "slow:0: STOPPING" in impetusd.log(), "the stop to begin")
+    os.kill(supervisor, signal.SIGKILL)
     impetusd.finish(process)
     assert slow.exists()
     assert not os.path.exists(f"/proc/{before.pid}")

@@ -1,0 +1,166 @@
+"""impetusd as PID 1 of a namespace, as in a container; and the end that a critical unit makes of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import census
+import pytest
+from instance import COMMAND, Instance, program, wait_for
+
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+@pytest.fixture
+def namespace() -> list[str]:
+    """The command that makes what follows PID 1."""
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare(1)")
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"a pid namespace cannot be made here: {tried.stderr.strip()}")
+    return UNSHARE
+
+
+class Container:
+    """One with nothing but impetusd in it."""
+
+    def __init__(self, instance: Instance, namespace: list[str], *arguments: str, conf: Path | None = None) -> None:
+        self.out = instance.root / "stdout"
+        with open(self.out, "w", encoding="utf-8") as out:
+            self.process = subprocess.Popen(
+                [*namespace, *COMMAND, "-c", str(conf or instance.conf), "run", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=instance.environ,
+            )
+        instance._commands.append(self.process)  # type: ignore[arg-type]  # it is cleared away with it
+        self.first = wait_for(lambda: [each.pid for each in census.children(self.process.pid)], "PID 1")[0]
+
+    def lines(self) -> list[str]:
+        """What was printed, without impetusd's own log."""
+        return [line for line in self.out.read_text(encoding="utf-8").splitlines() if " | " in line]
+
+    def wait_line(self, line: str) -> None:
+        wait_for(lambda: line in self.lines(), f"{line!r} in {self.out.read_text(encoding='utf-8')}")
+
+    def wait(self) -> int:
+        return self.process.wait(45)
+
+
+def test_pid_1_reaps_strays_prints_what_programs_print_and_obeys_signals(
+    impetusd: Instance, namespace: list[str]
+) -> None:
+    done = [impetusd.root / f"stray-{number}" for number in range(3)]
+    strays = " ".join(f"(setsid sh -c 'exec touch {path}' &);" for path in done)
+    ini = f"""
+[program:parent]
+command = sh -c "{strays} echo done; echo trouble >&2; printf unfinished; exec sleep 1000"
+[program:json]
+command = sh -c "echo as an object; exec sleep 1000"
+log_format = json
+[program:filed]
+command = sh -c "echo into a file; exec sleep 1000"
+out_file = ${{BASE_DIR}}/filed.log
+"""
+    impetusd.write(ini)
+    container = Container(impetusd, namespace)
+    container.wait_line("parent | done")
+    container.wait_line("parent | trouble")
+    wait_for(lambda: all(path.exists() for path in done), "the strays' work")
+    wait_for(lambda: not [each for each in census.children(container.first) if each.zombie], "the strays to be reaped")
+    wait_for((impetusd.root / "filed.log").exists, "the file that the INI names")
+    told = wait_for(
+        lambda: [line for line in container.out.read_text().splitlines() if line.startswith("{")], "a line of JSON"
+    )
+    assert [(each["name"], each["line"]) for each in map(json.loads, told)] == [("json", "as an object")]
+    assert "container" in impetusd.run("logs", "parent", code=1).err
+    impetusd.write(ini + "[program:new]\ncommand = sh -c 'echo here I am; exec sleep 1000'\n")
+    os.kill(container.first, signal.SIGHUP)
+    container.wait_line("new | here I am")
+    os.kill(container.first, signal.SIGTERM)
+    assert container.wait() == 0
+    assert "parent | unfinished" in container.lines()
+    assert not [line for line in container.lines() if line.startswith("filed")]
+    assert [path.name for path in (impetusd.root / "var/log").iterdir()] == []
+
+
+def test_a_signal_that_comes_while_it_is_only_starting_is_not_lost(impetusd: Instance, namespace: list[str]) -> None:
+    """The kernel drops what PID 1 has no handler for; it is kept from when the INI file is read."""
+    fifo = impetusd.root / "fifo.ini"
+    os.mkfifo(fifo)
+    impetusd.write("")
+    container = Container(impetusd, namespace, conf=fifo)
+    over = threading.Event()
+
+    def serve() -> None:
+        first = True
+        while True:
+            with open(fifo, "w", encoding="utf-8") as file:  # returns when somebody reads
+                if over.is_set():
+                    return
+                if first:
+                    os.kill(container.first, signal.SIGTERM)
+                first = False
+                file.write("[program:p]\ncommand = sleep 1000\n")
+            time.sleep(0.05)  # so that the next reader is another
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert container.wait() == 0
+    finally:
+        over.set()
+        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
+        thread.join(10)
+
+
+def test_the_configuration_of_the_container_is_fine(impetusd: Instance) -> None:
+    ini = Path(__file__).parents[2] / "conf/container/impetusd.ini"
+    impetusd.run("check", ini, env={"DATABASE_URL": "postgresql://db/shop"})
+
+
+CRITICAL = """
+[program:heart]
+command = {}
+critical = yes
+max_restarts = 0
+depends_on = base
+[program:base]
+command = {}
+wait_ready = yes
+"""
+
+
+def test_a_critical_unit_that_is_given_up_ends_all_of_it_with_a_status_of_its_own(impetusd: Instance) -> None:
+    notes = impetusd.root / "notes"
+    impetusd.write(CRITICAL.format("false", program("note_times", notes, "base")))
+    impetusd.finish(impetusd.popen("run"), 69)
+    assert notes.read_text().split() == ["base", "started", "base", "stopped"]
+    assert "stopping everything: heart:0 is critical, and FATAL" in impetusd.log()
+
+
+def test_the_status_outlives_a_supervisor_that_dies_over_it(impetusd: Instance) -> None:
+    slow = impetusd.root / "slow"
+    impetusd.write(CRITICAL.format("sleep 1000", program("slow_stop", 1, slow)))
+    process = impetusd.popen("run")
+    impetusd.wait_state_of_daemon("heart", "RUNNING")
+    status = impetusd.status()
+    impetusd.kill(status["heart"].pid)
+    wait_for(lambda: "base:0: STOPPING" in impetusd.log(), "the end to begin")
+    os.kill(status.supervisor, signal.SIGKILL)
+    impetusd.finish(process, 69)
+    assert slow.exists()
+
+
+def test_what_is_critical_is_not_tried_again(impetusd: Instance) -> None:
+    impetusd.write("[program:p]\ncommand = false\ncritical = yes\nretry_after = 1h\n")
+    assert "keep one of them" in impetusd.run("check", code=2).out
