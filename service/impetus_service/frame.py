@@ -98,7 +98,7 @@ def _write_access(request: web.Request, status: int, size: int, began: float) ->
         return
     fields: dict[str, object] = {
         "method": request.method,
-        "path": logs.redact(request.path),
+        "path": logs.redact_path(request.path),
         "status": status,
         "ms": round((time.perf_counter() - began) * 1000, 2),
         "bytes": size,

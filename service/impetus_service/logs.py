@@ -31,7 +31,6 @@ access = logging.getLogger("impetus.access")
 
 _encode = msgspec.json.Encoder().encode
 # Our session tokens, bearer tokens and keys of OpenAI's form, credentials in URLs, and what is named like a secret.
-_TOKENS = re.compile(r"imp_[\w-]{16,}|sk-[\w-]{16,}")
 _SECRETS = re.compile(
     r"imp_[\w-]{16,}|sk-[\w-]{16,}"
     r"|(?<=://)[^\s/@'\"]*:[^\s@'\"]*(?=@)"
@@ -53,6 +52,11 @@ def redact(text: str) -> str:
     for secret in _known:
         text = text.replace(secret, _HIDDEN)
     return _SECRETS.sub(_HIDDEN, text)
+
+
+def redact_path(path: str) -> str:
+    """As redact, for a URL's path, of which each request has one: only a token or a key can be in it."""
+    return redact(path) if "imp_" in path or "sk-" in path else path
 
 
 class JsonLines(logging.Formatter):
