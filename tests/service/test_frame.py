@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -94,3 +96,77 @@ def test_a_request_id_is_accepted(given):
 def test_a_request_id_is_made(given):
     response, _ = run(get(fine, headers={} if given is None else {HEADER: given}))
     assert response.headers[HEADER] not in {given, ""}
+
+
+class Number(msgspec.Struct):
+    number: Annotated[int, msgspec.Meta(ge=1, le=9)]
+
+
+async def put_in(client: TestClient, **request) -> tuple[int, dict]:
+    async with client.post("/numbers", **request) as response:
+        return response.status, await response.json(content_type=None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "says"),
+    [
+        ({"json": {"number": 5}}, 201, None),
+        ({"json": {"number": 0}}, 422, "body.number: Expected `int` >= 1"),
+        ({"json": {}}, 422, "missing required field `number`"),
+        ({"json": [1]}, 422, "body: Expected `object`"),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
+        ({"data": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
+        ({"data": b'{"number": "\\ud800"}', "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
+        ({"data": b"number=5", "headers": {"Content-Type": "text/plain"}}, 415, "application/json is expected"),
+        ({"json": {"number": "x" * 3000}}, 413, "2000"),
+    ],
+)
+def test_a_body_is_checked_before_it_gets_anywhere(request_, status, says):
+    async def main() -> None:
+        api = Api("test")
+
+        @api.post("/numbers", status=201)
+        async def add(body: Number) -> Number:
+            return body
+
+        app = application(fine)
+        app._client_max_size = 2000
+        app.add_routes(api.routes())
+        async with TestClient(TestServer(app)) as client:
+            got, answer = await put_in(client, **request_)
+            assert got == status, answer
+            if says is None:
+                assert answer == {"number": 5}
+            else:
+                assert says in answer["detail"]
+                assert answer["status"] == status
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "found"),
+    [
+        (0, "203.0.113.9", "127.0.0.1"),
+        (1, "203.0.113.9", "203.0.113.9"),
+        (1, "6.6.6.6, 203.0.113.9", "203.0.113.9"),  # the client itself may have put the first
+        (2, "203.0.113.9, 10.0.0.1", "203.0.113.9"),
+        (2, "203.0.113.9", "127.0.0.1"),
+        (1, "nonsense", "None"),
+        (1, "fe80::1%eth0", "fe80::1"),
+    ],
+)
+def test_the_address_is_what_the_trusted_proxies_saw(hops, forwarded, found):
+    async def tell(request: web.Request) -> web.Response:
+        return web.Response(text=str(addresses.address(request)))
+
+    async def main() -> None:
+        app = application(tell)
+        app[addresses.PROXY_HOPS] = hops
+        async with (
+            TestClient(TestServer(app)) as client,
+            client.get("/there", headers={"X-Forwarded-For": forwarded}) as response,
+        ):
+            assert await response.text() == found
+
+    run(main())

@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
+from served import served
 
+from impetus_service.app import APIS
 from impetus_service.paging import OFFSET_MAX, Cursor, Page, clamp
 from impetus_service.problems import Problem
 
@@ -49,3 +52,25 @@ def test_what_is_no_cursor_is_told(text):
     with pytest.raises(Problem) as told:
         Page.of({"cursor": text})
     assert (told.value.status, told.value.errors[0].at) == (422, "query.cursor")
+
+
+NONSENSE = [
+    "", "limit=abc&offset=abc", "limit=1e9&offset=1e9", "limit=-1&offset=-1", "limit=&offset=", "limit=9&limit=x&offset=1&offset=2",
+]  # fmt: skip
+
+
+def test_every_list_takes_nonsense(shared_postgres):
+    async def main() -> None:
+        async with served(shared_postgres.url) as service:
+            admin = await service.administrator()
+            lists = [each for api in APIS for each in api.operations if "page" in each.hints]
+            assert len(lists) >= 5
+            for operation in lists:
+                for query in NONSENSE:
+                    status, answer = await admin("GET", f"{operation.path}?{query}")
+                    assert status == 200, (operation.name, query, answer)
+                    assert set(answer) == {"items", "pagination"}
+                    assert 1 <= answer["pagination"]["limit"] <= 500
+                    assert answer["pagination"]["offset"] >= 0
+
+    run(main())
