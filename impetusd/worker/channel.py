@@ -3,6 +3,7 @@
     {"do": "serve", "name"}   accept requests, as this slot
     {"do": "tell"}            tell the state again; a supervisor that has died may have lost it
     {"do": "probe"}           with one descriptor, a stream connection: serve it
+    {"do": "count"}           tell how many requests it has answered, and how many of them with 500 or above
     {"do": "quit"}            nobody takes over: hurry the drain
 
 The worker outlives whoever holds the other end: at end of file it stops listening, and goes on.

@@ -1,6 +1,6 @@
 """What a pool worker is told at its start: environment variables and the descriptors that they name.
 
-IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog
+IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests (0: any)
 IMPETUSD_NAME        the slot, "web:0"
 IMPETUSD_CHANNEL_FD  serve: the SOCK_SEQPACKET socket that commands come from
 IMPETUSD_FORK_FD     template: the SOCK_SEQPACKET socket that fork requests come from
@@ -37,6 +37,7 @@ class Settings:
     kill_timeout: float
     backlog: int
     watchdog: float = 0.0
+    max_requests: int = 0
 
 
 def settings(environ: MutableMapping[str, str]) -> Settings:
@@ -53,6 +54,7 @@ def settings(environ: MutableMapping[str, str]) -> Settings:
             kill_timeout=float(given["kill_timeout"]),
             backlog=int(given["backlog"]),
             watchdog=float(given.get("watchdog", 0)),
+            max_requests=int(given.get("max_requests", 0)),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkerError(f"IMPETUSD_WORKER cannot be read ({error!r}): {text}") from None

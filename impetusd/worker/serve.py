@@ -34,6 +34,8 @@ from impetusd.worker.environment import Settings, WorkerError, set_title, take_l
 from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
 from impetusd.worker.probe import Probes
+from impetusd.worker.tally import Tally
+from impetusd.worker.websockets import WebSockets
 
 log = logging.getLogger("impetusd.worker")
 
@@ -87,6 +89,8 @@ class Worker:
         self._grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 8)
         self._drain = Drain()
         self._draining = asyncio.Event()
+        self._websockets = WebSockets()
+        self._tally = Tally(settings.max_requests, self._notify)
         self._serve = asyncio.Event()
         self._stop = asyncio.Event()
         self._ready = False
@@ -163,6 +167,8 @@ class Worker:
     async def _work(self) -> None:
         assert self._runner is not None  # _start_up() succeeded
         assert self._runner.server is not None
+        self._tally.begin()
+        self._websockets.begin()
         self._probes = Probes(self._runner.server)
         if not self._serve.is_set() and not self._stop.is_set():
             self._phase = "parked"
@@ -194,6 +200,7 @@ class Worker:
                 self._runner,
                 max(min(self._settings.drain_timeout, remaining - self._ending.patience * _CLEANUP_SHARE), 0.0),
             )
+            await self._websockets.close(self._grace)
             self._phase = "cleaning up"
             if self._probes is not None:
                 await self._probes.wait_closed(self._grace)
@@ -216,6 +223,8 @@ class Worker:
             case {"do": "probe"}:
                 if fds and self._probes is not None and not self._stop.is_set():
                     self._probes.take(fds.pop(0))
+            case {"do": "count"}:
+                self._notify(*self._tally.lines())
             case {"do": "quit"}:
                 self._drain.hurry()
             case _:

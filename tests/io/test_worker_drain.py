@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -200,3 +201,45 @@ def test_the_application_knows_that_its_worker_drains():
         _draining(worker)
         assert client.get("/ready").body == "no"
         assert worker.wait() == 0
+
+
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+)
+GOING_AWAY = b"\x03\xe9"  # 1001
+
+
+def test_websockets_are_served_to_the_deadline_and_closed_with_1001():
+    with Pool(drain_timeout=2) as pool, contextlib.ExitStack() as stack:
+        worker = pool.run().serve()
+        clients = [stack.enter_context(pool.client()) for _ in range(25)]
+        for client in clients:
+            client.send("/ws", "GET", *UPGRADE)
+            assert client.receive_head().status == 101
+        _draining(worker)
+        clients[0].socket.sendall(b"\x81\x82\0\0\0\0hi")
+        assert clients[0].socket.recv(4) == b"\x81\x02hi", "the drain lets a conversation go on"
+        for client in clients:
+            head = client.socket.recv(2)
+            assert head[0] == 0x88
+            assert client.socket.recv(head[1])[:2] == GOING_AWAY
+            client.socket.sendall(b"\x88\x82\0\0\0\0" + GOING_AWAY)
+            assert client.at_end()
+        assert worker.wait() == 0
+        assert worker.text("out").count("closed with 1001") == 25
+
+
+def test_a_websocket_client_that_does_not_answer_and_endless_answers_do_not_hold_up_the_end():
+    with Pool(drain_timeout=0.2) as pool, contextlib.ExitStack() as stack:
+        worker = pool.run().serve()
+        clients = [stack.enter_context(pool.client()) for _ in range(25)]
+        for number, client in enumerate(clients):
+            client.send(*(("/ws", "GET", *UPGRADE) if number % 2 else ("/sse",)))
+            client.receive_head()
+        assert worker.signal().wait() == 0, "not by its kill_timeout, which would be 1"
+        for client in clients:
+            while client._reader.read(4096):
+                pass  # what was written, and then the end

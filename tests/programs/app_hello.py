@@ -51,6 +51,32 @@ async def ready(request: web.Request) -> web.Response:
     return web.Response(text="no" if request.app[DRAINING].is_set() else "yes")
 
 
+async def sse(request: web.Request) -> web.StreamResponse:
+    """An event, and then no end."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    await response.write(b"data: hello\n\n")
+    await asyncio.Event().wait()
+    return response
+
+
+async def ws(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        await socket.send_str(str(message.data))
+    print(f"closed with {socket.close_code}", flush=True)
+    return socket
+
+
+async def broken(_request: web.Request) -> web.Response:
+    raise web.HTTPServiceUnavailable
+
+
+async def bug(_request: web.Request) -> web.Response:
+    raise Boom("in a handler")
+
+
 async def upload(request: web.Request) -> web.Response:
     return web.Response(text=str(len(await request.read())))
 
@@ -129,7 +155,27 @@ async def marks(app: web.Application):
         await asyncio.Event().wait()
 
 
-_HANDLERS = (slow, release, stream, numbers, task, thread, leave, block, spin, crunch, tick, hang, remote, stick, ready)
+_HANDLERS = (
+    slow,
+    release,
+    stream,
+    numbers,
+    task,
+    thread,
+    leave,
+    block,
+    spin,
+    crunch,
+    tick,
+    hang,
+    remote,
+    stick,
+    ready,
+    sse,
+    ws,
+    broken,
+    bug,
+)
 
 
 def make() -> web.Application:

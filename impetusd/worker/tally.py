@@ -1,0 +1,59 @@
+"""How many requests a worker has answered, and how many of them with 500 or above.
+
+Told when asked for, and once when they are as many as the worker may answer (max_requests, give or take a tenth, so that
+workers that were started together are not replaced together); from then on now and then, for its turn may not have come.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+
+_SPREAD = 0.1  # of max_requests, either way
+_AGAIN = 0.1  # of max_requests: so many further requests until it is told again
+
+
+class Tally:
+    """The counters of one worker. `notify` tells the supervisor."""
+
+    def __init__(self, max_requests: int, notify: Callable[..., None]) -> None:
+        self._max = max_requests
+        self._notify = notify
+        self.requests = 0
+        self.errors = 0
+        # A fork has a `random` of its own: it reseeds itself.
+        spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+        self._limit = max(1, round(max_requests * spread)) if max_requests else 0
+
+    def begin(self) -> None:
+        """Count from now on. Every answer of aiohttp goes through this one method, also those to what it cannot parse.
+
+        Replaced on the class: a middleware would see neither those nor what handlers raise, and cost a coroutine each.
+        """
+        finish = web.RequestHandler.finish_response
+
+        def counted(
+            handler: web.RequestHandler, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+        ) -> Awaitable[tuple[web.StreamResponse, bool]]:
+            self.requests += 1
+            if not isinstance(resp, web.StreamResponse) or resp.status >= 500:  # anything else becomes a 500
+                self.errors += 1
+            if self.requests == self._limit:
+                self._spent()
+            return finish(handler, request, resp, start_time)
+
+        web.RequestHandler.finish_response = counted  # type: ignore[method-assign,assignment]
+
+    def lines(self) -> tuple[str, str]:
+        """As it is told."""
+        return f"X_IMPETUSD_REQUESTS={self.requests}", f"X_IMPETUSD_ERRORS={self.errors}"
+
+    def _spent(self) -> None:
+        self._limit += max(1, round(self._max * _AGAIN))
+        self._notify("X_IMPETUSD_SPENT=1")
