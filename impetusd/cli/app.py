@@ -25,6 +25,7 @@ GROUPS = {
         "start": "impetusd.cli.start",
         "stop": "impetusd.cli.stop",
         "restart": "impetusd.cli.restart",
+        "reload": "impetusd.cli.reload",
         "scale": "impetusd.cli.scale",
         "signal": "impetusd.cli.signal_command",
     },

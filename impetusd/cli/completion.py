@@ -51,6 +51,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "logs.names": (SLOTS, TIMERS, OWN_LOG),
     "start.names": (SLOTS,),
     "restart.names": (SLOTS,),
+    "reload.names": (UNITS,),
     "disable.names": (UNITS, TIMERS),
     "enable.names": (CONFIGURED,),  # what is switched off is not in the daemon's answers
     "describe.name": (SLOTS, TIMERS),

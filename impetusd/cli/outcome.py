@@ -43,7 +43,9 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     if not answer["units"]:
         return 0
     print()
-    return tell(here, answer)
+    from impetusd.cli import reload
+
+    return reload.tell(here, answer) if answer.get("reloads") else tell(here, answer)
 
 
 def tell(here: Place, answer: Mapping[str, Any]) -> int:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import typing
+
 import click
 
 from impetusd.cli.options import conf_option, here, names_argument
 
+if typing.TYPE_CHECKING:
+    from impetusd.cli.place import Place
+
 
 @click.command(short_help="Stop and start everything, or NAME.")
-@click.option("--rolling", is_flag=True, help="One process of a unit after the other; of a pool, no request is lost.")
+@click.option(
+    "--rolling", is_flag=True, help="As `impetusd reload` where that is possible, else one process after the other."
+)
 @names_argument()
 @conf_option
 def command(names: tuple[str, ...], rolling: bool) -> int:
@@ -22,7 +29,23 @@ def command(names: tuple[str, ...], rolling: bool) -> int:
     from impetusd.cli import outcome, start
 
     at = here()
+    if rolling:
+        return _roll(at, names)
     try:
-        return outcome.bring_up(at, "restarting", "restart", {"names": list(names), "wait": True, "rolling": rolling})
+        return outcome.bring_up(at, "restarting", "restart", {"names": list(names), "wait": True, "rolling": False})
     except control.NotRunning:
         return start.start(at, names)
+
+
+def _roll(at: Place, names: tuple[str, ...]) -> int:
+    from impetusd import control
+    from impetusd.cli import outcome, reload, start
+    from impetusd.cli.progress import Live
+
+    try:
+        with Live("restarting") as live:
+            asked = {"names": list(names), "wait": True, "rolling": True}
+            answer = control.call(at.paths, "restart", asked, live.hooks)
+    except control.NotRunning:
+        return start.start(at, names)
+    return reload.tell(at, answer) if answer.get("reloads") else outcome.tell(at, answer)

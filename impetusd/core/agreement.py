@@ -47,6 +47,7 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
     companions(reading, section, kind, values, faulty)
     timeouts(reading, section, kind, values, faulty)
     listening(reading, section, values)
+    owners(reading, section, values)
     if values["watch"] and not reading.host.has_watch:
         text = "watch needs the package watchfiles, which is not installed; run: pip install 'impetusd[watch]'"
         reading.problem(place(section, "watch"), text)
@@ -145,6 +146,21 @@ def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
         elif wanted and not exists(wanted):
             text = f"{key} = {ini.brief(wanted)}: this host has no such {key}; create it, or write another"
             reading.problem(place(section, key), text)
+
+
+def owners(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    """Whose the unix sockets of `listen` are to be."""
+    for address in values.get("listen", ()):
+        user, _, group = address.owner.partition(":")
+        at, host = place(section, "listen"), reading.host
+        if user and host.euid != 0:
+            text = (
+                f"owner={ini.brief(address.owner)} needs impetusd to run as root; remove it, or start impetusd as root"
+            )
+            reading.problem(at, f"listen: {text}")
+        for what, name, exists in (("user", user, host.user_exists), ("group", group, host.group_exists)):
+            if name and (host.euid == 0 or what == "group") and not exists(name):
+                reading.problem(at, f"listen: this host has no {what} {ini.brief(name)}; create it, or write another")
 
 
 def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:

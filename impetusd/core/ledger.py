@@ -67,6 +67,14 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "rule": "the key of the INI; health for a [health:NAME]",
         "reason": "what was found, with the key's value",
     },
+    "reload": {
+        "unit": "what is reloaded",
+        "what": "began, failed (it goes back), rolled back (entirely old again), or done (entirely new)",
+        "generation": "of the new version",
+        "reason": "what it is made for; of a failed one: why",
+        "lines": "of one that is rolled back: the last that the process which failed wrote to stderr",
+        "took_s": "seconds in all",
+    },
     "health": {
         "check": "the NAME of [health:NAME]",
         "unit": "its target",
@@ -168,6 +176,9 @@ def typed(record: Record) -> str:
     """A command as it was typed: `impetusd restart --rolling web`."""
     params = record.get("params") or {}
     words = ["impetusd", record["method"], *(["--rolling"] if params.get("rolling") else [])]
+    words += ["--cancel"] if params.get("cancel") else []
+    words += ["--canary", str(params["canaries"])] if params.get("canaries") else []
+    words += ["--watch", f"{params['watch']:g}s"] if params.get("watch") is not None else []
     words += [params["signal"]] if "signal" in params else []
     words += record.get("names", ())
     return " ".join([*words, *([str(params["n"])] if "n" in params else [])])
@@ -217,6 +228,12 @@ def _health(record: Record) -> str:
     return f"health check {record['check']}: {record['state']}{reason}"
 
 
+def _reload(record: Record) -> str:
+    reason = f": {record['reason']}" if record.get("reason") else ""
+    took = f" after {span(record['took_s'])}" if record.get("took_s") else ""
+    return f"reload to generation {record['generation']} {record['what']}{took}{reason}"
+
+
 _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "daemon": _daemon,
     "start": lambda r: f"started, pid {r['pid']}" + (f": {r['why']}" if r.get("why") else ""),
@@ -225,6 +242,7 @@ _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "gone": lambda r: f"what it left behind has ended, too; {r.get('decision', '')}",
     "stderr": _stderr,
     "rule": lambda r: f"{r['rule']} acts: {r['reason']}",
+    "reload": _reload,
     "health": _health,
     "timer": _timer,
     "config": _config,

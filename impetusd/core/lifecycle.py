@@ -136,11 +136,15 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """The process with `pid`, which is started up, takes over here; the one before lives on in a slot of its own."""
+    """The process with `pid`, which is started up, takes over here; the one before lives on in a slot of its own.
+
+    `serves`: it is RUNNING already, and says READY=1 no more.
+    """
 
     pid: int
     reason: str
     asked: bool = False
+    serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +350,8 @@ def _hand_over(case: _Case) -> Step:
     slot = replace(_settled(case), pid=case.event.pid, started=case.now)
     if not case.event.asked:
         slot = replace(slot, recent=(*_recent(case.policy, slot, case.now), case.now), restarts=slot.restarts + 1)
+    if case.event.serves:
+        return _enter(case, slot, State.RUNNING, deadline=_next_ping(case)), ()
     return _enter(case, slot, State.STARTING, case.event.reason, case.now + case.policy.listen_timeout), ()
 
 

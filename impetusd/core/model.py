@@ -57,18 +57,40 @@ class Ready:
         return self.value if self.kind == "http" else f"{self.kind}:{self.value}"
 
 
+UNIX_MODE = 0o660  # of a unix socket that nothing else is said of
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """One listening address: `host` and `port` for tcp, `path` for a unix socket (then host is '' and port 0)."""
+    """One listening address: `host` and `port` for tcp, `path` for a unix socket (then host is '' and port 0).
+
+    Of a unix socket `mode` is who may connect, `owner` ("user", "user:group", ":group") whose it is; "": impetusd's own.
+    """
 
     host: str
     port: int
     path: str = ""
+    mode: int = UNIX_MODE
+    owner: str = ""
 
     def __str__(self) -> str:
+        mode = f" mode={self.mode:04o}" if self.mode != UNIX_MODE else ""
+        return self.place + mode + (f" owner={self.owner}" if self.owner else "")
+
+    @property
+    def place(self) -> str:
+        """Where it is, whoever may connect."""
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def clashes(self, other: Listen) -> bool:
+        """Whether the two cannot both be bound: equal, or one is the wildcard of the other's family."""
+        if (self.path, self.port) != (other.path, other.port):
+            return False
+        wildcard = "::" if ":" in self.host else "0.0.0.0"  # noqa: S104 (compared, not bound)
+        same_family = (":" in self.host) == (":" in other.host)
+        return self.host == other.host or (same_family and wildcard in {self.host, other.host})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +124,8 @@ class Unit:
     wait_ready: bool = False
     ready: Ready | None = None  # programs: waited for as with wait_ready, which is False then
     listen_timeout: float = 30.0
+    reload_parallel: int = 1
+    reload_watch: float = 0.0
     # restart policy
     autorestart: Autorestart = Autorestart.NEVER
     stop_exit_codes: tuple[int, ...] = ()
@@ -117,6 +141,7 @@ class Unit:
     cron_restart: str = ""
     timezone: str = ""  # of cron_restart; "" is the host's
     max_age: float = 0.0
+    max_requests: int = 0  # pools
     watch: tuple[str, ...] = ()
     watch_ignore: tuple[str, ...] = ()  # globs
     watch_delay: float = 0.5

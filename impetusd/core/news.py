@@ -26,6 +26,7 @@ RULES = (
     ("not ready within ", "listen_timeout"),
     ("older than max_age", "max_age"),
     ("cron_restart = ", "cron_restart"),
+    ("max_requests = ", "max_requests"),
 )
 OF_MEMORY = ("max_memory_kill", "max_memory_restart")
 

@@ -7,7 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from impetusd.core import describe
-from impetusd.core.model import Kind, Unit
+from impetusd.core.model import Unit
+from impetusd.core.reload import overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ class Effect(Enum):
     """What it takes for a change to be in force, from the least to the most."""
 
     LIVE = "live"  # nothing is touched: from now on another rule holds
-    RELOAD = "reload"  # a pool: new workers take over from the old ones, one at a time
+    RELOAD = "reload"  # new processes take over from the old ones, once they have proved themselves
     RESTART = "restart"  # new processes
     ADDED = "added"
     REMOVED = "removed"
@@ -31,12 +32,10 @@ class Effect(Enum):
 
 # Keys that a process is started with; of all others it knows nothing.
 OF_THE_PROCESS = frozenset({
-    "command", "app", "interpreter", "preload", "listen", "backlog", "drain_timeout", "wait_ready", "watchdog",
+    "command", "app", "interpreter", "preload", "listen", "backlog", "drain_timeout", "wait_ready", "watchdog", "max_requests",
     "cwd", "user", "group", "umask", "nice", "oom_score_adj", "cpu_affinity", "rlimits", "env", "env_file",
     "increment_var",
 })  # fmt: skip
-# Of a pool, what old and new workers cannot have side by side.
-OF_THE_SOCKET = frozenset({"listen", "backlog"})
 # Where the instance lives: nothing of it can change while it runs.
 OF_THE_INSTANCE = ("run_dir", "state_dir", "log_dir", "base_dir")
 
@@ -111,7 +110,7 @@ def _changes(
     after: Mapping[str, T],
     kind: Callable[[T], str],
     differing: Callable[[T, T], list[Key]],
-    effect: Callable[[T, set[str]], Effect] = lambda _, __: Effect.LIVE,
+    effect: Callable[[T, T, set[str]], Effect] = lambda _, __, ___: Effect.LIVE,
 ) -> Iterator[Change]:
     """Of sections of one sort; what is switched off counts as not there."""
     was = {name: each for name, each in before.items() if each.enabled}
@@ -120,7 +119,7 @@ def _changes(
         if name not in was:
             yield Change(kind(each), name, Effect.ADDED)
         elif keys := differing(was[name], each):
-            yield Change(kind(each), name, effect(each, {key.name for key in keys}), tuple(keys))
+            yield Change(kind(each), name, effect(was[name], each, {key.name for key in keys}), tuple(keys))
     for name, each in was.items():
         if name not in now:
             yield Change(kind(each), name, Effect.REMOVED)
@@ -144,11 +143,13 @@ def _all_units(whole: Config) -> dict[str, Unit]:
     return {**whole.units, **{name: timer.unit for name, timer in whole.timers.items()}}
 
 
-def _effect(unit: Unit, keys: set[str]) -> Effect:
+def _effect(was: Unit, unit: Unit, keys: set[str]) -> Effect:
+    """An old and a new process side by side need both to be able to, and no address in the way of another."""
     keys = {"env" if key.startswith("env ") else key for key in keys}
     if not keys & OF_THE_PROCESS:
         return Effect.LIVE
-    return Effect.RELOAD if unit.kind is Kind.POOL and not keys & OF_THE_SOCKET else Effect.RESTART
+    clash = any(old.place != new.place and old.clashes(new) for old in was.listen for new in unit.listen)
+    return Effect.RELOAD if overlaps(was) and overlaps(unit) and not clash else Effect.RESTART
 
 
 def _of_the_whole(whole: Config) -> Described:

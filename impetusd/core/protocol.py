@@ -20,6 +20,7 @@ MAX_LINE = 1 << 20  # bytes, the newline included
 MAX_DEPTH = 16  # of arrays and objects in a request; our own need 3
 MAX_NAMES = 10_000  # in one request
 MAX_NAME = 256  # characters
+MAX_SECONDS = 7 * 86400  # that a reload may be watched
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
 # The standard's codes, and the one for a request that was understood and did not succeed.
@@ -131,6 +132,15 @@ def _profile(value: Any) -> str:
     return value
 
 
+def _seconds(value: Any) -> float | None:
+    """None: as configured."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_SECONDS:
+        raise ValueError(f"a number of seconds up to {MAX_SECONDS}")
+    return float(value)
+
+
 class Param:
     """One parameter: how it is checked, and its value when it is left out (`required` when it may not be)."""
 
@@ -176,6 +186,17 @@ METHODS: Mapping[str, Method] = {
         OPERATOR, idempotent=True, slow=True, name=Param(_name, required=True), n=Param(_count, required=True)
     ),
     "restart": Method(OPERATOR, idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT, rolling=Param(_flag, False)),
+    # A client that lost its supervisor over it asks again: `token` tells the next one that it is the same request.
+    "reload": Method(
+        OPERATOR,
+        idempotent=True,
+        slow=True,
+        names=_NAMED,
+        canaries=Param(_count, 0),
+        watch=Param(_seconds, None),
+        cancel=Param(_flag, False),
+        token=_TOKEN,
+    ),
     "health": Method(VIEWER, idempotent=True, slow=False),
     "timers": Method(VIEWER, idempotent=True, slow=False),
     "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),

@@ -6,6 +6,7 @@ overlooks every mistake that does not concern that.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from posixpath import dirname, join, normpath
 
 from impetusd.core import ini, schema
@@ -166,7 +167,7 @@ class Values(Reading):
         if key.value is schema.INTERPRETER and "/" in value:
             return self.absolute(value)
         if key.value is schema.LISTEN:
-            return tuple(Listen("", 0, self.absolute(one.path)) if one.path else one for one in value)
+            return tuple(replace(one, path=self.absolute(one.path)) if one.path else one for one in value)
         if key.value is schema.INSTANCES:
             return tuple(max(1, self.host.cpus + number) if number < 1 else number for number in value)
         return value

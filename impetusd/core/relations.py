@@ -79,7 +79,7 @@ def addresses(reading: Values) -> None:
             at = place(reading.headers[unit.name], "listen")
             for owner, address in owned(reading, unit):
                 others = taken.setdefault((address.path, address.port), [])
-                clash = next(((other, its) for other, its in others if _same(address, its)), None)
+                clash = next(((other, its) for other, its in others if address.clashes(its)), None)
                 others.append((owner, address))
                 if clash:
                     whose = "it has" if clash[0] == owner else f"{clash[0]} has"
@@ -97,11 +97,3 @@ def owned(reading: Values, unit: Unit) -> list[tuple[str, Listen]]:
     for index, addresses in enumerate(of_each):
         found += [(f"{unit.name}:{index}", address) for address in addresses if address not in shared]
     return found
-
-
-def _same(one: Listen, other: Listen) -> bool:
-    """Whether the two, of one port or path, cannot both be bound: equal, or one is the wildcard of the other's family."""
-    if one.host == other.host:
-        return True
-    wildcard = "::" if ":" in one.host else "0.0.0.0"  # noqa: S104 (compared, not bound)
-    return (":" in one.host) == (":" in other.host) and wildcard in {one.host, other.host}

@@ -8,7 +8,7 @@ never empty) and raises ValueError with one clause that says what to write inste
 from __future__ import annotations
 
 from impetusd.core import ini
-from impetusd.core.model import Action, Autorestart, Listen, Overlap, Ready
+from impetusd.core.model import UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
 from impetusd.core.protocol import MAX_INSTANCES
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
@@ -516,7 +516,7 @@ KEYS: tuple[Key, ...] = (
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
-    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
+    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
     Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
     Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
     Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool. Default: the one that runs impetusd.", ".venv/bin/python"),
@@ -531,6 +531,9 @@ KEYS: tuple[Key, ...] = (
     Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX.", "log:listening on port"),
     Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
     Key("members", (GROUP,), "When it runs", WORDS, "", "Pools and programs, by name or pattern, that the group's name stands for in every command. Required.", "web, db"),
+    # reload
+    Key("reload_parallel", _BOTH, "Reloads", count(1, 1000), "1", "A reload starts so many new processes at a time, each of which takes over from an old one."),
+    Key("reload_watch", _BOTH, "Reloads", DURATION, "1s", "The first new process serves beside all the old ones for this long; if it ends or its health checks fail, the old ones stay."),
     # restart policy
     Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
     Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is left alone.", "0, 2"),
@@ -546,6 +549,7 @@ KEYS: tuple[Key, ...] = (
     Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "Restart it at these times: a cron expression, or @daily and the like.", "30 3 * * 1"),
     Key("timezone", _JOBS, "Planned restarts", TIMEZONE, "", "Where cron_restart (of a timer: cron) reads the clock. Default: the host's time zone.", "Europe/Lisbon"),
     Key("max_age", _BOTH, "Planned restarts", DURATION, "0", "Restart what has run for this long, not all instances at once; 0: never."),
+    Key("max_requests", _POOL, "Planned restarts", count(0, 1_000_000_000), "0", "Replace a worker that has answered about so many requests (give or take a tenth, not all at once); 0: never."),
     Key("watch", _BOTH, "Planned restarts", PATHS, "", "Restart it when something changes in these files and folders. Needs impetusd[watch].", "src, conf/app.toml"),
     Key("watch_ignore", _BOTH, "Planned restarts", GLOBS, "", "Names in them that do not count, as patterns.", "*.log, tmp"),
     Key("watch_delay", _BOTH, "Planned restarts", DURATION, "500ms", "It restarts when nothing has changed for this long."),
@@ -673,10 +677,7 @@ def _rlimit(name: str, text: str) -> int:
 def _address(text: str) -> Listen:
     shown = ini.brief(text)
     if text.startswith("unix:"):
-        path = text.removeprefix("unix:").strip()
-        if not path:
-            raise ValueError("a unix socket needs a path; write unix:run/web.sock")
-        return Listen("", 0, path)
+        return _unix_address(text.removeprefix("unix:").strip())
     if text.startswith("/"):
         raise ValueError(f"for a unix socket write unix:{shown}")
     host, port = _host_and_port(text, "127.0.0.1:8080, or unix:PATH")
@@ -685,6 +686,31 @@ def _address(text: str) -> Listen:
             f"{shown} names no host; write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network"
         )
     return Listen(_host(host, port), int(port))
+
+
+def _unix_address(text: str) -> Listen:
+    """PATH mode=0660 owner=USER:GROUP; blanks belong to the path."""
+    mode, owner = UNIX_MODE, ""
+    while (words := text.rsplit(maxsplit=1))[1:]:
+        key, equals, value = words[1].partition("=")
+        if not equals or key not in {"mode", "owner"}:
+            break
+        if key == "mode":
+            mode = _mode(value)
+        elif value.strip(":") and value.count(":") < 2:
+            owner = value.removesuffix(":")
+        else:
+            raise ValueError("owner names nobody; write owner=USER, owner=USER:GROUP or owner=:GROUP")
+        text = words[0]
+    if not text or text.startswith(("mode=", "owner=")):
+        raise ValueError("a unix socket needs a path; write unix:run/web.sock")
+    return Listen("", 0, text, mode, owner)
+
+
+def _mode(text: str) -> int:
+    if not text or len(text) > 4 or text.strip("01234567") or int(text, 8) > 0o777:
+        raise ValueError(f"mode={ini.brief(text)} is no mode; write octal digits, like mode=0660 or mode=0666")
+    return int(text, 8)
 
 
 def _peer(text: str, example: str) -> str:

@@ -22,7 +22,7 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, F
 from impetusd.host import this_host
 from impetusd.source import PROFILE, remembered_profile
 from impetusd.source import read as read_source
-from impetusd.supervisor.entry import Entry, Role
+from impetusd.supervisor.entry import PASSING, Entry, Role
 from impetusd.supervisor.state import replace
 
 if TYPE_CHECKING:
@@ -264,9 +264,9 @@ class Applying:
         """Have new processes where the plan says so, and what is new started."""
 
         def lasting(unit: Unit) -> list[Entry]:
-            return [entry for entry in engine.of_unit(unit) if not entry.dismissed and not entry.extra]
+            return [entry for entry in engine.of_unit(unit) if not entry.dismissed and entry.role not in PASSING]
 
-        engine, afresh, new = self._engine, [], []
+        engine, afresh, new, reloaded = self._engine, [], [], set()
         for change in state["changes"]:
             unit = engine.units.get(change["name"])
             if unit is None or change["kind"] not in {"pool", "program"}:
@@ -275,7 +275,11 @@ class Applying:
             if change["effect"] == Effect.ADDED.value:
                 new += entries if unit.autostart else []
             elif change["effect"] in {Effect.RELOAD.value, Effect.RESTART.value}:
-                gently = change["effect"] == Effect.RELOAD.value or change["kind"] == "program"
+                if change["effect"] == Effect.RELOAD.value and any(e.slot.state is State.RUNNING for e in entries):
+                    reloaded.add(unit.name)
+                    engine.reloads.begin(unit, "the configuration has changed", asked=True)
+                    continue
+                gently = change["kind"] == "program"
                 afresh += [(gently, entry) for entry in entries if entry.slot.want is Want.UP]
         rolled = [entry for gently, entry in afresh if gently and entry.slot.state is State.RUNNING]
         ended = [entry for _, entry in afresh if entry not in rolled]
@@ -285,27 +289,39 @@ class Applying:
         for unit in engine.units.values():  # more instances, or parked workers, of what runs
             entries = lasting(unit)
             if any(entry.slot.want is Want.UP for entry in entries):
-                new += [e for e in entries if e.slot.since == 0.0]  # it has no record: it is new
+                # It has no record: it is new. What a reload brings is not to be started of the files now.
+                new += [
+                    e
+                    for e in entries
+                    if e.slot.since == 0.0 and not (e.role is Role.TEMPLATE and unit.name in reloaded)
+                ]
         engine.start([entry for entry in self._needed(new) if entry.slot.want is Want.DOWN])
 
     async def _finish(self, state: dict[str, Any]) -> None:
         await self._engine.until(lambda: self._is_over(state))
         kept = [e for e in self._touched(state) if e.slot.pid is not None and state["pids"].get(e.name) == e.slot.pid]
+        reloaded = [change["name"] for change in state["changes"] if change["effect"] == Effect.RELOAD.value]
+        reloads = [
+            self._engine.reloads.account(self._engine.units[name]) for name in reloaded if name in self._engine.units
+        ]
+        failed = [f"{each['name']} runs as before: {each['reason']}" for each in reloads if each["reason"]]
         down = [
             e
             for e in self._touched(state)
             if e.slot.want is Want.UP and e.slot.state not in {State.RUNNING, State.EXITED}
         ]
-        state["done"], state["ok"] = True, not kept and not down
+        state["done"], state["ok"], state["reloads"] = True, not kept and not down and not failed, reloads
         self._starter.put(APPLY, json.dumps(state))
         self._starter.put(BEFORE, None)
-        reason = f"{kept[0].name} {self._engine.reason(kept[0])}" if kept else ""
+        self._engine.drop_listeners()
+        reason = "; ".join([*failed, *(f"{entry.name} {self._engine.reason(entry)}" for entry in kept)])
         self._record("config", what="applied", changes=state["changes"], ok=state["ok"], reason=reason)
         self._engine.wake()
 
     def _is_over(self, state: dict[str, Any]) -> bool:
         settled = all(self._engine.settled(entry) for entry in self._touched(state))
-        return settled and not any(entry.dismissed for entry in self._engine.entries.values())
+        reloading = any(self._engine.reloads.active(entry.unit) for entry in self._touched(state))
+        return settled and not reloading and not any(entry.dismissed for entry in self._engine.entries.values())
 
     def _touched(self, state: dict[str, Any]) -> list[Entry]:
         names = {change["name"] for change in state["changes"] if change["effect"] != Effect.LIVE.value}
@@ -313,4 +329,9 @@ class Applying:
 
     def _answer(self, state: dict[str, Any]) -> dict[str, Any]:
         touched = [entry for entry in self._touched(state) if entry.role not in {Role.JOB, Role.CHECK}]
-        return {"ok": state["ok"], "changes": state["changes"], "units": self._rows(touched)}
+        return {
+            "ok": state["ok"],
+            "changes": state["changes"],
+            "units": self._rows(touched),
+            "reloads": state["reloads"],
+        }

@@ -40,20 +40,21 @@ def identity(unit: Unit) -> dict[str, Any]:
     if not unit.user and not unit.group:
         return {}
     try:
-        person = _person(unit.user) if unit.user else pwd.getpwuid(os.geteuid())
-        gid = _gid(unit.group) if unit.group else person.pw_gid
+        person = person_of(unit.user) if unit.user else pwd.getpwuid(os.geteuid())
+        gid = gid_of(unit.group) if unit.group else person.pw_gid
     except KeyError as error:
         raise CannotStart("looking up user and group", str(error.args[0])) from None
     groups = sorted(set(os.getgrouplist(person.pw_name, gid))) if unit.user else [gid]
     return {"uid": person.pw_uid, "gid": gid, "groups": groups}
 
 
-def _person(user: str) -> pwd.struct_passwd:
+def person_of(user: str) -> pwd.struct_passwd:
     """By name or by number. Raises KeyError."""
     return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
 
 
-def _gid(group: str) -> int:
+def gid_of(group: str) -> int:
+    """By name or by number. Raises KeyError."""
     return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
@@ -69,7 +70,7 @@ def environment(
     bin_dir = os.path.dirname(sys.executable)
     env["PATH"] = f"{bin_dir}:{env.get('PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin')}"
     if unit.user:
-        person = _person(unit.user)
+        person = person_of(unit.user)
         env.update(HOME=person.pw_dir, USER=person.pw_name, LOGNAME=person.pw_name, SHELL=person.pw_shell or "/bin/sh")
     env.update(extra)
     env.update(unit.env)
@@ -110,6 +111,7 @@ def runtime_settings(unit: Unit) -> str:
             "kill_timeout": unit.kill_timeout,
             "backlog": unit.backlog,
             "watchdog": unit.watchdog,
+            "max_requests": unit.max_requests,
         }
     )
 

@@ -16,11 +16,12 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, F
 from impetusd.supervisor.control import Progress
 from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
+from impetusd.supervisor.reloading import Reloading
 from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.stream import STDOUT
 
-BEGIN = frozenset({"start", "restart", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
+BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
 OFF = "enabled = no, or impetusd disable"
 
 
@@ -59,6 +60,7 @@ class Commands:
         self._quiesce = quiesce
         self._end = end
         self._rows = rows
+        self.reloading = Reloading(engine, rows, self._lasting, self.with_needs)
         self._listeners: set[Progress] = set()
         self.ending = False  # everything is being stopped for good: nothing is started any more
         self.over = asyncio.Event()  # and now it is
@@ -80,6 +82,7 @@ class Commands:
             "logs": self._logs,
             "start": self._start,
             "restart": self._restart,
+            "reload": self.reloading.reload,
             "stop": self._stop,
             "scale": self._scale,
             "signal": self._signal,
@@ -242,7 +245,11 @@ class Commands:
         active = [e for e in self._engine.entries.values() if e.role not in ONE_SHOT and e.slot.state not in IDLE]
         named = self._lasting(names) if names else active
         asked = self.with_needs(named)
+        reloaded = self.reloading.whole(named) if params["rolling"] else {}
         if params["rolling"]:
+            how = self.reloading.roll(reloaded.values(), "rolling restart")
+            named = [entry for entry in named if entry.unit.name not in reloaded]
+            asked = [entry for entry in asked if entry.unit.name not in reloaded]
             taken = self._engine.roll(named, "rolling restart")
             before = {entry.slot.pid: entry for entry in taken}
         else:
@@ -253,7 +260,12 @@ class Commands:
         kept = [entry for pid, entry in before.items() if entry.slot.pid == pid and entry.slot.state is State.RUNNING]
         if params["wait"] and answer["ok"] and kept:  # what failed was made for this alone, and is gone again
             raise ProtocolError(FAILED, f"{kept[0].name} is {self._engine.reason(kept[0])}", EXIT_FAILED)
-        return answer
+        if not reloaded:
+            return answer
+        if not params["wait"]:
+            return {**answer, "reloads": []}
+        told = await self.reloading.over(list(reloaded.values()), how)
+        return {**told, "ok": answer["ok"] and told["ok"], "units": [*answer["units"], *told["units"]]}
 
     async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]

@@ -36,7 +36,7 @@ from impetusd.supervisor.commands import Commands, is_stuck
 from impetusd.supervisor.console import JournalWriter, is_journal
 from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.entry import ONE_SHOT, Entry, Role
+from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry, Role
 from impetusd.supervisor.events import Events
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
@@ -55,6 +55,7 @@ from impetusd.supervisor.state import StateFile, boot_id
 from impetusd.supervisor.timers import Outcome, Timers
 from impetusd.supervisor.upgrading import Upgrading
 from impetusd.supervisor.upstream import Upstream, status_of, stop_within
+from impetusd.supervisor.vetting import Vetting
 from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
@@ -201,6 +202,15 @@ class Daemon:
             turned=self._turned,
             save=lambda: self._put("checks", self._checks.dump()),
         )
+        engine.reloads.record = lambda unit, **fields: self._ledger.add("reload", unit=unit.name, **fields)
+        engine.reloads.vetting = Vetting(
+            configuration.health.values(),
+            ask=prober.ask,
+            count=lambda process: starter.tell(process, {"do": "count"}),
+            slots=engine.of_unit,
+            fail=engine.fail,
+            wake=engine.wake,
+        )
         self._readiness = Readiness(ready=engine.ready, watch_line=self._watch_line)
         self._memory = Memory(
             self._link.pid,
@@ -211,7 +221,7 @@ class Daemon:
         )
         self._ageing = Ageing(engine.recycle)
         ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
-        self._file_watch = FileWatch(lambda unit, reason: engine.recycle(engine.of_unit(unit), reason), tell, ours)
+        self._file_watch = FileWatch(engine.renew, tell, ours)
         self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
         self._parts = (self._memory, self._readiness, self._checks, self._ageing)
         rows = Rows(engine, starter, configuration, self._memory.of)
@@ -253,6 +263,7 @@ class Daemon:
                 *self._checks.attention(),
                 *self._timers.attention(),
                 *starter.attention(engine.entries.values()),
+                *engine.reloads.attention(),
                 *(f"{name} is disabled; impetusd enable {name}" for name in self._configuration.disabled),
             ],
         )
@@ -309,7 +320,7 @@ class Daemon:
         await self._state.saved()
 
     def _lasting(self) -> dict[str, Any]:
-        slots = {e.name: record.durable(e.rec) for e in self._engine.entries.values() if e.role is not Role.LEAVING}
+        slots = {e.name: record.durable(e.rec) for e in self._engine.entries.values() if e.role not in PASSING}
         return {"slots": slots, "timers": self._timers.dump()}
 
     def _notify_upstream(self, text: str) -> None:
@@ -320,7 +331,7 @@ class Daemon:
 
         def settled() -> bool:
             wanted = (e for e in self._engine.entries.values() if e.slot.want is Want.UP)
-            return all(map(self._engine.settled, (e for e in wanted if e.role not in ONE_SHOT | {Role.LEAVING})))
+            return all(map(self._engine.settled, (e for e in wanted if e.role not in ONE_SHOT | PASSING)))
 
         if self._upstream.listens:
             await self._engine.until(lambda: self._commands.ending or (settled() and self._applying.idle))
@@ -448,6 +459,7 @@ class Daemon:
             self._engine.ready(entry.slot.pid)
         if message.get("WATCHDOG") == "1":
             self._engine.ping(entry)
+        self._engine.reloads.notified(entry, message)
 
     def _say(self, what: str, more: str = "", **why: str) -> None:
         """What becomes of the daemon itself."""
@@ -471,6 +483,8 @@ class Daemon:
             self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
         told = {"check": check.name, "unit": check.target, "slot": target, "state": turn.value, "reason": reason}
         self._ledger.add("health", **told, failures=failures, action=check.action.value)
+        if turn is Turn.ILL:
+            self._engine.reloads.turned(check.target, target, reason)
 
     def _audit(self, peer: Peer, request: Request, outcome: str, error: str) -> None:
         self._ledger.add("command", **audit.command(peer, request, outcome, error))
@@ -486,6 +500,13 @@ class Daemon:
             for fields in news.of_change(entry.policy, before, after, time.monotonic()):
                 self._record(entry, **fields)
         told = after.state is not before.state or after.kills != before.kills
+        if (
+            entry.role in PASSING
+            and after.pid is None
+            and before.state is State.RUNNING
+            and after.state is State.STOPPED
+        ):
+            told = False  # its process has moved to another slot
         if told and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
             pid = after.pid or before.pid
             reason = self._engine.reason(entry)

@@ -45,9 +45,23 @@ from impetusd.core.lifecycle import (
 )
 from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.policy import Exit, signal_name
+from impetusd.core.reload import overlaps
 from impetusd.supervisor import record
 from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.entry import FORKED, IDLE, ONE_SHOT, SERVING, Entry, Role, differ, roles, slot_name, with_jobs
+from impetusd.supervisor.entry import (
+    IDLE,
+    ONE_SHOT,
+    PASSING,
+    SERVING,
+    Entry,
+    Role,
+    differ,
+    roles,
+    serving,
+    slot_name,
+    with_jobs,
+)
+from impetusd.supervisor.reloads import Reloads
 from impetusd.supervisor.rolling import Rolling, leaving_slot, taken
 from impetusd.supervisor.starter import Starter
 
@@ -83,6 +97,7 @@ class Engine:
         self._oom = oom
         self._record = record
         self.rolling = Rolling(self, time.monotonic, tell)
+        self.reloads = Reloads(self, starter, time.monotonic, tell)
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Entry, Event]] = deque()
         self._pumping = False
@@ -97,6 +112,7 @@ class Engine:
         self.units: dict[str, Unit] = {}
         self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
         self._at: Callable[[int], Config]
+        self._changing = False  # another configuration is being brought into force
         self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
         self._leaving: dict[str, Unit | None] = {}  # by name, units that the configuration has no more, or switched off
 
@@ -115,6 +131,7 @@ class Engine:
         `before` is the configuration until now: what it alone has is stopped and then forgotten.
         """
         self._at = at
+        self.reloads.load(blobs)
         for unit in with_jobs(at(0)):
             self._know(unit, blobs)
             if unit.enabled:
@@ -122,6 +139,7 @@ class Engine:
                     self._make(unit, role, index, blobs, saved)
                 for key in blobs:
                     self._make_passing(unit, key, blobs)
+        self._changing = before is not None
         if before is not None:
             self._make_leaving(before, blobs)
 
@@ -157,6 +175,7 @@ class Engine:
         if known is not None:  # it is still in the configuration, switched off
             self.units[unit.name] = known
         self._starter.put(f"unit:{unit.name}", None)
+        self.reloads.forget(unit)
 
     def _make(
         self,
@@ -177,20 +196,23 @@ class Engine:
         return entry
 
     def _make_passing(self, unit: Unit, key: str, blobs: Mapping[str, str]) -> None:
-        """A slot that no configuration asks for: scaled away, of a worker that leaves, or parked for one replacement."""
+        """A slot that no configuration asks for: scaled away, of a process that leaves, or of one that is to come."""
         kind, _, name = key.partition(":")
         owner, _, rest = name.partition(":")
         if kind != "slot" or owner != unit.name or name in self.entries:
             return
         if rest.isdigit():
-            role = Role.WORKER if unit.kind is Kind.POOL else Role.PROGRAM
-            self._make(unit, role, int(rest), blobs).dismissed = True
+            self._make(unit, serving(unit), int(rest), blobs).dismissed = True
         elif rest.endswith(":leaving"):
             self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
+        elif rest == "template:next":
+            self._make(unit, Role.NEXT_TEMPLATE, 0, blobs)
+        elif rest.endswith(":next"):
+            self._make(unit, Role.NEXT, int(rest.partition(":")[0]), blobs)
         elif rest == "template":
             self._make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
         elif rest.startswith("standby"):
-            self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).extra = True
+            self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
 
     def adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
         """Take over what the shim holds: nothing is started that runs, no exit is missed.
@@ -226,7 +248,8 @@ class Engine:
         for entry in list(self.entries.values()):
             if entry.dismissed and entry.slot.state in IDLE and entry.rec.process is None:
                 self.dismiss(entry)
-        self._starter.drop_listeners_but(e.unit for e in self.entries.values())
+        if not self._changing:
+            self.drop_listeners()
         for process, row in held.items():
             if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
@@ -253,8 +276,8 @@ class Engine:
             self._inbox.append((entry, Spawned(row["pid"])))
         if row["ended"] is not None and not row["acked"]:
             self.exited({"process": row["process"], "left": row["left"], **row["ended"]})
-        elif entry.slot.state is State.STARTING and entry.role in FORKED and entry.rec.process is not None:
-            if entry.role is Role.WORKER:
+        elif entry.slot.state is State.STARTING and entry.works and entry.rec.process is not None:
+            if entry.serves:
                 self._starter.put_to_work(entry.rec.process, entry.name)
             self._starter.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with who read it
 
@@ -269,6 +292,10 @@ class Engine:
     def preloads(self, unit: Unit) -> bool:
         """Whether the unit's workers are forked from a template."""
         return unit.kind is Kind.POOL and unit.preload and not self._facts[unit.name].get("afresh")
+
+    def commit(self, unit: Unit, generation: int, *, afresh: bool) -> None:
+        """From now on the unit is of this generation."""
+        self._note(unit, generation=generation, afresh=afresh)
 
     def _note(self, unit: Unit, **facts: Any) -> None:
         self._facts[unit.name].update(facts)
@@ -309,6 +336,9 @@ class Engine:
     def recycle(self, entries: Iterable[Entry], reason: str) -> None:
         """A rule of the INI wants new processes in the place of healthy ones: one at a time, counted."""
         entries = list(entries)
+        for unit in {entry.unit.name: entry.unit for entry in entries if entry.role is Role.TEMPLATE}.values():
+            entries = [entry for entry in entries if entry.unit is not unit]
+            self.renew(unit, reason)  # with its template a pool is imported anew
         known = [entry for entry in entries if entry.rec.due]  # a rule says so again until their turn has come
         if marked := self.rolling.mark(entries, reason):
             for entry in marked:
@@ -327,15 +357,32 @@ class Engine:
 
     def fail(self, entry: Entry, reason: str, *, hard: bool = False) -> None:
         """The process is judged to be broken. A worker is replaced before it goes, unless it has to go at once."""
-        if entry.role is Role.WORKER and not hard:
+        if self.reloads.judged(entry, reason) and not hard:
+            self._acted(entry, reason)
+            self._pump()
+        elif entry.role is Role.WORKER and not hard:
             self.recycle([entry], reason)
         else:
             if entry.slot.state in {State.STARTING, State.RUNNING}:
                 self._acted(entry, reason)
             self.post(entry, Fail(reason, hard))
 
+    def renew(self, unit: Unit, reason: str) -> None:
+        """A rule of the INI wants the version on the disk."""
+        if overlaps(unit):
+            for entry in self.reloads.renew(unit, reason):
+                self._acted(entry, reason)
+            self._pump()
+        else:
+            self.recycle([entry for entry in self.of_unit(unit) if entry.role is not Role.TEMPLATE], reason)
+
     def _acted(self, entry: Entry, reason: str) -> None:
         self._record(entry, "rule", pid=entry.slot.pid, rule=news.rule_of(reason), reason=reason)
+
+    def drop_listeners(self) -> None:
+        """Close what nobody listens on any more."""
+        self._changing = False
+        self._starter.drop_listeners_but((e.unit for e in self.entries.values()), self.reloads.unfinished())
 
     def _ask(self, entries: Iterable[Entry], event: Event) -> None:
         """A few at a time: the shim has begun by when the next are told, and a fork copies the pipes of fewer slots."""
@@ -345,14 +392,20 @@ class Engine:
 
     def _ask_some(self, entries: Iterable[Entry], event: Event) -> None:
         for entry in entries:
-            if entry.role is Role.LEAVING or entry.dismissed:
-                continue  # it has been replaced already, or is going for good
+            if entry.role in PASSING or entry.dismissed:
+                continue  # it has been replaced already, is still to come, or is going for good
             entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE
+            if isinstance(event, Restart):
+                self.reloads.cancel(entry.unit, "a restart was asked for meanwhile")
             if fresh and entry.index == 0 and self._leads(entry):
-                facts: dict[str, Any] = {"generation": self.generation(entry.unit) + 1}
+                reload = self.reloads.active(entry.unit)
+                least = reload.generation if reload is not None else self.generation(entry.unit)
+                facts: dict[str, Any] = {"generation": least + 1}
                 if entry.role is Role.TEMPLATE:
                     facts["afresh"] = False
+                if reload is None:
+                    self.reloads.forget(entry.unit)
                 self._note(entry.unit, **facts)
             entry.rec.gated = entry.rec.gated or fresh
             self._inbox.append((entry, event))
@@ -381,7 +434,7 @@ class Engine:
 
     def scale(self, unit: Unit, count: int) -> list[Entry]:
         """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change."""
-        role = Role.WORKER if unit.kind is Kind.POOL else Role.PROGRAM
+        role = serving(unit)
         present = {e.index: e for e in self.of_unit(unit) if e.role is role}
         changed: list[Entry] = []
         for index in range(count):
@@ -470,8 +523,10 @@ class Engine:
             return
         if end.stage and end.error == NO_DESCRIPTOR:  # the shim may have none of its pipes: the next start makes others
             self._starter.forget_pipe(entry)
-        if entry.role is Role.TEMPLATE and end.code == EX_THREADS:
+        if end.code == EX_THREADS and entry.role is Role.TEMPLATE:
             self._run_afresh(entry)
+        if end.code == EX_THREADS and entry.role is Role.NEXT_TEMPLATE:
+            self.reloads.starts_threads(entry)
         left = bool(event["left"]) and entry.policy.treekill
         if not left:
             self._release(entry)
@@ -546,6 +601,7 @@ class Engine:
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
         self._wake_waiting()
+        self.reloads.advance()
         self.rolling.advance()
         return bool(self._inbox)
 
@@ -574,6 +630,7 @@ class Engine:
         if after.state is State.RUNNING and before.state is not State.RUNNING:
             entry.rec.gated = False
             entry.rec.tail = []
+        self.reloads.changed(entry, before)
         for action in actions:
             self._act(entry, action)
         self._publish(entry, before)
@@ -597,19 +654,20 @@ class Engine:
 
     def _is_last(self, entry: Entry) -> bool:
         """Whether nobody takes over from this worker: then its idle connections need not be waited for."""
-        if entry.role is not Role.WORKER or entry.slot.want is Want.UP:
+        if not entry.serves or entry.slot.want is Want.UP:
             return False
-        others = [e for e in self.of_unit(entry.unit) if e.role is Role.WORKER and e is not entry and not e.dismissed]
+        others = [e for e in self.of_unit(entry.unit) if e.serves and e is not entry and not e.dismissed]
         told = [e for e, event in self._inbox if isinstance(event, Stop)]
         return all(other.slot.want is Want.DOWN or other in told for other in others)
 
     def _idle(self, entry: Entry) -> None:
         if entry.role is Role.LEAVING:
-            heir = self.entries.get(slot_name(entry.unit, Role.WORKER, entry.index))
+            heir = self.entries.get(slot_name(entry.unit, serving(entry.unit), entry.index))
             if heir is not None:
                 heir.rec.slot = replace(heir.slot, last_exit=entry.slot.last_exit)
                 self.touch(heir)
-        if entry.role is Role.LEAVING or ((entry.dismissed or entry.extra) and entry.slot.state is State.STOPPED):
+        gone = entry.dismissed or entry.role in PASSING
+        if entry.role is Role.LEAVING or (gone and entry.slot.state is State.STOPPED):
             self.dismiss(entry)
         if all(each.slot.state in IDLE for each in self.of_unit(entry.unit)):
             for each in [entry, *self.of_unit(entry.unit)]:
@@ -622,7 +680,7 @@ class Engine:
         if entry.waits is not None:
             self._waiting[entry.name] = entry
             return
-        parked = self.parked(entry) if entry.role is Role.WORKER else None
+        parked = self.parked(entry) if entry.role in SERVING else None
         if parked is not None:
             self._promote(entry, parked)
             return
@@ -635,7 +693,7 @@ class Engine:
         self._inbox.append((entry, Exited(Exit(stage=error.stage, error=error.error, at=round(time.time(), 3)))))
 
     def _launch(self, entry: Entry) -> None:
-        entry.rec.generation = self.generation(entry.unit)
+        entry.rec.generation = self.reloads.generation(entry)
         if entry.unit.env_file:
             entry.waits = lambda: "reads its env_file"
             self._waiting.pop(entry.name, None)
@@ -663,10 +721,8 @@ class Engine:
             self._pump()
 
     def _launch_now(self, entry: Entry, extra: Mapping[str, str]) -> None:
-        template = None
-        if entry.role in FORKED and self.preloads(entry.unit):
-            template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)].rec.process
-        process = self._starter.launch(entry, extra, template)
+        template = self.reloads.parent(entry)
+        process = self._starter.launch(entry, extra, template.rec.process if template is not None else None)
         self._by_process[process] = entry
         entry.rec.process = process
         self._dirty[entry.name] = entry
@@ -676,9 +732,11 @@ class Engine:
         self._move(parked, worker)
         self._inbox.append((parked, taken(parked)))
         self._inbox.append((worker, Spawned(parked.slot.pid or 0)))
+        if parked.role is Role.NEXT:
+            self._inbox.append((worker, Ready()))
 
     def hand_over(self, worker: Entry, parked: Entry, event: HandOver) -> None:
-        """A parked worker takes the place of one that serves, whose process goes on in a slot of its own until it leaves."""
+        """Another process takes the place of one that serves, which goes on in a slot of its own until it leaves."""
         leaving = self._make(worker.unit, Role.LEAVING, worker.index, {})
         leaving.rec.slot = leaving_slot(worker.slot)
         self._move(worker, leaving)
@@ -690,6 +748,18 @@ class Engine:
         self._move(parked, worker)
         self._inbox.append((parked, taken(parked)))
         self._inbox.append((worker, event))
+        self.rolling.follow(worker.unit)
+
+    def rename(self, source: Entry, target: Entry) -> None:
+        """The process of `source` is that of `target`, in which none runs, from now on."""
+        before = target.slot
+        self._move(source, target)
+        target.rec.slot = replace(
+            source.slot, restarts=before.restarts, recent=before.recent, last_exit=before.last_exit
+        )
+        self._by_pid[source.slot.pid or 0] = target
+        self._arm(target)
+        self._publish(target, before)
 
     def _move(self, source: Entry, target: Entry) -> None:
         """The process of `source`, with its log pipes, lives in `target` from now on."""
@@ -701,28 +771,28 @@ class Engine:
         self._by_process[process] = target
         self._by_pid.pop(source.slot.pid, None)
         self._starter.swap_pipes(target, source)
-        if target.role is Role.WORKER:
+        if target.serves:
             self._starter.put_to_work(process, target.name)
         self._dirty.update({source.name: source, target.name: target})
 
-    def extra_standby(self, worker: Entry) -> Entry:
-        """A slot for one worker that is to take over from another, in a pool that parks none."""
-        index = worker.index if differ(worker.unit) else 0
-        entry = self._make(worker.unit, Role.STANDBY, index, {})
-        entry.extra = True
+    def make_passing(self, unit: Unit, role: Role, index: int) -> Entry:
+        """A slot that no configuration asks for."""
+        entry = self._make(unit, role, index, {})
         self._sort()
         return entry
 
     def parked(self, worker: Entry) -> Entry | None:
-        """A worker that waits to be put to work, and may be in the place of this one."""
+        """A process that waits to be put to work, of the version that is due there, and may be in the place of this one."""
+        generation = self.reloads.generation(worker)
         return next(
             (
                 entry
                 for entry in self.of_unit(worker.unit)
-                if entry.role is Role.STANDBY
+                if entry.role in {Role.STANDBY, Role.NEXT}
                 and entry.slot.state is State.RUNNING
                 and entry.rec.process is not None
-                and (entry.index == worker.index or not differ(worker.unit))
+                and entry.rec.generation == generation
+                and (entry.index == worker.index or (entry.role is Role.STANDBY and not differ(worker.unit)))
                 and not any(e is entry and isinstance(event, LEAVES) for e, event in self._inbox)
             ),
             None,
@@ -735,12 +805,11 @@ class Engine:
                 unit = self.units[name]
                 if unit.enabled and not self.is_ready(unit):
                     return lambda: f"waits for {name}{self._trouble(self.of_unit(unit))}"
-        if entry.role in FORKED and self.preloads(entry.unit):
-            if entry.role is Role.WORKER and self.parked(entry) is not None:
-                return None
-            template = self.entries[slot_name(entry.unit, Role.TEMPLATE, 0)]
-            if template.slot.state is not State.RUNNING:
-                return lambda: f"waits for {template.name}{self._trouble([template])}"
+        if entry.role in SERVING and self.parked(entry) is not None:
+            return None
+        template = self.reloads.parent(entry)
+        if template is not None and template.slot.state is not State.RUNNING:
+            return lambda: f"waits for {template.name}{self._trouble([template])}"
         return None
 
     @staticmethod
@@ -773,6 +842,7 @@ class Engine:
     def _keep_tail(self, entry: Entry, pid: int, data: bytes) -> None:
         entry.tail_due = False
         lines = data.decode("utf-8", "backslashreplace").splitlines()[-40:]
+        self.reloads.told(entry, lines)
         if entry.slot.state is not State.RUNNING:
             entry.rec.tail = lines
             self._dirty[entry.name] = entry
@@ -804,8 +874,8 @@ class Engine:
     def _hopeless(self, entry: Entry) -> bool:
         """It waits for something that is settled and not up."""
         needs = [e for name in entry.unit.depends_on for e in self.of_unit(self.units[name])] if entry.rec.gated else []
-        if entry.role in FORKED and self.preloads(entry.unit):
-            needs += [e for e in self.of_unit(entry.unit) if e.role is Role.TEMPLATE]
+        template = self.reloads.parent(entry)
+        needs += [template] if template is not None else []
         return any(self.settled(need) and need.slot.state is not State.RUNNING for need in needs)
 
     async def until(self, condition: Callable[[], bool]) -> None:

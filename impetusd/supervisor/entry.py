@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,24 +22,25 @@ class Role(Enum):
 
     PROGRAM = "program"
     TEMPLATE = "template"
+    NEXT_TEMPLATE = "next template"  # of the version that a reload brings
     WORKER = "worker"
+    NEXT = "next"  # serves, and is to take the place of a worker or of a program
     STANDBY = "standby"
-    LEAVING = "leaving"  # a worker that another has taken over from; it drains, and its slot goes with it
+    LEAVING = "leaving"  # another has taken over from it; it drains, and its slot goes with it
     JOB = "timer"  # the process of a timer
     CHECK = "health"  # the process of a health check
 
 
 SERVING = frozenset({Role.PROGRAM, Role.WORKER})
-FORKED = frozenset({Role.WORKER, Role.STANDBY})
+FORKING = frozenset({Role.TEMPLATE, Role.NEXT_TEMPLATE})
 ONE_SHOT = frozenset({Role.JOB, Role.CHECK})
+PASSING = frozenset({Role.NEXT_TEMPLATE, Role.NEXT, Role.LEAVING})  # no configuration asks for them
 
 
 class Entry:
     """A slot with its configuration, its record and its timer."""
 
-    __slots__ = (
-        *("dismissed", "extra", "index", "name", "policy", "rec", "role", "tail_due", "timer", "unit", "waits"),
-    )
+    __slots__ = (*("dismissed", "index", "name", "policy", "rec", "role", "tail_due", "timer", "unit", "waits"),)
 
     def __init__(self, unit: Unit, role: Role, index: int) -> None:
         self.unit = unit
@@ -51,19 +53,32 @@ class Entry:
         self.waits: Callable[[], str] | None = None  # what its start waits for
         self.tail_due = False  # the writer was asked for the tail of the last run
         self.dismissed = False  # scaled away: forgotten once it is stopped
-        self.extra = False  # a standby made for one replacement only
 
     @property
     def slot(self) -> Slot:
         """The machine's part."""
         return self.rec.slot
 
+    @property
+    def works(self) -> bool:
+        """Whether it is a worker, serving or parked: with a command channel, and forked if the pool has a template."""
+        return self.unit.kind is Kind.POOL and self.role in {Role.WORKER, Role.NEXT, Role.STANDBY}
+
+    @property
+    def serves(self) -> bool:
+        """Whether its worker is to accept requests as soon as it has started up."""
+        return self.unit.kind is Kind.POOL and self.role in {Role.WORKER, Role.NEXT}
+
 
 def slot_name(unit: Unit, role: Role, index: int) -> str:
-    """web:0, web:template, web:standby, web:standby:1, web:0:leaving."""
+    """web:0, web:template, web:template:next, web:0:next, web:standby, web:standby:1, web:0:leaving."""
     match role:
         case Role.TEMPLATE:
             return f"{unit.name}:template"
+        case Role.NEXT_TEMPLATE:
+            return f"{unit.name}:template:next"
+        case Role.NEXT:
+            return f"{unit.name}:{index}:next"
         case Role.STANDBY:
             return f"{unit.name}:standby" if index == 0 else f"{unit.name}:standby:{index}"
         case Role.LEAVING:
@@ -77,17 +92,28 @@ def slot_name(unit: Unit, role: Role, index: int) -> str:
 def policy_for(unit: Unit, role: Role) -> Policy:
     """A pool's slots tell when they are ready, and exit with EX_CONFIG when the application cannot be imported.
 
-    A template has no event loop that a watchdog could watch; a worker that leaves is not replaced: that it has been.
+    A template has no event loop that a watchdog could watch. What leaves is not replaced, for it has been; neither is
+    what has still to prove itself.
     """
+    once = functools.partial(replace, autorestart=Autorestart.NEVER, retry_after=0.0)
     match role:
+        case Role.NEXT:
+            return once(policy_of(unit))
+        case Role.NEXT_TEMPLATE:
+            return once(policy_of(unit), watchdog=0.0)
         case Role.WORKER | Role.STANDBY:
             return policy_of(unit, fatal_exit_codes=(EX_CONFIG,))
         case Role.TEMPLATE:
             return replace(policy_of(unit, fatal_exit_codes=(EX_CONFIG,)), watchdog=0.0)
         case Role.LEAVING:
-            return replace(policy_of(unit), autorestart=Autorestart.NEVER, retry_after=0.0)
+            return once(policy_of(unit))
         case _:
             return policy_of(unit)
+
+
+def serving(unit: Unit) -> Role:
+    """The role of those of its slots that serve."""
+    return Role.WORKER if unit.kind is Kind.POOL else Role.PROGRAM
 
 
 def differ(unit: Unit) -> bool:
@@ -118,8 +144,11 @@ def roles(unit: Unit, instances: int) -> list[tuple[Role, int]]:
 
 def log_files(unit: Unit, role: Role, index: int, instances: int, log_dir: str) -> tuple[str, str]:
     """Where a slot's stdout and stderr go: out_file and error_file, one a slot unless merge_logs."""
+    if role is Role.NEXT_TEMPLATE:
+        role = Role.TEMPLATE
+    elif role in PASSING:  # where the slot writes whose place it has, or will have
+        role = serving(unit)
     single = role in ONE_SHOT or (role is Role.PROGRAM and instances == 1)
-    role = Role.WORKER if role is Role.LEAVING else role  # it goes on writing where it wrote
     suffix = "" if single or unit.merge_logs else "-" + slot_name(unit, role, index).partition(":")[2].replace(":", "-")
 
     def path(key: str, given: str, stream: str) -> str:

@@ -16,7 +16,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 
-from impetusd.supervisor.entry import Entry, Role
+from impetusd.supervisor.entry import FORKING, Entry
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.processes import stat
 
@@ -100,7 +100,7 @@ class Notify:
     def _delivered(self, line: list[int], message: dict[str, str]) -> bool:
         """False for a process that is not known: the child of the shim, or of a template, whose pid is still to be told."""
         found = next(((pid, entry) for pid in line if (entry := self._of_pid(pid)) is not None), None)
-        if found is None or (found[1].role is Role.TEMPLATE and found[0] != line[0]):
+        if found is None or (found[1].role in FORKING and found[0] != line[0]):
             return False
         self._deliver(found[1], message)
         return True

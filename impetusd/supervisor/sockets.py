@@ -13,6 +13,7 @@ from impetusd.core import access
 from impetusd.core.access import Person
 from impetusd.core.model import Listen
 from impetusd.folders import address_of, folder_of, unlink_socket
+from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
 
 
@@ -119,7 +120,12 @@ def listen_on(address: Listen, backlog: int) -> socket.socket:
     """A listening socket for a unit. Raises CannotStart."""
     try:
         if address.path:
-            sock = bind_unix(address.path, 0o117)
+            sock = bind_unix(address.path, 0o777 & ~(0o600 if address.owner else address.mode))
+            try:
+                dress(address)
+            except (OSError, LookupError):
+                sock.close()
+                raise
         else:
             family, kind, proto, _, where = socket.getaddrinfo(
                 address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -134,9 +140,44 @@ def listen_on(address: Listen, backlog: int) -> socket.socket:
                 sock.close()
                 raise
         sock.listen(backlog)
+    except LookupError as error:
+        raise CannotStart(f"listening on {address}", str(error.args[0])) from None
     except OSError as error:
         raise CannotStart(f"listening on {address}", f"{error.strerror or error}{_hint(error, address)}") from None
     return sock
+
+
+def adjust(fd: int, address: Listen, backlog: int) -> None:
+    """Have a socket that listens already be as its keys say now. Raises CannotStart."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            sock.listen(backlog)
+        if address.path:
+            dress(address)
+    except (OSError, LookupError) as error:
+        raise CannotStart(f"listening on {address}", str(error)) from None
+
+
+def dress(address: Listen) -> None:
+    """Have the file of a unix socket belong to whom it is to belong, with its mode. Raises OSError or KeyError."""
+    user, _, group = address.owner.partition(":")
+    uid = childspec.person_of(user).pw_uid if user else os.geteuid()
+    gid = childspec.gid_of(group) if group else childspec.person_of(user).pw_gid if user else os.getegid()
+    with folder_of(address.path) as (folder, name):
+        try:
+            fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        except FileNotFoundError:
+            return  # somebody has removed it: who has connected stays so
+    try:
+        now = os.fstat(fd)
+        if not stat.S_ISSOCK(now.st_mode) or now.st_nlink != 1:
+            raise FileExistsError(errno.EEXIST, "it is not the socket that was bound there", address.path)
+        if (now.st_uid, now.st_gid) != (uid, gid):
+            os.chown(f"/proc/self/fd/{fd}", uid, gid)
+        if stat.S_IMODE(now.st_mode) != address.mode:
+            os.chmod(f"/proc/self/fd/{fd}", address.mode)
+    finally:
+        os.close(fd)
 
 
 def _hint(error: OSError, address: Listen) -> str:

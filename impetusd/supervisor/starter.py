@@ -17,7 +17,7 @@ import os
 import resource
 import socket
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from impetusd.core.lifecycle import Scope
@@ -26,11 +26,11 @@ from impetusd.folders import unlink_socket
 from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.entry import FORKED, Entry, Role, log_files
+from impetusd.supervisor.entry import FORKING, PASSING, Entry, Role, log_files, serving, slot_name
 from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Options, Writer
-from impetusd.supervisor.sockets import listen_on
+from impetusd.supervisor.sockets import adjust, listen_on
 from impetusd.supervisor.stream import STDOUT, Prefix
 
 STREAMS = ("out", "err")
@@ -182,7 +182,7 @@ class Starter:
         """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart."""
         unit = entry.unit
         process = self._next_process
-        name = entry.name
+        name = entry.name if entry.role is not Role.NEXT else slot_name(unit, serving(unit), entry.index)
         env = childspec.environment(unit, name, entry.index, self._environ, extra)
         if unit.wait_ready or entry.policy.watchdog:
             env["NOTIFY_SOCKET"] = self.notify_address
@@ -193,10 +193,10 @@ class Starter:
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
         for each in self.pipes(entry):
             self._writer.begin_run(each)
-        if entry.role in FORKED:
+        if entry.works:
             self._open_channel(process)
-        if entry.role is Role.WORKER:
-            self.put_to_work(process, name)
+        if entry.serves:
+            self.put_to_work(process, entry.name)
         if template is not None:
             spec: dict[str, Any] = {
                 "env": {key: env[key] for key in (*OF_A_FORK, *unit.per_instance, unit.increment_var) if key in env},
@@ -208,7 +208,7 @@ class Starter:
             operation = {"op": "spawn", "process": process}
         spec["group"] = f"{unit.name}-{process}"
         self._ops.append({**operation, "spec": spec})
-        if entry.role in FORKED:
+        if entry.works:
             self.drop(f"chan:{process}:theirs")
         self._next_process += 1
         return process
@@ -222,7 +222,7 @@ class Starter:
             return childspec.spec(unit, childspec.command(unit, ""), env, fds, len(listeners))
         env["IMPETUSD_WORKER"] = childspec.runtime_settings(unit)
         env["PYTHONUNBUFFERED"] = "1"
-        if entry.role is Role.TEMPLATE:
+        if entry.role in FORKING:
             env[childspec.FORK_FD] = str(len(fds))
             argv = childspec.command(unit, "template")
             return {**childspec.spec(unit, argv, env, fds, len(listeners)), "fork_fd": len(fds)}
@@ -280,7 +280,7 @@ class Starter:
     def _options(self, entry: Entry) -> dict[str, Options]:
         unit = entry.unit
         out, error = paths = self.log_files(entry)
-        shared = unit.merge_logs or out == error or entry.role in {Role.WORKER, Role.LEAVING}
+        shared = unit.merge_logs or out == error or entry.role is Role.WORKER or entry.role in PASSING
         return {
             f"{entry.rec.pipe}:{stream}": Options(
                 prefix=self.prefix.of(self.shown(entry))
@@ -394,30 +394,36 @@ class Starter:
         """The names of the unit's listening sockets, each bound when it is not yet. Raises CannotStart."""
         names = []
         for address in unit.listen:
-            name = f"listen:{unit.name}:{address}"
+            name = f"listen:{unit.name}:{address.place}"
             if name not in self._held:
                 self.keep(name, listen_on(address, unit.backlog).detach(), ours=True)
+            else:
+                adjust(self._held[name], address, unit.backlog)
             names.append(name)
         return names
 
-    def drop_listeners_but(self, units: Iterable[Unit]) -> None:
-        """Close what no unit has as its address any more."""
-        wanted = {f"listen:{unit.name}:{address}" for unit in units for address in unit.listen}
-        for name in [name for name in self._held if name.startswith("listen:") and name not in wanted]:
-            self.drop(name)
-            path = name.split(":", 2)[2]
-            if path.startswith("unix:"):
-                with contextlib.suppress(OSError):
-                    unlink_socket(path.removeprefix("unix:"))
+    def drop_listeners_but(self, units: Iterable[Unit], busy: Collection[str]) -> None:
+        """Close what no unit has as its address any more. Units named in `busy` have processes that listen there still."""
+        wanted = {f"listen:{unit.name}:{address.place}" for unit in units for address in unit.listen}
+        for name in self._listening():
+            if name not in wanted and name.split(":")[1] not in busy:
+                self._drop_listener(name)
 
     def close_listeners(self, unit: Unit) -> None:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""
-        for address in unit.listen:
-            if f"listen:{unit.name}:{address}" in self._held:
-                self.drop(f"listen:{unit.name}:{address}")
-                if address.path:
-                    with contextlib.suppress(OSError):
-                        unlink_socket(address.path)
+        for name in self._listening():
+            if name.split(":")[1] == unit.name:
+                self._drop_listener(name)
+
+    def _listening(self) -> list[str]:
+        return [name for name in self._held if name.startswith("listen:")]
+
+    def _drop_listener(self, name: str) -> None:
+        self.drop(name)
+        path = name.split(":", 2)[2]
+        if path.startswith("unix:"):
+            with contextlib.suppress(OSError):
+                unlink_socket(path.removeprefix("unix:"))
 
 
 def _pipes() -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from impetusd.core import tree
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.model import Unit
-from impetusd.supervisor.entry import ONE_SHOT, Entry, Role
+from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry
 
 SOON = 0.1  # seconds in which changes are gathered before they are told
 MARGIN = 15.0  # seconds added to what programs may take to stop: for what comes after them
@@ -60,7 +60,7 @@ class Upstream:
 
 def status_of(entries: Iterable[Entry], shown: Callable[[Entry], str], reason: Callable[[Entry], str]) -> str:
     """`5 of 5 up`, or `3 of 5 up; web:0 is BACKOFF: exit 1; db is STARTING`: of what is wanted up, what is not."""
-    lasting = [entry for entry in entries if entry.role not in ONE_SHOT and entry.role is not Role.LEAVING]
+    lasting = [entry for entry in entries if entry.role not in ONE_SHOT | PASSING]
     wanted = [entry for entry in lasting if entry.slot.want is Want.UP and entry.slot.state is not State.EXITED]
     missing = [entry for entry in wanted if entry.slot.state is not State.RUNNING]
     text = f"{len(wanted) - len(missing)} of {len(wanted)} up"

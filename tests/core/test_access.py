@@ -33,7 +33,7 @@ PEERS = {
     "a stranger whose group has the number of a user": (STRANGER, {LOOKS, RULES}, ""),
 }
 LOOKING = {"ping", "status", "describe", "logs", "health", "timers", "plan", "events"}
-RUNNING = {"start", "stop", "scale", "restart", "trigger", "reopen-logs", "flush", "signal"}
+RUNNING = {"start", "stop", "scale", "restart", "reload", "trigger", "reopen-logs", "flush", "signal"}
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -485,6 +485,8 @@ class TestProblems:
             (WEB + "[program:p]\ncommand = a\nlisten = 0.0.0.0:8080", 6, "listen = 0.0.0.0:8080: web has that address already as 127.0.0.1:8080"),
             (DB + "listen = unix:a\n[program:p]\ncommand = a\nlisten = unix:./a", 6, "listen = unix:/srv/shop/a: db has that address already"),
             (DB + f"listen = unix:/{'x' * 107}", 3, "the path is 108 bytes long, a socket's may have 107; set listen to a shorter one"),
+            (DB + "listen = unix:/x owner=postgres", 3, "listen: owner=postgres needs impetusd to run as root; remove it, or start"),
+            (DB + "listen = unix:/x owner=:nobodyy", 3, "listen: this host has no group nobodyy; create it, or write another"),
             (DB + "max_memory_restart = 1G\nmax_memory_kill = 512M", 4, "max_memory_kill (512M) must be above max_memory_restart (1G)"),
             (DB + "ready = tcp:x:1\nwait_ready = yes", 3, "ready and wait_ready = yes are two ways of being ready; keep one of them"),
             (WEB + "ready = tcp:x:1", 4, "'ready' is a key of [program:NAME], not of [pool:NAME]"),

@@ -35,6 +35,14 @@ SAID = [
     ({"kind": "stderr", **SLOT, "lines": ["a", " b ", ""]}, "wrote last: b (and 1 lines before)"),
     ({"kind": "rule", **SLOT, "pid": 7, "rule": "max_age", "reason": "older"}, "max_age acts: older"),
     (
+        {"kind": "reload", "unit": "web", "what": "rolled back", "generation": 2, "reason": "x: exit 3", "took_s": 1.5},
+        "reload to generation 2 rolled back after 1.5 s: x: exit 3",
+    ),
+    (
+        {"kind": "command", **COMMAND, "method": "reload", "params": {"canaries": 1, "watch": 60.0, "cancel": False}},
+        "impetusd reload --canary 1 --watch 60s web, by root (alice had logged in) on pts/3: done",
+    ),
+    (
         {"kind": "health", **SLOT, "check": "web", "state": "unhealthy", "failures": 3, "reason": "GET /: 500"},
         "health check web: unhealthy: GET /: 500",
     ),

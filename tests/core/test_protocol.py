@@ -21,6 +21,7 @@ GOOD_PARAMS = {
     "start": {"names": ["web"], "wait": False},
     "stop": {"names": []},
     "restart": {"names": ["web:0"], "wait": True, "rolling": True},
+    "reload": {"names": ["web"], "canaries": 1, "watch": 60.0, "cancel": False, "token": "t"},
     "health": {},
     "timers": {},
     "trigger": {"name": "maintenance", "wait": True},

@@ -33,6 +33,7 @@ FREE = {
     ("health", "headers"),
     ("logs", "since"),
     ("events", "since"),
+    ("reload", "watch"),
     ("logs", "grep"),
     ("startup", "name"),
     ("unstartup", "name"),

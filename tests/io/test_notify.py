@@ -220,7 +220,8 @@ def test_who_was_ready_too_early_is_known_to_the_next_supervisor(around):
     assert around.blobs[EARLY] == "[]"
 
 
-def test_what_a_template_has_forked_does_not_speak_for_the_template(around):
+@pytest.mark.parametrize("role", [Role.TEMPLATE, Role.NEXT_TEMPLATE])
+def test_what_a_template_has_forked_does_not_speak_for_the_template(around, role):
     async def main() -> None:
         async with around.supervisor() as life:
             await until(lambda: not around.waiting())
@@ -229,7 +230,7 @@ def test_what_a_template_has_forked_does_not_speak_for_the_template(around):
             around.know(sender, "web:0", Role.WORKER)
             life.notify.replay()
 
-    around.know(around.say("READY=1", helper=True), "web:template", Role.TEMPLATE)
+    around.know(around.say("READY=1", helper=True), "web:template", role)
     run(main())
     assert around.heard == [("web:0", {"READY": "1"})]
 

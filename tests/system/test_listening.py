@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
+import stat
 
 import pytest
 from instance import Instance, pool, program
-from load import ask
+from load import Load, ask
+from waiting import wait_for
 
 
 def pid_from(address: tuple[str, int] | str) -> str:
@@ -115,3 +119,96 @@ def test_requests_over_a_unix_socket_of_a_pool(impetusd: Instance) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(impetusd.root / "web.sock"))
         assert ask(connection)[0] in {str(status["web:0"].pid), str(status["web:1"].pid)}
+
+
+def mode_and_owner(path: object) -> tuple[str, int, int]:
+    now = os.stat(str(path))
+    return oct(stat.S_IMODE(now.st_mode)), now.st_uid, now.st_gid
+
+
+def test_a_unix_socket_has_the_mode_and_the_owner_that_it_is_given(impetusd: Instance) -> None:
+    text = f"[program:p]\ncommand = {program('answer_pid')}\nwait_ready = yes\nreload_watch = 0\nlisten = unix:p.sock"
+    impetusd.start(text)
+    path = impetusd.root / "p.sock"
+    assert mode_and_owner(path) == ("0o660", os.geteuid(), os.getegid())
+    with socket.socket(socket.AF_UNIX) as kept:
+        impetusd.write(f"{text} mode=0604\n")
+        assert "mode=0604" in impetusd.run("plan", code=1).out
+        impetusd.run("apply")
+        assert mode_and_owner(path) == ("0o604", os.geteuid(), os.getegid())
+        kept.connect(str(path))
+    assert pid_from(str(path)).split()[0] == str(impetusd.status()["p"].pid)
+
+
+def test_a_unix_socket_belongs_to_whom_it_is_given(impetusd: Instance) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a file away")
+    nobody = pwd.getpwnam("nobody")
+    impetusd.start(
+        f"[program:p]\ncommand = {program('answer_pid')}\nwait_ready = yes\n"
+        f"listen = unix:p.sock mode=0600 owner=nobody, unix:q.sock owner=:{nobody.pw_gid}\n"
+    )
+    assert mode_and_owner(impetusd.root / "p.sock") == ("0o600", nobody.pw_uid, nobody.pw_gid)
+    assert mode_and_owner(impetusd.root / "q.sock") == ("0o660", 0, nobody.pw_gid)
+
+
+@pytest.mark.parametrize("kind", ["pool", "program"])
+def test_another_address_is_open_before_the_old_one_closes(impetusd: Instance, kind: str) -> None:
+    """Whoever asks finds one of the two open at any time, and in the end only the new one."""
+    old, new = impetusd.port(), impetusd.port()
+
+    def ini(port: int) -> str:
+        if kind == "pool":
+            return f"[pool:p]\n{pool(port, reload_watch=0)}"
+        command = program("answer_pid")
+        return f"[program:p]\ncommand = {command}\nwait_ready = yes\nreload_watch = 0\nlisten = 127.0.0.1:{port}\n"
+
+    impetusd.start(ini(old))
+    impetusd.write(ini(new))
+    assert "reload" in impetusd.run("plan", code=1).out
+    applying = impetusd.popen("apply")
+
+    def is_open(port: int) -> bool:
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    def only_the_new_one() -> bool:
+        was = is_open(old)
+        assert was or is_open(new)
+        return not was
+
+    wait_for(only_the_new_one, "the old address to be closed")
+    impetusd.finish(applying)
+    impetusd.settle()
+    assert is_open(new)
+
+
+def test_an_address_that_cannot_be_had_changes_nothing(impetusd: Instance) -> None:
+    port = impetusd.port()
+    before = impetusd.start(f"[pool:web]\n{pool(port, reload_watch=0)}")
+    with socket.create_server(("127.0.0.1", 0)) as stranger, Load(port) as load:
+        taken = stranger.getsockname()[1]
+        impetusd.write(f"[pool:web]\n{pool(taken, reload_watch=0)}")
+        failed = impetusd.run("apply", code=1)
+        load.go_on(20)
+    assert f"listening on 127.0.0.1:{taken}" in failed.out + failed.err
+    impetusd.settle(lambda now: now.pids == before.pids)
+
+
+def test_no_queued_connection_is_lost_when_a_socket_activated_program_is_killed(impetusd: Instance) -> None:
+    port = impetusd.port()
+    busy = impetusd.root / "busy"
+    busy.touch()
+    before = impetusd.start(
+        f"[program:p]\ncommand = {program('answer_pid', busy)}\nwait_ready = yes\n"
+        f"listen = 127.0.0.1:{port}\nmax_restarts = 100\n"
+    )
+    waiting = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(50)]
+    impetusd.kill(before["p"].pid)
+    after = impetusd.settle(lambda now: now["p"].restarts == 1)
+    busy.unlink()
+    answers = set()
+    for connection in waiting:
+        with connection:
+            answers.add(connection.recv(100).decode())
+    assert answers == {f"{after['p'].pid} p"}

@@ -1,0 +1,99 @@
+"""`impetusd reload`, and how `restart --rolling` tells its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, here, names_argument
+from impetusd.core.schema import parse_duration
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from impetusd.cli.place import Place
+    from impetusd.cli.terminal import Screen
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(short_help="Bring the version on the disk into service, or keep the one that serves.")
+@click.option(
+    "--canary",
+    "canaries",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Watch the first N new workers, and go on only if their errors and memory are like the old ones'.",
+)
+@click.option("--watch", callback=_seconds, metavar="TIME", help="Watch the first for this long, not for reload_watch.")
+@click.option("--cancel", is_flag=True, help="End a reload that is under way: the old version stays.")
+@names_argument(required=True)
+@conf_option
+def command(names: tuple[str, ...], canaries: int | None, watch: float | None, cancel: bool) -> int:
+    """Replace the processes of each NAME by new ones, of the files as they are now, without losing a request.
+
+    The first new worker serves beside the old ones for reload_watch. If it cannot be imported, is not ready in
+    listen_timeout, ends, or fails its health checks, the new ones go and the old ones stay: exit code 1. A program
+    takes part if it has listen and wait_ready; another one is restarted, and a unit that does not run is started.
+
+    While a unit is being reloaded, a second reload of it is refused.
+
+    Example: impetusd reload --canary 1 --watch 60s web
+    """
+    from impetusd import control
+    from impetusd.cli import outcome
+    from impetusd.cli.progress import Live
+
+    if cancel and (canaries or watch is not None):
+        raise click.UsageError("--cancel takes neither --canary nor --watch")
+    at = here()
+    asked = {"names": list(names), "canaries": canaries or 0, "watch": watch, "cancel": cancel}
+    try:
+        with Live("reloading") as live:
+            # By the token a supervisor that comes up meanwhile knows the request again.
+            answer = control.call(at.paths, "reload", {**asked, "token": os.urandom(8).hex()}, live.hooks)
+    except control.NotRunning as error:
+        raise outcome.not_running(at, error) from None
+    return tell(at, answer)
+
+
+def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:
+    """Print how each reload ended, below the table; 0 if all is well, else 1."""
+    from impetusd.cli import table
+    from impetusd.cli.terminal import screen_of
+
+    screen = screen_of(sys.stdout, os.environ)
+    print("\n".join(table.report(answer["units"], screen, at.command, tails=table.ALL)))
+    for each in answer["reloads"]:
+        print("\n".join(lines(each, screen, at.command)))
+    return 0 if answer["ok"] else 1
+
+
+def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Iterator[str]:
+    """How one reload ended."""
+    from impetusd.cli.terminal import plain
+
+    name = plain(told["name"])
+    match told["how"]:
+        case "start":
+            yield f"{name} did not run, and was started"
+        case "restart":
+            yield f"{name} was restarted, not reloaded: {told['note']}"
+        case _ if not told["reason"]:
+            yield f"{name} was reloaded in {told['took_s']:.2f} s (generation {told['generation']})"
+        case how:
+            what = "its reload was cancelled" if how == "cancel" else f"it was not reloaded: {plain(told['reason'])}"
+            yield screen.paint(f"{name} runs as before, for {what}", "red" if how != "cancel" else "dim")
+            yield from (f"    {plain(line)}" for line in told["lines"])
+            if told["stuck"]:
+                yield screen.paint(plain(told["stuck"]), "red")
+            if how != "cancel":
+                yield f"{screen.arrow} mend it, then: {command} reload {name}"

@@ -1,0 +1,260 @@
+"""`reload`: gated, reversible, and without losing a request, whatever the new version does and whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from instance import Instance, Status, pool, program
+from load import Load, fetch
+from waiting import wait_for
+
+APP = """
+import asyncio, os
+from aiohttp import web
+
+async def pid(_request):
+    return web.Response(text=str(os.getpid()))
+
+async def health(_request):
+    return web.Response(status={health}, text="{version}")
+
+async def fail(_request):
+    return web.Response(status={fail})
+
+async def on_startup(app):
+    {startup}
+
+def make():
+    app = web.Application()
+    app.router.add_get("/", pid)
+    app.router.add_get("/health", health)
+    app.router.add_get("/fail", fail)
+    app.on_startup.append(on_startup)
+    return app
+"""
+CRASHES = "asyncio.get_running_loop().call_later(0.05, os._exit, 3)"
+
+
+class Shop:
+    """An instance with the pool `web`, whose application this test writes."""
+
+    def __init__(self, instance: Instance, more: str = "", **keys: object) -> None:
+        self.instance = instance
+        self.port = instance.port()
+        self.write(1)
+        conf = {"cwd": instance.root, "reload_watch": "300ms", **keys}
+        self.before = instance.start(f"[pool:web]\n{pool(self.port, 'shop:make', **conf)}{more}")
+
+    def write(self, version: int, *, head: str = "", startup: str = "pass", health: int = 200, fail: int = 200) -> Path:
+        text = head + "\n" + APP.format(version=version, startup=startup, health=health, fail=fail)
+        return self.instance.write(text + "#" * version, "shop.py")  # a .pyc goes by size and second
+
+    def is_new(self) -> Status:
+        """Wait until everything is of another process than before, and nothing else is left."""
+        old = set(self.before.pids.values())
+        self.before = self.instance.settle(
+            lambda now: not old & set(now.pids.values()) and set(now.rows) == set(self.before.rows)
+        )
+        return self.before
+
+    def is_old(self) -> None:
+        """Wait until everything is as it was, to the pid."""
+        self.instance.settle(lambda now: now.pids == self.before.pids)
+        assert fetch(self.port) in {str(pid) for pid in self.before.pids.values()}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"standby": 0, "reload_parallel": 4}, {"preload": "no", "instances": 3}, {"instances": 1, "standby": 0}],
+    ids=["standby", "parallel", "no preload", "pool of one"],
+)
+def test_a_good_version_takes_over_without_losing_a_request(impetusd: Instance, keys: dict[str, object]) -> None:
+    shop = Shop(impetusd, **keys)
+    shop.write(2)
+    with Load(shop.port) as load:
+        told = impetusd.run("reload", "web")
+        load.go_on(40)
+    assert "web was reloaded in " in told.out
+    after = shop.is_new()
+    assert {(row.generation, row.restarts) for row in after.rows.values()} == {(2, 0)}
+    assert fetch(shop.port, "/health") == "2"
+
+
+@pytest.mark.parametrize(
+    ("version", "keys", "said"),
+    [
+        ({"head": "import no_such_package"}, {}, "ModuleNotFoundError: No module named 'no_such_package'"),
+        ({"head": "import no_such_package"}, {"preload": "no"}, "No module named 'no_such_package'"),
+        ({"startup": "await asyncio.Event().wait()"}, {"listen_timeout": "8s"}, "web:0:next: not ready within 8 s"),
+        ({"startup": "raise KeyError('SECRET')"}, {"instances": 1, "standby": 0}, "KeyError: 'SECRET'"),
+        ({"startup": CRASHES}, {"reload_watch": "5s"}, "web:0:next: exit 3"),
+    ],
+    ids=["import", "import without preload", "never ready", "factory, pool of one", "crash in the watch"],
+)
+def test_a_bad_version_changes_nothing(
+    impetusd: Instance, version: dict[str, str], keys: dict[str, object], said: str
+) -> None:
+    shop = Shop(impetusd, **keys)
+    shop.write(2, **version)  # type: ignore[arg-type]
+    with Load(shop.port) as load:
+        failed = impetusd.run("reload", "web", code=1)
+        load.go_on(20)
+        assert {int(pid) for pid in load.answers} <= set(shop.before.pids.values()) | _pids(impetusd, "web:0:next")
+    shop.is_old()
+    assert said in failed.out
+    assert "web runs as before, for it was not reloaded: web:" in failed.out
+    assert "web was not reloaded and runs as before" in impetusd.run("status").out
+    ledger = [json.loads(line) for line in (impetusd.root / "var/lib/ledger.jsonl").read_text().splitlines()]
+    assert [each["what"] for each in ledger if each["kind"] == "reload"] == ["began", "failed", "rolled back"]
+    shop.write(3)
+    impetusd.run("reload", "web")
+    shop.is_new()
+    assert "was not reloaded" not in impetusd.run("status").out
+
+
+def _pids(instance: Instance, slot: str) -> set[int]:
+    return {int(pid) for pid in re.findall(rf" {slot}: RUNNING \(pid (\d+)\)", instance.log())}
+
+
+def test_a_later_worker_that_fails_brings_back_even_those_that_were_replaced(impetusd: Instance) -> None:
+    """The first new worker is well, takes its place and sees its predecessor off; the second one crashes."""
+    shop = Shop(impetusd, standby=0, instances=2)
+    flag = impetusd.root / "first"
+    shop.write(2, startup=f"os.path.exists({str(flag)!r}) and os._exit(3); open({str(flag)!r}, 'w').close()")
+    with Load(shop.port) as load:
+        failed = impetusd.run("reload", "web", code=1)
+        load.go_on(20)
+    assert "web:1:next: exit 3" in failed.out
+    after = impetusd.settle()
+    assert after["web:template"].pid == shop.before["web:template"].pid
+    assert after["web:1"].pid == shop.before["web:1"].pid
+    assert after["web:0"].pid != shop.before["web:0"].pid
+    assert {fetch(shop.port, "/health") for _ in range(20)} == {"1"}, "the old version, forked from the old template"
+
+
+def test_an_old_worker_that_crashes_meanwhile_is_forked_from_the_old_template(impetusd: Instance) -> None:
+    shop = Shop(impetusd, standby=0)
+    shop.write(2)
+    reload = impetusd.popen("reload", "--watch", "1h", "web")
+    wait_for(lambda: "web:0:next: RUNNING" in impetusd.log(), "the first new worker")
+    impetusd.kill(shop.before["web:1"].pid)
+    wait_for(lambda: impetusd.status()["web:1"].restarts == 1, "the crashed one to be replaced")
+    impetusd.wait_state("web:1", "RUNNING")
+    assert "being reloaded already (watch)" in impetusd.run("reload", "web", code=1).err
+    impetusd.run("reload", "--cancel", "web")
+    assert "cancelled" in impetusd.finish(reload, code=1).out
+    assert {fetch(shop.port, "/health") for _ in range(20)} == {"1"}
+
+
+def test_a_health_check_that_fails_keeps_the_old_version(impetusd: Instance) -> None:
+    shop = Shop(impetusd, "[health:web]\nhttp = /health\ninterval = 1h\nfailures = 1\n")
+    shop.write(2, health=503)
+    failed = impetusd.run("reload", "web", code=1)
+    assert "web:0:next: GET /health: 503 Service Unavailable" in failed.out
+    shop.is_old()
+    shop.write(3)
+    impetusd.run("reload", "web")
+    shop.is_new()
+
+
+def test_a_canary_that_answers_worse_than_the_old_ones_goes(impetusd: Instance) -> None:
+    shop = Shop(impetusd, standby=0)
+    shop.write(2, fail=500)
+    for _ in range(20):
+        fetch(shop.port, "/fail")
+    reload = impetusd.popen("reload", "--canary", "1", "--watch", "3s", "web")
+    wait_for(lambda: _failed(shop.port), "an answer of the canary")
+    wrong = 0
+    while wrong < 10:
+        wrong += _failed(shop.port)
+    assert "its new workers answered " in impetusd.finish(reload, code=1).out
+    shop.is_old()
+
+
+def _failed(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /fail HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        return b" 500 " in connection.recv(4096)
+
+
+STEPS = (
+    "web: reload: the next version is brought up",
+    "web:template:next: RUNNING",
+    "web:0:next: STARTING",
+    "web: reload: the new version is ready",
+    r"web:0: pid \d+ takes over",
+    r"web:1: pid \d+ takes over",
+    "web:template: STOPPING",
+)
+
+
+def test_a_supervisor_that_is_killed_at_any_step_changes_nothing_about_the_end(impetusd: Instance) -> None:
+    """The next one goes on; the command, which asks it again, gets its answer; no request is lost."""
+    shop = Shop(impetusd)
+    with Load(shop.port) as load:
+        for number, mark in enumerate(STEPS):
+            so_far = len(impetusd.log())
+            shop.write(number + 2)
+            reload = impetusd.popen("reload", "web")
+            wait_for(lambda: re.search(mark, impetusd.log()[so_far:]), mark)  # noqa: B023
+            impetusd.kill(impetusd.status().supervisor)
+            impetusd.finish(reload)
+            shop.is_new()
+            load.go_on(10)
+            assert fetch(shop.port, "/health") == str(number + 2), mark
+
+
+def test_a_supervisor_that_is_killed_on_the_way_back_goes_on_back(impetusd: Instance) -> None:
+    shop = Shop(impetusd)
+    shop.write(2, startup=CRASHES)
+    with Load(shop.port, kept=0, fresh=2):
+        reload = impetusd.popen("reload", "--watch", "30s", "web")
+        wait_for(lambda: "web: reload: web:0:next: exit 3" in impetusd.log(), "the failure")
+        impetusd.kill(impetusd.status().supervisor)
+        assert "web:0:next: exit 3" in impetusd.finish(reload, code=1).out
+    shop.is_old()
+
+
+def test_a_version_that_starts_threads_at_import_is_executed_afresh(impetusd: Instance) -> None:
+    shop = Shop(impetusd)
+    shop.write(2, head="import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()")
+    with Load(shop.port) as load:
+        impetusd.run("reload", "web")
+        load.go_on(20)
+    status = impetusd.status()
+    assert (status["web:template"].state, status["web:template"].pid) == ("STOPPED", None)
+    assert fetch(shop.port, "/health") == "2"
+    shop.write(3)
+    impetusd.run("reload", "web")
+    assert impetusd.settle()["web:template"].state == "RUNNING"
+    assert fetch(shop.port, "/health") == "3"
+
+
+def test_a_plain_program_overlaps_when_it_has_listen_and_wait_ready(impetusd: Instance) -> None:
+    port = impetusd.port()
+    before = impetusd.start(
+        f"[program:p]\ncommand = {program('answer_pid')}\nwait_ready = yes\nlisten = 127.0.0.1:{port}\n"
+        f"reload_watch = 0\n[program:q]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n"
+    )
+    told = impetusd.run("reload", "p", "q").out
+    assert "p was reloaded in " in told
+    assert "q was restarted, not reloaded: it has no listen" in told
+    after = impetusd.settle(lambda now: not set(before.pids.values()) & set(now.pids.values()))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        assert connection.recv(100).decode() == f"{after['p'].pid} p"
+    log = impetusd.log()
+    assert log.index("p:0:next: RUNNING") < log.index("p:0:leaving: STOPPING"), "ready before the old one ends"
+    assert impetusd.run("reload", "--watch", "1s", "q", code=2).err.startswith("impetusd: q can only be restarted")
+
+
+def test_what_does_not_run_is_started_and_one_slot_is_not_reloaded(impetusd: Instance) -> None:
+    shop = Shop(impetusd)
+    impetusd.run("stop", "web")
+    assert "web did not run, and was started" in impetusd.run("reload", "web").out
+    impetusd.settle()
+    assert "web:0 is one slot of web" in impetusd.run("reload", "web:0", code=2).err
+    assert shop.port
