@@ -18,10 +18,11 @@ async def listed(
     company: Company, listing: Listing, given: Mapping[str, Any], page: Page, kind: type[Item]
 ) -> Paged[Item]:
     """The `page` of what `given` (condition to value, None where there is none) leaves of a company's rows."""
-    query, arguments = listing.count(given)
+    query, arguments = listing.count(given, COUNTED)
     total = await company.fetchval(query, *arguments)
     rows = []
-    if total > page.offset:  # else there is nothing to walk over to
+    exact = total <= COUNTED
+    if not exact or total > page.offset:  # else there is nothing to walk over to
         after = (page.after.created_at, page.after.id) if page.after else None
         query, arguments = listing.page(given, after, page.limit + 1, page.offset)  # one more tells whether more follow
         rows = await company.fetch(query, *arguments)
@@ -29,5 +30,5 @@ async def listed(
     cursor = str(Cursor(rows[-1]["created_at"], rows[-1]["id"])) if more else None
     return Paged(
         [kind(**row) for row in rows],
-        Pagination(min(total, COUNTED), total <= COUNTED, page.limit, page.offset, cursor),
+        Pagination(min(total, COUNTED), exact, page.limit, page.offset, cursor),
     )

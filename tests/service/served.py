@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from aiohttp.test_utils import TestClient, TestServer
-from conftest import until
+from waiting import until
 
 from impetus_service import passwords
 from impetus_service.administrators import create_administrator

@@ -10,10 +10,11 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import run, until
+from conftest import run
 from served import Person, Served, served
+from waiting import until
 
-from impetus_service import admin_logs, audit
+from impetus_service import admin_logs, audit, listing
 from impetus_service.audit import JOURNAL
 from impetus_service.queries import Query
 from impetus_service.sessions import DATABASE
@@ -157,6 +158,21 @@ def test_pages_by_offset_and_by_cursor_show_each_row_once(shared_postgres):
             assert [each["id"] for each in page["items"]] == numbers[20:]
             _, page = await admin("GET", "/api/admin/logs/audit", params=query | {"offset": "1e9", "limit": "abc"})
             assert (page["items"], page["pagination"]["limit"]) == ([], 100)
+
+    run(main())
+
+
+def test_beyond_what_is_counted_pages_go_on(shared_postgres, monkeypatch):
+    monkeypatch.setattr(listing, "COUNTED", 5)
+
+    async def main() -> None:
+        async with served(shared_postgres.url) as service:
+            admin = await service.administrator()
+            await service.app[DATABASE].execute(MANY, await company_of(service, admin), admin.id, 25)
+            query = {"entity": "thing", "offset": 20, "limit": 3}
+            _, page = await admin("GET", "/api/admin/logs/audit", params=query)
+            assert [each["description"] for each in page["items"]] == ["number 5", "number 4", "number 3"]
+            assert (page["pagination"]["total"], page["pagination"]["exact"]) == (5, False)
 
     run(main())
 

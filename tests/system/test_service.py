@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import aiohttp
 import asyncpg
 import pytest
 from instance import Instance
+from waiting import until
 
-DEADLINE = 60.0  # seconds; only a failure waits for it
 HANGS = 20.0  # seconds after which an answer counts as never given; the figure itself is scripts/bench_service.py's
 CLIENTS = 6
 PASSWORD = "correct horse battery"
@@ -52,24 +52,19 @@ class Service:
             await response.read()
             return response.status
 
-    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(DEADLINE):
-            while not await holds():  # noqa: ASYNC110 # no event tells it from outside
-                await asyncio.sleep(0.02)
-
     async def until_well(self) -> None:
         """Until every worker has its database again: many answers in a row, of both kinds, are good."""
 
         async def well() -> bool:
             return {await self.get(path) for _ in range(8) for path in ("/health", "/api/communications")} == {200}
 
-        await self.until(well)
+        await until(well, "answers without an error")
 
     async def until_ill(self) -> None:
         async def ill() -> bool:
             return await self.get("/health") == 503
 
-        await self.until(ill)
+        await until(ill, "a 503 of /health")
 
     @asynccontextmanager
     async def load(self) -> AsyncIterator[None]:
@@ -121,7 +116,7 @@ async def running(impetusd: Instance) -> AsyncIterator[Service]:
 async def killed(service: Service) -> None:
     before = service.instance.status()["db"]
     os.kill(before.pid, signal.SIGKILL)
-    await service.until(lambda: asyncio.to_thread(lambda: service.instance.status()["db"].restarts > before.restarts))
+    await until(lambda: asyncio.to_thread(lambda: service.instance.status()["db"].restarts > before.restarts))
 
 
 async def stopped(service: Service) -> None:
@@ -144,10 +139,7 @@ async def locked(service: Service) -> None:
         await connection.execute("LOCK TABLE communications IN ACCESS EXCLUSIVE MODE")
         service.statuses.clear()
 
-        async def all_fail() -> bool:
-            return 503 in service.statuses
-
-        await service.until(all_fail)
+        await until(lambda: 503 in service.statuses, "a 503 of a statement that hangs")
         assert await service.get("/health") in {200, 503}
     await connection.close()
 
@@ -169,7 +161,7 @@ async def full(service: Service) -> None:
                     taken.append(await asyncpg.connect(service.url))
             return await service.get("/health") == 503
 
-        await service.until(ill)
+        await until(ill)
     finally:
         for connection in (*taken, admin):
             connection.terminate()
