@@ -40,6 +40,7 @@ GROUPS = {
         "status": "impetusd.cli.status_command",
         "events": "impetusd.cli.events",
         "describe": "impetusd.cli.describe",
+        "doctor": "impetusd.cli.doctor",
         "health": "impetusd.cli.health",
     },
     "Timers": {
