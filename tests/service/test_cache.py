@@ -8,6 +8,7 @@ import pytest
 from conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import turns
 
 from impetus_service.cache import Cache
 
@@ -80,7 +81,7 @@ async def asked(cache: Cache, make: Maker, times: int) -> list[asyncio.Task[int]
     """So many who wait for "a"."""
     tasks = [asyncio.create_task(cache.fetch("a", make)) for _ in range(times)]
     for _ in range(3):
-        await asyncio.sleep(0)
+        await turns()
     return tasks
 
 
@@ -105,7 +106,7 @@ def test_what_making_raises_is_for_all_who_wait_and_not_kept():
             raise ValueError("no")
 
         waiting = [asyncio.create_task(cache.fetch("a", fails)) for _ in range(3)]
-        await asyncio.sleep(0)
+        await turns()
         go.set()
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(result) for result in results] == [ValueError] * 3
@@ -136,7 +137,7 @@ def test_when_all_are_cancelled_so_is_the_making():
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
-        await asyncio.sleep(0)
+        await turns()
         assert make.ended == 1
         make.go.set()
         assert await cache.fetch("a", make) == 2
