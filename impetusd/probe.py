@@ -31,6 +31,8 @@ MAX_BODY = 1 << 20  # bytes that are read of an answer
 SHOWN = 200  # characters of it that are shown when it is not as it should be
 
 # What says nothing about the server: something of ours ran out, is forbidden, or leads nowhere.
+# Keys under which a JSON answer says what is wrong; RFC 9457 has detail and title.
+_WRONG = frozenset({"error", "errors", "message", "detail", "reason", "title", "output"})
 _OURS = frozenset(
     {
         *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL),
@@ -126,6 +128,24 @@ def one_line(text: str) -> str:
     """The first SHOWN characters of `text` that can be printed, as one line."""
     printable = "".join(each if each.isprintable() else " " for each in text[: 10 * SHOWN])
     return " ".join(printable.split())[:SHOWN]
+
+
+def gist(body: str) -> str:
+    """What a JSON object says of what is wrong, as `database.error: no route to host`; else the whole text."""
+    import json
+
+    def find(value: object, name: str) -> list[str]:
+        if isinstance(value, dict):
+            return [each for key, under in value.items() for each in find(under, f"{name}.{key}".strip("."))]
+        if isinstance(value, list):
+            return [each for under in value for each in find(under, name)]
+        told = name.rpartition(".")[2].lower() in _WRONG
+        return [f"{name}: {value}"] if told and isinstance(value, str) and value else []
+
+    try:
+        return "; ".join(find(json.loads(body), "")) or body
+    except (ValueError, RecursionError):
+        return body
 
 
 def _answer(attempt: Callable[[_Deadline], tuple[bool, str]], timeout: float) -> Result:
@@ -326,7 +346,7 @@ def _with_body(said: str, answer: http.client.HTTPResponse) -> str:
     import http.client
 
     try:
-        body = one_line(answer.read(MAX_BODY).decode("utf-8", "replace"))
+        body = one_line(gist(answer.read(MAX_BODY).decode("utf-8", "replace")))
     except (OSError, http.client.HTTPException):
         body = ""
     return f"{said}: {body}" if body else said

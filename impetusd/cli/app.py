@@ -38,6 +38,7 @@ GROUPS = {
     },
     "Look": {
         "status": "impetusd.cli.status_command",
+        "why": "impetusd.cli.why",
         "events": "impetusd.cli.events",
         "describe": "impetusd.cli.describe",
         "doctor": "impetusd.cli.doctor",

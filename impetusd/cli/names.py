@@ -43,7 +43,9 @@ def require(patterns: Sequence[str], known: Collection[str]) -> None:
             import difflib
 
             near = difflib.get_close_matches(pattern, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'nothing'}"
+            units = [name for name in known if ":" not in name]
+            some = ", ".join(units[:10]) + (f" and {len(units) - 10} more" if len(units) > 10 else "")
+            hint = f"did you mean {near[0]}?" if near else f"there is {some or 'nothing'}"
             raise Failure(f"there is no {pattern}; {hint}", EXIT_UNKNOWN_NAME)
 
 

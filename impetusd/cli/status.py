@@ -37,7 +37,11 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
         from impetusd.cli import table
 
         lines = table.report(answer["units"], screen, here.command, tails=LAST_WORDS)
-        lines += [screen.paint(screen.cut(plain(sentence)), "yellow") for sentence in answer["attention"]]
+        told = [screen.paint(screen.cut(plain(sentence)), "yellow") for sentence in answer["attention"]]
+        if told:
+            if lines[-1].startswith(screen.arrow):
+                del lines[-1]
+            lines += [*told, f"{screen.arrow} {here.command} why"]
         if answer.get("profile"):
             lines += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
         print("\n".join(lines))

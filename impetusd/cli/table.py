@@ -82,10 +82,10 @@ def below(rows: Sequence[Row], screen: Screen, command: str, *, tails: int = 0) 
     if wrong:
         units = list(dict.fromkeys(plain(row["unit"]) for row in wrong))
         more = f" {screen.ellipsis}" if len(units) > 3 else ""
-        lines.append(screen.cut(f"{screen.arrow} {command} logs {' '.join(units[:3])}{more}"))
+        lines.append(screen.cut(f"{screen.arrow} {command} why {' '.join(units[:3])}{more}"))
     else:
         lines += [screen.paint(screen.cut(sentence(row)), "dim") for row in _first(notes, screen)]
-        lines.append(screen.paint(_all_well(rows), "dim"))
+        lines.append(screen.paint(all_well(rows), "dim"))
     return lines
 
 
@@ -153,7 +153,7 @@ def _first(rows: list[Row], screen: Screen) -> list[Row]:
     return rows if screen.width is None else rows[:AT_MOST]
 
 
-def _all_well(rows: Sequence[Row]) -> str:
+def all_well(rows: Sequence[Row]) -> str:
     """The last line where nothing needs attention: `all 5 up`, `all 4 up, 1 stopped, 2 done`."""
     up = sum(row["state"] == "RUNNING" and row["want"] == "up" for row in rows)
     done = sum(row["state"] == "EXITED" and row["want"] == "up" for row in rows)

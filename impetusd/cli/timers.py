@@ -75,7 +75,7 @@ def report(rows: Sequence[Row], screen: Screen, command: str, now: float) -> lis
     lines = [screen.paint(line(HEAD), "bold")]
     lines += [line(fields, "" if _is_well(row) else "red") for row, fields in zip(rows, cells, strict=True)]
     if failed:
-        lines += ["", f"{screen.arrow} {command} logs {' '.join(row['name'] for row in failed[:3])}"]
+        lines += ["", f"{screen.arrow} {command} why {' '.join(row['name'] for row in failed[:3])}"]
     return lines
 
 

@@ -104,6 +104,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "method": "what was asked for",
         "names": "of what; empty is everything",
         "params": "how",
+        "took_s": "seconds from the question to the answer, when this was written",
         "outcome": "done, failed or refused (the role does not suffice)",
         "error": "what was answered then",
         "uid": "who gave it, as the kernel says",
@@ -117,6 +118,12 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     },
     "lost": {"records": "how many were not written, for the disk took none for too long"},
 }
+
+
+def began(record: Record) -> float:
+    """When what it tells of began: a command's record is written when it is done."""
+    at: float = record["at"] - record.get("took_s", 0.0)
+    return at
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
@@ -191,10 +198,8 @@ def _daemon(record: Record) -> str:
 
 def _exit(record: Record) -> str:
     after = f" after {span(record['ran_s'])}" if record.get("ran_s") is not None else ""
-    used = f", {record['max_rss'] / (1 << 20):.0f} MB at most" if record.get("max_rss", 0) >= 1 << 20 else ""
-    cpu = f", {span(record['cpu_s'])} of CPU" if record.get("cpu_s", 0) >= 0.001 else ""
-    retry = f", in {span(record['retry_s'])}" if record.get("retry_s") else ""
-    return f"{ending(record)}{after}{cpu}{used}; {record.get('decision', '')}{retry}"
+    decision = f"; {record['decision']}" if record.get("decision") else ""
+    return f"{ending(record)}{after}{decision}"
 
 
 def _stderr(record: Record) -> str:
@@ -237,11 +242,11 @@ def _reload(record: Record) -> str:
 _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "daemon": _daemon,
     "start": lambda r: f"started, pid {r['pid']}" + (f": {r['why']}" if r.get("why") else ""),
-    "ready": lambda r: "ready" + (f" after {span(r['after_s'])}" if r.get("after_s") is not None else ""),
+    "ready": lambda r: "ready" + (f" after {span(r['after_s'])}" if r.get("after_s") else ""),
     "exit": _exit,
     "gone": lambda r: f"what it left behind has ended, too; {r.get('decision', '')}",
     "stderr": _stderr,
-    "rule": lambda r: f"{r['rule']} acts: {r['reason']}",
+    "rule": lambda r: f"rule {r['rule']}: {r['reason'].removeprefix('unhealthy: ')}",
     "reload": _reload,
     "health": _health,
     "timer": _timer,

@@ -38,8 +38,12 @@ def rule_of(reason: str) -> str:
     return keys[0] if keys else "other"
 
 
-def of_change(policy: Policy, before: Slot, after: Slot, now: float) -> Iterator[Record]:
-    """The records of one step of the machine; `now` is monotonic. They lack unit and slot."""
+def of_change(policy: Policy, before: Slot, after: Slot, now: float, *, one_shot: bool = False) -> Iterator[Record]:
+    """The records of one step of the machine; `now` is monotonic. They lack unit and slot.
+
+    `one_shot`: what follows an end is not decided by the restart policy, but by a timer.
+    """
+    decide = _nothing if one_shot else _decision
     if after.failed and not before.failed and rule_of(after.failed) in {"watchdog", "listen_timeout"}:
         yield {"kind": "rule", "pid": after.pid, "rule": rule_of(after.failed), "reason": after.failed}
     if after.last_exit is not None and after.last_exit is not before.last_exit:
@@ -49,10 +53,10 @@ def of_change(policy: Policy, before: Slot, after: Slot, now: float) -> Iterator
             "ran_s": round(now - before.started, 3) if before.started is not None else None,
             **how(after.last_exit),
             **({"kills": before.kills} if before.kills else {}),
-            **_decision(policy, before, after, now),
+            **decide(policy, before, after, now),
         }
     elif before.state is State.STOPPING and after.state is not State.STOPPING and before.started is not None:
-        yield {"kind": "gone", **_decision(policy, before, after, now)}
+        yield {"kind": "gone", **decide(policy, before, after, now)}
     elif before.state is State.FATAL and after.half_open and not before.half_open:
         yield {"kind": "rule", "rule": "retry_after", "reason": f"tried once more (retry_after): {before.reason}"}
     if after.pid is not None and after.pid != before.pid:
@@ -73,10 +77,14 @@ def how(end: Exit) -> Record:
     return told
 
 
+def _nothing(_: Policy, before: Slot, after: Slot, __: float) -> Record:
+    return {"asked": before.want is Want.DOWN, "state": after.state.name}
+
+
 def _decision(policy: Policy, before: Slot, after: Slot, now: float) -> Record:
     """What was decided of a process that has ended, and by which key."""
     retry_s = round(max(0.0, after.deadline - now), 3) if after.deadline is not None else None
-    decision, rule = _decided(policy, before, after)
+    decision, rule = _decided(policy, before, after, retry_s or 0.0)
     if before.kills and not before.failed and after.state is not State.STOPPING:
         decision += f"; killed, for it did not end within kill_timeout = {span(policy.kill_timeout)}"
     return {
@@ -89,7 +97,7 @@ def _decision(policy: Policy, before: Slot, after: Slot, now: float) -> Record:
     }
 
 
-def _decided(policy: Policy, before: Slot, after: Slot) -> tuple[str, str]:
+def _decided(policy: Policy, before: Slot, after: Slot, wait: float) -> tuple[str, str]:
     """The decision in words, and the key that made it."""
     match after.state:
         case State.STOPPED:
@@ -104,7 +112,8 @@ def _decided(policy: Policy, before: Slot, after: Slot) -> tuple[str, str]:
         case State.FATAL:
             return _why_fatal(policy, after)
         case State.BACKOFF:
-            return _why_later(policy, after)
+            rule = "exp_backoff_restart_delay" if after.failures > 1 else "restart_delay"
+            return f"started again in {span(wait)} ({rule}; {_within(policy, after)})", rule
     if before.asked:
         return "started again as asked", ""
     if before.due:
@@ -114,14 +123,6 @@ def _decided(policy: Policy, before: Slot, after: Slot) -> tuple[str, str]:
 
 def _within(policy: Policy, after: Slot) -> str:
     return f"{len(after.recent)} of max_restarts = {policy.max_restarts} within {span(policy.restart_window)}"
-
-
-def _why_later(policy: Policy, after: Slot) -> tuple[str, str]:
-    within = _within(policy, after)
-    if after.failures > 1:
-        rule = "exp_backoff_restart_delay"
-        return f"started again after a wait ({rule}: {after.failures} failed runs in a row; {within})", rule
-    return f"started again after a wait (restart_delay = {span(policy.restart_delay)}; {within})", "restart_delay"
 
 
 def _why_fatal(policy: Policy, after: Slot) -> tuple[str, str]:

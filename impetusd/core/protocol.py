@@ -57,14 +57,15 @@ class ProtocolError(Exception):
 
 
 class Request:
-    """One checked request: `params` has every parameter of the method, defaults filled in."""
+    """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came, monotonic."""
 
-    __slots__ = ("id", "method", "params")
+    __slots__ = ("at", "id", "method", "params")
 
     def __init__(self, id: int | str, method: str, params: dict[str, Any]) -> None:  # noqa: A002  # the protocol's own words
         self.id = id
         self.method = method
         self.params = params
+        self.at = 0.0
 
 
 class Answer:

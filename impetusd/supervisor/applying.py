@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from impetusd.core import config, schema, switches
+from impetusd.core import config, schedule, schema, switches
 from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.model import Config, ConfigError, Unit
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from impetusd.supervisor.engine import Engine
     from impetusd.supervisor.starter import Starter
 
-CONFIG, BEFORE, APPLY = "config", "config:before", "apply"  # what the shim remembers of all this
+# What the shim remembers of all this.
+CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:refused"
 
 
 class Configuration:
@@ -132,6 +135,7 @@ class Applying:
         self._record = record
         self._state: dict[str, Any] | None = None  # of the last apply
         self._going_over = False
+        self._refused: dict[str, Any] | None = None  # at, reason: of what the disk has
 
     async def _read(
         self, profile: str | None, disabled: Collection[str] | None = None
@@ -181,8 +185,9 @@ class Applying:
         try:
             configuration, changes = await self._read(params.get("env"), disabled)
         except ProtocolError as error:
-            self._record("config", what="refused", changes=[], reason=error.message[:2000])
+            self._refuse(error.message)
             raise
+        self._put_refused(None)
         if self._going_over:
             raise ConnectionAbortedError
         if configuration.remembered == self._present.remembered:
@@ -204,6 +209,25 @@ class Applying:
                 self._engine.expect(self._engine.units[change.name], configuration.at(0).units[change.name].instances)
         self._hand_over()
         raise ConnectionAbortedError
+
+    def _refuse(self, reason: str) -> None:
+        self._record("config", what="refused", changes=[], reason=reason[:2000])
+        self._put_refused({"at": time.time(), "reason": reason[:2000]})
+
+    def _put_refused(self, refused: dict[str, Any] | None) -> None:
+        if refused != self._refused:
+            self._refused = refused
+            self._starter.put(REFUSED, json.dumps(refused) if refused else None)
+            self._starter.flush()
+
+    def attention(self, now: float) -> list[str]:
+        """A sentence if what the disk has was refused when it was last asked for; for `status`."""
+        if self._refused is None:
+            return []
+        lines = self._refused["reason"].splitlines()
+        problem = (lines[1] if len(lines) > 1 else lines[0]).removeprefix(f"{os.path.dirname(self._conf)}/")
+        when = schedule.ago(now - self._refused["at"])
+        return [f"the INI file was refused {when}, and the one before is in force: {problem}"]
 
     async def disable(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method `disable`: as `enabled = no` in the INI, until `enable`."""
@@ -248,6 +272,8 @@ class Applying:
 
     def resume(self, blobs: Mapping[str, str]) -> None:
         """Go on where the supervisor before us has handed over, or died."""
+        if REFUSED in blobs:
+            self._refused = json.loads(blobs[REFUSED])
         if APPLY not in blobs:
             return
         self._state = state = json.loads(blobs[APPLY])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from impetusd.core.protocol import Request
@@ -21,6 +22,7 @@ def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str,
         "names": params.pop("names", None) or ([params.pop("name")] if "name" in params else []),
         "params": params,
         **who(peer),
+        "took_s": round(time.monotonic() - request.at, 3),
         "outcome": outcome,
         "error": error,
     }

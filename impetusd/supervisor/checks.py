@@ -259,10 +259,10 @@ class Checks:
                 rows.append(self._row(self._subjects.get(subject.key, subject)))
         return rows
 
-    def attention(self) -> list[str]:
-        """A sentence for each target that is unhealthy, for `status`."""
+    def attention(self) -> list[tuple[str, str]]:
+        """(unit, sentence) for each target that is unhealthy, for `status`."""
         return [
-            f"{self._target(subject)} is unhealthy: {self._reason(subject)}"
+            (subject.check.target, f"{self._target(subject)} is unhealthy: {self._reason(subject)}")
             for subject in self._subjects.values()
             if subject.active and subject.seen.condition is Condition.UNHEALTHY
         ]
@@ -284,6 +284,8 @@ class Checks:
             "state": condition.value,
             "reason": self._reason(subject),
             "failures": subject.seen.failures,
+            "threshold": subject.check.failures,
+            "interval_s": subject.check.interval,
             "at": at,
             "latency_ms": round(last.latency * 1000, 1) if last is not None else None,
             "action": subject.check.action.value,

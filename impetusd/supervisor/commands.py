@@ -40,16 +40,19 @@ class Commands:
         quiesce: Callable[[str], None],
         end: Callable[[], None],
         others: Mapping[str, Callable[[dict[str, Any]], Any]],
-        attention: Callable[[], list[str]],
+        attention: Callable[[], list[tuple[str, str]]],
+        troubles: Callable[[], list[str]],
     ) -> None:
         """`pids` are the shim's and ours; `saved` waits until what is to survive a reboot is on the
         disk; `quiesce` has nothing be started or replaced by itself any more; `end` has the
         daemon end once the answer is out.
 
-        `others` are methods that are not about slots; `attention` gives sentences that `status` is to show.
+        `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
+        `troubles` sentences on impetusd itself.
         """
         self._others = others
         self._attention = attention
+        self._troubles = troubles
         self._engine = engine
         self._starter = starter
         self._paths = configuration.paths
@@ -145,7 +148,10 @@ class Commands:
         names = params["names"]
         entries = self.find(names) if names else self._rows.shown()
         groups = {group.name: group.members for group in self._groups.values()}
-        return {**self._who(), "units": self._rows.of(entries), "groups": groups, "attention": self._attention()}
+        units, troubles = {entry.unit.name for entry in entries}, self._troubles()
+        told = [sentence for unit, sentence in self._attention() if not names or unit in units]
+        answer = {**self._who(), "units": self._rows.of(entries), "groups": groups}
+        return {**answer, "attention": [*told, *troubles], "troubles": troubles}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]

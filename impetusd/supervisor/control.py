@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -144,6 +145,7 @@ class ControlServer:
 
         try:
             request = protocol.parse_request(line)
+            request.at = time.monotonic()
         except ProtocolError as error:
             return protocol.error_line(error)
         needed = protocol.METHODS[request.method].role

@@ -262,9 +262,13 @@ class Daemon:
             attention=lambda: [
                 *self._checks.attention(),
                 *self._timers.attention(),
+                *((name, f"{name} is disabled; impetusd enable {name}") for name in self._configuration.disabled),
+            ],
+            troubles=lambda: [
                 *starter.attention(engine.entries.values()),
                 *engine.reloads.attention(),
-                *(f"{name} is disabled; impetusd enable {name}" for name in self._configuration.disabled),
+                *self._ledger.attention(),
+                *self._applying.attention(time.time()),
             ],
         )
         self._upstream = Upstream(
@@ -497,7 +501,9 @@ class Daemon:
         """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""
         after = entry.slot
         if entry.role is not Role.CHECK:
-            for fields in news.of_change(entry.policy, before, after, time.monotonic()):
+            for fields in news.of_change(
+                entry.policy, before, after, time.monotonic(), one_shot=entry.role is Role.JOB
+            ):
                 self._record(entry, **fields)
         told = after.state is not before.state or after.kills != before.kills
         if (

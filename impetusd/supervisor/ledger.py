@@ -89,6 +89,11 @@ class Ledger:
         """The lines that the disk does not have yet, as far as we know."""
         return [line for _, _, text in self._waiting for line in text.encode("ascii").splitlines()]
 
+    def attention(self) -> list[str]:
+        """A sentence if the disk takes nothing, for `status`."""
+        kept = f"{len(self.waiting())} records are kept in memory"
+        return [f"the ledger {self._path} cannot be written: {self.failing}; {kept}"] if self.failing else []
+
     def close(self) -> None:
         """Write what was handed over, for as long as one try takes. May be called in another thread, after the rest."""
         self._calls.put(None)

@@ -181,8 +181,6 @@ def dress(address: Listen) -> None:
 
 
 def _hint(error: OSError, address: Listen) -> str:
-    if error.errno == errno.EADDRINUSE and not address.path:
-        return f" (see who has it: ss -ltnp 'sport = :{address.port}')"
     if error.errno == errno.EACCES and 0 < address.port < 1024:
         return " (a port below 1024 needs root or CAP_NET_BIND_SERVICE)"
     return ""

@@ -500,8 +500,8 @@ class Timers:
             "runs": [each.row() for each in job.runs],
         }
 
-    def attention(self) -> list[str]:
-        """A sentence for each timer whose last run failed."""
+    def attention(self) -> list[tuple[str, str]]:
+        """(name, sentence) for each timer whose last run failed."""
         now = self._clock()
         sentences = []
         for job in self._jobs.values():
@@ -510,7 +510,7 @@ class Timers:
                 when = schedule.ago(now.wall - last.at - last.duration_s)
                 again = f"; tried again {schedule.ahead(job.retry_at - now.run)}" if job.retry_at is not None else ""
                 name = job.timer.name
-                sentences.append(f"{name} failed {when}: {last.result}{again}; see impetusd logs {name}")
+                sentences.append((name, f"{name} failed {when}: {last.result}{again}"))
         return sentences
 
 

@@ -277,7 +277,7 @@ class TestAction:
             await passes(200)
             sentence = "web:0 is unhealthy: GET /health: 503 Service Unavailable: no database"
             assert world.told == [f"health:web: {sentence}"]
-            assert world.checks.attention() == [sentence]
+            assert world.checks.attention() == [("web", sentence)]
             row = world.row()
             assert (row["state"], row["failures"], row["latency_ms"], row["action"]) == ("unhealthy", 20, 1.0, "alert")
             world.answers["web:0"] = OK
@@ -358,8 +358,11 @@ class TestLimits:
             assert [name for _, name, _ in world.failed] == ["web:0"]
             assert world.checks.attention() == [
                 (
-                    "web:1 is unhealthy: GET /health: 503 Service Unavailable: no database; "
-                    "not restarted yet: web:0 is out already, and one at a time is enough"
+                    "web",
+                    (
+                        "web:1 is unhealthy: GET /health: 503 Service Unavailable: no database; "
+                        "not restarted yet: web:0 is out already, and one at a time is enough"
+                    ),
                 )
             ]
             world.move(world["web:0"], State.STOPPED, want=Want.DOWN)  # the operator wants it so: it is not out

@@ -192,7 +192,7 @@ class TestStartWhenItRuns:
         assert out.count("ValueError: no") == 1
         assert "web:template is FATAL: exit 78\n    Traceback" in out
         assert "web:1 is BACKOFF: exit 1; retrying in 3.2 s (3 of 16)" in out
-        assert f"impetusd -c {paths.conf} logs web" in out
+        assert f"impetusd -c {paths.conf} why web" in out
 
     def test_two_failures_of_one_unit_that_differ_are_both_told(self, paths, cli):
         rows = [failed_row("db:0", tail=["no disk"]), failed_row("db:1", tail=["no memory at 0x7f12"])]

@@ -38,7 +38,7 @@ class TestExitCode:
             code, out, _ = cli("status")
         assert code == 1
         assert "web:0 is BACKOFF: exit 1; retrying in 3.2 s (3 of 16)\n" in out
-        assert out.endswith(f"impetusd -c {paths.conf} logs web\n")
+        assert out.endswith(f"impetusd -c {paths.conf} why web\n")
 
     def test_3_when_no_daemon_runs(self, paths, cli):
         code, out, err = cli("status")

@@ -315,3 +315,21 @@ class TestConnect:
 )
 def test_what_is_shown_is_one_printable_line(text, shown):
     assert one_line(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("no database", "no database"),
+        ('{"status": "ill"}', '{"status": "ill"}'),
+        ('{"ok": false, "database": {"ok": false, "error": "no route"}, "cache": {"error": null}}', "database.error: no route"),
+        ('{"title": "Not well", "detail": "queue is full"}', "title: Not well; detail: queue is full"),
+        ('{"errors": ["a", "b"]}', "errors: a; errors: b"),
+        ('{"error": {"message": "no"}}', "error.message: no"),
+        ("[" * 100_000, "[" * 100_000),
+        ("3", "3"),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_of_a_json_answer_what_is_wrong_is_told(body, said):
+    assert probe.gist(body) == said

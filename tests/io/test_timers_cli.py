@@ -80,7 +80,7 @@ class TestTable:
             "new          at 03:00 every day  -                             now",
             "off          at 03:00 every day  exit 0 in 12 s, 1 h ago       off",
             "",
-            "→ impetusd logs fails late",
+            "→ impetusd why fails late",
         ]
 
     @pytest.mark.parametrize("width", [60, 80, 100, 200])

@@ -92,7 +92,7 @@ class TestResults:
         world.unstartable = True
         world.advance(60.0)
         assert world.results == [("schedule", "exec failed: ENOENT")]
-        assert world.timers.attention() == ["job failed just now: exec failed: ENOENT; see impetusd logs job"]
+        assert world.timers.attention() == [("job", "job failed just now: exec failed: ENOENT")]
 
     def test_ten_are_kept_newest_first(self):
         world = World(timer(every=1.0))
@@ -147,7 +147,7 @@ class TestResults:
         world.advance(HOUR)
         world.exit(3)
         world.advance(HOUR)
-        assert world.timers.attention() == ["job failed 1 h ago: exit 3; see impetusd logs job"]
+        assert world.timers.attention() == [("job", "job failed 1 h ago: exit 3")]
         world.exit(0)
         assert world.timers.attention() == []
 
@@ -158,7 +158,7 @@ class TestRetries:
         world.advance(DAY)
         world.exit(1)
         assert (world.row()["state"], world.row()["next_in_s"]) == ("retrying", 10.0)
-        assert world.timers.attention() == ["job failed just now: exit 1; tried again in 10 s; see impetusd logs job"]
+        assert world.timers.attention() == [("job", "job failed just now: exit 1; tried again in 10 s")]
         world.advance(10.0)
         world.exit(1)
         world.advance(20.0)
@@ -512,7 +512,7 @@ class TestReboot:
         world.advance(DAY + 5)
         world.reboot(60.0)
         assert world.results == [("schedule", "lost: impetusd, or the host, went down while it ran")]
-        assert world.timers.attention()[0].startswith("job failed 1 min ago: lost")
+        assert world.timers.attention()[0][1].startswith("job failed 1 min ago: lost")
         world.advance(10.0)
         assert world.times == [DAY, DAY + 75]
 

@@ -84,7 +84,16 @@ def test_the_exit_code_of_status_tells_what_is_wanted_and_not_up(impetusd: Insta
 
 def test_status_as_json_is_what_the_documentation_says(impetusd: Instance) -> None:
     status = impetusd.start(TWO)
-    assert set(status.fields) == {"version", "shim", "supervisor", "units", "attention"}
+    assert set(status.fields) == {
+        "version",
+        "shim",
+        "supervisor",
+        "units",
+        "groups",
+        "profile",
+        "attention",
+        "troubles",
+    }
     assert status.fields["version"] == _version()
     assert set(status.fields["shim"]) == set(status.fields["supervisor"]) == {"pid"}
     stated = {

@@ -77,7 +77,7 @@ def test_trigger_follows_a_run_and_exits_as_it_does(impetusd: Instance) -> None:
     assert results(impetusd) == [("trigger", "exit 3")]
     attention = impetusd.run("status", code=None).out
     assert "job failed" in attention
-    assert "exit 3; see impetusd logs job" in attention
+    assert "exit 3" in attention
     tell(impetusd)
     assert impetusd.run("trigger", "job").err.startswith("job: exit 0 after ")
     assert "failed" not in impetusd.run("status").out

@@ -1,0 +1,202 @@
+"""`impetusd why`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+import time
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, here, names_argument
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from impetusd.cli.place import Place
+    from impetusd.cli.terminal import Screen
+    from impetusd.core.story import Line
+    from impetusd.core.why import Facts, Finding
+
+OF_NAMES, OF_ALL = 400, 300  # records that are looked at
+WIDTH = 80  # columns where the output goes to no terminal
+WIDEST = 100
+LATELY = 86400.0  # seconds
+NOTABLE = {"exit", "rule", "health", "timer", "config", "command", "reload", "lost"}
+
+
+@click.command(short_help="Explain what is wrong, or how NAME came to be as it is.")
+@names_argument()
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@conf_option
+def command(names: tuple[str, ...], as_json: bool) -> int:
+    """Tell of each NAME (a unit, slot, timer or health check) what it is and since when, what caused that, which key of
+    the INI file decided, how often, what happens next, what it wrote to stderr last, and what to type.
+
+    Without a NAME: of everything that is not as wanted, and if all is well what happened lately. Works also when no
+    daemon runs, from what the ledger has.
+
+    Example: impetusd why web
+    """
+    from impetusd.cli.names import require
+    from impetusd.cli.terminal import screen_of
+    from impetusd.core import ledger, why
+
+    at = here()
+    facts = gather(at, names)
+    known = {row[key] for row in facts.rows for key in ("unit", "name")} | set(facts.known)
+    known |= {row["name"] for row in (*facts.timers, *facts.checks)}
+    known |= {name for record in facts.records if record["kind"] != "command" for name in ledger.subjects(record)}
+    require(names, sorted(known))
+    found = why.explain(facts, names)
+    if as_json:
+        print(json.dumps({"running": facts.running, "findings": list(map(_as_json, found))}, indent=2))
+        return 0
+    screen = screen_of(sys.stdout, os.environ)
+    print("\n".join(text(facts, found, screen, whole=bool(names))))
+    return 0
+
+
+def gather(at: Place, names: Sequence[str]) -> Facts:
+    """Everything that is known: from the daemon, and where none runs from the ledger's files."""
+    from impetusd import control
+    from impetusd.cli import past
+    from impetusd.cli.names import configured
+    from impetusd.core.why import Facts
+    from impetusd.ledgerfile import Query
+
+    asked: dict[str, typing.Any] = {}
+    try:
+        status = control.call(at.paths, "status", {"names": []})
+        asked = {"rows": status["units"], "troubles": status.get("troubles", [])}
+        asked["checks"] = control.call(at.paths, "health", {})["checks"]
+        asked["timers"] = control.call(at.paths, "timers", {})["timers"]
+        running = True
+    except control.NotRunning:
+        asked, running = {}, False
+    own, _ = past.ask(at.paths, Query(last=OF_ALL))
+    records = own.records
+    if names:
+        targets = [check["target"] for check in asked.get("checks", ()) if check["name"] in names]
+        needed = [row["unit"] for row in asked.get("rows", ()) if row["state"] == "STARTING"]
+        wanted = [*names, *targets, *needed, *_behind(asked.get("rows", ()))]
+        units = [name.partition(":")[0] for name in names if ":" in name]
+        records = past.ask(at.paths, Query([*wanted, *units], last=OF_NAMES))[0].records
+    return Facts(
+        now=time.time(),
+        running=running,
+        records=records,
+        own=own.records,
+        known=configured(at),
+        command=at.command,
+        **asked,
+    )
+
+
+def _behind(rows: Sequence[typing.Mapping[str, typing.Any]]) -> list[str]:
+    """What is waited for."""
+    from impetusd.core.why import WAITS
+
+    return [match[1].partition(":")[0] for row in rows if (match := WAITS.match(row.get("reason") or ""))]
+
+
+def text(facts: Facts, found: Sequence[Finding], screen: Screen, *, whole: bool) -> Iterator[str]:
+    """As lines. `whole`: everything of each; else, of several, what a glance needs."""
+    width = min(screen.width or WIDTH, WIDEST)
+    wrong = [finding for finding in found if not finding.ok]
+    if not found:
+        yield from _all_is_well(facts, screen, width)
+        return
+    brief = not whole and len(wrong) > 1
+    for number, finding in enumerate(found):
+        if number:
+            yield ""
+        yield from _finding(facts, finding, screen, width, brief=brief)
+
+
+def _finding(facts: Facts, finding: Finding, screen: Screen, width: int, *, brief: bool) -> Iterator[str]:
+    from impetusd.cli.terminal import plain
+
+    head = textwrap.wrap(plain(finding.headline), width, break_on_hyphens=False)
+    yield from (screen.paint(line, "bold" if finding.ok else "red") for line in head)
+    margin = max((len(label) for label, _ in finding.facts), default=0) + 4
+    for label, sentence in finding.facts:
+        yield from _wrapped(f"  {label:<{margin - 4}}  ", plain(sentence), width, margin)
+    if brief:
+        if finding.name == "impetusd":
+            yield from _commands(finding.commands, screen)
+        else:
+            yield f"{screen.arrow} {facts.command} why {finding.name}"
+        return
+    if finding.happened:
+        yield ""
+        for line in finding.happened:
+            yield from _happened(facts, line, width)
+    if finding.words:
+        yield ""
+        at = f" at {facts.clock(finding.words_at)}" if finding.words_at else ""
+        yield f"Its last words on stderr{at}:"
+        yield from (f"    {plain(line)}".rstrip() for line in finding.words)
+    if finding.more:
+        yield ""
+        for sentence in finding.more:
+            yield from textwrap.wrap(plain(sentence), width, break_on_hyphens=False)
+    if finding.commands:
+        yield ""
+        yield from _commands(finding.commands, screen)
+
+
+def _happened(facts: Facts, line: Line, width: int) -> Iterator[str]:
+    from impetusd.cli.terminal import plain
+
+    stamp = f"{facts.clock(line.at)}  "
+    times = f", {line.times} times since {facts.clock(line.since)}" if line.times > 1 else ""
+    yield from _wrapped(stamp, f"{plain(line.text)}{times}", width, len(stamp))
+
+
+def _wrapped(first: str, words: str, width: int, margin: int) -> list[str]:
+    return textwrap.wrap(
+        words,
+        width,
+        initial_indent=first,
+        subsequent_indent=" " * margin,
+        break_on_hyphens=False,
+        break_long_words=False,
+    ) or [first.rstrip()]
+
+
+def _commands(commands: Sequence[tuple[str, str]], screen: Screen) -> Iterator[str]:
+    column = max((len(what) for what, _ in commands), default=0)
+    yield from (f"{screen.arrow} {what:<{column}}  {purpose}".rstrip() for what, purpose in commands)
+
+
+def _all_is_well(facts: Facts, screen: Screen, width: int) -> Iterator[str]:
+    from impetusd.cli import table
+    from impetusd.core import story
+
+    yield screen.paint(table.all_well(facts.rows) if facts.rows else "nothing is configured to run", "bold")
+    late = [r for r in facts.own if r["at"] > facts.now - LATELY and r["kind"] in NOTABLE and not r.get("asked")]
+    lines = story.tell(late, 10, named=True)
+    if not lines:
+        yield "Nothing has happened in the last 24 hours that nobody asked for."
+        return
+    yield ""
+    yield "Lately:"
+    for line in lines:
+        yield from _happened(facts, line, width)
+
+
+def _as_json(finding: Finding) -> dict[str, typing.Any]:
+    return {
+        "name": finding.name,
+        "ok": finding.ok,
+        "headline": finding.headline,
+        "facts": [{"what": label, "text": sentence} for label, sentence in finding.facts],
+        "happened": [line._asdict() for line in finding.happened],
+        "stderr": list(finding.words),
+        "more": list(finding.more),
+        "commands": [{"command": what, "purpose": purpose} for what, purpose in finding.commands],
+    }

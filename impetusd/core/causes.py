@@ -1,0 +1,132 @@
+"""Errors that everybody meets: what they mean, and what to type to see for oneself. Text in, text out; nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Advice(NamedTuple):
+    """`hint` is a sentence, or ""; `commands` are (what to type, what it tells)."""
+
+    hint: str = ""
+    commands: tuple[tuple[str, str], ...] = ()
+
+
+class _Known(NamedTuple):
+    pattern: re.Pattern[str]
+    hint: str = ""
+    command: str = ""
+    tells: str = ""
+
+
+def _known(pattern: str, hint: str = "", command: str = "", tells: str = "") -> _Known:
+    return _Known(re.compile(pattern, re.IGNORECASE), hint, command, tells)
+
+
+_PATH = r"(?P<path>/[^\s'\":,;)]+)"
+# {names} are those of groups of the pattern. Of a text the last line that is known counts, and there the first row.
+KNOWN = (
+    _known(
+        r"no module named '?(?P<module>[\w.]+)",
+        "the Python that runs it has no module {module}: it is not installed there, or its name is misspelt",
+    ),
+    _known(
+        r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
+        "another process has its port, and may be an older one of its own",
+        "ss -ltnp 'sport = :{port}'",
+        "which process that is (as root)",
+    ),
+    _known(r"address already in use", "another process has its address", "ss -lnp", "who listens where (as root)"),
+    _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "how full it is"),
+    _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "how full it is"),
+    _known(r"no space left on device", "a disk is full", "df -h", "which one"),
+    _known(
+        rf"(executing|entering|changing directory to) {_PATH}.*permission denied",
+        "the user that it runs as may not, or the file is not executable",
+        "namei -l {path}",
+        "who may do what, at each step of the way",
+    ),
+    _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", "who may do what, at each step of the way"),
+    _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", "who may do what, at each step of the way"),
+    _known(
+        rf"executing {_PATH}.*no such file",
+        "it is not there, or the interpreter that its first line names is not",
+        "ls -l {path}",
+        "whether it is",
+    ),
+    _known(rf"reading env_file {_PATH}", "", "ls -l {path}", "what is there"),
+    _known(
+        r"\('(?P<host>[\w.:-]+)', (?P<port>\d+)\).*connection refused"
+        r"|connect call failed \('(?P<host2>[\w.:-]+)', (?P<port2>\d+)"
+        r'|at "(?P<host3>[\w.:-]+)".*port (?P<port3>\d+) failed: connection refused'
+        r"|(?P<host4>[\w.-]+):(?P<port4>\d+): connection refused",
+        "nothing listens at {host}, port {port}",
+        "nc -vz {host} {port}",
+        "whether it can be reached from here",
+    ),
+    _known(r"connection refused", "what it wants to talk to does not listen: it is down, or elsewhere"),
+    _known(
+        r"(name or service not known|name resolution|nodename nor servname)",
+        "the name of a host cannot be looked up",
+        "resolvectl status",
+        "which name servers are asked",
+    ),
+    _known(
+        r"name not found: '?(?P<user>[\w.-]+)",
+        "the user is not there (any more)",
+        "getent passwd {user}",
+        "whether the host knows it",
+    ),
+    _known(
+        r"out of memory",
+        "max_memory_restart, set below the limit, has it replaced in time",
+        "journalctl -k --grep 'Killed process'",
+        "the kernel's own account",
+    ),
+    _known(r"too many open files", "its limit of open files is too low: rlimits = nofile=65536"),
+)
+
+
+def advice(lines: Iterable[str]) -> Advice:
+    """Of the last line that is known."""
+    for line in reversed(list(lines)):
+        for known in KNOWN:
+            match = known.pattern.search(line)
+            if match is not None:
+                return _filled(known, match)
+    return Advice()
+
+
+def _filled(known: _Known, match: re.Match[str]) -> Advice:
+    # A name with a number at its end is another way to the same.
+    found = {name.rstrip("234"): text for name, text in match.groupdict().items() if text is not None}
+    command = known.command.format(**found)
+    return Advice(known.hint.format(**found), ((command, known.tells),) if command else ())
+
+
+def of_exit_code(code: int | None) -> str:
+    """What the shell means by it, as a sentence; "" for others."""
+    return {
+        126: "the shell found the command and may not execute it",
+        127: "the shell did not find the command",
+    }.get(code if code is not None else -1, "")
+
+
+def telling(lines: Iterable[str]) -> str:
+    """The line that names the error, of those that a process wrote last; "" if it wrote nothing.
+
+    The last one that is not indented: the end of a traceback in Python, what most programs say before they go.
+    """
+    lines = [line.rstrip() for line in lines if line.strip()]
+    return next((line for line in reversed(lines) if not line[0].isspace()), lines[-1].strip() if lines else "")
+
+
+def stuck(lines: Iterable[str]) -> str:
+    """Where a process hung, if these are the stacks that it wrote: `in look_up, /srv/shop.py line 6`; "" else."""
+    text = "\n".join(lines)
+    match = re.search(r'^Current thread .*\n\s*File "([^"]+)", line (\d+) in (.+)$', text, re.MULTILINE)
+    return f"in {match[3]}, {match[1]} line {match[2]}" if match is not None else ""
