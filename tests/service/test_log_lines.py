@@ -85,7 +85,7 @@ def test_a_reader_that_has_gone_ends_nothing(pipe):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        (f"token {new_token()}!", "token ***!"),
+        ("token imp_" + "aB3_-" * 8 + "!", "token ***!"),
         ("Authorization: Bearer abcdef.ghi-jkl", "Authorization: Bearer ***"),
         ("Basic dXNlcjpwYXNz", "Basic ***"),
         ("postgresql://joe:hunter2@host/db", "postgresql://***@host/db"),
@@ -101,6 +101,10 @@ def test_a_reader_that_has_gone_ends_nothing(pipe):
 )
 def test_what_looks_like_a_secret_is_hidden(text, shown):
     assert logs.redact(text) == shown
+
+
+def test_every_token_is_hidden():
+    assert {logs.redact(f"<{new_token()}>") for _ in range(50)} == {"<***>"}
 
 
 def test_what_is_known_as_a_secret_is_hidden_wherever_it_is(monkeypatch):
