@@ -7,7 +7,7 @@ What a slot suffers from stands below the table, not in a column: there it has t
 from __future__ import annotations
 
 from impetusd.cli.terminal import plain
-from impetusd.core.protocol import as_wanted
+from impetusd.core.protocol import UNKNOWN, as_wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def last_exit(end: Mapping[str, Any] | None) -> str:
     """`exit 1`, `killed by SIGKILL`, or "" if it never ended."""
     if not end:
         return ""
+    if end.get("unknown"):
+        return UNKNOWN
     oom = f" ({end['oom']})" if end.get("oom") else ""
     return f"killed by {end['signal']}{oom}" if end.get("signal") else f"exit {end.get('code')}"
 

@@ -12,6 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from impetusd.core.protocol import UNKNOWN
 from impetusd.core.schedule import span
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ _DECIDED = {
 # Kind → field → what it says. A field that is not needed may be missing.
 KINDS: Mapping[str, Mapping[str, str]] = {
     "daemon": {
-        "what": "began, took over (from a supervisor that died, or handed over), handing over, stopping, ended",
-        "why": "of stopping: who or what asked for it",
+        "what": "began, took over (from a supervisor that died, or handed over), handing over, refused an upgrade, stopping, ended",
+        "why": "of stopping: who or what asked for it; of a refusal: what is wrong with the code on the disk",
         "pid": "the supervisor's",
         "shim": "the shim's pid",
         "version": "impetusd's",
@@ -48,7 +49,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         **_OF_A_SLOT,
         "pid": "its process; null if there was none yet",
         "ran_s": "seconds that it lived; null if there was none",
-        "code": "what it exited with",
+        "code": "what it exited with; null, with nothing in its place: it ended while impetusd was dead",
         "signal": "or what it was killed by, by name",
         "stage": "or what was tried of its start, and failed",
         "error": "why that failed",
@@ -169,7 +170,7 @@ def ending(record: Record) -> str:
     if record.get("signal"):
         more = record.get("oom") or ("core dumped" if record.get("core") else "")
         return f"killed by {record['signal']}" + (f" ({more})" if more else "")
-    return f"exit {record.get('code')}"
+    return f"exit {record['code']}" if record.get("code") is not None else UNKNOWN
 
 
 def who(record: Record) -> str:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from impetusd.core.model import Autorestart
+from impetusd.core.protocol import UNKNOWN
 
 if TYPE_CHECKING:
     from impetusd.core.model import Unit
@@ -65,6 +66,8 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
 class Exit:
     """How a process ended: `code`, or `signal`, or `stage` with `error` when it could not be started at all.
 
+    None of these: it ended while nobody was there to whom the kernel would have told how.
+
     `at` is Unix time in seconds; `oom` says, in the kernel's words, that it killed the process for memory. `core`: it
     dumped core. `cpu_s` and `max_rss` (bytes) are what it used, with the children that it waited for; 0 is not known.
     """
@@ -85,7 +88,7 @@ class Exit:
         if self.signal is not None:
             more = self.oom or ("core dumped" if self.core else "")
             return f"killed by {signal_name(self.signal)}{f' ({more})' if more else ''}"
-        return f"exit {self.code}"
+        return f"exit {self.code}" if self.code is not None else UNKNOWN
 
 
 def signal_name(number: int) -> str:

@@ -41,6 +41,8 @@ EXIT_NOT_RUNNING = 3
 EXIT_UNKNOWN_NAME = 4
 EXIT_CRITICAL = 69  # of `impetusd run`: a critical unit was given up; sysexits.h EX_UNAVAILABLE
 
+UNKNOWN = "ended while impetusd was dead, and how is not known"  # of a process
+
 
 class ProtocolError(Exception):
     """A line or a request that is refused. `message` is a sentence; `exit` the exit code that the command line takes.

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 # What a successor is told as it is; the fork socket is told apart, for it may be a template's or an unanswered fork's.
 PLAIN = (
     *("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended", "acked", "left"),
-    *("doomed", "killed", "oom_kills"),
+    *("doomed", "killed", "oom_kills", "ours", "template"),
 )
 
 
 class Child:
     """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
 
-    __slots__ = (*PLAIN, "failed", "forks")
+    __slots__ = (*PLAIN, "failed", "forks", "seen")
 
     def __init__(self, process: int, invocation: str, cgroup: str) -> None:
         self.process = process
@@ -38,6 +38,9 @@ class Child:
         self.left = False  # descendants live on after it
         self.doomed = False  # whoever is found of its tree is killed
         self.killed = False  # SIGKILL was sent to it on command
+        self.template = False  # it forks others, and ends when the shim does
+        self.ours = True  # a child in the kernel's books; not, if the shim that started it was killed
+        self.seen = 0.0  # when (monotonic) the end of one that is not was seen
         self.oom_kills = tree.Cgroups.oom_kills(cgroup) if cgroup else 0
 
     def row(self) -> dict[str, Any]:

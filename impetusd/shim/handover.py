@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the state; code that does not know it refuses
 WITHIN = 5.0  # seconds that the trial may take; measured: 0.05
-RESUME, CHECK = "resume:", "check:"  # before the number of the state's descriptor, as the last argument
+# The last argument; the first two with the number of the state's descriptor.
+RESUME, CHECK, ORPHANED = "resume:", "check:", "orphaned"
 LONGEST = 20_000  # bytes of what a failed trial printed
 
 
@@ -51,7 +52,7 @@ def dump(shim: Shim) -> dict[str, Any]:
         "blobs": shim.blobs,
         "kept": shim.kept,
         "lost": sorted(shim.lost),
-        "lock": shim.lock,
+        "life": shim.table.life,
         "baseline": shim.baseline,
         "shutdown": shim.shutdown,
         "quitting": shim.quitting,
@@ -87,7 +88,7 @@ def restore(shim: Shim, state: dict[str, Any]) -> None:
 def descriptors(state: dict[str, Any]) -> set[int]:
     """The numbers that are to stay open."""
     children = [*state["children"], *([state["supervisor"]] if state["supervisor"] else [])]
-    found = {state["lock"], state["channel"], *state["kept"].values()}
+    found = {state["channel"], *state["kept"].values()}
     for child in children:
         found |= {child["pidfd"], child["status"], child.get("forks", -1)}
     for _, fds in state["outbox"]:
@@ -116,10 +117,10 @@ def pack(state: dict[str, Any]) -> int:
     return memory
 
 
-def command(mode: str, memory: int) -> list[str]:
-    """This program's own command, with the state."""
-    own = [word for word in sys.orig_argv[1:] if not word.startswith((RESUME, CHECK))]
-    return [sys.executable, *own, f"{mode}{memory}"]
+def command(*mode: str) -> list[str]:
+    """This program's own command, in another mode."""
+    own = [word for word in sys.orig_argv[1:] if not word.startswith((RESUME, CHECK, ORPHANED))]
+    return [sys.executable, *own, *mode]
 
 
 class Trial:
@@ -132,7 +133,7 @@ class Trial:
         try:
             spec = {
                 **spawn.PLAIN,
-                "argv": command(CHECK, memory),
+                "argv": command(f"{CHECK}{memory}"),
                 "env": dict(os.environ),
                 "fds": {str(fd): fd for fd in (*descriptors(state), memory)}
                 | {"0": null, "1": self._out, "2": self._out},
@@ -174,7 +175,7 @@ def become(state: dict[str, Any]) -> NoReturn:
     """
     memory = pack(state)
     fds = descriptors(state) | {memory}
-    argv = command(RESUME, memory)
+    argv = command(f"{RESUME}{memory}")
     try:
         for fd in fds:
             os.set_inheritable(fd, True)

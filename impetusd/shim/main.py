@@ -24,7 +24,7 @@ import sys
 import time
 from collections import deque
 
-from impetusd.shim import handover, spawn, tree, upstream, usage, wire
+from impetusd.shim import handover, orphans, spawn, table, tree, upstream, usage, wire
 from impetusd.shim.child import Child
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
@@ -59,10 +59,12 @@ def log(text: str) -> None:
 class Shim:
     """The one loop."""
 
-    def __init__(self, conf: str, paths: dict[str, str], lock: int, baseline: dict[str, Any]) -> None:
-        """`lock`: a descriptor of the state directory that holds its lock. `baseline`: see `measured`."""
+    log = staticmethod(log)
+
+    def __init__(self, conf: str, paths: dict[str, str], baseline: dict[str, Any], life: str = "") -> None:
+        """`baseline`: see `measured`; `life`: see `shim.table`."""
         self.arguments = [conf, json.dumps(paths)]
-        self.lock = lock
+        self.table = table.Table(paths["run_dir"], life)
         self.baseline = baseline
         self.trial: handover.Trial | None = None
         self.epoll = select.epoll()
@@ -112,12 +114,15 @@ class Shim:
             if self.trial is not None and time.monotonic() >= self.trial.deadline:
                 self.trial.kill()
             self.upstream.beat(time.monotonic())
+            self.table.write(self)
             if self.quitting and self.supervisor is None:
+                self.table.remove()
                 self.cgroups.remove(self.cgroups.root)
                 return self.code
             if self.shutdown and self.mute >= len(DELAYS):
                 log("the supervisor cannot be started, and the end was asked for: killing everything")
                 self._kill_all()
+                self.table.remove()
                 return 1
 
     def _survive(self, act: Callable[[], None]) -> None:
@@ -147,10 +152,12 @@ class Shim:
                     self.emit({"event": "reopen-logs"})
                 elif number == signal.SIGHUP:  # remembered until the supervisor, this one or the next, forgets it
                     self.blobs["hup"] = "yes"
+                    self.table.note("blobs", "hup", "yes")
                     self.emit({"event": "apply"})
                 elif not self.shutdown:
                     log(f"{signal.Signals(number).name}: ending")
                     self.shutdown = True
+                    self.table.note("blobs", "shutdown", "yes")
                     self.emit({"event": "shutdown"})
 
         self._wake = wake
@@ -241,7 +248,10 @@ class Shim:
             return
         finally:
             theirs.close()
+        member = tree.read(child.pid)
+        child.started = member.started if member is not None else 0
         self.supervisor, self.channel = child, ours
+        self.table.news["supervisor"] = [child.pid, child.started]
         self._watch_supervisor()
         self.emit(self._hello())
         names = list(self.kept)
@@ -262,6 +272,8 @@ class Shim:
             "shutdown": self.shutdown,
             "table": [child.row() for child in self.children.values()],
             "blobs": self.blobs,
+            "command": handover.command(),
+            "stored": self.upstream.stores,
         }
 
     def _plan_supervisor(self, now: float) -> None:
@@ -339,6 +351,7 @@ class Shim:
                     log(f"carrying out {str(op)[:200]} failed: {error!r}")
             for fd in fds:
                 os.close(fd)
+            self.table.write(self)
         self._flush()
 
     # What the supervisor says.
@@ -346,6 +359,7 @@ class Shim:
     def _obey(self, op: dict[str, Any], fds: list[int]) -> None:
         match op["op"]:
             case "put":
+                self.table.note("blobs", op["key"], op["blob"])
                 if op["blob"] is None:
                     self.blobs.pop(op["key"], None)
                 else:
@@ -353,7 +367,7 @@ class Shim:
             case "keep":
                 self._drop(op["name"])
                 if fds:
-                    self.kept[op["name"]] = fds.pop(0)
+                    self._hold(op["name"], fds.pop(0))
                 else:
                     self.lost.add(op["name"])
             case "drop":
@@ -370,7 +384,7 @@ class Shim:
                 self._ack(op["process"])
             case "snapshot":
                 self._drop(op["name"])
-                self.kept[op["name"]] = handover.pack(self._hello())
+                self._hold(op["name"], handover.pack(self._hello()))
             case "upgrade":
                 self._try_code()
             case "notify":
@@ -380,18 +394,25 @@ class Shim:
             case "beat":
                 pass
 
+    def _hold(self, name: str, fd: int) -> None:
+        self.kept[name] = fd
+        self.table.note("kept", name, table.ident(fd))
+
     def _drop(self, name: str) -> None:
         self.lost.discard(name)
         fd = self.kept.pop(name, None)
         if fd is not None:
             os.close(fd)
+            self.table.note("kept", name, None)
 
     def _spawn(self, process: int, spec: dict[str, Any]) -> None:
         child = self._new(process, spec)
         theirs: socket.socket | None = None
         try:
+            spec["env"] = {**spec["env"], orphans.MARK: self.table.life}
             spec["fds"] = {number: self._fd(name) for number, name in spec["fds"].items()}
             if spec.get("fork_fd"):
+                child.template = True
                 child.forks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 spec["fds"][str(spec["fork_fd"])] = theirs.fileno()
             spec["cgroup"] = child.cgroup
@@ -416,6 +437,7 @@ class Shim:
             raise ValueError(f"process {process} is there already")
         cgroup = self.cgroups.make(spec.get("group", ""))
         child = self.children[process] = Child(process, (spec.get("env") or {}).get("INVOCATION_ID", ""), cgroup)
+        self.table.touch(child)
         return child
 
     def _fd(self, name: str) -> int:
@@ -438,6 +460,7 @@ class Shim:
         member = tree.read(child.pid)
         child.started = member.started if member is not None else 0
         self._watch_child(child)
+        self.table.touch(child)
         self.emit({"event": "spawned", "process": child.process, "pid": child.pid})
 
     def _watch_child(self, child: Child) -> None:
@@ -551,10 +574,12 @@ class Shim:
         self.sweep_due = True  # a fork that was made and not told is a stray now
 
     def _signal(self, child: Child, number: int, scope: str) -> None:
-        if number == signal.SIGKILL and scope == "tree":
-            child.doomed = True
+        if number == signal.SIGKILL:
+            child.doomed = child.doomed or scope == "tree"
+            self.table.touch(child)
         if scope in {"main", "tree"} and child.ended is None and child.pidfd >= 0:
-            signal.pidfd_send_signal(child.pidfd, number)
+            with contextlib.suppress(ProcessLookupError):  # somebody else has reaped it
+                signal.pidfd_send_signal(child.pidfd, number)
             child.killed = child.killed or number == signal.SIGKILL
         if scope in {"rest", "tree"}:
             self._signal_rest(child, number)
@@ -581,6 +606,7 @@ class Shim:
         if child is None or child.ended is None or child.acked:
             return
         child.acked = True
+        self.table.touch(child)
         if child.pidfd >= 0:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
@@ -591,6 +617,7 @@ class Shim:
     def _forget_if_done(self, child: Child) -> None:
         if child.acked and not child.left:
             del self.children[child.process]
+            self.table.note("children", child.process, None)
             if child.cgroup:
                 self._seeing(lambda: self.cgroups.remove(child.cgroup))
 
@@ -598,8 +625,10 @@ class Shim:
 
     def _ended(self, child: Child) -> None:
         """The exit is read and kept as a zombie (WNOWAIT) until the supervisor has written it down."""
-        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if info is None or child.ended is not None:
+        if child.ended is not None:
+            return
+        how = self._how(child) if child.ours else self._how_by_hearsay(child)
+        if how is None:
             return
         self._unwatch(child.pidfd)
         if child.forks is not None:
@@ -607,16 +636,35 @@ class Shim:
             self._no_more_forks(child)
         self._started(child)
         if child.failed is not None:
-            how: dict[str, Any] = {"stage": child.failed[0], "error": child.failed[1]}
-        elif info.si_code == os.CLD_EXITED:
-            how = {"code": info.si_status}
+            how = {"stage": child.failed[0], "error": child.failed[1], "at": how["at"]}
+        if how.get("signal") == signal.SIGKILL and not child.killed and self._lacked_memory(child):
+            how["oom"] = True
+        child.ended = how
+        child.left = self.has_rest(child)
+        self._tell_exit(child)
+
+    @staticmethod
+    def _how(child: Child) -> dict[str, Any] | None:
+        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is None:
+            return None
+        if info.si_code == os.CLD_EXITED:
+            how: dict[str, Any] = {"code": info.si_status}
         else:
             how = {"signal": info.si_status, "core": info.si_code == os.CLD_DUMPED}
-            if info.si_status == signal.SIGKILL and not child.killed and self._lacked_memory(child):
-                how["oom"] = True
-        child.ended = {**how, **usage.of_zombie(child.pidfd), "at": time.time()}
-        child.left = self._has_rest(child)
-        self._tell_exit(child)
+        return {**how, **usage.of_zombie(child.pidfd), "at": time.time()}
+
+    def _how_by_hearsay(self, child: Child) -> dict[str, Any] | None:
+        """Of one that somebody else has to reap: the kernel tells afterwards, if that comes soon."""
+        status = orphans.status_of(child.pidfd)
+        now = time.monotonic()
+        if status is None and not child.seen:
+            child.seen = now
+            self.epoll.modify(child.pidfd, 0)  # EPOLLHUP, which is always told: it is reaped
+        if status is None and now - child.seen < orphans.REAPED_WITHIN:
+            self.sweep_due = True
+            return None
+        return orphans.ended(None if child.template else status)  # it has ended because the shim had
 
     @staticmethod
     def _lacked_memory(child: Child) -> bool:
@@ -624,6 +672,7 @@ class Shim:
         return bool(child.cgroup) and tree.Cgroups.oom_kills(child.cgroup) > child.oom_kills
 
     def _tell_exit(self, child: Child) -> None:
+        self.table.touch(child)
         self.emit({"event": "exited", "process": child.process, **(child.ended or {}), "left": child.left})
 
     def _mains(self) -> set[int]:
@@ -638,7 +687,7 @@ class Shim:
             known.add(self.trial.pid)
         return [pid for pid in tree.children() if pid not in known]
 
-    def _has_rest(self, child: Child) -> bool:
+    def has_rest(self, child: Child) -> bool:
         """Whether anything of it lives. Where that cannot be seen it does: to be looked at again."""
         try:
             return self._seeing(lambda: self._lives_on(child))
@@ -649,14 +698,15 @@ class Shim:
     def _lives_on(self, child: Child) -> bool:
         if child.cgroup:
             return not self._mains().issuperset(self.cgroups.members(child.cgroup))
-        return bool(self._strays()) and bool(self._rest(child))
+        return bool(self._strays() or not child.ours) and bool(self._rest(child))
 
     def _rest(self, child: Child) -> list[tree.Member]:
         """The descendants of a child without a cgroup; see `shim.tree` for how they are told."""
         processes = tree.snapshot()
         mains = self._mains()
         own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
-        strays = self._strays()
+        # Nobody's children are the shim's, unless another shim was killed: then they are anybody's.
+        strays = self._strays() if child.ours else [pid for pid in processes if orphans.marked(pid, self.table.life)]
         for pid in strays:  # one may have been forked since the snapshot
             if pid not in processes and (member := tree.read(pid)):
                 processes[pid] = member
@@ -682,13 +732,18 @@ class Shim:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
         for child in list(self.children.values()):
+            if child.seen and child.ended is None:
+                self._ended(child)
             if not child.left:
                 continue
-            if self._has_rest(child):
+            if self.has_rest(child):
                 if child.doomed:
                     self._signal_rest(child, signal.SIGKILL)
+                if not child.ours:  # no SIGCHLD tells of what becomes of it
+                    self.sweep_due = True
                 continue
             child.left = False
+            self.table.touch(child)
             self.emit({"event": "gone", "process": child.process})
             self._forget_if_done(child)
 
@@ -771,23 +826,62 @@ def prepare(keep: set[int]) -> None:
 
 
 def main() -> int:
-    """Take the instance lock and hold; or go on where the code before this one stopped."""
+    """Take the instance lock and hold; or go on where another shim stopped: see `handover` and `orphans`."""
     conf, paths, mode = sys.argv[1], json.loads(sys.argv[2]), "".join(sys.argv[3:])
-    if mode:
+    if mode.startswith((handover.RESUME, handover.CHECK)):
         memory = int(mode.partition(":")[2])
         state = handover.load(memory)
         os.close(memory)
         if mode.startswith(handover.RESUME):
             prepare(handover.descriptors(state))
-        shim = Shim(conf, paths, state["lock"], state["baseline"])
+        shim = Shim(conf, paths, state["baseline"], state["life"])
         handover.restore(shim, state)
         return shim.run() if mode.startswith(handover.RESUME) else 0
-    baseline = measured()
-    prepare(set())
-    lock = os.open(paths["state_dir"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    given = passed_on(everything=mode == handover.ORPHANED)
+    told = table.read(paths["run_dir"])
+    baseline = told["baseline"] if told else measured()
+    prepare(set(given))
+    lock = lock_of(paths["state_dir"], given)
     if not take(lock):
-        return EX_TEMPFAIL
-    return Shim(conf, paths, lock, baseline).run()
+        if told is not None:
+            orphans.oust(told)
+        if told is None or not take(lock):
+            return EX_TEMPFAIL
+    shim = Shim(conf, paths, baseline, told["life"] if told else "")
+    shim.kept["lock"] = lock
+    if told is not None:
+        orphans.take_over(shim, told, given)
+        shim.watch_again()
+    return shim.run()
+
+
+def passed_on(*, everything: bool) -> list[int]:
+    """Descriptors that are to be looked through: systemd's store, or all that the supervisor had which is now this process."""
+    count, pid = os.environ.pop("LISTEN_FDS", "0"), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if everything:
+        return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and is_open(fd)]
+    return list(range(3, 3 + int(count))) if pid == str(os.getpid()) else []
+
+
+def is_open(fd: int) -> bool:
+    """The listing of the descriptors had one of its own."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def lock_of(state_dir: str, given: list[int]) -> int:
+    """The state directory, opened; the copy that was passed on, if there is one, for that may have the lock already."""
+    there = os.stat(state_dir)
+    for fd in given:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
+            given.remove(fd)
+            return fd
+    return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def take(lock: int) -> bool:

@@ -84,13 +84,18 @@ def snapshot() -> dict[int, Member]:
 
 def invocation(pid: int) -> str:
     """INVOCATION_ID in the environment that `pid` was executed with, or ''."""
+    return variable(pid, "INVOCATION_ID")
+
+
+def variable(pid: int, name: str) -> str:
+    """A variable of the environment that `pid` was executed with, or ''."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             text = b"\0" + file.read()
     except OSError as error:
         _unless_blind(error)
         return ""
-    _, found, rest = text.partition(b"\0INVOCATION_ID=")
+    _, found, rest = text.partition(f"\0{name}=".encode())
     return rest.partition(b"\0")[0].decode("ascii", "replace") if found else ""
 
 

@@ -28,7 +28,7 @@ from impetusd.core.model import Config, ConfigError, Health, Paths
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError, Request
 from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
-from impetusd.supervisor import audit, record, stream
+from impetusd.supervisor import audit, custody, record, stream
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, keep_profile, read
 from impetusd.supervisor.checks import Checks
@@ -41,6 +41,7 @@ from impetusd.supervisor.events import Events
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
+from impetusd.supervisor.lines import stamp
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Writer
 from impetusd.supervisor.memory import Memory
@@ -87,6 +88,7 @@ class Daemon:
         self._paths = paths
         self._boot = boot
         self._link = link or Link(socket.socket(fileno=CHANNEL), self._hear)
+        self._link.lost = self._shim_lost
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
@@ -384,6 +386,17 @@ class Daemon:
         out, error = self._starter.log_files(entry)
         return {"ok": run is None or run["ok"], "run": run, "log_files": {"out": out, "error": error}}
 
+    def _shim_lost(self) -> None:
+        """Take its place; if somebody has started it in the foreground, that one will start it again."""
+        if self._boot:
+            self._writer.close()  # what is on its way is written: the next shim may not have our memory
+        else:
+            custody.succeed(self._link.shim, self._link.command, self._tell_at_once)
+
+    @staticmethod
+    def _tell_at_once(text: str) -> None:
+        os.write(2, f"{stamp(time.time())} supervisor: {text}\n".encode())
+
     # Our own sockets.
 
     def _keep(self, name: str, sock: socket.socket) -> None:
@@ -393,10 +406,11 @@ class Daemon:
 
     def _bind_notify(self) -> None:
         fd = self._starter.held(NOTIFY)
-        sock = notify_socket() if fd is None else socket.socket(fileno=fd)
+        sock = notify_socket(self._link.blobs.get(NOTIFY, "")) if fd is None else socket.socket(fileno=fd)
         if fd is None:
             self._keep(NOTIFY, sock)
         self._starter.notify_address = notify_address(sock)
+        self._starter.put(NOTIFY, notify_address(sock))  # programs that outlive it go on sending there
         self._notify = Notify(sock, self._link, self._engine.of_pid, self._notified)
 
     async def _bind_control(self) -> None:

@@ -94,6 +94,7 @@ class Engine:
         """
         self._starter = starter
         self._publish = publish
+        self._tell = tell
         self._oom = oom
         self._record = record
         self.rolling = Rolling(self, time.monotonic, tell)
@@ -226,8 +227,9 @@ class Engine:
         held = {row["process"]: row for row in table}
         for entry in self.entries.values():
             rec = entry.rec
-            if rec.pipe is not None:
-                self._starter.adopt_pipe(entry)
+            if rec.pipe is not None and not self._starter.adopt_pipe(entry):
+                self._tell(f"{entry.name}: its log pipes are lost: what it prints is, until its next start")
+                self.touch(entry)
             if rec.process is not None:
                 self._by_process[rec.process] = entry
             if rec.slot.pid is not None:
@@ -255,6 +257,18 @@ class Engine:
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
                 self._starter.ack(process)
         self.rolling.resume()
+        self._replace_unreachable()
+
+    def _replace_unreachable(self) -> None:
+        """Workers whose command channel died with a shim: those that serve by and by, the others at once."""
+        reason = "its command channel was lost with the shim"
+        for entry in list(self.entries.values()):
+            process = entry.rec.process
+            if entry.works and process is not None and not self._starter.reaches(process):
+                if entry.role is Role.WORKER and entry.slot.state is State.RUNNING:
+                    self.recycle([entry], reason)
+                else:
+                    self._inbox.append((entry, Fail(reason, True)))
 
     def _reconcile_without(self, entry: Entry) -> None:
         """The shim holds nothing of this slot."""
@@ -527,6 +541,8 @@ class Engine:
             self._run_afresh(entry)
         if end.code == EX_THREADS and entry.role is Role.NEXT_TEMPLATE:
             self.reloads.starts_threads(entry)
+        if entry.role is Role.TEMPLATE and event.get("unknown") and entry.slot.state in {State.STARTING, State.RUNNING}:
+            self._inbox.append((entry, Restart()))  # it has ended because the shim had: none of its failures
         left = bool(event["left"]) and entry.policy.treekill
         if not left:
             self._release(entry)

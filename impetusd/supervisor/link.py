@@ -30,7 +30,11 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.create_future()
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
+        self.lost: Callable[[], object] = lambda: None  # called when the shim is gone, before the end
+        self._shim = os.pidfd_open(os.getppid())
         self.pid = 0
+        self.command: list[str] = []  # the shim's own
+        self.stored = False  # systemd holds copies of what the shim holds
         self.table: list[dict[str, Any]] = []
         self.blobs: dict[str, str] = {}
         self.fds: dict[str, int] = {}
@@ -60,6 +64,11 @@ class Link:
             self.send([], (), act)
         else:
             act()
+
+    @property
+    def shim(self) -> int:
+        """A pidfd of it."""
+        return self._shim
 
     def _beat(self) -> None:
         self.send([{"op": "beat"}])
@@ -101,13 +110,17 @@ class Link:
             except BlockingIOError:
                 return
             if packet is None:
-                os._exit(1)  # the shim is gone, and with it everything that there is to decide
+                try:
+                    self.lost()
+                finally:
+                    os._exit(1)  # the shim is gone, and with it everything that there is to decide
             self._take(*packet)
 
     def _take(self, event: dict[str, Any], fds: list[int]) -> None:
         match event["event"]:
             case "hello":
                 self.pid, self.shutdown = event["pid"], event["shutdown"]
+                self.command, self.stored = event["command"], event["stored"]
                 self.table, self.blobs = event["table"], event["blobs"]
             case "fds":
                 self.fds.update(zip(event["names"], fds, strict=True))

@@ -90,11 +90,13 @@ class Rows:
 
 
 def exit_row(end: Exit | None) -> dict[str, Any] | None:
-    """How a process ended, as JSON: {"code"} or {"signal"}, "at" in ISO 8601, and "oom" if the kernel says so."""
+    """How a process ended, as JSON: {"code"} or {"signal"} or {"unknown"}, "at" in ISO 8601, and "oom" if the kernel says so."""
     if end is None:
         return None
     at = dt.datetime.fromtimestamp(end.at).astimezone().isoformat(timespec="milliseconds")
     if end.signal is not None:
         more = {name: getattr(end, name) for name in ("oom", "core") if getattr(end, name)}
         return {"signal": signal_name(end.signal), "at": at, **more}
+    if end.code is None and not end.stage:
+        return {"unknown": True, "at": at}
     return {"code": end.code if end.code is not None else 127, "at": at}

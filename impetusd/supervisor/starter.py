@@ -191,20 +191,25 @@ class Starter:
         listeners = self._listeners(unit)
         pipe = self._pipe(entry)
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
+        # What only the dead may have held: with the pipes' other ends a process outlives all of impetusd without SIGPIPE.
+        carried = [] if self._link.stored else [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
         for each in self.pipes(entry):
             self._writer.begin_run(each)
         if entry.works:
             self._open_channel(process)
+            carried = [*carried, f"chan:{process}"]
         if entry.serves:
             self.put_to_work(process, entry.name)
         if template is not None:
             spec: dict[str, Any] = {
                 "env": {key: env[key] for key in (*OF_A_FORK, *unit.per_instance, unit.increment_var) if key in env},
-                "fds": [*stdio[1:], f"chan:{process}:theirs"],
+                "fds": [*stdio[1:], f"chan:{process}:theirs", *carried],
             }
             operation = {"op": "fork", "process": process, "via": template}
         else:
             spec = self._exec_spec(entry, process, env, stdio, listeners)
+            count = len(spec["fds"])
+            spec["fds"].update({str(number): name for number, name in enumerate(carried, count + ("fork_fd" in spec))})
             operation = {"op": "spawn", "process": process}
         spec["group"] = f"{unit.name}-{process}"
         self._ops.append({**operation, "spec": spec})
@@ -266,6 +271,10 @@ class Starter:
                 return ours
         ours.close()
         return None
+
+    def reaches(self, process: int) -> bool:
+        """Whether there is a channel to this worker: it may have been lost with a shim that was killed."""
+        return f"chan:{process}" in self._held
 
     def forget_channel(self, process: int) -> None:
         """The worker is gone."""
@@ -343,13 +352,17 @@ class Starter:
         for (name, path), stream in zip(self._routes(entry).items(), STREAMS, strict=True):
             self._writer.add(name, self._held[f"log:{entry.rec.pipe}:{stream}:r"], path, options[name])
 
-    def adopt_pipe(self, entry: Entry) -> None:
-        """Go on where the supervisor before us stopped reading."""
+    def adopt_pipe(self, entry: Entry) -> bool:
+        """Go on where the supervisor before us stopped reading. False if the pipes are lost, with a shim that was killed."""
+        if any(f"log:{entry.rec.pipe}:{stream}:r" not in self._held for stream in STREAMS):
+            entry.rec.pipe = None
+            return False
         for stream in STREAMS:  # the shim passed the write ends too; only it needs them
             writer = self._held.pop(f"log:{entry.rec.pipe}:{stream}:w", None)
             if writer is not None:
                 os.close(writer)
         self._attach(entry)
+        return True
 
     def swap_pipes(self, one: Entry, other: Entry) -> None:
         """A process moved from slot to slot: its pipes go with it, and what it prints goes to its new slot's files."""

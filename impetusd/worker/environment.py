@@ -94,6 +94,16 @@ def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.soc
     return taken
 
 
+def keep_to_oneself() -> None:
+    """What was passed on, also what is only held for those who may die before us, is nothing for the app's children."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # of the listing itself
+
+
 def set_title(name: str) -> None:
     """Show the slot in `ps` and `top`; the kernel keeps 15 bytes."""
     try:

@@ -67,7 +67,7 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
         request = json.loads(message)
         slot = request["id"]
         env = {str(name): str(value) for name, value in request["env"].items()}
-        stdout, stderr, channel = fds
+        stdout, stderr, channel, *carried = fds
         # Held back until the worker has its own handlers: a SIGTERM in between would run the template's.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
@@ -79,6 +79,8 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
             try:
                 requests.close()
                 _become_worker(env, stdout, stderr, channel)
+                for fd in carried:  # held for those who may die before us: the pipes' other ends, and the channel's
+                    os.dup(fd)
             except BaseException:  # it must never answer as if it were the template
                 traceback.print_exc()
                 leave(1)

@@ -43,6 +43,7 @@ class Supervisor:
         self.pid = int(message)
         self.channel = socket.socket(fileno=fds[0])
         self.fds: dict[str, int] = {}
+        self.locks: list[int] = []  # a copy of the instance lock, which would outlive the shim
         self.heard: list[dict[str, Any]] = []  # events that nobody waited for yet
         self.hello = self.wait("hello")
         self.begin = self.wait("begin")
@@ -76,6 +77,8 @@ class Supervisor:
         message, fds = packet
         if message["event"] == "fds":
             self.fds.update(zip(message["names"], fds, strict=True))
+            if "lock" in self.fds:
+                self.locks.append(self.fds.pop("lock"))
         else:
             self.heard.append(message)
 
@@ -91,10 +94,17 @@ class Supervisor:
 
     def kill(self) -> None:
         """kill -9: nothing that it had not read is ever read."""
+        self.unlock()
         self.channel.close()
         os.kill(self.pid, signal.SIGKILL)
 
+    def unlock(self) -> None:
+        """Let go of the instance lock."""
+        while self.locks:
+            os.close(self.locks.pop())
+
     def close(self) -> None:
+        self.unlock()
         self.channel.close()
         self.link.close()
         for fd in self.fds.values():
@@ -135,12 +145,23 @@ class Shim:
                 raise
         return self
 
-    def launch(self, setup: str = "") -> subprocess.Popen[bytes]:
+    def succeed(self, *, mode: str = "", fds: Iterable[int] = ()) -> Supervisor:
+        """Another shim in the place of one that is dead, with descriptors that are passed on: its first supervisor."""
+        self.process.wait(PATIENCE)
+        self.process = self.launch(self._setup, mode, fds)
+        self.pid = self.process.pid
+        return self.next_life()
+
+    def launch(self, setup: str = "", mode: str = "", fds: Iterable[int] = ()) -> subprocess.Popen[bytes]:
         """A shim process on this state directory."""
         command = self._command or [sys.executable, "-I", "-S", f"{HERE}/shim_stand_in.py", self.path("test.sock")]
         setup = f"main.SUPERVISOR = {command!r}\n{setup}"
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", f"{HERE}/shim_host.py", setup, "x.ini", json.dumps(self.paths)],
+            [
+                *(sys.executable, "-I", "-S", "-X", "utf8", f"{HERE}/shim_host.py", setup, "x.ini"),
+                *(json.dumps(self.paths), *([mode] if mode else [])),
+            ],
+            pass_fds=list(fds),
             env={"PATH": PATH, "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=self._errors,

@@ -81,7 +81,9 @@ def test_the_environment_is_exactly_what_was_given(shim):
         "BYTES": os.fsdecode(b"\xff\xfe"),
         "Ä": "ö",
     }
-    assert shim.run("/usr/bin/env", "-0", env=env) == "".join(f"{name}={value}\0" for name, value in env.items())
+    *found, mark = shim.run("/usr/bin/env", "-0", env=env).removesuffix("\0").split("\0")
+    assert found == [f"{name}={value}" for name, value in env.items()]
+    assert mark.startswith("IMPETUSD_DAEMON=")  # whose it is, should the shim be killed
 
 
 def test_arguments_are_exactly_what_was_given(shim):

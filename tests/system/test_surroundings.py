@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from instance import Instance, program
 
-GIVEN = {"INVOCATION_ID", "IMPETUSD_UNIT", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET"}
+GIVEN = {"INVOCATION_ID", "IMPETUSD_DAEMON", "IMPETUSD_UNIT", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET"}
 
 
 def seen(

@@ -118,7 +118,7 @@ def test_code_that_cannot_take_over_is_refused_and_everything_stays(
         assert "now on the disk cannot take over, and nothing was changed" in err
         assert said in err
         assert "upgrade" in str(installed.ledger("daemon")[-1]["what"])
-        assert said in str(installed.ledger("daemon")[-1]["reason"])
+        assert said in str(installed.ledger("daemon")[-1]["why"])
     path.write_text(good)
     after = impetusd.settle()
     assert (after.shim, after.supervisor, after.pids) == (before.shim, before.supervisor, before.pids)

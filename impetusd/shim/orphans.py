@@ -1,0 +1,223 @@
+"""Taking over what a shim that was killed has left: its processes live on, but they are no longer anybody's children.
+
+They are found by the table that it wrote (`shim.table`), each by pid and start time, and held by a pidfd: no signal can hit a
+stranger. How one of them ends is asked of the kernel (PIDFD_GET_INFO, Linux 6.15), once whoever adopted it has reaped it.
+Descriptors are known again by device and inode: among those that were passed on to this process (by the supervisor that
+has become it, or by systemd's store), and in the survivors themselves, whose pipes and sockets they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import signal
+import stat
+import struct
+import time
+
+from impetusd.shim import tree
+from impetusd.shim.child import Child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from impetusd.shim.main import Shim
+
+MARK = "IMPETUSD_DAEMON"  # in the environment of each child: the `life` of the table
+REAPED_WITHIN = 1.5  # seconds after an end in which whoever adopted the process should have reaped it: an init may poll
+GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by itself
+SYS_PIDFD_GETFD = 438
+# linux/pidfd.h: struct pidfd_info of 64 bytes, _IOWR(0xFF, 11), and in it the mask and the status of wait(2).
+_INFO = struct.Struct("=Q52xi")
+_GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
+_EXIT = 1 << 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int]) -> None:
+    """Have `shim`, which is new, know what `told` tells and hold what is left. `given` are descriptors that were passed on.
+
+    Those of `given` that nothing is known of are closed.
+    """
+    shim.blobs, shim.shutdown = told["blobs"], told["shutdown"]
+    told["kept"].pop("lock", None)  # it has been taken
+    for saved in told["children"].values():
+        child = shim.children[saved["process"]] = Child.load(saved)
+        child.ours, child.pidfd, child.status = False, -1, -1
+        _find(child)
+    found = descriptors(told["kept"], [child for child in shim.children.values() if child.pidfd >= 0], given)
+    shim.kept.update(found)
+    for child in shim.children.values():
+        if child.ended is not None and not child.acked:
+            child.left = shim.has_rest(child)
+    strays = unknown(told)
+    for member in strays:  # started in the instant in which the shim was killed, and in nobody's books
+        tree.send(member, signal.SIGKILL)
+    alive = sum(child.pidfd >= 0 for child in shim.children.values())
+    lost = sorted(told["kept"].keys() - found.keys())
+    shim.log(
+        f"the shim before this one (pid {told['shim'][0]}) was killed: {alive} processes live on"
+        + (f"; lost with it: {', '.join(lost)}" if lost else "")
+        + (
+            f"; killed what it had only just started: {', '.join(str(member.pid) for member in strays)}"
+            if strays
+            else ""
+        )
+    )
+
+
+def _find(child: Child) -> None:
+    """Open the process's pidfd, if it is still there; else it has ended, and how is not known."""
+    pid, child.pid = child.pid, 0
+    if child.ended is not None:
+        return
+    if pid:
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            member = tree.read(pid)
+            if member is not None and member.started == child.started:
+                child.pid, child.pidfd = pid, pidfd
+                return
+            os.close(pidfd)
+    child.ended = ended()
+
+
+def ended(status: int | None = None) -> dict[str, Any]:
+    """How a process has ended, as the supervisor is told; without the `status` of wait(2) that is not known."""
+    how: dict[str, Any]
+    if status is None:
+        how = {"unknown": True}
+    elif os.WIFEXITED(status):
+        how = {"code": os.WEXITSTATUS(status)}
+    else:
+        how = {"signal": os.WTERMSIG(status), "core": os.WCOREDUMP(status)}
+    return {**how, "at": time.time()}
+
+
+def status_of(pidfd: int) -> int | None:
+    """The status of wait(2) of a process that was reaped by somebody else; None: not reaped yet, or not to be known."""
+    buffer = bytearray(_INFO.pack(_EXIT, 0))
+    try:
+        fcntl.ioctl(pidfd, _GET_INFO, buffer)
+    except OSError:
+        return None
+    mask, status = _INFO.unpack(buffer)
+    return status if mask & _EXIT else None
+
+
+def unknown(told: dict[str, Any]) -> list[tree.Member]:
+    """Processes that the dead shim had started, as their environment says, and that its table does not know.
+
+    A forked worker has the environment of its template, which may be gone from the table: hence the rest of the conditions.
+    """
+    children = list(told["children"].values())
+    invocations, sessions = ({child[key] for child in children} for key in ("invocation", "session"))
+    processes = tree.snapshot()
+    known = {member.pid for member in tree.descendants([child["pid"] for child in children], processes, set())}
+    return [
+        member
+        for member in processes.values()
+        if member.pid not in known
+        and member.session not in sessions
+        and marked(member.pid, told["life"])
+        and tree.variable(member.pid, "INVOCATION_ID") not in invocations
+    ]
+
+
+def marked(pid: int, life: str) -> bool:
+    """Whether a process was started by a shim of this life, or is a descendant of one that was."""
+    return tree.variable(pid, MARK) == life
+
+
+def oust(told: dict[str, Any]) -> None:
+    """The lock is held though the shim is dead: by its supervisor, which ends when it sees that. One that hangs is killed."""
+    shim, supervisor = told["shim"], told["supervisor"]
+    if _lives(shim) or not supervisor or not _lives(supervisor):
+        return
+    with contextlib.suppress(OSError):
+        pidfd = os.pidfd_open(supervisor[0])
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(GONE_WITHIN * 1000) and _lives(supervisor):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll.poll(GONE_WITHIN * 1000)
+        finally:
+            os.close(pidfd)
+
+
+def _lives(who: list[int]) -> bool:
+    member = tree.read(who[0])
+    return member is not None and member.started == who[1] and not member.zombie
+
+
+# Descriptors.
+
+
+def descriptors(kept: dict[str, list[int]], survivors: Iterable[Child], given: Iterable[int]) -> dict[str, int]:
+    """name → descriptor of all in `kept` that are found. Of `given` what is not one of them is closed."""
+    wanted: dict[tuple[int, int], list[str]] = {}
+    for name, (device, inode, _) in kept.items():
+        wanted.setdefault((device, inode), []).append(name)
+    found: dict[str, int] = {}
+    given = list(given)
+    for fd in given:
+        for name in _wanted(wanted, found, os.fstat(fd)):
+            _take(found, name, kept[name][2], f"/proc/self/fd/{fd}", lambda fd=fd: os.dup(fd))
+    for fd in given:
+        os.close(fd)
+    for child in survivors:
+        if len(found) == len(kept):
+            break
+        for number, path in _open_in(child.pid):
+            with contextlib.suppress(OSError):
+                for name in _wanted(wanted, found, os.stat(path)):
+                    _take(found, name, kept[name][2], path, lambda c=child, n=number: _getfd(c.pidfd, n))
+    return found
+
+
+def _open_in(pid: int) -> Iterator[tuple[int, str]]:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for number in os.listdir(folder):
+            yield int(number), f"{folder}/{number}"
+
+
+def _wanted(wanted: dict[tuple[int, int], list[str]], found: dict[str, int], seen: os.stat_result) -> list[str]:
+    return [name for name in wanted.get((seen.st_dev, seen.st_ino), ()) if name not in found]
+
+
+def _take(found: dict[str, int], name: str, mode: int, path: str, copy: Any) -> None:
+    """A descriptor for `name`. A pipe is opened anew, for either end of it leads to both; all else is copied."""
+    try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            # A pipe opened to be written waits for a reader: it has one for as long as it takes.
+            reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            if mode == os.O_RDONLY:
+                found[name] = reader
+                return
+            try:
+                found[name] = os.open(path, mode | os.O_CLOEXEC)
+            finally:
+                os.close(reader)
+        else:
+            found[name] = copy()
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EACCES, errno.ENXIO, errno.EBADF, errno.ENOENT, errno.ESRCH}:
+            raise
+
+
+def _getfd(pidfd: int, number: int) -> int:
+    """pidfd_getfd(2), Linux 5.6: a copy of another process's descriptor. Needs what ptrace(2) needs."""
+    fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return fd

@@ -1,0 +1,147 @@
+"""`kill -9` of the shim, and of shim and supervisor together: the programs do not notice, and nothing is started twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import census
+import pytest
+from instance import Instance, Status, pool, program
+from load import Load
+from waiting import wait_for
+
+TEMPLATE = "web:template"  # it forks for one shim, and ends with it
+
+
+def running(instance: Instance) -> tuple[int, Status]:
+    """A pool, a program and one that numbers its lines; the pool's port."""
+    port = instance.port()
+    instance.write(f"""
+[pool:web]
+{pool(port)}
+[program:api]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+[program:numbers]
+command = {program("numbers", "n", "500/s")}
+wait_ready = yes
+""")
+    instance.run("start")
+    return port, instance.settle()
+
+
+def lasting(status: Status) -> dict[str, int]:
+    return {name: pid for name, pid in status.pids.items() if name != TEMPLATE}
+
+
+def numbers_are_whole(instance: Instance) -> None:
+    """No line is lost, none is there twice."""
+    instance.run("stop", "numbers")
+    *lines, end = instance.log("numbers-out.log").splitlines()
+    assert end == f"n end {len(lines)}"
+    assert lines == [f"n {number}" for number in range(len(lines))]
+
+
+def dead(pid: int) -> bool:
+    process = census.read(pid)
+    return process is None or process.zombie
+
+
+def test_a_killed_shim_is_succeeded_by_its_supervisor_and_nobody_notices(anyone: Instance) -> None:
+    port, before = running(anyone)
+    with Load(port) as load:
+        for _ in range(3):
+            now = anyone.status()
+            anyone.kill(now.shim)
+            after = anyone.settle(lambda then, now=now: then.shim != now.shim)
+            assert after.shim == now.supervisor
+            assert lasting(after) == lasting(before)
+            load.go_on(40)
+    after = anyone.settle()
+    assert {row.restarts for row in after.rows.values()} == {0}
+    numbers_are_whole(anyone)
+
+
+def test_shim_and_supervisor_killed_together_are_started_again_and_find_everything(anyone: Instance) -> None:
+    port, before = running(anyone)
+    with Load(port) as load:
+        for _ in range(3):
+            now = anyone.status()
+            for pid in (now.supervisor, now.shim):
+                anyone.kill(pid, signal.SIGSTOP)  # else one might act between the two
+            for pid in (now.shim, now.supervisor):
+                anyone.kill(pid)
+            wait_for(lambda now=now: dead(now.shim) and dead(now.supervisor), "their end")
+            assert "is not running" in anyone.run("status", code=3).err
+            load.go_on(20)
+            anyone.run("start")
+            after = anyone.settle()
+            assert lasting(after) == lasting(before)
+            load.go_on(40)
+    after = anyone.settle()
+    assert {row.restarts for row in after.rows.values()} == {0}
+    anyone.run("stop", "numbers")
+    *lines, end = anyone.log("numbers-out.log").splitlines()
+    assert end.startswith("n end")
+    assert len(lines) == len(set(lines))
+
+
+def test_of_many_that_start_it_again_one_does(impetusd: Instance) -> None:
+    _, before = running(impetusd)
+    for pid in (before.shim, before.supervisor):
+        os.kill(pid, signal.SIGSTOP)
+    for pid in (before.shim, before.supervisor):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: dead(before.shim) and dead(before.supervisor), "their end")
+    for process in [impetusd.popen("start") for _ in range(5)]:
+        impetusd.finish(process)
+    assert lasting(impetusd.settle()) == lasting(before)
+
+
+def test_what_ends_while_nobody_is_there_is_told_as_unknown_and_started_again_once(impetusd: Instance) -> None:
+    _, before = running(impetusd)
+    for pid in (before.supervisor, before.shim, before["api"].pid):
+        impetusd.kill(pid)
+    wait_for(lambda: dead(before.shim) and dead(before.supervisor), "their end")
+    impetusd.run("start")
+    after = impetusd.settle()
+    assert after["api"].last_exit["unknown"] is True
+    assert after["api"].restarts == 1
+    assert "how is not known" in impetusd.run("describe", "api").out
+    assert {n: p for n, p in lasting(after).items() if n != "api"} == {
+        n: p for n, p in lasting(before).items() if n != "api"
+    }
+
+
+def test_each_becomes_a_child_again_at_its_next_start_and_all_is_as_it_was(impetusd: Instance) -> None:
+    port, before = running(impetusd)
+    impetusd.kill(before.shim)
+    orphans = impetusd.settle(lambda now: now.shim != before.shim)
+    assert {census.read(pid).parent == orphans.shim for pid in lasting(orphans).values()} == {False}  # type: ignore[union-attr]
+    with Load(port):
+        impetusd.run("restart", "--rolling", "web")
+        impetusd.run("restart", "api", "numbers")
+    impetusd.kill(impetusd.status()["web:standby"].pid)
+    after = impetusd.settle(lambda now: not set(now.pids.values()) & set(lasting(before).values()))
+    assert {census.read(pid).parent for pid in after.pids.values()} == {after.shim}  # type: ignore[union-attr]
+
+
+def test_one_that_was_asked_to_stop_is_stopped_by_the_next(impetusd: Instance) -> None:
+    impetusd.write(f"[program:slow]\ncommand = {program('slow_stop', 2, impetusd.root / 'slow')}\nwait_ready = yes\n")
+    before = impetusd.start()
+    stopping = impetusd.popen("stop", "slow")
+    impetusd.wait_state("slow", "STOPPING")
+    impetusd.kill(before.shim)
+    impetusd.finish(stopping)
+    after = impetusd.status()
+    assert (after["slow"].state, after["slow"].pid) == ("STOPPED", None)
+    assert dead(before["slow"].pid)
+
+
+@pytest.mark.parametrize("who", ["supervisor", "shim"])
+def test_an_orderly_end_afterwards_leaves_nothing(impetusd: Instance, who: str) -> None:
+    _, before = running(impetusd)
+    impetusd.kill(getattr(before, who))
+    impetusd.run("stop")
+    wait_for(lambda: not impetusd.members(), "every process to be gone")
