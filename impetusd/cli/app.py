@@ -42,6 +42,7 @@ GROUPS = {
         "events": "impetusd.cli.events",
         "describe": "impetusd.cli.describe",
         "doctor": "impetusd.cli.doctor",
+        "env": "impetusd.cli.env",
         "health": "impetusd.cli.health",
     },
     "Timers": {

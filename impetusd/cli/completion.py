@@ -55,6 +55,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "disable.names": (UNITS, TIMERS),
     "enable.names": (CONFIGURED,),  # what is switched off is not in the daemon's answers
     "describe.name": (SLOTS, TIMERS),
+    "env.name": (SLOTS, TIMERS),
     "scale.name": (UNITS,),
     "trigger.name": (TIMERS,),
     "signal.sig": (SIGNALS,),

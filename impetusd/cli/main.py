@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from impetusd import traces
 from impetusd.cli.failure import Failure
 from impetusd.control import ControlError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the command in sys.argv; returns the exit code."""
+    traces.install()
     for stream in (sys.stdout, sys.stderr):
         # None when the descriptor was closed; a name that the terminal's encoding lacks is shown escaped, not raised.
         if stream is not None and hasattr(stream, "reconfigure"):

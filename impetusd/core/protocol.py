@@ -220,6 +220,8 @@ METHODS: Mapping[str, Method] = {
     "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV),
     "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
+    # What looks secret is hidden, but that is a net with holes: so it is for those who may read the files anyway.
+    "env": Method(ADMIN, idempotent=True, slow=True, name=Param(_name, required=True), diff=Param(_flag, False)),
     "upgrade": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
     "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.

@@ -43,7 +43,10 @@ def locate(text: str, path: str, environ: Mapping[str, str]) -> Paths:
 
 
 def error_of(problems: Iterable[Problem], files: Sequence[str] = ()) -> ConfigError:
-    """Each problem once, file by file in the order of `files`, by line."""
+    """Each problem once, file by file in the order of `files`, by line, without what looks secret in them."""
+    from impetusd.core import redact
+
+    problems = (Problem(each.file, each.line, redact.text(each.text)) for each in problems)
     order = {file: number for number, file in enumerate(files)}
     return ConfigError(tuple(sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, 0), each.line))))
 

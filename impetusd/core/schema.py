@@ -254,11 +254,13 @@ def parse_command(pieces: Iterable[ini.Piece]) -> tuple[str, ...]:
 
 
 def show_command(argv: Sequence[str]) -> str:
-    """Quoted for a shell; passwords in URLs are not shown."""
-    import re
+    """Quoted for a shell; what looks secret is not shown."""
     import shlex
 
-    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", shlex.join(argv))
+    from impetusd.core import redact
+
+    shown = zip(argv, redact.argv(argv), strict=True)
+    return " ".join(new if old != new and new.split() == [new] else shlex.quote(new) for old, new in shown)
 
 
 def parse_umask(text: str) -> int:
@@ -398,8 +400,17 @@ def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def show_headers(headers: Iterable[tuple[str, str]]) -> str:
-    """One on each line. What may be a secret is not shown."""
-    return "\n  ".join(f"{name}: {'***' if _is_secret(name) else value}" for name, value in headers)
+    """One on each line. What looks secret is not shown."""
+    from impetusd.core import redact
+
+    return "\n  ".join(f"{name}: {redact.value(name, value)}" for name, value in headers)
+
+
+def show_url(url: object) -> str:
+    """A URL, or what has one in it, without its secrets."""
+    from impetusd.core import redact
+
+    return redact.text(str(url))
 
 
 def parse_cron(text: str) -> str:
@@ -480,14 +491,14 @@ CPUS = Value("CPUs", parse_cpus, show_cpus, none=())
 RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
 LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
 LIMIT = Value("size", parse_limit, show_size)
-READY = Value("way of being ready", parse_ready, str)
+READY = Value("way of being ready", parse_ready, show_url)
 CRON = Value("cron expression", parse_cron, str)
 TIMEZONE = Value("time zone", parse_timezone, str)
 VARIABLE = Value("variable", parse_variable, str)
 OVERLAP = choice(*Overlap)
 ACTION = choice(*Action)
 LOG_FORMAT = choice("plain", "json")
-HTTP = Value("URL or path", parse_http, str)
+HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
 STATUS = Value("status codes", parse_status, show_ranges, none=())
 HEADERS = Value("headers", parse_headers, show_headers, lines=True, none=())
@@ -725,11 +736,6 @@ def _path(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
         raise ValueError("a URL has no blanks, no # and nothing but ASCII; write such characters as %20")
     return text
-
-
-def _is_secret(header: str) -> bool:
-    name = header.lower()
-    return any(part in name for part in ("auth", "cookie", "key", "secret", "token"))
 
 
 def _host_and_port(text: str, example: str) -> tuple[str, str]:

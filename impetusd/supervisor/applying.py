@@ -168,6 +168,10 @@ class Applying:
             raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
         return found, changes
 
+    async def on_disk(self) -> Callable[[int], Config]:
+        """The configuration as the files have it now, as each instance sees it. ProtocolError with every problem."""
+        return (await self._read(None))[0].at
+
     async def plan(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method `plan`."""
         changes = (await self._read(params["env"]))[1]

@@ -6,6 +6,7 @@ import os
 import select
 from collections.abc import Mapping
 
+from impetusd.core import redact
 from impetusd.supervisor.logs import Writer
 
 # Of the sentences about a slot, those that an operator should see first; sd-daemon(3) has the numbers.
@@ -19,6 +20,7 @@ class JournalWriter(Writer):
 
     def line(self, text: str) -> None:
         """As Writer.line; what the journal does not take at once is only in the file."""
+        text = redact.text(text)
         super().line(text)
         level = next((level for mark, level in WORSE.items() if mark in text.partition("\n")[0]), INFO)
         reader = select.poll()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from impetusd.core import protocol
+from impetusd.core import protocol, redact
 from impetusd.core.protocol import ProtocolError, Request
 
 CONNECTIONS = 64
@@ -160,12 +160,12 @@ class ControlServer:
             pass_on()  # the answer comes last
             if needed != protocol.VIEWER:
                 self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
-            return protocol.result_line(request.id, result)
+            return protocol.result_line(request.id, redact.everything(result))
         except ProtocolError as error:
             pass_on()
             if needed != protocol.VIEWER:
                 self._audit(peer, request, "failed", error.message)
-            error.id = request.id
+            error.id, error.message = request.id, redact.text(error.message)
             return protocol.error_line(error)
         except ConnectionError:
             raise

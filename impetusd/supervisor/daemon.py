@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import impetusd
-from impetusd import ledgerfile
-from impetusd.core import access, news
+from impetusd import ledgerfile, traces
+from impetusd.core import access, news, redact
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Config, ConfigError, Health, Paths
@@ -37,6 +37,7 @@ from impetusd.supervisor.console import JournalWriter, is_journal
 from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry, Role
+from impetusd.supervisor.environments import Environments
 from impetusd.supervisor.events import Events
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
@@ -239,6 +240,11 @@ class Daemon:
             record=self._ledger.add,
         )
         self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over, record=self._ledger.add)
+        environments = Environments(
+            lambda names: self._commands.find(names),  # noqa: PLW0108  # they are made below
+            engine.shown,
+            self._applying.on_disk,
+        )
         self._commands = Commands(
             engine,
             starter,
@@ -256,6 +262,7 @@ class Daemon:
                 "flush": self._flush_logs,
                 "events": self._events.page,
                 "plan": self._applying.plan,
+                "env": environments.env,
                 "apply": self._applying.apply,
                 "disable": self._applying.disable,
                 "enable": self._applying.enable,
@@ -330,7 +337,7 @@ class Daemon:
         return {"slots": slots, "timers": self._timers.dump()}
 
     def _notify_upstream(self, text: str) -> None:
-        self._link.send([{"op": "notify", "text": text}])
+        self._link.send([{"op": "notify", "text": redact.text(text)}])
 
     async def _tell_upstream(self) -> None:
         """READY=1 when `impetusd start` would return; from a supervisor that takes over, too: the one before may not have."""
@@ -607,5 +614,6 @@ def main() -> NoReturn:
     async def run() -> None:
         await Daemon(sys.argv[1], paths, boot=boot, **how).run()
 
+    traces.install()
     asyncio.run(run())
     sys.exit(0)

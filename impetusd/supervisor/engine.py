@@ -22,7 +22,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
-from impetusd.core import lifecycle, news
+from impetusd.core import lifecycle, news, redact
 from impetusd.core.lifecycle import (
     Cancel,
     Deadline,
@@ -739,6 +739,7 @@ class Engine:
     def _launch_now(self, entry: Entry, extra: Mapping[str, str]) -> None:
         template = self.reloads.parent(entry)
         process = self._starter.launch(entry, extra, template.rec.process if template is not None else None)
+        entry.secrets = redact.secrets({**extra, **entry.unit.env}.items(), entry.unit.command)
         self._by_process[process] = entry
         entry.rec.process = process
         self._dirty[entry.name] = entry
@@ -857,7 +858,8 @@ class Engine:
 
     def _keep_tail(self, entry: Entry, pid: int, data: bytes) -> None:
         entry.tail_due = False
-        lines = data.decode("utf-8", "backslashreplace").splitlines()[-40:]
+        known = entry.secrets or redact.secrets(entry.unit.env.items(), entry.unit.command)
+        lines = [redact.text(line, known) for line in data.decode("utf-8", "backslashreplace").splitlines()[-40:]]
         self.reloads.told(entry, lines)
         if entry.slot.state is not State.RUNNING:
             entry.rec.tail = lines

@@ -40,7 +40,9 @@ PASSING = frozenset({Role.NEXT_TEMPLATE, Role.NEXT, Role.LEAVING})  # no configu
 class Entry:
     """A slot with its configuration, its record and its timer."""
 
-    __slots__ = (*("dismissed", "index", "name", "policy", "rec", "role", "tail_due", "timer", "unit", "waits"),)
+    __slots__ = (
+        *("dismissed", "index", "name", "policy", "rec", "role", "secrets", "tail_due", "timer", "unit", "waits"),
+    )
 
     def __init__(self, unit: Unit, role: Role, index: int) -> None:
         self.unit = unit
@@ -51,6 +53,7 @@ class Entry:
         self.rec = Record()
         self.timer: asyncio.TimerHandle | None = None
         self.waits: Callable[[], str] | None = None  # what its start waits for
+        self.secrets: tuple[str, ...] = ()  # that its process was given, if this supervisor started it
         self.tail_due = False  # the writer was asked for the tail of the last run
         self.dismissed = False  # scaled away: forgotten once it is stopped
 

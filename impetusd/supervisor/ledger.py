@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from impetusd.core import redact
+
 BYTES = 4 << 20  # of one file; the one before is kept
 WAITING = 2000  # records that may wait for a disk which takes none; later ones are lost, and counted
 KEY = "ledger:"  # what the shim remembers it under, with the number of the last record in it
@@ -67,7 +69,7 @@ class Ledger:
             lost, self._lost = self._lost, 0
             self.add("lost", records=lost)
         self._n += 1
-        record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **fields}
+        record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **redact.everything(fields)}
         self._new.append(json.dumps(record, separators=(",", ":")) + "\n")
 
     def puts(self) -> dict[str, str | None]:

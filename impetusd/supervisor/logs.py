@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from impetusd.core import redact
 from impetusd.supervisor.journal import CHUNK, Journal, Pending
 from impetusd.supervisor.lines import LONGEST, Options, dress, stamp, whole
 from impetusd.supervisor.logfile import PATIENCE, LogFile
@@ -163,8 +164,8 @@ class Writer:
     # What others ask of it.
 
     def line(self, text: str) -> None:
-        """Write a line into the daemon's own log."""
-        self._main.call(self._main.line, text, time.time())
+        """Write a line into the daemon's own log, without what looks secret in it."""
+        self._main.call(self._main.line, redact.text(text), time.time())
 
     def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> None:
         """Move what comes from `fd` into the file `path` from now on."""

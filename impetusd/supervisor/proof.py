@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from impetusd import traces
 from impetusd.core.model import ConfigError, Paths
 from impetusd.supervisor.daemon import Daemon
 from impetusd.supervisor.link import Link
@@ -53,10 +54,8 @@ def main() -> NoReturn:
         except (OSError, ConfigError) as error:
             print(error, file=sys.stderr)
             code = 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
+        except BaseException as error:
+            traces.show(error)
             code = 1
     sys.stderr.flush()
     os._exit(code)  # its threads have nothing to finish

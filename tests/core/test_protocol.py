@@ -33,6 +33,7 @@ GOOD_PARAMS = {
     "apply": {"token": "1f", "env": ""},
     "disable": {"names": ["web"], "token": "1f"},
     "enable": {"names": ["web"], "token": "1f"},
+    "env": {"name": "web", "diff": True},
     "upgrade": {"token": "1f"},
     "signal": {"names": ["web"], "signal": "HUP"},
 }

@@ -32,6 +32,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "trigger": {"name": "p"},
     "disable": {"names": ["q"]},
     "enable": {"names": ["q"]},
+    "env": {"name": "p"},
 }
 # Asks, as another user, for each method on a connection of its own; prints what was answered.
 ASK = """

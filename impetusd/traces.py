@@ -1,0 +1,51 @@
+"""Tracebacks of our own mistakes, without what looks secret in them: an exception's message may quote what it was given."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    import threading
+    from types import TracebackType
+
+
+def install() -> None:
+    """Have every traceback that this process writes to stderr go through `core.redact`; asyncio's too, if it is loaded."""
+    sys.excepthook = _uncaught
+    if "threading" in sys.modules:
+        import threading
+
+        threading.excepthook = _in_thread
+    if "asyncio" in sys.modules:
+        import logging
+
+        class Formatter(logging.Formatter):
+            def format(self, record: logging.LogRecord) -> str:
+                return _without_secrets(super().format(record))
+
+        if logging.lastResort is not None:  # what nobody has configured goes there: we configure nothing
+            logging.lastResort.setFormatter(Formatter())
+
+
+def show(error: BaseException) -> None:
+    """Write the traceback of `error`."""
+    import traceback
+
+    print(_without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+
+
+def _without_secrets(text: str) -> str:
+    from impetusd.core import redact
+
+    return redact.text(text)
+
+
+def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    show(error)
+
+
+def _in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        show(args.exc_value)
