@@ -13,8 +13,12 @@ import pytest
 from instance import Instance, pool, program, wait_for
 from load import Load
 
+from impetusd import control
+from impetusd.core.reading import locate
+
 READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 TWO = f"[program:one]\n{READY}[program:two]\n{READY}"
+GROUP = "[group:both]\nmembers = one, two\n"
 
 
 def effects(instance: Instance) -> dict[str, str]:
@@ -52,9 +56,9 @@ def test_a_policy_key_restarts_nothing_and_is_in_force(anyone: Instance) -> None
 
 
 def test_one_changed_program_restarts_alone_once(anyone: Instance) -> None:
-    anyone.start(TWO)
+    anyone.start(GROUP + TWO)
     before = pids(anyone)
-    anyone.write(TWO + "[env:two]\nCOLOUR = red\n")
+    anyone.write(GROUP + TWO + "[env:two]\nCOLOUR = red\n")
     assert effects(anyone) == {"program:two": "restart"}
     out = anyone.run("apply").out
     assert "COLOUR: (none)" in out
@@ -191,9 +195,13 @@ def test_a_kill_at_any_point_leaves_all_of_the_old_or_all_of_the_new(impetusd: I
 def test_a_hundred_broken_files_touch_no_process(impetusd: Instance) -> None:
     before = impetusd.start(TWO)
     broken = ["[program:one\n", "[program:x]\ncomand = y\n", "[program:x]\ncommand = y\nuser = nosuchuser\n", "x = 1\n"]
-    for turn in range(20):
+    paths = locate("", str(impetusd.conf), {})
+    for turn in range(100):
         impetusd.write(TWO + broken[turn % len(broken)])
-        assert f"{impetusd.conf}:" in impetusd.run("apply", code=2).err
+        with pytest.raises(control.ControlError, match=f"{impetusd.conf}:") as refused:
+            control.call(paths, "apply", {"token": f"{turn}"})
+        assert refused.value.exit == 2
+    assert f"{impetusd.conf}:" in impetusd.run("apply", code=2).err
     after = impetusd.status()
     assert (after.pids, after.supervisor) == (before.pids, before.supervisor)
     impetusd.write(TWO)
