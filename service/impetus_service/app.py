@@ -14,11 +14,13 @@ from impetus_service import (
     addresses,
     admin_logs,
     auth,
+    chat,
     communications,
     company,
     frame,
     health,
     logs,
+    metrics,
     openapi,
     users,
 )
@@ -29,6 +31,7 @@ from impetus_service.db import Database
 from impetus_service.health import ROOMS, STARTED
 from impetus_service.outgoing import OUTGOING, Outgoing
 from impetus_service.passwords import PASSWORDS, Passwords
+from impetus_service.provider import Provider
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings
 from impetusd.worker.draining import DRAINING
@@ -38,7 +41,17 @@ if TYPE_CHECKING:
 
 BODY_MAX = 1024**2  # bytes of a request's body
 
-APIS = [health.api, auth.api, company.api, users.api, communications.api, admin_logs.api, openapi.api]
+APIS = [
+    health.api,
+    auth.api,
+    company.api,
+    users.api,
+    communications.api,
+    admin_logs.api,
+    chat.api,
+    metrics.api,
+    openapi.api,
+]
 
 
 def create_app() -> web.Application:
@@ -56,6 +69,7 @@ def create_app() -> web.Application:
     app[JOURNAL] = Journal(app[DATABASE])
     app[PASSWORDS] = Passwords()
     app[OUTGOING] = Outgoing(settings)
+    app[chat.PROVIDER] = Provider(settings, app[OUTGOING])
     app[addresses.PROXY_HOPS] = settings.proxy_hops
     app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(APIS))
     app.on_response_prepare.append(frame.name_response)

@@ -65,6 +65,8 @@ def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:
             return answer(unavailable(f"the database cannot answer: {error}"))
         case web.HTTPException():
             return _answer_to_http(error, request)
+        case ConnectionResetError():
+            return web.Response(status=499)  # the client has left: nobody reads it
         case asyncpg.CharacterNotInRepertoireError():
             return answer(Problem(422, "a text holds a character that the database cannot store: U+0000"))
     log.error("%s %s failed", request.method, request.path, exc_info=error)

@@ -165,7 +165,7 @@ class Outgoing:
                 settled = True
                 self._breakers[target] = self._breakers[target].succeeded(ticket)
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=silence)
+        timeout = aiohttp.ClientTimeout(total=None, connect=self._timeout, sock_read=silence)
         try:
             async with self._send(_Request(method, url, headers or {}, content), timeout) as response:
                 if response.status >= 500:

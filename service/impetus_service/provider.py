@@ -6,7 +6,7 @@ whatever it does, a caller gets an answer in OpenAI's shape or a ProviderError t
 
 from __future__ import annotations
 
-import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -97,18 +97,13 @@ class Provider:
         """
         content = msgspec.json.encode({"model": self._model, **body, "stream": True})
         try:
-            # asyncio.timeout would cancel whoever consumes us; the clock is asked with each part instead, and the
-            # longest wait between two parts is bounded by `silence`.
-            ends = asyncio.get_running_loop().time() + self._stream
             async with self._outgoing.stream(
                 "POST", self._url("/chat/completions"), headers=self._headers(), content=content, silence=self._timeout
             ) as stream:
                 if stream.status != 200:
                     raise _refusal(Answer(stream.status, stream.headers, await _beginning(stream)))
-                async with aclosing(_lines(stream)) as lines:
+                async with aclosing(_lines(stream, self._stream)) as lines:
                     async for line in lines:
-                        if asyncio.get_running_loop().time() > ends:
-                            raise ProviderError(502, f"the provider's stream did not end within {self._stream:g} s")
                         if not line.startswith(b"data:"):
                             continue  # comments and the fields that OpenAI does not use
                         data = line[5:].strip()
@@ -184,11 +179,18 @@ async def _beginning(stream: Stream) -> bytes:
     return b""
 
 
-async def _lines(stream: Stream) -> AsyncGenerator[bytes, None]:
-    """The lines of a stream, without their ends. Raises ProviderError for one that is too long."""
+async def _lines(stream: Stream, within: float) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, without their ends. Raises ProviderError for one that is too long, and after `within` seconds.
+
+    asyncio.timeout would cancel whoever consumes us. So the clock is asked with each part, and for a part the stream itself
+    waits no longer than for a silence.
+    """
     rest = b""
+    ends = time.monotonic() + within
     async with aclosing(stream.chunks()) as chunks:
         async for chunk in chunks:
+            if time.monotonic() > ends:
+                raise ProviderError(502, f"the provider's stream did not end within {within:g} s")
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > EVENT_MAX_BYTES:
                 raise ProviderError(502, f"the provider sent a line of more than {EVENT_MAX_BYTES} bytes")

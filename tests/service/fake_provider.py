@@ -24,7 +24,7 @@ class FakeProvider:
         self.seen: list[dict[str, Any]] = []  # bodies
         self.headers: list[dict[str, str]] = []
         self.let_go = asyncio.Event()  # what hangs goes on
-        self.hung_up = asyncio.Event()  # the client of a hanging stream has left
+        self.hung_up = asyncio.Event()  # the client of what hangs has left
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._completions)
         app.router.add_post("/v1/embeddings", self._embeddings)
@@ -84,7 +84,11 @@ class FakeProvider:
         return web.json_response({"object": "list", "data": data, "model": body["model"], "usage": usage})
 
     async def hang(self, request: web.Request) -> web.StreamResponse:
-        await self.let_go.wait()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            self.hung_up.set()
+            raise
         return web.Response()
 
     async def hang_in_the_midst(self, request: web.Request) -> web.StreamResponse:

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import schemathesis
 from conftest import run
+from fake_provider import KEY, FakeProvider
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -56,7 +57,10 @@ def _serving(url: str) -> Iterator[Running]:
     ready, loops, found = threading.Event(), [], []
 
     async def main() -> None:
-        async with served(url, LOGIN_ATTEMPTS="1000") as service:
+        async with (
+            FakeProvider() as provider,
+            served(url, LOGIN_ATTEMPTS="1000", OPENAI_BASE_URL=provider.url, OPENAI_API_KEY=KEY) as service,
+        ):
             admin = await service.administrator()
             tokens = {each.name: (await service.log_in(admin.email)).token for each in OPERATIONS}
             found.append(Running(str(service.client.make_url("")).rstrip("/"), tokens))

@@ -157,7 +157,7 @@ def test_all_attempts_end_within_the_total():
         async with asking(*hanging, http_timeout_ms=50, http_total_ms=120, http_retries=20) as (client, target):
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(client.request("GET", target.url), 10)
-            assert 2 <= target.asked <= 4
+            assert target.asked <= 4
 
     run(main())
 

@@ -155,11 +155,12 @@ def test_a_stream_that_fails_in_the_midst_has_given_what_there_was(misbehaviour)
     run(main())
 
 
-def test_a_stream_without_end_is_ended(monkeypatch):
+@pytest.mark.parametrize("part", [b'data: {"choices": []}\n\n', b"x"])
+def test_a_stream_without_end_is_ended(part):
     async def ticking(request):
         response = await fake.sse(request)
         while True:
-            await fake.event(response, {"choices": []})
+            await response.write(part)
             await asyncio.sleep(0.001)
 
     async def main() -> None:

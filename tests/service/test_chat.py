@@ -1,0 +1,161 @@
+"""Chat and embeddings over HTTP, with OpenAI's own package as the caller and a local fake as the provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import fake_provider as fake
+import openai
+import pytest
+from aiohttp import web
+from conftest import run
+from fake_provider import KEY, WORDS, FakeProvider
+from served import Person, served
+from waiting import until
+
+from impetus_service import chat, outgoing
+
+HELLO = {"messages": [{"role": "user", "content": "Olá"}]}
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(outgoing, "FIRST_PAUSE", 0.0)
+
+
+@asynccontextmanager
+async def chatting(
+    database: str, *misbehaviour: fake.Misbehaviour, **settings: str
+) -> AsyncIterator[tuple[Person, FakeProvider, openai.AsyncOpenAI]]:
+    async with FakeProvider() as provider:
+        provider.next = list(misbehaviour)
+        names = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": KEY, "HTTP_RETRIES": "0", **settings}
+        async with served(database, **names) as service:
+            admin = await service.administrator()
+            url = str(service.client.make_url("/v1"))
+            async with openai.AsyncOpenAI(base_url=url, api_key=admin.token, max_retries=0) as client:
+                yield admin, provider, client
+
+
+def test_openais_package_is_answered_as_by_openai(database):
+    async def main() -> None:
+        async with chatting(database) as (_, provider, client):
+            completion = await client.chat.completions.create(model="m", temperature=0.5, **HELLO)
+            assert completion.choices[0].message.content == "".join(WORDS)
+            stream = await client.chat.completions.create(model="m", stream=True, **HELLO)
+            assert [chunk.choices[0].delta.content async for chunk in stream] == WORDS
+            vectors = await client.embeddings.create(model="e", input=["a", "bcd"])
+            assert [item.embedding for item in vectors.data] == [[1.0, 0.5], [3.0, 0.5]]
+            assert provider.seen[0] == {**HELLO, "model": "m", "temperature": 0.5}
+
+    run(main())
+
+
+def test_who_has_no_session_or_asks_for_nonsense_is_told_without_the_provider(database):
+    async def main() -> None:
+        async with chatting(database) as (admin, provider, client):
+            with pytest.raises(openai.AuthenticationError):
+                await client.with_options(api_key="imp_" + "x" * 43).chat.completions.create(model="m", **HELLO)
+            for body in ({}, {"messages": []}, {"messages": "x"}, {**HELLO, "stream": "yes"}, {**HELLO, "model": ""}):
+                assert (await admin("POST", "/v1/chat/completions", json=body))[0] == 422
+            for body in ({}, {"input": []}, {"input": ""}, {"input": [1]}, {"input": ["a"] * 2049}):
+                assert (await admin("POST", "/v1/embeddings", json=body))[0] == 422
+            assert provider.seen == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("misbehaviour", "status", "error"),
+    [
+        (fake.status(429, Retry_After="30"), 503, openai.InternalServerError),
+        (fake.status(500), 503, openai.InternalServerError),
+        (fake.status(401), 502, openai.InternalServerError),
+        (fake.status(400), 400, openai.BadRequestError),
+        (fake.rubbish, 502, openai.InternalServerError),
+        (fake.cut, 503, openai.InternalServerError),
+        (FakeProvider.hang, 503, openai.InternalServerError),
+    ],
+)
+def test_a_provider_that_fails_is_a_clear_answer(database, misbehaviour, status, error, stream):
+    async def main() -> None:
+        hangs = misbehaviour is FakeProvider.hang
+        async with chatting(database, OPENAI_TIMEOUT_MS="100" if hangs else "20000") as (admin, provider, client):
+            provider.next = [provider.hang if hangs else misbehaviour]
+            with pytest.raises(error) as failure:
+                await client.chat.completions.create(model="m", stream=stream, **HELLO)
+            assert failure.value.status_code == status
+            assert failure.value.body["status"] == status
+            assert ("Retry-After" in failure.value.response.headers) == (status == 503)
+            assert KEY not in failure.value.response.text
+            assert (await admin("GET", "/api/auth/me"))[0] == 200  # the worker has taken no harm
+
+    run(main())
+
+
+def test_without_a_provider_the_answer_says_what_to_set(database):
+    async def main() -> None:
+        async with served(database) as service:
+            admin = await service.administrator()
+            for path, body in (("/v1/chat/completions", HELLO), ("/v1/embeddings", {"input": "a"})):
+                status, problem = await admin("POST", path, json=body)
+                assert (status, "set OPENAI_BASE_URL" in problem["detail"]) == (503, True)
+
+    run(main())
+
+
+@pytest.mark.parametrize("misbehaviour", [fake.break_off_in_the_midst, fake.end_early])
+def test_a_stream_that_fails_in_its_midst_is_told_in_it(database, misbehaviour):
+    async def main() -> None:
+        async with chatting(database, misbehaviour) as (_, _, client):
+            got = []
+            with pytest.raises(openai.APIError, match="broke off"):
+                async for chunk in await client.chat.completions.create(model="m", stream=True, **HELLO):
+                    got.append(chunk.choices[0].delta.content)  # noqa: PERF401 - what came before is the point
+            assert got == ["Good"]
+
+    run(main())
+
+
+def test_after_so_many_failures_the_provider_is_left_alone(database):
+    async def main() -> None:
+        failing = [fake.status(500)] * 2
+        async with chatting(database, *failing, HTTP_BREAKER_FAILURES="2") as (admin, provider, _):
+            for _ in range(4):
+                status, _ = await admin("POST", "/v1/chat/completions", json=HELLO)
+                assert status == 503
+            assert len(provider.seen) == 2
+            origin = provider.url.removesuffix("/v1")
+            assert (await admin("GET", "/health"))[1]["breakers"] == {origin: "open"}
+            text = (await admin("GET", "/metrics"))[1].decode()
+            assert f'impetus_breaker{{worker="",target="{origin}",state="open"}} 1\n' in text
+            assert f'impetus_breaker{{worker="",target="{origin}",state="closed"}} 0\n' in text
+
+    run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_takes_its_request_with_it(database, monkeypatch, caplog, stream):
+    """As in the pool: there aiohttp does not cancel the handler of a client that has left."""
+    monkeypatch.setattr(chat, "LOOK_EVERY", 0.01)
+
+    def runner(app: web.Application, **options: object) -> web.AppRunner:
+        return web.AppRunner(app, handler_cancellation=chat.PROVIDER not in app)
+
+    monkeypatch.setattr("aiohttp.test_utils.AppRunner", runner)
+
+    async def main() -> None:
+        async with chatting(database) as (admin, provider, _):
+            provider.next = [provider.hang_in_the_midst if stream else provider.hang]
+            body = {**HELLO, "stream": stream}
+            asking = asyncio.create_task(admin("POST", "/v1/chat/completions", json=body))
+            await until(lambda: len(provider.seen) == 1)
+            asking.cancel()
+            await asyncio.wait({asking})
+            await asyncio.wait_for(provider.hung_up.wait(), 30)
+        assert not [record for record in caplog.records if record.levelname == "ERROR" and record.exc_info]
+
+    run(main())
