@@ -49,6 +49,14 @@ enabled     = ${DATABASE_URL:+no}
 command     = impetusd-postgres --data ${STATE_DIR}/postgres --socket-dir ${RUN_DIR}/postgres
 wait_ready  = yes
 kill_signal = SIGINT
+
+; And what takes longer than a request may: exports, reports, batches of embeddings.
+
+[program:jobs]
+command      = impetusd-service jobs
+instances    = 1
+depends_on   = db
+kill_timeout = 20s
 """
 
 HEALTH = """
@@ -93,9 +101,15 @@ ENVIRONMENT = """
 DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
 DB_POOL_MIN  = 2
 DB_POOL_MAX  = 20
+JOB_FILES_DIR = ${STATE_DIR}/job-files
+
+[env:jobs]
+DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
+JOB_FILES_DIR = ${STATE_DIR}/job-files
 
 [env:maintenance]
 DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
+JOB_FILES_DIR = ${STATE_DIR}/job-files
 AUDIT_LOG_RETENTION_DAYS = 90
 """
 

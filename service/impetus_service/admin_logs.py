@@ -59,8 +59,8 @@ class Filters(msgspec.Struct, rename={"from_": "from"}):
             "action": self.action,
             "entity": self.entity,
             "severity": self.severity,
-            "from": _instant("from", self.from_, timedelta(0)),
-            "to": _instant("to", self.to, timedelta(days=1)),
+            "from": instant("from", self.from_, timedelta(0)),
+            "to": instant("to", self.to, timedelta(days=1)),
             "text": containing(self.text) if self.text else None,
         }
 
@@ -163,7 +163,7 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _instant(name: str, text: str | None, a_day: timedelta) -> datetime | None:
+def instant(name: str, text: str | None, a_day: timedelta) -> datetime | None:
     """The instant that `text` means; for a date its beginning, moved by `a_day`."""
     if not text:
         return None

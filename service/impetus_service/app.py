@@ -19,6 +19,7 @@ from impetus_service import (
     company,
     frame,
     health,
+    jobs,
     logs,
     metrics,
     openapi,
@@ -48,6 +49,7 @@ APIS = [
     users.api,
     communications.api,
     admin_logs.api,
+    jobs.api,
     chat.api,
     metrics.api,
     openapi.api,
@@ -69,6 +71,7 @@ def create_app() -> web.Application:
     app[JOURNAL] = Journal(app[DATABASE])
     app[PASSWORDS] = Passwords()
     app[OUTGOING] = Outgoing(settings)
+    app[ROOMS]["jobs"] = lambda: app[CACHE].fetch("jobs.backlog", lambda: jobs.backlog(app[DATABASE]), ttl=5)
     app[chat.PROVIDER] = Provider(settings, app[OUTGOING])
     app[addresses.PROXY_HOPS] = settings.proxy_hops
     app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(APIS))

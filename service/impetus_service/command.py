@@ -46,6 +46,14 @@ def maintenance(*, dry_run: bool) -> None:
         fail(str(busy))
 
 
+@main.command()
+def jobs() -> None:
+    """Do jobs, until SIGTERM: what the program `jobs` of the INI file runs, as many of them as it has instances."""
+    from impetus_service import job_worker
+
+    sys.exit(job_worker.main(settings()))
+
+
 @main.command("slow-queries")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many.")
 def slow_queries(limit: int) -> None:

@@ -79,7 +79,7 @@ def _tables(tables: list[Any], now: datetime) -> Iterator[str]:
 def _unused(unused: list[Any], since: datetime | None) -> Iterator[str]:
     when = f" since {since:%Y-%m-%d}" if since is not None else ""
     if not unused:
-        yield f"every index was used{when}"
+        yield f"no index of 1 MB or more is unused{when}"
         return
     yield f"indexes that nothing has used{when} on this server:"
     for index in unused:

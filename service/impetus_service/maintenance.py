@@ -17,8 +17,10 @@ from typing import Any
 
 import asyncpg
 
+from impetus_service import job_files
 from impetus_service.db import rows_changed
 from impetus_service.queries import Query
+from impetus_service.queries import jobs as job_queries
 from impetus_service.queries import maintenance as queries
 from impetus_service.settings import Settings
 
@@ -55,20 +57,30 @@ class Vacuum:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Remove the files that no row of `table` has any more: its results' whose time is over, and what a crash has left."""
+
+    name: str
+    table: str
+    folder: str
+    age: timedelta  # of a result whose time is over
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a step."""
 
     step: str
-    rows: int | None  # deleted, or to be deleted; None for a step that deletes none, or did not come to it
+    rows: int | None  # (or files) deleted, or to be deleted; None for a step that deletes none, or did not come to it
     seconds: float
     note: str = ""  # why it was skipped, or failed
     failed: bool = False
 
 
-def steps(settings: Settings) -> list[Delete | Vacuum]:
+def steps(settings: Settings) -> list[Delete | Sweep | Vacuum]:
     """All that maintenance does, in order."""
     now, days = timedelta(), settings.audit_log_retention_days
-    kept = timedelta(days=days)
+    kept, results = timedelta(days=days), timedelta(days=settings.job_result_days)
     return [
         Delete("expired sessions", "sessions", now, queries.COUNT_SESSIONS, queries.DELETE_SESSIONS),
         Delete("expired login attempts", "login_attempts", now, queries.COUNT_LOGINS, queries.DELETE_LOGINS),
@@ -76,6 +88,11 @@ def steps(settings: Settings) -> list[Delete | Vacuum]:
         Delete(
             f"data_access_logs over {days} days", "data_access_logs", kept, queries.COUNT_ACCESS, queries.DELETE_ACCESS
         ),
+        Delete(
+            f"jobs ended {settings.job_result_days} days ago", "jobs", results, queries.COUNT_JOBS, queries.DELETE_JOBS
+        ),
+        Delete("pgqueuer_log of that age", "pgqueuer_log", results, queries.COUNT_QUEUE_LOG, queries.DELETE_QUEUE_LOG),
+        Sweep("files of jobs that are gone", "jobs", settings.job_files_dir, results),
         *(Vacuum(f"vacuum {table}", table) for table in queries.VACUUM),
     ]
 
@@ -120,15 +137,19 @@ async def _connect(settings: Settings, *, lock: bool) -> Any:
     return connection
 
 
-async def _do(connection: Any, step: Delete | Vacuum, now: datetime, *, dry_run: bool) -> tuple[int | None, str]:
+async def _do(
+    connection: Any, step: Delete | Sweep | Vacuum, now: datetime, *, dry_run: bool
+) -> tuple[int | None, str]:
     """The rows of the step, and why it was skipped."""
     if not await connection.fetchval(queries.EXISTS.sql, step.table):
-        return None, f"skipped: there is no table {step.table}"
+        return None, "skipped: no such table"
     if isinstance(step, Vacuum):
         if dry_run:
             return None, "not run"
         await connection.execute(queries.VACUUM[step.table].sql)
         return None, ""
+    if isinstance(step, Sweep):
+        return await _sweep(connection, step, now - step.age, dry_run=dry_run), ""
     if dry_run:
         return await connection.fetchval(step.count.sql, now - step.age), ""
     return await _delete(connection, step, now - step.age), ""
@@ -144,6 +165,15 @@ async def _delete(connection: Any, step: Delete, before: datetime) -> int:
         if deleted < BATCH_ROWS:
             return rows
         await asyncio.sleep(time.monotonic() - began)  # as long again for the requests of others
+
+
+async def _sweep(connection: Any, step: Sweep, before: datetime, *, dry_run: bool) -> int:
+    names = await asyncio.to_thread(job_files.old_files, step.folder)
+    kept = {row["file"] for row in await connection.fetch(job_queries.FILES.sql, names, before)}
+    orphans = [name for name in names if name not in kept]
+    if not dry_run:
+        await asyncio.to_thread(job_files.remove, step.folder, orphans)
+    return len(orphans)
 
 
 async def _record(connection: Any, failures: list[str]) -> None:

@@ -21,6 +21,11 @@ LIMITS = {
     "http_breaker_failures": (1, 1000),
     "http_breaker_open_ms": (1, 3_600_000),
     "audit_log_retention_days": (1, 36_500),
+    "job_result_days": (1, 36_500),
+    "job_concurrency": (2, 100),
+    "job_attempts": (1, 100),
+    "job_heartbeat_s": (1, 3600),
+    "job_statement_ms": (1, 86_400_000),
     "openai_timeout_ms": (1, 600_000),
     "openai_stream_ms": (1, 3_600_000),
     "db_timeout_ms": (1, 600_000),
@@ -57,6 +62,12 @@ class Settings:
     http_breaker_failures: int = 5  # in a row, after which a target is not asked...
     http_breaker_open_ms: int = 10_000  # ... for this long
     audit_log_retention_days: int = 90  # of audit_logs and data_access_logs; then maintenance deletes them
+    job_files_dir: str = "var/lib/job-files"  # what jobs make; web and job workers of all hosts share it
+    job_result_days: int = 7  # after the end of a job; then maintenance deletes it with its file
+    job_concurrency: int = 2  # jobs at once, per job worker
+    job_attempts: int = 5  # then a job has failed
+    job_heartbeat_s: int = 30  # another worker takes over a job whose worker was not heard of for this long
+    job_statement_ms: int = 600_000  # of one statement of a job
     openai_base_url: str = ""  # of any OpenAI-compatible endpoint; empty: chat and embeddings answer 503
     openai_api_key: str = field(default="", repr=False)
     openai_model: str = "gpt-4o-mini"  # for requests that name none
@@ -108,6 +119,7 @@ class Settings:
             pool_min,
             pool_max,
             log_level=log_level,
+            job_files_dir=environment.get("JOB_FILES_DIR", "").strip() or cls.job_files_dir,
             openai_base_url=openai_base_url,
             openai_api_key=openai_api_key,
             openai_model=environment.get("OPENAI_MODEL", "").strip() or cls.openai_model,

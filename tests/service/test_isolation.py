@@ -30,7 +30,9 @@ def test_ids_of_another_company_lead_nowhere(shared_postgres):
             colleague = await service.colleague(theirs)
             _, message = await theirs("POST", "/api/communications", json={"subject": "secret", "body": "secret"})
             _, role = await theirs("POST", "/api/roles", json={"name": "director", "level": 70})
+            _, job = await theirs("POST", "/api/jobs/embeddings", json={"texts": ["secret"]})
             ids = {"user": colleague.id, "communication": message["id"], "role": role["id"]}
+            ids |= {"job": job["id"], "job_file": job["id"]}
             for operation in OPERATIONS:
                 if operation.name in WITH_IDS and operation.entity in ids:
                     path = IDS.sub(str(ids[operation.entity]), operation.path)

@@ -40,6 +40,10 @@ EXPIRED = f"""
     {log_rows("audit_logs", 3, "now() - interval '89 days'")};
     {log_rows("data_access_logs", 7, OLD)};
     {log_rows("data_access_logs", 2, "now()")};
+    INSERT INTO jobs (company_id, kind, parameters, state, file, finished_at) VALUES
+        (1, 'export', '{{}}', 'succeeded', '1-1.csv', now() - interval '8 days'),
+        (1, 'export', '{{}}', 'succeeded', '2-1.csv', now() - interval '6 days'),
+        (1, 'export', '{{}}', 'queued', NULL, NULL);
 """
 # Sessions 1 and 2 expired hours ago, 3 as the transaction that made it began.
 GONE = {
@@ -47,8 +51,10 @@ GONE = {
     "expired login attempts": 1,
     "audit_logs over 90 days": 25,
     "data_access_logs over 90 days": 7,
+    "jobs ended 7 days ago": 1,
+    "files of jobs that are gone": 0,
 }
-LEFT = {"sessions": 2, "login_attempts": 1, "audit_logs": 3, "data_access_logs": 2}
+LEFT = {"sessions": 2, "login_attempts": 1, "audit_logs": 3, "data_access_logs": 2, "jobs": 2}
 
 
 async def outcomes(url: str, **options: bool) -> list[Outcome]:
@@ -93,9 +99,27 @@ def test_what_a_dry_run_counts_is_what_goes(database):
         done = await outcomes(database)
         assert {outcome.step: outcome.rows for outcome in done if outcome.rows is not None} == GONE
         assert await left(connection) == LEFT
-        assert not any(outcome.failed or outcome.note for outcome in done)
+        assert [outcome.note for outcome in done if outcome.note] == ["skipped: no such table"]
         assert all(outcome.rows == 0 for outcome in await outcomes(database) if outcome.rows is not None)
         await connection.close()
+
+    run(main())
+
+
+def test_files_that_no_job_has_any_more_go(database, tmp_path):
+    async def main() -> None:
+        connection = await asyncpg.connect(database)
+        await connection.execute(EXPIRED)
+        await connection.close()
+        for name in ("1-1.csv", "2-1.csv", "3-1.csv.part", "new.csv.part"):
+            (tmp_path / name).touch()
+            if not name.startswith("new"):
+                os.utime(tmp_path / name, (0, 0))
+        settings = Settings(database, job_files_dir=str(tmp_path))
+        for dry_run, count in ((True, 2), (False, 2), (False, 0)):
+            swept = [o.rows async for o in maintain(settings, dry_run=dry_run) if o.step.startswith("files")]
+            assert swept == [count]
+        assert sorted(os.listdir(tmp_path)) == ["2-1.csv", "new.csv.part"]
 
     run(main())
 
@@ -124,7 +148,7 @@ def test_a_missing_table_is_skipped(database):
         await connection.execute("DROP TABLE data_access_logs")
         done = {outcome.step: outcome for outcome in await outcomes(database)}
         for step in ("data_access_logs over 90 days", "vacuum data_access_logs"):
-            assert done[step].note == "skipped: there is no table data_access_logs"
+            assert done[step].note == "skipped: no such table"
         assert not any(outcome.failed for outcome in done.values())
         await connection.close()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from impetus_service.queries import Query
 
-# Normalised by PostgreSQL: what stood for a parameter or a literal is $1, so no value of a row is shown.
+# Normalised by PostgreSQL: what stood for a parameter or a literal is $1, so no value of a row is shown. Statements of other
+# roles have no text for us.
 SLOW = Query(
     """
     SELECT calls, mean_exec_time, total_exec_time, rows, query
     FROM pg_stat_statements
-    WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+    WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query <> '<insufficient privilege>'
     ORDER BY mean_exec_time DESC LIMIT $1
     """
 )
@@ -32,12 +33,14 @@ TABLES = Query(
     """
 )
 
-# Not those that make something unique: their work is done without being read.
+# Not those that make something unique: their work is done without being read. Nor small ones: a table with few rows is read
+# without them.
 UNUSED_INDEXES = Query(
     """
     SELECT s.indexrelname AS name, s.relname AS table, pg_relation_size(s.indexrelid) AS bytes
     FROM pg_stat_user_indexes s JOIN pg_index i USING (indexrelid)
-    WHERE s.idx_scan = 0 AND NOT i.indisunique ORDER BY bytes DESC, name
+    WHERE s.idx_scan = 0 AND NOT i.indisunique AND pg_relation_size(s.indexrelid) >= 1000000
+    ORDER BY bytes DESC, name
     """
 )
 

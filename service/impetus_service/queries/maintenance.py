@@ -27,6 +27,8 @@ COUNT_SESSIONS, DELETE_SESSIONS = _count("sessions", "expires_at"), _delete("ses
 COUNT_LOGINS, DELETE_LOGINS = _count("login_attempts", "expires_at"), _delete("login_attempts", "expires_at")
 COUNT_AUDIT, DELETE_AUDIT = _count("audit_logs", "created_at"), _delete("audit_logs", "created_at")
 COUNT_ACCESS, DELETE_ACCESS = _count("data_access_logs", "created_at"), _delete("data_access_logs", "created_at")
+COUNT_JOBS, DELETE_JOBS = _count("jobs", "finished_at"), _delete("jobs", "finished_at")
+COUNT_QUEUE_LOG, DELETE_QUEUE_LOG = _count("pgqueuer_log", "created"), _delete("pgqueuer_log", "created")
 
 EXISTS = Query("SELECT to_regclass($1) IS NOT NULL")
 NOW = Query("SELECT now()")

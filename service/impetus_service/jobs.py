@@ -1,0 +1,214 @@
+"""Jobs over HTTP: to ask for one, to see how far it is, to fetch what it has made, to cancel it, to have it tried again.
+
+A web worker only writes rows: job workers (job_worker.py) take them up. Of a company's jobs its administrators see all, the
+others their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from impetus_service.admin_logs import CONTENT_TYPES, Export, Instant, instant
+from impetus_service.api import Api, Id, Identified
+from impetus_service.auth import SETTINGS
+from impetus_service.db import Database
+from impetus_service.listing import listed
+from impetus_service.paging import Page, Paged
+from impetus_service.problems import Problem, not_found
+from impetus_service.queries import jobs as queries
+from impetus_service.request_id import REQUEST_ID
+from impetus_service.sessions import Caller, Rank
+
+KEY_MAX = 200  # characters of an Idempotency-Key
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Kind = Literal["export", "report", "embeddings"]
+Text = Annotated[str, Meta(min_length=1, max_length=100_000)]
+
+api = Api("jobs")
+
+
+class ReportJob(msgspec.Struct, rename={"from_": "from"}):
+    """Counts of rows by period; `from` is included, `to` is not, unless it is a date: then that day is."""
+
+    of: Literal["audit", "data-access", "communications"]
+    by: Literal["day", "week", "month"]
+    from_: Instant
+    to: Instant
+
+
+class EmbeddingsJob(msgspec.Struct):
+    texts: Annotated[list[Text], Meta(min_length=1, max_length=10_000)]
+    model: Annotated[str, Meta(max_length=200)] | None = None  # else OPENAI_EMBEDDING_MODEL
+
+
+class JobSummary(Identified, kw_only=True):
+    """`progress` is in percent. `has_file` says that /file has what it has made."""
+
+    user_id: int | None
+    kind: Kind
+    state: State
+    progress: int
+    attempt: int
+    error: str | None
+    has_file: bool
+    request_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Job(JobSummary, kw_only=True):
+    """With what was asked for (of embeddings: without the texts), and the result once it has succeeded."""
+
+    parameters: msgspec.Raw
+    result: msgspec.Raw
+
+
+class JobPath(msgspec.Struct):
+    id: Id
+
+
+class JobFilters(msgspec.Struct):
+    state: State | None = None
+    kind: Kind | None = None
+
+
+@api.post("/api/jobs/exports", status=202, rank=Rank.ADMINISTRATOR, entity="job", raises=(409,))
+async def start_export(me: Caller, body: Export, request: web.Request) -> Job | web.Response:
+    """Every entry of a log that the filters leave, as a file of any size."""
+    body.given()  # a mistake is told now, not by the job
+    return await _add(request, me, "export", body)
+
+
+@api.post("/api/jobs/reports", status=202, rank=Rank.ADMINISTRATOR, entity="job", raises=(409,))
+async def start_report(me: Caller, body: ReportJob, request: web.Request) -> Job | web.Response:
+    """How many rows of which kind there are in each period."""
+    period(body)
+    return await _add(request, me, "report", body)
+
+
+@api.post("/api/jobs/embeddings", status=202, entity="job", raises=(409,))
+async def start_embeddings(me: Caller, body: EmbeddingsJob, request: web.Request) -> Job | web.Response:
+    """The embeddings of up to 10,000 texts, as a file."""
+    return await _add(request, me, "embeddings", body)
+
+
+@api.get("/api/jobs", entity="job")
+async def list_jobs(me: Caller, query: JobFilters, page: Page) -> Paged[JobSummary]:
+    """Jobs, newest first. The dead letters are those of state=failed."""
+    given = {"user": _only(me), "state": query.state, "kind": query.kind}
+    return await listed(me.company, queries.LISTING, given, page, JobSummary)
+
+
+@api.get("/api/jobs/{id}", entity="job", raises=(404,))
+async def get_job(me: Caller, path: JobPath) -> Job:
+    """How far a job is, and its result or error."""
+    row = await me.company.fetchrow(queries.GET, path.id, _only(me))
+    if row is None:
+        raise not_found("job")
+    return _job(row)
+
+
+@api.get("/api/jobs/{id}/file", entity="job_file", raises=(404, 410), content_types=tuple(CONTENT_TYPES.values()))
+async def get_job_file(me: Caller, path: JobPath, request: web.Request) -> web.StreamResponse:
+    """The file that a job has made; Range is understood."""
+    row = await me.company.fetchrow(queries.FILE, path.id, _only(me))
+    if row is None:
+        raise not_found("file of a job")
+    name = row["file"]
+    suffix = name.rpartition(".")[2]
+    place = os.path.join(request.app[SETTINGS].job_files_dir, name)
+    if not await asyncio.to_thread(os.path.exists, place):
+        raise Problem(410, "the file is not there any more")
+    response = web.FileResponse(place, chunk_size=262_144)
+    response.content_type = CONTENT_TYPES[suffix]
+    response.headers["Content-Disposition"] = f'attachment; filename="{row["kind"]}-{path.id}.{suffix}"'
+    return response
+
+
+@api.post("/api/jobs/{id}/cancel", entity="job", raises=(404, 409))
+async def cancel_job(me: Caller, path: JobPath) -> Job:
+    """Cancel what waits or runs; a worker that is at it stops within seconds."""
+    row = await me.company.fetchrow(queries.CANCEL, path.id, _only(me))
+    return _job(row) if row is not None else await _as_it_is(me, path, "cancelled")
+
+
+@api.post("/api/jobs/{id}/requeue", entity="job", raises=(404, 409))
+async def requeue_job(me: Caller, path: JobPath) -> Job:
+    """Have a job that failed tried again, from the beginning."""
+    row = await me.company.fetchrow(queries.REQUEUE, path.id, _only(me))
+    return _job(row) if row is not None else await _as_it_is(me, path, "queued")
+
+
+class Backlog(msgspec.Struct):
+    """Of all companies. `oldest_s` is how long the first in line has waited, in seconds; 0 when nobody waits."""
+
+    queued: int
+    running: int
+    failed: int
+    oldest_s: float
+
+
+async def backlog(database: Database) -> Backlog:
+    """What there is to do, for /health."""
+    return Backlog(**await database.fetchrow(queries.BACKLOG))
+
+
+def period(wanted: ReportJob) -> tuple[datetime, datetime]:
+    """Its bounds. Raises Problem 422."""
+    begin, end = instant("from", wanted.from_, timedelta(0)), instant("to", wanted.to, timedelta(days=1))
+    if begin is None or end is None:
+        raise Problem(422, "the request has a mistake: body.from and body.to: a period is needed")
+    return begin, end
+
+
+async def _add(request: web.Request, me: Caller, kind: Kind, body: msgspec.Struct) -> web.Response:
+    """202 with the job: a new one, or the one that has the request's Idempotency-Key already."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
+        raise Problem(422, f"Idempotency-Key: 1 to {KEY_MAX} printable characters of ASCII are allowed")
+    parameters = msgspec.json.encode(body).decode()
+    row = await me.company.fetchrow(queries.ADD, me.user_id, kind, parameters, key, REQUEST_ID.get() or None)
+    if row is None:
+        row = await me.company.fetchrow(queries.BY_KEY, me.user_id, key, kind, parameters)
+        if row is None:
+            raise Problem(409, "the job of that Idempotency-Key has just been removed: ask again")
+        if not row["same"]:
+            raise Problem(422, "that Idempotency-Key belongs to another request of yours: take a new one")
+    job = _job(row)
+    return web.Response(
+        body=msgspec.json.encode(job),
+        status=202,
+        content_type="application/json",
+        headers={"Location": f"/api/jobs/{job.id}"},
+    )
+
+
+async def _as_it_is(me: Caller, path: JobPath, wanted: State) -> Job:
+    """A job that could not be changed, since it is as wanted already. Raises Problem 404 or 409."""
+    row = await me.company.fetchrow(queries.GET, path.id, _only(me))
+    if row is None:
+        raise not_found("job")
+    if row["state"] != wanted:
+        raise Problem(409, f"the job is {row['state']}")
+    return _job(row)
+
+
+def _only(me: Caller) -> int | None:
+    """The user whose jobs are all that the caller sees; None for an administrator."""
+    return None if me.level >= Rank.ADMINISTRATOR else me.user_id
+
+
+def _job(row: Any) -> Job:
+    fields = {name: row[name] for name in Job.__struct_fields__}
+    for name in ("parameters", "result"):
+        fields[name] = msgspec.Raw((fields[name] or "null").encode())
+    return Job(**fields)
