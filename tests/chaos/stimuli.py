@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from instance import wait_for
 from stage import Stage, Stimulus
+from waiting import wait_for
 
 
 def kill_supervisor(stage: Stage) -> set[int]:
@@ -14,6 +14,25 @@ def kill_supervisor(stage: Stage) -> set[int]:
     pid = stage.supervisor()
     stage.impetusd.kill(pid)
     wait_for(lambda: stage.supervisor() != pid, "the next supervisor")
+    return set()
+
+
+def kill_shim(stage: Stage) -> set[int]:
+    """Who holds everything: the supervisor has kept a copy of all of it, and another shim goes on."""
+    before = stage.processes()
+    stage.impetusd.kill(before["shim"])
+    wait_for(lambda: stage.processes()["shim"] != before["shim"], "the next shim")
+    return set()
+
+
+def kill_both(stage: Stage) -> set[int]:
+    """Nothing of impetusd is left but what it had started; whoever starts it again finds that."""
+    before = stage.processes()
+    os.kill(before["supervisor"], signal.SIGSTOP)  # so that it cannot stand in for the shim
+    for who in ("shim", "supervisor"):
+        stage.impetusd.kill(before[who])
+    stage.impetusd.run("start")
+    assert not set(before.values()) & set(stage.processes().values())
     return set()
 
 
@@ -50,6 +69,33 @@ def rolling_restart(stage: Stage) -> set[int]:
     return set()
 
 
+def reload(stage: Stage) -> set[int]:
+    """The version on the disk takes over, gated; nobody notices."""
+    stage.version(good=True)
+    stage.impetusd.run("reload", "web")
+    return set()
+
+
+def reload_broken(stage: Stage) -> set[int]:
+    """One that cannot be imported: the command says so and fails, and everything stays as it was, to the pid."""
+    stage.version(good=False)
+    failed = stage.impetusd.run("reload", "web", code=1)
+    assert "No module named 'no_such_module'" in failed.out, failed
+    stage.version(good=True)
+    return set()
+
+
+def upgrade(stage: Stage) -> set[int]:
+    """impetusd's own code is replaced, shim and supervisor, while a program ends: its exit is told exactly."""
+    before = stage.row("still")
+    upgrading = stage.impetusd.popen("upgrade")
+    stage.impetusd.kill(before["pid"], signal.SIGUSR1)
+    stage.impetusd.finish(upgrading)
+    _wait_for_another(stage, "still", before["pid"])
+    assert stage.row("still")["last_exit"]["signal"] == "SIGUSR1"
+    return set()
+
+
 def _kill_slots(stage: Stage, names: list[str]) -> set[int]:
     pids = {name: stage.row(name)["pid"] for name in names}
     for pid in pids.values():
@@ -63,11 +109,17 @@ def _wait_for_another(stage: Stage, name: str, pid: int) -> None:
     wait_for(lambda: (row := stage.row(name))["state"] == "RUNNING" and row["pid"] != pid, f"another {name}")
 
 
+TEMPLATE = frozenset({"web:template"})  # what it forks would be adopted by nobody who holds it: it is made anew
 STIMULI = (
     Stimulus("supervisor killed", kill_supervisor, often=100, few=5),
+    Stimulus("shim killed", kill_shim, often=30, few=2, renews=TEMPLATE),
+    Stimulus("shim and supervisor killed", kill_both, often=20, few=2, renews=TEMPLATE),
     Stimulus("a worker killed", kill_worker, often=30, few=2, replaces=True),
     Stimulus("both workers killed", kill_workers, often=30, few=2, replaces=True),
     Stimulus("template killed", kill_template, often=30, few=2, replaces=True),
     Stimulus("supervisor and a worker killed", kill_supervisor_and_worker, often=30, few=2, replaces=True),
     Stimulus("rolling restart", rolling_restart, often=20, few=1, replaces=True),
+    Stimulus("reload", reload, often=20, few=1, replaces=True),
+    Stimulus("reload to a broken version", reload_broken, often=10, few=1),
+    Stimulus("upgrade", upgrade, often=10, few=1, replaces=True),
 )

@@ -7,6 +7,7 @@ command, the daemon hands it on to its children, and no fork or setsid gets rid 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def descriptors(pid: int) -> list[str]:
             target = os.readlink(f"/proc/{pid}/fd/{name}")
         except OSError:
             continue
-        found.append(target.partition(":[")[0])
+        found.append(re.sub(r"/proc/\d+/task/\d+/", "/proc/self/task/self/", target.partition(":[")[0]))
     return sorted(found)
 
 
