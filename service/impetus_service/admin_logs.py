@@ -15,14 +15,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientConnectionError, web
 
 from impetus_service import addresses
 from impetus_service.api import Api, Id, Identified
 from impetus_service.audit import JOURNAL
 from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
-from impetus_service.problems import Fault, Problem, unavailable
+from impetus_service.problems import ClientLeft, Fault, Problem, unavailable
 from impetus_service.queries.listing import containing
 from impetus_service.queries.logs import LISTING, SHOWN
 from impetus_service.sessions import Caller, Rank
@@ -136,8 +136,11 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(STALLED):
-        await response.write(data)
+    try:
+        async with asyncio.timeout(STALLED):
+            await response.write(data)
+    except (OSError, ClientConnectionError, TimeoutError) as error:
+        raise ClientLeft(str(error) or f"nothing was read for {STALLED:g} s") from error
 
 
 def as_jsonl(rows: Iterable[Any]) -> bytes:

@@ -12,7 +12,7 @@ from aiohttp import web
 from impetus_service import logs
 from impetus_service.addresses import address
 from impetus_service.db import Unavailable
-from impetus_service.problems import Problem, answer, unavailable
+from impetus_service.problems import ClientLeft, Problem, answer, unavailable
 from impetus_service.request_id import HEADER, REQUEST_ID, accept
 from impetus_service.sessions import CALLER
 
@@ -46,7 +46,10 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:
     """on_response_prepare: the last moment for a header of a response that is streamed."""
-    response.headers[HEADER] = request[_NAME]
+    headers = response.headers
+    headers[HEADER] = request[_NAME]
+    headers.setdefault("Cache-Control", "no-store")  # what is somebody's own must lie in no proxy
+    headers.setdefault("X-Content-Type-Options", "nosniff")  # nor be run by a browser that takes a text for a page
     request[_BEGUN] = response
 
 
@@ -54,7 +57,8 @@ def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:
     begun = request.get(_BEGUN)
     if begun is not None:
         # Too late to say anything but that the answer is not complete: by ending the connection in its middle.
-        log.error("%s %s broke off: %s", request.method, request.path, error, exc_info=_ours(error))
+        level = logging.INFO if isinstance(error, ClientLeft) else logging.ERROR
+        log.log(level, "%s %s broke off: %s", request.method, request.path, error, exc_info=_ours(error))
         if request.transport is not None:
             request.transport.abort()
         return cast("web.StreamResponse", begun)
@@ -92,7 +96,7 @@ def _answer_to_http(error: web.HTTPException, request: web.Request) -> web.Strea
 
 def _ours(error: Exception) -> Exception | None:
     """The error when it is worth a traceback: not for a client that left or a database that is away."""
-    return None if isinstance(error, Unavailable | OSError | TimeoutError) else error
+    return None if isinstance(error, ClientLeft | Unavailable | OSError | TimeoutError) else error
 
 
 def _write_access(request: web.Request, status: int, size: int, began: float) -> None:

@@ -23,8 +23,8 @@ from impetusd import __version__
 from impetusd.worker.draining import DRAINING
 
 STARTED = web.AppKey("started", float)  # seconds, monotonic
-# What other rooms have to say in /health: a name, and what gives its value. Started together with the database's check, and
-# given up as soon as that is: a room that has not answered by then, or fails, says null.
+# What other rooms have to say in /health: a name, and what gives its value. All are asked at the same time as the database;
+# one that has not answered by ROOMS_TIMEOUT, or fails, says null.
 Rooms = dict[str, Callable[[], Awaitable[Any]]]
 ROOMS = web.AppKey("impetus.health.rooms", Rooms)
 

@@ -50,6 +50,10 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+class ClientLeft(Exception):
+    """Whoever asked does not take the answer that is being streamed: gone, or not reading. Nobody is left to be told."""
+
+
 def unavailable(detail: str, retry_after: float = RETRY_AFTER) -> Problem:
     """503: what is missing now will be there again."""
     return Problem(503, detail, headers={"Retry-After": str(max(1, round(retry_after)))})

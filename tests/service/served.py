@@ -24,6 +24,13 @@ PASSWORD = "correct horse battery"
 _numbers = count(1)
 
 
+class PoolServer(TestServer):
+    """Serves as the pool's worker does: a client that leaves ends no handler, and aiohttp's own access log is off."""
+
+    async def _make_runner(self, **options: Any) -> Any:
+        return await super()._make_runner(**options | {"handler_cancellation": False, "access_log": None})
+
+
 @dataclass
 class Person:
     """Somebody in a session."""
@@ -79,7 +86,7 @@ async def served(url: str, **settings: str) -> AsyncIterator[Served]:
     os.environ.update(settings, DATABASE_URL=url)
     cost, passwords.N, passwords.P = (passwords.N, passwords.P), 2, 1
     try:
-        async with TestClient(TestServer(create_app())) as client:
+        async with TestClient(PoolServer(create_app())) as client:
             await until(lambda: client.server.app[DATABASE].migrated)
             yield Served(client)
     finally:

@@ -90,6 +90,7 @@ def test_an_answer_that_breaks_off_is_not_complete_for_its_client():
 def test_a_request_id_is_accepted(given):
     response, body = run(get(fine, headers={HEADER: given}))
     assert response.headers[HEADER] == json.loads(body)["id"] == given
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("given", [None, "a" * 65, "a b", "é", ""])

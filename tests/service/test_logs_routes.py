@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import logging
 import signal
 from typing import Any
 
@@ -220,6 +221,39 @@ def test_an_export_that_is_cut_says_so(shared_postgres, monkeypatch):
                 assert response.headers["X-Export-Truncated"] == "true"
                 assert response.headers["X-Export-Limit"] == "10"
 
+    run(main())
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+def test_a_client_that_leaves_or_stalls_gives_everything_back(shared_postgres, monkeypatch, caplog, stalled):
+    if stalled:
+        monkeypatch.setattr(admin_logs, "STALLED", 0.2)
+    long = Query("""
+        INSERT INTO audit_logs (company_id, action, entity, severity, description)
+        SELECT $1, 'x', 'long', 'info', repeat('x', 10000) FROM generate_series(1, 1200)
+    """)  # 12 MB: more than the kernel holds between two sockets
+
+    async def main() -> None:
+        async with served(shared_postgres.url, DB_POOL_MAX="2", DB_TIMEOUT_MS="60000") as service:
+            admin = await service.administrator()
+            await service.app[DATABASE].execute(long, await company_of(service, admin))
+            url = service.client.make_url("/")
+            reader, writer = await asyncio.open_connection(url.host, url.port, limit=1)
+            writer.write(
+                b"GET /api/admin/logs/export?entity=long HTTP/1.1\r\nHost: x\r\n"
+                b"Authorization: Bearer %s\r\n\r\n" % admin.token.encode()
+            )
+            await reader.readexactly(100)
+            if not stalled:
+                writer.transport.abort()
+            left = "broke off: nothing was read" if stalled else "broke off"
+            await until(lambda: [r for r in caplog.records if left in r.getMessage() and r.levelname == "INFO"])
+            await until(lambda: not admin_logs.EXPORTS.locked() and admin_logs.EXPORTS._value == 2)
+            assert [await admin("GET", "/api/auth/me") for _ in range(3)]
+            assert [r for r in caplog.records if r.exc_info] == []
+            writer.close()
+
+    caplog.set_level(logging.INFO)
     run(main())
 
 
