@@ -8,6 +8,7 @@ whatever moment, what comes up is entirely the old configuration or entirely the
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import json
 import os
@@ -38,10 +39,17 @@ CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:ref
 class Configuration:
     """One text with all that it was read with, and what it means to each instance."""
 
-    def __init__(self, conf: str, remembered: str) -> None:
-        """`remembered` is what `read` returned. Raises ConfigError."""
+    def __init__(self, conf: str, remembered: str, *, in_force: bool) -> None:
+        """`remembered` is what `read` returned. Raises ConfigError.
+
+        `in_force`: it was found good before. That a user of it was deleted since must end nothing that runs.
+        """
         self.remembered = remembered
         self._conf = conf
+        host = this_host()
+        if in_force:
+            host = dataclasses.replace(host, user_exists=lambda _: True, group_exists=lambda _: True)
+        self._host = host
         self._saved = json.loads(remembered)
         self.at = functools.cache(self._parse)
         self.at(0)
@@ -50,7 +58,7 @@ class Configuration:
         saved = self._saved
         included = tuple((path, text) for path, text in saved.get("included", ()))  # none, says an older impetusd
         source = Source(self._conf, saved["text"], included)
-        parsed = config.parse_all(source, saved["environ"], this_host(), profile=self.profile, instance=instance)
+        parsed = config.parse_all(source, saved["environ"], self._host, profile=self.profile, instance=instance)
         return switches.without(parsed, saved["disabled"])
 
     @property
@@ -153,7 +161,7 @@ class Applying:
                 remembered = read(self._conf, self._state_dir, self._present.environ, name)
             else:
                 remembered = self._present.with_disabled(disabled)
-            configuration = Configuration(self._conf, remembered)
+            configuration = Configuration(self._conf, remembered, in_force=disabled is not None)
             return configuration, plan(self._present.at, configuration.at, instances.__getitem__)
 
         instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}

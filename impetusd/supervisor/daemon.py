@@ -147,8 +147,8 @@ class Daemon:
         if first:
             blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ, self._profile)
             self._link.send([{"op": "put", "key": CONFIG, "blob": blobs[CONFIG]}])
-        self._configuration = Configuration(self._conf, blobs[CONFIG])
-        before = Configuration(self._conf, blobs[BEFORE]) if BEFORE in blobs else None
+        self._configuration = Configuration(self._conf, blobs[CONFIG], in_force=not first)
+        before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
         saved = self._state.load() if first else {}
         soon = asyncio.get_running_loop().call_soon_threadsafe
