@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
+import bench_jobs
 import uvloop
 from bench_base import Instance, free_port, percentile, show
 
@@ -287,8 +288,15 @@ depends_on = db
 command = {here}/impetusd-postgres --data {root}/data --socket-dir {root}/s
 wait_ready = yes
 kill_signal = SIGINT
+[program:jobs]
+command = {here}/impetusd-service jobs
+depends_on = db
 [env:web]
 DATABASE_URL = {url}
+JOB_FILES_DIR = {root}/files
+[env:jobs]
+DATABASE_URL = {url}
+JOB_FILES_DIR = {root}/files
 """)
     with pool:
         service = Service(pool, port, url)
@@ -296,7 +304,7 @@ DATABASE_URL = {url}
 
         async def main() -> None:
             print(f"{ROWS:,} audit rows in {await service.fill():.0f} s\n", flush=True)
-            for measure in (pages, exports, rates, lost_database):
+            for measure in (pages, exports, bench_jobs.job_export, rates, bench_jobs.maintenance, lost_database):
                 await measure(service)
 
         uvloop.run(main())
