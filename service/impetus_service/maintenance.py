@@ -1,7 +1,7 @@
 """What the database needs regularly: what has expired is deleted, and the tables that change much are vacuumed.
 
 Requests go on meanwhile. A DELETE takes few rows, none that is locked, and is over within milliseconds; the pause after
-it is as long as it took itself. VACUUM locks out nobody. Steps do not depend on each other: a table that is missing is
+it is twice as long as it took itself. VACUUM locks out nobody, and pauses as autovacuum does. Steps do not depend on each other: a table that is missing is
 skipped, a step that fails is told and makes the whole fail, and the others run all the same, on a new connection if need be.
 """
 
@@ -29,6 +29,7 @@ log = logging.getLogger("impetus.maintenance")
 LOCK = 0x696D706D61696E  # "impmain": the key of the advisory lock
 CONNECT_TIMEOUT = 10.0  # seconds
 BATCH_ROWS = 2000  # of one DELETE: some 10 ms
+PAUSES = 2.0  # times what a DELETE took, for the requests of others
 DELETE_TIMEOUT = 60.0  # seconds for one batch
 LOCK_TIMEOUT_MS = 30_000  # VACUUM waits for another of the same table, but not for ever
 
@@ -129,7 +130,12 @@ async def _connect(settings: Settings, *, lock: bool) -> Any:
     connection = await asyncpg.connect(
         settings.database_url,
         timeout=CONNECT_TIMEOUT,
-        server_settings={"application_name": "impetus maintenance", "lock_timeout": str(LOCK_TIMEOUT_MS)},
+        server_settings={
+            "application_name": "impetus maintenance",
+            "lock_timeout": str(LOCK_TIMEOUT_MS),
+            "vacuum_cost_delay": "2ms",  # a VACUUM by hand would take all the disk there is
+            "synchronous_commit": "off",  # what a crash brings back goes the next time
+        },
     )
     if lock and not await connection.fetchval(queries.LOCK.sql, LOCK):
         connection.terminate()
@@ -164,7 +170,7 @@ async def _delete(connection: Any, step: Delete, before: datetime) -> int:
         rows += deleted
         if deleted < BATCH_ROWS:
             return rows
-        await asyncio.sleep(time.monotonic() - began)  # as long again for the requests of others
+        await asyncio.sleep(PAUSES * (time.monotonic() - began))
 
 
 async def _sweep(connection: Any, step: Sweep, before: datetime, *, dry_run: bool) -> int:
