@@ -34,7 +34,8 @@ def test_ids_of_another_company_lead_nowhere(shared_postgres):
             ids = {"user": colleague.id, "communication": message["id"], "role": role["id"]}
             ids |= {"job": job["id"], "job_file": job["id"]}
             for operation in OPERATIONS:
-                if operation.name in WITH_IDS and operation.entity in ids:
+                if operation.name in WITH_IDS:
+                    assert operation.entity in ids, f"{operation.name}: give this test one of another company"
                     path = IDS.sub(str(ids[operation.entity]), operation.path)
                     status, answer = await mine(operation.method, path, json=BODIES.get(operation.name))
                     assert status == 404, (operation.name, answer)

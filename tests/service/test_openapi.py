@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OPERATIONS = [operation for api in APIS for operation in api.operations]
-EXAMPLES = 12  # of each operation
+EXAMPLES = 8  # of each operation
 CHECKS = (
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
