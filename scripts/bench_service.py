@@ -26,7 +26,7 @@ PAGE_SQL = """
 SELECT id, user_id, action, entity, entity_id, severity, description, host(address) AS address, request_id, created_at
 FROM audit_logs WHERE company_id = $1 ORDER BY created_at DESC, id DESC LIMIT 101
 """
-COUNT_SQL = "SELECT count(*) FROM (SELECT FROM audit_logs WHERE company_id = $1 LIMIT 100001) AS counted"
+COUNT_SQL = "SELECT count(*) FROM (SELECT FROM audit_logs WHERE company_id = $1 LIMIT 10001) AS counted"
 FILL = """
 INSERT INTO audit_logs (company_id, user_id, action, entity, severity, description, request_id, created_at)
 SELECT 1, n % 50, 'thing.' || n % 7, 'thing', CASE WHEN n % 100 = 0 THEN 'warning' ELSE 'info' END,
@@ -139,7 +139,7 @@ async def pages(service: Service) -> None:
         "user": "limit=100&user=7",
         "warnings": "limit=100&severity=warning",
         "period": f"limit=100&from={oldest}",
-        "text, rare": "limit=100&text=number%20777777%20of",
+        "text": "limit=100&text=777777",
         "500 rows": "limit=500",
         "offset 90,000": "limit=100&offset=90000",
     }
@@ -160,7 +160,7 @@ async def pages(service: Service) -> None:
     show(
         f"a page of {ROWS:,} audit rows, ms p50 (p99)",
         "   ".join(lines),
-        f"bare asyncpg: the first page {percentile(bare, 0.5):.1f}, counting to 100,000 {percentile(counting, 0.5):.1f}",
+        f"bare asyncpg: the first page {percentile(bare, 0.5):.1f}, counting to 10,000 {percentile(counting, 0.5):.1f}",
         "each p50 ≤ 50 ms",
         worst <= 50,
     )
