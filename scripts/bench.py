@@ -21,6 +21,7 @@ from bench_base import IMPETUSD, PYTHON, Instance, Load, compile_c, free_port, g
 from bench_ceiling import memory_ceiling
 from bench_flood import flooding_child
 from bench_many import many_idle, many_started_and_stopped
+from bench_reload import reloads
 from bench_service import service_figures
 
 APP = """
@@ -242,6 +243,7 @@ def main() -> None:
         "flood": lambda n: flooding_child(max(3, n // 10), n * 4),
         "ceiling": lambda n: memory_ceiling(max(3, n // 10)),
         "service": lambda _: service_figures(),
+        "reload": lambda n: reloads(max(3, n // 6)),
     }
     parser.add_argument("only", nargs="*", metavar="WHICH", help=f"of {', '.join(benches)}; all of them unless named")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="how often each is done (30)")

@@ -98,6 +98,7 @@ class Load:
         self.done = 0
         self.failed: list[str] = []
         self.slowest = 0.0
+        self.seen: dict[bytes, float] = {}  # a body → when it came first
 
     async def run(self, stop: asyncio.Event) -> None:
         await asyncio.gather(*(self._client(number, stop) for number in range(self.clients)))
@@ -117,8 +118,11 @@ class Load:
                 writer.write(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: " + connection + b"\r\n\r\n")
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length:")[2].split()[0])
-                await reader.readexactly(length)
-                if b" 200 " not in head[:16]:
+                body = await reader.readexactly(length)
+                if b" 200 " in head[:16]:
+                    self.seen.setdefault(body, time.monotonic())
+                    self.slowest = max(self.slowest, time.monotonic() - began)
+                else:
                     self.failed.append(head[:40].decode())
                 if not keep or b"connection: close" in head.lower():
                     writer.close()
@@ -127,7 +131,6 @@ class Load:
                 self.failed.append(repr(error))
                 streams = None
             self.done += 1
-            self.slowest = max(self.slowest, time.monotonic() - began)
         if streams:
             streams[1].close()
 
