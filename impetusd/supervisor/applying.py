@@ -204,6 +204,7 @@ class Applying:
             raise ConnectionAbortedError
         if configuration.remembered == self._present.remembered:
             return {"ok": True, "changes": [], "units": []}
+        self._refuse_while_reloading(changes)
         self._going_over = True
         state = {
             "token": token,
@@ -240,6 +241,18 @@ class Applying:
         problem = (lines[1] if len(lines) > 1 else lines[0]).removeprefix(f"{os.path.dirname(self._conf)}/")
         when = schedule.ago(now - self._refused["at"])
         return [f"the INI file was refused {when}, and the one before is in force: {problem}"]
+
+    def _refuse_while_reloading(self, changes: list[Change]) -> None:
+        """One thing after the other: what a reload watches is not to become another thing meanwhile."""
+        for change in changes:
+            unit = self._engine.units.get(change.name)
+            if change.effect is not Effect.LIVE and unit is not None and self._engine.reloads.active(unit):
+                raise ProtocolError(
+                    FAILED,
+                    f"{change.name} is being reloaded; nothing was changed. "
+                    f"Wait for it, or end it: impetusd reload --cancel {change.name}",
+                    EXIT_FAILED,
+                )
 
     async def disable(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method `disable`: as `enabled = no` in the INI, until `enable`."""

@@ -105,7 +105,9 @@ class Rolling:
     def _next(self, entries: list[Entry]) -> None:
         if any(entry.role is Role.LEAVING for entry in entries):
             return
-        due = sorted((entry for entry in entries if entry.rec.due), key=lambda entry: ORDER.index(entry.role))
+        made_for = {entry.index for entry in entries if entry.role is Role.NEXT}
+        due = [entry for entry in entries if entry.rec.due]
+        due.sort(key=lambda entry: (ORDER.index(entry.role), entry.index not in made_for))
         first = due[0] if due else None
         if first is not None and first.role in SERVING and overlaps(first.unit):
             self._replace(first, entries)

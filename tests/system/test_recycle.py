@@ -119,3 +119,17 @@ def test_a_missing_path_is_told_and_nothing_else_suffers(impetusd: Instance) -> 
     wait_for(lambda: "there is no " in impetusd.log(), "it to be told")
     assert "p: there is no " in impetusd.log()
     assert impetusd.status()["p"].state == "RUNNING"
+
+
+def test_workers_that_have_answered_enough_are_replaced_one_by_one_and_no_request_fails(impetusd: Instance) -> None:
+    """All reach the limit at about the same time: at no time are two away."""
+    port = impetusd.port()
+    before = impetusd.start(f"[pool:web]\n{pool(port, instances=3, standby=0, max_requests=40)}")
+    first = {str(before[name].pid) for name in ("web:0", "web:1", "web:2")}
+    with Load(port):
+        wait_for(lambda: not {fetch(port) for _ in range(20)} & first, "all to be replaced")
+    leaving = [line for line in impetusd.log().splitlines() if ":leaving: " in line]
+    states = [line.split(":leaving: ")[1].partition(" ")[0] for line in leaving]
+    assert states[:8] == ["RUNNING", "STOPPING", "STOPPED", "RUNNING", "STOPPING", "STOPPED", "RUNNING", "STOPPING"]
+    assert "max_requests = 40" in (impetusd.root / "var/lib/ledger.jsonl").read_text()
+    assert impetusd.settle()["web:template"].pid == before["web:template"].pid

@@ -145,6 +145,8 @@ def test_an_old_worker_that_crashes_meanwhile_is_forked_from_the_old_template(im
     wait_for(lambda: impetusd.status()["web:1"].restarts == 1, "the crashed one to be replaced")
     impetusd.wait_state("web:1", "RUNNING")
     assert "being reloaded already (watch)" in impetusd.run("reload", "web", code=1).err
+    impetusd.write(impetusd.conf.read_text() + "[env:web]\nA = b\n")
+    assert "web is being reloaded; nothing was changed" in impetusd.run("apply", code=1).err
     impetusd.run("reload", "--cancel", "web")
     assert "cancelled" in impetusd.finish(reload, code=1).out
     assert {fetch(shop.port, "/health") for _ in range(20)} == {"1"}
