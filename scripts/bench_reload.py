@@ -32,6 +32,8 @@ APP = """
         app = web.Application()
         app.router.add_get("/", hello)
         return app
+    async def make():  # as gunicorn's worker wants it
+        return create_app()
     async def asgi(scope, receive, send):
         if scope["type"] == "lifespan":
             while True:
@@ -45,8 +47,8 @@ APP = """
         await send({{"type": "http.response.body", "body": body}})
 """
 PEERS = {
-    "gunicorn": "gunicorn -k aiohttp.GunicornUVLoopWebWorker -w {n} -b 127.0.0.1:{port} app:create_app",
-    "uvicorn": "uvicorn --workers {n} --host 127.0.0.1 --port {port} --no-access-log app:asgi",
+    "gunicorn": "gunicorn -k aiohttp.GunicornUVLoopWebWorker -w {n} -b 127.0.0.1:{port} app:make",
+    "uvicorn": "uvicorn --workers {n} --host 127.0.0.1 --port {port} --no-access-log --timeout-worker-healthcheck 60 app:asgi",
     "granian": "granian --interface asgi --workers {n} --host 127.0.0.1 --port {port} --no-ws app:asgi",
 }
 
