@@ -143,6 +143,7 @@ def test_embeddings_are_made_in_batches(database, folder, monkeypatch):
                 lines = map(json.loads, (await admin("GET", f"/api/jobs/{job['id']}/file"))[1].splitlines())
                 assert [(line["index"], line["embedding"][0]) for line in lines] == [(i, i + 1.0) for i in range(5)]
                 assert [len(seen["input"]) for seen in provider.seen] == [2, 2, 2, 1]
+                assert {headers["X-Request-ID"] for headers in provider.headers} == {job["request_id"]}
                 provider.next = [fake.status(400)]  # what would be refused again is not tried again
                 job = (await admin("POST", "/api/jobs/embeddings", json=body))[1]
                 done = await ended(admin, job["id"])
