@@ -25,6 +25,9 @@ from impetus_service.request_id import REQUEST_ID
 
 MAX_WAITING = 20_000  # lines
 _BATCH = 500  # lines in one write
+# Seconds that a line waits for others: to wake the thread for each costs the event loop more than the line itself, as the
+# two then contend for the interpreter.
+_GATHER = 0.02
 _LAST_WORDS = 2.0  # seconds that the end of the process waits for what is not written yet
 
 access = logging.getLogger("impetus.access")
@@ -90,7 +93,7 @@ class Writer(logging.Handler):
         self._waiting: deque[str] = deque()
         self._some = threading.Event()
         self._dropped = 0
-        self._stopping = False
+        self._stop = threading.Event()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"impetus.logs.{fd}", daemon=True)
         self._thread.start()
@@ -101,23 +104,25 @@ class Writer(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        if self._stopping or os.getpid() != self._pid:
+        if self._stop.is_set() or os.getpid() != self._pid:
             self._write(line + "\n")
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append(line)
-            self._some.set()
+            if not self._some.is_set():
+                self._some.set()
         else:
             self._dropped += 1
 
     def stop(self) -> None:
         """Write what waits; lines that come later are written at once. Takes at most _LAST_WORDS seconds."""
-        self._stopping = True
+        self._stop.set()
         self._some.set()
         self._thread.join(_LAST_WORDS)
 
     def _run(self) -> None:
         while True:
             self._some.wait()
+            self._stop.wait(_GATHER)
             self._some.clear()
             while self._waiting:
                 lines = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
@@ -128,7 +133,7 @@ class Writer(logging.Handler):
                     )
                     lines.append(self.format(record))
                 self._write("\n".join(lines) + "\n")
-            if self._stopping:
+            if self._stop.is_set():
                 return
 
     def _write(self, text: str) -> None:
