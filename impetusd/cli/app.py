@@ -35,6 +35,7 @@ GROUPS = {
         "enable": "impetusd.cli.enable",
         "disable": "impetusd.cli.disable",
         "upgrade": "impetusd.cli.upgrade",
+        "reap-leftovers": "impetusd.cli.reap_leftovers",
     },
     "Look": {
         "status": "impetusd.cli.status_command",

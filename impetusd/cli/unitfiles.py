@@ -4,8 +4,8 @@
 
 Whatever restricts a unit restricts every program that it runs, hence three profiles. The default keeps programs off the
 kernel's settings and off /usr and /etc; `hardened` shuts what most services do without; `compatible` lets all be as in a
-shell. What no profile may have: ProtectControlGroups (each program gets a cgroup below the unit's), OOMScoreAdjust (the
-shim protects itself, and what it was born with is what programs get), and KillMode=process (a stop must leave nothing).
+shell. What no profile may have: ProtectControlGroups (each program gets a cgroup below the unit's), and OOMScoreAdjust (the
+shim protects itself, and what it was born with is what programs get).
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ ExecReload={command} -c {conf_word} apply
 TimeoutStartSec=infinity
 # Programs are stopped in order, each with its own kill_timeout; impetusd has this extended as far as they need.
 TimeoutStopSec=90
-KillMode=mixed
+# When impetusd itself is killed its programs live on, and the next one takes them over: from its table in the run
+# directory, with the descriptors that systemd has kept. After a stop nothing may be left, which the last command sees to.
+KillMode=process
+FileDescriptorStoreMax=16384
+RuntimeDirectoryPreserve=yes
+ExecStopPost={command} -c {conf_word} reap-leftovers
 WatchdogSec=20
 # Not `always`: after `impetusd stop` it stays down. 2 is a mistake in the INI file, which no restart mends.
 Restart=on-failure

@@ -396,12 +396,15 @@ class Shim:
 
     def _hold(self, name: str, fd: int) -> None:
         self.kept[name] = fd
-        self.table.note("kept", name, table.ident(fd))
+        ident = table.ident(fd)
+        self.table.note("kept", name, ident)
+        self.upstream.store(upstream.name_of(ident), fd)
 
     def _drop(self, name: str) -> None:
         self.lost.discard(name)
         fd = self.kept.pop(name, None)
         if fd is not None:
+            self.upstream.discard(upstream.name_of(table.ident(fd)))
             os.close(fd)
             self.table.note("kept", name, None)
 
@@ -785,6 +788,13 @@ class Shim:
         self._watch_supervisor()
         self.sweep_due = True
 
+    def store_again(self, stored: list[str]) -> None:
+        """The manager's store had these names, of a shim before: have it hold what is held now, and nothing else."""
+        for name in set(stored) - {""}:
+            self.upstream.discard(name)
+        for fd in (fd for name, fd in self.kept.items() if name != "lock"):  # that is free when the shim is dead
+            self.upstream.store(upstream.name_of(table.ident(fd)), fd)
+
     def _kill_all(self) -> None:
         for child in self.children.values():
             with contextlib.suppress(OSError):
@@ -837,6 +847,7 @@ def main() -> int:
         shim = Shim(conf, paths, state["baseline"], state["life"])
         handover.restore(shim, state)
         return shim.run() if mode.startswith(handover.RESUME) else 0
+    stored = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     given = passed_on(everything=mode == handover.ORPHANED)
     told = table.read(paths["run_dir"])
     baseline = told["baseline"] if told else measured()
@@ -852,13 +863,15 @@ def main() -> int:
     if told is not None:
         orphans.take_over(shim, told, given)
         shim.watch_again()
+    for fd in given if told is None else ():  # of a store that nothing is known of
+        os.close(fd)
+    shim.store_again(stored)
     return shim.run()
 
 
 def passed_on(*, everything: bool) -> list[int]:
     """Descriptors that are to be looked through: systemd's store, or all that the supervisor had which is now this process."""
     count, pid = os.environ.pop("LISTEN_FDS", "0"), os.environ.pop("LISTEN_PID", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
     if everything:
         return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and is_open(fd)]
     return list(range(3, 3 + int(count))) if pid == str(os.getpid()) else []

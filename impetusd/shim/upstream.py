@@ -2,24 +2,29 @@
 
 The shim is the main process, so with NotifyAccess=main its messages count and those of no program that it runs. It passes
 on what the supervisor says; of its own it says WATCHDOG=1, from its one loop: a shim that is stuck falls silent, and a
-supervisor that is stuck is the shim's own business.
+supervisor that is stuck is the shim's own business. And it gives the manager copies of what it holds, for the shim after
+this one (FileDescriptorStoreMax= in the unit), by the name DEVICE-INODE, for both ends of a pipe are one file.
 """
 
 from __future__ import annotations
 
+import array
 import math
 import os
 import socket
+from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+AGAIN = 0.05  # seconds until what the manager had no room for is said again
 
 
 class Upstream:
     """`due` is when (monotonic) the next WATCHDOG=1 is to be said; infinity where nobody asked for it."""
 
-    __slots__ = ("_address", "_period", "_sock", "due", "stores")
+    __slots__ = ("_address", "_beat_at", "_period", "_sock", "_waiting", "due", "stores")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """What systemd says in our environment; without NOTIFY_SOCKET there is nobody to tell, and nothing is sent."""
@@ -28,6 +33,8 @@ class Upstream:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._period = 0.0
         self._sock: socket.socket | None = None
+        self._waiting: deque[tuple[str, int]] = deque()  # what is to be stored: a copy of it, or -1: no more
+        self._beat_at = math.inf
         self.due = math.inf
         if not path.startswith(("/", "@")):
             return
@@ -35,7 +42,7 @@ class Upstream:
         micros = environ.get("WATCHDOG_USEC", "")
         if micros.isdecimal() and int(micros) and environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
             self._period = int(micros) / 2_000_000  # half of it, as sd_watchdog_enabled(3) advises
-            self.due = 0.0
+            self._beat_at = self.due = 0.0
 
     def say(self, text: str) -> None:
         """Send `text`: lines of NAME=VALUE. A manager that does not listen must not stop us."""
@@ -45,8 +52,46 @@ class Upstream:
             except OSError:
                 pass
 
+    def store(self, name: str, fd: int) -> None:
+        """Have the manager hold a copy of `fd` for the next shim. `name` as `name_of` gives it."""
+        if self._sock is not None:
+            self._waiting.append((name, os.dup(fd)))
+            self.due = 0.0
+
+    def discard(self, name: str) -> None:
+        """Have it close its copies of what is called so."""
+        if self._sock is not None:
+            self._waiting.append((name, -1))
+            self.due = 0.0
+
     def beat(self, now: float) -> None:
-        """Say that we are alive, if that is due at `now` (monotonic)."""
-        if now >= self.due:
-            self.due = now + self._period
+        """Say that we are alive, if that is due at `now` (monotonic), and what waits to be said of descriptors."""
+        if now < self.due:
+            return
+        if now >= self._beat_at:
+            self._beat_at = now + self._period
             self.say("WATCHDOG=1")
+        self._say_waiting()
+        self.due = min(self._beat_at, now + AGAIN if self._waiting else math.inf)
+
+    def _say_waiting(self) -> None:
+        while self._sock is not None and self._waiting:
+            name, fd = self._waiting[0]
+            text, more = (
+                (f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [fd]) if fd >= 0 else (f"FDSTOREREMOVE=1\nFDNAME={name}", [])
+            )
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", more))] if more else []
+            try:
+                self._sock.sendmsg([text.encode()], ancillary, 0, self._address)
+            except BlockingIOError:  # it has not read the others yet
+                return
+            except OSError:
+                pass  # it does not listen: then there is no store
+            self._waiting.popleft()
+            if fd >= 0:
+                os.close(fd)
+
+
+def name_of(ident: Sequence[int]) -> str:
+    """The name of an open file in the store, of what `table.ident` tells."""
+    return f"{ident[0]}-{ident[1]}"

@@ -32,6 +32,7 @@ MAY = {
     "impetusd.probe": ("impetusd.core.health",),
     "impetusd.ledgerfile": ("impetusd.core",),
     "impetusd.host": ("impetusd.core",),
+    "impetusd.reaper": ("impetusd.shim.orphans", "impetusd.shim.table", "impetusd.shim.tree", "impetusd.core.model"),
     "impetusd.folders": (),
     "impetusd.source": ("impetusd.core",),
     "impetusd.traces": ("impetusd.core.redact",),
@@ -39,7 +40,7 @@ MAY = {
     "impetusd.launch": ("impetusd.control", "impetusd.folders", "impetusd.core.model"),
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.source", "impetusd.traces"),
-        *("impetusd.probe", "impetusd.ledgerfile", "impetusd.core"),
+        *("impetusd.probe", "impetusd.ledgerfile", "impetusd.reaper", "impetusd.core"),
     ),
     "impetusd.worker": ("impetusd.worker",),
     "impetus_service": ("impetus_service", "impetusd.worker"),

@@ -1,0 +1,65 @@
+"""Ending what a daemon that is gone has left: for systemd when a service is stopped, and for an operator.
+
+Whoever was started by a daemon that was killed is known by the mark in its environment (`shim.orphans`). Under systemd
+everything in the service's own cgroup is ended as well, as systemd itself would, were it not told to spare programs when
+impetusd is killed (KillMode=process).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from impetusd.shim import orphans, table, tree
+
+if TYPE_CHECKING:
+    from impetusd.core.model import Paths
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_LOOK_AGAIN = 0.02
+
+
+def leftovers(paths: Paths, *, service: bool) -> list[tree.Member]:
+    """What is left. `service`: this process was started by systemd for the service that is being stopped."""
+    told = table.read(paths.run_dir)
+    inside = set(tree.Cgroups.members(_service_cgroup())) if service else set()
+    own = _own_line()
+    found = []
+    for member in tree.snapshot().values():
+        ours = told is not None and orphans.marked(member.pid, told["life"])
+        if (ours or member.pid in inside) and member.pid not in own and not member.zombie:
+            found.append(member)
+    return found
+
+
+def reap(paths: Paths, *, service: bool) -> list[int]:
+    """End all of it, with SIGTERM first. Returns the pids, in the order in which they were found."""
+    first = leftovers(paths, service=service)
+    for member in first:
+        tree.send(member, signal.SIGTERM)
+        tree.send(member, signal.SIGCONT)
+    end = time.monotonic() + GRACE
+    while left := leftovers(paths, service=service):
+        if time.monotonic() >= end:
+            for member in left:
+                tree.send(member, signal.SIGKILL)
+        time.sleep(_LOOK_AGAIN)
+    table.Table(paths.run_dir).remove()
+    return [member.pid for member in first]
+
+
+def _service_cgroup() -> str:
+    """The service's cgroup; systemd runs what it starts besides the main process in a cgroup `.control` below it."""
+    own = tree.own_cgroup()
+    return own.removesuffix("/.control")
+
+
+def _own_line() -> set[int]:
+    """This process and those that it is a descendant of."""
+    line, pid = set(), os.getpid()
+    while pid > 0 and (member := tree.read(pid)) is not None:
+        line.add(pid)
+        pid = member.parent
+    return line

@@ -1,0 +1,116 @@
+"""impetusd killed under a real systemd: its programs live on, under the next one; and after a stop nothing does."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from instance import Status, program
+from systemd_service import SLEEPER, Service
+from waiting import wait_for
+
+
+def started(service: Service) -> Status:
+    """A program that numbers its lines, one that listens (and nobody accepts), one that sleeps."""
+    ini = f"""
+[program:numbers]
+command = {program("numbers", "n", "500/s")}
+wait_ready = yes
+out_file = {service.folder}/numbers
+[program:api]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+"""
+    return service.start(SLEEPER + ini)
+
+
+def succeeded(service: Service, before: Status, restarts: int = 1) -> Status:
+    """The status once the next daemon is in charge."""
+    wait_for(lambda: service.show("NRestarts") == str(restarts) and service.show("ActiveState") == "active", "the next")
+    wait_for(lambda: service.run("status", code=None) and service.status().all_running, "everything to run")
+    after = service.status()
+    assert after.shim != before.shim
+    assert service.show("MainPID") == str(after.shim)
+    return after
+
+
+def whole(service: Service) -> None:
+    """No line of the numbers is lost, none is there twice."""
+    service.run("stop", "numbers")
+    *lines, end = service.written("numbers").splitlines()
+    assert end == f"n end {len(lines)}"
+    assert lines == [f"n {number}" for number in range(len(lines))]
+
+
+@pytest.mark.parametrize("victims", [("shim",), ("shim", "supervisor"), ("supervisor", "shim")])
+def test_killed_its_programs_go_on_under_the_next_and_no_line_is_lost(
+    service: Service, victims: tuple[str, ...]
+) -> None:
+    before = started(service)
+    stored = service.show("NFileDescriptorStore")
+    assert int(stored) > 12  # four pipes a program, its own two sockets, its journal
+    for round_ in (1, 2):
+        now = service.status()
+        for victim in victims:
+            service.kill(getattr(now, victim), signal.SIGKILL)
+        after = succeeded(service, now, round_)
+        assert after.pids == before.pids
+        assert {row.restarts for row in after.rows.values()} == {0}
+    wait_for(lambda: service.show("NFileDescriptorStore") == stored, "the store to hold what it held, and no more")
+    whole(service)
+
+
+def test_one_that_hangs_is_replaced_by_the_watchdog_and_its_programs_go_on(service: Service) -> None:
+    service.drop_in("[Service]\nWatchdogSec=1\n")
+    before = started(service)
+    service.kill(before.shim, signal.SIGSTOP)
+    assert succeeded(service, before).pids == before.pids
+    whole(service)
+
+
+def test_the_store_outlives_systemd_itself(service: Service) -> None:
+    before = started(service)
+    service.host.run("systemctl", "daemon-reexec")
+    service.kill(before.shim, signal.SIGKILL)
+    assert succeeded(service, before).pids == before.pids
+    whole(service)
+
+
+def test_a_stop_after_that_leaves_nothing(service: Service) -> None:
+    """Not even of a program that was started by the daemon before, or that has left a daemon which impetusd spares."""
+    folder = service.folder
+    before = service.start(
+        f"{SLEEPER}[program:forks]\ncommand = {program('double_fork', folder + '/pid')}\nwait_ready = yes\n"
+        "kill_timeout = 100ms\ntreekill = no\n"
+    )
+    service.kill(before.shim, signal.SIGKILL)
+    succeeded(service, before)
+    service.systemctl("stop")
+    assert service.leftovers() == []
+    assert (service.show("ActiveState"), service.show("Result")) == ("inactive", "success")
+
+
+def test_what_is_left_when_it_is_not_started_again_can_be_ended(service: Service) -> None:
+    service.drop_in("[Service]\nRestart=no\n")
+    before = started(service)
+    service.kill(before.shim, signal.SIGKILL)
+    service.wait_shown("ActiveState", "failed")
+    assert before["p"].pid in service.host.processes()
+    told = service.run("reap-leftovers")
+    assert told.startswith("ended 3 processes: ")
+    assert str(before["p"].pid) in told
+    assert not set(before.pids.values()) & service.host.processes().keys()
+    assert service.run("reap-leftovers") == "nothing was left\n"
+
+
+def test_an_upgrade_leaves_systemd_in_peace(service: Service) -> None:
+    before = started(service)
+    service.run("upgrade")
+    after = service.status()
+    assert (after.shim, after.pids) == (before.shim, before.pids)
+    assert after.supervisor != before.supervisor
+    assert (service.show("MainPID"), service.show("NRestarts")) == (str(before.shim), "0")
+    service.wait_shown("StatusText", "3 of 3 up")
+    service.kill(after.shim, signal.SIGKILL)
+    assert succeeded(service, after).pids == before.pids
+    whole(service)
