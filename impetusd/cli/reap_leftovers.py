@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import click
@@ -34,10 +33,5 @@ def command() -> int:
     if result is None and control.daemon_alive(place.paths):
         raise control.ControlError(f"impetusd runs on {place.paths.state_dir}; to end it: {place.command} stop")
     reaped = reaper.reap(place.paths, service=result is not None)
-    if result is not None:
-        with contextlib.suppress(
-            OSError
-        ):  # systemd was told to keep it: the table in it is needed when impetusd is killed
-            os.rmdir(place.paths.run_dir)
     print(f"ended {len(reaped)} processes: {' '.join(map(str, reaped))}" if reaped else "nothing was left")
     return 0

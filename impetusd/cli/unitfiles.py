@@ -51,7 +51,8 @@ TimeoutStartSec=infinity
 # Programs are stopped in order, each with its own kill_timeout; impetusd has this extended as far as they need.
 TimeoutStopSec=90
 # When impetusd itself is killed its programs live on, and the next one takes them over: from its table in the run
-# directory, with the descriptors that systemd has kept. After a stop nothing may be left, which the last command sees to.
+# directory (kept for that), with the descriptors that systemd has kept. After a stop nothing may be left, which the last
+# command sees to.
 KillMode=process
 FileDescriptorStoreMax=16384
 RuntimeDirectoryPreserve=yes

@@ -273,7 +273,6 @@ class Shim:
             "table": [child.row() for child in self.children.values()],
             "blobs": self.blobs,
             "command": handover.command(),
-            "stored": self.upstream.stores,
         }
 
     def _plan_supervisor(self, now: float) -> None:

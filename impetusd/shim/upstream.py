@@ -24,12 +24,11 @@ AGAIN = 0.05  # seconds until what the manager had no room for is said again
 class Upstream:
     """`due` is when (monotonic) the next WATCHDOG=1 is to be said; infinity where nobody asked for it."""
 
-    __slots__ = ("_address", "_beat_at", "_period", "_sock", "_waiting", "due", "stores")
+    __slots__ = ("_address", "_beat_at", "_period", "_sock", "_waiting", "due")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """What systemd says in our environment; without NOTIFY_SOCKET there is nobody to tell, and nothing is sent."""
         path = environ.get("NOTIFY_SOCKET", "")
-        self.stores = path.startswith(("/", "@"))
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._period = 0.0
         self._sock: socket.socket | None = None

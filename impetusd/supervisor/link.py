@@ -34,7 +34,6 @@ class Link:
         self._shim = os.pidfd_open(os.getppid())
         self.pid = 0
         self.command: list[str] = []  # the shim's own
-        self.stored = False  # systemd holds copies of what the shim holds
         self.table: list[dict[str, Any]] = []
         self.blobs: dict[str, str] = {}
         self.fds: dict[str, int] = {}
@@ -120,7 +119,7 @@ class Link:
         match event["event"]:
             case "hello":
                 self.pid, self.shutdown = event["pid"], event["shutdown"]
-                self.command, self.stored = event["command"], event["stored"]
+                self.command = event["command"]
                 self.table, self.blobs = event["table"], event["blobs"]
             case "fds":
                 self.fds.update(zip(event["names"], fds, strict=True))

@@ -28,7 +28,7 @@ class Rehearsal(Link):
 
     def __init__(self, hello: dict[str, Any]) -> None:
         self.pid, self.shutdown = hello["pid"], hello["shutdown"]
-        self.command, self.stored = hello["command"], hello["stored"]
+        self.command = hello["command"]
         self.table, self.blobs, self.fds = hello["table"], hello["blobs"], {}
 
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:

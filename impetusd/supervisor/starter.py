@@ -192,7 +192,7 @@ class Starter:
         pipe = self._pipe(entry)
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
         # What only the dead may have held: with the pipes' other ends a process outlives all of impetusd without SIGPIPE.
-        carried = [] if self._link.stored else [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
+        carried = [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
         for each in self.pipes(entry):
             self._writer.begin_run(each)
         if entry.works:

@@ -118,8 +118,8 @@ class Service:
         """What there still is of it though it should have gone: processes, cgroups, sockets."""
         found = [text for text in self.host.processes().values() if self.conf in text or self.folder in text]
         below = self.host.path("/sys/fs/cgroup").rglob(self.unit)
-        run_dir = self.host.path(f"/run/impetusd-{self.name}")
-        return found + [str(path) for path in below] + [str(run_dir)] * run_dir.exists()
+        files = self.host.path(f"/run/impetusd-{self.name}").glob("*")
+        return found + [str(path) for path in (*below, *files)]
 
 
 def served(host: Namespace, request: pytest.FixtureRequest) -> Iterator[Service]:
