@@ -7,6 +7,7 @@ impetusd is killed (KillMode=process).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -47,6 +48,8 @@ def reap(paths: Paths, *, service: bool) -> list[int]:
                 tree.send(member, signal.SIGKILL)
         time.sleep(_LOOK_AGAIN)
     table.Table(paths.run_dir).remove()
+    with contextlib.suppress(OSError):
+        os.unlink(paths.control_socket)  # nobody answers on it
     return [member.pid for member in first]
 
 
