@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from math import sqrt
 from typing import Any, NamedTuple
@@ -397,6 +397,7 @@ def dump(reload: Reload) -> str:
 
 
 def load(text: str) -> Reload:
-    """The reload that `dump` wrote."""
-    data: dict[str, Any] = json.loads(text)
+    """The reload that `dump` wrote, maybe of a version that wrote more."""
+    read: dict[str, Any] = json.loads(text)
+    data = {each.name: read[each.name] for each in fields(Reload) if each.name in read}
     return Reload(**{**data, "phase": Phase(data["phase"]), "lines": tuple(data["lines"])})

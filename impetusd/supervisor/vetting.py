@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from impetusd.core import health
 from impetusd.core.health import Result
 from impetusd.core.lifecycle import State
-from impetusd.core.model import Health, Unit
+from impetusd.core.model import Health, Kind, Unit
 from impetusd.core.reload import Count, Phase, Reload, verdict
 from impetusd.supervisor.entry import SERVING, Entry, Role
 from impetusd.supervisor.processes import PAGE, stat
@@ -63,7 +63,7 @@ class Vetting:
             for entry in self._slots(unit)
             if entry.role is Role.NEXT and entry.slot.state is State.RUNNING and entry.rec.process is not None
         }
-        if unit.name in self._checks and unit.kind.value == "pool":
+        if unit.name in self._checks and unit.kind is Kind.POOL:
             for process, entry in new.items():
                 if process not in self._asking:
                     self._asking[process] = self._loop.create_task(self._vet(entry, process))
@@ -80,7 +80,7 @@ class Vetting:
 
     def well(self, entry: Entry) -> bool:
         """Whether a new process has answered all its checks well. What has a place already has."""
-        if entry.role is not Role.NEXT or entry.unit.kind.value != "pool" or entry.unit.name not in self._checks:
+        if entry.role is not Role.NEXT or entry.unit.kind is not Kind.POOL or entry.unit.name not in self._checks:
             return True
         return entry.rec.process in self._well
 

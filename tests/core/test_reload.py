@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -271,6 +272,14 @@ def test_the_last_words_of_what_failed_are_waited_for() -> None:
     world.slots[Part.NEXT_TEMPLATE, 0] = replace(template, state=State.FATAL)
     world.step()
     assert world.reload.phase is Phase.FAILED
+
+
+def test_a_record_of_a_version_that_knows_more_or_less_is_read() -> None:
+    whole = Reload(generation=3, began=1.0, reason="reload", phase=Phase.WATCH, deadline=9.0, lines=("a",))
+    data = json.loads(core.dump(whole))
+    assert core.load(json.dumps({**data, "moon": "full"})) == whole
+    del data["took"]
+    assert core.load(json.dumps(data)) == whole
 
 
 def test_every_phase_has_its_rule() -> None:
