@@ -22,7 +22,8 @@ IMPETUSD = str(Path(sys.executable).with_name("impetusd"))
 class Instance:
     """An impetusd of its own in a temporary folder."""
 
-    def __init__(self, ini: str, files: dict[str, str]) -> None:
+    def __init__(self, ini: str, files: dict[str, str], *, start: bool = True) -> None:
+        self.start = start
         self.dir = Path(tempfile.mkdtemp(prefix="ib-"))
         (self.dir / "impetusd.ini").write_text(textwrap.dedent(ini))
         for name, text in files.items():
@@ -30,11 +31,13 @@ class Instance:
         self.env = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "IMPETUSD_CONF": str(self.dir / "impetusd.ini")}
 
     def __enter__(self) -> Self:
-        self.run("start")
+        if self.start:
+            self.run("start")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.run("stop")
+        if self.start:
+            self.run("stop")
         self.remove()
 
     def remove(self) -> None:

@@ -18,7 +18,7 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-from bench_base import IMPETUSD, Instance, Load, free_port, show
+from bench_base import IMPETUSD, PYTHON, Instance, Load, free_port, show
 
 WORKERS = 4
 PER_SECOND = 400
@@ -167,6 +167,17 @@ async def _ping(port: int) -> bool:
     return True
 
 
+def imported(import_s: float, rounds: int) -> float:
+    """Seconds that a python takes to import the app, and nothing else: what no reload can be faster than."""
+    took = []
+    with Instance("", {"app.py": APP.format(import_s=import_s)}, start=False) as instance:
+        for _ in range(rounds):
+            began = time.monotonic()
+            subprocess.run([PYTHON, "-c", "import app"], cwd=instance.dir, env=instance.env, check=True)
+            took.append(time.monotonic() - began)
+    return statistics.median(took)
+
+
 def reloads(rounds: int) -> None:
     """With an app that is imported at once, and with one that takes 2 s."""
     with tempfile.TemporaryDirectory() as folder:
@@ -179,10 +190,16 @@ def reloads(rounds: int) -> None:
             default = ours(import_s, rounds, "")
             least += [(name, peer(command, bin_dir, import_s, rounds)) for name, command in PEERS.items()]
             took, _, failed, _ = least[0][1]
+            bare = imported(import_s, rounds)
             show(
                 f"reload of {WORKERS} workers under {PER_SECOND} requests a second ({rounds} ×, import {import_s:g} s)",
                 line("reload_watch = 0", *least[0][1]) + "\n    " + line("as shipped (watches for 1 s)", *default),
-                "\n            ".join(line(name, *figures) for name, figures in least[1:]),
-                "0 failed; median ≤ import + 0.3 s, without a watch",
-                failed + default[2] == 0 and statistics.median(took) <= import_s + 0.3,
+                "\n            ".join(
+                    [
+                        f"python -c 'import app': {bare:.2f} s",
+                        *(line(name, *figures) for name, figures in least[1:]),
+                    ]
+                ),
+                "0 failed; median ≤ that import + 0.3 s, without a watch",
+                failed + default[2] == 0 and statistics.median(took) <= bare + 0.3,
             )
