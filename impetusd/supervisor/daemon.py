@@ -314,7 +314,7 @@ class Daemon:
 
     def _put(self, key: str, text: str) -> None:
         self._starter.put(key, text)
-        self._starter.flush()
+        self._engine.wake()  # at the end of the round, if this is within one
         self._save()
 
     def _save(self, *, urgent: bool = False) -> None:

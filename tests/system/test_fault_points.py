@@ -1,0 +1,90 @@
+"""`kill -9` of the supervisor between any two messages to the shim: each decision is carried out as a whole, or not at all.
+
+What the supervisor does between two messages leaves no trace but in memory. So these are all the points there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from instance import Instance, wait_for
+
+from impetusd import control
+from impetusd.core import protocol
+from impetusd.core.reading import locate
+
+LEDGER = "put:ledger:"  # of a message with nothing else the death before it is that before the next
+NEVER = 1_000_000
+
+
+@pytest.fixture
+def mortal(impetusd: Instance) -> Instance:
+    impetusd.command = [sys.executable, str(Path(__file__).with_name("mortal.py"))]
+    return impetusd
+
+
+def ask(instance: Instance, method: str, **params: object) -> str:
+    """One question of a client that does not ask again when nobody answers. Returns the answer, if there is one."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(instance.control_socket))
+        sock.sendall(protocol.request_line(1, method, params))
+        with sock.makefile("rb") as answers, contextlib.suppress(ConnectionError):
+            return next((line.decode() for line in answers if b'"progress"' not in line), "")
+    return ""
+
+
+def points(instance: Instance, act: Callable[[], object], *, at_least: int) -> Iterator[str]:
+    """Have `act` done once undisturbed, then with a death at each of the messages that this took: yields which.
+
+    `act` returns when nothing more comes of it.
+    """
+    told, at = instance.root / "mortal", instance.root / "mortal.at"
+
+    def act_until(number: int) -> None:
+        told.write_text("", encoding="utf-8")
+        at.write_text(str(number), encoding="utf-8")
+        act()
+        at.unlink(missing_ok=True)  # it is still there if there were fewer this time
+
+    act_until(NEVER)
+    messages = told.read_text(encoding="utf-8").splitlines()
+    weighty = {n: text for n, text in enumerate(messages) if not all(op.startswith(LEDGER) for op in text.split())}
+    assert len(weighty) >= at_least, messages
+    yield "undisturbed"
+    for number, message in weighty.items():
+        act_until(number)
+        yield f"killed before message {number} of {len(messages)}, {message}"
+
+
+def call(instance: Instance, method: str, **params: object) -> dict[str, Any]:
+    """One question of a client that asks again: the command line's own, without its start."""
+    return control.call(locate("", str(instance.conf), {}), method, params)
+
+
+def timer(instance: Instance) -> dict[str, Any]:
+    """The only timer."""
+    (row,) = call(instance, "timers")["timers"]
+    return dict(row)
+
+
+def test_the_run_of_a_timer_is_recorded_once(mortal: Instance) -> None:
+    mortal.start("[timer:job]\ncommand = true\nevery = 1d\n")
+    last = ""
+
+    def act() -> None:
+        ask(mortal, "trigger", name="job", wait=True)
+        wait_for(lambda: timer(mortal)["state"] == "waiting", "the end of the run")
+
+    for point in points(mortal, act, at_least=4):
+        call(mortal, "trigger", name="job", wait=True)  # whatever is to be recorded is, before this one
+        found = [run for run in timer(mortal)["runs"] if run["at"] > last]
+        assert {(run["why"], run["result"]) for run in found} == {("trigger", "exit 0")}, point
+        # Killed before the first message, nothing has become of the command.
+        assert len(found) == 2 or (len(found) == 1 and "message 0 " in point), (point, found)
+        last = found[0]["at"]
