@@ -127,7 +127,6 @@ class Daemon:
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
         elif (first and self._boot) or "booting" in blobs:
-            self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
             self._starter.put("booting", None)
             self._starter.flush()
@@ -146,7 +145,6 @@ class Daemon:
         first = CONFIG not in blobs
         if first:
             blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ, self._profile)
-            self._link.send([{"op": "put", "key": CONFIG, "blob": blobs[CONFIG]}])
         self._configuration = Configuration(self._conf, blobs[CONFIG], in_force=not first)
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
@@ -166,6 +164,10 @@ class Daemon:
         if self._prefix is not None:
             self._prefix.width = max((len(entry.name) for entry in self._engine.entries.values()), default=0)
         self._remember(blobs, saved, first=first)
+        if first:  # sent with the first round and all else that comes from the disk: no successor reads that again
+            self._starter.put(CONFIG, blobs[CONFIG])
+            if self._boot:
+                self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
 
     def _make_writer(self) -> Writer:
         """With the memory of the supervisor before us: what was on its way into files, and what was dropped."""
@@ -296,6 +298,8 @@ class Daemon:
         """Tell the parts what they knew, in the life of the supervisor before or of the daemon before."""
         of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
         self._timers.load(saved.get("timers", {}) if first else of_timers, anew=first)
+        for name, text in self._timers.dump().items() if first else ():
+            self._starter.put(f"timer:{name}", text)
         if "checks" in blobs:
             self._checks.load(blobs["checks"])
         if "memory" in blobs:
@@ -409,7 +413,6 @@ class Daemon:
     def _keep(self, name: str, sock: socket.socket) -> None:
         """Have the shim hold it for the supervisor after us."""
         self._starter.keep(name, os.dup(sock.fileno()), ours=False)
-        self._starter.flush()
 
     def _bind_notify(self) -> None:
         fd = self._starter.held(NOTIFY)
@@ -432,6 +435,7 @@ class Daemon:
                 os.unlink(name, dir_fd=folder)  # whatever it is: the name in run_dir is ours
             sock = bind_unix(path)
             self._keep(CONTROL, sock)
+            self._starter.flush()
         with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
             if left_out := admit(path, self._people):
                 self._writer.line(f"supervisor: {left_out}")

@@ -192,6 +192,7 @@ class Engine:
             entry.rec = record.load(text)
         elif entry.name in saved:
             entry.rec = record.revive(saved[entry.name])
+            self.touch(entry)  # the supervisor after us has no other memory of it
         self.entries[entry.name] = entry
         self._of_unit.setdefault(unit.name, []).append(entry)
         return entry

@@ -6,19 +6,24 @@ What the supervisor does between two messages leaves no trace but in memory. So 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from instance import Instance, wait_for
+from instance import Instance, program, wait_for
 
 from impetusd import control
 from impetusd.core import protocol
 from impetusd.core.reading import locate
 
+READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 LEDGER = "put:ledger:"  # of a message with nothing else the death before it is that before the next
 NEVER = 1_000_000
 
@@ -39,7 +44,7 @@ def ask(instance: Instance, method: str, **params: object) -> str:
     return ""
 
 
-def points(instance: Instance, act: Callable[[], object], *, at_least: int) -> Iterator[str]:
+def points(instance: Instance, act: Callable[[], object], *, at_least: int, at_most: int = 100) -> Iterator[str]:
     """Have `act` done once undisturbed, then with a death at each of the messages that this took: yields which.
 
     `act` returns when nothing more comes of it.
@@ -57,7 +62,7 @@ def points(instance: Instance, act: Callable[[], object], *, at_least: int) -> I
     weighty = {n: text for n, text in enumerate(messages) if not all(op.startswith(LEDGER) for op in text.split())}
     assert len(weighty) >= at_least, messages
     yield "undisturbed"
-    for number, message in weighty.items():
+    for number, message in [*weighty.items()][:at_most]:
         act_until(number)
         yield f"killed before message {number} of {len(messages)}, {message}"
 
@@ -65,6 +70,14 @@ def points(instance: Instance, act: Callable[[], object], *, at_least: int) -> I
 def call(instance: Instance, method: str, **params: object) -> dict[str, Any]:
     """One question of a client that asks again: the command line's own, without its start."""
     return control.call(locate("", str(instance.conf), {}), method, params)
+
+
+def states(instance: Instance) -> dict[str, str]:
+    """By slot; {} while no daemon answers."""
+    try:
+        return {row["name"]: row["state"] for row in call(instance, "status", names=[])["units"]}
+    except control.ControlError:
+        return {}
 
 
 def timer(instance: Instance) -> dict[str, Any]:
@@ -88,3 +101,27 @@ def test_the_run_of_a_timer_is_recorded_once(mortal: Instance) -> None:
         # Killed before the first message, nothing has become of the command.
         assert len(found) == 2 or (len(found) == 1 and "message 0 " in point), (point, found)
         last = found[0]["at"]
+
+
+def test_what_an_operator_stopped_stays_stopped_whenever_the_next_daemons_first_supervisor_dies(
+    mortal: Instance,
+) -> None:
+    mortal.start(f"[program:one]\n{READY}[program:two]\n{READY}[timer:job]\ncommand = true\nevery = 1d\n")
+    call(mortal, "trigger", name="job", wait=True)
+    mortal.run("stop", "two")
+    mortal.run("stop")
+    daemon: subprocess.Popen[str]
+
+    def act() -> None:
+        nonlocal daemon
+        daemon = mortal.popen("run")  # as a boot does it: of its own accord it starts what is not stopped
+        wait_for(lambda: states(mortal).get("one") == "RUNNING", "one to run")
+
+    for point in points(mortal, act, at_least=4, at_most=2):
+        os.kill(call(mortal, "ping")["supervisor"]["pid"], signal.SIGKILL)  # what only its memory had is gone
+        assert states(mortal) == {"one": "RUNNING", "two": "STOPPED"}, point
+        assert len(timer(mortal)["runs"]) == 1, point
+        mortal.run("stop")
+        mortal.finish(daemon)
+        saved = json.loads((mortal.root / "var" / "lib" / "state.json").read_text(encoding="utf-8"))
+        assert saved["slots"]["two:0"]["stopped"], point
