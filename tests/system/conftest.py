@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from instance import PROGRAMS, Instance
+from instance import COMMAND, PROGRAMS, Instance
 from lending import Lend, lender
 from systemd_namespace import Namespace
 from systemd_service import Service, as_nobody, booted, served
@@ -60,6 +60,15 @@ def python_of_nobody(as_root: None) -> str:
         if _may_read("nobody", path):
             return path
     pytest.skip("there is no python that nobody may execute")
+
+
+@pytest.fixture
+def command_of_anyone(as_root: None) -> list[str]:
+    """The command, where any user of this host may execute it."""
+    for path in (sys.executable, *COMMAND):
+        if not _may_read("nobody", path):
+            pytest.skip(f"nobody may not read {path}")
+    return COMMAND
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection
 
 import pytest
-from instance import COMMAND, Instance, program, wait_for
+from instance import Instance, program, wait_for
 
 from impetusd.core import protocol
 
@@ -30,6 +30,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "signal": {"names": ["p"], "signal": "CONT"},
     "scale": {"name": "p", "n": 1},
     "trigger": {"name": "p"},
+    "reload": {"names": ["q"]},
     "disable": {"names": ["q"]},
     "enable": {"names": ["q"]},
     "env": {"name": "p"},
@@ -144,13 +145,15 @@ def test_apply_changes_roles_without_touching_a_process(impetusd: Instance) -> N
     assert asked(impetusd, LOOKS, (), ["ping"]) == {"ping": "denied"}
 
 
-def test_a_peer_that_the_file_system_lets_in_and_no_role_does_is_closed_and_told_why(impetusd: Instance) -> None:
+def test_a_peer_that_the_file_system_lets_in_and_no_role_does_is_closed_and_told_why(
+    impetusd: Instance, command_of_anyone: list[str]
+) -> None:
     open_up(impetusd)
     impetusd.start(INI.format(LOOKS))
     impetusd.control_socket.chmod(0o666)
     assert asked(impetusd, STRANGER, (), ["ping"]) == {"ping": "closed"}
     told = subprocess.run(
-        [*COMMAND, "-c", str(impetusd.conf), "status"],
+        [*command_of_anyone, "-c", str(impetusd.conf), "status"],
         user=STRANGER,
         group=STRANGER,
         extra_groups=[],
@@ -165,12 +168,14 @@ def test_a_peer_that_the_file_system_lets_in_and_no_role_does_is_closed_and_told
     )
 
 
-def test_the_command_line_serves_a_viewer_and_tells_it_what_it_may_not(impetusd: Instance) -> None:
+def test_the_command_line_serves_a_viewer_and_tells_it_what_it_may_not(
+    impetusd: Instance, command_of_anyone: list[str]
+) -> None:
     open_up(impetusd)
     impetusd.start(INI.format(LOOKS))
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, "-c", str(impetusd.conf), *arguments]
+        command = [*command_of_anyone, "-c", str(impetusd.conf), *arguments]
         how: dict[str, object] = {"user": LOOKS, "group": LOOKS, "extra_groups": [], "env": impetusd.environ}
         return subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload,no-any-return]
 
