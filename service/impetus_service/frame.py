@@ -71,7 +71,7 @@ def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:
             return _answer_to_http(error, request)
         case ConnectionResetError():
             return web.Response(status=499)  # the client has left: nobody reads it
-        case asyncpg.CharacterNotInRepertoireError():
+        case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():  # in text; in jsonb
             return answer(Problem(422, "a text holds a character that the database cannot store: U+0000"))
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return answer(Problem(500, "something went wrong here; the logs know more by the request's id"))

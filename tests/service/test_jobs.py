@@ -163,6 +163,7 @@ def test_embeddings_are_made_in_batches(database, folder, monkeypatch):
         ("reports", {"of": "audit", "by": "second", "from": "2026-01-01", "to": "2026-01-02"}),
         ("embeddings", {"texts": []}),
         ("embeddings", {"texts": ["a"] * 10_001}),
+        ("embeddings", {"texts": ["a\0b"]}),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_once(database, path, body):
