@@ -478,7 +478,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
         found += _decided(end)
     restarts = sum(each.get("restarts") or 0 for each in rows)
     if restarts:
-        found.append(("often", f"restarted {restarts} times without being asked, ever"))
+        found.append(("often", f"restarted {restarts} time{'s' * (restarts != 1)} without being asked, ever"))
     known = _advice(end)
     return Finding(
         name=row["unit"],
