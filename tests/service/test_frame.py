@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
+import asyncpg
 import msgspec
 import pytest
 from aiohttp import web
@@ -61,6 +62,8 @@ def test_what_the_framework_refuses_has_the_shape_too(path, method, status, deta
     [
         (Problem(429, "slower", headers={"Retry-After": "7"}), 429),
         (Unavailable("it is away"), 503),
+        (asyncpg.CharacterNotInRepertoireError("a NUL in text"), 422),
+        (asyncpg.UntranslatableCharacterError("a NUL in jsonb"), 422),
         (ZeroDivisionError("hunter2"), 500),
     ],
 )
