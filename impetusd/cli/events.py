@@ -40,6 +40,7 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
     Example: impetusd events -f --since 2h web
     """
     from impetusd.cli import past
+    from impetusd.cli.names import with_members
     from impetusd.cli.terminal import screen_of
     from impetusd.ledgerfile import Query
 
@@ -48,7 +49,8 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
     at = here()
     screen = screen_of(sys.stdout, os.environ)
     anything = False
-    for records in past.records(at.paths, Query(names, since=when, last=last), follow=follow):
+    wanted = with_members(at, names)
+    for records in past.records(at.paths, Query(wanted, since=when, last=last), follow=follow):
         for record in records:
             anything = True
             print(json.dumps(record, separators=(",", ":")) if as_json else line(record, screen))
@@ -56,7 +58,7 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
     if not anything:
         from impetusd.cli.names import configured, require
 
-        require(names, configured(at))
+        require(wanted, configured(at))
         of = f" of {', '.join(names)}" if names else ""
         print(f"nothing is recorded{of}{' since then' if when else ''}", file=sys.stderr)
     return 0

@@ -9,7 +9,7 @@ from impetusd.core.protocol import EXIT_UNKNOWN_NAME, EXIT_USAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from impetusd.cli.place import Place
 
@@ -59,3 +59,30 @@ def configured(at: Place) -> list[str]:
         return []
     slots = [f"{unit.name}:{index}" for unit in config.units.values() for index in range(unit.instances_max)]
     return [*config.units, *slots, *config.timers, *config.health]
+
+
+def with_members(at: Place, names: Sequence[str]) -> list[str]:
+    """`names` with the members of each group in its place: as the daemon knows the groups, and where none runs the INI file."""
+    from impetusd import control
+    from impetusd.cli import place
+
+    if not names:
+        return []
+    groups: Mapping[str, Sequence[str]]
+    try:
+        groups = control.call(at.paths, "status", {"names": []}).get("groups", {})
+    except control.NotRunning:
+        try:
+            groups = {group.name: group.members for group in place.load(at.conf).groups.values()}
+        except Failure:
+            groups = {}
+    return [each for name in names for each in _members(name, groups)]
+
+
+def _members(name: str, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A group's own name means nothing else; a pattern may mean more than groups."""
+    if name not in groups:
+        yield name
+    for group, members in groups.items():
+        if fnmatch.fnmatchcase(group, name):
+            yield from members

@@ -33,7 +33,7 @@ NOTABLE = {"exit", "rule", "health", "timer", "config", "command", "reload", "lo
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 @conf_option
 def command(names: tuple[str, ...], as_json: bool) -> int:
-    """Tell of each NAME (a unit, slot, timer or health check) what it is and since when, what caused that, which key of
+    """Tell of each NAME (a unit, slot, group, timer or health check) what it is and since when, what caused that, which key of
     the INI file decided, how often, what happens next, what it wrote to stderr last, and what to type.
 
     Without a NAME: of everything that is not as wanted, and if all is well what happened lately. Works also when no
@@ -41,11 +41,12 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
 
     Example: impetusd why web
     """
-    from impetusd.cli.names import require
+    from impetusd.cli.names import require, with_members
     from impetusd.cli.terminal import screen_of
     from impetusd.core import ledger, why
 
     at = here()
+    names = tuple(with_members(at, names))
     facts = gather(at, names)
     known = {row[key] for row in facts.rows for key in ("unit", "name")} | set(facts.known)
     known |= {row["name"] for row in (*facts.timers, *facts.checks)}

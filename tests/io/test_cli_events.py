@@ -74,6 +74,13 @@ class TestWithoutADaemon:
     def test_of_what_there_is_and_has_done_nothing(self, cli):
         assert cli("events", "db") == (0, "", "nothing is recorded of db\n")
 
+    def test_of_a_group(self, cli, paths):
+        with open(paths.conf, "a", encoding="utf-8") as file:
+            file.write("[group:shop]\nmembers = db, web\n[group:rest]\nmembers = db\n")
+        assert len(cli("events", "shop")[1].splitlines()) == 2
+        assert len(cli("events", "sh*")[1].splitlines()) == 2
+        assert cli("events", "rest") == (0, "", "nothing is recorded of rest\n")
+
     def test_of_what_there_is_not(self, cli):
         assert cli("events", "dbb") == (4, "", "impetusd: there is no dbb; did you mean db?\n")
 
@@ -92,11 +99,12 @@ def test_a_daemon_is_asked_page_by_page(cli, paths):
         first = params["after"] == 0
         return {"records": [STARTED] if first else [ENDED], "last": 1 if first else 2, "more": first}
 
-    with FakeSupervisor(paths, events=answer) as fake:
+    with FakeSupervisor(paths, events=answer, status={"groups": {}}) as fake:
         code, out, _ = cli("events", "--json", "--since", "2025-11-25", "web")
     assert (code, len(out.splitlines())) == (0, 2)
-    assert [params["after"] for _, params in fake.asked] == [0, 1]
-    assert not any(params["wait"] for _, params in fake.asked)
+    pages = [params for method, params in fake.asked if method == "events"]
+    assert [params["after"] for params in pages] == [0, 1]
+    assert not any(params["wait"] for params in pages)
 
 
 def test_following_goes_on_where_the_daemon_has_ended(paths, stopped, monkeypatch):

@@ -32,12 +32,13 @@ def records():
     ]
 
 
-def daemon(paths, records, *rows):
+def daemon(paths, records, *rows, groups=None):
     status = {
         "version": "1",
         "shim": {"pid": 1},
         "supervisor": {"pid": 2},
         "units": list(rows),
+        "groups": groups or {},
         "attention": [],
         "troubles": [],
     }
@@ -66,6 +67,15 @@ def test_it_says_so_where_no_daemon_runs(paths, cli, records):
     assert (code, err) == (0, "")
     assert out.startswith("impetusd does not run")
     assert "web:0 was BACKOFF when impetusd was there last" in out
+
+
+def test_of_a_group(paths, cli, records):
+    with daemon(paths, records, failed_row("web:0"), row("db"), row("other"), groups={"shop": ["web", "db"]}):
+        code, out, err = cli("why", "shop")
+    assert (code, err) == (0, "")
+    assert "web:0 is BACKOFF" in out
+    assert "db is RUNNING" in out
+    assert "other" not in out
 
 
 def test_json_has_the_same(paths, cli, records):
