@@ -154,11 +154,18 @@ class Cgroups:
         if not self.root or not name or "/" in name or name.startswith("."):
             return ""
         path = f"{self.root}/{name}"
-        try:
-            os.makedirs(path, exist_ok=True)
-        except OSError:
-            return ""
-        return path
+        with contextlib.suppress(OSError):
+            os.rmdir(path)  # left over, and empty
+        for number in range(100):
+            new = f"{path}.{number}" if number else path
+            try:
+                os.makedirs(new)
+            except FileExistsError:  # somebody is in it whom a shim with another memory had started
+                continue
+            except OSError:
+                break
+            return new
+        return ""
 
     @staticmethod
     def add(path: str, pid: int) -> None:

@@ -145,3 +145,21 @@ def test_an_orderly_end_afterwards_leaves_nothing(impetusd: Instance, who: str) 
     impetusd.kill(getattr(before, who))
     impetusd.run("stop")
     wait_for(lambda: not impetusd.members(), "every process to be gone")
+
+
+def test_what_a_forgotten_life_left_in_a_cgroup_keeps_no_stop_waiting(impetusd: Instance) -> None:
+    """The shim's memory of its children is gone with run_dir: the next one knows nobody, and counts anew."""
+    before = impetusd.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
+    for pid in (before.supervisor, before.shim):
+        impetusd.kill(pid, signal.SIGSTOP)
+    for pid in (before.shim, before.supervisor):
+        impetusd.kill(pid)
+    wait_for(lambda: dead(before.shim) and dead(before.supervisor), "their end")
+    (impetusd.run_dir / "table").unlink()
+    impetusd.run("start")
+    after = impetusd.status()
+    assert after["p"].pid != before["p"].pid
+    impetusd.run("stop", "p")
+    assert not dead(before["p"].pid)  # it is none of its own, as far as it can know
+    impetusd.kill(before["p"].pid)
+    wait_for(lambda: dead(before["p"].pid), "its end")
