@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import time
 
 import census
 import pytest
@@ -162,34 +159,6 @@ def test_sighup_applies_and_tells_what_is_wrong(impetusd: Instance) -> None:
     impetusd.kill(before.shim, signal.SIGHUP)
     wait_for(lambda: list(impetusd.status().rows) == ["one"], "the other to go")
     assert impetusd.status().pids == {"one": before.pids["one"]}
-
-
-@pytest.mark.parametrize("point", range(20))
-def test_a_kill_at_any_point_leaves_all_of_the_old_or_all_of_the_new(impetusd: Instance, point: int) -> None:
-    """The supervisor is killed 0 to 190 ms after `apply` began, and whoever gave the command as well, every other time."""
-    impetusd.start(TWO)
-    before = impetusd.settle()
-    impetusd.write(f"[program:one]\n{READY}max_restarts = 3\n[program:three]\n{READY}[env:one]\nA = b\n")
-    command = impetusd.popen("apply")
-    time.sleep(0.08 + point * 0.01)  # the points; that they differ is what matters, not where they are
-    with contextlib.suppress(ProcessLookupError):  # it has handed over by now
-        os.kill(before.supervisor, signal.SIGKILL)
-    if point % 2:
-        command.kill()
-        command.wait()
-    else:
-        impetusd.finish(command)
-    after = impetusd.settle()
-    old = {"one": before.pids["one"], "two": before.pids["two"]}
-    if set(after.pids) == {"one", "two"}:
-        assert point % 2
-        assert after.pids == old
-        impetusd.run("apply")
-        after = impetusd.settle()
-    assert set(after.pids) == {"one", "three"}
-    assert after.pids["one"] != before.pids["one"]
-    assert effects(impetusd) == {}
-    assert [row.restarts for row in after.rows.values()] == [0, 0]
 
 
 def test_a_hundred_broken_files_touch_no_process(impetusd: Instance) -> None:

@@ -125,3 +125,44 @@ def test_what_an_operator_stopped_stays_stopped_whenever_the_next_daemons_first_
         mortal.finish(daemon)
         saved = json.loads((mortal.root / "var" / "lib" / "state.json").read_text(encoding="utf-8"))
         assert saved["slots"]["two:0"]["stopped"], point
+
+
+def test_an_apply_is_all_of_it_or_nothing(mortal: Instance) -> None:
+    names = ("two", "three")
+    texts = [f"[program:one]\n{READY}[program:{name}]\n{READY}[env:one]\nA = {name}\n" for name in names]
+    now = before = mortal.start(texts[0])
+
+    def act() -> None:
+        nonlocal before, now
+        before = now
+        mortal.write(texts["two" in before.rows])
+        ask(mortal, "apply")
+        kept = bool(call(mortal, "plan")["changes"])
+        now = mortal.settle(lambda now: (set(now.rows) == set(before.rows)) is kept)
+
+    for point in points(mortal, act, at_least=4):
+        if set(now.rows) == set(before.rows):
+            assert now.pids == before.pids, point
+            assert "message 0 " in point, point  # any later one finds the new configuration in force
+        else:
+            assert now.pids["one"] != before.pids["one"], point
+        assert {row.restarts for row in now.rows.values()} == {0}, point
+
+
+def test_a_reload_is_done_once(mortal: Instance) -> None:
+    listen = f"listen = 127.0.0.1:{mortal.port()}\nreload_watch = 10ms\n"
+    before = mortal.start(f"[program:p]\ncommand = {program('answer_pid')}\nwait_ready = yes\n{listen}")
+    after = before
+    token = 0
+
+    def act() -> None:
+        nonlocal after, token
+        token += 1
+        told = call(mortal, "reload", names=["p"], token=str(token))  # asks the next supervisor again
+        assert told["ok"], told
+        after = mortal.settle(lambda now: set(now.rows) == {"p"})
+
+    for point in points(mortal, act, at_least=6):
+        assert after.pids["p"] != before.pids["p"], point
+        assert (after["p"].generation, after["p"].restarts) == (before["p"].generation + 1, 0), point
+        before = after
