@@ -32,7 +32,7 @@ def command(as_json: bool) -> int:
     Each line is ok, warn or fail; under what is not ok stands why it matters, and how to mend it. Works whether impetusd
     runs or not; some is seen by root only. Exits with 0 if nothing fails, else with 1.
 
-    Example: sudo impetusd doctor
+    Example: impetusd doctor
     """
     from impetusd.cli import facts
     from impetusd.cli.terminal import screen_of
