@@ -29,7 +29,7 @@ OF_HTTP = frozenset({"status", "body", "headers", "socket", "ca_file", "verify"}
 OF_EXEC = frozenset({"cwd", "user", "group", "umask", "nice", "env_file", "kill_timeout"})
 # Set by impetusd for each process; what an [env:…] put there would be lost.
 OWN_VARIABLES = frozenset({
-    "IMPETUSD_CHANNEL_FD", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
+    "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
     "INSTANCE", "INVOCATION_ID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET",
     "WATCHDOG_PID", "WATCHDOG_USEC",
 })  # fmt: skip

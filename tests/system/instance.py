@@ -37,6 +37,12 @@ def pool(port: int, app: str = "app_hello:make", **keys: object) -> str:
     return "".join(f"{key} = {value}\n" for key, value in own.items())
 
 
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background job; what is started here would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command ended."""

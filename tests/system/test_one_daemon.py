@@ -161,7 +161,7 @@ def test_the_lock_is_let_go_when_the_daemon_is_gone(impetusd: Instance) -> None:
 def test_children_hold_neither_lock_nor_sockets_of_the_daemon(impetusd: Instance) -> None:
     status = impetusd.start(ONE)
     held = census.descriptors(status["p"].pid)
-    assert held == ["/dev/null", "pipe", "pipe"]
+    assert held == ["/dev/null", *["pipe"] * 4]  # its streams, and the other ends of its log pipes
 
 
 def test_a_command_waits_for_a_supervisor_that_is_starting(impetusd: Instance) -> None:

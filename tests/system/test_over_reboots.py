@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,11 +19,12 @@ TWO = "[program:api]\ncommand = sleep 300\n[program:mail]\ncommand = sleep 300\n
 
 
 def power_cut(impetusd: Instance) -> None:
-    """Everything is gone in one instant; the shim first, so that nothing of it is written down."""
+    """Everything is gone in one instant; the shim first, so that nothing of it is written down. So is all of run_dir: a tmpfs."""
     for process in sorted(impetusd.members(), key=lambda each: "shim" not in each.command):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     wait_for(lambda: not impetusd.members(), "every process to be gone")
+    shutil.rmtree(impetusd.run_dir)
 
 
 def boot(impetusd: Instance):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 
 from instance import Instance, program, wait_for
@@ -138,8 +139,8 @@ def test_env_tells_what_a_start_would_change(anyone: Instance) -> None:
     anyone.write("FROM_FILE=a\nGONE=b\n", "one.env")
     anyone.start(text)
     out = anyone.run("env", "one").out
-    assert "  COLOUR     red\n" in out
-    assert "  API_TOKEN  ***\n" in out
+    assert re.search(r"^  COLOUR +red$", out, re.MULTILINE)
+    assert re.search(r"^  API_TOKEN +\*\*\*$", out, re.MULTILINE)
     assert "INVOCATION_ID" not in out
     assert "a start would change nothing" in anyone.run("env", "one", "--diff").out
     anyone.write("FROM_FILE=c\n", "one.env")

@@ -103,7 +103,8 @@ def test_what_ends_while_nobody_is_there_is_told_as_unknown_and_started_again_on
     _, before = running(impetusd)
     for pid in (before.supervisor, before.shim, before["api"].pid):
         impetusd.kill(pid)
-    wait_for(lambda: dead(before.shim) and dead(before.supervisor), "their end")
+    gone = (before.shim, before.supervisor, before["api"].pid)
+    wait_for(lambda: not any(map(census.read, gone)), "their end, which init has taken note of")
     impetusd.run("start")
     after = impetusd.settle()
     assert after["api"].last_exit["unknown"] is True

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from instance import DEADLINE, Instance, program, wait_for
+from instance import Instance, program
+from waiting import PATIENCE, wait_for
 
 SLEEPER = "[program:p]\ncommand = sleep 300\nmin_uptime = 10ms\n"
 
@@ -23,7 +24,7 @@ class Manager:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock.bind("\0" + address[1:] if address.startswith("@") else address)
-        self._sock.settimeout(DEADLINE)
+        self._sock.settimeout(PATIENCE)
         if not address.startswith("@"):
             os.chmod(address, 0o777)
 
