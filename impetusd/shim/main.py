@@ -459,7 +459,9 @@ class Shim:
 
     def _live(self, child: Child) -> None:
         child.session = child.pid
-        member = tree.read(child.pid)
+        member = None
+        with contextlib.suppress(OSError):  # with no descriptor left to look with it is watched all the same
+            member = self._seeing(lambda: tree.read(child.pid))
         child.started = member.started if member is not None else 0
         self._watch_child(child)
         self.table.touch(child)
