@@ -214,7 +214,7 @@ class Stage:
             now = self._descriptors(status)
             for held in now.values():  # a log file is opened once, with the first line for it
                 held[:] = [each for each in held if "/var/log/" not in each or held.count(each) > 1]
-            return {who: found for who in now if (found := difference(now[who], self._held[who]))}
+            return {who: found for who in now if (found := census.difference(now[who], self._held[who]))}
 
         try:
             wait_for(lambda: not more(), "the descriptors to be as before", 5.0)
@@ -236,12 +236,3 @@ class Stimulus:
     few: int
     replaces: bool = False
     renews: frozenset[str] = frozenset()
-
-
-def difference(now: list[str], before: list[str]) -> list[str]:
-    """What is there now and was not before."""
-    left = list(now)
-    for each in before:
-        if each in left:
-            left.remove(each)
-    return left

@@ -80,6 +80,15 @@ def descriptors(pid: int) -> list[str]:
     return sorted(found)
 
 
+def difference(now: list[str], before: list[str]) -> list[str]:
+    """What is there now and was not before."""
+    left = list(now)
+    for each in before:
+        if each in left:
+            left.remove(each)
+    return left
+
+
 def cgroups(root: Path) -> list[Path]:
     """The instance's cgroup directories, the top one first; [] where there is no writable cgroup v2."""
     try:

@@ -168,7 +168,9 @@ def test_no_descriptor_is_left_over_by_deaths(impetusd: Instance) -> None:
     wait_for(lambda: census.descriptors(now.shim) == shim, "the shim's descriptors to be as before")
     assert now.supervisor == first.supervisor
     # A log file is opened with the first line for it, so there may be fewer.
-    wait_for(lambda: not _difference(census.descriptors(now.supervisor), supervisor), "the supervisor to hold no more")
+    wait_for(
+        lambda: not census.difference(census.descriptors(now.supervisor), supervisor), "the supervisor to hold no more"
+    )
     assert fetch(port) in {str(now["web:0"].pid), str(now["web:1"].pid)}
 
 
@@ -180,8 +182,10 @@ def test_each_next_supervisor_holds_what_the_first_held(impetusd: Instance) -> N
     for _ in range(3):
         killed(impetusd, [SUPERVISOR])
     now = impetusd.settle()
-    wait_for(lambda: _difference(census.descriptors(now.shim), shim) == [], "the shim's descriptors to be as before")
-    assert _difference(census.descriptors(now.supervisor), supervisor) == []
+    wait_for(
+        lambda: census.difference(census.descriptors(now.shim), shim) == [], "the shim's descriptors to be as before"
+    )
+    assert census.difference(census.descriptors(now.supervisor), supervisor) == []
 
 
 def test_no_request_fails_while_supervisors_are_killed_and_status_waits(impetusd: Instance) -> None:
@@ -220,12 +224,3 @@ def test_a_supervisor_killed_over_and_over_at_any_moment_of_a_restart(impetusd: 
         "web:standby": 0,
         "api": 2,
     }, f"{status}\n{impetusd.log()}"
-
-
-def _difference(now: list[str], before: list[str]) -> list[str]:
-    """What is there now and was not before."""
-    left = list(now)
-    for each in before:
-        if each in left:
-            left.remove(each)
-    return left
