@@ -189,11 +189,11 @@ class _Sections(Values):
 
     def values(self, section: Section, kind: Kind) -> tuple[dict[str, Any], set[str]]:
         """Each key's value, and the keys that have a problem: these have their default."""
-        values: dict[str, Any] = {}
+        keys = schema.keys_of(kind.value)
+        values = self.all_defaults(kind.value).copy()
         faulty: set[str] = set()
-        for key in schema.keys_of(kind.value).values():
-            entry = section.entries.get(key.name)
-            value = self.value(key, entry) if entry else key.value.none
+        for key in [key for name, key in keys.items() if name in section.entries]:
+            value = self.value(key, section.entries[key.name])
             if value is None:
                 faulty.add(key.name)
             values[key.name] = self.or_default(kind, key, value)

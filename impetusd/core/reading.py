@@ -178,6 +178,11 @@ class Values(Reading):
     def absolute(self, path: str) -> str:
         return normpath(join(self.built_in["BASE_DIR"], path))
 
+    def all_defaults(self, kind: str) -> dict[str, Any]:
+        """What each key of a section is when it is not there. Not to be changed."""
+        keys, known = schema.keys_of(kind), self.defaults.get(kind, {})
+        return known if len(known) == len(keys) else {name: self.default(kind, key) for name, key in keys.items()}
+
     def default(self, kind: str, key: Key) -> Any:
         known = self.defaults.setdefault(kind, {})
         if key.name not in known:

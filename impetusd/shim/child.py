@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 
-from impetusd.shim import tree
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 # What a successor is told as it is; the fork socket is told apart, for it may be a template's or an unanswered fork's.
 PLAIN = (
     *("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended", "acked", "left"),
-    *("doomed", "killed", "oom_kills", "ours", "template"),
+    *("doomed", "killed", "ours", "template"),
 )
 
 
@@ -41,7 +39,6 @@ class Child:
         self.template = False  # it forks others, and ends when the shim does
         self.ours = True  # a child in the kernel's books; not, if the shim that started it was killed
         self.seen = 0.0  # when (monotonic) the end of one that is not was seen
-        self.oom_kills = tree.Cgroups.oom_kills(cgroup) if cgroup else 0
 
     def row(self) -> dict[str, Any]:
         """What a new supervisor is told of it."""

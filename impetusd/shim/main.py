@@ -23,6 +23,7 @@ import socket
 import sys
 import time
 from collections import deque
+from itertools import takewhile
 
 from impetusd.shim import handover, orphans, spawn, table, tree, upstream, usage, wire
 from impetusd.shim.child import Child
@@ -81,10 +82,12 @@ class Shim:
         self.quitting = False
         self.code = 0  # what to exit with then
         self.sweep_due = False
+        self.emptied: list[str] = []  # cgroups that are to be removed
         # the supervisor
         self.channel: socket.socket | None = None
         self.supervisor: Child | None = None
         self.outbox: deque[tuple[dict[str, Any], Sequence[int]]] = deque()
+        self.stuck = False  # its channel is full
         self.heard = 0.0
         self.born = 0.0
         self.due: float | None = 0.0  # when to start the supervisor
@@ -103,6 +106,7 @@ class Shim:
         self._listen_to_signals()
         if self.supervisor is not None:  # it was there before this code was
             self.emit({"event": "upgraded"})
+        self._flush()
         while True:
             for fd, _ in self.epoll.poll(self._patience()):
                 act = self.on.get(fd)  # an earlier one of this round may have closed it
@@ -111,10 +115,12 @@ class Shim:
             if self.sweep_due:
                 self._survive(self._sweep)
             self._mind_supervisor()
+            self._flush()
             if self.trial is not None and time.monotonic() >= self.trial.deadline:
                 self.trial.kill()
             self.upstream.beat(time.monotonic())
             self.table.write(self)
+            self._survive(self._remove_emptied)
             if self.quitting and self.supervisor is None:
                 self.table.remove()
                 self.cgroups.remove(self.cgroups.root)
@@ -264,6 +270,7 @@ class Shim:
         if self.supervisor is not None and self.channel is not None:
             self._watch(self.supervisor.pidfd, self._supervisor_ended)
             self._watch(self.channel.fileno(), self._receive)
+            self.stuck = False
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -302,27 +309,30 @@ class Shim:
             self._plan_supervisor(time.monotonic())
 
     def emit(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Tell the supervisor; without one nothing is lost, for the next is told the whole table."""
+        """Tell the supervisor, at the end of the round; without one nothing is lost, for the next is told the whole table."""
         if self.channel is not None:
             self.outbox.append((event, fds))
-            self._flush()
 
     def _flush(self) -> None:
+        """What was emitted, in as few messages as descriptors allow: each costs both sides a turn."""
         if self.channel is None:
             return
-        mask = select.EPOLLIN
-        while self.outbox:
+        stuck = False
+        while self.outbox and not stuck:
+            bare = [event for event, _ in takewhile(lambda each: not each[1], self.outbox)]
+            events, fds = (bare, ()) if bare else ([self.outbox[0][0]], self.outbox[0][1])
             try:
-                self._seeing(functools.partial(wire.send, self.channel, *self.outbox[0]))
+                self._seeing(functools.partial(wire.send, self.channel, {"events": events}, fds))
             except BlockingIOError:
-                mask |= select.EPOLLOUT
-                break
+                stuck = True
             except OSError:  # it is dead; its pidfd will say so
                 self.outbox.clear()
-                break
-            self.outbox.popleft()
-        if self.channel.fileno() in self.on:
-            self.epoll.modify(self.channel.fileno(), mask)
+            else:
+                for _ in events:
+                    self.outbox.popleft()
+        if stuck != self.stuck and self.channel.fileno() in self.on:
+            self.stuck = stuck
+            self.epoll.modify(self.channel.fileno(), select.EPOLLIN | (select.EPOLLOUT if stuck else 0))
 
     def _receive(self) -> None:
         while self.channel is not None:
@@ -623,7 +633,13 @@ class Shim:
             del self.children[child.process]
             self.table.note("children", child.process, None)
             if child.cgroup:
-                self._seeing(lambda: self.cgroups.remove(child.cgroup))
+                self.emptied.append(child.cgroup)
+
+    def _remove_emptied(self) -> None:
+        """At the end of a round: what is to be started in the place of what was there does not wait for it."""
+        while self.emptied:
+            self._seeing(lambda: self.cgroups.remove(self.emptied[-1]))
+            self.emptied.pop()
 
     # What the kernel says.
 
@@ -673,7 +689,7 @@ class Shim:
     @staticmethod
     def _lacked_memory(child: Child) -> bool:
         """Whether the kernel says that it has killed for memory in the child's own cgroup."""
-        return bool(child.cgroup) and tree.Cgroups.oom_kills(child.cgroup) > child.oom_kills
+        return bool(child.cgroup) and tree.Cgroups.oom_kills(child.cgroup) > 0
 
     def _tell_exit(self, child: Child) -> None:
         self.table.touch(child)
@@ -701,7 +717,9 @@ class Shim:
 
     def _lives_on(self, child: Child) -> bool:
         if child.cgroup:
-            return not self._mains().issuperset(self.cgroups.members(child.cgroup))
+            return self.cgroups.populated(child.cgroup) and not self._mains().issuperset(
+                self.cgroups.members(child.cgroup)
+            )
         return bool(self._strays() or not child.ours) and bool(self._rest(child))
 
     def _rest(self, child: Child) -> list[tree.Member]:
@@ -773,6 +791,7 @@ class Shim:
             log("going on with the code that is now on the disk")
             before = signal.pthread_sigmask(signal.SIG_BLOCK, spawn.SIGNALS)
             self._wake()  # what had come before
+            self._remove_emptied()
             try:
                 handover.become(handover.dump(self))
             except OSError as error:

@@ -29,14 +29,15 @@ from impetusd.shim.clone import fork_into
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TypeAlias
+
+    Stage: TypeAlias = tuple[str, Callable[[], Any]]
 
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 CAPABILITY_VERSION_3 = 0x20080522
-SYS_CLOSE_RANGE = 436
 SIGNALS = tuple(map(int, signal.valid_signals()))
 # Of a spec, for what belongs to impetusd itself.
 PLAIN = {"cwd": "/", "umask": 0o022, "nice": 0, "oom_score_adj": 0, "affinity": [], "rlimits": [], "cgroup": ""}
@@ -61,9 +62,10 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
     status, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before = _signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        stages = _stages(spec)
         pid, joined = fork(spec["cgroup"])
         if pid == 0:
-            _child(spec, report, joined=joined)
+            _child(spec, stages, report, joined=joined)
     except BaseException:
         os.close(status)
         raise
@@ -91,15 +93,16 @@ def failure(status: int) -> tuple[str, str] | None:
     return None
 
 
-def _child(spec: dict[str, Any], report: int, *, joined: bool) -> NoReturn:
+def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bool) -> NoReturn:
     """Whatever happens ends here: a child that returned would go on as a second shim."""
-    stage = "starting"
+    stage = "moving descriptors"
     try:
-        for stage, act in _stages(spec, report, joined=joined):
-            if stage == "moving descriptors":
-                report = _move_fds(spec, report)
-            else:
-                act()
+        report = _move_fds(spec["fds"], report)
+        if not joined:
+            stage = f"joining cgroup {spec['cgroup']}"
+            _join(spec["cgroup"])
+        for stage, act in stages:  # noqa: B007  # for the one that fails
+            act()
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(report, f"{stage}\0{_reason(error, stage, spec)}".encode("utf-8", "backslashreplace"))
@@ -119,26 +122,34 @@ def _reason(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 
-def _stages(spec: dict[str, Any], report: int, *, joined: bool) -> list[tuple[str, Callable[[], Any]]]:
-    """Each stage with its name, in the order in which they must happen."""
-    env, argv = spec["env"], spec["argv"]
-    return [
+def _stages(spec: dict[str, Any]) -> list[Stage]:
+    """What is to be done after the fork, each with its name, in the order in which it must happen.
+
+    Made before the fork: whatever a child touches for the first time is a page fault, 2 µs each and 400 of them before.
+    """
+    env, argv, limits = spec["env"], spec["argv"], spec["rlimits"]
+    umask, nice, cpus, cwd, score = (spec[key] for key in ("umask", "nice", "affinity", "cwd", "oom_score_adj"))
+    handled = [number for number in SIGNALS if _signal.getsignal(number) not in {_signal.SIG_DFL, None}]
+    stages: list[Stage] = [
         ("starting a session", os.setsid),
-        (f"joining cgroup {spec['cgroup']}", (lambda: None) if joined else lambda: _join(spec["cgroup"])),
-        (f"setting oom_score_adj to {spec['oom_score_adj']}", lambda: _set_oom_score(spec["oom_score_adj"])),
-        ("setting umask", lambda: os.umask(spec["umask"])),
-        (f"setting nice to {spec['nice']}", lambda: _set_nice(spec["nice"])),
-        ("setting cpu_affinity", lambda: _set_affinity(spec["affinity"])),
-        ("moving descriptors", lambda: report),
-        ("setting rlimits", lambda: _set_rlimits(spec["rlimits"])),  # nofile must not be in the way of the moves
-        (f"changing directory to {spec['cwd']}", lambda: os.chdir(spec["cwd"])),
+        (f"setting oom_score_adj to {score}", lambda: _set_oom_score(score)),
+        ("setting umask", lambda: os.umask(umask)),
+    ]
+    if nice:
+        stages.append((f"setting nice to {nice}", lambda: os.setpriority(os.PRIO_PROCESS, 0, nice)))
+    if cpus:
+        stages.append(("setting cpu_affinity", lambda: os.sched_setaffinity(0, cpus)))
+    return [
+        *stages,
+        ("setting rlimits", lambda: _set_rlimits(limits)),
+        (f"changing directory to {cwd}", lambda: os.chdir(cwd)),
         *_identity(spec),
-        ("resetting signals", _reset_signals),
+        ("resetting signals", lambda: _reset_signals(handled)),
         (f"executing {argv[0]}", lambda: _execute(argv, env, spec.get("listen", 0))),
     ]
 
 
-def _identity(spec: dict[str, Any]) -> list[tuple[str, Callable[[], Any]]]:
+def _identity(spec: dict[str, Any]) -> list[Stage]:
     """Groups before gid before uid: the first needs the privileges that the last gives up."""
     if spec.get("uid") is None:
         return []
@@ -185,41 +196,22 @@ def _set_rlimits(limits: list[tuple[str, int, int]]) -> None:
             raise OSError(errno.EPERM, f"{name}={soft}:{hard}: {error}") from error
 
 
-def _set_nice(nice: int) -> None:
-    if nice:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
+def _move_fds(fds: dict[str, int], report: int) -> int:
+    """Put each descriptor at its number. Returns where the report pipe is now.
 
-
-def _set_affinity(cpus: list[int]) -> None:
-    if cpus:
-        os.sched_setaffinity(0, cpus)
-
-
-def _move_fds(spec: dict[str, Any], report: int) -> int:
-    """Put each descriptor at its number and close all others. Returns where the report pipe is now.
-
-    Sources are first copied above every target, so that no dup2 overwrites one that is still to be moved.
+    What lies below the highest number is first copied above it, so that no dup2 overwrites one that is still to be moved. All
+    others close by themselves when the program is executed: the shim has none that is not close-on-exec.
     """
-    targets = {int(number): fd for number, fd in spec["fds"].items()}
+    targets = {int(number): fd for number, fd in fds.items()}
     ceiling = max(targets) + 1
-    copies = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ceiling) for number, fd in targets.items()}
-    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, ceiling)
-    for number, fd in copies.items():
+
+    def aside(fd: int) -> int:
+        return fd if fd >= ceiling else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ceiling)
+
+    report = aside(report)
+    for number, fd in {number: aside(fd) for number, fd in targets.items()}.items():
         os.dup2(fd, number, inheritable=True)
-    for number in set(range(ceiling)) - set(targets):
-        with contextlib.suppress(OSError):
-            os.close(number)
-    if not (_close_range(ceiling, report - 1) and _close_range(report + 1, 0xFFFFFFFF)):
-        for number in map(int, os.listdir("/proc/self/fd")):
-            if number >= ceiling and number != report:
-                with contextlib.suppress(OSError):
-                    os.close(number)
     return report
-
-
-def _close_range(first: int, last: int) -> bool:
-    """close_range(2), Linux 5.9. False where it is missing or refused; os.closerange() would then try each number."""
-    return first > last or _libc.syscall(SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0) == 0
 
 
 def _drop_bounding_set() -> None:
@@ -238,14 +230,13 @@ def _drop_capabilities() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _reset_signals() -> None:
+def _reset_signals(handled: list[int]) -> None:
     """Ignored and blocked signals are inherited over exec: the program starts with none.
 
     Handlers end with exec, but a signal that has come meanwhile must find none: the shim's would swallow it.
     """
-    for number in SIGNALS:
-        if _signal.getsignal(number) not in {_signal.SIG_DFL, None}:
-            _signal.signal(number, _signal.SIG_DFL)
+    for number in handled:
+        _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

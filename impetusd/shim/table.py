@@ -1,6 +1,6 @@
 """What a shim that was killed leaves for the next: a file in run_dir with all that it knew, as of its last message.
 
-A line of JSON for each round that changed something, behind one that tells everything; when the file has grown it is begun
+A line of JSON for each round that changed something, behind those that tell everything; when the file has grown it is begun
 anew. It has to outlive processes, not the host, so nothing waits for a disk (root's run_dir is in memory anyway). A line
 that was cut off by SIGKILL tells of a round that was not carried out. After an orderly end there is no file.
 
@@ -18,11 +18,13 @@ import fcntl
 import json
 import os
 import time
+from itertools import islice
 
 from impetusd.shim import tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from impetusd.shim.child import Child
@@ -33,6 +35,7 @@ NAME = "table"
 GROWTH = 1 << 20  # bytes added to twice what everything takes, until it is begun anew
 AGAIN = 5.0  # seconds until a file that was removed, or cannot be written, is made again
 PARTS = ("blobs", "kept", "children")
+AT_ONCE = 50  # of a part in one line
 
 
 def boot_id() -> str:
@@ -45,6 +48,10 @@ def ident(fd: int) -> list[int]:
     """What tells an open file from every other, and how it is open."""
     found = os.fstat(fd)
     return [found.st_dev, found.st_ino, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE]
+
+
+def _line(told: dict[str, Any]) -> bytes:
+    return json.dumps(told, separators=(",", ":")).encode() + b"\n"
 
 
 class Table:
@@ -79,7 +86,7 @@ class Table:
             if not self.news:
                 return
             children = {number: child and child.dump() for number, child in self.news.pop("children", {}).items()}
-            line = json.dumps({**self.news, "children": children}, separators=(",", ":")).encode() + b"\n"
+            line = _line({**self.news, "children": children})
             self.news = {}
             self._add(line)
         except OSError as error:
@@ -108,9 +115,7 @@ class Table:
             "supervisor": [shim.supervisor.pid, shim.supervisor.started] if shim.supervisor else None,
             "baseline": shim.baseline,
             "shutdown": shim.shutdown,
-            "blobs": shim.blobs,
-            "kept": {name: ident(fd) for name, fd in shim.kept.items()},
-            "children": {number: child.dump() for number, child in shim.children.items()},
+            **{part: {} for part in PARTS},
         }
         os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
         aside = f"{self._path}.new"
@@ -121,9 +126,18 @@ class Table:
         if before >= 0:
             os.close(before)
         self._size, self.news, self._look_at = 0, {}, now + AGAIN
-        self._add(json.dumps(told, separators=(",", ":")).encode() + b"\n")
+        self._add(_line(told))
+        self._add_all("blobs", shim.blobs, lambda blob: blob)
+        self._add_all("kept", shim.kept, ident)
+        self._add_all("children", shim.children, lambda child: child.dump())
         self._full = self._size
         os.rename(aside, self._path)
+
+    def _add_all(self, part: str, items: dict[Any, Any], told: Callable[[Any], Any]) -> None:
+        """A few a line: what is built here at once stays with the process as memory that it once had."""
+        keys = iter(items)
+        while some := list(islice(keys, AT_ONCE)):
+            self._add(_line({part: {key: told(items[key]) for key in some}}))
 
     def _add(self, line: bytes) -> None:
         view = memoryview(line)

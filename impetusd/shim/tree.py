@@ -44,8 +44,11 @@ class Member:
 def read(pid: int) -> Member | None:
     """The process `pid`, or None when there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError as error:
         _unless_blind(error)
         return None
@@ -154,17 +157,18 @@ class Cgroups:
         if not self.root or not name or "/" in name or name.startswith("."):
             return ""
         path = f"{self.root}/{name}"
-        with contextlib.suppress(OSError):
-            os.rmdir(path)  # left over, and empty
         for number in range(100):
             new = f"{path}.{number}" if number else path
-            try:
-                os.makedirs(new)
-            except FileExistsError:  # somebody is in it whom a shim with another memory had started
-                continue
-            except OSError:
-                break
-            return new
+            for _ in range(2):
+                try:
+                    os.makedirs(new)
+                except FileExistsError:  # left over, or somebody is in it whom a shim with another memory had started
+                    with contextlib.suppress(OSError):
+                        os.rmdir(new)
+                except OSError:
+                    return ""
+                else:
+                    return new
         return ""
 
     @staticmethod
@@ -172,6 +176,19 @@ class Cgroups:
         """Move `pid` into the cgroup, unless it has ended. Takes 10 ms: see `shim.clone`."""
         with contextlib.suppress(OSError), open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:
             procs.write(str(pid))
+
+    @staticmethod
+    def populated(path: str) -> bool:
+        """Whether anything lives in the cgroup or below it: one look for what `members` takes one a directory."""
+        try:
+            fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return b"populated 0" not in os.read(fd, 4096)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _unless_blind(error)
+            return False
 
     @staticmethod
     def members(path: str) -> list[int]:

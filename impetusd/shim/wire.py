@@ -17,7 +17,7 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     notify text         tell the manager that started us (sd_notify)
     quit                end, once the supervisor has exited
 
-From the shim, a message is one event:
+From the shim, a message is {"events": [...]}, a round's; one with descriptors is alone in its message:
     hello               {"table", "blobs", "shutdown", "pid"}, after which come
     fds                 {"names"} with as many descriptors, and then
     begin               the past is told; what follows is news

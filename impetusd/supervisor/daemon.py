@@ -157,6 +157,7 @@ class Daemon:
         self._starter.prefix = self._prefix
         self._oom = Oom()
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
+        self._link.gather = self._engine.gather
         self._starter.instances = self._engine.instances
         self._starter.shown = self._engine.shown
         self._build(self._configuration.at(0))

@@ -102,6 +102,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Entry, Event]] = deque()
         self._pumping = False
+        self._gathering = False
         self._dirty: dict[str, Entry] = {}
         self._waiting: dict[str, Entry] = {}
         self._by_process: dict[int, Entry] = {}
@@ -327,6 +328,16 @@ class Engine:
         finally:
             self._pumping = False
         self._pump()
+
+    @contextlib.contextmanager
+    def gather(self) -> Iterator[None]:
+        """What follows from several events is decided event by event, and goes to the shim as one message."""
+        self._gathering = True
+        try:
+            yield
+        finally:
+            self._gathering = False
+            self._starter.flush()
 
     def start(self, entries: Iterable[Entry]) -> None:
         """Have them up; those that run already are left alone."""
@@ -611,7 +622,8 @@ class Engine:
         for entry in self._dirty.values():
             self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
         self._dirty.clear()
-        self._starter.flush()
+        if not self._gathering:
+            self._starter.flush()
         if self._watchers and self._looking is None:
             self._looking = self._loop.call_at(self._look_at, self._look)
 

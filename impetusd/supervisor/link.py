@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from impetusd.shim import wire
 
 T = TypeVar("T")
 
-BEAT = 10.0  # seconds; the shim's patience is 30
+BEAT = 14.0  # seconds; the shim's patience is 30
 
 
 class Link:
@@ -31,6 +33,9 @@ class Link:
         self._begun = self._loop.create_future()
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
         self.lost: Callable[[], object] = lambda: None  # called when the shim is gone, before the end
+        self.gather: Callable[[], AbstractContextManager[None]] = (
+            contextlib.nullcontext
+        )  # around the events of one message
         self._shim = os.pidfd_open(os.getppid())
         self.pid = 0
         self.command: list[str] = []  # the shim's own
@@ -113,7 +118,10 @@ class Link:
                     self.lost()
                 finally:
                     os._exit(1)  # the shim is gone, and with it everything that there is to decide
-            self._take(*packet)
+            message, fds = packet
+            with self.gather():
+                for event in message["events"]:
+                    self._take(event, fds)
 
     def _take(self, event: dict[str, Any], fds: list[int]) -> None:
         match event["event"]:

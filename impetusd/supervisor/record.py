@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from impetusd.core.lifecycle import Slot, State, Want
@@ -11,6 +11,7 @@ from impetusd.core.policy import Exit
 
 VERSION = 1
 SLOT = tuple(each.name for each in fields(Slot))
+EXIT = tuple(each.name for each in fields(Exit))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def dump(record: Record) -> str:
     slot = {name: getattr(record.slot, name) for name in SLOT}
     slot["state"] = record.slot.state.name
     slot["want"] = record.slot.want.value
-    slot["last_exit"] = asdict(record.slot.last_exit) if record.slot.last_exit else None
+    slot["last_exit"] = _of_exit(record.slot.last_exit)
     rest = {name: getattr(record, name) for name in REST}
     return json.dumps({"version": VERSION, "slot": slot, **rest}, separators=(",", ":"))
 
@@ -60,8 +61,13 @@ def durable(record: Record) -> dict[str, Any]:
     return {
         "stopped": record.stopped,
         "restarts": slot.restarts,
-        "last_exit": asdict(slot.last_exit) if slot.last_exit else None,
+        "last_exit": _of_exit(slot.last_exit),
     }
+
+
+def _of_exit(end: Exit | None) -> dict[str, Any] | None:
+    """As `dataclasses.asdict`, which copies each value: 40 µs, at each change of each slot."""
+    return None if end is None else {name: getattr(end, name) for name in EXIT}
 
 
 def revive(data: dict[str, Any]) -> Record:

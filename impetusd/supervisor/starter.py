@@ -55,6 +55,7 @@ class Starter:
         self._keeps: list[tuple[str, int]] = []
         self._close_when_sent: list[int] = []
         self._held = dict(link.fds)  # name → our copy, of what the shim holds
+        self._listening = {name for name in self._held if name.startswith("listen:")}
         self._next_process = 1
         self._next_pipe = 1 + max([0, *(int(name.split(":")[1]) for name in self._held if name.startswith("log:"))])
         self.instances: Callable[[Unit], int] = lambda unit: unit.instances
@@ -115,6 +116,7 @@ class Starter:
                 os.close(fd)
 
         self._link.send(ops + self._ops, [fd for _, fd in keeps], sent)
+        self._ledger.sent()
         self._puts, self._ops, self._keeps, self._close_when_sent = {}, [], [], []
 
     def quit(self, code: int) -> None:
@@ -410,6 +412,7 @@ class Starter:
             name = f"listen:{unit.name}:{address.place}"
             if name not in self._held:
                 self.keep(name, listen_on(address, unit.backlog).detach(), ours=True)
+                self._listening.add(name)
             else:
                 adjust(self._held[name], address, unit.backlog)
             names.append(name)
@@ -418,21 +421,18 @@ class Starter:
     def drop_listeners_but(self, units: Iterable[Unit], busy: Collection[str]) -> None:
         """Close what no unit has as its address any more. Units named in `busy` have processes that listen there still."""
         wanted = {f"listen:{unit.name}:{address.place}" for unit in units for address in unit.listen}
-        for name in self._listening():
+        for name in sorted(self._listening):
             if name not in wanted and name.split(":")[1] not in busy:
                 self._drop_listener(name)
 
     def close_listeners(self, unit: Unit) -> None:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""
-        for name in self._listening():
-            if name.split(":")[1] == unit.name:
-                self._drop_listener(name)
-
-    def _listening(self) -> list[str]:
-        return [name for name in self._held if name.startswith("listen:")]
+        for name in [name for name in self._listening if name.split(":")[1] == unit.name]:
+            self._drop_listener(name)
 
     def _drop_listener(self, name: str) -> None:
         self.drop(name)
+        self._listening.discard(name)
         path = name.split(":", 2)[2]
         if path.startswith("unix:"):
             with contextlib.suppress(OSError):

@@ -75,12 +75,13 @@ class Supervisor:
                 poll(self.channel, select.POLLIN, f"{what}; heard {self.heard}")
         assert packet is not None, f"the shim closed the channel while the test waited for {what}"
         message, fds = packet
-        if message["event"] == "fds":
-            self.fds.update(zip(message["names"], fds, strict=True))
-            if "lock" in self.fds:
-                self.locks.append(self.fds.pop("lock"))
-        else:
-            self.heard.append(message)
+        for event in message["events"]:
+            if event["event"] == "fds":
+                self.fds.update(zip(event["names"], fds, strict=True))
+                if "lock" in self.fds:
+                    self.locks.append(self.fds.pop("lock"))
+            else:
+                self.heard.append(event)
 
     def hang_up(self) -> None:
         """Close every copy of the channel, and live on."""

@@ -32,6 +32,7 @@ class Bench:
                 self.blobs.pop(key, None)
             else:
                 self.blobs[key] = text
+        made.sent()
 
     def write(self, data):
         with open(self.path, "wb") as file:

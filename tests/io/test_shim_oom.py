@@ -33,9 +33,9 @@ def test_the_kernels_count_is_read(tmp_path, text, count):
 
 @pytest.fixture
 def counting(tmp_path):
-    """A shim whose cgroups count as many kills for memory as there are bytes in a file, two to begin with."""
+    """A shim whose cgroups count as many kills for memory as there are bytes in a file, none to begin with."""
     count = tmp_path / "count"
-    count.write_text("xx")
+    count.write_text("")
     with Shim(setup=f"tree.Cgroups.oom_kills = lambda path: len(open({str(count)!r}).read())") as shim:
         yield shim, count
 
@@ -48,7 +48,7 @@ def test_it_is_told_of_a_child_in_whose_cgroup_the_count_has_risen(counting, num
     shim, count = counting
     process, pid = shim.started("sleep", "300")
     if counted:
-        count.write_text("xxx")
+        count.write_text("x")
     os.kill(pid, number)
     assert shim.wait("exited", process).get("oom", False) is oom
     shim.supervisor.kill()
@@ -61,7 +61,7 @@ def test_it_is_told_of_a_child_in_whose_cgroup_the_count_has_risen(counting, num
 def test_a_kill_on_command_is_no_want_of_memory(counting, scope):
     shim, count = counting
     process, _ = shim.started("sleep", "300")
-    count.write_text("xxx")
+    count.write_text("x")
     shim.signal(process, signal.SIGKILL, scope)
     assert "oom" not in shim.wait("exited", process)
 

@@ -18,7 +18,7 @@ from impetusd.supervisor.link import Link
 from impetusd.supervisor.starter import Starter
 
 WRITER: Any = SimpleNamespace()  # no log is written here
-LEDGER: Any = SimpleNamespace(puts=dict)
+LEDGER: Any = SimpleNamespace(puts=dict, sent=lambda: None)
 
 
 def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dict[str, Any], int]]:
