@@ -1,4 +1,4 @@
-"""The engine: slots, one inbox, one timer a slot.
+"""The engine: what happens in the slots; one inbox, one timer a slot.
 
 Events from everywhere go into the inbox and are run to completion, one by one, through the pure machine
 (`core.lifecycle`); what it says is to be done becomes operations for the shim. All that one round has changed and asked
@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from types import MappingProxyType
 from typing import Any
 
 from impetusd.core import lifecycle, news, redact
@@ -43,26 +42,24 @@ from impetusd.core.lifecycle import (
     Stop,
     Want,
 )
-from impetusd.core.model import Config, Kind, Unit
+from impetusd.core.model import Config, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.core.reload import overlaps
 from impetusd.supervisor import record
 from impetusd.supervisor.childspec import CannotStart
 from impetusd.supervisor.entry import (
     IDLE,
-    ONE_SHOT,
     PASSING,
     SERVING,
     Entry,
     Role,
     differ,
-    roles,
     serving,
     slot_name,
-    with_jobs,
 )
 from impetusd.supervisor.reloads import Reloads
 from impetusd.supervisor.rolling import Rolling, leaving_slot, taken
+from impetusd.supervisor.slots import Slots
 from impetusd.supervisor.starter import Starter
 
 EX_THREADS = 77  # the template's exit when the application starts threads at import
@@ -76,7 +73,7 @@ LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is 
 LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
 
 
-class Engine:
+class Engine(Slots):
     """All slots. Every method is called in the event loop's thread and returns without waiting."""
 
     def __init__(
@@ -92,7 +89,7 @@ class Engine:
         `oom` says whether the kernel has killed `pid`, which ran `since`, for memory, in the kernel's words.
         `record(entry, kind, **fields)` writes into the ledger what no change of a slot tells.
         """
-        self._starter = starter
+        super().__init__(starter)
         self._publish = publish
         self._tell = tell
         self._oom = oom
@@ -103,20 +100,13 @@ class Engine:
         self._inbox: deque[tuple[Entry, Event]] = deque()
         self._pumping = False
         self._gathering = False
-        self._dirty: dict[str, Entry] = {}
         self._waiting: dict[str, Entry] = {}
         self._by_process: dict[int, Entry] = {}
         self._by_pid: dict[int, Entry] = {}
         self._watchers: dict[asyncio.Future[None], Callable[[], bool]] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._look_at = 0.0
-        self.entries: dict[str, Entry] = {}
-        self.units: dict[str, Unit] = {}
-        self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
-        self._at: Callable[[int], Config]
         self._changing = False  # another configuration is being brought into force
-        self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
-        self._leaving: dict[str, Unit | None] = {}  # by name, units that the configuration has no more, or switched off
 
     # Building and rebuilding.
 
@@ -127,95 +117,14 @@ class Engine:
         saved: Mapping[str, Mapping[str, Any]],
         before: Callable[[int], Config] | None = None,
     ) -> None:
-        """Make a slot for everything that the configuration asks for, with what is remembered of it.
-
-        `at` gives the configuration as an instance sees it; `blobs` are of this boot, `saved` slots of an earlier one.
-        `before` is the configuration until now: what it alone has is stopped and then forgotten.
-        """
-        self._at = at
+        """As in `Slots`, with the reloads that are under way."""
         self.reloads.load(blobs)
-        for unit in with_jobs(at(0)):
-            self._know(unit, blobs)
-            if unit.enabled:
-                for role, index in roles(unit, self.instances(unit)):
-                    self._make(unit, role, index, blobs, saved)
-                for key in blobs:
-                    self._make_passing(unit, key, blobs)
         self._changing = before is not None
-        if before is not None:
-            self._make_leaving(before, blobs)
-
-    def _know(self, unit: Unit, blobs: Mapping[str, str]) -> None:
-        self.units[unit.name] = unit
-        facts = blobs.get(f"unit:{unit.name}")
-        self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
-
-    def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
-        """Slots of units that the configuration had and has no more."""
-        now, self._at = self._at, before
-        for unit in with_jobs(before(0)):
-            known = self.units.get(unit.name)
-            if not unit.enabled or (known is not None and known.enabled):
-                continue
-            unit = replace(unit, depends_on=tuple(name for name in unit.depends_on if name in self.units))
-            self._know(unit, blobs)
-            present = len(self.entries)
-            for role, index in roles(unit, self.instances(unit)):
-                if f"slot:{slot_name(unit, role, index)}" in blobs:
-                    self._make(unit, role, index, blobs).dismissed = True
-            for key in blobs:
-                self._make_passing(unit, key, blobs)
-            if len(self.entries) == present:
-                self._forget_unit(unit)
-            else:
-                self._leaving[unit.name] = known
-        self._at = now
+        super().configure(at, blobs, saved, before)
 
     def _forget_unit(self, unit: Unit) -> None:
-        known = self._leaving.pop(unit.name, None)
-        del self.units[unit.name]
-        if known is not None:  # it is still in the configuration, switched off
-            self.units[unit.name] = known
-        self._starter.put(f"unit:{unit.name}", None)
+        super()._forget_unit(unit)
         self.reloads.forget(unit)
-
-    def _make(
-        self,
-        unit: Unit,
-        role: Role,
-        index: int,
-        blobs: Mapping[str, str],
-        saved: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Entry:
-        entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
-        text = blobs.get(f"slot:{entry.name}")
-        if text:
-            entry.rec = record.load(text)
-        elif entry.name in saved:
-            entry.rec = record.revive(saved[entry.name])
-            self.touch(entry)  # the supervisor after us has no other memory of it
-        self.entries[entry.name] = entry
-        self._of_unit.setdefault(unit.name, []).append(entry)
-        return entry
-
-    def _make_passing(self, unit: Unit, key: str, blobs: Mapping[str, str]) -> None:
-        """A slot that no configuration asks for: scaled away, of a process that leaves, or of one that is to come."""
-        kind, _, name = key.partition(":")
-        owner, _, rest = name.partition(":")
-        if kind != "slot" or owner != unit.name or name in self.entries:
-            return
-        if rest.isdigit():
-            self._make(unit, serving(unit), int(rest), blobs).dismissed = True
-        elif rest.endswith(":leaving"):
-            self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
-        elif rest == "template:next":
-            self._make(unit, Role.NEXT_TEMPLATE, 0, blobs)
-        elif rest.endswith(":next"):
-            self._make(unit, Role.NEXT, int(rest.partition(":")[0]), blobs)
-        elif rest == "template":
-            self._make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
-        elif rest.startswith("standby"):
-            self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
 
     def adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
         """Take over what the shim holds: nothing is started that runs, no exit is missed.
@@ -296,26 +205,6 @@ class Engine:
             if entry.serves:
                 self._starter.put_to_work(entry.rec.process, entry.name)
             self._starter.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with who read it
-
-    def instances(self, unit: Unit) -> int:
-        """How many serving slots the unit has now."""
-        return int(self._facts[unit.name]["instances"])
-
-    def generation(self, unit: Unit) -> int:
-        """How often the unit has been started by command."""
-        return int(self._facts[unit.name].get("generation", 0))
-
-    def preloads(self, unit: Unit) -> bool:
-        """Whether the unit's workers are forked from a template."""
-        return unit.kind is Kind.POOL and unit.preload and not self._facts[unit.name].get("afresh")
-
-    def commit(self, unit: Unit, generation: int, *, afresh: bool) -> None:
-        """From now on the unit is of this generation."""
-        self._note(unit, generation=generation, afresh=afresh)
-
-    def _note(self, unit: Unit, **facts: Any) -> None:
-        self._facts[unit.name].update(facts)
-        self._starter.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
 
     # What is asked for.
 
@@ -450,10 +339,6 @@ class Engine:
                 self._starter.signal(entry.rec.process, number, lifecycle.Scope.MAIN)
         self._starter.flush()
 
-    def expect(self, unit: Unit, instances: int) -> None:
-        """Have the supervisor after us find so many serving slots asked for."""
-        self._note(unit, instances=instances)
-
     def wake(self) -> None:
         """What somebody waits for may have come, though no slot has changed; and send what was put."""
         self._pump()
@@ -481,25 +366,6 @@ class Engine:
             if entry.slot.state is State.STOPPED:
                 self.dismiss(entry)
         return changed + leaving
-
-    def _sort(self) -> None:
-        order = {name: at for at, name in enumerate(self.units)}
-        roles_order = list(Role)
-        keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
-        self.entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
-        self._of_unit = {}
-        for entry in self.entries.values():
-            self._of_unit.setdefault(entry.unit.name, []).append(entry)
-
-    def dismiss(self, entry: Entry) -> None:
-        """Forget a slot in which nothing runs."""
-        if self.entries.pop(entry.name, None) is not None:
-            self._of_unit[entry.unit.name].remove(entry)
-        self._starter.put(f"slot:{entry.name}", None)
-        self._starter.forget_pipe(entry)
-        self._dirty.pop(entry.name, None)
-        if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
-            self._forget_unit(entry.unit)
 
     # What happens.
 
@@ -633,10 +499,6 @@ class Engine:
         self.reloads.advance()
         self.rolling.advance()
         return bool(self._inbox)
-
-    def touch(self, entry: Entry) -> None:
-        """Its record has changed."""
-        self._dirty[entry.name] = entry
 
     def _step(self, entry: Entry, event: Event) -> None:
         before = entry.slot
@@ -805,12 +667,6 @@ class Engine:
             self._starter.put_to_work(process, target.name)
         self._dirty.update({source.name: source, target.name: target})
 
-    def make_passing(self, unit: Unit, role: Role, index: int) -> Entry:
-        """A slot that no configuration asks for."""
-        entry = self._make(unit, role, index, {})
-        self._sort()
-        return entry
-
     def parked(self, worker: Entry) -> Entry | None:
         """A process that waits to be put to work, of the version that is due there, and may be in the place of this one."""
         generation = self.reloads.generation(worker)
@@ -883,14 +739,6 @@ class Engine:
 
     # What is to be known.
 
-    def of_unit(self, unit: Unit) -> list[Entry]:
-        """The unit's slots."""
-        return list(self._of_unit.get(unit.name, ()))
-
-    def is_ready(self, unit: Unit) -> bool:
-        """Whether each serving slot of the unit is RUNNING."""
-        return all(e.slot.state is State.RUNNING for e in self._of_unit.get(unit.name, ()) if e.role in SERVING)
-
     def settled(self, entry: Entry) -> bool:
         """Whether waiting longer for this slot to come up is pointless: it is up, or it will not be soon."""
         slot = entry.slot
@@ -932,14 +780,6 @@ class Engine:
             except Exception as error:  # whoever waits is to hear of it
                 met.set_exception(error)
         self._look_at = time.monotonic() + SPARING * (time.thread_time() - began)
-
-    def shown(self, entry: Entry) -> str:
-        """The slot's name as it is printed: a program with one slot goes by the unit's name, and so does a job."""
-        if entry.role in ONE_SHOT:
-            return entry.unit.name
-        if entry.role is Role.PROGRAM and self.instances(entry.unit) == 1 and entry.index == 0:
-            return entry.unit.name
-        return entry.name
 
     def reason(self, entry: Entry) -> str:
         """One sentence on why the slot is as it is; '' when there is nothing to say."""
