@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # What a successor is told as it is; the fork socket is told apart, for it may be a template's or an unanswered fork's.
 PLAIN = (
     *("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended", "acked", "left"),
-    *("doomed", "killed", "ours", "template"),
+    *("doomed", "killed", "ours", "template", "told"),
 )
 
 
@@ -35,6 +35,7 @@ class Child:
         self.acked = False
         self.left = False  # descendants live on after it
         self.doomed = False  # whoever is found of its tree is killed
+        self.told = False  # a signal was sent to its descendants
         self.killed = False  # SIGKILL was sent to it on command
         self.template = False  # it forks others, and ends when the shim does
         self.ours = True  # a child in the kernel's books; not, if the shim that started it was killed

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import gc
 import json
 import os
@@ -22,77 +21,40 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
-from itertools import takewhile
 
-from impetusd.shim import handover, orphans, spawn, table, tree, upstream, usage, wire
+from impetusd.shim import handover, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
+from impetusd.shim.loop import log
+from impetusd.shim.supervision import Supervision
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from typing import Any, TypeVar
 
     T = TypeVar("T")
 
 EX_TEMPFAIL = 75
-SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  # its command, before CONF and PATHS
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
-SILENCE = 30.0  # seconds without a message after which the supervisor is taken for hung; it beats every 10
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
-DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that never said a word
-SPARE = 3  # descriptors held back, so that it can always look who is there
 LOOK_AGAIN = 0.5  # seconds, when it could not even so
-SPACING = 0.2  # seconds between two starts of one that speaks and then dies
 
 
-def log(text: str) -> None:
-    """One line on stderr, which is the daemon's log."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    line = f"{stamp} shim: {text}".encode()[: select.PIPE_BUF - 1] + b"\n"
-    with contextlib.suppress(OSError):
-        reader = select.poll()
-        reader.register(2, select.POLLOUT)
-        if reader.poll(0):  # a pipe that nobody reads must not stop us: it takes PIPE_BUF bytes at once, or is full
-            os.write(2, line)
-
-
-class Shim:
-    """The one loop."""
-
-    log = staticmethod(log)
+class Shim(Supervision):
+    """All that is held, and what happens to it."""
 
     def __init__(self, conf: str, paths: dict[str, str], baseline: dict[str, Any], life: str = "") -> None:
         """`baseline`: see `measured`; `life`: see `shim.table`."""
-        self.arguments = [conf, json.dumps(paths)]
-        self.table = table.Table(paths["run_dir"], life)
+        super().__init__(conf, paths, life)
         self.baseline = baseline
         self.trial: handover.Trial | None = None
-        self.epoll = select.epoll()
-        self.on: dict[int, Callable[[], None]] = {}
         self.children: dict[int, Child] = {}
         self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
         self.blobs: dict[str, str] = {}
-        self.kept: dict[str, int] = {}
         self.lost: set[str] = set()  # names for which no descriptor came: there was none left to take it
-        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self.spare: list[int] = []
-        self._hold_back()
         self.shutdown = False
-        self.quitting = False
         self.code = 0  # what to exit with then
         self.sweep_due = False
         self.emptied: list[str] = []  # cgroups that are to be removed
-        # the supervisor
-        self.channel: socket.socket | None = None
-        self.supervisor: Child | None = None
-        self.outbox: deque[tuple[dict[str, Any], Sequence[int]]] = deque()
-        self.stuck = False  # its channel is full
-        self.heard = 0.0
-        self.born = 0.0
-        self.due: float | None = 0.0  # when to start the supervisor
-        self.spoke = False  # whether this one has said anything yet
-        self.mute = 0  # deaths in a row of one that had not
         tree.children()  # has it open the file that it needs
         state = os.stat(paths["state_dir"])
         self.cgroups = tree.Cgroups(f"impetusd-{state.st_dev}-{state.st_ino}")
@@ -119,25 +81,17 @@ class Shim:
             if self.trial is not None and time.monotonic() >= self.trial.deadline:
                 self.trial.kill()
             self.upstream.beat(time.monotonic())
-            self.table.write(self)
+            self._write_down()
             self._survive(self._remove_emptied)
             if self.quitting and self.supervisor is None:
                 self.table.remove()
                 self.cgroups.remove(self.cgroups.root)
                 return self.code
-            if self.shutdown and self.mute >= len(DELAYS):
+            if self.shutdown and self.hopeless:
                 log("the supervisor cannot be started, and the end was asked for: killing everything")
                 self._kill_all()
                 self.table.remove()
                 return 1
-
-    def _survive(self, act: Callable[[], None]) -> None:
-        """Nothing that goes wrong with one child may end what holds all of them."""
-        try:
-            act()
-        except Exception as error:
-            log(f"{getattr(act, '__name__', act)} failed, going on: {error!r}")
-            time.sleep(0.01)  # it may fail again at once, as long as the kernel lacks something
 
     def _listen_to_signals(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -170,107 +124,13 @@ class Shim:
         self._watch(reader, wake)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a caller that blocks SIGTERM must not make us deaf
 
-    def _watch(self, fd: int, act: Callable[[], None]) -> None:
-        self.on[fd] = act
-        self.epoll.register(fd, select.EPOLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        if self.on.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
-
     def _patience(self) -> float:
         now = time.monotonic()
-        due = self.heard + SILENCE if self.due is None else self.due
+        due = self._heed()
         wait = max(0.0, min(due, self.upstream.due, self.trial.deadline if self.trial else due) - now)
         return min(wait, LOOK_AGAIN) if self.sweep_due else wait
 
-    def _seeing(self, look: Callable[[], T]) -> T:
-        """`look()`; when no descriptor is left to look with, once more with those that are held back for this."""
-        try:
-            return look()
-        except OSError as error:
-            if error.errno not in {errno.EMFILE, errno.ENFILE}:
-                raise
-        for fd in self.spare:
-            os.close(fd)
-        self.spare.clear()
-        try:
-            return look()
-        finally:
-            self._hold_back()
-
-    def _hold_back(self) -> bool:
-        """False when there are not enough descriptors left for that."""
-        with contextlib.suppress(OSError):
-            while len(self.spare) < SPARE:
-                self.spare.append(os.dup(self.null))
-        return len(self.spare) == SPARE
-
-    # The supervisor.
-
-    def _mind_supervisor(self) -> None:
-        now = time.monotonic()
-        if self.due is not None and now >= self.due:
-            self.due = None
-            self._start_supervisor(now)
-        elif self.supervisor is not None and now - self.heard >= SILENCE:
-            log(f"the supervisor (pid {self.supervisor.pid}) has been silent for {SILENCE:g} s: replacing it")
-            self.heard = now
-            self._kill_supervisor()
-
-    def _kill_supervisor(self) -> None:
-        if self.supervisor is not None:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self.supervisor.pidfd, signal.SIGKILL)
-
-    def _start_supervisor(self, now: float) -> None:
-        self.born = self.heard = now
-        self.spoke = False
-        try:
-            score = oom_score()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            log(f"starting the supervisor failed: {error.strerror}")
-            self._plan_supervisor(now)
-            return
-        spec: dict[str, Any] = {
-            **spawn.PLAIN,
-            "argv": [*SUPERVISOR, *self.arguments],
-            "env": dict(os.environ),
-            "fds": {"0": self.null, "1": 1, "2": 2, "3": theirs.fileno()},
-            "oom_score_adj": score,
-        }
-        child = Child(-1, "", "")
-        try:
-            child.pid, child.status = spawn.start(spec)
-            child.pidfd = os.pidfd_open(child.pid)
-        except OSError as error:
-            log(f"starting the supervisor failed: {error.strerror}")
-            ours.close()
-            if child.pid:  # no descriptor was left to watch it with; not reaped, so the number is still its own
-                os.kill(child.pid, signal.SIGKILL)
-                os.close(child.status)
-            self._plan_supervisor(now)
-            return
-        finally:
-            theirs.close()
-        member = tree.read(child.pid)
-        child.started = member.started if member is not None else 0
-        self.supervisor, self.channel = child, ours
-        self.table.news["supervisor"] = [child.pid, child.started]
-        self._watch_supervisor()
-        self.emit(self._hello())
-        names = list(self.kept)
-        for at in range(0, len(names), wire.MOST_FDS):
-            part = names[at : at + wire.MOST_FDS]
-            self.emit({"event": "fds", "names": part}, [self.kept[name] for name in part])
-        self.emit({"event": "begin"})
-
-    def _watch_supervisor(self) -> None:
-        if self.supervisor is not None and self.channel is not None:
-            self._watch(self.supervisor.pidfd, self._supervisor_ended)
-            self._watch(self.channel.fileno(), self._receive)
-            self.stuck = False
+    # The supervisor, and what it says.
 
     def _hello(self) -> dict[str, Any]:
         return {
@@ -282,88 +142,10 @@ class Shim:
             "command": handover.command(),
         }
 
-    def _plan_supervisor(self, now: float) -> None:
-        self.mute = 0 if self.spoke else self.mute + 1
-        self.due = max(now + DELAYS[min(self.mute, len(DELAYS) - 1)], self.born + SPACING)
-
-    def _supervisor_ended(self) -> None:
-        """Its last messages count; then it is reaped and, unless it had told us to quit, started again."""
-        child = self.supervisor
-        if child is None or self.channel is None:
-            return
-        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
-        if info is None:
-            return
-        self._receive()
-        self._unwatch(self.channel.fileno())
-        self._unwatch(child.pidfd)
-        self.channel.close()
-        os.close(child.pidfd)
-        failed = spawn.failure(child.status)
-        os.close(child.status)
-        self.supervisor = self.channel = None
-        self.outbox.clear()
-        if not self.quitting:
-            how = f"exit {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
-            log(f"the supervisor (pid {info.si_pid}) ended: {': '.join(failed) if failed else how}; starting it again")
-            self._plan_supervisor(time.monotonic())
-
-    def emit(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Tell the supervisor, at the end of the round; without one nothing is lost, for the next is told the whole table."""
-        if self.channel is not None:
-            self.outbox.append((event, fds))
-
-    def _flush(self) -> None:
-        """What was emitted, in as few messages as descriptors allow: each costs both sides a turn."""
-        if self.channel is None:
-            return
-        stuck = False
-        while self.outbox and not stuck:
-            bare = [event for event, _ in takewhile(lambda each: not each[1], self.outbox)]
-            events, fds = (bare, ()) if bare else ([self.outbox[0][0]], self.outbox[0][1])
-            try:
-                self._seeing(functools.partial(wire.send, self.channel, {"events": events}, fds))
-            except BlockingIOError:
-                stuck = True
-            except OSError:  # it is dead; its pidfd will say so
-                self.outbox.clear()
-            else:
-                for _ in events:
-                    self.outbox.popleft()
-        if stuck != self.stuck and self.channel.fileno() in self.on:
-            self.stuck = stuck
-            self.epoll.modify(self.channel.fileno(), select.EPOLLIN | (select.EPOLLOUT if stuck else 0))
-
-    def _receive(self) -> None:
-        while self.channel is not None:
-            try:
-                packet = self._seeing(functools.partial(wire.recv, self.channel))
-            except BlockingIOError:
-                break
-            except (OSError, ValueError) as error:
-                log(f"reading from the supervisor failed: {error}")
-                break
-            if packet is None:  # without a channel it is of no use, if it lives at all
-                self._unwatch(self.channel.fileno())
-                self._kill_supervisor()
-                break
-            self.heard = time.monotonic()
-            self.spoke = True
-            message, fds = packet
-            while fds and not self._hold_back():  # what is missing then is told when it is asked for
-                os.close(fds.pop())
-            ops = message.get("ops")
-            for op in ops if isinstance(ops, list) else [message]:
-                try:
-                    self._obey(op, fds)
-                except Exception as error:  # one operation that makes no sense must not end all that is held here
-                    log(f"carrying out {str(op)[:200]} failed: {error!r}")
-            for fd in fds:
-                os.close(fd)
-            self.table.write(self)
-        self._flush()
-
     # What the supervisor says.
+
+    def _write_down(self) -> None:
+        self.table.write(self)
 
     def _obey(self, op: dict[str, Any], fds: list[int]) -> None:
         match op["op"]:
@@ -596,6 +378,7 @@ class Shim:
                 signal.pidfd_send_signal(child.pidfd, number)
             child.killed = child.killed or number == signal.SIGKILL
         if scope in {"rest", "tree"}:
+            child.told = self.sweep_due = True
             self._signal_rest(child, number)
 
     def _signal_rest(self, child: Child, number: int) -> None:
@@ -761,8 +544,8 @@ class Shim:
             if self.has_rest(child):
                 if child.doomed:
                     self._signal_rest(child, signal.SIGKILL)
-                if not child.ours:  # no SIGCHLD tells of what becomes of it
-                    self.sweep_due = True
+                # No SIGCHLD tells of what becomes of it: of whom somebody moved into its cgroup, or another shim's child.
+                self.sweep_due = self.sweep_due or child.told or not child.ours
                 continue
             child.left = False
             self.table.touch(child)
@@ -821,15 +604,9 @@ class Shim:
                 self._signal(child, signal.SIGKILL, "tree")
 
 
-def oom_score() -> int:
-    """Our oom_score_adj."""
-    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
-        return int(file.read())
-
-
 def measured() -> dict[str, Any]:
     """What children get, whatever we give ourselves: to be looked at before that."""
-    return {"oom_score": oom_score(), "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)}
+    return {"oom_score": spawn.oom_score(), "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)}
 
 
 def prepare(keep: set[int]) -> None:
@@ -844,7 +621,7 @@ def prepare(keep: set[int]) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(min(FLOOR, oom_score())))
+        file.write(str(min(FLOOR, spawn.oom_score())))
     low = 3
     for fd in sorted(keep):
         os.closerange(low, fd)

@@ -53,6 +53,12 @@ def prctl(option: int, *arguments: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def oom_score() -> int:
+    """Our oom_score_adj."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
 def start(spec: dict[str, Any]) -> tuple[int, int]:
     """Fork the child that `spec` describes. Returns (pid, status descriptor).
 

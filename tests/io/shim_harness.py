@@ -156,7 +156,7 @@ class Shim:
     def launch(self, setup: str = "", mode: str = "", fds: Iterable[int] = ()) -> subprocess.Popen[bytes]:
         """A shim process on this state directory."""
         command = self._command or [sys.executable, "-I", "-S", f"{HERE}/shim_stand_in.py", self.path("test.sock")]
-        setup = f"main.SUPERVISOR = {command!r}\n{setup}"
+        setup = f"supervision.SUPERVISOR = {command!r}\n{setup}"
         return subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", "-X", "utf8", f"{HERE}/shim_host.py", setup, "x.ini"),

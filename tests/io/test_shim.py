@@ -16,7 +16,7 @@ from impetusd.shim import wire
 
 QUIET = {"0": "", "1": "", "2": ""}
 SH = "/bin/sh"
-FAST = "main.SPACING = 0\nmain.DELAYS = (0.0, 0.0, 0.01, 0.02)\n"
+FAST = "supervision.SPACING = 0\nsupervision.DELAYS = (0.0, 0.0, 0.01, 0.02)\n"
 # Says how each start is planned, and starts at once.
 TOLD = """
 plan = main.Shim._plan_supervisor
@@ -25,18 +25,18 @@ def tell(self, now):
     main.log(f"start {self.mute} in {self.due - now:.1f} s")
     self.due = now
 main.Shim._plan_supervisor = tell
-main.SPACING = 0
+supervision.SPACING = 0
 """
 # A beat makes the shim impatient until it has killed the supervisor: so no other start is hurried.
 IMPATIENT = """
 kill, obey = main.Shim._kill_supervisor, main.Shim._obey
 def patient(self):
     kill(self)
-    main.SILENCE = 30.0
+    supervision.SILENCE = 30.0
 def hurry(self, op, fds):
     obey(self, op, fds)
     if op["op"] == "beat":
-        main.SILENCE = 0.5
+        supervision.SILENCE = 0.5
 main.Shim._kill_supervisor, main.Shim._obey = patient, hurry
 """
 
@@ -378,7 +378,7 @@ def scarce(self, now):
     start(self, now)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 main.Shim._start_supervisor = scarce
-main.SPACING = 0
+supervision.SPACING = 0
 """
     with Shim(setup=setup) as shim:
         shim.echo()

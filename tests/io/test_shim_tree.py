@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -214,8 +215,23 @@ def test_the_cgroup_stays_until_the_tree_is_empty():
         assert os.path.isdir(folder)
         shim.signal(process, signal.SIGKILL, "tree")
         shim.wait("gone", process)
-        shim.echo()
-        assert not os.path.exists(folder)
+        wait_for(lambda: not os.path.exists(folder), "its cgroup to be removed")
+
+
+@pytest.mark.skipif(not CGROUPS, reason="no cgroup v2 may be written here")
+def test_one_whom_somebody_moved_into_the_cgroup_ends_with_it():
+    """Its end is told to its own parent."""
+    with Shim() as shim, subprocess.Popen(["/bin/sleep", "1000"]) as foreigner:
+        try:
+            process, _ = shim.started("/bin/sleep", "1000", group="mine")
+            tree.Cgroups.add(f"{shim.cgroup}/mine", foreigner.pid)
+            shim.signal(process, signal.SIGKILL)
+            assert shim.wait("exited", process)["left"]
+            shim.signal(process, signal.SIGTERM, "rest")
+            shim.wait("gone", process)
+            assert foreigner.wait() == -signal.SIGTERM
+        finally:
+            foreigner.kill()
 
 
 @pytest.mark.skipif(not CGROUPS, reason="no cgroup v2 may be written here")

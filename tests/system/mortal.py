@@ -32,10 +32,10 @@ def command() -> None:
 
 def shim() -> None:
     sys.path.append(ROOT)  # as shim/__main__.py does, which runs without site, too
-    from impetusd.shim import main
+    from impetusd.shim import main, supervision
 
-    *interpreter, _, _ = main.SUPERVISOR
-    main.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
+    *interpreter, _, _ = supervision.SUPERVISOR
+    supervision.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
     del sys.argv[1]
     sys.exit(main.main())
 

@@ -42,7 +42,8 @@ def killed(instance: Instance, victims: list[str]) -> tuple[Status, Status]:
             assert after[name].restarts > before[name].restarts
             assert after[name].tail == []
     for name in set(WHAT) - set(victims):
-        assert (after[name].last_exit, after[name].restarts) == (before[name].last_exit, before[name].restarts)
+        before_it, after_it = ((each[name].last_exit, each[name].restarts) for each in (before, after))
+        assert after_it == before_it, f"{name}:\n{instance.log('impetusd.log')}"
     assert after.shim == before.shim
     return before, after
 

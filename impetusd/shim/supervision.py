@@ -1,0 +1,219 @@
+"""The supervisor, as the shim sees it: started, heard, watched for silence, and started again.
+
+What it says is carried out by who derives from this; what it is told is one message a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from itertools import takewhile
+
+from impetusd.shim import spawn, table, tree, wire
+from impetusd.shim.child import Child
+from impetusd.shim.loop import Loop, log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  # its command, before CONF and PATHS
+SILENCE = 30.0  # seconds without a message after which the supervisor is taken for hung; it beats every 14
+DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that never said a word
+SPACING = 0.2  # seconds between two starts of one that speaks and then dies
+
+
+class Supervision(Loop):
+    """One supervisor at a time, and the channel to it."""
+
+    def __init__(self, conf: str, paths: dict[str, str], life: str) -> None:
+        """`life`: see `shim.table`."""
+        super().__init__()
+        self.arguments = [conf, json.dumps(paths)]
+        self.table = table.Table(paths["run_dir"], life)
+        self.kept: dict[str, int] = {}
+        self.quitting = False
+        self.channel: socket.socket | None = None
+        self.supervisor: Child | None = None
+        self.outbox: deque[tuple[dict[str, Any], Sequence[int]]] = deque()
+        self.stuck = False  # its channel is full
+        self.heard = 0.0
+        self.born = 0.0
+        self.due: float | None = 0.0  # when to start the supervisor
+        self.spoke = False  # whether this one has said anything yet
+        self.mute = 0  # deaths in a row of one that had not
+
+    def _hello(self) -> dict[str, Any]:
+        """What a new supervisor is told first."""
+        raise NotImplementedError
+
+    def _obey(self, op: dict[str, Any], fds: list[int]) -> None:
+        """Carry out one operation, with the descriptors that are left of its message."""
+        raise NotImplementedError
+
+    def _write_down(self) -> None:
+        """A message has been carried out: keep what changed for the shim after this one."""
+        raise NotImplementedError
+
+    def _heed(self) -> float:
+        """When (monotonic) the supervisor is due: to be started, or to have said something."""
+        return self.heard + SILENCE if self.due is None else self.due
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether none that was started has said a word, so many times."""
+        return self.mute >= len(DELAYS)
+
+    def _mind_supervisor(self) -> None:
+        now = time.monotonic()
+        if self.due is not None and now >= self.due:
+            self.due = None
+            self._start_supervisor(now)
+        elif self.supervisor is not None and now - self.heard >= SILENCE:
+            log(f"the supervisor (pid {self.supervisor.pid}) has been silent for {SILENCE:g} s: replacing it")
+            self.heard = now
+            self._kill_supervisor()
+
+    def _kill_supervisor(self) -> None:
+        if self.supervisor is not None:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.supervisor.pidfd, signal.SIGKILL)
+
+    def _start_supervisor(self, now: float) -> None:
+        self.born = self.heard = now
+        self.spoke = False
+        try:
+            score = spawn.oom_score()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            log(f"starting the supervisor failed: {error.strerror}")
+            self._plan_supervisor(now)
+            return
+        spec: dict[str, Any] = {
+            **spawn.PLAIN,
+            "argv": [*SUPERVISOR, *self.arguments],
+            "env": dict(os.environ),
+            "fds": {"0": self.null, "1": 1, "2": 2, "3": theirs.fileno()},
+            "oom_score_adj": score,
+        }
+        child = Child(-1, "", "")
+        try:
+            child.pid, child.status = spawn.start(spec)
+            child.pidfd = os.pidfd_open(child.pid)
+        except OSError as error:
+            log(f"starting the supervisor failed: {error.strerror}")
+            ours.close()
+            if child.pid:  # no descriptor was left to watch it with; not reaped, so the number is still its own
+                os.kill(child.pid, signal.SIGKILL)
+                os.close(child.status)
+            self._plan_supervisor(now)
+            return
+        finally:
+            theirs.close()
+        member = tree.read(child.pid)
+        child.started = member.started if member is not None else 0
+        self.supervisor, self.channel = child, ours
+        self.table.news["supervisor"] = [child.pid, child.started]
+        self._watch_supervisor()
+        self.emit(self._hello())
+        names = list(self.kept)
+        for at in range(0, len(names), wire.MOST_FDS):
+            part = names[at : at + wire.MOST_FDS]
+            self.emit({"event": "fds", "names": part}, [self.kept[name] for name in part])
+        self.emit({"event": "begin"})
+
+    def _watch_supervisor(self) -> None:
+        if self.supervisor is not None and self.channel is not None:
+            self._watch(self.supervisor.pidfd, self._supervisor_ended)
+            self._watch(self.channel.fileno(), self._receive)
+            self.stuck = False
+
+    def _plan_supervisor(self, now: float) -> None:
+        self.mute = 0 if self.spoke else self.mute + 1
+        self.due = max(now + DELAYS[min(self.mute, len(DELAYS) - 1)], self.born + SPACING)
+
+    def _supervisor_ended(self) -> None:
+        """Its last messages count; then it is reaped and, unless it had told us to quit, started again."""
+        child = self.supervisor
+        if child is None or self.channel is None:
+            return
+        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+        if info is None:
+            return
+        self._receive()
+        self._unwatch(self.channel.fileno())
+        self._unwatch(child.pidfd)
+        self.channel.close()
+        os.close(child.pidfd)
+        failed = spawn.failure(child.status)
+        os.close(child.status)
+        self.supervisor = self.channel = None
+        self.outbox.clear()
+        if not self.quitting:
+            how = f"exit {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
+            log(f"the supervisor (pid {info.si_pid}) ended: {': '.join(failed) if failed else how}; starting it again")
+            self._plan_supervisor(time.monotonic())
+
+    def emit(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Tell the supervisor, at the end of the round; without one nothing is lost, for the next is told the whole table."""
+        if self.channel is not None:
+            self.outbox.append((event, fds))
+
+    def _flush(self) -> None:
+        """What was emitted, in as few messages as descriptors allow: each costs both sides a turn."""
+        if self.channel is None:
+            return
+        stuck = False
+        while self.outbox and not stuck:
+            bare = [event for event, _ in takewhile(lambda each: not each[1], self.outbox)]
+            events, fds = (bare, ()) if bare else ([self.outbox[0][0]], self.outbox[0][1])
+            try:
+                self._seeing(functools.partial(wire.send, self.channel, {"events": events}, fds))
+            except BlockingIOError:
+                stuck = True
+            except OSError:  # it is dead; its pidfd will say so
+                self.outbox.clear()
+            else:
+                for _ in events:
+                    self.outbox.popleft()
+        if stuck != self.stuck and self.channel.fileno() in self.on:
+            self.stuck = stuck
+            self.epoll.modify(self.channel.fileno(), select.EPOLLIN | (select.EPOLLOUT if stuck else 0))
+
+    def _receive(self) -> None:
+        while self.channel is not None:
+            try:
+                packet = self._seeing(functools.partial(wire.recv, self.channel))
+            except BlockingIOError:
+                break
+            except (OSError, ValueError) as error:
+                log(f"reading from the supervisor failed: {error}")
+                break
+            if packet is None:  # without a channel it is of no use, if it lives at all
+                self._unwatch(self.channel.fileno())
+                self._kill_supervisor()
+                break
+            self.heard = time.monotonic()
+            self.spoke = True
+            message, fds = packet
+            while fds and not self._hold_back():  # what is missing then is told when it is asked for
+                os.close(fds.pop())
+            ops = message.get("ops")
+            for op in ops if isinstance(ops, list) else [message]:
+                try:
+                    self._obey(op, fds)
+                except Exception as error:  # one operation that makes no sense must not end all that is held here
+                    log(f"carrying out {str(op)[:200]} failed: {error!r}")
+            for fd in fds:
+                os.close(fd)
+            self._write_down()
+        self._flush()
