@@ -4,7 +4,8 @@ It spawns what it is told to, reports exits, signals only what it has not reaped
 be hit), keeps named descriptors and opaque strings, adopts orphans, and starts the supervisor again when that dies or
 falls silent. It decides nothing. `shim.wire` has the messages.
 
-`shim/__main__.py` runs it. Exit status: 0 after an orderly end (or what the supervisor asks for), 75 when the state directory is held by another shim, 1 when it had to give up.
+`shim/__main__.py` runs it. Exit status: 0 after an orderly end (or what the supervisor asks for), 75 when the state
+directory is held by another shim, 1 when it had to give up.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ from impetusd.shim.supervision import Supervision
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    T = TypeVar("T")
+    from typing import Any
 
 EX_TEMPFAIL = 75
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
