@@ -540,14 +540,19 @@ class Engine(Slots):
             case Signal(number, scope):
                 if entry.rec.process is not None:
                     if number == entry.policy.kill_signal and self._is_last(entry):
+                        self._starter.shut_out(entry.unit)
                         self._starter.tell(entry.rec.process, {"do": "quit"})
                     self._starter.signal(entry.rec.process, number, scope)
 
     def _is_last(self, entry: Entry) -> bool:
-        """Whether nobody takes over from this worker: then its idle connections need not be waited for."""
-        if not entry.serves or entry.slot.want is Want.UP:
+        """Whether nobody takes over from this process: then its idle connections need not be waited for."""
+
+        def serves(e: Entry) -> bool:
+            return e.serves or e.role is Role.PROGRAM
+
+        if not serves(entry) or entry.slot.want is Want.UP:
             return False
-        others = [e for e in self.of_unit(entry.unit) if e.serves and e is not entry and not e.dismissed]
+        others = [e for e in self.of_unit(entry.unit) if serves(e) and e is not entry and not e.dismissed]
         told = [e for e, event in self._inbox if isinstance(event, Stop)]
         return all(other.slot.want is Want.DOWN or other in told for other in others)
 

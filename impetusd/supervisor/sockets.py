@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 
 from impetusd.core import access
@@ -15,6 +17,9 @@ from impetusd.core.model import Listen
 from impetusd.folders import address_of, folder_of, unlink_socket
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
+
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+BPF_RET = 0x06  # with 0: nothing of the packet
 
 
 @contextlib.contextmanager
@@ -152,10 +157,24 @@ def listen_on(address: Listen, backlog: int) -> socket.socket:
     return sock
 
 
+def shut_out(fd: int) -> None:
+    """Let nobody else into the queue of a TCP socket that is to be closed: it would be accepted, and then reset.
+
+    By a filter that takes no packet. Who is in the queue stays there; who comes is as if his packet had been lost, and sends
+    it again after a second: by then nobody listens any more, or somebody does again.
+    """
+    nothing = array.array("B", struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, nothing.buffer_info()[0]))
+
+
 def adjust(fd: int, address: Listen, backlog: int) -> None:
-    """Have a socket that listens already be as its keys say now. Raises CannotStart."""
+    """Have a socket that listens already be as its keys say now, and let everybody in. Raises CannotStart."""
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
+            with contextlib.suppress(FileNotFoundError):  # nobody was shut out
+                sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             sock.listen(backlog)
         if address.path:
             dress(address)

@@ -30,7 +30,7 @@ from impetusd.supervisor.entry import FORKING, PASSING, Entry, Role, log_files, 
 from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Options, Writer
-from impetusd.supervisor.sockets import adjust, listen_on
+from impetusd.supervisor.sockets import adjust, listen_on, shut_out
 from impetusd.supervisor.stream import STDOUT, Prefix
 
 STREAMS = ("out", "err")
@@ -429,6 +429,11 @@ class Starter:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""
         for name in [name for name in self._listening if name.split(":")[1] == unit.name]:
             self._drop_listener(name)
+
+    def shut_out(self, unit: Unit) -> None:
+        """Nobody takes over from the unit's processes: they serve who is in the queue, and nobody else gets there."""
+        for name in [name for name in self._listening if name.split(":")[1] == unit.name]:
+            shut_out(self._held[name])
 
     def _drop_listener(self, name: str) -> None:
         self.drop(name)

@@ -12,6 +12,9 @@ keep-alive timer looks at), `._task_handler` (the connection's task), and `Strea
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -35,11 +38,16 @@ class Drain:
         """Nobody takes over: close idle connections at once, others after the answer under way."""
         self._hurried.set()
 
-    async def run(self, runner: web.AppRunner, seconds: float) -> None:
-        """Return when every connection has left, or after `seconds`. The runner is not cleaned up."""
+    async def run(self, runner: web.AppRunner, seconds: float, queues: Iterable[socket.socket] = ()) -> None:
+        """Return when every connection has left, or after `seconds`. The runner is not cleaned up.
+
+        `queues`: the listening sockets. When nobody takes over, those who wait there are served first.
+        """
         server = runner.server
         if server is None:
             return
+        if self._hurried.is_set():
+            await _take_all(queues, server)
         for site in runner.sites:
             await site.stop()
         self._close_after_each_response()
@@ -84,6 +92,19 @@ class Drain:
 
         web.StreamResponse.prepare = prepare_the_last  # type: ignore[method-assign]
         web.StreamResponse.write_eof = write_the_last  # type: ignore[method-assign]
+
+
+async def _take_all(queues: Iterable[socket.socket], server: web.Server) -> None:
+    """Accept all that the kernel has accepted for us: with the last copy of the socket they would be reset."""
+    loop = asyncio.get_running_loop()
+    connecting = []
+    for queue in queues:
+        with contextlib.suppress(OSError):  # there is no more
+            while True:
+                connection, _ = queue.accept()
+                connection.setblocking(False)
+                connecting.append(loop.connect_accepted_socket(lambda: server(), connection))  # noqa: PLW0108
+    await asyncio.gather(*connecting, return_exceptions=True)
 
 
 async def _all_gone(server: web.Server) -> None:

@@ -128,6 +128,7 @@ class Worker:
         except Exception as error:
             log.critical("an exception ends this worker", exc_info=error)
             self.stop(1)
+        channel.receive()  # whether somebody takes over was said before the signal
         await self._leave()
         return self._code
 
@@ -199,6 +200,7 @@ class Worker:
             await self._drain.run(
                 self._runner,
                 max(min(self._settings.drain_timeout, remaining - self._ending.patience * _CLEANUP_SHARE), 0.0),
+                self._sockets if self._ready else (),
             )
             await self._websockets.close(self._grace)
             self._phase = "cleaning up"

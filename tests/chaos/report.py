@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from stage import Outcome
 
-HEADER = ("stimulus", "count", "requests", "failed", "cut", "lost", "doubled", "p50 ms", "p99", "max", "")
+HEADER = ("stimulus", "count", "requests", "failed", "cut", "refused", "lost", "doubled", "p50 ms", "p99", "max", "")
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
@@ -15,7 +15,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
     for outcome in outcomes:
         ordered = sorted(outcome.recovery_ms) or [0.0]
         share = [ordered[int(part * (len(ordered) - 1))] for part in (0.5, 0.99, 1.0)]
-        counts = (outcome.count, outcome.answered, len(outcome.failed), outcome.cut, outcome.lost, outcome.doubled)
+        requests = (outcome.answered, len(outcome.failed), outcome.cut, outcome.refused)
+        counts = (outcome.count, *requests, outcome.lost, outcome.doubled)
         cells = (outcome.name, *map(str, counts), *(f"{ms:.0f}" for ms in share), "" if outcome.passed else "FAILED")
         rows.append((cells, outcome))
     widths = [max(len(cells[column]) for cells, _ in rows) for column in range(len(HEADER))]

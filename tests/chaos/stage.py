@@ -37,6 +37,7 @@ class Outcome:
     answered: int = 0
     failed: list[str] = field(default_factory=list)  # requests that were lost
     cut: int = 0  # requests that a killed worker had under way
+    refused: int = 0  # connections while nobody was to answer, and those that ended for that
     slowest_ms: float = 0.0
     lost: int = 0  # log lines
     doubled: int = 0
@@ -63,6 +64,8 @@ class Stage:
             "max_restarts": 1_000_000,
             "min_uptime": "100ms",
             "reload_watch": "200ms",
+            "drain_timeout": "2s",
+            "watchdog": "5s",
         }
 
     def version(self, *, good: bool) -> None:
@@ -165,11 +168,11 @@ class Stage:
             victims |= stimulus.act(self)
             outcome.recovery_ms.append((time.monotonic() - began) * 1e3)
             outcome.count += 1
-            self._take(outcome, self._settled(outcome), victims)
+            self._take(outcome, self._settled(outcome), victims, stimulus)
             if outcome.wrong:
                 break
         after = self.impetusd.settle()
-        self._take(outcome, self.seen(), victims)
+        self._take(outcome, self.seen(), victims, stimulus)
         others = {name for name in first.pids | after.pids if first.pids.get(name) != after.pids.get(name)}
         if not stimulus.replaces and others - stimulus.renews:
             outcome.wrong.append(f"other processes: {first.pids} before, {after.pids} after")
@@ -189,13 +192,17 @@ class Stage:
         return seen
 
     @staticmethod
-    def _take(outcome: Outcome, seen: dict[str, Any], victims: set[int]) -> None:
+    def _take(outcome: Outcome, seen: dict[str, Any], victims: set[int], stimulus: Stimulus) -> None:
         outcome.answered += seen["answered"]
         outcome.slowest_ms = max(outcome.slowest_ms, seen["slowest_ms"])
         for each in seen["failed"]:
             # A new connection that a killed worker had accepted is reset; one that is refused, or waits for ever, is lost.
             accepted = each["pid"] is None and ("ConnectionReset" in each["why"] or "IncompleteRead" in each["why"])
-            if victims and (each["pid"] in victims or accepted):
+            # A kept connection that is closed between two requests, which the next one crosses on its way (RFC 9112, 9.5).
+            closed = each["kept"] and any(end in each["why"] for end in ("ConnectionReset", "IncompleteReadError('0 b"))
+            if stimulus.refuses and (closed or "ConnectionRefused" in each["why"]):
+                outcome.refused += 1
+            elif victims and (each["pid"] in victims or accepted):
                 outcome.cut += 1
             else:
                 outcome.failed.append(f"{'kept' if each['kept'] else 'new'} connection: {each['why']}")
@@ -226,8 +233,8 @@ class Stage:
 class Stimulus:
     """What is done to it. `act` returns once all is well again, with the pids that it killed though they served.
 
-    `often`: how many times `scripts/chaos` does it, and `few`: the tests. Afterwards every process is the one from before, but for
-    those of the slots in `renews`; or, if it `replaces` processes, any may be another.
+    `often`: how many times `scripts/chaos` does it, and `few`: the tests (0: it takes too long for them). Afterwards every process is the one from before, but for
+    those of the slots in `renews`; or, if it `replaces` processes, any may be another. If it `refuses`, nobody listens for a while.
     """
 
     name: str
@@ -235,4 +242,5 @@ class Stimulus:
     often: int
     few: int
     replaces: bool = False
+    refuses: bool = False
     renews: frozenset[str] = frozenset()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
+from collections.abc import Sequence
 
+from guests import EventStream, Guest, Slow, WebSocket, connect
 from stage import Stage, Stimulus
 from waiting import wait_for
 
@@ -76,6 +80,68 @@ def reload(stage: Stage) -> set[int]:
     return set()
 
 
+def reload_with_slow_clients(stage: Stage) -> set[int]:
+    """Sixty requests are half sent when their workers begin to leave."""
+    return _reload_with(stage, [Slow(stage.port) for _ in range(60)])
+
+
+def reload_with_streams(stage: Stage) -> set[int]:
+    """Fifty connections that would never end: drained to the deadline, the WebSockets closed with 1001."""
+    return _reload_with(stage, [kind(stage.port) for _ in range(25) for kind in (EventStream, WebSocket)])
+
+
+def _reload_with(stage: Stage, guests: Sequence[Guest]) -> set[int]:
+    so_far = len(stage.impetusd.log())
+    stage.version(good=True)
+    reload = stage.impetusd.popen("reload", "web")
+    taken = r"web:\d: pid \d+ takes over"
+    wait_for(lambda: len(re.findall(taken, stage.impetusd.log()[so_far:])) == 2, "both workers to begin to leave")
+    wrong = [said for said in (guest.settle() for guest in guests) if said]
+    stage.impetusd.finish(reload)
+    assert not wrong, f"{len(wrong)} of {len(guests)}: {wrong[:3]}"
+    return set()
+
+
+def stop_and_start(stage: Stage) -> set[int]:
+    """The pool ends under load: what was accepted is answered, the rest is refused, and nothing is left."""
+    pids = [stage.row(name)["pid"] for name in ("web:0", "web:1", "web:template", "web:standby")]
+    stage.impetusd.run("stop", "web")
+    left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not left, left
+    stage.impetusd.run("start", "web")
+    return set()
+
+
+def blocked(stage: Stage) -> set[int]:
+    """A handler blocks its worker's event loop: that writes its stacks and is replaced, the other goes on."""
+    with connect(stage.port) as connection:
+        connection.sendall(b"GET /block HTTP/1.1\r\nHost: chaos\r\n\r\n")
+        before = {name: stage.row(name)["pid"] for name in ("web:0", "web:1")}
+        wait_for(lambda: any(stage.row(name)["pid"] != pid for name, pid in before.items()), "the next worker")
+        connection.shutdown(socket.SHUT_WR)
+    for name in before:
+        wait_for(lambda name=name: stage.row(name)["state"] == "RUNNING", f"{name} to run")  # type: ignore[misc]
+    return {pid for name, pid in before.items() if stage.row(name)["pid"] != pid}
+
+
+def hung_supervisor(stage: Stage) -> set[int]:
+    """It lives and says nothing: after 30 s the shim replaces it."""
+    pid = stage.supervisor()
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the hung one to be ended", 120.0)
+    stage.supervisor()
+    return set()
+
+
+def hung_shim(stage: Stage) -> set[int]:
+    """Nothing is started while it stands still, and everything that runs goes on; then so does it."""
+    pid = stage.processes()["shim"]
+    os.kill(pid, signal.SIGSTOP)
+    stage.answers(1000)
+    os.kill(pid, signal.SIGCONT)
+    return set()
+
+
 def reload_broken(stage: Stage) -> set[int]:
     """One that cannot be imported: the command says so and fails, and everything stays as it was, to the pid."""
     stage.version(good=False)
@@ -122,4 +188,10 @@ STIMULI = (
     Stimulus("reload", reload, often=20, few=1, replaces=True),
     Stimulus("reload to a broken version", reload_broken, often=10, few=1),
     Stimulus("upgrade", upgrade, often=10, few=1, replaces=True),
+    Stimulus("reload with 60 slow clients", reload_with_slow_clients, often=12, few=1, replaces=True),
+    Stimulus("reload with 50 streams", reload_with_streams, often=5, few=1, replaces=True),
+    Stimulus("pool stopped and started", stop_and_start, often=20, few=1, replaces=True, refuses=True),
+    Stimulus("a worker's loop blocked", blocked, often=3, few=0, replaces=True),
+    Stimulus("shim stopped (SIGSTOP)", hung_shim, often=3, few=0),
+    Stimulus("supervisor stopped (SIGSTOP)", hung_supervisor, often=1, few=0),
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import select
+import signal
 import socket
 import stat
 
 import pytest
 from instance import Instance, pool, program
 from load import Load, ask
-from waiting import wait_for
+from waiting import PATIENCE, wait_for
 
 
 def pid_from(address: tuple[str, int] | str) -> str:
@@ -212,3 +214,42 @@ def test_no_queued_connection_is_lost_when_a_socket_activated_program_is_killed(
         with connection:
             answers.add(connection.recv(100).decode())
     assert answers == {f"{after['p'].pid} p"}
+
+
+def test_who_waits_in_the_queue_of_a_pool_that_is_stopped_is_answered(impetusd: Instance) -> None:
+    """And whoever comes later is not let in: he would be accepted by nobody, and reset."""
+    port = impetusd.port()
+    before = impetusd.start(f"[pool:web]\n{pool(port)}")
+    for name in ("web:0", "web:1"):  # they accept nobody until the stop has them go on
+        os.kill(before[name].pid, signal.SIGSTOP)
+    request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+    waiting = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(50)]
+    for connection in waiting:
+        connection.sendall(request)
+    impetusd.run("stop", "web")
+    for connection in waiting:
+        with connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+    impetusd.run("start", "web")
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        assert ask(connection)[1]
+
+
+def test_a_queue_that_was_shut_is_open_again_when_the_stop_is_taken_back(impetusd: Instance) -> None:
+    port = impetusd.port()
+    leaves = "trap 'until [ -e may_end ]; do sleep 0.02; done; exit' TERM; touch up; while :; do sleep 0.02; done"
+    before = impetusd.start(f'[program:p]\ncommand = sh -c "{leaves}"\ncwd = .\nlisten = 127.0.0.1:{port}\n')
+    wait_for(lambda: (impetusd.root / "up").exists(), "it to expect its signal")
+    stop = impetusd.popen("stop", "p")
+    impetusd.wait_state("p", "STOPPING")
+    with socket.socket() as late:
+        late.setblocking(False)
+        late.connect_ex(("127.0.0.1", port))
+        assert not select.select([], [late], [], 0.2)[1]
+        start = impetusd.popen("start", "p")
+        (impetusd.root / "may_end").touch()
+        impetusd.finish(stop, code=None)
+        impetusd.finish(start)
+        assert impetusd.status()["p"].pid != before["p"].pid
+        assert select.select([], [late], [], PATIENCE)[1]
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
