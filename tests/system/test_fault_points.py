@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from instance import Instance, program, wait_for
+from instance import Instance, pool, program, wait_for
+from load import Load
 
 from impetusd import control
 from impetusd.core import protocol
@@ -166,3 +167,28 @@ def test_a_reload_is_done_once(mortal: Instance) -> None:
         assert after.pids["p"] != before.pids["p"], point
         assert (after["p"].generation, after["p"].restarts) == (before["p"].generation + 1, 0), point
         before = after
+
+
+def test_a_reload_of_a_pool_is_done_once_and_no_request_is_lost(mortal: Instance) -> None:
+    """Template, worker, the one that takes its place and the one that leaves: of one version afterwards, and none twice."""
+    port = mortal.port()
+    before = mortal.start(f"[pool:web]\n{pool(port, instances=1, standby=0, reload_watch='10ms')}")
+    names, after, token = set(before.rows), before, 0
+
+    def act() -> None:
+        nonlocal after, token
+        token += 1
+        told = call(mortal, "reload", names=["web"], token=str(token))
+        assert told["ok"], told
+        after = mortal.settle(lambda now: set(now.rows) == names)
+
+    with Load(port, kept=1, fresh=1) as load:
+        for point in points(mortal, act, at_least=8):
+            assert not set(after.pids.values()) & set(before.pids.values()), point
+            assert {(row.generation, row.restarts) for row in after.rows.values()} == {
+                (before["web:0"].generation + 1, 0)
+            }, point
+            left = {process.pid for process in mortal.members()} - {*after.pids.values(), after.shim, after.supervisor}
+            wait_for(lambda left=left: not any(os.path.exists(f"/proc/{pid}") for pid in left), point)  # type: ignore[misc]
+            load.go_on(5)
+            before = after

@@ -239,7 +239,7 @@ def test_a_queue_that_was_shut_is_open_again_when_the_stop_is_taken_back(impetus
     port = impetusd.port()
     leaves = "trap 'until [ -e may_end ]; do sleep 0.02; done; exit' TERM; touch up; while :; do sleep 0.02; done"
     before = impetusd.start(f'[program:p]\ncommand = sh -c "{leaves}"\ncwd = .\nlisten = 127.0.0.1:{port}\n')
-    wait_for(lambda: (impetusd.root / "up").exists(), "it to expect its signal")
+    wait_for((impetusd.root / "up").exists, "it to expect its signal")
     stop = impetusd.popen("stop", "p")
     impetusd.wait_state("p", "STOPPING")
     with socket.socket() as late:

@@ -136,6 +136,39 @@ def test_a_later_worker_that_fails_brings_back_even_those_that_were_replaced(imp
     assert {fetch(shop.port, "/health") for _ in range(20)} == {"1"}, "the old version, forked from the old template"
 
 
+def test_old_workers_serve_until_the_new_ones_are_ready_and_no_more_come_at_once_than_told(impetusd: Instance) -> None:
+    """A start takes as long as a file is missing."""
+    shop = Shop(impetusd, instances=4, standby=0, reload_parallel=2)
+    may = impetusd.root / "may_start"
+    shop.write(2, startup=f"while not os.path.exists({str(may)!r}): await asyncio.sleep(0.02)")
+    with Load(shop.port) as load:
+        reload = impetusd.popen("reload", "web")
+        wait_for(lambda: "web:0:next: STARTING" in impetusd.log(), "the first new worker")
+        load.go_on(100)
+        now = impetusd.status()
+        assert {name: now.pids[name] for name in shop.before.pids} == shop.before.pids
+        may.touch()
+        impetusd.finish(reload)
+    shop.is_new()
+    at_once, most = 0, 0
+    for line in impetusd.log().splitlines():
+        at_once += bool(re.search(r"web:\d:next: STARTING", line)) - (" takes over" in line)
+        most = max(most, at_once)
+    assert (most, at_once) == (2, 0)
+
+
+def test_an_old_template_that_is_killed_meanwhile_keeps_nobody_from_the_new_version(impetusd: Instance) -> None:
+    shop = Shop(impetusd, standby=0)
+    shop.write(2)
+    with Load(shop.port):
+        reload = impetusd.popen("reload", "--watch", "3s", "web")
+        wait_for(lambda: "web:0:next: RUNNING" in impetusd.log(), "the first new worker")
+        impetusd.kill(shop.before["web:template"].pid)
+        impetusd.finish(reload)
+    shop.is_new()
+    assert fetch(shop.port, "/health") == "2"
+
+
 def test_an_old_worker_that_crashes_meanwhile_is_forked_from_the_old_template(impetusd: Instance) -> None:
     shop = Shop(impetusd, standby=0)
     shop.write(2)
