@@ -35,6 +35,11 @@ def leftovers(paths: Paths, *, service: bool) -> list[tree.Member]:
     return found
 
 
+def left_behind(paths: Paths) -> int:
+    """How many processes live on after impetusd was killed; 0 where there is no table of it that this user may read."""
+    return len(leftovers(paths, service=False)) if os.path.exists(f"{paths.run_dir}/{table.NAME}") else 0
+
+
 def reap(paths: Paths, *, service: bool) -> list[int]:
     """End all of it, with SIGTERM first. Returns the pids, in the order in which they were found."""
     first = leftovers(paths, service=service)
@@ -47,6 +52,9 @@ def reap(paths: Paths, *, service: bool) -> list[int]:
             for member in left:
                 tree.send(member, signal.SIGKILL)
         time.sleep(_LOOK_AGAIN)
+    told = table.read(paths.run_dir)
+    for cgroup in {os.path.dirname(child["cgroup"]) for child in told["children"].values()} - {""} if told else ():
+        tree.Cgroups.remove(cgroup)
     table.Table(paths.run_dir).remove()
     with contextlib.suppress(OSError):
         os.unlink(paths.control_socket)  # nobody answers on it

@@ -28,7 +28,9 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
     try:
         answer = control.call(here.paths, "status", {"names": list(names)}, hooks)
     except control.NotRunning as error:
-        raise control.ControlError(f"{error}; start it with: {here.command} start", error.exit) from None
+        from impetusd.cli import outcome
+
+        raise outcome.not_running(here, error) from None
     if as_json:
         import json
 

@@ -12,6 +12,7 @@ from impetusd.cli.options import conf_option, here, names_argument
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from impetusd import control
     from impetusd.cli.place import Place
 
 
@@ -33,8 +34,7 @@ def command(names: tuple[str, ...]) -> int:
     try:
         return _stop_some(at, names) if names else _stop_all(at)
     except control.NotRunning as error:
-        print(error)
-        return 0
+        return _stop_leftovers(at, names, error)
 
 
 def _stop_some(at: Place, names: tuple[str, ...]) -> int:
@@ -70,6 +70,21 @@ def _stop_all(at: Place) -> int:
         left = _tell_left(answer)
     print("stopped; impetusd is not running")
     return 1 if left else 0
+
+
+def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning) -> int:
+    """No daemon runs; one that was killed may have left what it had started."""
+    from impetusd import reaper
+    from impetusd.cli import outcome
+
+    if not reaper.left_behind(at.paths):
+        print(error)
+        return 0
+    if names:
+        raise outcome.not_running(at, error)
+    ended = reaper.reap(at.paths, service=False)
+    print(f"impetusd had been killed; ended {len(ended)} processes that it had started")
+    return 0
 
 
 def _tell_killed(answer: Mapping[str, typing.Any]) -> None:

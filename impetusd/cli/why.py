@@ -18,8 +18,8 @@ if typing.TYPE_CHECKING:
 
     from impetusd.cli.place import Place
     from impetusd.cli.terminal import Screen
+    from impetusd.core.finding import Facts, Finding
     from impetusd.core.story import Line
-    from impetusd.core.why import Facts, Finding
 
 OF_NAMES, OF_ALL = 400, 300  # records that are looked at
 WIDTH = 80  # columns where the output goes to no terminal
@@ -63,10 +63,10 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
 
 def gather(at: Place, names: Sequence[str]) -> Facts:
     """Everything that is known: from the daemon, and where none runs from the ledger's files."""
-    from impetusd import control
+    from impetusd import control, reaper
     from impetusd.cli import past
     from impetusd.cli.names import configured
-    from impetusd.core.why import Facts
+    from impetusd.core.finding import Facts
     from impetusd.ledgerfile import Query
 
     asked: dict[str, typing.Any] = {}
@@ -93,6 +93,7 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
         own=own.records,
         known=configured(at),
         command=at.command,
+        left=0 if running else reaper.left_behind(at.paths),
         **asked,
     )
 

@@ -6,73 +6,32 @@ happened before, what was on stderr, and what to type. Slots of a unit that suff
 
 from __future__ import annotations
 
-import datetime as dt
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from impetusd.core import causes, ledger, story
+from impetusd.core import causes, ledger, story, why_timers
+from impetusd.core.finding import (
+    LINES,
+    STARTS_UP,
+    WORDS,
+    Commands,
+    End,
+    Facts,
+    Finding,
+    Record,
+    Row,
+    advice_on,
+    end_of,
+)
 from impetusd.core.protocol import as_wanted
-from impetusd.core.schedule import ago, ahead, span
+from impetusd.core.schedule import ahead, span
 
-Row: TypeAlias = Mapping[str, Any]
-Record: TypeAlias = Mapping[str, Any]
-Commands: TypeAlias = tuple[tuple[str, str], ...]
-
+NOT_RELOADED = re.compile(r"(\S+) was not reloaded and runs as before: (.+)")  # as `status` says it
 WAITS = re.compile(r"waits for ([^\s,]+)")
-STARTS_UP = ("start", "restart", "apply", "enable")  # commands that have something started
 MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting for its next start)"}
-NOISE = "Extension modules: "  # what Python writes below the stacks
-LINES = 12  # of what happened
-WORDS = 12  # lines of stderr
-AT_ONCE = 10.0  # seconds: a run that ends with success before that did not do what a service does
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What is known. `records` are about what is asked, `own` about impetusd itself; both oldest first.
-
-    `now` is Unix time; `running`: rows and the like are there, for a daemon was asked; `known`: names that the INI file
-    has; `command` is what reaches this instance on the command line. `zone` is for tests; None is the host's.
-    """
-
-    now: float
-    running: bool
-    rows: Sequence[Row] = ()
-    checks: Sequence[Row] = ()
-    timers: Sequence[Row] = ()
-    troubles: Sequence[str] = ()
-    records: Sequence[Record] = ()
-    own: Sequence[Record] = ()
-    known: Sequence[str] = ()
-    command: str = "impetusd"
-    zone: dt.tzinfo | None = None
-
-    def clock(self, at: float) -> str:
-        """22:04:11, with the date if that is not today's."""
-        then, today = (dt.datetime.fromtimestamp(each, self.zone) for each in (at, self.now))
-        return then.strftime("%H:%M:%S" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S")
-
-    def when(self, at: float) -> str:
-        """22:04:11, 3 min ago."""
-        return f"{self.clock(at)}, {ago(max(0.0, self.now - at))}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One explanation. `facts` are (label, sentence), `commands` (what to type, what for), `words` from stderr at `words_at`."""
-
-    name: str
-    ok: bool
-    headline: str
-    facts: tuple[tuple[str, str], ...] = ()
-    happened: tuple[story.Line, ...] = ()
-    words: tuple[str, ...] = ()
-    words_at: float = 0.0
-    more: tuple[str, ...] = ()
-    commands: Commands = ()
 
 
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
@@ -87,10 +46,11 @@ def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
     asked = _with_causes(asked, rows)
     for unit in dict.fromkeys(row["unit"] for row in asked):
         found += _of_unit(facts, [row for row in asked if row["unit"] == unit], told=bool(patterns))
-    timers = facts.timers if facts.running else _timers_of_records(facts)
+        found += [_not_reloaded(facts, unit, why) for name, why in _failed_reloads(facts) if name == unit]
+    timers = facts.timers if facts.running else why_timers.of_records(facts)
     for timer in timers:
         if _named(patterns, timer["name"]):
-            finding = _of_timer(facts, timer)
+            finding = why_timers.of_timer(facts, timer)
             found += [finding] if patterns or not finding.ok else []
     seen = (
         {row["unit"] for row in asked} | {timer["name"] for timer in facts.timers} | {c["name"] for c in facts.checks}
@@ -120,7 +80,13 @@ def _daemon(facts: Facts) -> Finding:
         at = facts.own[-1]["at"]
         cause = "it was killed, or the host went down: it has not written down that it ended"
         headline = f"impetusd does not run; its last record is of {facts.when(at)}"
-        return Finding(name="impetusd", ok=False, headline=headline, facts=(("cause", cause),), commands=(start,))
+        told: tuple[tuple[str, str], ...] = (("cause", cause),)
+        commands: Commands = (start,)
+        if facts.left:
+            told = (("cause", "it was killed"), ("left", f"{facts.left} processes that it had started live on"))
+            take, end = f"{facts.command} start", f"{facts.command} stop"
+            commands = ((take, "take them over, with nothing lost"), (end, "end them"))
+        return Finding(name="impetusd", ok=False, headline=headline, facts=told, commands=commands)
     stopping = next((r for r in reversed(facts.own) if r["kind"] == "daemon" and r["what"] == "stopping"), last)
     stop = next((r for r in reversed(facts.own) if r["kind"] == "command" and r["method"] == "stop"), None)
     cause = stopping.get("why") or "it was told to end"
@@ -134,6 +100,8 @@ def _configuration(facts: Facts) -> list[Finding]:
     """What the daemon itself suffers from: a refused INI file, disks that take nothing."""
     found = []
     for trouble in facts.troubles:
+        if NOT_RELOADED.match(trouble):
+            continue  # told with its unit
         head, _, cause = trouble.partition(": ")
         commands = causes.advice([trouble]).commands
         labelled: tuple[tuple[str, str], ...] = (("cause", cause),)
@@ -240,6 +208,8 @@ def _about(facts: Facts, rows: Sequence[Row]) -> list[Record]:
     def mine(record: Record) -> bool:
         if record["kind"] in {"command", "config", "daemon"}:
             return bool(ledger.subjects(record) & (slots | units))
+        if record["kind"] == "reload":
+            return record["unit"] in units
         return record.get("slot") in (slots | units)
 
     records = [record for record in facts.records if mine(record)]
@@ -255,88 +225,10 @@ def _of_everything(record: Record) -> bool:
     )
 
 
-def _begins(record: Record) -> bool:
-    """From here on the past is forgiven."""
-    told = record["kind"] == "daemon" and record["what"] == "began"
-    return told or (record["kind"] == "command" and record["method"] in STARTS_UP and record["outcome"] != "refused")
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The last end, the rule that acted on that process before, and its last words."""
-
-    exit: Record
-    rule: Record | None
-    words: Record | None
-    times: int  # ends like it in a row
-    since: float  # when the first of those was
-
-    @property
-    def lines(self) -> list[str]:
-        return list(self.words["lines"]) if self.words is not None else []
-
-    @property
-    def last_words(self) -> tuple[str, ...]:
-        """Those that are shown."""
-        return tuple(line for line in self.lines if not line.startswith(NOISE))[-WORDS:]
-
-    @property
-    def text(self) -> str:
-        """What it was, and what it said."""
-        text = self.rule["reason"] if self.rule is not None else ledger.ending(self.exit)
-        said = causes.telling(self.lines)[:300] if self.rule is None else causes.stuck(self.lines)
-        if self.rule is None and self.exit.get("code") == 0:
-            text = "it ended by itself, with exit 0 (success)"
-        return f"{text}: {said}" if said and said not in text else str(text)
-
-
-def _end(records: Sequence[Record]) -> _End | None:
-    """None if there was none that nobody asked for."""
-    ends = [record for record in records if record["kind"] == "exit"]
-    if not ends or ends[-1].get("asked"):
-        return None
-    last = ends[-1]
-    pid = last.get("pid")
-    same: list[Record] = []
-    for end in reversed(records):
-        if end["kind"] == "exit" and not end.get("asked") and ledger.ending(end) == ledger.ending(last):
-            same.append(end)
-        elif end["kind"] == "exit" or (same and _begins(end)):
-            break
-    rules = [r for r in records if r["kind"] == "rule" and r.get("pid") == pid and r["n"] < last["n"]]
-    words = [r for r in records if r["kind"] == "stderr" and r.get("pid") == pid and r["n"] > last["n"]]
-    rule = rules[-1] if rules and pid is not None else None
-    return _End(last, rule, words[-1] if words and pid is not None else None, len(same), same[-1]["at"])
-
-
-def _advice(end: _End | None, extra: Sequence[str] = ()) -> causes.Advice:
-    if end is None:
-        return causes.advice(extra)
-    lines = [*end.lines, ledger.ending(end.exit), *extra]
-    found = causes.advice(lines)
-    short = (end.exit.get("ran_s") or 0.0) < AT_ONCE
-    if end.exit.get("code") == 0 and end.rule is None and short:
-        hint = (
-            "a service must not end. If it puts itself into the background, have it stay in the foreground; "
-            "if it is done when it ends: autorestart = on-failure"
-        )
-        return causes.Advice(hint, found.commands)
-    if end.exit.get("core"):
-        return _with(found, (("coredumpctl info " + str(end.exit.get("pid")), "where it crashed"),))
-    if end.rule is not None and end.rule["rule"] == "watchdog" and end.lines:
-        return causes.Advice("the stacks that it wrote when it was ended, below, say where it hung", found.commands)
-    return found if found.hint else causes.Advice(causes.of_exit_code(end.exit.get("code")), found.commands)
-
-
-def _with(found: causes.Advice, commands: Commands) -> causes.Advice:
-    """The advice with these commands in front."""
-    return causes.Advice(found.hint, (*commands, *found.commands))
-
-
 def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
     """Slots that are not as wanted, all for the same reason."""
     row, records = rows[0], _about(facts, rows)
-    end = _end([r for r in records if r.get("slot") in {None, row["name"], f"{row['name']}:leaving"}])
+    end = end_of([r for r in records if r.get("slot") in {None, row["name"], f"{row['name']}:leaving"}])
     found: list[tuple[str, str]] = []
     state, since = row["state"], end.exit["at"] if end is not None else None
     if state in {"STARTING", "STOPPING"} or end is None:
@@ -350,7 +242,7 @@ def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
         found += _decided(end)
         found += _often(facts, end)
     found += _next(facts, row, end)
-    known = _advice(end, [row["reason"]])
+    known = advice_on(end, [row["reason"]])
     found += [("hint", known.hint)] if known.hint else []
     return Finding(
         name=row["unit"],
@@ -369,7 +261,7 @@ def _still(row: Row) -> str:
     return "it runs, and has not said yet that it is ready" if row.get("pid") else "it is about to be started"
 
 
-def _decided(end: _End) -> list[tuple[str, str]]:
+def _decided(end: End) -> list[tuple[str, str]]:
     decision = end.exit.get("decision", "")
     if end.rule is not None and end.rule["rule"] != "other":
         what = "a health check" if end.rule["rule"] == "health" else end.rule["rule"]
@@ -377,13 +269,13 @@ def _decided(end: _End) -> list[tuple[str, str]]:
     return [("rule", decision)] if decision else []
 
 
-def _often(facts: Facts, end: _End) -> list[tuple[str, str]]:
+def _often(facts: Facts, end: End) -> list[tuple[str, str]]:
     if end.times < 2:
         return []
     return [("often", f"{end.times} times in a row, since {facts.when(end.since)}")]
 
 
-def _next(facts: Facts, row: Row, end: _End | None) -> list[tuple[str, str]]:
+def _next(facts: Facts, row: Row, end: End | None) -> list[tuple[str, str]]:
     retry = end.exit.get("retry_s") if end is not None and end.exit.get("state") == row["state"] else None
     wait = (end.exit["at"] + retry - facts.now) if end is not None and retry else None
     match row["state"]:
@@ -460,7 +352,7 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
 def _well(facts: Facts, rows: list[Row]) -> Finding:
     """As wanted: what happened to it lately all the same."""
     row, records = rows[0], _about(facts, rows)
-    end = _end(records)
+    end = end_of(records)
     found: list[tuple[str, str]] = []
     commands: Commands = ((f"{facts.command} logs {row['unit']}", "what it writes"),)
     if len(rows) > 1:
@@ -479,7 +371,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
     restarts = sum(each.get("restarts") or 0 for each in rows)
     if restarts:
         found.append(("often", f"restarted {restarts} time{'s' * (restarts != 1)} without being asked, ever"))
-    known = _advice(end)
+    known = advice_on(end)
     return Finding(
         name=row["unit"],
         ok=True,
@@ -489,6 +381,34 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
         words=end.last_words if end is not None else (),
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(*(known.commands if end is not None else ()), *commands),
+    )
+
+
+def _failed_reloads(facts: Facts) -> list[tuple[str, str]]:
+    """(unit, why) of each whose last reload has failed."""
+    return [(found[1], found[2]) for trouble in facts.troubles if (found := NOT_RELOADED.fullmatch(trouble))]
+
+
+def _not_reloaded(facts: Facts, unit: str, why: str) -> Finding:
+    """Another version than the one on the disk runs, for that one is no good."""
+    own = [r for r in facts.records if r["kind"] == "reload" and r["unit"] == unit]
+    back = next((r for r in reversed(own) if r["what"] in {"rolled back", "failed"}), None)
+    began = next((r for r in reversed(own) if r["what"] == "began"), None)
+    lines = list(back.get("lines", ())) if back is not None else []
+    found = [("cause", why)]
+    if began is not None and began.get("reason") not in {None, "", "reload"}:
+        found.append(("made for", began["reason"]))
+    found.append(("next", "what ran before goes on; the version on the disk is what a restart would start"))
+    known = causes.advice([*lines, why])
+    found += [("hint", known.hint)] if known.hint else []
+    return Finding(
+        name=unit,
+        ok=False,
+        headline=f"{unit} was not reloaded and runs as before" + (f", since {facts.when(back['at'])}" if back else ""),
+        facts=tuple(found),
+        words=tuple(lines[-WORDS:]),
+        words_at=back["at"] if back is not None else 0.0,
+        commands=(*known.commands, (f"{facts.command} reload {unit}", "once it is mended")),
     )
 
 
@@ -514,11 +434,11 @@ def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[st
 def _past(facts: Facts, row: Row) -> Finding:
     """What it was before the daemon ended."""
     records = _about(facts, [row])
-    end = _end([record for record in records if record.get("slot") in {None, row["name"]}])
+    end = end_of([record for record in records if record.get("slot") in {None, row["name"]}])
     found: list[tuple[str, str]] = []
     if end is not None:
         found = [("last end", f"{end.text}, at {facts.when(end.exit['at'])}"), *_decided(end), *_often(facts, end)]
-    known = _advice(end)
+    known = advice_on(end)
     return Finding(
         name=row["unit"],
         ok=end is None,
@@ -553,73 +473,3 @@ def _off(facts: Facts, name: str) -> Finding:
         happened=happened,
         commands=commands,
     )
-
-
-# Timers.
-
-
-def _timers_of_records(facts: Facts) -> list[Row]:
-    names = dict.fromkeys(record["unit"] for record in facts.records if record["kind"] == "timer")
-    idle = {"running_s": None, "state": "waiting", "next_in_s": None, "enabled": True, "words": ""}
-    return [{"name": name, **idle} for name in names]
-
-
-def _of_timer(facts: Facts, timer: Row) -> Finding:
-    name = timer["name"]
-    records = [record for record in facts.records if name in ledger.subjects(record)]
-    runs = [record for record in records if record["kind"] == "timer"]
-    ran = next((record for record in reversed(runs) if not record["reason"].startswith("skipped")), None)
-    ok = ran is None or bool(ran["ok"])
-    found: list[tuple[str, str]] = []
-    headline, end = f"{name} has not run yet", None
-    if timer["running_s"] is not None:
-        headline = f"{name} is running, for {span(timer['running_s'])} now"
-    if ran is not None:
-        end = _end([r for r in records if r.get("slot") == name or r["kind"] == "exit"])
-        at = ran["at"]
-        if timer["running_s"] is None:
-            headline = f"{name} {'was done' if ok else 'failed'} at {facts.when(at)}"
-        attempt = f", attempt {ran['attempt']}" if ran["attempt"] > 1 else ""
-        said = causes.telling(end.lines) if end is not None and not ok else ""
-        found.append(
-            ("result" if ok else "cause", ran["reason"] + (f": {said}" if said and said not in ran["reason"] else ""))
-        )
-        found.append(("run", f"{ran['why']}{attempt}, after {span(ran['duration_s'])}"))
-        if not ok:
-            found.append(
-                (
-                    "rule",
-                    f"retries = {ran.get('retries', 0)}, of which {min(ran['attempt'] - 1, ran.get('retries', 0))} are used",
-                )
-            )
-    if runs and runs[-1] is not ran:
-        found.append(("since", f"{runs[-1]['reason']}, at {facts.when(runs[-1]['at'])}"))
-    found.append(("next", _next_run(facts, timer)))
-    known = _advice(end) if not ok else causes.Advice()
-    found += [("hint", known.hint)] if known.hint else []
-    return Finding(
-        name=name,
-        ok=ok,
-        headline=headline,
-        facts=tuple(found),
-        happened=tuple(story.tell([r for r in records if r["kind"] not in {"exit", "start"}], LINES, named=False)),
-        words=end.last_words if end is not None and not ok else (),
-        words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
-        commands=(
-            *known.commands,
-            (f"{facts.command} logs {name}", "all that it wrote"),
-            (f"{facts.command} trigger {name}", "run it now"),
-        ),
-    )
-
-
-def _next_run(facts: Facts, timer: Row) -> str:
-    if not facts.running:
-        return "nothing, until impetusd is started"
-    if not timer["enabled"]:
-        return "nothing: it is switched off (enabled = no)"
-    if timer["next_in_s"] is None:
-        return "nothing: it never runs again by itself"
-    if timer["state"] == "retrying":
-        return f"it is tried again {ahead(timer['next_in_s'])}"
-    return f"it runs again {ahead(timer['next_in_s'])} ({timer['words']})"

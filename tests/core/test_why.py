@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impetusd.core import news, story
+from impetusd.core.finding import Facts
 from impetusd.core.lifecycle import (
     Deadline,
     Exited,
@@ -26,7 +27,7 @@ from impetusd.core.lifecycle import (
     step,
 )
 from impetusd.core.policy import Exit, Policy
-from impetusd.core.why import Facts, explain
+from impetusd.core.why import explain
 
 NOW = 1764108300.0  # 2025-11-25 22:05:00 UTC
 ROOT = {"uid": 0, "user": "root", "login": "alice", "tty": "pts/3"}
@@ -155,6 +156,24 @@ def test_one_that_is_unhealthy_names_the_check_and_its_keys():
     assert facts["next"] == "it is asked again every 10 s"
     assert facts["held"] == "not restarted yet: a probe restarted it 5 s ago"
     assert explain(past.facts(row(), checks=[{**check, "name": "probe", "reason": reason}]), ["probe"])
+
+
+def test_a_reload_that_failed_is_told_with_its_unit_named_or_not():
+    why = "web:0:next: exit 1 (no such module)"
+    lines = ["Traceback (most recent call last):", "ModuleNotFoundError: No module named 'x'"]
+    past = Past().add("reload", what="began", generation=2, reason="reload")
+    past.add("reload", what="failed", generation=2, reason=why)
+    past.add("reload", what="rolled back", generation=2, reason=why, took_s=0.1, lines=lines)
+    facts = past.facts(row("web:0"), troubles=[f"web was not reloaded and runs as before: {why}"])
+    (unasked,) = explain(facts, [])
+    well, asked = explain(facts, ["web"])
+    assert unasked == asked
+    assert (well.ok, asked.ok) == (True, False)
+    assert asked.headline == "web was not reloaded and runs as before, since 22:04:59, 1 s ago"
+    assert dict(asked.facts)["cause"] == why
+    assert asked.words == tuple(lines)
+    assert typed(asked)[-1] == "impetusd reload web"
+    assert [line.text for line in well.happened][-1].startswith("reload to generation 2 rolled back")
 
 
 def test_who_stopped_it_is_told():

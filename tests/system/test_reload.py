@@ -108,6 +108,9 @@ def test_a_bad_version_changes_nothing(
     assert said in failed.out
     assert "web runs as before, for it was not reloaded: web:" in failed.out
     assert "web was not reloaded and runs as before" in impetusd.run("status").out
+    why = impetusd.run("why", "web").out
+    assert "web was not reloaded and runs as before, since" in why
+    assert said.partition(": ")[2] in " ".join(why.split())
     ledger = [json.loads(line) for line in (impetusd.root / "var/lib/ledger.jsonl").read_text().splitlines()]
     assert [each["what"] for each in ledger if each["kind"] == "reload"] == ["began", "failed", "rolled back"]
     shop.write(3)

@@ -48,6 +48,28 @@ def dead(pid: int) -> bool:
     return process is None or process.zombie
 
 
+def kill_both(instance: Instance, now: Status) -> None:
+    for pid in (now.supervisor, now.shim):
+        instance.kill(pid, signal.SIGSTOP)  # else one might act between the two
+    for pid in (now.shim, now.supervisor):
+        instance.kill(pid)
+    wait_for(lambda: dead(now.shim) and dead(now.supervisor), "their end")
+
+
+def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instance) -> None:
+    _, before = running(anyone)
+    kill_both(anyone, before)
+    alive = [pid for pid in before.pids.values() if not dead(pid)]
+    told = f"{len(alive)} processes that it had started live on"
+    assert told in anyone.run("status", code=3).err
+    assert told in anyone.run("stop", "api", code=3).err
+    assert told in anyone.run("why").out
+    assert not any(map(dead, alive))
+    assert f"ended {len(alive)} processes" in anyone.run("stop").out
+    assert all(map(dead, alive))
+    assert "live on" not in anyone.run("status", code=3).err
+
+
 def test_a_killed_shim_is_succeeded_by_its_supervisor_and_nobody_notices(anyone: Instance) -> None:
     port, before = running(anyone)
     with Load(port) as load:
@@ -68,11 +90,7 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
     with Load(port) as load:
         for _ in range(3):
             now = anyone.status()
-            for pid in (now.supervisor, now.shim):
-                anyone.kill(pid, signal.SIGSTOP)  # else one might act between the two
-            for pid in (now.shim, now.supervisor):
-                anyone.kill(pid)
-            wait_for(lambda now=now: dead(now.shim) and dead(now.supervisor), "their end")
+            kill_both(anyone, now)
             assert "is not running" in anyone.run("status", code=3).err
             load.go_on(20)
             anyone.run("start")
