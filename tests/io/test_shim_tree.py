@@ -274,8 +274,7 @@ def test_a_worker_is_moved_into_its_own_cgroup():
         shim.signal(process, signal.SIGKILL)
         shim.wait("exited", process)
         shim.ack(process)
-        shim.echo()
-        assert not os.path.exists(own)
+        wait_for(lambda: not os.path.exists(own), "its cgroup to be removed")
 
 
 def test_a_worker_is_not_counted_into_its_templates_tree(shim):
