@@ -70,7 +70,7 @@ SECTIONS = {
 ENV = (
     "What the unit NAME has in its environment. Each key is a variable. Besides, it has PATH, HOME, USER, LOGNAME, "
     "SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR of impetusd, with `user` those of the user; what "
-    "env_file holds; and IMPETUSD_UNIT, IMPETUSD_NAME, INSTANCE and INVOCATION_ID."
+    "env_file holds (as root, impetusd refuses one that others may write); and IMPETUSD_UNIT, IMPETUSD_NAME, INSTANCE and INVOCATION_ID."
 )
 PROFILE = (
     "The same for one profile: its variables are laid over those of [env:NAME] while the profile is in force. It comes into "

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from impetusd import source
 from impetusd.core.agreement import is_number
 from impetusd.core.model import Kind, Unit
 
@@ -140,15 +141,20 @@ def read_env_files(unit: Unit) -> dict[str, str]:
     """NAME=value lines of the unit's env_file, read anew at each start. Raises CannotStart.
 
     Comments (#), blank lines, `export ` and one pair of quotes around a value are understood, as in systemd and docker.
+    Root goes by no file that others than its owner may write.
     """
     found: dict[str, str] = {}
     for path in unit.env_file:
         try:
             with open(path, encoding="utf-8") as file:
+                status = os.fstat(file.fileno())
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise CannotStart(f"reading env_file {path}", reason) from None
+        if os.geteuid() == 0 and (fault := source.distrusted(status, status.st_uid)):
+            told = f"{fault}, and LD_PRELOAD in it would be code of theirs; run: chmod go-w {path}"
+            raise CannotStart(f"reading env_file {path}", told)
         for number, line in enumerate(lines, 1):
             line = line.strip().removeprefix("export ")
             if not line or line.startswith("#"):

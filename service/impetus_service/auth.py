@@ -1,8 +1,10 @@
-"""Logging in and out. A session is a token that is shown once; failed logins are counted per account and per address.
+"""Logging in and out. A session is a token that is shown once.
 
-The count is in the database, so it holds over all workers, and an attempt is counted before its password is looked at, so
-that many at once get no more tries than one after the other. A wrong password, an unknown account and a deactivated one
-look alike, also in the time that they take.
+Failed logins are counted of an account from an address, so that whoever guesses locks himself out and not the account's
+owner; with wider limits of an account from anywhere, and of an address for any account. The count is in the database, so
+it holds over all workers, and an attempt is counted before its password is looked at, so that many at once get no more
+tries than one after the other. A wrong password, an unknown account and a deactivated one look alike, also in the time
+that they take.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from impetus_service.settings import Settings
 from impetus_service.users import Email, NewPassword, User
 
 SETTINGS = web.AppKey("impetus.settings", Settings)
-PER_ADDRESS = 10  # times LOGIN_ATTEMPTS: many people may share an address
+WIDER = 10  # times LOGIN_ATTEMPTS: many people may share an address, and many addresses may guess at an account
 
 api = Api("auth")
 
@@ -59,8 +61,8 @@ async def login(request: web.Request, body: Credentials) -> Session:
     """Open a session."""
     database, settings = request.app[DATABASE], request.app[SETTINGS]
     email, address = body.email.lower(), addresses.address(request)
-    account_key, address_key = _key("account", email), _key("address", str(address))
-    await _count(database, settings, account_key, address_key)
+    own, wider = _key("login", f"{address} {email}"), [_key("address", str(address)), _key("account", email)]
+    await _count(database, settings, own, *wider)
     user = await database.fetchrow(queries.USER_BY_EMAIL, email)
     matches = await request.app[PASSWORDS].matches(body.password, user and user["password_hash"])
     if user is None or not matches:
@@ -72,8 +74,8 @@ async def login(request: web.Request, body: Credentials) -> Session:
         raise Problem(
             401, "there is no such account, or the password is another", headers={"WWW-Authenticate": "Bearer"}
         )
-    await database.execute(queries.FORGET_ATTEMPTS, account_key)
-    await database.execute(queries.TAKE_BACK_ATTEMPT, address_key)
+    await database.execute(queries.FORGET_ATTEMPTS, own)
+    await database.execute(queries.TAKE_BACK_ATTEMPTS, wider)
     company = Company(database, user["company_id"])
     if passwords.outdated(user["password_hash"]):
         hashed = await request.app[PASSWORDS].hashed(body.password)
@@ -109,14 +111,12 @@ async def change_password(request: web.Request, me: Caller, body: PasswordChange
     await request.app[DATABASE].execute(queries.FORGET_ATTEMPTS, key)
 
 
-async def _count(database: Database, settings: Settings, account_key: bytes, address_key: bytes | None = None) -> None:
-    """Count an attempt; Problem 429 when it is one too many."""
-    allowed = {account_key: settings.login_attempts}
-    if address_key is not None:
-        allowed[address_key] = settings.login_attempts * PER_ADDRESS
+async def _count(database: Database, settings: Settings, own: bytes, *wider: bytes) -> None:
+    """Count an attempt; Problem 429 when it is one too many, and then no wider limit is touched by it."""
     window = timedelta(minutes=settings.login_window_minutes)
-    for row in await database.fetch(queries.COUNT_ATTEMPT, sorted(allowed), window):
-        if row["count"] > allowed[row["key"]]:
+    for key in (own, *wider):
+        row = await database.fetchrow(queries.COUNT_ATTEMPT, key, window)
+        if row["count"] > settings.login_attempts * (1 if key is own else WIDER):
             seconds = max(1, round(row["seconds_left"]))
             raise Problem(
                 429, f"too many failed logins: try again in {seconds} s", headers={"Retry-After": str(seconds)}

@@ -51,7 +51,7 @@ class Settings:
     db_timeout_ms: int = 5000  # of one statement
     cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
     session_hours: int = 12  # from login until a session expires
-    login_attempts: int = 10  # failed ones of an account in login_window_minutes; an address has ten times as many
+    login_attempts: int = 10  # failed ones from an address in login_window_minutes; in all, ten times as many
     login_window_minutes: int = 15
     proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For
     log_level: str = "INFO"

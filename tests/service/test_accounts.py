@@ -101,6 +101,26 @@ def test_failed_logins_are_limited_over_all_workers_also_when_they_come_at_once(
     run(main())
 
 
+def test_who_guesses_locks_himself_out_and_not_the_owner_until_he_has_very_many_addresses(shared_postgres):
+    async def main() -> None:
+        async with served(shared_postgres.url, LOGIN_ATTEMPTS="2", PROXY_HOPS="1") as service:
+            admin = await service.administrator()
+
+            async def attempt(address: int, password: str) -> int:
+                body, headers = {"email": admin.email, "password": password}, {"X-Forwarded-For": f"192.0.2.{address}"}
+                async with service.client.post("/api/auth/login", json=body, headers=headers) as response:
+                    return response.status
+
+            assert [await attempt(1, "wrong") for _ in range(40)] == [401] * 2 + [429] * 38
+            assert await attempt(2, PASSWORD) == 201
+            assert await attempt(1, PASSWORD) == 429
+            statuses = [await attempt(address, "wrong") for address in range(3, 23)]
+            assert statuses == [401] * 18 + [429] * 2  # with the first two 20 in all: ten times LOGIN_ATTEMPTS
+            assert await attempt(2, PASSWORD) == 429
+
+    run(main())
+
+
 def test_a_successful_login_forgives_the_failed_ones(shared_postgres):
     async def main() -> None:
         async with served(shared_postgres.url, LOGIN_ATTEMPTS="3") as service:

@@ -220,7 +220,7 @@ class Instance:
 
     def members(self) -> list[census.Process]:
         """The daemon and all that it started, without the commands that the harness runs."""
-        own = {process.pid for process in self._commands}
+        own = {process.pid for process in self._commands if process.poll() is None}  # an ended one's pid is given again
         # `impetusd run` becomes the daemon.
         return [each for each in census.members(self.root) if each.pid not in own or "shim/__main__.py" in each.command]
 

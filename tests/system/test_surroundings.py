@@ -87,6 +87,17 @@ def test_an_environment_file_that_is_missing_is_told_by_its_name(impetusd: Insta
     impetusd.run("start")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs of others")
+def test_root_does_not_go_by_an_environment_file_that_others_may_write(impetusd: Instance) -> None:
+    impetusd.write(GOOD_WITH_FILE)
+    file = impetusd.write("A=1\n", "missing.env")
+    file.chmod(0o666)
+    failed = impetusd.run("start", code=1)
+    assert f"reading env_file {file} failed: every user may write it" in failed.out + failed.err
+    file.chmod(0o600)
+    impetusd.run("start")
+
+
 GOOD_WITH_FILE = f"""[program:p]
 command = {program("tell_ready", "self")}
 wait_ready = yes

@@ -19,14 +19,17 @@ USER_BY_EMAIL = Query("SELECT id, company_id, password_hash FROM users WHERE ema
 # and gives the count that this one is. A window that has ended begins anew.
 COUNT_ATTEMPT = Query("""
 INSERT INTO login_attempts AS known (key, count, expires_at)
-SELECT key, 1, now() + $2::interval FROM unnest($1::bytea[]) AS key ORDER BY key
+VALUES ($1, 1, now() + $2::interval)
 ON CONFLICT (key) DO UPDATE SET
     count = CASE WHEN known.expires_at <= now() THEN 1 ELSE known.count + 1 END,
     expires_at = CASE WHEN known.expires_at <= now() THEN excluded.expires_at ELSE known.expires_at END
-RETURNING key, count, EXTRACT(EPOCH FROM expires_at - now())::float8 AS seconds_left
+RETURNING count, EXTRACT(EPOCH FROM expires_at - now())::float8 AS seconds_left
 """)
 FORGET_ATTEMPTS = Query("DELETE FROM login_attempts WHERE key = $1")
-TAKE_BACK_ATTEMPT = Query("UPDATE login_attempts SET count = greatest(count - 1, 0) WHERE key = $1")
+TAKE_BACK_ATTEMPTS = Query("""
+UPDATE login_attempts SET count = greatest(count - 1, 0)
+WHERE key IN (SELECT key FROM login_attempts WHERE key = ANY($1::bytea[]) ORDER BY key FOR UPDATE)
+""")
 
 ADD_SESSION = CompanyQuery("""
 INSERT INTO sessions (company_id, user_id, token_hash, address, expires_at)
