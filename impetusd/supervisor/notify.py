@@ -90,9 +90,12 @@ class Notify:
             parent = parent_of(line[-1])
             if parent == self._link.pid:
                 break
-            if parent <= 0 or len(line) == GENERATIONS:
+            if parent is None and len(line) > 1:
+                line.pop()  # it has ended since we looked: whose parent it was has another one now
+            elif not parent or len(line) == GENERATIONS:
                 return
-            line.append(parent)
+            else:
+                line.append(parent)
         if not self._delivered(line, message):
             self._early.append((line, message))
             self._remember()
@@ -116,7 +119,7 @@ def parse(body: bytes) -> dict[str, str]:
     return {name: value for name, equals, value in (line.partition("=") for line in lines) if equals}
 
 
-def parent_of(pid: int) -> int:
-    """The parent of `pid`, or 0."""
+def parent_of(pid: int) -> int | None:
+    """The parent of `pid`, 0 for one outside of our namespace; None when there is no such process."""
     fields = stat(pid)
-    return int(fields[1]) if fields is not None else 0
+    return int(fields[1]) if fields is not None else None

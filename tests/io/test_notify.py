@@ -17,6 +17,7 @@ import pytest
 from waiting import turns, until
 
 from impetusd.shim import wire
+from impetusd.supervisor import notify
 from impetusd.supervisor.entry import Role
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.notify import EARLY, Notify
@@ -231,6 +232,24 @@ def test_what_a_template_has_forked_does_not_speak_for_the_template(around, role
             life.notify.replay()
 
     around.know(around.say("READY=1", helper=True), "web:template", role)
+    run(main())
+    assert around.heard == [("web:0", {"READY": "1"})]
+
+
+def test_whose_parent_ends_while_it_is_looked_for_is_heard(around, monkeypatch):
+    """A worker is ready, and the process between the two forks that it came by has not quite ended."""
+
+    async def main() -> None:
+        async with around.supervisor() as life:
+            await until(lambda: not around.waiting())
+            around.know(child, "web:0")
+            life.notify.replay()
+
+    child = around.say("READY=1")
+    between = subprocess.Popen(["true"])
+    between.wait()
+    looks, parent_of = iter([between.pid]), notify.parent_of
+    monkeypatch.setattr(notify, "parent_of", lambda pid: next(looks, None) or parent_of(pid))
     run(main())
     assert around.heard == [("web:0", {"READY": "1"})]
 
