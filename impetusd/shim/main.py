@@ -327,7 +327,9 @@ class Shim(Supervision):
             self._never_lived(child, "forking a worker", str(answer.get("error")))
             return
         try:
-            if pid not in self._strays():
+            # Not looked up in the kernel's list of our children: that leaves some out while others end.
+            member = self._seeing(lambda: tree.read(pid))
+            if member is None or member.parent != os.getpid() or pid in self._known():
                 whose = "another child's" if pid in self._mains() else "no child of the shim's"
                 raise ChildProcessError(0, f"the template named pid {pid}, which is {whose}")
             child.pidfd = os.pidfd_open(pid)
@@ -480,13 +482,13 @@ class Shim(Supervision):
     def _mains(self) -> set[int]:
         return {child.pid for child in self.children.values() if child.pid}
 
+    def _known(self) -> set[int]:
+        """All that we have started, and have not reaped."""
+        return self._mains() | {each.pid for each in (self.supervisor, self.trial) if each is not None}
+
     def _strays(self) -> list[int]:
         """Our children that nobody asked for: orphans that we adopted, and forks whose answer is on its way."""
-        known = {child.pid for child in self.children.values()}
-        if self.supervisor is not None:
-            known.add(self.supervisor.pid)
-        if self.trial is not None:
-            known.add(self.trial.pid)
+        known = self._known()
         return [pid for pid in tree.children() if pid not in known]
 
     def has_rest(self, child: Child) -> bool:

@@ -387,6 +387,12 @@ def test_a_template_that_names_a_pid_that_is_no_worker_is_refused(shim, whose):
     worker(shim, via)
 
 
+def test_a_worker_is_adopted_also_when_the_kernels_list_of_children_leaves_it_out():
+    with Shim(setup="main.tree.children = list") as shim:
+        via, _ = template(shim)
+        worker(shim, via)
+
+
 def test_a_pid_that_was_refused_and_is_adopted_later_does_not_hold_the_shim_up(shim):
     """Its ack once waited for that process to end."""
     other, pids = family(shim, "setsid")
