@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-import stat
 
 from impetusd.core.include import MOST, Source, patterns
 from impetusd.core.model import Problem
+from impetusd.core.trust import distrusted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def read(path: str, environ: Mapping[str, str]) -> Source:
 
 def _checked(path: str, fd: int, data: bytes, owner: int, problems: list[Problem]) -> str:
     """The text; what is wrong with the file as a file is added to `problems`."""
-    fault = distrusted(os.fstat(fd), owner) if os.geteuid() == 0 else ""
+    status = os.fstat(fd)
+    fault = distrusted(status.st_uid, status.st_gid, status.st_mode, owner) if os.geteuid() == 0 else ""
     if fault:
         text = f"{fault}, and impetusd runs as root what this file says; run: "
         problems.append(Problem(path, 1, text + f"{'chown root' if 'belongs' in fault else 'chmod go-w'} {path}"))
@@ -52,20 +53,6 @@ def _checked(path: str, fd: int, data: bytes, owner: int, problems: list[Problem
         line = data.count(b"\n", 0, error.start) + 1
         problems.append(Problem(path, line, f"this is not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8"))
         return data.decode("utf-8-sig", "replace")
-
-
-def distrusted(status: os.stat_result, owner: int) -> str:
-    """Why root should not go by a file; "" if it may. `owner` is who may have files besides root.
-
-    A group whose number is the owner's is his own, as Debian and Red Hat make one for each user.
-    """
-    if status.st_uid not in {0, owner}:
-        return "it belongs to neither root nor the owner of the file that includes it"
-    if status.st_mode & stat.S_IWOTH:
-        return "every user may write it"
-    if status.st_mode & stat.S_IWGRP and status.st_gid not in {0, status.st_uid}:
-        return f"the group {status.st_gid} may write it"
-    return ""
 
 
 def remembered_profile(state_dir: str) -> str:

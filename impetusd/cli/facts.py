@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from impetusd.core.model import Config, Paths, Unit
 
 CGROUPS = "/sys/fs/cgroup"
-PIDFD_GETFD, CLOSE_RANGE = 438, 436  # system calls, of every architecture
+PIDFD_GETFD = 438  # a system call, of every architecture
 SO_PEERPIDFD = 77
 PIDFD_GET_INFO, PIDFD_INFO_EXIT = 0xC040FF0B, 8  # linux/pidfd.h: the first form of struct pidfd_info has 64 bytes
 CAP_NET_BIND_SERVICE = 10
@@ -239,7 +239,6 @@ def _features(cgroup: str) -> dict[str, bool]:
         if copy >= 0:
             os.close(copy)
         os.close(own)
-    features["close_range"] = libc.syscall(CLOSE_RANGE, 0xFFFFFFFE, 0xFFFFFFFE, 0) == 0
     if cgroup and cgroup != CGROUPS:
         features["cgroup.kill"] = os.path.exists(f"{cgroup}/cgroup.kill")
     with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.core import access
 from impetusd.core.access import READ, SEARCH, WRITE, Inode, Person
+from impetusd.core.trust import distrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,7 +25,6 @@ FEATURES = {
     "pidfd_open": ("5.3", ""),
     "P_PIDFD": ("5.4", ""),
     "pidfd_getfd": ("5.6", "descriptors cannot be taken back from a process that survives"),
-    "close_range": ("5.9", "each start of a program closes descriptors one by one"),
     "cgroup.kill": ("5.14", "a tree of processes is ended one by one, racing with its forks"),
     "SO_PEERPIDFD": ("6.5", "who asks on the control socket is known by number alone"),
     "PIDFD_INFO_EXIT": ("6.15", "the exit status of what outlived a killed shim is not known"),
@@ -284,14 +284,13 @@ def _size(count: int) -> str:
 def _files(facts: Facts) -> Iterator[Finding]:
     bad = 0
     for inode in facts.files:
-        shared = inode.mode & 0o022 and not (inode.mode & 0o1000 and inode.mode & 0o40000)
-        if shared or inode.uid not in {0, facts.own}:
+        fault = distrusted(inode.uid, inode.gid, inode.mode, facts.own)
+        if fault:
             bad += 1
-            who = "its group or everybody may write to it" if shared else f"it belongs to user {inode.uid}"
             yield Finding(
                 "permissions",
                 FAIL,
-                f"{inode.path}: {who}",
+                f"{inode.path}: {fault}",
                 "whoever can change it can have programs run as the user that runs impetusd",
                 f"chown {'root' if facts.own == 0 else facts.own} and chmod go-w {inode.path}",
             )

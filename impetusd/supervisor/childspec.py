@@ -14,9 +14,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from impetusd import source
 from impetusd.core.agreement import is_number
 from impetusd.core.model import Kind, Unit
+from impetusd.core.trust import distrusted
 
 # What is handed on of the daemon's environment; LC_* too.
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -152,7 +152,8 @@ def read_env_files(unit: Unit) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise CannotStart(f"reading env_file {path}", reason) from None
-        if os.geteuid() == 0 and (fault := source.distrusted(status, status.st_uid)):
+        fault = distrusted(status.st_uid, status.st_gid, status.st_mode, status.st_uid)
+        if fault and os.geteuid() == 0:
             told = f"{fault}, and LD_PRELOAD in it would be code of theirs; run: chmod go-w {path}"
             raise CannotStart(f"reading env_file {path}", told)
         for number, line in enumerate(lines, 1):

@@ -73,8 +73,8 @@ CASES = [
     ("disk", WARN, {"disks": (Disk("/tmpfs", 10 << 20, 20 << 20),)}, "/tmpfs: 10 MB free, 50%"),
     ("disk", FAIL, {"disks": (Disk("/var", 10 << 20, 100 * GB),)}, "/var: 10 MB free, 0%"),
     ("disk", FAIL, {"disks": (Disk("/var", 50 * GB, 100 * GB, 3, 1000),)}, "3 inodes free, 0%"),
-    ("permissions", FAIL, {"files": (Inode("/x.ini", 0, 0, 0o664),)}, "/x.ini: its group or everybody may write to it"),
-    ("permissions", FAIL, {"files": (Inode("/srv", 0, 0, 0o40777),)}, "/srv: its group or everybody"),
+    ("permissions", FAIL, {"files": (Inode("/x.ini", 0, 7, 0o664),)}, "/x.ini: the group 7 may write it"),
+    ("permissions", FAIL, {"files": (Inode("/srv", 0, 0, 0o40777),)}, "/srv: every user may write it"),
     ("permissions", FAIL, {"files": (Inode("/x.ini", 7, 0, 0o600),)}, "/x.ini: it belongs to user 7"),
     ("permissions", WARN, {"folders": {"log_dir": Inode("/log", 7, 7, 0o40755)}}, "log_dir /log belongs to user 7"),
     ("permissions", FAIL, {"folders": {"run_dir": Inode("/run", 0, 0, 0o40777)}}, "run_dir /run can be written to"),
@@ -119,6 +119,10 @@ def test_no_judgement_is_without_a_case():
     [
         {"files": (Inode("/tmp", 0, 0, OPEN_DIR),)},  # what others may write to, but not rename in
         {"files": (Inode("/srv/x.ini", 500, 0, 0o644),), "own": 500},
+        {
+            "files": (Inode("/srv/x.ini", 500, 500, 0o664), Inode("/srv", 0, 0, 0o40775)),
+            "own": 500,
+        },  # nobody else's groups
         {"listeners": (Listener("web", "h:80", 80, 9, "impetusd"),), "may_bind": False},
         {"nofile": -1},
         {"pids": (9_980, 10_000), "running": 5, "processes": 5_000},  # most of them are ours

@@ -22,14 +22,14 @@ def test_what_was_put_wrong_is_found_and_nothing_is_touched(impetusd: Instance) 
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         impetusd.write(INI.format(viewer="61001", command=program("tell_ready", "self"), port=port))
-        impetusd.conf.chmod(0o664)
+        impetusd.root.chmod(0o702)
         told = impetusd.run("doctor", code=1).out
         assert max(map(len, told.splitlines())) <= 80
         flat = " ".join(told.split())
         assert f"web listens on 127.0.0.1:{port}, which" in flat
         assert f"(pid {os.getpid()}) has" in flat
-        assert f"{impetusd.conf}: its group or everybody may write to it" in flat
-        assert f"viewer 61001 does not reach the control socket: {impetusd.root} (0700) is in the way" in flat
+        assert f"{impetusd.root}: every user may write it" in flat
+        assert f"viewer 61001 does not reach the control socket: {impetusd.root} (0702) is in the way" in flat
         assert impetusd.members() == []
         assert not (impetusd.root / "var").exists()
 

@@ -91,7 +91,7 @@ def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: 
     assert told in impetusd.run("check", code=2).out
     more.chmod(0o644)
     os.chown(more, 12345, 12345)
-    assert "belongs to neither root nor the owner" in impetusd.run("apply", code=2).err
+    assert "it belongs to user" in impetusd.run("apply", code=2).err
     os.chown(more, 0, 0)
     impetusd.conf.chmod(0o666)
     assert f"{impetusd.conf}:1: every user may write it" in impetusd.run("apply", code=2).err
