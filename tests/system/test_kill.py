@@ -68,6 +68,7 @@ def test_a_boot_that_the_supervisor_did_not_survive_is_finished_by_the_next(impe
 def running(anyone: Instance) -> Instance:
     everything(anyone)
     anyone.run("start")
+    assert {row.restarts for row in anyone.status().rows.values()} == {0}, anyone.log("impetusd.log")
     return anyone
 
 
