@@ -318,12 +318,15 @@ class Shim:
     # What the kernel shows of the shim.
 
     def open_fds(self) -> list[str]:
+        """Without those that it has open only while it looks at a cgroup, at the end of a round."""
         folder = f"/proc/{self.pid}/fd"
         while True:
             try:
-                return sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder))
+                found = sorted(os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder))
             except FileNotFoundError:  # it closed one between the two calls
                 continue
+            if not any(each.startswith("/sys/fs/cgroup/") for each in found):
+                return found
 
     def children(self) -> list[int]:
         with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
