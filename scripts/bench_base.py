@@ -32,7 +32,11 @@ class Instance:
 
     def __enter__(self) -> Self:
         if self.start:
-            self.run("start")
+            try:
+                self.run("start")
+            except SystemExit:  # not everything is up; the daemon is
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
