@@ -138,14 +138,13 @@ class Writer(logging.Handler):
 
     def _write(self, text: str) -> None:
         data = memoryview(text.encode(errors="replace"))
-        try:
-            while data:
+        while data:
+            try:
                 data = data[os.write(self._fd, data) :]
-        except BlockingIOError:
-            time.sleep(0.05)
-            self._write(bytes(data).decode(errors="replace"))
-        except OSError:
-            pass  # nobody reads any more
+            except BlockingIOError:  # somebody has made the pipe so, and nobody empties it
+                time.sleep(0.05)
+            except OSError:
+                return  # nobody reads any more
 
 
 def configure(level: str) -> None:

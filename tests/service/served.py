@@ -12,7 +12,7 @@ from uuid import uuid4
 from aiohttp.test_utils import TestClient, TestServer
 from waiting import until
 
-from impetus_service import passwords
+from impetus_service import logs, passwords
 from impetus_service.administrators import create_administrator
 from impetus_service.app import create_app
 from impetus_service.sessions import DATABASE
@@ -90,6 +90,7 @@ async def served(url: str, **settings: str) -> AsyncIterator[Served]:
             await until(lambda: client.server.app[DATABASE].migrated)
             yield Served(client)
     finally:
+        logs.stop()  # else lines come when pytest no longer takes them
         passwords.N, passwords.P = cost
         for name in (*settings, "DATABASE_URL"):
             os.environ.pop(name, None)

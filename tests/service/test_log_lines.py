@@ -74,6 +74,25 @@ def test_nobody_waits_for_a_reader_and_what_is_dropped_is_counted(pipe, monkeypa
     assert lines[-1] == "after the end"
 
 
+def test_a_pipe_that_does_not_block_is_waited_for_however_long_it_is_full(pipe, monkeypatch):
+    """Each try was a call within the one before: after a thousand of them, 50 s, the thread ended."""
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    os.write(writing, b"x" * 65536)
+    waits = []
+
+    def wait(_seconds: float) -> None:
+        waits.append(1)
+        if len(waits) == 3000:
+            os.read(reading, 65536)
+
+    monkeypatch.setattr(logs.time, "sleep", wait)
+    writer = logs.Writer(writing)
+    writer.emit(record("in the end"))
+    writer.stop()
+    assert json.loads(os.read(reading, 4096))["message"] == "in the end"
+
+
 def test_a_reader_that_has_gone_ends_nothing(pipe):
     reading, writing = pipe
     os.close(reading)
