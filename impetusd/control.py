@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from impetusd.core.model import Paths
+    from impetusd.core.location import Paths
 
 FIRST_BYTE = 10.0  # seconds until a connection must have been answered: a supervisor needs 0.5 to come back
 SOCKET_BACK = 5.0  # seconds until a removed control socket must be there again

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from impetusd.core.model import Paths
+    from impetusd.core.location import Paths
 
 TAKEN = 75  # the shim's exit status when another one holds the state directory: sysexits.h EX_TEMPFAIL
 UP_WITHIN = 30.0  # seconds from the launch to the first answer; measured on an idle machine: 0.1

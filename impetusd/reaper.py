@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from impetusd.shim import orphans, table, tree
 
 if TYPE_CHECKING:
-    from impetusd.core.model import Paths
+    from impetusd.core.location import Paths
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _LOOK_AGAIN = 0.02

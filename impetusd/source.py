@@ -6,7 +6,7 @@ import glob
 import os
 
 from impetusd.core.include import MOST, Source, patterns
-from impetusd.core.model import Problem
+from impetusd.core.problem import Problem
 from impetusd.core.trust import distrusted
 
 TYPE_CHECKING = False

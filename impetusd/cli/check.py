@@ -22,7 +22,7 @@ def command(file: str | None, env: str | None) -> int:
     Example: impetusd check conf/impetusd.ini
     """
     from impetusd.cli import place
-    from impetusd.core.model import ConfigError
+    from impetusd.core.problem import ConfigError
 
     path = place.find_conf(file if file is not None else given(), os.environ)
     try:

@@ -30,7 +30,7 @@ from impetusd.core import ini, schema
 if typing.TYPE_CHECKING:
     from collections.abc import Collection
 
-    from impetusd.core.model import Paths
+    from impetusd.core.location import Paths
 
     _Text = click.ParamType[str]
 else:

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 
 from impetusd.core.access import ACL, Inode
 from impetusd.core.doctor import Disk, Facts, Listener
-from impetusd.core.model import ConfigError
+from impetusd.core.problem import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
     from impetusd.cli.place import Place
-    from impetusd.core.model import Config, Paths, Unit
+    from impetusd.core.location import Paths
+    from impetusd.core.model import Config, Unit
 
 CGROUPS = "/sys/fs/cgroup"
 PIDFD_GETFD = 438  # a system call, of every architecture

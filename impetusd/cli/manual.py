@@ -16,7 +16,7 @@ import click
 
 from impetusd import __version__
 from impetusd.cli import app, generated, place
-from impetusd.core import protocol, schema
+from impetusd.core import location, protocol, schema
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -223,7 +223,7 @@ def _files() -> Iterator[tuple[str, str]]:
     looked = [path if path.startswith("/") else f"./{path}" for path in place.LOOKED_AT]
     yield ", ".join(looked), "The INI file: the first that is there."
     keys = schema.keys_of(schema.IMPETUSD)
-    for name, path in schema.SYSTEM_DIRS.items():
+    for name, path in location.SYSTEM_DIRS.items():
         yield f"{path}, {keys[name].default}", f"{name}. {keys[name].doc}"
     yield "run_dir/control.sock", "Where commands reach the daemon. It answers root and the user that it runs as."
     yield "log_dir/impetusd.log", "The daemon's own log."

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from impetusd.core.model import Paths
+    from impetusd.core.location import Paths
     from impetusd.ledgerfile import Page, Query
 
 AGAIN = 0.5  # seconds between two looks at the files, while no daemon runs

@@ -10,7 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from impetusd.core.model import Config, Paths
+    from impetusd.core.location import Paths
+    from impetusd.core.model import Config
 
 LOOKED_AT = ("impetusd.ini", "conf/impetusd.ini", "/etc/impetusd/impetusd.ini")
 
@@ -29,11 +30,11 @@ class Place:
 def find(given: str | None) -> Place:
     """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be told."""
     conf = find_conf(given, os.environ)
-    from impetusd.core import reading
-    from impetusd.core.model import ConfigError
+    from impetusd.core import location
+    from impetusd.core.problem import ConfigError
 
     try:
-        paths = reading.locate(read(conf), conf, os.environ)
+        paths = location.locate(read(conf), conf, os.environ)
     except ConfigError as error:
         raise Failure(error.told(), 2) from None
     return Place(conf, paths, command_for(given))
@@ -101,7 +102,7 @@ def load(path: str, profile: str | None = None) -> Config:
 
     `profile`: "" for none, None for the one that was in force last.
     """
-    from impetusd.core.model import ConfigError
+    from impetusd.core.problem import ConfigError
 
     try:
         return parsed(path, os.environ, profile)
@@ -112,7 +113,7 @@ def load(path: str, profile: str | None = None) -> Config:
 def parsed(path: str, environ: Mapping[str, str], profile: str | None = None) -> Config:
     """The same; raises ConfigError, and Failure where there is nothing to read."""
     from impetusd import source
-    from impetusd.core import config, reading
+    from impetusd.core import config, location
     from impetusd.host import this_host
 
     try:
@@ -120,6 +121,6 @@ def parsed(path: str, environ: Mapping[str, str], profile: str | None = None) ->
     except OSError as error:
         raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
     if profile is None:
-        paths = reading.locate(found.text, path, environ)
+        paths = location.locate(found.text, path, environ)
         profile = source.remembered_profile(paths.state_dir)
     return config.parse_all(found, environ, this_host(), profile=profile)

@@ -151,7 +151,7 @@ def _say_what_next(manager: systemd.Manager, name: str, at: Place, config: Confi
 def _missing_without_shell(at: Place) -> str:
     """What would be wrong with the INI file in the environment that systemd gives; "" if nothing, as here."""
     from impetusd.cli import place
-    from impetusd.core.model import ConfigError
+    from impetusd.core.problem import ConfigError
 
     environ: Mapping[str, str] = {
         key: os.environ[key] for key in ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER") if key in os.environ

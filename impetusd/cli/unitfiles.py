@@ -14,8 +14,7 @@ import re
 import sys
 
 from impetusd.cli import generated
-from impetusd.core.model import Paths
-from impetusd.core.schema import SYSTEM_DIRS
+from impetusd.core.location import SYSTEM_DIRS, Paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from impetusd.core import agreement, ini, schema
 from impetusd.core.include import Source, included
-from impetusd.core.model import Config, Group, Health, Kind, Problem, Timer, Unit
-from impetusd.core.reading import LONGEST_NAME, Values, error_of, header, is_unit_name, names_instance, parts, place
+from impetusd.core.location import names_instance
+from impetusd.core.model import Config, Group, Health, Kind, Timer, Unit
+from impetusd.core.problem import Problem, error_of
+from impetusd.core.reading import LONGEST_NAME, Values, header, is_unit_name, parts, place
 from impetusd.core.relations import members_of, relations
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here

@@ -10,13 +10,14 @@ from posixpath import join, normpath
 from typing import TYPE_CHECKING
 
 from impetusd.core import ini, schema
-from impetusd.core.reading import Reading, place
+from impetusd.core.location import Reading
+from impetusd.core.reading import place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from impetusd.core.ini import Section
-    from impetusd.core.model import Problem
+    from impetusd.core.problem import Problem
 
 MOST = 1000  # files; a pattern like /**/*.ini is a slip
 

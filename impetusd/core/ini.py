@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from impetusd.core.model import Problem
+from impetusd.core.problem import Problem
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:

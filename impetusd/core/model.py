@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from impetusd.core.location import Paths
+
 
 class Kind(Enum):
     """What a section describes."""
@@ -231,26 +233,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paths:
-    """Where an instance of impetusd lives. `state_dir` identifies it: one manager per state directory."""
-
-    conf: str  # the INI file
-    base_dir: str
-    run_dir: str
-    state_dir: str
-    log_dir: str
-
-    @property
-    def control_socket(self) -> str:
-        return f"{self.run_dir}/control.sock"
-
-    @property
-    def log_file(self) -> str:
-        """impetusd's own log."""
-        return f"{self.log_dir}/impetusd.log"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """Who has which role besides root and the daemon's own user: names and numbers of users, and of groups behind @."""
 
@@ -281,28 +263,3 @@ class Host:
     user_exists: Callable[[str], bool]
     group_exists: Callable[[str], bool]
     has_watch: bool = True  # whether the package watchfiles is there
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake in an INI file, as the operator reads it."""
-
-    file: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}"
-
-
-class ConfigError(Exception):
-    """The configuration has problems; `problems` holds every one of them, in the file's order."""
-
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
-
-    def told(self) -> str:
-        """Every problem, a line each, under a sentence that counts them."""
-        count = len(self.problems)
-        return f"{count} problem{'s' * (count != 1)} in the configuration; nothing was changed:\n{self}"

@@ -1,115 +1,29 @@
-"""One INI file on its way to a `Config`: its references, where its instance lives, and what its values are by themselves.
-
-`locate` is for those who only look for a running instance (`status`, `stop`): it reads where the instance lives and
-overlooks every mistake that does not concern that.
-"""
+"""The values of one INI file by themselves: parsed, resolved, or told of as a problem."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from posixpath import dirname, join, normpath
+from posixpath import join, normpath
 
 from impetusd.core import ini, schema
-from impetusd.core.model import Access, ConfigError, Listen, Paths, Problem
+from impetusd.core.location import Reading, names_instance, own_section
+from impetusd.core.model import Access, Listen
 
-TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from impetusd.core.ini import Entry, Section
+    from impetusd.core.location import Paths
     from impetusd.core.model import Group, Health, Host, Timer, Unit
+    from impetusd.core.problem import Problem
     from impetusd.core.schema import Key
 
-# What a `${}` may name besides the environment; in this order they become known.
-DIRECTORIES = {"base_dir": "BASE_DIR", "run_dir": "RUN_DIR", "state_dir": "STATE_DIR", "log_dir": "LOG_DIR"}
 LONGEST_NAME = 100  # a unit's name is a part of file names
 MOST_SUGGESTIONS = 50  # looking for the nearest word takes a millisecond: not for each line of a file that is no INI
 # Of all instances together, so that ${INSTANCE} has no one value in them.
 WHOLE = frozenset({"autostart", "depends_on", "enabled", "increment_var", "instances"})
-
-
-def locate(text: str, path: str, environ: Mapping[str, str]) -> Paths:
-    """Where the instance of this file lives. `path` is absolute.
-
-    Raises ConfigError only where [impetusd] itself leaves that open, as with `run_dir = ${UNSET}`.
-    """
-    sections, _ = ini.parse(text, path)
-    reading = Reading(path, environ, [])
-    paths = reading.paths(sections)
-    if reading.problems:
-        raise error_of(reading.problems)
-    return paths
-
-
-def error_of(problems: Iterable[Problem], files: Sequence[str] = ()) -> ConfigError:
-    """Each problem once, file by file in the order of `files`, by line, without what looks secret in them."""
-    from impetusd.core import redact
-
-    problems = (Problem(each.file, each.line, redact.text(each.text)) for each in problems)
-    order = {file: number for number, file in enumerate(files)}
-    return ConfigError(tuple(sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, 0), each.line))))
-
-
-class Reading:
-    """One file: its references, and where its instance lives. Problems gather in `problems`."""
-
-    def __init__(self, path: str, environ: Mapping[str, str], problems: list[Problem]) -> None:
-        if not path.startswith("/"):
-            raise ValueError(f"path must be absolute, not {path!r}")
-        self.path = path
-        self.environ = environ
-        self.problems = problems
-        self.built_in = {"CONF_DIR": dirname(normpath(path))}
-        self.instance = ""  # what ${INSTANCE} is where reading has come to; "" where there is none
-
-    def problem(self, at: Section | Entry | None, text: str) -> None:
-        """`at` is what it is told of; None is the file as a whole."""
-        self.problems.append(Problem(at.file if at else self.path, at.line if at else 1, text))
-
-    def expand(self, said: str, entry: Entry, *, quotes: bool = False) -> list[ini.Piece] | None:
-        """The entry's pieces; None after a complaint. `quotes`: those around the whole value are a part of it."""
-        value = entry.value if quotes else ini.unquoted(entry.value)
-        built_in = self.built_in
-        if names_instance(value):
-            if not self.instance:
-                places = "[pool:NAME], [program:NAME] and their [env:NAME]"
-                self.problem(entry, f"{said}: ${{INSTANCE}} is known in {places} only; write the value")
-                return None
-            built_in = {**built_in, "INSTANCE": self.instance}
-        pieces, complaints = ini.expand(value, self.environ, built_in)
-        for complaint in complaints:
-            self.problem(entry, f"{said}: {complaint}")
-        return None if complaints else pieces
-
-    def paths(self, sections: list[Section]) -> Paths:
-        """Where the instance lives; makes the directories known to every reference that is read later."""
-        own = own_section(sections, self.path)
-        entries = own.entries if own else {}
-        system = self.path.startswith("/etc/")
-        keys = schema.keys_of(schema.IMPETUSD)
-        for name, variable in DIRECTORIES.items():
-            base = self.built_in.get("BASE_DIR", self.built_in["CONF_DIR"])
-            value = (schema.SYSTEM_DIRS.get(name) if system else None) or keys[name].default
-            entry = entries.get(name)
-            if entry:
-                value = self.directory(name, entry) or value
-            self.built_in[variable] = normpath(join(base, value))
-        return Paths(conf=normpath(self.path), **{name: self.built_in[known] for name, known in DIRECTORIES.items()})
-
-    def directory(self, name: str, entry: Entry) -> str:
-        later = [known for known in DIRECTORIES.values() if known not in self.built_in]
-        for known in later:
-            if any(f"${{{known}{end}" in entry.value for end in "}:"):
-                self.problem(
-                    entry, f"{name} = {ini.brief(entry.value)}: ${{{known}}} is not known here yet; write the path"
-                )
-                return ""
-        if "\n" in entry.value:
-            self.problem(entry, f"{name} goes on in the indented line below; remove its indentation")
-            return ""
-        pieces = self.expand(f"{name} = {ini.brief(entry.value)}", entry)
-        return ini.joined(pieces).strip() if pieces else ""
 
 
 class Values(Reading):
@@ -225,19 +139,6 @@ class Values(Reading):
                         entry, f"{name}: this host has no {what} '{ini.brief(who)}'; create it, or remove it here"
                     )
         return Access(**given)
-
-
-def names_instance(value: str) -> bool:
-    """Whether a reference to INSTANCE is in it; `$$` is a dollar."""
-    if "${INSTANCE" not in value:
-        return False
-    value = value.replace("$$", "")
-    return "${INSTANCE}" in value or "${INSTANCE:" in value
-
-
-def own_section(sections: list[Section], file: str) -> Section | None:
-    """[impetusd], which is in the main file or nowhere."""
-    return next((section for section in sections if (section.name, section.file) == (schema.IMPETUSD, file)), None)
 
 
 def parts(section: Section) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ never empty) and raises ValueError with one clause that says what to write inste
 from __future__ import annotations
 
 from impetusd.core import ini
+from impetusd.core.location import DEFAULTS, SECTION
 from impetusd.core.model import UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
 from impetusd.core.protocol import MAX_INSTANCES
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-IMPETUSD = "impetusd"
+IMPETUSD = SECTION
 POOL = "pool"
 PROGRAM = "program"
 TIMER = "timer"
@@ -514,10 +515,10 @@ _EVERY = (*_JOBS, HEALTH)
 
 KEYS: tuple[Key, ...] = (
     # where impetusd itself lives
-    Key("base_dir", _OWN, "Where things live", PATH, "", "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
-    Key("run_dir", _OWN, "Where things live", PATH, "var/run", "Sockets. For a file in /etc: /run/impetusd."),
-    Key("state_dir", _OWN, "Where things live", PATH, "var/lib", "What must survive a reboot; one impetusd per state_dir. For a file in /etc: /var/lib/impetusd."),
-    Key("log_dir", _OWN, "Where things live", PATH, "var/log", "Logs. For a file in /etc: /var/log/impetusd."),
+    Key("base_dir", _OWN, "Where things live", PATH, DEFAULTS["base_dir"], "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
+    Key("run_dir", _OWN, "Where things live", PATH, DEFAULTS["run_dir"], "Sockets. For a file in /etc: /run/impetusd."),
+    Key("state_dir", _OWN, "Where things live", PATH, DEFAULTS["state_dir"], "What must survive a reboot; one impetusd per state_dir. For a file in /etc: /var/lib/impetusd."),
+    Key("log_dir", _OWN, "Where things live", PATH, DEFAULTS["log_dir"], "Logs. For a file in /etc: /var/log/impetusd."),
     # who may use it
     Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
     Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
@@ -622,10 +623,6 @@ KEYS: tuple[Key, ...] = (
     Key("successes", _HEALTH, "When, and what follows", count(1, 1000), "1", "... and so many successes healthy again."),
     Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What unhealthy leads to: restart, or alert, which only tells."),
 )  # fmt: skip
-
-# Where an impetusd lives whose file is in /etc; anywhere else the defaults of the table hold.
-SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}
-
 
 _OF_SECTION = {
     section: {key.name: key for key in KEYS if section in key.sections}

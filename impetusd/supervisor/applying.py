@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from impetusd.core import config, schedule, schema, switches
 from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
-from impetusd.core.model import Config, ConfigError, Unit
+from impetusd.core.model import Config, Unit
 from impetusd.core.plan import Change, Effect, plan, refusal
+from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
 from impetusd.host import this_host
 from impetusd.source import PROFILE, remembered_profile

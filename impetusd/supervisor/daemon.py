@@ -24,7 +24,9 @@ from impetusd import ledgerfile, traces
 from impetusd.core import access, news, redact
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
-from impetusd.core.model import Config, ConfigError, Health, Paths
+from impetusd.core.location import Paths
+from impetusd.core.model import Config, Health
+from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError, Request
 from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people

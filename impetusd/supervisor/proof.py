@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from impetusd import traces
-from impetusd.core.model import ConfigError, Paths
+from impetusd.core.location import Paths
+from impetusd.core.problem import ConfigError
 from impetusd.supervisor.daemon import Daemon
 from impetusd.supervisor.link import Link
 

@@ -22,7 +22,7 @@ from instance import PROGRAMS, Instance, Status, pool, program
 from waiting import wait_for
 
 from impetusd import control
-from impetusd.core.model import Paths
+from impetusd.core.location import Paths
 
 CLIENTS = 20
 SUPERVISOR, SHIM = "supervisor", "shim"

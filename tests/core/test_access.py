@@ -8,8 +8,9 @@ import pytest
 
 from impetusd.core import access, config, protocol
 from impetusd.core.access import READ, SEARCH, WRITE, Inode, Person
-from impetusd.core.model import ConfigError, Host
+from impetusd.core.model import Host
 from impetusd.core.plan import Effect, plan
+from impetusd.core.problem import ConfigError
 
 OWN, LOOKS, RUNS, RULES, ALL, MEMBER, STRANGER = 500, 1001, 1002, 1003, 1004, 1005, 1006
 PEOPLE = [

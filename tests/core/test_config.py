@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import agreement, config, describe, ini, reading, schema
-from impetusd.core.model import Action, Autorestart, ConfigError, Host, Kind, Listen, Overlap, Ready
+from impetusd.core import agreement, config, describe, ini, location, reading, schema
+from impetusd.core.model import Action, Autorestart, Host, Kind, Listen, Overlap, Ready
+from impetusd.core.problem import ConfigError
 
 USERS = {"nobody", "www-data"}
 ROOT = Host(euid=0, cpus=4, user_exists=USERS.__contains__, group_exists=USERS.__contains__)
@@ -104,22 +105,22 @@ class TestDirectories:
 class TestLocate:
     def test_it_overlooks_mistakes_that_are_elsewhere(self):
         text = "junk\n[impetusd]\nrun_dir = r\nnonsense = 1\nrun_dir = s\n[pool:web\nkill_timeout = ten\n[what]\n"
-        assert reading.locate(text, FILE, {}).run_dir == "/srv/shop/r"
+        assert location.locate(text, FILE, {}).run_dir == "/srv/shop/r"
         problems(text)
 
     def test_it_agrees_with_parse(self):
         text = "[impetusd]\nstate_dir = ${S:-s}\n"
-        assert reading.locate(text, FILE, {}) == parse(text).paths
+        assert location.locate(text, FILE, {}) == parse(text).paths
 
     def test_it_cannot_overlook_what_leaves_the_place_open(self):
         with pytest.raises(ConfigError) as caught:
-            reading.locate("[impetusd]\nrun_dir = ${NOWHERE}/run\n", FILE, {})
+            location.locate("[impetusd]\nrun_dir = ${NOWHERE}/run\n", FILE, {})
         assert [problem.line for problem in caught.value.problems] == [2]
 
     @given(st.text(max_size=200))
     def test_no_text_makes_it_fail_otherwise(self, text):
         try:
-            reading.locate(text, FILE, {})
+            location.locate(text, FILE, {})
         except ConfigError:
             assert "[impetusd]" in text
 

@@ -6,7 +6,8 @@ import pytest
 
 from impetusd.core import config, include, plan
 from impetusd.core.include import Source
-from impetusd.core.model import ConfigError, Host, Problem
+from impetusd.core.model import Host
+from impetusd.core.problem import ConfigError, Problem
 
 USERS = {"nobody"}
 HOST = Host(euid=1000, cpus=4, user_exists=USERS.__contains__, group_exists=USERS.__contains__)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core import agreement, config, describe, ini, reading, sample, schema
+from impetusd.core import agreement, config, describe, ini, location, sample, schema
 from impetusd.core.model import Access, Action, Autorestart, Health, Host, Kind, Listen, Overlap, Ready, Timer, Unit
 
 ROOT = Path(__file__).parents[2]
@@ -284,7 +284,7 @@ class TestTable:
             kind.value: {field.name for field in dataclasses.fields(of)}
             for kind, of in {Kind.POOL: Unit, Kind.PROGRAM: Unit, Kind.TIMER: Timer, Kind.HEALTH: Health}.items()
         }
-        fields[schema.IMPETUSD] = {*reading.DIRECTORIES, *(field.name for field in dataclasses.fields(Access))}
+        fields[schema.IMPETUSD] = {*location.DIRECTORIES, *(field.name for field in dataclasses.fields(Access))}
         fields["timer"] |= fields["program"]  # of its job
         fields["health"] |= {"exec", *agreement.OF_EXEC}
         fields |= {"group": {"members"}, "include": {"files"}}

@@ -14,7 +14,7 @@ import time
 
 from fake_supervisor import PONG, FakeSupervisor, row
 
-from impetusd.core.model import Paths
+from impetusd.core.location import Paths
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from impetusd.core import config
-from impetusd.core.model import ConfigError
+from impetusd.core.problem import ConfigError
 from impetusd.host import this_host
 from impetusd.supervisor import childspec
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from impetusd.core.model import ConfigError
+from impetusd.core.problem import ConfigError
 from impetusd.supervisor.applying import Configuration
 
 TEXT = """

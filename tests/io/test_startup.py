@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from impetusd.cli import place, systemd, unitfiles
-from impetusd.core.model import Paths
+from impetusd.core.location import Paths
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "conf" / "systemd"

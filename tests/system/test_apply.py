@@ -11,7 +11,7 @@ from instance import Instance, pool, program, wait_for
 from load import Load
 
 from impetusd import control
-from impetusd.core.reading import locate
+from impetusd.core.location import locate
 
 READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 TWO = f"[program:one]\n{READY}[program:two]\n{READY}"

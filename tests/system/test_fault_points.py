@@ -22,7 +22,7 @@ from load import Load
 
 from impetusd import control
 from impetusd.core import protocol
-from impetusd.core.reading import locate
+from impetusd.core.location import locate
 
 READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 LEDGER = "put:ledger:"  # of a message with nothing else the death before it is that before the next
