@@ -1,8 +1,9 @@
 """Ending what a daemon that is gone has left: for systemd when a service is stopped, and for an operator.
 
-Whoever was started by a daemon that was killed is known by the mark in its environment (`shim.orphans`). Under systemd
-everything in the service's own cgroup is ended as well, as systemd itself would, were it not told to spare programs when
-impetusd is killed (KillMode=process).
+Whoever was started by a daemon that was killed is in the table that it wrote (`shim.table`), in the cgroup of one that is, or
+bears the mark in its environment (`shim.orphans`, which a program may write over); and so are their descendants. Under
+systemd everything in the service's own cgroup is ended as well, as systemd itself would, were it not told to spare programs
+when impetusd is killed (KillMode=process).
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ _LOOK_AGAIN = 0.02
 def leftovers(paths: Paths, *, service: bool) -> list[tree.Member]:
     """What is left. `service`: this process was started by systemd for the service that is being stopped."""
     told = table.read(paths.run_dir)
-    inside = set(tree.Cgroups.members(_service_cgroup())) if service else set()
-    own = _own_line()
-    found = []
-    for member in tree.snapshot().values():
-        ours = told is not None and orphans.marked(member.pid, told["life"])
-        if (ours or member.pid in inside) and member.pid not in own and not member.zombie:
-            found.append(member)
-    return found
+    processes = tree.snapshot()
+    found = set(tree.Cgroups.members(_service_cgroup())) if service else set()
+    if told is not None:
+        for child in told["children"].values():
+            member = processes.get(child["pid"])
+            if member is not None and member.started == child["started"]:
+                found.add(member.pid)
+            found.update(tree.Cgroups.members(child["cgroup"]) if child["cgroup"] else ())
+        found |= {pid for pid in processes if orphans.marked(pid, told["life"])}
+    left = {member.pid: member for member in tree.descendants(found, processes, _own_line())}
+    return list(left.values())
 
 
 def left_behind(paths: Paths) -> int:

@@ -70,6 +70,17 @@ def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instan
     assert "live on" not in anyone.run("status", code=3).err
 
 
+def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(anyone: Instance) -> None:
+    """As PostgreSQL's processes, which write their titles over it."""
+    bare = 'sh -c \'exec env -i TMPDIR="$$TMPDIR" sh -c "sleep 1000 & exec sleep 1000"\''
+    before = anyone.start(f"[program:p]\ncommand = {bare}\nmin_uptime = 0\n")
+    wait_for(lambda: len(anyone.members()) == 4, "its child")
+    kill_both(anyone, before)
+    assert "2 processes that it had started live on" in anyone.run("status", code=3).err
+    assert "ended 2 processes" in anyone.run("stop").out
+    wait_for(lambda: not anyone.members(), "their end")
+
+
 def test_a_killed_shim_is_succeeded_by_its_supervisor_and_nobody_notices(anyone: Instance) -> None:
     port, before = running(anyone)
     with Load(port) as load:
