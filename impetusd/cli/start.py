@@ -46,6 +46,9 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
             except control.NotRunning:
                 # A slip in a name must not start a daemon.
                 require_known(names, (*config.units, *config.groups), config.timers)
+                from impetusd import reaper
+
+                left = reaper.left_behind(config.paths)
                 launched = launch.ensure_running(config.paths, live.hooks, env)
             else:
                 launched = False
@@ -55,7 +58,8 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
                         f" to change it: {at.command} apply --env {env or repr('')}"
                     )
         if launched:
-            print(f"impetusd started; its own log is {config.paths.log_file}", file=sys.stderr)
+            found = f", and found what lives on after the one before was killed ({left} processes)" if left else ""
+            print(f"impetusd started{found}; its own log is {config.paths.log_file}", file=sys.stderr)
         try:
             return outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})
         except control.NotRunning:

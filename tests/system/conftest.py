@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,19 @@ from instance import COMMAND, PROGRAMS, Instance
 from lending import Lend, lender
 from systemd_namespace import Namespace
 from systemd_service import Service, as_nobody, booted, served
+
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+@pytest.fixture
+def namespace() -> list[str]:
+    """The command that makes what follows PID 1."""
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare(1)")
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"a pid namespace cannot be made here: {tried.stderr.strip()}")
+    return UNSHARE
 
 
 @pytest.fixture(scope="session")

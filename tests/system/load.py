@@ -21,10 +21,19 @@ class Lost(Exception):
     """A request that got no whole answer."""
 
 
-class Load:
-    """Clients that ask for / without pause, some over kept connections and some over a new one each time."""
+class Cut(Lost):
+    """It got none at all."""
 
-    def __init__(self, port: int, kept: int = 2, fresh: int = 2) -> None:
+
+class Load:
+    """Clients that ask for / without pause, some over kept connections and some over a new one each time.
+
+    `crashes`: how many processes will crash while they serve. What such a process has accepted is cut off, whoever
+    supervises it: at most one request of each client.
+    """
+
+    def __init__(self, port: int, kept: int = 2, fresh: int = 2, crashes: int = 0) -> None:
+        self._cut = crashes * (kept + fresh)  # how many may still be
         self._port = port
         self._over = threading.Event()
         self.failures: list[str] = []
@@ -59,7 +68,10 @@ class Load:
                     connection = socket.create_connection(("127.0.0.1", self._port), TIMEOUT)
                 body, closed = ask(connection, keep=keep)
             except (OSError, Lost) as error:
-                self.failures.append(f"{'kept' if keep else 'fresh'}: {error!r}")
+                if self._cut and isinstance(error, (ConnectionResetError, Cut)):
+                    self._cut -= 1
+                else:
+                    self.failures.append(f"{'kept' if keep else 'fresh'}: {error!r}")
                 closed = True
             else:
                 self.answers[body] += 1
@@ -96,5 +108,5 @@ def fetch(port: int, path: str = "/") -> str:
 def _more(connection: socket.socket, so_far: bytes) -> bytes:
     data = connection.recv(65536)
     if not data:
-        raise Lost(f"the connection ended after {so_far!r}")
+        raise (Lost if so_far else Cut)(f"the connection ended after {so_far!r}")
     return data

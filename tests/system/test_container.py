@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -12,21 +11,7 @@ import time
 from pathlib import Path
 
 import census
-import pytest
 from instance import COMMAND, Instance, program, wait_for
-
-UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-
-
-@pytest.fixture
-def namespace() -> list[str]:
-    """The command that makes what follows PID 1."""
-    if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare(1)")
-    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        pytest.skip(f"a pid namespace cannot be made here: {tried.stderr.strip()}")
-    return UNSHARE
 
 
 class Container:

@@ -100,7 +100,7 @@ def test_a_bad_version_changes_nothing(
 ) -> None:
     shop = Shop(impetusd, **keys)
     shop.write(2, **version)  # type: ignore[arg-type]
-    with Load(shop.port) as load:
+    with Load(shop.port, crashes=version.get("startup") == CRASHES) as load:
         failed = impetusd.run("reload", "web", code=1)
         load.go_on(20)
         assert {int(pid) for pid in load.answers} <= set(shop.before.pids.values()) | _pids(impetusd, "web:0:next")
@@ -249,7 +249,7 @@ def test_a_supervisor_that_is_killed_at_any_step_changes_nothing_about_the_end(i
 def test_a_supervisor_that_is_killed_on_the_way_back_goes_on_back(impetusd: Instance) -> None:
     shop = Shop(impetusd)
     shop.write(2, startup=CRASHES)
-    with Load(shop.port, kept=0, fresh=2):
+    with Load(shop.port, kept=0, fresh=2, crashes=1):
         reload = impetusd.popen("reload", "--watch", "30s", "web")
         wait_for(lambda: "web: reload: web:0:next: exit 3" in impetusd.log(), "the failure")
         impetusd.kill(impetusd.status().supervisor)

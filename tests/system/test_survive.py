@@ -104,7 +104,7 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
             kill_both(anyone, now)
             assert "is not running" in anyone.run("status", code=3).err
             load.go_on(20)
-            anyone.run("start")
+            assert "found what lives on after the one before was killed" in anyone.run("start").err
             after = anyone.settle()
             assert lasting(after) == lasting(before)
             load.go_on(40)
