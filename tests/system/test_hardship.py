@@ -140,15 +140,8 @@ def frozen(impetusd: Instance, pid: int) -> Iterator[None]:
 
 def test_a_stranger_with_the_number_of_an_ended_process_is_left_alone(namespace: list[str]) -> None:
     """RELIABILITY row 15. Where it chooses the next pid it chooses that of every process, those of other tests, too."""
-    inside = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        Path(__file__).with_name("numbers_anew.py"),
-    ]
+    file = Path(__file__).with_name("numbers_anew.py")
+    inside = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", file]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     reaping = ["sh", "-c", '"$@"; exit $?', "sh"]  # PID 1
     done = subprocess.run(
