@@ -19,7 +19,16 @@ from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
-BPF_RET = 0x06  # with 0: nothing of the packet
+# linux/bpf_common.h: load a byte, compare bits, return how much of the packet is taken. A TCP socket's filter begins at the
+# TCP header, whose byte 13 has the flags.
+BPF_LD_B_ABS, BPF_JSET, BPF_RET = 0x30, 0x45, 0x06
+TCP_FLAGS, TCP_ACK = 13, 0x10
+ONLY_KNOWN = (  # SYN alone: nothing of the packet; whoever has been answered may go on
+    (BPF_LD_B_ABS, 0, 0, TCP_FLAGS),
+    (BPF_JSET, 0, 1, TCP_ACK),
+    (BPF_RET, 0, 0, 0xFFFFFFFF),
+    (BPF_RET, 0, 0, 0),
+)
 
 
 @contextlib.contextmanager
@@ -160,13 +169,15 @@ def listen_on(address: Listen, backlog: int) -> socket.socket:
 def shut_out(fd: int) -> None:
     """Let nobody else into the queue of a TCP socket that is to be closed: it would be accepted, and then reset.
 
-    By a filter that takes no packet. Who is in the queue stays there; who comes is as if his packet had been lost, and sends
-    it again after a second: by then nobody listens any more, or somebody does again.
+    By a filter that takes no SYN. Who is in the queue stays there, and whose handshake is under way gets there; who comes is
+    as if his packet had been lost, and sends it again after a second: by then nobody listens any more, or somebody does again.
     """
-    nothing = array.array("B", struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    program = array.array("B", b"".join(struct.pack("HBBI", *each) for each in ONLY_KNOWN))
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
         if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, nothing.buffer_info()[0]))
+            sock.setsockopt(
+                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(ONLY_KNOWN), program.buffer_info()[0])
+            )
 
 
 def adjust(fd: int, address: Listen, backlog: int) -> None:

@@ -152,7 +152,7 @@ class Stage:
 
     def numbers(self) -> list[int]:
         """The numbered lines that are in the log file now."""
-        lines = self.impetusd.log("lines-out.log").splitlines()
+        lines = self.impetusd.log("lines-out.log").rpartition("\n")[0].splitlines()  # the last one may be half written
         return [int(line.split()[1]) for line in lines if line.startswith("line ") and line.split()[1].isdigit()]
 
     # The play.
