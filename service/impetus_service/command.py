@@ -6,6 +6,7 @@ Exit codes are those of `impetusd`: 0 done, 1 not done, 2 wrong usage or setting
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Coroutine, Sequence
@@ -86,6 +87,7 @@ def create_admin(company: str, email: str, name: str, *, password_stdin: bool) -
     from impetus_service.db import Database, Unavailable
 
     given = settings()
+    logging.getLogger("impetus").addHandler(logging.NullHandler())  # what is wrong is said once, at the end
     if password_stdin:
         password = sys.stdin.readline().rstrip("\n")
     else:
@@ -136,8 +138,12 @@ def run_with_database(work: Coroutine[Any, Any, Any]) -> Any:
     """Run `work`; ends the command with a sentence when the database is away or refuses."""
     import asyncpg
 
+    from impetus_service.ownership import ForeignTables
+
     try:
         return asyncio.run(work)
+    except ForeignTables as error:
+        fail(str(error))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         text = " ".join(str(error).split())
         fail(f"the database of DATABASE_URL cannot be used: {text or type(error).__name__}")

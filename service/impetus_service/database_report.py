@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from impetus_service.migrate import own
 from impetus_service.queries import database as queries
 
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -41,16 +42,20 @@ async def slow_queries(url: str, limit: int) -> list[str]:
 
 
 async def database(url: str) -> list[str]:
-    """Lines: size and connections, each table, the indexes that nothing has used, and the last maintenance."""
+    """Lines: size and connections, each table, the indexes that nothing has used, and the last maintenance.
+
+    Raises ForeignTables.
+    """
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
     try:
+        there = await own(connection)
         about = await connection.fetchrow(queries.ABOUT.sql)
         tables = await connection.fetch(queries.TABLES.sql)
         unused = await connection.fetch(queries.UNUSED_INDEXES.sql)
         since = await connection.fetchval(queries.STATISTICS_SINCE.sql)
         now = await connection.fetchval(queries.NOW.sql)
         last = None
-        if any(table["name"] == "audit_logs" for table in tables):
+        if "audit_logs" in there.tables:
             last = await connection.fetchrow(queries.LAST_MAINTENANCE.sql)
     finally:
         connection.terminate()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import asyncpg
 
 from impetus_service.migrate import migrate, shipped
+from impetus_service.ownership import ForeignTables, MigrationError
 from impetus_service.queries import CompanyQuery, Query
 from impetus_service.settings import Settings
 
@@ -91,6 +92,7 @@ class Database:
         self._migrated = asyncio.Event()
         self._tried = asyncio.Event()  # the first attempt to connect has succeeded or failed
         self._stopping = False
+        self.foreign: ForeignTables | None = None  # what the last attempt to bring the schema up to date has met
 
     @property
     def migrated(self) -> bool:
@@ -171,7 +173,9 @@ class Database:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
                 await self._tried.wait()
             if not self.migrated:
-                raise Unavailable("the database was not reached yet, or its schema is being brought up to date")
+                raise Unavailable(
+                    str(self.foreign or "the database was not reached yet, or its schema is being brought up to date")
+                )
             async with self.connection(ACQUIRE_TIMEOUT) as connection:
                 try:
                     yield connection
@@ -267,12 +271,20 @@ class Database:
                 await held.enter_async_context(self.connection(CONNECT_TIMEOUT))
 
     async def _migrate(self, connection: Any) -> None:
-        for migration in await migrate(connection, shipped()):
-            log.info("applied migration %04d %s", migration.number, migration.name)
+        try:
+            applied = await migrate(connection, shipped())
+        except ForeignTables as error:
+            self.foreign = error
+            raise
+        for migration in applied:
+            log.info("applied %s", migration)
+        self.foreign = None
         self._migrated.set()
 
     def _note(self, *, away: bool, why: str = "") -> None:
-        if away and not self._away:
+        if away and not self._away and self.foreign is not None:
+            log.error("%s", why)
+        elif away and not self._away:
             log.warning("database unavailable: %s; trying again", why)
         elif not away and self._away:
             log.info("database available again")
@@ -339,6 +351,8 @@ async def _select_one(connection: Any, timeout: float) -> float:  # noqa: ASYNC1
 def _sentence(error: BaseException) -> str:
     """One line that says what went wrong, also for errors that carry no text."""
     text = " ".join(str(error).split())
+    if isinstance(error, MigrationError):
+        return text
     if isinstance(error, TimeoutError):
         return text or "the database did not answer in time"
     if isinstance(error, OSError) and error.strerror:

@@ -136,8 +136,9 @@ async def ready(request: web.Request) -> Ready | web.Response:
     """
     if request.app[DRAINING].is_set():
         return _not_ready("draining: this worker ends once its connections have left")
-    if not request.app[DATABASE].migrated:
-        return _not_ready("migrating: the schema is not known to be up to date")
+    database = request.app[DATABASE]
+    if not database.migrated:
+        return _not_ready(str(database.foreign or "migrating: the schema is not known to be up to date"))
     return Ready(ready=True)
 
 

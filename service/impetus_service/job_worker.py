@@ -26,7 +26,9 @@ import msgspec
 from impetus_service import logs
 from impetus_service.db import Company, Database
 from impetus_service.job_kinds import KINDS, Gone, Refused, Run, Stopping
+from impetus_service.migrate import own
 from impetus_service.outgoing import Outgoing
+from impetus_service.ownership import QUEUE, mark
 from impetus_service.provider import Provider
 from impetus_service.queries import jobs as queries
 from impetus_service.request_id import REQUEST_ID
@@ -35,6 +37,7 @@ from impetus_service.settings import Settings
 log = logging.getLogger("impetus.jobs")
 
 ENTRYPOINT = "job"
+MADE_BY = "the queue of its job workers"
 SCHEMA_LOCK = 0x696D706A6F6273  # "impjobs": the key of the advisory lock around pgqueuer's own schema
 DISPATCH_EVERY = 5.0  # seconds, when nobody notifies
 DISPATCH_MAX = 1000  # jobs at once
@@ -79,6 +82,7 @@ class Worker:
         try:
             if not await self._until_migrated():
                 return
+            path = await self._install()
             lost = asyncio.Event()
 
             async def listen(connection: Any) -> None:
@@ -86,9 +90,9 @@ class Worker:
 
             # pgqueuer keeps one of them to listen. None is closed for being idle: one that ends has been lost.
             pool = await asyncpg.create_pool(
-                self._settings.database_url, min_size=0, max_size=4, max_inactive_connection_lifetime=0, init=listen
-            )
-            await self._install(pool)
+                self._settings.database_url, min_size=0, max_size=4, max_inactive_connection_lifetime=0, init=listen,
+                server_settings={"search_path": path},
+            )  # fmt: skip
             manager = self._manager = QueueManager(Queries.from_asyncpg_pool(pool))
             manager.entrypoint(ENTRYPOINT)(self._do)
             if self._stopping.is_set():
@@ -135,27 +139,43 @@ class Worker:
             await asyncio.wait({running, *others})
 
     async def _until_migrated(self) -> bool:
-        """Wait for the database, however long it is away; False when asked to stop before."""
+        """Wait for the database, however long it is away; False when asked to stop before. Raises ForeignTables."""
         while not self._database.migrated and not self._stopping.is_set():
+            if self._database.foreign is not None:
+                raise self._database.foreign
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await self._stopping.wait()
         return self._database.migrated
 
-    async def _install(self, pool: Any) -> None:
-        """Bring pgqueuer's own tables up to its release: by one worker, while the others wait."""
+    async def _install(self) -> str:
+        """Bring pgqueuer's own tables up to its release: by one worker, while the others wait.
+
+        Returns the search_path for pgqueuer, which makes and seeks its tables in the first schema of it alone: that is the
+        one of our tables. Raises ForeignTables.
+        """
         from pgqueuer.queries import Queries
 
-        async with pool.acquire() as connection:
+        connection = await asyncpg.connect(self._settings.database_url)
+        try:
             await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)
-            try:
-                schema = Queries.from_asyncpg_connection(connection)
-                if await schema.schema_is_installed():
-                    await schema.upgrade()
-                else:
+            there = await own(connection, queue=True)
+            path: str = await connection.fetchval(
+                "SELECT set_config('search_path', quote_ident($1) || ', ' || current_setting('search_path'), false)",
+                there.schema,
+            )
+            schema = Queries.from_asyncpg_connection(connection)
+            if there.tables.isdisjoint(QUEUE):
+                async with connection.transaction():
                     await schema.install()
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock($1)", SCHEMA_LOCK)
+                    await mark(connection, there.schema, QUEUE, MADE_BY)
+            else:
+                await mark(connection, there.schema, there.tables.intersection(QUEUE), MADE_BY)
+                await schema.upgrade()
+                await mark(connection, there.schema, QUEUE, MADE_BY)
+            return path
+        finally:
+            connection.terminate()  # and with it goes the lock
 
     async def _dispatch(self, pgqueuer: Any, new: asyncio.Event) -> None:
         """Make an entry for every job that has none, at once when there is a `new` one."""

@@ -19,6 +19,7 @@ import asyncpg
 
 from impetus_service import job_files
 from impetus_service.db import rows_changed
+from impetus_service.migrate import own
 from impetus_service.queries import Query
 from impetus_service.queries import jobs as job_queries
 from impetus_service.queries import maintenance as queries
@@ -102,10 +103,12 @@ async def maintain(settings: Settings, *, dry_run: bool = False) -> AsyncIterato
     """Run every step and yield what became of it; with `dry_run` count what would be deleted, and change nothing.
 
     How it went is recorded: in the log, and in audit_logs as an event of the installation, critical when a step failed.
-    Raises Busy while another one runs, and what asyncpg.connect raises when there is no database to begin with.
+    Raises Busy while another one runs, ForeignTables when names of the service's tables are somebody else's (then nothing
+    is changed), and what asyncpg.connect raises when there is no database to begin with.
     """
     connection = await _connect(settings, lock=not dry_run)
     try:
+        await own(connection, queue=True)
         now = await connection.fetchval(queries.NOW.sql)  # one instant for all: what is counted is what is deleted
         failures = []
         for step in steps(settings):
@@ -147,7 +150,7 @@ async def _do(
     connection: Any, step: Delete | Sweep | Vacuum, now: datetime, *, dry_run: bool
 ) -> tuple[int | None, str]:
     """The rows of the step, and why it was skipped."""
-    if not await connection.fetchval(queries.EXISTS.sql, step.table):
+    if step.table not in (await own(connection, queue=True)).tables:
         return None, "skipped: no such table"
     if isinstance(step, Vacuum):
         if dry_run:
@@ -186,6 +189,7 @@ async def _record(connection: Any, failures: list[str]) -> None:
     severity = "critical" if failures else "info"
     description = "; ".join(failures) or "every step was done"
     try:
-        await connection.execute(queries.RECORD.sql, severity, description)
+        if "audit_logs" in (await own(connection)).tables:
+            await connection.execute(queries.RECORD.sql, severity, description)
     except Exception as error:
         log.error("the outcome of the maintenance could not be recorded: %s", error)  # noqa: TRY400

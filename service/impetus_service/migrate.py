@@ -2,6 +2,7 @@
 
 A migration is a file `migrations/NNNN_name.sql`. It runs in one transaction together with the row that records it, under
 an advisory lock that the transaction holds: another worker waits, and then finds it done. One that fails leaves nothing.
+Before each, the names that the service uses are looked at: tables of somebody else are refused (ownership.py).
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
+from impetus_service import ownership
+from impetus_service.ownership import MigrationError, Own, mark, own_tables
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOCK = 0x696D7065747573  # "impetus": the key of the advisory lock, the same in every release
 BOOKKEEPING = """
-CREATE TABLE IF NOT EXISTS schema_migration (
+CREATE TABLE schema_migration (
     number     integer PRIMARY KEY,
     name       text NOT NULL,
     sha256     text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
-
-
-class MigrationError(Exception):
-    """The schema cannot be brought up to date: which migration, and why."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,14 @@ class Migration:
         """Of the text, to notice a file that was edited after it had been applied."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
+    @property
+    def tables(self) -> list[str]:
+        """Those that it makes: each CREATE TABLE stands at the beginning of a line or a statement."""
+        return re.findall(r"(?:^|;)\s*CREATE TABLE (\w+)", self.sql, re.MULTILINE)
+
+    def __str__(self) -> str:
+        return f"migration {self.number:04} {self.name}"
+
 
 def shipped() -> list[Migration]:
     """The migrations of this release, in order."""
@@ -54,44 +64,73 @@ def shipped() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
+async def own(connection: Any, migrations: Sequence[Migration] | None = None, *, queue: bool = False) -> Own:
+    """The service's tables, as `migrations` (of this release) make them; see own_tables. Raises ForeignTables."""
+    known = shipped() if migrations is None else migrations
+    made_by = {table: migration.number for migration in known for table in migration.tables}
+    return await own_tables(connection, made_by, {each.number: each.name for each in known}, queue=queue)
+
+
 async def migrate(connection: Any, migrations: Sequence[Migration]) -> list[Migration]:
     """Apply what the database of an asyncpg connection lacks; returns what *this* call applied.
 
-    Raises MigrationError for a migration that fails or was changed; the ones before it stay applied.
+    Raises MigrationError for a migration that fails or was changed; the ones before it stay applied. Raises ForeignTables,
+    before anything is changed, when names that the migrations use are somebody else's.
     """
-    applied = []
-    for migration in migrations:
-        try:
-            async with connection.transaction():
-                if await _apply(connection, migration):
-                    applied.append(migration)
-        except MigrationError:
-            raise
-        except Exception as error:
-            if connection.is_closed():
-                raise  # the database went away, which says nothing about the migration
-            raise MigrationError(f"migration {migration.number:04} {migration.name} failed: {error}") from error
-    return applied
+    applied: list[Migration] = []
+    while True:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            there = await own(connection, migrations)
+            missing = _missing(there, migrations)
+            await _mark_older(connection, there)
+            if not missing:
+                return applied
+            await _apply(connection, missing[0], there)
+        applied.append(missing[0])
 
 
-async def _apply(connection: Any, migration: Migration) -> bool:
-    await connection.execute("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
-    # Locked first: two concurrent CREATE TABLE IF NOT EXISTS can both find nothing, and one then fails.
-    await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-    await connection.execute(BOOKKEEPING)
-    known = await connection.fetchval("SELECT sha256 FROM schema_migration WHERE number = $1", migration.number)
-    if known is None:
+def _missing(there: Own, migrations: Sequence[Migration]) -> list[Migration]:
+    for each in migrations:
+        if there.recorded.get(each.number, each.sha256) != each.sha256:
+            raise MigrationError(
+                f"{each} was changed after it had been applied: restore the file and put the change into a new one"
+            )
+    return [each for each in migrations if each.number not in there.recorded]
+
+
+async def _apply(connection: Any, migration: Migration, there: Own) -> None:
+    try:
+        schema = there.schema or await connection.fetchval("SELECT current_schema()")
+        if there.schema:
+            # Where our tables are, whatever schema has come to stand before it in the search_path.
+            await connection.execute(
+                "SELECT set_config('search_path', quote_ident($1) || ', ' || current_setting('search_path'), true)",
+                schema,
+            )
+        else:
+            await connection.execute(BOOKKEEPING)
+            await mark(connection, schema, [ownership.BOOKKEEPING], "the migrations that were applied")
         await connection.execute(migration.sql)
+        await mark(connection, schema, migration.tables, f"made by {migration}")
         await connection.execute(
             "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
             migration.number,
             migration.name,
             migration.sha256,
         )
-        return True
-    if known != migration.sha256:
-        raise MigrationError(
-            f"migration {migration.number:04} {migration.name} was changed after it had been applied:"
-            " restore the file and put the change into a new one"
-        )
-    return False
+    except Exception as error:
+        if connection.is_closed():
+            raise  # the database went away, which says nothing about the migration
+        raise MigrationError(f"{migration} failed: {error}") from error
+
+
+async def _mark_older(connection: Any, there: Own) -> None:
+    """Mark what a release without the mark has made, in the role that owns it; another role leaves it as it is."""
+    if there.unmarked:
+        try:
+            async with connection.transaction():
+                await mark(connection, there.schema, sorted(there.unmarked), "made by a release without this mark")
+        except asyncpg.InsufficientPrivilegeError:
+            pass

@@ -61,10 +61,11 @@ async def outcomes(url: str, **options: bool) -> list[Outcome]:
     return [outcome async for outcome in maintain(Settings(url), **options)]
 
 
-def command(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(url: str, *arguments: str, feed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "impetus_service.command", *arguments],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/service", "DATABASE_URL": url, **environment},
+        input=feed,
         capture_output=True,
         text=True,
         timeout=60,

@@ -30,7 +30,6 @@ COUNT_ACCESS, DELETE_ACCESS = _count("data_access_logs", "created_at"), _delete(
 COUNT_JOBS, DELETE_JOBS = _count("jobs", "finished_at"), _delete("jobs", "finished_at")
 COUNT_QUEUE_LOG, DELETE_QUEUE_LOG = _count("pgqueuer_log", "created"), _delete("pgqueuer_log", "created")
 
-EXISTS = Query("SELECT to_regclass($1) IS NOT NULL")
 NOW = Query("SELECT now()")
 LOCK = Query("SELECT pg_try_advisory_lock($1)")
 
