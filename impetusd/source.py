@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 
+from impetusd import vetted
 from impetusd.core.include import MOST, Source, patterns
 from impetusd.core.problem import Problem
-from impetusd.core.trust import distrusted
+from impetusd.core.trust import Fault, Trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,14 +18,18 @@ if TYPE_CHECKING:
 PROFILE = "profile"  # in state_dir: the name of the profile that was in force last
 
 
-def read(path: str, environ: Mapping[str, str]) -> Source:
-    """Everything that the INI file at the absolute `path` consists of. Raises OSError if it cannot be read itself."""
+def read(path: str, environ: Mapping[str, str], *, judged: bool = True) -> Source:
+    """Everything that the INI file at the absolute `path` consists of. Raises OSError if it cannot be read itself.
+
+    Root goes by its own files alone, and what a file of others includes is not even looked at; unless nothing is
+    `judged`, for who only looks.
+    """
     problems: list[Problem] = []
-    with open(path, "rb") as file:
-        text = _checked(path, file.fileno(), file.read(), os.fstat(file.fileno()).st_uid, problems)
-        owner = os.fstat(file.fileno()).st_uid
+    trust = Trust() if judged and os.geteuid() == 0 else None  # others run programs as themselves alone
+    data, fault = vetted.read(path, vetted.MOST_BYTES, trust)
+    text, room = _checked(path, data, fault, problems), vetted.MOST_BYTES - len(data)
     found: dict[str, str] = {}
-    for pattern in patterns(text, path, environ):
+    for pattern in patterns(text, path, environ) if fault is None else ():
         names = [pattern.glob] if pattern.is_path else sorted(glob.glob(pattern.glob, recursive=True))
         for name in names:
             if name in found or name == path or (not pattern.is_path and os.path.isdir(name)):
@@ -32,21 +38,21 @@ def read(path: str, environ: Mapping[str, str]) -> Source:
                 problems.append(Problem(path, pattern.line, f"files: more than {MOST} match; write narrower patterns"))
                 return Source(path, text, tuple(found.items()), tuple(problems))
             try:
-                with open(name, "rb") as file:
-                    found[name] = _checked(name, file.fileno(), file.read(), owner, problems)
+                data, fault = vetted.read(name, room, trust)
             except OSError as error:
                 what = f"files: cannot read {name}: {error.strerror}"
-                problems.append(Problem(path, pattern.line, f"{what}; mend that, or take it out of files"))
+                fix = "write narrower patterns" if error.errno == errno.EFBIG else "mend that, or take it out of files"
+                problems.append(Problem(path, pattern.line, f"{what}; {fix}"))
+            else:
+                found[name] = _checked(name, data, fault, problems)
+                room -= len(data)
     return Source(path, text, tuple(found.items()), tuple(problems))
 
 
-def _checked(path: str, fd: int, data: bytes, owner: int, problems: list[Problem]) -> str:
+def _checked(path: str, data: bytes, fault: Fault | None, problems: list[Problem]) -> str:
     """The text; what is wrong with the file as a file is added to `problems`."""
-    status = os.fstat(fd)
-    fault = distrusted(status.st_uid, status.st_gid, status.st_mode, owner) if os.geteuid() == 0 else ""
     if fault:
-        text = f"{fault}, and impetusd runs as root what this file says; run: "
-        problems.append(Problem(path, 1, text + f"{'chown root' if 'belongs' in fault else 'chmod go-w'} {path}"))
+        problems.append(Problem(path, 1, f"{fault.what}, and impetusd runs as root what this file says; {fault.fix}"))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,7 +7,9 @@ import ctypes
 import fcntl
 import os
 import platform
+import pwd
 import resource
+import shutil
 import socket
 import stat
 import struct
@@ -16,9 +18,11 @@ import time
 from importlib.util import cache_from_source
 from typing import TYPE_CHECKING
 
+from impetusd import vetted
 from impetusd.core.access import ACL, Inode
 from impetusd.core.doctor import Disk, Facts, Listener
 from impetusd.core.problem import ConfigError
+from impetusd.core.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from impetusd.cli.place import Place
     from impetusd.core.location import Paths
     from impetusd.core.model import Config, Unit
+    from impetusd.core.trust import Fault
 
 CGROUPS = "/sys/fs/cgroup"
 PIDFD_GETFD = 438  # a system call, of every architecture
@@ -47,13 +52,13 @@ def of(at: Place) -> Facts:
     problems: tuple[str, ...] = ()
     files = [at.conf]
     try:
-        files = [path for path, _ in source.read(at.conf, os.environ).texts]
-        config = parsed(at.conf, os.environ)
+        files = [path for path, _ in source.read(at.conf, os.environ, judged=False).texts]
+        config = parsed(at.conf, os.environ, judged=False)
     except ConfigError as error:
         problems = tuple(map(str, error.problems))
     running = _shim(at.paths)
     units = _units(config)
-    files += [path for unit in units for path in unit.env_file]
+    own = _owner(at.paths)
     services = [name for user in (False, True) for name in systemd.Manager(user=user).units_of(at.conf)]
     cgroup = _cgroup(running)
     return Facts(
@@ -61,7 +66,7 @@ def of(at: Place) -> Facts:
         command=at.command,
         problems=problems,
         euid=os.geteuid(),
-        own=_owner(at.paths),
+        own=own,
         processes=sum(unit.instances_max + unit.standby + unit.preload for unit in units),
         running=running,
         nofile=resource.getrlimit(resource.RLIMIT_NOFILE)[1] if running is None else _hard_nofile(running),
@@ -79,7 +84,8 @@ def of(at: Place) -> Facts:
         first_port=_number("net/ipv4/ip_unprivileged_port_start") or 0,
         may_bind=_may_bind(),
         disks=tuple(_disks(at.paths)),
-        files=tuple(inode for path in dict.fromkeys(_with_folders(files)) if (inode := _inode(path))),
+        files=tuple(_distrusted(files, units, own)),
+        code=tuple(_foreign_code(units, own)),
         folders={
             name: inode for name in ("run_dir", "state_dir", "log_dir") if (inode := _inode(getattr(at.paths, name)))
         },
@@ -137,9 +143,40 @@ def _inode(path: str) -> Inode | None:
     return Inode(path, there.st_uid, there.st_gid, stat.S_IMODE(there.st_mode) | stat.S_ISDIR(there.st_mode) << 14, acl)
 
 
-def _with_folders(paths: list[str]) -> Iterator[str]:
-    for path in paths:
-        yield from (path, os.path.dirname(path))
+def _distrusted(files: list[str], units: list[Unit], own: int) -> Iterator[tuple[str, Fault]]:
+    """The INI files and env_files that others could have written."""
+    judged = [(path, Trust(own)) for path in files]
+    judged += [(path, _trust(unit, own)) for unit in units for path in unit.env_file]
+    for path, trust in dict.fromkeys(judged):
+        if fault := _fault(path, trust):
+            yield path, fault
+
+
+def _foreign_code(units: list[Unit], own: int) -> Iterator[tuple[str, str, Fault]]:
+    """The same of executables, interpreters, and the folders that applications are imported from."""
+    for unit in units:
+        paths = [unit.interpreter, unit.cwd] if unit.app else [shutil.which(unit.command[0]) or ""]
+        for path in paths:
+            if path.startswith("/") and (fault := _fault(path, _trust(unit, own))):
+                yield unit.name, path, fault
+
+
+def _trust(unit: Unit, own: int) -> Trust:
+    """Whose files this unit may be run by."""
+    if not unit.user:
+        return Trust(own)
+    try:
+        person = pwd.getpwuid(int(unit.user)) if unit.user.isdecimal() else pwd.getpwnam(unit.user)
+    except KeyError:  # which is told as a problem of the INI file
+        return Trust(own)
+    return Trust(person.pw_uid, frozenset(os.getgrouplist(person.pw_name, person.pw_gid)))
+
+
+def _fault(path: str, trust: Trust) -> Fault | None:
+    try:
+        return vetted.examine(path, trust)
+    except OSError:
+        return None
 
 
 def _way(path: str) -> Iterator[Inode]:

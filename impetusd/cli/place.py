@@ -89,10 +89,11 @@ def executable() -> str:
 
 
 def read(path: str) -> str:
-    """The text of an INI file, as far as it can be read; Failure if it cannot."""
+    """The text of an INI file, as far as it can be read, whoever may have written it; Failure if it cannot."""
+    from impetusd import vetted
+
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.read()
+        return vetted.read(path, vetted.MOST_BYTES, None)[0].decode("utf-8-sig", "replace")
     except OSError as error:
         raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
 
@@ -110,14 +111,14 @@ def load(path: str, profile: str | None = None) -> Config:
         raise Failure(error.told(), 2) from None
 
 
-def parsed(path: str, environ: Mapping[str, str], profile: str | None = None) -> Config:
-    """The same; raises ConfigError, and Failure where there is nothing to read."""
+def parsed(path: str, environ: Mapping[str, str], profile: str | None = None, *, judged: bool = True) -> Config:
+    """The same; raises ConfigError, and Failure where there is nothing to read. `judged`: as in source.read."""
     from impetusd import source
     from impetusd.core import config, location
     from impetusd.host import this_host
 
     try:
-        found = source.read(path, environ)
+        found = source.read(path, environ, judged=judged)
     except OSError as error:
         raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
     if profile is None:

@@ -93,6 +93,14 @@ def permits(inode: Inode, want: int, uid: int | None, gids: Collection[int]) -> 
     return inode.mode & want == want
 
 
+def writers(acl: bytes) -> tuple[set[int], set[int]]:
+    """The users and groups that an access list names, and lets write."""
+    entries = list(_entries(acl))
+    mask = next((allowed for tag, allowed, _ in entries if tag == _MASK), 7)
+    named = [(tag, who) for tag, allowed, who in entries if allowed & mask & WRITE]
+    return {who for tag, who in named if tag == _USER}, {who for tag, who in named if tag == _GROUP}
+
+
 def kept_out(people: Iterable[Person], way: Iterable[tuple[Inode, int]]) -> list[tuple[Person, Inode]]:
     """Who does not get to the end of the `way` (each with what is wanted of it), and what is in the way first."""
     way = list(way)

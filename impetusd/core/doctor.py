@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from impetusd.core import access
 from impetusd.core.access import READ, SEARCH, WRITE, Inode, Person
-from impetusd.core.trust import distrusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Any
+
+    from impetusd.core.trust import Fault
 
 OK, WARN, FAIL = LEVELS = ("ok", "warn", "fail")
 DESCRIPTORS = 8  # of the shim for each process: two pipes, a pidfd, a channel
@@ -98,9 +99,8 @@ class Facts:
     first_port: int = 1024  # the lowest that needs no privilege
     may_bind: bool = True  # any port, all the same
     disks: tuple[Disk, ...] = ()
-    files: tuple[
-        Inode, ...
-    ] = ()  # the INI file, what it includes, their folders, env_file: what commands are read from
+    files: tuple[tuple[str, Fault], ...] = ()  # what commands are read from, and others could have written
+    code: tuple[tuple[str, str, Fault], ...] = ()  # unit, and the same of what it runs
     folders: Mapping[str, Inode] = field(default_factory=dict)  # run_dir, state_dir, log_dir, where they are there
     people: tuple[Person, ...] = ()
     way: tuple[Inode, ...] = ()  # from / to the control socket, as far as it is there
@@ -283,17 +283,15 @@ def _size(count: int) -> str:
 
 def _files(facts: Facts) -> Iterator[Finding]:
     bad = 0
-    for inode in facts.files:
-        fault = distrusted(inode.uid, inode.gid, inode.mode, facts.own)
-        if fault:
-            bad += 1
-            yield Finding(
-                "permissions",
-                FAIL,
-                f"{inode.path}: {fault}",
-                "whoever can change it can have programs run as the user that runs impetusd",
-                f"chown {'root' if facts.own == 0 else facts.own} and chmod go-w {inode.path}",
-            )
+    for path, fault in facts.files:
+        bad += 1
+        why = "whoever can change it can have programs run as the user that runs impetusd"
+        yield Finding("permissions", FAIL, f"{path}: {fault.what}", why, fault.fix)
+    for unit, path, fault in facts.code:
+        bad += 1
+        why = f"whoever can change it has code run as the user of {unit}"
+        mend = f"give {unit} a user of its own (user = NAME), or {fault.fix.removeprefix('run: ')}"
+        yield Finding("permissions", WARN, f"{unit} runs {path}: {fault.what}", why, mend)
     for name, inode in facts.folders.items():
         world = inode.mode & 0o002 and not inode.mode & 0o1000
         if world or inode.uid not in {0, facts.own} or (name == "state_dir" and inode.mode & 0o022):

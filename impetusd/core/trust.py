@@ -1,22 +1,80 @@
-"""Who else could have written a file that impetusd goes by."""
+"""Who else could have written a file that impetusd goes by, or put another one in its place. Pure."""
 
 from __future__ import annotations
 
 import stat
+from collections import namedtuple
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from os import stat_result
 
 
-def distrusted(uid: int, gid: int, mode: int, owner: int) -> str:
-    """Why not to go by a file with these numbers; "" if one may. `owner` is who may have files besides root.
+class Trust(namedtuple("Trust", ("uid", "gids"), defaults=(0, frozenset()))):  # noqa: PYI024 (typing)
+    """Whose files count: root's, and those of user `uid`. The groups `gids` may write to folders on the way, too."""
 
-    A group whose number is the owner's is his own, as Debian and Red Hat make one for each user. In a folder with the
-    sticky bit others may make files, and not replace this one.
+    __slots__ = ()
+    uid: int
+    gids: frozenset[int]
+
+
+class Fault(namedtuple("Fault", ("what", "fix"))):  # noqa: PYI024 (typing)
+    """Why not to go by a file, as a clause; and what to do, as an imperative with the command."""
+
+    __slots__ = ()
+    what: str
+    fix: str
+
+
+def distrusted(uid: int, gid: int, mode: int, owner: int, gids: Collection[int] = ()) -> str:
+    """Why not to go by what has these numbers, as a clause without its object; "" if one may.
+
+    `owner` may have it besides root; the groups `gids` may write to it. A group whose number is the owner's is his own, as
+    Debian and Red Hat make one for each user. In a folder with the sticky bit others may make files, and replace none.
     """
     if uid not in {0, owner}:
-        return f"it belongs to user {uid}"
+        return f"belongs to user {uid}"
     if stat.S_ISDIR(mode) and mode & stat.S_ISVTX:
         return ""
     if mode & stat.S_IWOTH:
-        return "every user may write it"
-    if mode & stat.S_IWGRP and gid not in {0, uid}:
-        return f"the group {gid} may write it"
+        return "every user may write"
+    if mode & stat.S_IWGRP and gid not in {0, uid, owner, *gids}:
+        return f"the group {gid} may write"
     return ""
+
+
+def file_fault(path: str, there: stat_result, trust: Trust) -> Fault | None:
+    """Of the file itself."""
+    what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid)
+    if what.startswith("belongs"):
+        return Fault(f"it {what}", f"run: chown {trust.uid or 'root'} {path}")
+    return Fault(f"{what} it", f"run: chmod go-w {path}") if what else None
+
+
+def folder_fault(path: str, folder: str, there: stat_result, trust: Trust) -> Fault | None:
+    """Of a folder on the way to the file at `path`: whoever may write to it can put another file there."""
+    what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid, trust.gids)
+    if what.startswith("belongs"):
+        return Fault(f"the folder {folder} {what}", _elsewhere(path, trust))
+    return Fault(f"{what} to the folder {folder}", f"run: chmod go-w {folder}") if what else None
+
+
+def link_fault(path: str, link: str, there: stat_result, trust: Trust) -> Fault | None:
+    """Of a symbolic link on the way: whoever has it can have it lead elsewhere."""
+    if there.st_uid in {0, trust.uid}:
+        return None
+    return Fault(f"the link {link} belongs to user {there.st_uid}", _elsewhere(path, trust))
+
+
+def second_name(path: str) -> Fault:
+    """Of what has a second name in a folder where others may give it one."""
+    copied = f"run: cp -p {path} {path}.new && mv {path}.new {path}"
+    return Fault("it has a second name (hard link), which others may have given it", copied)
+
+
+def _elsewhere(path: str, trust: Trust) -> str:
+    name = path.rpartition("/")[2]
+    if trust.uid:
+        return f"run: install -D -m 600 -o {trust.uid} {path} /etc/impetusd/{name} and name that file"
+    return f"run: mkdir -p /etc/impetusd && cp {path} /etc/impetusd/ and name that file; or run impetusd as that user"

@@ -14,14 +14,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from impetusd import vetted
 from impetusd.core.agreement import is_number
 from impetusd.core.model import Kind, Unit
-from impetusd.core.trust import distrusted
+from impetusd.core.trust import Trust
 
 # What is handed on of the daemon's environment; LC_* too.
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
 FORK_FD = "IMPETUSD_FORK_FD"
+MOST_ENV_FILE = 1 << 20  # bytes; the kernel takes 128 KiB for one variable
 
 
 class CannotStart(Exception):
@@ -141,21 +143,14 @@ def read_env_files(unit: Unit) -> dict[str, str]:
     """NAME=value lines of the unit's env_file, read anew at each start. Raises CannotStart.
 
     Comments (#), blank lines, `export ` and one pair of quotes around a value are understood, as in systemd and docker.
-    Root goes by no file that others than its owner may write.
     """
     found: dict[str, str] = {}
+    trust = trust_of(unit) if unit.env_file else None
     for path in unit.env_file:
         try:
-            with open(path, encoding="utf-8") as file:
-                status = os.fstat(file.fileno())
-                lines = file.read().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise CannotStart(f"reading env_file {path}", reason) from None
-        fault = distrusted(status.st_uid, status.st_gid, status.st_mode, status.st_uid)
-        if fault and os.geteuid() == 0:
-            told = f"{fault}, and LD_PRELOAD in it would be code of theirs; run: chmod go-w {path}"
-            raise CannotStart(f"reading env_file {path}", told)
+            lines = _env_file(path, trust).decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise CannotStart(f"reading env_file {path}", str(error)) from None
         for number, line in enumerate(lines, 1):
             line = line.strip().removeprefix("export ")
             if not line or line.startswith("#"):
@@ -168,3 +163,26 @@ def read_env_files(unit: Unit) -> dict[str, str]:
                 value = value[1:-1]
             found[name.strip()] = value
     return found
+
+
+def trust_of(unit: Unit) -> Trust | None:
+    """Whose files root runs this unit by: root's own and those of the unit's user. None where we are not root.
+
+    Raises CannotStart, as `identity`.
+    """
+    if os.geteuid() != 0:
+        return None
+    who = identity(unit)
+    return Trust(who["uid"], frozenset(who["groups"])) if who.get("uid") else Trust()
+
+
+def _env_file(path: str, trust: Trust | None) -> bytes:
+    """What is in it. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would be code of theirs."""
+    try:
+        data, fault = vetted.read(path, MOST_ENV_FILE, trust)
+    except OSError as error:
+        raise CannotStart(f"reading env_file {path}", error.strerror or str(error)) from None
+    if fault is not None:
+        told = f"{fault.what}, and LD_PRELOAD in it would be code of theirs; {fault.fix}"
+        raise CannotStart(f"reading env_file {path}", told)
+    return data

@@ -10,9 +10,11 @@ import pytest
 from impetusd.core import doctor
 from impetusd.core.access import Inode, Person
 from impetusd.core.doctor import FAIL, FEATURES, JUDGES, OK, WARN, Disk, Facts, Listener
+from impetusd.core.trust import Fault
 
 GB = 1 << 30
-DIR, OPEN_DIR = 0o40755, 0o41777
+DIR = 0o40755
+FOREIGN = Fault("it belongs to user 7", "run: chown root /x.ini")
 ALICE = Person("viewer", "alice", 1001, frozenset({1001}))
 
 
@@ -36,7 +38,6 @@ GOOD = Facts(
     listeners=(Listener("web", "127.0.0.1:80", 80, 65535),),
     somaxconn=4096,
     disks=(Disk("/var", 50 * GB, 100 * GB, 1_000_000, 2_000_000),),
-    files=(Inode("/etc/x.ini", 0, 0, 0o640), Inode("/etc", 0, 0, DIR)),
     folders={"state_dir": Inode("/var/lib/x", 0, 0, 0o40700), "log_dir": Inode("/var/log/x", 0, 0, 0o40750)},
     people=(ALICE,),
     way=way(DIR),
@@ -73,9 +74,8 @@ CASES = [
     ("disk", WARN, {"disks": (Disk("/tmpfs", 10 << 20, 20 << 20),)}, "/tmpfs: 10 MB free, 50%"),
     ("disk", FAIL, {"disks": (Disk("/var", 10 << 20, 100 * GB),)}, "/var: 10 MB free, 0%"),
     ("disk", FAIL, {"disks": (Disk("/var", 50 * GB, 100 * GB, 3, 1000),)}, "3 inodes free, 0%"),
-    ("permissions", FAIL, {"files": (Inode("/x.ini", 0, 7, 0o664),)}, "/x.ini: the group 7 may write it"),
-    ("permissions", FAIL, {"files": (Inode("/srv", 0, 0, 0o40777),)}, "/srv: every user may write it"),
-    ("permissions", FAIL, {"files": (Inode("/x.ini", 7, 0, 0o600),)}, "/x.ini: it belongs to user 7"),
+    ("permissions", FAIL, {"files": (("/x.ini", FOREIGN),)}, "/x.ini: it belongs to user 7"),
+    ("permissions", WARN, {"code": (("web", "/srv/app", FOREIGN),)}, "web runs /srv/app: it belongs to user 7"),
     ("permissions", WARN, {"folders": {"log_dir": Inode("/log", 7, 7, 0o40755)}}, "log_dir /log belongs to user 7"),
     ("permissions", FAIL, {"folders": {"run_dir": Inode("/run", 0, 0, 0o40777)}}, "run_dir /run can be written to"),
     ("permissions", FAIL, {"folders": {"state_dir": Inode("/lib", 0, 0, 0o40770)}}, "state_dir /lib can be written to"),
@@ -117,12 +117,6 @@ def test_no_judgement_is_without_a_case():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"files": (Inode("/tmp", 0, 0, OPEN_DIR),)},  # what others may write to, but not rename in
-        {"files": (Inode("/srv/x.ini", 500, 0, 0o644),), "own": 500},
-        {
-            "files": (Inode("/srv/x.ini", 500, 500, 0o664), Inode("/srv", 0, 0, 0o40775)),
-            "own": 500,
-        },  # nobody else's groups
         {"listeners": (Listener("web", "h:80", 80, 9, "impetusd"),), "may_bind": False},
         {"nofile": -1},
         {"pids": (9_980, 10_000), "running": 5, "processes": 5_000},  # most of them are ours

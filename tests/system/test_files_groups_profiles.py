@@ -96,6 +96,14 @@ def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: 
     impetusd.conf.chmod(0o666)
     assert f"{impetusd.conf}:1: every user may write it" in impetusd.run("apply", code=2).err
     impetusd.conf.chmod(0o644)
+    os.chown(impetusd.conf, 12345, 12345)
+    assert f"run: chown root {impetusd.conf}" in impetusd.run("apply", code=2).err
+    os.chown(impetusd.conf, 0, 0)
+    impetusd.root.chmod(0o777)
+    for command in ("apply", "check", "start"):
+        result = impetusd.run(command, code=2)
+        assert f"every user may write to the folder {impetusd.root}, and impetusd runs" in result.out + result.err
+    impetusd.root.chmod(0o700)
     impetusd.run("apply")
     assert impetusd.status().pids == before.pids
 
