@@ -1,4 +1,4 @@
-"""What root goes by, other users cannot write, bend, or have it wait for (RELIABILITY.md, row 52)."""
+"""What root goes by, other users cannot write, bend, or have it wait for."""
 
 from __future__ import annotations
 
