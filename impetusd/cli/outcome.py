@@ -8,7 +8,7 @@ import sys
 from impetusd import control
 from impetusd.cli import table
 from impetusd.cli.progress import Live
-from impetusd.cli.terminal import screen_of
+from impetusd.cli.terminal import plain, screen_of
 from impetusd.core import protocol
 
 TYPE_CHECKING = False
@@ -40,8 +40,13 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
         print(nothing)
         return 0
     print("\n".join(plan.lines(answer["changes"], screen_of(sys.stdout, os.environ))))
+    for row in answer.get("unfinished", ()):
+        said = plain(
+            f"{row['name']} (pid {row['pid']}) is still {row['state']}: {row['reason'] or 'no change for long'}"
+        )
+        print(f"impetusd waits no longer: {said}", file=sys.stderr)
     if not answer["units"]:
-        return 0
+        return 0 if answer["ok"] else 1
     print()
     from impetusd.cli import reload
 

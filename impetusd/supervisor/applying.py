@@ -26,7 +26,8 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, F
 from impetusd.host import this_host
 from impetusd.source import PROFILE, remembered_profile
 from impetusd.source import read as read_source
-from impetusd.supervisor.entry import PASSING, Entry, Role
+from impetusd.supervisor.commands import is_stuck
+from impetusd.supervisor.entry import IDLE, ONE_SHOT, PASSING, Entry, Role
 from impetusd.supervisor.state import replace
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # What the shim remembers of all this.
 CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:refused"
+SLACK = 10.0  # seconds, beyond what a slot's own keys allow it
 
 
 class Configuration:
@@ -350,7 +352,11 @@ class Applying:
         engine.start([entry for entry in self._needed(new) if entry.slot.want is Want.DOWN])
 
     async def _finish(self, state: dict[str, Any]) -> None:
-        await self._engine.until(lambda: self._is_over(state))
+        await self._wait(state)
+        given_up = {
+            entry.name: entry for entry in (*self._awaited(state), *self._dismissed()) if entry.slot.state not in IDLE
+        }
+        state["unfinished"] = list(map(self._engine.shown, given_up.values()))
         kept = [e for e in self._touched(state) if e.slot.pid is not None and state["pids"].get(e.name) == e.slot.pid]
         reloaded = [change["name"] for change in state["changes"] if change["effect"] == Effect.RELOAD.value]
         reloads = [
@@ -360,20 +366,50 @@ class Applying:
         down = [
             e
             for e in self._touched(state)
-            if e.slot.want is Want.UP and e.slot.state not in {State.RUNNING, State.EXITED}
+            if e.slot.want is Want.UP and e.slot.state not in {State.RUNNING, State.EXITED} and e.role not in ONE_SHOT
         ]
-        state["done"], state["ok"], state["reloads"] = True, not kept and not down and not failed, reloads
+        state["done"], state["reloads"] = True, reloads
+        state["ok"] = not (kept or down or failed or given_up)
         self._starter.put(APPLY, json.dumps(state))
         self._starter.put(BEFORE, None)
         self._engine.drop_listeners()
-        reason = "; ".join([*failed, *(f"{entry.name} {self._engine.reason(entry)}" for entry in kept)])
+        told = {entry.name: entry for entry in (*kept, *given_up.values())}.values()
+        reasons = (f"{entry.name} is {entry.slot.state.name}: {self._engine.reason(entry)}" for entry in told)
+        reason = "; ".join([*failed, *reasons])
         self._record("config", what="applied", changes=state["changes"], ok=state["ok"], reason=reason)
         self._engine.wake()
 
-    def _is_over(self, state: dict[str, Any]) -> bool:
-        settled = all(self._engine.settled(entry) for entry in self._touched(state))
-        reloading = any(self._engine.reloads.active(entry.unit) for entry in self._touched(state))
-        return settled and not reloading and not any(entry.dismissed for entry in self._engine.entries.values())
+    async def _wait(self, state: dict[str, Any]) -> None:
+        """Return once nothing is awaited, or nothing of what is has moved for as long as its own keys allow."""
+
+        async def move(before: list[tuple[str, State, int | None]]) -> None:
+            await self._engine.until(lambda: seen() != before)
+
+        def seen() -> list[tuple[str, State, int | None]]:
+            return [(entry.name, entry.slot.state, entry.slot.pid) for entry in self._awaited(state)]
+
+        while awaited := self._awaited(state):
+            try:
+                await asyncio.wait_for(move(seen()), max(map(_patience, awaited)))
+            except TimeoutError:
+                return
+
+    def awaited(self) -> list[Entry]:
+        """The slots that the change under way waits for."""
+        return [] if self._state is None or self._state["done"] else self._awaited(self._state)
+
+    def _awaited(self, state: dict[str, Any]) -> list[Entry]:
+        """What is to be stopped for good, and what is to come up. A job runs when its time has come: nobody waits for it."""
+        leaving = [entry for entry in self._dismissed() if not is_stuck(entry)]
+        return leaving + [
+            entry
+            for entry in self._touched(state)
+            if (entry.role not in ONE_SHOT and not self._engine.settled(entry))
+            or self._engine.reloads.active(entry.unit)
+        ]
+
+    def _dismissed(self) -> list[Entry]:
+        return [entry for entry in self._engine.entries.values() if entry.dismissed]
 
     def _touched(self, state: dict[str, Any]) -> list[Entry]:
         names = {change["name"] for change in state["changes"] if change["effect"] != Effect.LIVE.value}
@@ -386,4 +422,16 @@ class Applying:
             "changes": state["changes"],
             "units": self._rows(touched),
             "reloads": state["reloads"],
+            "unfinished": [*self._rows(self._unfinished(state))],
         }
+
+    def _unfinished(self, state: dict[str, Any]) -> list[Entry]:
+        """What it gave up to wait for, as far as that is still so."""
+        names = state.get("unfinished", ())
+        return [e for e in self._engine.entries.values() if self._engine.shown(e) in names and e.slot.state not in IDLE]
+
+
+def _patience(entry: Entry) -> float:
+    """Seconds in which the slot, if all is well, changes its state."""
+    policy = entry.policy
+    return SLACK + max(policy.kill_timeout, policy.listen_timeout, policy.min_uptime, entry.unit.reload_watch)

@@ -22,6 +22,7 @@ from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.stream import STDOUT
 
 BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
+CHANGE = frozenset({"apply", "enable", "disable"})
 OFF = "enabled = no, or impetusd disable"
 
 
@@ -42,17 +43,19 @@ class Commands:
         others: Mapping[str, Callable[[dict[str, Any]], Any]],
         attention: Callable[[], list[tuple[str, str]]],
         troubles: Callable[[], list[str]],
+        awaited: Callable[[], list[Entry]],
     ) -> None:
         """`pids` are the shim's and ours; `saved` waits until what is to survive a reboot is on the
         disk; `quiesce` has nothing be started or replaced by itself any more; `end` has the
         daemon end once the answer is out.
 
         `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
-        `troubles` sentences on impetusd itself.
+        `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for.
         """
         self._others = others
         self._attention = attention
         self._troubles = troubles
+        self._awaited = awaited
         self._engine = engine
         self._starter = starter
         self._paths = configuration.paths
@@ -96,6 +99,9 @@ class Commands:
             await self.over.wait()
             raise ConnectionAbortedError
         self._listeners.add(progress)
+        if request.method in CHANGE:
+            for entry in self._awaited():
+                progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
         try:
             answer = methods[request.method](request.params)
             result: Mapping[str, Any] = await answer if asyncio.iscoroutine(answer) else answer

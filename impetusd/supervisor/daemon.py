@@ -284,6 +284,7 @@ class Daemon:
                 *self._ledger.attention(),
                 *self._applying.attention(time.time()),
             ],
+            awaited=self._applying.awaited,
         )
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,

@@ -525,7 +525,9 @@ class Engine(Slots):
         for action in actions:
             self._act(entry, action)
         self._publish(entry, before)
-        if after.state in IDLE and before.state not in IDLE:
+        if (
+            after.state in IDLE and after.state is not before.state
+        ):  # a slot that goes may be EXITED first, then STOPPED
             self._idle(entry)
 
     def _act(self, entry: Entry, action: lifecycle.Action) -> None:

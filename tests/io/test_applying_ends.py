@@ -1,0 +1,120 @@
+"""What `apply`, `enable` and `disable` wait for: named slots, to a bound, whatever happens to them meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import time
+
+import pytest
+from taken_over import APPLY, changes, configuration, row, slot, taken_over
+
+from impetusd.core import protocol
+from impetusd.core.lifecycle import State, Want
+
+TIMERS = """
+[timer:a]
+command = sleep 0.15
+every = 1d
+[timer:b]
+command = sleep 0.25
+every = 1d
+"""
+CLEAN = {"code": 0, "at": time.time()}
+FAILED = {"code": 1, "at": time.time()}
+NEVER = {"stage": "starting a process", "error": "no", "at": time.time()}
+
+
+def is_done(link) -> bool:
+    return bool(json.loads(link.blob(APPLY) or "{}").get("done"))
+
+
+def in_a_loop(test):
+    """Run an async test; the parameters are the fixtures."""
+
+    @functools.wraps(test)
+    def run(**fixtures):
+        asyncio.run(test(**fixtures))
+
+    return run
+
+
+async def until(daemon, condition):
+    async with asyncio.timeout(5):
+        await daemon._engine.until(condition)
+
+
+def job(process, state=State.RUNNING, want=Want.UP):
+    return slot(process, state, want, since=1.0, started=None if state is State.STARTING else 1.0)
+
+
+@pytest.mark.parametrize("ended", [CLEAN, FAILED, NEVER], ids=["clean", "failed", "never lived"])
+@pytest.mark.parametrize("state", [State.RUNNING, State.STARTING, State.STOPPING], ids=lambda each: each.name)
+@pytest.mark.parametrize("want", list(Want), ids=lambda each: each.value)
+def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, ended, state, want):
+    """Its end came with the table, was on its way, or comes after the order to end; both jobs, in every order."""
+
+    async def rounds():
+        for a_told in (True, False):
+            for b_told in (True, False):
+                blobs = {
+                    "slot:a": job(1, state, want),
+                    "slot:b": job(2, state, want),
+                    APPLY: changes("removed", "a", "b"),
+                }
+                table = [row(1, ended if a_told else None), row(2, ended if b_told else None)]
+                off, on = configuration(TIMERS, "a", "b"), configuration(TIMERS)
+                with taken_over(paths, off, on, blobs, table) as (daemon, link):
+                    for process, told in ((1, a_told), (2, b_told)):
+                        if not told:
+                            await asyncio.sleep(0)
+                            daemon._hear({"event": "exited", "process": process, "left": False, **ended})
+                    await until(daemon, lambda: is_done(link))
+                    assert daemon._engine.entries == {}
+                    assert link.blob("slot:a") is None
+                    assert json.loads(link.blob(APPLY) or "")["ok"] is True
+
+    asyncio.run(rounds())
+
+
+@in_a_loop
+async def test_what_never_moves_is_named_and_given_up(paths, monkeypatch):
+    """The shim never tells how the job ended: as if the kernel did not let go of it."""
+    monkeypatch.setattr("impetusd.supervisor.applying.SLACK", -29.95)  # listen_timeout is 30 s
+    blobs = {"slot:a": job(1), APPLY: changes("removed", "a")}
+    text = TIMERS.replace("[timer:b]\ncommand = sleep 0.25\nevery = 1d\n", "")
+    with taken_over(paths, configuration(text, "a"), configuration(text), blobs, [row(1)]) as (daemon, link):
+        assert [entry.name for entry in daemon._applying.awaited()] == ["a"]
+        await until(daemon, lambda: is_done(link))
+        answer = await daemon._applying.apply({"token": "t"})
+    assert (answer["ok"], [each["name"] for each in answer["unfinished"]]) == (False, ["a"])
+    assert daemon._applying.awaited() == []
+
+
+@in_a_loop
+async def test_a_job_that_has_begun_meanwhile_does_not_hold_up_what_switched_it_on(paths):
+    blobs = {"slot:a": job(1, State.STARTING), "slot:b": job(2), APPLY: changes("added", "a", "b")}
+    on, off = configuration(TIMERS), configuration(TIMERS, "a", "b")
+    with taken_over(paths, on, off, blobs, [row(1), row(2)]) as (daemon, link):
+        await until(daemon, lambda: is_done(link))
+
+
+@in_a_loop
+async def test_who_waits_hears_at_once_for_what(paths):
+    """A client that the supervisor before has let go asks the next one, where nothing moves for a while."""
+    heard, anything = [], asyncio.Event()
+
+    def progress(*told):
+        heard.append(told)
+        anything.set()
+
+    blobs = {"slot:a": job(1, State.STOPPING, Want.DOWN), APPLY: changes("removed", "a")}
+    off, on = configuration(TIMERS, "a"), configuration(TIMERS)
+    with taken_over(paths, off, on, blobs, [row(1)]) as (daemon, _):
+        request = protocol.Request(1, "disable", {"names": ["a"], "token": "t"})
+        asked = asyncio.ensure_future(daemon._commands.handle(request, progress))
+        await asyncio.wait_for(anything.wait(), 5)
+        daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
+        assert (await asked)["ok"] is True
+    assert heard[0] == ("a", "STOPPING", "")
