@@ -17,6 +17,7 @@ import select
 import socket
 import time
 
+from impetusd import instance
 from impetusd.core import protocol
 
 TYPE_CHECKING = False
@@ -44,6 +45,25 @@ class NotRunning(ControlError):
 
     def __init__(self, paths: Paths) -> None:
         super().__init__(f"impetusd is not running (no daemon for {paths.conf})", protocol.EXIT_NOT_RUNNING)
+
+
+class AnotherFile(ControlError):
+    """What lives where the INI file says goes by another one."""
+
+    def __init__(self, paths: Paths, other: str, where: str, *, alive: bool) -> None:
+        gone = not os.path.lexists(other)
+        if alive:
+            who = f"the impetusd that runs in {where} goes by {other}, and {paths.conf} is another file"
+        else:
+            who = f"what {where} holds belongs to {other}, and {paths.conf} is another file"
+        if gone and alive:
+            hint = f"{other} is gone; if {paths.conf} has taken its place: impetusd -c {paths.conf} apply"
+        else:
+            hint = (
+                f"To reach that one, say -c {other}; to have both, give {paths.conf} folders of its own"
+                " (run_dir, state_dir and log_dir in [impetusd])"
+            )
+        super().__init__(f"{who}; nothing was done. {hint}", protocol.EXIT_USAGE)
 
 
 class _Dropped(Exception):
@@ -98,27 +118,86 @@ def daemon_alive(paths: Paths) -> bool:
     return False
 
 
+def require_daemon(paths: Paths, pong: Mapping[str, Any]) -> None:
+    """AnotherFile if the daemon that gives this answer to `ping` or `status` goes by another file than is meant."""
+    theirs = instance.of_daemon(pong)
+    if not instance.is_meant(paths.conf, theirs):
+        raise AnotherFile(paths, theirs["conf"], paths.run_dir, alive=True)
+
+
+def require_rest(paths: Paths, *, alive: bool = False) -> None:
+    """AnotherFile if what lies in the folders, of a daemon that was stopped or killed, belongs to another file.
+
+    One that is gone owns nothing any more. `alive`: a daemon holds the folders, and cannot be asked.
+    """
+    for where, of in ((paths.state_dir, instance.of_state), (paths.run_dir, instance.of_leftovers)):
+        theirs = of(paths)
+        if not instance.is_meant(paths.conf, theirs) and (alive or os.path.lexists(theirs["conf"])):
+            raise AnotherFile(paths, theirs["conf"], where, alive=alive)
+
+
+def _has_taken_its_place(paths: Paths, pong: Mapping[str, Any]) -> bool:
+    """Whether the file that the daemon goes by is gone, so that it may go by this one from now on."""
+    other = instance.of_daemon(pong).get("conf")
+    return isinstance(other, str) and not instance.is_path(paths.conf, other) and not os.path.lexists(other)
+
+
+def ping(paths: Paths, *, mine: bool = False) -> dict[str, Any] | None:
+    """What the daemon in these folders tells of itself; None if none runs. Raises OSError if it cannot be asked.
+
+    `mine`: AnotherFile if it goes by another file.
+    """
+    try:
+        return _ask(paths, "ping", {}, Hooks(), mine=mine)
+    except NotRunning:
+        return None
+    except AnotherFile:
+        raise
+    except ControlError as error:
+        raise OSError(str(error)) from None
+
+
 def call(paths: Paths, method: str, params: Mapping[str, Any], hooks: Hooks | None = None) -> dict[str, Any]:
     """Ask the supervisor of `paths`, and return the result.
 
-    Raises NotRunning, or ControlError with the supervisor's own sentence and exit code, or one that says what failed.
+    Raises NotRunning, AnotherFile, or ControlError with the supervisor's own sentence and exit code, or one that says what failed.
     A request that may be sent twice is sent again when the supervisor dies over it; for the others the outcome is said
     to be unknown.
     """
-    hooks = hooks or Hooks()
-    request = protocol.request_line(1, method, params)
+    return _ask(paths, method, params, hooks or Hooks(), mine=True)
+
+
+def _ask(
+    paths: Paths,
+    method: str,
+    params: Mapping[str, Any],
+    hooks: Hooks,
+    *,
+    mine: bool,
+) -> dict[str, Any]:
     known = protocol.METHODS[method]
-    if known.slow or not known.idempotent:
-        # Lines are answered in order. Until the pong is there the supervisor has not looked at the request itself;
-        # from then on silence is work.
-        request = protocol.request_line(0, "ping", {}) + request
+    question = protocol.request_line(1, "ping", {})
+    request = protocol.request_line(1, method, params)
+    at_once = method in {"ping", "status"}  # harmless, and what they answer tells whose it is
     for attempt in range(10):  # a supervisor that dies over every question is told apart from one that died once
         time.sleep(0.02 * attempt)
-        connection = _connect(paths, hooks)
+        connection = _connect(paths, hooks, mine=mine)
+        begun = False
         try:
-            return _converse(connection, request, hooks)
+            if not at_once:
+                pong = _converse(connection, question, hooks)
+                if method == "apply" and _has_taken_its_place(paths, pong):
+                    request = protocol.request_line(1, method, {**params, "conf": paths.conf})
+                else:
+                    require_daemon(paths, pong)
+                begun = True
+            # After the pong, silence is work.
+            answer = _converse(connection, request, hooks, heard=begun and (known.slow or not known.idempotent))
+            if mine and at_once:
+                require_daemon(paths, answer)
+            return answer
         except _Dropped as dropped:
-            if dropped.begun and not known.idempotent:
+            if begun and dropped.begun and not known.idempotent:
                 raise ControlError(
                     f"the connection to impetusd broke during {method}, and whether it was done is not known; "
                     "`impetusd status` shows what runs now"
@@ -133,16 +212,22 @@ def call(paths: Paths, method: str, params: Mapping[str, Any], hooks: Hooks | No
     raise ControlError(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
 
 
-def _connect(paths: Paths, hooks: Hooks) -> socket.socket:
+def _connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
+    """`mine`: what goes by another file than `paths.conf` is refused."""
     began = time.monotonic()
-    told = False
+    told = looked = False
     while True:
         reason = try_connect(paths)
         if isinstance(reason, socket.socket):
             return reason
         waited = time.monotonic() - began
         if reason != errno.EAGAIN and not daemon_alive(paths):
+            if mine:
+                require_rest(paths)
             raise NotRunning(paths)
+        if mine and waited > QUIET and not looked:
+            looked = True
+            require_rest(paths, alive=True)
         if waited > SOCKET_BACK:
             raise ControlError(
                 f"impetusd runs (it holds {paths.state_dir}), but {paths.control_socket} did not come up within "
@@ -214,12 +299,12 @@ def _user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-def _converse(connection: socket.socket, request: bytes, hooks: Hooks) -> dict[str, Any]:
+def _converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard: bool = False) -> dict[str, Any]:
     """Send, then read up to the answer with id 1. _Dropped if the connection ends first."""
     lines = protocol.LineBuffer()
     began = time.monotonic()
     to_send = memoryview(request)
-    told = heard = False
+    told = False
     poll = select.poll()
     poll.register(connection, select.POLLIN | select.POLLOUT)
     while True:

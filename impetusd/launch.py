@@ -69,9 +69,8 @@ def shim_argv(paths: Paths, *, boot: bool = False, logs: str = "files", profile:
 
 def run_in_foreground(paths: Paths, logs: str, profile: str | None = None) -> NoReturn:
     """Become the daemon: for containers and systemd; `logs`: files or stdout. Returns only by raising ControlError."""
+    require_none(paths)
     make_directories(paths)
-    if control.daemon_alive(paths):
-        raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
     argv = shim_argv(paths, boot=True, logs=logs, profile=profile)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,6 +78,13 @@ def run_in_foreground(paths: Paths, logs: str, profile: str | None = None) -> No
         os.execv(argv[0], argv)  # noqa: S606  # becoming it is the point
     except OSError as error:
         raise ControlError(f"cannot execute {argv[0]}: {error.strerror}") from None
+
+
+def require_none(paths: Paths) -> None:
+    """ControlError if a daemon lives there, or what one has left that goes by another file."""
+    control.require_rest(paths, alive=control.daemon_alive(paths))
+    if control.daemon_alive(paths):
+        raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
 
 
 def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None = None) -> bool:

@@ -21,6 +21,7 @@ def command(file: str | None, env: str | None) -> int:
 
     Example: impetusd check conf/impetusd.ini
     """
+    from impetusd import instance
     from impetusd.cli import place
     from impetusd.core.problem import ConfigError
 
@@ -32,6 +33,9 @@ def command(file: str | None, env: str | None) -> int:
         sys.stdout.flush()
         count = len(error.problems)
         print(f"impetusd: {count} problem{'s' * (count != 1)} in {path}", file=sys.stderr)
+        return 2
+    if behind := instance.behind_link(checked.paths):
+        print(behind)
         return 2
     kinds = (
         ("unit", checked.units),

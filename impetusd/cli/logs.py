@@ -85,6 +85,7 @@ def sources(at: Place, names: Sequence[str]) -> list[Source]:
     """The log files of `names`, each once: from the daemon, or by looking into the log directory."""
     from impetusd import control
 
+    control.require_rest(at.paths, alive=True)  # its own log is read without asking it: it may hang
     own = [Source(_OWN, "daemon", at.paths.log_file)] if _OWN in names else []
     names = [name for name in names if name != _OWN]
     if own and not names:

@@ -36,6 +36,8 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
             answer = control.call(here.paths, method, {**params, "token": os.urandom(8).hex()}, live.hooks)
     except control.NotRunning as error:
         raise not_running(here, error) from None
+    if answer.get("moved"):
+        print(f"impetusd goes by {here.conf} from now on: {answer['moved']} is gone")
     if not answer["changes"]:
         print(nothing)
         return 0

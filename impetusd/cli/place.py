@@ -17,27 +17,78 @@ LOOKED_AT = ("impetusd.ini", "conf/impetusd.ini", "/etc/impetusd/impetusd.ini")
 
 
 class Place:
-    """One instance of impetusd. `command` is what the operator types to reach it again, for hints."""
+    """One instance of impetusd. `command` is what the operator types to reach it again, for hints.
 
-    __slots__ = ("command", "conf", "paths")
+    `paths`: where it lives; `to_be`: where its next start has it live.
+    """
 
-    def __init__(self, conf: str, paths: Paths, command: str) -> None:
+    __slots__ = ("command", "conf", "paths", "to_be")
+
+    def __init__(self, conf: str, paths: Paths, command: str, to_be: Paths | None = None) -> None:
         self.conf = conf
         self.paths = paths
         self.command = command
+        self.to_be = to_be or paths
 
 
 def find(given: str | None) -> Place:
     """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be told."""
     conf = find_conf(given, os.environ)
-    from impetusd.core import location
     from impetusd.core.problem import ConfigError
 
     try:
-        paths = location.locate(read(conf), conf, os.environ)
+        to_be, former = _homes(read(conf), conf, os.environ)
     except ConfigError as error:
         raise Failure(error.told(), 2) from None
-    return Place(conf, paths, command_for(given))
+    return Place(conf, _residence(to_be, former), command_for(given), to_be)
+
+
+def _residence(to_be: Paths, former: Paths) -> Paths:
+    from impetusd import control, instance
+
+    return instance.residence(to_be, former, control.ping)
+
+
+def _homes(text: str, conf: str, environ: Mapping[str, str]) -> tuple[Paths, Paths]:
+    """Where the instance of this file is to live, and where it did in former versions. Raises ConfigError."""
+    from impetusd.core import location
+
+    paths = location.locate(text, conf, environ)
+    if os.path.basename(conf) == location.PLAIN:
+        return paths, paths
+    return paths, location.locate(text, conf, environ, former=True)
+
+
+def _is_at_home_formerly(conf: str, environ: Mapping[str, str]) -> bool:
+    """Whether the instance of this file still lives where it did in former versions. Raises ConfigError."""
+    to_be, former = _homes(read(conf), conf, environ)
+    return to_be != former and _residence(to_be, former) == former
+
+
+def for_a_start(at: Place) -> Place:
+    """The instance, which does not run, where a daemon may be started: what lies in former folders is moved.
+
+    Failure where the daemon would be out of reach one day, or is there already by another name of the file.
+    """
+    from impetusd import instance, source
+    from impetusd.core import location
+
+    if behind := instance.behind_link(at.to_be):
+        raise Failure(behind, 2)
+    if at.to_be.state_dir == location.locate("", at.conf, os.environ).state_dir:
+        for found in instance.by_same_file(at.conf):
+            if instance.is_in(found, at.paths.state_dir) or instance.is_in(found, at.to_be.state_dir):
+                continue  # it has been started this moment
+            raise Failure(
+                f"impetusd runs by this file already, under the name {found.conf} (pid {found.pid}, in"
+                f" {found.paths.state_dir}), and a second one would start everything twice; say: impetusd -c {found.conf}",
+                2,
+            )
+    if at.paths == at.to_be:
+        return at
+    everything = any("${STATE_DIR" in text for _, text in source.read(at.conf, os.environ).texts)
+    moved = instance.move(at.to_be, at.paths, everything=everything)
+    return Place(at.conf, at.to_be if moved else at.paths, at.command)
 
 
 def command_for(given: str | None) -> str:
@@ -58,7 +109,7 @@ def find_conf(given: str | None, environ: Mapping[str, str]) -> str:
         return _named(from_environment, f"IMPETUSD_CONF={from_environment}")
     for path in LOOKED_AT:
         if os.path.isfile(path):
-            return os.path.abspath(path)
+            return _absolute(path)
     looked = ", ".join(path if path.startswith("/") else f"./{path}" for path in LOOKED_AT)
     raise Failure(
         f"there is no configuration: IMPETUSD_CONF is not set, and none of {looked} is there; "
@@ -68,12 +119,28 @@ def find_conf(given: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _named(path: str, said: str) -> str:
-    path = os.path.abspath(path)
+    path = _absolute(path)
     if os.path.isdir(path):
         raise Failure(f"{said}: this is a directory; name the INI file in it", 2)
     if not os.path.exists(path):
         raise Failure(f"{said}: there is no such file; `impetusd init` makes one", 2)
     return path
+
+
+def _absolute(path: str) -> str:
+    """As os.path.abspath, but by the way on which the shell came here: a link on it leads elsewhere one day."""
+    if path.startswith("/"):
+        return os.path.abspath(path)
+    by_shell = os.path.normpath(os.path.join(os.environ.get("PWD", ""), path))
+    try:
+        if by_shell.startswith("/") and os.path.samefile(by_shell, path):
+            return by_shell
+    except OSError:
+        pass  # $PWD is of another shell, or there is no such file
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        raise Failure(f"{path}: the folder that this command runs in was removed; name the file from / on", 2) from None
 
 
 def executable() -> str:
@@ -98,30 +165,39 @@ def read(path: str) -> str:
         raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
 
 
-def load(path: str, profile: str | None = None) -> Config:
+def load(path: str, profile: str | None = None, *, former: bool | None = None) -> Config:
     """The checked configuration in `path` and what it includes; Failure that holds every problem, one a line.
 
-    `profile`: "" for none, None for the one that was in force last.
+    `profile`: "" for none, None for the one that was in force last. `former`: as if the instance lived where it did in
+    former versions; None if it does.
     """
     from impetusd.core.problem import ConfigError
 
     try:
-        return parsed(path, os.environ, profile)
+        return parsed(path, os.environ, profile, former=former)
     except ConfigError as error:
         raise Failure(error.told(), 2) from None
 
 
-def parsed(path: str, environ: Mapping[str, str], profile: str | None = None, *, judged: bool = True) -> Config:
+def parsed(
+    path: str,
+    environ: Mapping[str, str],
+    profile: str | None = None,
+    *,
+    judged: bool = True,
+    former: bool | None = None,
+) -> Config:
     """The same; raises ConfigError, and Failure where there is nothing to read. `judged`: as in source.read."""
     from impetusd import source
     from impetusd.core import config, location
     from impetusd.host import this_host
 
     try:
-        found = source.read(path, environ, judged=judged)
+        former = _is_at_home_formerly(path, environ) if former is None else former
+        found = source.read(path, environ, judged=judged, former=former)
     except OSError as error:
         raise Failure(f"cannot read {path}: {error.strerror}", 2) from None
     if profile is None:
-        paths = location.locate(found.text, path, environ)
+        paths = location.locate(found.text, path, environ, former=former)
         profile = source.remembered_profile(paths.state_dir)
     return config.parse_all(found, environ, this_host(), profile=profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import click
@@ -30,7 +31,10 @@ def command() -> int:
     if result is not None and result not in STOPPED:
         return 0  # it is started again, and takes over what is left
     place = here()
+    control.require_rest(place.paths)
     if result is None and control.daemon_alive(place.paths):
+        with contextlib.suppress(OSError):
+            control.ping(place.paths, mine=True)  # whose it is
         raise control.ControlError(f"impetusd runs on {place.paths.state_dir}; to end it: {place.command} stop")
     reaped = reaper.reap(place.paths, service=result is not None)
     print(f"ended {len(reaped)} processes: {' '.join(map(str, reaped))}" if reaped else "nothing was left")

@@ -39,5 +39,7 @@ def command(logs: str | None, env: str | None) -> int:
     from impetusd import launch
     from impetusd.cli import place
 
-    paths = place.load(here().conf, env).paths
-    launch.run_in_foreground(paths, logs or ("stdout" if first else "files"), env)
+    at = here()
+    place.load(at.conf, env)
+    launch.require_none(at.paths)
+    launch.run_in_foreground(place.for_a_start(at).paths, logs or ("stdout" if first else "files"), env)

@@ -33,7 +33,7 @@ def command(names: tuple[str, ...], env: str | None) -> int:
 
 def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     """Check the configuration, see that a daemon runs, start `names`; returns the exit code."""
-    from impetusd import control, launch
+    from impetusd import control, instance, launch
     from impetusd.cli import outcome, place
     from impetusd.cli.names import require_known
     from impetusd.cli.progress import Live
@@ -42,14 +42,15 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     for _ in range(3):  # a daemon that another command is just stopping may answer once more, and be gone then
         with Live("starting impetusd") as live:
             try:
-                its = control.call(config.paths, "ping", {}, live.hooks).get("profile", "")
+                its = control.call(at.paths, "ping", {}, live.hooks).get("profile", "")
             except control.NotRunning:
                 # A slip in a name must not start a daemon.
                 require_known(names, (*config.units, *config.groups), config.timers)
                 from impetusd import reaper
 
-                left = reaper.left_behind(config.paths)
-                launched = launch.ensure_running(config.paths, live.hooks, env)
+                at = place.for_a_start(at)
+                left = reaper.left_behind(at.paths)
+                launched = launch.ensure_running(at.paths, live.hooks, env)
             else:
                 launched = False
                 if env is not None and env != its:
@@ -57,11 +58,13 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
                         f"impetusd runs with {f'the profile {its}' if its else 'no profile'}, and start does not change what runs;"
                         f" to change it: {at.command} apply --env {env or repr('')}"
                     )
+        if not launched and (behind := instance.behind_link(at.to_be)):
+            print(f"impetusd: {behind}", file=sys.stderr)
         if launched:
             found = f", and found what lives on after the one before was killed ({left} processes)" if left else ""
-            print(f"impetusd started{found}; its own log is {config.paths.log_file}", file=sys.stderr)
+            print(f"impetusd started{found}; its own log is {at.paths.log_file}", file=sys.stderr)
         try:
             return outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})
         except control.NotRunning:
             continue
-    raise control.ControlError(f"impetusd ended while it was asked to start; {config.paths.log_file} should say why")
+    raise control.ControlError(f"impetusd ended while it was asked to start; {at.paths.log_file} should say why")

@@ -48,7 +48,7 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
         raise Failure(f"--name {name}: a service's name has letters, digits and :_.- only", 2)
     if user and profile != unitfiles.DEFAULT:
         raise Failure(f"--profile {profile}: only a service of the system can be restricted; leave --user away", 2)
-    config = place.load(at.conf)
+    config = place.load(at.conf, former=False)  # from its next start on it lives where it is to
     manager = systemd.Manager(user=user)
     if not only_print:
         manager.require("install", at.command)
@@ -64,7 +64,7 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
     _install(manager, name, profile, text, more)
     if now:
         _start(manager, name, config)
-    _say_what_next(manager, name, at, config, now=now)
+    _say_what_next(manager, name, at, now=now)
     return 0
 
 
@@ -111,11 +111,12 @@ def _install(manager: systemd.Manager, name: str, profile: str, text: str, more:
 
 def _start(manager: systemd.Manager, name: str, config: Config) -> None:
     from impetusd import control
+    from impetusd.cli import place
 
     if manager.state(name) == "active":
         print(f"{name}.service runs already")
         return
-    if control.daemon_alive(config.paths):
+    if control.daemon_alive(place.find(config.paths.conf).paths):
         raise Failure(
             f"it is enabled, but not started: impetusd runs already, and not as this service; to hand it over:"
             f" impetusd -c {config.paths.conf} stop, then {manager.command} start {name}"
@@ -124,11 +125,11 @@ def _start(manager: systemd.Manager, name: str, config: Config) -> None:
     print(f"started {name}.service: {manager.ask('show', '--value', '--property=StatusText', f'{name}.service')}")
 
 
-def _say_what_next(manager: systemd.Manager, name: str, at: Place, config: Config, *, now: bool) -> None:
+def _say_what_next(manager: systemd.Manager, name: str, at: Place, *, now: bool) -> None:
     from impetusd import control
 
     if not now and manager.state(name) != "active":
-        first = f"{at.command} stop && " if control.daemon_alive(config.paths) else ""
+        first = f"{at.command} stop && " if control.daemon_alive(at.paths) else ""
         print(f"to start it now: {first}{manager.command} start {name}")
     if manager.user:
         import pwd

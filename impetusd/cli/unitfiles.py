@@ -212,10 +212,8 @@ def samples() -> dict[str, str]:
 
 
 INSTANCES = """\
-# Several on one host: `systemctl enable --now impetusd@shop` runs /etc/impetusd/shop.ini, which says in [impetusd]:
-#   run_dir   = /run/impetusd-shop
-#   state_dir = /var/lib/impetusd-shop
-#   log_dir   = /var/log/impetusd-shop
+# Several on one host: `systemctl enable --now impetusd@shop` runs /etc/impetusd/shop.ini, which lives in
+# /run/impetusd-shop, /var/lib/impetusd-shop and /var/log/impetusd-shop.
 
 """
 

@@ -50,7 +50,7 @@ def parse_all(
         more, faults = ini.parse(text, path, headers)
         sections += more
         problems += faults
-    reading = _Sections(source.path, environ, problems, host, instance)
+    reading = _Sections(source.path, environ, problems, host, instance, former=source.former)
     paths = reading.paths(sections)
     reading.environments(sections, profile)
     if instance:

@@ -30,6 +30,7 @@ class Source:
     text: str
     included: tuple[tuple[str, str], ...] = ()  # (path, text), in the order in which they are read
     problems: tuple[Problem, ...] = field(default=())
+    former: bool = False  # the instance lives where it did before each file had folders of its own
 
     @property
     def texts(self) -> tuple[tuple[str, str], ...]:
@@ -50,12 +51,12 @@ class Pattern:
         return not any(char in self.glob for char in "*?[")
 
 
-def patterns(text: str, path: str, environ: Mapping[str, str]) -> list[Pattern]:
+def patterns(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> list[Pattern]:
     """What the INI file at `path` includes. Its problems are told by `config.parse`; what has one is left out."""
     if schema.INCLUDE not in text:
         return []
     sections, _ = ini.parse(text, path)
-    reading = Reading(path, environ, [])
+    reading = Reading(path, environ, [], former=former)
     reading.paths(sections)
     section = next((each for each in sections if each.name == schema.INCLUDE), None)
     return [] if section is None else included(reading, section)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from posixpath import dirname, join, normpath
+from posixpath import basename, dirname, join, normpath
 
 from impetusd.core import ini
 from impetusd.core.problem import Problem, error_of
@@ -22,6 +22,8 @@ SECTION = "impetusd"
 DIRECTORIES = {"base_dir": "BASE_DIR", "run_dir": "RUN_DIR", "state_dir": "STATE_DIR", "log_dir": "LOG_DIR"}
 DEFAULTS = {"base_dir": "", "run_dir": "var/run", "state_dir": "var/lib", "log_dir": "var/log"}
 SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}  # in /etc
+PLAIN = "impetusd.ini"  # the file whose folders do not have its name in theirs
+SYSTEM = "/etc/"
 
 
 class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "log_dir"))):  # noqa: PYI024 (typing)
@@ -44,13 +46,25 @@ class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "lo
         return f"{self.log_dir}/impetusd.log"
 
 
-def locate(text: str, path: str, environ: Mapping[str, str]) -> Paths:
-    """Where the instance of this file lives. `path` is absolute.
+def default_dirs(path: str, *, former: bool = False) -> dict[str, str]:
+    """Where an instance lives whose file names no folders: run_dir, state_dir and log_dir, relative ones to base_dir.
+
+    Each file in a folder has its own. `former`: as it was before that, when all of them had the same.
+    """
+    name = basename(path)
+    stem = "" if former or name == PLAIN else name.removesuffix(".ini")
+    if path.startswith(SYSTEM):
+        return {key: f"{folder}-{stem}" if stem else folder for key, folder in SYSTEM_DIRS.items()}
+    return {key: DEFAULTS[key].replace("/", f"/{stem}/" if stem else "/") for key in SYSTEM_DIRS}
+
+
+def locate(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> Paths:
+    """Where the instance of this file lives. `path` is absolute; `former`: see `default_dirs`.
 
     Raises ConfigError only where [impetusd] itself leaves that open, as with `run_dir = ${UNSET}`.
     """
     sections, _ = ini.parse(text, path)
-    reading = Reading(path, environ, [])
+    reading = Reading(path, environ, [], former=former)
     paths = reading.paths(sections)
     if reading.problems:
         raise error_of(reading.problems)
@@ -60,12 +74,13 @@ def locate(text: str, path: str, environ: Mapping[str, str]) -> Paths:
 class Reading:
     """One file: its references, and where its instance lives. Problems gather in `problems`."""
 
-    def __init__(self, path: str, environ: Mapping[str, str], problems: list[Problem]) -> None:
+    def __init__(self, path: str, environ: Mapping[str, str], problems: list[Problem], *, former: bool = False) -> None:
         if not path.startswith("/"):
             raise ValueError(f"path must be absolute, not {path!r}")
         self.path = path
         self.environ = environ
         self.problems = problems
+        self.default_dirs = {"base_dir": DEFAULTS["base_dir"], **default_dirs(normpath(path), former=former)}
         self.built_in = {"CONF_DIR": dirname(normpath(path))}
         self.instance = ""  # what ${INSTANCE} is where reading has come to; "" where there is none
 
@@ -92,10 +107,9 @@ class Reading:
         """Where the instance lives; makes the directories known to every reference that is read later."""
         own = own_section(sections, self.path)
         entries = own.entries if own else {}
-        system = self.path.startswith("/etc/")
         for name, variable in DIRECTORIES.items():
             base = self.built_in.get("BASE_DIR", self.built_in["CONF_DIR"])
-            value = SYSTEM_DIRS.get(name, "") if system else DEFAULTS[name]
+            value = self.default_dirs[name]
             entry = entries.get(name)
             if entry:
                 value = self.directory(name, entry) or value

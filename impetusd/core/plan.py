@@ -130,7 +130,8 @@ def refusal(old: Config, new: Config) -> str:
     for name in OF_THE_INSTANCE:
         was, is_now = getattr(old.paths, name), getattr(new.paths, name)
         if was != is_now:
-            return f"{name} was {was} and would be {is_now}: where impetusd lives changes only with a stop and a start"
+            told = f"{name} was {was} and would be {is_now}: where impetusd lives changes only with a stop and a start"
+            return f"{told}; to leave it where it is, write in [impetusd]: {name} = {was}"
     for name, unit in _all_units(old).items():
         other = _all_units(new).get(name)
         if other is not None and other.kind is not unit.kind and unit.enabled:

@@ -20,6 +20,7 @@ MAX_LINE = 1 << 20  # bytes, the newline included
 MAX_DEPTH = 16  # of arrays and objects in a request; our own need 3
 MAX_NAMES = 10_000  # in one request
 MAX_NAME = 256  # characters
+MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
@@ -135,6 +136,12 @@ def _profile(value: Any) -> str:
     return value
 
 
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or len(value) > MAX_PATH or "\0" in value:
+        raise ValueError(f"an absolute path of at most {MAX_PATH} characters")
+    return value
+
+
 def _seconds(value: Any) -> float | None:
     """None: as configured."""
     if value is None:
@@ -217,7 +224,8 @@ METHODS: Mapping[str, Method] = {
     ),
     "plan": Method(VIEWER, idempotent=True, slow=True, env=_ENV),
     # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
-    "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV),
+    # `conf`: the file to go by from now on, where the one until now is gone.
+    "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV, conf=Param(_path, "")),
     "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     # What looks secret is hidden, but that is a net with holes: so it is for those who may read the files anyway.

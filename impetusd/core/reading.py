@@ -30,9 +30,16 @@ class Values(Reading):
     """The whole file, on its way to a Config."""
 
     def __init__(
-        self, path: str, environ: Mapping[str, str], problems: list[Problem], host: Host, instance: int
+        self,
+        path: str,
+        environ: Mapping[str, str],
+        problems: list[Problem],
+        host: Host,
+        instance: int,
+        *,
+        former: bool = False,
     ) -> None:
-        super().__init__(path, environ, problems)
+        super().__init__(path, environ, problems, former=former)
         self.host = host
         self.index = instance
         self.units: dict[str, Unit] = {}

@@ -8,6 +8,7 @@ whatever moment, what comes up is entirely the old configuration or entirely the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,9 +17,11 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from impetusd import instance
 from impetusd.core import config, schedule, schema, switches
 from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
+from impetusd.core.location import locate
 from impetusd.core.model import Config, Unit
 from impetusd.core.plan import Change, Effect, plan, refusal
 from impetusd.core.problem import ConfigError
@@ -31,6 +34,7 @@ from impetusd.supervisor.entry import IDLE, ONE_SHOT, PASSING, Entry, Role
 from impetusd.supervisor.state import replace
 
 if TYPE_CHECKING:
+    from impetusd.core.location import Paths
     from impetusd.supervisor.engine import Engine
     from impetusd.supervisor.starter import Starter
 
@@ -60,7 +64,7 @@ class Configuration:
     def _parse(self, instance: int) -> Config:
         saved = self._saved
         included = tuple((path, text) for path, text in saved.get("included", ()))  # none, says an older impetusd
-        source = Source(self._conf, saved["text"], included)
+        source = Source(self._conf, saved["text"], included, former=self.former)
         parsed = config.parse_all(source, saved["environ"], self._host, profile=self.profile, instance=instance)
         return switches.without(parsed, saved["disabled"])
 
@@ -76,6 +80,11 @@ class Configuration:
         name: str = self._saved.get("profile", "")
         return name
 
+    @property
+    def former(self) -> bool:
+        """Whether it lives where it did before each file had folders of its own: so says an older impetusd."""
+        return bool(self._saved.get("former", True))
+
     def with_disabled(self, names: Collection[str]) -> str:
         """What would be remembered with these switched off."""
         return json.dumps({**self._saved, "disabled": sorted(names)})
@@ -87,15 +96,15 @@ class Configuration:
         return names
 
 
-def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | None) -> str:
+def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | None, *, former: bool = False) -> str:
     """The files as they are on the disk, the names that are switched off, the profile, and what references see.
 
     All of it is remembered, so that nothing that comes later depends on the disk. `profile`: None is the one that was in
-    force last. Raises OSError, ConfigError.
+    force last. `former`: see `location.default_dirs`. Raises OSError, ConfigError.
     """
     if profile is None:
         profile = remembered_profile(state_dir)
-    source = read_source(conf, environ)
+    source = read_source(conf, environ, former=former)
     if source.problems:
         config.parse_all(source, environ, this_host(), profile=profile)  # which tells these with all others
     try:
@@ -103,8 +112,20 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
             disabled = switches.parse(file.read())
     except FileNotFoundError:
         disabled = []
-    kept = {"text": source.text, "included": source.included, "profile": profile}
+    kept = {"text": source.text, "included": source.included, "former": former, "profile": profile}
     return json.dumps({**kept, "environ": dict(environ), "disabled": disabled})
+
+
+def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    """Have the disk say by which INI file the state there is."""
+    path, text = f"{state_dir}/{instance.NAME}", json.dumps(file)
+    try:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as known:
+            if known.read() == text:
+                return
+        replace(path, text.encode())
+    except OSError as error:
+        tell(f"{path} cannot be written: {error.strerror}; without it another INI file may be taken for this one")
 
 
 def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> None:
@@ -118,12 +139,21 @@ def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> N
         tell(f"{told}: cannot write {error.filename}: {error.strerror}")
 
 
+def is_former(conf: str, paths: Paths, environ: Mapping[str, str]) -> bool:
+    """Whether these paths are those of former versions for this file. Raises OSError, ConfigError."""
+    with open(conf, encoding="utf-8-sig", errors="replace") as file:
+        text = file.read()
+    where = (locate(text, conf, environ, former=former) for former in (False, True))
+    to_be, was = ([getattr(each, name) for name in instance.DIRS] for each in where)
+    return to_be != was and was == [getattr(paths, name) for name in instance.DIRS]
+
+
 class Applying:
     """The methods `plan` and `apply`."""
 
     def __init__(
         self,
-        conf: str,
+        file: Mapping[str, Any],
         state_dir: str,
         present: Configuration,
         engine: Engine,
@@ -134,8 +164,9 @@ class Applying:
         rows: Callable[[list[Entry]], list[dict[str, Any]]],
         record: Callable[..., None],
     ) -> None:
-        """`hand_over` ends this supervisor once the shim knows all. `needed` adds what slots depend on. `record`: ledger."""
-        self._conf = conf
+        """`file` is the INI file, as of when it was read last: see `instance.report`. `hand_over` ends this supervisor once the shim knows all. `needed` adds what slots depend on. `record`: ledger."""
+        self._file = file
+        self._conf: str = file["conf"]
         self._state_dir = state_dir
         self._present = present
         self._engine = engine
@@ -149,29 +180,32 @@ class Applying:
         self._refused: dict[str, Any] | None = None  # at, reason: of what the disk has
 
     async def _read(
-        self, profile: str | None, disabled: Collection[str] | None = None
+        self, profile: str | None, disabled: Collection[str] | None = None, conf: str = ""
     ) -> tuple[Configuration, list[Change]]:
         """What the disk has, and what it would change. ProtocolError with every problem.
 
-        `profile`: another one than is in force.
+        `profile`: another one than is in force. `conf`: another file.
 
         With `disabled` it is what is in force, with these names switched off.
         """
 
+        conf = conf or self._conf
+
         def both() -> tuple[Configuration, list[Change]]:
             if disabled is None:
                 name = self._present.profile if profile is None else profile
-                remembered = read(self._conf, self._state_dir, self._present.environ, name)
+                remembered = read(conf, self._state_dir, self._present.environ, name, former=self._present.former)
             else:
                 remembered = self._present.with_disabled(disabled)
-            configuration = Configuration(self._conf, remembered, in_force=disabled is not None)
+            configuration = Configuration(conf, remembered, in_force=disabled is not None)
             return configuration, plan(self._present.at, configuration.at, instances.__getitem__)
 
         instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}
         try:
             found, changes = await asyncio.to_thread(both)
         except OSError as error:
-            raise ProtocolError(FAILED, f"cannot read {self._conf}: {error.strerror}", EXIT_USAGE) from None
+            hint = "" if os.path.lexists(conf) else "; if it has another name now, say: impetusd -c FILE apply"
+            raise ProtocolError(FAILED, f"cannot read {conf}: {error.strerror}{hint}", EXIT_USAGE) from None
         except ConfigError as error:
             raise ProtocolError(FAILED, error.told()[:200_000], EXIT_USAGE) from None
         refused = refusal(self._present.at(0), found.at(0))
@@ -197,26 +231,32 @@ class Applying:
             await self._engine.until(lambda: self._state is None or self._state["done"])
         if self._going_over:
             raise ConnectionAbortedError  # the next supervisor answers
+        conf = params.get("conf") or self._conf
+        self._refuse_file(conf)
+        read_at = instance.stamp(conf)
         try:
-            configuration, changes = await self._read(params.get("env"), disabled)
+            configuration, changes = await self._read(params.get("env"), disabled, conf)
         except ProtocolError as error:
             self._refuse(error.message)
             raise
         self._put_refused(None)
         if self._going_over:
             raise ConnectionAbortedError
-        if configuration.remembered == self._present.remembered:
+        if configuration.remembered == self._present.remembered and conf == self._conf:
             return {"ok": True, "changes": [], "units": []}
         self._refuse_while_reloading(changes)
         self._going_over = True
         state = {
             "token": token,
+            "moved": self._conf if conf != self._conf else "",
             "changes": [change.row() for change in changes],
             "begun": False,
             "done": False,
             "ok": True,
             "pids": {},
         }
+        if disabled is None:
+            self._starter.put(instance.NAME, json.dumps(instance.report(conf, read_at)))
         self._starter.put(CONFIG, configuration.remembered)
         self._starter.put(BEFORE, self._present.remembered)
         self._starter.put(APPLY, json.dumps(state))
@@ -225,6 +265,12 @@ class Applying:
                 self._engine.expect(self._engine.units[change.name], configuration.at(0).units[change.name].instances)
         self._hand_over()
         raise ConnectionAbortedError
+
+    def _refuse_file(self, conf: str) -> None:
+        """Another file takes the place of one that is gone, and of no other."""
+        if conf != self._conf and os.path.lexists(self._conf):
+            text = f"impetusd goes by {self._conf}, which is there, and {conf} is another file; nothing was changed"
+            raise ProtocolError(FAILED, text, EXIT_USAGE)
 
     def _refuse(self, reason: str) -> None:
         self._record("config", what="refused", changes=[], reason=reason[:2000])
@@ -422,6 +468,7 @@ class Applying:
             "changes": state["changes"],
             "units": self._rows(touched),
             "reloads": state["reloads"],
+            "moved": state.get("moved", ""),
             "unfinished": [*self._rows(self._unfinished(state))],
         }
 

@@ -36,6 +36,7 @@ class Commands:
         rows: Rows,
         *,
         configuration: Config,
+        file: Mapping[str, Any],
         pids: tuple[int, int],
         saved: Callable[[], Awaitable[None]],
         quiesce: Callable[[str], None],
@@ -45,7 +46,7 @@ class Commands:
         troubles: Callable[[], list[str]],
         awaited: Callable[[], list[Entry]],
     ) -> None:
-        """`pids` are the shim's and ours; `saved` waits until what is to survive a reboot is on the
+        """`file`: which INI file it goes by, see `instance.report`. `pids` are the shim's and ours; `saved` waits until what is to survive a reboot is on the
         disk; `quiesce` has nothing be started or replaced by itself any more; `end` has the
         daemon end once the answer is out.
 
@@ -59,6 +60,7 @@ class Commands:
         self._engine = engine
         self._starter = starter
         self._paths = configuration.paths
+        self._file = file
         self._profile = configuration.profile
         self._groups = configuration.groups
         self._shim_pid, self._own_pid = pids
@@ -148,6 +150,7 @@ class Commands:
             "shim": {"pid": self._shim_pid},
             "supervisor": {"pid": self._own_pid},
             "profile": self._profile,
+            **self._file,
         }
 
     def _status(self, params: dict[str, Any]) -> dict[str, Any]:

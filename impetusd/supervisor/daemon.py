@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import impetusd
-from impetusd import ledgerfile, traces
+from impetusd import instance, ledgerfile, traces
 from impetusd.core import access, news, redact
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
@@ -32,7 +32,16 @@ from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
 from impetusd.supervisor import audit, custody, record, stream
 from impetusd.supervisor.ageing import Ageing
-from impetusd.supervisor.applying import BEFORE, CONFIG, Applying, Configuration, keep_profile, read
+from impetusd.supervisor.applying import (
+    BEFORE,
+    CONFIG,
+    Applying,
+    Configuration,
+    is_former,
+    keep_file,
+    keep_profile,
+    read,
+)
 from impetusd.supervisor.checks import Checks
 from impetusd.supervisor.commands import Commands, is_stuck
 from impetusd.supervisor.console import JournalWriter, is_journal
@@ -99,6 +108,7 @@ class Daemon:
     async def run(self) -> None:
         """Be the supervisor until told to end."""
         await self._link.begin()
+        self._paths = instance.present(self._paths, self._link.pid)
         blobs = self._link.blobs
         first = CONFIG not in blobs
         try:
@@ -108,6 +118,7 @@ class Daemon:
             self._writer.close()
             self._link.send([{"op": "quit", "code": EXIT_USAGE}])
             return
+        keep_file(self._paths.state_dir, self._file, self._writer.line)
         keep_profile(self._paths.state_dir, self._configuration.profile, self._writer.line)
         self._bind_notify()
         self._engine.adopt(self._link.table)
@@ -145,8 +156,11 @@ class Daemon:
         self._writer = self._make_writer()
         blobs = self._link.blobs
         first = CONFIG not in blobs
+        self._file = self._known_file(blobs.get(instance.NAME))
+        self._conf = self._file["conf"]
         if first:
-            blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ, self._profile)
+            former = is_former(self._conf, self._paths, os.environ)
+            blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ, self._profile, former=former)
         self._configuration = Configuration(self._conf, blobs[CONFIG], in_force=not first)
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
@@ -167,10 +181,18 @@ class Daemon:
         if self._prefix is not None:
             self._prefix.width = max((len(entry.name) for entry in self._engine.entries.values()), default=0)
         self._remember(blobs, saved, first=first)
+        self._starter.put(instance.NAME, json.dumps(self._file))
         if first:  # sent with the first round and all else that comes from the disk: no successor reads that again
             self._starter.put(CONFIG, blobs[CONFIG])
             if self._boot:
                 self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
+
+    def _known_file(self, remembered: str | None) -> dict[str, Any]:
+        """The INI file that this goes by: what another took the place of is gone, whatever the shim was started with."""
+        if remembered is not None:
+            known: dict[str, Any] = json.loads(remembered)
+            return known
+        return instance.report(self._conf, instance.stamp(self._conf))
 
     def _make_writer(self) -> Writer:
         """With the memory of the supervisor before us: what was on its way into files, and what was dropped."""
@@ -234,7 +256,7 @@ class Daemon:
         self._parts = (self._memory, self._readiness, self._checks, self._ageing)
         rows = Rows(engine, starter, configuration, self._memory.of)
         self._applying = Applying(
-            self._conf,
+            self._file,
             self._paths.state_dir,
             self._configuration,
             engine,
@@ -255,6 +277,7 @@ class Daemon:
             starter,
             rows,
             configuration=configuration,
+            file=self._file,
             pids=(self._link.pid, os.getpid()),
             saved=self._saved,
             quiesce=self._quiesce,

@@ -30,7 +30,7 @@ GOOD_PARAMS = {
     "scale": {"name": "web", "n": 4},
     "events": {"names": ["web"], "after": 7, "since": 1764100000, "last": 20, "wait": True},
     "plan": {"env": "staging"},
-    "apply": {"token": "1f", "env": ""},
+    "apply": {"token": "1f", "env": "", "conf": "/srv/x.ini"},
     "disable": {"names": ["web"], "token": "1f"},
     "enable": {"names": ["web"], "token": "1f"},
     "env": {"name": "web", "diff": True},

@@ -78,7 +78,7 @@ class TestWhichFile:
     def test_reading_for_the_paths_only_is_lenient(self, tmp_path):
         file = tmp_path / "f.ini"
         file.write_bytes(b"[program:a]\n; \xe9\nnonsense\n")
-        assert place.find(str(file)).paths.run_dir == f"{tmp_path}/var/run"
+        assert place.find(str(file)).paths.run_dir == f"{tmp_path}/var/f/run"
 
 
 class TestCheck:

@@ -141,9 +141,10 @@ def test_a_second_shim_says_that_the_directory_is_taken(impetusd: Instance) -> N
     assert impetusd.settle().pids == before.pids
 
 
-def test_another_ini_with_the_same_state_directory_finds_the_same_daemon(impetusd: Instance) -> None:
-    before = impetusd.start(ONE)
-    other = impetusd.write(ONE, "other.ini")
+def test_the_same_ini_by_another_name_finds_the_same_daemon(impetusd: Instance) -> None:
+    before = impetusd.start(f"[impetusd]\nrun_dir = var/run\nstate_dir = var/lib\nlog_dir = var/log\n{ONE}")
+    other = impetusd.root / "other.ini"
+    other.symlink_to(impetusd.conf)
     found = impetusd.run("-c", other, "status", "--json")
     assert f'"pid": {before.shim}' in found.out
 

@@ -91,6 +91,8 @@ def test_status_as_json_is_what_the_documentation_says(impetusd: Instance) -> No
         "units",
         "groups",
         "profile",
+        "conf",
+        "file",
         "attention",
         "troubles",
     }

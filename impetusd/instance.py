@@ -1,0 +1,363 @@
+"""Which daemon is meant: which INI file one goes by, and where on this host it lives.
+
+An instance is its state directory, and whoever starts one there goes by an INI file. That file is edited, replaced by
+another of its name, moved, reached by links: it is still the same. Another file that names the same folders is not, and no
+command may act on a daemon, or on what one has left, that goes by another file than was meant.
+
+What a daemon goes by it tells (`report`), and leaves in its folders for when it does not run. Of one of before that, its
+command line tells the path.
+
+Imports stay few: `impetusd status` comes by here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections import namedtuple
+from posixpath import basename, dirname, normpath
+
+from impetusd.core import ini
+from impetusd.core.location import PLAIN, SYSTEM, Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    Report = Mapping[str, Any]
+
+NAME = "instance"  # a file in state_dir, and a blob of the shim's: which INI file the daemon there goes by
+SHIM = "/impetusd/shim/__main__.py"  # what its command line has in front of the INI file and where it lives
+DIRS = ("run_dir", "state_dir", "log_dir")
+
+
+# Files.
+
+
+def stamp(path: str) -> list[int]:
+    """What tells a file from every other, and whether it was written to since; [] where it cannot be seen."""
+    try:
+        there = os.stat(path)
+    except (OSError, ValueError):
+        return []
+    return [there.st_dev, there.st_ino, there.st_mtime_ns]
+
+
+def report(conf: str, read: list[int]) -> dict[str, Any]:
+    """What a daemon tells of the file that it goes by; `read` is its stamp, as of when it was read last."""
+    return {"conf": conf, "file": read}
+
+
+def is_path(one: str, other: str) -> bool:
+    """Whether both are the same path."""
+    return normpath(one) == normpath(other)
+
+
+def is_meant(conf: str, theirs: Report) -> bool:
+    """Whether `conf` is the file that the daemon goes by which reports this; also where it reports nothing."""
+    other, read = theirs.get("conf"), theirs.get("file")
+    if not isinstance(other, str) or is_path(conf, other):
+        return True
+    mine, now = stamp(conf), stamp(other)
+    if not mine or mine[:2] == now[:2]:
+        return bool(mine)
+    # It may be the one that was read, under another name now. Where that one was replaced, the kernel may have given its
+    # number to a file made since, which was written to later.
+    return isinstance(read, list) and read[:2] == mine[:2] and (not now or read[2:] == mine[2:])
+
+
+def of_state(paths: Paths) -> Report:
+    """What was written down in state_dir; {} where nothing was, or this user may not see it."""
+    try:
+        fd = os.open(f"{paths.state_dir}/{NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return {}
+    try:
+        return _report(os.read(fd, 1 << 16))
+    except OSError:
+        return {}
+    finally:
+        os.close(fd)
+
+
+def of_leftovers(paths: Paths) -> Report:
+    """Whose the processes are that a killed daemon has left in run_dir; {} where none are, or that is not known."""
+    from impetusd.shim import table
+
+    told = table.read(paths.run_dir)
+    if told is None:
+        return {}
+    return _report(told["blobs"].get(NAME) or b"{}")
+
+
+def _report(data: bytes | str) -> Report:
+    try:
+        told = json.loads(data)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) and isinstance(told.get("conf"), str) else {}
+
+
+def of_daemon(pong: Report) -> Report:
+    """What a daemon tells by its answer to `ping` or `status`; of an older version its command line tells the path."""
+    if "conf" in pong:
+        return pong
+    try:
+        found = daemon(int(pong["shim"]["pid"]))
+    except (KeyError, TypeError, ValueError):
+        found = None
+    return {} if found is None else report(found.conf, [])
+
+
+# Daemons on this host, as /proc shows them.
+
+
+class Daemon(namedtuple("Daemon", ("pid", "conf", "paths"))):  # noqa: PYI024  # typing takes 2 ms to import
+    """A shim: the INI file that it was started for, and where it lives, both as they were said."""
+
+    __slots__ = ()
+    pid: int
+    conf: str
+    paths: Paths
+
+
+def daemon(pid: int) -> Daemon | None:
+    """The daemon whose shim has this pid; None if that is none, or this user may not see it."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read()).split("\0")
+        at = next(number for number, word in enumerate(words) if word.endswith(SHIM))
+        conf, fields = words[at + 1], json.loads(words[at + 2])
+        return Daemon(pid, conf, Paths(conf, fields["base_dir"], *(fields[name] for name in DIRS)))
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return None
+
+
+def daemons() -> Iterator[Daemon]:
+    """Every daemon that this user may see."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (found := daemon(int(name))) is not None:
+            yield found
+
+
+def by_same_file(conf: str) -> Iterator[Daemon]:
+    """Every daemon that was started for this file, whatever it is called by now, or for what has its path."""
+    mine = stamp(conf)[:2]
+    for found in daemons():
+        # Through its own root: in a container the same path is another file.
+        if mine and stamp(f"/proc/{found.pid}/root{found.conf}")[:2] == mine:
+            yield found
+
+
+def is_in(found: Daemon, state_dir: str) -> bool:
+    """Whether a daemon was told to live in this state directory."""
+    return stamp(f"/proc/{found.pid}/root{found.paths.state_dir}")[:2] == stamp(state_dir)[:2] != []
+
+
+def _held(pid: int) -> Iterator[str]:
+    """The folders that a process has open, by the paths that they have now."""
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for number in numbers:
+        try:
+            path = os.readlink(f"/proc/{pid}/fd/{number}")
+        except OSError:
+            continue
+        if path.startswith("/") and os.path.isdir(path):
+            yield path
+
+
+def where_it_is(found: Daemon) -> Paths | None:
+    """Where a daemon lives that was told of folders behind a link, whatever the link leads to by now.
+
+    Its shim holds the state directory open; what lies behind the same link lies beside that. None if that cannot be seen.
+    """
+    said = found.paths.state_dir
+    for path in _held(found.pid):
+        if basename(path) != basename(said) or not _is_locked(path):
+            continue
+        link, target = said, path
+        while link != "/" and basename(link) == basename(target):
+            link, target = dirname(link), dirname(target)
+
+        def moved(folder: str, link: str = link, target: str = target) -> str:
+            return target + folder[len(link) :] if folder.startswith(f"{link}/") else folder
+
+        return found.paths._replace(**{name: moved(getattr(found.paths, name)) for name in DIRS})
+    return None
+
+
+def present(paths: Paths, shim: int) -> Paths:
+    """The same for the supervisor of a shim that was told of these folders."""
+    if _is_locked(paths.state_dir) or not link_on_the_way(paths.conf):
+        return paths
+    return where_it_is(Daemon(shim, paths.conf, paths)) or paths
+
+
+def _is_locked(folder: str) -> bool:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+# Links that somebody switches.
+
+# Links in these lead to where the host has put a disk, or are a part of the system; releases are not switched there.
+FIRM = frozenset({"/", "/home", "/usr", "/var"})
+
+
+def link_on_the_way(conf: str) -> str:
+    """The first link on the way to the INI file that leads its folder elsewhere when it is switched; "" for none."""
+    folder = dirname(conf)
+    if conf.startswith(SYSTEM) or os.path.realpath(folder) == folder:
+        return ""
+    way = ""
+    for part in folder.strip("/").split("/"):
+        above, way = way or "/", f"{way}/{part}"
+        if above not in FIRM and os.path.islink(way):
+            return way
+    return ""
+
+
+def behind_link(paths: Paths) -> str:
+    """What is wrong with where the instance would live, and what to write instead; "" for nothing."""
+    link = link_on_the_way(paths.conf)
+    behind = [name for name in DIRS if getattr(paths, name).startswith(f"{link}/")] if link else []
+    if not behind:
+        return ""
+    said = ", ".join(f"{name} {getattr(paths, name)}" for name in behind)
+    instead = "".join(
+        f"\n    {name} = {dirname(link).rstrip('/')}{getattr(paths, name)[len(link) :]}" for name in behind
+    )
+    return (
+        f"{said}: behind the link {link}, which leads to {os.readlink(link)}. When it leads elsewhere, a running"
+        f" impetusd is out of reach there, and another start has everything run twice. Write in [impetusd] of"
+        f" {paths.conf} where it may stay:{instead}"
+    )
+
+
+# Where a daemon lives that was started before things were as they are now.
+
+
+def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]) -> Paths:
+    """Where the instance of this INI file lives: `paths`, or still where that was in former versions (`former`).
+
+    `ask` gives what the daemon in such folders answers to `ping`, None if none runs; OSError if it cannot be asked.
+    """
+    if paths != former and _lives_in_former(paths, former, ask):
+        return former
+    if not _reachable(paths) and link_on_the_way(paths.conf):
+        for found in daemons():
+            if is_path(found.conf, paths.conf) and (there := where_it_is(found)) is not None:
+                return there._replace(conf=paths.conf)
+    return paths
+
+
+def _reachable(paths: Paths) -> bool:
+    return os.path.exists(paths.control_socket) or _is_locked(paths.state_dir)
+
+
+def _lives_in_former(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]) -> bool:
+    if _is_given(former):
+        return True
+    if _reachable(paths) or os.path.exists(f"{paths.state_dir}/{NAME}"):
+        return False
+    if _reachable(former):
+        try:
+            pong = ask(former)
+        except OSError:
+            return False
+        if pong is not None:
+            return is_meant(paths.conf, of_daemon(pong))
+    theirs = of_state(former) or of_leftovers(former)
+    return is_meant(paths.conf, theirs) if theirs else _state_is_ours(paths, former)
+
+
+def _is_given(former: Paths) -> bool:
+    """Whether systemd has made that state directory for this service, and lets it write in no other: systemd.exec(5)."""
+    return former.state_dir in os.environ.get("STATE_DIRECTORY", "").split(":")
+
+
+def _state_is_ours(paths: Paths, former: Paths) -> bool:
+    """Of state whose owner nobody wrote down: it knows units of this file, and no other file is as likely to own it."""
+    if os.path.exists(f"{dirname(paths.conf)}/{PLAIN}"):
+        return False
+    try:
+        with open(f"{former.state_dir}/state.json", encoding="utf-8") as file:
+            slots = json.load(file)["slots"]
+        return not _units(paths.conf).isdisjoint(name.partition(":")[0] for name in slots)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _units(conf: str) -> set[str]:
+    """Whatever the INI file has a section of: units, timers, checks."""
+    with open(conf, encoding="utf-8-sig", errors="replace") as file:
+        sections, _ = ini.parse(file.read(), conf)
+    return {section.name.partition(":")[2].strip() for section in sections} - {""}
+
+
+def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
+    """Move what lies in the former folders to where it is to be, before a daemon is started. False if it has to stay.
+
+    It stays while processes live there that a killed daemon has left, and where this user may not write. `everything`
+    in the state directory, not only what is impetusd's: the INI file has programs keep theirs in ${STATE_DIR}.
+    """
+    from impetusd.shim import table
+
+    if _is_given(former) or table.read(former.run_dir) is not None:
+        return False
+    try:
+        lock = os.open(former.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    moved: list[tuple[str, str]] = []
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _move_files(former.log_dir, paths.log_dir, 0o750, _logs(_units(paths.conf)), moved)
+        _move_files(former.state_dir, paths.state_dir, 0o700, ANY if everything else STATE, moved)
+    except OSError:
+        for source, target in reversed(moved):
+            os.rename(target, source)
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+# How the names begin of what is in state_dir.
+STATE = re.compile(r"(state\.json|ledger\.jsonl|disabled|profile|instance)")
+ANY = re.compile("")
+
+
+def _logs(units: set[str]) -> re.Pattern[str]:
+    """The log files that are called so by default, rotated ones too: the daemon's own and those of `units`."""
+    names = "|".join(map(re.escape, units))
+    return re.compile(rf"(impetusd|({names})(-([0-9]+|template|standby(-[0-9]+)?))?-(out|error))\.log")
+
+
+def _move_files(source: str, target: str, mode: int, names: re.Pattern[str], moved: list[tuple[str, str]]) -> None:
+    from impetusd.folders import open_folder
+
+    if source == target or not os.path.isdir(source):
+        return
+    os.close(open_folder(target, make=mode))
+    # By what is moved last the place is known: when this is killed in between, the next one goes on.
+    for name in sorted(filter(names.match, os.listdir(source)), key=lambda name: name in {NAME, "state.json"}):
+        os.rename(f"{source}/{name}", f"{target}/{name}")
+        moved.append((f"{source}/{name}", f"{target}/{name}"))
