@@ -59,6 +59,8 @@ def dump(shim: Shim) -> dict[str, Any]:
         "code": shim.code,
         "supervisor": shim.supervisor.dump() if shim.supervisor else None,
         "channel": shim.channel.fileno() if shim.channel else -1,
+        "lifeline": shim.lifeline,
+        "corpses": [corpse.dump() for corpse in shim.corpses],
         "outbox": [[event, list(fds)] for event, fds in shim.outbox],
         "clock": [shim.born, shim.due, shim.spoke, shim.mute],  # monotonic times hold over exec
     }
@@ -79,6 +81,8 @@ def restore(shim: Shim, state: dict[str, Any]) -> None:
     if state["supervisor"] is not None:
         shim.supervisor = Child.load(state["supervisor"])
         shim.channel = socket.socket(fileno=state["channel"])
+    shim.lifeline = state.get("lifeline", -1)
+    shim.corpses = [Child.load(saved) for saved in state.get("corpses", ())]
     shim.outbox.extend((event, fds) for event, fds in state["outbox"])
     shim.born, shim.due, shim.spoke, shim.mute = state["clock"]
     shim.heard = time.monotonic()
@@ -87,8 +91,8 @@ def restore(shim: Shim, state: dict[str, Any]) -> None:
 
 def descriptors(state: dict[str, Any]) -> set[int]:
     """The numbers that are to stay open."""
-    children = [*state["children"], *([state["supervisor"]] if state["supervisor"] else [])]
-    found = {state["channel"], *state["kept"].values()}
+    children = [*state["children"], *([state["supervisor"]] if state["supervisor"] else []), *state.get("corpses", ())]
+    found = {state["channel"], state.get("lifeline", -1), *state["kept"].values()}
     for child in children:
         found |= {child["pidfd"], child["status"], child.get("forks", -1)}
     for _, fds in state["outbox"]:

@@ -8,6 +8,8 @@ import os
 import select
 import time
 
+from impetusd.shim.log import log
+
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,17 +18,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 SPARE = 3  # descriptors held back, so that it can always look who is there
-
-
-def log(text: str) -> None:
-    """One line on stderr, which is the daemon's log."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    line = f"{stamp} shim: {text}".encode()[: select.PIPE_BUF - 1] + b"\n"
-    with contextlib.suppress(OSError):
-        reader = select.poll()
-        reader.register(2, select.POLLOUT)
-        if reader.poll(0):  # a pipe that nobody reads must not stop us: it takes PIPE_BUF bytes at once, or is full
-            os.write(2, line)
 
 
 class Loop:

@@ -25,7 +25,7 @@ import time
 
 from impetusd.shim import handover, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
-from impetusd.shim.loop import log
+from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
@@ -82,6 +82,7 @@ class Shim(Supervision):
             self.upstream.beat(time.monotonic())
             self._write_down()
             self._survive(self._remove_emptied)
+            write_waiting()
             if self.quitting and self.supervisor is None:
                 self.table.remove()
                 self.cgroups.remove(self.cgroups.root)
@@ -484,7 +485,8 @@ class Shim(Supervision):
 
     def _known(self) -> set[int]:
         """All that we have started, and have not reaped."""
-        return self._mains() | {each.pid for each in (self.supervisor, self.trial) if each is not None}
+        others = (self.supervisor, self.trial, *self.corpses)
+        return self._mains() | {each.pid for each in others if each is not None} | {writer()}
 
     def _strays(self) -> list[int]:
         """Our children that nobody asked for: orphans that we adopted, and forks whose answer is on its way."""
@@ -590,6 +592,8 @@ class Shim(Supervision):
             if child.process not in self.forking:
                 self._watch_child(child)
         self._watch_supervisor()
+        for corpse in self.corpses:
+            self._watch_corpse(corpse)
         self.sweep_due = True
 
     def store_again(self, stored: list[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import select
 import signal
@@ -19,7 +20,8 @@ from itertools import takewhile
 
 from impetusd.shim import spawn, table, tree, wire
 from impetusd.shim.child import Child
-from impetusd.shim.loop import Loop, log
+from impetusd.shim.log import log
+from impetusd.shim.loop import Loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  # its command, before CONF and PATHS
 SILENCE = 30.0  # seconds without a message after which the supervisor is taken for hung; it beats every 14
+LATE = 16.0  # seconds without one after which the shim looks whether it was killed and cannot end
+CORPSE = 2.0  # seconds that a killed one has to end; then a thread of it hangs in the kernel, and nobody waits for it
+LIFELINE = "IMPETUSD_LIFELINE"  # in its environment: which descriptor it is to lose as soon as it is killed
 DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that never said a word
 SPACING = 0.2  # seconds between two starts of one that speaks and then dies
 
@@ -46,6 +51,10 @@ class Supervision(Loop):
         self.supervisor: Child | None = None
         self.outbox: deque[tuple[dict[str, Any], Sequence[int]]] = deque()
         self.stuck = False  # its channel is full
+        self.lifeline = -1  # our end of a pipe whose other end goes as soon as the supervisor is killed
+        self.corpses: list[Child] = []  # supervisors that were killed and cannot end
+        self.dying = math.inf  # when (monotonic) the supervisor, which was killed, is one of them
+        self.looked = False  # whether it was looked at since it is late
         self.heard = 0.0
         self.born = 0.0
         self.due: float | None = 0.0  # when to start the supervisor
@@ -65,8 +74,10 @@ class Supervision(Loop):
         raise NotImplementedError
 
     def _heed(self) -> float:
-        """When (monotonic) the supervisor is due: to be started, or to have said something."""
-        return self.heard + SILENCE if self.due is None else self.due
+        """When (monotonic) the supervisor is due: to be started, to have said something, or to have ended."""
+        if self.due is not None:
+            return self.due
+        return min(self.dying, self.heard + (SILENCE if self.looked else min(LATE, SILENCE)))
 
     @property
     def hopeless(self) -> bool:
@@ -78,50 +89,70 @@ class Supervision(Loop):
         if self.due is not None and now >= self.due:
             self.due = None
             self._start_supervisor(now)
-        elif self.supervisor is not None and now - self.heard >= SILENCE:
+        elif self.supervisor is None:
+            return
+        elif now >= self.dying:
+            self._leave_corpse(now)
+        elif now - self.heard >= SILENCE:
             log(f"the supervisor (pid {self.supervisor.pid}) has been silent for {SILENCE:g} s: replacing it")
             self.heard = now
             self._kill_supervisor()
+        elif now - self.heard >= LATE and not self.looked:
+            self.looked = True
+            member = tree.read(self.supervisor.pid)
+            if member is not None and member.zombie:  # and it did not end: its threads have not
+                self._kill_supervisor()
 
     def _kill_supervisor(self) -> None:
         if self.supervisor is not None:
+            self.dying = min(self.dying, time.monotonic() + CORPSE)
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.supervisor.pidfd, signal.SIGKILL)
+
+    def _lifeline_ended(self) -> None:
+        """It was killed, or has lost the thread that would tell of it: either way it is to end."""
+        self._close_lifeline()
+        self._kill_supervisor()
+
+    def _close_lifeline(self) -> None:
+        if self.lifeline >= 0:
+            self._unwatch(self.lifeline)
+            os.close(self.lifeline)
+            self.lifeline = -1
 
     def _start_supervisor(self, now: float) -> None:
         self.born = self.heard = now
         self.spoke = False
+        child, open_here = Child(-1, "", ""), contextlib.ExitStack()
         try:
-            score = spawn.oom_score()
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with contextlib.ExitStack() as theirs:
+                ours, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                open_here.callback(ours.close)
+                theirs.callback(channel.close)
+                lifeline, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                open_here.callback(os.close, lifeline)
+                theirs.callback(os.close, end)
+                spec: dict[str, Any] = {
+                    **spawn.PLAIN,
+                    "argv": [*SUPERVISOR, *self.arguments],
+                    "env": {**os.environ, LIFELINE: "4"},
+                    "fds": {"0": self.null, "1": 1, "2": 2, "3": channel.fileno(), "4": end},
+                    "oom_score_adj": spawn.oom_score(),
+                }
+                child.pid, child.status = spawn.start(spec)
+                child.pidfd = os.pidfd_open(child.pid)
         except OSError as error:
             log(f"starting the supervisor failed: {error.strerror}")
-            self._plan_supervisor(now)
-            return
-        spec: dict[str, Any] = {
-            **spawn.PLAIN,
-            "argv": [*SUPERVISOR, *self.arguments],
-            "env": dict(os.environ),
-            "fds": {"0": self.null, "1": 1, "2": 2, "3": theirs.fileno()},
-            "oom_score_adj": score,
-        }
-        child = Child(-1, "", "")
-        try:
-            child.pid, child.status = spawn.start(spec)
-            child.pidfd = os.pidfd_open(child.pid)
-        except OSError as error:
-            log(f"starting the supervisor failed: {error.strerror}")
-            ours.close()
+            open_here.close()
             if child.pid:  # no descriptor was left to watch it with; not reaped, so the number is still its own
                 os.kill(child.pid, signal.SIGKILL)
                 os.close(child.status)
             self._plan_supervisor(now)
             return
-        finally:
-            theirs.close()
         member = tree.read(child.pid)
         child.started = member.started if member is not None else 0
-        self.supervisor, self.channel = child, ours
+        self.supervisor, self.channel, self.lifeline = child, ours, lifeline
+        self.dying, self.looked = math.inf, False
         self.table.news["supervisor"] = [child.pid, child.started]
         self._watch_supervisor()
         self.emit(self._hello())
@@ -136,6 +167,8 @@ class Supervision(Loop):
             self._watch(self.supervisor.pidfd, self._supervisor_ended)
             self._watch(self.channel.fileno(), self._receive)
             self.stuck = False
+            if self.lifeline >= 0:
+                self._watch(self.lifeline, self._lifeline_ended)
 
     def _plan_supervisor(self, now: float) -> None:
         self.mute = 0 if self.spoke else self.mute + 1
@@ -150,18 +183,48 @@ class Supervision(Loop):
         if info is None:
             return
         self._receive()
-        self._unwatch(self.channel.fileno())
-        self._unwatch(child.pidfd)
-        self.channel.close()
+        self._let_go(child, self.channel)
         os.close(child.pidfd)
         failed = spawn.failure(child.status)
         os.close(child.status)
-        self.supervisor = self.channel = None
-        self.outbox.clear()
         if not self.quitting:
             how = f"exit {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
             log(f"the supervisor (pid {info.si_pid}) ended: {': '.join(failed) if failed else how}; starting it again")
             self._plan_supervisor(time.monotonic())
+
+    def _let_go(self, child: Child, channel: socket.socket) -> None:
+        self._unwatch(channel.fileno())
+        self._unwatch(child.pidfd)
+        self._close_lifeline()
+        channel.close()
+        self.supervisor = self.channel = None
+        self.dying = math.inf
+        self.outbox.clear()
+
+    def _leave_corpse(self, now: float) -> None:
+        """Its successor does not wait for it: what it had said counts, and it cannot say anything more."""
+        child = self.supervisor
+        if child is None or self.channel is None:
+            return
+        self._receive()
+        self._let_go(child, self.channel)
+        self.corpses.append(child)
+        self._watch_corpse(child)
+        if not self.quitting:
+            log(f"the supervisor (pid {child.pid}) was killed and cannot end: it hangs in the kernel; starting another")
+            self._plan_supervisor(now)
+
+    def _watch_corpse(self, corpse: Child) -> None:
+        self._watch(corpse.pidfd, functools.partial(self._bury, corpse))
+
+    def _bury(self, corpse: Child) -> None:
+        if os.waitid(os.P_PIDFD, corpse.pidfd, os.WEXITED | os.WNOHANG) is None:
+            return
+        self._unwatch(corpse.pidfd)
+        os.close(corpse.pidfd)
+        os.close(corpse.status)
+        self.corpses.remove(corpse)
+        log(f"the supervisor (pid {corpse.pid}) that hung in the kernel has ended")
 
     def emit(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Tell the supervisor, at the end of the round; without one nothing is lost, for the next is told the whole table."""
@@ -202,7 +265,7 @@ class Supervision(Loop):
                 self._unwatch(self.channel.fileno())
                 self._kill_supervisor()
                 break
-            self.heard = time.monotonic()
+            self.heard, self.looked = time.monotonic(), False
             self.spoke = True
             message, fds = packet
             while fds and not self._hold_back():  # what is missing then is told when it is asked for

@@ -7,12 +7,20 @@ are held by pidfd. Then it starts a supervisor, which comes up as after any deat
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import stat
+import threading
+import time
 from collections.abc import Callable, Sequence
+
+from impetusd.supervisor.lines import stamp
 
 ORPHANED = "orphaned"  # the shim's mode: see `shim.main`
 DEAD_WITHIN = 5.0  # seconds from the end of the channel, which comes first, to the shim's own
+TOLD_WITHIN = 0.05  # seconds
+LOOKS, APART = 5, 0.02  # a thread that waits for a disk at each of so many looks, so many seconds apart, hangs
 
 
 def succeed(shim: int, command: Sequence[str], tell: Callable[[str], None]) -> None:
@@ -29,6 +37,47 @@ def succeed(shim: int, command: Sequence[str], tell: Callable[[str], None]) -> N
                     os.set_inheritable(fd, True)
                 except OSError:
                     continue  # of the listing itself
-        os.execv(command[0], [*command, ORPHANED])  # noqa: S606  # no shell is wanted
+        argv = [*command, ORPHANED]
+        if _hangs():  # exec would wait for the thread: the next shim gets another pid, and we leave a corpse
+            os.posix_spawn(argv[0], argv, os.environ)
+            os.closerange(3, 1 << 20)  # which its corpse is not to hold
+            os._exit(0)
+        os.execv(argv[0], argv)  # noqa: S606  # no shell is wanted
     except OSError as error:
         tell(f"executing {command[0]} failed: {error.strerror}")
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr. Where that is a file, its disk may hang: in a thread then, and into the file opened anew."""
+    line = f"{stamp(time.time())} supervisor: {text}\n".encode()
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            os.write(os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), line)
+
+    if stat.S_ISREG(os.fstat(2).st_mode):
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        thread.join(TOLD_WITHIN)
+    else:
+        os.write(2, line)
+
+
+def _hangs() -> bool:
+    """Whether a thread of this process is in the kernel, and does not come back."""
+    found = set(os.listdir("/proc/self/task"))
+    for look in range(LOOKS):
+        if look:
+            time.sleep(APART)
+        found = {tid for tid in found if _state(tid) == b"D"}
+        if not found:
+            return False
+    return True
+
+
+def _state(tid: str) -> bytes:
+    try:
+        with open(f"/proc/self/task/{tid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1]
+    except OSError:
+        return b""

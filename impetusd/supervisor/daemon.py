@@ -30,7 +30,7 @@ from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError, Request
 from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
-from impetusd.supervisor import audit, custody, record, stream
+from impetusd.supervisor import audit, custody, lifeline, record, stream
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.applying import (
     BEFORE,
@@ -53,7 +53,6 @@ from impetusd.supervisor.events import Events
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
-from impetusd.supervisor.lines import stamp
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Writer
 from impetusd.supervisor.memory import Memory
@@ -109,6 +108,7 @@ class Daemon:
         """Be the supervisor until told to end."""
         await self._link.begin()
         self._paths = instance.present(self._paths, self._link.pid)
+        self._lifeline = lifeline.take(self._link.fds)
         blobs = self._link.blobs
         first = CONFIG not in blobs
         try:
@@ -199,8 +199,8 @@ class Daemon:
         fds = self._link.fds
         held = {name: fds.pop(name) for name in list(fds) if name == "lost" or name.startswith("journal:")}
 
-        def keep(name: str, fd: int) -> None:
-            self._link.send([{"op": "keep", "name": name}], [fd])
+        def keep(name: str, fd: int | None) -> None:
+            self._link.send([{"op": "drop" if fd is None else "keep", "name": name}], [] if fd is None else [fd])
 
         make = JournalWriter if is_journal(os.environ) else Writer
         own = self._paths.log_file if self._prefix is None else stream.STDERR
@@ -429,11 +429,8 @@ class Daemon:
         if self._boot:
             self._writer.close()  # what is on its way is written: the next shim may not have our memory
         else:
-            custody.succeed(self._link.shim, self._link.command, self._tell_at_once)
-
-    @staticmethod
-    def _tell_at_once(text: str) -> None:
-        os.write(2, f"{stamp(time.time())} supervisor: {text}\n".encode())
+            self._lifeline.release()
+            custody.succeed(self._link.shim, self._link.command, custody.tell)
 
     # Our own sockets.
 

@@ -16,6 +16,7 @@ import mmap
 import os
 import struct
 import termios
+import threading
 from typing import NamedTuple
 
 CHUNK = 65536  # bytes a read; a pipe's default capacity
@@ -23,6 +24,8 @@ _EMPTY, _READING, _READ, _MARKED, _MARKED_TOO = range(5)
 _STATE = struct.Struct("Q")  # stored last, in one instruction
 _TAKEN = struct.Struct("Qd16sH")  # bytes, when (time.time()), the random bytes, the length of the pipe's name
 _MARK = struct.Struct("QQQQ")  # device, inode, size, bytes of the output that went elsewhere before
+_OWNER = struct.Struct("QQ")  # the thread that uses it: its number, and when it was started (clock ticks since boot)
+_AT_OWNER = 8
 _AT_TAKEN, _AT_MARKS, _AT_NAME, _DATA = 64, 128, 256, 4096
 
 
@@ -51,6 +54,16 @@ class Journal:
         self._nonce = os.urandom(16)
         self._waiting = array.array("i", [0])
         self._state = _STATE.unpack_from(self._map)[0]
+
+    def own(self) -> None:
+        """The calling thread uses it from now on."""
+        tid = threading.get_native_id()
+        _OWNER.pack_into(self._map, _AT_OWNER, tid, _started(tid) or 0)
+
+    def is_in_use(self) -> bool:
+        """Whether its thread lives: in a supervisor that was killed, one that hangs in the kernel. What it writes is here."""
+        tid, started = _OWNER.unpack_from(self._map, _AT_OWNER)
+        return bool(tid) and _started(tid) == started
 
     def pending(self) -> Pending | None:
         """What the predecessor left unfinished."""
@@ -103,3 +116,13 @@ class Journal:
         self._view.release()
         self._map.close()
         os.close(self.fd)
+
+
+def _started(tid: int) -> int | None:
+    """When the thread was started; None when there is none that has still something to do."""
+    try:
+        with open(f"/proc/{tid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in {b"Z", b"X", b"x"} else int(fields[19])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import functools
 import os
 import queue
 import re
@@ -34,6 +35,7 @@ TURN = 16  # reads from one pipe before the others have theirs
 MOST = 16  # reads for one call; a flood must not hold the thread
 TAIL = 8192  # bytes of stderr kept to explain an end
 LANES = 8  # threads at most; more directories share them
+THAW = 0.5  # seconds between two looks whether a thread of a killed supervisor has come back from the kernel
 ADOPTION = 2.0  # seconds that a chunk found in the journal waits for its pipe
 
 
@@ -133,13 +135,14 @@ class Writer:
         path: str,
         soon: Callable[[Callable[[], object]], object] | None = None,
         held: Mapping[str, int] | None = None,
-        keep: Callable[[str, int], object] | None = None,
+        keep: Callable[[str, int | None], object] | None = None,
     ) -> None:
         """`path` is the daemon's own log, where these threads tell of their troubles.
 
         `soon` puts off waking a thread until the caller's present work is done: each wake costs it the interpreter's
         lock, half a millisecond in the middle of a restart. `held` are the descriptors that `keep` was given, by the
-        name that it was given with, by the supervisor before us; they are the writer's now.
+        name that it was given with, by the supervisor before us; they are the writer's now. `keep` is given None for what
+        need not be kept any more, in the thread that `soon` calls in.
         """
         held = held or {}
         self._soon = soon or (lambda call: call())
@@ -149,12 +152,22 @@ class Writer:
         self.losses = Losses(held.get("lost"))
         if keep is not None and "lost" not in held:
             keep("lost", self.losses.fd)
-        self._journals = [Journal(fd) for name, fd in sorted(held.items()) if name.startswith("journal:")]
+        numbers = sorted(int(name.partition(":")[2]) for name in held if name.startswith("journal:"))
+        self._journals = 1 + max([-1, *numbers])  # how many numbers are taken
+        self._free: list[Journal] = []  # those that no thread uses
         self.found: dict[str, tuple[Pending, Journal]] = {}
-        for journal in self._journals:
+        self.frozen: dict[str, tuple[Pending, Journal]] = {}  # whose thread was killed and hangs: it may write them yet
+        self._thawed: dict[str, functools.partial[None]] = {}  # what to do once it has ended
+        for number in numbers:
+            journal = Journal(held[f"journal:{number}"])
             pending = journal.pending()
+            in_use = pending is not None and journal.is_in_use()
             if pending is not None:
-                self.found[pending.pipe] = (pending, journal)
+                (self.frozen if in_use else self.found)[pending.pipe] = (pending, journal)
+            if pending is not None and in_use:
+                self._thawed[pending.pipe] = functools.partial(self._drop, f"journal:{number}", journal)
+            else:
+                self._free.append(journal)
         self.found_until = time.monotonic() + ADOPTION
         self._lanes: dict[str, _Lane] = {}
         self._threads: list[_Lane] = []
@@ -171,7 +184,7 @@ class Writer:
         """Move what comes from `fd` into the file `path` from now on."""
         lane = self._lane(path)
         added = self._pipes[pipe] = _Pipe(pipe, fd, options or Options(), lane)
-        found = self.found.get(pipe)
+        found = self.found.get(pipe) or self.frozen.get(pipe)
         lane.call(lane.add, added, path, found)
 
     def redirect(self, routes: Mapping[str, str], options: Mapping[str, Options] | None = None) -> None:
@@ -286,6 +299,8 @@ class Writer:
         found = self.found.pop(pipe, None)
         if found is not None:
             found[1].done()
+        if self.frozen.pop(pipe, None) is not None:
+            self._soon(self._thawed.pop(pipe))
 
     def _lane(self, path: str) -> _Lane:
         """The thread of the directory that `path` is in."""
@@ -295,7 +310,7 @@ class Writer:
             if lane is None:
                 number = len(self._lanes)
                 if number < LANES:
-                    lane = _Lane(self, self._journal(number), self._path, self._soon)
+                    lane = _Lane(self, self._journal(), self._path, self._soon)
                     self._threads.append(lane)
                     lane.thread.start()
                 else:
@@ -303,13 +318,19 @@ class Writer:
                 self._lanes[directory] = lane
         return lane
 
-    def _journal(self, number: int) -> Journal:
-        if number == len(self._journals):
-            journal = Journal()
-            self._journals.append(journal)
-            if self._keep is not None:
-                self._keep(f"journal:{number}", journal.fd)
-        return self._journals[number]
+    def _journal(self) -> Journal:
+        if self._free:
+            return self._free.pop(0)
+        journal = Journal()
+        if self._keep is not None:
+            self._keep(f"journal:{self._journals}", journal.fd)
+        self._journals += 1
+        return journal
+
+    def _drop(self, name: str, journal: Journal) -> None:
+        journal.close()
+        if self._keep is not None:
+            self._keep(name, None)
 
     @staticmethod
     def _gather(
@@ -352,6 +373,7 @@ class _Lane:
         self._users: dict[LogFile, set[_Pipe]] = {}
         self._own = log_file(own)
         self._again: set[_Pipe] = set()  # by_lines, and not read to the end: the kernel tells of news only
+        self._frozen: list[tuple[_Pipe, str, tuple[Pending, Journal]]] = []  # pipes to add once a dead thread has ended
         self._reopening: list[tuple[list[LogFile], Callable[[int], None], int]] = []
         self._peek: Callable[[int], bytes] | None = None
         self._running = True
@@ -370,6 +392,7 @@ class _Lane:
         os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
+        self._journal.own()
         while self._running:
             try:
                 self._turn()
@@ -378,7 +401,7 @@ class _Lane:
                 time.sleep(0.1)  # and not fill a core with it
 
     def _turn(self) -> None:
-        timeout = 0.0 if self._again else PATIENCE if self._reopening else None
+        timeout = 0.0 if self._again else PATIENCE if self._reopening else THAW if self._frozen else None
         for fd, _ in self._epoll.poll(timeout):
             if fd == self._wake:
                 with contextlib.suppress(BlockingIOError):
@@ -397,6 +420,10 @@ class _Lane:
                 self._writer.line(f"log writer: {error!r}")
         if self._reopening:
             self._settle()
+        for pipe, path, found in tuple(self._frozen):
+            if not found[1].is_in_use():
+                self._frozen.remove((pipe, path, found))
+                self.add(pipe, path, found)
 
     # Moving.
 
@@ -478,6 +505,9 @@ class _Lane:
 
     def add(self, pipe: _Pipe, path: str, found: tuple[Pending, Journal] | None) -> None:
         """Begin to read a pipe, after what a predecessor took from it."""
+        if found is not None and pipe.name in self._writer.frozen and found[1].is_in_use():
+            self._frozen.append((pipe, path, found))
+            return
         os.set_blocking(pipe.fd, False)
         self._by_fd[pipe.fd] = pipe
         self._epoll.register(pipe.fd, select.EPOLLIN)

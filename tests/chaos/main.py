@@ -7,6 +7,7 @@ import random
 import sys
 import time
 
+from freezing import disk_or_none
 from lending import lender
 from report import table
 from stage import Outcome, Stage, Stimulus
@@ -38,9 +39,10 @@ def main() -> int:
     with (
         lender() as lend,
         lend(None) as instance,
-        Stage(instance, seed, rate=options.rate, lines=options.lines) as stage,
+        disk_or_none(instance) as disk,
+        Stage(instance, seed, rate=options.rate, lines=options.lines, disk=disk) as stage,
     ):
-        for stimulus in stimuli:
+        for stimulus in (each for each in stimuli if disk or not each.freezes):
             if end is not None and time.monotonic() > end:
                 break
             print(f"{stimulus.name} × {stimulus.often} …", file=sys.stderr, flush=True)

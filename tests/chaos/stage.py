@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import census
+from freezing import Disk
 from instance import PROGRAMS, Instance, Status, pool, program
 from waiting import wait_for
 
@@ -52,8 +53,12 @@ class Outcome:
 class Stage:
     """An impetusd under load. `rate` is requests a second, `lines` log lines a second (a multiple of 100)."""
 
-    def __init__(self, impetusd: Instance, seed: int, *, rate: int = 1000, lines: int = 2000) -> None:
+    def __init__(
+        self, impetusd: Instance, seed: int, *, rate: int = 1000, lines: int = 2000, disk: Disk | None = None
+    ) -> None:
+        """`disk`: where a second program's numbered lines go; None where the host has none that can be frozen."""
         self.impetusd = impetusd
+        self.disk = disk
         self.random = random.Random(seed)
         self._rate, self._lines = rate, lines
         self.port = impetusd.port()
@@ -79,6 +84,11 @@ class Stage:
             f"[pool:web]\n{pool(self.port, 'version:make', **self.keys)}"
             f"[program:lines]\ncommand = {program('torrent', 'line', self._lines)}\n{always}"
             f"[program:still]\ncommand = sleep 100000\n{always}"
+            + (
+                f"[program:cold]\ncommand = {program('torrent', 'line', 100)}\nout_file = {self.disk.folder}/cold.log\n{always}"
+                if self.disk
+                else ""
+            )
         )
         self.impetusd.run("start")
         root = self.impetusd.root
@@ -150,9 +160,10 @@ class Stage:
     def _descriptors(self, status: Status) -> dict[str, list[str]]:
         return {SHIM: census.descriptors(status.shim), SUPERVISOR: census.descriptors(status.supervisor)}
 
-    def numbers(self) -> list[int]:
-        """The numbered lines that are in the log file now."""
-        lines = self.impetusd.log("lines-out.log").rpartition("\n")[0].splitlines()  # the last one may be half written
+    def numbers(self, *, cold: bool = False) -> list[int]:
+        """The numbered lines that are in the log file now; `cold`: in that on the disk that can be frozen."""
+        text = self.disk.read("cold.log") if cold and self.disk else self.impetusd.log("lines-out.log")
+        lines = text.rpartition("\n")[0].splitlines()  # the last one may be half written
         return [int(line.split()[1]) for line in lines if line.startswith("line ") and line.split()[1].isdigit()]
 
     # The play.
@@ -208,13 +219,14 @@ class Stage:
                 outcome.failed.append(f"{'kept' if each['kept'] else 'new'} connection: {each['why']}")
 
     def _count_lines(self, outcome: Outcome) -> None:
-        here = len(self.numbers())
-        wait_for(lambda: len(self.numbers()) > here, "more lines in the log")
-        numbers = self.numbers()
-        outcome.doubled = len(numbers) - len(set(numbers))
-        outcome.lost = numbers[-1] + 1 - len(set(numbers))
-        if numbers != sorted(numbers):
-            outcome.wrong.append("log lines out of order")
+        for cold in (False, True) if self.disk else (False,):
+            here = len(self.numbers(cold=cold))
+            wait_for(lambda cold=cold, here=here: len(self.numbers(cold=cold)) > here, "more lines in the log")  # type: ignore[misc]
+            numbers = self.numbers(cold=cold)
+            outcome.doubled += len(numbers) - len(set(numbers))
+            outcome.lost += numbers[-1] + 1 - len(set(numbers))
+            if numbers != sorted(numbers):
+                outcome.wrong.append("log lines out of order")
 
     def _compare_descriptors(self, outcome: Outcome, status: Status) -> None:
         def more() -> dict[str, list[str]]:
@@ -235,6 +247,7 @@ class Stimulus:
 
     `often`: how many times `scripts/chaos` does it, and `few`: the tests (0: it takes too long for them). Afterwards every process is the one from before, but for
     those of the slots in `renews`; or, if it `replaces` processes, any may be another. If it `refuses`, nobody listens for a while.
+    If it `freezes`, it needs a disk for that.
     """
 
     name: str
@@ -243,4 +256,5 @@ class Stimulus:
     few: int
     replaces: bool = False
     refuses: bool = False
+    freezes: bool = False
     renews: frozenset[str] = frozenset()

@@ -162,6 +162,20 @@ def upgrade(stage: Stage) -> set[int]:
     return set()
 
 
+def freeze_and_kill(stage: Stage) -> set[int]:
+    """A thread of the dead supervisor hangs in the kernel: the next one does not wait for it, and starts what ends."""
+    assert stage.disk is not None
+    before, still = stage.processes(), stage.row("still")
+    with stage.disk.frozen():
+        stage.disk.has_hung(before["supervisor"])
+        stage.impetusd.kill(before["supervisor"])
+        wait_for(lambda: stage.supervisor() != before["supervisor"], "the next supervisor", 10.0)
+        stage.impetusd.kill(still["pid"])
+        _wait_for_another(stage, "still", still["pid"])
+    wait_for(lambda: not os.path.exists(f"/proc/{before['supervisor']}"), "the dead one to be reaped")
+    return set()
+
+
 def _kill_slots(stage: Stage, names: list[str]) -> set[int]:
     pids = {name: stage.row(name)["pid"] for name in names}
     for pid in pids.values():
@@ -191,6 +205,9 @@ STIMULI = (
     Stimulus("reload with 60 slow clients", reload_with_slow_clients, often=12, few=1, replaces=True),
     Stimulus("reload with 50 streams", reload_with_streams, often=5, few=1, replaces=True),
     Stimulus("pool stopped and started", stop_and_start, often=20, few=1, replaces=True, refuses=True),
+    Stimulus(
+        "disk frozen, supervisor killed", freeze_and_kill, often=5, few=1, renews=frozenset({"still"}), freezes=True
+    ),
     Stimulus("a worker's loop blocked", blocked, often=3, few=0, replaces=True),
     Stimulus("shim stopped (SIGSTOP)", hung_shim, often=3, few=0),
     Stimulus("supervisor stopped (SIGSTOP)", hung_supervisor, often=1, few=0),

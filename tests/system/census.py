@@ -38,6 +38,17 @@ def read(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), fields[0], int(fields[19]), command)
 
 
+def thread_states(pid: int) -> list[str]:
+    """The state of each thread of `pid`, as in Process."""
+    found = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            found.append(stat.read_text(encoding="utf-8", errors="replace").rpartition(") ")[2][0])
+        except (OSError, IndexError):
+            continue  # it has ended
+    return found
+
+
 def everyone() -> list[Process]:
     """Every process of the host."""
     found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())

@@ -224,6 +224,17 @@ class Instance:
         # `impetusd run` becomes the daemon.
         return [each for each in census.members(self.root) if each.pid not in own or "shim/__main__.py" in each.command]
 
+    def wait_status(self, holds: Callable[[Status], bool]) -> Status:
+        """Wait until what `status` says `holds`."""
+        seen: list[Status] = []
+
+        def reached() -> bool:
+            seen[:] = [self.status()]
+            return holds(seen[0])
+
+        wait_for(reached, lambda: f"another status than {seen}\n{self.log()}")
+        return seen[0]
+
     def wait_state(self, name: str, *states: str) -> Row:
         """Wait until a slot is in one of `states`."""
         self.seen: Status
