@@ -66,6 +66,10 @@ class AnotherFile(ControlError):
         super().__init__(f"{who}; nothing was done. {hint}", protocol.EXIT_USAGE)
 
 
+class Unanswered(ControlError):
+    """A daemon runs on this state directory, and does not answer."""
+
+
 class _Dropped(Exception):
     """The connection ended before the answer: the supervisor died, ended, or has no room for another connection.
 
@@ -209,7 +213,7 @@ def _ask(
             f"impetusd closed the connection without an answer, as it does to users without a role, and {_user_name(os.geteuid())}"
             f" seems to be one; [impetusd] in {paths.conf} gives roles (viewers, operators, admins)"
         )
-    raise ControlError(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
+    raise Unanswered(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
 
 
 def _connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
@@ -229,7 +233,7 @@ def _connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
             looked = True
             require_rest(paths, alive=True)
         if waited > SOCKET_BACK:
-            raise ControlError(
+            raise Unanswered(
                 f"impetusd runs (it holds {paths.state_dir}), but {paths.control_socket} did not come up within "
                 f"{SOCKET_BACK:.0f} s: {os.strerror(reason)}; {paths.log_file} should say why"
             )
@@ -326,7 +330,7 @@ def _converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard:
         if data is None:
             waited = time.monotonic() - began
             if not heard and waited > FIRST_BYTE:
-                raise ControlError(
+                raise Unanswered(
                     f"impetusd accepted the connection but did not answer within {FIRST_BYTE:.0f} s; "
                     "its supervisor may be starting again: ask once more"
                 )

@@ -11,14 +11,16 @@ goes, and the shim is nobody's child but init's.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import select
+import signal
 import sys
 import time
 
-from impetusd import control
+from impetusd import control, daemons
 from impetusd.control import ControlError, Hooks, NotRunning
 from impetusd.folders import open_file, open_folder
 
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
 
 TAKEN = 75  # the shim's exit status when another one holds the state directory: sysexits.h EX_TEMPFAIL
 UP_WITHIN = 30.0  # seconds from the launch to the first answer; measured on an idle machine: 0.1
+ENDED_WITHIN = 300.0  # seconds from a signal to the end of the shim: the longest kill_timeout is in it
 GONE_WITHIN = 10.0  # seconds from the supervisor's last word to the end of the shim
 _LOOK_AGAIN = 0.02
+# What must be written there before anything runs, in bytes: the control socket and the table; a lock.
+_WRITTEN = {"run_dir": 16384, "state_dir": 0}
 _MODES = {"run_dir": 0o755, "state_dir": 0o700, "log_dir": 0o750}
 
 
@@ -40,12 +45,35 @@ def make_directories(paths: Paths) -> None:
     """Make run, state and log directory where they are missing; ControlError says which could not be made, and why."""
     for field, mode in _MODES.items():
         path = getattr(paths, field)
+        said = f"{field} in [impetusd] says where it is to be"
         try:
-            os.close(open_folder(path, make=mode))
+            folder = open_folder(path, make=mode)
         except OSError as error:
-            raise ControlError(
-                f"cannot make {field} {path}: {error.strerror}; {field} in [impetusd] says where it is to be"
-            ) from None
+            raise ControlError(f"cannot make {field} {path}: {error.strerror}; {said}") from None
+        try:
+            if field in _WRITTEN:
+                _try_writing(folder, _WRITTEN[field])
+        except OSError as error:
+            raise ControlError(f"cannot write into {field} {path}: {error.strerror}; {said}") from None
+        finally:
+            os.close(folder)
+
+
+def _try_writing(folder: int, size: int) -> None:
+    """Make a file of `size` bytes in the folder, and remove it. Raises OSError."""
+    name = f".impetusd-{os.getpid()}"
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            if size:
+                os.posix_fallocate(fd, 0, size)
+        finally:
+            os.close(fd)
+            os.unlink(name, dir_fd=folder)
+    except OSError as error:
+        # A full disk under state_dir is told of in `status`; what has to be up after a boot comes up all the same.
+        if size or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
 
 
 def shim_argv(paths: Paths, *, boot: bool = False, logs: str = "files", profile: str | None = None) -> list[str]:
@@ -83,7 +111,7 @@ def run_in_foreground(paths: Paths, logs: str, profile: str | None = None) -> No
 def require_none(paths: Paths) -> None:
     """ControlError if a daemon lives there, or what one has left that goes by another file."""
     control.require_rest(paths, alive=control.daemon_alive(paths))
-    if control.daemon_alive(paths):
+    if control.daemon_alive(paths) and not evict_stale(paths):
         raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
 
 
@@ -105,6 +133,40 @@ def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None
         if time.monotonic() > deadline:
             raise ControlError(f"{paths.state_dir} stays locked by another impetusd that does not answer")
         time.sleep(_LOOK_AGAIN)
+
+
+def evict_stale(paths: Paths) -> bool:
+    """End a supervisor that a killed shim has left, and that neither takes its place nor ends; True if there was one."""
+    if not control.daemon_alive(paths):
+        return False
+    try:
+        return daemons.evict_stale(paths)
+    except OSError as error:
+        raise ControlError(
+            f"a supervisor without a shim holds {paths.state_dir}, and cannot be ended: {error.strerror}"
+        ) from None
+
+
+def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
+    """Have the daemon end everything and itself, without its control socket. Its shim's pid; None if there is none."""
+    with daemons.Daemons(paths) as found:
+        shim = next((each for each in found if each.kind == daemons.SHIM), None)
+        if shim is None:
+            return None
+        try:
+            shim.signal(signal.SIGTERM)
+        except OSError as error:
+            raise ControlError(f"cannot end impetusd's process {shim.pid}: {error.strerror}") from None
+        end = time.monotonic() + ENDED_WITHIN
+        while not shim.has_ended(_LOOK_AGAIN):
+            if hooks and hooks.tick:
+                hooks.tick()
+            if time.monotonic() > end:
+                raise ControlError(
+                    f"impetusd's process {shim.pid} was told to end by SIGTERM and still runs after {ENDED_WITHIN:.0f} s; "
+                    f"{paths.log_file} should say why"
+                )
+        return shim.pid
 
 
 def wait_gone(paths: Paths, shim_pid: int | None, hooks: Hooks | None = None) -> None:

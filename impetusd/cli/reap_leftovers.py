@@ -25,14 +25,14 @@ def command() -> int:
 
     Example: impetusd reap-leftovers
     """
-    from impetusd import control, reaper
+    from impetusd import control, launch, reaper
 
     result = os.environ.get("SERVICE_RESULT")  # systemd.exec(5)
     if result is not None and result not in STOPPED:
         return 0  # it is started again, and takes over what is left
     place = here()
     control.require_rest(place.paths)
-    if result is None and control.daemon_alive(place.paths):
+    if result is None and control.daemon_alive(place.paths) and not launch.evict_stale(place.paths):
         with contextlib.suppress(OSError):
             control.ping(place.paths, mine=True)  # whose it is
         raise control.ControlError(f"impetusd runs on {place.paths.state_dir}; to end it: {place.command} stop")

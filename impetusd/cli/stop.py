@@ -56,8 +56,12 @@ def _stop_all(at: Place) -> int:
     from impetusd import control, launch
     from impetusd.cli.progress import Live
 
+    launch.evict_stale(at.paths)
     with Live("stopping") as live:
-        shim_pid = control.call(at.paths, "ping", {}, live.hooks)["shim"]["pid"]
+        try:
+            shim_pid = control.call(at.paths, "ping", {}, live.hooks)["shim"]["pid"]
+        except control.Unanswered as error:
+            return _end_by_signal(at, live.hooks, error)
         answer = None
         try:
             answer = control.call(at.paths, "stop", {"names": []}, live.hooks)
@@ -70,6 +74,17 @@ def _stop_all(at: Place) -> int:
         left = _tell_left(answer)
     print("stopped; impetusd is not running")
     return 1 if left else 0
+
+
+def _end_by_signal(at: Place, hooks: control.Hooks, error: control.ControlError) -> int:
+    """It runs and does not answer."""
+    from impetusd import launch
+
+    ended = launch.end_by_signal(at.paths, hooks)
+    if ended is None:
+        raise error
+    print(f"stopped; impetusd is not running (it did not answer, and was told to end by SIGTERM: pid {ended})")
+    return 0
 
 
 def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning) -> int:

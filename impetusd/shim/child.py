@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 # What a successor is told as it is; the fork socket is told apart, for it may be a template's or an unanswered fork's.
 PLAIN = (
     *("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended", "acked", "left"),
-    *("doomed", "killed", "ours", "template", "told"),
+    *("doomed", "killed", "ours", "stop", "template", "told"),
 )
+
+
+STOP = (15, 10.0, True)  # what one is given of whom the supervisor has not told how it is to be stopped
 
 
 class Child:
@@ -39,6 +42,9 @@ class Child:
         self.killed = False  # SIGKILL was sent to it on command
         self.template = False  # it forks others, and ends when the shim does
         self.ours = True  # a child in the kernel's books; not, if the shim that started it was killed
+        self.stop: list[Any] = [
+            *STOP
+        ]  # how it is stopped without a supervisor: signal, seconds until SIGKILL, treekill
         self.seen = 0.0  # when (monotonic) the end of one that is not was seen
 
     def row(self) -> dict[str, Any]:
@@ -54,6 +60,6 @@ class Child:
         """What `dump` told. Raises KeyError or TypeError for what is none of that."""
         child = cls(saved["process"], saved["invocation"], "")
         for name in PLAIN:
-            setattr(child, name, saved[name])
+            setattr(child, name, saved.get(name, child.stop) if name == "stop" else saved[name])
         child.failed = tuple(saved["failed"]) if saved["failed"] else None
         return child

@@ -13,6 +13,7 @@ import stat
 import time
 from collections import deque
 
+NAME = b"impetusd-log"  # of the process that writes: its command is the shim's
 MOST = 200  # lines that wait for a disk; after that the oldest are dropped
 WITHIN = 0.05  # seconds that a line may take before nobody waits for it; measured on an idle machine: 0.001
 
@@ -73,7 +74,7 @@ def _is_free() -> bool:
 
 
 def _write(text: bytes) -> None:
-    """In the process that writes: what the shim holds must not be held by one that hangs.
+    """In the process that writes, which is called NAME: what the shim holds must not be held by one that hangs.
 
     Nor the lock on the open file's position, which an interpreter takes at its start (lseek): so the file is opened anew.
     """
@@ -81,6 +82,8 @@ def _write(text: bytes) -> None:
         os.closerange(3, 1 << 20)
         file = 2
         with contextlib.suppress(OSError):
+            with open("/proc/self/comm", "wb", buffering=0) as name:
+                name.write(NAME)
             file = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND)
         while text:
             text = text[os.write(file, text) :]

@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 
-from impetusd.shim import handover, orphans, spawn, table, tree, upstream, usage
+from impetusd.shim import ending, handover, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
 from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 EX_TEMPFAIL = 75
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
+LAST_LINES = 1.0  # seconds that the log may take for the last of them
 LOOK_AGAIN = 0.5  # seconds, when it could not even so
 
 
@@ -46,6 +47,8 @@ class Shim(Supervision):
         super().__init__(conf, paths, life)
         self.baseline = baseline
         self.trial: handover.Trial | None = None
+        self.ending: ending.Ending | None = None  # under way
+        self.run_dir = paths["run_dir"]
         self.children: dict[int, Child] = {}
         self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
         self.blobs: dict[str, str] = {}
@@ -75,6 +78,8 @@ class Shim(Supervision):
                     self._survive(act)
             if self.sweep_due:
                 self._survive(self._sweep)
+            if self._is_over(time.monotonic()):
+                return 1
             self._mind_supervisor()
             self._flush()
             if self.trial is not None and time.monotonic() >= self.trial.deadline:
@@ -84,14 +89,36 @@ class Shim(Supervision):
             self._survive(self._remove_emptied)
             write_waiting()
             if self.quitting and self.supervisor is None:
-                self.table.remove()
-                self.cgroups.remove(self.cgroups.root)
+                self._clear_away()
                 return self.code
-            if self.shutdown and self.hopeless:
-                log("the supervisor cannot be started, and the end was asked for: killing everything")
-                self._kill_all()
-                self.table.remove()
-                return 1
+
+    def _is_over(self, now: float) -> bool:
+        """Whether everything has ended, where that was asked for and no supervisor comes up that could see to it."""
+        if self.ending is None:
+            if not self.gives_up:
+                return False
+            if not (self.children or self.blobs):
+                log("no supervisor comes up, and nothing runs that would have to be held: giving up")
+                self._clear_away()
+                return True
+            if not self.shutdown:
+                return False
+            log("no supervisor comes up, and the end was asked for: stopping everything without one")
+            self.due = None
+            self.ending = ending.Ending(self, now)
+        if not self.ending.is_over(now):
+            return False
+        left = self.ending.left()
+        log(f"left behind, for SIGKILL does not end it: {left}" if left else "everything is stopped")
+        self._clear_away()
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.run_dir}/control.sock")
+        return True
+
+    def _clear_away(self) -> None:
+        self.table.remove()
+        self.cgroups.remove(self.cgroups.root)
+        write_waiting(LAST_LINES)
 
     def _listen_to_signals(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -127,7 +154,8 @@ class Shim(Supervision):
     def _patience(self) -> float:
         now = time.monotonic()
         due = self._heed()
-        wait = max(0.0, min(due, self.upstream.due, self.trial.deadline if self.trial else due) - now)
+        others = self.trial.deadline if self.trial else due, self.ending.due if self.ending else due
+        wait = max(0.0, min(due, self.upstream.due, *others) - now)
         return min(wait, LOOK_AGAIN) if self.sweep_due else wait
 
     # The supervisor, and what it says.
@@ -170,7 +198,7 @@ class Shim(Supervision):
             case "signal":
                 child = self.children.get(op["process"])
                 if child is not None:
-                    self._signal(child, op["number"], op["scope"])
+                    self.signal(child, op["number"], op["scope"])
             case "ack":
                 self._ack(op["process"])
             case "snapshot":
@@ -231,6 +259,7 @@ class Shim(Supervision):
             raise ValueError(f"process {process} is there already")
         cgroup = self.cgroups.make(spec.get("group", ""))
         child = self.children[process] = Child(process, (spec.get("env") or {}).get("INVOCATION_ID", ""), cgroup)
+        child.stop = list(spec.get("stop") or child.stop)
         self.table.touch(child)
         return child
 
@@ -371,7 +400,8 @@ class Shim(Supervision):
         template.forks = None
         self.sweep_due = True  # a fork that was made and not told is a stray now
 
-    def _signal(self, child: Child, number: int, scope: str) -> None:
+    def signal(self, child: Child, number: int, scope: str) -> None:
+        """Signal a process (`main`), its descendants (`rest`), or both (`tree`)."""
         if number == signal.SIGKILL:
             child.doomed = child.doomed or scope == "tree"
             self.table.touch(child)
@@ -602,11 +632,6 @@ class Shim(Supervision):
             self.upstream.discard(name)
         for fd in (fd for name, fd in self.kept.items() if name != "lock"):  # that is free when the shim is dead
             self.upstream.store(upstream.name_of(table.ident(fd)), fd)
-
-    def _kill_all(self) -> None:
-        for child in self.children.values():
-            with contextlib.suppress(OSError):
-                self._signal(child, signal.SIGKILL, "tree")
 
 
 def measured() -> dict[str, Any]:

@@ -8,6 +8,7 @@ A spec is a dict:
     fds                    {number in the child: descriptor in the shim}
     listen                 how many of them, from 3 on, are listening sockets: LISTEN_PID is set
     uid, gid, groups       all three or none
+    stop                   [signal, seconds until SIGKILL, treekill], for the end without a supervisor; may be missing
     umask, nice, oom_score_adj, affinity, rlimits [[name, soft, hard]]
     cgroup                 path of a cgroup directory, or ""
 """

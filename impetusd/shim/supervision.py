@@ -33,8 +33,12 @@ SILENCE = 30.0  # seconds without a message after which the supervisor is taken 
 LATE = 16.0  # seconds without one after which the shim looks whether it was killed and cannot end
 CORPSE = 2.0  # seconds that a killed one has to end; then a thread of it hangs in the kernel, and nobody waits for it
 LIFELINE = "IMPETUSD_LIFELINE"  # in its environment: which descriptor it is to lose as soon as it is killed
-DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that never said a word
-SPACING = 0.2  # seconds between two starts of one that speaks and then dies
+DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that does not come up
+HOPELESS = 3  # of them in a row: none is waited for when the end is asked for
+LASTING = 10.0  # seconds after which one has come up, whatever ends it
+SPACING = 0.2  # seconds between two starts of one that comes up and then dies
+# Signals by which a process ends that has gone wrong; the others, SIGKILL above all, are somebody's.
+FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
 
 
 class Supervision(Loop):
@@ -59,7 +63,8 @@ class Supervision(Loop):
         self.born = 0.0
         self.due: float | None = 0.0  # when to start the supervisor
         self.spoke = False  # whether this one has said anything yet
-        self.mute = 0  # deaths in a row of one that had not
+        self.mute = 0  # deaths in a row of one that had not, or went wrong before it had lasted
+        self.told = ""  # how it ended, as the log has it
 
     def _hello(self) -> dict[str, Any]:
         """What a new supervisor is told first."""
@@ -75,14 +80,14 @@ class Supervision(Loop):
 
     def _heed(self) -> float:
         """When (monotonic) the supervisor is due: to be started, to have said something, or to have ended."""
-        if self.due is not None:
-            return self.due
+        if self.due is not None or self.supervisor is None:
+            return math.inf if self.due is None else self.due
         return min(self.dying, self.heard + (SILENCE if self.looked else min(LATE, SILENCE)))
 
     @property
-    def hopeless(self) -> bool:
-        """Whether none that was started has said a word, so many times."""
-        return self.mute >= len(DELAYS)
+    def gives_up(self) -> bool:
+        """Whether the end, if it was asked for, is to come without a supervisor."""
+        return self.supervisor is None and self.mute >= HOPELESS
 
     def _mind_supervisor(self) -> None:
         now = time.monotonic()
@@ -170,8 +175,10 @@ class Supervision(Loop):
             if self.lifeline >= 0:
                 self._watch(self.lifeline, self._lifeline_ended)
 
-    def _plan_supervisor(self, now: float) -> None:
-        self.mute = 0 if self.spoke else self.mute + 1
+    def _plan_supervisor(self, now: float, *, failed: bool = False) -> None:
+        """`failed`: it went wrong by itself."""
+        came_up = now - self.born >= LASTING or (self.spoke and not failed)
+        self.mute = 0 if came_up else self.mute + 1
         self.due = max(now + DELAYS[min(self.mute, len(DELAYS) - 1)], self.born + SPACING)
 
     def _supervisor_ended(self) -> None:
@@ -188,9 +195,18 @@ class Supervision(Loop):
         failed = spawn.failure(child.status)
         os.close(child.status)
         if not self.quitting:
-            how = f"exit {info.si_status}" if info.si_code == os.CLD_EXITED else f"signal {info.si_status}"
-            log(f"the supervisor (pid {info.si_pid}) ended: {': '.join(failed) if failed else how}; starting it again")
-            self._plan_supervisor(time.monotonic())
+            exited = info.si_code == os.CLD_EXITED
+            how = ": ".join(failed or ()) or f"{'exit' if exited else 'signal'} {info.si_status}"
+            self._plan_supervisor(time.monotonic(), failed=bool(info.si_status) if exited else info.si_status in FAULTS)
+            self._tell_end(info.si_pid, how)
+
+    def _tell_end(self, pid: int, how: str) -> None:
+        """Of many in a row that end alike, the first ones: then it is tried again every few seconds."""
+        if self.mute < len(DELAYS) or how != self.told:
+            log(f"the supervisor (pid {pid}) ended: {how}; starting it again")
+        elif self.mute == len(DELAYS):
+            log(f"no supervisor comes up ({how}): trying again every {DELAYS[-1]:g} s; what runs goes on")
+        self.told = how
 
     def _let_go(self, child: Child, channel: socket.socket) -> None:
         self._unwatch(channel.fileno())

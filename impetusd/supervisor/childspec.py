@@ -135,8 +135,14 @@ def spec(unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], liste
         "oom_score_adj": unit.oom_score_adj,
         "affinity": list(unit.cpu_affinity),
         "rlimits": [list(limit) for limit in unit.rlimits],
+        "stop": stop(unit),
         **identity(unit),
     }
+
+
+def stop(unit: Unit) -> list[Any]:
+    """How the shim stops a process of the unit, should there be no supervisor: signal, seconds until SIGKILL, treekill."""
+    return [int(unit.kill_signal), unit.kill_timeout, unit.treekill]
 
 
 def read_env_files(unit: Unit) -> dict[str, str]:

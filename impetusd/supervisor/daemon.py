@@ -72,6 +72,7 @@ from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
 CONTROL, NOTIFY = "control", "notify"  # our two sockets' names in the shim's store
+AGAIN = 5.0  # seconds until the control socket is tried again
 SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are written to the disk
 
 
@@ -129,8 +130,7 @@ class Daemon:
         if "hup" in blobs:
             self._hear({"event": "apply"})
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, self._audit)
-        await self._bind_control()
-        watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
+        await self._open_control()
         watch(self._paths.state_dir, {"state.json"}, self._state_missing)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
@@ -447,6 +447,29 @@ class Daemon:
         self._starter.put(NOTIFY, notify_address(sock))  # programs that outlive it go on sending there
         self._notify = Notify(sock, self._link, self._engine.of_pid, self._notified)
 
+    async def _open_control(self, *, watched: bool = False, failed: bool = False) -> None:
+        """Answer on the control socket. While it cannot be made, what runs goes on, and it is tried again."""
+        path = self._paths.control_socket
+        try:
+            await self._bind_control()
+        except OSError as error:
+            if not failed:
+                self._writer.line(
+                    f"cannot make {path}: {error.strerror}; trying again every {AGAIN:g} s, no command is answered meanwhile"
+                )
+            watched = watched and os.path.isdir(self._paths.run_dir)  # the watch went with the folder
+            self._opening = asyncio.create_task(self._open_control_later(watched=watched))
+            return
+        if failed:
+            self._writer.line(f"{path} is made: commands are answered")
+        if not watched:
+            watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
+
+    async def _open_control_later(self, *, watched: bool) -> None:
+        await asyncio.sleep(AGAIN)
+        if self._ending is None and not self._done.is_set():
+            await self._open_control(watched=watched, failed=True)
+
     async def _bind_control(self) -> None:
         """The socket that the supervisor before us had, unless its file was removed; else a new one."""
         fd, path = self._starter.held(CONTROL), self._paths.control_socket
@@ -471,8 +494,9 @@ class Daemon:
             return
         if not os.path.exists(self._paths.control_socket):
             self._writer.line(f"{self._paths.control_socket} was removed: made again")
-            os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
-            self._rebinding = asyncio.ensure_future(self._bind_control())
+            with contextlib.suppress(OSError):
+                os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
+            self._opening = asyncio.ensure_future(self._open_control(watched=True))
 
     def _state_missing(self) -> None:
         """Somebody removed the file: what is to survive a reboot is written anew, not only once something changes."""

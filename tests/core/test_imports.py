@@ -41,7 +41,8 @@ MAY = {
     "impetusd.traces": ("impetusd.core.redact",),
     "impetusd.instance": ("impetusd.core.ini", "impetusd.core.location", "impetusd.folders", "impetusd.shim.table"),
     "impetusd.control": ("impetusd.instance", "impetusd.core.protocol", "impetusd.core.location"),
-    "impetusd.launch": ("impetusd.control", "impetusd.folders", "impetusd.core.location"),
+    "impetusd.daemons": ("impetusd.core.location",),
+    "impetusd.launch": ("impetusd.control", "impetusd.daemons", "impetusd.folders", "impetusd.core.location"),
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.source", "impetusd.traces"),
         *("impetusd.probe", "impetusd.ledgerfile", "impetusd.reaper", "impetusd.instance", "impetusd.vetted"),

@@ -20,8 +20,8 @@ FAST = "supervision.SPACING = 0\nsupervision.DELAYS = (0.0, 0.0, 0.01, 0.02)\n"
 # Says how each start is planned, and starts at once.
 TOLD = """
 plan = main.Shim._plan_supervisor
-def tell(self, now):
-    plan(self, now)
+def tell(self, now, **how):
+    plan(self, now, **how)
     main.log(f"start {self.mute} in {self.due - now:.1f} s")
     self.due = now
 main.Shim._plan_supervisor = tell
@@ -325,7 +325,7 @@ def test_a_supervisor_that_falls_silent_is_replaced():
 
 
 def test_a_supervisor_that_never_speaks_is_started_again_by_the_delays():
-    with Shim(setup=TOLD, command=["/bin/false"]) as shim:
+    with Shim(setup=f"{TOLD}supervision.HOPELESS = 100", command=["/bin/false"]) as shim:
         shim.until_logged("start 8 in")
         starts = [line.split("shim: ")[1] for line in shim.log().splitlines() if "shim: start" in line][:8]
         delays = [0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0]
@@ -427,22 +427,6 @@ def test_it_ends_when_told_once_the_supervisor_has_left(shim):
     assert shim.process.poll() is None
     shim.supervisor.leave(0)
     assert shim.process.wait(30) == 0
-
-
-def test_asked_to_end_without_a_supervisor_that_starts_it_kills_everything():
-    with Shim(setup=FAST) as shim:
-        _, pid = shim.started("/bin/sleep", "1000")
-        shim.echo()
-        pidfd = shim.watch(pid)
-        os.kill(shim.pid, signal.SIGTERM)
-        shim.wait("shutdown")
-        for _ in range(4):
-            shim.supervisor.kill()
-            shim.next_life()
-        shim.supervisor.kill()
-        assert shim.process.wait(30) == 1
-        shim.until_ended(pidfd, "the child")
-        assert "killing everything" in shim.log()
 
 
 def test_a_second_shim_on_the_same_state_directory_gives_way(shim):

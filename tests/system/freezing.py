@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import census
-from instance import COMMAND, Instance
+from instance import Instance
+from mounts import CannotMount, mounted
 from waiting import wait_for
 
 MEGABYTES = 16
-
-
-class CannotFreeze(Exception):
-    """The host does not let us mount a disk, or freeze one."""
 
 
 class Disk:
@@ -50,33 +46,14 @@ class Disk:
 
 @contextlib.contextmanager
 def disk(impetusd: Instance) -> Iterator[Disk]:
-    """A disk for an instance that is not started yet, and is stopped with it. Raises CannotFreeze."""
-    if os.geteuid() != 0:
-        raise CannotFreeze("needs root, for mount and fsfreeze")
+    """A disk for an instance that is not started yet, and is stopped with it. Raises CannotMount."""
     folder, image = impetusd.root / "disk", impetusd.root / "image"
     folder.mkdir()
     with image.open("wb") as file:
         file.truncate(MEGABYTES << 20)
-    script = 'mkfs.ext4 -q "$1" && mount -o loop "$1" "$2" && fsfreeze -f "$2" && fsfreeze -u "$2" && echo up && cat'
-    holder = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script, "sh", image, folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    try:
-        if holder.stdout.readline() != "up\n":
-            raise CannotFreeze(f"no disk can be mounted and frozen here: {holder.communicate()[1].strip()}")
-        inside = ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", f"--wdns={impetusd.root}"]
-        impetusd.command = [*inside, *COMMAND]
+    script = 'mkfs.ext4 -q "$1" && mount -o loop "$1" "$2" && fsfreeze -f "$2" && fsfreeze -u "$2"'
+    with mounted(impetusd, script, image, folder) as inside:
         yield Disk(folder, inside)
-        impetusd.run("stop")
-    finally:
-        impetusd.command = COMMAND
-        if holder.poll() is None:
-            holder.communicate()
 
 
 @contextlib.contextmanager
@@ -86,6 +63,6 @@ def disk_or_none(impetusd: Instance) -> Iterator[Disk | None]:
         found = None
         try:
             found = stack.enter_context(disk(impetusd))
-        except CannotFreeze as error:
+        except CannotMount as error:
             print(error)
         yield found

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import census
 import pytest
-from freezing import CannotFreeze, Disk, disk
+from freezing import Disk, disk
 from instance import Instance, program, wait_for
+from mounts import CannotMount
 
 LINES = 200  # a second
 
@@ -20,7 +21,7 @@ def ice(impetusd: Instance) -> Iterator[Disk]:
     try:
         with disk(impetusd) as found:
             yield found
-    except CannotFreeze as error:
+    except CannotMount as error:
         pytest.skip(str(error))
 
 

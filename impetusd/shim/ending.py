@@ -1,0 +1,61 @@
+"""The end of everything without a supervisor, when none comes up: each process gets its stop signal and its time, all at once.
+
+In no order, for that is known to the supervisor alone.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from impetusd.shim.child import Child
+    from impetusd.shim.main import Shim
+
+UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
+
+
+class Ending:
+    """`due` is when (monotonic) there is something to do."""
+
+    def __init__(self, shim: Shim, now: float) -> None:
+        self._shim = shim
+        self._kill_at: dict[int, float] = {}
+        self._give_up_at: dict[int, float] = {}
+        for child in shim.children.values():
+            if self._is_over(child):
+                continue
+            number, seconds, _ = child.stop
+            self._kill_at[child.process] = now + seconds
+            scope = "main" if child.ended is None else "rest"
+            shim.signal(child, number if child.ended is None else signal.SIGTERM, scope)
+            shim.signal(child, signal.SIGCONT, scope)  # a stopped process hears nothing else
+        self.due = now
+
+    def is_over(self, now: float) -> bool:
+        """Go on with it. Whether all has ended that can be ended."""
+        for process in list(self._kill_at):
+            child = self._shim.children.get(process)
+            if child is None or self._is_over(child):
+                del self._kill_at[process]
+            elif child.ended is not None and not child.told:
+                self._shim.signal(child, signal.SIGTERM, "rest")
+                self._shim.signal(child, signal.SIGCONT, "rest")
+            elif now >= self._kill_at[process]:
+                self._kill_at[process] = math.inf
+                self._give_up_at.setdefault(process, now + UNKILLABLE)
+                self._shim.signal(child, signal.SIGKILL, "tree" if child.stop[2] else "main")
+            elif now >= self._give_up_at.get(process, math.inf):
+                del self._kill_at[process]
+        self.due = min((min(at, self._give_up_at.get(each, at)) for each, at in self._kill_at.items()), default=now)
+        return not self._kill_at
+
+    def left(self) -> list[int]:
+        """The pids of what SIGKILL does not end."""
+        children = self._shim.children.values()
+        return [child.pid for child in children if child.process in self._give_up_at and not self._is_over(child)]
+
+    @staticmethod
+    def _is_over(child: Child) -> bool:
+        return child.ended is not None and not (child.left and child.stop[2])

@@ -1,0 +1,119 @@
+"""The end without a supervisor: the shim stops everything by itself, each process in its own way and time."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from shim_harness import Shim, lines, state
+from waiting import wait_for
+
+QUIET = {"0": "", "1": "", "2": ""}
+SH = "/bin/sh"
+BROKEN = """
+supervision.DELAYS, supervision.SPACING = (0.0,) * 7, 0.0
+broken = ("/bin/sh", "-c", "exit 1")
+obey = main.Shim._obey
+def then_broken(self, op, fds):
+    obey(self, op, fds)
+    if op["op"] == "put":
+        supervision.SUPERVISOR = broken
+main.Shim._obey = then_broken
+"""
+
+
+@pytest.fixture
+def shim():
+    """One whose supervisors cannot come up any more once `abandon` is called."""
+    with Shim(setup=BROKEN) as shim:
+        yield shim
+
+
+def abandon(shim):
+    shim.say({"op": "put", "key": "a", "blob": "b"})
+    shim.echo()
+    shim.supervisor.kill()
+
+
+def test_each_process_gets_its_own_signal_and_what_ignores_it_is_killed_with_its_tree(shim):
+    out = shim.pipe("out")
+    tree = "trap '' TERM; sleep 1000 & echo $!; echo $$; while :; do sleep 1000; done"
+    shim.started(SH, "-c", tree, fds={**QUIET, "1": "out"}, stop=[signal.SIGTERM, 0.2, True])
+    deaf = [shim.watch(int(pid)) for pid in lines(out, 2)]
+    told = shim.pipe("told")
+    script = "trap 'echo interrupted; exit' INT; echo up; while :; do sleep 0.01; done"
+    shim.started(SH, "-c", script, fds={**QUIET, "1": "told"}, stop=[signal.SIGINT, 30.0, True])
+    assert lines(told, 1) == ["up"]
+    abandon(shim)
+    os.kill(shim.pid, signal.SIGTERM)
+    assert lines(told, 1) == ["interrupted"]
+    assert shim.process.wait(30) == 1
+    for pidfd in deaf:
+        shim.until_ended(pidfd, "what ignored its signal, and its child")
+    assert "stopping everything without one" in shim.log()
+    assert "everything is stopped" in shim.log()
+    assert not os.path.exists(f"{shim.dir}/table")
+
+
+def test_a_daemon_that_is_to_be_spared_is_spared(shim):
+    out = shim.pipe("out")
+    _, pid = shim.started(
+        SH, "-c", "setsid sleep 1000 & echo $!; exec sleep 1000", fds={**QUIET, "1": "out"}, stop=[15, 10.0, False]
+    )
+    (spared,) = lines(out, 1)
+    main = shim.watch(pid)
+    abandon(shim)
+    os.kill(shim.pid, signal.SIGTERM)
+    assert shim.process.wait(30) == 1
+    shim.until_ended(main, "the main process")
+    os.kill(int(spared), signal.SIGKILL)
+
+
+def test_told_to_end_before_the_supervisors_fail_it_ends_once_they_do(shim):
+    _, pid = shim.started("/bin/sleep", "1000")
+    ended = shim.watch(pid)
+    os.kill(shim.pid, signal.SIGTERM)
+    shim.wait("shutdown")
+    abandon(shim)
+    assert shim.process.wait(30) == 1
+    shim.until_ended(ended, "the program")
+
+
+def test_what_runs_goes_on_while_no_supervisor_comes_up_and_it_is_told_once(shim):
+    _, pid = shim.started("/bin/sleep", "1000")
+    abandon(shim)
+    shim.until_logged("no supervisor comes up (exit 1): trying again every 0 s; what runs goes on")
+    here, seen = shim.log().count("\n"), set()
+    wait_for(lambda: seen.update(shim.children()) or len(seen) > 10, "many more tries")
+    assert shim.log().count("\n") == here
+    assert state(pid) == "S"
+
+
+def test_with_nothing_to_hold_it_gives_up():
+    with Shim(setup="supervision.SPACING = 0", command=["/bin/false"]) as shim:
+        assert shim.process.wait(30) == 1
+        assert "nothing runs that would have to be held: giving up" in shim.log()
+
+
+def test_a_supervisor_that_goes_wrong_again_and_again_is_started_ever_more_slowly():
+    """Although each says something before: it spoke, and that made the shim start five a second."""
+    setup = """
+plan = main.Shim._plan_supervisor
+def tell(self, now, **how):
+    plan(self, now, **how)
+    main.log(f"start {self.mute}")
+main.Shim._plan_supervisor = tell
+supervision.SPACING = 0
+"""
+    with Shim(setup=setup) as shim:
+        shim.say({"op": "put", "key": "a", "blob": "b"})
+        for number in range(1, 4):
+            shim.echo()
+            shim.supervisor.leave(1)
+            shim.until_logged(f"start {number}")
+            shim.next_life()
+        shim.echo()
+        shim.supervisor.kill()  # somebody's kill is nobody's fault
+        shim.next_life()
+        shim.until_logged("start 0")

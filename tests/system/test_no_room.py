@@ -1,0 +1,113 @@
+"""A run_dir that cannot be written, from the start or later: told at once, and what runs goes on until it is told to end."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+
+import census
+import pytest
+from instance import Instance, wait_for
+from mounts import CannotMount, mounted
+
+ONE = "[program:p]\ncommand = sleep 300\n"
+
+
+def refused(impetusd: Instance, command: str, *words: str) -> None:
+    """One sentence with these words, and nothing was left."""
+    ended = impetusd.run(command, code=1)
+    assert ended.out == ""
+    assert len(ended.err.splitlines()) == 1
+    assert [word for word in words if word not in ended.err] == []
+    assert not impetusd.members()
+    assert [path for path in (impetusd.root / "var").rglob("*") if not path.is_dir()] == []
+
+
+@pytest.mark.parametrize("command", ["start", "run"])
+@pytest.mark.parametrize("folder", ["run", "lib"])
+def test_a_folder_that_the_user_may_not_write_is_named(
+    ordinary: Instance, as_root: None, command: str, folder: str
+) -> None:
+    ordinary.write(ONE)
+    (ordinary.root / "var" / folder).mkdir(parents=True)
+    (ordinary.root / "var").chmod(0o777)
+    field = {"run": "run_dir", "lib": "state_dir"}[folder]
+    refused(
+        ordinary, command, f"cannot write into {field} {ordinary.root}/var/{folder}: Permission denied", "[impetusd]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("size=16k,nr_inodes=1", "cannot write into run_dir|No space left on device"),
+        ("size=4k", "cannot write into run_dir|No space left on device"),
+        ("ro", "cannot write into run_dir|Read-only file system"),
+    ],
+)
+def test_a_run_dir_without_room_is_named(impetusd: Instance, options: str, words: str) -> None:
+    impetusd.write(ONE)
+    impetusd.run_dir.mkdir(parents=True)
+    try:
+        with mounted(impetusd, 'mount -t tmpfs -o "$1" none "$2"', options, impetusd.run_dir):
+            refused(impetusd, "start", *words.split("|"))
+            refused(impetusd, "run", *words.split("|"))
+    except CannotMount as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def covered(impetusd: Instance) -> Iterator[Callable[[], Callable[[], None]]]:
+    """Covers the run_dir with an empty one that nobody can write to, until what it gives is called."""
+    try:
+        with mounted(impetusd, "true") as inside:
+
+            def cover() -> Callable[[], None]:
+                mount = ["mount", "-t", "tmpfs", "-o", "ro", "none", impetusd.run_dir]
+                subprocess.run([*inside, *mount], check=True)
+                return lambda: subprocess.run([*inside, "umount", impetusd.run_dir], check=True) and None
+
+            yield cover
+    except CannotMount as error:
+        pytest.skip(str(error))
+
+
+def lost(impetusd: Instance, times: int) -> None:
+    """Kill the supervisor, so often; each next one cannot make its socket."""
+    told = f"cannot make {impetusd.control_socket}: Read-only file system; trying again"
+    for number in range(times):
+        (pid,) = supervisors(impetusd)
+        impetusd.kill(pid)
+        wait_for(lambda number=number: impetusd.log().count(told) == number + 1, "it to be told")  # type: ignore[misc]
+
+
+def test_a_run_dir_that_is_lost_is_told_and_what_runs_goes_on_until_stop(
+    impetusd: Instance, covered: Callable[[], Callable[[], None]]
+) -> None:
+    before = impetusd.start(ONE)
+    uncover = covered()
+    lost(impetusd, 2)
+    assert census.read(before["p"].pid) is not None
+    ended = impetusd.run("stop")
+    assert f"told to end by SIGTERM: pid {before.shim}" in ended.out
+    assert not impetusd.members()
+    assert "p:0: STOPPED" in impetusd.log()  # in order, by its supervisor
+    uncover()
+    for left in impetusd.run_dir.iterdir():
+        left.unlink()
+
+
+def test_a_run_dir_that_comes_back_is_used(impetusd: Instance, covered: Callable[[], Callable[[], None]]) -> None:
+    before = impetusd.start(ONE)
+    uncover = covered()
+    lost(impetusd, 1)
+    uncover()
+    wait_for(lambda: f"{impetusd.control_socket} is made" in impetusd.log(), "the socket")
+    after = impetusd.settle()
+    assert (after.shim, after.pids) == (before.shim, before.pids)
+    impetusd.control_socket.unlink()
+    impetusd.status()  # it is watched again
+
+
+def supervisors(impetusd: Instance) -> list[int]:
+    return [each.pid for each in impetusd.members() if "-m impetusd.supervisor" in each.command]
