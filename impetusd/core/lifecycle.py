@@ -509,6 +509,33 @@ def _launch_again(case: _Case) -> Step:
     return _launch(case, case.slot, case.slot.reason)
 
 
+def undecided(policy: Policy, slot: Slot, event: Event, now: float, why: str) -> Step:
+    """What is left to do when `step` has raised: it is a failed start, or a failed process, which is killed.
+
+    It is made of as little as possible, for it is the second try: no cell of TABLE, and the longest delay.
+    """
+    want = {Start: Want.UP, Restart: Want.UP, Stop: Want.DOWN}.get(type(event), slot.want)
+    slot = replace(slot, want=want, since=now, reason=why)
+    ended = isinstance(event, (Exited, Gone, Taken))
+    left = isinstance(event, Exited) and event.left and policy.treekill
+    if isinstance(event, Spawned) and slot.state in {State.STARTING, State.STOPPING}:
+        slot = replace(slot, pid=event.pid, started=now)
+    elif ended:
+        slot = replace(slot, pid=None, last_exit=event.exit if isinstance(event, Exited) else slot.last_exit)
+    if left or slot.pid is not None or (slot.state is State.STOPPING and not ended):
+        slot = replace(slot, state=State.STOPPING, failed=slot.failed or why, kills=slot.kills + 1)
+        scope = Scope.TREE if policy.treekill else Scope.MAIN
+        return replace(slot, deadline=now + _kill_again(policy)), (Signal(signal.SIGKILL, scope),)
+    if slot.state is State.STARTING and not ended:  # the start is under way
+        return (slot, ()) if want is Want.UP else (replace(slot, state=State.STOPPING, deadline=None), (Cancel(),))
+    slot = replace(slot, deadline=None, started=None, failures=slot.failures + 1)
+    if want is Want.DOWN:
+        return replace(slot, state=State.STOPPED), ()
+    if slot.failures > policy.max_restarts or policy.autorestart is Autorestart.NEVER:
+        return replace(slot, state=State.FATAL), ()
+    return replace(slot, state=State.BACKOFF, deadline=now + max(1.0, policy.exp_backoff_max_delay)), ()
+
+
 def _taken(case: _Case) -> Step:
     assert isinstance(case.event, Taken)
     if case.event.again:

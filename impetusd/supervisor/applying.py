@@ -30,14 +30,17 @@ from impetusd.host import this_host
 from impetusd.source import PROFILE, remembered_profile
 from impetusd.source import read as read_source
 from impetusd.supervisor.commands import is_stuck
-from impetusd.supervisor.entry import IDLE, ONE_SHOT, PASSING, Entry, Role
+from impetusd.supervisor.entry import IDLE, ONE_SHOT, PASSING, Entry, Role, with_jobs
 from impetusd.supervisor.state import replace
+from impetusd.supervisor.threads import NoAnswer, Threads
 
 if TYPE_CHECKING:
     from impetusd.core.location import Paths
     from impetusd.supervisor.engine import Engine
     from impetusd.supervisor.starter import Starter
 
+MOST = 4  # threads that read
+WITHIN = 20.0  # seconds for the disk, and for the host to tell of users
 # What the shim remembers of all this.
 CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:refused"
 SLACK = 10.0  # seconds, beyond what a slot's own keys allow it
@@ -46,20 +49,31 @@ SLACK = 10.0  # seconds, beyond what a slot's own keys allow it
 class Configuration:
     """One text with all that it was read with, and what it means to each instance."""
 
-    def __init__(self, conf: str, remembered: str, *, in_force: bool) -> None:
+    def __init__(self, conf: str, remembered: str, *, in_force: bool, known: Collection[str] = ()) -> None:
         """`remembered` is what `read` returned. Raises ConfigError.
 
-        `in_force`: it was found good before. That a user of it was deleted since must end nothing that runs.
+        `in_force`: it was found good before. That a user of it was deleted since must end nothing that runs. `known`:
+        users and groups that were found good before; that one of them is missing is no mistake of the file's.
         """
         self.remembered = remembered
         self._conf = conf
-        host = this_host()
+        self._host = host = this_host()
+        if known:
+            user_exists, group_exists = host.user_exists, host.group_exists
+            self._host = dataclasses.replace(
+                host,
+                user_exists=lambda name: name in known or user_exists(name),
+                group_exists=lambda name: name in known or group_exists(name),
+            )
         if in_force:
-            host = dataclasses.replace(host, user_exists=lambda _: True, group_exists=lambda _: True)
-        self._host = host
+            self.accept()
         self._saved = json.loads(remembered)
         self.at = functools.cache(self._parse)
         self.at(0)
+
+    def accept(self) -> None:
+        """It was found good: who it names is not looked up any more."""
+        self._host = dataclasses.replace(self._host, user_exists=lambda _: True, group_exists=lambda _: True)
 
     def _parse(self, instance: int) -> Config:
         saved = self._saved
@@ -94,6 +108,16 @@ class Configuration:
         """What an operator has switched off."""
         names: list[str] = self._saved["disabled"]
         return names
+
+
+def named_by(configuration: Config) -> set[str]:
+    """The users and groups that it names."""
+    access = configuration.access
+    names = {word.removeprefix("@") for word in (*access.viewers, *access.operators, *access.admins)}
+    for unit in with_jobs(configuration):
+        owners = (each.owner.split(":") for each in unit.listen)
+        names.update((unit.user, unit.group), *owners)
+    return names - {""}
 
 
 def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | None, *, former: bool = False) -> str:
@@ -177,6 +201,7 @@ class Applying:
         self._record = record
         self._state: dict[str, Any] | None = None  # of the last apply
         self._going_over = False
+        self._threads = Threads("configuration", MOST)
         self._refused: dict[str, Any] | None = None  # at, reason: of what the disk has
 
     async def _read(
@@ -197,12 +222,16 @@ class Applying:
                 remembered = read(conf, self._state_dir, self._present.environ, name, former=self._present.former)
             else:
                 remembered = self._present.with_disabled(disabled)
-            configuration = Configuration(conf, remembered, in_force=disabled is not None)
+            known = named_by(self._present.at(0))
+            configuration = Configuration(conf, remembered, in_force=disabled is not None, known=known)
             return configuration, plan(self._present.at, configuration.at, instances.__getitem__)
 
         instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}
         try:
-            found, changes = await asyncio.to_thread(both)
+            found, changes = await self._threads.run(both, WITHIN)
+        except NoAnswer as error:
+            what = "reading it, or looking up the users that it names"
+            raise ProtocolError(FAILED, f"{self._conf}: {what}: {error}", EXIT_FAILED) from None
         except OSError as error:
             hint = "" if os.path.lexists(conf) else "; if it has another name now, say: impetusd -c FILE apply"
             raise ProtocolError(FAILED, f"cannot read {conf}: {error.strerror}{hint}", EXIT_USAGE) from None
@@ -330,7 +359,9 @@ class Applying:
         if names != set(self._present.disabled):
             try:
                 path = f"{self._state_dir}/{switches.FILE}"
-                await asyncio.to_thread(replace, path, switches.show(names).encode())
+                await self._threads.run(functools.partial(replace, path, switches.show(names).encode()), WITHIN)
+            except NoAnswer as error:
+                raise ProtocolError(FAILED, f"cannot write {path}: {error}", EXIT_FAILED) from None
             except OSError as error:
                 raise ProtocolError(
                     FAILED, f"cannot write {error.filename}: {error.strerror}; nothing was changed", EXIT_FAILED

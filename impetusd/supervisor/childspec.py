@@ -10,13 +10,15 @@ import grp
 import json
 import os
 import pwd
+import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from impetusd import vetted
 from impetusd.core.agreement import is_number
-from impetusd.core.model import Kind, Unit
+from impetusd.core.model import Kind, Listen, Unit
 from impetusd.core.trust import Trust
 
 # What is handed on of the daemon's environment; LC_* too.
@@ -35,6 +37,49 @@ class CannotStart(Exception):
         self.error = error
 
 
+Address = tuple[int, int, int, Any]  # family, kind, protocol and address of a socket
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the host says of a unit. Each answer may take for ever: of a name service, or of a disk."""
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    home: Mapping[str, str] = field(default_factory=dict)  # the variables that a user brings
+    env_file: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of unix sockets: uid and gid
+    hosts: Mapping[str, Address] = field(default_factory=dict)  # of TCP sockets that have a name for an address
+
+
+NOTHING = Found()  # of a unit that asks nothing of the host
+
+
+class LookUp:
+    """Asks the host what a start of `unit` has to know; called in a thread, for it may hang. `stage` says in what."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.stage = "looking up user and group"
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to ask."""
+        unit = self.unit
+        named = any(each.owner or _is_name(each) for each in unit.listen)
+        return bool(unit.user or unit.group or unit.env_file or named)
+
+    def __call__(self) -> Found:
+        """Raises CannotStart."""
+        unit = self.unit
+        who, home = identity(unit), home_of(unit)
+        self.stage = "looking up the owner of its socket"
+        owners = {each.owner: owner_of(each.owner) for each in unit.listen if each.owner}
+        self.stage = "looking up the address that it listens on"
+        hosts = {each.host: address_of(each.host) for each in unit.listen if _is_name(each)}
+        self.stage = f"reading env_file {' '.join(unit.env_file)}"
+        return Found(who, home, read_env_files(unit), owners, hosts)
+
+
 def identity(unit: Unit) -> dict[str, Any]:
     """uid, gid and the explicit list of groups, or none of them when the unit runs as the daemon does.
 
@@ -42,29 +87,62 @@ def identity(unit: Unit) -> dict[str, Any]:
     """
     if not unit.user and not unit.group:
         return {}
-    try:
-        person = person_of(unit.user) if unit.user else pwd.getpwuid(os.geteuid())
-        gid = gid_of(unit.group) if unit.group else person.pw_gid
-    except KeyError as error:
-        raise CannotStart("looking up user and group", str(error.args[0])) from None
-    groups = sorted(set(os.getgrouplist(person.pw_name, gid))) if unit.user else [gid]
-    return {"uid": person.pw_uid, "gid": gid, "groups": groups}
+    gid = gid_of(unit.group) if unit.group else person_of(unit.user).pw_gid
+    if not unit.user:
+        return {"uid": os.geteuid(), "gid": gid, "groups": [gid]}
+    person = person_of(unit.user)
+    return {"uid": person.pw_uid, "gid": gid, "groups": sorted(set(os.getgrouplist(person.pw_name, gid)))}
+
+
+def home_of(unit: Unit) -> dict[str, str]:
+    """The variables that the unit's user brings; none when it runs as the daemon does. Raises CannotStart."""
+    if not unit.user:
+        return {}
+    person = person_of(unit.user)
+    shell = person.pw_shell or "/bin/sh"
+    return {"HOME": person.pw_dir, "USER": person.pw_name, "LOGNAME": person.pw_name, "SHELL": shell}
+
+
+def owner_of(owner: str) -> tuple[int, int]:
+    """uid and gid of a socket's owner: "user", "user:group" or ":group". Raises CannotStart."""
+    user, _, group = owner.partition(":")
+    person = person_of(user) if user else None
+    uid = person.pw_uid if person is not None else os.geteuid()
+    return uid, gid_of(group) if group else person.pw_gid if person is not None else os.getegid()
 
 
 def person_of(user: str) -> pwd.struct_passwd:
-    """By name or by number. Raises KeyError."""
-    return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    """By name or by number. Raises CannotStart."""
+    try:
+        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise CannotStart("looking up user and group", f"user {user} does not exist on this host") from None
 
 
 def gid_of(group: str) -> int:
-    """By name or by number. Raises KeyError."""
-    return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
+    """By name or by number. Raises CannotStart."""
+    try:
+        return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except (KeyError, OverflowError):
+        raise CannotStart("looking up user and group", f"group {group} does not exist on this host") from None
 
 
-def environment(
-    unit: Unit, name: str, index: int, daemon: Mapping[str, str], extra: Mapping[str, str]
-) -> dict[str, str]:
-    """The environment of slot `name`: handed on, of the user, from `extra` (its env_file), from the INI, ours.
+def _is_name(address: Listen) -> bool:
+    """Whether its host is a name, for which somebody has to be asked."""
+    return ":" not in address.host and bool(address.host.strip("0123456789."))
+
+
+def address_of(host: str) -> Address:
+    """Where to bind for `host`; the port is 0. Raises CannotStart."""
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise CannotStart(f"looking up {host}", error.strerror or str(error)) from None
+    return family, kind, proto, where
+
+
+def environment(unit: Unit, name: str, index: int, daemon: Mapping[str, str], found: Found = NOTHING) -> dict[str, str]:
+    """The environment of slot `name`: handed on, of the user, from its env_file, from the INI, ours.
 
     Raises CannotStart when increment_var has nothing to count from.
     """
@@ -72,10 +150,8 @@ def environment(
     env.update({key: value for key, value in daemon.items() if key.startswith("LC_")})
     bin_dir = os.path.dirname(sys.executable)
     env["PATH"] = f"{bin_dir}:{env.get('PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin')}"
-    if unit.user:
-        person = person_of(unit.user)
-        env.update(HOME=person.pw_dir, USER=person.pw_name, LOGNAME=person.pw_name, SHELL=person.pw_shell or "/bin/sh")
-    env.update(extra)
+    env.update(found.home)
+    env.update(found.env_file)
     env.update(unit.env)
     if unit.increment_var:
         env[unit.increment_var] = _incremented(unit.increment_var, env, index)
@@ -119,7 +195,9 @@ def runtime_settings(unit: Unit) -> str:
     )
 
 
-def spec(unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], listen: int) -> dict[str, Any]:
+def spec(
+    unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], *, listen: int, identity: Mapping[str, Any]
+) -> dict[str, Any]:
     """The whole spec (see `shim.spawn`); `fds` are names in the shim's store, from number 0 on."""
     if listen:
         env = {**env, "LISTEN_FDS": str(listen), "LISTEN_FDNAMES": ":".join([unit.name] * listen)}
@@ -136,7 +214,7 @@ def spec(unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], liste
         "affinity": list(unit.cpu_affinity),
         "rlimits": [list(limit) for limit in unit.rlimits],
         "stop": stop(unit),
-        **identity(unit),
+        **identity,
     }
 
 

@@ -25,7 +25,7 @@ from impetusd.core import access, news, redact
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.location import Paths
-from impetusd.core.model import Config, Health
+from impetusd.core.model import Access, Config, Health
 from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError, Request
 from impetusd.folders import folder_of, open_folder, unlink_socket
@@ -50,6 +50,7 @@ from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry, Role
 from impetusd.supervisor.environments import Environments
 from impetusd.supervisor.events import Events
+from impetusd.supervisor.faults import AGAIN
 from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
@@ -64,6 +65,7 @@ from impetusd.supervisor.rows import Rows
 from impetusd.supervisor.sockets import admit, bind_unix, notify_address, notify_socket
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
+from impetusd.supervisor.threads import NoAnswer, Threads
 from impetusd.supervisor.timers import Outcome, Timers
 from impetusd.supervisor.upgrading import Upgrading
 from impetusd.supervisor.upstream import Upstream, status_of, stop_within
@@ -72,7 +74,10 @@ from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
 CONTROL, NOTIFY = "control", "notify"  # our two sockets' names in the shim's store
-AGAIN = 5.0  # seconds until the control socket is tried again
+MOST = 8  # threads that the supervisor itself waits for
+WITHIN = 20.0  # seconds for the disk; the shim's patience is 30
+PEOPLE_WITHIN = 2.0  # seconds in which nobody can ask, for it is not known who may
+CLOSED_WITHIN = 5.0  # seconds at the end for what is on its way to a disk
 SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are written to the disk
 
 
@@ -101,6 +106,8 @@ class Daemon:
         self._boot = boot
         self._link = link or Link(socket.socket(fileno=CHANNEL), self._hear)
         self._link.lost = self._shim_lost
+        self._threads = Threads("supervisor", MOST)
+        self._people: list[access.Person] = []
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
@@ -112,9 +119,11 @@ class Daemon:
         self._lifeline = lifeline.take(self._link.fds)
         blobs = self._link.blobs
         first = CONFIG not in blobs
+        self.open_log()
         try:
-            self.come_up()
-        except (OSError, ConfigError) as error:
+            configuration = await self._read() if first else None
+            self.come_up(configuration)
+        except (OSError, ConfigError, NoAnswer) as error:
             self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}")
             self._writer.close()
             self._link.send([{"op": "quit", "code": EXIT_USAGE}])
@@ -130,6 +139,7 @@ class Daemon:
         if "hup" in blobs:
             self._hear({"event": "apply"})
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, self._audit)
+        await self._know_people(PEOPLE_WITHIN)
         await self._open_control()
         watch(self._paths.state_dir, {"state.json"}, self._state_missing)
         loop = asyncio.get_running_loop()
@@ -151,17 +161,34 @@ class Daemon:
         await self._done.wait()
         await self._end()
 
-    def come_up(self) -> None:
-        """Build every part from what the shim told, and from the disk the first time. Raises OSError, ConfigError."""
-        self._writer = self._make_writer()
+    async def _read(self) -> Configuration:
+        """The files as they are, in a thread: a disk may hang, and so may who knows of users. Raises what is wrong."""
+        threads, conf = self._threads, self._conf
+
+        def look() -> str:
+            former = is_former(conf, self._paths, os.environ)
+            return read(conf, self._paths.state_dir, os.environ, self._profile, former=former)
+
+        remembered = await threads.run(look, WITHIN)
+        try:
+            found = await threads.run(functools.partial(Configuration, conf, remembered, in_force=False), WITHIN / 2)
+        except NoAnswer as error:
+            self._writer.line(f"supervisor: whether all users that {conf} names exist cannot be told: {error}")
+            return Configuration(conf, remembered, in_force=True)
+        found.accept()
+        return found
+
+    def come_up(self, configuration: Configuration | None = None, *, strict: bool = False) -> None:
+        """Build every part from what the shim told; `configuration` is what the disk has, the first time.
+
+        Raises OSError, ConfigError; when `strict`, whatever is wrong with a record.
+        """
         blobs = self._link.blobs
-        first = CONFIG not in blobs
+        first = configuration is not None
         self._file = self._known_file(blobs.get(instance.NAME))
         self._conf = self._file["conf"]
-        if first:
-            former = is_former(self._conf, self._paths, os.environ)
-            blobs[CONFIG] = read(self._conf, self._paths.state_dir, os.environ, self._profile, former=former)
-        self._configuration = Configuration(self._conf, blobs[CONFIG], in_force=not first)
+        self._configuration = configuration or Configuration(self._conf, blobs[CONFIG], in_force=True)
+        blobs[CONFIG] = self._configuration.remembered
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
         saved = self._state.load() if first else {}
@@ -173,7 +200,10 @@ class Daemon:
         self._starter.prefix = self._prefix
         self._oom = Oom()
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
+        self._faults = self._engine.faults
+        self._faults.strict = strict
         self._link.gather = self._engine.gather
+        self._link.broken = self._faults.note
         self._starter.instances = self._engine.instances
         self._starter.shown = self._engine.shown
         self._build(self._configuration.at(0))
@@ -194,7 +224,7 @@ class Daemon:
             return known
         return instance.report(self._conf, instance.stamp(self._conf))
 
-    def _make_writer(self) -> Writer:
+    def open_log(self) -> None:
         """With the memory of the supervisor before us: what was on its way into files, and what was dropped."""
         fds = self._link.fds
         held = {name: fds.pop(name) for name in list(fds) if name == "lost" or name.startswith("journal:")}
@@ -204,14 +234,14 @@ class Daemon:
 
         make = JournalWriter if is_journal(os.environ) else Writer
         own = self._paths.log_file if self._prefix is None else stream.STDERR
-        return make(own, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
+        self._writer: Writer = make(own, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
 
     # The parts, and what they remember.
 
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
         engine, starter, tell = self._engine, self._starter, self._writer.line
-        self._people = people(configuration.access)
+        self._access = configuration.access
         jobs = Jobs(engine, lambda: self._commands.ending)
         self._timers = Timers(
             configuration.timers,
@@ -306,6 +336,7 @@ class Daemon:
                 *engine.reloads.attention(),
                 *self._ledger.attention(),
                 *self._applying.attention(time.time()),
+                *self._faults.attention(),
             ],
             awaited=self._applying.awaited,
         )
@@ -323,25 +354,31 @@ class Daemon:
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
         """Tell the parts what they knew, in the life of the supervisor before or of the daemon before."""
+        contain = self._faults.contain
         of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
-        self._timers.load(saved.get("timers", {}) if first else of_timers, anew=first)
+        records = saved.get("timers", {}) if first else of_timers
+        contain("timers", "reading what is remembered", self._timers.load, records, anew=first)
         for name, text in self._timers.dump().items() if first else ():
             self._starter.put(f"timer:{name}", text)
         if "checks" in blobs:
-            self._checks.load(blobs["checks"])
+            contain("health checks", "reading what is remembered", self._checks.load, blobs["checks"])
         if "memory" in blobs:
-            self._memory.load(blobs["memory"])
+            contain("memory ceilings", "reading what is remembered", self._memory.load, blobs["memory"])
 
     def _begin(self) -> None:
         """The slots are known: follow what runs."""
+        contain = self._faults.contain
         for entry in list(self._engine.entries.values()):
             if entry.slot.pid is not None:
                 for part in (self._memory, self._readiness, self._ageing):
-                    part.changed(entry, entry.slot)
-        self._checks.begin()
-        self._file_watch.watch(unit for unit in self._engine.units.values() if unit.enabled and unit.watch)
+                    what = f"following it by {type(part).__name__.lower()}"
+                    contain(entry.name, what, part.changed, entry, entry.slot)
+        contain("health checks", "beginning", self._checks.begin)
+        watched = [unit for unit in self._engine.units.values() if unit.enabled and unit.watch]
+        contain("watched files", "beginning", self._file_watch.watch, watched)
         if not self._link.shutdown and "shutdown" not in self._link.blobs:
-            self._timers.begin({entry.unit.name: entry.slot for entry in self._engine.entries.values()})
+            slots = {entry.unit.name: entry.slot for entry in self._engine.entries.values()}
+            contain("timers", "beginning", self._timers.begin, slots)
 
     def _put(self, key: str, text: str) -> None:
         self._starter.put(key, text)
@@ -470,6 +507,26 @@ class Daemon:
         if self._ending is None and not self._done.is_set():
             await self._open_control(watched=watched, failed=True)
 
+    async def _know_people(self, within: float) -> None:
+        """Look up who besides root and the owner may ask; where that is not answered, until it is."""
+        if self._access == Access():
+            return
+        try:
+            self._people = await self._threads.run(lambda: people(self._access), within)
+        except NoAnswer as error:
+            self._writer.line(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again")
+            self._asking = asyncio.ensure_future(self._know_people_later())
+
+    async def _know_people_later(self) -> None:
+        await asyncio.sleep(AGAIN)
+        await self._know_people(WITHIN)
+        self._admit()
+
+    def _admit(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
+            if left_out := admit(self._paths.control_socket, self._people):
+                self._writer.line(f"supervisor: {left_out}")
+
     async def _bind_control(self) -> None:
         """The socket that the supervisor before us had, unless its file was removed; else a new one."""
         fd, path = self._starter.held(CONTROL), self._paths.control_socket
@@ -483,9 +540,7 @@ class Daemon:
             sock = bind_unix(path)
             self._keep(CONTROL, sock)
             self._starter.flush()
-        with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
-            if left_out := admit(path, self._people):
-                self._writer.line(f"supervisor: {left_out}")
+        self._admit()
         await self._control.listen(sock)
 
     def _control_missing(self) -> None:
@@ -573,11 +628,27 @@ class Daemon:
     def _publish(self, entry: Entry, before: Slot) -> None:
         """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""
         after = entry.slot
-        if entry.role is not Role.CHECK:
-            for fields in news.of_change(
-                entry.policy, before, after, time.monotonic(), one_shot=entry.role is Role.JOB
-            ):
-                self._record(entry, **fields)
+        contain, name = self._faults.contain, entry.name
+        contain(name, "recording its change", self._record_change, entry, before)
+        contain(name, "logging its change", self._log_change, entry, before)
+        if after.state is State.FATAL and entry.unit.critical:
+            self._give_up(entry)
+        contain(name, "answering who waits for it", self._commands.changed, entry, before)
+        contain(name, "telling the manager of it", self._upstream.changed)
+        contain(name, "telling its timer", self._timers.changed, entry.unit.name, before, after)
+        for part in self._parts:
+            contain(name, f"telling {type(part).__name__.lower()} of its change", part.changed, entry, before)
+        contain(name, "having it saved", self._save)
+
+    def _record_change(self, entry: Entry, before: Slot) -> None:
+        if entry.role is Role.CHECK:
+            return
+        now, one_shot = time.monotonic(), entry.role is Role.JOB
+        for fields in news.of_change(entry.policy, before, entry.slot, now, one_shot=one_shot):
+            self._record(entry, **fields)
+
+    def _log_change(self, entry: Entry, before: Slot) -> None:
+        after = entry.slot
         told = after.state is not before.state or after.kills != before.kills
         if (
             entry.role in PASSING
@@ -591,14 +662,6 @@ class Daemon:
             reason = self._engine.reason(entry)
             process = f" (pid {pid})" if pid else ""
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}")
-        if after.state is State.FATAL and entry.unit.critical:
-            self._give_up(entry)
-        self._commands.changed(entry, before)
-        self._upstream.changed()
-        self._timers.changed(entry.unit.name, before, after)
-        for part in self._parts:
-            part.changed(entry, before)
-        self._save()
 
     @staticmethod
     def _is_one_more_try(before: Slot, after: Slot) -> bool:
@@ -651,8 +714,9 @@ class Daemon:
             f": left behind, for SIGKILL does not end it: {', '.join(left)}" if left else ": everything is stopped",
         )
         self._starter.flush()
-        await asyncio.to_thread(self._ledger.close)
-        await asyncio.to_thread(self._writer.close)
+        for close in (self._ledger.close, self._writer.close):
+            with contextlib.suppress(NoAnswer):  # what a disk has not taken by now is not waited for
+                await self._threads.run(close, CLOSED_WITHIN)
         self._starter.quit(self._code)
 
 

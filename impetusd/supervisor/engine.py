@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, ParamSpec
 
 from impetusd.core import lifecycle, news, redact
 from impetusd.core.lifecycle import (
@@ -46,7 +46,7 @@ from impetusd.core.model import Config, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.core.reload import overlaps
 from impetusd.supervisor import record
-from impetusd.supervisor.childspec import CannotStart
+from impetusd.supervisor.childspec import NOTHING, CannotStart, Found, LookUp
 from impetusd.supervisor.entry import (
     IDLE,
     PASSING,
@@ -57,10 +57,13 @@ from impetusd.supervisor.entry import (
     serving,
     slot_name,
 )
+from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.reloads import Reloads
 from impetusd.supervisor.rolling import Rolling, leaving_slot, taken
 from impetusd.supervisor.slots import Slots
 from impetusd.supervisor.starter import Starter
+
+P = ParamSpec("P")
 
 EX_THREADS = 77  # the template's exit when the application starts threads at import
 PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
@@ -89,7 +92,8 @@ class Engine(Slots):
         `oom` says whether the kernel has killed `pid`, which ran `since`, for memory, in the kernel's words.
         `record(entry, kind, **fields)` writes into the ledger what no change of a slot tells.
         """
-        super().__init__(starter)
+        self.faults = Faults(tell, self.wake)
+        super().__init__(starter, self.faults)
         self._publish = publish
         self._tell = tell
         self._oom = oom
@@ -103,6 +107,7 @@ class Engine(Slots):
         self._waiting: dict[str, Entry] = {}
         self._by_process: dict[int, Entry] = {}
         self._by_pid: dict[int, Entry] = {}
+        self._looking_up: set[asyncio.Task[None]] = set()
         self._watchers: dict[asyncio.Future[None], Callable[[], bool]] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._look_at = 0.0
@@ -138,13 +143,12 @@ class Engine(Slots):
         held = {row["process"]: row for row in table}
         for entry in self.entries.values():
             rec = entry.rec
-            if rec.pipe is not None and not self._starter.adopt_pipe(entry):
-                self._tell(f"{entry.name}: its log pipes are lost: what it prints is, until its next start")
-                self.touch(entry)
             if rec.process is not None:
                 self._by_process[rec.process] = entry
             if rec.slot.pid is not None:
                 self._by_pid[rec.slot.pid] = entry
+            if not self.faults.contain(entry.name, "taking over its log pipes", self._take_over_pipes, entry):
+                rec.pipe = None
             if rec.slot.state is State.RUNNING and entry.policy.watchdog:
                 rec.slot = replace(rec.slot, deadline=time.monotonic() + entry.policy.watchdog)  # nobody was listening
             self._arm(entry)
@@ -152,10 +156,7 @@ class Engine(Slots):
         self._starter.continue_from(max([0, *held, *self._by_process]) + 1, pipes)
         for entry in self.entries.values():
             row = held.pop(entry.rec.process, None) if entry.rec.process is not None else None
-            if row is None:
-                self._reconcile_without(entry)
-            else:
-                self._reconcile(entry, row)
+            self.faults.contain(entry.name, "taking it over", self._reconcile, entry, row)
             if entry.dismissed and entry.slot.want is Want.UP:  # it was scaled away, and nobody has told it yet
                 self._inbox.append((entry, Stop()))
         for entry in list(self.entries.values()):
@@ -167,8 +168,13 @@ class Engine(Slots):
             if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
                 self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
                 self._starter.ack(process)
-        self.rolling.resume()
-        self._replace_unreachable()
+        self.faults.contain("replacing processes", "taking it over", self.rolling.resume)
+        self.faults.contain("replacing processes", "looking for those out of reach", self._replace_unreachable)
+
+    def _take_over_pipes(self, entry: Entry) -> None:
+        if entry.rec.pipe is not None and not self._starter.adopt_pipe(entry):
+            self._tell(f"{entry.name}: its log pipes are lost: what it prints is, until its next start")
+            self.touch(entry)
 
     def _replace_unreachable(self) -> None:
         """Workers whose command channel died with a shim: those that serve by and by, the others at once."""
@@ -196,7 +202,10 @@ class Engine(Slots):
         elif slot.state is State.STOPPING:
             self._inbox.append((entry, Gone()))
 
-    def _reconcile(self, entry: Entry, row: Mapping[str, Any]) -> None:
+    def _reconcile(self, entry: Entry, row: Mapping[str, Any] | None) -> None:
+        if row is None:
+            self._reconcile_without(entry)
+            return
         if row["pid"] and not row["acked"]:
             self._inbox.append((entry, Spawned(row["pid"])))
         if row["ended"] is not None and not row["acked"]:
@@ -216,7 +225,7 @@ class Engine(Slots):
             yield
         finally:
             self._pumping = False
-        self._pump()
+            self._pump()
 
     @contextlib.contextmanager
     def gather(self) -> Iterator[None]:
@@ -311,20 +320,24 @@ class Engine(Slots):
                 continue  # it has been replaced already, is still to come, or is going for good
             entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE
-            if isinstance(event, Restart):
-                self.reloads.cancel(entry.unit, "a restart was asked for meanwhile")
-            if fresh and entry.index == 0 and self._leads(entry):
-                reload = self.reloads.active(entry.unit)
-                least = reload.generation if reload is not None else self.generation(entry.unit)
-                facts: dict[str, Any] = {"generation": least + 1}
-                if entry.role is Role.TEMPLATE:
-                    facts["afresh"] = False
-                if reload is None:
-                    self.reloads.forget(entry.unit)
-                self._note(entry.unit, **facts)
+            self.faults.contain(entry.name, "preparing what was asked", self._prepare, entry, event, fresh=fresh)
             entry.rec.gated = entry.rec.gated or fresh
             self._inbox.append((entry, event))
         self._pump()
+
+    def _prepare(self, entry: Entry, event: Event, *, fresh: bool) -> None:
+        """A start by command ends a reload, or makes a new generation of the unit."""
+        if isinstance(event, Restart):
+            self.reloads.cancel(entry.unit, "a restart was asked for meanwhile")
+        if fresh and entry.index == 0 and self._leads(entry):
+            reload = self.reloads.active(entry.unit)
+            least = reload.generation if reload is not None else self.generation(entry.unit)
+            facts: dict[str, Any] = {"generation": least + 1}
+            if entry.role is Role.TEMPLATE:
+                facts["afresh"] = False
+            if reload is None:
+                self.reloads.forget(entry.unit)
+            self._note(entry.unit, **facts)
 
     def _leads(self, entry: Entry) -> bool:
         """Whether its start by command makes a new generation of the unit."""
@@ -394,25 +407,34 @@ class Engine(Slots):
         if entry is None:
             self._pump()
             return
-        end = Exit(
-            event.get("code"),
-            event.get("signal"),
-            event.get("stage", ""),
-            event.get("error", ""),
-            round(event["at"], 3),
-            core=event.get("core", False),
-            cpu_s=event.get("cpu_s", 0.0),
-            max_rss=event.get("max_rss", 0),
-        )
+        told = (event.get("code"), event.get("signal"), event.get("stage", ""), event.get("error", ""))
+        end = Exit(*told, round(event["at"], 3))
+        left = bool(event["left"]) and entry.policy.treekill
+        try:
+            end = self._looked_at(entry, end, event)
+            if end.error in TEMPLATE_GONE and entry.slot.state is State.STARTING:
+                # No run of this slot has failed: there was nobody to fork it. It waits for the next template.
+                self._release(entry)
+                self._waiting[entry.name] = entry
+                self._pump()
+                return
+            self._before_its_end(entry, end, event)
+        except Exception as error:
+            self.faults.note(entry.name, "looking at how it ended", error)
+        if not left:
+            self._release(entry)
+        self.post(entry, Exited(end, left))
+
+    def _looked_at(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> Exit:
+        """`end` with what else is known of it."""
+        used = {name: event[name] for name in ("core", "cpu_s", "max_rss") if name in event}
         if end.signal == signal.SIGKILL and not entry.slot.kills and entry.slot.pid is not None:
             counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
-            end = replace(end, oom=self._oom(entry.slot.pid, entry.slot.started or 0.0) or counted)
-        if end.error in TEMPLATE_GONE and entry.slot.state is State.STARTING:
-            # No run of this slot has failed: there was nobody to fork it. It waits for the next template.
-            self._release(entry)
-            self._waiting[entry.name] = entry
-            self._pump()
-            return
+            used["oom"] = self._oom(entry.slot.pid, entry.slot.started or 0.0) or counted
+        return replace(end, **used)
+
+    def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:
+        """What an end means besides that the process is gone."""
         if end.stage and end.error == NO_DESCRIPTOR:  # the shim may have none of its pipes: the next start makes others
             self._starter.forget_pipe(entry)
         if end.code == EX_THREADS and entry.role is Role.TEMPLATE:
@@ -421,10 +443,6 @@ class Engine(Slots):
             self.reloads.starts_threads(entry)
         if entry.role is Role.TEMPLATE and event.get("unknown") and entry.slot.state in {State.STARTING, State.RUNNING}:
             self._inbox.append((entry, Restart()))  # it has ended because the shim had: none of its failures
-        left = bool(event["left"]) and entry.policy.treekill
-        if not left:
-            self._release(entry)
-        self.post(entry, Exited(end, left))
 
     def _run_afresh(self, template: Entry) -> None:
         """The application starts threads at import, which no fork survives: each worker is executed afresh."""
@@ -482,16 +500,19 @@ class Engine(Slots):
         try:
             while self._inbox or self._more():
                 while self._inbox:
-                    self._step(*self._inbox.popleft())
+                    self._handle(*self._inbox.popleft())
         finally:
             self._pumping = False
-        for entry in self._dirty.values():
-            self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
-        self._dirty.clear()
+        for entry in list(self._dirty.values()):
+            self.faults.contain(entry.name, "recording it", self._write_down, entry)
         if not self._gathering:
             self._starter.flush()
         if self._watchers and self._looking is None:
             self._looking = self._loop.call_at(self._look_at, self._look)
+
+    def _write_down(self, entry: Entry) -> None:
+        self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
+        del self._dirty[entry.name]
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
@@ -500,51 +521,64 @@ class Engine(Slots):
         self.rolling.advance()
         return bool(self._inbox)
 
-    def _step(self, entry: Entry, event: Event) -> None:
-        before = entry.slot
-        after, actions = lifecycle.step(entry.policy, before, event, time.monotonic(), random.random())  # noqa: S311
+    def _handle(self, entry: Entry, event: Event) -> None:
+        """One event, for one slot. Whatever raises on the way costs this slot a start or its process, and nobody else."""
+        before, now = entry.slot, time.monotonic()
+        try:
+            after, actions = lifecycle.step(entry.policy, before, event, now, random.random())  # noqa: S311
+        except Exception as error:
+            why = self.faults.note(entry.name, f"deciding on {type(event).__name__} in {before.state.name}", error)
+            after, actions = lifecycle.undecided(entry.policy, before, event, now, why)
         if after == before and not actions:
             return
-        entry.rec.slot = after
+        self._enter(entry, after)
+        name, contain = entry.name, self.faults.contain
+        if after.pid is None and before.pid is not None:
+            contain(name, "ending its log lines", self._starter.end_run, entry)
+        if isinstance(event, Exited) and (entry.role is Role.JOB or (after.want is Want.UP and not after.asked)):
+            contain(name, "asking for its last lines", self._fetch_tail, entry, before.pid)
+        contain(name, "going on with its reload", self.reloads.changed, entry, before)
+        for action in actions:
+            self._try(entry, action)
+        contain(name, "publishing its change", self._publish, entry, before)
+        if after.state in IDLE and after.state is not before.state:  # one that goes may be EXITED first, then STOPPED
+            contain(name, "clearing up after it", self._idle, entry)
+
+    def _enter(self, entry: Entry, after: Slot) -> None:
+        """The slot is as it is now, in our own books."""
+        before, entry.rec.slot = entry.slot, after
         self._dirty[entry.name] = entry
         if after.pid != before.pid:
             if before.pid is not None and self._by_pid.get(before.pid) is entry:
                 del self._by_pid[before.pid]
             if after.pid is not None:
                 self._by_pid[after.pid] = entry
-            else:
-                self._starter.end_run(entry)
         if after.deadline != before.deadline:
             self._arm(entry)
-        if isinstance(event, Exited) and (entry.role is Role.JOB or (after.want is Want.UP and not after.asked)):
-            self._fetch_tail(entry, before.pid)
         if after.state is State.RUNNING and before.state is not State.RUNNING:
             entry.rec.gated = False
             entry.rec.tail = []
-        self.reloads.changed(entry, before)
-        for action in actions:
-            self._act(entry, action)
-        self._publish(entry, before)
-        if (
-            after.state in IDLE and after.state is not before.state
-        ):  # a slot that goes may be EXITED first, then STOPPED
-            self._idle(entry)
 
-    def _act(self, entry: Entry, action: lifecycle.Action) -> None:
+    def _try(self, entry: Entry, action: lifecycle.Action) -> None:
+        """Carry out an action, entirely or not at all."""
         match action:
             case Spawn():
-                self._spawn(entry)
+                self._try_to_start(entry, "preparing its start", self._spawn, entry)
             case Cancel():
                 if entry.rec.process is None:  # it is still waiting for its turn
                     self._waiting.pop(entry.name, None)
                     entry.waits = None
                     self._inbox.append((entry, Gone()))
             case Signal(number, scope):
+                if entry.rec.process is not None and number == entry.policy.kill_signal:
+                    self.faults.contain(entry.name, "preparing its end", self._prepare_end, entry, entry.rec.process)
                 if entry.rec.process is not None:
-                    if number == entry.policy.kill_signal and self._is_last(entry):
-                        self._starter.shut_out(entry.unit)
-                        self._starter.tell(entry.rec.process, {"do": "quit"})
                     self._starter.signal(entry.rec.process, number, scope)
+
+    def _prepare_end(self, entry: Entry, process: int) -> None:
+        if self._is_last(entry):
+            self._starter.shut_out(entry.unit)
+            self._starter.tell(process, {"do": "quit"})
 
     def _is_last(self, entry: Entry) -> bool:
         """Whether nobody takes over from this process: then its idle connections need not be waited for."""
@@ -573,6 +607,31 @@ class Engine(Slots):
 
     # Starting.
 
+    def _try_to_start(
+        self, entry: Entry, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Do what brings a process to life. If it raises, it is a failed start, of which nothing reaches the shim."""
+        mark = self._starter.mark()
+        try:
+            act(*args, **kwargs)
+            return
+        except CannotStart as failure:
+            stage, error = failure.stage, failure.error
+        except OSError as failure:  # the host's: no descriptor is left, say
+            error = failure.strerror or str(failure)
+        except Exception as failure:
+            error = self.faults.note(entry.name, stage, failure)
+        self._starter.roll_back(mark)
+        if entry.rec.process is not None:
+            self._by_process.pop(entry.rec.process, None)
+            entry.rec.process = None
+        self._failed_to_start(entry, CannotStart(stage, error))
+
+    def _failed_to_start(self, entry: Entry, error: CannotStart) -> None:
+        self._waiting.pop(entry.name, None)
+        entry.waits = None
+        self._inbox.append((entry, Exited(Exit(stage=error.stage, error=error.error, at=round(time.time(), 3)))))
+
     def _spawn(self, entry: Entry) -> None:
         entry.waits = self._gate(entry)
         if entry.waits is not None:
@@ -582,71 +641,73 @@ class Engine(Slots):
         if parked is not None:
             self._promote(entry, parked)
             return
-        try:
-            self._launch(entry)
-        except CannotStart as error:
-            self._failed_to_start(entry, error)
-
-    def _failed_to_start(self, entry: Entry, error: CannotStart) -> None:
-        self._inbox.append((entry, Exited(Exit(stage=error.stage, error=error.error, at=round(time.time(), 3)))))
-
-    def _launch(self, entry: Entry) -> None:
         entry.rec.generation = self.reloads.generation(entry)
-        if entry.unit.env_file:
-            entry.waits = lambda: "reads its env_file"
-            self._waiting.pop(entry.name, None)
-            since = entry.slot.since
-            self._loop.create_task(self._launch_with_env_files(entry, since))
+        if not LookUp(entry.unit).needed:
+            self._launch(entry, NOTHING)
             return
-        self._launch_now(entry, {})
+        entry.waits = lambda: "waits for the host to tell of its user, sockets and env_file"
+        task = self._loop.create_task(self._launch_when_found(entry, entry.slot.since))
+        self._looking_up.add(task)
+        task.add_done_callback(self._looking_up.discard)
 
-    async def _launch_with_env_files(self, entry: Entry, since: float) -> None:
-        """The files are read in a thread, for a disk may hang; the slot may have been stopped meanwhile."""
+    async def _launch_when_found(self, entry: Entry, since: float) -> None:
+        """The slot may have been stopped, and even started again, while the host was asked."""
+        failure: CannotStart | None = None
+        found = NOTHING
         try:
-            extra = await self._starter.env_files(entry.unit)
+            found = await self._starter.look_ups.of(entry.unit)
         except CannotStart as error:
-            if entry.slot.state is State.STARTING and entry.slot.since == since:
-                entry.waits = None
-                self._failed_to_start(entry, error)
-                self._pump()
+            failure = error
+        except Exception as error:
+            failure = CannotStart("asking the host", self.faults.note(entry.name, "asking the host", error))
+        if entry.slot.state is not State.STARTING or entry.slot.since != since or entry.rec.process is not None:
             return
-        if entry.slot.state is State.STARTING and entry.slot.since == since and entry.rec.process is None:
-            entry.waits = None
-            try:
-                self._launch_now(entry, extra)
-            except CannotStart as error:
-                self._failed_to_start(entry, error)
-            self._pump()
+        entry.waits = None
+        if failure is not None:
+            self._failed_to_start(entry, failure)
+        else:
+            self._try_to_start(entry, "preparing its start", self._launch, entry, found)
+        self._pump()
 
-    def _launch_now(self, entry: Entry, extra: Mapping[str, str]) -> None:
+    def _launch(self, entry: Entry, found: Found) -> None:
         template = self.reloads.parent(entry)
-        process = self._starter.launch(entry, extra, template.rec.process if template is not None else None)
-        entry.secrets = redact.secrets({**extra, **entry.unit.env}.items(), entry.unit.command)
+        process = self._starter.launch(entry, found, template.rec.process if template is not None else None)
+        entry.secrets = redact.secrets({**found.env_file, **entry.unit.env}.items(), entry.unit.command)
         self._by_process[process] = entry
         entry.rec.process = process
         self._dirty[entry.name] = entry
 
     def _promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
+        pid = parked.slot.pid or 0
         self._move(parked, worker)
         self._inbox.append((parked, taken(parked)))
-        self._inbox.append((worker, Spawned(parked.slot.pid or 0)))
+        self._inbox.append((worker, Spawned(pid)))
         if parked.role is Role.NEXT:
             self._inbox.append((worker, Ready()))
 
     def hand_over(self, worker: Entry, parked: Entry, event: HandOver) -> None:
         """Another process takes the place of one that serves, which goes on in a slot of its own until it leaves."""
         leaving = self._make(worker.unit, Role.LEAVING, worker.index, {})
-        leaving.rec.slot = leaving_slot(worker.slot)
-        self._move(worker, leaving)
+        try:
+            leaving.rec.slot = leaving_slot(worker.slot)
+            self._move(worker, leaving)
+            try:
+                self._move(parked, worker)
+            except BaseException:
+                self._move(leaving, worker)
+                self._by_pid[worker.slot.pid or 0] = worker
+                raise
+        except BaseException:
+            self._unmake(leaving)
+            raise
         if leaving.slot.pid is not None:
             self._by_pid[leaving.slot.pid] = leaving
-        self._arm(leaving)
-        self._sort()
-        self._publish(leaving, Slot())
-        self._move(parked, worker)
         self._inbox.append((parked, taken(parked)))
         self._inbox.append((worker, event))
+        self._arm(leaving)
+        self._sort()
+        self.faults.contain(leaving.name, "publishing its change", self._publish, leaving, Slot())
         self.rolling.follow(worker.unit)
 
     def rename(self, source: Entry, target: Entry) -> None:
@@ -658,20 +719,24 @@ class Engine(Slots):
         )
         self._by_pid[source.slot.pid or 0] = target
         self._arm(target)
-        self._publish(target, before)
+        self.faults.contain(target.name, "publishing its change", self._publish, target, before)
 
     def _move(self, source: Entry, target: Entry) -> None:
-        """The process of `source`, with its log pipes, lives in `target` from now on."""
+        """The process of `source`, with its log pipes, lives in `target` from now on; or, if this raises, not."""
         process = source.rec.process
         if process is None or source.slot.pid is None:
             raise AssertionError(f"{source.name} is RUNNING without a process")
+        self._starter.swap_pipes(target, source)
+        try:
+            if target.serves:
+                self._starter.put_to_work(process, target.name)
+        except BaseException:
+            self._starter.swap_pipes(target, source)
+            raise
         target.rec.process, source.rec.process = process, None
         target.rec.generation = source.rec.generation
         self._by_process[process] = target
         self._by_pid.pop(source.slot.pid, None)
-        self._starter.swap_pipes(target, source)
-        if target.serves:
-            self._starter.put_to_work(process, target.name)
         self._dirty.update({source.name: source, target.name: target})
 
     def parked(self, worker: Entry) -> Entry | None:
@@ -716,9 +781,13 @@ class Engine(Slots):
             if entry.slot.state is not State.STARTING:
                 del self._waiting[entry.name]
                 entry.waits = None
-            elif self._gate(entry) is None:
-                del self._waiting[entry.name]
-                self._spawn(entry)
+            else:
+                self._try_to_start(entry, "waiting for its turn", self._start_if_it_may, entry)
+
+    def _start_if_it_may(self, entry: Entry) -> None:
+        if self._gate(entry) is None:
+            del self._waiting[entry.name]
+            self._spawn(entry)
 
     def _fetch_tail(self, entry: Entry, pid: int | None) -> None:
         """Ask the writer for the last stderr lines of the run that ended, for whoever asks why."""

@@ -6,7 +6,6 @@ differs from worker to worker is taken from the configuration in force.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +16,10 @@ from impetusd.core.protocol import EXIT_FAILED, FAILED, ProtocolError
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import CannotStart
 from impetusd.supervisor.entry import FORKING, Entry
+from impetusd.supervisor.threads import NoAnswer, Threads
+
+MOST = 4  # threads
+WITHIN = 10.0  # seconds for the users and env_files of what is asked for
 
 
 class Environments:
@@ -31,6 +34,7 @@ class Environments:
         self._find = find
         self._shown = shown
         self._on_disk = on_disk
+        self._threads = Threads("environment", MOST)
 
     async def env(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method."""
@@ -39,8 +43,8 @@ class Environments:
             raise ProtocolError(FAILED, f"nothing runs in {params['name']}", EXIT_FAILED)
         on_disk = await self._on_disk() if params["diff"] else None
         try:
-            rows = await asyncio.to_thread(lambda: [_row(entry, on_disk) for entry in entries])
-        except CannotStart as error:
+            rows = await self._threads.run(lambda: [_row(entry, on_disk) for entry in entries], WITHIN)
+        except (CannotStart, NoAnswer) as error:
             raise ProtocolError(FAILED, f"{params['name']} could not be started now: {error}", EXIT_FAILED) from None
         return {"slots": [{"name": self._shown(entry), **row} for entry, row in zip(entries, rows, strict=True)]}
 
@@ -71,7 +75,7 @@ def _row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any
 
 
 def _anew(entry: Entry, unit: Unit) -> dict[str, str]:
-    return childspec.environment(unit, entry.name, entry.index, os.environ, childspec.read_env_files(unit))
+    return childspec.environment(unit, entry.name, entry.index, os.environ, childspec.LookUp(unit)())
 
 
 def _unit(whole: Config, entry: Entry) -> Unit | None:

@@ -12,7 +12,10 @@ from typing import Any
 from impetusd import ledgerfile
 from impetusd.core.protocol import EXIT_FAILED, FAILED, ProtocolError
 from impetusd.supervisor.ledger import Ledger
+from impetusd.supervisor.threads import NoAnswer, Threads
 
+MOST = 4  # threads that read
+WITHIN = 20.0  # seconds for the disk
 PATIENCE = 10.0  # seconds that a connection is held until an empty page is the answer
 
 
@@ -22,6 +25,7 @@ class Events:
     def __init__(self, ledger: Ledger, path: str) -> None:
         self._ledger = ledger
         self._path = path
+        self._threads = Threads("ledger", MOST)
         self._closed = False
 
     async def page(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +35,9 @@ class Events:
         query = ledgerfile.Query(params["names"], params["after"], params["since"], params["last"])
         look = functools.partial(ledgerfile.page, self._path, query, self._ledger.waiting())
         try:
-            found = await asyncio.to_thread(look)
+            found = await self._threads.run(look, WITHIN)
+        except NoAnswer as error:
+            raise ProtocolError(FAILED, f"cannot read {self._path}: {error}", EXIT_FAILED) from None
         except OSError as error:
             raise ProtocolError(FAILED, f"cannot read {self._path}: {error.strerror}", EXIT_FAILED) from None
         return {"records": found.records, "last": found.last, "more": found.more}

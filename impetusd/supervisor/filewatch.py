@@ -10,6 +10,7 @@ was switched, a file that an editor has replaced) is noticed and watched as it i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import glob
 import os
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from impetusd.core.model import Unit
+from impetusd.supervisor.threads import NoAnswer, Threads
 
 ALWAYS = (".git", "__pycache__", "*.pyc", "node_modules", "*.swp", "*~")
 STEP = 100  # milliseconds between two looks of watchfiles at what the kernel has told
@@ -55,10 +57,11 @@ class FileWatch:
 
     async def close(self) -> None:
         """Watch nothing more, and wait for the threads, which takes STEP: the interpreter must not end around them."""
-        threads = [watcher.thread for watcher in self._watchers.values()]
+        watchers = [watcher.thread for watcher in self._watchers.values()]
         self.watch(())
-        for thread in threads:
-            await asyncio.to_thread(thread.join, 2.0)
+        for thread in watchers:
+            with contextlib.suppress(NoAnswer):
+                await Threads("file watch", 1).run(thread.join, 2.0)
 
     def _from_thread(self, watcher: Watcher, paths: list[str] | None, text: str) -> None:
         try:

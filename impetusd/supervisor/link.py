@@ -18,6 +18,8 @@ from impetusd.shim import wire
 T = TypeVar("T")
 
 BEAT = 14.0  # seconds; the shim's patience is 30
+AGAIN = 0.2  # seconds until a message for which the host lacked something is sent again
+TRANSIENT = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR, errno.ETOOMANYREFS})
 
 
 class Link:
@@ -32,6 +34,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.create_future()
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
+        self.broken: Callable[[str, str, Exception], object] = _raised  # told of what raises: source, stage, error
         self.lost: Callable[[], object] = lambda: None  # called when the shim is gone, before the end
         self.gather: Callable[[], AbstractContextManager[None]] = (
             contextlib.nullcontext
@@ -54,7 +57,7 @@ class Link:
         """The past is taken over: hand on what has happened since, and from now on each event at once."""
         early, self._early = self._early or [], None
         for event in early:
-            self._hear(event)
+            self._one(event, self._hear)
 
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
         """Have the shim carry out `ops` as a whole. `sent` is called once the kernel holds copies of `fds`."""
@@ -86,6 +89,11 @@ class Link:
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._writable)
                 return
+            except OSError as error:
+                if error.errno not in TRANSIENT:
+                    return  # it is dead, which is what is read next
+                self._loop.call_later(AGAIN, self._flush)
+                return
             self._outbox.popleft()
             if sent is not None:
                 sent()
@@ -113,6 +121,9 @@ class Link:
                 packet = self._seeing(functools.partial(wire.recv, self._sock))
             except BlockingIOError:
                 return
+            except ValueError as error:
+                self.broken("the shim", "reading a message", error)
+                continue
             if packet is None:
                 try:
                     self.lost()
@@ -121,7 +132,14 @@ class Link:
             message, fds = packet
             with self.gather():
                 for event in message["events"]:
-                    self._take(event, fds)
+                    self._one(event, functools.partial(self._take, fds=fds))
+
+    def _one(self, event: dict[str, Any], hear: Callable[[dict[str, Any]], object]) -> None:
+        """Whatever comes of one event, the others are to be heard."""
+        try:
+            hear(event)
+        except Exception as error:
+            self.broken("the shim", f"hearing of its event {event.get('event')}", error)
 
     def _take(self, event: dict[str, Any], fds: list[int]) -> None:
         match event["event"]:
@@ -130,13 +148,19 @@ class Link:
                 self.command = event["command"]
                 self.table, self.blobs = event["table"], event["blobs"]
             case "fds":
-                self.fds.update(zip(event["names"], fds, strict=True))
+                self.fds.update(
+                    zip(event["names"], fds, strict=False)
+                )  # without a number left for them the last are missing
             case "begin":
                 self._begun.set_result(None)
             case _ if self._early is not None:
                 self._early.append(event)
             case _:
                 self._hear(event)
+
+
+def _raised(_source: str, _stage: str, error: Exception) -> None:
+    raise error
 
 
 def _any_descriptor() -> int:

@@ -30,11 +30,14 @@ from impetusd.core.memory import (
 )
 from impetusd.supervisor import processes
 from impetusd.supervisor.entry import Entry, Role
+from impetusd.supervisor.threads import NoAnswer, Threads
 
 SHARE = 0.0025  # of one core, for passes
 SLICE = 64  # processes between two turns of the loop: 1 ms
 ROLES = frozenset({Role.PROGRAM, Role.WORKER, Role.STANDBY})
 SPARING = 50  # times what reading a tree's PSS takes, until it is read again; meanwhile RSS tells how much it grows
+MOST = 4  # threads that read PSS
+WITHIN = 2.0  # seconds for it
 TOGETHER = 0.02  # seconds; what is due within is looked at in one go
 
 
@@ -82,6 +85,7 @@ class Memory:
         self._passed = float("-inf")
         self._earliest = 0.0  # of the next pass
         self._closed = False
+        self._threads = Threads("memory", MOST)
         self.cost = 0.0  # seconds of CPU in all
 
     def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
@@ -228,7 +232,10 @@ class Memory:
         if shares and rss > lowest(tree.ceiling) / 2:
             used = max(0, rss - tree.shared)
             if at >= tree.again or self._matters(tree, at, used):
-                used, whole = await asyncio.to_thread(processes.proportional, members)
+                try:
+                    used, whole = await self._threads.run(lambda: processes.proportional(members), WITHIN)
+                except NoAnswer:  # the map of one that hangs in the kernel cannot be read
+                    used, whole = rss, False
                 tree.shared, tree.again = rss - used, at + (time.monotonic() - at) * SPARING
                 tree.basis = "" if whole else "rss: its shared memory cannot be told apart"
             basis = tree.basis

@@ -40,7 +40,9 @@ async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
     """Come up, with `folder` in the place of the directories that are written to. Raises whatever is wrong."""
     hello = json.loads(os.pread(SNAPSHOT, os.fstat(SNAPSHOT).st_size, 0))
     aside = Paths(conf=paths.conf, base_dir=paths.base_dir, run_dir=folder, state_dir=folder, log_dir=folder)
-    Daemon(conf, aside, boot=boot, link=Rehearsal(hello)).come_up()
+    daemon = Daemon(conf, aside, boot=boot, link=Rehearsal(hello))
+    daemon.open_log()
+    daemon.come_up(strict=True)
 
 
 def main() -> NoReturn:

@@ -48,6 +48,7 @@ class Reloads:
         """`tell` is for the daemon's log."""
         self._engine = engine
         self._starter = starter
+        self._faults = engine.faults
         self._clock = clock
         self._tell = tell
         self._loop = asyncio.get_running_loop()
@@ -63,7 +64,10 @@ class Reloads:
         """What the supervisor before us knew."""
         for key, text in blobs.items():
             if key.startswith("reload:"):
-                self._of[key.partition(":")[2]] = core.load(text)
+                self._faults.contain(key.partition(":")[2], "reading how its reload stands", self._load, key, text)
+
+    def _load(self, key: str, text: str) -> None:
+        self._of[key.partition(":")[2]] = core.load(text)
 
     def forget(self, unit: Unit) -> None:
         """The unit is no more."""
@@ -268,8 +272,19 @@ class Reloads:
     def advance(self) -> None:
         """Take every step that can be taken. Called when the inbox is empty."""
         for name, reload in list(self._of.items()):
-            if reload.phase not in core.OVER and name in self._engine.units:
+            if reload.phase in core.OVER or name not in self._engine.units or self._faults.rests(f"reload of {name}"):
+                continue
+            try:
                 self._advance(self._engine.units[name])
+            except Exception as error:
+                why = self._faults.note(f"reload of {name}", f"going on from {reload.phase.value}", error)
+                self._faults.contain(f"reload of {name}", "calling it off", self._call_off, name, why)
+
+    def _call_off(self, name: str, why: str) -> None:
+        """What raises on the way forth goes back, while that is possible; and is tried again where it is not."""
+        reload = self._of[name]
+        if reload.phase in core.REVERSIBLE:
+            self._set(self._engine.units[name], core.fail(reload, why))
 
     def _advance(self, unit: Unit) -> None:
         while True:

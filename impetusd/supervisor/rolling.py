@@ -68,17 +68,29 @@ class Rolling:
     def advance(self) -> None:
         """Take the next step in each unit in which one can be taken. Called when the inbox is empty."""
         for unit in list(self._units.values()):
-            reloading = self._engine.reloads.active(unit) is not None
-            entries = self._engine.of_unit(unit)
-            for entry in entries:
-                self._tidy(entry, entries, reloading=reloading)
-            entries = self._engine.of_unit(unit)
-            if not any(e.rec.due or e.role in {Role.LEAVING, Role.NEXT} for e in entries):
-                del self._units[unit.name]
-            elif not reloading and all(
-                e.slot.state not in {State.STARTING, State.STOPPING, State.BACKOFF} for e in entries
-            ):
-                self._next(entries)
+            source = f"replacing processes of {unit.name}"
+            if self._engine.faults.rests(source):
+                continue
+            try:
+                self._advance(unit)
+            except Exception as error:
+                why = self._engine.faults.note(source, "taking the next step", error)
+                for entry in self._engine.of_unit(unit):
+                    if entry.rec.due:
+                        self._call_off(entry, f"({entry.rec.due}): {why}")
+
+    def _advance(self, unit: Unit) -> None:
+        reloading = self._engine.reloads.active(unit) is not None
+        entries = self._engine.of_unit(unit)
+        for entry in entries:
+            self._tidy(entry, entries, reloading=reloading)
+        entries = self._engine.of_unit(unit)
+        if not any(e.rec.due or e.role in {Role.LEAVING, Role.NEXT} for e in entries):
+            del self._units[unit.name]
+        elif not reloading and all(
+            e.slot.state not in {State.STARTING, State.STOPPING, State.BACKOFF} for e in entries
+        ):
+            self._next(entries)
 
     def _tidy(self, entry: Entry, entries: list[Entry], *, reloading: bool) -> None:
         slot = entry.slot

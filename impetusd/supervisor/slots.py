@@ -14,14 +14,16 @@ from impetusd.core.lifecycle import State
 from impetusd.core.model import Config, Kind, Unit
 from impetusd.supervisor import record
 from impetusd.supervisor.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
+from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.starter import Starter
 
 
 class Slots:
     """By name, in the order in which they are shown, and by unit, with what is remembered of each unit."""
 
-    def __init__(self, starter: Starter) -> None:
+    def __init__(self, starter: Starter, faults: Faults) -> None:
         self._starter = starter
+        self._faults = faults
         self._dirty: dict[str, Entry] = {}  # whose records have changed
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
@@ -52,14 +54,19 @@ class Slots:
             if unit.enabled:
                 for role, index in roles(unit, self.instances(unit)):
                     self._make(unit, role, index, blobs, saved)
-                self._make_passing(unit, blobs)
+                self._faults.contain(unit.name, "making its passing slots", self._make_passing, unit, blobs)
         if before is not None:
             self._make_leaving(before, blobs)
 
     def _know(self, unit: Unit, blobs: Mapping[str, str]) -> None:
         self.units[unit.name] = unit
+        self._facts[unit.name] = {"instances": unit.instances}
         facts = blobs.get(f"unit:{unit.name}")
-        self._facts[unit.name] = record.load_facts(facts) if facts else {"instances": unit.instances}
+        if facts:
+            self._faults.contain(unit.name, "reading what is remembered of it", self._load_facts, unit, facts)
+
+    def _load_facts(self, unit: Unit, text: str) -> None:
+        self._facts[unit.name] = record.load_facts(text)
 
     def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
         """Slots of units that the configuration had and has no more."""
@@ -97,15 +104,25 @@ class Slots:
         saved: Mapping[str, Any] = MappingProxyType({}),
     ) -> Entry:
         entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
+        if not self._faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
+            entry.rec.slot = replace(entry.slot, state=State.FATAL, reason="its record cannot be read")
+        self.entries[entry.name] = entry
+        self._of_unit.setdefault(unit.name, []).append(entry)
+        return entry
+
+    def _unmake(self, entry: Entry) -> None:
+        """Its making has come to nothing."""
+        del self.entries[entry.name]
+        self._of_unit[entry.unit.name].remove(entry)
+        self._dirty.pop(entry.name, None)
+
+    def _remember(self, entry: Entry, blobs: Mapping[str, str], saved: Mapping[str, Any]) -> None:
         text = blobs.get(f"slot:{entry.name}")
         if text:
             entry.rec = record.load(text)
         elif entry.name in saved:
             entry.rec = record.revive(saved[entry.name])
             self.touch(entry)  # the supervisor after us has no other memory of it
-        self.entries[entry.name] = entry
-        self._of_unit.setdefault(unit.name, []).append(entry)
-        return entry
 
     def _make_passing(self, unit: Unit, blobs: Mapping[str, str]) -> None:
         """Slots that no configuration asks for: scaled away, of a process that leaves, or of one that is to come."""

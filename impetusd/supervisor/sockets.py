@@ -16,7 +16,7 @@ from impetusd.core.access import Person
 from impetusd.core.model import Listen
 from impetusd.folders import address_of, folder_of, unlink_socket
 from impetusd.supervisor import childspec
-from impetusd.supervisor.childspec import CannotStart
+from impetusd.supervisor.childspec import NOTHING, CannotStart, Found
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 # linux/bpf_common.h: load a byte, compare bits, return how much of the packet is taken. A TCP socket's filter begins at the
@@ -135,32 +135,28 @@ def _answers(path: str) -> bool:
     return True
 
 
-def listen_on(address: Listen, backlog: int) -> socket.socket:
-    """A listening socket for a unit. Raises CannotStart."""
+def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.socket:
+    """A listening socket for a unit of which `found` is known. Raises CannotStart."""
     try:
         if address.path:
             sock = bind_unix(address.path, 0o777 & ~(0o600 if address.owner else address.mode))
             try:
-                dress(address)
-            except (OSError, LookupError):
+                dress(address, found)
+            except OSError:
                 sock.close()
                 raise
         else:
-            family, kind, proto, _, where = socket.getaddrinfo(
-                address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
+            family, kind, proto, where = found.hosts.get(address.host) or childspec.address_of(address.host)
             sock = socket.socket(family, kind, proto)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if not address.host else 1)
-                sock.bind(where)
+                sock.bind((where[0], address.port, *where[2:]))
             except OSError:
                 sock.close()
                 raise
         sock.listen(backlog)
-    except LookupError as error:
-        raise CannotStart(f"listening on {address}", str(error.args[0])) from None
     except OSError as error:
         raise CannotStart(f"listening on {address}", f"{error.strerror or error}{_hint(error, address)}") from None
     return sock
@@ -180,7 +176,7 @@ def shut_out(fd: int) -> None:
             )
 
 
-def adjust(fd: int, address: Listen, backlog: int) -> None:
+def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING) -> None:
     """Have a socket that listens already be as its keys say now, and let everybody in. Raises CannotStart."""
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
@@ -188,16 +184,14 @@ def adjust(fd: int, address: Listen, backlog: int) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             sock.listen(backlog)
         if address.path:
-            dress(address)
-    except (OSError, LookupError) as error:
+            dress(address, found)
+    except OSError as error:
         raise CannotStart(f"listening on {address}", str(error)) from None
 
 
-def dress(address: Listen) -> None:
-    """Have the file of a unix socket belong to whom it is to belong, with its mode. Raises OSError or KeyError."""
-    user, _, group = address.owner.partition(":")
-    uid = childspec.person_of(user).pw_uid if user else os.geteuid()
-    gid = childspec.gid_of(group) if group else childspec.person_of(user).pw_gid if user else os.getegid()
+def dress(address: Listen, found: Found) -> None:
+    """Have the file of a unix socket belong to whom it is to belong, with its mode. Raises OSError."""
+    uid, gid = found.owners.get(address.owner, (os.geteuid(), os.getegid()))
     with folder_of(address.path) as (folder, name):
         try:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)

@@ -18,18 +18,19 @@ import resource
 import socket
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from impetusd.core.lifecycle import Scope
 from impetusd.core.model import Kind, Unit
 from impetusd.folders import unlink_socket
 from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor import childspec
-from impetusd.supervisor.childspec import CannotStart
+from impetusd.supervisor.childspec import CannotStart, Found
 from impetusd.supervisor.entry import FORKING, PASSING, Entry, Role, log_files, serving, slot_name
 from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Options, Writer
+from impetusd.supervisor.lookups import LookUps
 from impetusd.supervisor.sockets import adjust, listen_on, shut_out
 from impetusd.supervisor.stream import STDOUT, Prefix
 
@@ -37,6 +38,14 @@ STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
 # What of its environment a forked worker does not have from its template.
 OF_A_FORK = ("INVOCATION_ID", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET", "WATCHDOG_USEC")
+
+
+class Mark(NamedTuple):
+    """How much of each a round has gathered."""
+
+    puts: int
+    ops: int
+    keeps: int
 
 
 class Starter:
@@ -50,12 +59,13 @@ class Starter:
         self._writer = writer
         self._environ = environ
         self._log_dir = log_dir
-        self._puts: dict[str, str | None] = {}
+        self._puts: list[tuple[str, str | None]] = []
         self._ops: list[dict[str, Any]] = []
         self._keeps: list[tuple[str, int]] = []
-        self._close_when_sent: list[int] = []
+        self._close_when_sent: list[tuple[str, int]] = []
         self._held = dict(link.fds)  # name → our copy, of what the shim holds
         self._listening = {name for name in self._held if name.startswith("listen:")}
+        self.look_ups = LookUps()
         self._next_process = 1
         self._next_pipe = 1 + max([0, *(int(name.split(":")[1]) for name in self._held if name.startswith("log:"))])
         self.instances: Callable[[Unit], int] = lambda unit: unit.instances
@@ -66,7 +76,7 @@ class Starter:
 
     def put(self, key: str, blob: str | None) -> None:
         """Have `blob` remembered under `key`; None forgets it."""
-        self._puts[key] = blob
+        self._puts.append((key, blob))
 
     def signal(self, process: int, number: int, scope: Scope) -> None:
         """Signal a process, its descendants, or both."""
@@ -82,7 +92,7 @@ class Starter:
         if ours:
             self._held[name] = fd
         else:
-            self._close_when_sent.append(fd)
+            self._close_when_sent.append((name, fd))
 
     def held(self, name: str) -> int | None:
         """What the supervisor before us had kept under `name`, for good: the descriptor is the caller's now."""
@@ -93,14 +103,31 @@ class Starter:
         self._ops.append({"op": "drop", "name": name})
         fd = self._held.pop(name, None)
         if fd is not None:
-            self._close_when_sent.append(fd)
+            self._close_when_sent.append((name, fd))
+
+    def mark(self) -> Mark:
+        """Where this round is now, for `roll_back`."""
+        return Mark(len(self._puts), len(self._ops), len(self._keeps))
+
+    def roll_back(self, mark: Mark) -> None:
+        """What a start has asked for since `mark` is not sent. Log pipes stay: they are the slot's, not the process's."""
+        del self._puts[mark.puts :], self._ops[mark.ops :]
+        undone = [each for each in self._keeps[mark.keeps :] if not each[0].startswith("log:")]
+        for each in undone:
+            self._keeps.remove(each)
+            if each in self._close_when_sent:
+                self._close_when_sent.remove(each)
+            else:
+                self._held.pop(each[0], None)
+                self._listening.discard(each[0])
+            os.close(each[1])
 
     def flush(self) -> None:
         """Send what was gathered as one message, so that the shim gets all of it or nothing.
 
         Of more descriptors than one message takes, the first go ahead: see `continue_from`.
         """
-        self._puts.update(self._ledger.puts())
+        self._puts += self._ledger.puts().items()
         if not (self._puts or self._ops or self._keeps):
             return
         keeps = self._keeps
@@ -108,16 +135,16 @@ class Starter:
             ahead, keeps = keeps[:MOST_FDS], keeps[MOST_FDS:]
             self._link.send([{"op": "keep", "name": name} for name, _ in ahead], [fd for _, fd in ahead])
         ops: list[dict[str, Any]] = [{"op": "keep", "name": name} for name, _ in keeps]
-        ops += [{"op": "put", "key": key, "blob": blob} for key, blob in self._puts.items()]
+        ops += [{"op": "put", "key": key, "blob": blob} for key, blob in dict(self._puts).items()]
         closing = self._close_when_sent
 
         def sent() -> None:
-            for fd in closing:
+            for _, fd in closing:
                 os.close(fd)
 
         self._link.send(ops + self._ops, [fd for _, fd in keeps], sent)
         self._ledger.sent()
-        self._puts, self._ops, self._keeps, self._close_when_sent = {}, [], [], []
+        self._puts, self._ops, self._keeps, self._close_when_sent = [], [], [], []
 
     def quit(self, code: int) -> None:
         """Have the shim exit with `code` once we have."""
@@ -180,17 +207,21 @@ class Starter:
             if unknown or kind == "aside":
                 self.drop(name)
 
-    def launch(self, entry: Entry, extra: Mapping[str, str], template: int | None) -> int:
-        """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart."""
+    def launch(self, entry: Entry, found: Found, template: int | None) -> int:
+        """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart.
+
+        Whatever it raises, `roll_back` is the caller's.
+        """
         unit = entry.unit
         process = self._next_process
         name = entry.name if entry.role is not Role.NEXT else slot_name(unit, serving(unit), entry.index)
-        env = childspec.environment(unit, name, entry.index, self._environ, extra)
+        env = childspec.environment(unit, name, entry.index, self._environ, found)
         if unit.wait_ready or entry.policy.watchdog:
             env["NOTIFY_SOCKET"] = self.notify_address
         if entry.policy.watchdog:
             env["WATCHDOG_USEC"] = str(round(entry.policy.watchdog * 1_000_000))
-        listeners = self._listeners(unit)
+        self._next_process += 1  # also if nothing comes of it
+        listeners = self._listeners(unit, found)
         pipe = self._pipe(entry)
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
         # What only the dead may have held: with the pipes' other ends a process outlives all of impetusd without SIGPIPE.
@@ -210,7 +241,8 @@ class Starter:
             }
             operation = {"op": "fork", "process": process, "via": template}
         else:
-            spec = self._exec_spec(entry, process, env, stdio, listeners)
+            about = {"listen": len(listeners), "identity": found.identity}
+            spec = self._exec_spec(entry, env, stdio + listeners, f"chan:{process}:theirs", about)
             count = len(spec["fds"])
             spec["fds"].update({str(number): name for number, name in enumerate(carried, count + ("fork_fd" in spec))})
             operation = {"op": "spawn", "process": process}
@@ -218,29 +250,22 @@ class Starter:
         self._ops.append({**operation, "spec": spec})
         if entry.works:
             self.drop(f"chan:{process}:theirs")
-        self._next_process += 1
         return process
 
     def _exec_spec(
-        self, entry: Entry, process: int, env: dict[str, str], stdio: list[str], listeners: list[str]
+        self, entry: Entry, env: dict[str, str], fds: list[str], channel: str, about: Mapping[str, Any]
     ) -> dict[str, Any]:
         unit = entry.unit
-        fds = stdio + listeners
         if unit.kind is not Kind.POOL:
-            return childspec.spec(unit, childspec.command(unit, ""), env, fds, len(listeners))
+            return childspec.spec(unit, childspec.command(unit, ""), env, fds, **about)
         env["IMPETUSD_WORKER"] = childspec.runtime_settings(unit)
         env["PYTHONUNBUFFERED"] = "1"
         if entry.role in FORKING:
             env[childspec.FORK_FD] = str(len(fds))
             argv = childspec.command(unit, "template")
-            return {**childspec.spec(unit, argv, env, fds, len(listeners)), "fork_fd": len(fds)}
+            return {**childspec.spec(unit, argv, env, fds, **about), "fork_fd": len(fds)}
         env[childspec.CHANNEL_FD] = str(len(fds))
-        argv = childspec.command(unit, "serve")
-        return childspec.spec(unit, argv, env, [*fds, f"chan:{process}:theirs"], len(listeners))
-
-    async def env_files(self, unit: Unit) -> dict[str, str]:
-        """The unit's env_file, read in a thread. Raises CannotStart."""
-        return await asyncio.to_thread(childspec.read_env_files, unit)
+        return childspec.spec(unit, childspec.command(unit, "serve"), env, [*fds, channel], **about)
 
     # Channels to workers.
 
@@ -347,7 +372,11 @@ class Starter:
         for stream, (reader, writer) in zip(STREAMS, ends, strict=True):
             self.keep(f"log:{pipe}:{stream}:r", reader, ours=True)
             self.keep(f"log:{pipe}:{stream}:w", writer, ours=False)
-        self._attach(entry)
+        try:
+            self._attach(entry)
+        except BaseException:
+            self.forget_pipe(entry)
+            raise
         return pipe
 
     def _attach(self, entry: Entry) -> None:
@@ -370,10 +399,14 @@ class Starter:
     def swap_pipes(self, one: Entry, other: Entry) -> None:
         """A process moved from slot to slot: its pipes go with it, and what it prints goes to its new slot's files."""
         one.rec.pipe, other.rec.pipe = other.rec.pipe, one.rec.pipe
-        having = [entry for entry in (one, other) if entry.rec.pipe is not None]
-        routes = [self._routes(entry) for entry in having]
-        options = [self._options(entry) for entry in having]
-        self._writer.redirect(dict(ChainMap(*routes)), dict(ChainMap(*options)))
+        try:
+            having = [entry for entry in (one, other) if entry.rec.pipe is not None]
+            routes = [self._routes(entry) for entry in having]
+            options = [self._options(entry) for entry in having]
+            self._writer.redirect(dict(ChainMap(*routes)), dict(ChainMap(*options)))
+        except BaseException:
+            one.rec.pipe, other.rec.pipe = other.rec.pipe, one.rec.pipe
+            raise
 
     def forget_pipe(self, entry: Entry) -> None:
         """The slot is gone: write what it printed last, then close its pipes."""
@@ -406,16 +439,16 @@ class Starter:
 
     # Listening sockets.
 
-    def _listeners(self, unit: Unit) -> list[str]:
+    def _listeners(self, unit: Unit, found: Found) -> list[str]:
         """The names of the unit's listening sockets, each bound when it is not yet. Raises CannotStart."""
         names = []
         for address in unit.listen:
             name = f"listen:{unit.name}:{address.place}"
             if name not in self._held:
-                self.keep(name, listen_on(address, unit.backlog).detach(), ours=True)
+                self.keep(name, listen_on(address, unit.backlog, found).detach(), ours=True)
                 self._listening.add(name)
             else:
-                adjust(self._held[name], address, unit.backlog)
+                adjust(self._held[name], address, unit.backlog, found)
             names.append(name)
         return names
 

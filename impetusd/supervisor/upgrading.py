@@ -69,7 +69,7 @@ class Upgrading:
             self._under_way = False
         if why:
             own = {"pid": os.getpid(), "shim": self._shim, "version": impetusd.__version__}
-            self._record("daemon", what="refused an upgrade", why=why[:2000], **own)
+            self._record("daemon", what="refused an upgrade", why=why[-2000:], **own)
             self._starter.flush()
             raise ProtocolError(
                 FAILED, f"the {what} now on the disk cannot take over, and nothing was changed: {why}", EXIT_FAILED

@@ -11,6 +11,7 @@ from impetusd.core import config
 from impetusd.core.problem import ConfigError
 from impetusd.host import this_host
 from impetusd.supervisor import childspec
+from impetusd.supervisor.childspec import Found
 
 
 def unit(text):
@@ -19,7 +20,9 @@ def unit(text):
 
 
 def environment(text, index=0, extra=()):
-    return childspec.environment(unit(f"[program:p]\ncommand = p\n{text}"), f"p:{index}", index, {}, dict(extra))
+    return childspec.environment(
+        unit(f"[program:p]\ncommand = p\n{text}"), f"p:{index}", index, {}, Found(env_file=dict(extra))
+    )
 
 
 class TestIncrementVar:

@@ -9,7 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from waiting import until
+from waiting import until, wait_for
 
 from impetusd.supervisor import filewatch
 from impetusd.supervisor.filewatch import FileWatch, ignored, log_glob
@@ -68,7 +68,7 @@ def bench(tmp_path):
 
         before = set(threading.enumerate())
         asyncio.run(main())
-        assert set(threading.enumerate()) == before
+        wait_for(lambda: set(threading.enumerate()) == before, threading.enumerate)
 
     return run
 

@@ -1,0 +1,101 @@
+"""Mistakes of our own: whatever raises costs the smallest thing that it could be done for, and is reported.
+
+A source is what something was done for: a slot, the reload of a unit, a part of the supervisor. Its traceback is in the
+daemon's log, once; `status` shows it. What is done again and again for a source rests once that has raised three times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+from impetusd.core import schedule
+
+P = ParamSpec("P")
+
+PATIENCE = 3  # faults in a row after which a source rests
+AGAIN = 5.0  # seconds that it rests
+FORGIVEN = 60.0  # seconds without one after which it begins anew
+SHOWN = 3600.0  # seconds that a fault is shown in `status`
+MOST = 200  # sources and tracebacks that are remembered
+
+
+class _Fault:
+    """The faults of one source."""
+
+    __slots__ = ("at", "count", "resting", "row", "text")
+
+    def __init__(self) -> None:
+        self.count = self.row = 0
+        self.at = float("-inf")  # monotonic, of the last
+        self.resting = 0.0  # until when
+        self.text = ""
+
+
+class Faults:
+    """What has raised, by source. Called in the event loop's thread."""
+
+    def __init__(self, tell: Callable[[str], None], wake: Callable[[], object]) -> None:
+        """`tell` writes into the daemon's log; `wake` has what rested be asked again."""
+        self._tell = tell
+        self._wake = wake
+        self._of: dict[str, _Fault] = {}
+        self._logged: set[tuple[str, ...]] = set()
+        self.strict = False  # nothing is contained: it is to be found out whether anything raises
+
+    def note(self, source: str, stage: str, error: BaseException) -> str:
+        """`stage` has raised for `source`. Returns what to say of it, as the reason for which `stage` has failed."""
+        told = f"internal error: {error!r}"
+        try:
+            self._note(source, stage, error, told)
+        except Exception as another:  # reporting is not to fail where containing has not
+            self._tell(f"{source}: {stage}: {told}, and telling it: {another!r}")
+        return told
+
+    def _note(self, source: str, stage: str, error: BaseException, told: str) -> None:
+        now = time.monotonic()
+        if len(self._of) >= MOST and source not in self._of:
+            del self._of[min(self._of, key=lambda each: self._of[each].at)]
+        fault = self._of.setdefault(source, _Fault())
+        fault.row = fault.row + 1 if now - fault.at < FORGIVEN else 1
+        fault.count, fault.at, fault.text = fault.count + 1, now, f"{stage}: {told}"
+        wait = AGAIN if fault.row >= PATIENCE else 0.0
+        fault.resting = now + wait
+        asyncio.get_running_loop().call_later(wait + 0.01, self._wake)
+        frame = traceback.extract_tb(error.__traceback__)[-1:]
+        key = (source, stage, type(error).__name__, *(f"{each.filename}:{each.lineno}" for each in frame))
+        if key not in self._logged:
+            if len(self._logged) >= MOST:
+                self._logged.clear()
+            self._logged.add(key)
+            lines = "".join(traceback.format_exception(error)).rstrip()
+            self._tell(f"{source}: {stage} failed: {told}\n{lines}")
+
+    def contain(self, source: str, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Do it. False if it has raised."""
+        try:
+            act(*args, **kwargs)
+        except Exception as error:
+            if self.strict:
+                raise
+            self.note(source, stage, error)
+            return False
+        return True
+
+    def rests(self, source: str) -> bool:
+        """Whether it has raised so often that it is left alone for now."""
+        fault = self._of.get(source)
+        return fault is not None and fault.resting > time.monotonic()
+
+    def attention(self) -> list[str]:
+        """A sentence for each source that has raised within the last hour, for `status`."""
+        now = time.monotonic()
+        return [
+            f"{source}: {fault.text} ({fault.count} times, the last {schedule.ago(now - fault.at)}); "
+            "this is a mistake in impetusd, and its log has the traceback"
+            for source, fault in self._of.items()
+            if now - fault.at < SHOWN
+        ]

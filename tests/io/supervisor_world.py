@@ -1,0 +1,254 @@
+"""A whole supervisor in this process, on a shim that is played: it starts nothing, and says what a real one would say.
+
+`Shim.live` is one life of a supervisor. What the shim knows outlives it, so the next life takes over. No pid that is told
+belongs to a process of this host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import warnings
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from waiting import until
+
+from impetusd.core.location import Paths, locate
+from impetusd.core.protocol import Request, check_params
+from impetusd.shim import wire
+from impetusd.supervisor.daemon import Daemon
+from impetusd.supervisor.link import Link
+
+NOBODYS = 1 << 23  # the kernel gives no pid as high as this (PID_MAX_LIMIT)
+Scenario = Callable[["Life"], Awaitable[None]]
+
+
+class Child:
+    """What the shim holds of one process."""
+
+    def __init__(self, process: int, pid: int, spec: dict[str, Any]) -> None:
+        self.process = process
+        self.pid = pid
+        self.spec = spec
+        self.name = (spec["env"] or {}).get("IMPETUSD_NAME", "")
+        self.ended: dict[str, Any] | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"process": self.process, "pid": self.pid, "ended": self.ended, "left": False, "acked": False}
+
+
+class Shim:
+    """What is held between the lives of supervisors, and what was asked."""
+
+    def __init__(self, folder: str, text: str) -> None:
+        self.conf = f"{folder}/impetusd.ini"
+        self.write(text)
+        self.paths: Paths = locate(text, self.conf, {})
+        for path in (self.paths.run_dir, self.paths.state_dir, self.paths.log_dir):
+            os.makedirs(path, exist_ok=True)
+        self.children: dict[int, Child] = {}
+        self.blobs: dict[str, str] = {}
+        self.kept: dict[str, int] = {}
+        self.started: list[Child] = []  # ever
+        self.messages: list[list[dict[str, Any]]] = []
+        self.cannot: dict[str, str] = {}  # by slot: why no process can be started for it
+        self.deaf: set[str] = set()  # slots whose processes end on nothing but SIGKILL
+        self._events: list[dict[str, Any]] = []
+        self._next = NOBODYS
+        self._channel: socket.socket | None = None
+
+    def write(self, text: str) -> None:
+        with open(self.conf, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def live(self, scenario: Scenario) -> None:
+        """One life of a supervisor; afterwards nothing of it is left in this process but what we hold."""
+        before = set(os.listdir("/proc/self/fd"))
+        try:
+            asyncio.run(self._live(scenario))
+        finally:
+            with warnings.catch_warnings():  # a supervisor closes little at its end, for its process ends
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
+            held = {str(fd) for fd in self.kept.values()}
+            for fd in set(os.listdir("/proc/self/fd")) - before - held:
+                with contextlib.suppress(OSError):
+                    os.close(int(fd))
+
+    async def _live(self, scenario: Scenario) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel, loop = theirs, asyncio.get_running_loop()
+        link = Link(ours, lambda event: daemon._hear(event))  # noqa: PLW0108  # it is made below
+        daemon = Daemon(self.conf, self.paths, boot=False, link=link)
+        daemon._hand_over = lambda _why: daemon._starter.flush()  # type: ignore[method-assign]
+        loop.add_reader(theirs, self._readable)
+        self._events = []
+        self._say(
+            {"event": "hello", "pid": os.getpid(), "shutdown": False, "command": [], "blobs": self.blobs}
+            | {"table": [child.row() for child in self.children.values()]}
+        )
+        names = list(self.kept)
+        if names:
+            self._say({"event": "fds", "names": names}, [self.kept[name] for name in names])
+        self._say({"event": "begin"})
+        run = loop.create_task(daemon.run())
+        life = Life(self, daemon)
+        try:
+            await until(lambda: run.done() or os.path.exists(self.paths.control_socket), "the supervisor")
+            if run.done():
+                run.result()
+            await scenario(life)
+        finally:
+            daemon._done.set()
+            await run
+            loop.remove_reader(theirs)
+            loop.remove_reader(ours)
+            daemon._notify.close()
+            theirs.close()
+            ours.close()
+
+    # What the supervisor says.
+
+    def _readable(self) -> None:
+        assert self._channel is not None
+        while True:
+            try:
+                packet = wire.recv(self._channel)
+            except BlockingIOError:
+                break
+            if packet is None:
+                return
+            message, fds = packet
+            self.messages.append(message["ops"])
+            for op in message["ops"]:
+                getattr(self, f"_{op['op']}", lambda *_: None)(op, fds)
+            assert not fds
+        self.tell()
+
+    def _put(self, op: dict[str, Any], _: list[int]) -> None:
+        if op["blob"] is None:
+            self.blobs.pop(op["key"], None)
+        else:
+            self.blobs[op["key"]] = op["blob"]
+
+    def _keep(self, op: dict[str, Any], fds: list[int]) -> None:
+        self._drop(op, fds)
+        self.kept[op["name"]] = fds.pop(0)
+
+    def _drop(self, op: dict[str, Any], _: list[int]) -> None:
+        if op["name"] in self.kept:
+            os.close(self.kept.pop(op["name"]))
+
+    def _spawn(self, op: dict[str, Any], _: list[int]) -> None:
+        self._next += 1
+        child = self.children[op["process"]] = Child(op["process"], self._next, op["spec"])
+        self.started.append(child)
+        if child.name in self.cannot:
+            self.end(child, stage="executing it", error=self.cannot[child.name])
+        else:
+            missing = [name for name in _names(op["spec"]["fds"]) if name and name not in self.kept]
+            assert not missing, f"{child.name} is to get {missing}, which are not held"
+            self._events.append({"event": "spawned", "process": child.process, "pid": child.pid})
+
+    _fork = _spawn
+
+    def _signal(self, op: dict[str, Any], _: list[int]) -> None:
+        child = self.children.get(op["process"])
+        if child is None or child.ended is not None or op["scope"] == "rest":
+            return
+        if op["number"] == 9 or (op["number"] == 15 and child.name not in self.deaf):
+            self.end(child, signal=op["number"])
+
+    def _ack(self, op: dict[str, Any], _: list[int]) -> None:
+        child = self.children.pop(op["process"])
+        assert child.ended is not None, f"{child.name} was acknowledged and runs"
+
+    # What the shim says.
+
+    def end(self, child: Child, **how: Any) -> None:
+        """It has ended; told with the rest of this round."""
+        child.ended = {"at": 1.0, **how}
+        self._events.append({"event": "exited", "process": child.process, "left": False, **child.ended})
+
+    def kill(self, *names: str) -> None:
+        """Somebody kills these, in this order, at once: one message tells it."""
+        for name in names:
+            self.end(self.child(name), signal=9)
+        self.tell()
+
+    def tell(self) -> None:
+        """One message with what has happened."""
+        events, self._events = self._events, []
+        if events:
+            self._say_all(events)
+
+    def _say(self, event: dict[str, Any], fds: Iterable[int] = ()) -> None:
+        self._say_all([event], fds)
+
+    def _say_all(self, events: list[dict[str, Any]], fds: Iterable[int] = ()) -> None:
+        assert self._channel is not None
+        wire.send(self._channel, {"events": events}, list(fds))
+
+    # What there is.
+
+    def child(self, name: str) -> Child:
+        """The living process of a slot, of which there is one."""
+        (child,) = [each for each in self.children.values() if each.name == name and each.ended is None]
+        return child
+
+    def pids(self) -> dict[str, int]:
+        """Of what lives, by slot. No slot has two."""
+        living = [child for child in self.children.values() if child.ended is None]
+        found = {child.name: child.pid for child in living}
+        assert len(found) == len(living), [child.name for child in living]
+        return found
+
+    def close(self) -> None:
+        for fd in self.kept.values():
+            os.close(fd)
+        self.kept.clear()
+
+
+class Life:
+    """One supervisor, asked as the control socket asks it."""
+
+    def __init__(self, shim: Shim, daemon: Daemon) -> None:
+        self.shim = shim
+        self.daemon = daemon
+
+    async def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        request = Request(1, method, check_params(method, params))
+        return dict(await self.daemon._commands.handle(request, lambda *_: None))
+
+    async def rows(self) -> dict[str, dict[str, Any]]:
+        """`status`, by slot."""
+        return {row["name"]: row for row in (await self.ask("status", names=[]))["units"]}
+
+    async def until(self, holds: Callable[[dict[str, dict[str, Any]]], object], what: str = "it") -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+
+        async def look() -> object:
+            nonlocal rows
+            rows = await self.rows()
+            return holds(rows)
+
+        await until(look, lambda: f"{what}: { {name: (row['state'], row['reason']) for name, row in rows.items()} }")
+        return rows
+
+    async def until_state(self, state: str, *names: str) -> dict[str, Any]:
+        """All slots, unless some are named."""
+        return await self.until(
+            lambda rows: all(rows[name]["state"] == state for name in names or rows), f"{names or 'all'} in {state}"
+        )
+
+    def log(self) -> str:
+        with open(self.shim.paths.log_file, encoding="utf-8") as file:
+            return file.read()
+
+
+def _names(fds: dict[str, str] | list[str]) -> list[str]:
+    return list(fds.values()) if isinstance(fds, dict) else fds

@@ -1,0 +1,281 @@
+"""What raises or hangs for one slot costs that slot alone: no event of another is lost, nothing is started twice."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from supervisor_world import Life, Shim
+
+from impetusd.core import lifecycle
+from impetusd.core.protocol import ProtocolError
+from impetusd.supervisor import childspec, lookups
+
+BACKOFF = "min_uptime = 0\nexp_backoff_restart_delay = 20ms\nexp_backoff_max_delay = 20ms\nmax_restarts = 1000000\n"
+GHOST = f"[program:ghost]\ncommand = sleep 1000\nuser = ghost\n{BACKOFF}"
+OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\nmin_uptime = 0\n" for name in ("after", "before"))
+
+MakeShim = Callable[[str], Shim]
+
+
+@pytest.fixture
+def shim(tmp_path) -> Iterator[MakeShim]:
+    made: list[Shim] = []
+
+    def make(text: str) -> Shim:
+        made.append(Shim(str(tmp_path), f"[impetusd]\n{text}"))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+class Passwd:
+    """The host's users, of whom one comes and goes: "ghost"."""
+
+    def __init__(self) -> None:
+        self.there = True
+        self.answers = threading.Event()
+        self.answers.set()
+        self.asked = 0
+        self._real = pwd.getpwnam
+
+    def getpwnam(self, name: str) -> pwd.struct_passwd:
+        if name != "ghost":
+            return self._real(name)
+        self.asked += 1
+        self.answers.wait()
+        if not self.there:
+            raise KeyError(f"getpwnam(): name not found: {name!r}")
+        return pwd.getpwuid(os.geteuid())
+
+
+@pytest.fixture
+def passwd(monkeypatch) -> Iterator[Passwd]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for only root starts programs as others")
+    found = Passwd()
+    monkeypatch.setattr(pwd, "getpwnam", found.getpwnam)
+    yield found
+    found.answers.set()  # no thread is left
+
+
+async def started(life: Life) -> dict[str, int]:
+    await life.ask("start")
+    await life.until_state("RUNNING")
+    return life.shim.pids()
+
+
+class TestAMissingUser:
+    def test_costs_its_unit_alone_and_no_other_event_of_the_message(self, shim: MakeShim, passwd: Passwd) -> None:
+        told = shim(GHOST + OTHERS)
+
+        async def scenario(life: Life) -> None:
+            before = await started(life)
+            passwd.there = False
+            told.kill("before:0", "ghost:0", "after:0")
+            rows = await life.until(
+                lambda rows: (
+                    rows["ghost"]["state"] == "BACKOFF"
+                    and all(rows[name]["state"] == "RUNNING" for name in ("before", "after"))
+                )
+            )
+            assert "user ghost does not exist on this host" in rows["ghost"]["reason"]
+            assert rows["ghost"]["pid"] is None
+            assert set(told.pids()) == {"after:0", "before:0"}
+            assert not set(told.pids().values()) & set(before.values())
+            assert "Traceback" not in life.log()
+            assert not (await life.ask("restart", names=["ghost"]))["ok"]  # returns
+            passwd.there = True
+            await life.until_state("RUNNING")
+
+        told.live(scenario)
+
+    def test_costs_its_unit_alone_in_a_take_over(self, shim: MakeShim, passwd: Passwd) -> None:
+        told = shim(GHOST + OTHERS)
+        pids: dict[str, int] = {}
+
+        async def first(life: Life) -> None:
+            pids.update(await started(life))
+
+        async def second(life: Life) -> None:
+            rows = await life.until(lambda rows: rows["ghost"]["state"] == "BACKOFF")
+            assert "user ghost does not exist on this host" in rows["ghost"]["reason"]
+            await life.until_state("RUNNING", "after", "before")
+            assert told.pids()["before:0"] == pids["before:0"]
+            assert told.pids()["after:0"] != pids["after:0"]
+
+        told.live(first)
+        passwd.there = False
+        for name in ("ghost:0", "after:0"):  # while there is no supervisor
+            told.end(told.child(name), signal=9)
+        told.live(second)
+        assert set(told.pids()) == {"after:0", "before:0"}
+
+    def test_is_no_reason_to_refuse_an_apply(self, shim: MakeShim, passwd: Passwd) -> None:
+        told = shim(GHOST + OTHERS)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            passwd.there = False
+            told.write(f"[impetusd]\n{GHOST}{OTHERS}[program:new]\ncommand = sleep 1000\n")
+            assert [each["name"] for each in (await life.ask("plan"))["changes"]] == ["new"]
+            with pytest.raises(ConnectionAbortedError):  # the next supervisor goes on
+                await life.ask("apply")
+
+        async def second(life: Life) -> None:
+            await life.until_state("RUNNING")
+            assert set(told.pids()) == {"ghost:0", "after:0", "before:0", "new:0"}
+            assert len(told.started) == 4
+
+        told.live(scenario)
+        told.live(second)
+
+    def test_that_is_new_is_refused_by_name(self, shim: MakeShim, passwd: Passwd) -> None:
+        told = shim(OTHERS)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            passwd.there = False
+            told.write(f"[impetusd]\n{GHOST}{OTHERS}")
+            with pytest.raises(ProtocolError, match="no such user"):
+                await life.ask("apply")
+
+        told.live(scenario)
+
+    def test_lets_scale_start_what_it_can(self, shim: MakeShim, passwd: Passwd) -> None:
+        told = shim(GHOST + OTHERS)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            passwd.there = False
+            answer = await life.ask("scale", name="ghost", n=2)
+            assert not answer["ok"]
+            assert {row["name"]: row["state"] for row in answer["units"]} == {
+                "ghost:0": "RUNNING",
+                "ghost:1": "BACKOFF",
+            }
+
+        told.live(scenario)
+
+
+async def everything_else_goes_on(life: Life) -> None:
+    """All that asks a disk or a thread for something, and a restart, while some look-up hangs."""
+    for method in ("status", "plan", "events", "health", "timers"):
+        await life.ask(method)
+    await life.ask("env", name="after", diff=True)
+    before = life.shim.pids()["after:0"]
+    life.shim.kill("after:0")
+    await life.until(lambda rows: rows["after"]["pid"] not in {None, before})
+    assert (await life.ask("restart", names=["before"]))["ok"]
+
+
+class TestAHostThatDoesNotAnswer:
+    def test_for_a_user_holds_up_its_unit_alone(self, shim: MakeShim, passwd: Passwd, monkeypatch) -> None:
+        monkeypatch.setattr(lookups, "WITHIN", 0.2)
+        told = shim(GHOST + OTHERS)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            passwd.answers.clear()
+            passwd.asked = 0
+            told.kill("ghost:0")
+            told.write(f"[impetusd]\n{OTHERS}{GHOST}")
+            await everything_else_goes_on(life)
+            rows = await life.until(lambda rows: rows["ghost"]["restarts"] > 2 and rows["ghost"]["state"] == "BACKOFF")
+            assert "looking up user and group failed: no answer within 0.2 s" in rows["ghost"]["reason"]
+            assert passwd.asked == 1  # one thread hangs, and not one more for each try
+            passwd.answers.set()
+            await life.until_state("RUNNING")
+
+        told.live(scenario)
+
+    def test_for_eight_env_files_holds_up_their_unit_alone(self, shim: MakeShim, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(lookups, "WITHIN", 0.2)
+        fifo = tmp_path / "env"
+        os.mkfifo(fifo)
+        told = shim(f"[program:x]\ncommand = sleep 1000\ninstances = 8\nenv_file = {fifo}\n{BACKOFF}{OTHERS}")
+
+        async def scenario(life: Life) -> None:
+            await life.ask("start", wait=False)
+            await life.until_state("RUNNING", "after", "before")
+            await everything_else_goes_on(life)
+            xs = [f"x:{number}" for number in range(8)]
+            rows = await life.until(lambda rows: all(rows[x]["restarts"] > 1 for x in xs))
+            assert {rows[x]["state"] for x in xs} <= {"BACKOFF", "STARTING"}
+            rows = await life.until(lambda rows: rows["x:3"]["state"] == "BACKOFF")
+            assert f"reading env_file {fifo} failed: no answer within 0.2 s" in rows["x:3"]["reason"]
+            assert sum(thread.name == "look-up" for thread in threading.enumerate()) == 1
+            await life.ask("stop", names=["x"])
+
+        told.live(scenario)  # ends, though a thread hangs
+        with open(fifo, "w"):
+            pass  # the thread ends
+
+
+def test_what_raises_in_a_start_is_that_slots_failed_start_and_nothing_of_it_reaches_the_shim(
+    shim: MakeShim, monkeypatch
+) -> None:
+    told = shim(f"[program:bad]\ncommand = sleep 1000\n{BACKOFF}{OTHERS}")
+    real = childspec.environment
+    broken = True
+
+    def environment(unit, *rest):
+        if unit.name == "bad" and broken:
+            raise ZeroDivisionError("of ours")
+        return real(unit, *rest)
+
+    monkeypatch.setattr(childspec, "environment", environment)
+
+    async def scenario(life: Life) -> None:
+        nonlocal broken
+        answer = await life.ask("start")
+        assert not answer["ok"]
+        rows = await life.until_state("RUNNING", "after", "before")
+        rows = await life.until(lambda rows: rows["bad"]["state"] == "BACKOFF" and rows["bad"]["restarts"] > 3)
+        assert "preparing its start failed: internal error: ZeroDivisionError('of ours')" in rows["bad"]["reason"]
+        assert set(told.pids()) == {"after:0", "before:0"}
+        assert not [name for name in told.kept if name.startswith("chan:")]
+        assert life.log().count("Traceback") == 1
+        status = await life.ask("status")
+        (sentence,) = [each for each in status["troubles"] if each.startswith("bad:0: ")]
+        assert "this is a mistake in impetusd" in sentence
+        broken = False
+        await life.until_state("RUNNING")
+
+    told.live(scenario)
+
+
+def test_an_event_that_cannot_be_decided_costs_its_slot_alone(shim: MakeShim, monkeypatch) -> None:
+    told = shim(f"[program:bad]\ncommand = sleep 1000\n{BACKOFF}{OTHERS}")
+    real = lifecycle.step
+    broken = False
+
+    def step(policy, slot, event, now, jitter):
+        if broken and policy.max_restarts == 1000000:
+            raise ZeroDivisionError("of ours")
+        return real(policy, slot, event, now, jitter)
+
+    monkeypatch.setattr(lifecycle, "step", step)
+
+    async def scenario(life: Life) -> None:
+        nonlocal broken
+        await started(life)
+        broken = True
+        told.kill("before:0", "bad:0", "after:0")
+        await life.until(
+            lambda rows: (
+                rows["bad"]["state"] == "BACKOFF"
+                and "of ours" in rows["bad"]["reason"]
+                and all(rows[name]["state"] == "RUNNING" for name in ("before", "after"))
+            )
+        )
+        broken = False
+        assert (await life.ask("restart", names=["bad"]))["ok"]
+
+    told.live(scenario)
+    assert len(told.started) == 6
