@@ -2,29 +2,26 @@
 
 They are found by the table that it wrote (`shim.table`), each by pid and start time, and held by a pidfd: no signal can hit a
 stranger. How one of them ends is asked of the kernel (PIDFD_GET_INFO, Linux 6.15), once whoever adopted it has reaped it.
-Descriptors are known again by device and inode: among those that were passed on to this process (by the supervisor that
-has become it, or by systemd's store), and in the survivors themselves, whose pipes and sockets they are.
+Descriptors were passed on to this process (by the supervisor that has become it, or by systemd's store), or are found in
+the survivors: see `shim.descriptors`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import os
 import select
 import signal
-import stat
 import struct
 import time
 
-from impetusd.shim import tree
+from impetusd.shim import descriptors, tree
 from impetusd.shim.child import Child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Any
 
     from impetusd.shim.main import Shim
@@ -32,13 +29,10 @@ if TYPE_CHECKING:
 MARK = "IMPETUSD_DAEMON"  # in the environment of each child: the `life` of the table
 REAPED_WITHIN = 1.5  # seconds after an end in which whoever adopted the process should have reaped it: an init may poll
 GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by itself
-SYS_PIDFD_GETFD = 438
 # linux/pidfd.h: struct pidfd_info of 64 bytes, _IOWR(0xFF, 11), and in it the mask and the status of wait(2).
 _INFO = struct.Struct("=Q52xi")
 _GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
 _EXIT = 1 << 3
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int]) -> None:
@@ -52,8 +46,10 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int]) -> None:
         child = shim.children[saved["process"]] = Child.load(saved)
         child.ours, child.pidfd, child.status = False, -1, -1
         _find(child)
-    found = descriptors(told["kept"], [child for child in shim.children.values() if child.pidfd >= 0], given)
-    shim.kept.update(found)
+    search = descriptors.Search(told["kept"])
+    search.among(given)
+    search.within(child for child in shim.children.values() if child.pidfd >= 0)
+    shim.kept.update(search.found)
     for child in shim.children.values():
         if child.ended is not None and not child.acked:
             child.left = shim.has_rest(child)
@@ -61,10 +57,11 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int]) -> None:
     for member in strays:  # started in the instant in which the shim was killed, and in nobody's books
         tree.send(member, signal.SIGKILL)
     alive = sum(child.pidfd >= 0 for child in shim.children.values())
-    lost = sorted(told["kept"].keys() - found.keys())
+    lost = sorted(told["kept"].keys() - search.found.keys())
+    barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
     shim.log(
         f"the shim before this one (pid {told['shim'][0]}) was killed: {alive} processes live on"
-        + (f"; lost with it: {', '.join(lost)}" if lost else "")
+        + (f"; lost with it: {', '.join(lost)}{barred}" if lost else "")
         + (
             f"; killed what it had only just started: {', '.join(str(member.pid) for member in strays)}"
             if strays
@@ -156,68 +153,3 @@ def oust(told: dict[str, Any]) -> None:
 def _lives(who: list[int]) -> bool:
     member = tree.read(who[0])
     return member is not None and member.started == who[1] and not member.zombie
-
-
-# Descriptors.
-
-
-def descriptors(kept: dict[str, list[int]], survivors: Iterable[Child], given: Iterable[int]) -> dict[str, int]:
-    """name → descriptor of all in `kept` that are found. Of `given` what is not one of them is closed."""
-    wanted: dict[tuple[int, int], list[str]] = {}
-    for name, (device, inode, _) in kept.items():
-        wanted.setdefault((device, inode), []).append(name)
-    found: dict[str, int] = {}
-    given = list(given)
-    for fd in given:
-        for name in _wanted(wanted, found, os.fstat(fd)):
-            _take(found, name, kept[name][2], f"/proc/self/fd/{fd}", lambda fd=fd: os.dup(fd))
-    for fd in given:
-        os.close(fd)
-    for child in survivors:
-        if len(found) == len(kept):
-            break
-        for number, path in _open_in(child.pid):
-            with contextlib.suppress(OSError):
-                for name in _wanted(wanted, found, os.stat(path)):
-                    _take(found, name, kept[name][2], path, lambda c=child, n=number: _getfd(c.pidfd, n))
-    return found
-
-
-def _open_in(pid: int) -> Iterator[tuple[int, str]]:
-    folder = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
-        for number in os.listdir(folder):
-            yield int(number), f"{folder}/{number}"
-
-
-def _wanted(wanted: dict[tuple[int, int], list[str]], found: dict[str, int], seen: os.stat_result) -> list[str]:
-    return [name for name in wanted.get((seen.st_dev, seen.st_ino), ()) if name not in found]
-
-
-def _take(found: dict[str, int], name: str, mode: int, path: str, copy: Any) -> None:
-    """A descriptor for `name`. A pipe is opened anew, for either end of it leads to both; all else is copied."""
-    try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            # A pipe opened to be written waits for a reader: it has one for as long as it takes.
-            reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            if mode == os.O_RDONLY:
-                found[name] = reader
-                return
-            try:
-                found[name] = os.open(path, mode | os.O_CLOEXEC)
-            finally:
-                os.close(reader)
-        else:
-            found[name] = copy()
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.EACCES, errno.ENXIO, errno.EBADF, errno.ENOENT, errno.ESRCH}:
-            raise
-
-
-def _getfd(pidfd: int, number: int) -> int:
-    """pidfd_getfd(2), Linux 5.6: a copy of another process's descriptor. Needs what ptrace(2) needs."""
-    fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
-    if fd < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return fd

@@ -1,0 +1,145 @@
+"""Descriptors that a shim which was killed had held, known again by device and inode.
+
+They are among those that were passed on to this process, and in the survivors themselves, whose pipes and sockets they
+are. A survivor may be hostile, and put another file at a number between any two of our steps. So nothing is opened that
+it can replace: a copy is taken of what it has (pidfd_getfd(2)), and looked at; only then is it used. What it links to is
+read first, which no file system is asked for: a look at a file on a hung one would hang as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from impetusd.shim.child import Child
+
+SYS_PIDFD_GETFD = 438
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Search:
+    """`found`: name → descriptor. `barred`: the pids of survivors out of which we may take nothing."""
+
+    def __init__(self, kept: dict[str, list[int]]) -> None:
+        """`kept`: name → what `table.ident` told of it."""
+        self._kept = kept
+        self._wanted: dict[tuple[int, int], list[str]] = {}
+        for name, (device, inode, _) in kept.items():
+            self._wanted.setdefault((device, inode), []).append(name)
+        self._links = {f"{kind}:[{inode}]" for _, inode in self._wanted for kind in ("pipe", "socket")}
+        self.found: dict[str, int] = {}
+        self.barred: list[int] = []
+
+    def among(self, given: Iterable[int]) -> None:
+        """Look through descriptors of this process, and close them."""
+        given = list(given)
+        for fd in given:
+            self._take(fd)
+        for fd in given:
+            os.close(fd)
+
+    def within(self, survivors: Iterable[Child]) -> None:
+        """Look through those of other processes, each held by its pidfd."""
+        for child in survivors:
+            if len(self.found) == len(self._kept):
+                return
+            for number, link in _links(child.pid):
+                if link in self._links:
+                    self._copy(child, number)
+
+    def _copy(self, child: Child, number: int) -> None:
+        try:
+            fd = _getfd(child.pidfd, number)
+        except PermissionError:
+            # Yama wants an ancestor or CAP_SYS_PTRACE. What runs as ourselves has no rights that we have not.
+            fd = _opened(child.pid, number) if _is_our_equal(child.pid) else -1
+            if fd < 0:
+                if child.pid not in self.barred:
+                    self.barred.append(child.pid)
+                return
+        except OSError as error:
+            _unless_lacking(error)
+            return
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}") in self._links:  # it is still what it was
+                self._take(fd)
+        finally:
+            os.close(fd)
+
+    def _take(self, fd: int) -> None:
+        """Have a copy of ours for each name that it is wanted for."""
+        there, flags = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
+        if flags & os.O_PATH:
+            return
+        for name in self._wanted.get((there.st_dev, there.st_ino), ()):
+            mode = self._kept[name][2]
+            if name in self.found:
+                continue
+            if stat.S_ISFIFO(there.st_mode):
+                with contextlib.suppress(PermissionError):  # of a pipe that is somebody else's
+                    self.found[name] = _reopened(fd, mode)
+            elif flags & os.O_ACCMODE == mode:
+                self.found[name] = os.dup(fd)
+
+
+def _reopened(fd: int, mode: int) -> int:
+    """The pipe that our descriptor `fd` is an end of, opened anew: either end leads to both."""
+    # One that is opened to be written waits for a reader: it has one for as long as it takes.
+    reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if mode == os.O_RDONLY:
+        return reader
+    try:
+        return os.open(f"/proc/self/fd/{fd}", mode | os.O_CLOEXEC)
+    finally:
+        os.close(reader)
+
+
+def _links(pid: int) -> Iterator[tuple[int, str]]:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for number in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                yield int(number), os.readlink(f"{folder}/{number}")
+
+
+def _opened(pid: int, number: int) -> int:
+    """A pipe's end by its path; -1 for what cannot be opened so, as a socket."""
+    try:
+        return os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        _unless_lacking(error)
+        return -1
+
+
+def _is_our_equal(pid: int) -> bool:
+    """Whether it runs as the user that we are, and as nobody else."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            uids = next((line.split()[1:5] for line in file if line.startswith("Uid:")), [])
+    except OSError:
+        return False
+    return {*uids} == {str(os.geteuid())}
+
+
+def _unless_lacking(error: OSError) -> None:
+    """That it has ended, or let go of it, is an answer; that we have no descriptor or memory left is none."""
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        raise error
+
+
+def _getfd(pidfd: int, number: int) -> int:
+    """pidfd_getfd(2), Linux 5.6: a copy of another process's descriptor. Needs what ptrace(2) needs."""
+    fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return fd
