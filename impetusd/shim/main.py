@@ -308,6 +308,7 @@ class Shim(Supervision):
             return
         try:
             request = json.dumps({"id": str(process), "env": spec["env"]}).encode()
+            asked = tree.now()
             fds = [self._fd(name) for name in spec["fds"]]
             socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
@@ -320,6 +321,7 @@ class Shim(Supervision):
             self._never_lived(child, "forking a worker", str(error))
             return
         child.forks = template.forks  # until the answer: marks whose answer it is
+        child.asked = asked
         self.forking[process] = child
 
     def _fork_answers(self, template: Child) -> None:
@@ -358,10 +360,9 @@ class Shim(Supervision):
             return
         try:
             # Not looked up in the kernel's list of our children: that leaves some out while others end.
-            member = self._seeing(lambda: tree.read(pid))
-            if member is None or member.parent != os.getpid() or pid in self._known():
-                whose = "another child's" if pid in self._mains() else "no child of the shim's"
-                raise ChildProcessError(0, f"the template named pid {pid}, which is {whose}")
+            foreign = self._seeing(lambda: self._foreign(pid, template, child))
+            if foreign:
+                raise ChildProcessError(0, f"the template named pid {pid}, which is {foreign}")
             child.pidfd = os.pidfd_open(pid)
         except OSError as error:
             self._never_lived(child, "adopting a forked worker", error.strerror or str(error))
@@ -369,6 +370,30 @@ class Shim(Supervision):
         child.pid = pid
         self._move(child)
         self._live(child)
+
+    def _foreign(self, pid: int, template: Child, child: Child) -> str:
+        """Why `pid` cannot be what `template` forked for `child`; "" if it can. It may have ended: a zombie of ours stays.
+
+        Nobody can say who forked a process whose parent is gone. But it has the template's user and cgroup, it is younger
+        than the request, and it bears no sign of another child.
+        """
+        member = tree.read(pid)
+        if member is None or member.parent != os.getpid() or pid in self._known():
+            return "another child's" if pid in self._mains() else "no child of the shim's"
+        if member.started < child.asked:
+            return "older than the request"
+        if tree.rights(pid) != tree.rights(template.pid):
+            return "not of the template's user"
+        if template.cgroup:
+            place, own = tree.place(pid), tree.place(template.pid)
+            return "" if place == own or place.startswith(own + b"/") else "not in the template's cgroup"
+        invocation = tree.invocation(pid)
+        for other in self.children.values():
+            if other not in {template, child} and other.session and other.session in {member.session, member.group}:
+                return "of another child's session"
+            if invocation and other.invocation == invocation != template.invocation:
+                return "of another child's invocation"
+        return ""
 
     def _move(self, child: Child) -> None:
         """Have a forked worker moved into its cgroup by a process of its own, for a move takes 10 ms (see `shim.clone`)."""

@@ -15,6 +15,7 @@ import errno
 import functools
 import os
 import signal
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,6 +101,30 @@ def variable(pid: int, name: str) -> str:
         return ""
     _, found, rest = text.partition(f"\0{name}=".encode())
     return rest.partition(b"\0")[0].decode("ascii", "replace") if found else ""
+
+
+def now() -> int:
+    """What `started` is of a process that starts now."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def rights(pid: int) -> bytes:
+    """The user ids that `pid` has, as /proc shows them; b"" when there is no such process."""
+    return next((line for line in _lines(pid, "status") if line.startswith(b"Uid:")), b"")
+
+
+def place(pid: int) -> bytes:
+    """The cgroup v2 that `pid` is in, as /proc shows it; it is known of a zombie, too."""
+    return next((line for line in _lines(pid, "cgroup") if line.startswith(b"0::")), b"")
+
+
+def _lines(pid: int, name: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+            return file.read(65536).splitlines()
+    except OSError as error:
+        _unless_blind(error)
+        return []
 
 
 def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set[int]) -> list[Member]:

@@ -120,7 +120,7 @@ class Shim:
         self._setup = setup if cgroups else f"tree.own_cgroup = lambda: ''\n{setup}"
         self._command = command
         self._lives: list[Supervisor] = []
-        self._pipes: dict[str, int] = {}
+        self.pipes: dict[str, int] = {}
         self._fds: list[int] = []
         self._next = 1
 
@@ -185,7 +185,7 @@ class Shim:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         for life in self._lives:
             life.close()
-        for fd in [*self._pipes.values(), *self._fds]:
+        for fd in [*self.pipes.values(), *self._fds]:
             os.close(fd)
         self.listening.close()
         self._errors.close()
@@ -282,7 +282,7 @@ class Shim:
     def pipe(self, name: str) -> int:
         """Keep the write end of a new pipe as `name` in the shim's store; returns the read end."""
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        self._pipes[name] = reader
+        self.pipes[name] = reader
         self.say({"op": "keep", "name": name}, fds=[writer])
         os.close(writer)
         return reader
@@ -291,7 +291,7 @@ class Shim:
         """All that a child wrote to the pipe `name`, which must have ended or given the pipe up."""
         self.say({"op": "drop", "name": name})
         text = b""
-        while part := read(self._pipes[name], f"the end of what {process} writes"):
+        while part := read(self.pipes[name], f"the end of what {process} writes"):
             text += part
         return text.decode("utf-8", "surrogateescape")
 

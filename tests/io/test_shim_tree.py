@@ -387,6 +387,54 @@ def test_a_template_that_names_a_pid_that_is_no_worker_is_refused(shim, whose):
     worker(shim, via)
 
 
+DAEMON = "(setsid sleep 1000 & echo $!); exec sleep 1000"
+
+
+def named(shim, *, before=False, **changes):
+    """A daemon of another unit, whose parent is the shim; its pid, and why a template that names it is refused."""
+    go = f"go:{shim.number()}"
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    shim.say({"op": "keep", "name": go}, fds=[reader])
+    os.close(reader)
+    via, _ = template(shim, **{"0": go})
+    out = f"daemon:{shim.number()}"
+    shim.pipe(out)
+
+    def start():
+        shim.started("/bin/sh", "-c", DAEMON, fds={"0": "", "1": out, "2": ""}, **changes)
+        return lines(shim.pipes[out], 1)[0]
+
+    if before:
+        pid = start()
+        wait_for(lambda: tree.now() > tree.read(int(pid)).started, "the clock that the kernel counts starts by")
+    process, _ = fork(shim, via, DO="read")
+    if not before:
+        pid = start()
+    wait_for(lambda: tree.read(int(pid)).parent == shim.pid, "the daemon to be an orphan")
+    os.write(writer, f"{pid}\n".encode())
+    os.close(writer)
+    stage, error = refused(shim, process)
+    assert stage == "adopting a forked worker"
+    assert state(int(pid)) not in {"", "Z"}
+    worker(shim, via)
+    return pid, error
+
+
+def test_a_template_that_names_another_units_daemon_is_refused(shim):
+    """Its session is its own, and its parent is the shim: so it looks as a forked worker does."""
+    pid, error = named(shim, before=True)
+    assert error == f"the template named pid {pid}, which is older than the request"
+    pid, error = named(shim)
+    of = "not in the template's cgroup" if shim.cgroup else "of another child's invocation"
+    assert error == f"the template named pid {pid}, which is {of}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as others")
+def test_a_template_that_names_another_users_process_is_refused(shim):
+    pid, error = named(shim, uid=65534, gid=65534, groups=[])
+    assert error == f"the template named pid {pid}, which is not of the template's user"
+
+
 def test_a_worker_is_adopted_also_when_the_kernels_list_of_children_leaves_it_out():
     with Shim(setup="main.tree.children = list") as shim:
         via, _ = template(shim)

@@ -2,7 +2,7 @@
 
 The request's env says what to do: DO = fork (the default), die, hang, silent (fork and die without an answer), say
 (answer ANSWER as it is), ended (the worker has exited with CODE before the answer), gone (answer, then die with the
-next request unread). Workers print "NAME pid" to their stdout and sleep.
+next request unread), read (answer the pid that its input says). Workers print "NAME pid" to their stdout and sleep.
 """
 
 import json
@@ -52,6 +52,8 @@ while True:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif do == "say":
         requests.send(env["ANSWER"].replace("ID", request["id"]).encode())
+    elif do == "read":
+        requests.send(json.dumps({"id": request["id"], "pid": int(os.read(0, 16))}).encode())
     elif do == "silent":
         fork(env, fds[0])
         os._exit(9)
