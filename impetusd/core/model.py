@@ -173,6 +173,7 @@ class Unit:
     merge_logs: bool = False
     time: bool = False
     log_format: str = "plain"  # or "json"
+    log_max_line: int = 1 << 18  # bytes
     log_max_size: int = 0  # bytes; 0 is no limit
     log_max_age: float = 0.0  # 0 is no limit
     log_keep: int = 7

@@ -453,6 +453,18 @@ def count(least: int, most: int) -> Value:
     return Value("count", lambda text: _number(text, least, most), str)
 
 
+def size(least: int, most: int) -> Value:
+    """Bytes, from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        number = parse_size(text)
+        if not least <= number <= most:
+            raise ValueError(f"must be between {show_size(least)} and {show_size(most)}")
+        return number
+
+    return Value("size", parse, show_size)
+
+
 def choice(*options: Any) -> Value:
     """One of these words, or of the members of an enumeration."""
     known = {str(getattr(option, "value", option)): option for option in options}
@@ -592,6 +604,7 @@ KEYS: tuple[Key, ...] = (
     Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
     Key("time", _JOBS, "Logs", BOOL, "no", "Put the time before each line."),
     Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines as they come; json: each in an object with its time and where it is from."),
+    Key("log_max_line", _JOBS, "Logs", size(4 << 10, 1 << 20), "256K", 'Where whole lines are written (time, log_format = json, merge_logs, run --logs stdout), one longer than this is written in parts: each but the last ends with …, or has "partial": true in JSON. Parts of a line stand together; where another writes into the same file, one whose end does not come within a second ends there.'),
     Key("log_max_size", _JOBS, "Logs", LIMIT, "0", "Begin a new file when one has grown to this size; 0: never, as when logrotate does it."),
     Key("log_max_age", _JOBS, "Logs", DURATION, "0", "Begin a new file when one is this old; 0: never."),
     Key("log_keep", _JOBS, "Logs", count(0, 10_000), "7", "How many old files are kept."),

@@ -55,7 +55,7 @@ from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
-from impetusd.supervisor.logs import Writer
+from impetusd.supervisor.logs import Writer, is_ours
 from impetusd.supervisor.memory import Memory
 from impetusd.supervisor.notify import Notify
 from impetusd.supervisor.oom import Oom
@@ -227,7 +227,7 @@ class Daemon:
     def open_log(self) -> None:
         """With the memory of the supervisor before us: what was on its way into files, and what was dropped."""
         fds = self._link.fds
-        held = {name: fds.pop(name) for name in list(fds) if name == "lost" or name.startswith("journal:")}
+        held = {name: fds.pop(name) for name in list(fds) if is_ours(name)}
 
         def keep(name: str, fd: int | None) -> None:
             self._link.send([{"op": "drop" if fd is None else "keep", "name": name}], [] if fd is None else [fd])

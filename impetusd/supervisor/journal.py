@@ -22,7 +22,9 @@ from typing import NamedTuple
 CHUNK = 65536  # bytes a read; a pipe's default capacity
 _EMPTY, _READING, _READ, _MARKED, _MARKED_TOO = range(5)
 _STATE = struct.Struct("Q")  # stored last, in one instruction
-_TAKEN = struct.Struct("Qd16sH")  # bytes, when (time.time()), the random bytes, the length of the pipe's name
+# Bytes, when (time.time()), the random bytes, the length of the pipe's name, and when once more: 0.1.0 does not write that,
+# and of a chunk that it has taken an unfinished line is all that there will be.
+_TAKEN = struct.Struct("Qd16sHd")
 _MARK = struct.Struct("QQQQ")  # device, inode, size, bytes of the output that went elsewhere before
 _OWNER = struct.Struct("QQ")  # the thread that uses it: its number, and when it was started (clock ticks since boot)
 _AT_OWNER = 8
@@ -39,6 +41,7 @@ class Pending(NamedTuple):
     inode: int  # 0: writing had not begun
     size: int
     before: int
+    ended: bool  # its last line is to be written as it is: nothing follows
 
 
 class Journal:
@@ -53,6 +56,8 @@ class Journal:
         self._view = memoryview(self._map)
         self._nonce = os.urandom(16)
         self._waiting = array.array("i", [0])
+        _, at, _, _, again = _TAKEN.unpack_from(self._map, _AT_TAKEN)
+        self.foreign = at != again  # an older version has used it last
         self._state = _STATE.unpack_from(self._map)[0]
 
     def own(self) -> None:
@@ -70,7 +75,7 @@ class Journal:
         state = _STATE.unpack_from(self._map)[0]
         if state == _EMPTY:
             return None
-        count, at, nonce, length = _TAKEN.unpack_from(self._map, _AT_TAKEN)
+        count, at, nonce, length, _ = _TAKEN.unpack_from(self._map, _AT_TAKEN)
         data = bytes(self._view[_DATA : _DATA + count])
         if state == _READING and data[:16] == nonce[:count]:
             return None
@@ -78,27 +83,38 @@ class Journal:
         mark = (0, 0, 0, 0)
         if state >= _MARKED:
             mark = _MARK.unpack_from(self._map, _AT_MARKS + (state - _MARKED) * _MARK.size)
-        return Pending(name, at, data, *mark)
+        return Pending(name, at, data, *mark, ended=self.foreign or not data)
 
     def take(self, fd: int, pipe: bytes, at: float, limit: int = CHUNK) -> memoryview:
         """Read what is in the pipe, `limit` bytes at most. Empty at its end; BlockingIOError when nothing is there."""
         fcntl.ioctl(fd, termios.FIONREAD, self._waiting)
         count = min(self._waiting[0], limit) or 1
         self._view[_DATA : _DATA + 16] = self._nonce
-        self._view[_AT_NAME : _AT_NAME + len(pipe)] = pipe
-        _TAKEN.pack_into(self._map, _AT_TAKEN, count, at, self._nonce, len(pipe))
+        self._name(count, at, pipe)
         _STATE.pack_into(self._map, 0, _READING)
         try:
             got = os.readv(fd, [self._view[_DATA : _DATA + count]])
         except BaseException:
             self.done()
             raise
-        if got != count:  # at the end of the pipe only
+        if not got:
             self.done()
             return self._view[:0]
+        if got != count:  # somebody else reads from it, too
+            self._name(got, at, pipe)
         self._state = _READ
         _STATE.pack_into(self._map, 0, _READ)
-        return self._view[_DATA : _DATA + count]
+        return self._view[_DATA : _DATA + got]
+
+    def end(self, pipe: bytes, at: float) -> None:
+        """Take nothing: what is held of the pipe's last line is all of it, and is about to be written."""
+        self._name(0, at, pipe)
+        self._state = _READ
+        _STATE.pack_into(self._map, 0, _READ)
+
+    def _name(self, count: int, at: float, pipe: bytes) -> None:
+        self._view[_AT_NAME : _AT_NAME + len(pipe)] = pipe
+        _TAKEN.pack_into(self._map, _AT_TAKEN, count, at, self._nonce, len(pipe), at)
 
     def mark(self, device: int, inode: int, size: int, before: int) -> None:
         """All but the first `before` bytes of the output is about to be added to a file of `size` bytes."""
@@ -108,8 +124,15 @@ class Journal:
 
     def done(self) -> None:
         """The chunk is where it belongs."""
+        self.claim()
         self._state = _EMPTY
         _STATE.pack_into(self._map, 0, _EMPTY)
+
+    def claim(self) -> None:
+        """No older version's chunk is in it any more."""
+        if self.foreign:
+            _TAKEN.pack_into(self._map, _AT_TAKEN, 0, 0.0, b"", 0, 0.0)
+            self.foreign = False
 
     def close(self) -> None:
         """Let go of the memory."""

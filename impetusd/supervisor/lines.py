@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # What JSON escapes, the newline excepted, the backslash first: as bytes, all lines in one go, json.dumps of each takes
 # twenty times as long.
 _ESCAPES = [(bytes([code]), json.dumps(chr(code))[1:-1].encode()) for code in (0x5C, 0x22, *range(32)) if code != 10]
-LONGEST = 32768  # bytes of a line that are waited for: half a pipe; with pages half used that may be all it holds
+GOES_ON = "…"  # at the end of a part of a line that is too long, where the next part follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Options:
     json: bool = False  # implies a time
     merged: bool = False  # other pipes go to the same file: only whole lines are written
     prefix: str = ""  # before each line that is no JSON
+    max_line: int = 1 << 18  # a longer line is written in parts; without by_lines there are none
     tail: bool = True  # keep the last of each run, to explain its end
     max_size: int = 0  # 0: no rotation by size
     max_age: float = 0.0  # 0: none by age
@@ -43,22 +45,61 @@ def stamp(at: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{int(at % 1 * 1000):03d}{time.strftime('%z', local)}"
 
 
-def whole(data: bytes, *, forced: bool, longest: int = LONGEST) -> int:
-    """How many bytes of `data` are to be written now: its whole lines; all of it if `forced`, or if it is one too long."""
-    end = data.rfind(b"\n") + 1
-    return len(data) if forced or (end == 0 and len(data) >= longest) else end
+class Piece(NamedTuple):
+    """Whole lines, or a part of one that is too long and goes on in the next piece."""
+
+    data: bytes
+    goes_on: bool = False
 
 
-def dress(data: bytes, options: Options, at: float) -> bytes:
-    """`data`, whole lines (a last one without its newline gets one), as it is written into the file."""
+def split(data: bytes, most: int, *, ended: bool) -> tuple[list[Piece], bytes]:
+    """What of `data` is to be written now, and what is waited with: the beginning of a line, `most` bytes of it or fewer.
+
+    A line of more than `most` bytes is in parts, of which none ends within a character. `ended`: nothing follows, and
+    what there is of the last line is all of it.
+    """
+    pieces = []
+    begin = at = 0  # of what is in no piece yet; of the line that is looked at
+    while len(data) - at > most:
+        newline = data.rfind(b"\n", at, at + most + 1)
+        if newline >= 0:
+            at = newline + 1
+            continue
+        if begin < at:
+            pieces.append(Piece(data[begin:at]))
+        begin, at = at, _before_character(data, at + most)
+        pieces.append(Piece(data[begin:at], goes_on=True))
+        begin = at
+    end = len(data) if ended else data.rfind(b"\n", begin) + 1
+    if begin < end:
+        pieces.append(Piece(data[begin:end]))
+    return pieces, data[max(begin, end) :]
+
+
+def _before_character(data: bytes, at: int) -> int:
+    """`at`, or where the character begins that it would cut in two: UTF-8 has at most four bytes for one."""
+    begin = at
+    while begin > at - 3 and data[begin] & 0xC0 == 0x80:
+        begin -= 1
+    return at if data[begin] & 0xC0 == 0x80 else begin
+
+
+def dress(data: bytes, options: Options, at: float, *, goes_on: bool = False) -> bytes:
+    """`data`, whole lines (a last one without its newline gets one), as it is written into the file.
+
+    `goes_on`: it is one part of a line, and the next follows. In JSON that is a field, elsewhere GOES_ON.
+    """
     if not data:
         return b""
+    if not options.json and goes_on:
+        data += GOES_ON.encode()
     if not data.endswith(b"\n"):
         data += b"\n"
     if options.json:
+        end = b'", "partial": true}\n' if goes_on else b'"}\n'
         head = f'{{"time": "{stamp(at)}", "name": {json.dumps(options.name)}, "stream": "{options.stream}", "line": "'
         between = b'"}\n' + head.encode()
-        return b"".join((between[3:], _escaped(data[:-1]).replace(b"\n", between), b'"}\n'))
+        return b"".join((between[3:], _escaped(data[:-1]).replace(b"\n", between), end))
     if options.time or options.prefix:
         before = f"{options.prefix}{f'{stamp(at)} ' if options.time else ''}".encode()
         return b"".join((before, memoryview(data.replace(b"\n", b"\n" + before))[: -len(before)]))

@@ -29,6 +29,7 @@ from impetusd.supervisor.childspec import CannotStart, Found
 from impetusd.supervisor.entry import FORKING, PASSING, Entry, Role, log_files, serving, slot_name
 from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
+from impetusd.supervisor.logpipe import own_end
 from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.lookups import LookUps
 from impetusd.supervisor.sockets import adjust, listen_on, shut_out
@@ -328,6 +329,7 @@ class Starter:
                 time=unit.time,
                 json=unit.log_format == "json",
                 merged=shared or path == STDOUT,
+                max_line=unit.log_max_line,
                 tail=stream == "err",
                 max_size=unit.log_max_size,
                 max_age=unit.log_max_age,
@@ -369,9 +371,10 @@ class Starter:
         except OSError as error:
             entry.rec.pipe = None
             raise CannotStart("making log pipes", error.strerror or str(error)) from None
-        for stream, (reader, writer) in zip(STREAMS, ends, strict=True):
-            self.keep(f"log:{pipe}:{stream}:r", reader, ours=True)
+        for stream, (reader, writer, own) in zip(STREAMS, ends, strict=True):
+            self.keep(f"log:{pipe}:{stream}:r", reader, ours=False)
             self.keep(f"log:{pipe}:{stream}:w", writer, ours=False)
+            self._held[f"log:{pipe}:{stream}:r"] = own
         try:
             self._attach(entry)
         except BaseException:
@@ -393,6 +396,10 @@ class Starter:
             writer = self._held.pop(f"log:{entry.rec.pipe}:{stream}:w", None)
             if writer is not None:
                 os.close(writer)
+            reader = self._held[f"log:{entry.rec.pipe}:{stream}:r"]
+            with contextlib.suppress(OSError):
+                self._held[f"log:{entry.rec.pipe}:{stream}:r"] = own_end(reader)
+                os.close(reader)
         self._attach(entry)
         return True
 
@@ -478,17 +485,20 @@ class Starter:
                 unlink_socket(path.removeprefix("unix:"))
 
 
-def _pipes() -> list[tuple[int, int]]:
-    """A pipe for each stream. Raises OSError; EMFILE as soon as the next would come out of the RESERVE."""
-    ends: list[tuple[int, int]] = []
+def _pipes() -> list[tuple[int, int, int]]:
+    """A pipe for each stream: the ends that processes have, and a read end that only we have.
+
+    Raises OSError; EMFILE as soon as the next would come out of the RESERVE.
+    """
+    fds: list[int] = []
     try:
         for _ in STREAMS:
-            ends.append(os.pipe2(os.O_CLOEXEC))  # noqa: PERF401 - those made before one fails are to be closed
-        if max(map(max, ends)) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE:
+            fds += os.pipe2(os.O_CLOEXEC)
+            fds.append(own_end(fds[-2]))
+        if max(fds) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     except OSError:
-        for pair in ends:
-            for fd in pair:
-                os.close(fd)
+        for fd in fds:
+            os.close(fd)
         raise
-    return ends
+    return list(zip(fds[::3], fds[1::3], fds[2::3], strict=True))

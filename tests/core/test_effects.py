@@ -40,7 +40,7 @@ RULES = {
     "max_restarts", "restart_window", "restart_delay", "exp_backoff_restart_delay", "exp_backoff_max_delay", "retry_after",
     "critical", "reload_parallel", "reload_watch", "cron_restart", "timezone", "max_age", "watch", "watch_ignore", "watch_delay", "max_memory_restart",
     "memory_hold", "max_memory_kill", "kill_signal", "kill_timeout", "treekill", "out_file", "error_file", "merge_logs", "time",
-    "log_format", "log_max_size", "log_max_age", "log_keep", "log_compress",
+    "log_format", "log_max_line", "log_max_size", "log_max_age", "log_keep", "log_compress",
 }  # fmt: skip
 ITEMS = {
     "listen": Listen("::1", 1),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
 import random
 import re
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -17,6 +20,7 @@ from writer_harness import read
 from impetusd.supervisor.journal import Journal
 from impetusd.supervisor.lines import stamp
 from impetusd.supervisor.lost import Losses
+from impetusd.supervisor.unfinished import Unfinished
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -31,6 +35,7 @@ POINTS = [
     "before done",
     "after done",
 ]
+HOLDING = ["before hold", "after hold", "after read", "after write", "before done"]  # of a line that is not whole yet
 LINES = b"".join(b"line %d\n" % number for number in range(3000))
 STAMPED = len(f"{stamp(0.0)} ")
 
@@ -40,7 +45,7 @@ class Supervisors:
 
     def __init__(self, root, **options):
         self.root = root
-        self.journal, self.losses = Journal(), Losses()
+        self.journal, self.losses, self.unfinished = Journal(), Losses(), Unfinished()
         self.options = options
         self.readers, self.writers, self.pipes = [], [], []
         self.process = None
@@ -55,7 +60,7 @@ class Supervisors:
     def start(self, fault="", skip=0):
         told = {
             "log": f"{self.root}/impetusd.log",
-            "held": {"journal:0": self.journal.fd, "lost": self.losses.fd},
+            "held": {"journal:0": self.journal.fd, "lost": self.losses.fd, "lines": self.unfinished.fd},
             "pipes": self.pipes,
             "fault": fault,
             "skip": skip,
@@ -63,7 +68,7 @@ class Supervisors:
         self.process = subprocess.Popen(
             [sys.executable, f"{HERE}/writer_host.py", json.dumps(told)],
             stdin=subprocess.PIPE,
-            pass_fds=[self.journal.fd, self.losses.fd, *self.readers],
+            pass_fds=[self.journal.fd, self.losses.fd, self.unfinished.fd, *self.readers],
             env={"PYTHONPATH": ROOT, "PATH": os.environ["PATH"]},
         )
 
@@ -87,6 +92,7 @@ class Supervisors:
             os.close(fd)
         self.journal.close()
         os.close(self.losses.fd)
+        os.close(self.unfinished.fd)
 
 
 @pytest.fixture
@@ -100,6 +106,12 @@ def supervisors(tmp_path):
     yield make
     for each in made:
         each.close()
+
+
+def unread(fd):
+    waiting = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, waiting)
+    return waiting[0]
 
 
 def plain(data, options):
@@ -128,6 +140,40 @@ def test_killed_at_each_step(supervisors, tmp_path, point, options, text):
     made.start()
     made.end()
     assert plain(read(tmp_path / "o"), options) == text + text.replace(b"line", b"next") + b"the end\n"
+
+
+@pytest.mark.parametrize("point", HOLDING)
+@pytest.mark.parametrize(("skip", "options"), [(1, {"json": True}), (2, {"time": True})], ids=["json", "time"])
+def test_killed_while_the_beginning_of_a_line_is_held(supervisors, tmp_path, point, skip, options):
+    """Each write ends within a line, and one has no line's end at all."""
+    made = supervisors(**options)
+    end = made.pipe()
+    text = LINES[:30_001] + b"x" * 3000 + LINES[30_001:]
+    made.start(point, skip)
+    for at in range(0, len(text), 1501):
+        os.write(end, text[at : at + 1501])
+        wait_for(lambda: made.process.poll() is not None or not unread(made.readers[0]), "it to be read")
+    os.write(end, b"the end\n")
+    made.was_killed()
+    made.start()
+    wait_for(lambda: b"the end" in read(tmp_path / "o"), "the last line")
+    made.end()
+    assert plain(read(tmp_path / "o"), options) == text + b"the end\n"
+
+
+def test_what_was_held_of_a_line_ends_with_its_run_and_is_there_once(supervisors, tmp_path):
+    """The supervisor is killed when it has written the last line, which has no end, and has not noted that yet."""
+    made = supervisors(time=True)
+    end = made.pipe()
+    made.start("before hold", skip=2)
+    os.write(end, b"whole\nhalf")
+    wait_for(lambda: b"whole" in read(tmp_path / "o"), "the first line")
+    made.process.stdin.close()  # it ends in order: what it holds is the last
+    made.was_killed()
+    assert plain(read(tmp_path / "o"), {"time": True}) == b"whole\nhalf\n"
+    made.start()
+    made.end()
+    assert plain(read(tmp_path / "o"), {"time": True}) == b"whole\nhalf\n"
 
 
 def test_killed_while_it_rotates(supervisors, tmp_path):
@@ -221,10 +267,10 @@ def test_the_journal_tells_a_successor_what_was_under_way():
         os.write(writer, b"abc")
         assert bytes(journal.take(reader, b"p", 1.5)) == b"abc"
         pending = Journal(os.dup(journal.fd)).pending()
-        assert (pending.pipe, pending.at, pending.data, pending.inode) == ("p", 1.5, b"abc", 0)
+        assert (pending.pipe, pending.at, pending.data, pending.inode, pending.ended) == ("p", 1.5, b"abc", 0, False)
         journal.mark(1, 2, 3, 0)
         journal.mark(1, 9, 4, 2)
-        assert Journal(os.dup(journal.fd)).pending()[3:] == (1, 9, 4, 2)
+        assert Journal(os.dup(journal.fd)).pending()[3:7] == (1, 9, 4, 2)
         journal.done()
         assert Journal(os.dup(journal.fd)).pending() is None
         with pytest.raises(BlockingIOError):

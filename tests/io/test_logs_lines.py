@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.supervisor.lines import LONGEST, Options, dress, offset_after, stamp, whole
+from impetusd.supervisor.lines import Options, Piece, dress, offset_after, split, stamp
 
 TEXT = st.binary(max_size=60)
 
@@ -34,21 +34,47 @@ def test_a_json_line_holds_what_can_be_had_back(data):
     assert all((each["name"], each["stream"], each["time"]) == ('a"b', "error", stamp(0.0)) for each in fields)
 
 
+MOST = 8
+
+
 @pytest.mark.parametrize(
-    ("data", "forced", "count"),
+    ("data", "ended", "pieces", "rest"),
     [
-        (b"", False, 0),
-        (b"half", False, 0),
-        (b"half", True, 4),
-        (b"one\ntwo\nhalf", False, 8),
-        (b"one\ntwo\nhalf", True, 12),
-        (b"x" * (LONGEST - 1), False, 0),
-        (b"x" * LONGEST, False, LONGEST),
-        (b"\n" + b"x" * LONGEST, False, 1),
+        (b"", False, [], b""),
+        (b"half", False, [], b"half"),
+        (b"half", True, [Piece(b"half")], b""),
+        (b"one\ntwo\nhalf", False, [Piece(b"one\ntwo\n")], b"half"),
+        (b"one\ntwo\nhalf", True, [Piece(b"one\ntwo\nhalf")], b""),
+        (b"x" * MOST, False, [], b"x" * MOST),
+        (b"x" * MOST + b"\n", False, [Piece(b"x" * MOST + b"\n")], b""),
+        (b"x" * MOST + b"y", False, [Piece(b"x" * MOST, goes_on=True)], b"y"),
+        (b"x" * MOST + b"y\nz", False, [Piece(b"x" * MOST, goes_on=True), Piece(b"y\n")], b"z"),
+        (b"1\n" + b"x" * MOST + b"y", True, [Piece(b"1\n"), Piece(b"x" * MOST, goes_on=True), Piece(b"y")], b""),
+        ("€€€".encode(), False, [Piece("€€".encode(), goes_on=True)], "€".encode()),
+        ("xx😀😀".encode(), False, [Piece("xx😀".encode(), goes_on=True)], "😀".encode()),
+        (b"\x80" * 9, False, [Piece(b"\x80" * 8, goes_on=True)], b"\x80"),
     ],
 )
-def test_where_lines_are_cut(data, forced, count):
-    assert whole(data, forced=forced) == count
+def test_where_lines_are_cut(data, ended, pieces, rest):
+    assert split(data, MOST, ended=ended) == (pieces, rest)
+
+
+@given(st.text(alphabet="a€😀\n").map(str.encode) | st.binary(max_size=60), st.integers(4, 20), st.booleans())
+def test_nothing_is_lost_where_lines_are_cut(data, most, ended):
+    pieces, rest = split(data, most, ended=ended)
+    assert b"".join(piece.data for piece in pieces) + rest == data
+    assert b"\n" not in rest
+    assert len(rest) <= most
+    assert all(len(line) <= most for piece in pieces for line in piece.data.split(b"\n"))
+    assert all(piece.data.endswith(b"\n") or piece.goes_on for piece in pieces[: None if not ended else -1])
+    if data.decode("utf-8", "ignore").encode() == data:
+        assert all(piece.data.decode() for piece in pieces)
+
+
+def test_a_part_of_a_line_says_that_it_goes_on():
+    assert dress(b"half", Options(merged=True), 0.0, goes_on=True) == "half…\n".encode()
+    assert json.loads(dress(b"half", Options(json=True), 0.0, goes_on=True))["partial"] is True
+    assert "partial" not in json.loads(dress(b"half", Options(json=True), 0.0))
 
 
 @given(st.lists(st.binary(max_size=4).filter(lambda line: b"\n" not in line)), st.integers(0, 6))

@@ -1,6 +1,6 @@
 """A supervisor that has nothing but its writer, for tests that kill it. Arguments: one JSON object.
 
-{"log": its own log, "held": {"journal:0": fd, "lost": fd}, "pipes": [[name, fd, path, options]…], "fault": "" or where to
+{"log": its own log, "held": {"journal:0": fd, "lost": fd, "lines": fd}, "pipes": [[name, fd, path, options]…], "fault": "" or where to
 be killed, "skip": how often that point is passed before}. It ends in order when its standard input ends.
 """
 
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from impetusd.supervisor import journal, logfile, logs, lost
+from impetusd.supervisor import journal, logfile, logs, lost, unfinished
 
 told = json.loads(sys.argv[1])
 left = told["skip"]
@@ -65,6 +65,7 @@ around(journal.Journal, "mark", "mark")
 around(journal.Journal, "done", "done")
 around(logfile.LogFile, "_append", "write")
 around(lost.Losses, "put", "count")
+around(unfinished.Beginning, "_put", "hold")
 journal.os = Os()
 
 writer = logs.Writer(told["log"], None, told["held"])
