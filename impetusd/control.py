@@ -305,7 +305,7 @@ def _user_name(uid: int) -> str:
 
 def _converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard: bool = False) -> dict[str, Any]:
     """Send, then read up to the answer with id 1. _Dropped if the connection ends first."""
-    lines = protocol.LineBuffer()
+    lines = protocol.LineBuffer(protocol.MAX_ANSWER)
     began = time.monotonic()
     to_send = memoryview(request)
     told = False

@@ -57,6 +57,35 @@ GROUPS = {
         "logrotate": "impetusd.cli.logrotate",
     },
 }
+# Words of PM2 and supervisorctl, and what they are here. Those that show something are taken as that without a word.
+WORDS = {
+    **dict.fromkeys(("list", "ls", "l", "ps", "avail", "pid", "top", "monit"), "status"),
+    **dict.fromkeys(("show", "info", "desc"), "describe"),
+    **dict.fromkeys(("tail", "log"), "logs"),
+    "maintail": "logs impetusd",
+    "reread": "plan",
+    "update": "apply",
+    "gracefulReload": "reload",
+    "reloadLogs": "reopen-logs",
+    "sendSignal": "signal",
+}
+EXPLAINED = {
+    "add": "write a section for it into the INI file; impetusd plan shows what that changes.",
+    **dict.fromkeys(
+        ("delete", "del", "remove"), "take its section out of the INI file; impetusd plan shows what that changes."
+    ),
+    **dict.fromkeys(("save", "dump", "resurrect"), "the INI file is what is remembered; impetusd plan compares it."),
+    "reset": "restarts are counted for good, and a start by command forgives those before it; see impetusd status.",
+    "clear": "log files are shown by impetusd logs; what empties them is in impetusd flush --help.",
+    **dict.fromkeys(("kill", "shutdown", "exit", "quit"), "how impetusd itself ends is in impetusd stop --help."),
+    "fg": "what a program prints is shown by impetusd logs -f NAME.",
+    "serve": "impetusd init writes an INI file to begin with.",
+    "ecosystem": "impetusd init writes an INI file to begin with.",
+    "help": "impetusd --help, and impetusd COMMAND --help.",
+}
+# Commands that are not suggested for a slip of the finger: they end, restart or remove something.
+ENDING = frozenset({"stop", "restart", "signal", "scale", "disable", "flush", "reap-leftovers", "unstartup"})
+CHANGING = frozenset({"apply", "reload", "reopen-logs", "signal"})
 COMPLETING = "_IMPETUSD_COMPLETE"  # set by the scripts of `impetusd completion`: answer them, run nothing
 COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
@@ -90,15 +119,29 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, with a guess at what was meant."""
+        """As click does it, with the words of others; else with a guess at what was meant."""
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            import difflib
+        if name in WORDS:
+            from impetusd.cli.main import tell
 
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}."
-            ctx.fail(f"No such command {name!r}; {hint}")
+            args = [*WORDS[name].split(), *args[1:]]
+            if args[0] in CHANGING:
+                tell(f"{name} is {WORDS[name]} here")
+        elif name not in COMMANDS and not name.startswith("-"):
+            ctx.fail(f"No such command {name!r}; {_hint(name)}")
         return super().resolve_command(ctx, args)
+
+
+def _hint(name: str) -> str:
+    """What a word that is no command means, or was meant to be. Nothing that stops or removes anything is suggested."""
+    if name in EXPLAINED:
+        return EXPLAINED[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    if near and near[0] not in ENDING:
+        return f"did you mean {near[0]!r}?"
+    return f"there are {', '.join(COMMANDS)}."
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

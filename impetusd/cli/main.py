@@ -6,7 +6,9 @@ ours.
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 
 from impetusd import traces
@@ -18,13 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+ENCODING = "impetusd_encoding"  # in `-X`: what the terminal takes
+
+
 def main() -> int:
     """Run the command in sys.argv; returns the exit code."""
     traces.install()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some callers leave it, nobody's end could be waited for
+    _open_streams()
+    _speak_utf8()
+    encoding = sys._xoptions.get(ENCODING)  # noqa: SLF001  # CPython has no other name for it
     for stream in (sys.stdout, sys.stderr):
-        # None when the descriptor was closed; a name that the terminal's encoding lacks is shown escaped, not raised.
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        # A name that the terminal's encoding lacks is shown escaped, not raised.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding if isinstance(encoding, str) else None, errors="backslashreplace")
     try:
         code = _run(sys.argv[1:])
         if sys.stdout is not None:
@@ -38,6 +47,30 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     return code
+
+
+def _open_streams() -> None:
+    """Have the three standard descriptors be open, so that no file or socket of ours gets the number of one."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115  # for good
+
+
+def _speak_utf8() -> None:
+    """Begin again where paths would not be UTF-8, as the daemon's are in every locale; what is printed stays as it was."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(  # noqa: S606  # no shell is wanted
+            sys.executable,
+            [sys.executable, "-X", "utf8", "-X", f"{ENCODING}={sys.stdout.encoding}", *sys.orig_argv[1:]],
+        )
+
+
+def tell(message: str) -> None:
+    """Tell the operator something by the way."""
+    complain(message, 0)
 
 
 def complain(message: str, code: int) -> int:

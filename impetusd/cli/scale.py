@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import click
 
 from impetusd.cli.options import conf_option, here
 from impetusd.core.protocol import MAX_INSTANCES
 
 
-@click.command(short_help="Run N instances of NAME.")
+def _number(_ctx: click.Context, _param: click.Parameter, text: str) -> int | str:
+    """So many, or as "+1" and "-1" so many more or fewer."""
+    found = re.fullmatch(r"([+-]?)([0-9]{1,9})", text)
+    if found is None or int(found[2]) > MAX_INSTANCES:
+        raise click.BadParameter(f"{text!r}: say how many, 0 to {MAX_INSTANCES}, or +N and -N for more and fewer")
+    return text if found[1] else int(text)
+
+
+@click.command(short_help="Run N instances of NAME.", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
-@click.argument("n", type=click.IntRange(0, MAX_INSTANCES))
+@click.argument("n", callback=_number)
 @conf_option
-def command(name: str, n: int) -> int:
-    """Run N instances of the unit NAME from now on, and wait until they are ready.
+def command(name: str, n: int | str) -> int:
+    """Run N instances of the unit NAME from now on, or with +N and -N so many more or fewer; wait until they are ready.
 
     Holds until the daemon ends; `instances` in the INI file holds for good. Where that is a range like 2..8, N is at
     most its end.
 
-    Example: impetusd scale web 4
+    Example: impetusd scale web +1
     """
     from impetusd import control
     from impetusd.cli import outcome
 
     at = here()
+    asked = {"name": name, "n": n, "token": os.urandom(8).hex()} if isinstance(n, str) else {"name": name, "n": n}
     try:
-        return outcome.bring_up(at, "scaling", "scale", {"name": name, "n": n})
+        return outcome.bring_up(at, "scaling", "scale", asked)
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None

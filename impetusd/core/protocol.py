@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-MAX_LINE = 1 << 20  # bytes, the newline included
+MAX_LINE = 1 << 20  # bytes, the newline included; of an answer what is sent where it can be cut to that
+MAX_ANSWER = 1 << 26  # bytes of one that cannot: 100,000 slots
 MAX_DEPTH = 16  # of arrays and objects in a request; our own need 3
 MAX_NAMES = 10_000  # in one request
 MAX_NAME = 256  # characters
@@ -124,6 +125,14 @@ def _count(value: Any) -> int:
     return value
 
 
+def _instances(value: Any) -> int | str:
+    """How many, or how many more or fewer: "+1", "-2"."""
+    if isinstance(value, str) and value[:1] in {"+", "-"} and value[1:].isascii() and value[1:].isdecimal():
+        _count(int(value[1:]))
+        return value
+    return _count(value)
+
+
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
         raise ValueError("a whole number from 0 on")
@@ -192,8 +201,14 @@ METHODS: Mapping[str, Method] = {
     "logs": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
     "start": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
     "stop": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
+    # `token`: of one that is relative, by which the next supervisor knows that it was carried out.
     "scale": Method(
-        OPERATOR, idempotent=True, slow=True, name=Param(_name, required=True), n=Param(_count, required=True)
+        OPERATOR,
+        idempotent=True,
+        slow=True,
+        name=Param(_name, required=True),
+        n=Param(_instances, required=True),
+        token=_TOKEN,
     ),
     "restart": Method(OPERATOR, idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT, rolling=Param(_flag, False)),
     # A client that lost its supervisor over it asks again: `token` tells the next one that it is the same request.
@@ -282,10 +297,10 @@ def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-def decode(line: bytes) -> dict[str, Any]:
+def decode(line: bytes, most: int = MAX_LINE) -> dict[str, Any]:
     """The JSON object on one line (its newline may be there or not); ProtocolError with PARSE_ERROR or INVALID_REQUEST."""
-    if len(line) > MAX_LINE:
-        raise ProtocolError(PARSE_ERROR, f"a line may have at most {MAX_LINE} bytes")
+    if len(line) > most:
+        raise ProtocolError(PARSE_ERROR, f"a line may have at most {most} bytes")
     try:
         message = json.loads(line.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -297,20 +312,21 @@ def decode(line: bytes) -> dict[str, Any]:
     return message
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
-    """One object as one line. ASCII only, so that a lone surrogate from a file name passes. ValueError if over MAX_LINE."""
+def encode(message: Mapping[str, Any], most: int = MAX_LINE) -> bytes:
+    """One object as one line. ASCII only, so that a lone surrogate from a file name passes. ValueError if over `most`."""
     line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-    if len(line) > MAX_LINE:
-        raise ValueError(f"a control line of {len(line)} bytes is over the limit of {MAX_LINE}")
+    if len(line) > most:
+        raise ValueError(f"a control line of {len(line)} bytes is over the limit of {most}")
     return line
 
 
 class LineBuffer:
-    """Cuts a byte stream into lines and refuses one that outgrows MAX_LINE before it has been kept in memory."""
+    """Cuts a byte stream into lines and refuses one that outgrows `most` bytes before it has been kept in memory."""
 
-    __slots__ = ("_pending",)
+    __slots__ = ("_most", "_pending")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_LINE) -> None:
+        self._most = most
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -322,8 +338,8 @@ class LineBuffer:
         else:
             *lines, rest = bytes(self._pending).split(b"\n")
             self._pending = bytearray(rest)
-        if len(self._pending) >= MAX_LINE or any(len(line) >= MAX_LINE for line in lines):
-            raise ProtocolError(PARSE_ERROR, f"a line may have at most {MAX_LINE} bytes")
+        if len(self._pending) >= self._most or any(len(line) >= self._most for line in lines):
+            raise ProtocolError(PARSE_ERROR, f"a line may have at most {self._most} bytes")
         return lines
 
 
@@ -367,16 +383,16 @@ def parse_request(line: bytes) -> Request:
 def result_line(id: int | str, result: Mapping[str, Any]) -> bytes:  # noqa: A002  # the protocol's own words
     """The answer to request `id`. Where it would outgrow a line, the tails of its rows are shortened, oldest lines first.
 
-    500 failing programs with 40 long lines each are 4 MB; what each is and why still fits then.
+    500 failing programs with 40 long lines each are 4 MB; what each is and why still fits then. 4,000 slots do not fit
+    without any: then the line is as long as it takes.
     """
     message = {"jsonrpc": "2.0", "id": id, "result": result}
     for keep in (None, 10, 3, 0):
         try:
             return encode(message if keep is None else {**message, "result": _with_short_tails(result, keep)})
         except ValueError:
-            if keep == 0:
-                raise
-    raise AssertionError  # the loop returns or raises
+            continue
+    return encode({**message, "result": _with_short_tails(result, 0)}, MAX_ANSWER)
 
 
 def _with_short_tails(result: Mapping[str, Any], keep: int) -> dict[str, Any]:
@@ -414,7 +430,7 @@ def request_line(id: int | str, method: str, params: Mapping[str, Any]) -> bytes
 
 def parse_answer(line: bytes) -> Answer:
     """What the supervisor sent on one line; ProtocolError if it is none of the three things that it may send."""
-    message = decode(line)
+    message = decode(line, MAX_ANSWER)
     id_ = message.get("id")
     if message.get("method") == "progress" and isinstance(message.get("params"), dict):
         return Answer(progress=message["params"])

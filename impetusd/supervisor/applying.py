@@ -311,6 +311,12 @@ class Applying:
             self._starter.put(REFUSED, json.dumps(refused) if refused else None)
             self._starter.flush()
 
+    def disabled(self) -> list[tuple[str, str]]:
+        """(name, sentence) for what is disabled and in the INI file; for `status`."""
+        present = self._present.at(0)
+        known = [name for name in self._present.disabled if name in present.units or name in present.timers]
+        return [(name, f"{name} is disabled; impetusd enable {name}") for name in known]
+
     def attention(self, now: float) -> list[str]:
         """A sentence if what the disk has was refused when it was last asked for; for `status`."""
         if self._refused is None:

@@ -335,10 +335,18 @@ class Commands:
         if unit is None:
             unit = self.find([params["name"]])[0].unit
             raise ProtocolError(FAILED, f"{params['name']} is one slot; scale {unit.name} instead", EXIT_USAGE)
-        self._refuse_scale(unit, params["n"])
-        changed = self._engine.scale(unit, params["n"])
+        count = self._wanted(unit, params["n"], params["token"])
+        self._refuse_scale(unit, count)
+        changed = self._engine.scale(unit, count, params["token"])
         await self._engine.until(lambda: all(is_over(e) for e in changed if e.dismissed))
         return await self._settled(self._engine.of_unit(unit), wait=True)
+
+    def _wanted(self, unit: Unit, n: int | str, token: str) -> int:
+        """`n` is how many, or as "+1" how many more; not once more, if this was asked before with the same token."""
+        present = self._engine.instances(unit)
+        if isinstance(n, int):
+            return n
+        return present if token and self._engine.was_scaled(unit, token) else present + int(n)
 
     @staticmethod
     def _refuse_scale(unit: Unit, count: int) -> None:

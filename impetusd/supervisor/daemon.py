@@ -329,7 +329,7 @@ class Daemon:
             attention=lambda: [
                 *self._checks.attention(),
                 *self._timers.attention(),
-                *((name, f"{name} is disabled; impetusd enable {name}") for name in self._configuration.disabled),
+                *self._applying.disabled(),
             ],
             troubles=lambda: [
                 *starter.attention(engine.entries.values()),

@@ -356,8 +356,11 @@ class Engine(Slots):
         """What somebody waits for may have come, though no slot has changed; and send what was put."""
         self._pump()
 
-    def scale(self, unit: Unit, count: int) -> list[Entry]:
-        """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change."""
+    def scale(self, unit: Unit, count: int, token: str = "") -> list[Entry]:
+        """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change.
+
+        `token`: of who asks, for `was_scaled`.
+        """
         role = serving(unit)
         present = {e.index: e for e in self.of_unit(unit) if e.role is role}
         changed: list[Entry] = []
@@ -371,7 +374,7 @@ class Engine(Slots):
         leaving = [entry for index, entry in present.items() if index >= count]
         for entry in leaving:
             entry.dismissed = True
-        self._note(unit, instances=count)
+        self._note(unit, instances=count, scaled=token)
         self._sort()
         self.start(changed)
         self.stop(leaving)

@@ -148,6 +148,10 @@ class Slots:
         """How many serving slots the unit has now."""
         return int(self._facts[unit.name]["instances"])
 
+    def was_scaled(self, unit: Unit, token: str) -> bool:
+        """Whether the last `scale` of it was asked for with this token."""
+        return bool(self._facts[unit.name].get("scaled") == token)
+
     def generation(self, unit: Unit) -> int:
         """How often the unit has been started by command."""
         return int(self._facts[unit.name].get("generation", 0))

@@ -27,7 +27,7 @@ GOOD_PARAMS = {
     "trigger": {"name": "maintenance", "wait": True},
     "reopen-logs": {},
     "flush": {"names": ["web"]},
-    "scale": {"name": "web", "n": 4},
+    "scale": {"name": "web", "n": 4, "token": "1f"},
     "events": {"names": ["web"], "after": 7, "since": 1764100000, "last": 20, "wait": True},
     "plan": {"env": "staging"},
     "apply": {"token": "1f", "env": "", "conf": "/srv/x.ini"},
@@ -156,7 +156,31 @@ def test_an_answer_that_outgrows_a_line_loses_the_beginnings_of_tails_only():
 
 def test_an_answer_that_cannot_fit_is_an_error():
     with pytest.raises(ValueError, match="over the limit"):
-        protocol.result_line(1, {"blob": "x" * protocol.MAX_LINE})
+        protocol.result_line(1, {"blob": "x" * protocol.MAX_ANSWER})
+
+
+def test_as_many_rows_as_there_are_slots_reach_the_client():
+    """Three units of as many instances as `scale` allows; a reader that gets the answer piece by piece."""
+    rows = [{"name": f"web:{i}", "reason": "", "tail": ["x"] * 3} for i in range(3 * protocol.MAX_INSTANCES)]
+    stream = protocol.result_line(1, {"units": rows})
+    assert len(stream) > protocol.MAX_LINE
+    buffer, lines = LineBuffer(protocol.MAX_ANSWER), []
+    for at in range(0, len(stream), 1 << 18):
+        lines += buffer.feed(stream[at : at + (1 << 18)])
+    (line,) = lines
+    found = protocol.parse_answer(line).result
+    assert found is not None
+    assert [row["name"] for row in found["units"]] == [row["name"] for row in rows]
+
+
+@pytest.mark.parametrize(("n", "good"), [("+1", True), ("-3", True), ("+10001", False), ("1", False), ("+", False), ("+²", False), ("+1 ", False)])  # fmt: skip
+def test_scale_takes_a_difference(n, good):
+    try:
+        assert protocol.check_params("scale", {"name": "web", "n": n})["n"] == n
+    except ProtocolError:
+        assert not good
+    else:
+        assert good
 
 
 def test_a_name_that_is_no_unicode_passes():

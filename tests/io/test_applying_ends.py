@@ -118,3 +118,26 @@ async def test_who_waits_hears_at_once_for_what(paths):
         daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
         assert (await asked)["ok"] is True
     assert heard[0] == ("a", "STOPPING", "")
+
+
+@in_a_loop
+async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths):
+    """Its supervisor died over it: the client asks the next one with the same token."""
+    pool = "[program:web]\ncommand = sleep 1000\ninstances = 2\n"
+    blobs = {f"slot:web:{index}": job(index + 1) for index in range(2)}
+    with taken_over(paths, configuration(pool), None, blobs, [row(1), row(2)]) as (daemon, link):
+        unit = daemon._engine.units["web"]
+        commands = daemon._commands
+        assert commands._wanted(unit, "+1", "t") == 3
+        daemon._engine.scale(unit, commands._wanted(unit, "+1", "t"), "t")
+        assert commands._wanted(unit, "+1", "t") == 3
+        assert commands._wanted(unit, "-1", "u") == 2
+        facts = json.loads(link.blob("unit:web") or "")
+        assert (facts["instances"], facts["scaled"]) == (3, "t")
+
+
+@in_a_loop
+async def test_what_was_disabled_and_then_removed_is_spoken_of_no_more(paths):
+    with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
+        assert daemon._applying.disabled() == [("a", "a is disabled; impetusd enable a")]
+        assert daemon._commands._status({"names": []})["attention"] == ["a is disabled; impetusd enable a"]

@@ -11,6 +11,7 @@ from fake_supervisor import FakeSupervisor, failed_row, row
 from waiting import wait_for
 
 from impetusd import control, launch
+from impetusd.cli import app
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 from impetusd.shim import tree
 
@@ -254,7 +255,7 @@ class TestRestartScaleSignal:
     def test_scale(self, paths, cli):
         with FakeSupervisor(paths, scale={"ok": True, "units": [row("web:0"), row("web:1")]}) as fake:
             assert cli("scale", "web", "2")[0] == 0
-        assert fake.asked == [("scale", {"name": "web", "n": 2})]
+        assert fake.asked == [("scale", {"name": "web", "n": 2, "token": ""})]
 
     @pytest.mark.parametrize("args", [("scale", "web", "2"), ("signal", "HUP", "web"), ("describe", "web")])
     def test_what_needs_a_daemon_says_so(self, cli, args):
@@ -323,3 +324,57 @@ def test_run_becomes_the_daemon(daemons):
     finally:
         process.kill()
         process.communicate()
+
+
+class TestScaleByDifference:
+    @pytest.mark.parametrize("n", ["+1", "-1", "+10"])
+    def test_it_is_the_daemon_that_counts(self, paths, cli, n):
+        with FakeSupervisor(paths, scale={"ok": True, "units": [row("web:0")]}) as fake:
+            assert cli("scale", "web", n)[0] == 0
+        ((method, asked),) = fake.asked
+        assert (method, asked["name"], asked["n"]) == ("scale", "web", n)
+        assert asked["token"]
+
+    @pytest.mark.parametrize("n", ["+", "-", "--1", "1.5", "many", "10001", "+10001", "²"])
+    def test_what_is_no_number(self, paths, cli, n):
+        code, _, err = cli("scale", "web", n)
+        assert code == 2
+        assert "say how many" in err or "No such option" in err
+
+
+class TestWordsOfOthers:
+    """Of PM2 and supervisorctl."""
+
+    @pytest.mark.parametrize("word", ["list", "ls", "ps", "top", "monit", "l"])
+    def test_what_shows_is_status(self, paths, cli, word):
+        pong = {"version": "0", "shim": {"pid": 1}, "supervisor": {"pid": 2}}
+        with FakeSupervisor(paths, status={**pong, "units": [row("web")], "attention": []}):
+            code, out, err = cli(word)
+        assert (code, "web" in out, err) == (0, True, "")
+
+    def test_update_is_apply_and_says_so(self, paths, cli):
+        with FakeSupervisor(paths, apply={"ok": True, "changes": [], "units": []}) as fake:
+            code, _, err = cli("update")
+        assert (code, err) == (0, "impetusd: update is apply here\n")
+        assert [method for method, _ in fake.asked] == ["apply"]
+
+    def test_reread_is_plan_and_tail_is_logs(self, paths, cli):
+        with FakeSupervisor(paths, plan={"changes": []}, logs={"files": []}) as fake:
+            assert cli("reread")[0] == 0
+            assert cli("tail", "web")[0] == 0
+        assert [method for method, _ in fake.asked] == ["plan", "logs"]
+
+    def test_each_word_is_a_command_here_and_no_command_is_hidden(self):
+        assert {words.split()[0] for words in app.WORDS.values()} <= set(app.COMMANDS)
+        assert not set(app.COMMANDS) & (set(app.WORDS) | set(app.EXPLAINED))
+        assert set(app.COMMANDS) >= app.ENDING
+
+    @pytest.mark.parametrize(
+        "word", ["reset", "clear", "kill", "delete", "stpo", "restrat", "rset", "flsh", "scael", "topp", "xyzzy"]
+    )
+    def test_nothing_that_ends_anything_is_suggested(self, paths, cli, word):
+        with FakeSupervisor(paths) as fake:
+            code, _, err = cli(word, "web")
+        assert (code, fake.asked) == (2, [])
+        assert not any(f"did you mean {name!r}" in err for name in app.ENDING)
+        assert not any(f"impetusd {name}\n" in err or f"impetusd {name}." in err for name in app.ENDING)

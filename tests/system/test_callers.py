@@ -1,0 +1,67 @@
+"""Whoever types a command: with closed streams, ignored signals, in a folder that is gone, in an ASCII locale."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from instance import COMMAND, Instance, program, wait_for
+
+IGNORING = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.fixture
+def conf(impetusd: Instance) -> str:
+    """In a folder with a name that is not ASCII."""
+    folder = impetusd.root / "é"
+    folder.mkdir()
+    text = f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n"
+    impetusd.conf = folder / "impetusd.ini"
+    impetusd.conf.write_text(text)
+    return str(impetusd.conf)
+
+
+def test_a_caller_may_be_anyone(impetusd: Instance, conf: str) -> None:
+    def told(*command: str, **how: object) -> str:
+        given = {"env": impetusd.environ, "cwd": impetusd.root, "timeout": 45, "text": True, **how}
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **given)  # type: ignore[call-overload]
+        assert (done.returncode, "Traceback" in done.stdout) == (0, False), done.stdout
+        return str(done.stdout)
+
+    start, stop, show = ([*COMMAND, "-c", conf, word] for word in ("start", "stop", "status"))
+    for closed in (">&-", "2>&-", "<&-", "<&- >&- 2>&-"):
+        told("sh", "-c", f'"$@" {closed}', "sh", *start)
+        told("sh", "-c", f'"$@" {closed}', "sh", *show)
+        assert impetusd.settle()["p"].state == "RUNNING"
+        told("sh", "-c", f'"$@" {closed}', "sh", *stop)
+    told(sys.executable, "-c", IGNORING, *start)
+    assert impetusd.settle()["p"].state == "RUNNING"
+    told(sys.executable, "-c", IGNORING, *stop)
+    told(*start)
+    ascii_only = {**impetusd.environ, **ASCII}
+    for words in (["logs"], ["logs", "impetusd"], ["status"], ["why", "p"], ["events"], ["check"], ["describe", "p"]):
+        told(*COMMAND, "-c", conf, *words, env=ascii_only)
+    assert "\\xe9/impetusd.ini is fine" in told(*COMMAND, "-c", conf, "check", env=ascii_only)
+
+
+def test_the_folder_of_the_caller_may_be_gone(impetusd: Instance, conf: str) -> None:
+    gone = impetusd.root / "gone"
+    gone.mkdir()
+    script = 'rmdir "$PWD"; exec "$@"'
+    for words, code in ((["-c", conf, "status"], 3), (["-c", "x.ini", "status"], 2), (["status"], 2), (["init"], 2)):
+        gone.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *COMMAND, *words],
+            env=impetusd.environ,
+            cwd=gone,
+            capture_output=True,
+            text=True,
+            timeout=45,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if words[-1] != "init":
+            assert done.returncode == code, done
+    wait_for(lambda: not impetusd.members(), "nobody to be there")
