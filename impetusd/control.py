@@ -86,9 +86,11 @@ class Hooks:
 
     `progress(params)`: a slot moved on. `waiting(sentence)`: nothing is heard for QUIET seconds, and this is what for.
     `tick()`: some time has passed (about ten times a second), for a display that moves.
+
+    `daemon` is what the one that was asked has told of itself.
     """
 
-    __slots__ = ("progress", "tick", "waiting")
+    __slots__ = ("daemon", "progress", "tick", "waiting")
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class Hooks:
         self.progress = progress
         self.waiting = waiting
         self.tick = tick
+        self.daemon: Mapping[str, Any] = {}
 
 
 def daemon_alive(paths: Paths) -> bool:
@@ -189,7 +192,7 @@ def _ask(
         begun = False
         try:
             if not at_once:
-                pong = _converse(connection, question, hooks)
+                hooks.daemon = pong = _converse(connection, question, hooks)
                 if method == "apply" and _has_taken_its_place(paths, pong):
                     request = protocol.request_line(1, method, {**params, "conf": paths.conf})
                 else:

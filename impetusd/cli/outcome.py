@@ -6,7 +6,7 @@ import os
 import sys
 
 from impetusd import control
-from impetusd.cli import table
+from impetusd.cli import pending, table
 from impetusd.cli.progress import Live
 from impetusd.cli.terminal import plain, screen_of
 from impetusd.core import protocol
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> int:
     """Send a request that ends with slots up; print their table, and the last words of what failed. The exit code."""
-    with Live(verb) as live:
+    with Live(verb) as live, pending.told_with_unknown_names(here, live.hooks):
         answer = control.call(here.paths, method, params, live.hooks)
-    return tell(here, answer)
+    code = tell(here, answer)
+    pending.tell(here, live.hooks)
+    return code
 
 
 def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothing: str) -> int:
@@ -31,13 +33,15 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     from impetusd.cli import plan
 
     try:
-        with Live(verb) as live:
+        with Live(verb) as live, pending.told_with_unknown_names(here, live.hooks):
             # By the token the next supervisor knows the request again that has cost the one before its place.
             answer = control.call(here.paths, method, {**params, "token": os.urandom(8).hex()}, live.hooks)
     except control.NotRunning as error:
         raise not_running(here, error) from None
     if answer.get("moved"):
         print(f"impetusd goes by {here.conf} from now on: {answer['moved']} is gone")
+    if method != "apply":
+        pending.tell(here, live.hooks)
     if not answer["changes"]:
         print(nothing)
         return 0
@@ -72,4 +76,7 @@ def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
         live_on = f"it was killed, and {left} processes that it had started live on"
         what = f"{here.command} start takes them over, with nothing lost; {here.command} stop ends them"
         return control.ControlError(f"{error}: {live_on}. {what}", error.exit)
+    if found := pending.mistakes(here):
+        what = f"it cannot be started with the INI file as it is: {found[0]}"
+        return control.ControlError(f"{error}; {what}; every mistake: {here.command} check", error.exit)
     return control.ControlError(f"{error}; start it with: {here.command} start", error.exit)

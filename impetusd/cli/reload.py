@@ -49,7 +49,7 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
     Example: impetusd reload --canary 1 --watch 60s web
     """
     from impetusd import control
-    from impetusd.cli import outcome
+    from impetusd.cli import outcome, pending
     from impetusd.cli.progress import Live
 
     if cancel and (canaries or watch is not None):
@@ -57,12 +57,14 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
     at = here()
     asked = {"names": list(names), "canaries": canaries or 0, "watch": watch, "cancel": cancel}
     try:
-        with Live("reloading") as live:
+        with Live("reloading") as live, pending.told_with_unknown_names(at, live.hooks):
             # By the token a supervisor that comes up meanwhile knows the request again.
             answer = control.call(at.paths, "reload", {**asked, "token": os.urandom(8).hex()}, live.hooks)
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
-    return tell(at, answer)
+    code = tell(at, answer)
+    pending.tell(at, live.hooks)
+    return code
 
 
 def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:

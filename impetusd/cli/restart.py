@@ -39,13 +39,15 @@ def command(names: tuple[str, ...], rolling: bool) -> int:
 
 def _roll(at: Place, names: tuple[str, ...]) -> int:
     from impetusd import control
-    from impetusd.cli import outcome, reload, start
+    from impetusd.cli import outcome, pending, reload, start
     from impetusd.cli.progress import Live
 
     try:
-        with Live("restarting") as live:
+        with Live("restarting") as live, pending.told_with_unknown_names(at, live.hooks):
             asked = {"names": list(names), "wait": True, "rolling": True}
             answer = control.call(at.paths, "restart", asked, live.hooks)
     except control.NotRunning:
         return start.start(at, names)
-    return reload.tell(at, answer) if answer.get("reloads") else outcome.tell(at, answer)
+    code = reload.tell(at, answer) if answer.get("reloads") else outcome.tell(at, answer)
+    pending.tell(at, live.hooks)
+    return code

@@ -9,7 +9,7 @@ import os
 import sys
 
 from impetusd import control
-from impetusd.cli import place
+from impetusd.cli import pending, place
 from impetusd.cli.terminal import plain, screen_of
 from impetusd.core import protocol
 
@@ -31,6 +31,9 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
         from impetusd.cli import outcome
 
         raise outcome.not_running(here, error) from None
+    noticed = pending.notice(here, answer)
+    if answer.pop("in_force", None) is not None:
+        answer["pending"] = noticed is not None
     if as_json:
         import json
 
@@ -44,6 +47,8 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
             if lines[-1].startswith(screen.arrow):
                 del lines[-1]
             lines += [*told, f"{screen.arrow} {here.command} why"]
+        if noticed:
+            lines += [screen.paint(screen.cut(plain(noticed[0])), "yellow"), f"{screen.arrow} {noticed[1]}"]
         if answer.get("profile"):
             lines += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
         print("\n".join(lines))

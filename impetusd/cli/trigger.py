@@ -47,6 +47,7 @@ def command(name: str, no_wait: bool) -> int:
 def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
     """Trigger it and print what comes into its log files until it has ended; its result."""
     from impetusd import control
+    from impetusd.cli import pending
     from impetusd.cli.tail import Follower
 
     streams = {"out": sys.stdout, "error": sys.stderr}
@@ -61,13 +62,15 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
             if each["path"] not in followed:  # both streams may go into one file
                 follower = opened.enter_context(contextlib.closing(Follower(each["path"], 0)))
                 followed[each["path"]] = (follower, streams.get(each["stream"], sys.stdout))
+        hooks = control.Hooks(tick=show)
         try:
-            answer = control.call(at.paths, "trigger", {"name": name, "wait": True}, control.Hooks(tick=show))
+            answer = control.call(at.paths, "trigger", {"name": name, "wait": True}, hooks)
         except KeyboardInterrupt:
             print(f"\n{name} runs on; end it with: {at.command} stop {name}", file=sys.stderr)
             raise
         for follower, stream in followed.values():
             _print_new(follower, stream, at_end=True)
+    pending.tell(at, hooks)
     run: Mapping[str, typing.Any] = answer["run"]
     return run
 

@@ -64,12 +64,13 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
 def gather(at: Place, names: Sequence[str]) -> Facts:
     """Everything that is known: from the daemon, and where none runs from the ledger's files."""
     from impetusd import control, reaper
-    from impetusd.cli import past
+    from impetusd.cli import past, pending
     from impetusd.cli.names import configured
     from impetusd.core.finding import Facts
     from impetusd.ledgerfile import Query
 
     asked: dict[str, typing.Any] = {}
+    status: typing.Mapping[str, typing.Any] = {}
     try:
         status = control.call(at.paths, "status", {"names": []})
         asked = {"rows": status["units"], "troubles": status.get("troubles", [])}
@@ -86,6 +87,7 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
         wanted = [*names, *targets, *needed, *_behind(asked.get("rows", ()))]
         units = [name.partition(":")[0] for name in names if ":" in name]
         records = past.ask(at.paths, Query([*wanted, *units], last=OF_NAMES))[0].records
+    mistakes = pending.compared(at, status)[1] if running else pending.mistakes(at)
     return Facts(
         now=time.time(),
         running=running,
@@ -93,9 +95,18 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
         own=own.records,
         known=configured(at),
         command=at.command,
+        mistakes=mistakes,
+        changed_at=_written(at.conf) if mistakes else 0.0,
         left=0 if running else reaper.left_behind(at.paths),
         **asked,
     )
+
+
+def _written(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _behind(rows: Sequence[typing.Mapping[str, typing.Any]]) -> list[str]:

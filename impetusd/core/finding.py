@@ -26,7 +26,8 @@ class Facts:
     """What is known. `records` are about what is asked, `own` about impetusd itself; both oldest first.
 
     `now` is Unix time; `running`: rows and the like are there, for a daemon was asked; `known`: names that the INI file
-    has; `left`: how many processes live on after impetusd was killed; `command` is what reaches this instance on the
+    has; `left`: how many processes live on after impetusd was killed; `mistakes` the INI file has, and
+    when (Unix time) that was written; `command` is what reaches this instance on the
     command line. `zone` is for tests; None is the host's.
     """
 
@@ -41,6 +42,8 @@ class Facts:
     known: Sequence[str] = ()
     command: str = "impetusd"
     left: int = 0
+    mistakes: Sequence[str] = ()
+    changed_at: float = 0.0
     zone: dt.tzinfo | None = None
 
     def clock(self, at: float) -> str:

@@ -237,7 +237,8 @@ METHODS: Mapping[str, Method] = {
         last=_SIZE,
         wait=Param(_flag, False),
     ),
-    "plan": Method(VIEWER, idempotent=True, slow=True, env=_ENV),
+    # `problems`: those of the file are a part of the answer, not an error.
+    "plan": Method(VIEWER, idempotent=True, slow=True, env=_ENV, problems=Param(_flag, False)),
     # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
     # `conf`: the file to go by from now on, where the one until now is gone.
     "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV, conf=Param(_path, "")),

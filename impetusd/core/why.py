@@ -37,6 +37,8 @@ MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting for its next start)"}
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
     """What there is to say of the units, slots, timers and checks that `patterns` name; of all that is wrong if none."""
     found = [] if facts.running else [_daemon(facts)]
+    if facts.mistakes and not (facts.running and patterns):
+        found.insert(0, _mistaken(facts))
     if not patterns:
         found += _configuration(facts)
     rows = _rows(facts) if facts.running else _rows_of_records(facts)
@@ -94,6 +96,20 @@ def _daemon(facts: Facts) -> Finding:
         cause = f"{ledger.typed(stop)}, by {ledger.who(stop)}"
     headline = f"impetusd does not run; it ended at {facts.when(last['at'])}"
     return Finding(name="impetusd", ok=False, headline=headline, facts=(("cause", cause),), commands=(start,))
+
+
+def _mistaken(facts: Facts) -> Finding:
+    """Impetusd cannot be started with the INI file as it is."""
+    told = [("mistake", each) for each in facts.mistakes[:LINES]]
+    if len(facts.mistakes) > LINES:
+        told.append(("more", f"{len(facts.mistakes) - LINES} other mistakes"))
+    since = f" since {facts.when(facts.changed_at)}" if facts.changed_at else ""
+    headline = f"impetusd cannot be started: its INI file has mistakes{since}"
+    if facts.running:
+        headline = f"the INI file has mistakes{since}, with which impetusd could not start again"
+        told.append(("next", "what runs goes on as before; after a reboot of the host it would not be started"))
+    commands = ((f"{facts.command} check", "every mistake of the file"),)
+    return Finding(name="impetusd", ok=False, headline=headline, facts=tuple(told), commands=commands)
 
 
 def _configuration(facts: Facts) -> list[Finding]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from impetusd import instance
-from impetusd.core import config, schedule, schema, switches
+from impetusd.core import config, include, pending, schedule, schema, switches
 from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.location import locate
@@ -93,6 +93,14 @@ class Configuration:
         """The profile in force; "" for none."""
         name: str = self._saved.get("profile", "")
         return name
+
+    @functools.cached_property
+    def in_force(self) -> dict[str, Any]:
+        """What it was read from, for who compares: see `core.pending`."""
+        saved = self._saved
+        patterns = include.patterns(saved["text"], self._conf, saved["environ"], former=self.former)
+        texts = ((self._conf, saved["text"]), *saved.get("included", ()))
+        return pending.report(texts, [pattern.glob for pattern in patterns])
 
     @property
     def former(self) -> bool:
@@ -172,6 +180,14 @@ def is_former(conf: str, paths: Paths, environ: Mapping[str, str]) -> bool:
     return to_be != was and was == [getattr(paths, name) for name in instance.DIRS]
 
 
+class _Mistaken(ProtocolError):
+    """The files have `problems`, told as sentences."""
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(FAILED, error.told()[:200_000], EXIT_USAGE)
+        self.problems = [str(problem)[:2000] for problem in error.problems[:100]]
+
+
 class Applying:
     """The methods `plan` and `apply`."""
 
@@ -236,7 +252,7 @@ class Applying:
             hint = "" if os.path.lexists(conf) else "; if it has another name now, say: impetusd -c FILE apply"
             raise ProtocolError(FAILED, f"cannot read {conf}: {error.strerror}{hint}", EXIT_USAGE) from None
         except ConfigError as error:
-            raise ProtocolError(FAILED, error.told()[:200_000], EXIT_USAGE) from None
+            raise _Mistaken(error) from None
         refused = refusal(self._present.at(0), found.at(0))
         if refused:
             raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
@@ -248,8 +264,13 @@ class Applying:
 
     async def plan(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method `plan`."""
-        changes = (await self._read(params["env"]))[1]
-        return {"changes": [change.row() for change in changes]}
+        try:
+            changes = (await self._read(params["env"]))[1]
+        except _Mistaken as error:
+            if not params["problems"]:
+                raise
+            return {"changes": [], "problems": error.problems}
+        return {"changes": [change.row() for change in changes], "problems": []}
 
     async def apply(self, params: dict[str, Any], disabled: Collection[str] | None = None) -> dict[str, Any]:
         """The control method `apply`. A client that lost us over it asks again with the same token."""

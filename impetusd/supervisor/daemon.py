@@ -307,7 +307,7 @@ class Daemon:
             starter,
             rows,
             configuration=configuration,
-            file=self._file,
+            file={**self._file, "in_force": self._configuration.in_force},
             pids=(self._link.pid, os.getpid()),
             saved=self._saved,
             quiesce=self._quiesce,

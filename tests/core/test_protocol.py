@@ -29,7 +29,7 @@ GOOD_PARAMS = {
     "flush": {"names": ["web"]},
     "scale": {"name": "web", "n": 4, "token": "1f"},
     "events": {"names": ["web"], "after": 7, "since": 1764100000, "last": 20, "wait": True},
-    "plan": {"env": "staging"},
+    "plan": {"env": "staging", "problems": True},
     "apply": {"token": "1f", "env": "", "conf": "/srv/x.ini"},
     "disable": {"names": ["web"], "token": "1f"},
     "enable": {"names": ["web"], "token": "1f"},

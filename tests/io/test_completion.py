@@ -35,6 +35,7 @@ FREE = {
     ("events", "since"),
     ("reload", "watch"),
     ("logs", "grep"),
+    ("scale", "n"),
     ("startup", "name"),
     ("unstartup", "name"),
 }

@@ -93,6 +93,7 @@ def test_status_as_json_is_what_the_documentation_says(impetusd: Instance) -> No
         "profile",
         "conf",
         "file",
+        "pending",
         "attention",
         "troubles",
     }

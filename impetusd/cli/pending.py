@@ -1,0 +1,101 @@
+"""What the INI file has that is not in force: said by every command that starts, restarts or reloads, and by `status`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from impetusd import control
+from impetusd.core import protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from impetusd.cli.place import Place
+
+
+def notice(at: Place, told: Mapping[str, Any]) -> tuple[str, str] | None:
+    """A sentence and what to type, by what a daemon tells of itself; None if the file is in force, or cannot be read."""
+    changed, mistakes = compared(at, told)
+    if mistakes:
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        first = mistakes[0].removeprefix(f"{os.path.dirname(at.conf)}/")
+        return (
+            f"the INI file has a mistake, and impetusd could not start with it again: {first}{more}",
+            f"{at.command} check",
+        )
+    return ("the INI file has changes that are not in force", f"{at.command} plan") if changed else None
+
+
+def compared(at: Place, told: Mapping[str, Any]) -> tuple[bool, list[str]]:
+    """Whether applying the file would change anything, and its mistakes. The daemon is asked only if the file was edited."""
+    try:
+        if not _differs(at, told):
+            return False, []
+        answer = control.call(at.paths, "plan", {"problems": True})
+    except OSError:
+        return False, []
+    except control.ControlError:
+        return True, []
+    return bool(answer["changes"]), answer["problems"]
+
+
+def _said(at: Place, told: Mapping[str, Any]) -> str:
+    return " → ".join(notice(at, told) or ())
+
+
+def _differs(at: Place, told: Mapping[str, Any]) -> bool:
+    from impetusd.core import pending
+
+    return pending.differs(told.get("in_force") or {}, at.conf, _read, _listed)
+
+
+def _read(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.read().decode("utf-8-sig", "replace")
+
+
+def _listed(pattern: str) -> list[str]:
+    """As `source.read` finds them."""
+    if not any(char in pattern for char in "*?["):
+        return [pattern]
+    import glob
+
+    return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
+
+
+def mistakes(at: Place) -> list[str]:
+    """Every mistake in the INI file, read where no daemon can be asked; none if it cannot be read."""
+    from impetusd.cli.failure import Failure
+    from impetusd.cli.place import parsed
+    from impetusd.core.problem import ConfigError
+
+    try:
+        parsed(at.conf, os.environ)
+    except ConfigError as error:
+        return list(map(str, error.problems))
+    except Failure:
+        return []
+    return []
+
+
+def tell(at: Place, hooks: control.Hooks) -> None:
+    """Say so below the answer to a command, which was asked for with these."""
+    said = _said(at, hooks.daemon)
+    if said:
+        print(f"impetusd: {said}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def told_with_unknown_names(at: Place, hooks: control.Hooks) -> Iterator[None]:
+    """A name that the daemon does not know may be in the file, and not in force."""
+    try:
+        yield
+    except control.ControlError as error:
+        said = _said(at, hooks.daemon) if error.exit == protocol.EXIT_UNKNOWN_NAME else ""
+        if said:
+            raise control.ControlError(f"{error}; {said}", error.exit) from None
+        raise
