@@ -25,18 +25,21 @@ def read(path: str, environ: Mapping[str, str], *, judged: bool = True, former: 
     `judged`, for who only looks. `former`: see `location.default_dirs`.
     """
     problems: list[Problem] = []
+    warnings: list[Problem] = []
     trust = Trust() if judged and os.geteuid() == 0 else None  # others run programs as themselves alone
     data, fault = vetted.read(path, vetted.MOST_BYTES, trust)
     text, room = _checked(path, data, fault, problems), vetted.MOST_BYTES - len(data)
     found: dict[str, str] = {}
     for pattern in patterns(text, path, environ, former=former) if fault is None else ():
         names = [pattern.glob] if pattern.is_path else sorted(glob.glob(pattern.glob, recursive=True))
+        if not names:
+            warnings.append(Problem(path, pattern.line, f"files: nothing matches {pattern.glob}"))
         for name in names:
             if name in found or name == path or (not pattern.is_path and os.path.isdir(name)):
                 continue
             if len(found) == MOST:
                 problems.append(Problem(path, pattern.line, f"files: more than {MOST} match; write narrower patterns"))
-                return Source(path, text, tuple(found.items()), tuple(problems), former)
+                return Source(path, text, tuple(found.items()), tuple(problems), tuple(warnings), former)
             try:
                 data, fault = vetted.read(name, room, trust)
             except OSError as error:
@@ -46,7 +49,7 @@ def read(path: str, environ: Mapping[str, str], *, judged: bool = True, former: 
             else:
                 found[name] = _checked(name, data, fault, problems)
                 room -= len(data)
-    return Source(path, text, tuple(found.items()), tuple(problems), former)
+    return Source(path, text, tuple(found.items()), tuple(problems), tuple(warnings), former)
 
 
 def _checked(path: str, data: bytes, fault: Fault | None, problems: list[Problem]) -> str:

@@ -6,7 +6,7 @@ machine it needs to know about is an argument (`Host`), as are the environment a
 
 from __future__ import annotations
 
-from impetusd.core import agreement, ini, schema
+from impetusd.core import agreement, envfile, ini, schema
 from impetusd.core.include import Source, included
 from impetusd.core.location import names_instance
 from impetusd.core.model import Config, Group, Health, Kind, Timer, Unit
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from impetusd.core.ini import Section
+    from impetusd.core.ini import Entry, Section
     from impetusd.core.model import Host
     from impetusd.core.schema import Key
 
@@ -34,7 +34,13 @@ def parse(text: str, path: str, environ: Mapping[str, str], host: Host, instance
 
 
 def parse_all(
-    source: Source, environ: Mapping[str, str], host: Host, *, profile: str = "", instance: int = 0
+    source: Source,
+    environ: Mapping[str, str],
+    host: Host,
+    *,
+    profile: str = "",
+    instance: int = 0,
+    rules: int = ini.RULES,
 ) -> Config:
     """The configuration that the files describe, with the sections of `profile` laid over the others.
 
@@ -42,6 +48,8 @@ def parse_all(
 
     With another `instance` it raises nothing and tells one thing: the units that use ${INSTANCE}, as this one has them.
     A unit that cannot have such an instance is not there.
+
+    `rules`: those that the text was first read by, see `ini.RULES`.
     """
     sections: list[Section] = []
     problems = list(source.problems)
@@ -50,7 +58,7 @@ def parse_all(
         more, faults = ini.parse(text, path, headers)
         sections += more
         problems += faults
-    reading = _Sections(source.path, environ, problems, host, instance, former=source.former)
+    reading = _Sections(source.path, environ, problems, host, instance, rules=rules, former=source.former)
     paths = reading.paths(sections)
     reading.environments(sections, profile)
     if instance:
@@ -69,6 +77,7 @@ def parse_all(
         health=reading.checks,
         groups=reading.groups,
         profile=profile,
+        warnings=tuple(sorted((*source.warnings, *reading.warnings))),
     )
 
 
@@ -105,14 +114,25 @@ class _Sections(Values):
         entries = self.env_entries.setdefault(name, {})
         for variable, entry in section.entries.items():
             said = ini.brief(variable)
-            if not ini.is_name(variable):
-                self.problem(entry, f"'{said}' cannot name a variable; use letters, digits and _, no digit in front")
+            if not (variable.isascii() and envfile.is_name(variable)):
+                form = "letters, digits, _, . and -, no digit in front"
+                self.problem(entry, f"'{said}' cannot name a variable; use {form}")
             elif variable in agreement.OWN_VARIABLES:
                 self.problem(entry, f"{said} is set by impetusd itself; remove it")
             elif in_force and (laid_over or variable not in env):
                 env[variable] = ini.joined(self.expand(variable, entry) or ())
                 entries[variable] = entry
+                self.warn_of_indented(said, entry)
         self.instance = ""
+
+    def warn_of_indented(self, said: str, entry: Entry) -> None:
+        """A variable may have a value with lines like NAME = value; more often their indentation is a slip."""
+        for line in ini.continuations(entry.value) if "\n" in entry.value else ():
+            name, equals, _ = line.partition("=")
+            if equals and envfile.is_name(name.strip()):
+                text = f"{ini.brief(name.strip())} is set in an indented line, which is a part of {said}"
+                self.warnings.append(Problem(entry.file, entry.line, f"{text}; remove its indentation if it is not"))
+                return
 
     def all_of(self, sections: list[Section]) -> None:
         """Read [impetusd], every unit, timer and check; refuse sections of no known kind."""
@@ -240,6 +260,7 @@ class _Sections(Values):
             instances=least,
             instances_max=most,
             per_instance=per_instance,
+            rules=self.rules,
             **values,
         )
 
@@ -328,7 +349,8 @@ class _Sections(Values):
         own = {key: values.pop(key) for key in OF_A_TIMER}
         own["every"] = own["every"] or 0.0
         where = f"{section.file}:{section.line}"
-        unit = Unit(name=name, kind=kind, where=where, env=self.envs.get(name, {}), **values)
+        env = self.envs.get(name, {})
+        unit = Unit(name=name, kind=kind, where=where, env=env, rules=self.rules, **values)
         self.timers[name] = Timer(name=name, where=where, unit=unit, enabled=unit.enabled, **own)
 
     def check(self, section: Section, name: str) -> None:
@@ -357,6 +379,7 @@ class _Sections(Values):
                 command=command,
                 enabled=values["enabled"],
                 env=self.envs.get(target, {}),
+                rules=self.rules,
                 **surroundings,
             )
         self.checks[name] = Health(name=name, where=where, unit=unit, **values)

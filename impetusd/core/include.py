@@ -14,9 +14,9 @@ from impetusd.core.location import Reading
 from impetusd.core.reading import place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from impetusd.core.ini import Section
+    from impetusd.core.ini import Piece, Section
     from impetusd.core.problem import Problem
 
 MOST = 1000  # files; a pattern like /**/*.ini is a slip
@@ -30,6 +30,7 @@ class Source:
     text: str
     included: tuple[tuple[str, str], ...] = ()  # (path, text), in the order in which they are read
     problems: tuple[Problem, ...] = field(default=())
+    warnings: tuple[Problem, ...] = field(default=())
     former: bool = False  # the instance lives where it did before each file had folders of its own
 
     @property
@@ -65,10 +66,24 @@ def patterns(text: str, path: str, environ: Mapping[str, str], *, former: bool =
 def included(reading: Reading, section: Section) -> list[Pattern]:
     """The same of the section itself. Tells `reading` its problems."""
     entry = section.entries.get("files")
-    pieces = reading.expand("files", entry) if entry else None
-    found = schema.parse_paths(ini.joined(pieces or ()))
+    pieces = reading.expand("files", entry, quotes=reading.rules > 1) if entry else None
+    try:
+        found = _paths(pieces or (), reading.rules)
+    except ValueError as error:
+        reading.problem(entry, f"files: {error}")
+        return []
     if not found and (entry is None or pieces is not None):
         example = schema.keys_of(schema.INCLUDE)["files"].example
         reading.problem(place(section, "files"), f"[include] names no files; write files = {example}, or remove it")
     line = place(section, "files").line
     return [Pattern(normpath(join(reading.built_in["CONF_DIR"], each)), line) for each in found]
+
+
+def _paths(pieces: Iterable[Piece], rules: int) -> list[str]:
+    """Separated by blanks, commas or lines; what has a blank or a comma in it stands in quotes. Raises ValueError."""
+    if rules < 2:
+        return list(schema.parse_paths(ini.joined(pieces)))
+    found: list[str] = []
+    for word, bare in ini.split(pieces):
+        found += filter(None, word.split(",")) if "," in bare else [word]
+    return list(filter(None, found))

@@ -10,7 +10,8 @@ contain: what cannot be read becomes a `Problem` (or a complaint, for one value)
     ; or # at the start of a line, and " ;" behind a value (outside quotes), begin a comment
 
 A blank line ends a value. A value wholly in one pair of quotes loses them, so that blanks at its ends and " ;" can be
-written.
+written. In double quotes \\" is a quote and \\\\ a backslash, as in systemd and Docker; single quotes keep all as it is.
+A value that only begins or ends with a quote is taken as it stands.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` come
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+# The rules by which a text is read. One that is in force keeps those it was read by until it is applied again: under 1 a
+# backslash in quotes was itself, and what no shell could have run was taken for a command.
+RULES = 2
+QUOTED = "\ufdd0"  # a noncharacter: see `split`
 DEEPEST = 20  # references nested deeper than this are refused: a file of "${A:-" a million times over must not recurse
 
 
@@ -97,9 +102,9 @@ def parse(
         key = key.rstrip()
         fault = ""
         if not equals:  # the line itself is not shown: it may be a piece of a secret
-            fault = "no '=' in this line; write key = value, or begin a comment with ;"
+            fault = "no '=' in this line; write NAME = value, or begin a comment with ;"
         elif not key:
-            fault = "no key before the '='; write key = value"
+            fault = "no key before the '='; write NAME = value"
         elif here is None:
             fault = f"{brief(key)} stands before the first [section]; move it into one"
         else:
@@ -146,11 +151,16 @@ def without_comments(value: str) -> str:
     return "".join(kept).strip()
 
 
-def unquoted(value: str) -> str:
+def unquoted(value: str, rules: int = RULES) -> str:
     """A value without the one pair of quotes around the whole of it, if that is how it is written."""
-    if len(value) >= 2 and value[0] in "\"'" and value[-1] == value[0] and value[0] not in value[1:-1]:
-        return value[1:-1]
-    return value
+    quote, inner = value[:1], value[1:-1]
+    if len(value) < 2 or quote not in "\"'" or value[-1] != quote:
+        return value
+    if quote == "'" or rules < 2:
+        return value if quote in inner else inner
+    if _closing(value, 0) != len(value) - 1:
+        return value
+    return inner.replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\")  # a value has no NUL
 
 
 class Origin(Enum):
@@ -183,41 +193,71 @@ def joined(pieces: Iterable[Piece]) -> str:
 
 def words(pieces: Iterable[Piece]) -> list[str]:
     """Split as a shell would, into an argument list. ValueError for a quote that nothing closes."""
-    done: list[str] = []
+    return [word for word, _ in split(pieces)]
+
+
+def split(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
+    """The same, and with each word what of it stood outside of quotes: QUOTED is in the place of each other character."""
+    done: list[tuple[str, str]] = []
     word: list[str] | None = None  # in pieces, for a text that grows by one character at a time is copied each time
+    bare: list[str] = []
     quote = ""
     escaped = False
     for text, origin in pieces:
         if origin is Origin.BUILT_IN or (origin is Origin.ENVIRON and quote):
             word, escaped = [*(word or ()), text], False
+            bare.append(QUOTED)
             continue
         for char in text:
             if char in " \t\r\n" and not quote and not escaped:
                 if word is not None:
-                    done.append("".join(word))
-                word = None
+                    done.append(("".join(word), "".join(bare)))
+                word, bare = None, []
                 continue
             if word is None:
                 word = []
             if escaped:
                 # inside double quotes a backslash is itself, unless it stands before one or before the quote
                 word.append("\\" + char if quote == '"' and char not in '"\\' else char)
+                bare.append(QUOTED)
                 escaped = False
             elif char == quote:
                 quote = ""
+                bare.append(QUOTED)
             elif quote == "'" or (quote and char != "\\") or origin is Origin.ENVIRON:
                 word.append(char)
+                bare.append(QUOTED if quote else char)
             elif char == "\\":
                 escaped = True
             elif char in "\"'":
                 quote = char
             else:
                 word.append(char)
+                bare.append(char)
     if quote:
         raise ValueError(f"the {quote} is never closed; add the second one, or write \\{quote} for the character")
     if escaped:
         raise ValueError("it ends in a backslash; remove it, a longer command goes on in an indented line")
-    return done if word is None else [*done, "".join(word)]
+    return done if word is None else [*done, ("".join(word), "".join(bare))]
+
+
+def continuations(value: str) -> list[str]:
+    """The lines of a value that follow the first one, without those that begin inside of quotes."""
+    found: list[str] = []
+    at = 0
+    unclosed: set[str] = set()
+    while at < len(value):
+        char = value[at]
+        if char in "\"'" and char not in unclosed and not (at and value[at - 1].isalnum()):
+            end = _closing(value, at)
+            if end < 0:
+                unclosed.add(char)
+            else:
+                at = end
+        elif char == "\n":
+            found.append(value[at + 1 : _end_of_line(value, at + 1)])
+        at += 1
+    return found
 
 
 class _Expansion:
@@ -342,6 +382,14 @@ def _closing(value: str, at: int) -> int:
     """Where the quote that opens at `at` closes, or -1."""
     quote = value[at]
     end = value.find(quote, at + 1)
-    while quote == '"' and end > 0 and value[end - 1] == "\\":
+    while quote == '"' and end > 0 and _escaped(value, end):
         end = value.find(quote, end + 1)
     return end
+
+
+def _escaped(value: str, at: int) -> bool:
+    """Whether an odd number of backslashes stands before this place."""
+    first = at
+    while first and value[first - 1] == "\\":
+        first -= 1
+    return (at - first) % 2 == 1

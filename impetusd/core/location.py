@@ -74,13 +74,22 @@ def locate(text: str, path: str, environ: Mapping[str, str], *, former: bool = F
 class Reading:
     """One file: its references, and where its instance lives. Problems gather in `problems`."""
 
-    def __init__(self, path: str, environ: Mapping[str, str], problems: list[Problem], *, former: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        environ: Mapping[str, str],
+        problems: list[Problem],
+        *,
+        rules: int = ini.RULES,
+        former: bool = False,
+    ) -> None:
         if not path.startswith("/"):
             raise ValueError(f"path must be absolute, not {path!r}")
         self.path = path
         self.environ = environ
         self.problems = problems
         self.default_dirs = {"base_dir": DEFAULTS["base_dir"], **default_dirs(normpath(path), former=former)}
+        self.rules = rules
         self.built_in = {"CONF_DIR": dirname(normpath(path))}
         self.instance = ""  # what ${INSTANCE} is where reading has come to; "" where there is none
 
@@ -90,7 +99,7 @@ class Reading:
 
     def expand(self, said: str, entry: Entry, *, quotes: bool = False) -> list[ini.Piece] | None:
         """The entry's pieces; None after a complaint. `quotes`: those around the whole value are a part of it."""
-        value = entry.value if quotes else ini.unquoted(entry.value)
+        value = entry.value if quotes else ini.unquoted(entry.value, self.rules)
         built_in = self.built_in
         if names_instance(value):
             if not self.instance:

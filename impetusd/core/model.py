@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from impetusd.core.location import Paths
+from impetusd.core.problem import Problem
 
 
 class Kind(Enum):
@@ -167,6 +168,7 @@ class Unit:
     rlimits: tuple[tuple[str, int, int], ...] = ()  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
     env: Mapping[str, str]
     env_file: tuple[str, ...]
+    rules: int = 2  # by which its section was read, and its env_file is: see `ini.RULES`
     # logs; "" is the default file of the slot in log_dir
     out_file: str = ""
     error_file: str = ""
@@ -252,6 +254,7 @@ class Config:
     timers: Mapping[str, Timer] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     groups: Mapping[str, Group] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()  # what may be meant as it is written, and more often is not
     profile: str = ""  # whose [env:NAME@PROFILE] are laid over [env:NAME]; "" is none
 
 

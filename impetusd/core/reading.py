@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from posixpath import join, normpath
 
-from impetusd.core import ini, schema
+from impetusd.core import ini, schema, shell
 from impetusd.core.location import Reading, names_instance, own_section
 from impetusd.core.model import Access, Listen
 
@@ -37,9 +37,10 @@ class Values(Reading):
         host: Host,
         instance: int,
         *,
+        rules: int,
         former: bool = False,
     ) -> None:
-        super().__init__(path, environ, problems, former=former)
+        super().__init__(path, environ, problems, rules=rules, former=former)
         self.host = host
         self.index = instance
         self.units: dict[str, Unit] = {}
@@ -54,6 +55,7 @@ class Values(Reading):
         self.listens: dict[str, list[tuple[Listen, ...]]] = {}  # by unit, of each instance: where these may differ
         self.defaults: dict[str, dict[str, Any]] = {}  # kind of section -> key -> parsed default
         self.suggested = 0
+        self.warnings: list[Problem] = []  # of what may be meant as it is written
 
     def value(self, key: Key, entry: Entry) -> Any:
         """What the entry says, parsed and resolved; `key.value.none` for nothing; None after a problem."""
@@ -66,6 +68,11 @@ class Values(Reading):
         if key.name in WHOLE and names_instance(entry.value):
             self.problem(entry, f"{written}: it is for all instances together; write it without the number of one")
             return None
+        lost = self.indented_key(key, entry)
+        if lost:
+            text = f"the line below it that sets {lost} is indented, and so would be a part of {key.name}"
+            self.problem(entry, f"{text}; remove its indentation, or put it in quotes if it is meant so")
+            return None
         pieces = self.expand(written, entry, quotes=key.value is schema.COMMAND)
         if pieces is None:
             return None
@@ -74,6 +81,8 @@ class Values(Reading):
             return key.value.none
         try:
             value = key.value.parse(pieces if key.value is schema.COMMAND else text)
+            if key.value is schema.COMMAND and self.rules > 1 and (fault := shell.needed(pieces)):
+                raise ValueError(fault)
         except ValueError as error:
             # What a reference stood for is told, except of a command or a header: there it may be a password.
             meant = "" if secret or "$" not in entry.value else f" (that is {ini.brief(text)})"
@@ -81,6 +90,18 @@ class Values(Reading):
             self.problem(entry, f"{written}{meant}: {error}{comment}")
             return None
         return self.resolved(key, value)
+
+    def indented_key(self, key: Key, entry: Entry) -> str:
+        """A key of the same section that is set in a line which belongs to this one's value; "" for none."""
+        if self.rules < 2 or "\n" not in entry.value:
+            return ""
+        for line in ini.continuations(entry.value):
+            name, equals, _ = line.partition("=")
+            name = name.strip()
+            limit = key.value is schema.RLIMITS and name == "nice"
+            if equals and not limit and any(name in schema.keys_of(section) for section in key.sections):
+                return name
+        return ""
 
     def resolved(self, key: Key, value: Any) -> Any:
         """The value with paths made absolute, and `max` and -1 made numbers."""

@@ -26,6 +26,7 @@ HEAD = """\
 ;
 ; ${NAME}, ${NAME:-default} and ${NAME:+other} read the environment of impetusd, and its folders:
 ; ${BASE_DIR}, ${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR}. A dollar is written $$.
+; Quotes around a whole value are dropped; in double quotes \\" is a quote and \\\\ a backslash.
 ; In a pool or program and its env, ${INSTANCE} is the number of the instance, from 0 on.
 
 [impetusd]

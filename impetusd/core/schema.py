@@ -536,7 +536,7 @@ KEYS: tuple[Key, ...] = (
     Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
     Key("admins", _OWN, "Who may use it", PEOPLE, "", "... that may do everything. They can run programs as the user that runs impetusd.", "alice, 1001"),
     # other files
-    Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns, relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
+    Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns with blanks or commas between them (quotes around one that has a blank), relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
@@ -597,7 +597,7 @@ KEYS: tuple[Key, ...] = (
     Key("oom_score_adj", _JOBS, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
     Key("cpu_affinity", _JOBS, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
     Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
-    Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, read at each start; [env:NAME] overrides them.", "web.env"),
+    Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them.", "web.env"),
     # logs
     Key("out_file", _JOBS, "Logs", PATH, "", "Where its standard output goes. Default: a file in log_dir.", "${LOG_DIR}/out.log"),
     Key("error_file", _JOBS, "Logs", PATH, "", "Where its standard error goes. Default: a file in log_dir.", "${LOG_DIR}/error.log"),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from impetusd import instance
-from impetusd.core import config, include, pending, schedule, schema, switches
+from impetusd.core import config, include, ini, pending, schedule, schema, switches
 from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.location import locate
@@ -79,7 +79,14 @@ class Configuration:
         saved = self._saved
         included = tuple((path, text) for path, text in saved.get("included", ()))  # none, says an older impetusd
         source = Source(self._conf, saved["text"], included, former=self.former)
-        parsed = config.parse_all(source, saved["environ"], self._host, profile=self.profile, instance=instance)
+        parsed = config.parse_all(
+            source,
+            saved["environ"],
+            self._host,
+            profile=self.profile,
+            instance=instance,
+            rules=saved.get("rules", 1),  # an older impetusd says nothing of them
+        )
         return switches.without(parsed, saved["disabled"])
 
     @property
@@ -145,7 +152,7 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
     except FileNotFoundError:
         disabled = []
     kept = {"text": source.text, "included": source.included, "former": former, "profile": profile}
-    return json.dumps({**kept, "environ": dict(environ), "disabled": disabled})
+    return json.dumps({**kept, "rules": ini.RULES, "environ": dict(environ), "disabled": disabled})
 
 
 def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], None]) -> None:

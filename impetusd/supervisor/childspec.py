@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from impetusd import vetted
+from impetusd.core import envfile
 from impetusd.core.agreement import is_number
 from impetusd.core.model import Kind, Listen, Unit
 from impetusd.core.trust import Trust
@@ -224,28 +225,14 @@ def stop(unit: Unit) -> list[Any]:
 
 
 def read_env_files(unit: Unit) -> dict[str, str]:
-    """NAME=value lines of the unit's env_file, read anew at each start. Raises CannotStart.
-
-    Comments (#), blank lines, `export ` and one pair of quotes around a value are understood, as in systemd and docker.
-    """
+    """The variables of the unit's env_file, read anew at each start: see `core.envfile`. Raises CannotStart."""
     found: dict[str, str] = {}
     trust = trust_of(unit) if unit.env_file else None
     for path in unit.env_file:
         try:
-            lines = _env_file(path, trust).decode().splitlines()
-        except UnicodeDecodeError as error:
-            raise CannotStart(f"reading env_file {path}", str(error)) from None
-        for number, line in enumerate(lines, 1):
-            line = line.strip().removeprefix("export ")
-            if not line or line.startswith("#"):
-                continue
-            name, equals, value = line.partition("=")
-            if not equals or not name.strip().isidentifier():
-                raise CannotStart(f"reading env_file {path}", f"line {number} is not NAME=value")
-            value = value.strip()
-            if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-                value = value[1:-1]
-            found[name.strip()] = value
+            found.update(envfile.parse(_env_file(path, trust), unit.rules))
+        except envfile.Fault as fault:
+            raise CannotStart(f"reading env_file {path}", str(fault)) from None
     return found
 
 

@@ -208,7 +208,7 @@ class TestEnvironment:
 
     def test_its_values_are_in_no_message(self):
         found = problems(
-            DB + "[env:db]\nPASSWORD = s3cret${UNSET}\nX-Y = s3cret\nLISTEN_FDS = s3cret\nPW s3cret\nP = ${P-s3cret}"
+            DB + "[env:db]\nPASSWORD = s3cret${UNSET}\nX+Y = s3cret\nLISTEN_FDS = s3cret\nPW s3cret\nP = ${P-s3cret}"
         )
         assert [line for line, _ in found] == [4, 5, 6, 7, 8]
         assert "s3cret" not in str(found)
@@ -218,6 +218,45 @@ class TestEnvironment:
             (3, "[env:dbb]: there is no unit 'dbb'; did you mean [env:db]?"),
             (5, "[env] has no name; write [env:NAME] for the unit NAME"),
         ]
+
+    def test_a_name_may_have_dots_and_dashes_as_docker_has_them(self):
+        assert unit(DB + "[env:db]\ndiscovery.type = x\nX-Y = z").env == {"discovery.type": "x", "X-Y": "z"}
+
+
+class TestIndentedKeys:
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("[program:p]\ncommand = x\n  user = bob", "sets user is indented, and so would be a part of command"),
+            ("[program:p]\ncommand = x 'a\n  nice = 1'\n  --b\n  nice=1", "sets nice is indented"),
+            (
+                "[program:p]\ncommand = x\nenv_file = a\n  cwd = /",
+                "sets cwd is indented, and so would be a part of env_file",
+            ),
+            ("[timer:t]\nevery = 1h\ncommand = x\n  cron = @daily", "sets cron is indented"),
+        ],
+    )
+    def test_they_are_told(self, text, told):
+        ((_, found),) = [each for each in problems(text) if "indented" in each[1]]
+        assert told in found
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[program:p]\ncommand = awk '\n  user = $$1\n  '",
+            "[program:p]\ncommand = x\n  'user = bob'\n  --user=bob\n  app=1\n  a user = b",
+            "[program:p]\ncommand = x\nrlimits = nofile=1\n  nice=20",
+        ],
+    )
+    def test_what_is_meant_so_is_not(self, text):
+        assert unit(text).command
+
+    def test_in_an_environment_it_is_a_warning(self):
+        found = parse(DB + "[env:db]\nA = 1\n  B = 2\nC = '{\n  D = 1}'\n  E\n")
+        assert [str(each) for each in found.warnings] == [
+            f"{FILE}:4: B is set in an indented line, which is a part of A; remove its indentation if it is not"
+        ]
+        assert found.units["db"].env["A"] == "1\nB = 2"
 
 
 class TestTimers:

@@ -43,6 +43,10 @@ class TestInclude:
             ("/etc/a.ini, ../b.ini", ["/etc/a.ini", "/srv/b.ini"]),
             ("a.ini\n  ${BASE_DIR}/${SITE}/b.ini", ["/srv/shop/a.ini", "/srv/shop/north/b.ini"]),
             ("${NOT_SET}/a.ini", []),
+            ("a/*.ini b/*.ini", ["/srv/shop/a/*.ini", "/srv/shop/b/*.ini"]),
+            ("a.ini,b.ini\n  c.ini", ["/srv/shop/a.ini", "/srv/shop/b.ini", "/srv/shop/c.ini"]),
+            ("\"my app/*.ini\" 'a, b.ini'", ["/srv/shop/my app/*.ini", "/srv/shop/a, b.ini"]),
+            ("'it is", []),
         ],
     )
     def test_patterns_begin_at_the_files_folder(self, files, globs):
@@ -80,6 +84,7 @@ class TestInclude:
             ("[include]\nfile = a\n", "impetusd.ini:2: 'file' is no key of [include]; did you mean files?"),
             ("[include:x]\nfiles = a\n", "impetusd.ini:1: [include:x]: this section takes no name; write [include]"),
             ("[include]\nfiles = ${X}\n", "impetusd.ini:2: files: ${X} is not set"),
+            ("[include]\nfiles = 'a\n", "impetusd.ini:2: files: the ' is never closed"),
         ],
     )
     def test_its_own_mistakes(self, text, told):
@@ -161,7 +166,10 @@ class TestProfiles:
             ("[env:db@]\n", "[env:db@]: nothing names no profile; write [env:db@production]"),
             ("[env:@test]\n", "[env:@test] has no name; write [env:NAME] for the unit NAME"),
             ("[env:db@a b]\n", "[env:db@a b]: a b names no profile; write [env:db@production]"),
-            ("[env:db@test]\n1A = x\n", "'1A' cannot name a variable; use letters, digits and _, no digit in front"),
+            (
+                "[env:db@test]\n1A = x\n",
+                "'1A' cannot name a variable; use letters, digits, _, . and -, no digit in front",
+            ),
         ],
     )
     def test_mistakes(self, text, told):

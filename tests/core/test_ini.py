@@ -131,10 +131,25 @@ class TestQuotes:
             ("'a' 'b'", "'a' 'b'"),
             ("\"a'", "\"a'"),
             ('{"a": "b"}', '{"a": "b"}'),
+            (r'"a\"b"', 'a"b'),
+            (r'"C:\\x\y"', r"C:\x\y"),
+            (r'"a\\"', "a\\"),
+            (r'"a\"', r'"a\"'),
+            (r'"a" and \"b"', r'"a" and \"b"'),
+            (r"'a\"\\b'", r"a\"\\b"),
         ],
     )
     def test_one_pair_around_the_whole_value_is_dropped(self, written, meant):
         assert ini.unquoted(written) == meant
+
+    @pytest.mark.parametrize(
+        ("written", "meant"), [(r'"a\"b"', r'"a\"b"'), (r'"C:\\x"', r"C:\\x"), ("'a b'", "a b"), (r'"a\"', "a\\")]
+    )
+    def test_under_the_former_rules_a_backslash_is_itself(self, written, meant):
+        assert ini.unquoted(written, rules=1) == meant
+
+    def test_a_comment_begins_behind_the_quote_that_closes(self):
+        assert read('[a]\nx = "a\\\\" ; b "c"') == ({"a": {"x": '"a\\\\"'}}, [])
 
 
 class TestReferences:

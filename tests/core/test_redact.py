@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import pathlib
 import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import impetusd
 from impetusd.core import redact
 
 NAMES = [
@@ -148,3 +151,25 @@ def test_of_a_whole_answer():
 def test_what_a_command_holds_is_known_too():
     argv = ["a", "--password", "hunter2", "--key=abcdefg", "x://u:hijklmn@h", "--port", "8080808"]
     assert sorted(redact.secrets([], argv)) == ["abcdefg", "hijklmn", "hunter2"]
+
+
+def _texts(source):
+    """Every text in a module but its docstrings, x in the place of what an f-string puts in."""
+    tree = ast.parse(source)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(getattr(node, "body", None), list)]
+    docs = {id(body[0].value) for body in bodies if body and isinstance(body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+@pytest.mark.parametrize("part", ["core", "supervisor", "cli", "shim", "."])
+def test_nothing_that_we_say_ourselves_is_hidden(part):
+    folder = pathlib.Path(impetusd.__file__).parent / part
+    ours = [path for path in folder.glob("*.py") if path.name not in {"redact.py", "unitfiles.py"}]
+    assert ours
+    for path in ours:
+        for said in _texts(path.read_text()):
+            assert redact.text(said) == said, path

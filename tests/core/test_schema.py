@@ -297,7 +297,7 @@ class TestTable:
 @pytest.mark.parametrize(
     ("of", "others"),
     [
-        (Unit, {"name", "kind", "where", "env", "instances_max", "per_instance"}),
+        (Unit, {"name", "kind", "where", "env", "instances_max", "per_instance", "rules"}),
         (Timer, {"name", "where", "unit"}),
         (Health, {"name", "where", "unit"}),
     ],

@@ -1,0 +1,93 @@
+"""What only a shell could run is refused with what to write; what any program may be given is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from impetusd.core import config, ini
+from impetusd.core.include import Source
+from impetusd.core.model import Host
+from impetusd.core.problem import ConfigError
+
+HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
+FILE = "/srv/my app/x.ini"
+
+
+def parse(command, rules=ini.RULES, **environ):
+    text = f"[program:p]\ncommand = {command}\n"
+    return config.parse_all(Source(FILE, text), environ, HOST, rules=rules)
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("source venv/bin/activate && x", "no shell runs this, and source is a shell's; write sh -c '…'"),
+        (". venv/bin/activate", "no shell runs this, and . is a shell's; write sh -c '…'"),
+        ("cd /srv", "no shell runs this, and cd is a shell's; write sh -c '…'"),
+        ("ulimit -n 1024", "no shell runs this, and ulimit is a shell's"),
+        ("exec x", "no shell runs this, and exec is a shell's; remove the word"),
+        ("A=1 x", "so A= would be the program's name; set A in the unit's [env:…]"),
+        ('PATH="/a b:$$PATH" x', "so PATH= would be the program's name"),
+        ("x && y", "no shell runs this, and && is a shell's"),
+        ("x || y", "no shell runs this, and || is a shell's"),
+        ("yes | head", "no shell runs this, and | is a shell's"),
+        ("yes|head", "no shell runs this; write sh -c '…'"),
+        ("x > f 2>&1", "so nothing is redirected; set out_file and error_file, or write sh -c '…'"),
+        ("x 2>&1", "so nothing is redirected"),
+        ("x >>f", "so nothing is redirected"),
+        ("x < /dev/null", "so nothing is redirected"),
+        ("x &>f", "so nothing is redirected"),
+        ("x>f", "no shell runs this; write sh -c '…'"),
+        ("x &", "& is a shell's; remove it: what runs must stay in the foreground"),
+        ("sleep 100&", "& is a shell's; remove it"),
+        ("x; y", "no shell runs this, and ; is a shell's"),
+        ("cat a; y", "no shell runs this, and ; is a shell's"),
+        ("(cd /srv && x)", "no shell runs this; write sh -c '…'"),
+        ("x $(date)", "so nothing is put in the place of $(…) or `…`"),
+        ("x `date`", "so nothing is put in the place of"),
+        ("~/bin/x", "so ~ is no folder; write ${HOME}, or the path"),
+        ('"sleep 100"', "the quotes make one word of it"),
+        ("'python app.py --port 80'", "the quotes make one word of it"),
+        (
+            "sleep 1 # note",
+            "the # begins no comment here, and would be an argument; a comment behind a value begins with ;",
+        ),
+        ("${CMD}", "no shell runs this, and && is a shell's"),
+        ("env x \\\\\n  && y", "no shell runs this, and && is a shell's"),
+    ],
+)
+def test_what_only_a_shell_could_run_is_refused(command, hint):
+    with pytest.raises(ConfigError) as caught:
+        parse(command, CMD="x && y")
+    (problem,) = caught.value.problems
+    assert problem.line == 2
+    assert hint in problem.text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sh -c 'cd /srv && exec x > f 2>&1'",
+        'bash -c "yes | head; x & y" -- "$$(date)"',
+        "grep -E a|b f",
+        "x 'a && b' \\> \\| '#' #channel \"|\"",
+        "find . -name *.py -exec rm {} \\;",
+        "x http://h/?a=1&b=2 --url=http://h/?a& a&b",
+        "x --if>5 a>b --filter <none> <host>",
+        "x A=1 ~/dir -o{a,b} !x [ a = b ]",
+        "'/srv/my app/run'",
+        "${BASE_DIR}/run",
+        '"${CMD}" x',
+        "'./my app/run'",
+        "/bin/test 1",
+        "echo a;b ;c",
+        "x -e 's/a/b/;'",
+        "python -c 'import x; x.y()'",
+    ],
+)
+def test_what_a_program_may_be_given_is_not(command):
+    assert parse(command, CMD="my run").units["p"].command
+
+
+def test_what_runs_already_goes_on():
+    assert parse("yes | head", rules=1).units["p"].command == ("yes", "|", "head")
