@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+import typing
 
 import click
 
 from impetusd.cli.options import conf_option, env_option, given
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from impetusd.core.model import Config
+    from impetusd.core.problem import Problem
+
 
 @click.command(short_help="Check an INI file, and tell every problem in it.")
 @click.argument("file", required=False)
+@click.option("--host", is_flag=True, help="Exit with 1 if this host lacks something: a program, a folder, a user.")
 @env_option
 @conf_option
-def command(file: str | None, env: str | None) -> int:
+def command(file: str | None, env: str | None, *, host: bool) -> int:
     """Check FILE (else the file that -c or its absence means) and tell each problem with its line. Changes nothing.
+
+    The env_files that it names are read, too. What this host does not have is a warning, so that a file can be checked on
+    another host than the one it is for.
 
     Exits with 0 if it may be started as it is, with 2 if not.
 
@@ -23,26 +34,62 @@ def command(file: str | None, env: str | None) -> int:
     """
     from impetusd import instance
     from impetusd.cli import place
-    from impetusd.core.problem import ConfigError
 
     path = place.find_conf(file if file is not None else given(), os.environ)
-    try:
-        checked = place.parsed(path, os.environ, env)
-    except ConfigError as error:
-        print("\n".join(map(str, error.problems)))
+    checked, problems, warnings = _look(path, env)
+    for problem in warnings:
+        print(f"impetusd: warning: {problem}", file=sys.stderr)
+    if checked is None:
+        print("\n".join(map(str, problems)))
         sys.stdout.flush()
-        count = len(error.problems)
-        print(f"impetusd: {count} problem{'s' * (count != 1)} in {path}", file=sys.stderr)
+        print(f"impetusd: {_count(problems, 'problem')} in {path}", file=sys.stderr)
         return 2
     if behind := instance.behind_link(checked.paths):
         print(behind)
         return 2
+    if host and warnings:
+        print(f"impetusd: {path} has no mistakes, but {_count(warnings, 'warning')} for this host", file=sys.stderr)
+        return 1
     kinds = (
         ("unit", checked.units),
         ("timer", checked.timers),
         ("health check", checked.health),
         ("group", checked.groups),
     )
-    counts = [f"{len(names)} {kind}{'s' * (len(names) != 1)} ({', '.join(names)})" for kind, names in kinds if names]
+    counts = [f"{_count(names, kind)} ({', '.join(names)})" for kind, names in kinds if names]
     print(f"{path} is fine: {', '.join(counts) or '0 units (nothing to run yet)'}")
     return 0
+
+
+def _look(path: str, profile: str | None) -> tuple[Config | None, list[Problem], list[Problem]]:
+    """The configuration, its mistakes (then it is None), and what is worth a warning."""
+    from dataclasses import replace
+
+    from impetusd.cli import place
+    from impetusd.cli.lacking import lacking
+    from impetusd.core import config
+    from impetusd.core.problem import ConfigError, error_of
+    from impetusd.host import this_host
+
+    source, profile = place.source_of(path, os.environ, profile)
+    here = this_host()
+    anywhere = replace(
+        here, euid=0, user_exists=lambda _: True, group_exists=lambda _: True, has_watch=True
+    )  # where all is that the file speaks of
+    warnings: list[Problem] = list(source.warnings)
+    try:
+        config.parse_all(source, os.environ, here, profile=profile)
+    except ConfigError as error:
+        warnings += error.problems
+    try:
+        checked = config.parse_all(source, os.environ, anywhere, profile=profile)
+    except ConfigError as error:
+        return None, list(error.problems), [each for each in warnings if each not in error.problems]
+    faults, lacks = lacking(checked, source, os.environ)
+    told = [*error_of([*checked.warnings, *warnings, *lacks], [file for file, _ in source.texts]).problems]
+    return None if faults else checked, faults, told
+
+
+def _count(these: Iterable[object], what: str) -> str:
+    count = len(list(these))
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from impetusd.core.include import Source
     from impetusd.core.location import Paths
     from impetusd.core.model import Config
 
@@ -188,9 +189,19 @@ def parsed(
     former: bool | None = None,
 ) -> Config:
     """The same; raises ConfigError, and Failure where there is nothing to read. `judged`: as in source.read."""
-    from impetusd import source
-    from impetusd.core import config, location
+    from impetusd.core import config
     from impetusd.host import this_host
+
+    found, profile = source_of(path, environ, profile, judged=judged, former=former)
+    return config.parse_all(found, environ, this_host(), profile=profile)
+
+
+def source_of(
+    path: str, environ: Mapping[str, str], profile: str | None, *, judged: bool = True, former: bool | None = None
+) -> tuple[Source, str]:
+    """The text in `path` with all that it includes, and the profile to read it with; raises as `parsed` does."""
+    from impetusd import source
+    from impetusd.core import location
 
     try:
         former = _is_at_home_formerly(path, environ) if former is None else former
@@ -200,4 +211,4 @@ def parsed(
     if profile is None:
         paths = location.locate(found.text, path, environ, former=former)
         profile = source.remembered_profile(paths.state_dir)
-    return config.parse_all(found, environ, this_host(), profile=profile)
+    return found, profile

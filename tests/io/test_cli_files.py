@@ -100,6 +100,67 @@ class TestCheck:
         _, out, _ = cli("check")
         assert out == f"{tmp_path}/impetusd.ini is fine: 1 unit (a), 2 timers (t, u), 1 health check (a)\n"
 
+    def test_what_this_host_lacks_is_a_warning_and_counts_with_host(self, cli, tmp_path):
+        text = f"""
+[include]
+files = conf.d/*.ini
+[program:a]
+command = nosuchprogram x
+user = nosuchuser
+[program:b]
+command = true
+cwd = {tmp_path}/gone
+[program:c]
+command = ./c.sh
+env_file = gone.env, fifo
+[program:d]
+command = ./d.sh
+[program:off]
+command = nosuchprogram
+enabled = no
+[timer:t]
+command = ./gone
+every = 1h
+[health:a]
+exec = ./impetusd.ini
+"""
+        (tmp_path / "impetusd.ini").write_text(text)
+        for name, first in (("c.sh", "#!/nosuch/sh -e"), ("d.sh", "#! /bin/sh")):
+            (tmp_path / name).write_text(f"{first}\n")
+            (tmp_path / name).chmod(0o755)
+        os.mkfifo(tmp_path / "fifo")
+        code, out, err = cli("check")
+        assert (code, out) == (
+            0,
+            f"{tmp_path}/impetusd.ini is fine: 5 units (a, b, c, d, off), 1 timer (t), 1 health check (a)\n",
+        )
+        told = [line.removeprefix(f"impetusd: warning: {tmp_path}/impetusd.ini:") for line in err.splitlines()]
+        assert told == [
+            f"3: files: nothing matches {tmp_path}/conf.d/*.ini",
+            "5: command: no program in PATH is called nosuchprogram on this host",
+            "6: user = nosuchuser: this host has no such user; create it, or write another",
+            f"9: cwd = {tmp_path}/gone: this host has no such folder",
+            f"11: command: {tmp_path}/c.sh names /nosuch/sh in its first line, which is not on this host",
+            f"12: env_file = {tmp_path}/gone.env: No such file or directory on this host",
+            f"12: env_file = {tmp_path}/fifo: no file, but something else on this host",
+            "19: command: ./gone is not on this host",
+            "22: command: ./impetusd.ini is not executable; run: chmod +x ./impetusd.ini",
+        ]
+        code, out, err = cli("check", "--host")
+        assert (code, out) == (1, "")
+        assert err.endswith("impetusd.ini has no mistakes, but 9 warnings for this host\n")
+        assert cli("start")[0] == 2  # where it is to run, a user that is not there is a mistake
+
+    def test_a_mistake_in_an_env_file_is_one_and_a_path_in_it_counts(self, cli, tmp_path):
+        (tmp_path / "impetusd.ini").write_text("[program:a]\ncommand = x\nenv_file = a.env\n")
+        (tmp_path / "a.env").write_text("A=1\nB\n")
+        code, out, err = cli("check")
+        assert (code, err.count("warning: ")) == (2, 1)
+        assert out.startswith(f"{tmp_path}/a.env:2: no '=' in it; write NAME=value")
+        (tmp_path / "a.env").write_text(f"PATH={tmp_path}\n")
+        (tmp_path / "x").touch(0o755)
+        assert cli("check", "--host")[::2] == (0, "")
+
 
 class TestInit:
     def test_what_it_writes_can_be_checked_at_once(self, cli, tmp_path):

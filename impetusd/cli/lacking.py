@@ -1,0 +1,104 @@
+"""What an INI file speaks of and this host does not have: programs, folders, env_files. For `impetusd check`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+import typing
+
+from impetusd.core import envfile, ini
+from impetusd.core.problem import Problem
+from impetusd.core.reading import place
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from impetusd.core.include import Source
+    from impetusd.core.ini import Section
+    from impetusd.core.model import Config, Unit
+
+SHEBANG_BYTES = 256  # of a program's first line: BINPRM_BUF_SIZE of the kernel
+
+
+def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple[list[Problem], list[Problem]]:
+    """(mistakes in env_files, what this host lacks), each at the key's line. Opens files: may wait for a disk."""
+    sections = {
+        f"{section.file}:{section.line}": section for path, text in source.texts for section in ini.parse(text, path)[0]
+    }
+    faults: list[Problem] = []
+    lacks: list[Problem] = []
+    for unit in _units(config):
+        if not unit.enabled:
+            continue
+        section = sections[unit.where]
+        variables: dict[str, str] = {}
+        for path in unit.env_file:
+            try:
+                variables.update(envfile.parse(_read(path), unit.rules))
+            except envfile.Fault as fault:
+                faults.append(
+                    Problem(path, fault.line, f"{fault.reason} (an env_file of {unit.name.partition('~')[0]})")
+                )
+            except OSError as error:
+                at = place(section, "env_file")
+                lacks.append(
+                    Problem(at.file, at.line, f"env_file = {ini.brief(path, 200)}: {error.strerror} on this host")
+                )
+        lacks += _of_unit(unit, section, {**environ, **variables, **unit.env})
+    return list(dict.fromkeys(faults)), list(dict.fromkeys(lacks))
+
+
+def _read(path: str) -> bytes:
+    """Raises OSError: of a FIFO, too, which a start would wait for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "no file, but something else", path)
+        return file.read()
+
+
+def _units(config: Config) -> Iterator[Unit]:
+    yield from config.units.values()
+    yield from (timer.unit for timer in config.timers.values())
+    yield from (check.unit for check in config.health.values() if check.unit is not None)
+
+
+def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterator[Problem]:
+    if not os.path.isdir(unit.cwd):
+        at = place(section, "cwd")
+        yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: this host has no such folder")
+        return  # a relative path begins there
+    for key, name in (("command", unit.command[0] if unit.command else ""), ("interpreter", unit.interpreter)):
+        fault = _of_program(name, unit.cwd, environ.get("PATH", os.defpath)) if name else ""
+        if fault:
+            at = place(section, key, "exec")
+            yield Problem(at.file, at.line, f"{key}: {fault}")
+
+
+def _of_program(name: str, cwd: str, path: str) -> str:
+    said = ini.brief(name, 200)
+    if "/" not in name:
+        found = shutil.which(name, path=f"{os.path.dirname(sys.executable)}:{path}")
+        return _of_script(found) if found else f"no program in PATH is called {said} on this host"
+    program = os.path.normpath(os.path.join(cwd, name))
+    if os.path.isdir(program):
+        return f"{said} is a folder on this host"
+    if not os.path.exists(program):
+        return f"{said} is not on this host"
+    return _of_script(program) if os.access(program, os.X_OK) else f"{said} is not executable; run: chmod +x {said}"
+
+
+def _of_script(path: str) -> str:
+    """The interpreter that its first line names."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(SHEBANG_BYTES).partition(b"\n")[0]
+    except OSError:  # executable and not readable
+        return ""
+    interpreter = os.fsdecode(first[2:]).split(maxsplit=1)[:1] if first.startswith(b"#!") else []
+    if interpreter and not os.path.isfile(interpreter[0]):
+        return f"{ini.brief(path, 200)} names {ini.brief(interpreter[0], 200)} in its first line, which is not on this host"
+    return ""
