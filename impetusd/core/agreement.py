@@ -179,6 +179,11 @@ def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, An
 
 def listening(reading: Values, section: Section, values: dict[str, Any]) -> None:
     for address in values["listen"]:
+        if reading.rules > 1 and address.path.rpartition("/")[2].startswith("@"):
+            text = (
+                "anybody could connect to a socket in the abstract namespace, so there are none; write a path without @"
+            )
+            reading.problem(place(section, "listen"), f"listen = {ini.brief(str(address), 120)}: {text}")
         if size(address.path) > schema.UNIX_PATH_BYTES:
             text = (
                 f"listen = {ini.brief(str(address), 120)}: the path is {size(address.path)} bytes long, a socket's may have"

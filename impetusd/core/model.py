@@ -60,6 +60,7 @@ class Ready:
         return self.value if self.kind == "http" else f"{self.kind}:{self.value}"
 
 
+ANY_V4, ANY_V6 = "0.0.0.0", "::"  # noqa: S104 (compared, not bound)
 UNIX_MODE = 0o660  # of a unix socket that nothing else is said of
 
 
@@ -68,6 +69,7 @@ class Listen:
     """One listening address: `host` and `port` for tcp, `path` for a unix socket (then host is '' and port 0).
 
     Of a unix socket `mode` is who may connect, `owner` ("user", "user:group", ":group") whose it is; "": impetusd's own.
+    `v6only`: whether [::] leaves IPv4 alone; None is as the host has it (net.ipv6.bindv6only).
     """
 
     host: str
@@ -75,25 +77,36 @@ class Listen:
     path: str = ""
     mode: int = UNIX_MODE
     owner: str = ""
+    v6only: bool | None = None
 
     def __str__(self) -> str:
         mode = f" mode={self.mode:04o}" if self.mode != UNIX_MODE else ""
-        return self.place + mode + (f" owner={self.owner}" if self.owner else "")
+        v6only = "" if self.v6only is None else f" v6only={'yes' if self.v6only else 'no'}"
+        return self._address + mode + (f" owner={self.owner}" if self.owner else "") + v6only
 
     @property
-    def place(self) -> str:
-        """Where it is, whoever may connect."""
+    def _address(self) -> str:
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def place(self) -> str:
+        """Where it is, whoever may connect: a name for the socket. A [::] without more is IPv6 alone, as it once was."""
+        both = self.host == ANY_V6 and not self.v6only
+        return self._address + (f" v6only={'host' if self.v6only is None else 'no'}" if both else "")
 
     def clashes(self, other: Listen) -> bool:
         """Whether the two cannot both be bound: equal, or one is the wildcard of the other's family."""
         if (self.path, self.port) != (other.path, other.port):
             return False
-        wildcard = "::" if ":" in self.host else "0.0.0.0"  # noqa: S104 (compared, not bound)
-        same_family = (":" in self.host) == (":" in other.host)
-        return self.host == other.host or (same_family and wildcard in {self.host, other.host})
+        return self.host == other.host or self._covers(other) or other._covers(self)
+
+    def _covers(self, other: Listen) -> bool:
+        """Whether it is a wildcard that the other's address is under; [::] may take IPv4, too, unless it is told not to."""
+        if self.host == ANY_V6:
+            return ":" in other.host or not self.v6only
+        return self.host == ANY_V4 and ":" not in other.host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from posixpath import join, normpath
 
 from impetusd.core import ini, schema, shell
 from impetusd.core.location import Reading, names_instance, own_section
-from impetusd.core.model import Access, Listen
+from impetusd.core.model import ANY_V4, ANY_V6, Access, Listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,10 +112,19 @@ class Values(Reading):
         if key.value is schema.INTERPRETER and "/" in value:
             return self.absolute(value)
         if key.value is schema.LISTEN:
-            return tuple(replace(one, path=self.absolute(one.path)) if one.path else one for one in value)
+            return tuple(
+                replace(one, path=self.absolute(one.path)) if one.path else self.of_v6(one, value) for one in value
+            )
         if key.value is schema.INSTANCES:
             return tuple(max(1, self.host.cpus + number) if number < 1 else number for number in value)
         return value
+
+    def of_v6(self, one: Listen, beside: tuple[Listen, ...]) -> Listen:
+        """Beside the wildcard of IPv4, [::] can only be that of IPv6. By the former rules it never was anything else."""
+        if one.host != ANY_V6 or one.v6only is not None:
+            return one
+        alone = self.rules < 2 or any((each.host, each.port) == (ANY_V4, one.port) for each in beside)
+        return replace(one, v6only=True) if alone else one
 
     def absolute(self, path: str) -> str:
         return normpath(join(self.built_in["BASE_DIR"], path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from impetusd.core import ini
 from impetusd.core.location import DEFAULTS, SECTION
-from impetusd.core.model import UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
+from impetusd.core.model import ANY_V6, UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
 from impetusd.core.protocol import MAX_INSTANCES
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
@@ -540,7 +540,7 @@ KEYS: tuple[Key, ...] = (
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
-    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
+    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. [::] takes IPv4, too, where the host has it so (net.ipv6.bindv6only = 0); [::]:PORT v6only=yes or no says it, and beside 0.0.0.0 it is yes. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
     Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
     Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
     Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool. Default: the one that runs impetusd.", ".venv/bin/python"),
@@ -701,12 +701,18 @@ def _address(text: str) -> Listen:
         return _unix_address(text.removeprefix("unix:").strip())
     if text.startswith("/"):
         raise ValueError(f"for a unix socket write unix:{shown}")
-    host, port = _host_and_port(text, "127.0.0.1:8080, or unix:PATH")
+    text, _, only = text.partition(" v6only=")
+    host, port = _host_and_port(text.rstrip(), "127.0.0.1:8080, or unix:PATH")
     if not host or host == "*":
         raise ValueError(
             f"{shown} names no host; write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network"
         )
-    return Listen(_host(host, port), int(port))
+    found = Listen(_host(host, port), int(port))
+    if not only:
+        return found
+    if found.host != ANY_V6:
+        raise ValueError(f"v6only is for [::], which may take IPv4, too; write {found}")
+    return Listen(found.host, found.port, v6only=parse_bool(only.strip()))
 
 
 def _unix_address(text: str) -> Listen:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from impetusd.core import access
 from impetusd.core.access import Person
-from impetusd.core.model import Listen
+from impetusd.core.model import ANY_V6, Listen
 from impetusd.folders import address_of, folder_of, unlink_socket
 from impetusd.supervisor import childspec
 from impetusd.supervisor.childspec import NOTHING, CannotStart, Found
@@ -150,8 +150,8 @@ def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.s
             sock = socket.socket(family, kind, proto)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if not address.host else 1)
+                if family == socket.AF_INET6 and address.v6only is not None:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.v6only))
                 sock.bind((where[0], address.port, *where[2:]))
             except OSError:
                 sock.close()
@@ -212,4 +212,6 @@ def dress(address: Listen, found: Found) -> None:
 def _hint(error: OSError, address: Listen) -> str:
     if error.errno == errno.EACCES and 0 < address.port < 1024:
         return " (a port below 1024 needs root or CAP_NET_BIND_SERVICE)"
+    if error.errno == errno.EADDRINUSE and address.host == ANY_V6 and not address.v6only:
+        return " (it takes IPv4, too, unless you add v6only=yes)"
     return ""

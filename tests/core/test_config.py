@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import agreement, config, describe, ini, location, reading, schema
+from impetusd.core import agreement, config, describe, ini, location, plan, reading, schema
+from impetusd.core.include import Source
 from impetusd.core.model import Action, Autorestart, Host, Kind, Listen, Overlap, Ready
 from impetusd.core.problem import ConfigError
 
@@ -221,6 +222,53 @@ class TestEnvironment:
 
     def test_a_name_may_have_dots_and_dashes_as_docker_has_them(self):
         assert unit(DB + "[env:db]\ndiscovery.type = x\nX-Y = z").env == {"discovery.type": "x", "X-Y": "z"}
+
+
+class TestIpv6Wildcard:
+    def listen(self, value, rules=ini.RULES):
+        text = f"[program:p]\ncommand = p\nlisten = {value}\n"
+        found = config.parse_all(Source(FILE, text), {}, MORTAL, rules=rules)
+        return [str(each) for each in found.units["p"].listen], [each.place for each in found.units["p"].listen]
+
+    def test_it_is_as_the_host_has_it_unless_it_is_told_or_stands_beside_that_of_ipv4(self):
+        assert self.listen("[::]:80") == (["[::]:80"], ["[::]:80 v6only=host"])
+        assert self.listen("[::]:80 v6only=no") == (["[::]:80 v6only=no"], ["[::]:80 v6only=no"])
+        assert self.listen("0.0.0.0:80, [::]:80") == (["0.0.0.0:80", "[::]:80 v6only=yes"], ["0.0.0.0:80", "[::]:80"])
+        assert self.listen("0.0.0.0:81, [::]:80")[0] == ["0.0.0.0:81", "[::]:80"]
+
+    def test_what_runs_keeps_a_socket_of_ipv6_alone_until_it_is_applied(self):
+        text = "[program:p]\ncommand = p\nlisten = [::]:80\n"
+        old, new = (config.parse_all(Source(FILE, text), {}, MORTAL, rules=rules) for rules in (1, ini.RULES))
+        (change,) = plan.plan(lambda _: old, lambda _: new, lambda _: 1)
+        assert change.effect is plan.Effect.RESTART
+        assert [(key.name, key.old, key.new) for key in change.keys] == [("listen", "[::]:80 v6only=yes", "[::]:80")]
+
+    @pytest.mark.parametrize(
+        ("one", "other", "clash"),
+        [
+            ("[::]:80", "0.0.0.0:80", True),
+            ("[::]:80", "127.0.0.1:80", True),
+            ("[::]:80", "[::1]:80", True),
+            ("[::]:80", "127.0.0.1:81", False),
+            ("[::]:80 v6only=yes", "0.0.0.0:80", False),
+            ("[::]:80 v6only=yes", "[::1]:80", True),
+            ("0.0.0.0:80", "[::1]:80", False),
+        ],
+    )
+    def test_which_addresses_are_in_its_way(self, one, other, clash):
+        for first, second in ((one, other), (other, one)):
+            text = f"[program:p]\ncommand = p\nlisten = {first}\n[program:q]\ncommand = q\nlisten = {second}\n"
+            told = []
+            try:
+                parse(text)
+            except ConfigError as error:
+                told = [problem.text for problem in error.problems]
+            assert bool(told) == clash
+            assert all("has that address already" in each for each in told)
+
+    def test_there_are_no_sockets_in_the_abstract_namespace(self):
+        text = "[program:p]\ncommand = p\nlisten = unix:@web"
+        assert "there are none; write a path without @" in problems(text)[0][1]
 
 
 class TestIndentedKeys:
