@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import typing
 
 import click
 
+from impetusd.cli.failure import Failure
 from impetusd.cli.options import conf_option, here
 
 if typing.TYPE_CHECKING:
@@ -45,7 +47,14 @@ def command(way: str) -> int:
         uid, gid = os.geteuid(), os.getegid()
     else:
         uid, gid = owner.st_uid, owner.st_gid
-    print(text(config, place.executable(), user_name(uid), group_name(gid), way), end="")
+    user, group = user_name(uid), group_name(gid)
+    for what, name in (("user", user), ("group", group)):
+        if name.isdecimal():
+            raise Failure(
+                f"{config.paths.log_dir} is of the {what} {name}, who has no name here, and logrotate knows names only; give it"
+                " one, or have impetusd rotate the logs: log_max_size"
+            )
+    print(text(config, place.executable(), user, group, way), end="")
     return 0
 
 
@@ -60,7 +69,10 @@ def text(config: Config, executable: str, user: str, group: str, way: str = CREA
         lines.append("copytruncate")
     else:
         lines += [f"create 0640 {user} {group}", "sharedscripts", "postrotate"]
-        lines += [f"    {executable} -c {shlex.quote(config.paths.conf)} reopen-logs >/dev/null", "endscript"]
+        lines += [
+            f"    {shlex.quote(executable)} -c {shlex.quote(config.paths.conf)} reopen-logs >/dev/null",
+            "endscript",
+        ]
     body = "".join(f"    {line}\n" for line in lines)
     return "\n".join(patterns) + " {\n" + body + "}\n"
 
@@ -69,14 +81,15 @@ def _patterns(log_dir: str, units: Iterable[Unit]) -> list[str]:
     """Globs for everything that nobody else rotates: the whole log_dir, if nothing in it rotates itself."""
     ours: list[Unit] = []
     others: list[Unit] = []
+    folder = _literally(log_dir)
     for unit in units:
         itself = bool(unit.log_max_size or unit.log_max_age)
         (others if itself else ours).append(unit)
-    patterns = [f"{log_dir}/*.log"]
+    patterns = [f"{folder}/*.log"]
     if others:
-        patterns = [f"{log_dir}/impetusd.log"]
+        patterns = [f"{folder}/impetusd.log"]
         for unit in ours:
-            stem = f"{log_dir}/{unit.name}"
+            stem = f"{folder}/{unit.name}"
             patterns += [f"{stem}-{stream}.log" for stream in ("out", "error")]
             patterns += [f"{stem}-[0-9t]*-{stream}.log" for stream in ("out", "error") if _has_several(unit)]
     for unit in ours:
@@ -85,10 +98,15 @@ def _patterns(log_dir: str, units: Iterable[Unit]) -> list[str]:
             covered = not others and os.path.dirname(given) == log_dir and extension == ".log"
             if given in {"", os.devnull} or covered:
                 continue
-            patterns.append(given)
+            patterns.append(_literally(given))
             if _has_several(unit) and not unit.merge_logs:
-                patterns.append(f"{base}-*{extension}")
+                patterns.append(f"{_literally(base)}-*{_literally(extension)}")
     return list(dict.fromkeys(patterns))
+
+
+def _literally(path: str) -> str:
+    """A pattern for this path, as it stands between quotes: there logrotate takes some signs for its own, so ? is put."""
+    return re.sub(r"[\[*?]|[\"'\\{}\x00-\x1f]", lambda sign: f"[{sign[0]}]" if sign[0] in "[*?" else "?", path)
 
 
 def _has_several(unit: Unit) -> bool:

@@ -54,6 +54,8 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
         manager.require("install", at.command)
     name = name or "impetusd" if only_print else _name(manager, at, name)
     executable = place.executable()
+    if re.search(r"[\"'\\\x00-\x1f]", executable):
+        raise Failure(f"systemd executes nothing with a quote or backslash in its path, as {executable} has; move it")
     text = unitfiles.service(name, executable, config.paths, user=user)
     more = unitfiles.drop_in(profile, executable, config.paths)
     if only_print:
@@ -132,9 +134,9 @@ def _say_what_next(manager: systemd.Manager, name: str, at: Place, *, now: bool)
         first = f"{at.command} stop && " if control.daemon_alive(at.paths) else ""
         print(f"to start it now: {first}{manager.command} start {name}")
     if manager.user:
-        import pwd
+        from impetusd.host import user_name
 
-        person = pwd.getpwuid(os.geteuid()).pw_name
+        person = user_name(os.geteuid())
         if not os.path.exists(f"{systemd.LINGER}/{person}"):
             print(
                 f"it ends when you log out; to have it run without a login, from boot on: loginctl enable-linger {person}"

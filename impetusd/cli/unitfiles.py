@@ -43,8 +43,8 @@ Type=notify
 # The shim is the main process and speaks for all; no program that it runs can.
 NotifyAccess=main
 EnvironmentFile=-{environment}
-ExecStart={command} -c {conf_word} run
-ExecReload={command} -c {conf_word} apply
+ExecStart={program} -c {conf_word} run
+ExecReload={program} -c {conf_word} apply
 # Ready when `impetusd start` would return, which may take as long as programs take to start.
 TimeoutStartSec=infinity
 # Programs are stopped in order, each with its own kill_timeout; impetusd has this extended as far as they need.
@@ -55,7 +55,7 @@ TimeoutStopSec=90
 KillMode=process
 FileDescriptorStoreMax=16384
 RuntimeDirectoryPreserve=yes
-ExecStopPost={command} -c {conf_word} reap-leftovers
+ExecStopPost={program} -c {conf_word} reap-leftovers
 WatchdogSec=20
 # Not `always`: after `impetusd stop` it stays down. 2 is a mistake in the INI file, which no restart mends.
 Restart=on-failure
@@ -140,9 +140,9 @@ def service(name: str, command: str, paths: Paths, *, user: bool = False) -> str
         user=" --user" if user else "",
         name=name,
         unit=unit,
-        conf=paths.conf.replace("%", "%%"),
+        conf=_on_a_line(paths.conf).replace("%", "%%"),
         environment=f"%h/.config/{name}.env" if user else f"/etc/default/{name}",
-        command=command.replace("%", "%%"),
+        program=_words([command]),  # of the program's own path no $ is expanded
         conf_word=_words([paths.conf]).replace("$", "$$"),
         directories=directories,
         restrictions=restrictions,
@@ -164,7 +164,11 @@ def drop_in(profile: str, command: str, paths: Paths) -> str:
 
 def mark(conf: str) -> str:
     """The first line of a unit for this INI file: how `startup` and `unstartup` know it again."""
-    return MARK + conf
+    return MARK + _on_a_line(conf)
+
+
+def _on_a_line(path: str) -> str:
+    return re.sub(r"[\x00-\x1f]", lambda sign: f"\\x{ord(sign[0]):02x}", path)
 
 
 def _directories(paths: Paths) -> tuple[str, list[str]]:
@@ -173,7 +177,7 @@ def _directories(paths: Paths) -> tuple[str, list[str]]:
     for field, (base, key, mode) in MADE.items():
         path = getattr(paths, field)
         below = path.removeprefix(base)
-        if below != path and re.fullmatch(r"[\w@:.%/-]+", below, re.ASCII):
+        if below != path and re.fullmatch(r"[\w@./-]+", below, re.ASCII):
             lines.append(f"{key}={below}\n{key}Mode={mode}\n")
         else:
             others.append(path)
@@ -191,7 +195,7 @@ def _words(words: Sequence[str]) -> str:
     for word in words:
         word = word.replace("%", "%%")
         if re.search(r"[\s\"'\\;]", word):
-            word = '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            word = '"' + _on_a_line(word.replace("\\", "\\\\").replace('"', '\\"')) + '"'
         quoted.append(word)
     return " ".join(quoted)
 

@@ -92,6 +92,43 @@ class TestUnits:
         text = unitfiles.service("x", "/usr/bin/impetusd", moved(conf=path))
         assert values(text, "ExecStart") == [f"/usr/bin/impetusd -c {word} run"]
 
+    @pytest.mark.parametrize("folder", ["my app", "app[1]", "100%i $HOME", "a;b#c", "é"])
+    @pytest.mark.parametrize("profile", unitfiles.PROFILES)
+    def test_the_real_systemd_finds_the_command_wherever_it_is(self, tmp_path, folder, profile):
+        command = tmp_path / folder / "bin" / "impetusd"
+        command.parent.mkdir(parents=True)
+        command.write_text("#!/bin/sh\n")
+        command.chmod(0o755)
+        base = str(tmp_path / folder)
+        paths = moved(conf=f"{base}/x.ini", base_dir=base, state_dir=f"/var/lib/{folder}", log_dir=f"{base}/log")
+        unit = tmp_path / "impetusd.service"
+        more = tmp_path / "impetusd.service.d" / "impetusd.conf"
+        more.parent.mkdir()
+        unit.write_text(unitfiles.service("impetusd", str(command), paths))
+        more.write_text(unitfiles.drop_in(profile, str(command), paths))
+        environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(unit)],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        told = [line for line in done.stderr.splitlines() if "impetusd" in line]
+        assert (done.returncode, told) == (0, [])
+
+    @pytest.mark.parametrize("folder", ["it's", 'quo"te', "back\\slash"])
+    def test_what_systemd_will_not_execute_is_refused(self, cli, monkeypatch, folder):
+        monkeypatch.setattr(place, "executable", lambda: f"/srv/{folder}/impetusd")
+        code, out, err = cli("startup", "--print")
+        assert (code, out) == (1, "")
+        assert "systemd executes nothing with a quote or backslash in its path" in err
+
+    def test_a_path_of_several_lines_makes_no_lines(self):
+        text = unitfiles.service("x", "/usr/bin/impetusd", moved(conf="/srv/a\nExecStart=/bin/b\n.ini"))
+        assert len(values(text, "ExecStart")) == 1
+        assert text.startswith(unitfiles.mark("/srv/a\nExecStart=/bin/b\n.ini") + "\n")
+
 
 class TestStartup:
     def test_print_shows_the_unit_of_this_file_to_anybody_anywhere(self, cli, paths, monkeypatch, tmp_path):
