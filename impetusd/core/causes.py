@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Advice(NamedTuple):
@@ -36,6 +36,12 @@ KNOWN = (
     ),
     _known(
         r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
+        "another process has its port, and may be an older one of its own",
+        "ss -ltnp 'sport = :{port}'",
+        "which process that is (as root)",
+    ),
+    _known(
+        r"address already in use.*?[:\]](?P<port>\d{2,5})\b",
         "another process has its port, and may be an older one of its own",
         "ss -ltnp 'sport = :{port}'",
         "which process that is (as root)",
@@ -119,10 +125,94 @@ def of_exit_code(code: int | None) -> str:
 def telling(lines: Iterable[str]) -> str:
     """The line that names the error, of those that a process wrote last; "" if it wrote nothing.
 
-    The last one that is not indented: the end of a traceback in Python, what most programs say before they go.
+    Where a runtime (Node, Python, Java, Ruby, Go, PHP, Rust) tells what nobody caught, that error's own line. Else the last
+    line that is not indented: what most programs say before they go.
     """
-    lines = [line.rstrip() for line in lines if line.strip()]
-    return next((line for line in reversed(lines) if not line[0].isspace()), lines[-1].strip() if lines else "")
+    written = [line.rstrip() for line in lines if line.strip()]
+    while len(written) > 1 and _AFTERWARDS.match(written[-1]) and not written[-1].startswith("Node.js"):
+        del written[-1]
+    found = max((of_runtime(written) for of_runtime in _RUNTIMES), default=-1)
+    if found < 0:
+        found = next((at for at in reversed(range(len(written))) if not written[at][0].isspace()), len(written) - 1)
+    return written[found].strip() if written else ""
+
+
+def kept(lines: Sequence[str], most: int) -> list[str]:
+    """The last `most` lines, and before them the one that names the error, if a long stack has come between."""
+    last = list(lines[-most:])
+    named = telling(lines)
+    return last if len(lines) <= most or named == telling(last) else [named, *last[1:]]
+
+
+# What comes behind an error, of the runtime or of what has started it.
+_AFTERWARDS = re.compile(
+    r"Node\.js v\d|\(Use `node |\}$|npm (?:ERR!|error|notice)|.?ELIFECYCLE|error Command failed with exit code|info Visit "
+    r"|exit status \d+$|note: (?:run with|Some details)|sys:1: "
+)
+_A_LOG_LINE = re.compile(
+    r"\W*(?:\d{4}-\d\d|\d\d?:\d\d|(?:debug|info|warn\w*|error|critical|fatal)\b[\]:| ])", re.IGNORECASE
+)
+_NAMED = re.compile(r"(?:Uncaught )?\[?(?:[A-Za-z_$][\w$.:]*)?(?:Error|Exception|Rejection)\b")
+
+
+def _last(lines: Sequence[str], pattern: str, before: int | None = None) -> int:
+    """The place of the last line that begins so; -1 if none does."""
+    return next((at for at in reversed(range(len(lines))[:before]) if re.match(pattern, lines[at])), -1)
+
+
+def _of_python(lines: Sequence[str]) -> int:
+    """The first line behind the last traceback, unless the program went on and logged something else."""
+    traceback = _last(lines, r"\s*(?:\+ Exception Group )?Traceback \(most recent call last\):")
+    frames = range(traceback + 1, len(lines)) if traceback >= 0 else range(0)
+    found = next((at for at in frames if re.match(r"[^\s|+]|  \| \S", lines[at])), -1)
+    return found if found >= 0 and not any(map(_A_LOG_LINE.match, lines[found + 1 :])) else -1
+
+
+def _of_node(lines: Sequence[str]) -> int:
+    """Below the source line with its caret; where that is cut off, the last line that begins with an error's name."""
+    uncaught = _last(lines, r"Node\.js v\d")
+    caret = _last(lines, r"\s*\^+$", max(uncaught, 0))
+    if 0 <= caret < uncaught - 1:
+        return caret + 1
+    end = uncaught if uncaught >= 0 else _last(lines, r"    at \S")
+    mine = end >= 0 and all(line[0].isspace() or _AFTERWARDS.match(line) for line in lines[end + 1 :])
+    return next((at for at in reversed(range(end)) if _NAMED.match(lines[at])), -1) if mine else -1
+
+
+def _of_java(lines: Sequence[str]) -> int:
+    """The cause of all: what is wrapped stands below what wraps it."""
+    thread = _last(lines, r'Exception in thread "')
+    cause = _last(lines, r"Caused by: ")
+    found = max(thread, cause)
+    return (
+        found
+        if found >= 0 and all(re.match(r"\s+(?:at |\.\.\. |Suppressed: )", each) for each in lines[found + 1 :])
+        else -1
+    )
+
+
+def _of_ruby(lines: Sequence[str]) -> int:
+    found = _last(lines, r"\S+:\d+:in .+ \([A-Z][\w:]*\)$")
+    return found if found >= 0 and all(re.match(r"\s+(?:from|\d+:) ", each) for each in lines[found + 1 :]) else -1
+
+
+def _of_go(lines: Sequence[str]) -> int:
+    frame = _last(lines, r"goroutine \d+ \[|\s+/\S+\.(?:go|s):\d+")
+    return _last(lines, r"(?:panic|fatal error): ", frame) if frame > 0 else -1
+
+
+def _of_php(lines: Sequence[str]) -> int:
+    found = _last(lines, r"(?:PHP )?(?:Fatal|Parse) error: ")
+    return found if all(re.match(r"#\d+ |Stack trace:|\s+thrown in ", each) for each in lines[found + 1 :]) else -1
+
+
+def _of_rust(lines: Sequence[str]) -> int:
+    """Since 1.73 the message has a line of its own."""
+    found = _last(lines, r"thread '.*'.* panicked at ")
+    return found + (found >= 0 and lines[found].endswith(":") and found + 1 < len(lines))
+
+
+_RUNTIMES = (_of_python, _of_node, _of_java, _of_ruby, _of_go, _of_php, _of_rust)
 
 
 def stuck(lines: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, ParamSpec
 
-from impetusd.core import lifecycle, news, redact
+from impetusd.core import causes, lifecycle, news, redact
 from impetusd.core.lifecycle import (
     Cancel,
     Deadline,
@@ -807,13 +807,14 @@ class Engine(Slots):
     def _keep_tail(self, entry: Entry, pid: int, data: bytes) -> None:
         entry.tail_due = False
         known = entry.secrets or redact.secrets(entry.unit.env.items(), entry.unit.command)
-        lines = [redact.text(line, known) for line in data.decode("utf-8", "backslashreplace").splitlines()[-40:]]
+        written = causes.kept(data.decode("utf-8", "backslashreplace").splitlines(), 40)
+        lines = [redact.text(line, known) for line in written]
         self.reloads.told(entry, lines)
         if entry.slot.state is not State.RUNNING:
             entry.rec.tail = lines
             self._dirty[entry.name] = entry
         if lines:
-            self._record(entry, "stderr", pid=pid, lines=[line[:500] for line in lines[-20:]])
+            self._record(entry, "stderr", pid=pid, lines=[line[:500] for line in causes.kept(lines, 20)])
         self._pump()
 
     # What is to be known.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from impetusd.core import causes
@@ -60,10 +62,75 @@ def test_of_what_nobody_knows_nothing_is_guessed():
         (["Traceback:", '  File "x"', "ValueError: no", ""], "ValueError: no"),
         (["panic: oh", "  goroutine 1"], "panic: oh"),
         (["  only this"], "only this"),
+        (["Traceback (most recent call last):", '  File "x"', "    1/0", "    ~^~", "KeyError: one", "two", "a note"], "KeyError: one"),
+        (["Traceback (most recent call last):", '  File "x"', "OSError: handled", "INFO: going on", "bye"], "bye"),
+        (["Traceback (most recent call last):", '  File "x"', "OSError: handled", "2026-01-01 12:00 fatal: no disk"], "2026-01-01 12:00 fatal: no disk"),
+        (["  + Exception Group Traceback (most recent call last):", '  |   File "x"', "  | ExceptionGroup: all (2 sub-exceptions)", "  +-+---- 1 ----",
+          "    | ValueError: no"], "| ExceptionGroup: all (2 sub-exceptions)"),
+        (['  File "/a.py", line 1', "    x = = 1", "        ^", "SyntaxError: invalid syntax"], "SyntaxError: invalid syntax"),
+        (["ruby.rb:1:in `f': boom (RuntimeError)", "\tfrom ruby.rb:3:in `<main>'"], "ruby.rb:1:in `f': boom (RuntimeError)"),
+        (["<internal:x>:85:in 'Kernel#require': cannot load such file -- rack (LoadError)", "\tfrom x:1:in 'y'"],
+         "<internal:x>:85:in 'Kernel#require': cannot load such file -- rack (LoadError)"),
+        (["panic: boom", "", "goroutine 1 [running]:", "main.main()", "\t/srv/a.go:4 +0x1d", "exit status 2"], "panic: boom"),
+        (["fatal error: all goroutines are asleep - deadlock!", "", "goroutine 1 [chan receive]:", "main.main()", "\t/a.go:4 +0x1d"],
+         "fatal error: all goroutines are asleep - deadlock!"),
+        (["2026/01/02 15:04:05 listen tcp :80: bind: permission denied", "exit status 1"],
+         "2026/01/02 15:04:05 listen tcp :80: bind: permission denied"),
+        (["PHP Fatal error:  Uncaught Exception: boom in /a.php:3", "Stack trace:", "#0 {main}", "  thrown in /a.php on line 3"],
+         "PHP Fatal error:  Uncaught Exception: boom in /a.php:3"),
+        (["thread 'main' panicked at src/main.rs:2:5:", "boom", "note: run with `RUST_BACKTRACE=1` environment variable"], "boom"),
+        (["thread 'main' panicked at 'boom', src/main.rs:2:5"], "thread 'main' panicked at 'boom', src/main.rs:2:5"),
+        (['Exception in thread "main" java.lang.IllegalStateException: outer', "\tat A.main(A.java:3)",
+          "Caused by: java.net.BindException: Address already in use", "\tat A.f(A.java:9)", "\t... 1 more"],
+         "Caused by: java.net.BindException: Address already in use"),
+        (["Error: handled", "    at f (/a.js:1:2)", "    at g (/a.js:1:2) {", "  code: 'X'", "}"], "Error: handled"),
+        (["Error: handled", "    at f (/a.js:1:2)", "shutting down"], "shutting down"),
+        (["Error: boom", "    at f (/a.js:1:2)", "", "Node.js v20.20.2", "npm ERR! code ELIFECYCLE", "npm ERR! errno 1"], "Error: boom"),
+        (["Node.js v20.20.2"], "Node.js v20.20.2"),
     ],
-)
+)  # fmt: skip
 def test_the_line_that_names_the_error(lines, line):
     assert causes.telling(lines) == line
+
+
+UNCAUGHT = [
+    ("node", "throw new Error('boom')", "Error: boom"),
+    ("node", "throw new Error('one\\ntwo')", "Error: one"),
+    ("node", "throw 'just text'", "just text"),
+    ("node", "(async () => { throw new TypeError('rejected') })()", "TypeError: rejected"),
+    ("node", "Promise.reject({a: 1})", "UnhandledPromiseRejection: This error originated"),
+    ("node", "const e = new Error('outer', {cause: new Error('inner')}); e.code = 'X'; throw e", "Error: outer"),
+    ("node", "const h = require('http'), s = h.createServer(); s.listen(0, () => h.createServer().listen(s.address().port))",
+     "Error: listen EADDRINUSE: address already in use :::"),
+    ("node", "require('./nothere')", "Error: Cannot find module './nothere'"),
+    ("node", "let a = ;", "SyntaxError: Unexpected token ';'"),
+    ("python3", "def f(n):\n  1/0 if n == 0 else f(n - 1)\nf(30)", "ZeroDivisionError: division by zero"),
+    ("python3", "try:\n  1/0\nexcept Exception as e:\n  raise ValueError('a\\nb') from e", "ValueError: a"),
+    ("python3", "x = = 1", "SyntaxError: invalid syntax"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("runtime", "program", "error"), UNCAUGHT)
+def test_of_what_a_real_runtime_says_at_its_end(runtime, program, error, tmp_path):
+    file = tmp_path / ("a.js" if runtime == "node" else "a.py")
+    file.write_text(program)
+    done = subprocess.run([runtime, str(file)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode
+    assert causes.telling(lines).startswith(error)
+    for most in (20, 8, 5):  # as the ledger keeps it
+        last = causes.kept(lines, most)
+        assert len(last) <= most
+        assert causes.telling(last).startswith(error), last
+
+
+def test_the_port_that_node_could_not_have_is_looked_up():
+    assert "ss -ltnp 'sport = :8080'" in str(
+        causes.advice(["Error: listen EADDRINUSE: address already in use :::8080"])
+    )
+    assert "ss -ltnp 'sport = :80'" in str(
+        causes.advice(["Error: listen EADDRINUSE: address already in use 127.0.0.1:80"])
+    )
 
 
 def test_where_it_hung_is_the_first_frame_of_the_main_thread():
