@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from impetusd.core import shell
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -58,6 +60,28 @@ KNOWN = (
     ),
     _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", "who may do what, at each step of the way"),
     _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", "who may do what, at each step of the way"),
+    _known(
+        rf"executing (?P<word>{'|'.join(map(re.escape, sorted(shell.BUILT_IN)))}) failed",
+        "no shell runs a command, and {word} is a shell's; write sh -c '…'",
+    ),
+    _known(
+        r"executing (?P<name>[^/\s]\S*) failed: no such program in PATH",
+        "no folder in its PATH has {name}; write the path of the program, or set PATH in its [env:…]",
+        "command -v {name}",
+        "where this shell finds it",
+    ),
+    _known(
+        rf"executing {_PATH}.*exec format error",
+        "the kernel does not know what it is; a script begins with a line like #!/bin/sh",
+        "file {path}",
+        "what it is",
+    ),
+    _known(
+        rf"changing directory to {_PATH}.*no such file",
+        "its cwd is not there; make it, or write another",
+        "namei -l {path}",
+        "how far the way goes",
+    ),
     _known(
         rf"executing {_PATH}.*no such file",
         "it is not there, or the interpreter that its first line names is not",

@@ -32,7 +32,7 @@ from typing import TypeAlias
 from supervisor.states import ProcessStates
 
 from impetusd.core.model import Autorestart
-from impetusd.core.policy import Exit, Fate, Policy, delay, fate
+from impetusd.core.policy import Exit, Fate, Policy, delay, fate, is_hopeless
 
 LAST_WORDS = 2.0  # seconds that a process which hangs has to write down where
 UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
@@ -449,6 +449,9 @@ def _after(case: _Case, slot: Slot) -> Step:
     verdict = fate(case.policy, Exit(stage=slot.failed) if slot.failed else slot.last_exit)
     if verdict is Fate.EXITED:
         return _enter(case, slot, State.EXITED, end), ()
+    if verdict is Fate.RETRY and not slot.recent and is_hopeless(slot.last_exit):
+        # What ran until now is tried again all the same: somebody may be just about to put another version there.
+        return _give_up(case, slot, f"{end}; not tried again, for it cannot be executed")
     if verdict is Fate.RETRY and not slot.half_open:
         return _retry(case, slot, end)
     return _give_up(case, slot, end)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.model import Autorestart
-from impetusd.core.policy import Exit, Policy, signal_name
+from impetusd.core.policy import Exit, Policy, is_hopeless, signal_name
 from impetusd.core.schedule import span
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def _why_fatal(policy: Policy, after: Slot) -> tuple[str, str]:
         return f"given up at once, for exit {end.code} says that trying again cannot help", ""
     if policy.autorestart is Autorestart.NEVER:
         return "left down (autorestart = never)", "autorestart"
+    if end is not None and not after.recent and is_hopeless(end):
+        return "given up at once, for it cannot be executed", ""
     if after.half_open:
         return f"given up again (retry_after = {span(policy.retry_after)})", "retry_after"
     limit = f"max_restarts = {policy.max_restarts} within restart_window = {span(policy.restart_window)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from dataclasses import dataclass
@@ -97,6 +98,18 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"SIG{number}"
+
+
+# What may pass while nobody changes anything: of these a start is tried again, whatever it was that failed.
+TRANSIENT = frozenset(
+    os.strerror(number)
+    for number in (errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETXTBSY)
+)
+
+
+def is_hopeless(end: Exit) -> bool:
+    """Whether there was no process and will be none: no such program or folder, or nothing that may be executed."""
+    return end.stage.startswith(("executing ", "changing directory to ")) and end.error not in TRANSIENT
 
 
 class Fate(Enum):

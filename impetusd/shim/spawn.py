@@ -125,7 +125,7 @@ def _reason(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
         places = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
         if any(os.path.exists(place) for place in places):
             return "the interpreter that its first line names is missing"
-        return "no such file" if "/" in name else f"no such file in PATH ({path})"
+        return "no such file" if "/" in name else "no such program in PATH"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 

@@ -24,6 +24,10 @@ from impetusd.core import causes
         ("PermissionError: [Errno 13] Permission denied: '/etc/shadow'", "", "namei -l /etc/shadow"),
         ("cat: /etc/shadow: Permission denied", "", "namei -l /etc/shadow"),
         ("executing /srv/run failed: No such file or directory", "interpreter", "ls -l /srv/run"),
+        ("executing source failed: no such program in PATH", "source is a shell's; write sh -c '…'", ""),
+        ("executing nosuch failed: no such program in PATH", "set PATH in its [env:…]", "command -v nosuch"),
+        ("executing /srv/run failed: Exec format error", "begins with a line like #!/bin/sh", "file /srv/run"),
+        ("changing directory to /srv/x failed: No such file or directory", "its cwd is not there", "namei -l /srv/x"),
         ("reading env_file /srv/env failed: No such file or directory", "", "ls -l /srv/env"),
         ("Connect call failed ('127.0.0.1', 5432)", "nothing listens at 127.0.0.1, port 5432", "nc -vz 127.0.0.1 5432"),
         (

@@ -104,9 +104,9 @@ class TestStarting:
         assert run(Start(), Spawned(7), Deadline(), Exited(OK), policy=policy).state is State.STARTING
 
     def test_a_start_that_fails_at_a_stage_says_which(self):
-        slot = run(Start(), Exited(Exit(stage="changing directory to /x", error="No such file or directory")))
+        slot = run(Start(), Exited(Exit(stage="setting rlimits", error="Operation not permitted")))
         assert slot.restarts == 1
-        assert "changing directory to /x failed: No such file or directory" in slot.reason
+        assert "setting rlimits failed: Operation not permitted" in slot.reason
 
     def test_a_stop_before_the_spawn_calls_it_off(self):
         slot, actions = step(POLICY, run(Start()), Stop(), 2.0, 0.5)
@@ -228,6 +228,37 @@ class TestEnding:
         policy = replace(POLICY, fatal_exit_codes=(78,))
         slot = run(Exited(Exit(code=78)), slot=RUNNING, policy=policy)
         assert (slot.state, slot.reason, slot.restarts) == (State.FATAL, "exit 78", 0)
+
+    @pytest.mark.parametrize(
+        ("stage", "error", "then"),
+        [
+            ("executing /srv/x", "no such file", State.FATAL),
+            ("executing x", "no such program in PATH", State.FATAL),
+            ("executing /srv/x", "Permission denied", State.FATAL),
+            ("executing /srv/x", "Exec format error", State.FATAL),
+            ("changing directory to /srv", "No such file or directory", State.FATAL),
+            ("executing /srv/x", "Text file busy", State.STARTING),  # it is being written
+            ("executing /srv/x", "Cannot allocate memory", State.STARTING),
+            ("looking up user and group", "no such user", State.STARTING),  # a name service may come back
+            ("making log pipes", "Too many open files", State.STARTING),
+        ],
+    )
+    def test_what_cannot_be_executed_at_all_is_given_up_at_once(self, stage, error, then):
+        slot = run(Exited(Exit(stage=stage, error=error)), slot=run(Start()))
+        assert slot.state is then
+        if then is State.FATAL:
+            assert slot.reason == f"{stage} failed: {error}; not tried again, for it cannot be executed"
+            assert slot.restarts == 0
+
+    def test_what_ran_until_now_is_tried_again_for_a_deploy_may_be_under_way(self):
+        slot = run(Exited(FAILED), Exited(Exit(stage="executing /x", error="no such file")), slot=RUNNING, at=200.0)
+        assert slot.state in {State.STARTING, State.BACKOFF}
+
+    def test_with_retry_after_it_is_tried_on_that_schedule(self):
+        policy = replace(POLICY, retry_after=60.0)
+        slot = run(Exited(Exit(stage="executing /x", error="no such file")), slot=run(Start()), policy=policy)
+        assert slot.state is State.FATAL
+        assert slot.deadline is not None
 
     def test_twenty_that_fail_together_for_ever_rise_apart_and_are_given_up_once_each(self):
         """RELIABILITY row 14, with the default keys: no more than max_restarts starts a minute, then none."""

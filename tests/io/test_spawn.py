@@ -287,7 +287,7 @@ def test_missing_directory(shim, tmp_path):
 def test_missing_executable(shim, argv):
     stage, error = failure(shim, *argv)
     assert stage == f"executing {argv[0]}"
-    assert error == "no such file" + ("" if "/" in argv[0] else f" in PATH ({PATH})")
+    assert error == ("no such file" if "/" in argv[0] else "no such program in PATH")
 
 
 def test_script_whose_interpreter_is_missing(shim, tmp_path):
