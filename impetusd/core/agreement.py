@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from impetusd.core import ini, schema
-from impetusd.core.model import Kind
+from impetusd.core.model import Autorestart, Kind
 from impetusd.core.reading import place, size
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and every command that starts something comes by here
@@ -44,6 +44,7 @@ def parked(reading: Values, section: Section, per_instance: frozenset[str], valu
 
 
 def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
+    oneshot(reading, section, values)
     companions(reading, section, kind, values, faulty)
     timeouts(reading, section, kind, values, faulty)
     listening(reading, section, values)
@@ -61,6 +62,26 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
     if kind is Kind.PROGRAM and values["ready"] and values["wait_ready"]:
         text = "ready and wait_ready = yes are two ways of being ready; keep one of them"
         reading.problem(place(section, "ready"), text)
+
+
+# Keys of what goes on running.
+OF_SIMPLE = ("wait_ready", "ready", "watchdog", "watch", "cron_restart", "max_age")
+
+
+def oneshot(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    """What ends by itself, which is told before defaults are: not started again by default, and given any time."""
+    if values.get("type") != "oneshot":
+        return
+    if "autorestart" not in section.entries:
+        values["autorestart"] = Autorestart.NEVER
+    elif values["autorestart"] is Autorestart.ALWAYS:
+        text = "autorestart = always: what is oneshot has done its work when it ends; write on-failure or never"
+        reading.problem(place(section, "autorestart"), text)
+    if "listen_timeout" not in section.entries:
+        values["listen_timeout"] = 0.0
+    for key in OF_SIMPLE:
+        if values[key]:
+            reading.problem(place(section, key), f"{key} is for what goes on running, and this is oneshot; remove it")
 
 
 def companions(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:

@@ -297,8 +297,10 @@ def _spawned(case: _Case) -> Step:
     assert isinstance(case.event, Spawned)
     if case.slot.pid is not None:
         return case.slot, ()
-    wait = case.policy.listen_timeout if case.policy.wait_ready else case.policy.min_uptime
-    return replace(case.slot, pid=case.event.pid, started=case.now, deadline=case.now + wait), ()
+    policy = case.policy
+    wait = policy.listen_timeout if policy.wait_ready or policy.oneshot else policy.settling
+    deadline = case.now + wait if wait or not policy.oneshot else None
+    return replace(case.slot, pid=case.event.pid, started=case.now, deadline=deadline), ()
 
 
 def _spawned_too_late(case: _Case) -> Step:
@@ -310,7 +312,7 @@ def _spawned_too_late(case: _Case) -> Step:
 
 
 def _ready(case: _Case) -> Step:
-    if case.slot.pid is None:
+    if case.slot.pid is None or case.policy.oneshot:
         return case.slot, ()
     return _enter(case, case.slot, State.RUNNING, deadline=_next_ping(case)), ()
 
@@ -320,8 +322,8 @@ def _next_ping(case: _Case) -> float | None:
 
 
 def _still_starting(case: _Case) -> Step:
-    """Without wait_ready, having lived min_uptime is being ready; with it, listen_timeout is the end of patience."""
-    if not case.policy.wait_ready:
+    """Without wait_ready, having lived for a moment is being ready; with it, listen_timeout is the end of patience."""
+    if not (case.policy.wait_ready or case.policy.oneshot):
         return _ready(case)
     failed = f"not ready within {case.policy.listen_timeout:g} s"
     return _end(case, replace(case.slot, failed=failed), failed)

@@ -122,6 +122,7 @@ class Unit:
     where: str  # "file:line" of the section's header
     # what runs
     command: tuple[str, ...] = ()  # all but pools: argv
+    type: str = "simple"  # programs: "oneshot" does its work and ends
     app: str = ""  # pools: "package.module:factory"
     interpreter: str = ""  # pools: the python that runs the worker runtime; "" is the daemon's own
     preload: bool = False

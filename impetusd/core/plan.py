@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from impetusd.core import describe
+from impetusd.core import describe, schema
 from impetusd.core.model import Unit
+from impetusd.core.policy import SETTLING, settling
 from impetusd.core.reload import overlaps
 
 if TYPE_CHECKING:
@@ -163,7 +164,10 @@ def _described(each: Unit | Timer | Health) -> Described:
     """Its keys, with each variable as a key of its own: compared, never shown."""
     unit = each if isinstance(each, Unit) else each.unit  # a timer or a health check has its command's
     env = unit.env if unit is not None else {}
-    return {**describe.keys(each), **{f"env {name}": (value, "(set)") for name, value in env.items()}}
+    told = describe.keys(each)
+    if isinstance(each, Unit) and settling(each) > SETTLING and not (each.wait_ready or each.ready):
+        told["ready"] = settling(each), f"after {schema.show_duration(settling(each))}"  # by former rules
+    return {**told, **{f"env {name}": (value, "(set)") for name, value in env.items()}}
 
 
 def _differing(old: Described, new: Described) -> list[Key]:

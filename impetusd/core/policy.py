@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # What the worker runtime exits with when trying again cannot help: sysexits.h EX_CONFIG.
 EX_CONFIG = 78
+SETTLING = 1.0  # seconds: most of what cannot run has ended by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,13 @@ class Policy:
     listen_timeout: float = 30.0
     retry_after: float = 0.0
     watchdog: float = 0.0
+    oneshot: bool = False  # ready when it has ended, as it should
+    settling: float = 1.0  # seconds after which it counts as started, if it does not tell
+
+
+def settling(unit: Unit) -> float:
+    """Seconds until a program that does not tell counts as started: whether its run lasts is judged by min_uptime."""
+    return unit.min_uptime if unit.rules < 2 else min(unit.min_uptime, SETTLING)
 
 
 def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
@@ -60,6 +68,8 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
         listen_timeout=unit.listen_timeout,
         retry_after=unit.retry_after,
         watchdog=unit.watchdog,
+        oneshot=unit.type == "oneshot",
+        settling=settling(unit),
     )
 
 

@@ -511,6 +511,7 @@ VARIABLE = Value("variable", parse_variable, str)
 OVERLAP = choice(*Overlap)
 ACTION = choice(*Action)
 LOG_FORMAT = choice("plain", "json")
+PROGRAM_TYPE = choice("simple", "oneshot")
 HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
 STATUS = Value("status codes", parse_status, show_ranges, none=())
@@ -540,6 +541,7 @@ KEYS: tuple[Key, ...] = (
     # what runs
     Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
+    Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: it runs until it is stopped; oneshot: it does its work and ends, like a migration. That one counts as started when it has exited with 0 (or one of stop_exit_codes), whoever depends on it waits for that, and is held back when it fails. It is run at each start of impetusd, and when it is named; autostart and depends_on alone do not run it twice. Its autorestart is never by default, and its listen_timeout none."),
     Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. [::] takes IPv4, too, where the host has it so (net.ipv6.bindv6only = 0); [::]:PORT v6only=yes or no says it, and beside 0.0.0.0 it is yes. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
     Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
     Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
@@ -561,7 +563,7 @@ KEYS: tuple[Key, ...] = (
     # restart policy
     Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
     Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is left alone.", "0, 2"),
-    Key("min_uptime", _BOTH, "Restarts", DURATION, "1s", "A run shorter than this counts as failed; failed runs in a row wait longer and longer."),
+    Key("min_uptime", _BOTH, "Restarts", DURATION, "1s", "A run shorter than this counts as failed; failed runs in a row wait longer and longer. A program that does not tell when it is ready counts as started after this time, or after 1s where that is shorter."),
     Key("max_restarts", _BOTH, "Restarts", count(0, 1_000_000), "16", "It is given up as FATAL when it would restart more often than this..."),
     Key("restart_window", _BOTH, "Restarts", POSITIVE_DURATION, "60s", "... within this time."),
     Key("restart_delay", _BOTH, "Restarts", DURATION, "0", "Wait this long before each restart."),

@@ -215,7 +215,7 @@ class Commands:
 
     def autostarted(self) -> list[Entry]:
         """The slots of each unit that starts with the daemon."""
-        return [entry for entry in self._engine.entries.values() if entry.unit.autostart]
+        return [entry for entry in self._engine.entries.values() if entry.unit.autostart and not is_done(entry)]
 
     def with_needs(self, entries: list[Entry]) -> list[Entry]:
         """Those, the units that they depend on, and their templates: what has to run for them to run."""
@@ -233,7 +233,7 @@ class Commands:
             entry
             for entry in self._engine.entries.values()
             if entry.name in wanted
-            or entry.unit.name in needed
+            or (entry.unit.name in needed and not is_done(entry))
             or (entry.role is Role.TEMPLATE and entry.unit.name in pools and self._engine.preloads(entry.unit))
         ]
 
@@ -369,6 +369,11 @@ class Commands:
             raise ProtocolError(FAILED, f"nothing runs in {', '.join(params['names'])}", EXIT_FAILED)
         self._engine.signal(sent, number)
         return {"ok": True, "signalled": [self._engine.shown(entry) for entry in sent]}
+
+
+def is_done(entry: Entry) -> bool:
+    """Whether it is oneshot and has done its work: it is run again only by its name."""
+    return entry.is_up and entry.slot.state is State.EXITED
 
 
 def is_over(entry: Entry) -> bool:

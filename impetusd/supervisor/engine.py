@@ -776,7 +776,10 @@ class Engine(Slots):
     @staticmethod
     def _trouble(entries: Iterable[Entry]) -> str:
         worst = next((e for e in entries if e.slot.state in IDLE), None)
-        return f", which is {worst.slot.state.name}" if worst is not None else ""
+        if worst is None:
+            return ""
+        why = f": {worst.slot.reason}" if worst.slot.state is State.FATAL and worst.unit.type == "oneshot" else ""
+        return f", which is {worst.slot.state.name}{why}"
 
     def _wake_waiting(self) -> None:
         """Start whoever no longer has to wait."""
@@ -835,7 +838,7 @@ class Engine(Slots):
         needs = [e for name in entry.unit.depends_on for e in self.of_unit(self.units[name])] if entry.rec.gated else []
         template = self.reloads.parent(entry)
         needs += [template] if template is not None else []
-        return any(self.settled(need) and need.slot.state is not State.RUNNING for need in needs)
+        return any(self.settled(need) and not need.is_up for need in needs)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at again after each change, or a little later: see SPARING."""

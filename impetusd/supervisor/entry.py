@@ -63,6 +63,12 @@ class Entry:
         return self.rec.slot
 
     @property
+    def is_up(self) -> bool:
+        """Whether who depends on it need not wait: it runs, or has done its work."""
+        done = self.unit.type == "oneshot" and self.slot.state is State.EXITED
+        return done or self.slot.state is State.RUNNING
+
+    @property
     def works(self) -> bool:
         """Whether it is a worker, serving or parked: with a command channel, and forked if the pool has a template."""
         return self.unit.kind is Kind.POOL and self.role in {Role.WORKER, Role.NEXT, Role.STANDBY}

@@ -10,7 +10,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from impetusd.core.lifecycle import State
 from impetusd.core.model import Config, Kind, Unit
 from impetusd.supervisor import record
 from impetusd.supervisor.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
@@ -210,8 +209,8 @@ class Slots:
         return list(self._of_unit.get(unit.name, ()))
 
     def is_ready(self, unit: Unit) -> bool:
-        """Whether each serving slot of the unit is RUNNING."""
-        return all(e.slot.state is State.RUNNING for e in self._of_unit.get(unit.name, ()) if e.role in SERVING)
+        """Whether each serving slot of the unit is up."""
+        return all(e.is_up for e in self._of_unit.get(unit.name, ()) if e.role in SERVING)
 
     def shown(self, entry: Entry) -> str:
         """The slot's name as it is printed: a program with one slot goes by the unit's name, and so does a job."""

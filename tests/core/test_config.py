@@ -271,6 +271,28 @@ class TestIpv6Wildcard:
         assert "there are none; write a path without @" in problems(text)[0][1]
 
 
+class TestOneshot:
+    ONESHOT = "[program:p]\ncommand = p\ntype = oneshot\n"
+
+    def test_it_is_not_started_again_and_may_take_any_time_unless_it_is_told(self):
+        found = unit(self.ONESHOT)
+        assert (found.autorestart, found.listen_timeout) == (Autorestart.NEVER, 0.0)
+        found = unit(self.ONESHOT + "autorestart = on-failure\nlisten_timeout = 5m")
+        assert (found.autorestart, found.listen_timeout) == (Autorestart.ON_FAILURE, 300.0)
+
+    @pytest.mark.parametrize(
+        ("line", "told"),
+        [
+            ("autorestart = always", "what is oneshot has done its work when it ends; write on-failure or never"),
+            ("wait_ready = yes", "wait_ready is for what goes on running, and this is oneshot; remove it"),
+            ("max_age = 1h", "max_age is for what goes on running"),
+            ("cron_restart = @daily", "cron_restart is for what goes on running"),
+        ],
+    )
+    def test_what_is_for_others_is_refused(self, line, told):
+        assert told in problems(self.ONESHOT + line)[0][1]
+
+
 class TestIndentedKeys:
     @pytest.mark.parametrize(
         ("text", "told"),

@@ -84,10 +84,30 @@ class TestStarting:
         assert run(Start(), Spawned(7)).deadline == 101.0 + POLICY.listen_timeout
         assert (RUNNING.state, RUNNING.pid, RUNNING.deadline) == (State.RUNNING, 7, None)
 
-    def test_without_wait_ready_having_lived_min_uptime_is_being_ready(self):
-        policy = replace(POLICY, wait_ready=False)
-        assert run(Start(), Spawned(7), policy=policy).deadline == 101.0 + policy.min_uptime
-        assert run(Start(), Spawned(7), Deadline(), policy=policy).state is State.RUNNING
+    def test_without_wait_ready_having_lived_for_a_moment_is_being_ready_and_not_having_lasted(self):
+        policy = replace(POLICY, wait_ready=False, min_uptime=200.0, settling=1.0)
+        assert run(Start(), Spawned(7), policy=policy).deadline == 101.0 + 1.0
+        running = run(Start(), Spawned(7), Deadline(), policy=policy)
+        assert running.state is State.RUNNING
+        failed = run(Exited(FAILED), slot=replace(running, failures=1), policy=policy, at=250.0)
+        assert (failed.state, failed.failures) == (State.BACKOFF, 2)
+        lasted = run(Exited(FAILED), slot=replace(running, failures=1), policy=policy, at=301.0)
+        assert (lasted.state, lasted.failures) == (State.STARTING, 0)
+
+    def test_what_is_oneshot_is_ready_when_it_has_done_its_work(self):
+        policy = replace(POLICY, wait_ready=False, oneshot=True, listen_timeout=0.0, autorestart=Autorestart.NEVER)
+        working = run(Start(), Spawned(7), Ready(), policy=policy)
+        assert (working.state, working.deadline) == (State.STARTING, None)
+        assert run(Exited(OK), slot=working, policy=policy).state is State.EXITED
+        failed = run(Exited(FAILED), slot=working, policy=policy)
+        assert (failed.state, failed.reason) == (State.FATAL, "exit 1")
+        again = run(Exited(FAILED), slot=working, policy=replace(policy, autorestart=Autorestart.ON_FAILURE))
+        assert again.state is State.STARTING
+
+    def test_and_may_be_given_a_time_for_it(self):
+        policy = replace(POLICY, wait_ready=False, oneshot=True, listen_timeout=9.0)
+        slot = run(Start(), Spawned(7), Deadline(), policy=policy)
+        assert (slot.state, slot.failed) == (State.STOPPING, "not ready within 9 s")
 
     def test_one_that_does_not_become_ready_is_ended_and_tried_again(self):
         starting = run(Start(), Spawned(7))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core.policy import Exit, Policy, delay, signal_name
+from impetusd.core import config, ini, plan
+from impetusd.core.include import Source
+from impetusd.core.model import Host
+from impetusd.core.policy import Exit, Policy, delay, policy_of, signal_name
 
 
 def test_a_run_that_lasted_is_followed_by_restart_delay_alone():
@@ -42,6 +45,19 @@ def test_at_the_cap_it_spreads_below_it():
     delays = [round(delay(policy, 50, jitter / 10), 3) for jitter in range(10)]
     assert delays == sorted(set(delays))
     assert (delays[0], delays[-1]) == (4.0, 4.9)
+
+
+def test_a_program_that_does_not_tell_is_ready_after_a_second_at_most_and_by_former_rules_after_min_uptime():
+    host = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
+    text = Source(
+        "/srv/x.ini", "[program:p]\ncommand = p\nmin_uptime = 200s\n[program:q]\ncommand = q\nmin_uptime = 0\n"
+    )
+    new, old = (config.parse_all(text, {}, host, rules=rules) for rules in (ini.RULES, 1))
+    assert [policy_of(unit).settling for unit in new.units.values()] == [1.0, 0.0]
+    assert [policy_of(unit).settling for unit in old.units.values()] == [200.0, 0.0]
+    (change,) = plan.plan(lambda _: old, lambda _: new, lambda _: 1)
+    assert change.effect is plan.Effect.LIVE
+    assert [(key.name, key.old, key.new) for key in change.keys] == [("ready", "after 200s", "")]
 
 
 def test_an_exit_reads_as_a_sentence():

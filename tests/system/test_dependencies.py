@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from instance import Instance, pool, program
 
 
@@ -79,6 +81,46 @@ wait_ready = yes
     told.unlink()
     impetusd.run("start", "db")
     impetusd.settle()  # web had only been waiting
+
+
+def test_what_is_oneshot_is_waited_for_until_it_has_done_its_work_and_is_not_run_twice(impetusd: Instance) -> None:
+    gate, told, runs = (impetusd.root / name for name in ("gate", "told", "runs"))
+    os.mkfifo(gate)
+    told.write_text("0")
+    impetusd.write(f"""
+[program:migrate]
+type = oneshot
+command = sh -c 'echo run >>{runs}; read -r line <{gate}; exit "$$(cat {told})"'
+[program:web]
+command = {program("tell_ready", "self")}
+wait_ready = yes
+depends_on = migrate
+""")
+    starting = impetusd.popen("start")
+    row = impetusd.wait_state_of_daemon("web", "STARTING")
+    assert (row.reason, impetusd.status()["migrate"].state) == ("waits for migrate", "STARTING")
+    gate.write_text("go\n")
+    impetusd.finish(starting)
+    before = impetusd.status()
+    assert (before["migrate"].state, before["web"].state) == ("EXITED", "RUNNING")
+
+    impetusd.run("start")
+    impetusd.run("start", "web")
+    impetusd.run("restart", "web")
+    impetusd.run("restart")
+    assert runs.read_text().splitlines() == ["run"]
+    assert impetusd.status()["web"].pid != before["web"].pid
+
+    told.write_text("3")
+    again = impetusd.popen("start", "migrate")
+    gate.write_text("go\n")
+    assert "migrate is FATAL: exit 3" in impetusd.finish(again, code=1).out
+    assert impetusd.status()["web"].state == "RUNNING"  # what runs already is not held back
+    held = impetusd.popen("restart", "web")
+    gate.write_text("go\n")  # it is named by nobody, and needed: it is tried again
+    failed = impetusd.finish(held, code=1)
+    assert "web is STARTING: waits for migrate, which is FATAL: exit 3" in failed.out
+    assert len(runs.read_text().splitlines()) == 3
 
 
 def test_stopping_what_waits_for_another_is_obeyed(impetusd: Instance) -> None:

@@ -197,9 +197,12 @@ def test_a_user_that_does_not_exist_is_refused(impetusd: Instance) -> None:
     impetusd.write(
         "[program:p]\ncommand = sleep 1000\nuser = no-such-user\n[program:q]\ncommand = sleep 1\ngroup = no-such-group\n"
     )
-    refused = impetusd.run("check", code=2)
-    assert "no-such-user" in refused.out
-    assert "no-such-group" in refused.out
+    for command in ("start", "run"):
+        refused = impetusd.run(command, code=2)
+        assert "no-such-user" in refused.err
+        assert "no-such-group" in refused.err
+    warned = impetusd.run("check", "--host", code=1)
+    assert "no-such-user" in warned.err
 
 
 def test_the_command_is_found_in_path_and_its_words_are_kept(impetusd: Instance) -> None:
