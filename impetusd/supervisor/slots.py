@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from impetusd.core.lifecycle import State
 from impetusd.core.model import Config, Kind, Unit
 from impetusd.supervisor import record
 from impetusd.supervisor.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
