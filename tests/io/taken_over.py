@@ -70,6 +70,7 @@ def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str, str]
     told = {CONFIG: now, **({BEFORE: before} if before is not None else {}), **blobs}
     link = Heard({"pid": 1, "shutdown": False, "command": [], "table": table, "blobs": told})
     daemon = Daemon(paths.conf, paths, boot=False, link=link)
+    daemon.open_log()
     daemon.come_up()
     try:
         daemon._starter.notify_address = "@nowhere"
