@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from supervisor_world import Life, Shim
 
+from impetusd import vetted
 from impetusd.core import lifecycle
 from impetusd.core.protocol import ProtocolError
 from impetusd.supervisor import childspec, lookups
@@ -196,9 +197,17 @@ class TestAHostThatDoesNotAnswer:
 
     def test_for_eight_env_files_holds_up_their_unit_alone(self, shim: MakeShim, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(lookups, "WITHIN", 0.2)
-        fifo = tmp_path / "env"
-        os.mkfifo(fifo)
-        told = shim(f"[program:x]\ncommand = sleep 1000\ninstances = 8\nenv_file = {fifo}\n{BACKOFF}{OTHERS}")
+        path, thawed = tmp_path / "env", threading.Event()
+        path.write_text("A=1\n")
+        real = vetted.read
+
+        def read(name, *rest):
+            if name == str(path):  # its disk hangs
+                thawed.wait()
+            return real(name, *rest)
+
+        monkeypatch.setattr(vetted, "read", read)
+        told = shim(f"[program:x]\ncommand = sleep 1000\ninstances = 8\nenv_file = {path}\n{BACKOFF}{OTHERS}")
 
         async def scenario(life: Life) -> None:
             await life.ask("start", wait=False)
@@ -208,13 +217,19 @@ class TestAHostThatDoesNotAnswer:
             rows = await life.until(lambda rows: all(rows[x]["restarts"] > 1 for x in xs))
             assert {rows[x]["state"] for x in xs} <= {"BACKOFF", "STARTING"}
             rows = await life.until(lambda rows: rows["x:3"]["state"] == "BACKOFF")
-            assert f"reading env_file {fifo} failed: no answer within 0.2 s" in rows["x:3"]["reason"]
+            assert f"reading env_file {path} failed: no answer within 0.2 s" in rows["x:3"]["reason"]
             assert sum(thread.name == "look-up" for thread in threading.enumerate()) == 1
             await life.ask("stop", names=["x"])
 
+        async def thaws(life: Life) -> None:
+            await life.ask("start", names=["x"], wait=False)
+            await life.until(lambda rows: "no answer" in rows["x:0"]["reason"])
+            thawed.set()
+            await life.until_state("RUNNING")
+            assert {told.child(f"x:{number}").spec["env"]["A"] for number in range(8)} == {"1"}
+
         told.live(scenario)  # ends, though a thread hangs
-        with open(fifo, "w"):
-            pass  # the thread ends
+        told.live(thaws)
 
 
 def test_what_raises_in_a_start_is_that_slots_failed_start_and_nothing_of_it_reaches_the_shim(
