@@ -9,6 +9,7 @@ the cut. A pipe of which little is read very often is read every few millisecond
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import os
@@ -16,9 +17,12 @@ import queue
 import select
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from impetusd.supervisor.faults import AGAIN
+from impetusd.supervisor.faults import PATIENCE as FAULTS
 from impetusd.supervisor.journal import Journal, Pending
 from impetusd.supervisor.lines import Piece, dress, split, stamp
 from impetusd.supervisor.logfile import PATIENCE, LogFile
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 TURN = 16  # reads from one pipe before the others have theirs
 MOST = 16  # reads for one call; a flood must not hold the thread
 THAW = 0.5  # seconds between two looks whether a thread of a killed supervisor has come back from the kernel
+FORGIVEN = 60.0  # seconds without a fault after which a pipe begins anew
+BEGIN_AGAIN = 1.0  # seconds between two tries to start a thread
 HOLD = 1.0  # seconds that pipes wait for the end of another's line, in HOLD_AGAIN times as many
 HOLD_AGAIN = 30
 LITTLE, OFTEN, NAP = 256, 8, 0.005  # bytes; reads of fewer, one within two naps of the other; seconds
@@ -68,16 +74,33 @@ class Lane:
         self._own = log_file(own)
         self._again: set[Pipe] = set()  # to be read as soon as what a predecessor took is where it belongs
         self._frozen: list[tuple[Pipe, str, tuple[Pending, Journal]]] = []  # pipes to add once a dead thread has ended
-        self._parked: list[tuple[float, int, Pipe]] = []  # a heap: when which pipe is to be read again
-        self._parkings = itertools.count()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap: what is to be done when
+        self._laters = itertools.count()
         self._holds: dict[LogFile, _Hold] = {}
         self._reopening: list[tuple[list[LogFile], Callable[[int], None], int]] = []
         self._running = True
+        self._begin_at = 0.0  # when the thread is tried to be started again (monotonic)
         self.thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread. Where there can be none now (pids.max), it is tried again by `call` and by the other threads."""
+        now = time.monotonic()
+        if self.thread.ident is not None or now < self._begin_at:
+            return
+        first, self._begin_at = not self._begin_at, now + BEGIN_AGAIN
+        try:
+            self.thread.start()
+        except RuntimeError as error:
+            self._writer.unbegun.add(self)
+            if first:
+                self._writer.line(f"log writer: {error}: tried again each {BEGIN_AGAIN:g} s; some logs wait meanwhile")
+        else:
+            self._writer.unbegun.discard(self)
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Have `function` called in the thread."""
         self._calls.put((function, arguments))  # type: ignore[arg-type]  # what it returns is dropped
+        self.begin()
         if not self._woken:
             self._woken = True
             self._soon(self.rouse)
@@ -113,13 +136,15 @@ class Lane:
             except Exception as error:
                 self._writer.line(f"log writer: {error!r}")
         now = time.monotonic()
-        while self._parked and self._parked[0][0] <= now:
-            self._unpark(heapq.heappop(self._parked)[2])
+        while self._later and self._later[0][0] <= now:
+            heapq.heappop(self._later)[2]()
         for hold in tuple(self._holds.values()):
             if hold.until <= now:
-                self._end_line(hold.pipe)
+                self._contain(hold.pipe, self._end_line, hold.pipe)
         if self._reopening:
             self._settle()
+        for lane in tuple(self._writer.unbegun):
+            lane.begin()
         for pipe, path, found in tuple(self._frozen):
             if not found[1].is_in_use():
                 self._frozen.remove((pipe, path, found))
@@ -130,12 +155,14 @@ class Lane:
         if self._again:
             return 0.0
         due = [hold.until for hold in self._holds.values()]
-        if self._parked:
-            due.append(self._parked[0][0])
+        if self._later:
+            due.append(self._later[0][0])
         if self._reopening:
             due.append(time.monotonic() + PATIENCE)
         if self._frozen:
             due.append(time.monotonic() + THAW)
+        if self._writer.unbegun:
+            due.append(time.monotonic() + BEGIN_AGAIN)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     # Moving.
@@ -149,7 +176,7 @@ class Lane:
             hold.waiting.append(pipe)
             return
         before = pipe.total
-        self._drain(pipe, TURN)
+        self._contain(pipe, self._drain, pipe, TURN)
         now = time.monotonic()
         count = pipe.total - before
         if count >= MUCH:
@@ -161,6 +188,24 @@ class Lane:
         pipe.read_at = now
         if pipe.small > OFTEN:
             self._park(pipe, now + NAP)
+
+    def _contain(self, pipe: Pipe, function: Callable[..., None], *arguments: Any) -> None:
+        """What raises for one pipe is that pipe's trouble: told once, and rests when it was the third in a row."""
+        try:
+            function(*arguments)
+        except Exception as error:
+            now = time.monotonic()
+            pipe.faults = pipe.faults + 1 if now - pipe.fault_at < FORGIVEN else 1
+            pipe.fault_at = now
+            if pipe.file in self._holds:
+                self._release(pipe.file)
+            if pipe.faults == 1:
+                told = "".join(traceback.format_exception(error)).rstrip()
+                self._writer.line(
+                    f"log writer: {pipe.name}: what was read is dropped: internal error: {error!r}\n{told}"
+                )
+            if pipe.faults >= FAULTS:
+                self._park(pipe, now + AGAIN)
 
     def _drain(self, pipe: Pipe, turns: int, *, forced: bool = False) -> None:
         """Write what is in the pipe; of an unfinished line all that there is only when its run is over, or `forced`."""
@@ -189,23 +234,37 @@ class Lane:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(pipe.fd)
             return False
-        self._write(pipe, data, at)
-        if pipe.options.tail:
-            pipe.took(data, before)
-        if pipe.watch is not None:
-            pipe.look(data, before)
-        self._journal.done()
+        try:
+            if pipe.options.tail:
+                pipe.took(data, before)
+            self._write(pipe, data, at)
+            if pipe.watch is not None:
+                pipe.look(data, before)
+        finally:
+            self._journal.done()
         return len(data) == limit
 
     def _end_line(self, pipe: Pipe) -> None:
         """What there is of the pipe's last line is all of it."""
         at = time.time()
         self._journal.end(pipe.key, at)
-        self._write(pipe, b"", at)
-        self._journal.done()
+        try:
+            self._write(pipe, b"", at)
+        finally:
+            self._journal.done()
 
     def _write(
         self, pipe: Pipe, data: bytes | memoryview, at: float, found: tuple[Pending, Journal] | None = None
+    ) -> None:
+        try:
+            self._write_all(pipe, data, at, found)
+        except BaseException:
+            if pipe.beginning:
+                pipe.beginning.replace(b"", at)  # it would raise again
+            raise
+
+    def _write_all(
+        self, pipe: Pipe, data: bytes | memoryview, at: float, found: tuple[Pending, Journal] | None
     ) -> None:
         """Write a chunk that was read at `at`; `found`: what a predecessor has left of it. No data: the end of a line."""
         file = pipe.file
@@ -296,9 +355,13 @@ class Lane:
         """Do not read it until then, or until `_unpark`."""
         if not pipe.parked:
             pipe.parked = True
-            self._epoll.unregister(pipe.fd)
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(pipe.fd)
             if until is not None:
-                heapq.heappush(self._parked, (until, next(self._parkings), pipe))
+                self._do_later(until, functools.partial(self._unpark, pipe))
+
+    def _do_later(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (when, next(self._laters), what))
 
     def _unpark(self, pipe: Pipe) -> None:
         if pipe.parked and self._by_fd.get(pipe.fd) is pipe:
@@ -326,14 +389,21 @@ class Lane:
         if found is not None and pipe.name in self._writer.frozen and found[1].is_in_use():
             self._frozen.append((pipe, path, found))
             return
-        os.set_blocking(pipe.fd, False)
+        try:
+            os.set_blocking(pipe.fd, False)
+            self._epoll.register(pipe.fd, select.EPOLLIN)
+        except OSError as error:
+            pipe.faults += 1
+            if pipe.faults == 1:
+                self._writer.line(f"log writer: {pipe.name} cannot be read now: {error.strerror}; tried again")
+            self._do_later(time.monotonic() + AGAIN, functools.partial(self.add, pipe, path, found))
+            return
         self._by_fd[pipe.fd] = pipe
-        self._epoll.register(pipe.fd, select.EPOLLIN)
         self._attach(pipe, path)
         if found is not None:
             pending, _ = found
             if pipe.beginning is None or pipe.beginning.chunk != pending.at:  # else all of it was done
-                self._write(pipe, pending.data, pending.at, found)
+                self._contain(pipe, self._write, pipe, pending.data, pending.at, found)
             self._writer.resolved(pipe.name)
         for function, arguments in pipe.waiting:
             self.call(function, *arguments)
@@ -348,9 +418,13 @@ class Lane:
 
     def redirect(self, moves: list[tuple[Pipe, str, Options, Lane]]) -> None:
         """Send pipes to other files, be it another thread's."""
-        for pipe, _, _, _ in moves:
+        here = [move for move in moves if move[0].fd in self._by_fd]
+        for move in moves:
+            if move not in here:
+                move[0].waiting.append((self.redirect, ([move],)))
+        for pipe, _, _, _ in here:
             self.read(pipe)  # a line that is not finished goes to the new file as a whole
-        for pipe, path, options, lane in moves:
+        for pipe, path, options, lane in here:
             assert pipe.file is not None
             if lane is not self:
                 self._leave(pipe)
@@ -364,13 +438,13 @@ class Lane:
 
     def read(self, pipe: Pipe) -> None:
         """Write what is in the pipe now."""
-        self._drain_now(pipe)
+        self._contain(pipe, self._drain_now, pipe)
 
     def empty(self, pipe: Pipe) -> None:
         """Write all that is in the pipe now, an unfinished line, too, and no more: a flood must not hold the thread."""
-        self._drain_now(pipe, forced=True)
+        self._contain(pipe, self._drain_now, pipe, True)
 
-    def _drain_now(self, pipe: Pipe, *, forced: bool = False) -> None:
+    def _drain_now(self, pipe: Pipe, forced: bool = False) -> None:
         """As `_drain`, without waiting for another pipe's line: that ends here."""
         assert pipe.file is not None
         hold = self._holds.get(pipe.file)

@@ -37,7 +37,22 @@ class Pipe:
     """One pipe's read end, the file it goes to, and the last of what this run printed."""
 
     __slots__ = (
-        *("_tail", "beginning", "by_lines", "ended", "fd", "file", "hold", "inode", "key", "lane", "lock", "name"),
+        *(
+            "_tail",
+            "beginning",
+            "by_lines",
+            "ended",
+            "fault_at",
+            "faults",
+            "fd",
+            "file",
+            "hold",
+            "inode",
+            "key",
+            "lane",
+            "lock",
+            "name",
+        ),
         *("options", "parked", "read_at", "run", "small", "total", "waiting", "watch"),
     )
 
@@ -55,6 +70,8 @@ class Pipe:
         self.parked = False  # it is not read for a while
         self.read_at = 0.0  # when it was read last (monotonic)
         self.small = 0  # reads of little, one soon after the other
+        self.faults = 0  # how often handling it has raised, one soon after the other
+        self.fault_at = 0.0  # when it last did (monotonic)
         self.hold = 0.0  # until when its lines may keep others waiting: see Lane
         # Held while bytes leave the pipe, so that `begin_run` sees them on one side or the other: 10 to 20 µs, for they
         # go into memory.

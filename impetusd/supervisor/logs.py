@@ -23,11 +23,12 @@ from impetusd.supervisor.lines import Options
 from impetusd.supervisor.loglane import Lane
 from impetusd.supervisor.logpipe import Pipe
 from impetusd.supervisor.lost import Losses
+from impetusd.supervisor.stream import STREAMS
 from impetusd.supervisor.unfinished import Unfinished
 
 __all__ = ["Options", "Writer", "is_ours"]
 
-LANES = 8  # threads at most; more directories share them
+LANES = 16  # threads at most; more directories share them
 ADOPTION = 2.0  # seconds that a chunk found in the journal waits for its pipe
 LOST, LINES, JOURNAL = "lost", "lines", "journal:"  # the memory's names in the shim's store
 
@@ -88,6 +89,7 @@ class Writer:
             else:
                 self._free.append(journal)
         self.found_until = time.monotonic() + ADOPTION
+        self.unbegun: set[Lane] = set()  # whose threads could not be started yet
         self._lanes: dict[str, Lane] = {}
         self._threads: list[Lane] = []
         self._making = threading.Lock()
@@ -179,7 +181,7 @@ class Writer:
         """Empty log files; `done` (in a thread of the writer's) learns in one sentence each what could not be."""
         by_lane: dict[Lane, list[str]] = {}
         for path in dict.fromkeys(paths):
-            by_lane.setdefault(self._lanes.get(os.path.dirname(path), self._main), []).append(path)
+            by_lane.setdefault(self._lane(path), []).append(path)
         if not by_lane:
             self._main.call(done, [])
             return
@@ -201,7 +203,8 @@ class Writer:
             lane.rouse()  # whoever waits for the thread cannot do so soon
         end = time.monotonic() + 5.0
         for lane in self._threads:
-            lane.thread.join(max(0.0, end - time.monotonic()))
+            if lane.thread.ident is not None:
+                lane.thread.join(max(0.0, end - time.monotonic()))
 
     # Between the threads.
 
@@ -217,8 +220,8 @@ class Writer:
             self._soon(self._thawed.pop(pipe))
 
     def _lane(self, path: str) -> Lane:
-        """The thread of the directory that `path` is in."""
-        directory = os.path.dirname(path)
+        """The thread of the directory that `path` is in, or of the stream that it is."""
+        directory = path if path in STREAMS else os.path.dirname(path)
         with self._making:
             lane = self._lanes.get(directory)
             if lane is None:
@@ -226,9 +229,8 @@ class Writer:
                 if number < LANES:
                     lane = Lane(self, self._journal(), self._path, self._soon)
                     self._threads.append(lane)
-                    lane.thread.start()
-                else:
-                    lane = self._threads[number % LANES]
+                else:  # the first is for the daemon's own log
+                    lane = self._threads[1 + number % (LANES - 1)]
                 self._lanes[directory] = lane
         return lane
 

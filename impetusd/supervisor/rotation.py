@@ -81,8 +81,9 @@ def compress_soon(path: str) -> None:
     global _started  # noqa: PLW0603  # the thread is the process's, not a file's
     _jobs.put(path)
     if not _started:
-        _started = True
-        threading.Thread(target=_work, name="log compressor", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # there can be no thread now: the next rotation tries again
+            threading.Thread(target=_work, name="log compressor", daemon=True).start()
+            _started = True
 
 
 def _work() -> None:

@@ -1,0 +1,207 @@
+"""What goes wrong with one log, by a mistake or by intent, is the trouble of that one: the others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+
+import pytest
+from waiting import wait_for
+from writer_harness import DEADLINE, Bench, read
+
+from impetusd.supervisor import loglane, logpipe, rotation, starter
+from impetusd.supervisor.lines import Options
+from impetusd.supervisor.logpipe import own_end
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+class Mistake(Exception):
+    pass
+
+
+@pytest.mark.parametrize("part", ["dress", "split"])
+def test_what_raises_for_one_pipe_is_told_once_and_rests_and_the_others_go_on(bench, tmp_path, monkeypatch, part):
+    real = getattr(loglane, part)
+
+    def raising(data, *more, **others):
+        if b"bad" in data:
+            raise Mistake
+        return real(data, *more, **others)
+
+    monkeypatch.setattr(loglane, "AGAIN", DEADLINE)
+    monkeypatch.setattr(loglane, part, raising)
+    bad, good = (bench.pipe(f"{name}:out", tmp_path / "o", Options(time=True)) for name in ("bad", "good"))
+    for number in range(loglane.FAULTS):
+        os.write(bad, b"bad\n")
+        wait_for(lambda number=number: bench.writer._pipes["bad:out"].faults > number, "the fault")
+    wait_for(lambda: bench.writer._pipes["bad:out"].parked, "its rest")
+    os.write(bad, b"bad\n")
+    os.write(good, b"good\n")
+    wait_for(lambda: b"good" in read(tmp_path / "o"), "the other's line")
+    assert bench.writer._pipes["bad:out"].faults == loglane.FAULTS
+    assert bench.log().count("Traceback") == 1
+    monkeypatch.setattr(loglane, part, real)
+    bench.settle()  # who asks does not wait for the rest
+    assert [line.split(b" ", 1)[1] for line in read(tmp_path / "o").splitlines()] == [b"good", b"bad"]
+
+
+def test_after_its_rest_it_is_read_again(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(loglane, "AGAIN", 0.01)
+    monkeypatch.setattr(loglane, "FAULTS", 1)
+    monkeypatch.setattr(loglane, "dress", lambda *_, **__: 1 / 0)
+    end = bench.pipe("1:out", tmp_path / "o", Options(time=True))
+    os.write(end, b"lost\n")
+    wait_for(lambda: bench.writer._pipes["1:out"].faults, "the fault")
+    monkeypatch.undo()
+    os.write(end, b"kept\n")
+    wait_for(lambda: read(tmp_path / "o").endswith(b" kept\n"), "the line")
+
+
+def test_who_asks_is_answered_whatever_raises(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(loglane, "dress", lambda *_, **__: 1 / 0)
+    end = bench.pipe("1:out", tmp_path / "o", Options(time=True))
+    os.write(end, b"why it ended\n")
+    assert bench.tail("1:out") == b"why it ended\n"
+    os.write(end, b"more\n")
+    forgotten = threading.Event()
+    bench.writer.forget("1:out", forgotten.set)
+    assert forgotten.wait(DEADLINE)
+
+
+def test_a_pipe_that_cannot_be_watched_now_is_watched_later(bench, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, epoll):
+            self.epoll = epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def register(self, *_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loglane, "AGAIN", 0.01)
+    os.write(bench.pipe("0:out", tmp_path / "p"), b"x\n")  # a lane is there
+    bench.settle()
+    lane = bench.writer._pipes["0:out"].lane
+    real = lane._epoll
+    lane._epoll = Full(real)
+    os.write(bench.pipe("1:out", tmp_path / "o"), b"kept\n")
+    wait_for(lambda: bench.writer._pipes["1:out"].faults > 1, "two tries")
+    lane._epoll = real
+    bench.settle()
+    assert read(tmp_path / "o") == b"kept\n"
+    assert bench.log().count("cannot be read now: No space left on device") == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"time": True}], ids=["plain", "time"])
+def test_no_flag_and_no_rival_reader_of_a_unit_makes_anybody_wait(bench, tmp_path, options):
+    """A unit holds a read end of its own log pipe: so that it does not die when all of impetusd has."""
+    theirs, end = os.pipe2(os.O_CLOEXEC)
+    ours = own_end(theirs)
+    bench.ends["hostile:out"] = (ours, end)
+    bench.writer.add("hostile:out", ours, str(tmp_path / "o"), Options(**options))
+    good = bench.pipe("good:out", tmp_path / "p", Options(**options))
+    over = threading.Event()
+
+    def compete():
+        while not over.is_set():
+            os.set_blocking(theirs, True)
+            os.write(end, b"x")
+            os.read(theirs, 1 << 16)  # blocks when we were quicker
+
+    rival = threading.Thread(target=compete, daemon=True)
+    rival.start()
+    try:
+        for number in range(200):
+            bench.writer.begin_run("hostile:out")
+            bench.writer.end_run("hostile:out")
+            os.write(good, b"%d\n" % number)
+        bench.settle("good:out")
+        wait_for(lambda: read(tmp_path / "p").count(b"\n") == 200, "the other's lines")
+        assert not os.get_blocking(ours)
+    finally:
+        over.set()
+        while rival.is_alive():
+            with contextlib.suppress(BlockingIOError):
+                os.write(end, b"x")
+            rival.join(0.01)
+        os.close(theirs)
+
+
+def test_the_read_end_that_is_ours_shares_no_flag_with_the_one_that_programs_have():
+    ends = starter._pipes()
+    try:
+        for theirs, writer, ours in ends:
+            os.set_blocking(theirs, False)
+            os.set_blocking(theirs, True)
+            assert not os.get_blocking(ours)
+            os.write(writer, b"x")
+            assert os.read(ours, 1) == b"x"
+            with pytest.raises(BlockingIOError):
+                os.read(ours, 1)
+    finally:
+        for fds in ends:
+            for fd in fds:
+                os.close(fd)
+
+
+@pytest.mark.parametrize("call", ["begin_run", "end_run", "unwatch"])
+def test_the_supervisor_waits_for_no_lock_of_a_pipe(bench, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(logpipe, "LOCKED", 0.01)
+    bench.pipe("1:out", tmp_path / "o")
+    bench.settle()
+    with bench.writer._pipes["1:out"].lock:
+        getattr(bench.writer, call)("1:out")
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(bench, tmp_path, monkeypatch):
+    """With pids.max reached, say."""
+    monkeypatch.setattr(loglane, "BEGIN_AGAIN", 0.01)
+    bench.writer.line("the first thread is there")
+    start, refused = threading.Thread.start, []
+
+    def refuse(thread):
+        if thread.name == "log writer" and len(refused) < 5:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    end = bench.pipe("1:out", tmp_path / "d" / "o")
+    os.write(end, b"in the end\n")
+    wait_for(lambda: read(tmp_path / "d" / "o") == b"in the end\n", "the line")
+    assert len(refused) == 5
+    assert bench.log().count("can't start new thread") == 1
+
+
+def test_a_compressor_that_cannot_be_started_is_tried_again_with_the_next_rotation(tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation, "_started", False)
+    start = threading.Thread.start
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    for number in (1, 2, 3):
+        (tmp_path / f"o.{number}").write_text("old\n")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    rotation.compress_soon(str(tmp_path / "o"))
+    assert not rotation._started
+    monkeypatch.setattr(threading.Thread, "start", start)
+    rotation.compress_soon(str(tmp_path / "o"))
+    wait_for(lambda: (tmp_path / "o.3.gz").exists() and not (tmp_path / "o.3").exists(), "the compressed file")
+
+
+def test_standard_output_that_nobody_reads_holds_up_no_other_log(bench):
+    """It has a thread of its own, as each folder has; the daemon's own log has one that it shares with nobody."""
+    paths = ["standard output", "standard error", *(f"/nowhere/{number}/o" for number in range(40))]
+    lanes = [bench.writer._lane(path) for path in paths]
+    assert lanes[0] is not lanes[1]
+    assert bench.writer._main not in lanes
