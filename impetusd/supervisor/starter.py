@@ -224,6 +224,7 @@ class Starter:
         self._next_process += 1  # also if nothing comes of it
         listeners = self._listeners(unit, found)
         pipe = self._pipe(entry)
+        self._own_pipe(pipe, found.identity.get("uid", os.geteuid()))
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
         # What only the dead may have held: with the pipes' other ends a process outlives all of impetusd without SIGPIPE.
         carried = [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
@@ -381,6 +382,14 @@ class Starter:
             self.forget_pipe(entry)
             raise
         return pipe
+
+    def _own_pipe(self, pipe: int, uid: int) -> None:
+        """Its pipes are the process's, which may open /dev/stderr as its own then: nginx, haproxy and php-fpm do."""
+        for stream in STREAMS:
+            fd = self._held[f"log:{pipe}:{stream}:r"]
+            if os.fstat(fd).st_uid != uid:
+                with contextlib.suppress(PermissionError):  # as root in a user namespace
+                    os.fchown(fd, uid, -1)
 
     def _attach(self, entry: Entry) -> None:
         options = self._options(entry)

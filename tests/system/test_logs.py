@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 
@@ -222,3 +223,22 @@ wait_ready = yes
     assert "line" in second
     following.terminate()
     following.communicate()
+
+
+def test_a_program_of_another_user_may_open_its_standard_streams_by_name(impetusd: Instance) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run a program as another user")
+    impetusd.start("""
+[program:server]
+command = /bin/sh -c 'echo out >/dev/stdout; echo error >/dev/stderr; exec sleep 1000'
+user = nobody
+cwd = /
+[program:own]
+command = /bin/sh -c 'echo error >/dev/stderr; exec sleep 1000'
+""")
+    for name in ("server-out.log", "server-error.log", "own-error.log"):
+        stream = name.rpartition("-")[2].removesuffix(".log")
+        wait_for(lambda name=name, stream=stream: impetusd.log(name) == f"{stream}\n", f"a line in {name}")
+    impetusd.write(impetusd.conf.read_text().replace("user = nobody\n", ""))  # the slot keeps its pipes
+    impetusd.run("apply")
+    wait_for(lambda: impetusd.log("server-error.log") == "error\n" * 2, "the line of the next")
