@@ -29,6 +29,7 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, F
 from impetusd.host import this_host
 from impetusd.source import PROFILE, remembered_profile
 from impetusd.source import read as read_source
+from impetusd.supervisor import childspec, envfiles
 from impetusd.supervisor.commands import is_stuck
 from impetusd.supervisor.entry import IDLE, ONE_SHOT, PASSING, Entry, Role, with_jobs
 from impetusd.supervisor.state import replace
@@ -247,8 +248,16 @@ class Applying:
                 remembered = self._present.with_disabled(disabled)
             known = named_by(self._present.at(0))
             configuration = Configuration(conf, remembered, in_force=disabled is not None, known=known)
-            return configuration, plan(self._present.at, configuration.at, instances.__getitem__)
+            changes = plan(self._present.at, configuration.at, instances.__getitem__)
+            if disabled is None:
+                changes = envfiles.changes(started, changes, configuration.at, childspec.read_env_files)
+            return configuration, changes
 
+        started = [
+            envfiles.Started(entry.unit.name, entry.index, said)
+            for entry in self._engine.entries.values()
+            if entry.slot.pid is not None and entry.role not in ONE_SHOT and (said := self._engine.started_as(entry))
+        ]
         instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}
         try:
             found, changes = await self._threads.run(both, WITHIN)
@@ -299,7 +308,7 @@ class Applying:
         self._put_refused(None)
         if self._going_over:
             raise ConnectionAbortedError
-        if configuration.remembered == self._present.remembered and conf == self._conf:
+        if configuration.remembered == self._present.remembered and conf == self._conf and not changes:
             return {"ok": True, "changes": [], "units": []}
         self._refuse_while_reloading(changes)
         self._going_over = True

@@ -30,12 +30,16 @@ MOST_ENV_FILE = 1 << 20  # bytes; the kernel takes 128 KiB for one variable
 
 
 class CannotStart(Exception):
-    """A start failed before there was a process: `stage` is what was tried, `error` why it failed."""
+    """A start failed before there was a process: `stage` is what was tried, `error` why it failed.
 
-    def __init__(self, stage: str, error: str) -> None:
+    `port`: that another process has.
+    """
+
+    def __init__(self, stage: str, error: str, port: int = 0) -> None:
         super().__init__(f"{stage} failed: {error}")
         self.stage = stage
         self.error = error
+        self.port = port
 
 
 Address = tuple[int, int, int, Any]  # family, kind, protocol and address of a socket

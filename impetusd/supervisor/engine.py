@@ -16,7 +16,7 @@ import random
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, ParamSpec
@@ -45,7 +45,7 @@ from impetusd.core.lifecycle import (
 from impetusd.core.model import Config, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.core.reload import overlaps
-from impetusd.supervisor import record
+from impetusd.supervisor import envfiles, record
 from impetusd.supervisor.childspec import NOTHING, CannotStart, Found, LookUp
 from impetusd.supervisor.entry import (
     IDLE,
@@ -615,11 +615,12 @@ class Engine(Slots):
     ) -> None:
         """Do what brings a process to life. If it raises, it is a failed start, of which nothing reaches the shim."""
         mark = self._starter.mark()
+        port = 0
         try:
             act(*args, **kwargs)
             return
         except CannotStart as failure:
-            stage, error = failure.stage, failure.error
+            stage, error, port = failure.stage, failure.error, failure.port
         except OSError as failure:  # the host's: no descriptor is left, say
             error = failure.strerror or str(failure)
         except Exception as failure:
@@ -628,7 +629,25 @@ class Engine(Slots):
         if entry.rec.process is not None:
             self._by_process.pop(entry.rec.process, None)
             entry.rec.process = None
-        self._failed_to_start(entry, CannotStart(stage, error))
+        if port:
+            self._waiting.pop(entry.name, None)
+            entry.waits = lambda: f"{stage} failed: {error}; looking who has it"
+            self._in_background(self._fail_for_a_port(entry, CannotStart(stage, error, port), entry.slot.since))
+        else:
+            self._failed_to_start(entry, CannotStart(stage, error))
+
+    async def _fail_for_a_port(self, entry: Entry, failure: CannotStart, since: float) -> None:
+        """Another process has it: which one takes a look at all of them."""
+        holder = await self._starter.look_ups.holder(failure.port)
+        if entry.slot.state is State.STARTING and entry.slot.since == since and entry.rec.process is None:
+            error = f"{failure.error}: {holder} has it" if holder else failure.error
+            self._failed_to_start(entry, CannotStart(failure.stage, error))
+            self._pump()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._looking_up.add(task)
+        task.add_done_callback(self._looking_up.discard)
 
     def _failed_to_start(self, entry: Entry, error: CannotStart) -> None:
         self._waiting.pop(entry.name, None)
@@ -649,9 +668,7 @@ class Engine(Slots):
             self._launch(entry, NOTHING)
             return
         entry.waits = lambda: "waits for the host to tell of its user, sockets and env_file"
-        task = self._loop.create_task(self._launch_when_found(entry, entry.slot.since))
-        self._looking_up.add(task)
-        task.add_done_callback(self._looking_up.discard)
+        self._in_background(self._launch_when_found(entry, entry.slot.since))
 
     async def _launch_when_found(self, entry: Entry, since: float) -> None:
         """The slot may have been stopped, and even started again, while the host was asked."""
@@ -679,6 +696,8 @@ class Engine(Slots):
         self._by_process[process] = entry
         entry.rec.process = process
         self._dirty[entry.name] = entry
+        if template is None:
+            self.started_with(entry, envfiles.digest(found.env_file) if entry.unit.env_file else "")
 
     def _promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
@@ -737,6 +756,7 @@ class Engine(Slots):
             self._starter.swap_pipes(target, source)
             raise
         target.rec.process, source.rec.process = process, None
+        self.started_with(target, self.started_as(source))
         target.rec.generation = source.rec.generation
         self._by_process[process] = target
         self._by_pid.pop(source.slot.pid, None)
@@ -775,7 +795,7 @@ class Engine(Slots):
 
     @staticmethod
     def _trouble(entries: Iterable[Entry]) -> str:
-        worst = next((e for e in entries if e.slot.state in IDLE), None)
+        worst = next((e for e in entries if e.slot.state in IDLE or e.slot.state is State.BACKOFF), None)
         if worst is None:
             return ""
         why = f": {worst.slot.reason}" if worst.slot.state is State.FATAL and worst.unit.type == "oneshot" else ""
@@ -791,7 +811,8 @@ class Engine(Slots):
                 self._try_to_start(entry, "waiting for its turn", self._start_if_it_may, entry)
 
     def _start_if_it_may(self, entry: Entry) -> None:
-        if self._gate(entry) is None:
+        entry.waits = self._gate(entry)  # what it waited for before may have come meanwhile
+        if entry.waits is None:
             del self._waiting[entry.name]
             self._spawn(entry)
 

@@ -7,14 +7,17 @@ tried again, it is one thread that hangs. Each start learns what was so after it
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TypeAlias
 
+from impetusd import ports
 from impetusd.core.model import Unit
 from impetusd.supervisor.childspec import CannotStart, Found, LookUp
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 MOST = 32  # threads
 WITHIN = 10.0  # seconds for an answer
+HOLDER_WITHIN = 2.0  # seconds in which a start that has failed for a port learns who has it
 
 Question: TypeAlias = tuple[object, ...]
 
@@ -42,6 +45,13 @@ class LookUps:
             raise CannotStart(stage, f"no answer within {WITHIN:g} s") from None
         except NoAnswer as error:
             raise CannotStart("asking the host", str(error)) from None
+
+    async def holder(self, port: int) -> str:
+        """Who listens on the port; "" where that cannot be told soon."""
+        try:
+            return await self._threads.run(functools.partial(ports.holder, port), HOLDER_WITHIN)
+        except NoAnswer:
+            return ""
 
     async def _ask(self, question: Question, unit: Unit) -> Found:
         turn = self._turns.setdefault(question, asyncio.Lock())

@@ -148,6 +148,17 @@ class Slots:
         """How many serving slots the unit has now."""
         return int(self._facts[unit.name]["instances"])
 
+    def started_with(self, entry: Entry, digest: str) -> None:
+        """The process that begins in this slot was given the values of its env_files of this digest; "" without any."""
+        known: dict[str, str] = self._facts[entry.unit.name].get("env_files", {})
+        if known.get(entry.name, "") != digest:
+            rest = {name: each for name, each in known.items() if name in self.entries and name != entry.name}
+            self._note(entry.unit, env_files={**rest, entry.name: digest})
+
+    def started_as(self, entry: Entry) -> str:
+        """That digest; "" where it is not known."""
+        return str(self._facts[entry.unit.name].get("env_files", {}).get(entry.name, ""))
+
     def was_scaled(self, unit: Unit, token: str) -> bool:
         """Whether the last `scale` of it was asked for with this token."""
         return bool(self._facts[unit.name].get("scaled") == token)

@@ -158,7 +158,10 @@ def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.s
                 raise
         sock.listen(backlog)
     except OSError as error:
-        raise CannotStart(f"listening on {address}", f"{error.strerror or error}{_hint(error, address)}") from None
+        port = address.port if error.errno == errno.EADDRINUSE else 0
+        raise CannotStart(
+            f"listening on {address}", f"{error.strerror or error}{_hint(error, address)}", port
+        ) from None
     return sock
 
 

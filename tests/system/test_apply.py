@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import census
 import pytest
@@ -195,3 +196,27 @@ def test_disable_holds_over_apply_and_the_daemons_end_until_enable(impetusd: Ins
     assert set(impetusd.settle().pids) == {"one", "two"}
     impetusd.run("trigger", "job")
     assert "there is no twoo; did you mean two?" in impetusd.run("disable", "twoo", code=4).err
+
+
+def test_values_of_an_env_file_that_have_changed_are_a_change(impetusd: Instance) -> None:
+    """The INI file is as it was; so are the processes of units that the file is not about."""
+    values = impetusd.write("A=1\n", "web.env")
+    before = impetusd.start(
+        f"[program:a]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\nenv_file = {values}\n"
+        f"[program:b]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n"
+    )
+    assert impetusd.run("plan").out.startswith("nothing to change")
+    values.write_text("# a comment\nA=1\n")
+    assert impetusd.run("plan").out.startswith("nothing to change")
+    values.write_text("A=2\n")
+    told = impetusd.run("plan", code=1).out
+    assert "! program:a  restart" in told
+    assert "env_file: changed" in told
+    assert "2" not in told.replace("env_file", "")
+    impetusd.kill(before.supervisor)
+    impetusd.run("apply")
+    after = impetusd.settle()
+    assert after["a"].pid != before["a"].pid
+    assert after["b"].pid == before["b"].pid
+    assert b"A=2" in Path(f"/proc/{after['a'].pid}/environ").read_bytes()
+    assert impetusd.run("plan").out.startswith("nothing to change")

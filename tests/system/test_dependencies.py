@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 
-from instance import Instance, pool, program
+from instance import Instance, pool, program, wait_for
 
 
 def chain(instance: Instance, *, autostart: str = "yes") -> None:
@@ -199,3 +200,23 @@ depends_on = a
     assert "a" in refused.err
     assert "b" in refused.err
     assert impetusd.members() == []
+
+
+def test_what_a_unit_waits_for_is_what_holds_now_and_a_port_has_a_holder(impetusd: Instance) -> None:
+    """web waited for db first, which is up since; now it is its port, which another process has."""
+    port = impetusd.port()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        impetusd.write(
+            f"[program:db]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n"
+            f"[pool:web]\n{pool(port, depends_on='db', instances=1, standby=0)}"
+        )
+        impetusd.run("start", code=1)
+        rows = impetusd.status().rows
+        assert rows["db"].state == "RUNNING"
+        assert not [row for row in rows.values() if "waits for db" in row.reason]
+        holder = f"Address already in use: pid {os.getpid()} ("
+        wait_for(lambda: holder in impetusd.status()["web:template"].reason, holder)
+        wait_for(lambda: f"pid {os.getpid()} (" in " ".join(impetusd.run("why", "web").out.split()), "why to say so")
