@@ -56,7 +56,7 @@ def of(at: Place) -> Facts:
         config = parsed(at.conf, os.environ, judged=False)
     except ConfigError as error:
         problems = tuple(map(str, error.problems))
-    running = _shim(at.paths)
+    running, up = _daemon(at.paths)
     units = _units(config)
     own = _owner(at.paths)
     services = [name for user in (False, True) for name in systemd.Manager(user=user).units_of(at.conf)]
@@ -79,7 +79,7 @@ def of(at: Place) -> Facts:
         kernel=platform.release(),
         features=_features(cgroup),
         users=tuple(sorted({unit.user for unit in units if unit.user})),
-        listeners=tuple(_listeners(units, running)),
+        listeners=tuple(_listeners(units, running, up)),
         somaxconn=_number("net/core/somaxconn"),
         first_port=_number("net/ipv4/ip_unprivileged_port_start") or 0,
         may_bind=_may_bind(),
@@ -112,15 +112,16 @@ def _units(config: Config | None) -> list[Unit]:
     return [unit for unit in (*config.units.values(), *jobs) if unit.enabled]
 
 
-def _shim(paths: Paths) -> int | None:
-    """The pid of the daemon that runs on these paths, where this user may ask it."""
+def _daemon(paths: Paths) -> tuple[int | None, set[str]]:
+    """The pid of the daemon that runs on these paths, where this user may ask it, and which units have a process that is up."""
     from impetusd import control
 
     try:
-        pid = control.call(paths, "ping", {})["shim"]["pid"]
+        answer = control.call(paths, "status", {})
+        pid, up = answer["shim"]["pid"], {row["unit"] for row in answer["units"] if row["state"] == "RUNNING"}
     except (control.ControlError, KeyError, TypeError):
-        return None
-    return pid if isinstance(pid, int) and os.path.exists(f"/proc/{pid}") else None
+        return None, set()
+    return (pid, up) if isinstance(pid, int) and os.path.exists(f"/proc/{pid}") else (None, set())
 
 
 def _owner(paths: Paths) -> int:
@@ -311,14 +312,14 @@ def _synchronised() -> bool | None:
 # Ports.
 
 
-def _listeners(units: list[Unit], running: int | None) -> Iterator[Listener]:
+def _listeners(units: list[Unit], running: int | None, up: set[str]) -> Iterator[Listener]:
     taken = _listening()
     for unit in units:
         for address in unit.listen:
             if address.port:
                 owner = ""
                 for pid in taken.get(address.port, []):
-                    owner = _owner_of(pid, running) or owner
+                    owner = _owner_of(pid, running, address.port, up=unit.name in up) or owner
                 yield Listener(unit.name, str(address), address.port, unit.backlog, owner)
 
 
@@ -337,12 +338,14 @@ def _listening() -> dict[int, list[int | None]]:
     return found
 
 
-def _owner_of(pid: int | None, running: int | None) -> str:
-    """Impetusd, for a process of this daemon's; where none can be seen while it runs, it is taken for it, too."""
+def _owner_of(pid: int | None, running: int | None, port: int, *, up: bool) -> str:
+    """Impetusd, for a process of this daemon's; of one that cannot be seen, it is if the unit that has the port is `up`."""
     import psutil
 
+    from impetusd import ports
+
     if pid is None:
-        return "impetusd" if running is not None else "another process"
+        return "impetusd" if up else ports.holder(port) or "another process"
     try:
         process = psutil.Process(pid)
         if running in {pid, *(parent.pid for parent in process.parents())}:

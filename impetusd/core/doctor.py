@@ -231,7 +231,7 @@ def _ports(facts: Facts) -> Iterator[Finding]:
                 FAIL,
                 f"{each.unit} listens on {each.address}, which {each.owner} has",
                 "it cannot be started",
-                f"end that process, or give {each.unit} another address; who it is: ss -ltnp 'sport = :{each.port}'",
+                f"give {each.unit} another address, or that process; who it is: ss -ltnp 'sport = :{each.port}'",
             )
         elif each.port and each.port < facts.first_port and not facts.may_bind and not each.owner:
             taken += 1

@@ -48,3 +48,15 @@ def test_a_file_with_a_mistake_is_no_reason_not_to_look(impetusd: Instance) -> N
     told = impetusd.run("doctor", code=1).out
     assert "'comand' is no key" in " ".join(told.split())
     assert "kernel" in told
+
+
+def test_an_ordinary_user_is_told_of_a_port_that_another_user_has(ordinary: Instance) -> None:
+    """Also while impetusd runs: what it does not hold, though its processes cannot be told from others', is a stranger's."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        text = INI.format(viewer="61001", command=program("tell_ready", "self"), port=port)
+        ordinary.write(f"{text}retry_after = 1h\nmax_restarts = 0\n")
+        ordinary.run("start", code=1)
+        flat = " ".join(ordinary.run("doctor", code=1).out.split())
+        assert f"web listens on 127.0.0.1:{port}, which" in flat
+        assert ("a process of user root has" if os.geteuid() == 0 else f"(pid {os.getpid()}) has") in flat
