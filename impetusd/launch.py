@@ -295,7 +295,11 @@ class _Witness:
         sys.stderr.flush()
         self._news, news = os.pipe()  # its end of file, or the status as text
         hold, self._hold = os.pipe()  # its end of file: the launcher is done
+        # A Ctrl-C is for the launcher alone: until it has a session of its own, the daemon would hear it, too.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._pid = os.fork()
+        if self._pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if self._pid == 0:
             keep = {0, log, news, hold}
             _child(lambda: _bear_witness(argv, log, news, hold, keep))
@@ -338,6 +342,9 @@ def _child(body: Callable[[], None]) -> NoReturn:
 
 def _bear_witness(argv: list[str], log: int, news: int, hold: int, keep: set[int]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which forgets one that came meanwhile
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.chdir("/")
     os.umask(0o022)  # what others may read does not depend on the shell it was started from
     null = os.open(os.devnull, os.O_RDWR)

@@ -43,7 +43,8 @@ def _without_secrets(text: str) -> str:
 
 
 def _uncaught(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
-    show(error)
+    if not isinstance(error, KeyboardInterrupt):  # Python ends by the signal itself then, as a shell expects
+        show(error)
 
 
 def _in_thread(args: threading.ExceptHookArgs) -> None:

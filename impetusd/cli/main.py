@@ -6,14 +6,17 @@ ours.
 
 from __future__ import annotations
 
-import io
-import os
-import signal
-import sys
-
 from impetusd import traces
-from impetusd.cli.failure import Failure
-from impetusd.control import ControlError
+
+traces.install()  # a Ctrl-C while the rest is imported is no mistake of ours
+
+import io  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+
+from impetusd.cli.failure import Failure  # noqa: E402
+from impetusd.control import ControlError  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

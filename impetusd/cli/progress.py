@@ -40,8 +40,10 @@ class Live:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._draw("")
+        if kind is KeyboardInterrupt and self.hooks.daemon:
+            print(f"{self._verb} goes on without this command; see how far: impetusd status", file=self._stream)
 
     def line(self, seconds: float) -> str:
         """The line after so many seconds."""

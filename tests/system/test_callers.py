@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -65,3 +67,41 @@ def test_the_folder_of_the_caller_may_be_gone(impetusd: Instance, conf: str) -> 
         if words[-1] != "init":
             assert done.returncode == code, done
     wait_for(lambda: not impetusd.members(), "nobody to be there")
+
+
+def test_ctrl_c_ends_a_command_and_nothing_else(impetusd: Instance) -> None:
+    """Whenever it comes: while the command is only being imported, while the daemon is launched, while programs start."""
+    never = "command = sleep 1000\nwait_ready = yes\nlisten_timeout = 1h\n"
+    impetusd.write(f"[program:slow]\n{never}[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
+
+    def interrupted(words: str, after: float) -> subprocess.CompletedProcess[str]:
+        command = subprocess.Popen(
+            [*COMMAND, "-c", str(impetusd.conf), *words.split()],
+            env=impetusd.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            command.wait(after)
+        except subprocess.TimeoutExpired:
+            os.killpg(command.pid, signal.SIGINT)
+        out, _ = command.communicate(timeout=45)
+        return subprocess.CompletedProcess(words, command.returncode, out)
+
+    for tenths in range(8):
+        done = interrupted("start", tenths / 20)
+        assert "in main\n" not in done.stdout, done  # before that it is Python's own, which is only just starting
+        assert done.returncode in {130, -signal.SIGINT, 1}, done
+    impetusd.run("start", "p")
+    before = impetusd.status()
+    assert before["p"].state == "RUNNING"
+    assert len([each for each in impetusd.members() if "shim/__main__.py" in each.command]) == 1
+    for words in ("start slow", "restart slow", "status", "logs -f", "events -f"):
+        done = interrupted(words, 0.4)
+        assert "in main\n" not in done.stdout, done
+        assert done.returncode in {130, 0, 1, -signal.SIGINT}, done
+    assert any("goes on without this command" in interrupted("start slow", after).stdout for after in (1, 3, 9))
+    after = impetusd.status()
+    assert (after.shim, after["p"].pid) == (before.shim, before["p"].pid)
