@@ -137,10 +137,19 @@ def daemon(pid: int) -> Daemon | None:
 
 
 def daemons() -> Iterator[Daemon]:
-    """Every daemon that this user may see."""
+    """Every daemon of this user and of root that this user may see: what others' processes say is no reason for anything."""
     for name in os.listdir("/proc"):
-        if name.isdecimal() and (found := daemon(int(name))) is not None:
+        if name.isdecimal() and (found := daemon(int(name))) is not None and _uid(found.pid) in {0, os.geteuid()}:
             yield found
+
+
+def _uid(pid: int) -> int:
+    """The effective user of a process; the owner of its folder in /proc may be another. -1 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next((int(line.split()[2]) for line in file if line.startswith(b"Uid:")), -1)
+    except OSError:
+        return -1
 
 
 def by_same_file(conf: str) -> Iterator[Daemon]:
@@ -259,11 +268,26 @@ def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]
     """
     if paths != former and _lives_in_former(paths, former, ask):
         return former
-    if not _reachable(paths) and link_on_the_way(paths.conf):
+    if not _reachable(paths):
+        linked = link_on_the_way(paths.conf)
         for found in daemons():
-            if is_path(found.conf, paths.conf) and (there := where_it_is(found)) is not None:
+            there = None
+            if is_path(found.conf, paths.conf):
+                there = where_it_is(found) if linked else None
+            elif _has_moved(found, paths.conf):
+                there = found.paths
+            if there is not None:
                 return there._replace(conf=paths.conf)
     return paths
+
+
+def _has_moved(found: Daemon, conf: str) -> bool:
+    """Whether the file that a daemon has read is `conf` by now, and its own name is free."""
+    root = f"/proc/{found.pid}/root"
+    if os.path.lexists(f"{root}{found.conf}") or not is_in(found, found.paths.state_dir):
+        return False
+    read = of_state(found.paths).get("file")
+    return isinstance(read, list) and len(read) > 1 and read[:2] == stamp(conf)[:2]
 
 
 def _reachable(paths: Paths) -> bool:

@@ -17,9 +17,9 @@ def holder(port: int) -> str:
     pids = sorted(_holding({f"socket:[{inode}]" for inode in sockets}))
     for pid in pids:
         if (found := instance.daemon(pid)) is not None:
-            return f"the impetusd of {found.conf} (pid {pid})"
+            return f"the impetusd of {_shown(found.conf)} (pid {pid})"
     if pids:
-        return f"pid {pids[0]} ({_name(pids[0])})"
+        return f"pid {pids[0]} ({_shown(_name(pids[0]))})"
     return f"a process of {_user(next(iter(sockets.values())))}"
 
 
@@ -53,6 +53,11 @@ def _holding(links: set[str]) -> set[int]:
         except OSError:
             continue
     return pids
+
+
+def _shown(text: str) -> str:
+    """What another user's process says of itself, as a part of one line."""
+    return "".join(each if each.isprintable() else "?" for each in text[:200])
 
 
 def _name(pid: int) -> str:

@@ -42,3 +42,8 @@ def test_what_no_unit_that_is_up_holds_is_a_strangers(port, monkeypatch, up, run
     unit = types.SimpleNamespace(name="web", backlog=1, listen=(Listen("127.0.0.1", port),))
     (found,) = facts._listeners([unit], running, up)
     assert owner in found.owner
+
+
+def test_what_a_process_calls_itself_stays_on_its_line(port, monkeypatch):
+    monkeypatch.setattr(ports, "_name", lambda _: "x\nimpetusd: all is well\x1b[2J")
+    assert ports.holder(port) == f"pid {os.getpid()} (x?impetusd: all is well?[2J)"

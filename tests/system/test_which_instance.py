@@ -195,3 +195,18 @@ class TestFormerFolders:
         impetusd.run("-c", api, "start")
         assert status(impetusd, api).pids == before.pids
         impetusd.run("-c", api, "stop")
+
+
+def test_a_file_that_was_moved_with_its_default_folders_starts_nothing_twice(impetusd: Instance) -> None:
+    api = impetusd.write(f"[program:api]\n{READY}", "api.ini")
+    impetusd.run("-c", api, "start")
+    before = status(impetusd, api)
+    moved = impetusd.root / "web.ini"
+    api.rename(moved)
+    assert status(impetusd, moved).pids == before.pids
+    impetusd.run("-c", moved, "start")
+    assert len(shims(impetusd)) == 1
+    refused = impetusd.run("-c", moved, "apply", code=1)
+    assert f"write in [impetusd]: run_dir = {impetusd.root}/var/api/run" in refused.err
+    impetusd.run("-c", moved, "stop")
+    assert impetusd.members() == []

@@ -357,6 +357,27 @@ class TestLinks:
         assert there.run_dir == f"{tmp_path}/releases/1/var/run"
         assert control.daemon_alive(there)
 
+    def test_one_whose_file_was_moved_is_found_by_what_it_has_read(self, tmp_path, shim):
+        """Its default folders bear the former name."""
+        api = tmp_path / "api.ini"
+        api.write_text(INI)
+        shim(api, None, "locked")
+        there = lives(api)
+        told = instance.report(str(api), instance.stamp(str(api)))
+        with open(f"{there.state_dir}/{instance.NAME}", "w", encoding="utf-8") as file:
+            json.dump(told, file)
+        os.link(api, tmp_path / "web.ini")
+        assert place.find(f"{tmp_path}/web.ini").paths.state_dir == f"{tmp_path}/var/web/lib"
+        api.unlink()
+        assert place.find(f"{tmp_path}/web.ini").paths == there._replace(conf=f"{tmp_path}/web.ini")
+
+    def test_what_other_users_processes_say_is_no_reason_for_anything(self, tmp_path, shim, monkeypatch):
+        (tmp_path / "api.ini").write_text(INI)
+        process = shim(tmp_path / "api.ini", None, "locked")
+        assert process.pid in {found.pid for found in instance.daemons()}
+        monkeypatch.setattr(instance, "_uid", lambda _: 61001)
+        assert list(instance.daemons()) == []
+
     def test_one_by_the_same_file_is_not_doubled(self, tmp_path, shim, run):
         (tmp_path / "api.ini").write_text(INI)
         shim(tmp_path / "api.ini", None, "locked")
