@@ -31,11 +31,15 @@ class Query(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some records, oldest first. `last` is the number of the newest one that was looked at; `more`: there are others."""
+    """Some records, oldest first. `last` is the number of the newest one that was looked at; `more`: there are others.
+
+    `damaged`: how many lines among them are no records, and were skipped.
+    """
 
     records: list[Record]
     last: int
     more: bool
+    damaged: int = 0
 
 
 def page(path: str, query: Query, waiting: Sequence[bytes] = ()) -> Page:
@@ -70,49 +74,53 @@ def _open(path: str) -> list[int]:
 
 def _beginning(files: list[int], waiting: Sequence[bytes], query: Query) -> Page:
     found: list[Record] = []
-    size, seen = 0, query.after
+    size, seen, damaged = 0, query.after, 0
+    concerned = ledger.about(query.names)
     for line in _forward(files, waiting, lambda record: record["n"] > query.after and record["at"] >= query.since):
         record = ledger.parse(line)
+        damaged += record is None
         if record is None or record["n"] <= seen:
             continue
         if size > PAGE:
-            return Page(found, seen, more=True)
+            return Page(found, seen, more=True, damaged=damaged)
         seen = record["n"]
-        if record["at"] >= query.since and ledger.concerns(record, query.names):
+        if record["at"] >= query.since and concerned(record):
             found.append(record)
             size += len(line)
-    return Page(found, seen, more=False)
+    return Page(found, seen, more=False, damaged=damaged)
 
 
 def _ending(files: list[int], waiting: Sequence[bytes], query: Query) -> Page:
     found: list[Record] = []
-    size = newest = seen = 0
-    literals = ledger.literals(query.names)
+    size = newest = seen = damaged = 0
+    literals, concerned = ledger.literals(query.names), ledger.about(query.names)
     for line in _backward(files, waiting):
         if newest and literals and not any(each in line for each in literals):
             continue  # 20 times as fast as to read it: one unit in 8 MB takes 30 ms
         record = ledger.parse(line)
+        damaged += record is None
         if record is None or (seen and record["n"] >= seen):
             continue
         seen = record["n"]
         newest = newest or seen
         if seen <= query.after or record["at"] < query.since or size > PAGE or len(found) == query.last:
             break
-        if ledger.concerns(record, query.names):
+        if concerned(record):
             found.append(record)
             size += len(line)
-    return Page(found[::-1], max(newest, query.after), more=False)
+    return Page(found[::-1], max(newest, query.after), more=False, damaged=damaged)
 
 
 def _forward(files: list[int], waiting: Sequence[bytes], wanted: Callable[[Record], bool]) -> Iterator[bytes]:
     """Every line from a little before the first that is `wanted` on."""
     for fd in files:
         at = _place(fd, wanted)
-        rest = b""
+        rest, torn = b"", at > 0
         while data := os.pread(fd, _BLOCK, at):
             at += len(data)
             *lines, rest = (rest + data).split(b"\n")
-            yield from lines
+            yield from filter(None, lines[1:] if torn else lines)
+            torn = torn and not lines
     yield from waiting
 
 
@@ -134,10 +142,14 @@ def _backward(files: list[int], waiting: Sequence[bytes]) -> Iterator[bytes]:
     """Every line, the newest first."""
     yield from reversed(waiting)
     for fd in reversed(files):
-        start, rest = os.fstat(fd).st_size, b""
+        start, rest, torn = os.fstat(fd).st_size, b"", True  # what is behind the last newline is still being written
         while start > 0:
             step = min(_BLOCK, start)
             start -= step
             rest, *lines = (os.pread(fd, step, start) + rest).split(b"\n")
-            yield from reversed(lines)
-        yield rest
+            if lines and torn:
+                lines.pop()
+                torn = False
+            yield from filter(None, reversed(lines))
+        if rest and not torn:
+            yield rest

@@ -4,6 +4,7 @@ runs, from the files.
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ def ask(paths: Paths, query: Query, *, wait: bool = False) -> tuple[Page, bool]:
         answer = control.call(paths, "events", {**params, "last": query.last, "wait": wait})
     except control.NotRunning:
         return from_files(paths, query), False
-    return ledgerfile.Page(answer["records"], answer["last"], answer["more"]), True
+    page = ledgerfile.Page(answer["records"], answer["last"], answer["more"], answer.get("damaged", 0))
+    return page, True
 
 
 def from_files(paths: Paths, query: Query) -> Page:
@@ -42,6 +44,8 @@ def from_files(paths: Paths, query: Query) -> Page:
 def records(paths: Paths, query: Query, *, follow: bool = False) -> Iterator[list[dict[str, Any]]]:
     """Everything that `query` asks for, page by page; with `follow` what comes next, too, for ever."""
     page, running = ask(paths, query)
+    if page.damaged:
+        print(f"impetusd: {page.damaged} damaged lines of the ledger were skipped", file=sys.stderr)
     yield page.records
     while page.more or follow:
         query = query._replace(after=page.last, last=0)

@@ -7,12 +7,13 @@ millisecond) and `kind`, and then what KINDS says of its kind. A reader passes o
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from impetusd.core.protocol import UNKNOWN
+from impetusd.core.protocol import UNKNOWN, is_pattern
 from impetusd.core.schedule import span
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Record: TypeAlias = "Mapping[str, Any]"
 
+MOST_LITERALS = 32  # beyond which looking for them costs more than it saves
+LATEST = 253_370_764_800  # Unix time: the year 9999, which is the last that a date can be of
 COMMON = {"n": "its number", "at": "when: Unix time, seconds", "kind": "one of KINDS"}
 _OF_A_SLOT = {"unit": "the section's name", "slot": "as `status` shows it"}
 _DECIDED = {
@@ -104,6 +107,8 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "command": {
         "method": "what was asked for",
         "names": "of what; empty is everything",
+        "more": "how many names there were besides",
+        "times": "of refused and failed ones: how often it was, of which this alone is written down",
         "params": "how",
         "took_s": "seconds from the question to the answer, when this was written",
         "outcome": "done, failed or refused (the role does not suffice)",
@@ -128,21 +133,38 @@ def began(record: Record) -> float:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The record on a line; None if it is none, as a torn one."""
+    """The record on a line; None if it is none, as a torn one, or one that somebody has written into the file."""
     try:
         record = json.loads(line)
-        return record if {"n", "at", "kind"} <= record.keys() else None
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError):
         return None
+    return record if isinstance(record, dict) and _is_sound(record) else None
 
 
-def concerns(record: Record, patterns: Collection[str]) -> bool:
-    """Whether a record is about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
-    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in subjects(record) for pattern in patterns)
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    n: Any = record.get("n")
+    at: Any = record.get("at")
+    if type(n) is not int or type(at) not in {int, float} or not isinstance(record.get("kind"), str):
+        return False
+    names = [record.get(field) for field in ("unit", "slot", "check", "state")]
+    return 0 < n < 1 << 53 and 0 <= at < LATEST and all(name is None or isinstance(name, str) for name in names)
+
+
+def about(patterns: Collection[str]) -> Callable[[Record], bool]:
+    """Tells whether a record is about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
+    exact, globs = frozenset(patterns), [pattern for pattern in patterns if is_pattern(pattern)]
+
+    def found(record: Record) -> bool:
+        names = subjects(record)
+        return not exact.isdisjoint(names) or any(fnmatch.fnmatchcase(name, glob) for name in names for glob in globs)
+
+    return found if patterns else lambda _: True
 
 
 def literals(patterns: Collection[str]) -> list[bytes]:
     """One of these is in the line of each record that concerns the patterns; empty: there is no telling."""
+    if len(patterns) > MOST_LITERALS:
+        return []
     found = [json.dumps(re.split(r"[*?[]", pattern)[0])[1:-1].encode() for pattern in patterns]
     return found if all(found) else []
 
@@ -150,17 +172,27 @@ def literals(patterns: Collection[str]) -> list[bytes]:
 def subjects(record: Record) -> set[str]:
     """The names that a record is about; none if it is about impetusd itself."""
     names = {record[field] for field in ("unit", "slot", "check") if record.get(field)}
-    names |= {name for name in record.get("names", ()) if isinstance(name, str)}
-    names |= {change["name"] for change in record.get("changes", ()) if "name" in change}
+    names |= {name for name in _list(record, "names") if isinstance(name, str)}
+    names |= {
+        str(change["name"]) for change in _list(record, "changes") if isinstance(change, dict) and "name" in change
+    }
     return names | {name.partition(":")[0] for name in names}
 
 
+def _list(record: Record, field: str) -> list[Any]:
+    value = record.get(field)
+    return value if isinstance(value, list) else []
+
+
 def sentence(record: Record) -> str:
-    """What a record tells, in one line, without its time and its slot."""
+    """What a record tells, in one line, without its time and its slot. As JSON, if it is of no kind that is known."""
     told = _SENTENCES.get(record["kind"])
-    if told is None:
-        return f"{record['kind']} {json.dumps({key: value for key, value in record.items() if key not in COMMON})}"
-    return " ".join(told(record).split())
+    with contextlib.suppress(
+        LookupError, TypeError, ValueError, AttributeError
+    ):  # somebody has written it into the file
+        if told is not None:
+            return " ".join(told(record).split())
+    return f"{record['kind']} {json.dumps({key: value for key, value in record.items() if key not in COMMON})}"
 
 
 def ending(record: Record) -> str:
@@ -189,7 +221,8 @@ def typed(record: Record) -> str:
     words += ["--watch", f"{params['watch']:g}s"] if params.get("watch") is not None else []
     words += [params["signal"]] if "signal" in params else []
     words += record.get("names", ())
-    return " ".join([*words, *([str(params["n"])] if "n" in params else [])])
+    words += [str(params["n"])] if "n" in params else []
+    return " ".join([*words, *([f"and {record['more']} more"] if record.get("more") else [])])
 
 
 def _daemon(record: Record) -> str:
@@ -226,7 +259,8 @@ def _config(record: Record) -> str:
 
 def _command(record: Record) -> str:
     error = f": {record['error']}" if record.get("error") else ""
-    return f"{typed(record)}, by {who(record)}: {record['outcome']}{error}"
+    times = f" {record['times']} times" if record.get("times") else ""
+    return f"{typed(record)}, by {who(record)}: {record['outcome']}{times}{error}"
 
 
 def _health(record: Record) -> str:

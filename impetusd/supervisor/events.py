@@ -40,7 +40,7 @@ class Events:
             raise ProtocolError(FAILED, f"cannot read {self._path}: {error}", EXIT_FAILED) from None
         except OSError as error:
             raise ProtocolError(FAILED, f"cannot read {self._path}: {error.strerror}", EXIT_FAILED) from None
-        return {"records": found.records, "last": found.last, "more": found.more}
+        return {"records": found.records, "last": found.last, "more": found.more, "damaged": found.damaged}
 
     async def _wait(self, after: int) -> None:
         try:

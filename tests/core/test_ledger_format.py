@@ -128,6 +128,6 @@ def test_a_record_is_read():
     ],
 )
 def test_whom_a_record_is_about(record, named, others):
-    assert ledger.concerns(record, [])
-    assert all(ledger.concerns(record, [name]) for name in named)
-    assert not any(ledger.concerns(record, [name]) for name in others)
+    assert ledger.about([])(record)
+    assert all(ledger.about([name])(record) for name in named)
+    assert not any(ledger.about([name])(record) for name in others)

@@ -90,7 +90,7 @@ def test_what_is_torn_or_no_record_is_passed_over(path):
 
 
 def test_where_there_is_no_ledger_there_are_no_records(path):
-    assert ledgerfile.page(path, Query()) == ([], 0, False)
+    assert ledgerfile.page(path, Query()) == ([], 0, False, 0)
     assert ledgerfile.page(path, Query(last=3), [line(1)]).last == 1
 
 
@@ -114,3 +114,44 @@ def test_a_link_in_its_place_is_not_followed(path, tmp_path):
     os.symlink(tmp_path / "secret", path)
     with pytest.raises(OSError, match="symbolic links"):
         ledgerfile.page(path, Query())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"n":-5,"at":1001.0,"kind":"start"}',
+        b'{"n":1e9,"at":1.0,"kind":"start"}',
+        b'{"n":2,"at":NaN,"kind":"start"}',
+        b'{"n":2,"at":1e300,"kind":"start"}',
+        b'{"n":true,"at":1.0,"kind":"start"}',
+        b'{"n":2,"at":1.0,"kind":7}',
+        b'{"n":2,"at":1.0,"kind":"start","slot":{}}',
+        b"[1]",
+        b"[" * 100_000,
+        b"\xff\0",
+        b"17",
+        b"",
+    ],
+)
+def test_a_line_that_is_no_record_is_skipped_and_counted(path, damage):
+    fill(path, [line(1), damage, line(2), line(3, why="x" * 70_000), damage, line(4)])
+    for query in (Query(), Query(last=10), Query(["web"], last=10)):
+        page = ledgerfile.page(path, query)
+        assert numbers(page) == [1, 2, 3, 4]
+        assert page.last == 4
+        assert page.damaged == (2 if damage and not query.names else page.damaged)
+
+
+def test_a_line_that_is_being_written_is_no_damage(path):
+    fill(path, [line(1), line(2)])
+    with open(path, "ab") as file:
+        file.write(line(3)[:20])
+    for query in (Query(), Query(last=10)):
+        assert (numbers(ledgerfile.page(path, query)), ledgerfile.page(path, query).damaged) == ([1, 2], 0)
+
+
+def test_thousands_of_names_cost_little(path):
+    fill(path, [line(n, unit=f"u{n}") for n in range(1, 2001)])
+    names = [f"u{n}" for n in range(1000, 11_000)]
+    assert len(ledgerfile.page(path, Query(names, last=5000)).records) == 1001
+    assert len(ledgerfile.page(path, Query(names)).records) == 1001
