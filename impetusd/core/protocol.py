@@ -20,6 +20,7 @@ MAX_LINE = 1 << 20  # bytes, the newline included; of an answer what is sent whe
 MAX_ANSWER = 1 << 26  # bytes of one that cannot: 100,000 slots
 MAX_DEPTH = 16  # of arrays and objects in a request; our own need 3
 MAX_NAMES = 10_000  # in one request
+MAX_PATTERNS = 32  # of these names: each with *, ? or [ is held against every slot
 MAX_NAME = 256  # characters
 MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
@@ -94,6 +95,11 @@ class Answer:
 # --- Parameters: each kind is a function from a JSON value to its checked value; ValueError carries what was expected ---
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for all that it matches."""
+    return any(char in name for char in "*?[")
+
+
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > MAX_NAME:
         raise ValueError(f"a name: a string of 1 to {MAX_NAME} characters")
@@ -103,7 +109,10 @@ def _name(value: Any) -> str:
 def _names(value: Any) -> list[str]:
     if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise ValueError(f"a list of at most {MAX_NAMES} names")
-    return [_name(each) for each in value]
+    names = list(dict.fromkeys(map(_name, value)))
+    if sum(map(is_pattern, names)) > MAX_PATTERNS:
+        raise ValueError(f"a list with at most {MAX_PATTERNS} patterns (*, ? or [) among its names")
+    return names
 
 
 def _some_names(value: Any) -> list[str]:

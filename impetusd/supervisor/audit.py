@@ -4,28 +4,73 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
-from impetusd.core.protocol import Request
+from impetusd.core.protocol import ADMIN, Request
 from impetusd.host import user_name
 from impetusd.supervisor import processes
 from impetusd.supervisor.control import Peer
 
+MOST_NAMES = 20  # in a record
+LONGEST_ERROR = 1000  # characters
+MINUTE = 60.0  # seconds
+MOST_REFUSED, MOST_FAILED = 2, 20  # in that time, of one user and method
 NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 
 
 def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str, Any]:
-    """The fields of a `command` record."""
+    """The fields of a `command` record: of bounded size, whatever was asked."""
     params = {name: value for name, value in request.params.items() if name != "token"}
+    names = params.pop("names", None) or ([params.pop("name")] if "name" in params else [])
+    more = {"more": len(names) - MOST_NAMES} if len(names) > MOST_NAMES else {}
     return {
         "method": request.method,
-        "names": params.pop("names", None) or ([params.pop("name")] if "name" in params else []),
+        "names": names[:MOST_NAMES],
+        **more,
         "params": params,
         **who(peer),
         "took_s": round(time.monotonic() - request.at, 3),
         "outcome": outcome,
-        "error": error,
+        "error": error[:LONGEST_ERROR],
     }
+
+
+class Audit:
+    """Who gave a command, for the ledger; so that nobody can push out what others did by asking for what is refused.
+
+    Of what an operator was refused, or failed at, so many a minute are written down one by one, and the rest as one.
+    """
+
+    def __init__(
+        self, record: Callable[[dict[str, Any]], object], later: Callable[[float, Callable[[], object]], object]
+    ) -> None:
+        """`record` writes down fields of a `command` record; `later(seconds, act)` has `act` called."""
+        self._record = record
+        self._later = later
+        self._counts: dict[tuple[int, str, str], int] = {}  # of this minute: uid, method, outcome
+        self._last: dict[tuple[int, str, str], dict[str, Any]] = {}  # and the last that was not written
+
+    def __call__(self, peer: Peer, request: Request, outcome: str, error: str) -> None:
+        """A request was answered."""
+        if outcome == "done" or peer.role == ADMIN:
+            self._record(command(peer, request, outcome, error))
+            return
+        key = (peer.uid, request.method, outcome)
+        if not self._counts:
+            self._later(MINUTE, self._settle)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        if self._counts[key] <= (MOST_REFUSED if outcome == "refused" else MOST_FAILED):
+            self._record(command(peer, request, outcome, error))
+        elif key not in self._last:
+            self._last[key] = command(peer, request, outcome, error)
+
+    def _settle(self) -> None:
+        counts, last = self._counts, self._last
+        self._counts, self._last = {}, {}
+        for key, fields in last.items():
+            most = MOST_REFUSED if key[2] == "refused" else MOST_FAILED
+            self._record({**fields, "times": counts[key] - most})
 
 
 def who(peer: Peer) -> dict[str, Any]:

@@ -12,7 +12,15 @@ import impetusd
 from impetusd.core import tree
 from impetusd.core.lifecycle import Slot, State, Want, is_unkillable
 from impetusd.core.model import Config, Kind, Unit
-from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError, Request
+from impetusd.core.protocol import (
+    EXIT_FAILED,
+    EXIT_UNKNOWN_NAME,
+    EXIT_USAGE,
+    FAILED,
+    ProtocolError,
+    Request,
+    is_pattern,
+)
 from impetusd.supervisor.control import Progress
 from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import IDLE, ONE_SHOT, Entry, Role
@@ -23,6 +31,7 @@ from impetusd.supervisor.stream import STDOUT
 
 BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
 CHANGE = frozenset({"apply", "enable", "disable"})
+MOST_TOLD = 50  # units, where a name is none
 OFF = "enabled = no, or impetusd disable"
 
 
@@ -116,8 +125,10 @@ class Commands:
     def find(self, patterns: Iterable[str]) -> list[Entry]:
         """The slots that `patterns` name: units, slots, groups, or globs over them. ProtocolError for an unknown one."""
         found: dict[str, Entry] = {}
+        known = self._names()
         for pattern in patterns:
-            named = [e for e in self._engine.entries.values() if self._is_named(e, pattern)]
+            matching = fnmatch.filter(known, pattern) if is_pattern(pattern) else [pattern]
+            named = [entry for name in matching for entry in known.get(name, ())]
             if not named and pattern not in self._engine.units and pattern not in self._groups:
                 raise ProtocolError(FAILED, f"there is no {pattern}{self._near(pattern)}", EXIT_UNKNOWN_NAME)
             if not named:
@@ -125,10 +136,18 @@ class Commands:
             found.update({entry.name: entry for entry in named})
         return [entry for entry in self._engine.entries.values() if entry.name in found]
 
-    def _is_named(self, entry: Entry, pattern: str) -> bool:
-        own = (entry.unit.name, entry.name, self._engine.shown(entry))
-        groups = (group.name for group in self._groups.values() if entry.unit.name in group.members)
-        return any(fnmatch.fnmatchcase(name, pattern) for name in (*own, *groups))
+    def _names(self) -> dict[str, list[Entry]]:
+        """Whom each name means: of a unit, a slot as it is called and as it is shown, or a group."""
+        known: dict[str, list[Entry]] = {}
+        of_unit: dict[str, list[Entry]] = {}
+        for entry in self._engine.entries.values():
+            of_unit.setdefault(entry.unit.name, []).append(entry)
+            for name in {entry.unit.name, entry.name, self._engine.shown(entry)}:
+                known.setdefault(name, []).append(entry)
+        for group in self._groups.values():
+            members = [entry for name in group.members for entry in of_unit.get(name, ())]
+            known[group.name] = [*known.get(group.name, ()), *members]
+        return known
 
     def _near(self, pattern: str) -> str:
         import difflib
@@ -137,7 +156,9 @@ class Commands:
             dict.fromkeys([*self._engine.units, *self._groups, *map(self._engine.shown, self._engine.entries.values())])
         )
         near = difflib.get_close_matches(pattern, names, 1)
-        return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(self._engine.units) or 'nothing'}"
+        units = list(self._engine.units)
+        more = f" and {len(units) - MOST_TOLD} more" if len(units) > MOST_TOLD else ""
+        return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(units[:MOST_TOLD]) or 'nothing'}{more}"
 
     # Asking.
 
@@ -390,8 +411,8 @@ def parse_signal(text: str) -> int:
     """HUP, SIGHUP or 1. Raises ProtocolError."""
     name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
     try:
-        number = int(text) if text.isdigit() else signal.Signals[name].value
-    except KeyError:
+        number = int(text) if text.isascii() and text.isdigit() else signal.Signals[name].value
+    except (KeyError, ValueError):  # of too many digits, too
         number = 0
     if number not in signal.valid_signals():
         raise ProtocolError(FAILED, f"there is no signal {text}; kill -l lists them", EXIT_USAGE)

@@ -2,24 +2,37 @@
 
 Who asks is what the kernel says of the peer (SO_PEERCRED), and what it may ask for is its role, in the one table of
 `core.protocol`. Who has none is closed without an answer.
+
+Nobody keeps root and the owner out: the others have so many connections each, and so many in all. And whoever is no admin
+has a share of the processor, beyond which its requests wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from impetusd.core import protocol, redact
 from impetusd.core.protocol import ProtocolError, Request
+from impetusd.supervisor.budget import Budget
 
-CONNECTIONS = 64
+CONNECTIONS = 64  # of all users together but root and the owner
+OF_ONE_USER = 16  # of these
+OF_OURS = 256  # of root and the owner
+SHARE, BURST = 0.04, 1.0  # of a core, and seconds of it at once: 50 times `status` of 500 units
+SLOW = 0.02  # seconds that are taken for what a thread does in a request that is answered slowly
 IDLE = 10.0  # seconds that a connection may be silent between two requests
 BACKLOG = 1024
+AT_ONCE = 64  # connections that are accepted before anything else has its turn
+AGAIN = 0.5  # seconds before a connection is accepted after the descriptors had run out
 
 SO_PEERGROUPS = 59  # of asm-generic/socket.h; Python has no name for it
 MOST_GROUPS = 65536  # that a process may be in: NGROUPS_MAX
@@ -80,35 +93,105 @@ class ControlServer:
         self._complain = complain
         self._role_of = role_of
         self._audit = audit
-        self._server: asyncio.Server | None = None
+        self._sock: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: Counter[int] = Counter()  # connections, by user
+        self._budgets: dict[int, Budget] = {}  # of users who are no admins
         self._busy: set[asyncio.Task[None]] = set()  # those with a request under way
 
     async def listen(self, sock: socket.socket) -> None:
         """Answer on `sock`, in the place of the one before."""
-        if self._server is not None:
-            self._server.close()
-        self._server = await asyncio.start_unix_server(
-            self._serve, sock=sock, backlog=BACKLOG, limit=protocol.MAX_LINE + 1
-        )
+        self._stop_listening()
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        self._sock = sock
+        asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _stop_listening(self) -> None:
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock.close()
+            self._sock = None
+
+    def _accept(self, sock: socket.socket) -> None:
+        """Let in who has a role and not too many connections: decided before anything else is done for it."""
+        for _ in range(AT_ONCE):
+            try:
+                connection, _ = sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._complain_of_accept(error)
+                return
+            try:
+                peer = Peer(connection)
+                peer.role = self._role_of(peer)
+                if not peer.role or self._is_too_many(connection, peer):
+                    connection.close()
+                    continue
+            except BaseException:
+                connection.close()
+                raise
+            self._open[peer.uid] += 1
+            self._tasks.add(asyncio.get_running_loop().create_task(self._serve(connection, peer)))
+
+    def _is_too_many(self, connection: socket.socket, peer: Peer) -> bool:
+        ours = {0, os.geteuid()}
+        if peer.uid in ours:
+            many = self._open[peer.uid] >= OF_OURS
+        else:
+            others = sum(count for uid, count in self._open.items() if uid not in ours)
+            many = self._open[peer.uid] >= OF_ONE_USER or others >= CONNECTIONS
+        if many:
+            error = ProtocolError(
+                protocol.FAILED, "too many connections are open; try again later", protocol.EXIT_FAILED
+            )
+            with contextlib.suppress(OSError):
+                connection.send(protocol.error_line(error), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return many
+
+    def _complain_of_accept(self, error: OSError) -> None:
+        """Without a descriptor to spare nobody can be let in: again in a moment."""
+        sock, loop = self._sock, asyncio.get_running_loop()
+        if sock is None or error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            return
+        self._complain(f"control: no connection can be accepted: {error.strerror}; trying again in {AGAIN:g} s")
+        loop.remove_reader(sock)
+        loop.call_later(AGAIN, lambda: self._sock is sock and loop.add_reader(sock, self._accept, sock))
+
+    async def _serve(self, connection: socket.socket, peer: Peer) -> None:
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a connection is served in a task")
-        self._tasks.add(task)
+        writer = None
         try:
-            peer = Peer(writer.get_extra_info("socket"))
-            peer.role = self._role_of(peer)
-            if len(self._tasks) <= CONNECTIONS and peer.role:
-                await self._converse(task, peer, reader, writer)
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=protocol.MAX_LINE + 1)
+            await self._converse(task, peer, reader, writer)
         except (ConnectionError, TimeoutError):
             pass
         except Exception as error:
             self._complain(f"control: {error!r}")
         finally:
             self._tasks.discard(task)
-            writer.close()
+            self._open[peer.uid] -= 1
+            if not self._open[peer.uid]:
+                del self._open[peer.uid]
+            (writer or connection).close()
+
+    async def _wait_for_turn(self, peer: Peer) -> None:
+        """Until what the peer's user has cost is within its share."""
+        loop = asyncio.get_running_loop()
+        budget = self._budgets.get(peer.uid)
+        while budget is not None and (pause := budget.spend(0.0, loop.time())):  # noqa: ASYNC110  # it is time alone
+            await asyncio.sleep(pause)
+
+    def _charge(self, peer: Peer, seconds: float) -> None:
+        if peer.role == protocol.ADMIN:
+            return
+        now = asyncio.get_running_loop().time()
+        for uid in [uid for uid, budget in self._budgets.items() if budget.full(now)]:
+            del self._budgets[uid]
+        self._budgets.setdefault(peer.uid, Budget(SHARE, BURST, now)).spend(seconds, now)
 
     async def _converse(
         self, task: asyncio.Task[None], peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -123,6 +206,7 @@ class ControlServer:
                 return
             if not line.endswith(b"\n"):
                 return
+            await self._wait_for_turn(peer)
             self._busy.add(task)
             try:
                 writer.write(await self._answer(line, peer, writer))
@@ -143,27 +227,44 @@ class ControlServer:
                 writer.write(b"".join(news))
             news.clear()
 
+        begun, besides, slow = time.thread_time(), 0.0, False
         try:
             request = protocol.parse_request(line)
             request.at = time.monotonic()
+            method = protocol.METHODS[request.method]
+            if not protocol.may(peer.role, request.method):
+                sentence = (
+                    f"{request.method} takes the role {method.role}, and yours is {peer.role}:"
+                    " see [impetusd] in the INI file"
+                )
+                self._audit(peer, request, "refused", sentence)
+                raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
+            slow = method.slow
+            besides = time.thread_time() - begun + SLOW if slow else 0.0
+            return await self._carry_out(request, peer, method, progress, pass_on)
         except ProtocolError as error:
             return protocol.error_line(error)
-        needed = protocol.METHODS[request.method].role
-        if not protocol.may(peer.role, request.method):
-            sentence = (
-                f"{request.method} takes the role {needed}, and yours is {peer.role}: see [impetusd] in the INI file"
-            )
-            self._audit(peer, request, "refused", sentence)
-            return protocol.error_line(ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id))
+        finally:
+            self._charge(peer, besides + (0.0 if slow else time.thread_time() - begun))
+
+    async def _carry_out(
+        self,
+        request: Request,
+        peer: Peer,
+        method: protocol.Method,
+        progress: Progress,
+        pass_on: Callable[[], None],
+    ) -> bytes:
+        """The answer. `pass_on` sends the progress so far: the answer comes last."""
         try:
             result = await self._handle(request, progress)
-            pass_on()  # the answer comes last
-            if needed != protocol.VIEWER:
+            pass_on()
+            if method.role != protocol.VIEWER:
                 self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
             return protocol.result_line(request.id, redact.everything(result))
         except ProtocolError as error:
             pass_on()
-            if needed != protocol.VIEWER:
+            if method.role != protocol.VIEWER:
                 self._audit(peer, request, "failed", error.message)
             error.id, error.message = request.id, redact.text(error.message)
             return protocol.error_line(error)
@@ -177,8 +278,7 @@ class ControlServer:
 
     async def close(self) -> None:
         """Take no more connections, and let the answers that are under way reach their clients."""
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         if self._busy:
             await asyncio.wait(self._busy, timeout=1.0)
         for task in self._tasks:

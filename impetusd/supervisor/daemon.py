@@ -27,7 +27,7 @@ from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.location import Paths
 from impetusd.core.model import Access, Config, Health
 from impetusd.core.problem import ConfigError
-from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError, Request
+from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
 from impetusd.supervisor import audit, custody, lifeline, record, stream
@@ -138,7 +138,8 @@ class Daemon:
         self._link.deliver()
         if "hup" in blobs:
             self._hear({"event": "apply"})
-        self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, self._audit)
+        audited = audit.Audit(self._command_given, asyncio.get_running_loop().call_later)
+        self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, audited)
         await self._know_people(PEOPLE_WITHIN)
         await self._open_control()
         watch(self._paths.state_dir, {"state.json"}, self._state_missing)
@@ -618,8 +619,8 @@ class Daemon:
         if turn is Turn.ILL:
             self._engine.reloads.turned(check.target, target, reason)
 
-    def _audit(self, peer: Peer, request: Request, outcome: str, error: str) -> None:
-        self._ledger.add("command", **audit.command(peer, request, outcome, error))
+    def _command_given(self, fields: dict[str, Any]) -> None:
+        self._ledger.add("command", **fields)
         asyncio.get_running_loop().call_soon(self._starter.flush)
 
     def _role_of(self, peer: Peer) -> str:
