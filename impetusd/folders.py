@@ -148,3 +148,26 @@ def unlink_socket(path: str) -> None:
         if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             raise FileExistsError(errno.EEXIST, "there is something that is no socket; remove it", path)
         os.unlink(name, dir_fd=folder)
+
+
+def notify_folders(run_dir: str, state_dir: str) -> list[str]:
+    """Where notify sockets are: for users who get to run_dir, and, if root makes it, for all others."""
+    folders = [f"{run_dir}/notify"]
+    with contextlib.suppress(OSError):
+        there = os.stat(state_dir)
+        folders.append(f"/run/impetusd-{there.st_dev:x}-{there.st_ino:x}")
+    return folders
+
+
+def remove_sockets(folder: str) -> None:
+    """Remove a folder with the sockets and links in it; with anything else it stays. Raises OSError."""
+    fd = open_folder(folder)
+    try:
+        for name in os.listdir(f"/proc/self/fd/{fd}"):
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            if stat.S_ISSOCK(mode) or stat.S_ISLNK(mode):
+                os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    with folder_of(folder) as (parent, name):
+        os.rmdir(name, dir_fd=parent)

@@ -14,6 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from impetusd.folders import notify_folders, remove_sockets
 from impetusd.shim import orphans, table, tree
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def reap(paths: Paths, *, service: bool) -> list[int]:
     table.Table(paths.run_dir).remove()
     with contextlib.suppress(OSError):
         os.unlink(paths.control_socket)  # nobody answers on it
+    for folder in notify_folders(paths.run_dir, paths.state_dir):
+        with contextlib.suppress(OSError):
+            remove_sockets(folder)
     return [member.pid for member in first]
 
 

@@ -58,11 +58,12 @@ from impetusd.supervisor.link import Link
 from impetusd.supervisor.logs import Writer, is_ours
 from impetusd.supervisor.memory import Memory
 from impetusd.supervisor.notify import Notify
+from impetusd.supervisor.notify_sockets import NotifySockets
 from impetusd.supervisor.oom import Oom
 from impetusd.supervisor.prober import Prober
 from impetusd.supervisor.readiness import Readiness
 from impetusd.supervisor.rows import Rows
-from impetusd.supervisor.sockets import admit, bind_unix, notify_address, notify_socket
+from impetusd.supervisor.sockets import admit, bind_unix
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
 from impetusd.supervisor.threads import NoAnswer, Threads
@@ -73,7 +74,7 @@ from impetusd.supervisor.vetting import Vetting
 from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
-CONTROL, NOTIFY = "control", "notify"  # our two sockets' names in the shim's store
+CONTROL = "control"  # the socket's name in the shim's store
 MOST = 8  # threads that the supervisor itself waits for
 WITHIN = 20.0  # seconds for the disk; the shim's patience is 30
 PEOPLE_WITHIN = 2.0  # seconds in which nobody can ask, for it is not known who may
@@ -297,7 +298,7 @@ class Daemon:
             rows=rows.of,
             record=self._ledger.add,
         )
-        self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over, record=self._ledger.add)
+        self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over_to_new, record=self._ledger.add)
         environments = Environments(
             lambda names: self._commands.find(names),  # noqa: PLW0108  # they are made below
             engine.shown,
@@ -352,6 +353,10 @@ class Daemon:
         self._upstream.reloading()  # the next one says READY=1
         self._starter.flush()
         self._link.when_sent(lambda: os._exit(0))
+
+    def _hand_over_to_new(self, why: str) -> None:
+        self._notify_sockets.merge()
+        self._hand_over(why)
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
         """Tell the parts what they knew, in the life of the supervisor before or of the daemon before."""
@@ -477,13 +482,12 @@ class Daemon:
         self._starter.keep(name, os.dup(sock.fileno()), ours=False)
 
     def _bind_notify(self) -> None:
-        fd = self._starter.held(NOTIFY)
-        sock = notify_socket(self._link.blobs.get(NOTIFY, "")) if fd is None else socket.socket(fileno=fd)
-        if fd is None:
-            self._keep(NOTIFY, sock)
-        self._starter.notify_address = notify_address(sock)
-        self._starter.put(NOTIFY, notify_address(sock))  # programs that outlive it go on sending there
-        self._notify = Notify(sock, self._link, self._engine.of_pid, self._notified)
+        engine, tell = self._engine, self._writer.line
+        self._notify = Notify(self._link, engine.of_pid, self._notified, engine.expects, tell)
+        self._notify_sockets = NotifySockets(self._starter, self._paths, self._notify)
+        self._starter.notify_address = self._notify_sockets.address
+        known = {entry.unit.name for entry in engine.entries.values()}
+        self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
 
     async def _open_control(self, *, watched: bool = False, failed: bool = False) -> None:
         """Answer on the control socket. While it cannot be made, what runs goes on, and it is tried again."""
@@ -552,6 +556,7 @@ class Daemon:
             self._writer.line(f"{self._paths.control_socket} was removed: made again")
             with contextlib.suppress(OSError):
                 os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
+            self._notify_sockets.restore()
             self._opening = asyncio.ensure_future(self._open_control(watched=True))
 
     def _state_missing(self) -> None:
@@ -577,6 +582,8 @@ class Daemon:
         self._engine.hear(event)
         if event["event"] == "spawned":
             self._notify.replay()
+        elif event["event"] in {"exited", "gone"} and not event.get("left"):
+            self._notify_sockets.ended(event["process"])
 
     async def _apply_on_signal(self) -> None:
         self._starter.put("hup", None)
@@ -707,6 +714,7 @@ class Daemon:
         await self._file_watch.close()
         with contextlib.suppress(OSError):
             unlink_socket(self._paths.control_socket)
+        self._notify_sockets.close()
         self._save(urgent=True)
         await self._state.close()
         left = [f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.entries.values() if is_stuck(entry)]

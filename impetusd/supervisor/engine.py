@@ -477,6 +477,10 @@ class Engine(Slots):
         """The slot whose main process is `pid`."""
         return self._by_pid.get(pid)
 
+    def expects(self) -> bool:
+        """Whether a process was asked for whose pid has not been told."""
+        return any(each.rec.process is not None and each.slot.pid is None for each in self.entries.values())
+
     def _arm(self, entry: Entry) -> None:
         if entry.timer is not None:
             entry.timer.cancel()

@@ -102,28 +102,6 @@ def _admit(opened: str, there: os.stat_result, path: str, people: list[Person]) 
     )
 
 
-def notify_socket(before: str = "") -> socket.socket:
-    """A socket for sd_notify messages, in the abstract namespace and under a name that nobody can take before us.
-
-    It has no path: a program with another user reaches it from below any folder, and no cleaner removes it. `before` is
-    the address of one that died with all that held it: programs still know it, so it is taken again if it is free.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    if before.startswith("@"):
-        with contextlib.suppress(OSError):
-            sock.bind(f"\0{before[1:]}")
-            return sock
-    sock.bind(f"\0impetusd/{os.urandom(8).hex()}")
-    return sock
-
-
-def notify_address(sock: socket.socket) -> str:
-    """What NOTIFY_SOCKET says of it: "@" stands for the abstract namespace."""
-    name: str | bytes = sock.getsockname()
-    text = os.fsdecode(name)
-    return f"@{text[1:]}" if text.startswith("\0") else text
-
-
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:

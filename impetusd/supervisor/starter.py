@@ -71,7 +71,8 @@ class Starter:
         self._next_pipe = 1 + max([0, *(int(name.split(":")[1]) for name in self._held if name.startswith("log:"))])
         self.instances: Callable[[Unit], int] = lambda unit: unit.instances
         self.shown: Callable[[Entry], str] = lambda entry: entry.name
-        self.notify_address = ""  # what NOTIFY_SOCKET is to say
+        # What NOTIFY_SOCKET is to say to a process of a unit, which runs as the user. Raises CannotStart.
+        self.notify_address: Callable[[str, int], str] = lambda _unit, _uid: ""
 
     # Gathering and sending.
 
@@ -94,6 +95,11 @@ class Starter:
             self._held[name] = fd
         else:
             self._close_when_sent.append((name, fd))
+
+    def keep_now(self, name: str, fd: int, blob: str) -> None:
+        """Have the shim hold a descriptor, and remember `blob` under the same name, whatever becomes of the round."""
+        ops = [{"op": "keep", "name": name}, {"op": "put", "key": name, "blob": blob}]
+        self._link.send(ops, [fd], lambda: os.close(fd))
 
     def held(self, name: str) -> int | None:
         """What the supervisor before us had kept under `name`, for good: the descriptor is the caller's now."""
@@ -208,6 +214,11 @@ class Starter:
             if unknown or kind == "aside":
                 self.drop(name)
 
+    @property
+    def next_process(self) -> int:
+        """The number of the process that is started next."""
+        return self._next_process
+
     def launch(self, entry: Entry, found: Found, template: int | None) -> int:
         """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart.
 
@@ -218,7 +229,7 @@ class Starter:
         name = entry.name if entry.role is not Role.NEXT else slot_name(unit, serving(unit), entry.index)
         env = childspec.environment(unit, name, entry.index, self._environ, found)
         if unit.wait_ready or entry.policy.watchdog:
-            env["NOTIFY_SOCKET"] = self.notify_address
+            env["NOTIFY_SOCKET"] = self.notify_address(unit.name, found.identity.get("uid", os.geteuid()))
         if entry.policy.watchdog:
             env["WATCHDOG_USEC"] = str(round(entry.policy.watchdog * 1_000_000))
         self._next_process += 1  # also if nothing comes of it

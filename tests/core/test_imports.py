@@ -36,7 +36,10 @@ MAY = {
     "impetusd.ledgerfile": ("impetusd.core",),
     "impetusd.ports": ("impetusd.instance",),
     "impetusd.host": ("impetusd.core",),
-    "impetusd.reaper": ("impetusd.shim.orphans", "impetusd.shim.table", "impetusd.shim.tree", "impetusd.core.location"),
+    "impetusd.reaper": (
+        *("impetusd.shim.orphans", "impetusd.shim.table", "impetusd.shim.tree", "impetusd.folders"),
+        "impetusd.core.location",
+    ),
     "impetusd.folders": (),
     "impetusd.source": ("impetusd.core", "impetusd.vetted"),
     "impetusd.vetted": ("impetusd.core",),

@@ -21,7 +21,6 @@ from impetusd.supervisor import notify
 from impetusd.supervisor.entry import Role
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.notify import EARLY, Notify
-from impetusd.supervisor.sockets import notify_address, notify_socket
 
 PATIENCE = 30  # seconds until a test that waits for something gives up
 SAY = "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), '\\0' + sys.argv[1])"
@@ -32,12 +31,15 @@ class Around:
     """What is around a Notify: this process is the shim, the processes that it starts are its children."""
 
     def __init__(self) -> None:
-        self.sock = notify_socket()
+        self.name = f"impetusd/{os.urandom(8).hex()}"
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(f"\0{self.name}")
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.name = notify_address(self.sock).removeprefix("@")
         self.blobs: dict[str, str] = {}  # what the shim was told to remember
         self.heard: list[tuple[str, dict[str, str]]] = []
         self.known: dict[int, Any] = {}
+        self.expects = True  # a process whose pid is still to be told
+        self.told: list[str] = []
         self.shim = os.getpid()
         self.children: list[subprocess.Popen[bytes]] = []
 
@@ -71,7 +73,9 @@ class Around:
             link = Link(ours, lambda _event: None)
             link.pid, link.blobs = self.shim, dict(self.blobs)
             act = deliver or (lambda _link, entry, message: self.heard.append((entry.name, message)))
-            notify = Notify(sock, link, self.known.get, lambda entry, message: act(link, entry, message))
+            deliver = lambda entry, message: act(link, entry, message)  # noqa: E731
+            notify = Notify(link, self.known.get, deliver, lambda: self.expects, self.told.append)
+            notify.listen("api", sock.dup())
             try:
                 yield SimpleNamespace(notify=notify, link=link, shim=theirs)
             finally:
@@ -281,12 +285,3 @@ def test_descriptors_that_are_sent_along_are_not_received(around):
 
     around.know(os.getpid(), "api")
     run(main())
-
-
-def test_the_address_is_what_a_child_is_told(around, tmp_path):
-    assert notify_address(around.sock) == f"@{around.name}"
-    with notify_socket() as another:
-        assert notify_address(another) != notify_address(around.sock)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as with_path:
-        with_path.bind(str(tmp_path / "s"))
-        assert notify_address(with_path) == str(tmp_path / "s")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attacker import as_user
 
 from impetusd import source, vetted
 from impetusd.core.access import ACL
@@ -24,25 +25,9 @@ BOB, CAROL = 61001, 61002
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about files that only root may touch")
 
 
-def as_user(uid, act):
-    """Have this user do it; what it raises is raised here."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            act()
-        except BaseException as error:  # nothing of the child goes on
-            os.write(writer, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, encoding="utf-8") as file:
-        told = file.read()
-    os.waitpid(pid, 0)
-    assert told == ""
+def plant(uid, act):
+    """As this user."""
+    assert as_user(uid, act) == ""
 
 
 @pytest.fixture
@@ -84,39 +69,39 @@ class TestAsTheUsersRights:
     """Root reads on behalf of a user: what that user may not read is not read for it."""
 
     def test_a_link_of_its_own_leads_where_it_may_go_itself(self, world):
-        plant = world / "bob/app.env"
-        as_user(BOB, lambda: plant.symlink_to(world / "etc/public.env"))
-        assert read(plant, Trust(BOB)) == (b"PLACE=here\n", None)
+        at = world / "bob/app.env"
+        plant(BOB, lambda: at.symlink_to(world / "etc/public.env"))
+        assert read(at, Trust(BOB)) == (b"PLACE=here\n", None)
 
     @pytest.mark.parametrize("how", ["absolute", "relative", "folder", "two", "hard link"])
     def test_and_not_to_the_secret_of_another(self, world, how):
-        plant, secret = world / "bob/app.env", world / "etc/secret.env"
+        at, secret = world / "bob/app.env", world / "etc/secret.env"
         if how == "absolute":
-            as_user(BOB, lambda: plant.symlink_to(secret))
+            plant(BOB, lambda: at.symlink_to(secret))
         elif how == "relative":
-            as_user(BOB, lambda: plant.symlink_to("../etc/secret.env"))
+            plant(BOB, lambda: at.symlink_to("../etc/secret.env"))
         elif how == "folder":
-            as_user(BOB, lambda: (world / "bob/conf").symlink_to("../etc"))
-            plant = world / "bob/conf/secret.env"
+            plant(BOB, lambda: (world / "bob/conf").symlink_to("../etc"))
+            at = world / "bob/conf/secret.env"
         elif how == "two":
             (world / "current").symlink_to(secret)  # one of root's, at which Bob's leads
-            as_user(BOB, lambda: plant.symlink_to(world / "current"))
+            plant(BOB, lambda: at.symlink_to(world / "current"))
         else:
-            plant.hardlink_to(secret)  # where fs.protected_hardlinks is 0, Bob may
+            at.hardlink_to(secret)  # where fs.protected_hardlinks is 0, Bob may
         with pytest.raises(PermissionError, match="user 61001"):
-            read(plant, Trust(BOB))
+            read(at, Trust(BOB))
 
     def test_nor_through_a_folder_that_it_may_not_search(self, world):
         owned(world / "etc/bobs.env", "A=1", BOB)
         (world / "etc").chmod(0o700)
-        as_user(BOB, lambda: (world / "bob/app.env").symlink_to(world / "etc/bobs.env"))
+        plant(BOB, lambda: (world / "bob/app.env").symlink_to(world / "etc/bobs.env"))
         with pytest.raises(PermissionError):
             read(world / "bob/app.env", Trust(BOB))
         assert read(world / "etc/bobs.env", Trust(BOB)) == (b"A=1", None)  # which root itself named, it may have
 
     def test_groups_and_access_lists_count_as_for_the_kernel(self, world):
         secret = world / "etc/secret.env"
-        as_user(BOB, lambda: (world / "bob/app.env").symlink_to(secret))
+        plant(BOB, lambda: (world / "bob/app.env").symlink_to(secret))
         os.chown(secret, 0, 777)
         secret.chmod(0o640)
         with pytest.raises(PermissionError):
@@ -131,21 +116,21 @@ class TestAsTheUsersRights:
         assert read(world / "bob/app.env", Trust(BOB)) == (b"A=1", None)
 
     def test_a_link_that_is_swapped_at_any_moment_gives_nothing_away(self, world):
-        plant, done = world / "bob/app.env", threading.Event()
+        at, done = world / "bob/app.env", threading.Event()
 
         def swap():
             while not done.is_set():
                 for target in ("../etc/public.env", "../etc/secret.env"):
                     (world / "bob/new").symlink_to(target)
                     os.lchown(world / "bob/new", BOB, BOB)
-                    os.rename(world / "bob/new", plant)
+                    os.rename(world / "bob/new", at)
 
         thread = threading.Thread(target=swap)
         thread.start()
         try:
             for _ in range(500):
                 try:
-                    assert read(plant, Trust(BOB)) == (b"PLACE=here\n", None)
+                    assert read(at, Trust(BOB)) == (b"PLACE=here\n", None)
                 except (PermissionError, FileNotFoundError):
                     pass
         finally:
@@ -190,7 +175,7 @@ class TestWhoCouldHaveWrittenIt:
         assert not fault or str(at) in fault.fix
 
     def test_a_link_of_another_is_not_followed_to_what_is_fine(self, world):
-        as_user(CAROL, lambda: (world / "carol/x").symlink_to(world / "etc/public.env"))
+        plant(CAROL, lambda: (world / "carol/x").symlink_to(world / "etc/public.env"))
         os.chown(world / "carol", 0, 0)
         for trust in (Trust(), Trust(BOB)):
             assert read(world / "carol/x", trust)[1].what == f"the link {world}/carol/x belongs to user 61002"
@@ -249,7 +234,7 @@ class TestAnIni:
             assert source.read(str(conf), {}).problems == ()
 
         conf = owned(world / "carol/x.ini", "[program:x]\ncommand = true\n", BOB)
-        as_user(CAROL, check)
+        plant(CAROL, check)
 
     def test_all_of_its_files_together_have_a_bound(self, world, monkeypatch):
         monkeypatch.setattr(vetted, "MOST_BYTES", 100)
@@ -267,20 +252,19 @@ class TestAnEnvFile:
         return parse(text, "/x.ini", {}, host).units["x"]
 
     def test_gives_its_user_no_secret_of_another(self, world):
-        as_user(65534, lambda: None)
         os.chown(world / "bob", 65534, 65534)
-        plant = world / "bob/app.env"
-        as_user(65534, lambda: plant.symlink_to("../etc/secret.env"))
-        with pytest.raises(CannotStart, match=f"reading env_file {plant} failed: a link of user 65534 leads"):
-            read_env_files(self.unit(plant, "nobody"))
+        at = world / "bob/app.env"
+        plant(65534, lambda: at.symlink_to("../etc/secret.env"))
+        with pytest.raises(CannotStart, match=f"reading env_file {at} failed: a link of user 65534 leads"):
+            read_env_files(self.unit(at, "nobody"))
         assert read_env_files(self.unit(world / "etc/secret.env", "nobody")) == {"PASSWORD": "hunter2"}
 
     def test_of_a_user_is_for_its_own_units_alone(self, world):
-        plant = owned(world / "bob/app.env", "LD_PRELOAD=/tmp/x.so", 65534, 0o600)
+        at = owned(world / "bob/app.env", "LD_PRELOAD=/tmp/x.so", 65534, 0o600)
         os.chown(world / "bob", 65534, 65534)
-        assert read_env_files(self.unit(plant, "nobody")) == {"LD_PRELOAD": "/tmp/x.so"}
+        assert read_env_files(self.unit(at, "nobody")) == {"LD_PRELOAD": "/tmp/x.so"}
         with pytest.raises(CannotStart, match="belongs to user 65534, and LD_PRELOAD in it would be code of theirs"):
-            read_env_files(self.unit(plant, "root"))
+            read_env_files(self.unit(at, "root"))
 
     def test_that_is_a_fifo_is_not_waited_for(self, world):
         os.mkfifo(world / "etc/x.env")
