@@ -6,9 +6,10 @@ import grp
 import os
 import pwd
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from impetusd.core.access import Person
-from impetusd.core.model import Access, Host
+from impetusd.core.model import Access, Host, number_of
 from impetusd.core.protocol import ADMIN, OPERATOR, VIEWER
 
 
@@ -59,23 +60,56 @@ def people(access: Access) -> list[Person]:
     return found
 
 
+class Account(NamedTuple):
+    """A user, whether the host knows it or not."""
+
+    uid: int
+    gid: int
+    name: str  # "" where the host knows none
+    home: str
+    shell: str
+
+
+def account(user: str) -> Account:
+    """By name or by number; a number needs no name, and its group is the same number then. Raises KeyError."""
+    try:
+        found = _user(user)
+    except (KeyError, ValueError, OverflowError):
+        number = number_of(user)
+        if number is None:
+            raise KeyError(user) from None
+        return Account(number, number, "", "/", "/bin/sh")
+    return Account(found.pw_uid, found.pw_gid, found.pw_name, found.pw_dir, found.pw_shell or "/bin/sh")
+
+
+def gid_of(group: str) -> int:
+    """By name or by number. Raises KeyError."""
+    number = number_of(group)
+    return grp.getgrnam(group).gr_gid if number is None else number
+
+
+def groups_of(account: Account, gid: int) -> list[int]:
+    """Those that a process of this user has, with `gid` as its first."""
+    return sorted(set(os.getgrouplist(account.name, gid))) if account.name else [gid]
+
+
 def _user(name: str) -> pwd.struct_passwd:
     return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
 
 
 def _user_exists(name: str) -> bool:
-    """Whether `name` is a user, by name or by number."""
+    """Whether there can be a process of it: a user by name, or any number."""
     try:
-        _user(name)
-    except (KeyError, ValueError, OverflowError):
+        account(name)
+    except (KeyError, ValueError):
         return False
     return True
 
 
 def _group_exists(name: str) -> bool:
-    """Whether `name` is a group, by name or by number."""
+    """The same of a group."""
     try:
-        grp.getgrgid(int(name)) if name.isdecimal() else grp.getgrnam(name)
-    except (KeyError, ValueError, OverflowError):
+        gid_of(name)
+    except (KeyError, ValueError):
         return False
     return True

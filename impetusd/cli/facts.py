@@ -7,7 +7,6 @@ import ctypes
 import fcntl
 import os
 import platform
-import pwd
 import resource
 import shutil
 import socket
@@ -21,8 +20,10 @@ from typing import TYPE_CHECKING
 from impetusd import vetted
 from impetusd.core.access import ACL, Inode
 from impetusd.core.doctor import Disk, Facts, Listener
+from impetusd.core.model import user_and_group
 from impetusd.core.problem import ConfigError
 from impetusd.core.trust import Trust
+from impetusd.host import account, gid_of, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,13 +165,15 @@ def _foreign_code(units: list[Unit], own: int) -> Iterator[tuple[str, str, Fault
 
 def _trust(unit: Unit, own: int) -> Trust:
     """Whose files this unit may be run by."""
-    if not unit.user:
+    user, group = user_and_group(unit.user)
+    if not user:
         return Trust(own)
     try:
-        person = pwd.getpwuid(int(unit.user)) if unit.user.isdecimal() else pwd.getpwnam(unit.user)
-    except KeyError:  # which is told as a problem of the INI file
+        person = account(user)
+        gid = gid_of(unit.group or group) if unit.group or group else person.gid
+    except (KeyError, ValueError):  # which is told as a problem of the INI file
         return Trust(own)
-    return Trust(person.pw_uid, frozenset(os.getgrouplist(person.pw_name, person.pw_gid)))
+    return Trust(person.uid, frozenset(groups_of(person, gid)))
 
 
 def _fault(path: str, trust: Trust) -> Fault | None:

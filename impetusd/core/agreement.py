@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from impetusd.core import ini, schema
-from impetusd.core.model import Autorestart, Kind
+from impetusd.core.model import Autorestart, Kind, user_and_group
 from impetusd.core.reading import place, size
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and every command that starts something comes by here
@@ -159,13 +159,22 @@ def increment(reading: Values, name: str, env: Mapping[str, str], values: dict[s
 
 
 def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
-    for key, exists in (("user", reading.host.user_exists), ("group", reading.host.group_exists)):
-        wanted = values[key]
-        if wanted and reading.host.euid != 0:
-            text = f"{key} = {ini.brief(wanted)} needs impetusd to run as root; remove it, or start impetusd as root"
+    user, group = user_and_group(values["user"])
+    if group and values["group"]:
+        text = f"group = {ini.brief(values['group'])}: user names a group already, behind its colon; remove one of them"
+        reading.problem(place(section, "group"), text)
+    host = reading.host
+    for key in ("user", "group") if host.euid != 0 else ():
+        if values[key]:
+            text = (
+                f"{key} = {ini.brief(values[key])} needs impetusd to run as root; remove it, or start impetusd as root"
+            )
             reading.problem(place(section, key), text)
-        elif wanted and not exists(wanted):
-            text = f"{key} = {ini.brief(wanted)}: this host has no such {key}; create it, or write another"
+    named = (("user", "user", user), ("user", "group", group), ("group", "group", values["group"]))
+    for key, what, name in named if host.euid == 0 else ():
+        exists = host.user_exists if what == "user" else host.group_exists
+        if name and not exists(name):
+            text = f"{key} = {ini.brief(values[key])}: this host has no such {what}; create it, or write another"
             reading.problem(place(section, key), text)
 
 

@@ -13,6 +13,8 @@ from enum import Enum
 from impetusd.core.location import Paths
 from impetusd.core.problem import Problem
 
+HIGHEST_ID = 0xFFFFFFFF  # which stands for no uid or gid
+
 
 class Kind(Enum):
     """What a section describes."""
@@ -194,6 +196,18 @@ class Unit:
     log_max_age: float = 0.0  # 0 is no limit
     log_keep: int = 7
     log_compress: bool = True
+
+
+def user_and_group(user: str) -> tuple[str, str]:
+    """What `user` names: a user, and a group or "", each by name or by number; uid:gid."""
+    name, _, group = user.partition(":")
+    return name, group
+
+
+def number_of(name: str) -> int | None:
+    """The uid or gid that it is, for no such number needs a name; None for a name."""
+    number = int(name) if name.isascii() and name.isdecimal() and len(name) <= 10 else HIGHEST_ID
+    return number if number < HIGHEST_ID else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -592,7 +592,7 @@ KEYS: tuple[Key, ...] = (
     Key("treekill", _JOBS, "Stopping", BOOL, "yes", "Stop its descendants too, wherever they went."),
     # surroundings
     Key("cwd", _EVERY, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
-    Key("user", _EVERY, "Surroundings", TEXT, "", "Run as this user; impetusd must run as root. Default: impetusd's own.", "www-data"),
+    Key("user", _EVERY, "Surroundings", TEXT, "", "Run as this user, by name or by number, which needs no name; UID:GID names a group as well. impetusd must run as root. Default: impetusd's own.", "www-data"),
     Key("group", _EVERY, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
     Key("umask", _EVERY, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
     Key("nice", _EVERY, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),

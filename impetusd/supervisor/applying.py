@@ -22,7 +22,7 @@ from impetusd.core import config, include, ini, pending, schedule, schema, switc
 from impetusd.core.include import Source
 from impetusd.core.lifecycle import State, Want
 from impetusd.core.location import locate
-from impetusd.core.model import Config, Unit
+from impetusd.core.model import Config, Unit, user_and_group
 from impetusd.core.plan import Change, Effect, plan, refusal
 from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
@@ -132,7 +132,7 @@ def named_by(configuration: Config) -> set[str]:
     names = {word.removeprefix("@") for word in (*access.viewers, *access.operators, *access.admins)}
     for unit in with_jobs(configuration):
         owners = (each.owner.split(":") for each in unit.listen)
-        names.update((unit.user, unit.group), *owners)
+        names.update(user_and_group(unit.user), (unit.group,), *owners)
     return names - {""}
 
 

@@ -6,21 +6,20 @@ the protocols need. So what a program sees does not depend on whose shell starte
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from impetusd import vetted
+from impetusd import host, vetted
 from impetusd.core import envfile
 from impetusd.core.agreement import is_number
-from impetusd.core.model import Kind, Listen, Unit
+from impetusd.core.model import Kind, Listen, Unit, user_and_group
 from impetusd.core.trust import Trust
+from impetusd.host import Account
 
 # What is handed on of the daemon's environment; LC_* too.
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -92,43 +91,47 @@ def identity(unit: Unit) -> dict[str, Any]:
     """
     if not unit.user and not unit.group:
         return {}
-    gid = gid_of(unit.group) if unit.group else person_of(unit.user).pw_gid
-    if not unit.user:
+    user, group = user_and_group(unit.user)
+    group = unit.group or group
+    if not user:
+        gid = gid_of(group)
         return {"uid": os.geteuid(), "gid": gid, "groups": [gid]}
-    person = person_of(unit.user)
-    return {"uid": person.pw_uid, "gid": gid, "groups": sorted(set(os.getgrouplist(person.pw_name, gid)))}
+    person = person_of(user)
+    gid = gid_of(group) if group else person.gid
+    return {"uid": person.uid, "gid": gid, "groups": host.groups_of(person, gid)}
 
 
 def home_of(unit: Unit) -> dict[str, str]:
     """The variables that the unit's user brings; none when it runs as the daemon does. Raises CannotStart."""
-    if not unit.user:
+    user, _ = user_and_group(unit.user)
+    if not user:
         return {}
-    person = person_of(unit.user)
-    shell = person.pw_shell or "/bin/sh"
-    return {"HOME": person.pw_dir, "USER": person.pw_name, "LOGNAME": person.pw_name, "SHELL": shell}
+    person = person_of(user)
+    name = person.name or str(person.uid)
+    return {"HOME": person.home, "USER": name, "LOGNAME": name, "SHELL": person.shell}
 
 
 def owner_of(owner: str) -> tuple[int, int]:
     """uid and gid of a socket's owner: "user", "user:group" or ":group". Raises CannotStart."""
-    user, _, group = owner.partition(":")
+    user, group = user_and_group(owner)
     person = person_of(user) if user else None
-    uid = person.pw_uid if person is not None else os.geteuid()
-    return uid, gid_of(group) if group else person.pw_gid if person is not None else os.getegid()
+    uid = person.uid if person is not None else os.geteuid()
+    return uid, gid_of(group) if group else person.gid if person is not None else os.getegid()
 
 
-def person_of(user: str) -> pwd.struct_passwd:
+def person_of(user: str) -> Account:
     """By name or by number. Raises CannotStart."""
     try:
-        return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
+        return host.account(user)
+    except (KeyError, ValueError):
         raise CannotStart("looking up user and group", f"user {user} does not exist on this host") from None
 
 
 def gid_of(group: str) -> int:
     """By name or by number. Raises CannotStart."""
     try:
-        return grp.getgrgid(int(group)).gr_gid if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except (KeyError, OverflowError):
+        return host.gid_of(group)
+    except (KeyError, ValueError):
         raise CannotStart("looking up user and group", f"group {group} does not exist on this host") from None
 
 

@@ -75,3 +75,41 @@ def test_this_host_knows_whether_files_can_be_watched(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.path", [os.fspath(tmp_path / "none")])
     monkeypatch.delitem(__import__("sys").modules, "watchfiles", raising=False)
     assert not this_host().has_watch
+
+
+class TestIdentity:
+    @pytest.mark.parametrize(
+        ("keys", "is_"),
+        [
+            ("user = 12345", {"uid": 12345, "gid": 12345, "groups": [12345]}),
+            ("user = 12345:678", {"uid": 12345, "gid": 678, "groups": [678]}),
+            ("user = 12345\ngroup = 678", {"uid": 12345, "gid": 678, "groups": [678]}),
+            ("user = 12345:daemon", {"uid": 12345, "gid": 1, "groups": [1]}),
+            ("user = nobody:0", {"uid": 65534, "gid": 0, "groups": [0]}),
+            ("group = 678", {"uid": 0, "gid": 678, "groups": [678]}),
+        ],
+    )
+    def test_needs_no_name(self, keys, is_):
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        assert childspec.identity(unit(f"[program:p]\ncommand = p\n{keys}")) == is_
+
+    def test_without_a_name_has_a_home_and_nothing_of_roots(self):
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        told = childspec.home_of(unit("[program:p]\ncommand = p\nuser = 12345"))
+        assert told == {"HOME": "/", "USER": "12345", "LOGNAME": "12345", "SHELL": "/bin/sh"}
+
+    @pytest.mark.parametrize(
+        ("keys", "says"),
+        [
+            ("user = nobody:no-such", "user = nobody:no-such: this host has no such group"),
+            ("user = ghost-of:0", "user = ghost-of:0: this host has no such user"),
+            ("user = 1:2\ngroup = 3", "group = 3: user names a group already, behind its colon"),
+        ],
+    )
+    def test_that_cannot_be_is_told(self, keys, says):
+        if os.geteuid() != 0:
+            pytest.skip("needs root")
+        with pytest.raises(ConfigError, match=says):
+            unit(f"[program:p]\ncommand = p\n{keys}")

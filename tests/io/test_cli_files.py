@@ -243,7 +243,13 @@ class TestHost:
         assert host.group_exists("root")
         assert host.group_exists("0")
 
-    @pytest.mark.parametrize("name", ["", "no-such-user-at-all", "a\0b", "4294967290", "9" * 30])
+    @pytest.mark.parametrize("number", ["12345", "4294967294"])
+    def test_a_number_needs_no_name(self, number):
+        host = this_host()
+        assert host.user_exists(number)
+        assert host.group_exists(number)
+
+    @pytest.mark.parametrize("name", ["", "no-such-user-at-all", "a\0b", "-1", "4294967295", "9" * 30, "²"])
     def test_others_do_not(self, name):
         host = this_host()
         assert not host.user_exists(name)
