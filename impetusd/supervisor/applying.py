@@ -26,6 +26,7 @@ from impetusd.core.model import Config, Unit, user_and_group
 from impetusd.core.plan import Change, Effect, plan, refusal
 from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
+from impetusd.core.reload import overlaps
 from impetusd.host import this_host
 from impetusd.source import PROFILE, remembered_profile
 from impetusd.source import read as read_source
@@ -453,7 +454,11 @@ class Applying:
                     reloaded.add(unit.name)
                     engine.reloads.begin(unit, "the configuration has changed", asked=True)
                     continue
-                gently = change["kind"] == "program"
+                if change["effect"] == Effect.RESTART.value:
+                    self._starter.drop_former_listeners(unit)
+                # Not one after another where one of the new would meet what the old ones have.
+                moved = any(key["key"] == "listen" for key in change["keys"])
+                gently = change["kind"] == "program" and not overlaps(unit) and not moved
                 afresh += [(gently, entry) for entry in entries if entry.slot.want is Want.UP]
         rolled = [entry for gently, entry in afresh if gently and entry.slot.state is State.RUNNING]
         ended = [entry for _, entry in afresh if entry not in rolled]

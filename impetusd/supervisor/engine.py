@@ -792,6 +792,9 @@ class Engine(Slots):
                     return lambda: f"waits for {name}{self._trouble(self.of_unit(unit))}"
         if entry.role in SERVING and self.parked(entry) is not None:
             return None
+        ending = [e for e in self.of_unit(entry.unit) if e is not entry and e.slot.state is State.STOPPING]
+        if ending and self._starter.has_to_bind(entry.unit):
+            return lambda: f"waits for {ending[0].name}, which may still have its address, to end"
         template = self.reloads.parent(entry)
         if template is not None and template.slot.state is not State.RUNNING:
             return lambda: f"waits for {template.name}{self._trouble([template])}"

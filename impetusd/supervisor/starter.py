@@ -486,6 +486,17 @@ class Starter:
             if name not in wanted and name.split(":")[1] not in busy:
                 self._drop_listener(name)
 
+    def drop_former_listeners(self, unit: Unit) -> None:
+        """Close what the unit does not listen on any more, before its next process binds that, or what is in its way."""
+        wanted = {f"listen:{unit.name}:{address.place}" for address in unit.listen}
+        for name in sorted(self._listening - wanted):
+            if name.split(":")[1] == unit.name:
+                self._drop_listener(name)
+
+    def has_to_bind(self, unit: Unit) -> bool:
+        """Whether a start of the unit binds an address, which a process that has not ended may have."""
+        return any(f"listen:{unit.name}:{address.place}" not in self._held for address in unit.listen)
+
     def close_listeners(self, unit: Unit) -> None:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""
         for name in [name for name in self._listening if name.split(":")[1] == unit.name]:

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import stat
+import sys
 
 import pytest
 from instance import Instance, pool, program
@@ -183,6 +184,58 @@ def test_another_address_is_open_before_the_old_one_closes(impetusd: Instance, k
     impetusd.finish(applying)
     impetusd.settle()
     assert is_open(new)
+
+
+SERVER = """
+import os, socket, sys
+passed = int(os.environ.get("LISTEN_FDS", 0))
+server = socket.socket(fileno=3) if passed else socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=True)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    address = os.environ["NOTIFY_SOCKET"]
+    notify.sendto(b"READY=1", "\\0" + address[1:] if address[0] == "@" else address)
+while True:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(str(passed).encode())
+"""
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_who_binds_a_port_is_changed_by_a_restart_that_leaves_it_to_one_at_a_time(
+    impetusd: Instance, instances: int
+) -> None:
+    """From a program that binds it itself to impetusd, and back: the two cannot have it side by side."""
+    port = impetusd.port()
+    server = impetusd.root / "server.py"
+    server.write_text(SERVER)
+    keys = f"command = {sys.executable} {server} {port}\nwait_ready = yes\ninstances = {instances}\n"
+    ours, its_own = (f"[program:p]\n{keys}{listen}" for listen in (f"listen = 127.0.0.1:{port}\n", ""))
+
+    def passed() -> str:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            return connection.recv(8).decode()
+
+    before = impetusd.start(its_own)
+    for ini, said in ((ours, "1"), (its_own, "0")):
+        impetusd.write(ini)
+        assert "restart: it is restarted" in impetusd.run("plan", code=1).out
+        impetusd.run("apply")
+        after = impetusd.settle()
+        assert set(after.pids.values()).isdisjoint(before.pids.values())
+        assert said == "0" or [row.restarts for row in after.rows.values()] == [0] * instances
+        assert passed() == said
+        before = after
+
+
+def test_a_pool_moves_from_one_address_to_another_that_is_in_its_way(impetusd: Instance) -> None:
+    port = impetusd.port()
+    before = impetusd.start(f"[pool:web]\n{pool(port, instances=2)}")
+    impetusd.write(f"[pool:web]\n{pool(port, instances=2)}".replace("127.0.0.1", "0.0.0.0"))
+    assert "restart: it is restarted" in impetusd.run("plan", code=1).out
+    impetusd.run("apply")
+    after = impetusd.settle()
+    assert set(after.pids.values()).isdisjoint(before.pids.values())
+    assert sum(row.restarts for row in after.rows.values()) == 0
 
 
 def test_an_address_that_cannot_be_had_changes_nothing(impetusd: Instance) -> None:
