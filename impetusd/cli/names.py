@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from impetusd.cli.place import Place
+    from impetusd.core.model import Config
 
 
 def matches(pattern: str, unit: str, slot: str) -> bool:
@@ -51,11 +52,22 @@ def require(patterns: Sequence[str], known: Collection[str]) -> None:
 
 def configured(at: Place) -> list[str]:
     """What the INI file has of units, timers and checks; [] if it cannot be read. Instances are known by their numbers."""
+    return names_in(loaded(at))
+
+
+def loaded(at: Place) -> Config | None:
+    """What the INI file has; None if it cannot be read."""
     from impetusd.cli import place
 
     try:
-        config = place.load(at.conf)
+        return place.load(at.conf)
     except Failure:
+        return None
+
+
+def names_in(config: Config | None) -> list[str]:
+    """The names of units, instances, timers and checks."""
+    if config is None:
         return []
     slots = [f"{unit.name}:{index}" for unit in config.units.values() for index in range(unit.instances_max)]
     return [*config.units, *slots, *config.timers, *config.health]

@@ -65,7 +65,7 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
     """Everything that is known: from the daemon, and where none runs from the ledger's files."""
     from impetusd import control, reaper
     from impetusd.cli import past, pending
-    from impetusd.cli.names import configured
+    from impetusd.cli.names import loaded, names_in
     from impetusd.core.finding import Facts
     from impetusd.ledgerfile import Query
 
@@ -88,12 +88,14 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
         units = [name.partition(":")[0] for name in names if ":" in name]
         records = past.ask(at.paths, Query([*wanted, *units], last=OF_NAMES))[0].records
     mistakes = pending.compared(at, status)[1] if running else pending.mistakes(at)
+    config = loaded(at)
     return Facts(
         now=time.time(),
         running=running,
         records=records,
         own=own.records,
-        known=configured(at),
+        known=names_in(config),
+        programs={name: unit.command for name, unit in config.units.items()} if config is not None else {},
         command=at.command,
         mistakes=mistakes,
         changed_at=_written(at.conf) if mistakes else 0.0,

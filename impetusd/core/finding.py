@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from impetusd.core import causes, ledger, story
+from impetusd.core import causes, foreground, ledger, story
 from impetusd.core.schedule import ago
 
 Row: TypeAlias = Mapping[str, Any]
@@ -40,6 +40,7 @@ class Facts:
     records: Sequence[Record] = ()
     own: Sequence[Record] = ()
     known: Sequence[str] = ()
+    programs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # unit -> its command, as the INI file has it
     command: str = "impetusd"
     left: int = 0
     mistakes: Sequence[str] = ()
@@ -125,14 +126,15 @@ def end_of(records: Sequence[Record]) -> End | None:
     return End(last, rule, words[-1] if words and pid is not None else None, len(same), same[-1]["at"])
 
 
-def advice_on(end: End | None, extra: Sequence[str] = ()) -> causes.Advice:
+def advice_on(end: End | None, extra: Sequence[str] = (), command: Sequence[str] = ()) -> causes.Advice:
+    """`command`: what the INI file has its unit run."""
     if end is None:
         return causes.advice(extra)
     lines = [*end.lines, ledger.ending(end.exit), *extra]
     found = causes.advice(lines)
     short = (end.exit.get("ran_s") or 0.0) < AT_ONCE
     if end.exit.get("code") == 0 and end.rule is None and short:
-        hint = (
+        hint = foreground.advice(command) or (
             "a service must not end. If it puts itself into the background, have it stay in the foreground; "
             "if it is done when it ends: autorestart = on-failure"
         )

@@ -258,7 +258,7 @@ def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
         found += _decided(end)
         found += _often(facts, end)
     found += _next(facts, row, end)
-    known = advice_on(end, [row["reason"]])
+    known = advice_on(end, [row["reason"]], facts.programs.get(row["unit"], ()))
     found += [("hint", known.hint)] if known.hint else []
     return Finding(
         name=row["unit"],
@@ -387,7 +387,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
     restarts = sum(each.get("restarts") or 0 for each in rows)
     if restarts:
         found.append(("often", f"restarted {restarts} time{'s' * (restarts != 1)} without being asked, ever"))
-    known = advice_on(end)
+    known = advice_on(end, command=facts.programs.get(row["unit"], ()))
     return Finding(
         name=row["unit"],
         ok=True,
@@ -454,7 +454,7 @@ def _past(facts: Facts, row: Row) -> Finding:
     found: list[tuple[str, str]] = []
     if end is not None:
         found = [("last end", f"{end.text}, at {facts.when(end.exit['at'])}"), *_decided(end), *_often(facts, end)]
-    known = advice_on(end)
+    known = advice_on(end, command=facts.programs.get(row["unit"], ()))
     return Finding(
         name=row["unit"],
         ok=end is None,

@@ -305,3 +305,13 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
         if running and names:
             assert found
     assert len(story.tell(records, 5, named=True)) <= 5
+
+
+def test_of_what_puts_itself_into_the_background_it_says_how_it_stays():
+    past = Past().run(code=0)
+    gone = row(state="FATAL")
+    assert (
+        "in the foreground: nginx -g 'daemon off;'"
+        in told(past.facts(gone, programs={"web": ("nginx",)}), "web")[1]["hint"]
+    )
+    assert "a service must not end" in told(past.facts(gone, programs={"web": ("./run",)}), "web")[1]["hint"]

@@ -300,6 +300,7 @@ def test_a_queue_that_was_shut_is_open_again_when_the_stop_is_taken_back(impetus
         late.connect_ex(("127.0.0.1", port))
         assert not select.select([], [late], [], 0.2)[1]
         start = impetusd.popen("start", "p")
+        wait_for(lambda: impetusd.status()["p"].want == "up", "the stop to be taken back")
         (impetusd.root / "may_end").touch()
         impetusd.finish(stop, code=None)
         impetusd.finish(start)
