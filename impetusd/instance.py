@@ -51,6 +51,11 @@ def report(conf: str, read: list[int]) -> dict[str, Any]:
     return {"conf": conf, "file": read}
 
 
+def record(told: Report, state_dir: str) -> dict[str, Any]:
+    """The same to be written down in state_dir, of which a copy elsewhere says nothing."""
+    return {**told, "state_dir": stamp(state_dir)[:2]}
+
+
 def is_path(one: str, other: str) -> bool:
     """Whether both are the same path."""
     return normpath(one) == normpath(other)
@@ -76,11 +81,12 @@ def of_state(paths: Paths) -> Report:
     except OSError:
         return {}
     try:
-        return _report(os.read(fd, 1 << 16))
+        told = _report(os.read(fd, 1 << 16))
     except OSError:
         return {}
     finally:
         os.close(fd)
+    return told if told.get("state_dir", stamp(paths.state_dir)[:2]) == stamp(paths.state_dir)[:2] else {}
 
 
 def of_leftovers(paths: Paths) -> Report:

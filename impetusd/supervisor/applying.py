@@ -159,7 +159,7 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
 
 def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], None]) -> None:
     """Have the disk say by which INI file the state there is."""
-    path, text = f"{state_dir}/{instance.NAME}", json.dumps(file)
+    path, text = f"{state_dir}/{instance.NAME}", json.dumps(instance.record(file, state_dir))
     try:
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as known:
             if known.read() == text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -146,6 +147,19 @@ class TestAnothersDaemon:
         assert str(worker) in err
         api.unlink()  # nobody's any more
         control.require_rest(lives(worker, worker.read_text()))
+
+    def test_a_copy_of_a_whole_folder_is_nobodys(self, tmp_path):
+        """As of a backup, or for a second stage on one host."""
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "impetusd.ini").write_text(INI)
+        there = lives(tmp_path / "a" / "impetusd.ini")
+        os.makedirs(there.state_dir)
+        told = instance.report(there.conf, instance.stamp(there.conf))
+        with open(f"{there.state_dir}/{instance.NAME}", "w", encoding="utf-8") as file:
+            json.dump(instance.record(told, there.state_dir), file)
+        assert instance.of_state(there)["conf"] == there.conf
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        control.require_rest(lives(tmp_path / "b" / "impetusd.ini"))
 
     def test_nor_run_as_the_daemon(self, files, run, monkeypatch):
         monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it was started"))
