@@ -73,12 +73,14 @@ def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str, str]
     daemon.open_log()
     daemon.come_up()
     try:
-        daemon._starter.notify_address = "@nowhere"
+        daemon._bind_notify()
         daemon._engine.adopt(table)
         daemon._applying.resume(dict(told))
         daemon._begin()
         yield daemon, link
     finally:
+        daemon._notify_sockets.close()
+        daemon._notify.close()
         daemon._timers.close()
         daemon._ageing.close()
         daemon._memory.close()
