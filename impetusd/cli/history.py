@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 
-from impetusd.cli.tail import last_lines
+from impetusd.cli.tail import last_lines, open_log
 from impetusd.cli.when import time_of
 
 TYPE_CHECKING = False
@@ -41,14 +41,24 @@ def older(path: str) -> list[str]:
     return [os.path.join(os.path.dirname(path), found[key]) for key in numbered + dated]
 
 
-def _opened(path: str, first: BinaryIO | None) -> Generator[tuple[str, BinaryIO], None, None]:
-    """Each file of the log, opened, the newest first; `first` is the present one. They are closed after their turn."""
+def _opened(path: str, first: BinaryIO | None, unreadable: list[str]) -> Generator[tuple[str, BinaryIO], None, None]:
+    """Each file of the log, opened, the newest first; `first` is the present one. They are closed after their turn.
+
+    Of each that cannot be opened, a sentence is added to `unreadable`.
+    """
     seen = set()
     if first is not None:
         seen.add(os.fstat(first.fileno()).st_ino)
         yield path, first
     for each in older(path):
-        with contextlib.suppress(FileNotFoundError), open(each, "rb") as file:
+        try:
+            opened = open_log(each)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable.append(f"cannot read {each}: {error.strerror}")
+            continue
+        with opened as file:
             inode = os.fstat(file.fileno()).st_ino
             if inode not in seen:
                 seen.add(inode)
@@ -80,12 +90,16 @@ def _cut(file: BinaryIO, left: int | None) -> Iterator[bytes]:
 
 
 def ending(
-    path: str, file: BinaryIO | None, count: int, wanted: Callable[[bytes], object] | None
+    path: str,
+    file: BinaryIO | None,
+    count: int,
+    wanted: Callable[[bytes], object] | None,
+    unreadable: list[str],
 ) -> tuple[list[bytes], int]:
     """The last `count` lines (that are `wanted`), rotated files included, and the offset in `file` just behind them."""
     offset = 0
     parts: list[list[bytes]] = []
-    with contextlib.closing(_opened(path, file)) as files:
+    with contextlib.closing(_opened(path, file, unreadable)) as files:
         for name, each in files:
             if each is file:
                 lines, offset = last_lines(each, count if wanted is None else 0)
@@ -110,10 +124,10 @@ def _all_of_the_last(file: BinaryIO, count: int) -> list[bytes]:
     return [*lines, rest] if rest else lines
 
 
-def since(path: str, file: BinaryIO | None, when: float, end: int) -> Iterator[bytes]:
+def since(path: str, file: BinaryIO | None, when: float, end: int, unreadable: list[str]) -> Iterator[bytes]:
     """The lines from `when` on, rotated files included, up to offset `end` of `file`; one without a time goes with the one before it."""
     begin = []
-    with contextlib.closing(_opened(path, file)) as files:
+    with contextlib.closing(_opened(path, file, unreadable)) as files:
         for name, each in files:
             if os.fstat(each.fileno()).st_mtime < when:
                 break
@@ -133,5 +147,5 @@ def since(path: str, file: BinaryIO | None, when: float, end: int) -> Iterator[b
 
 def bears_times(path: str, file: BinaryIO | None) -> bool:
     """Whether the log's lines bear their time, judged by its last ones; True where there are none."""
-    lines, _ = ending(path, file, 20, None)
+    lines, _ = ending(path, file, 20, None, [])
     return not lines or any(time_of(line) is not None for line in lines)

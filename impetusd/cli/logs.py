@@ -15,6 +15,7 @@ import typing
 import click
 
 from impetusd.cli.options import conf_option, here, names_argument, since_when
+from impetusd.core.protocol import EXIT_FAILED
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -56,7 +57,8 @@ def command(
 
     Lines that bear their time (time = yes, log_format = json, the daemon's own) are merged by it. Rotated files are
     read as far as -n and --since ask for. Works also when no daemon runs. Through a pipe the bytes are shown as they
-    were written; on a terminal control characters other than colours are left out.
+    were written; on a terminal control characters other than colours are left out. Exits with 1 if a file could not be
+    read.
 
     Example: impetusd logs -f --grep 'ERROR|WARN' web
     """
@@ -68,8 +70,7 @@ def command(
         of = f" of {', '.join(names)}" if names else ""
         print(f"there is no log file{of} in {at.paths.log_dir} yet", file=sys.stderr)
         return 0
-    show(files, lines, follow=follow, since=when, wanted=wanted)
-    return 0
+    return 0 if show(files, lines, follow=follow, since=when, wanted=wanted) else EXIT_FAILED
 
 
 def _matcher(text: str | None) -> Callable[[bytes], object] | None:
@@ -170,10 +171,11 @@ def show(
     follow: bool,
     since: float | None = None,
     wanted: Callable[[bytes], object] | None = None,
-) -> None:
+) -> bool:
     """Print the last `count` lines of each file, or all since an instant; with `follow` go on until interrupted.
 
-    Lines that bear their time are put in its order; the others come file by file, and as they arrive.
+    Lines that bear their time are put in its order; the others come file by file, and as they arrive. False if a file
+    could not be read.
     """
     _allow_many_files()
     prefixes = list(_prefixes(files))
@@ -199,6 +201,7 @@ def show(
             _complain(followers, complained)
             if not anything:
                 time.sleep(POLL)
+    return not complained
 
 
 def _follower(
@@ -206,13 +209,13 @@ def _follower(
 ) -> Follower:
     """`source`, from where it is to be shown. One without times cannot be cut at `since`: its last lines are shown."""
     from impetusd.cli import history
-    from impetusd.cli.tail import Follower
+    from impetusd.cli.tail import Follower, open_log
 
     last = LINES if count is None else count
     if since is None:
         return Follower(source.path, last, wanted=wanted)
     try:
-        with open(source.path, "rb") as file:
+        with open_log(source.path) as file:
             changed, timed = os.fstat(file.fileno()).st_mtime, history.bears_times(source.path, file)
     except OSError:
         changed, timed = since, True
@@ -273,7 +276,8 @@ def _prefixes(files: Sequence[Source]) -> Iterator[bytes]:
 
 def _complain(followers: Sequence[Follower], complained: set[str]) -> None:
     """Tell once of each file that cannot be read."""
-    for error in {follower.error for follower in followers} - complained - {""}:
+    errors = {follower.error for follower in followers}.union(*(follower.unreadable for follower in followers))
+    for error in sorted(errors - complained - {""}):
         complained.add(error)
         print(f"impetusd: {error}", file=sys.stderr)
 

@@ -1,12 +1,18 @@
 """Reading log files as people do: their last lines, and what is added to them, also across rotation.
 
 A log may be many gigabytes, may have no newline at all, may be replaced (renamed, and a new one made) or truncated
-(copytruncate) at any time, and may not be there yet. Lines are bytes here; how they are shown is the caller's business.
+(copytruncate) at any time, and may not be there yet. It may lie in a folder of the program's own user, who can put a link or
+a FIFO in its place: root follows no link that others made, and nobody waits. Lines are bytes here; how they are shown is
+the caller's business.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+
+from impetusd.folders import open_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +22,19 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 16
 _FARTHEST = 8 << 20  # bytes from the end that are looked through for line ends
 _LONGEST_LINE = 1 << 20  # bytes; more without a newline is given out in pieces
+
+
+def open_log(path: str) -> BinaryIO:
+    """The log file at `path`, unbuffered. Raises OSError; what is a device, as /dev/null, has no lines, and is not there."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    fd = open_file(os.path.abspath(path), flags) if os.geteuid() == 0 else os.open(path, flags)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return open(fd, "rb", buffering=0)
+    os.close(fd)
+    if stat.S_ISCHR(mode):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    raise OSError(errno.EINVAL, "it is not a regular file", path)
 
 
 def last_lines(file: BinaryIO, count: int) -> tuple[list[bytes], int]:
@@ -62,6 +81,7 @@ class Follower:
         self._rest = b""
         self._wanted = wanted
         self.error = ""  # why the file cannot be read; "" if it can, or is not there
+        self.unreadable: list[str] = []  # of rotated files, the same
         self._open()
         self._first = self._begin(count, since)
 
@@ -69,10 +89,10 @@ class Follower:
         from impetusd.cli import history
 
         if since is None:
-            lines, offset = history.ending(self._path, self._file, count, self._wanted)
+            lines, offset = history.ending(self._path, self._file, count, self._wanted, self.unreadable)
         else:
             offset = 0 if self._file is None else last_lines(self._file, 0)[1]
-            lines = history.since(self._path, self._file, since, offset)  # type: ignore[assignment]
+            lines = history.since(self._path, self._file, since, offset, self.unreadable)  # type: ignore[assignment]
         yield from lines if since is None or self._wanted is None else filter(self._wanted, lines)
         if self._file is not None:
             self._file.seek(offset)
@@ -133,7 +153,7 @@ class Follower:
             if path.endswith(".gz"):
                 break
             try:
-                newer: BinaryIO = open(path, "rb")  # noqa: SIM115  # the caller closes it
+                newer = open_log(path)  # the caller closes it
             except OSError:
                 continue
             if os.fstat(newer.fileno()).st_ino == inode:
@@ -146,7 +166,7 @@ class Follower:
 
     def _open(self) -> None:
         try:
-            self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115  # kept until close
+            self._file = open_log(self._path)
             self.error = ""
         except FileNotFoundError:
             self.error = ""

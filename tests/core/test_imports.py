@@ -50,14 +50,8 @@ MAY = {
     "impetusd.launch": ("impetusd.control", "impetusd.daemons", "impetusd.folders", "impetusd.core.location"),
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.source", "impetusd.traces"),
-        *(
-            "impetusd.probe",
-            "impetusd.ledgerfile",
-            "impetusd.reaper",
-            "impetusd.instance",
-            "impetusd.vetted",
-            "impetusd.ports",
-        ),
+        *("impetusd.probe", "impetusd.ledgerfile", "impetusd.reaper", "impetusd.instance", "impetusd.vetted"),
+        *("impetusd.ports", "impetusd.folders"),
         "impetusd.core",
     ),
     "impetusd.worker": ("impetusd.worker",),

@@ -201,6 +201,67 @@ class TestCommand:
         assert cli("logs", "impetusd") == (0, "it was me\n", "")
 
 
+def replaced_by(kind, path):
+    """What the log's owner can put in its place."""
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        os.mkdir(path)
+    elif kind == "hard link":
+        os.link(path.parent / "secret", path)
+    else:
+        os.symlink(path.parent / "secret", path)
+        if os.geteuid() == 0:
+            os.lchown(path, 65534, 65534)
+
+
+class TestWhatIsNoLog:
+    """A program's user owns the folder that its logs are in."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        if os.geteuid() != 0:
+            pytest.skip("needs root, whom the rights of others do not bind")
+        folder = tmp_path / "theirs"
+        folder.mkdir()
+        write(folder / "secret", b"root's alone\n")
+        os.chown(folder, 65534, 65534)
+        return folder
+
+    @pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "folder"])
+    @pytest.mark.parametrize("name", ["o", "o.1"])
+    @pytest.mark.parametrize("how", [(), ("--since", "1h")], ids=["last", "since"])
+    def test_it_is_neither_shown_nor_waited_for(self, paths, cli, folder, kind, name, how):
+        replaced_by(kind, folder / name)
+        if name != "o":
+            write(folder / "o", b"2026-11-23T09:00:00.123+0100 well\n")
+        with FakeSupervisor(paths, logs=files(("web", "out", folder / "o"))):
+            code, out, err = cli("logs", *how)
+        assert "root's alone" not in out
+        assert code == 1
+        assert err.count(f"impetusd: cannot read {folder / name}: ") == 1
+
+    def test_a_link_that_root_has_made_on_the_way_is_followed(self, paths, cli, tmp_path):
+        (tmp_path / "real").mkdir()
+        write(tmp_path / "real" / "o", b"well\n")
+        os.symlink(tmp_path / "real", tmp_path / "way")
+        with FakeSupervisor(paths, logs=files(("web", "out", tmp_path / "way" / "o"))):
+            assert cli("logs") == (0, "well\n", "")
+
+    def test_the_null_device_has_no_lines(self, paths, cli):
+        with FakeSupervisor(paths, logs=files(("web", "out", "/dev/null"))):
+            assert cli("logs") == (0, "", "")
+
+    def test_what_is_put_in_its_place_while_it_is_followed_is_not_followed(self, folder):
+        write(folder / "o", b"well\n")
+        follower = tail.Follower(str(folder / "o"), 5)
+        assert list(follower.read()) == [b"well"]
+        os.unlink(folder / "o")
+        replaced_by("link", folder / "o")
+        assert list(follower.read()) == []
+        assert "symbolic link" in follower.error
+
+
 class TestWithoutADaemon:
     def test_the_log_directory_is_looked_through(self, paths, cli):
         for name in ("web-0-out.log", "web-standby-1-error.log", "db-out.log", "impetusd.log", "notes.txt"):
