@@ -73,7 +73,8 @@ def db() -> None:
     """Size, connections, dead rows, last vacuum, indexes that nothing uses, and the last maintenance."""
     from impetus_service.database_report import database
 
-    print("\n".join(run_with_database(database(settings().database_url))))
+    given = settings()
+    print("\n".join(run_with_database(database(given.database_url, given.db_schema))))
 
 
 @main.command("create-admin")

@@ -41,14 +41,14 @@ async def slow_queries(url: str, limit: int) -> list[str]:
     return lines
 
 
-async def database(url: str) -> list[str]:
-    """Lines: size and connections, each table, the indexes that nothing has used, and the last maintenance.
+async def database(url: str, schema: str) -> list[str]:
+    """Lines: size and connections, each table of `schema`, the indexes that nothing has used, and the last maintenance.
 
     Raises ForeignTables.
     """
-    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings={"search_path": schema})
     try:
-        there = await own(connection)
+        there = await own(connection, schema)
         about = await connection.fetchrow(queries.ABOUT.sql)
         tables = await connection.fetch(queries.TABLES.sql)
         unused = await connection.fetch(queries.UNUSED_INDEXES.sql)

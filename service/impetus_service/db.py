@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import asyncpg
 
 from impetus_service.migrate import migrate, shipped
-from impetus_service.ownership import ForeignTables, MigrationError
+from impetus_service.ownership import MigrationError
 from impetus_service.queries import CompanyQuery, Query
 from impetus_service.settings import Settings
 
@@ -92,7 +92,7 @@ class Database:
         self._migrated = asyncio.Event()
         self._tried = asyncio.Event()  # the first attempt to connect has succeeded or failed
         self._stopping = False
-        self.foreign: ForeignTables | None = None  # what the last attempt to bring the schema up to date has met
+        self.failure: MigrationError | None = None  # why the schema was not brought up to date the last time
 
     @property
     def migrated(self) -> bool:
@@ -113,6 +113,7 @@ class Database:
             connection_class=Connection,
             server_settings={
                 "application_name": "impetus",
+                "search_path": self._settings.db_schema,  # and no other: no name leads to a table of somebody else
                 "statement_timeout": str(self._settings.db_timeout_ms),
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
             },
@@ -174,7 +175,7 @@ class Database:
                 await self._tried.wait()
             if not self.migrated:
                 raise Unavailable(
-                    str(self.foreign or "the database was not reached yet, or its schema is being brought up to date")
+                    str(self.failure or "the database was not reached yet, or its schema is being brought up to date")
                 )
             async with self.connection(ACQUIRE_TIMEOUT) as connection:
                 try:
@@ -272,17 +273,27 @@ class Database:
 
     async def _migrate(self, connection: Any) -> None:
         try:
-            applied = await migrate(connection, shipped())
-        except ForeignTables as error:
-            self.foreign = error
+            applied = await migrate(connection, shipped(), self._settings.db_schema, self._default_path)
+        except MigrationError as error:
+            self.failure = error
             raise
         for migration in applied:
             log.info("applied %s", migration)
-        self.foreign = None
+        self.failure = None
         self._migrated.set()
 
+    async def _default_path(self) -> str:
+        """The search_path of a connection that names none: where a release without a schema of its own made its tables."""
+        connection = await asyncpg.connect(self._settings.database_url, timeout=CONNECT_TIMEOUT)
+        try:
+            return cast(
+                "str", await connection.fetchval("SELECT current_setting('search_path')", timeout=CONNECT_TIMEOUT)
+            )
+        finally:
+            connection.terminate()
+
     def _note(self, *, away: bool, why: str = "") -> None:
-        if away and not self._away and self.foreign is not None:
+        if away and not self._away and self.failure is not None:
             log.error("%s", why)
         elif away and not self._away:
             log.warning("database unavailable: %s; trying again", why)

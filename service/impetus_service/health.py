@@ -138,7 +138,7 @@ async def ready(request: web.Request) -> Ready | web.Response:
         return _not_ready("draining: this worker ends once its connections have left")
     database = request.app[DATABASE]
     if not database.migrated:
-        return _not_ready(str(database.foreign or "migrating: the schema is not known to be up to date"))
+        return _not_ready(str(database.failure or "migrating: the schema is not known to be up to date"))
     return Ready(ready=True)
 
 

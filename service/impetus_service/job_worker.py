@@ -28,7 +28,7 @@ from impetus_service.db import Company, Database
 from impetus_service.job_kinds import KINDS, Gone, Refused, Run, Stopping
 from impetus_service.migrate import own
 from impetus_service.outgoing import Outgoing
-from impetus_service.ownership import QUEUE, mark
+from impetus_service.ownership import QUEUE, mark, quoted
 from impetus_service.provider import Provider
 from impetus_service.queries import jobs as queries
 from impetus_service.request_id import REQUEST_ID
@@ -97,14 +97,14 @@ class Worker:
             manager.entrypoint(ENTRYPOINT)(self._do)
             if self._stopping.is_set():
                 return
-            await self._work(manager, lost)
+            await self._work(manager, pool, lost)
         finally:
             if pool is not None:
                 pool.terminate()
             await self._outgoing.stop()
             await self._database.stop()
 
-    async def _work(self, manager: Any, lost: asyncio.Event) -> None:
+    async def _work(self, manager: Any, pool: Any, lost: asyncio.Event) -> None:
         """Hand out and do jobs until `stop`. Raises when a connection to the database is `lost`."""
         new = asyncio.Event()
         connection = await asyncpg.connect(self._settings.database_url)
@@ -122,7 +122,7 @@ class Worker:
         waiting = asyncio.create_task(lost.wait())
         others = [
             waiting,
-            asyncio.create_task(self._dispatch(manager.queries, new)),
+            asyncio.create_task(self._dispatch(pool, manager.queries, new)),
             asyncio.create_task(_watch(manager, lost)),
         ]
         try:
@@ -139,10 +139,10 @@ class Worker:
             await asyncio.wait({running, *others})
 
     async def _until_migrated(self) -> bool:
-        """Wait for the database, however long it is away; False when asked to stop before. Raises ForeignTables."""
+        """Wait for the database, however long it is away; False when asked to stop before. Raises MigrationError."""
         while not self._database.migrated and not self._stopping.is_set():
-            if self._database.foreign is not None:
-                raise self._database.foreign
+            if self._database.failure is not None:
+                raise self._database.failure
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await self._stopping.wait()
@@ -151,39 +151,38 @@ class Worker:
     async def _install(self) -> str:
         """Bring pgqueuer's own tables up to its release: by one worker, while the others wait.
 
-        Returns the search_path for pgqueuer, which makes and seeks its tables in the first schema of it alone: that is the
-        one of our tables. Raises ForeignTables.
+        Returns the search_path for pgqueuer, which makes and seeks its tables in the first schema of it alone. Raises
+        ForeignTables.
         """
         from pgqueuer.queries import Queries
 
         connection = await asyncpg.connect(self._settings.database_url)
         try:
             await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)
-            there = await own(connection, queue=True)
-            path: str = await connection.fetchval(
-                "SELECT set_config('search_path', quote_ident($1) || ', ' || current_setting('search_path'), false)",
-                there.schema,
-            )
+            there = await own(connection, self._settings.db_schema, queue=True)
+            place = there.queue_schema or there.schema
+            path = ", ".join(dict.fromkeys((quoted(place), quoted(there.schema))))
+            await connection.execute("SELECT set_config('search_path', $1, false)", path)
             schema = Queries.from_asyncpg_connection(connection)
-            if there.tables.isdisjoint(QUEUE):
+            if there.queue_schema:
+                await mark(connection, place, there.tables.intersection(QUEUE), MADE_BY)
+                await schema.upgrade()
+                await mark(connection, place, QUEUE, MADE_BY)
+            else:
                 async with connection.transaction():
                     await schema.install()
-                    await mark(connection, there.schema, QUEUE, MADE_BY)
-            else:
-                await mark(connection, there.schema, there.tables.intersection(QUEUE), MADE_BY)
-                await schema.upgrade()
-                await mark(connection, there.schema, QUEUE, MADE_BY)
+                    await mark(connection, place, QUEUE, MADE_BY)
             return path
         finally:
             connection.terminate()  # and with it goes the lock
 
-    async def _dispatch(self, pgqueuer: Any, new: asyncio.Event) -> None:
+    async def _dispatch(self, pool: Any, pgqueuer: Any, new: asyncio.Event) -> None:
         """Make an entry for every job that has none, at once when there is a `new` one."""
         while True:
             new.clear()
             found = 0
             try:
-                found = await self._dispatch_once(pgqueuer)
+                found = await self._dispatch_once(pool, pgqueuer)
             except Exception as error:
                 log.warning("jobs are not handed out at present: %s", error)
             if found < DISPATCH_MAX:
@@ -191,8 +190,8 @@ class Worker:
                     async with asyncio.timeout(DISPATCH_EVERY):
                         await new.wait()
 
-    async def _dispatch_once(self, pgqueuer: Any) -> int:
-        rows = await self._database.fetch(queries.NOT_DISPATCHED, DISPATCH_MAX)
+    async def _dispatch_once(self, pool: Any, pgqueuer: Any) -> int:
+        rows = await pool.fetch(queries.NOT_DISPATCHED.sql, DISPATCH_MAX, timeout=self._database.cut_after)
         if rows:
             keys = [str(row["id"]) for row in rows]
             await pgqueuer.enqueue(

@@ -20,6 +20,7 @@ import asyncpg
 from impetus_service import job_files
 from impetus_service.db import rows_changed
 from impetus_service.migrate import own
+from impetus_service.ownership import ForeignTables, Own, quoted
 from impetus_service.queries import Query
 from impetus_service.queries import jobs as job_queries
 from impetus_service.queries import maintenance as queries
@@ -108,7 +109,6 @@ async def maintain(settings: Settings, *, dry_run: bool = False) -> AsyncIterato
     """
     connection = await _connect(settings, lock=not dry_run)
     try:
-        await own(connection, queue=True)
         now = await connection.fetchval(queries.NOW.sql)  # one instant for all: what is counted is what is deleted
         failures = []
         for step in steps(settings):
@@ -116,7 +116,8 @@ async def maintain(settings: Settings, *, dry_run: bool = False) -> AsyncIterato
             try:
                 if connection.is_closed():
                     connection = await _connect(settings, lock=not dry_run)
-                rows, note = await _do(connection, step, now, dry_run=dry_run)
+                there = await own(connection, settings.db_schema, queue=True)
+                rows, note = await _do(connection, step, there, now, dry_run=dry_run)
                 yield Outcome(step.name, rows, time.monotonic() - began, note)
             except Exception as error:
                 why = " ".join(str(error).split()) or type(error).__name__
@@ -124,7 +125,7 @@ async def maintain(settings: Settings, *, dry_run: bool = False) -> AsyncIterato
                 log.error("maintenance step %s failed: %s", step.name, why)  # noqa: TRY400 - `why` is what an operator needs
                 yield Outcome(step.name, None, time.monotonic() - began, why, failed=True)
         if not dry_run:
-            await _record(connection, failures)
+            await _record(connection, settings.db_schema, failures)
     finally:
         connection.terminate()  # and with it goes the lock
 
@@ -143,14 +144,21 @@ async def _connect(settings: Settings, *, lock: bool) -> Any:
     if lock and not await connection.fetchval(queries.LOCK.sql, LOCK):
         connection.terminate()
         raise Busy("another maintenance runs on this database; nothing was done")
+    try:
+        there = await own(connection, settings.db_schema, queue=True)
+    except ForeignTables:
+        connection.terminate()
+        raise
+    path = ", ".join(dict.fromkeys(quoted(schema) for schema in (there.schema, there.queue_schema) if schema))
+    await connection.execute("SELECT set_config('search_path', $1, false)", path)
     return connection
 
 
 async def _do(
-    connection: Any, step: Delete | Sweep | Vacuum, now: datetime, *, dry_run: bool
+    connection: Any, step: Delete | Sweep | Vacuum, there: Own, now: datetime, *, dry_run: bool
 ) -> tuple[int | None, str]:
     """The rows of the step, and why it was skipped."""
-    if step.table not in (await own(connection, queue=True)).tables:
+    if step.table not in there.tables:
         return None, "skipped: no such table"
     if isinstance(step, Vacuum):
         if dry_run:
@@ -185,11 +193,11 @@ async def _sweep(connection: Any, step: Sweep, before: datetime, *, dry_run: boo
     return len(orphans)
 
 
-async def _record(connection: Any, failures: list[str]) -> None:
+async def _record(connection: Any, schema: str, failures: list[str]) -> None:
     severity = "critical" if failures else "info"
     description = "; ".join(failures) or "every step was done"
     try:
-        if "audit_logs" in (await own(connection)).tables:
+        if "audit_logs" in (await own(connection, schema)).tables:
             await connection.execute(queries.RECORD.sql, severity, description)
     except Exception as error:
         log.error("the outcome of the maintenance could not be recorded: %s", error)  # noqa: TRY400

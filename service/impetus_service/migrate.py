@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from impetus_service import ownership
-from impetus_service.ownership import MigrationError, Own, mark, own_tables
+from impetus_service.move import move_older
+from impetus_service.ownership import MigrationError, Own, mark, own_tables, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 LOCK = 0x696D7065747573  # "impetus": the key of the advisory lock, the same in every release
 BOOKKEEPING = """
@@ -64,15 +66,25 @@ def shipped() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-async def own(connection: Any, migrations: Sequence[Migration] | None = None, *, queue: bool = False) -> Own:
+async def own(
+    connection: Any, schema: str, migrations: Sequence[Migration] | None = None, *, queue: bool = False
+) -> Own:
     """The service's tables, as `migrations` (of this release) make them; see own_tables. Raises ForeignTables."""
     known = shipped() if migrations is None else migrations
     made_by = {table: migration.number for migration in known for table in migration.tables}
-    return await own_tables(connection, made_by, {each.number: each.name for each in known}, queue=queue)
+    return await own_tables(connection, schema, made_by, {each.number: each.name for each in known}, queue=queue)
 
 
-async def migrate(connection: Any, migrations: Sequence[Migration]) -> list[Migration]:
-    """Apply what the database of an asyncpg connection lacks; returns what *this* call applied.
+async def migrate(
+    connection: Any,
+    migrations: Sequence[Migration],
+    schema: str,
+    former_path: Callable[[], Awaitable[str]] | None = None,
+) -> list[Migration]:
+    """Apply what `schema` of the database of an asyncpg connection lacks; returns what *this* call applied.
+
+    The schema is made when there is none. Where it has nothing of the service yet, what a release without a schema of its
+    own has made is moved there, from where what `former_path` gives, the search_path of that release, leads to.
 
     Raises MigrationError for a migration that fails or was changed; the ones before it stay applied. Raises ForeignTables,
     before anything is changed, when names that the migrations use are somebody else's.
@@ -82,13 +94,31 @@ async def migrate(connection: Any, migrations: Sequence[Migration]) -> list[Migr
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
             await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-            there = await own(connection, migrations)
+            there = await own(connection, schema, migrations)
+            if not there.tables:
+                await _make_schema(connection, schema)
+                if former_path is not None:
+                    path = await former_path()
+                    await move_older(connection, schema, path, partial(own, connection, migrations=migrations))
+                    there = await own(connection, schema, migrations)
+            await connection.execute("SELECT set_config('search_path', quote_ident($1), true)", schema)
             missing = _missing(there, migrations)
             await _mark_older(connection, there)
             if not missing:
                 return applied
             await _apply(connection, missing[0], there)
         applied.append(missing[0])
+
+
+async def _make_schema(connection: Any, schema: str) -> None:
+    if await connection.fetchval("SELECT to_regnamespace(quote_ident($1)) IS NULL", schema):
+        try:
+            await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise MigrationError(
+                f"the schema {schema} cannot be made: {error}; let an administrator of the database run"
+                f" CREATE SCHEMA {quoted(schema)} AUTHORIZATION the_user_of_DATABASE_URL, or name another in DB_SCHEMA"
+            ) from error
 
 
 def _missing(there: Own, migrations: Sequence[Migration]) -> list[Migration]:
@@ -102,18 +132,11 @@ def _missing(there: Own, migrations: Sequence[Migration]) -> list[Migration]:
 
 async def _apply(connection: Any, migration: Migration, there: Own) -> None:
     try:
-        schema = there.schema or await connection.fetchval("SELECT current_schema()")
-        if there.schema:
-            # Where our tables are, whatever schema has come to stand before it in the search_path.
-            await connection.execute(
-                "SELECT set_config('search_path', quote_ident($1) || ', ' || current_setting('search_path'), true)",
-                schema,
-            )
-        else:
+        if not there.tables:
             await connection.execute(BOOKKEEPING)
-            await mark(connection, schema, [ownership.BOOKKEEPING], "the migrations that were applied")
+            await mark(connection, there.schema, [ownership.BOOKKEEPING], "the migrations that were applied")
         await connection.execute(migration.sql)
-        await mark(connection, schema, migration.tables, f"made by {migration}")
+        await mark(connection, there.schema, migration.tables, f"made by {migration}")
         await connection.execute(
             "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
             migration.number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -46,6 +47,7 @@ class Settings:
     """What the operator may set; the environment variables have these names in capitals."""
 
     database_url: str  # postgresql://…, as libpq and asyncpg know it; no default
+    db_schema: str = "impetus"  # where the service's tables are; it makes nothing elsewhere
     db_pool_min: int = 2  # connections kept open
     db_pool_max: int = 20  # connections at most, per worker
     db_timeout_ms: int = 5000  # of one statement
@@ -112,12 +114,16 @@ class Settings:
             problems.append(
                 "OPENAI_BASE_URL: https://host[:port]/path, or http://, without user and password is allowed"
             )
+        db_schema = environment.get("DB_SCHEMA", "").strip() or cls.db_schema
+        if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", db_schema) is None:
+            problems.append(f"DB_SCHEMA={db_schema!r}: a-z, 0-9 and _ are allowed, and not pg_ at the beginning")
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(
             url,
-            pool_min,
-            pool_max,
+            db_schema=db_schema,
+            db_pool_min=pool_min,
+            db_pool_max=pool_max,
             log_level=log_level,
             job_files_dir=environment.get("JOB_FILES_DIR", "").strip() or cls.job_files_dir,
             openai_base_url=openai_base_url,

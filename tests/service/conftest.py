@@ -172,7 +172,7 @@ def _template(shared_postgres) -> str:
         await connection.execute("CREATE EXTENSION pg_stat_statements")
         await connection.close()
         connection = await asyncpg.connect(shared_postgres.url.replace("/impetus?", "/template?"))
-        await migrate(connection, shipped())
+        await migrate(connection, shipped(), "impetus")
         await connection.close()
 
     run(make())

@@ -8,7 +8,7 @@ import re
 import secrets
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from conftest import run
 from pgqueuer.queries import Queries
-from served import PASSWORD, PoolServer
+from served import PASSWORD, PoolServer, served
 from test_maintenance import command
 from waiting import until
 
@@ -59,45 +59,34 @@ DO $$ DECLARE name text; BEGIN
     LOOP EXECUTE format('COMMENT ON TABLE %s IS NULL', name); END LOOP;
 END $$;
 """
-PATH_WITH_A_STRANGER = """
-CREATE SCHEMA other;
-CREATE TABLE other.sessions (sid text, expires_at timestamptz);
-INSERT INTO other.sessions SELECT n, now() - interval '1 day' FROM generate_series(1, 10) n;
-"""
-
-# What is there, what of it is named, and the search_path. Those without our schema begin with an empty database.
+# What is there in the schema public, and what of it is named.
 EMPTY = {
-    "another application": (OTHER_APPLICATION, "public.audit_logs, public.sessions", ""),
-    "one of our names": ("CREATE TABLE login_attempts (key text, expires_at timestamptz)", "public.login_attempts", ""),
-    "a view": ("CREATE VIEW jobs AS SELECT now() AS finished_at", "public.jobs", ""),
-    "an index": ("CREATE TABLE t (n int); CREATE INDEX roles ON t (n)", "public.roles", ""),
+    "another application": (OTHER_APPLICATION, "public.audit_logs, public.sessions"),
+    "one of our names": ("CREATE TABLE login_attempts (key text, expires_at timestamptz)", "public.login_attempts"),
+    "a view": ("CREATE VIEW jobs AS SELECT now() AS finished_at", "public.jobs"),
+    "an index": ("CREATE TABLE t (n int); CREATE INDEX roles ON t (n)", "public.roles"),
     "another tool's record": (
         f"CREATE TABLE schema_migration (version text); {OTHER_APPLICATION}",
         "public.audit_logs, public.schema_migration, public.sessions",
-        "",
     ),
     "another copy of the service": (
         f"{SAME_RECORD} INSERT INTO schema_migration VALUES (1, 'shops', 'x'), (4, 'logs', 'y'); {SAME_LOG}",
         "public.audit_logs, public.schema_migration",
-        "",
     ),
-    "an empty record": (SAME_RECORD + SAME_LOG, "public.audit_logs, public.schema_migration", ""),
-    "names in a later schema": (
-        f"CREATE SCHEMA mine; {OTHER_APPLICATION}", "public.audit_logs, public.sessions", "mine,public"
-    ),
-}  # fmt: skip
+    "an empty record": (SAME_RECORD + SAME_LOG, "public.audit_logs, public.schema_migration"),
+}
+# What happens in our schema.
 OURS = {
-    "ours was replaced": (f"DROP TABLE audit_logs, sessions; {OTHER_APPLICATION}", "public.audit_logs, public.sessions", ""),
-    "ours was replaced by its like": (f"DROP TABLE audit_logs; {SAME_LOG}", "public.audit_logs", ""),
+    "ours was replaced": (f"DROP TABLE audit_logs, sessions; {OTHER_APPLICATION}", "impetus.audit_logs, impetus.sessions"),
+    "ours was replaced by its like": (f"DROP TABLE audit_logs; {SAME_LOG}", "impetus.audit_logs"),
     "ours of an older release was replaced": (
-        f"DROP TABLE audit_logs, sessions; {OTHER_APPLICATION} {UNMARK}", "public.audit_logs, public.sessions", ""
+        f"DROP TABLE audit_logs, sessions; {OTHER_APPLICATION} {UNMARK}", "impetus.audit_logs, impetus.sessions"
     ),
     "a view took its place": (
-        "DROP TABLE sessions; CREATE VIEW sessions AS SELECT now() AS expires_at", "public.sessions", ""
+        "DROP TABLE sessions; CREATE VIEW sessions AS SELECT now() AS expires_at", "impetus.sessions"
     ),
-    "another schema comes first": (PATH_WITH_A_STRANGER, "other.sessions", "other,public"),
     "tables of migrations that are not recorded": (
-        "DELETE FROM schema_migration WHERE number > 3", "public.audit_logs, public.data_access_logs, public.jobs", ""
+        "DELETE FROM schema_migration WHERE number > 3", "impetus.audit_logs, impetus.data_access_logs, impetus.jobs"
     ),
 }  # fmt: skip
 
@@ -145,8 +134,8 @@ async def execute(url: str, sql: str, user: str = "impetus") -> None:
         await connection.execute(sql)
 
 
-async def web_refuses(url: str, sentence: str) -> None:
-    os.environ["DATABASE_URL"] = url
+async def web_refuses(url: str, schema: str, sentence: str) -> None:
+    os.environ.update(DATABASE_URL=url, DB_SCHEMA=schema)
     try:
         async with TestClient(PoolServer(create_app())) as client:
             for path in ("/health/ready", "/api/communications"):
@@ -159,13 +148,14 @@ async def web_refuses(url: str, sentence: str) -> None:
                 await until(told)
     finally:
         logs.stop()
-        del os.environ["DATABASE_URL"]
+        del os.environ["DATABASE_URL"], os.environ["DB_SCHEMA"]
 
 
 async def everything_refuses(url: str, names: str, *, web: bool = True) -> None:
     """Each command and each start says the one sentence."""
     sentence = f"holds {names}, which the service's migrations did not make: nothing there was changed; give"
-    settings = Settings(url)
+    schema = names.partition(".")[0]
+    settings = Settings(url, schema)
     for dry_run in (True, False):
         with pytest.raises(ForeignTables, match=re.escape(sentence)):
             _ = [outcome async for outcome in maintain(settings, dry_run=dry_run)]
@@ -174,40 +164,56 @@ async def everything_refuses(url: str, names: str, *, web: bool = True) -> None:
     if not web:
         return
     with pytest.raises(ForeignTables, match=re.escape(sentence)):
-        await report(url)
+        await report(url, schema)
     database = Database(settings)
     await database.start()
     with pytest.raises(Unavailable, match=re.escape(sentence)):
         await create_administrator(database, "ACME", "ada@example.com", "Ada", PASSWORD)
     await database.stop()
-    await web_refuses(url, sentence)
+    await web_refuses(url, schema, sentence)
 
 
 @pytest.mark.parametrize("case", EMPTY)
 def test_tables_of_another_application_are_left_alone(empty_database, dump, case):
-    sql, names, path = EMPTY[case]
+    """Also where the service is told to use the schema that they are in."""
+    sql, names = EMPTY[case]
     run(execute(empty_database, sql))
     before = dump(empty_database)
-    run(everything_refuses(empty_database + (path and f"&search_path={path}"), names))
+    run(everything_refuses(empty_database, names))
     assert dump(empty_database) == before
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_the_service_works_beside_another_application(empty_database, dump, case):
+    async def main() -> None:
+        await execute(empty_database, EMPTY[case][0])
+        before = dump(empty_database, "--schema=public")
+        assert [outcome async for outcome in maintain(Settings(empty_database)) if outcome.failed] == []
+        async with served(empty_database) as service:
+            admin = await service.administrator()
+            assert (await admin("POST", "/api/communications", json={"subject": "s", "body": "b"}))[0] == 201
+        assert [outcome async for outcome in maintain(Settings(empty_database)) if outcome.failed] == []
+        assert dump(empty_database, "--schema=public") == before
+
+    run(main())
 
 
 @pytest.mark.parametrize("case", OURS)
 def test_a_record_of_our_migrations_does_not_make_a_table_ours(database, dump, case):
-    sql, names, path = OURS[case]
+    sql, names = OURS[case]
     run(execute(database, sql))
     before = dump(database)
-    run(everything_refuses(database + (path and f"&search_path={path}"), names))
+    run(everything_refuses(database, names))
     assert dump(database) == before
 
 
 def test_the_tables_of_another_role_are_left_alone(database, dump):
     """A shared database where somebody else runs the service, too, and we may only look at names."""
     name = f"guest_{secrets.token_hex(4)}"
-    sql = f"CREATE ROLE {name}; GRANT USAGE, CREATE ON SCHEMA public TO {name}; GRANT {name} TO impetus;"
+    sql = f"CREATE ROLE {name}; GRANT USAGE, CREATE ON SCHEMA impetus TO {name}; GRANT {name} TO impetus;"
     run(execute(database, sql, "postgres"))
     before = dump(database)
-    run(everything_refuses(f"{database}&role={name}", "public.schema_migration"))
+    run(everything_refuses(f"{database}&role={name}", "impetus.schema_migration"))
     assert dump(database) == before
 
 
@@ -216,7 +222,7 @@ def test_each_command_ends_with_the_sentence(empty_database, dump):
     before = dump(empty_database)
     admin = ("create-admin", "--company", "A", "--email", "a@b.example", "--name", "A", "--password-stdin")
     for arguments in (("maintenance",), ("maintenance", "--dry-run"), ("db",), ("jobs",), admin):
-        done = command(empty_database, *arguments, feed=f"{PASSWORD}\n")
+        done = command(empty_database, *arguments, feed=f"{PASSWORD}\n", DB_SCHEMA="public")
         assert (done.returncode, done.stdout) == (1, ""), arguments
         assert "holds public.audit_logs, public.sessions, which" in done.stderr
         assert len(done.stderr.splitlines()) == (2 if arguments == ("jobs",) else 1), done.stderr
@@ -240,21 +246,42 @@ def test_another_applications_queue_is_left_alone(database, dump, case):
             await connection.execute(QUEUES[case])
             left = [name for name in sorted(QUEUE) if await connection.fetchval("SELECT to_regclass($1)", name)]
         before = dump(database)
-        names = ", ".join(f"public.{name}" for name in left) or "pgqueuer's types"
+        names = ", ".join(f"impetus.{name}" for name in left) or "impetus.pgqueuer_status"
         await everything_refuses(database, names, web=False)
         assert dump(database) == before
 
     run(main())
 
 
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Worker]:
+    worker = Worker(settings)
+    running = asyncio.create_task(worker.run())
+    try:
+        await until(lambda: worker._manager or running.done())
+        yield worker
+    finally:
+        worker.stop()
+        await running
+
+
 def test_a_queue_that_was_there_before_us_is_left_alone(empty_database, dump):
     async def main() -> None:
         async with connected(empty_database) as connection:
             await Queries.from_asyncpg_connection(connection).install()
-            await migrate(connection, shipped())
-        before = dump(empty_database)
-        await everything_refuses(empty_database, ", ".join(f"public.{name}" for name in QUEUE), web=False)
-        assert dump(empty_database) == before
+            before = dump(empty_database, "--schema=public")
+            await migrate(connection, shipped(), "public")
+        names = ", ".join(f"public.{name}" for name in QUEUE)
+        await everything_refuses(empty_database, names, web=False)
+        async with working(Settings(empty_database, "other")):  # but in another schema it has a queue of its own
+            pass
+        async with connected(empty_database) as connection:
+            there = await own(connection, "other", queue=True)
+            assert there.queue_schema == "other"
+            await connection.execute(
+                f"DROP VIEW {', '.join(f'public.{name}' for name in ('schema_migration', *UNMARKED))}"
+            )
+        assert dump(empty_database, "--schema=public") == before
 
     run(main())
 
@@ -268,57 +295,58 @@ def test_other_names_beside_ours_are_nobodys_business(empty_database, dump):
         async with connected(empty_database) as connection:
             await connection.execute(foreign)
             before = dump(empty_database, *theirs)
-            await migrate(connection, shipped())
-            assert all([not outcome.failed async for outcome in maintain(Settings(empty_database))])
+            await migrate(connection, shipped(), "public")
+            assert all([not outcome.failed async for outcome in maintain(Settings(empty_database, "public"))])
             assert dump(empty_database, *theirs) == before
 
     run(main())
 
 
-async def marks(connection: Any) -> dict[str, str]:
+async def marks(connection: Any, schema: str) -> dict[str, str]:
     rows = await connection.fetch(
         "SELECT relname, obj_description(oid, 'pg_class') AS text FROM pg_class"
-        " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
-    )
+        " WHERE relkind = 'r' AND relnamespace = to_regnamespace($1)", schema,
+    )  # fmt: skip
     return {row["relname"]: row["text"] for row in rows if row["text"]}
 
 
-def test_an_installation_of_an_older_release_is_known_by_its_record_and_its_columns(database):
-    """Also its queue, whether it was used or not: and after the first start everything is marked."""
-
-    async def main() -> None:
-        async with connected(database) as connection:
-            every = {*await marks(connection), *QUEUE}
-            await Queries.from_asyncpg_connection(connection).install()
-            await connection.execute(UNMARK)
-            assert await marks(connection) == {}
-            done = [outcome async for outcome in maintain(Settings(database))]
-            assert not any(outcome.failed or outcome.note for outcome in done)
-            assert await migrate(connection, shipped()) == []
-            worker = Worker(Settings(database))
-            running = asyncio.create_task(worker.run())
-            await until(lambda: worker._manager)
-            worker.stop()
-            await running
-            assert set(await marks(connection)) == every
-            assert (await own(connection, queue=True)).unmarked == frozenset()
-
-    run(main())
+async def older_release(connection: Any) -> None:
+    """What a release without marks, and without a schema of its own, has made in the schema public."""
+    await migrate(connection, shipped()[:5], "public")
+    await connection.execute("SET search_path = public")
+    await Queries.from_asyncpg_connection(connection).install()
+    await connection.execute(UNMARK)
+    assert await marks(connection, "public") == {}
 
 
 def test_every_level_of_the_releases_without_a_mark_is_known(empty_database):
     async def main() -> None:
         async with connected(empty_database) as connection:
+            await connection.execute("SET search_path = public")
             for level in range(1, 6):
-                await migrate(connection, shipped()[:level])
+                await migrate(connection, shipped()[:level], "public")
                 await connection.execute(UNMARK)
                 known = {
                     name: [columns for number, columns in sorted(levels.items()) if number <= level][-1]
                     for name, levels in UNMARKED.items()
                     if min(levels) <= level
                 }
-                assert {row["name"]: row["columns"] for row in await connection.fetch(_LOOK, list(UNMARKED))} == known
-                assert (await own(connection)).unmarked == {"schema_migration", *known}
+                found = await connection.fetch(_LOOK, list(UNMARKED), "public", [])
+                assert {row["name"]: row["columns"] for row in found} == known
+                assert (await own(connection, "public")).unmarked == {"schema_migration", *known}
+
+    run(main())
+
+
+def test_an_installation_of_an_older_release_is_marked(empty_database):
+    async def main() -> None:
+        async with connected(empty_database) as connection:
+            await older_release(connection)
+            settings = Settings(empty_database, "public")
+            assert not [each async for each in maintain(settings) if each.failed or each.note]
+            async with working(settings):
+                assert set(await marks(connection, "public")) == {"schema_migration", *UNMARKED, *QUEUE}
+            assert (await own(connection, "public", queue=True)).unmarked == frozenset()
 
     run(main())
 
@@ -328,34 +356,13 @@ def test_a_role_that_does_not_own_the_tables_leaves_them_unmarked(database):
         async with connected(database) as connection:
             await connection.execute(UNMARK)
             name = f"user_{secrets.token_hex(4)}"
-            await execute(
-                database,
-                f"CREATE ROLE {name}; GRANT {name} TO impetus; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}",
-                "postgres",
+            sql = (
+                f"CREATE ROLE {name}; GRANT {name} TO impetus; GRANT USAGE ON SCHEMA impetus TO {name};"
+                f"GRANT SELECT ON ALL TABLES IN SCHEMA impetus TO {name}"
             )
+            await execute(database, sql, "postgres")
             await connection.execute(f"SET ROLE {name}")
-            assert await migrate(connection, shipped()) == []
-            assert await marks(connection) == {}
-
-    run(main())
-
-
-def test_a_schema_that_comes_to_stand_first_changes_nothing(database):
-    """New tables are made where ours are."""
-
-    async def main() -> None:
-        await execute(database, "CREATE SCHEMA first")
-        async with connected(f"{database}&search_path=first,public") as connection:
-            await connection.execute("DROP TABLE jobs; DELETE FROM schema_migration WHERE number = 5")
-            assert [each.number for each in await migrate(connection, shipped())] == [5]
-            worker = Worker(Settings(f"{database}&search_path=first,public"))
-            running = asyncio.create_task(worker.run())
-            await until(lambda: worker._manager)
-            worker.stop()
-            with suppress(ConnectionError):
-                await running
-            there = await connection.fetch("SELECT relname FROM pg_class WHERE relnamespace = 'first'::regnamespace")
-            assert there == []
-            assert (await own(connection, queue=True)).tables >= set(QUEUE)
+            assert await migrate(connection, shipped(), "impetus") == []
+            assert await marks(connection, "impetus") == {}
 
     run(main())

@@ -37,6 +37,11 @@ async def connections(server: Any, count: int = 1) -> AsyncIterator[list[Any]]:
             await connection.close()
 
 
+async def schema_of(connection: Any) -> str:
+    schema: str = await connection.fetchval("SELECT current_schema()")
+    return schema
+
+
 async def tables(connection: Any) -> set[str]:
     rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
     return {row["tablename"] for row in rows}
@@ -45,7 +50,8 @@ async def tables(connection: Any) -> set[str]:
 def test_four_at_once_apply_each_exactly_once(shared_postgres):
     async def main() -> None:
         async with connections(shared_postgres, 4) as four:
-            done = await asyncio.gather(*(migrate(connection, [SLOW, SECOND]) for connection in four))
+            schema = await schema_of(four[0])
+            done = await asyncio.gather(*(migrate(connection, [SLOW, SECOND], schema) for connection in four))
             assert sorted(migration.number for applied in done for migration in applied) == [1, 2]
             assert await tables(four[0]) == {"schema_migration", "one", "two"}
 
@@ -56,10 +62,10 @@ def test_one_that_fails_leaves_nothing_of_itself_and_all_before_it(shared_postgr
     async def main() -> None:
         async with connections(shared_postgres) as (connection,):
             with pytest.raises(MigrationError, match="migration 0003 broken failed: division by zero"):
-                await migrate(connection, [SLOW, SECOND, BROKEN])
+                await migrate(connection, [SLOW, SECOND, BROKEN], await schema_of(connection))
             assert await tables(connection) == {"schema_migration", "one", "two"}
             mended = Migration(3, "broken", "CREATE TABLE three (n int)")
-            assert await migrate(connection, [SLOW, SECOND, mended]) == [mended]
+            assert await migrate(connection, [SLOW, SECOND, mended], await schema_of(connection)) == [mended]
 
     run(main())
 
@@ -67,10 +73,10 @@ def test_one_that_fails_leaves_nothing_of_itself_and_all_before_it(shared_postgr
 def test_one_that_was_edited_after_it_had_been_applied_is_told(shared_postgres):
     async def main() -> None:
         async with connections(shared_postgres) as (connection,):
-            await migrate(connection, [SECOND])
+            await migrate(connection, [SECOND], await schema_of(connection))
             edited = Migration(2, "second", "CREATE TABLE two (n bigint)")
             with pytest.raises(MigrationError, match="0002 second was changed after it had been applied"):
-                await migrate(connection, [edited])
+                await migrate(connection, [edited], await schema_of(connection))
 
     run(main())
 
@@ -81,7 +87,7 @@ def test_a_connection_that_ends_is_no_fault_of_the_migration(shared_postgres):
     async def main() -> None:
         async with connections(shared_postgres, 2) as (_, connection):
             with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as failure:
-                await migrate(connection, [suicide])
+                await migrate(connection, [suicide], await schema_of(connection))
             assert not isinstance(failure.value, MigrationError)
 
     run(main())
@@ -92,8 +98,8 @@ def test_the_shipped_ones_are_numbered_without_a_gap_and_apply(shared_postgres):
 
     async def main() -> None:
         async with connections(shared_postgres) as (connection,):
-            assert await migrate(connection, shipped()) == shipped()
-            assert await migrate(connection, shipped()) == []
+            assert await migrate(connection, shipped(), await schema_of(connection)) == shipped()
+            assert await migrate(connection, shipped(), await schema_of(connection)) == []
             assert "companies" in await tables(connection)
 
     run(main())

@@ -13,7 +13,7 @@ URL = "postgresql:///impetus?host=/run/db&user=impetus"
 
 def test_defaults():
     assert Settings.from_environment({"DATABASE_URL": URL}) == Settings(
-        URL, 2, 20, db_timeout_ms=5000, cache_max_entries=1000, session_hours=12, log_level="INFO"
+        URL, "impetus", 2, 20, db_timeout_ms=5000, cache_max_entries=1000, session_hours=12, log_level="INFO"
     )
 
 
@@ -30,7 +30,9 @@ def test_values_are_taken():
         "CACHE_MAX_ENTRIES": "9",
         "LOG_LEVEL": "debug",
     }
-    assert Settings.from_environment(environment) == Settings(URL, 0, 7, cache_max_entries=9, log_level="DEBUG")
+    assert Settings.from_environment(environment) == Settings(
+        URL, db_pool_min=0, db_pool_max=7, cache_max_entries=9, log_level="DEBUG"
+    )
 
 
 def test_a_small_maximum_lowers_the_default_minimum():
@@ -54,6 +56,13 @@ def test_every_problem_is_told_at_once():
         Settings.from_environment(environment)
     for name in ("DATABASE_URL is not set", "DB_POOL_MAX='0'", "CACHE_MAX_ENTRIES='x'", "LOG_LEVEL='LOUD'"):
         assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["Impetus", "a b", "pg_x", "a" * 64, 'x";'])
+def test_a_schema_that_is_no_plain_name_is_refused(name):
+    assert Settings.from_environment({"DATABASE_URL": URL, "DB_SCHEMA": "shop_1"}).db_schema == "shop_1"
+    with pytest.raises(SettingsError, match=r"DB_SCHEMA=.*: a-z, 0-9 and _ are allowed"):
+        Settings.from_environment({"DATABASE_URL": URL, "DB_SCHEMA": name})
 
 
 def test_a_minimum_above_the_maximum_is_refused():

@@ -29,7 +29,7 @@ TABLES = Query(
     """
     SELECT relname AS name, pg_total_relation_size(relid) AS bytes, n_live_tup AS live, n_dead_tup AS dead,
            greatest(last_vacuum, last_autovacuum) AS vacuumed
-    FROM pg_stat_user_tables ORDER BY bytes DESC, name
+    FROM pg_stat_user_tables WHERE schemaname = current_schema() ORDER BY bytes DESC, name
     """
 )
 
@@ -39,7 +39,7 @@ UNUSED_INDEXES = Query(
     """
     SELECT s.indexrelname AS name, s.relname AS table, pg_relation_size(s.indexrelid) AS bytes
     FROM pg_stat_user_indexes s JOIN pg_index i USING (indexrelid)
-    WHERE s.idx_scan = 0 AND NOT i.indisunique AND pg_relation_size(s.indexrelid) >= 1000000
+    WHERE s.schemaname = current_schema() AND s.idx_scan = 0 AND NOT i.indisunique AND pg_relation_size(s.indexrelid) >= 1000000
     ORDER BY bytes DESC, name
     """
 )
