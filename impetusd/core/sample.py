@@ -62,8 +62,19 @@ kill_timeout = 20s
 
 HEALTH = """
 ; A health check: what is asked of a unit, and what follows. This one asks each worker of the pool
-; web. While the database is away they answer 503, and a restart would bring no database back: so it
-; only tells. A worker that hangs is replaced anyway; that is the watchdog's business.
+; web whether it is to get requests. A reload goes on once the new workers answer it well: where
+; their migrations fail it is refused, after start_period, and the old version serves on.
+
+[health:web-ready]
+target       = web
+http         = /health/ready
+start_period = 10s
+interval     = 30s
+action       = alert
+
+; And this one, whether all is well. While the database is away they answer 503, and a restart would
+; bring no database back: so it only tells. A worker that hangs is replaced anyway; that is the
+; watchdog's business.
 
 [health:web]
 http     = /health

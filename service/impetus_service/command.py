@@ -48,6 +48,29 @@ def maintenance(*, dry_run: bool) -> None:
 
 
 @main.command()
+def migrate() -> None:
+    """Bring the schema up to date now, as the next worker that starts would: before a reload, when that takes long."""
+    import asyncpg
+
+    from impetus_service.migrate import default_path, migrate, shipped
+
+    given = settings()
+
+    async def run() -> int:
+        connection = await asyncpg.connect(given.database_url)
+        try:
+            applied = await migrate(connection, shipped(), given.db_schema, lambda: default_path(given.database_url))
+        finally:
+            connection.terminate()
+        for each in applied:
+            print(f"applied {each}")
+        return len(applied)
+
+    if not run_with_database(run()):
+        print(f"the schema {given.db_schema} is up to date")
+
+
+@main.command()
 def jobs() -> None:
     """Do jobs, until SIGTERM: what the program `jobs` of the INI file runs, as many of them as it has instances."""
     from impetus_service import job_worker
@@ -139,11 +162,11 @@ def run_with_database(work: Coroutine[Any, Any, Any]) -> Any:
     """Run `work`; ends the command with a sentence when the database is away or refuses."""
     import asyncpg
 
-    from impetus_service.ownership import ForeignTables
+    from impetus_service.ownership import MigrationError
 
     try:
         return asyncio.run(work)
-    except ForeignTables as error:
+    except MigrationError as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         text = " ".join(str(error).split())

@@ -17,11 +17,12 @@ import random
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
-from impetus_service.migrate import migrate, shipped
+from impetus_service.migrate import default_path, migrate, shipped
 from impetus_service.ownership import MigrationError
 from impetus_service.queries import CompanyQuery, Query
 from impetus_service.settings import Settings
@@ -92,7 +93,7 @@ class Database:
         self._migrated = asyncio.Event()
         self._tried = asyncio.Event()  # the first attempt to connect has succeeded or failed
         self._stopping = False
-        self.failure: MigrationError | None = None  # why the schema was not brought up to date the last time
+        self.failure: Exception | None = None  # why the schema was not brought up to date the last time
 
     @property
     def migrated(self) -> bool:
@@ -244,7 +245,7 @@ class Database:
                 failures += 1
                 # A server that ends its connections does so one by one, and the next may end in our hands: once is
                 # no outage, unless there never was a connection. (asyncpg then says InternalClientError: state 11.)
-                if failures > 1 or self._away is None:
+                if not isinstance(error, MigrationError) and (failures > 1 or self._away is None):
                     self._note(away=True, why=_sentence(error))
                 # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
                 with suppress(TimeoutError):
@@ -272,30 +273,25 @@ class Database:
                 await held.enter_async_context(self.connection(CONNECT_TIMEOUT))
 
     async def _migrate(self, connection: Any) -> None:
+        url = self._settings.database_url
         try:
-            applied = await migrate(connection, shipped(), self._settings.db_schema, self._default_path)
-        except MigrationError as error:
-            self.failure = error
+            applied = await migrate(connection, shipped(), self._settings.db_schema, partial(default_path, url))
+        except AWAY:
             raise
+        except Exception as error:
+            ours = isinstance(error, MigrationError)
+            failure = error if ours else MigrationError(f"the schema cannot be brought up to date: {error}")
+            if str(failure) != str(self.failure):
+                log.error("%s; trying again", failure)  # noqa: TRY400 - the reason is enough
+            self.failure = failure
+            raise failure from (None if ours else error)
         for migration in applied:
             log.info("applied %s", migration)
         self.failure = None
         self._migrated.set()
 
-    async def _default_path(self) -> str:
-        """The search_path of a connection that names none: where a release without a schema of its own made its tables."""
-        connection = await asyncpg.connect(self._settings.database_url, timeout=CONNECT_TIMEOUT)
-        try:
-            return cast(
-                "str", await connection.fetchval("SELECT current_setting('search_path')", timeout=CONNECT_TIMEOUT)
-            )
-        finally:
-            connection.terminate()
-
     def _note(self, *, away: bool, why: str = "") -> None:
-        if away and not self._away and self.failure is not None:
-            log.error("%s", why)
-        elif away and not self._away:
+        if away and not self._away:
             log.warning("database unavailable: %s; trying again", why)
         elif not away and self._away:
             log.info("database available again")
@@ -362,8 +358,6 @@ async def _select_one(connection: Any, timeout: float) -> float:  # noqa: ASYNC1
 def _sentence(error: BaseException) -> str:
     """One line that says what went wrong, also for errors that carry no text."""
     text = " ".join(str(error).split())
-    if isinstance(error, MigrationError):
-        return text
     if isinstance(error, TimeoutError):
         return text or "the database did not answer in time"
     if isinstance(error, OSError) and error.strerror:

@@ -91,16 +91,17 @@ class Ready(msgspec.Struct):
 async def health(request: web.Request) -> Health | web.Response:
     """How this worker is, with its database, memory and cache.
 
-    200, or 503 with the same body when the database does not answer.
+    200, or 503 with the same body when the database does not answer, or its schema could not be brought up to date.
     """
     app = request.app
     database, cache, journal = app[DATABASE], app[CACHE], app[JOURNAL]
     check, rooms = await asyncio.gather(database.check(), _ask_all(app[ROOMS]))
     if check.server is not None:
         cache.set(SERVER, check.server, ttl=math.inf)
+    error = check.error or (str(database.failure) if database.failure else None)
     body = Health(
-        status="ok" if check.ok else "unavailable",
-        database=DatabaseHealth(check.ok, check.latency_ms, check.error, cache.get(SERVER), database.migrated),
+        status="unavailable" if error else "ok",
+        database=DatabaseHealth(check.ok, check.latency_ms, error, cache.get(SERVER), database.migrated),
         memory=memory(),
         cache=CacheHealth(len(cache), cache.max_entries, cache.hits, cache.misses),
         audit=AuditHealth(journal.waiting, journal.dropped),
@@ -112,7 +113,7 @@ async def health(request: web.Request) -> Health | web.Response:
         # Asked now, not at start-up: a parked worker gets its name when it is put to work.
         worker=os.environ.get("IMPETUSD_NAME"),
     )
-    if check.ok:
+    if not error:
         return body
     return web.Response(
         body=msgspec.json.encode(body),

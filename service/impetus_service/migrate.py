@@ -1,7 +1,8 @@
 """Numbered SQL migrations, each applied exactly once however many workers start at the same moment.
 
 A migration is a file `migrations/NNNN_name.sql`. It runs in one transaction together with the row that records it, under
-an advisory lock that the transaction holds: another worker waits, and then finds it done. One that fails leaves nothing.
+an advisory lock that the transaction holds: another worker waits, and then finds it done. One that fails, also because a
+table stayed locked for LOCK_TIMEOUT_MS, leaves nothing.
 Before each, the names that the service uses are looked at: tables of somebody else are refused (ownership.py).
 """
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 LOCK = 0x696D7065747573  # "impetus": the key of the advisory lock, the same in every release
+CONNECT_TIMEOUT = 5.0  # seconds
+LOCK_TIMEOUT_MS = 2000  # for a table: requests that come to wait behind a migration wait no longer
 BOOKKEEPING = """
 CREATE TABLE schema_migration (
     number     integer PRIMARY KEY,
@@ -94,6 +97,9 @@ async def migrate(
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
             await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            await connection.execute(
+                f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"
+            )  # not before: others wait their turn
             there = await own(connection, schema, migrations)
             if not there.tables:
                 await _make_schema(connection, schema)
@@ -110,6 +116,16 @@ async def migrate(
         applied.append(missing[0])
 
 
+async def default_path(url: str) -> str:
+    """The search_path of a connection that names none: where a release without a schema of its own made its tables."""
+    connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT)
+    try:
+        path: str = await connection.fetchval("SELECT current_setting('search_path')", timeout=CONNECT_TIMEOUT)
+        return path
+    finally:
+        connection.terminate()
+
+
 async def _make_schema(connection: Any, schema: str) -> None:
     if await connection.fetchval("SELECT to_regnamespace(quote_ident($1)) IS NULL", schema):
         try:
@@ -119,6 +135,11 @@ async def _make_schema(connection: Any, schema: str) -> None:
                 f"the schema {schema} cannot be made: {error}; let an administrator of the database run"
                 f" CREATE SCHEMA {quoted(schema)} AUTHORIZATION the_user_of_DATABASE_URL, or name another in DB_SCHEMA"
             ) from error
+    # So that an installation in a schema of its own is never taken for one of before there were such.
+    if await connection.fetchval(
+        "SELECT nspname <> 'public' AND pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1", schema
+    ):
+        await connection.execute(f"COMMENT ON SCHEMA {quoted(schema)} IS '{ownership.MARK}its tables'")
 
 
 def _missing(there: Own, migrations: Sequence[Migration]) -> list[Migration]:

@@ -15,11 +15,9 @@ from typing import Any
 
 import asyncpg
 
-from impetus_service.ownership import QUEUE, ForeignTables, MigrationError, Own, mark, quoted
+from impetus_service.ownership import MARK, QUEUE, ForeignTables, MigrationError, Own, mark, quoted
 
 log = logging.getLogger("impetus.db")
-
-LOCK_TIMEOUT_MS = 2000  # for each table: whoever waits behind us for it waits no longer
 
 
 async def move_older(
@@ -34,6 +32,8 @@ async def move_older(
     former = await connection.fetchval(
         "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
         " WHERE pg_class.oid = to_regclass('schema_migration')"
+        " AND NOT starts_with(coalesce(obj_description(relnamespace, 'pg_namespace'), ''), $1)",
+        MARK,
     )
     if former is None or former == schema:
         return frozenset()
@@ -54,7 +54,6 @@ async def move_older(
 
 
 async def _move(connection: Any, older: Own, schema: str) -> None:
-    await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
     old, new = quoted(older.schema), quoted(schema)
     for table in sorted(older.tables.difference(QUEUE)):
         await connection.execute(f"ALTER TABLE {old}.{quoted(table)} SET SCHEMA {new}")

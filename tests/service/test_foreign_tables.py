@@ -221,7 +221,7 @@ def test_each_command_ends_with_the_sentence(empty_database, dump):
     run(execute(empty_database, OTHER_APPLICATION))
     before = dump(empty_database)
     admin = ("create-admin", "--company", "A", "--email", "a@b.example", "--name", "A", "--password-stdin")
-    for arguments in (("maintenance",), ("maintenance", "--dry-run"), ("db",), ("jobs",), admin):
+    for arguments in (("maintenance",), ("maintenance", "--dry-run"), ("db",), ("migrate",), ("jobs",), admin):
         done = command(empty_database, *arguments, feed=f"{PASSWORD}\n", DB_SCHEMA="public")
         assert (done.returncode, done.stdout) == (1, ""), arguments
         assert "holds public.audit_logs, public.sessions, which" in done.stderr

@@ -17,9 +17,11 @@ from conftest import run
 from waiting import until
 
 import impetusd
+from impetus_service import db
 from impetus_service.app import create_app
 from impetus_service.db import Database
 from impetus_service.health import ROOMS
+from impetus_service.migrate import Migration, shipped
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings, SettingsError
 from impetusd.worker.draining import DRAINING
@@ -267,18 +269,39 @@ def test_a_clean_stop_closes_every_connection(shared_postgres):
     run(main())
 
 
-def test_a_migration_that_fails_ends_no_worker(postgres, caplog):
+def test_a_migration_that_fails_is_told_until_it_succeeds_and_ends_no_worker(postgres, monkeypatch):
     async def main() -> None:
-        connection = await asyncpg.connect(postgres.url)
-        await connection.execute("CREATE TABLE companies (foreign_one int)")
+        broken = Migration(len(shipped()) + 1, "broken", "CREATE TABLE one (n int); SELECT 1 / 0")
+        monkeypatch.setattr(db, "shipped", lambda: [*shipped(), broken])
         async with application(postgres.url) as client:
-            await until(lambda: said(caplog, "holds public.companies, which the service's migrations did not make"))
-            assert (await health(client))[0] == 200
-            await connection.execute("DROP TABLE companies")
-            await until(lambda: said(caplog, "applied migration 0001 companies"))
-        await connection.close()
+            body = await until_status(client, 503)
+            reason = f"{broken} failed: division by zero"
+            assert (body["status"], body["database"]["ok"], body["database"]["migrated"]) == (
+                "unavailable",
+                True,
+                False,
+            )
+            assert body["database"]["error"] == reason
+            assert await readiness(client) == (503, reason)
+            async with client.get("/api/communications", headers={"Authorization": "Bearer x"}) as response:
+                assert (response.status, reason in await response.text()) == (503, True)
+            monkeypatch.setattr(db, "shipped", shipped)
+            await until_status(client, 200)
+            assert await readiness(client) == (200, None)
 
     postgres.start()
+    run(main())
+
+
+def test_what_the_role_may_not_do_is_told(shared_postgres):
+    async def main() -> None:
+        root = shared_postgres.url.replace("user=impetus", "user=postgres")
+        await asyncpg_answer(root, "CREATE DATABASE closed")
+        async with application(shared_postgres.url.replace("/impetus?", "/closed?")) as client:
+            body = await until_status(client, 503)
+            assert "CREATE SCHEMA" in body["database"]["error"]
+            assert (await readiness(client))[0] == 503
+
     run(main())
 
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from conftest import run
+from test_maintenance import command
 
 from impetus_service.migrate import Migration, MigrationError, migrate, shipped
 
@@ -81,6 +82,24 @@ def test_one_that_was_edited_after_it_had_been_applied_is_told(shared_postgres):
     run(main())
 
 
+def test_one_that_waits_for_a_lock_gives_up_and_leaves_nothing(shared_postgres, monkeypatch):
+    monkeypatch.setattr("impetus_service.migrate.LOCK_TIMEOUT_MS", 50)
+
+    async def main() -> None:
+        async with connections(shared_postgres, 2) as (holder, connection):
+            schema = await schema_of(connection)
+            await migrate(connection, [SLOW, SECOND], schema)
+            changes = Migration(3, "changes", "ALTER TABLE one ADD COLUMN m int; ALTER TABLE two ADD COLUMN m int")
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE two IN ACCESS SHARE MODE")
+                with pytest.raises(MigrationError, match=r"migration 0003 changes failed: .* lock timeout"):
+                    await migrate(connection, [SLOW, SECOND, changes], schema)
+                await holder.execute("INSERT INTO one (n) VALUES (1)")  # nobody waits behind it any more
+            assert await migrate(connection, [SLOW, SECOND, changes], schema) == [changes]
+
+    run(main())
+
+
 def test_a_connection_that_ends_is_no_fault_of_the_migration(shared_postgres):
     suicide = Migration(1, "suicide", "SELECT pg_terminate_backend(pg_backend_pid())")
 
@@ -103,3 +122,11 @@ def test_the_shipped_ones_are_numbered_without_a_gap_and_apply(shared_postgres):
             assert "companies" in await tables(connection)
 
     run(main())
+
+
+def test_by_hand_before_a_reload(shared_postgres):
+    name = f"by_hand_{uuid4().hex}"
+    done = command(shared_postgres.url, "migrate", DB_SCHEMA=name)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"applied {each}" for each in shipped()])
+    done = command(shared_postgres.url, "migrate", DB_SCHEMA=name)
+    assert (done.returncode, done.stdout) == (0, f"the schema {name} is up to date\n")

@@ -108,6 +108,19 @@ def test_job_workers_of_both_releases_share_one_queue(empty_database, tmp_path, 
     run(main())
 
 
+def test_another_installation_in_a_schema_of_its_own_stays_where_it_is(empty_database):  # noqa: F811
+    """Also where the search_path leads there, since the role has the schema's name."""
+
+    async def main() -> None:
+        async with on(empty_database, "impetus") as one, on(empty_database, "second") as two:
+            for person, count in ((one, 1), (two, 2)):
+                for _ in range(count):
+                    assert (await person("POST", "/api/communications", json={"subject": "s", "body": "b"}))[0] == 201
+                assert (await person("GET", "/api/communications"))[1]["pagination"]["total"] == count
+
+    run(main())
+
+
 def test_what_is_half_somebody_elses_is_not_moved(empty_database):  # noqa: F811
     async def main() -> None:
         async with connected(empty_database) as connection:

@@ -24,14 +24,20 @@ BIN = Path(sys.executable).parent
 
 INI = """
 [pool:web]
-app = impetus_service.app:create_app
+app = {app}
 instances = 2
 listen = 127.0.0.1:{port}
 depends_on = db
+cwd = {root}
 [program:db]
 command = {bin}/impetusd-postgres --data {root}/data --socket-dir {root}/s
 wait_ready = yes
 kill_signal = SIGINT
+[health:web-ready]
+target = web
+http = /health/ready
+start_period = 2s
+action = alert
 [env:web]
 DATABASE_URL = {url}
 DB_POOL_MAX = 4
@@ -94,10 +100,10 @@ class Service:
 
 
 @asynccontextmanager
-async def running(impetusd: Instance) -> AsyncIterator[Service]:
+async def running(impetusd: Instance, app: str = "impetus_service.app:create_app") -> AsyncIterator[Service]:
     port = impetusd.port()
     url = f"postgresql:///impetus?host={impetusd.root}/s&user=impetus"
-    await asyncio.to_thread(impetusd.start, INI.format(port=port, bin=BIN, root=impetusd.root, url=url))
+    await asyncio.to_thread(impetusd.start, INI.format(app=app, port=port, bin=BIN, root=impetusd.root, url=url))
     adding = await asyncio.create_subprocess_exec(
         BIN / "impetusd-service", "create-admin", "--company", "Shop", "--email", "ada@example.com", "--name", "Ada",
         "--password-stdin", env={**impetusd.environ, "DATABASE_URL": url}, stdin=asyncio.subprocess.PIPE,
@@ -180,5 +186,43 @@ def test_whatever_the_database_does_no_worker_ends_and_every_request_is_answered
             for slot in ("web:0", "web:1"):
                 assert (after[slot].pid, after[slot].restarts) == (before[slot].pid, 0)
             assert service.statuses <= {200, 503}
+
+    asyncio.run(main())
+
+
+# The service with the migration that stands beside it, as the next version of it would have.
+NEXT = """
+from pathlib import Path
+from impetus_service import db
+from impetus_service.app import create_app
+from impetus_service.migrate import Migration, shipped
+sql = Path(__file__).with_name("next.sql")
+if sql.exists():
+    one = Migration(len(shipped()) + 1, "next", sql.read_text())
+    db.shipped = lambda: [*shipped(), one]
+"""
+
+
+def test_a_reload_onto_a_failing_migration_is_refused_and_the_old_version_serves(impetusd):
+    async def main() -> None:
+        impetusd.write(NEXT, "next_version.py")
+        async with running(impetusd, "next_version:create_app") as service:
+            await service.until_well()
+            before = impetusd.status()
+            impetusd.write("CREATE TABLE one (n int); SELECT 1 / 0", "next.sql")
+            async with service.load():
+                refused = await asyncio.to_thread(impetusd.run, "reload", "web", code=None)
+            assert refused.code == 1, refused
+            assert "/health/ready" in refused.err + refused.out
+            assert "migration 0006 next failed: division by zero" in refused.err + refused.out, refused
+            after = impetusd.status()
+            for slot in ("web:0", "web:1"):
+                assert (after[slot].pid, after[slot].state) == (before[slot].pid, "RUNNING")
+            impetusd.write("CREATE TABLE one (n int)", "next.sql")
+            async with service.load():
+                reloaded = await asyncio.to_thread(impetusd.run, "reload", "web", code=None)
+            assert reloaded.code == 0, reloaded
+            assert impetusd.status()["web:0"].pid != before["web:0"].pid
+            assert service.statuses == {200}
 
     asyncio.run(main())
