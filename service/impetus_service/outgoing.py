@@ -1,7 +1,7 @@
 """Requests to other services: one client of the worker, with a timeout, retries and a circuit breaker per target.
 
 Nothing here ends or stalls a worker: each attempt ends within HTTP_TIMEOUT_MS, all of them with their pauses within
-HTTP_TOTAL_MS, an answer has at most HTTP_ANSWER_MAX_BYTES, and a target that fails time and again is not asked at all
+HTTP_TOTAL_MS (a caller may name another total, and spend it on one attempt), an answer has at most HTTP_ANSWER_MAX_BYTES, and a target that fails time and again is not asked at all
 until its breaker lets one request through. What comes of it is an Answer, or Unavailable with a sentence for the client.
 """
 
@@ -117,9 +117,11 @@ class Outgoing:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         within: float | None = None,
+        patient: bool = False,
     ) -> Answer:
         """Ask until there is an answer that no further attempt would better, within `within` seconds in all.
 
+        Each attempt has HTTP_TIMEOUT_MS; with `patient` all the time that is left: a slow target is asked once.
         Only what is safe to repeat is: an idempotent method, a request with an Idempotency-Key, or one that could not
         be sent. A 429 or 5xx that stays one is an Answer like any other. Raises Unavailable.
         """
@@ -128,7 +130,9 @@ class Outgoing:
         ends = time.monotonic() + (within or self._total)
         attempt = 0
         while True:
-            outcome, sent, asked_to_wait = await self._attempt(request, target, ends)
+            left = max(0.001, ends - time.monotonic())
+            allowed = left if patient else min(self._timeout, left)
+            outcome, sent, asked_to_wait = await self._attempt(request, target, allowed)
             if isinstance(outcome, Answer) and outcome.status not in WORTH_REPEATING:
                 return outcome
             pause = pause_before(attempt, asked_to_wait, random.random())  # noqa: S311
@@ -183,11 +187,10 @@ class Outgoing:
                 self._breakers[target] = self._breakers[target].given_up(ticket)
 
     async def _attempt(
-        self, request: _Request, target: str, ends: float
+        self, request: _Request, target: str, allowed: float
     ) -> tuple[Answer | Unavailable, bool, float | None]:
-        """One attempt: what came of it, whether the target may have seen it, and for how long it asks us to wait."""
+        """One attempt of `allowed` seconds: what came of it, whether the target may have seen it, and for how long it asks us to wait."""
         ticket = self._ask(target)
-        allowed = max(0.001, min(self._timeout, ends - time.monotonic()))
         settled = False
         try:
             async with self._send(request, aiohttp.ClientTimeout(total=allowed)) as response:
@@ -276,7 +279,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def reason(error: BaseException, allowed: float) -> str:
     """Why there was no answer; never the URL, which may hold what is secret."""
     if isinstance(error, TimeoutError):
-        return f"did not answer within {allowed:g} s"
+        return f"did not answer within {allowed:.3g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot be reached: {error.os_error.strerror or error.os_error}"
     if isinstance(error, aiohttp.ClientPayloadError):

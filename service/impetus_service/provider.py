@@ -123,6 +123,7 @@ class Provider:
                 headers=self._headers(),
                 content=msgspec.json.encode(body),
                 within=self._timeout,
+                patient=True,  # a completion that takes long would take as long again
             )
         except Unavailable as error:
             raise ProviderError(503, str(error), error.retry_after) from error

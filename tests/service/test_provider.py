@@ -11,6 +11,7 @@ from dataclasses import replace
 import fake_provider as fake
 import openai
 import pytest
+from aiohttp import web
 from conftest import run
 from fake_provider import KEY, WORDS, FakeProvider
 from waiting import turns
@@ -103,6 +104,34 @@ STREAMED = [
 ]
 CASES = [(ask, *case) for ask in ("complete", "embed") for case in REFUSALS + WHOLE]
 CASES += [("events", *case) for case in REFUSALS + STREAMED]
+
+
+def test_a_slow_provider_has_the_whole_time_in_one_attempt():
+    """HTTP_TIMEOUT_MS and HTTP_RETRIES are for other targets, and for what fails at once."""
+
+    async def slow(_request: web.Request) -> None:
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        for ask in ("complete", "embed"):
+            settings = {"http_timeout_ms": 1, "http_retries": 3}
+            async with providing(slow, **settings) as (client, server):
+                await getattr(client, ask)(HELLO if ask == "complete" else {"input": "a"})
+                assert len(server.seen) == 1
+            async with providing(openai_timeout_ms=100, **settings) as (client, server):
+                server.next = [server.hang]
+                with pytest.raises(ProviderError, match=r"did not answer within 0\.[01]\d* s") as failure:
+                    await getattr(client, ask)(HELLO if ask == "complete" else {"input": "a"})
+                assert (failure.value.status, len(server.seen)) == (503, 1)
+            async with providing(fake.status(500), fake.status(429), fake.cut, **settings) as (client, server):
+                await getattr(client, ask)(HELLO if ask == "complete" else {"input": "a"})
+                assert len(server.seen) == 4
+
+    run(main())
+
+
+def test_a_completion_has_thirty_seconds_unless_told():
+    assert Settings("postgresql:///x").openai_timeout_ms == 30_000
 
 
 @pytest.mark.parametrize(("ask", "misbehaviour", "status", "sentence"), CASES)
