@@ -219,6 +219,8 @@ async def _body(request: web.Request, wanted: Any) -> Any:
         raise _invalid(error, "body") from None
     except msgspec.DecodeError as error:
         raise Problem(400, f"the body is no JSON: {error}") from None
+    except RecursionError:
+        raise Problem(400, "the body is nested too deeply") from None
     except UnicodeDecodeError:
         raise Problem(400, "the body is no JSON: it is not in UTF-8") from None
 

@@ -68,7 +68,10 @@ async def embed(me: Caller, body: EmbeddingsRequest, request: web.Request) -> we
 
 async def _as_sent(request: web.Request) -> dict[str, Any]:
     """The body, which has been checked; what is null in it counts as not there."""
-    body: dict[str, Any] = msgspec.json.decode(await request.read())
+    try:
+        body: dict[str, Any] = msgspec.json.decode(await request.read())
+    except RecursionError:  # in what the checks leave alone
+        raise Problem(400, "the body is nested too deeply") from None
     return {name: value for name, value in body.items() if value is not None}
 
 

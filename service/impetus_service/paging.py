@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ import msgspec
 from impetus_service.problems import Fault, Problem
 
 LIMIT_DEFAULT, LIMIT_MAX = 100, 500
+YEARS = (1970, 9998)  # of a row that can be there: what the driver can move to any time zone
 OFFSET_MAX = 2**63 - 1  # what PostgreSQL's bigint holds
 
 Item = TypeVar("Item")
@@ -48,9 +49,12 @@ class Cursor:
         try:
             created_at, _, number = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("/")
             cursor = cls(datetime.fromisoformat(created_at), int(number))
-        except (ValueError, binascii.Error):
+            usable = (
+                cursor.created_at.tzinfo is not None and YEARS[0] <= cursor.created_at.astimezone(UTC).year <= YEARS[1]
+            )
+        except (ValueError, OverflowError, binascii.Error):
             raise ValueError("it is not one that an answer gave as `next`") from None
-        if cursor.created_at.tzinfo is None or not 0 < cursor.id < 2**63 or str(cursor) != text:
+        if not usable or not 0 < cursor.id < 2**63 or str(cursor) != text:
             raise ValueError("it is not one that an answer gave as `next`")
         return cursor
 

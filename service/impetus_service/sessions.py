@@ -53,7 +53,7 @@ def token_hash(token: str) -> bytes:
 async def authenticate(request: web.Request) -> Caller:
     """The caller of `request`. Raises Problem 401, and Unavailable when the database cannot tell."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
         raise Problem(401, "a session is needed: Authorization: Bearer TOKEN", headers=_CHALLENGE)
     database = request.app[DATABASE]
     row = await database.fetchrow(accounts.SESSION, token_hash(token.strip()))

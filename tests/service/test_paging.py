@@ -39,7 +39,7 @@ def test_no_text_is_an_error(text):
     assert 0 <= clamp(text, 0, 0, OFFSET_MAX) <= OFFSET_MAX
 
 
-@given(st.datetimes(timezones=st.just(UTC)), st.integers(1, 2**63 - 1))
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC)), st.integers(1, 2**63 - 1))
 def test_a_cursor_is_read_as_it_was_written(created_at, number):
     cursor = Cursor(created_at, number)
     assert Page.of({"cursor": str(cursor)}).after == cursor
