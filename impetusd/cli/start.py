@@ -39,7 +39,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     from impetusd.cli.progress import Live
 
     config = place.load(at.conf, env)
-    launch.evict_stale(config.paths)
+    launch.evict_stale(at.paths)
     for _ in range(3):  # a daemon that another command is just stopping may answer once more, and be gone then
         with Live("starting impetusd") as live:
             try:

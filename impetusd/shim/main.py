@@ -515,8 +515,10 @@ class Shim(Supervision):
         return {**how, **usage.of_zombie(child.pidfd), "at": time.time()}
 
     def _how_by_hearsay(self, child: Child) -> dict[str, Any] | None:
-        """Of one that somebody else has to reap: the kernel tells afterwards, if that comes soon."""
-        status = orphans.status_of(child.pidfd)
+        """Of one that somebody else has to reap: the kernel tells before that, or afterwards, if that comes soon."""
+        status = self._seeing(lambda: orphans.status_of_zombie(child))
+        if status is None:
+            status = orphans.status_of(child.pidfd)
         now = time.monotonic()
         if status is None and not child.seen:
             child.seen = now

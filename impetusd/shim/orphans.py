@@ -109,6 +109,24 @@ def status_of(pidfd: int) -> int | None:
     return status if mask & _EXIT else None
 
 
+def status_of_zombie(child: Child) -> int | None:
+    """The status of wait(2) of one that nobody has reaped yet; None: it has been, or we may not know.
+
+    As the last field of /proc/PID/stat, which is 0 for whoever might not trace the process.
+    """
+    fields = tree.fields(child.pid)
+    if fields[:1] != [b"Z"] or int(fields[19]) != child.started or len(fields) < 50:
+        return None
+    status = int(fields[49])
+    return status if status or _may_know(child.pid) else None
+
+
+def _may_know(pid: int) -> bool:
+    """Whether we run as the user that `pid` is, or may trace any process."""
+    ids = tree.rights(pid).split()[1:]
+    return {*ids} == {str(os.geteuid()).encode()} or tree.may_trace()
+
+
 def unknown(told: dict[str, Any]) -> list[tree.Member]:
     """Processes that the dead shim had started, as their environment says, and that its table does not know.
 

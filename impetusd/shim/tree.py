@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+CAP_SYS_PTRACE = 19
+
 
 def _unless_blind(error: OSError) -> None:
     """What is not there any more is an answer; that nothing can be seen is none."""
@@ -44,6 +46,15 @@ class Member:
 
 def read(pid: int) -> Member | None:
     """The process `pid`, or None when there is none."""
+    told = fields(pid)
+    if not told:
+        return None
+    zombie = told[0] in {b"Z", b"X", b"x"}
+    return Member(pid, int(told[1]), int(told[2]), int(told[3]), int(told[19]), zombie=zombie)
+
+
+def fields(pid: int) -> list[bytes]:
+    """/proc/PID/stat from the state on, which is field 3 of proc(5); [] when there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -52,10 +63,8 @@ def read(pid: int) -> Member | None:
             os.close(fd)
     except OSError as error:
         _unless_blind(error)
-        return None
-    fields = text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
-    zombie = fields[0] in {b"Z", b"X", b"x"}
-    return Member(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), zombie=zombie)
+        return []
+    return text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
 
 
 def children() -> list[int]:
@@ -111,6 +120,12 @@ def now() -> int:
 def rights(pid: int) -> bytes:
     """The user ids that `pid` has, as /proc shows them; b"" when there is no such process."""
     return next((line for line in _lines(pid, "status") if line.startswith(b"Uid:")), b"")
+
+
+def may_trace() -> bool:
+    """Whether we have CAP_SYS_PTRACE."""
+    told = next((line.split()[1] for line in _lines(os.getpid(), "status") if line.startswith(b"CapEff:")), b"0")
+    return bool(int(told, 16) >> CAP_SYS_PTRACE & 1)
 
 
 def place(pid: int) -> bytes:

@@ -93,8 +93,25 @@ def test_how_an_orphan_ends_is_told_exactly_once_somebody_has_reaped_it(shim, co
     assert "unknown" not in ended
 
 
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [("exit 7", {"code": 7}), ("exit 0", {"code": 0}), ("kill -USR1 $$", {"signal": signal.SIGUSR1})],
+)
+def test_how_an_orphan_ends_is_told_at_once_whoever_reaps_it_when(shim, command, how):
+    """Its init may poll for zombies, and what ended is to be started again before that."""
+    process, pid = shim.started(SH, "-c", f"trap '{command}' TERM; while :; do sleep 0.01; done")
+    shim.echo()
+    both_killed(shim)
+    os.kill(pid, signal.SIGTERM)
+    ended = shim.wait("exited", process)
+    assert state(pid) == "Z"
+    assert {key: ended[key] for key in how} == how
+    os.waitpid(pid, 0)
+
+
 def test_an_end_that_nobody_reaps_or_that_came_while_nobody_was_there_is_said_to_be_unknown():
-    with Shim(setup="main.orphans.REAPED_WITHIN = 0.1\nmain.LOOK_AGAIN = 0.05") as shim:
+    blind = "main.orphans.status_of_zombie = lambda child: None"
+    with Shim(setup=f"main.orphans.REAPED_WITHIN = 0.1\nmain.LOOK_AGAIN = 0.05\n{blind}") as shim:
         kept, pid = shim.started("/bin/sleep", "1000")
         gone, other = shim.started("/bin/sleep", "1000")
         shim.echo()

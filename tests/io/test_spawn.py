@@ -115,7 +115,7 @@ def test_declared_descriptors_are_at_their_numbers_in_any_order(shim):
             str(3 + at): ends[name] for at, name in enumerate(order)
         }
         assert sorted(found, key=int) == sorted(fds, key=int)
-        os.close(shim._pipes.pop("out"))
+        os.close(shim.pipes.pop("out"))
 
 
 def test_numbers_between_declared_descriptors_are_closed(shim):
@@ -207,7 +207,7 @@ def test_many_starts_while_descriptors_come_and_go_find_only_what_was_declared()
             for process, out in starts:
                 assert shim.output(process, out) == one
                 assert shim.wait("exited", process)["code"] == 0
-                os.close(shim._pipes.pop(out))
+                os.close(shim.pipes.pop(out))
             shim.ack(*(process for process, _ in starts))
         shim.echo()
         assert shim.open_fds() == before
