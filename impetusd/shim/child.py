@@ -21,7 +21,7 @@ STOP = (15, 10.0, True)  # what one is given of whom the supervisor has not told
 class Child:
     """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
 
-    __slots__ = (*PLAIN, "asked", "failed", "forks", "seen")
+    __slots__ = (*PLAIN, "asked", "exit_told", "failed", "forks", "seen")
 
     def __init__(self, process: int, invocation: str, cgroup: str) -> None:
         self.process = process
@@ -36,6 +36,7 @@ class Child:
         self.forks: socket.socket | None = None  # a template's fork socket
         self.asked = 0  # when a template was asked to fork it: see `tree.now`
         self.ended: dict[str, Any] | None = None
+        self.exit_told = False  # `exited` was emitted, by this process
         self.acked = False
         self.left = False  # descendants live on after it
         self.doomed = False  # whoever is found of its tree is killed

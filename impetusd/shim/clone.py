@@ -45,12 +45,19 @@ def fork_into(cgroup: str) -> int:
     Raises OSError; ENOSYS where the kernel has no clone3.
     """
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    pid: int = -1
+    number = 0
     try:
         arguments = _Arguments(flags=CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=directory)
-        pid: int = _libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+        pid = _libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
         if pid < 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), cgroup)
-        return pid
     finally:
-        os.close(directory)
+        try:
+            os.close(directory)
+        except Exception:
+            if pid < 0:  # else there is a child, and its pid must not be lost
+                raise
+    if pid < 0:
+        raise OSError(number, os.strerror(number), cgroup)
+    return pid

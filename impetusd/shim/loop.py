@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+TRIES = 3  # of a source in a row that may raise; then it is set aside
+ASIDE = 5.0  # seconds
+APART = 0.01  # seconds between two tries
 SPARE = 3  # descriptors held back, so that it can always look who is there
 
 
@@ -28,25 +31,61 @@ class Loop:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.on: dict[int, Callable[[], None]] = {}
+        self.faults: dict[object, int] = {}  # how often in a row a source has raised
+        self.aside: dict[object, float] = {}  # when (monotonic) one that is set aside is tried again
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.spare: list[int] = []
         self._hold_back()
 
-    def _survive(self, act: Callable[[], None]) -> None:
-        """Nothing that goes wrong with one child may end what holds all of them."""
+    def _survive(self, act: Callable[[], None], source: object = None) -> None:
+        """Nothing that goes wrong with one source (a descriptor, or the act itself) may end what holds all of them.
+
+        It is tried again, for the kernel may lack something for a moment; told once; and when it goes wrong again and
+        again it is set aside for a while, so that the others have their turn.
+        """
+        source = act if source is None else source
+        if source in self.aside:
+            return
         try:
             act()
         except Exception as error:
-            log(f"{getattr(act, '__name__', act)} failed, going on: {error!r}")
-            time.sleep(0.01)  # it may fail again at once, as long as the kernel lacks something
+            count = self.faults[source] = self.faults.get(source, 0) + 1
+            if count == 1:
+                log(f"{getattr(act, '__name__', act)} failed, going on: {error!r}")
+            if count >= TRIES:
+                self.aside[source] = time.monotonic() + ASIDE
+                self._listen(source, on=False)
+                if count == TRIES:
+                    log(f"it fails again and again: trying every {ASIDE:g} s")
+            else:
+                time.sleep(APART)
+        else:
+            if self.faults.pop(source, 0) >= TRIES:
+                log(f"{getattr(act, '__name__', act)} goes well again")
+
+    def _listen(self, source: object, *, on: bool) -> None:
+        if isinstance(source, int) and source in self.on:
+            with contextlib.suppress(OSError):
+                if on:
+                    self.epoll.register(source, select.EPOLLIN)
+                else:
+                    self.epoll.unregister(source)
+
+    def _take_up_again(self, now: float) -> None:
+        """What was set aside, when it has been for long enough."""
+        for source in [source for source, until in self.aside.items() if now >= until]:
+            del self.aside[source]
+            self._listen(source, on=True)
 
     def _watch(self, fd: int, act: Callable[[], None]) -> None:
-        self.on[fd] = act
         self.epoll.register(fd, select.EPOLLIN)
+        self.on[fd] = act
 
     def _unwatch(self, fd: int) -> None:
         if self.on.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
+            self.faults.pop(fd, None)
+            if self.aside.pop(fd, None) is None:
+                self.epoll.unregister(fd)
 
     def _seeing(self, look: Callable[[], T]) -> T:
         """`look()`; when no descriptor is left to look with, once more with those that are held back for this."""

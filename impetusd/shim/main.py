@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 EX_TEMPFAIL = 75
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
+APART = 0.1  # seconds between two rounds while something goes wrong: it may be due all the time, or never wake us
 LAST_LINES = 1.0  # seconds that the log may take for the last of them
 LOOK_AGAIN = 0.5  # seconds, when it could not even so
 
@@ -48,6 +49,7 @@ class Shim(Supervision):
         self.baseline = baseline
         self.trial: handover.Trial | None = None
         self.ending: ending.Ending | None = None  # under way
+        self.over = False
         self.run_dir = paths["run_dir"]
         self.children: dict[int, Child] = {}
         self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
@@ -68,6 +70,10 @@ class Shim(Supervision):
     def run(self) -> int:
         """Serve until told to quit. Returns the exit status."""
         self._listen_to_signals()
+        each_round = (
+            *(self._mind_supervisor, self._flush, self._beat, self._write_down, self._remove_emptied),
+            write_waiting,
+        )
         if self.supervisor is not None:  # it was there before this code was
             self.emit({"event": "upgraded"})
         self._flush()
@@ -75,45 +81,49 @@ class Shim(Supervision):
             for fd, _ in self.epoll.poll(self._patience()):
                 act = self.on.get(fd)  # an earlier one of this round may have closed it
                 if act is not None:
-                    self._survive(act)
+                    self._survive(act, fd)
+            self._take_up_again(time.monotonic())
             if self.sweep_due:
                 self._survive(self._sweep)
-            if self._is_over(time.monotonic()):
+            self._survive(self._end_alone)
+            if self.over:
                 return 1
-            self._mind_supervisor()
-            self._flush()
-            if self.trial is not None and time.monotonic() >= self.trial.deadline:
-                self.trial.kill()
-            self.upstream.beat(time.monotonic())
-            self._write_down()
-            self._survive(self._remove_emptied)
-            write_waiting()
+            for act in each_round:
+                self._survive(act)
             if self.quitting and self.supervisor is None:
                 self._clear_away()
                 return self.code
 
-    def _is_over(self, now: float) -> bool:
-        """Whether everything has ended, where that was asked for and no supervisor comes up that could see to it."""
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if self.trial is not None and now >= self.trial.deadline:
+            self.trial.kill()
+        self.upstream.beat(now)
+
+    def _end_alone(self) -> None:
+        """Stop everything, where that was asked for and no supervisor comes up that could see to it."""
+        now = time.monotonic()
         if self.ending is None:
             if not self.gives_up:
-                return False
+                return
             if not (self.children or self.blobs):
                 log("no supervisor comes up, and nothing runs that would have to be held: giving up")
+                self.over = True
                 self._clear_away()
-                return True
+                return
             if not self.shutdown:
-                return False
+                return
             log("no supervisor comes up, and the end was asked for: stopping everything without one")
             self.due = None
             self.ending = ending.Ending(self, now)
         if not self.ending.is_over(now):
-            return False
+            return
+        self.over = True
         left = self.ending.left()
         log(f"left behind, for SIGKILL does not end it: {left}" if left else "everything is stopped")
         self._clear_away()
         with contextlib.suppress(OSError):
             os.unlink(f"{self.run_dir}/control.sock")
-        return True
 
     def _clear_away(self) -> None:
         self.table.remove()
@@ -154,8 +164,13 @@ class Shim(Supervision):
     def _patience(self) -> float:
         now = time.monotonic()
         due = self._heed()
-        others = self.trial.deadline if self.trial else due, self.ending.due if self.ending else due
-        wait = max(0.0, min(due, self.upstream.due, *others) - now)
+        others = (
+            self.trial.deadline if self.trial else due,
+            self.ending.due if self.ending else due,
+            min(self.aside.values(), default=due),
+        )
+        wait = max(APART if self.aside else 0.0, min(due, self.upstream.due, *others) - now)
+        wait = min(wait, APART) if self.faults else wait
         return min(wait, LOOK_AGAIN) if self.sweep_due else wait
 
     # The supervisor, and what it says.
@@ -184,11 +199,7 @@ class Shim(Supervision):
                 else:
                     self.blobs[op["key"]] = op["blob"]
             case "keep":
-                self._drop(op["name"])
-                if fds:
-                    self._hold(op["name"], fds.pop(0))
-                else:
-                    self.lost.add(op["name"])
+                self._keep(op["name"], fds.pop(0) if fds else -1)
             case "drop":
                 self._drop(op["name"])
             case "spawn":
@@ -212,6 +223,58 @@ class Shim(Supervision):
                 self.quitting, self.code = True, op.get("code", 0)
             case "beat":
                 pass
+
+    def _make_good(self, op: dict[str, Any], fds: list[int], error: Exception) -> None:
+        """An operation went wrong, or makes no sense: what it was to do is done once more, or has failed and is told so."""
+        match op["op"]:
+            case "spawn" | "fork":
+                self._fail_start(op["process"], getattr(error, "strerror", None) or repr(error))
+            case "keep" if op["name"] in self.kept and not fds:
+                self._hold(op["name"], self.kept[op["name"]])
+            case "keep":
+                self._keep(op["name"], fds.pop() if fds else -1)
+            case "put" | "drop" | "signal" | "ack" | "quit":
+                self._obey(op, [])
+
+    def _fail_start(self, process: int, error: str) -> None:
+        child = self.children.get(process)
+        if child is None:
+            child = self.children[process] = Child(process, "", "")
+        self.forking.pop(process, None)
+        if child.ended is None:
+            self._abandon(child)
+            child.ended = {"stage": "starting a process", "error": error, "at": time.time()}
+        self._tell_exit(child)
+
+    def _abandon(self, child: Child) -> None:
+        """End what was started of it; as a stray it is reaped."""
+        if child.pid:  # not reaped, so the number is still its own
+            with contextlib.suppress(OSError):
+                os.kill(child.pid, signal.SIGKILL)
+        child.pid = 0
+        for fd in (child.pidfd, child.status):
+            if fd >= 0:
+                self._unwatch(fd)
+                os.close(fd)
+        child.pidfd = child.status = -1
+        if child.forks is not None and child.template:
+            self._unwatch(child.forks.fileno())
+            child.forks.close()
+        child.forks = None
+
+    def _keep(self, name: str, fd: int) -> None:
+        """`fd` is ours from now on; -1: there was none left to take it."""
+        try:
+            self._drop(name)
+            if fd >= 0:
+                self._hold(name, fd)
+            else:
+                self.lost.add(name)
+        except Exception:
+            if fd >= 0 and self.kept.get(name) != fd:
+                self.lost.add(name)
+                os.close(fd)
+            raise
 
     def _hold(self, name: str, fd: int) -> None:
         self.kept[name] = fd
@@ -244,10 +307,7 @@ class Shim(Supervision):
             child.pid, child.status = spawn.start(spec)
             child.pidfd = os.pidfd_open(child.pid)
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
-            if child.pid:  # no descriptor was left to watch it with; not reaped, so the number is still its own
-                os.kill(child.pid, signal.SIGKILL)
-                child.pid = 0
-            self._never_lived(child, "starting a process", getattr(error, "strerror", None) or str(error))
+            self._fail_start(process, getattr(error, "strerror", None) or str(error))
             return
         finally:
             if theirs is not None:
@@ -274,9 +334,9 @@ class Shim(Supervision):
         """The start has told how it went, which is the end of its status descriptor."""
         if child.status >= 0:
             child.failed = spawn.failure(child.status)
-            self._unwatch(child.status)
-            os.close(child.status)
-            child.status = -1
+            fd, child.status = child.status, -1
+            self._unwatch(fd)
+            os.close(fd)
 
     def _live(self, child: Child) -> None:
         child.session = child.pid
@@ -457,7 +517,7 @@ class Shim(Supervision):
 
     def _ack(self, process: int) -> None:
         child = self.children.get(process)
-        if child is None or child.ended is None or child.acked:
+        if child is None or child.ended is None:
             return
         child.acked = True
         self.table.touch(child)
@@ -470,10 +530,10 @@ class Shim(Supervision):
 
     def _forget_if_done(self, child: Child) -> None:
         if child.acked and not child.left:
-            del self.children[child.process]
             self.table.note("children", child.process, None)
             if child.cgroup:
                 self.emptied.append(child.cgroup)
+            del self.children[child.process]
 
     def _remove_emptied(self) -> None:
         """At the end of a round: what is to be started in the place of what was there does not wait for it."""
@@ -484,24 +544,26 @@ class Shim(Supervision):
     # What the kernel says.
 
     def _ended(self, child: Child) -> None:
-        """The exit is read and kept as a zombie (WNOWAIT) until the supervisor has written it down."""
-        if child.ended is not None:
-            return
-        how = self._how(child) if child.ours else self._how_by_hearsay(child)
-        if how is None:
-            return
-        self._unwatch(child.pidfd)
-        if child.forks is not None:
-            self._fork_answers(child)
-            self._no_more_forks(child)
-        self._started(child)
-        if child.failed is not None:
-            how = {"stage": child.failed[0], "error": child.failed[1], "at": how["at"]}
-        if how.get("signal") == signal.SIGKILL and not child.killed and self._lacked_memory(child):
-            how["oom"] = True
-        child.ended = how
-        child.left = self.has_rest(child)
+        """The exit is read and kept as a zombie (WNOWAIT) until the supervisor has written it down.
+
+        It is watched until that is told: what goes wrong here is done again.
+        """
+        if child.ended is None:
+            how = self._how(child) if child.ours else self._how_by_hearsay(child)
+            if how is None:
+                return
+            if child.forks is not None:
+                self._fork_answers(child)
+                self._no_more_forks(child)
+            self._started(child)
+            if child.failed is not None:
+                how = {"stage": child.failed[0], "error": child.failed[1], "at": how["at"]}
+            if how.get("signal") == signal.SIGKILL and not child.killed and self._lacked_memory(child):
+                how["oom"] = True
+            child.left = self.has_rest(child)
+            child.ended = how
         self._tell_exit(child)
+        self._unwatch(child.pidfd)
 
     @staticmethod
     def _how(child: Child) -> dict[str, Any] | None:
@@ -534,8 +596,10 @@ class Shim(Supervision):
         return bool(child.cgroup) and tree.Cgroups.oom_kills(child.cgroup) > 0
 
     def _tell_exit(self, child: Child) -> None:
-        self.table.touch(child)
-        self.emit({"event": "exited", "process": child.process, **(child.ended or {}), "left": child.left})
+        if not child.exit_told:
+            self.table.touch(child)
+            self.emit({"event": "exited", "process": child.process, **(child.ended or {}), "left": child.left})
+            child.exit_told = True
 
     def _mains(self) -> set[int]:
         return {child.pid for child in self.children.values() if child.pid}
@@ -587,6 +651,7 @@ class Shim(Supervision):
 
     def _sweep(self) -> None:
         """After SIGCHLD: reap strays, and see whose tree has become empty."""
+        failed: Exception | None = None
         self.sweep_due = False
         try:
             strays = self._strays() if not self.forking else []
@@ -594,23 +659,36 @@ class Shim(Supervision):
             self.sweep_due = True
             return
         for pid in strays:
-            with contextlib.suppress(ChildProcessError):
+            try:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                pass
+            except Exception as error:
+                self.sweep_due, failed = True, error
         for child in list(self.children.values()):
-            if child.seen and child.ended is None:
-                self._ended(child)
-            if not child.left:
-                continue
-            if self.has_rest(child):
-                if child.doomed:
-                    self._signal_rest(child, signal.SIGKILL)
-                # No SIGCHLD tells of what becomes of it: of whom somebody moved into its cgroup, or another shim's child.
-                self.sweep_due = self.sweep_due or child.told or not child.ours
-                continue
-            child.left = False
-            self.table.touch(child)
-            self.emit({"event": "gone", "process": child.process})
-            self._forget_if_done(child)
+            try:
+                self._sweep_child(child)
+            except Exception as error:  # the others have their turn
+                self.sweep_due = True
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _sweep_child(self, child: Child) -> None:
+        if child.seen and child.ended is None:
+            self._ended(child)
+        if not child.left:
+            return
+        if self.has_rest(child):
+            if child.doomed:
+                self._signal_rest(child, signal.SIGKILL)
+            # No SIGCHLD tells of what becomes of it: of whom somebody moved into its cgroup, or another shim's child.
+            self.sweep_due = self.sweep_due or child.told or not child.ours
+            return
+        self.table.touch(child)
+        self.emit({"event": "gone", "process": child.process})
+        child.left = False
+        self._forget_if_done(child)
 
     # New code.
 

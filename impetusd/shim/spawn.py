@@ -67,26 +67,34 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
     Raises OSError when there cannot be another process.
     """
     status, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before = _signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before, pid = _signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), 0
     try:
-        stages = _stages(spec)
-        pid, joined = fork(spec["cgroup"])
-        if pid == 0:
-            _child(spec, stages, report, joined=joined)
+        try:
+            stages = _stages(spec)
+            pid, joined = fork(spec["cgroup"])
+            if pid == 0:
+                try:
+                    _child(spec, stages, report, joined=joined)
+                finally:
+                    os._exit(127)
+        finally:
+            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(report)
     except BaseException:
+        if pid:  # whoever asked does not hear of it
+            os.kill(pid, signal.SIGKILL)
         os.close(status)
         raise
-    finally:
-        _signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(report)
     return pid, status
 
 
 def fork(cgroup: str) -> tuple[int, bool]:
     """(pid, whether the child was born in the cgroup). Where clone3 does not go, the child has to join by itself."""
     if cgroup:
-        with contextlib.suppress(OSError):
+        try:
             return fork_into(cgroup), True
+        except OSError:
+            pass
     return os.fork(), not cgroup
 
 

@@ -6,6 +6,7 @@ What it says is carried out by who derives from this; what it is told is one mes
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import math
@@ -36,6 +37,7 @@ LIFELINE = "IMPETUSD_LIFELINE"  # in its environment: which descriptor it is to 
 DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that does not come up
 HOPELESS = 3  # of them in a row: none is waited for when the end is asked for
 LASTING = 10.0  # seconds after which one has come up, whatever ends it
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 SPACING = 0.2  # seconds between two starts of one that comes up and then dies
 # Signals by which a process ends that has gone wrong; the others, SIGKILL above all, are somebody's.
 FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
@@ -72,6 +74,10 @@ class Supervision(Loop):
 
     def _obey(self, op: dict[str, Any], fds: list[int]) -> None:
         """Carry out one operation, with the descriptors that are left of its message."""
+        raise NotImplementedError
+
+    def _make_good(self, op: dict[str, Any], fds: list[int], error: Exception) -> None:
+        """An operation has raised `error`; of its descriptors, `fds` are left."""
         raise NotImplementedError
 
     def _write_down(self) -> None:
@@ -259,14 +265,29 @@ class Supervision(Loop):
                 self._seeing(functools.partial(wire.send, self.channel, {"events": events}, fds))
             except BlockingIOError:
                 stuck = True
-            except OSError:  # it is dead; its pidfd will say so
-                self.outbox.clear()
+            except OSError as error:
+                if error.errno in LACKING:
+                    raise  # and said again
+                self.outbox.clear()  # it is dead; its pidfd will say so
             else:
                 for _ in events:
                     self.outbox.popleft()
         if stuck != self.stuck and self.channel.fileno() in self.on:
             self.stuck = stuck
             self.epoll.modify(self.channel.fileno(), select.EPOLLIN | (select.EPOLLOUT if stuck else 0))
+
+    def _carry_out(self, op: dict[str, Any], fds: list[int]) -> None:
+        """One that goes wrong, or makes no sense, costs none of those after it."""
+        mine = fds[:1] if isinstance(op, dict) and op.get("op") == "keep" else []  # whatever becomes of it, no other's
+        del fds[: len(mine)]
+        try:
+            self._obey(op, mine)
+        except Exception as error:
+            log(f"carrying out {str(op)[:200]} failed: {error!r}")
+            try:
+                self._make_good(op, mine, error)
+            except Exception as again:
+                log(f"neither can it be made good: {again!r}")
 
     def _receive(self) -> None:
         while self.channel is not None:
@@ -288,10 +309,7 @@ class Supervision(Loop):
                 os.close(fds.pop())
             ops = message.get("ops")
             for op in ops if isinstance(ops, list) else [message]:
-                try:
-                    self._obey(op, fds)
-                except Exception as error:  # one operation that makes no sense must not end all that is held here
-                    log(f"carrying out {str(op)[:200]} failed: {error!r}")
+                self._carry_out(op, fds)
             for fd in fds:
                 os.close(fd)
             self._write_down()

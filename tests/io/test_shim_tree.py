@@ -410,7 +410,8 @@ def named(shim, *, before=False, **changes):
     process, _ = fork(shim, via, DO="read")
     if not before:
         pid = start()
-    wait_for(lambda: tree.read(int(pid)).parent == shim.pid, "the daemon to be an orphan")
+    orphan = (shim.pid, int(pid))
+    wait_for(lambda: ((it := tree.read(int(pid))).parent, it.session) == orphan, "the daemon to be an orphan")
     os.write(writer, f"{pid}\n".encode())
     os.close(writer)
     stage, error = refused(shim, process)
