@@ -82,6 +82,7 @@ def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:
 def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Iterator[str]:
     """How one reload ended."""
     from impetusd.cli.terminal import plain
+    from impetusd.core.schema import show_duration
 
     name = plain(told["name"])
     match told["how"]:
@@ -91,6 +92,12 @@ def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Itera
             yield f"{name} was restarted, not reloaded: {told['note']}"
         case _ if not told["reason"]:
             yield f"{name} was reloaded in {told['took_s']:.2f} s (generation {told['generation']})"
+            if cut := told.get("cut"):  # an older impetusd says nothing of it
+                were = f"{cut} request{'s were' if cut != 1 else ' was'}"
+                limit = show_duration(told["drain_timeout_s"])
+                yield screen.paint(
+                    f"{were} cut off after drain_timeout = {limit}; a longer one would let them end", "yellow"
+                )
         case how:
             what = "its reload was cancelled" if how == "cancel" else f"it was not reloaded: {plain(told['reason'])}"
             yield screen.paint(f"{name} runs as before, for {what}", "red" if how != "cancel" else "dim")

@@ -21,7 +21,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, ParamSpec
 
-from impetusd.core import causes, lifecycle, news, redact
+from impetusd.core import causes, lifecycle, news, redact, schema
 from impetusd.core.lifecycle import (
     Cancel,
     Deadline,
@@ -302,6 +302,13 @@ class Engine(Slots):
 
     def _acted(self, entry: Entry, reason: str) -> None:
         self._record(entry, "rule", pid=entry.slot.pid, rule=news.rule_of(reason), reason=reason)
+
+    def cut_off(self, entry: Entry, count: int) -> None:
+        """A worker that leaves says how many requests it could not answer in the time that it has."""
+        number = f"{count} request{'s were' if count != 1 else ' was'}"
+        reason = f"{number} cut off after drain_timeout = {schema.show_duration(entry.unit.drain_timeout)}"
+        self._tell(f"{entry.name}: {reason}")
+        self._record(entry, "rule", pid=entry.slot.pid, rule="drain_timeout", reason=reason)
 
     def drop_listeners(self) -> None:
         """Close what nobody listens on any more."""

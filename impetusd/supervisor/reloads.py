@@ -54,6 +54,9 @@ class Reloads:
         self._loop = asyncio.get_running_loop()
         self._of: dict[str, Reload] = {}  # by unit: the one under way, or the last
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.cut: dict[
+            str, int
+        ] = {}  # by unit: requests that its workers have not answered since its last reload began
         # Both are there before anything is adopted. `record(unit, **fields)` writes into the ledger.
         self.vetting: Vetting | None = None
         self.record: Callable[..., None] = lambda _unit, **_fields: None
@@ -135,6 +138,8 @@ class Reloads:
             "lines": list(reload.lines) if reload is not None and failed else [],
             "note": core.why_not(unit) if how == "restart" else "",
             "took_s": round(reload.took, 3) if reload is not None else 0.0,
+            "cut": self.cut.get(unit.name, 0),
+            "drain_timeout_s": unit.drain_timeout,
             "generation": self._engine.generation(unit),
         }
 
@@ -186,6 +191,7 @@ class Reloads:
             base=template.rec.process if template is not None and self._engine.preloads(unit) else None,
         )
         self._tell(f"{unit.name}: {reason}: the next version is brought up beside the present one")
+        self.cut.pop(unit.name, None)
         self.record(unit, what="began", generation=reload.generation, reason=reason)
         self._set(unit, reload)
 
@@ -252,6 +258,10 @@ class Reloads:
         """A worker has told how many requests it has answered: when asked, or since that are as many as it may."""
         if message.get("X_IMPETUSD_SPENT") == "1" and entry.unit.max_requests:
             self._engine.recycle([entry], f"max_requests = {entry.unit.max_requests}")
+        cut = message.get("X_IMPETUSD_CUT", "")
+        if cut.isascii() and cut.isdigit() and len(cut) < 10 and entry.unit.app:
+            self._engine.cut_off(entry, int(cut))
+            self.cut[entry.unit.name] = self.cut.get(entry.unit.name, 0) + int(cut)
         if self.vetting is not None and "X_IMPETUSD_REQUESTS" in message:
             self.vetting.counted(entry, message)
 

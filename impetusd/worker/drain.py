@@ -6,7 +6,7 @@ this way). Here a connection ends after an answer that announced it, or because 
 
 Everything that depends on the inside of aiohttp 3.14 is in this file: `RequestHandler._messages` (requests of the
 connection that are read but not begun), `._waiter` (pending exactly while the connection is idle: what aiohttp's own
-keep-alive timer looks at), `._next_keepalive_close_time` (keepalive_timeout after it became idle, or was accepted),
+keep-alive timer looks at), `._current_request` (the one that a handler runs for), `._next_keepalive_close_time` (keepalive_timeout after it became idle, or was accepted),
 `._task_handler` (the connection's task), and `StreamResponse._req`, its request.
 """
 
@@ -37,6 +37,7 @@ class Drain:
 
     def __init__(self) -> None:
         self._hurried = asyncio.Event()
+        self.cut = 0  # requests that were not answered within the time
 
     def hurry(self) -> None:
         """Nobody takes over: close idle connections at once, others after the answer under way."""
@@ -64,6 +65,8 @@ class Drain:
             served = asyncio.create_task(self._all_served(server, held))
             hurried = asyncio.create_task(self._close_idle_when_hurried(server))
             await asyncio.wait({served}, timeout=seconds)
+            if not served.done():
+                self.cut = sum(map(_is_answering, server.connections))
             served.cancel()
             hurried.cancel()
         finally:
@@ -123,6 +126,13 @@ class Drain:
 
         web.StreamResponse.prepare = prepare_the_last  # type: ignore[method-assign]
         web.StreamResponse.write_eof = write_the_last  # type: ignore[method-assign]
+
+
+def _is_answering(connection: web.RequestHandler) -> bool:
+    """Whether a request is under way on it; a WebSocket is none, for it has an end of its own."""
+    waiter, request = connection._waiter, connection._current_request  # noqa: SLF001
+    idle = waiter is not None and not waiter.done()
+    return not idle and request is not None and request.headers.get(hdrs.UPGRADE, "").lower() != "websocket"
 
 
 async def _take_all(queues: Iterable[socket.socket], server: web.Server) -> int:

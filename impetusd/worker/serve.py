@@ -202,6 +202,8 @@ class Worker:
                 max(min(self._settings.drain_timeout, remaining - self._ending.patience * _CLEANUP_SHARE), 0.0),
                 self._sockets if self._ready else (),
             )
+            if self._drain.cut:
+                self._notify(f"X_IMPETUSD_CUT={self._drain.cut}")
             await self._websockets.close(self._grace)
             self._phase = "cleaning up"
             if self._probes is not None:

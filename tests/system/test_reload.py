@@ -296,3 +296,23 @@ def test_what_does_not_run_is_started_and_one_slot_is_not_reloaded(impetusd: Ins
     impetusd.settle()
     assert "web:0 is one slot of web" in impetusd.run("reload", "web:0", code=2).err
     assert shop.port
+
+
+def test_requests_that_were_cut_off_are_counted_in_the_answer_the_ledger_and_why(impetusd: Instance) -> None:
+    port = impetusd.port()
+    impetusd.start(f"[pool:web]\n{pool(port, instances=1, drain_timeout='300ms', kill_timeout='20s', reload_watch=0)}")
+    with (
+        socket.create_connection(("127.0.0.1", port)) as cut,
+        socket.create_connection(("127.0.0.1", port)) as idle,
+    ):
+        idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(1000).startswith(b"HTTP/1.1 200")
+        cut.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for(lambda: "slow has begun" in impetusd.log("web-0-out.log"), "the request to be under way")
+        told = impetusd.run("reload", "web").out
+    said = "1 request was cut off after drain_timeout = 300ms"
+    assert said in told
+    assert said in impetusd.run("events", "web").out
+    assert said in " ".join(impetusd.run("why", "web").out.split())
+    assert said in impetusd.log()
+    assert "cut off" not in impetusd.run("reload", "web").out
