@@ -264,7 +264,7 @@ def _rest(case: _Case) -> Step:
 def _cancel_or_end(case: _Case) -> Step:
     slot = replace(case.slot, want=Want.DOWN)
     if slot.pid is None:
-        return _enter(case, slot, State.STOPPING), (Cancel(),)
+        return _enter(case, slot, State.STOPPING, deadline=case.now + case.policy.kill_timeout), (Cancel(),)
     return _end(case, slot)
 
 
@@ -367,6 +367,16 @@ def _fail(case: _Case) -> Step:
         return _end(case, slot, reason)
     deadline = case.now + _kill_again(case.policy)
     slot = _enter(case, replace(slot, kills=1), State.STOPPING, reason, deadline)
+    return slot, (Signal(signal.SIGKILL, Scope.TREE if case.policy.treekill else Scope.MAIN),)
+
+
+def _fail_at_last(case: _Case) -> Step:
+    """It is being stopped anyway; what is to be killed at once does not get the rest of its time."""
+    assert isinstance(case.event, Fail)
+    slot = case.slot
+    if not case.event.hard or slot.pid is None or slot.kills:
+        return slot, ()
+    slot = replace(slot, kills=1, reason=case.event.reason, deadline=case.now + _kill_again(case.policy))
     return slot, (Signal(signal.SIGKILL, Scope.TREE if case.policy.treekill else Scope.MAIN),)
 
 
@@ -613,7 +623,7 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.STOPPING, Taken): _ignore,
     (_S.STOPPING, HandOver): _ignore,
     (_S.STOPPING, Recycle): _ignore,
-    (_S.STOPPING, Fail): _ignore,
+    (_S.STOPPING, Fail): _fail_at_last,
     (_S.STOPPING, Ping): _ignore,
     (_S.EXITED, Start): _start,
     (_S.EXITED, Stop): _rest,

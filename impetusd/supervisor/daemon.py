@@ -683,10 +683,10 @@ class Daemon:
     def _quiesce(self, why: str) -> None:
         self._upstream.stopping(stop_within(self._engine.units))
         self._say("stopping", f" everything: {why}", why=why)
-        self._parts = (self._readiness, self._checks)  # the others are closed here
+        self._parts = (self._memory, self._readiness, self._checks)  # the others are closed here
         self._timers.close()
         self._ageing.close()
-        self._memory.close()
+        self._memory.end()
         self._file_watch.watch(())
 
     def _give_up(self, entry: Entry) -> None:
@@ -708,6 +708,7 @@ class Daemon:
         self._done.set()
 
     async def _end(self) -> None:
+        self._memory.close()
         self._commands.over.set()
         self._events.close()
         await self._control.close()

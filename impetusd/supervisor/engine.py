@@ -73,6 +73,7 @@ NO_DESCRIPTOR = os.strerror(errno.EMFILE)
 AT_ONCE = 25  # starts in one message to the shim
 SPARING = 10  # times what looking at the conditions of `until` takes, until they are looked at again
 LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
+FORKED = 5.0  # seconds; a fork takes a few ms, of a large application on a busy host a few hundred
 LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
 
 
@@ -287,7 +288,7 @@ class Engine(Slots):
         elif entry.role is Role.WORKER and not hard:
             self.recycle([entry], reason)
         else:
-            if entry.slot.state in {State.STARTING, State.RUNNING}:
+            if entry.slot.state in {State.STARTING, State.RUNNING} or (hard and not entry.slot.kills):
                 self._acted(entry, reason)
             self.post(entry, Fail(reason, hard))
 
@@ -502,8 +503,17 @@ class Engine(Slots):
             entry.rec.slot = slot = replace(slot, deadline=now + entry.policy.watchdog)
         if slot.deadline is not None and slot.deadline > now:  # it has been moved since
             self._arm(entry)
-        else:
+            return
+        if slot.pid is None and slot.started is None and entry.rec.process is not None:
+            self.faults.contain(entry.name, "looking after its fork", self._not_forked, entry)
+        if slot.state is not State.STARTING or slot.pid is not None:
             self.post(entry, Deadline())
+
+    def _not_forked(self, entry: Entry) -> None:
+        """Its template stands still, or hangs: another one is made, which then forks it."""
+        template = self.reloads.parent(entry)
+        if template is not None and template.slot.pid is not None:
+            self.fail(template, f"it did not fork {entry.name} within {_fork_within(entry):g} s", hard=True)
 
     # The loop.
 
@@ -709,6 +719,9 @@ class Engine(Slots):
         self._dirty[entry.name] = entry
         if template is None:
             self.started_with(entry, envfiles.digest(found.env_file) if entry.unit.env_file else "")
+        if template is not None:  # which is somebody else's code: it may never answer
+            entry.rec.slot = replace(entry.slot, deadline=time.monotonic() + _fork_within(entry))
+            self._arm(entry)
 
     def _promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
@@ -915,3 +928,8 @@ class Engine(Slots):
                 f"did not end within {entry.policy.kill_timeout:g} s of {signal_name(entry.policy.kill_signal)}: killed"
             )
         return slot.reason
+
+
+def _fork_within(entry: Entry) -> float:
+    """Seconds that a template has for a fork: there is to be time for another template within listen_timeout."""
+    return min(FORKED, entry.policy.listen_timeout / 3)

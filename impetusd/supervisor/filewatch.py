@@ -42,9 +42,12 @@ class FileWatch:
         self._loop = asyncio.get_running_loop()
         self._watchers: dict[str, Watcher] = {}
         self._resting: dict[str, Resting] = {}
+        self._again: asyncio.TimerHandle | None = None
 
     def watch(self, units: Iterable[Unit]) -> None:
         """Watch what these units want to be watched, and nothing else any more."""
+        if self._again is not None:
+            self._again.cancel()
         wanted = {unit.name: unit for unit in units if unit.watch and unit.enabled}
         for name in list(self._watchers):
             if self._watchers[name].unit is not wanted.get(name):
@@ -52,8 +55,13 @@ class FileWatch:
                 self._resting.pop(name).cancel()
         for name, unit in wanted.items():
             if name not in self._watchers:
+                try:
+                    self._watchers[name] = Watcher(unit, self._ours, self._from_thread)
+                except RuntimeError as error:  # there can be no thread now
+                    self._tell(f"{name}: cannot watch its files: {error}; tried again every {RETRY:g} s")
+                    self._again = self._loop.call_later(RETRY, self.watch, list(wanted.values()))
+                    continue
                 self._resting[name] = Resting(unit, self._changed_files)
-                self._watchers[name] = Watcher(unit, self._ours, self._from_thread)
 
     async def close(self) -> None:
         """Watch nothing more, and wait for the threads, which takes STEP: the interpreter must not end around them."""

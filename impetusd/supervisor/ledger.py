@@ -58,9 +58,9 @@ class Ledger:
             lines = [line for line in blobs[key].splitlines(keepends=True) if json.loads(line)["n"] > self._n]
             self._n = max(self._n, int(key.removeprefix(KEY)))
             self._hand_over(key, lines)
+        self._thread: threading.Thread | None = None
+        self._begin_at = 0.0  # when the thread may be started, monotonic
         self.sent()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
 
     def add(self, kind: str, **fields: Any) -> None:
         """Write down one record: it goes to the shim with the round that is under way, and to the disk soon after."""
@@ -89,6 +89,19 @@ class Ledger:
         for batch in self._due:
             self._calls.put(batch)
         self._due.clear()
+        if self._thread is None and time.monotonic() >= self._begin_at:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Start the thread. Where there can be none now, what is to be written waits, with the shim as well."""
+        thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self.failing = str(error)
+            self._begin_at = time.monotonic() + AGAIN
+        else:
+            self._thread, self.failing = thread, ""
 
     @property
     def last(self) -> int:
@@ -108,7 +121,8 @@ class Ledger:
         """Write what was handed over, for as long as one try takes. May be called in another thread, after the rest."""
         self._calls.put(None)
         self._closing.set()
-        self._thread.join(AGAIN)
+        if self._thread is not None:
+            self._thread.join(AGAIN)
 
     def _hand_over(self, key: str, lines: list[str]) -> None:
         number = int(key.removeprefix(KEY))

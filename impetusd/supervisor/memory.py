@@ -35,6 +35,7 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 SHARE = 0.0025  # of one core, for passes
 SLICE = 64  # processes between two turns of the loop: 1 ms
 ROLES = frozenset({Role.PROGRAM, Role.WORKER, Role.STANDBY})
+MEASURED = ROLES | {Role.NEXT, Role.LEAVING}
 SPARING = 50  # times what reading a tree's PSS takes, until it is read again; meanwhile RSS tells how much it grows
 MOST = 4  # threads that read PSS
 WITHIN = 2.0  # seconds for it
@@ -84,17 +85,18 @@ class Memory:
         self._host = 0  # processes that the last pass saw
         self._passed = float("-inf")
         self._earliest = 0.0  # of the next pass
-        self._closed = False
+        self._closed = self._ending = False
         self._threads = Threads("memory", MOST)
         self.cost = 0.0  # seconds of CPU in all
 
     def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
         """The slot has another state or another process."""
         slot, tree = entry.slot, self._trees.get(entry.name)
-        if slot.pid is None or slot.state not in {State.STARTING, State.RUNNING}:
+        lasting = slot.state in {State.STARTING, State.RUNNING} and entry.role in ROLES
+        if slot.pid is None or not (lasting or entry.unit.max_memory_kill):  # which holds for whatever lives
             self._forget(entry.name)
             return
-        if (tree is not None and tree.pid == slot.pid) or entry.role not in ROLES or self._closed:
+        if (tree is not None and tree.pid == slot.pid) or entry.role not in MEASURED or self._closed:
             return
         ceiling = ceiling_of(entry.unit)
         if ceiling is None:
@@ -126,6 +128,10 @@ class Memory:
     def load(self, text: str) -> None:
         """What `dump` wrote, before the first `changed`."""
         self._over = {name: (pid, over) for name, (pid, over) in json.loads(text).items()}
+
+    def end(self) -> None:
+        """Everything is being stopped: nothing is recycled any more, and max_memory_kill still holds."""
+        self._ending = True
 
     def close(self) -> None:
         """Look no more, whatever still changes."""
@@ -228,7 +234,7 @@ class Memory:
         """Count the tree's members, and act on what that means."""
         at, entry, members, basis = time.monotonic(), tree.entry, tree.members, ""
         rss = used = sum(each.rss for each in members)
-        shares = len(members) > 1 or (entry.role in {Role.WORKER, Role.STANDBY} and entry.unit.preload)
+        shares = len(members) > 1 or (entry.role is not Role.PROGRAM and entry.unit.preload)
         if shares and rss > lowest(tree.ceiling) / 2:
             used = max(0, rss - tree.shared)
             if at >= tree.again or self._matters(tree, at, used):
@@ -255,7 +261,7 @@ class Memory:
             return
         if verdict.hard:
             self._fail(entry, verdict.reason)
-        elif entry.slot.state is State.RUNNING:
+        elif entry.slot.state is State.RUNNING and entry.role in ROLES and not self._ending:
             self._recycle([entry], verdict.reason)
         else:  # still starting: it may come down again, and is asked about again in HELD
             tree.watch = replace(tree.watch, told=None)

@@ -114,7 +114,10 @@ class StateFile:
                 loop.call_soon_threadsafe(self._written, content, error)
 
         # A daemon thread: a disk that hangs does not keep the supervisor from ending.
-        threading.Thread(target=run, name="state", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="state", daemon=True).start()
+        except RuntimeError as error:
+            self._written(content, str(error))
 
     def _written(self, content: Mapping[str, Any], error: str) -> None:
         self._writing = False

@@ -364,6 +364,14 @@ class TestFailing:
         assert (slot.state, slot.kills, actions) == (State.STOPPING, 1, (Signal(signal.SIGKILL, Scope.TREE),))
         assert run(Exited(KILLED), slot=slot).restarts == 1
 
+    def test_a_hard_failure_ends_a_stop_that_is_under_way(self):
+        stopping = run(Stop(), slot=RUNNING)
+        slot, actions = step(POLICY, stopping, Fail("500 MB over max_memory_kill", hard=True), 200.0, 0.5)
+        assert (slot.state, slot.kills, actions) == (State.STOPPING, 1, (Signal(signal.SIGKILL, Scope.TREE),))
+        assert slot.reason == "500 MB over max_memory_kill"
+        assert step(POLICY, slot, Fail("again", hard=True), 201.0, 0.5) == (slot, ())
+        assert run(Exited(KILLED), slot=slot).state is State.STOPPED
+
     def test_a_failure_while_nothing_runs_means_nothing(self):
         for slot in (Slot(), run(Start()), run(Stop(), slot=RUNNING)):
             assert step(POLICY, slot, Fail("x"), 200.0, 0.5) == (slot, ())

@@ -211,6 +211,32 @@ def test_where_sharing_cannot_be_told_apart_the_reason_says_so(bench, monkeypatc
     bench(scenario)
 
 
+@pytest.mark.parametrize(
+    ("state", "role"),
+    [(State.STOPPING, Role.PROGRAM), (State.STARTING, Role.NEXT), (State.RUNNING, Role.LEAVING)],
+)
+def test_max_memory_kill_holds_in_every_state_and_for_what_comes_and_goes(bench, state, role):
+    async def main(b):
+        entry = b.run("leak_memory", "--from", 30, 0)
+        entry = b.entry(b.processes[0].pid, restart=10, kill=20, state=state, role=role)
+        await b.until(lambda: b.asked)
+        assert {(what, name) for what, name, _ in b.asked} == {("fail", entry.name)}
+
+    bench(main)
+
+
+def test_while_everything_is_stopped_only_max_memory_kill_holds(bench):
+    async def main(b):
+        b.memory.end()
+        soft = b.run("leak_memory", "--from", 30, 0, restart=20)
+        hard = b.run("leak_memory", "--from", 30, 0, kill=20)
+        await b.until(lambda: b.asked)
+        assert {(what, name) for what, name, _ in b.asked} == {("fail", hard.name)}
+        assert soft.name != hard.name
+
+    bench(main)
+
+
 def test_without_a_ceiling_nothing_is_looked_at(bench, monkeypatch):
     monkeypatch.setattr(processes, "pids", None)
 

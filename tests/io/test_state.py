@@ -36,6 +36,32 @@ def numbers(path, told):
     return StateFile(path, told.append).load().get("number")
 
 
+def test_a_thread_that_cannot_be_started_once_is_tried_again(path, told, monkeypatch):
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    real, refused = threading.Thread.start, []
+
+    def start(thread):
+        if not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    async def main():
+        file = StateFile(path, told.append)
+        file.save({"number": 1})
+        await until(lambda: os.path.exists(path))
+        await file.close()
+
+    asyncio.run(main())
+    assert numbers(path, told) == 1
+    assert told == [
+        f"{path} cannot be written: can't start new thread; trying again every 0.01 s",
+        f"{path} is written again",
+    ]
+
+
 class TestFile:
     def test_what_was_written_is_read(self, path, told):
         write(path, {"slots": {"web:0": 1}, "boot_id": "b"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import pytest
@@ -229,3 +230,25 @@ wait_ready = yes
     with socket.create_connection(("127.0.0.1", two)) as connection:
         assert connection.recv(100).decode() == f"{status['answer'].pid} answer"
     assert workers(one) <= {str(status["web:0"].pid), str(status["web:1"].pid)}
+
+
+def test_a_template_that_stands_still_is_replaced_and_the_pool_answers_again(impetusd: Instance) -> None:
+    port = serving(impetusd, instances=1, standby=1, listen_timeout="6s")
+    before = impetusd.settle()
+    template = before["web:template"].pid
+    impetusd.kill(template, signal.SIGSTOP)
+    for name in ("web:standby", "web:0"):
+        impetusd.kill(before[name].pid)
+    after = impetusd.settle(lambda now: now.pids.keys() == before.pids.keys())
+    assert not set(after.pids.values()) & set(before.pids.values())
+    assert fetch(port) == str(after["web:0"].pid)
+    told = "it did not fork web:"
+    assert told in impetusd.run("why", "web:template").out
+    assert told in impetusd.log()
+    # The same while a worker is stopped whose fork is under way.
+    impetusd.kill(after["web:template"].pid, signal.SIGSTOP)
+    impetusd.kill(after["web:0"].pid)
+    impetusd.kill(after["web:standby"].pid)
+    impetusd.wait_state("web:0", "STARTING")
+    impetusd.run("stop", "web:0", "web:standby")
+    assert impetusd.status()["web:0"].state == "STOPPED"
