@@ -93,7 +93,7 @@ def of_leftovers(paths: Paths) -> Report:
     """Whose the processes are that a killed daemon has left in run_dir; {} where none are, or that is not known."""
     from impetusd.shim import table
 
-    told = table.read(paths.run_dir)
+    told = table.read(paths.run_dir, paths.state_dir)
     if told is None:
         return {}
     return _report(told["blobs"].get(NAME) or b"{}")
@@ -346,9 +346,9 @@ def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
     It stays while processes live there that a killed daemon has left, and where this user may not write. `everything`
     in the state directory, not only what is impetusd's: the INI file has programs keep theirs in ${STATE_DIR}.
     """
-    from impetusd.shim import table
+    from impetusd import reaper
 
-    if _is_given(former) or table.read(former.run_dir) is not None:
+    if _is_given(former) or reaper.left_behind(former).members:
         return False
     try:
         lock = os.open(former.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -371,7 +371,7 @@ def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
 
 
 # How the names begin of what is in state_dir.
-STATE = re.compile(r"(state\.json|ledger\.jsonl|disabled|profile|instance)")
+STATE = re.compile(r"(state\.json|ledger\.jsonl|disabled|profile|instance|life$)")
 ANY = re.compile("")
 
 

@@ -22,6 +22,7 @@ import time
 
 from impetusd import control, daemons
 from impetusd.control import ControlError, Hooks, NotRunning
+from impetusd.core.protocol import EXIT_FAILED, EXIT_OCCUPIED
 from impetusd.folders import open_file, open_folder
 
 TYPE_CHECKING = False
@@ -109,10 +110,19 @@ def run_in_foreground(paths: Paths, logs: str, profile: str | None = None) -> No
 
 
 def require_none(paths: Paths) -> None:
-    """ControlError if a daemon lives there, or what one has left that goes by another file."""
+    """ControlError if a daemon lives there, or what one has left that goes by another file.
+
+    With EXIT_OCCUPIED, unless the daemon does not answer: it will not go by itself, and nobody need try again.
+    """
     control.require_rest(paths, alive=control.daemon_alive(paths))
-    if control.daemon_alive(paths) and not evict_stale(paths):
-        raise ControlError(f"impetusd is already running on {paths.state_dir}; `impetusd stop` ends it")
+    if not control.daemon_alive(paths) or evict_stale(paths):
+        return
+    pid = _shim_pid(paths)
+    code = EXIT_FAILED if pid is None else EXIT_OCCUPIED
+    who = "does not answer" if pid is None else f"pid {pid}"
+    raise ControlError(
+        f"impetusd is already running on {paths.state_dir} ({who}); to stop it: impetusd -c {paths.conf} stop", code
+    )
 
 
 def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None = None) -> bool:
@@ -203,6 +213,10 @@ def _shim_pid(paths: Paths) -> int | None:
     return pid if isinstance(pid, int) else None
 
 
+class LeftBehind(ControlError):
+    """What a killed impetusd has left cannot be taken over, and nothing was started."""
+
+
 class _Turn:
     """Held while one command starts the daemon; the others wait. Ends with its holder, however that ends."""
 
@@ -252,6 +266,8 @@ def _launch(paths: Paths, deadline: float, hooks: Hooks, profile: str | None) ->
             status = witness.status()
             if status == TAKEN:
                 return False
+            if status == EXIT_OCCUPIED:
+                raise LeftBehind(f"impetusd did not start{_said(paths.log_file, written_before)}")
             if status is not None:
                 how = f"killed by signal {-status}" if status < 0 else f"exit {status}"
                 raise ControlError(f"impetusd did not start: {how}{_said(paths.log_file, written_before)}")

@@ -30,6 +30,10 @@ EXITS = (
     (protocol.EXIT_USAGE, "Wrong usage, or the INI file has problems."),
     (protocol.EXIT_NOT_RUNNING, "impetusd does not run, where one is needed."),
     (protocol.EXIT_UNKNOWN_NAME, "There is no such name."),
+    (
+        protocol.EXIT_OCCUPIED,
+        "Of `run`: another impetusd runs there already, or a killed one has left programs that cannot be taken over.",
+    ),
     (protocol.EXIT_CRITICAL, "Of `run`: a unit with critical = yes was FATAL; everything else was stopped first."),
     (130, "It was ended by Ctrl-C."),
 )

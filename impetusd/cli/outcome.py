@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from impetusd.cli.place import Place
+    from impetusd.reaper import Left
 
 
 def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> int:
@@ -72,11 +73,26 @@ def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
     """For a command that needs a daemon: say how to get one, and what the one before has left."""
     from impetusd import reaper  # only here: broken code of the shim does not take the other commands with it
 
-    if left := reaper.left_behind(here.paths):
-        live_on = f"it was killed, and {left} processes that it had started live on"
-        what = f"{here.command} start takes them over, with nothing lost; {here.command} stop ends them"
-        return control.ControlError(f"{error}: {live_on}. {what}", error.exit)
+    left = reaper.left_behind(here.paths)
+    if left.members:
+        return control.ControlError(f"{error}: it was killed, and {live_on(here, left)}", error.exit)
     if found := pending.mistakes(here):
         what = f"it cannot be started with the INI file as it is: {found[0]}"
         return control.ControlError(f"{error}; {what}; every mistake: {here.command} check", error.exit)
     return control.ControlError(f"{error}; start it with: {here.command} start", error.exit)
+
+
+def live_on(here: Place, left: Left) -> str:
+    """What a killed daemon has left, and what to do, as the end of a sentence."""
+    from impetusd import reaper
+
+    one = len(left.members) == 1
+    count = (
+        f"{len(left.members)} {'process' if one else 'processes'} that it had started {'lives' if one else 'live'} on"
+    )
+    if left.why:
+        return (
+            f"{count} that cannot be taken over, because {left.why}: {reaper.named(left.members)};"
+            f" to stop them: {here.command} stop"
+        )
+    return f"{count}. {here.command} start takes them over, with nothing lost; {here.command} stop ends them"

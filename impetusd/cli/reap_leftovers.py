@@ -4,38 +4,112 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import time
+import typing
 
 import click
 
+from impetusd.cli import unitfiles
 from impetusd.cli.options import conf_option, here
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from impetusd.cli.place import Place
+    from impetusd.reaper import Reaped
 
 # What systemd says of the service in ExecStopPost= when it is not to be started again: it was stopped, or took too long.
 STOPPED = frozenset({"success", "timeout"})
+# Seconds until one that ended by itself, and may do so again, is started again. Spent here and not as RestartSec=, for while
+# this runs a stop is heard of; one that was killed is replaced at once.
+SPACING = 0.5
 
 
-@click.command(name="reap-leftovers", short_help="End what a killed impetusd has left, instead of starting it again.")
+@click.command(
+    name="reap-leftovers", short_help="Stop programs orphaned by a killed impetusd, instead of starting it again."
+)
+@click.option("--after", metavar="UNIT", default=None, help="For systemd: only if UNIT was stopped.")
 @conf_option
-def command() -> int:
-    """End the programs that live on after impetusd itself was killed: SIGTERM, and SIGKILL after 5 seconds.
+def command(after: str | None) -> int:
+    """Stop the programs that still run after impetusd itself was killed: SIGTERM, and SIGKILL after 5 seconds.
 
-    `impetusd start` would take them over again, with nothing lost; this is for who does not want that. The unit of
-    `impetusd startup` runs it when the service is stopped, so that nothing is left then; after a crash it does nothing.
+    `impetusd start` would take them over again, with nothing lost; this is for who does not want that. The units of
+    `impetusd startup` run it when the service is stopped, so that nothing is left then; after a crash they do nothing.
+    What a running impetusd holds is never touched.
 
-    Exits with 0 if nothing is left, with 1 while impetusd runs.
+    Exits with 0 if nothing is left, with 1 if impetusd runs or if something cannot be killed, which is named.
 
     Example: impetusd reap-leftovers
     """
-    from impetusd import control, launch, reaper
-
-    result = os.environ.get("SERVICE_RESULT")  # systemd.exec(5)
-    if result is not None and result not in STOPPED:
-        return 0  # it is started again, and takes over what is left
     place = here()
-    control.require_rest(place.paths)
-    if result is None and control.daemon_alive(place.paths) and not launch.evict_stale(place.paths):
+    if after is None and "SERVICE_RESULT" not in os.environ:
+        return _by_hand(place)
+    from impetusd import reaper
+    from impetusd.cli.systemd import Manager
+
+    if after is not None:
+        manager = Manager(user="/user@" in reaper.service_cgroup())
+        facts = manager.facts(after, "ActiveState", "Result", "Restart", "ExecMainStatus", "ControlGroup")
+        for_good, cgroup = stays_down(facts), reaper.cgroup_at(facts.get("ControlGroup", ""))
+    else:
+        cgroup = reaper.service_cgroup()
+        manager = Manager(user="/user@" in cgroup)
+        for_good = os.environ["SERVICE_RESULT"] in STOPPED
+        if not for_good and os.environ.get("EXIT_CODE") == "exited":
+            time.sleep(SPACING)
+        for_good = for_good or manager.job(os.path.basename(cgroup)) == "stop"
+    if not for_good:
+        return 0  # it is started again, and takes over what is left; or it has failed, and an administrator decides
+    try:
+        _make_way(place)
+        return _tell(reaper.reap(place.paths, cgroup))
+    except reaper.Held as held:
+        print(f"{held}, and not as this service: nothing was stopped")
+        return 0
+
+
+def stays_down(facts: Mapping[str, str]) -> bool:
+    """Whether a service that has ended was stopped: systemd says so of one that ran, and of one that it was about to start
+    again it only says how that one had ended before. `facts` are its properties.
+    """
+    if facts.get("ActiveState") == "inactive":
+        return True
+    if facts.get("ActiveState") != "failed" or facts.get("Restart", "no") == "no":
+        return False
+    if facts.get("Result") == "exit-code":
+        return facts.get("ExecMainStatus") not in {str(code) for code in unitfiles.FINAL}
+    return facts.get("Result") in {"signal", "core-dump", "watchdog", "timeout"}
+
+
+def _by_hand(place: Place) -> int:
+    from impetusd import control, reaper
+
+    try:
+        _make_way(place)
+        return _tell(reaper.reap(place.paths))
+    except reaper.Held as held:
         with contextlib.suppress(OSError):
             control.ping(place.paths, mine=True)  # whose it is
-        raise control.ControlError(f"impetusd runs on {place.paths.state_dir}; to end it: {place.command} stop")
-    reaped = reaper.reap(place.paths, service=result is not None)
-    print(f"ended {len(reaped)} processes: {' '.join(map(str, reaped))}" if reaped else "nothing was left")
-    return 0
+        raise control.ControlError(f"{held}; to stop it: {place.command} stop") from None
+    except PermissionError:
+        control.daemon_alive(place.paths)  # says whose it is
+        raise
+
+
+def _make_way(place: Place) -> None:
+    """ControlError if what is left belongs to another file; and a supervisor that holds it without a shim is ended."""
+    from impetusd import control, launch
+
+    control.require_rest(place.paths)
+    launch.evict_stale(place.paths)
+
+
+def _tell(reaped: Reaped) -> int:
+    from impetusd import reaper
+
+    pids = reaped.ended
+    print(f"ended {len(pids)} processes: {' '.join(map(str, pids))}" if pids else "nothing was left")
+    if reaped.stuck:
+        print(f"SIGKILL does not end {reaper.named(reaped.stuck)}: left behind", file=sys.stderr)
+    return 1 if reaped.stuck else 0

@@ -51,7 +51,16 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
 
                 at = place.for_a_start(at)
                 left = reaper.left_behind(at.paths)
-                launched = launch.ensure_running(at.paths, live.hooks, env)
+                try:
+                    launched = launch.ensure_running(at.paths, live.hooks, env)
+                except launch.LeftBehind:
+                    left = reaper.left_behind(at.paths)  # anew: why it cannot be used is known by now
+                    if not left.why:
+                        raise
+                    told = (
+                        f"nothing was started: impetusd was killed, and {outcome.live_on(at, left)}, then start again"
+                    )
+                    raise control.ControlError(told) from None
             else:
                 launched = False
                 if env is not None and env != its:
@@ -62,7 +71,8 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
         if not launched and (behind := instance.behind_link(at.to_be)):
             print(f"impetusd: {behind}", file=sys.stderr)
         if launched:
-            found = f", and found what lives on after the one before was killed ({left} processes)" if left else ""
+            count = len(left.members)
+            found = f", and found what lives on after the one before was killed ({count} processes)" if count else ""
             print(f"impetusd started{found}; its own log is {at.paths.log_file}", file=sys.stderr)
         try:
             return outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})

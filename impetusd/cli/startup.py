@@ -56,14 +56,17 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
     executable = place.executable()
     if re.search(r"[\"'\\\x00-\x1f]", executable):
         raise Failure(f"systemd executes nothing with a quote or backslash in its path, as {executable} has; move it")
-    text = unitfiles.service(name, executable, config.paths, user=user)
-    more = unitfiles.drop_in(profile, executable, config.paths)
+    files = {
+        f"{manager.folder}/{name}.service": unitfiles.service(name, executable, config.paths, user=user),
+        f"{manager.folder}/{unitfiles.helper_name(name)}": unitfiles.helper(name, executable, config.paths, user=user),
+    }
+    if more := unitfiles.drop_in(profile, executable, config.paths):
+        files[systemd.drop_in_path(manager.folder, name, profile)] = more
     if only_print:
-        sys.stdout.write(text)
-        if more:
-            sys.stdout.write(f"\n# And in {systemd.drop_in_path(manager.folder, name, profile)}:\n\n{more}")
+        first, *others = files
+        sys.stdout.write(files[first] + "".join(f"\n# And in {path}:\n\n{files[path]}" for path in others))
         return 0
-    _install(manager, name, profile, text, more)
+    _install(manager, name, files)
     if now:
         _start(manager, name, config)
     _say_what_next(manager, name, at, now=now)
@@ -87,10 +90,7 @@ def _name(manager: systemd.Manager, at: Place, wanted: str | None) -> str:
     return name
 
 
-def _install(manager: systemd.Manager, name: str, profile: str, text: str, more: str) -> None:
-    files = {f"{manager.folder}/{name}.service": text}
-    if more:
-        files[systemd.drop_in_path(manager.folder, name, profile)] = more
+def _install(manager: systemd.Manager, name: str, files: Mapping[str, str]) -> None:
     changed = False
     for path, content in files.items():
         written = systemd.write(path, content)

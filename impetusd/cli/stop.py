@@ -92,14 +92,19 @@ def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning
     from impetusd import reaper
     from impetusd.cli import outcome
 
-    if not reaper.left_behind(at.paths):
+    if not reaper.left_behind(at.paths).members:
         print(error)
         return 0
     if names:
         raise outcome.not_running(at, error)
-    ended = reaper.reap(at.paths, service=False)
-    print(f"impetusd had been killed; ended {len(ended)} processes that it had started")
-    return 0
+    try:
+        reaped = reaper.reap(at.paths)
+    except reaper.Held:
+        return _stop_all(at)  # somebody has started it meanwhile
+    print(f"impetusd had been killed; ended {len(reaped.ended)} processes that it had started")
+    if reaped.stuck:
+        print(f"SIGKILL does not end {reaper.named(reaped.stuck)}: left behind", file=sys.stderr)
+    return 1 if reaped.stuck else 0
 
 
 def _tell_killed(answer: Mapping[str, typing.Any]) -> None:

@@ -49,6 +49,19 @@ class Manager:
         """What systemctl prints, whatever it exits with."""
         return self._run(words).stdout.strip()
 
+    def facts(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of a unit, as far as systemd tells them."""
+        lines = self.ask("show", f"--property={','.join(names)}", unit).splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+    def job(self, unit: str) -> str:
+        """What systemd is about to do with a unit, or is doing: start, stop, restart …; "" if nothing, or it does not tell."""
+        for line in self.ask("list-jobs", "--no-legend", unit).splitlines():
+            words = line.split()  # id, unit, type, state
+            if len(words) == 4 and words[1] == unit:
+                return words[2]
+        return ""
+
     def tell(self, *words: str) -> None:
         """Have systemctl do something; Failure with its own words if it cannot."""
         done = self._run(words)

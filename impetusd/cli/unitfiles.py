@@ -15,11 +15,13 @@ import sys
 
 from impetusd.cli import generated
 from impetusd.core.location import SYSTEM_DIRS, Paths
+from impetusd.core.protocol import EXIT_OCCUPIED, EXIT_USAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FINAL = (EXIT_USAGE, EXIT_OCCUPIED)  # statuses that no restart changes
 DEFAULT, HARDENED, COMPATIBLE = PROFILES = ("default", "hardened", "compatible")
 MARK = "# Written by `impetusd startup` for "
 # Directories that systemd makes, and removes or keeps, as what each is for: where it has them, the key, and the mode.
@@ -36,6 +38,8 @@ SERVICE = """\
 
 [Unit]
 Description=impetusd, which runs what {conf} describes
+Wants={helper}
+After={helper}
 {unit}StartLimitIntervalSec=0
 
 [Service]
@@ -51,22 +55,39 @@ TimeoutStartSec=infinity
 TimeoutStopSec=90
 # When impetusd itself is killed its programs live on, and the next one takes them over: from its table in the run
 # directory (kept for that), with the descriptors that systemd has kept. After a stop nothing may be left, which the last
-# command sees to.
+# command sees to; and {helper}, where systemd runs no command: when it is about to start the
+# service again. So that this takes but a moment the last command waits where there is to be a pause, and not RestartSec=.
 KillMode=process
 FileDescriptorStoreMax=16384
 RuntimeDirectoryPreserve=yes
 ExecStopPost={program} -c {conf_word} reap-leftovers
 WatchdogSec=20
-# Not `always`: after `impetusd stop` it stays down. 2 is a mistake in the INI file, which no restart mends.
+# Not `always`: after `impetusd stop` it stays down. No restart helps against a mistake in the INI file (2), nor against
+# another impetusd that runs there already, or programs that one has left and that cannot be taken over (73).
 Restart=on-failure
-RestartSec=500ms
-RestartPreventExitStatus=2
+RestartSec=1ms
+RestartPreventExitStatus={final}
 Delegate=yes
 OOMPolicy=continue
 TasksMax=infinity
 {directories}{restrictions}
 [Install]
 WantedBy={target}
+"""
+
+HELPER = """\
+# Of {name}.service, which starts it: when that is stopped so shortly after impetusd was killed that there is nothing that
+# systemd could tell to stop, the programs that it has left are stopped by this.
+
+[Unit]
+Description=End of what impetusd has left, for {name}.service
+StopWhenUnneeded=yes
+RefuseManualStart=yes
+{unit}
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStop={program} -c {conf_word} reap-leftovers --after {name}.service
 """
 
 RESTRICTIONS = """
@@ -143,11 +164,26 @@ def service(name: str, command: str, paths: Paths, *, user: bool = False) -> str
         conf=_on_a_line(paths.conf).replace("%", "%%"),
         environment=f"%h/.config/{name}.env" if user else f"/etc/default/{name}",
         program=_words([command]),  # of the program's own path no $ is expanded
-        conf_word=_words([paths.conf]).replace("$", "$$"),
+        conf_word=_conf_word(paths),
+        helper=helper_name(name),
+        final=" ".join(map(str, FINAL)),
         directories=directories,
         restrictions=restrictions,
         target="default.target" if user else "multi-user.target",
     )
+
+
+def helper(name: str, command: str, paths: Paths, *, user: bool = False) -> str:
+    """The unit that goes with NAME.service, and is called as `helper_name` says."""
+    mounts = [] if user else sorted({paths.base_dir, *_directories(paths)[1]} - {"/"})
+    unit = f"RequiresMountsFor={_words(mounts)}\n" if mounts else ""
+    return HELPER.format(name=name, program=_words([command]), conf_word=_conf_word(paths), unit=unit)
+
+
+def helper_name(name: str) -> str:
+    """impetusd → impetusd-leftovers.service, impetusd@shop → impetusd-leftovers@shop.service."""
+    stem, at, instance = name.partition("@")
+    return f"{stem}-leftovers{at}{instance}.service"
 
 
 def drop_in(profile: str, command: str, paths: Paths) -> str:
@@ -160,6 +196,10 @@ def drop_in(profile: str, command: str, paths: Paths) -> str:
     needed = (*others, paths.base_dir, paths.conf, command, sys.executable, sys.base_prefix)
     home = "read-only" if any(path.startswith(HOMES) for path in needed) else "yes"
     return HARDENED_TEXT.format(home=home, writable=_writable(others, ("/",)))
+
+
+def _conf_word(paths: Paths) -> str:
+    return _words([paths.conf]).replace("$", "$$")
 
 
 def mark(conf: str) -> str:
@@ -205,11 +245,14 @@ def samples() -> dict[str, str]:
     command, etc = "/usr/bin/impetusd", "/etc/impetusd"
     paths = Paths(conf=f"{etc}/impetusd.ini", base_dir=etc, **SYSTEM_DIRS)
     own = {key: f"{path}-INSTANCE" for key, path in SYSTEM_DIRS.items()}
-    instance = service("impetusd@INSTANCE", command, Paths(conf=f"{etc}/INSTANCE.ini", base_dir=etc, **own))
+    shop = Paths(conf=f"{etc}/INSTANCE.ini", base_dir=etc, **own)
+    instance = service("impetusd@INSTANCE", command, shop)
     _, _, rest = instance.partition("\n\n")
     return {
         "impetusd.service": service("impetusd", command, paths),
         "impetusd@.service": INSTANCES + rest.replace("INSTANCE", "%i"),
+        helper_name("impetusd"): helper("impetusd", command, paths),
+        helper_name("impetusd@"): helper("impetusd@INSTANCE", command, shop).replace("INSTANCE", "%i"),
         "hardened.conf": HARDENED_TEXT.format(home="yes", writable=""),
         "compatible.conf": COMPATIBLE_TEXT,
     }

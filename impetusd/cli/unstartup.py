@@ -44,13 +44,14 @@ def _remove(manager: systemd.Manager, name: str, typed: str, *, now: bool) -> No
                 f"{unit} runs; stop it first with `{manager.command} stop {name}`,"
                 f" or have it stopped and removed with: {typed} unstartup {'--user ' * manager.user}--now"
             )
-        manager.tell("stop", unit)
+        manager.tell("stop", unit, unitfiles.helper_name(name))
         print(f"stopped {unit}")
     manager.tell("disable", unit)
     print(f"disabled {unit}")
     folder = f"{manager.folder}/{unit}.d"
     for path in (
         f"{manager.folder}/{unit}",
+        f"{manager.folder}/{unitfiles.helper_name(name)}",
         *(systemd.drop_in_path(manager.folder, name, profile) for profile in unitfiles.PROFILES),
     ):
         if systemd.remove(path):

@@ -89,6 +89,7 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
         records = past.ask(at.paths, Query([*wanted, *units], last=OF_NAMES))[0].records
     mistakes = pending.compared(at, status)[1] if running else pending.mistakes(at)
     config = loaded(at)
+    left = reaper.Left([], "") if running else reaper.left_behind(at.paths)
     return Facts(
         now=time.time(),
         running=running,
@@ -99,7 +100,8 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
         command=at.command,
         mistakes=mistakes,
         changed_at=_written(at.conf) if mistakes else 0.0,
-        left=0 if running else reaper.left_behind(at.paths),
+        left=len(left.members),
+        lost=left.why,
         **asked,
     )
 

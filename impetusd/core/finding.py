@@ -26,8 +26,9 @@ class Facts:
     """What is known. `records` are about what is asked, `own` about impetusd itself; both oldest first.
 
     `now` is Unix time; `running`: rows and the like are there, for a daemon was asked; `known`: names that the INI file
-    has; `left`: how many processes live on after impetusd was killed; `mistakes` the INI file has, and
-    when (Unix time) that was written; `command` is what reaches this instance on the
+    has; `left`: how many processes live on after impetusd was killed; `lost`: why the next one cannot take them
+    over, "" if it can; `mistakes` the INI file has, and when (Unix time) that was written; `command` is what reaches
+    this instance on the
     command line. `zone` is for tests; None is the host's.
     """
 
@@ -43,6 +44,7 @@ class Facts:
     programs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # unit -> its command, as the INI file has it
     command: str = "impetusd"
     left: int = 0
+    lost: str = ""
     mistakes: Sequence[str] = ()
     changed_at: float = 0.0
     zone: dt.tzinfo | None = None

@@ -43,6 +43,7 @@ EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
 EXIT_UNKNOWN_NAME = 4
 EXIT_CRITICAL = 69  # of `impetusd run`: a critical unit was given up; sysexits.h EX_UNAVAILABLE
+EXIT_OCCUPIED = 73  # of `impetusd run`: another one runs there, or has left programs; sysexits.h EX_CANTCREAT
 
 UNKNOWN = "ended while impetusd was dead, and how is not known"  # of a process
 

@@ -78,7 +78,7 @@ def _daemon(facts: Facts) -> Finding:
         return Finding(
             name="impetusd", ok=False, headline="impetusd does not run, and has left no record", commands=(start,)
         )
-    if last["what"] != "ended":
+    if last["what"] != "ended" or facts.left:
         at = facts.own[-1]["at"]
         cause = "it was killed, or the host went down: it has not written down that it ended"
         headline = f"impetusd does not run; its last record is of {facts.when(at)}"
@@ -88,6 +88,9 @@ def _daemon(facts: Facts) -> Finding:
             told = (("cause", "it was killed"), ("left", f"{facts.left} processes that it had started live on"))
             take, end = f"{facts.command} start", f"{facts.command} stop"
             commands = ((take, "take them over, with nothing lost"), (end, "end them"))
+            if facts.lost:
+                told += (("lost", f"they cannot be taken over, because {facts.lost}"),)
+                commands = ((end, "end them"), start)
         return Finding(name="impetusd", ok=False, headline=headline, facts=told, commands=commands)
     stopping = next((r for r in reversed(facts.own) if r["kind"] == "daemon" and r["what"] == "stopping"), last)
     stop = next((r for r in reversed(facts.own) if r["kind"] == "command" and r["method"] == "stop"), None)

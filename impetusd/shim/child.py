@@ -59,9 +59,28 @@ class Child:
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> Child:
-        """What `dump` told. Raises KeyError or TypeError for what is none of that."""
-        child = cls(saved["process"], saved["invocation"], "")
+        """What `dump` told, by this version or another: what it does not tell is as at first, and what it tells besides
+        means nothing. Raises KeyError or TypeError for what is none of that.
+        """
+        child = cls(0, "", "")
         for name in PLAIN:
-            setattr(child, name, saved.get(name, child.stop) if name == "stop" else saved[name])
-        child.failed = tuple(saved["failed"]) if saved["failed"] else None
+            first = getattr(child, name)
+            value = saved[name] if name == "process" else saved.get(name, first)
+            if not _is_like(value, first, optional=name == "ended"):
+                raise TypeError(f"{name} of a child is {value!r}")
+            setattr(child, name, value)
+        failed = saved.get("failed")
+        if failed is not None and [type(each) for each in failed] != [str, str]:
+            raise TypeError(f"failed of a child is {failed!r}")
+        child.failed = tuple(failed) if failed else None
         return child
+
+
+def _is_like(value: Any, first: Any, *, optional: bool) -> bool:
+    """Whether it is of the kind that it was at first, or the record of an end (`optional`)."""
+    if optional:
+        return value is None or isinstance(value, dict)
+    if isinstance(first, list):
+        kinds = [type(each) for each in value] if isinstance(value, list) else []
+        return kinds in ([int, float, bool], [int, int, bool])
+    return type(value) is type(first)

@@ -5,7 +5,7 @@ be hit), keeps named descriptors and opaque strings, adopts orphans, and starts 
 falls silent. It decides nothing. `shim.wire` has the messages.
 
 `shim/__main__.py` runs it. Exit status: 0 after an orderly end (or what the supervisor asks for), 75 when the state
-directory is held by another shim, 1 when it had to give up.
+directory is held by another shim, 73 when what a killed one has left cannot be taken over, 1 when it had to give up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 
-from impetusd.shim import ending, handover, orphans, spawn, table, tree, upstream, usage
+from impetusd.shim import ending, handover, leftovers, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
 from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
@@ -32,7 +32,7 @@ TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as
 if TYPE_CHECKING:
     from typing import Any
 
-EX_TEMPFAIL = 75
+EX_CANTCREAT, EX_TEMPFAIL = 73, 75
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
 APART = 0.1  # seconds between two rounds while something goes wrong: it may be due all the time, or never wake us
@@ -60,8 +60,7 @@ class Shim(Supervision):
         self.sweep_due = False
         self.emptied: list[str] = []  # cgroups that are to be removed
         tree.children()  # has it open the file that it needs
-        state = os.stat(paths["state_dir"])
-        self.cgroups = tree.Cgroups(f"impetusd-{state.st_dev}-{state.st_ino}")
+        self.cgroups = tree.Cgroups(leftovers.group_name(paths["state_dir"]))
         # One that went to the background is not the main process of whatever service started it.
         self.upstream = upstream.Upstream(os.environ if paths.get("boot") else {})
 
@@ -159,12 +158,15 @@ class Shim(Supervision):
 
         self._wake = wake
         self._watch(reader, wake)
+        if self.table.watched.fd >= 0:
+            self._watch(self.table.watched.fd, self.table.noticed)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a caller that blocks SIGTERM must not make us deaf
 
     def _patience(self) -> float:
         now = time.monotonic()
         due = self._heed()
         others = (
+            self.table.due,
             self.trial.deadline if self.trial else due,
             self.ending.due if self.ending else due,
             min(self.aside.values(), default=due),
@@ -294,7 +296,7 @@ class Shim(Supervision):
         child = self._new(process, spec)
         theirs: socket.socket | None = None
         try:
-            spec["env"] = {**spec["env"], orphans.MARK: self.table.life}
+            spec["env"] = {**spec["env"], leftovers.MARK: self.table.life}
             spec["fds"] = {number: self._fd(name) for number, name in spec["fds"].items()}
             if spec.get("fork_fd"):
                 child.template = True
@@ -781,7 +783,8 @@ def main() -> int:
         return shim.run() if mode.startswith(handover.RESUME) else 0
     stored = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     given = passed_on(everything=mode == handover.ORPHANED)
-    told = table.read(paths["run_dir"])
+    found = table.examine(paths["run_dir"], paths["state_dir"])
+    told = found.told
     baseline = told["baseline"] if told else measured()
     prepare(set(given))
     lock = lock_of(paths["state_dir"], given)
@@ -790,15 +793,39 @@ def main() -> int:
             orphans.oust(told)
         if told is None or not take(lock):
             return EX_TEMPFAIL
+    strays = (
+        orphans.unknown(told, paths["state_dir"]) if told is not None else orphans.forgotten(found, paths["state_dir"])
+    )
+    if refused := refusal(found, strays, conf):
+        log(refused)
+        return EX_CANTCREAT
+    if found.fault:
+        log(
+            f"{found.fault}: {table.set_aside(table.path_in(paths['run_dir']))}; no process is left of an impetusd before"
+        )
     shim = Shim(conf, paths, baseline, told["life"] if told else "")
     shim.kept["lock"] = lock
     if told is not None:
-        orphans.take_over(shim, told, given)
+        orphans.take_over(shim, told, given, strays)
         shim.watch_again()
     for fd in given if told is None else ():  # of a store that nothing is known of
         os.close(fd)
     shim.store_again(stored)
     return shim.run()
+
+
+def refusal(found: table.Found, strays: list[tree.Member], conf: str) -> str:
+    """Why nothing may be started: what a killed shim has left cannot be taken over as it was, or is not ours. "" if it may.
+
+    Of a table that is whole, strays are what was started in the instant in which the shim was killed. Those that are older
+    than its last line show that it is not whole.
+    """
+    if found.other is not None and tree.lives(found.other["shim"]):
+        return f"{found.fault}, and that one runs: give each its own run_dir. Nothing was started"
+    why = found.fault or "its table is missing"
+    if found.told is not None:
+        strays, why = orphans.overlooked(found, strays), "its table does not know them"
+    return leftovers.refusal(strays, why, conf) if strays else ""
 
 
 def passed_on(*, everything: bool) -> list[int]:

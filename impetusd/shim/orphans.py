@@ -16,8 +16,9 @@ import signal
 import struct
 import time
 
-from impetusd.shim import descriptors, tree
+from impetusd.shim import descriptors, leftovers, table, tree
 from impetusd.shim.child import Child
+from impetusd.shim.leftovers import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
 
     from impetusd.shim.main import Shim
 
-MARK = "IMPETUSD_DAEMON"  # in the environment of each child: the `life` of the table
 REAPED_WITHIN = 1.5  # seconds after an end in which whoever adopted the process should have reaped it: an init may poll
 GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by itself
+JUST_NOW = 0.05  # seconds by which two clocks, and a start time in ticks, may differ
 # linux/pidfd.h: struct pidfd_info of 64 bytes, _IOWR(0xFF, 11), and in it the mask and the status of wait(2).
 _INFO = struct.Struct("=Q52xi")
 _GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
 _EXIT = 1 << 3
 
 
-def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int]) -> None:
+def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: Iterable[tree.Member]) -> None:
     """Have `shim`, which is new, know what `told` tells and hold what is left. `given` are descriptors that were passed on.
 
-    Those of `given` that nothing is known of are closed.
+    Those of `given` that nothing is known of are closed. `strays` were started in the instant in which the shim was
+    killed, and are in nobody's books: they are killed.
     """
+    strays = list(strays)
     shim.blobs, shim.shutdown = told["blobs"], told["shutdown"]
     told["kept"].pop("lock", None)  # it has been taken
     for saved in told["children"].values():
@@ -53,8 +56,7 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int]) -> None:
     for child in shim.children.values():
         if child.ended is not None and not child.acked:
             child.left = shim.has_rest(child)
-    strays = unknown(told)
-    for member in strays:  # started in the instant in which the shim was killed, and in nobody's books
+    for member in strays:
         tree.send(member, signal.SIGKILL)
     alive = sum(child.pidfd >= 0 for child in shim.children.values())
     lost = sorted(told["kept"].keys() - search.found.keys())
@@ -127,11 +129,13 @@ def _may_know(pid: int) -> bool:
     return {*ids} == {str(os.geteuid()).encode()} or tree.may_trace()
 
 
-def unknown(told: dict[str, Any]) -> list[tree.Member]:
+def unknown(told: dict[str, Any], state_dir: str) -> list[tree.Member]:
     """Processes that the dead shim had started, as their environment says, and that its table does not know.
 
     A forked worker has the environment of its template, which may be gone from the table: hence the rest of the conditions.
+    A table of a life before the last one knows nobody.
     """
+    lives = {told["life"], leftovers.marks(state_dir)[0]} - {""}
     children = list(told["children"].values())
     invocations, sessions = ({child[key] for child in children} for key in ("invocation", "session"))
     processes = tree.snapshot()
@@ -141,9 +145,36 @@ def unknown(told: dict[str, Any]) -> list[tree.Member]:
         for member in processes.values()
         if member.pid not in known
         and member.session not in sessions
-        and marked(member.pid, told["life"])
+        and tree.variable(member.pid, MARK) in lives
         and tree.variable(member.pid, "INVOCATION_ID") not in invocations
     ]
+
+
+def overlooked(found: table.Found, strays: Iterable[tree.Member]) -> list[tree.Member]:
+    """Those of `strays` (see `unknown`) that show that the table is not whole: older than its last line, or of a later life."""
+    if found.told is None:
+        return []
+    written, life = time.time() - found.written, found.told["life"]
+    return [member for member in strays if tree.age(member) > written + JUST_NOW or not marked(member.pid, life)]
+
+
+def forgotten(found: table.Found, state_dir: str) -> list[tree.Member]:
+    """Processes of a shim that was killed, where its table cannot be used; those in a dead shim's of another instance, too."""
+    left = {member.pid: member for member in leftovers.search(state_dir)}
+    if found.other is not None and not tree.lives(found.other["shim"]):
+        left |= {member.pid: member for member in of_table(found.other, tree.snapshot())}
+    return list(left.values())
+
+
+def of_table(told: dict[str, Any], processes: dict[int, tree.Member]) -> list[tree.Member]:
+    """The processes that are in a dead shim's table, in its cgroups or marked by its life, and what belongs to them."""
+    pids = {pid for pid in processes if marked(pid, told["life"])}
+    for child in told["children"].values():
+        member = processes.get(child["pid"])
+        if member is not None and member.started == child["started"]:
+            pids.add(member.pid)
+        pids.update(tree.Cgroups.members(child["cgroup"]) if child["cgroup"] else ())
+    return leftovers.family(pids, processes)
 
 
 def marked(pid: int, life: str) -> bool:
@@ -154,20 +185,15 @@ def marked(pid: int, life: str) -> bool:
 def oust(told: dict[str, Any]) -> None:
     """The lock is held though the shim is dead: by its supervisor, which ends when it sees that. One that hangs is killed."""
     shim, supervisor = told["shim"], told["supervisor"]
-    if _lives(shim) or not supervisor or not _lives(supervisor):
+    if tree.lives(shim) or not supervisor or not tree.lives(supervisor):
         return
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(supervisor[0])
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            if not poll.poll(GONE_WITHIN * 1000) and _lives(supervisor):
+            if not poll.poll(GONE_WITHIN * 1000) and tree.lives(supervisor):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 poll.poll(GONE_WITHIN * 1000)
         finally:
             os.close(pidfd)
-
-
-def _lives(who: list[int]) -> bool:
-    member = tree.read(who[0])
-    return member is not None and member.started == who[1] and not member.zombie

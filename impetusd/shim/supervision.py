@@ -50,7 +50,7 @@ class Supervision(Loop):
         """`life`: see `shim.table`."""
         super().__init__()
         self.arguments = [conf, json.dumps(paths)]
-        self.table = table.Table(paths["run_dir"], life)
+        self.table = table.Table(paths["run_dir"], paths["state_dir"], life)
         self.kept: dict[str, int] = {}
         self.quitting = False
         self.channel: socket.socket | None = None

@@ -19,7 +19,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 CAP_SYS_PTRACE = 19
 
@@ -159,6 +159,17 @@ def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set
     return found
 
 
+def lives(who: Sequence[int]) -> bool:
+    """Whether the process [pid, start time] is there, and is no zombie."""
+    member = read(who[0])
+    return member is not None and member.started == who[1] and not member.zombie
+
+
+def age(member: Member) -> float:
+    """Seconds since its start."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - member.started / os.sysconf("SC_CLK_TCK")
+
+
 def send(member: Member, number: int) -> None:
     """Signal exactly this process: through a pidfd, once its start time has shown that the pid was not used anew."""
     try:
@@ -274,17 +285,38 @@ class Cgroups:
 
 
 def own_cgroup() -> str:
-    """The directory of this process's cgroup v2, or ''. The mount point is looked up: hybrid hosts have it elsewhere."""
+    """The directory of this process's cgroup v2, or ''."""
+    return cgroup_of(os.getpid())
+
+
+def cgroup_of(pid: int) -> str:
+    """The directory of a process's cgroup v2, or ''. The mount point is looked up: hybrid hosts have it elsewhere."""
     try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
             path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), None)
-        with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            mounts = [line.split() for line in file if " - cgroup2 " in line]
-    except OSError:
+    except OSError as error:
+        _unless_blind(error)
         return ""
-    if path is None or not mounts:
+    root, point = cgroup_mount()
+    if path is None or not point:
         return ""
-    root, point = mounts[0][3], mounts[0][4]
     if root != "/" and path.startswith(root):
         path = path[len(root) :]
     return f"{point}{path}".rstrip("/")
+
+
+@functools.cache
+def cgroup_mount() -> tuple[str, str]:
+    """What of the cgroup v2 tree is mounted, and where; two empty strings where none is."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        mounts = [line.split() for line in file if " - cgroup2 " in line]
+    return (mounts[0][3], mounts[0][4]) if mounts else ("", "")
+
+
+def own_line() -> set[int]:
+    """This process and those that it is a descendant of."""
+    line, pid = set(), os.getpid()
+    while pid > 0 and (member := read(pid)) is not None:
+        line.add(pid)
+        pid = member.parent
+    return line

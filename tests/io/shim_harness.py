@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from waiting import wait_for
 
-from impetusd.shim import tree, wire
+from impetusd.shim import leftovers, table, tree, wire
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = os.path.join(os.path.dirname(HERE), "programs")
@@ -134,8 +134,14 @@ class Shim:
         self.listening.settimeout(PATIENCE)
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._before = set(tree.children())
-        self.paths = {"conf": "x.ini", "base_dir": self.dir, "run_dir": self.dir, "state_dir": self.path("state")}
-        os.mkdir(self.paths["state_dir"])
+        self.paths = {
+            "conf": "x.ini",
+            "base_dir": self.dir,
+            "run_dir": self.path("run"),
+            "state_dir": self.path("state"),
+        }
+        for folder in ("run_dir", "state_dir"):
+            os.mkdir(self.paths[folder])
         self.process = self.launch(self._setup)
         self.pid = self.process.pid
         if self._command is None:
@@ -331,6 +337,22 @@ class Shim:
     def children(self) -> list[int]:
         with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
             return [int(pid) for pid in file.read().split()]
+
+
+def header(state_dir: object, **parts: Any) -> dict[str, Any]:
+    """The first line of a table of the instance in `state_dir`, as a shim of this version writes it."""
+    return {
+        "version": table.VERSION,
+        "boot": leftovers.boot_id(),
+        "life": "x",
+        "instance": leftovers.instance(str(state_dir)),
+        "shim": [1, 1],
+        "supervisor": None,
+        "baseline": {"oom_score": 0, "nofile": [1024, 4096]},
+        "shutdown": False,
+        **{part: {} for part in table.PARTS},
+        **parts,
+    }
 
 
 def poll(source: Any, mask: int, what: str) -> None:

@@ -312,7 +312,7 @@ class TestStop:
 def test_run_refuses_a_second_daemon(paths, cli):
     with FakeSupervisor(paths):
         code, _, err = cli("run")
-    assert (code, err.startswith("impetusd is already running")) == (1, True)
+    assert (code, err.startswith("impetusd is already running")) == (73, True)
 
 
 def test_run_becomes_the_daemon(daemons):

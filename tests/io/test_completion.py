@@ -38,6 +38,7 @@ FREE = {
     ("scale", "n"),
     ("startup", "name"),
     ("unstartup", "name"),
+    ("reap-leftovers", "after"),
 }
 
 

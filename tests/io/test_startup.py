@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from impetusd.cli import place, systemd, unitfiles
+from impetusd.cli import place, reap_leftovers, systemd, unitfiles
 from impetusd.core.location import Paths
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,8 @@ class TestUnits:
 
     def test_one_of_a_user_has_nothing_that_only_the_system_has(self):
         text = unitfiles.service("x", "/usr/bin/impetusd", moved(base_dir="/home/me"), user=True)
-        for key in ("After", "RuntimeDirectory", "ProtectSystem", "RequiresMountsFor", "User"):
+        assert values(text, "After") == ["x-leftovers.service"]
+        for key in ("RuntimeDirectory", "ProtectSystem", "RequiresMountsFor", "User"):
             assert values(text, key) == []
         assert values(text, "WantedBy") == ["default.target"]
 
@@ -130,13 +131,64 @@ class TestUnits:
         assert text.startswith(unitfiles.mark("/srv/a\nExecStart=/bin/b\n.ini") + "\n")
 
 
+class TestHelper:
+    """The unit that ends what is left, where systemd runs no command of the service's own."""
+
+    @pytest.mark.parametrize(
+        ("name", "helper"),
+        [("impetusd", "impetusd-leftovers.service"), ("impetusd@shop", "impetusd-leftovers@shop.service")],
+    )
+    def test_the_service_starts_it_first_and_stops_it_last(self, name, helper):
+        text = unitfiles.service(name, "/usr/bin/impetusd", ETC)
+        assert values(text, "Wants")[0] == values(text, "After")[0] == helper
+
+    @pytest.mark.parametrize("user", [False, True])
+    def test_it_goes_when_the_service_is_down_for_good(self, user):
+        text = unitfiles.helper("shop", "/usr/bin/impetusd", moved(base_dir="/srv/my shop"), user=user)
+        assert values(text, "StopWhenUnneeded") == ["yes"]
+        assert values(text, "ExecStop") == [
+            "/usr/bin/impetusd -c /etc/impetusd/impetusd.ini reap-leftovers --after shop.service"
+        ]
+        assert values(text, "RequiresMountsFor") == ([] if user else ['"/srv/my shop"'])
+        assert unitfiles.mark(ETC.conf) not in text  # it is no service of that INI file
+
+    @pytest.mark.parametrize(
+        ("state", "result", "status", "restart", "stopped"),
+        [
+            ("inactive", "success", 0, "on-failure", True),
+            ("inactive", "signal", 9, "on-failure", True),  # stopped when it was about to be started again
+            ("failed", "signal", 9, "on-failure", True),  # stopped just after it was killed
+            ("failed", "watchdog", 6, "on-failure", True),
+            ("failed", "exit-code", 1, "on-failure", True),
+            ("failed", "exit-code", 2, "on-failure", False),  # no restart helps
+            ("failed", "exit-code", 73, "on-failure", False),
+            ("failed", "start-limit-hit", 9, "on-failure", False),
+            ("failed", "signal", 9, "no", False),
+            ("activating", "signal", 9, "on-failure", False),
+            ("active", "success", 0, "on-failure", False),
+        ],
+    )
+    def test_it_ends_what_is_left_after_a_stop_and_nothing_after_a_failure(
+        self, state, result, status, restart, stopped
+    ):
+        facts = {"ActiveState": state, "Result": result, "ExecMainStatus": str(status), "Restart": restart}
+        assert reap_leftovers.stays_down(facts) is stopped
+
+    def test_a_systemd_that_tells_nothing_ends_nothing(self):
+        assert not reap_leftovers.stays_down({})
+
+
 class TestStartup:
     def test_print_shows_the_unit_of_this_file_to_anybody_anywhere(self, cli, paths, monkeypatch, tmp_path):
         monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "none"))
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         code, out, err = cli("startup", "--print")
         assert (code, err) == (0, "")
-        assert out == unitfiles.service("impetusd", place.executable(), paths)
+        own, _, helper = out.partition("\n# And in ")
+        assert own == unitfiles.service("impetusd", place.executable(), paths)
+        folder, _, text = helper.partition(":\n\n")
+        assert folder == "/etc/systemd/system/impetusd-leftovers.service"
+        assert text == unitfiles.helper("impetusd", place.executable(), paths)
         code, out, _ = cli("startup", "--print", "--profile", "compatible", "--name", "shop")
         assert code == 0
         assert out.endswith(

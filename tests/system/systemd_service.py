@@ -35,6 +35,8 @@ def booted() -> Iterator[Namespace]:
         "/etc/impetusd/impetusd.ini": SLEEPER,
         f"{ETC}/impetusd.service": shipped("impetusd.service"),
         f"{ETC}/impetusd@.service": shipped("impetusd@.service"),
+        f"{ETC}/impetusd-leftovers.service": shipped("impetusd-leftovers.service"),
+        f"{ETC}/impetusd-leftovers@.service": shipped("impetusd-leftovers@.service"),
     }
     try:
         with Namespace(files, wants=["impetusd.service"]) as host:
@@ -116,7 +118,10 @@ class Service:
 
     def leftovers(self) -> list[str]:
         """What there still is of it though it should have gone: processes, cgroups, sockets."""
-        found = [text for text in self.host.processes().values() if self.conf in text or self.folder in text]
+        texts = [
+            text for text in self.host.processes().values() if "reap-leftovers --after" not in text
+        ]  # looks itself
+        found = [text for text in texts if self.conf in text or self.folder in text]
         below = self.host.path("/sys/fs/cgroup").rglob(self.unit)
         files = self.host.path(f"/run/impetusd-{self.name}").glob("*")
         return found + [str(path) for path in (*below, *files)]

@@ -99,7 +99,7 @@ def test_a_removed_state_file_is_written_anew(impetusd: Instance) -> None:
     wait_for(saved.exists, "the state file")
     assert json.loads(saved.read_text()) == json.loads(text)
     assert "state.json was removed" in impetusd.log()
-    assert "already running" in impetusd.run("run", code=1).err
+    assert "already running" in impetusd.run("run", code=73).err
     assert impetusd.status().shim == before.shim
 
 
@@ -127,7 +127,7 @@ def test_sockets_that_go_while_no_supervisor_lives_are_made_again(impetusd: Inst
 
 def test_a_second_daemon_is_refused(impetusd: Instance) -> None:
     before = impetusd.start(ONE)
-    refused = impetusd.run("run", code=1)
+    refused = impetusd.run("run", code=73)
     assert "already running" in refused.err
     assert "stop" in refused.err
     assert impetusd.settle().pids == before.pids

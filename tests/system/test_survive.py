@@ -177,19 +177,68 @@ def test_an_orderly_end_afterwards_leaves_nothing(impetusd: Instance, who: str) 
     wait_for(lambda: not impetusd.members(), "every process to be gone")
 
 
-def test_what_a_forgotten_life_left_in_a_cgroup_keeps_no_stop_waiting(impetusd: Instance) -> None:
-    """The shim's memory of its children is gone with run_dir: the next one knows nobody, and counts anew."""
+@pytest.mark.parametrize("damage", [None, "", "\0" * 300, '{"version": 99}\n', "[]\n"])
+def test_without_its_table_what_lives_on_is_told_never_doubled_and_ended_by_stop(
+    impetusd: Instance, damage: str | None
+) -> None:
+    _lost(impetusd, damage)
+
+
+def test_so_it_is_for_an_ordinary_user_who_has_no_cgroups(ordinary: Instance) -> None:
+    _lost(ordinary, None)
+
+
+def _lost(instance: Instance, damage: str | None) -> None:
+    before = instance.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
+    kill_both(instance, before)
+    table = instance.run_dir / "table"
+    whole = table.read_text()
+    if damage is None:
+        table.unlink()
+    else:
+        table.write_text(damage)
+    pid = before["p"].pid
+    why = "its table is missing" if damage is None else f"its table {table} is damaged"
+    for command, code in (("status", 3), ("start", 1), ("restart", 1)):
+        said = instance.run(command, code=code).err
+        assert why in said, said
+        assert f"p:0 (pid {pid})" in said
+        assert f"impetusd -c {instance.conf} stop" in said
+        assert said.count("\n") == 1, said
+    assert why in " ".join(instance.run("why").out.split())
+    assert f"p:0 (pid {pid})" in instance.run("run", code=73).err
+    assert not dead(pid)
+    table.write_text(whole)  # nothing of what was found has been lost by all that
+    after = instance.start()
+    assert after["p"].pid == pid
+    kill_both(instance, after)
+    table.unlink()
+    assert "ended 1 processes" in instance.run("stop").out
+    wait_for(lambda: dead(pid), "its end")
+    after = instance.start()
+    assert after["p"].pid != pid
+    (instance.run_dir / "table.bad").unlink(missing_ok=True)
+
+
+def test_a_table_that_was_removed_is_back_before_anybody_needs_it(impetusd: Instance) -> None:
     before = impetusd.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
-    for pid in (before.supervisor, before.shim):
-        impetusd.kill(pid, signal.SIGSTOP)
-    for pid in (before.shim, before.supervisor):
-        impetusd.kill(pid)
-    wait_for(lambda: dead(before.shim) and dead(before.supervisor), "their end")
-    (impetusd.run_dir / "table").unlink()
-    impetusd.run("start")
-    after = impetusd.status()
-    assert after["p"].pid != before["p"].pid
-    impetusd.run("stop", "p")
-    assert not dead(before["p"].pid)  # it is none of its own, as far as it can know
-    impetusd.kill(before["p"].pid)
-    wait_for(lambda: dead(before["p"].pid), "its end")
+    table = impetusd.run_dir / "table"
+    table.unlink()
+    wait_for(table.exists, "the table")
+    impetusd.kill(before.shim)
+    after = impetusd.settle(lambda now: now.shim != before.shim)
+    assert after["p"].pid == before["p"].pid
+    assert f"{table} was removed: written anew" in impetusd.log()
+
+
+def test_what_a_running_daemon_holds_is_not_reaped(impetusd: Instance) -> None:
+    """By whichever unit of systemd says that it has been stopped."""
+    before = impetusd.start("[program:p]\ncommand = sleep 300\nmin_uptime = 0\n")
+    assert "runs on" in impetusd.run("reap-leftovers", code=1).err
+    said = impetusd.run("reap-leftovers", env={"SERVICE_RESULT": "success"}).out
+    assert (
+        said
+        == f"impetusd (pid {before.shim}) runs on {impetusd.root}/var/lib, and not as this service: nothing was stopped\n"
+    )
+    assert "is already running" in impetusd.run("run", code=73).err
+    assert impetusd.status().pids == before.pids

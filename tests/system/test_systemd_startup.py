@@ -40,19 +40,22 @@ class TestStartup:
         before = self.files(shop.host)
         out = shop.run("startup", "--name", "shop", "--profile", "hardened")
         unit, drop_in = f"{ETC}/shop.service", f"{ETC}/shop.service.d/impetusd-hardened.conf"
+        helper = f"{ETC}/shop-leftovers.service"
         assert out.splitlines() == [
             f"wrote {unit}",
+            f"wrote {helper}",
             f"wrote {drop_in}",
             "enabled shop.service: it starts at boot",
             "to start it now: systemctl start shop",
         ]
         assert sorted({*self.files(shop.host)} - {*before}) == sorted(
-            [f"{ETC}/multi-user.target.wants/shop.service", unit, os.path.dirname(drop_in)]
+            [f"{ETC}/multi-user.target.wants/shop.service", unit, helper, os.path.dirname(drop_in)]
         )
         assert shop.systemctl("is-enabled").strip() == "enabled"
         out = shop.run("startup", "--now")  # of the default profile, and under the name that it has
         assert out.splitlines() == [
             f"{unit} is as it should be",
+            f"{helper} is as it should be",
             f"removed {drop_in}",
             "shop.service is enabled already",
             "started shop.service: 1 of 1 up",
@@ -61,7 +64,8 @@ class TestStartup:
         shop.run("unstartup", code=1)
         assert shop.show("ActiveState") == "active"
         out = shop.run("unstartup", "--now")
-        assert out.splitlines()[:3] == ["stopped shop.service", "disabled shop.service", f"removed {unit}"]
+        removed = [f"removed {unit}", f"removed {helper}"]
+        assert out.splitlines() == ["stopped shop.service", "disabled shop.service", *removed]
         assert self.files(shop.host) == before
         assert shop.show("LoadState") == "not-found"
         assert shop.run("status", code=3)
@@ -73,6 +77,7 @@ class TestStartup:
         out = shop.run("startup", "--now")
         assert out.splitlines() == [
             f"{ETC}/shop.service is as it should be",
+            f"{ETC}/shop-leftovers.service is as it should be",
             "shop.service is enabled already",
             "shop.service runs already",
         ]

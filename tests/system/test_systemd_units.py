@@ -68,7 +68,9 @@ class TestAnalyze:
     @pytest.mark.parametrize("unit", ["impetusd", "impetusd@"])
     def test_verify_prints_nothing(self, host: Namespace, unit: str, profile: str | None) -> None:
         folder = f"/verify/{profile}"
-        host.write(f"{folder}/{unit}.service", shipped(f"{unit}.service"))
+        stem, at, _ = unit.partition("@")
+        for name in (unit, f"{stem}-leftovers{at}"):
+            host.write(f"{folder}/{name}.service", shipped(f"{name}.service"))
         if profile:
             host.write(f"{folder}/{unit}.service.d/x.conf", shipped(f"{profile}.conf"))
         assert host.run("systemd-analyze", "verify", "--man=no", f"{folder}/{unit}.service") == ""
@@ -80,11 +82,12 @@ class TestAnalyze:
         host.write(conf, SLEEPER)
         user = ["--user"] if manager == "--user" else []
         text = host.run(IMPETUSD, "-c", conf, "startup", "--print", *user)
-        host.write(f"/verify{manager}/impetusd.service", text)
+        own, _, helper = text.partition("\n# And in ")
+        paths = [f"/verify{manager}/{name}.service" for name in ("impetusd", "impetusd-leftovers")]
+        host.write(paths[0], own)
+        host.write(paths[1], helper.partition(":\n\n")[2])
         environ = {"XDG_RUNTIME_DIR": "/run"}
-        said = host.run(
-            "systemd-analyze", manager, "verify", "--man=no", f"/verify{manager}/impetusd.service", env=environ
-        )
+        said = host.run("systemd-analyze", manager, "verify", "--man=no", *paths, env=environ)
         assert said == ""
 
     @pytest.mark.parametrize(

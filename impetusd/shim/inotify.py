@@ -1,0 +1,56 @@
+"""Tells that a file in a folder has changed: inotify(7), so that nothing has to look for it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x8, 0x40, 0x80, 0x200
+IN_DELETE_SELF, IN_MOVE_SELF, IN_Q_OVERFLOW, IN_EXCL_UNLINK = 0x400, 0x800, 0x4000, 0x4000000
+# Not IN_MODIFY: whoever writes to a file closes it as well, and we, who keep ours open until another has its name, are not
+# woken by our own lines.
+MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_EXCL_UNLINK
+IN_CLOEXEC, IN_NONBLOCK = 0o2000000, 0o4000
+_EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inotify:
+    """One folder at a time. `fd` is readable when something has changed in it; -1 where the kernel has none left to give."""
+
+    __slots__ = ("_watch", "fd")
+
+    def __init__(self) -> None:
+        self.fd: int = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
+        self._watch = -1
+
+    @property
+    def on(self) -> bool:
+        """Whether changes are reported: a folder is watched, and is still where it was."""
+        return self._watch >= 0
+
+    def add(self, folder: str) -> None:
+        """Watch `folder`, unless one is watched already."""
+        if self.fd >= 0 and self._watch < 0:
+            self._watch = _libc.inotify_add_watch(self.fd, os.fsencode(folder), MASK)
+
+    def changed(self, name: str) -> tuple[bool, bool]:
+        """Whether another file may have the name, or none, and whether somebody has written to the one that had it."""
+        other = written = False
+        try:
+            data = os.read(self.fd, 65536)
+        except BlockingIOError:
+            return False, False
+        while data:
+            watch, event, _, length = _EVENT.unpack_from(data)
+            own = os.fsdecode(data[_EVENT.size : _EVENT.size + length].rstrip(b"\0")) == name
+            data = data[_EVENT.size + length :]
+            itself = bool(event & (IN_DELETE_SELF | IN_MOVE_SELF))
+            if itself and watch == self._watch:  # the folder
+                _libc.inotify_rm_watch(self.fd, watch)
+                self._watch = -1
+            other = other or own or itself or bool(event & IN_Q_OVERFLOW)
+            written = written or (own and bool(event & IN_CLOSE_WRITE))
+        return other, written

@@ -1,0 +1,143 @@
+"""What a killed impetusd has left running, found without its table: missing memory is not missing processes.
+
+The table in run_dir can be lost (removed, damaged, another instance's). Three things remain: a file in state_dir that says
+whether the last life ended in order; the cgroups of the instance, which carry its name; and the mark in the environment of
+each process, with all that descends from one or shares its session. A program that overwrites its environment, where no
+cgroup holds it, is found as a descendant or not at all.
+
+The file `life` in state_dir:
+    version, boot      of this format, and of the host
+    life               the mark of the processes of this life (see `shim.table`); it begins with the instance's name
+    over               whether that life has ended in order: what still runs was spared on purpose (treekill = no)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+from impetusd.shim import tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MARK = "IMPETUSD_DAEMON"  # in the environment of each child: the `life` of the shim that started it
+NAME = "life"
+VERSION = 1
+SHOWN = 8  # processes that a sentence names
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def instance(state_dir: str) -> str:
+    """The name of the instance that lives in `state_dir`: DEVICE-INODE. Raises OSError."""
+    found = os.stat(state_dir)
+    return f"{found.st_dev}-{found.st_ino}"
+
+
+def group_name(state_dir: str) -> str:
+    """What the cgroup that holds the instance's programs is called, wherever it is. Raises OSError."""
+    return f"impetusd-{instance(state_dir)}"
+
+
+def new_life(state_dir: str) -> str:
+    """A mark that no other life has, and that tells whose it is without any memory of it."""
+    return f"{instance(state_dir)}-{os.urandom(8).hex()}"
+
+
+def write(state_dir: str, life: str, *, over: bool) -> None:
+    """Remember the life that is under way, or that it has ended in order. Raises OSError."""
+    path = f"{state_dir}/{NAME}"
+    text = json.dumps({"version": VERSION, "boot": boot_id(), "life": life, "over": over})
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{path}.new")
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def marks(state_dir: str) -> tuple[str, str]:
+    """(mark, beginning of a mark) of processes that may have been left, each "" where that is not looked for.
+
+    Both are "" where the last life ended in order, or before this boot. Only a mark of this instance may be known by its
+    beginning: who may write to another's state_dir must not have root look for others.
+    """
+    try:
+        with open(f"{state_dir}/{NAME}", encoding="ascii") as file:
+            told = json.loads(file.read(4096))
+        life, boot, over = told["life"], told["boot"], told["over"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        life, boot, over = "", boot_id(), False  # nothing is remembered: any life
+    if boot != boot_id() or over is True:
+        return "", ""
+    return (life, "") if isinstance(life, str) and life else ("", f"{instance(state_dir)}-")
+
+
+def search(state_dir: str) -> list[tree.Member]:
+    """The processes that the instance's last life has left, without a look at its table. Raises OSError."""
+    mark, beginning = marks(state_dir)
+    if not (mark or beginning):
+        return []
+    group = group_name(state_dir)
+    owners: dict[str, bool] = {}
+    found = set()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        own = tree.variable(pid, MARK)
+        if (own and (own == mark or (beginning and own.startswith(beginning)))) or group_of(pid, group, owners):
+            found.add(pid)
+    return family(found, tree.snapshot()) if found else []
+
+
+def group_of(pid: int, name: str, owners: dict[str, bool]) -> str:
+    """The cgroup called `name` that `pid` is in or below; "" unless root or this user has made it: others may call theirs so.
+
+    `owners` remembers which are.
+    """
+    before, slash, _ = f"{tree.cgroup_of(pid)}/".partition(f"/{name}/")
+    folder = f"{before}/{name}"
+    if slash and folder not in owners:
+        with contextlib.suppress(OSError):
+            owners[folder] = os.stat(folder).st_uid in {0, os.geteuid()}
+    return folder if slash and owners.get(folder) else ""
+
+
+def family(found: Iterable[int], processes: Mapping[int, tree.Member]) -> list[tree.Member]:
+    """Those of `found` that live, all that shares a session with one or descends from one; not this process's own line."""
+    own = tree.own_line()
+    found = {pid for pid in found if pid in processes and pid not in own}
+    sessions = {processes[pid].session for pid in found} - {
+        0,
+        *(processes[pid].session for pid in own & processes.keys()),
+    }
+    found |= {member.pid for member in processes.values() if member.session in sessions}
+    return list({member.pid: member for member in tree.descendants(found, processes, own)}.values())
+
+
+def named(members: Iterable[tree.Member]) -> str:
+    """The processes, as an operator knows them: `api:0 (pid 12), pid 13 and 5 more`."""
+    members = list(members)
+    shown = []
+    for member in members[:SHOWN]:
+        name = tree.variable(member.pid, "IMPETUSD_NAME")
+        shown.append(f"{name} (pid {member.pid})" if name.isprintable() and name else f"pid {member.pid}")
+    more = len(members) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def refusal(members: Iterable[tree.Member], why: str, conf: str) -> str:
+    """Why nothing is started, and what to do. `why`: what is wrong with the table."""
+    members = list(members)
+    count = "1 process" if len(members) == 1 else f"{len(members)} processes"
+    return (
+        f"{count} of an impetusd that was killed still run, and cannot be taken over, because {why}: {named(members)}."
+        f" Nothing was started. To stop them: impetusd -c {conf} stop; then start again"
+    )
