@@ -193,7 +193,9 @@ class Daemon:
         blobs[CONFIG] = self._configuration.remembered
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
         self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
-        saved = self._state.load() if first else {}
+        saved, faults = record.sound(self._state.load() if first else {})
+        if faults:
+            self._state.faulty(faults)
         soon = asyncio.get_running_loop().call_soon_threadsafe
         ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
         self._ledger = Ledger(ledger, blobs, soon, self._writer.line)

@@ -54,8 +54,9 @@ class Ledger:
         self._due: list[tuple[int, str]] = []  # for the thread
         self._closing = threading.Event()
         self._n = self._written_n = _mend(path)
-        for key in sorted((key for key in blobs if key.startswith(KEY)), key=lambda key: int(key.removeprefix(KEY))):
-            lines = [line for line in blobs[key].splitlines(keepends=True) if json.loads(line)["n"] > self._n]
+        keys = [key for key in blobs if key.startswith(KEY) and key.removeprefix(KEY).isdecimal()]
+        for key in sorted(keys, key=lambda key: int(key.removeprefix(KEY))):
+            lines = [line for line in blobs[key].splitlines(keepends=True) if _last_number(line.encode()) > self._n]
             self._n = max(self._n, int(key.removeprefix(KEY)))
             self._hand_over(key, lines)
         self._thread: threading.Thread | None = None

@@ -11,11 +11,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 VERSION = 1
 APART = 1.0  # seconds between two writes, unless the second is urgent
+SHOWN = 5  # faults that a sentence names
 AGAIN = 5.0  # seconds until a write that failed is tried again
 
 
@@ -57,12 +58,26 @@ class StateFile:
                 continue
             if troubles:
                 self._tell(f"{troubles[0]}; what was saved before it, in {path}, is used instead")
-                with contextlib.suppress(OSError):  # else the next write would put it in the good one's place
-                    os.rename(self._path, f"{self._path}.bad")
+                self._set_aside()  # else the next write would put it in the good one's place
             return found
         if troubles:
+            self._set_aside()
             self._tell(f"{' and '.join(troubles)}: what was remembered over restarts of the host is lost")
         return {}
+
+    def faulty(self, faults: Sequence[str]) -> None:
+        """Of what was loaded a part makes no sense: say so, and keep the file under another name, for it is written anew."""
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        told = "; ".join(faults[:SHOWN])
+        self._tell(f"{self._path} is damaged ({told}{more}): that is left out, and the file kept as {self._path}.bad")
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._path}.bad")
+        with contextlib.suppress(OSError):
+            os.link(self._path, f"{self._path}.bad", follow_symlinks=False)
+
+    def _set_aside(self) -> None:
+        with contextlib.suppress(OSError):
+            os.rename(self._path, f"{self._path}.bad")
 
     def save(self, content: Mapping[str, Any], *, urgent: bool = False) -> None:
         """Have `content` (for JSON; not to be changed afterwards) written soon; of several only the last is."""
