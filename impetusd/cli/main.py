@@ -82,10 +82,21 @@ def complain(message: str, code: int) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         prefix = "" if message.startswith("impetusd ") else "impetusd: "
-        print(prefix + message, file=sys.stderr, flush=True)
+        text = prefix + message
+        if "JOURNAL_STREAM" in os.environ:
+            text = _for_the_journal(text, code)
+        print(text, file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody listens; the exit code still tells
     return code
+
+
+def _for_the_journal(text: str, code: int) -> str:
+    from impetusd.priority import ERROR, WARNING, is_journal
+
+    if not is_journal(os.environ):
+        return text
+    return "\n".join((ERROR if code else WARNING) + line for line in text.split("\n"))
 
 
 def _run(args: list[str]) -> int:

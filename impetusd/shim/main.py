@@ -25,7 +25,7 @@ import time
 
 from impetusd.shim import ending, handover, leftovers, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
-from impetusd.shim.log import log, write_waiting, writer
+from impetusd.shim.log import ERROR, INFO, log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
@@ -151,7 +151,7 @@ class Shim(Supervision):
                     self.table.note("blobs", "hup", "yes")
                     self.emit({"event": "apply"})
                 elif not self.shutdown:
-                    log(f"{signal.Signals(number).name}: ending")
+                    log(f"{signal.Signals(number).name}: ending", INFO)
                     self.shutdown = True
                     self.table.note("blobs", "shutdown", "yes")
                     self.emit({"event": "shutdown"})
@@ -711,7 +711,7 @@ class Shim(Supervision):
         self._unwatch(trial.pidfd)
         why = trial.verdict()
         if not why:
-            log("going on with the code that is now on the disk")
+            log("going on with the code that is now on the disk", INFO)
             before = signal.pthread_sigmask(signal.SIG_BLOCK, spawn.SIGNALS)
             self._wake()  # what had come before
             self._remove_emptied()
@@ -797,7 +797,7 @@ def main() -> int:
         orphans.unknown(told, paths["state_dir"]) if told is not None else orphans.forgotten(found, paths["state_dir"])
     )
     if refused := refusal(found, strays, conf):
-        log(refused)
+        log(refused, ERROR)
         return EX_CANTCREAT
     if found.fault:
         log(

@@ -30,6 +30,7 @@ from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.folders import folder_of, open_folder, unlink_socket
 from impetusd.host import people
+from impetusd.priority import ERROR, INFO, WARNING, is_journal
 from impetusd.supervisor import audit, custody, lifeline, record, stream
 from impetusd.supervisor.ageing import Ageing
 from impetusd.supervisor.applying import (
@@ -44,7 +45,7 @@ from impetusd.supervisor.applying import (
 )
 from impetusd.supervisor.checks import Checks
 from impetusd.supervisor.commands import Commands, is_stuck
-from impetusd.supervisor.console import JournalWriter, is_journal
+from impetusd.supervisor.console import JournalWriter
 from impetusd.supervisor.control import ControlServer, Peer
 from impetusd.supervisor.engine import Engine
 from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry, Role
@@ -79,6 +80,7 @@ MOST = 8  # threads that the supervisor itself waits for
 WITHIN = 20.0  # seconds for the disk; the shim's patience is 30
 PEOPLE_WITHIN = 2.0  # seconds in which nobody can ask, for it is not known who may
 CLOSED_WITHIN = 5.0  # seconds at the end for what is on its way to a disk
+LEVELS = {State.FATAL: ERROR, State.BACKOFF: WARNING}
 SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are written to the disk
 
 
@@ -125,12 +127,12 @@ class Daemon:
             configuration = await self._read() if first else None
             self.come_up(configuration)
         except (OSError, ConfigError, NoAnswer) as error:
-            self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}")
+            self._writer.line(f"impetusd cannot start with {self._conf}:\n{error}", ERROR)
             self._writer.close()
             self._link.send([{"op": "quit", "code": EXIT_USAGE}])
             return
-        keep_file(self._paths.state_dir, self._file, self._writer.line)
-        keep_profile(self._paths.state_dir, self._configuration.profile, self._writer.line)
+        keep_file(self._paths.state_dir, self._file, self._warn)
+        keep_profile(self._paths.state_dir, self._configuration.profile, self._warn)
         self._bind_notify()
         self._engine.adopt(self._link.table)
         self._applying.resume(blobs)
@@ -175,7 +177,7 @@ class Daemon:
         try:
             found = await threads.run(functools.partial(Configuration, conf, remembered, in_force=False), WITHIN / 2)
         except NoAnswer as error:
-            self._writer.line(f"supervisor: whether all users that {conf} names exist cannot be told: {error}")
+            self._warn(f"supervisor: whether all users that {conf} names exist cannot be told: {error}")
             return Configuration(conf, remembered, in_force=True)
         found.accept()
         return found
@@ -192,13 +194,13 @@ class Daemon:
         self._configuration = configuration or Configuration(self._conf, blobs[CONFIG], in_force=True)
         blobs[CONFIG] = self._configuration.remembered
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
-        self._state = StateFile(f"{self._paths.state_dir}/state.json", self._writer.line)
+        self._state = StateFile(f"{self._paths.state_dir}/state.json", self._warn)
         saved, faults = record.sound(self._state.load() if first else {})
         if faults:
             self._state.faulty(faults)
         soon = asyncio.get_running_loop().call_soon_threadsafe
         ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
-        self._ledger = Ledger(ledger, blobs, soon, self._writer.line)
+        self._ledger = Ledger(ledger, blobs, soon, self._warn)
         self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
         self._starter.prefix = self._prefix
@@ -239,6 +241,10 @@ class Daemon:
         make = JournalWriter if is_journal(os.environ) else Writer
         own = self._paths.log_file if self._prefix is None else stream.STDERR
         self._writer: Writer = make(own, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
+
+    def _warn(self, text: str) -> None:
+        """Into the daemon's own log, as something that an operator should see."""
+        self._writer.line(text, WARNING)
 
     # The parts, and what they remember.
 
@@ -521,7 +527,7 @@ class Daemon:
         try:
             self._people = await self._threads.run(lambda: people(self._access), within)
         except NoAnswer as error:
-            self._writer.line(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again")
+            self._warn(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again")
             self._asking = asyncio.ensure_future(self._know_people_later())
 
     async def _know_people_later(self) -> None:
@@ -532,7 +538,7 @@ class Daemon:
     def _admit(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
             if left_out := admit(self._paths.control_socket, self._people):
-                self._writer.line(f"supervisor: {left_out}")
+                self._warn(f"supervisor: {left_out}")
 
     async def _bind_control(self) -> None:
         """The socket that the supervisor before us had, unless its file was removed; else a new one."""
@@ -555,7 +561,7 @@ class Daemon:
         if self._ending is not None or self._done.is_set():
             return
         if not os.path.exists(self._paths.control_socket):
-            self._writer.line(f"{self._paths.control_socket} was removed: made again")
+            self._warn(f"{self._paths.control_socket} was removed: made again")
             with contextlib.suppress(OSError):
                 os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
             self._notify_sockets.restore()
@@ -564,7 +570,7 @@ class Daemon:
     def _state_missing(self) -> None:
         """Somebody removed the file: what is to survive a reboot is written anew, not only once something changes."""
         if not self._done.is_set() and not os.path.exists(f"{self._paths.state_dir}/state.json"):
-            self._writer.line(f"{self._paths.state_dir}/state.json was removed: written anew")
+            self._warn(f"{self._paths.state_dir}/state.json was removed: written anew")
             self._save(urgent=True)
 
     # What happens.
@@ -592,7 +598,7 @@ class Daemon:
         try:
             await self._applying.apply({"token": ""})
         except ProtocolError as error:
-            self._writer.line(f"supervisor: SIGHUP: {error.message}")
+            self._writer.line(f"supervisor: SIGHUP: {error.message}", ERROR)
         except ConnectionAbortedError:
             pass  # the next supervisor tells how it went
 
@@ -622,7 +628,8 @@ class Daemon:
 
     def _turned(self, check: Health, target: str, turn: Turn, failures: int, reason: str) -> None:
         if turn is not Turn.FAILING:
-            self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
+            level = WARNING if turn is Turn.ILL else INFO
+            self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}", level)
         told = {"check": check.name, "unit": check.target, "slot": target, "state": turn.value, "reason": reason}
         self._ledger.add("health", **told, failures=failures, action=check.action.value)
         if turn is Turn.ILL:
@@ -671,7 +678,8 @@ class Daemon:
             pid = after.pid or before.pid
             reason = self._engine.reason(entry)
             process = f" (pid {pid})" if pid else ""
-            self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}")
+            level = LEVELS.get(after.state, INFO)
+            self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}", level)
 
     @staticmethod
     def _is_one_more_try(before: Slot, after: Slot) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from impetusd.core import redact
+from impetusd.priority import INFO
 from impetusd.supervisor.journal import Journal, Pending
 from impetusd.supervisor.lines import Options
 from impetusd.supervisor.loglane import Lane
@@ -97,8 +98,8 @@ class Writer:
 
     # What others ask of it.
 
-    def line(self, text: str) -> None:
-        """Write a line into the daemon's own log, without what looks secret in it."""
+    def line(self, text: str, level: str = INFO) -> None:  # noqa: ARG002  # files have none
+        """Write a line into the daemon's own log, without what looks secret in it. `level`: see `impetusd.priority`."""
         self._main.call(self._main.line, redact.text(text), time.time())
 
     def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> None:

@@ -89,6 +89,30 @@ class TestJournal:
         log = service.host.path(f"/var/log/impetusd-{service.name}/impetusd.log").read_text(encoding="utf-8")
         assert "bad:0: FATAL" in log
 
+    def test_what_an_operator_should_see_is_a_warning_or_an_error(self, service: Service) -> None:
+        """`journalctl -p warning`: mistakes in the file, a killed supervisor, a killed shim and what was lost with it."""
+
+        def warned() -> str:
+            shown = ["journalctl", "--no-pager", "-o", "cat", "-p", "warning", "--unit", service.unit]
+            return service.host.run("journalctl", "--sync", "--quiet") + service.host.run(*shown)
+
+        service.write("[program:p]\ncomand = sleep 300\n")
+        service.systemctl("start", code=1)
+        assert f"{service.conf}:6: " in warned()
+        before = service.start(SLEEPER)
+        service.kill(before.supervisor, signal.SIGKILL)
+        wait_for(
+            lambda: f"the supervisor (pid {before.supervisor}) ended: signal 9" in warned(), "the supervisor's end"
+        )
+        wait_for(lambda: service.status().supervisor != before.supervisor, "the next supervisor")
+        service.write("[program:p]\ncomand = sleep 300\n")
+        service.host.run("kill", "-HUP", str(before.shim))
+        wait_for(lambda: "SIGHUP: " in warned(), "the refusal")
+        service.write(SLEEPER)
+        service.kill(before.shim, signal.SIGKILL)
+        wait_for(lambda: "was killed: 1 processes live on" in warned(), "the shim's end")
+        assert "supervisor: began" not in warned()
+
 
 class TestStatusText:
     def test_it_follows_what_happens(self, service: Service) -> None:

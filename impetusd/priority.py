@@ -1,0 +1,20 @@
+"""How bad a line is, for systemd's journal: sd-daemon(3) has the numbers. Whoever looks only at warnings sees these, then."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ERROR, WARNING, INFO = "<3>", "<4>", "<6>"
+
+
+def is_journal(environ: Mapping[str, str]) -> bool:
+    """Whether stderr is what systemd connected to the journal: JOURNAL_STREAM names its device and inode."""
+    try:
+        stream = os.fstat(2)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
