@@ -116,6 +116,18 @@ class Daemons:
 LOG_WRITER = "impetusd-log"  # what a process is called that a shim has forked to write into its log: see `shim.log`
 
 
+def locker(folder: str) -> int | None:
+    """The pid of a process that has locked (flock) the folder; None where the kernel does not tell."""
+    there = os.stat(folder)
+    place = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+    with open("/proc/locks", encoding="ascii", errors="replace") as file:
+        for line in file:
+            words = line.split()
+            if "FLOCK" in words and place in words:
+                return int(words[words.index(place) - 1])
+    return None
+
+
 def evict_stale(paths: Paths) -> bool:
     """End a supervisor whose shim is gone and that neither takes its place nor ends: stopped, or hung. True: there was one.
 

@@ -1,6 +1,6 @@
 """Starting the daemon, and knowing when it is there and when it is gone.
 
-Any number of `impetusd start` may run at once. They take turns (a lock on the run directory), so that one starts the
+Any number of `impetusd start` may run at once. They take turns (a lock in the state directory), so that one starts the
 daemon and the others find it; and a shim that found the state directory taken ends with status 75, which means "look
 again", not "failed".
 
@@ -17,6 +17,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
 
@@ -36,9 +37,12 @@ TAKEN = 75  # the shim's exit status when another one holds the state directory:
 UP_WITHIN = 30.0  # seconds from the launch to the first answer; measured on an idle machine: 0.1
 ENDED_WITHIN = 300.0  # seconds from a signal to the end of the shim: the longest kill_timeout is in it
 GONE_WITHIN = 10.0  # seconds from the supervisor's last word to the end of the shim
+LETTING_GO = 1.0  # seconds that a process which ends may hold its lock after it cannot be recognized any more
 _LOOK_AGAIN = 0.02
+_TURNS = "start.lock"  # in state_dir: held while a daemon is being started
 # What must be written there before anything runs, in bytes: the control socket and the table; a lock.
 _WRITTEN = {"run_dir": 16384, "state_dir": 0}
+_READABLE = 0o044  # bits of a mode: by the group and by others
 _MODES = {"run_dir": 0o755, "state_dir": 0o700, "log_dir": 0o750}
 
 
@@ -52,12 +56,21 @@ def make_directories(paths: Paths) -> None:
         except OSError as error:
             raise ControlError(f"cannot make {field} {path}: {error.strerror}; {said}") from None
         try:
+            if field == "state_dir":
+                _close_to_others(folder)
             if field in _WRITTEN:
                 _try_writing(folder, _WRITTEN[field])
         except OSError as error:
             raise ControlError(f"cannot write into {field} {path}: {error.strerror}; {said}") from None
         finally:
             os.close(folder)
+
+
+def _close_to_others(folder: int) -> None:
+    """Have nobody else be able to open the folder, for it is what is locked. What is in it can be reached as before."""
+    there = os.fstat(folder)
+    if there.st_uid == os.geteuid() and there.st_mode & _READABLE:
+        os.chmod(f"/proc/self/fd/{folder}", stat.S_IMODE(there.st_mode) & ~_READABLE)
 
 
 def _try_writing(folder: int, size: int) -> None:
@@ -138,6 +151,7 @@ def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None
                 return False
             if _launch(paths, deadline, hooks, profile):
                 return True
+        evict_stale(paths)
         # Another daemon had the state directory when ours came: it was just ending, or was started by other means.
         # Or another command's look at the lock was taken for one. Either way the next look tells.
         if time.monotonic() > deadline:
@@ -146,15 +160,39 @@ def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None
 
 
 def evict_stale(paths: Paths) -> bool:
-    """End a supervisor that a killed shim has left, and that neither takes its place nor ends; True if there was one."""
-    if not control.daemon_alive(paths):
+    """End a supervisor that a killed shim has left, and that neither takes its place nor ends; True if there was one.
+
+    ControlError if the state directory is held by a process that is no impetusd. Who may not look has no say in it.
+    """
+    if not os.access(paths.state_dir, os.R_OK):
         return False
-    try:
-        return daemons.evict_stale(paths)
-    except OSError as error:
-        raise ControlError(
-            f"a supervisor without a shim holds {paths.state_dir}, and cannot be ended: {error.strerror}"
-        ) from None
+    deadline = time.monotonic() + LETTING_GO
+    while control.daemon_alive(paths):
+        try:
+            if daemons.evict_stale(paths):
+                return True
+        except OSError as error:
+            raise ControlError(
+                f"a supervisor without a shim holds {paths.state_dir}, and cannot be ended: {error.strerror}"
+            ) from None
+        with daemons.Daemons(paths) as found:
+            if found or _accepts(paths):
+                return False
+        if time.monotonic() > deadline:
+            locker = daemons.locker(paths.state_dir)
+            who = f"process {locker}, which is" if locker else "a process that cannot be seen here, or is"
+            raise ControlError(f"{paths.state_dir} is locked by {who} not impetusd; end it, then try again")
+        time.sleep(_LOOK_AGAIN)  # one that ends has no command any more, and the lock still
+    return False
+
+
+def _accepts(paths: Paths) -> bool:
+    """Whether anybody listens on the control socket."""
+    reached = control.try_connect(paths)
+    if isinstance(reached, int):
+        return False
+    reached.close()
+    return True
 
 
 def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
@@ -221,16 +259,18 @@ class _Turn:
     """Held while one command starts the daemon; the others wait. Ends with its holder, however that ends."""
 
     def __init__(self, paths: Paths, deadline: float, hooks: Hooks) -> None:
-        self._run_dir = paths.run_dir
+        self._path = f"{paths.state_dir}/{_TURNS}"
         self._deadline = deadline
         self._hooks = hooks
         self._fd = -1
 
     def __enter__(self) -> None:
         try:
-            self._fd = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = open_file(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ControlError(f"cannot open run_dir {self._run_dir}: {error.strerror}") from None
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                return  # the shims' own lock is enough: one more comes up, and ends
+            raise ControlError(f"cannot open {self._path}: {error.strerror}") from None
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,7 +287,8 @@ class _Turn:
                 return
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def _launch(paths: Paths, deadline: float, hooks: Hooks, profile: str | None) -> bool:

@@ -378,3 +378,16 @@ class TestWordsOfOthers:
         assert (code, fake.asked) == (2, [])
         assert not any(f"did you mean {name!r}" in err for name in app.ENDING)
         assert not any(f"impetusd {name}\n" in err or f"impetusd {name}." in err for name in app.ENDING)
+
+
+def test_who_may_ask_the_daemon_but_not_open_its_state_dir_starts_and_stops_all_the_same(paths, cli, monkeypatch):
+    """An operator by role, whom only the control socket lets in."""
+
+    def denied(_):
+        raise control.ControlError("you may not look")
+
+    with FakeSupervisor(paths, start={"ok": True, "units": [row("web")]}, stop={"ok": True, "killed": [], "units": []}):
+        monkeypatch.setattr(control, "daemon_alive", denied)
+        monkeypatch.setattr("os.access", lambda path, mode: path != paths.state_dir)
+        assert cli("start", "web")[0] == 0
+        assert cli("stop", "web")[0] == 0
