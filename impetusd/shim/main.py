@@ -185,6 +185,7 @@ class Shim(Supervision):
             "table": [child.row() for child in self.children.values()],
             "blobs": self.blobs,
             "command": handover.command(),
+            "troubles": self.troubles,
         }
 
     # What the supervisor says.

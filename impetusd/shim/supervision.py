@@ -66,6 +66,7 @@ class Supervision(Loop):
         self.due: float | None = 0.0  # when to start the supervisor
         self.spoke = False  # whether this one has said anything yet
         self.mute = 0  # deaths in a row of one that had not, or went wrong before it had lasted
+        self.troubles: dict[str, str] = {}  # what the operator is to know, in a sentence each
         self.told = ""  # how it ended, as the log has it
 
     def _hello(self) -> dict[str, Any]:
@@ -247,6 +248,16 @@ class Supervision(Loop):
         os.close(corpse.status)
         self.corpses.remove(corpse)
         log(f"the supervisor (pid {corpse.pid}) that hung in the kernel has ended")
+
+    def trouble(self, what: str, sentence: str) -> None:
+        """Something of ours is in trouble, and `status` is to say so; "": no more."""
+        if self.troubles.get(what, "") == sentence:
+            return
+        self.troubles[what] = sentence
+        if not sentence:
+            del self.troubles[what]
+        # `process` for supervisors of an older version, which look for it in every event.
+        self.emit({"event": "trouble", "process": 0, "what": what, "sentence": sentence})
 
     def emit(self, event: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Tell the supervisor, at the end of the round; without one nothing is lost, for the next is told the whole table."""

@@ -115,6 +115,10 @@ class Table:
                 os.close(self._fd)
                 self._fd = -1
                 shim.log(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
+            shim.trouble(
+                NAME,
+                f"{self._path} cannot be written: {error.strerror}; should impetusd be killed now, it may not know again what runs",
+            )
 
     def _is_as_written(self) -> bool:
         ours = os.fstat(self._fd)
@@ -168,6 +172,7 @@ class Table:
         finally:
             if before >= 0:  # not earlier: somebody else's closing it is what tells that it was changed
                 os.close(before)
+        shim.trouble(NAME, "")
 
     def _add_all(self, part: str, items: dict[Any, Any], told: Callable[[Any], Any]) -> None:
         """A few a line: what is built here at once stays with the process as memory that it once had."""

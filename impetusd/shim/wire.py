@@ -18,7 +18,7 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     quit                end, once the supervisor has exited
 
 From the shim, a message is {"events": [...]}, a round's; one with descriptors is alone in its message:
-    hello               {"table", "blobs", "shutdown", "pid"}, after which come
+    hello               {"table", "blobs", "shutdown", "pid", "command", "troubles"}, after which come
     fds                 {"names"} with as many descriptors, and then
     begin               the past is told; what follows is news
     spawned             {"process", "pid"}
@@ -30,6 +30,7 @@ From the shim, a message is {"events": [...]}, a round's; one with descriptors i
     reopen-logs         SIGUSR2
     upgraded            other code is in the shim now, and all else as it was
     refused             {"error"}: the code that is now on the disk cannot take over
+    trouble             {"what", "sentence"}: the shim itself is in trouble; "" when it is no more
     shutdown            the shim was told to end (SIGTERM)
 """
 

@@ -345,6 +345,7 @@ class Daemon:
                 *starter.attention(engine.entries.values()),
                 *engine.reloads.attention(),
                 *self._ledger.attention(),
+                *filter(None, self._link.troubles.values()),
                 *self._applying.attention(time.time()),
                 *self._faults.attention(),
             ],

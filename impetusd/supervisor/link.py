@@ -46,6 +46,7 @@ class Link:
         self.blobs: dict[str, str] = {}
         self.fds: dict[str, int] = {}
         self.shutdown = False
+        self.troubles: dict[str, str] = {}  # the shim's own, in a sentence each
 
     async def begin(self) -> None:
         """Wait until the shim has told what it holds. What happens from then on is kept until `deliver`."""
@@ -147,6 +148,9 @@ class Link:
                 self.pid, self.shutdown = event["pid"], event["shutdown"]
                 self.command = event["command"]
                 self.table, self.blobs = event["table"], event["blobs"]
+                self.troubles = event.get("troubles", {})
+            case "trouble":
+                self.troubles[event["what"]] = event["sentence"]
             case "fds":
                 self.fds.update(
                     zip(event["names"], fds, strict=False)

@@ -330,6 +330,10 @@ def test_a_table_that_cannot_be_written_is_told_once_and_made_later():
         for number in range(50):
             shim.say({"op": "put", "key": "a", "blob": str(number)})
         shim.until_logged("cannot be written")
+        sentence = shim.wait("trouble")["sentence"]
+        assert sentence.startswith(f"{path} cannot be written: Is a directory")
+        shim.supervisor.kill()
+        assert shim.next_life().hello["troubles"] == {"table": sentence}
         os.rmdir(f"{path}.new")
         shim.say({"op": "put", "key": "a", "blob": "last"})
         wait_for(
@@ -339,6 +343,7 @@ def test_a_table_that_cannot_be_written_is_told_once_and_made_later():
             "the last word",
         )
         assert shim.log().count("cannot be written") == 1
+        assert shim.wait("trouble")["sentence"] == ""
 
 
 def test_a_file_cut_off_anywhere_tells_of_whole_rounds_only(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -52,6 +54,35 @@ def test_a_run_dir_without_room_is_named(impetusd: Instance, options: str, words
         with mounted(impetusd, 'mount -t tmpfs -o "$1" none "$2"', options, impetusd.run_dir):
             refused(impetusd, "start", *words.split("|"))
             refused(impetusd, "run", *words.split("|"))
+    except CannotMount as error:
+        pytest.skip(str(error))
+
+
+def test_a_run_dir_that_fills_up_is_told_by_status_and_what_runs_is_kept(impetusd: Instance) -> None:
+    impetusd.run_dir.mkdir(parents=True)
+    try:
+        with mounted(impetusd, 'mount -t tmpfs -o size=128k none "$1"', impetusd.run_dir) as inside:
+            before = impetusd.start(f"{ONE}min_uptime = 0\nmax_restarts = 10000\n")
+            fill = "cat /dev/zero > $1/filler; true"
+            subprocess.run([*inside, "sh", "-c", fill, "sh", impetusd.run_dir], check=True, capture_output=True)
+
+            def told() -> str:
+                now = impetusd.settle()
+                os.kill(now["p"].pid, signal.SIGKILL)  # each round makes the table longer
+                return impetusd.run("status", code=None).out
+
+            wait_for(lambda: f"{impetusd.run_dir}/table cannot be written: No space left on device" in told(), "it")
+            alive = impetusd.settle()
+            for pid in (before.supervisor, before.shim):
+                os.kill(pid, signal.SIGSTOP)
+            for pid in (before.shim, before.supervisor):
+                os.kill(pid, signal.SIGKILL)
+            refused = impetusd.run("start", code=1)
+            assert "No space left on device" in refused.err
+            assert census.read(alive["p"].pid) is not None
+            os.kill(alive["p"].pid, signal.SIGKILL)
+            subprocess.run([*inside, "sh", "-c", "rm $1/filler", "sh", impetusd.run_dir], check=True)
+            impetusd.run("start")
     except CannotMount as error:
         pytest.skip(str(error))
 
