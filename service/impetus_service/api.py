@@ -41,6 +41,7 @@ class Identified(msgspec.Struct):
     id: int
 
 
+VERBS = {"GET": "read", "POST": "create", "PATCH": "update"}
 PARTS = frozenset({"me", "path", "query", "body", "page", "request"})
 
 _encode = msgspec.json.Encoder().encode
@@ -57,6 +58,7 @@ class Operation:
     status: int  # of success
     rank: int  # the lowest level that may
     entity: str | None  # what it is about, in the audit and data-access logs; None: it is not written there
+    action: str  # its name there
     raises: tuple[int, ...]  # statuses of its own, besides those that follow from the declaration
     content_types: tuple[str, ...]  # that success may have; the first is what a struct is encoded as
     also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
@@ -83,16 +85,17 @@ class Operation:
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         if not self.authenticated:
             return self._respond(await self.handler(**await self._arguments(request)))
-        me = await authenticate(request)
+        me = await authenticate(request, self.action, self.entity or "")
         try:
             if me.level < self.rank:
                 raise Problem(403, f"this needs a role of level {self.rank}; yours is of level {me.level}")
             answer = await self.handler(me=me, **await self._arguments(request))
         except Problem as problem:
-            if problem.status == 403:
-                self._note(request, me, None, problem.detail)
+            if problem.status in {403, 429} and self.entity is not None and not problem.repeated:
+                await me.company.refused(problem.detail)
             raise
-        self._note(request, me, answer)
+        if self.method == "GET" and self.entity is not None:
+            self._note_access(request, me, self.entity, answer)
         return self._respond(answer)
 
     async def _arguments(self, request: web.Request) -> dict[str, Any]:
@@ -118,30 +121,19 @@ class Operation:
             return web.Response(status=self.status)
         return web.Response(body=_encode(answer), status=self.status, content_type=self.content_types[0])
 
-    def _note(self, request: web.Request, me: Caller, answer: Any, refused: str = "") -> None:
-        """Write to the data-access log what was seen, and to the audit log what was done or refused."""
-        if self.entity is None:
-            return
-        verb = {"GET": "list" if "page" in self.hints else "read", "POST": "create", "PATCH": "update"}
-        action = f"{self.entity}.{verb.get(self.method, self.method.lower())}"
+    def _note_access(self, request: web.Request, me: Caller, entity: str, answer: Any) -> None:
+        """Write to the data-access log what was seen."""
         entity_id = request.match_info.get("id")
-        description = refused
+        description = ""
         match answer:
             case Identified():
                 entity_id = str(answer.id)
             case Paged():
                 description = f"{len(answer.items)} rows"
         request.app[JOURNAL].add(
-            "data_access_logs" if self.method == "GET" and not refused else "audit_logs",
-            me.company.id,
-            me.user_id,
-            action,
-            self.entity,
-            entity_id=entity_id,
-            severity="warning" if refused or self.method == "DELETE" else "info",
-            description=description,
-            address=address(request),
-        )
+            "data_access_logs", me.company.id, me.user_id, self.action, entity,
+            entity_id=entity_id, description=description, address=address(request),
+        )  # fmt: skip
 
 
 class Api:
@@ -159,20 +151,38 @@ class Api:
         status: int = 200,
         rank: int = Rank.MEMBER,
         entity: str | None = None,
+        action: str | None = None,
         raises: tuple[int, ...] = (),
         content_types: tuple[str, ...] = ("application/json",),
         also: Mapping[int, type] | None = None,
     ) -> Callable[[Handler], Handler]:
-        """Declare the decorated coroutine as `method` of `path`."""
+        """Declare the decorated coroutine as `method` of `path`.
+
+        With an `entity`, a GET is written to the data-access log, and the handler of another method does what it does in
+        `me.company.transaction()` and records it there. The `action` is by default the entity's name and a verb.
+        """
 
         def declare(handler: Handler) -> Handler:
             hints = get_type_hints(handler, include_extras=True)
             unknown = set(inspect.signature(handler).parameters) - PARTS
             if unknown or "return" not in hints:
                 raise TypeError(f"{handler.__name__} names {unknown or 'no return type'}; there are {sorted(PARTS)}")
+            verb = "list" if "page" in hints else VERBS.get(method, method.lower())
+            name = action or f"{entity}.{verb}"
             self.operations.append(
                 Operation(
-                    method, path, handler, self.tag, status, rank, entity, raises, content_types, also or {}, hints
+                    method,
+                    path,
+                    handler,
+                    self.tag,
+                    status,
+                    rank,
+                    entity,
+                    name,
+                    raises,
+                    content_types,
+                    also or {},
+                    hints,
                 )
             )
             return handler

@@ -1,4 +1,5 @@
-"""The audit log and the data-access log: entries are handed over here, and written in batches off the request path.
+"""The data-access log, and what of the audit log belongs to no change: entries are handed over here, and written in
+batches off the request path. (A change and its entry are one transaction: `db.Change`.)
 
 An entry waits in memory until the database has it. While the database is away, up to MAX_WAITING of them wait; what
 comes beyond that is dropped, counted in /health and told in the log. A graceful stop writes all before it ends. A batch whose
@@ -11,16 +12,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from itertools import islice
-from typing import NamedTuple
 
 import asyncpg
 from aiohttp import web
 
 from impetus_service.db import Database, Unavailable
+from impetus_service.entries import Entry, columns, entry
 from impetus_service.queries import logs as queries
-from impetus_service.request_id import REQUEST_ID
 
 log = logging.getLogger("impetus.audit")
 
@@ -29,21 +28,6 @@ GATHER = 0.1  # seconds that the first entry waits for others
 PAUSE = 1.0  # seconds between attempts while the database is away
 MAX_WAITING = 20_000  # entries, some 10 MB
 LAST_ATTEMPT = 4.0  # seconds that a graceful stop takes at most
-
-
-class Entry(NamedTuple):
-    """A row, in the order of queries.logs.COLUMNS."""
-
-    company_id: int
-    user_id: int | None
-    action: str  # "user.update"
-    entity: str  # "user"
-    entity_id: str | None
-    severity: str  # info, warning, critical
-    description: str
-    address: str | None
-    request_id: str | None
-    created_at: datetime
 
 
 class Journal:
@@ -82,17 +66,15 @@ class Journal:
             self.dropped += 1
             return
         self._waiting[table].append(
-            Entry(
+            entry(
                 company_id,
                 user_id,
-                _text(action),
-                _text(entity),
-                None if entity_id is None else _text(str(entity_id)),
-                severity,
-                _text(description),
-                address,
-                REQUEST_ID.get() or None,
-                datetime.now(UTC),
+                action,
+                entity,
+                entity_id=entity_id,
+                severity=severity,
+                description=description,
+                address=address,
             )
         )
         self._some.set()
@@ -137,15 +119,15 @@ class Journal:
             log.warning("%d audit entries have been lost since this worker started", self.dropped)
 
     async def _insert(self, table: str, batch: Sequence[Entry]) -> None:
-        await self._database.execute(queries.INSERT[table], *(list(column) for column in zip(*batch, strict=True)))
+        await self._database.execute(queries.INSERT[table], *columns(batch))
 
     async def _insert_each(self, table: str, batch: Sequence[Entry]) -> None:
-        for entry in batch:
+        for each in batch:
             try:
-                await self._insert(table, [entry])
+                await self._insert(table, [each])
             except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
                 self.dropped += 1
-                log.error("an entry of %s is lost: %s: %s", table, entry.action, error)  # noqa: TRY400
+                log.error("an entry of %s is lost: %s: %s", table, each.action, error)  # noqa: TRY400
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not while the worker stops."""
@@ -158,8 +140,3 @@ class Journal:
 
 
 JOURNAL = web.AppKey("impetus.journal", Journal)
-
-
-def _text(value: str) -> str:
-    """What PostgreSQL can store."""
-    return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

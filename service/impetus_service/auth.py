@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 
 from impetus_service import addresses, passwords
 from impetus_service.api import Api
-from impetus_service.audit import JOURNAL
 from impetus_service.db import Company, Database
+from impetus_service.entries import Actor
 from impetus_service.passwords import PASSWORDS
 from impetus_service.problems import Problem
 from impetus_service.queries import accounts as queries
@@ -62,34 +62,42 @@ async def login(request: web.Request, body: Credentials) -> Session:
     database, settings = request.app[DATABASE], request.app[SETTINGS]
     email, address = body.email.lower(), addresses.address(request)
     own, wider = _key("login", f"{address} {email}"), [_key("address", str(address)), _key("account", email)]
-    await _count(database, settings, own, *wider)
+    try:
+        await _count(database, settings, own, *wider)
+    except TooMany as limited:
+        user = None if limited.repeated else await database.fetchrow(queries.USER_BY_EMAIL, email)
+        if user is not None:
+            await _company(request, user).refused(limited.detail)
+        raise
     user = await database.fetchrow(queries.USER_BY_EMAIL, email)
     matches = await request.app[PASSWORDS].matches(body.password, user and user["password_hash"])
     if user is None or not matches:
         if user is not None:
-            request.app[JOURNAL].add(
-                "audit_logs", user["company_id"], user["id"], "auth.refused", "session",
-                severity="warning", description="wrong password", address=address,
-            )  # fmt: skip
+            await _company(request, user).refused("wrong password")
         raise Problem(
             401, "there is no such account, or the password is another", headers={"WWW-Authenticate": "Bearer"}
         )
     await database.execute(queries.FORGET_ATTEMPTS, own)
     await database.execute(queries.TAKE_BACK_ATTEMPTS, wider)
-    company = Company(database, user["company_id"])
+    hashed = None
     if passwords.outdated(user["password_hash"]):
         hashed = await request.app[PASSWORDS].hashed(body.password)
-        await company.execute(queries.SET_PASSWORD, user["id"], hashed)
     token, lifetime = new_token(), timedelta(hours=settings.session_hours)
-    expires_at = await company.fetchval(queries.ADD_SESSION, user["id"], token_hash(token), address, lifetime)
-    request.app[JOURNAL].add("audit_logs", company.id, user["id"], "auth.login", "session", address=address)
+    async with _company(request, user).transaction() as change:
+        if hashed is not None:
+            await change.execute(queries.SET_PASSWORD, user["id"], hashed)
+        session = await change.fetchrow(queries.ADD_SESSION, user["id"], token_hash(token), address, lifetime)
+        expires_at = session["expires_at"]
+        change.record(session["id"])
     return Session(token, expires_at)
 
 
-@api.post("/api/auth/logout", status=204, entity="session")
+@api.post("/api/auth/logout", status=204, entity="session", action="auth.logout")
 async def logout(me: Caller) -> None:
     """End the session that asks."""
-    await me.company.execute(queries.END_SESSION, me.session_id)
+    async with me.company.transaction() as change:
+        await change.execute(queries.END_SESSION, me.session_id)
+        change.record(me.session_id)
 
 
 @api.get("/api/auth/me")
@@ -98,7 +106,7 @@ async def get_me(me: Caller) -> User:
     return User(**await me.company.fetchrow(queries.USER, me.user_id))
 
 
-@api.post("/api/auth/password", status=204, entity="password", raises=(429,))
+@api.post("/api/auth/password", status=204, entity="password", action="password.change", raises=(429,))
 async def change_password(request: web.Request, me: Caller, body: PasswordChange) -> None:
     """Set another password, and end all other sessions of the user."""
     key = _key("password", str(me.user_id))
@@ -106,9 +114,28 @@ async def change_password(request: web.Request, me: Caller, body: PasswordChange
     kept = await me.company.fetchval(queries.PASSWORD, me.user_id)
     if not await request.app[PASSWORDS].matches(body.current, kept):
         raise Problem(403, "the current password is another")
-    await me.company.execute(queries.SET_PASSWORD, me.user_id, await request.app[PASSWORDS].hashed(body.new))
-    await me.company.execute(queries.END_OTHER_SESSIONS, me.user_id, me.session_id)
+    hashed = await request.app[PASSWORDS].hashed(body.new)
+    async with me.company.transaction() as change:
+        await change.execute(queries.SET_PASSWORD, me.user_id, hashed)
+        ended = await change.execute(queries.END_OTHER_SESSIONS, me.user_id, me.session_id)
+        change.record(me.user_id, f"{ended} other sessions ended")
     await request.app[DATABASE].execute(queries.FORGET_ATTEMPTS, key)
+
+
+class TooMany(Problem):
+    """429; the first one of its window is the one that is recorded."""
+
+    def __init__(self, seconds: int, *, repeated: bool) -> None:
+        super().__init__(
+            429, f"too many failed logins: try again in {seconds} s", headers={"Retry-After": str(seconds)}
+        )
+        self.repeated = repeated
+
+
+def _company(request: web.Request, user: Any) -> Company:
+    """Of a user who logs in."""
+    who = Actor(user["id"], "auth.login", "session", addresses.address(request))
+    return Company(request.app[DATABASE], user["company_id"], who)
 
 
 async def _count(database: Database, settings: Settings, own: bytes, *wider: bytes) -> None:
@@ -116,11 +143,10 @@ async def _count(database: Database, settings: Settings, own: bytes, *wider: byt
     window = timedelta(minutes=settings.login_window_minutes)
     for key in (own, *wider):
         row = await database.fetchrow(queries.COUNT_ATTEMPT, key, window)
-        if row["count"] > settings.login_attempts * (1 if key is own else WIDER):
+        limit = settings.login_attempts * (1 if key is own else WIDER)
+        if row["count"] > limit:
             seconds = max(1, round(row["seconds_left"]))
-            raise Problem(
-                429, f"too many failed logins: try again in {seconds} s", headers={"Retry-After": str(seconds)}
-            )
+            raise TooMany(seconds, repeated=row["count"] > limit + 1)
 
 
 def _key(kind: str, of: str) -> bytes:

@@ -43,7 +43,9 @@ class CommunicationsQuery(msgspec.Struct):
 @api.post("/api/communications", status=201, entity="communication")
 async def create_communication(me: Caller, body: NewCommunication) -> Communication:
     """Write to the own company."""
-    row = await me.company.fetchrow(queries.ADD, me.user_id, body.kind, body.subject, body.body)
+    async with me.company.transaction() as change:
+        row = await change.fetchrow(queries.ADD, me.user_id, body.kind, body.subject, body.body)
+        change.record(row["id"], f"kind {body.kind}")
     return Communication(**row)
 
 

@@ -44,7 +44,11 @@ async def get_company(me: Caller) -> CompanyBody:
 @api.patch("/api/company", rank=Rank.ADMINISTRATOR, entity="company")
 async def rename_company(me: Caller, body: CompanyChange) -> CompanyBody:
     """Rename the own company."""
-    return CompanyBody(**await me.company.fetchrow(queries.RENAME_COMPANY, body.name))
+    async with me.company.transaction() as change:
+        before = await change.fetchrow(queries.LOCK_COMPANY)
+        row = await change.fetchrow(queries.RENAME_COMPANY, body.name)
+        change.record(row["id"], f"name {before['name']} → {row['name']}")
+    return CompanyBody(**row)
 
 
 @api.get("/api/company/summary")

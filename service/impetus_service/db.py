@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
+from impetus_service.entries import Actor, Entry, columns, entry
 from impetus_service.migrate import default_path, migrate, shipped
 from impetus_service.ownership import MigrationError
 from impetus_service.queries import CompanyQuery, Query
+from impetus_service.queries.logs import INSERT
 from impetus_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -309,11 +311,36 @@ class Database:
 
 
 class Company:
-    """The rows of one company, and no way to any other's: the id goes in as $1 of every statement."""
+    """The rows of one company, and no way to any other's: the id goes in as $1 of every statement.
 
-    def __init__(self, database: Database, company_id: int) -> None:
+    `actor` is who changes them, and does what; None where nothing is recorded.
+    """
+
+    def __init__(self, database: Database, company_id: int, actor: Actor | None = None) -> None:
         self.id = company_id
         self._database = database
+        self._actor = actor
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Change]:
+        """Statements that are done all together, with the audit entries that `Change.record` makes of them, or not at all.
+
+        It holds a connection of the pool: what takes long goes before it. Raises Unavailable.
+        """
+        async with self._database.session() as connection, connection.transaction():
+            change = Change(self.id, connection, self._database.cut_after, self._actor)
+            yield change
+            await change.write()
+
+    async def refused(self, why: str) -> None:
+        """Record that what the actor asked for was not done. Raises Unavailable."""
+        assert self._actor is not None
+        who = self._actor
+        refusal = entry(
+            self.id, who.user_id, f"{who.action}.refused", who.entity,
+            severity="warning", description=why, address=who.address,
+        )  # fmt: skip
+        await self._database.execute(INSERT["audit_logs"], *columns([refusal]))
 
     async def fetch(self, query: CompanyQuery, *arguments: Any) -> list[Any]:
         """Every row."""
@@ -336,6 +363,45 @@ class Company:
         """A server-side cursor, to iterate over any number of rows in the memory of `prefetch`, all of one snapshot."""
         async with self._database.session() as connection, connection.transaction(isolation="repeatable_read"):
             yield connection.cursor(query.sql, self.id, *arguments, prefetch=prefetch, timeout=self._database.cut_after)
+
+
+class Change:
+    """One transaction on the rows of a company, and the entries of the audit log that are part of it."""
+
+    def __init__(self, company_id: int, connection: Any, cut_after: float, actor: Actor | None) -> None:
+        self.id = company_id
+        self._connection = connection
+        self._cut_after = cut_after
+        self._actor = actor
+        self._entries: list[Entry] = []
+
+    async def fetchrow(self, query: CompanyQuery, *arguments: Any) -> Any:
+        """The first row, or None."""
+        return await self._connection.fetchrow(query.sql, self.id, *arguments, timeout=self._cut_after)
+
+    async def fetchval(self, query: CompanyQuery, *arguments: Any) -> Any:
+        """The first value of the first row, or None."""
+        return await self._connection.fetchval(query.sql, self.id, *arguments, timeout=self._cut_after)
+
+    async def execute(self, query: CompanyQuery, *arguments: Any) -> int:
+        """The number of rows that it changed."""
+        return rows_changed(await self._connection.execute(query.sql, self.id, *arguments, timeout=self._cut_after))
+
+    def record(self, entity_id: object, what: str = "", severity: str = "info") -> None:
+        """Have the audit log say that the actor's action was done to `entity_id`, and `what` changed."""
+        assert self._actor is not None
+        who = self._actor
+        self._entries.append(
+            entry(
+                self.id, who.user_id, who.action, who.entity,
+                entity_id=entity_id, severity=severity, description=what, address=who.address,
+            )
+        )  # fmt: skip
+
+    async def write(self) -> None:
+        """Write what was recorded, as the last of the transaction."""
+        if self._entries:
+            await self._connection.execute(INSERT["audit_logs"].sql, *columns(self._entries), timeout=self._cut_after)
 
 
 def rows_changed(status: str) -> int:

@@ -134,17 +134,23 @@ async def get_job_file(me: Caller, path: JobPath, request: web.Request) -> web.S
     return response
 
 
-@api.post("/api/jobs/{id}/cancel", entity="job", raises=(404, 409))
+@api.post("/api/jobs/{id}/cancel", entity="job", action="job.cancel", raises=(404, 409))
 async def cancel_job(me: Caller, path: JobPath) -> Job:
     """Cancel what waits or runs; a worker that is at it stops within seconds."""
-    row = await me.company.fetchrow(queries.CANCEL, path.id, _only(me))
+    async with me.company.transaction() as change:
+        row = await change.fetchrow(queries.CANCEL, path.id, _only(me))
+        if row is not None:
+            change.record(path.id, f"at {row['progress']} %", severity="warning")
     return _job(row) if row is not None else await _as_it_is(me, path, "cancelled")
 
 
-@api.post("/api/jobs/{id}/requeue", entity="job", raises=(404, 409))
+@api.post("/api/jobs/{id}/requeue", entity="job", action="job.requeue", raises=(404, 409))
 async def requeue_job(me: Caller, path: JobPath) -> Job:
     """Have a job that failed tried again, from the beginning."""
-    row = await me.company.fetchrow(queries.REQUEUE, path.id, _only(me))
+    async with me.company.transaction() as change:
+        row = await change.fetchrow(queries.REQUEUE, path.id, _only(me))
+        if row is not None:
+            change.record(path.id)
     return _job(row) if row is not None else await _as_it_is(me, path, "queued")
 
 
@@ -176,7 +182,10 @@ async def _add(request: web.Request, me: Caller, kind: Kind, body: msgspec.Struc
     if key is not None and not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
         raise Problem(422, f"Idempotency-Key: 1 to {KEY_MAX} printable characters of ASCII are allowed")
     parameters = msgspec.json.encode(body).decode()
-    row = await me.company.fetchrow(queries.ADD, me.user_id, kind, parameters, key, REQUEST_ID.get() or None)
+    async with me.company.transaction() as change:
+        row = await change.fetchrow(queries.ADD, me.user_id, kind, parameters, key, REQUEST_ID.get() or None)
+        if row is not None:
+            change.record(row["id"], f"kind {kind}")
     if row is None:
         row = await me.company.fetchrow(queries.BY_KEY, me.user_id, key, kind, parameters)
         if row is None:

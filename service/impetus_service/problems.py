@@ -33,7 +33,12 @@ class ProblemBody(msgspec.Struct, omit_defaults=True):
 
 
 class Problem(Exception):
-    """Raised by whatever finds that a request cannot be answered as it was meant; the frame makes the answer of it."""
+    """Raised by whatever finds that a request cannot be answered as it was meant; the frame makes the answer of it.
+
+    `repeated`: the audit log has its like of a moment ago, and needs no other.
+    """
+
+    repeated = False
 
     def __init__(
         self,

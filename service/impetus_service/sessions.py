@@ -9,7 +9,9 @@ from enum import IntEnum
 
 from aiohttp import web
 
+from impetus_service.addresses import address
 from impetus_service.db import Company, Database
+from impetus_service.entries import Actor
 from impetus_service.problems import Problem
 from impetus_service.queries import accounts
 
@@ -50,8 +52,8 @@ def token_hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-async def authenticate(request: web.Request) -> Caller:
-    """The caller of `request`. Raises Problem 401, and Unavailable when the database cannot tell."""
+async def authenticate(request: web.Request, action: str, entity: str) -> Caller:
+    """The caller of `request`, who does `action` to an `entity` in the words of the audit log. Raises Problem 401, and Unavailable when the database cannot tell."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
         raise Problem(401, "a session is needed: Authorization: Bearer TOKEN", headers=_CHALLENGE)
@@ -62,6 +64,11 @@ async def authenticate(request: web.Request) -> Caller:
         raise Problem(
             401, detail, headers={"WWW-Authenticate": _CHALLENGE["WWW-Authenticate"] + ', error="invalid_token"'}
         )
-    caller = Caller(row["id"], row["user_id"], row["level"], Company(database, row["company_id"]))
+    caller = Caller(
+        row["id"],
+        row["user_id"],
+        row["level"],
+        Company(database, row["company_id"], Actor(row["user_id"], action, entity, address(request))),
+    )
     request[CALLER] = caller
     return caller

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from impetus_service.api import Api, Id, Identified
-from impetus_service.db import Company
+from impetus_service.db import Change, Company
 from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
 from impetus_service.passwords import PASSWORDS
@@ -87,10 +87,13 @@ async def create_user(request: web.Request, me: Caller, body: NewUser) -> User:
     """Add a user, with a role below the own one."""
     role_id = await _role_below(me, body.role)
     password = await request.app[PASSWORDS].hashed(body.password)
-    added = await me.company.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
-    if added is None:
-        raise Problem(409, "there is an account with this address")
-    return await _user(me.company, added)
+    async with me.company.transaction() as change:
+        added = await change.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
+        if added is None:
+            raise Problem(409, "there is an account with this address")
+        user = await _user(change, added)
+        change.record(user.id, f"{user.email}, role {_role(user)}")
+    return user
 
 
 @api.get("/api/users/{id}", entity="user", raises=(404,))
@@ -107,22 +110,30 @@ async def update_user(request: web.Request, me: Caller, path: ById, body: UserCh
     _refuse_unless_managed(me, await _user(me.company, path.id))
     role_id = None if body.role is None else await _role_below(me, body.role)
     password = None if body.password is None else await request.app[PASSWORDS].hashed(body.password)
-    changed = await me.company.execute(
-        queries.UPDATE_USER, path.id, _reach(me), body.name, role_id, body.active, password
-    )
-    if not changed:
-        raise not_found("user")
-    if password is not None or body.active is False:
-        await me.company.execute(queries.END_SESSIONS, path.id)
-    return await _user(me.company, path.id)
+    async with me.company.transaction() as change:
+        await change.fetchrow(queries.LOCK_USER, path.id)
+        before = await _user(change, path.id)
+        if not await change.execute(
+            queries.UPDATE_USER, path.id, _reach(me), body.name, role_id, body.active, password
+        ):
+            raise not_found("user")
+        if password is not None or body.active is False:
+            await change.execute(queries.END_SESSIONS, path.id)
+        user = await _user(change, path.id)
+        change.record(user.id, _differences(before, user, password=password is not None))
+    return user
 
 
 @api.delete("/api/users/{id}", status=204, rank=Rank.MANAGER, entity="user", raises=(404,))
 async def delete_user(me: Caller, path: ById) -> None:
     """Delete a user who stands lower, with all sessions; what the user wrote stays."""
     _refuse_unless_managed(me, await _user(me.company, path.id))
-    if not await me.company.execute(queries.DELETE_USER, path.id, _reach(me)):
-        raise not_found("user")
+    async with me.company.transaction() as change:
+        await change.fetchrow(queries.LOCK_USER, path.id)
+        user = await _user(change, path.id)
+        if not await change.execute(queries.DELETE_USER, path.id, _reach(me)):
+            raise not_found("user")
+        change.record(user.id, f"{user.email}, role {_role(user)}", severity="warning")
 
 
 @api.get("/api/roles")
@@ -134,21 +145,44 @@ async def list_roles(me: Caller, page: Page) -> Paged[Role]:
 @api.post("/api/roles", status=201, rank=Rank.ADMINISTRATOR, entity="role", raises=(409,))
 async def create_role(me: Caller, body: NewRole) -> Role:
     """Add a role."""
-    row = await me.company.fetchrow(queries.ADD_ROLE, body.name, body.level)
-    if row is None:
-        raise Problem(409, f"there is a role {body.name}")
+    async with me.company.transaction() as change:
+        row = await change.fetchrow(queries.ADD_ROLE, body.name, body.level)
+        if row is None:
+            raise Problem(409, f"there is a role {body.name}")
+        change.record(row["id"], f"{body.name}, level {body.level}")
     return Role(**row)
 
 
 @api.delete("/api/roles/{id}", status=204, rank=Rank.ADMINISTRATOR, entity="role", raises=(404,))
 async def delete_role(me: Caller, path: ById) -> None:
     """Delete a role that nobody has and that is below the administrators'."""
-    if not await me.company.execute(queries.DELETE_ROLE, path.id, int(Rank.ADMINISTRATOR)):
-        raise Problem(404, "there is no such role, or it is in use, or it is the administrators'")
+    async with me.company.transaction() as change:
+        row = await change.fetchrow(queries.DELETE_ROLE, path.id, int(Rank.ADMINISTRATOR))
+        if row is None:
+            raise Problem(404, "there is no such role, or it is in use, or it is the administrators'")
+        change.record(path.id, f"{row['name']}, level {row['level']}", severity="warning")
 
 
-async def _user(company: Company, user_id: int) -> User:
-    row: Any = await company.fetchrow(queries.USER, user_id)
+def _role(user: User) -> str:
+    return f"{user.role} ({user.level})"
+
+
+def _differences(before: User, after: User, *, password: bool) -> str:
+    """What of a user has changed, for the audit log."""
+    found = []
+    if before.name != after.name:
+        found.append(f"name {before.name} → {after.name}")
+    if before.role != after.role:
+        found.append(f"role {_role(before)} → {_role(after)}")
+    if before.active != after.active:
+        found.append("activated" if after.active else "deactivated")
+    if password:
+        found.append("another password")
+    return "; ".join(found) or "nothing changed"
+
+
+async def _user(rows: Company | Change, user_id: int) -> User:
+    row: Any = await rows.fetchrow(queries.USER, user_id)
     if row is None:
         raise not_found("user")
     return User(**row)

@@ -33,7 +33,7 @@ WHERE key IN (SELECT key FROM login_attempts WHERE key = ANY($1::bytea[]) ORDER 
 
 ADD_SESSION = CompanyQuery("""
 INSERT INTO sessions (company_id, user_id, token_hash, address, expires_at)
-VALUES ($1, $2, $3, $4, now() + $5::interval) RETURNING expires_at
+VALUES ($1, $2, $3, $4, now() + $5::interval) RETURNING id, expires_at
 """)
 END_SESSION = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND id = $2")
 END_OTHER_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user_id = $2 AND id <> $3")
@@ -42,6 +42,7 @@ END_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user
 # -- the company and its roles
 
 COMPANY = CompanyQuery("SELECT id, name, created_at FROM companies WHERE companies.id = $1")
+LOCK_COMPANY = CompanyQuery("SELECT name FROM companies WHERE companies.id = $1 FOR UPDATE")
 RENAME_COMPANY = CompanyQuery("""
 UPDATE companies SET name = $2, updated_at = now() WHERE companies.id = $1 RETURNING id, name, created_at
 """)
@@ -60,6 +61,7 @@ ROLES = Listing("roles", "id, name, level, created_at", conditions={})
 DELETE_ROLE = CompanyQuery("""
 DELETE FROM roles WHERE company_id = $1 AND id = $2 AND level < $3
 AND NOT EXISTS (SELECT FROM users WHERE users.company_id = $1 AND users.role_id = roles.id)
+RETURNING name, level
 """)
 
 # -- users
@@ -69,6 +71,7 @@ _ROLE = "JOIN roles ON roles.company_id = users.company_id AND roles.id = users.
 
 USERS = Listing(f"users {_ROLE}", _USER, conditions={"active": "active = {}"})
 USER = CompanyQuery(f"SELECT {_USER} FROM users {_ROLE} WHERE users.company_id = $1 AND users.id = $2")
+LOCK_USER = CompanyQuery("SELECT id FROM users WHERE company_id = $1 AND id = $2 FOR UPDATE")
 PASSWORD = CompanyQuery("SELECT password_hash FROM users WHERE company_id = $1 AND id = $2")
 SET_PASSWORD = CompanyQuery("UPDATE users SET password_hash = $3 WHERE company_id = $1 AND id = $2")
 # No row when somebody else has the address, in whatever company.
