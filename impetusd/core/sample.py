@@ -114,6 +114,7 @@ DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&us
 DB_POOL_MIN  = 2
 DB_POOL_MAX  = 20
 JOB_FILES_DIR = ${STATE_DIR}/job-files
+AUDIT_SPOOL_DIR = ${STATE_DIR}/audit-spool
 
 [env:jobs]
 DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}

@@ -68,7 +68,7 @@ def create_app() -> web.Application:
     app[DRAINING] = asyncio.Event()  # the pool's worker sets it; elsewhere nobody does
     app[CACHE] = Cache(settings.cache_max_entries)
     app[DATABASE] = Database(settings)
-    app[JOURNAL] = Journal(app[DATABASE])
+    app[JOURNAL] = Journal(app[DATABASE], settings.audit_spool_dir)
     app[PASSWORDS] = Passwords()
     app[OUTGOING] = Outgoing(settings)
     app[ROOMS]["jobs"] = lambda: app[CACHE].fetch("jobs.backlog", lambda: jobs.backlog(app[DATABASE]), ttl=5)

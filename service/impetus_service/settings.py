@@ -64,6 +64,7 @@ class Settings:
     http_breaker_failures: int = 5  # in a row, after which a target is not asked...
     http_breaker_open_ms: int = 10_000  # ... for this long
     audit_log_retention_days: int = 90  # of audit_logs and data_access_logs; then maintenance deletes them
+    audit_spool_dir: str = "var/lib/audit-spool"  # log entries that the database could not take yet; of this host
     job_files_dir: str = "var/lib/job-files"  # what jobs make; web and job workers of all hosts share it
     job_result_days: int = 7  # after the end of a job; then maintenance deletes it with its file
     job_concurrency: int = 2  # jobs at once, per job worker
@@ -125,6 +126,7 @@ class Settings:
             db_pool_min=pool_min,
             db_pool_max=pool_max,
             log_level=log_level,
+            audit_spool_dir=environment.get("AUDIT_SPOOL_DIR", "").strip() or cls.audit_spool_dir,
             job_files_dir=environment.get("JOB_FILES_DIR", "").strip() or cls.job_files_dir,
             openai_base_url=openai_base_url,
             openai_api_key=openai_api_key,

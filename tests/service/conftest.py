@@ -133,6 +133,11 @@ def _directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def _spool(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("AUDIT_SPOOL_DIR", str(tmp_path / "spool"))
+
+
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
     """A server of the test's own, not started."""

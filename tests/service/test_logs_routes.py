@@ -288,7 +288,7 @@ def test_entries_outlast_an_outage_of_the_database(postgres, monkeypatch):
 
 
 def test_what_does_not_fit_is_counted(shared_postgres, monkeypatch, caplog):
-    monkeypatch.setattr(audit, "MAX_WAITING", 3)
+    monkeypatch.setattr(audit, "MOST_WAITING", 3)
 
     async def main() -> None:
         async with served(shared_postgres.url) as service:
@@ -314,6 +314,80 @@ def test_a_graceful_stop_loses_nothing(shared_postgres):
             count = Query("SELECT count(*) FROM data_access_logs WHERE company_id = $1 AND action = 'last'")
             assert await service.app[DATABASE].fetchval(count, company) == 2000
 
+    run(main())
+
+
+LAST = Query("SELECT entity_id FROM data_access_logs WHERE company_id = $1 AND action = 'last' ORDER BY entity_id::int")
+
+
+async def add(service: Served, company: int, numbers: range) -> None:
+    for number in numbers:
+        service.app[JOURNAL].add("data_access_logs", company, None, "last", "words", entity_id=number)
+
+
+async def kept(service: Served, company: int) -> list[int]:
+    return sorted({int(row["entity_id"]) for row in await service.app[DATABASE].fetch(LAST, company)})
+
+
+def test_a_graceful_stop_without_a_database_leaves_all_to_the_next_worker(postgres, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(audit, "LAST_ATTEMPT", 0.1)
+
+    async def main() -> None:
+        async with served(postgres.url) as service:
+            company = await company_of(service, await service.administrator())
+            await written(service)
+            await asyncio.to_thread(postgres.stop, signal.SIGKILL)
+            await add(service, company, range(1200))
+        assert len(list((tmp_path / "spool").iterdir())) == 1
+        await asyncio.to_thread(postgres.start)
+        async with served(postgres.url) as service, served(postgres.url):  # only one of them takes it up
+            await until(lambda: not list((tmp_path / "spool").iterdir()))
+            assert await kept(service, company) == list(range(1200))
+        assert not [record for record in caplog.records if "lost" in record.getMessage()]
+
+    postgres.start()
+    run(main())
+
+
+def test_a_long_outage_goes_to_the_disk_and_back(postgres, monkeypatch, tmp_path):
+    monkeypatch.setattr(audit, "PAUSE", 0.05)
+    monkeypatch.setattr(audit, "MAX_WAITING", 10)
+    monkeypatch.setattr(audit, "MOST_WAITING", 200)
+
+    async def main() -> None:
+        async with served(postgres.url) as service:
+            company = await company_of(service, await service.administrator())
+            await written(service)
+            await asyncio.to_thread(postgres.stop, signal.SIGKILL)
+            for begin in range(0, 1000, 100):
+                await add(service, company, range(begin, begin + 100))
+                await until(lambda: service.app[JOURNAL].waiting <= 10)
+            await asyncio.to_thread(postgres.start)
+
+            async def all_there() -> bool:
+                return not list((tmp_path / "spool").iterdir()) and not service.app[JOURNAL].waiting
+
+            await until(all_there)
+            assert await kept(service, company) == list(range(1000))
+            assert service.app[JOURNAL].dropped == 0
+
+    postgres.start()
+    run(main())
+
+
+def test_a_disk_that_takes_nothing_is_told(postgres, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(audit, "LAST_ATTEMPT", 0.1)
+    (tmp_path / "spool").write_text("no folder")
+
+    async def main() -> None:
+        async with served(postgres.url) as service:
+            company = await company_of(service, await service.administrator())
+            await written(service)
+            await asyncio.to_thread(postgres.stop, signal.SIGKILL)
+            await add(service, company, range(3))
+        assert [record.levelname for record in caplog.records if "3 audit entries were lost" in record.getMessage()]
+
+    postgres.start()
     run(main())
 
 
