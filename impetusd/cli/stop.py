@@ -24,7 +24,7 @@ def command(names: tuple[str, ...]) -> int:
 
     Returns when it is done, at the latest when each kill_timeout has passed: what does not end by then is killed, with
     all its descendants, and named. Stopping what does not run is success. What not even SIGKILL ends, for it hangs in
-    the kernel, is waited for if it is named; without a name it is left behind after a few seconds, and the exit code is 1.
+    the kernel, is left behind after a few seconds and named, and the exit code is 1.
 
     Example: impetusd stop web
     """

@@ -317,7 +317,7 @@ class Commands:
         rows = self._rows.of(asked)
         if not names:
             self._end()
-        return {"ok": True, "killed": killed, "units": rows}
+        return {"ok": not any(map(is_stuck, asked)), "killed": killed, "units": rows}
 
     def begin_the_end(self, why: str) -> None:
         """From here on nothing is started, neither by command nor by a rule. `why` says who wants it."""
@@ -328,7 +328,7 @@ class Commands:
     async def stop_in_order(self, entries: list[Entry]) -> list[str]:
         """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed.
 
-        At the end of everything what not even SIGKILL ends is left behind: no host's shutdown is to wait for it.
+        What not even SIGKILL ends is left behind: neither a command nor the host's shutdown is to wait for it.
         """
         busy = [entry for entry in entries if entry.slot.state not in IDLE]
         graph = {unit.name: unit.depends_on for unit in self._engine.units.values()}
@@ -342,7 +342,7 @@ class Commands:
                 await over[dependent].wait()
             own = mine[name]
             self._engine.stop(own)
-            await self._engine.until(lambda: all(is_over(e) or (self.ending and is_stuck(e)) for e in own))
+            await self._engine.until(lambda: all(is_over(e) or is_stuck(e) for e in own))
             over[name].set()
 
         over = {name: asyncio.Event() for name in mine}
@@ -359,7 +359,7 @@ class Commands:
         count = self._wanted(unit, params["n"], params["token"])
         self._refuse_scale(unit, count)
         changed = self._engine.scale(unit, count, params["token"])
-        await self._engine.until(lambda: all(is_over(e) for e in changed if e.dismissed))
+        await self._engine.until(lambda: all(is_over(e) or is_stuck(e) for e in changed if e.dismissed))
         return await self._settled(self._engine.of_unit(unit), wait=True)
 
     def _wanted(self, unit: Unit, n: int | str, token: str) -> int:

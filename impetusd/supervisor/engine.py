@@ -879,6 +879,8 @@ class Engine(Slots):
             return self._hopeless(entry)
         if slot.state is State.BACKOFF:
             return slot.failures >= PATIENCE or (slot.deadline or 0.0) - time.monotonic() > LONG
+        if slot.state is State.STOPPING:
+            return lifecycle.is_unkillable(entry.policy, slot)
         return slot.state is State.RUNNING or slot.state in IDLE
 
     def _hopeless(self, entry: Entry) -> bool:

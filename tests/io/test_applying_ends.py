@@ -141,3 +141,35 @@ async def test_what_was_disabled_and_then_removed_is_spoken_of_no_more(paths):
     with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
         assert daemon._applying.disabled() == [("a", "a is disabled; impetusd enable a")]
         assert daemon._commands._status({"names": []})["attention"] == ["a is disabled; impetusd enable a"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("stop", {"names": ["web:1"]}),
+        ("stop", {"names": ["web"]}),
+        ("scale", {"name": "web", "n": 1, "token": ""}),
+        ("restart", {"names": ["web:1"], "wait": True, "rolling": False}),
+        ("start", {"names": ["web:1"], "wait": True}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+@in_a_loop
+async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, method, params):
+    """It has had SIGKILL for long; the other slot ends as it should."""
+    pool = "[program:web]\ncommand = sleep 1000\ninstances = 2\n"
+    hung = slot(2, State.STOPPING, Want.DOWN, since=1.0, started=1.0, kills=9)
+    with taken_over(paths, configuration(pool), None, {"slot:web:0": job(1), "slot:web:1": hung}, [row(1), row(2)]) as (
+        daemon,
+        _,
+    ):
+        request = protocol.Request(1, method, params)
+        asked = asyncio.ensure_future(daemon._commands.handle(request, lambda *_: None))
+        if params.get("names") == ["web"]:
+            await until(daemon, lambda: daemon._engine.entries["web:0"].slot.state is State.STOPPING)
+            daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
+        answer = await asyncio.wait_for(asked, 5)
+        (left,) = [each for each in answer["units"] if each["state"] == "STOPPING"] or [{"pid": 100_000_002}]
+        assert left["pid"] == 100_000_002
+        if method != "scale":  # of what is scaled away nothing is told but in status
+            assert answer["ok"] is False
