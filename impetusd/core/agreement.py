@@ -26,7 +26,9 @@ COMPANIONS = {
 }
 # Keys of a health check that are for one way of asking only.
 OF_HTTP = frozenset({"status", "body", "headers", "socket", "ca_file", "verify"})
-OF_EXEC = frozenset({"cwd", "user", "group", "umask", "nice", "env_file", "kill_timeout"})
+OF_EXEC = frozenset(
+    {"cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "env_file", "kill_timeout"}
+)
 # Set by impetusd for each process; what an [env:…] put there would be lost.
 OWN_VARIABLES = frozenset({
     "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_UNIT", "IMPETUSD_WORKER",

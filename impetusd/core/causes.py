@@ -49,6 +49,18 @@ KNOWN = (
         "which process that is (as root)",
     ),
     _known(r"address already in use", "another process has its address", "ss -lnp", "who listens where (as root)"),
+    _known(
+        r"no new privileges|sudo: effective uid is not 0",
+        "it runs without new privileges (no_new_privs = auto, with a user of its own), which what it executes needs;"
+        " write no_new_privs = no in its section, or capabilities = … for what it may do itself",
+    ),
+    _known(
+        r"executing (?P<name>\S+) failed: operation not permitted",
+        "{name} has file capabilities, which no_new_privs = auto keeps from it; write no_new_privs = no in its section,"
+        " or what it needs as capabilities = …",
+        "getcap $(command -v {name})",
+        "which they are",
+    ),
     _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "how full it is"),
     _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "how full it is"),
     _known(r"no space left on device", "a disk is full", "df -h", "which one"),

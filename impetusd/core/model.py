@@ -177,6 +177,8 @@ class Unit:
     cwd: str
     user: str
     group: str
+    no_new_privs: str = "auto"  # or "yes", "no"
+    capabilities: tuple[str, ...] = ()  # as in core.capabilities; () is what `user` implies
     umask: int
     nice: int
     oom_score_adj: int = 0

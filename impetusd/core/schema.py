@@ -7,7 +7,7 @@ never empty) and raises ValueError with one clause that says what to write inste
 
 from __future__ import annotations
 
-from impetusd.core import ini
+from impetusd.core import capabilities, ini
 from impetusd.core.location import DEFAULTS, SECTION
 from impetusd.core.model import ANY_V6, UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
 from impetusd.core.protocol import MAX_INSTANCES
@@ -212,6 +212,18 @@ def show_signal(number: int) -> str:
 def parse_words(text: str) -> tuple[str, ...]:
     """Names, separated by commas or blanks; each once."""
     return tuple(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """Names of capabilities(7), with CAP_ in front or not, in any case."""
+    names = tuple(word.lower().removeprefix("cap_") for word in parse_words(text))
+    for name in names:
+        if name not in capabilities.NAMES:
+            near = nearest(name, capabilities.NAMES)
+            raise ValueError(
+                f"there is no capability {ini.brief(name)}; {f'write {near}' if near else 'man 7 capabilities lists them'}"
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def parse_people(text: str) -> tuple[str, ...]:
@@ -511,6 +523,8 @@ VARIABLE = Value("variable", parse_variable, str)
 OVERLAP = choice(*Overlap)
 ACTION = choice(*Action)
 LOG_FORMAT = choice("plain", "json")
+NO_NEW_PRIVS = choice("auto", "yes", "no")
+CAPABILITIES = Value("capabilities", parse_capabilities, show_words, none=())
 PROGRAM_TYPE = choice("simple", "oneshot")
 HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
@@ -594,6 +608,8 @@ KEYS: tuple[Key, ...] = (
     Key("cwd", _EVERY, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
     Key("user", _EVERY, "Surroundings", TEXT, "", "Run as this user, by name or by number, which needs no name; UID:GID names a group as well. impetusd must run as root. Default: impetusd's own.", "www-data"),
     Key("group", _EVERY, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
+    Key("no_new_privs", _EVERY, "Surroundings", NO_NEW_PRIVS, "auto", "yes: neither it nor what it starts gains rights by executing a program, as sudo, ping and others with a setuid bit or file capabilities give them; auto: yes if it runs as another user than root."),
+    Key("capabilities", _EVERY, "Surroundings", CAPABILITIES, "", "The capabilities that it has, and no others; impetusd must run as root. Default: those of impetusd if it runs as root, none as another user.", "net_bind_service"),
     Key("umask", _EVERY, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
     Key("nice", _EVERY, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),
     Key("oom_score_adj", _JOBS, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),

@@ -8,6 +8,8 @@ A spec is a dict:
     fds                    {number in the child: descriptor in the shim}
     listen                 how many of them, from 3 on, are listening sockets: LISTEN_PID is set
     uid, gid, groups       all three or none
+    capabilities           numbers of those that it has, exactly; missing: root's as the shim's, another user's none
+    no_new_privs           missing: for another user than root
     stop                   [signal, seconds until SIGKILL, treekill], for the end without a supervisor; may be missing
     umask, nice, oom_score_adj, affinity, rlimits [[name, soft, hard]]
     cgroup                 path of a cgroup directory, or ""
@@ -29,7 +31,7 @@ from impetusd.shim.clone import fork_into
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TypeAlias
 
     Stage: TypeAlias = tuple[str, Callable[[], Any]]
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+PR_SET_KEEPCAPS = 8
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 CAPABILITY_VERSION_3 = 0x20080522
 SIGNALS = tuple(map(int, signal.valid_signals()))
 # Of a spec, for what belongs to impetusd itself.
@@ -128,10 +131,9 @@ def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bo
 def _reason(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
     if not stage.startswith("executing "):
         return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
-    name, path = spec["argv"][0], (spec["env"] or {}).get("PATH", os.defpath)
+    name = spec["argv"][0]
     if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        places = [name] if "/" in name else [f"{folder}/{name}" for folder in path.split(":")]
-        if any(os.path.exists(place) for place in places):
+        if any(os.path.exists(place) for place in _places(name, spec["env"])):
             return "the interpreter that its first line names is missing"
         return "no such file" if "/" in name else "no such program in PATH"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
@@ -144,6 +146,7 @@ def _stages(spec: dict[str, Any]) -> list[Stage]:
     """
     env, argv, limits = spec["env"], spec["argv"], spec["rlimits"]
     umask, nice, cpus, cwd, score = (spec[key] for key in ("umask", "nice", "affinity", "cwd", "oom_score_adj"))
+    places = _places(argv[0], env)
     handled = [number for number in SIGNALS if _signal.getsignal(number) not in {_signal.SIG_DFL, None}]
     stages: list[Stage] = [
         ("starting a session", os.setsid),
@@ -160,34 +163,48 @@ def _stages(spec: dict[str, Any]) -> list[Stage]:
         (f"changing directory to {cwd}", lambda: os.chdir(cwd)),
         *_identity(spec),
         ("resetting signals", lambda: _reset_signals(handled)),
-        (f"executing {argv[0]}", lambda: _execute(argv, env, spec.get("listen", 0))),
+        (f"executing {argv[0]}", lambda: _execute(places, argv, env, spec.get("listen", 0))),
     ]
 
 
 def _identity(spec: dict[str, Any]) -> list[Stage]:
-    """Groups before gid before uid: the first needs the privileges that the last gives up."""
-    if spec.get("uid") is None:
-        return []
-    uid, gid, groups = spec["uid"], spec["gid"], spec["groups"]
-    become = [
-        (f"setting groups to {groups}", lambda: os.setgroups(groups)),
-        (f"setting gid to {gid}", lambda: os.setresgid(gid, gid, gid)),
-        (f"setting uid to {uid}", lambda: os.setresuid(uid, uid, uid)),
-    ]
-    if uid == 0:
-        return become
-    return [
-        become[0],
-        ("dropping capabilities", _drop_bounding_set),
-        *become[1:],
-        ("giving up capabilities", _drop_capabilities),  # inheritable ones outlive a change of uid
-        ("giving up new privileges", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)),
-    ]
+    """Who the child becomes, and what it may become. Groups before gid before uid: the first needs what the last gives up.
+
+    Another user than root gets no capabilities and no new privileges, unless the spec says so: `capabilities` are exactly those
+    that it has, and `no_new_privs` false leaves it what sudo, ping and the like need.
+    """
+    uid = spec.get("uid")
+    other = uid not in {None, 0}
+    kept, bound = spec.get("capabilities"), spec.get("no_new_privs")
+    stages: list[Stage] = []
+    if uid is not None:
+        groups = spec["groups"]
+        stages.append((f"setting groups to {groups}", lambda: os.setgroups(groups)))
+    if bound is not False if other else kept is not None:
+        last, keep = _last_capability(), frozenset(kept or ())
+        stages.append(("dropping capabilities", lambda: _drop_bounding_set(last, keep)))
+    if uid is not None:
+        gid = spec["gid"]
+        if kept and other:
+            stages.append(("keeping capabilities", lambda: prctl(PR_SET_KEEPCAPS, 1)))
+        stages += [
+            (f"setting gid to {gid}", lambda: os.setresgid(gid, gid, gid)),
+            (f"setting uid to {uid}", lambda: os.setresuid(uid, uid, uid)),
+        ]
+    if kept is not None or other:  # inheritable ones outlive a change of uid
+        stages.append(("setting capabilities", lambda: _set_capabilities(kept or (), ambient=other)))
+    if bound or (bound is None and other):
+        stages.append(("giving up new privileges", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
+    return stages
 
 
 def _join(cgroup: str) -> None:
-    with open(f"{cgroup}/cgroup.procs", "w", encoding="ascii") as procs:
-        procs.write("0")
+    """As _set_oom_score: a text file may import its encoding, and nothing is to be imported here."""
+    fd = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
 
 
 def _set_oom_score(score: int) -> None:
@@ -229,20 +246,28 @@ def _move_fds(fds: dict[str, int], report: int) -> int:
     return report
 
 
-def _drop_bounding_set() -> None:
+def _last_capability() -> int:
+    """The highest that this kernel knows."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        last = int(file.read())
+        return int(file.read())
+
+
+def _drop_bounding_set(last: int, keep: frozenset[int]) -> None:
     for capability in range(last + 1):
-        prctl(PR_CAPBSET_DROP, capability)
+        if capability not in keep:
+            prctl(PR_CAPBSET_DROP, capability)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
 
 
-def _drop_capabilities() -> None:
+def _set_capabilities(kept: Sequence[int], *, ambient: bool) -> None:
+    """Exactly these. `ambient`: also over the execution of a program of a user that is not root."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    if _libc.capset(header, nothing) != 0:
+    low, high = (sum(1 << number % 32 for number in kept if number // 32 == half) for half in (0, 1))
+    if _libc.capset(header, (ctypes.c_uint32 * 6)(low, low, low, high, high, high)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    for capability in kept if ambient else ():
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
 
 
 def _reset_signals(handled: list[int]) -> None:
@@ -255,7 +280,21 @@ def _reset_signals(handled: list[int]) -> None:
     _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _execute(argv: list[str], env: dict[str, str], listen: int) -> NoReturn:
+def _places(name: str, env: dict[str, str]) -> list[str]:
+    """Where a program is looked for."""
+    return [name] if "/" in name else [os.path.join(folder, name) for folder in env.get("PATH", os.defpath).split(":")]
+
+
+def _execute(places: list[str], argv: list[str], env: dict[str, str], listen: int) -> NoReturn:
+    """As os.execvpe, which imports a module first: that may lie where the child's user may not read."""
     if listen:
         env = {**env, "LISTEN_PID": str(os.getpid())}
-    os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
+    failure: OSError | None = None
+    for place in places:
+        try:
+            os.execve(place, argv, env)  # noqa: S606  # no shell is wanted
+        except (FileNotFoundError, NotADirectoryError) as error:
+            failure = failure or error
+        except PermissionError as error:  # told rather than that it is not there
+            failure = error if failure is None or not isinstance(failure, PermissionError) else failure
+    raise failure or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

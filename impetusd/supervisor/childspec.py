@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from impetusd import host, vetted
-from impetusd.core import envfile
+from impetusd.core import capabilities, envfile
 from impetusd.core.agreement import is_number
 from impetusd.core.model import Kind, Listen, Unit, user_and_group
 from impetusd.core.trust import Trust
@@ -223,6 +223,8 @@ def spec(
         "rlimits": [list(limit) for limit in unit.rlimits],
         "stop": stop(unit),
         **identity,
+        **({} if unit.no_new_privs == "auto" else {"no_new_privs": unit.no_new_privs == "yes"}),
+        **({"capabilities": capabilities.numbers(unit.capabilities)} if unit.capabilities else {}),
     }
 
 

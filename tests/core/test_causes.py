@@ -12,6 +12,8 @@ from impetusd.core import causes
 @pytest.mark.parametrize(
     ("said", "hint", "command"),
     [
+        ('sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "no_new_privs = no", ""),
+        ("executing /bin/ping failed: Operation not permitted", "file capabilities", "getcap $(command -v /bin/ping)"),
         ("ModuleNotFoundError: No module named 'shop.db'", "no module shop.db", ""),
         ("/usr/bin/python3: No module named shop", "no module shop", ""),
         ("listening on 127.0.0.1:8080 failed: Address already in use", "its port", "ss -ltnp 'sport = :8080'"),

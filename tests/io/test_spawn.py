@@ -455,3 +455,79 @@ def test_no_descriptor_left_is_told_and_survived(shim):
         wait_for(lambda: shim.children() == [shim.supervisor.pid], "the child that was given up to be reaped")
         assert shim.open_fds() == before
     assert shim.run("/bin/echo", "again") == "again\n"
+
+
+# Rights.
+
+NET_BIND_SERVICE, NET_RAW = 10, 13
+
+
+@as_root
+def test_another_user_has_the_capabilities_that_it_was_given_and_no_others(shim):
+    given = {"capabilities": [NET_BIND_SERVICE]}
+    found = status(shim, **IDENTITY, **given)
+    only = 1 << NET_BIND_SERVICE
+    assert {name: found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == dict.fromkeys(
+        ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), only
+    )
+    assert found["NoNewPrivs"] == ["1"]
+    assert found["Uid"] == [str(NOBODY.pw_uid)] * 4
+
+
+@as_root
+def test_root_has_no_more_than_it_was_given(shim):
+    found = status(shim, capabilities=[NET_RAW])
+    assert (found["CapEff"], found["CapBnd"], found["CapAmb"], found["NoNewPrivs"]) == (
+        1 << NET_RAW,
+        1 << NET_RAW,
+        0,
+        ["0"],
+    )
+
+
+@as_root
+def test_without_no_new_privs_a_setuid_program_works_as_for_everybody(shim):
+    found = status(shim, **IDENTITY, no_new_privs=False)
+    assert (found["CapEff"], found["CapPrm"], found["CapInh"], found["NoNewPrivs"]) == (0, 0, 0, ["0"])
+    assert found["CapBnd"] == status(shim)["CapBnd"]
+
+
+def test_no_new_privs_alone_needs_no_other_user(shim):
+    assert status(shim, no_new_privs=True)["NoNewPrivs"] == ["1"]
+
+
+# What the child's user may not read is not needed: nothing is imported after the fork.
+
+NOTHING_IMPORTED = """
+import os, sys
+class Never:
+    parent = os.getpid()
+    def find_spec(self, name, path=None, target=None):
+        if os.getpid() != self.parent:
+            raise ImportError(f"{name} is imported after the fork")
+sys.meta_path.insert(0, Never())
+"""
+
+
+@pytest.mark.parametrize("identity", [pytest.param(IDENTITY, marks=as_root), {}])
+def test_nothing_is_imported_between_fork_and_program(tmp_path, identity):
+    os.chmod(tmp_path, 0o755)
+    with Shim(setup=NOTHING_IMPORTED) as shim:
+        assert shim.run("cat", "/dev/null", **identity) == ""
+        changes = {**identity, "nice": 1, "affinity": [min(os.sched_getaffinity(0))], "rlimits": [["core", 0, 0]]}
+        assert shim.run("cat", "/dev/null", **changes) == ""
+        stage, error = failure(shim, "no-such-program", **changes)
+        assert (stage, error) == ("executing no-such-program", "no such program in PATH")
+        assert failure(shim, script(tmp_path, "", 0o644), **identity)[1] == "Permission denied"
+
+
+def test_a_program_is_looked_for_in_path_as_execvp_does(shim, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, mode in ((first, 0o644), (second, 0o755)):
+        folder.mkdir()
+        (folder / "tool").write_text("#!/bin/sh\necho found in $0\n")
+        (folder / "tool").chmod(mode)
+    env = {"PATH": f"/nowhere:{first}:{tmp_path}/first/tool:{second}:/bin"}
+    assert shim.run("tool", env=env) == f"found in {second}/tool\n"
+    assert failure(shim, "tool", env={"PATH": f"/nowhere:{first}"}) == ("executing tool", "Permission denied")
+    assert shim.run("tool", env={"PATH": ":/bin"}, cwd=str(second)).startswith("found in")
