@@ -9,6 +9,7 @@ from __future__ import annotations
 from impetusd.core import agreement, envfile, ini, schema
 from impetusd.core.include import Source, included
 from impetusd.core.location import names_instance
+from impetusd.core.logpaths import collisions
 from impetusd.core.model import Config, Group, Health, Kind, Timer, Unit
 from impetusd.core.problem import Problem, error_of
 from impetusd.core.reading import LONGEST_NAME, Values, header, is_unit_name, parts, place
@@ -67,6 +68,8 @@ def parse_all(
     access = reading.access(sections)
     reading.all_of(sections)
     relations(reading, sections)
+    if rules > 1:
+        collisions(reading, paths.log_dir)
     if reading.problems:
         raise error_of(reading.problems, [path for path, _ in source.texts])
     return Config(

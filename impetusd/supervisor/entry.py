@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 
 from impetusd.core.lifecycle import Slot, State
+from impetusd.core.logpaths import log_file
 from impetusd.core.model import Autorestart, Config, Kind, Unit
 from impetusd.core.policy import EX_CONFIG, Policy, policy_of
 from impetusd.supervisor.record import Record
@@ -159,13 +159,4 @@ def log_files(unit: Unit, role: Role, index: int, instances: int, log_dir: str) 
         role = serving(unit)
     single = role in ONE_SHOT or (role is Role.PROGRAM and instances == 1)
     suffix = "" if single or unit.merge_logs else "-" + slot_name(unit, role, index).partition(":")[2].replace(":", "-")
-
-    def path(key: str, given: str, stream: str) -> str:
-        if given and key in unit.per_instance:
-            return given
-        if not given:
-            return f"{log_dir}/{unit.name.replace(':', '-')}{suffix}-{stream}.log"
-        base, extension = os.path.splitext(given)
-        return f"{base}{suffix}{extension}"
-
-    return path("out_file", unit.out_file, "out"), path("error_file", unit.error_file, "error")
+    return log_file(unit, "out", suffix, log_dir), log_file(unit, "error", suffix, log_dir)
