@@ -64,6 +64,7 @@ from impetusd.supervisor.oom import Oom
 from impetusd.supervisor.prober import Prober
 from impetusd.supervisor.readiness import Readiness
 from impetusd.supervisor.rows import Rows
+from impetusd.supervisor.socketfiles import SocketFiles
 from impetusd.supervisor.sockets import admit, bind_unix
 from impetusd.supervisor.starter import Starter
 from impetusd.supervisor.state import StateFile, boot_id
@@ -135,6 +136,8 @@ class Daemon:
         keep_profile(self._paths.state_dir, self._configuration.profile, self._warn)
         self._bind_notify()
         self._engine.adopt(self._link.table)
+        for unit in self._engine.units.values():
+            self._faults.contain(unit.name, "looking after its sockets", self._starter.follow_sockets, [unit])
         self._applying.resume(blobs)
         self._upgrading.resume(blobs)
         self._begin()
@@ -204,6 +207,7 @@ class Daemon:
         self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
         self._starter.prefix = self._prefix
+        self._starter.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
         self._oom = Oom()
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._faults = self._engine.faults
@@ -363,8 +367,18 @@ class Daemon:
         self._starter.flush()
         self._link.when_sent(lambda: os._exit(0))
 
+    def _socket_lost(self, name: str, path: str) -> None:
+        def renew() -> None:
+            self._starter.let_go(self._engine.units[name], path)
+            self._engine.renew(self._engine.units[name], f"its socket {path} was removed")
+
+        if name in self._engine.units:
+            self._faults.contain(name, "binding its socket anew", renew)
+
     def _hand_over_to_new(self, why: str) -> None:
         self._notify_sockets.merge()
+        if self._starter.files:
+            self._starter.files.close()
         self._hand_over(why)
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
@@ -727,6 +741,8 @@ class Daemon:
         with contextlib.suppress(OSError):
             unlink_socket(self._paths.control_socket)
         self._notify_sockets.close()
+        if self._starter.files:
+            self._starter.files.close()
         self._save(urgent=True)
         await self._state.close()
         left = [f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.entries.values() if is_stuck(entry)]

@@ -157,20 +157,23 @@ def shut_out(fd: int) -> None:
             )
 
 
-def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING) -> None:
-    """Have a socket that listens already be as its keys say now, and let everybody in. Raises CannotStart."""
+def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, second: str = "") -> None:
+    """Have a socket that listens already be as its keys say now, and let everybody in. Raises CannotStart.
+
+    `second`: where the file of a unix socket has its second name, see `supervisor.socketfiles`.
+    """
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
             with contextlib.suppress(FileNotFoundError):  # nobody was shut out
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             sock.listen(backlog)
         if address.path:
-            dress(address, found)
+            dress(address, found, second)
     except OSError as error:
         raise CannotStart(f"listening on {address}", str(error)) from None
 
 
-def dress(address: Listen, found: Found) -> None:
+def dress(address: Listen, found: Found, second: str = "") -> None:
     """Have the file of a unix socket belong to whom it is to belong, with its mode. Raises OSError."""
     uid, gid = found.owners.get(address.owner, (os.geteuid(), os.getegid()))
     with folder_of(address.path) as (folder, name):
@@ -180,7 +183,8 @@ def dress(address: Listen, found: Found) -> None:
             return  # somebody has removed it: who has connected stays so
     try:
         now = os.fstat(fd)
-        if not stat.S_ISSOCK(now.st_mode) or now.st_nlink != 1:
+        names = 1 + (bool(second) and os.path.lexists(second) and os.path.samestat(os.lstat(second), now))
+        if not stat.S_ISSOCK(now.st_mode) or now.st_nlink != names:
             raise FileExistsError(errno.EEXIST, "it is not the socket that was bound there", address.path)
         if (now.st_uid, now.st_gid) != (uid, gid):
             os.chown(f"/proc/self/fd/{fd}", uid, gid)

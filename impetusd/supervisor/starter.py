@@ -32,6 +32,7 @@ from impetusd.supervisor.link import Link
 from impetusd.supervisor.logpipe import own_end
 from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.lookups import LookUps
+from impetusd.supervisor.socketfiles import SocketFiles
 from impetusd.supervisor.sockets import adjust, listen_on, shut_out
 from impetusd.supervisor.stream import STDOUT, Prefix
 
@@ -54,6 +55,7 @@ class Starter:
 
     def __init__(self, link: Link, writer: Writer, ledger: Ledger, environ: Mapping[str, str], log_dir: str) -> None:
         """`environ` is the daemon's environment, of which a few variables are handed on."""
+        self.files: SocketFiles | None = None
         self.prefix: Prefix | None = None  # with one, what has no file of its own in the INI goes to standard output
         self._ledger = ledger
         self._link = link
@@ -475,9 +477,30 @@ class Starter:
                 self.keep(name, listen_on(address, unit.backlog, found).detach(), ours=True)
                 self._listening.add(name)
             else:
-                adjust(self._held[name], address, unit.backlog, found)
+                second = self.files.second_name(address.path) if self.files and address.path else ""
+                adjust(self._held[name], address, unit.backlog, found, second)
             names.append(name)
+        self._follow(unit)
         return names
+
+    def follow_sockets(self, units: Iterable[Unit]) -> None:
+        """Have the files of the unix sockets that were bound before our time made again when somebody removes them."""
+        for unit in units:
+            self._follow(unit)
+
+    def _follow(self, unit: Unit) -> None:
+        for address in unit.listen:
+            if self.files and address.path and f"listen:{unit.name}:{address.place}" in self._held:
+                self.files.follow(address.path, unit.name)
+
+    def let_go(self, unit: Unit, path: str) -> None:
+        """The unix socket at `path` can be reached no more: the unit's next process is to have another one."""
+        for address in unit.listen:
+            name = f"listen:{unit.name}:{address.place}"
+            if address.path == path and name in self._held:
+                self.drop(name)
+                self._listening.discard(name)
+        self.flush()  # by itself: of one round what is kept comes before what is dropped
 
     def drop_listeners_but(self, units: Iterable[Unit], busy: Collection[str]) -> None:
         """Close what no unit has as its address any more. Units named in `busy` have processes that listen there still."""
@@ -512,6 +535,8 @@ class Starter:
         self._listening.discard(name)
         path = name.split(":", 2)[2]
         if path.startswith("unix:"):
+            if self.files:
+                self.files.forget(path.removeprefix("unix:"))
             with contextlib.suppress(OSError):
                 unlink_socket(path.removeprefix("unix:"))
 

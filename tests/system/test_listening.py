@@ -307,3 +307,63 @@ def test_a_queue_that_was_shut_is_open_again_when_the_stop_is_taken_back(impetus
         assert impetusd.status()["p"].pid != before["p"].pid
         assert select.select([], [late], [], PATIENCE)[1]
         assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+@pytest.mark.parametrize("how", ["file", "folder"])
+def test_a_unix_socket_that_somebody_removes_is_there_again_with_its_queue(impetusd: Instance, how: str) -> None:
+    hold = impetusd.root / "hold"
+    hold.touch()
+    path = impetusd.root / "s" / "p.sock"
+    keys = f"command = {program('answer_pid', hold)}\nwait_ready = yes\nlisten = unix:{path} mode=0666\n"
+    before = impetusd.start(f"[program:p]\n{keys}")
+    inode = path.stat().st_ino
+    with socket.socket(socket.AF_UNIX) as early, socket.socket(socket.AF_UNIX) as late:
+        early.connect(str(path))
+        if how == "folder":
+            gone = path.parent.rename(impetusd.root / "gone")
+            (gone / path.name).unlink()
+        else:
+            path.unlink()
+        wait_for(path.exists, "the socket")
+        assert (path.stat().st_ino, stat.S_IMODE(path.stat().st_mode)) == (inode, 0o666)
+        late.connect(str(path))
+        hold.unlink()
+        assert {early.recv(100), late.recv(100)} == {f"{before.pids['p']} p".encode()}
+    assert "was removed, and is there again" in impetusd.log()
+    assert impetusd.settle().pids == before.pids
+
+    path.unlink()
+    path.touch()
+    wait_for(
+        lambda: "another file is in the place of its socket" in impetusd.log() or path.is_socket(), "it to be told"
+    )
+    path.unlink(missing_ok=True)
+    wait_for(path.is_socket, "the socket")
+
+    impetusd.kill(before.supervisor)  # the next one looks after it, too
+    wait_for(lambda: impetusd.status().supervisor != before.supervisor, "the next supervisor")
+    path.unlink()
+    wait_for(path.exists, "the socket")
+    impetusd.run("restart", "p")
+    assert pid_from(str(path)) == f"{impetusd.settle().pids['p']} p"
+    impetusd.run("stop", "p")
+    assert not path.exists()
+    assert list((impetusd.run_dir / "sockets").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["pool", "program"])
+def test_one_that_has_no_second_name_is_bound_anew_for_new_processes(impetusd: Instance, kind: str) -> None:
+    path = impetusd.root / "p.sock"
+    if kind == "pool":
+        keys = f"{pool(0)}".replace("127.0.0.1:0", f"unix:{path}") + "reload_watch = 0\n"
+    else:
+        keys = f"command = {program('answer_pid')}\nwait_ready = yes\nreload_watch = 0\nlisten = unix:{path}\n"
+    before = impetusd.start(f"[{kind}:p]\n{keys}")
+    for each in (impetusd.run_dir / "sockets").iterdir():
+        each.unlink()
+    path.unlink()
+    wait_for(path.exists, "the socket")
+    after = impetusd.settle(lambda now: set(now.pids.values()).isdisjoint(before.pids.values()))
+    assert "another one is bound, and new processes are made for it" in impetusd.log()
+    if kind == "program":
+        assert pid_from(str(path)) == f"{after.pids['p']} p"
