@@ -26,6 +26,8 @@ MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
+VERSION = 1  # `protocol` in what ping and status answer; higher once a client could misunderstand. Missing: 0.1.0
+
 # The standard's codes, and the one for a request that was understood and did not succeed.
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600

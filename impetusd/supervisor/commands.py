@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import impetusd
-from impetusd.core import tree
+from impetusd.core import protocol, tree
 from impetusd.core.lifecycle import Slot, State, Want, is_unkillable
 from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.protocol import (
@@ -168,6 +168,7 @@ class Commands:
     def _who(self) -> dict[str, Any]:
         return {
             "version": impetusd.__version__,
+            "protocol": protocol.VERSION,
             "shim": {"pid": self._shim_pid},
             "supervisor": {"pid": self._own_pid},
             "profile": self._profile,

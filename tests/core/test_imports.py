@@ -63,7 +63,7 @@ MAY = {
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.source", "impetusd.traces"),
         *("impetusd.probe", "impetusd.ledgerfile", "impetusd.reaper", "impetusd.instance", "impetusd.vetted"),
-        *("impetusd.ports", "impetusd.folders"),
+        *("impetusd.ports", "impetusd.folders", "impetusd.priority"),
         "impetusd.core",
     ),
     "impetusd.worker": ("impetusd.worker",),

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sysconfig
 import venv
 from pathlib import Path
 
 import census
 import pytest
-from instance import Instance, pool, program, wait_for
+from instance import Instance, Status, pool, program, wait_for
 from load import Load
 
 import impetusd as package
+from impetusd.core import protocol
 
 RAISES = 'raise RuntimeError("half an installation")\n'
 
@@ -149,3 +151,63 @@ def test_no_daemon_is_said_as_such(impetusd: Instance) -> None:
     impetusd.write("[program:p]\ncommand = sleep 1000\n")
     assert "is not running" in impetusd.run("upgrade", code=3).err
     assert not os.path.exists(impetusd.root / "var")
+
+
+RELEASED = "bba87b9"  # the commit of the first version that is in use
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """The package as that version had it."""
+    archive = subprocess.run(
+        ["git", "archive", RELEASED, "impetusd"],
+        cwd=Path(package.__file__).parents[1],
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode:
+        pytest.skip(f"git has no {RELEASED} here: {archive.stderr.decode(errors='replace').strip()}")
+    subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=archive.stdout, check=True)
+    return tmp_path / "impetusd"
+
+
+def test_the_first_version_is_upgraded_and_this_one_downgraded_whoever_is_killed_on_the_way(
+    installed: Installed, released: Path
+) -> None:
+    """In place, under load, there and back: what either writes down the other one reads."""
+    impetusd, own = installed.instance, Path(package.__file__).parent
+
+    def have(source: Path) -> None:
+        shutil.rmtree(installed.package)
+        shutil.copytree(source, installed.package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def lasting(status: Status) -> dict[str, int]:
+        return {name: pid for name, pid in status.pids.items() if name != "web:template"}
+
+    def survive_kills() -> None:
+        for who in ("supervisor", "shim"):
+            now = impetusd.status()
+            impetusd.kill(getattr(now, who))
+            after = impetusd.settle(lambda then, now=now, who=who: getattr(then, who) != getattr(now, who))
+            assert lasting(after) == lasting(before)
+            load.go_on(20)
+
+    have(released)
+    impetusd.run("start")
+    before = impetusd.settle()
+    port = int(impetusd.conf.read_text().partition("127.0.0.1:")[2].split()[0])
+    with Load(port) as load:
+        for source in (own, released, own):
+            have(source)
+            told = impetusd.status()
+            impetusd.run("upgrade")
+            after = impetusd.settle(lambda then, told=told: then.supervisor != told.supervisor)
+            assert lasting(after) == lasting(before)
+            assert after.fields.get("protocol") == (protocol.VERSION if source is own else None)
+            load.go_on(20)
+            survive_kills()
+    assert {row.restarts for row in impetusd.settle().rows.values()} == {0}
+    impetusd.run("stop", "numbers")
+    *lines, end = impetusd.log("numbers-out.log").splitlines()
+    assert end == f"n end {len(lines)}"
+    assert lines == [f"n {number}" for number in range(len(lines))]
