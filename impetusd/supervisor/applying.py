@@ -515,7 +515,7 @@ class Applying:
 
         while awaited := self._awaited(state):
             try:
-                await asyncio.wait_for(move(seen()), max(map(_patience, awaited)))
+                await asyncio.wait_for(move(seen()), self._patience(awaited))
             except TimeoutError:
                 return
 
@@ -556,8 +556,18 @@ class Applying:
         names = state.get("unfinished", ())
         return [e for e in self._engine.entries.values() if self._engine.shown(e) in names and e.slot.state not in IDLE]
 
+    def _patience(self, awaited: list[Entry]) -> float | None:
+        """Seconds in which, if all is well, one of them moves; None while something runs that may take any time.
 
-def _patience(entry: Entry) -> float:
-    """Seconds in which the slot, if all is well, changes its state."""
-    policy = entry.policy
-    return SLACK + max(policy.kill_timeout, policy.listen_timeout, policy.min_uptime, entry.unit.reload_watch)
+        That is what does its work and ends (`type = oneshot`), unless it has a listen_timeout.
+        """
+
+        def due(entry: Entry) -> float:
+            policy, slot = entry.policy, entry.slot
+            keys = (policy.kill_timeout, policy.listen_timeout, policy.min_uptime, entry.unit.reload_watch)
+            return max(*keys, (slot.deadline or 0.0) - time.monotonic())
+
+        slots = [entry.slot for entry in self._engine.entries.values()]
+        if any(slot.state is State.STARTING and slot.pid is not None and slot.deadline is None for slot in slots):
+            return None
+        return SLACK + max(map(due, awaited))

@@ -717,8 +717,8 @@ class Engine(Slots):
         self._by_process[process] = entry
         entry.rec.process = process
         self._dirty[entry.name] = entry
-        if template is None:
-            self.started_with(entry, envfiles.digest(found.env_file) if entry.unit.env_file else "")
+        own = template is None and entry.unit.env_file  # a forked worker has its template's
+        self.started_with(entry, envfiles.digest(found.env_file) if own else "")
         if template is not None:  # which is somebody else's code: it may never answer
             entry.rec.slot = replace(entry.slot, deadline=time.monotonic() + _fork_within(entry))
             self._arm(entry)

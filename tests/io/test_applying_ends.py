@@ -173,3 +173,22 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
         assert left["pid"] == 100_000_002
         if method != "scale":  # of what is scaled away nothing is told but in status
             assert answer["ok"] is False
+
+
+@in_a_loop
+async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
+    """A migration; and whoever waits for it."""
+    monkeypatch.setattr("impetusd.supervisor.applying.SLACK", -29.95)
+    text = (
+        "[program:migrate]\ncommand = sleep 1\ntype = oneshot\n[program:web]\ncommand = sleep 1\ndepends_on = migrate\n"
+    )
+    waits = slot(None, State.STARTING, since=1.0)
+    blobs = {"slot:migrate:0": slot(1, State.STARTING, since=1.0), "slot:web:0": waits}
+    blobs[APPLY] = changes("added", "web", kind="program")
+    now, before = configuration(text), configuration(text.partition("[program:web]")[0])
+    with taken_over(paths, now, before, blobs, [row(1)]) as (daemon, link):
+        assert daemon._engine.entries["migrate:0"].slot.pid is not None
+        assert daemon._applying._patience(daemon._applying.awaited()) is None
+        daemon._hear({"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()})
+        assert daemon._applying._patience(list(daemon._engine.entries.values())) is not None
+        await until(daemon, lambda: is_done(link))
