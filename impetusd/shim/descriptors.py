@@ -26,6 +26,19 @@ SYS_PIDFD_GETFD = 438
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def sift(given: Iterable[int], wanted: Iterable[list[int]]) -> list[int]:
+    """Of descriptors of this process those that are one of `wanted`, as `table.ident` tells them; the others are closed."""
+    files = {(device, inode) for device, inode, _ in wanted}
+    kept = []
+    for fd in given:
+        there = os.fstat(fd)
+        if (there.st_dev, there.st_ino) in files:
+            kept.append(fd)
+        else:
+            os.close(fd)
+    return kept
+
+
 class Search:
     """`found`: name → descriptor. `barred`: the pids of survivors out of which we may take nothing."""
 
@@ -41,10 +54,8 @@ class Search:
 
     def among(self, given: Iterable[int]) -> None:
         """Look through descriptors of this process, and close them."""
-        given = list(given)
-        for fd in given:
+        for fd in given:  # one by one: there may be hardly a number left
             self._take(fd)
-        for fd in given:
             os.close(fd)
 
     def within(self, survivors: Iterable[Child]) -> None:
@@ -84,11 +95,15 @@ class Search:
             mode = self._kept[name][2]
             if name in self.found:
                 continue
-            if stat.S_ISFIFO(there.st_mode):
-                with contextlib.suppress(PermissionError):  # of a pipe that is somebody else's
+            try:
+                if stat.S_ISFIFO(there.st_mode):
                     self.found[name] = _reopened(fd, mode)
-            elif flags & os.O_ACCMODE == mode:
-                self.found[name] = os.dup(fd)
+                elif flags & os.O_ACCMODE == mode:
+                    self.found[name] = os.dup(fd)
+            except (
+                OSError
+            ):  # a pipe that is somebody else's; or no number is left: what is not found is said to be lost
+                continue
 
 
 def _reopened(fd: int, mode: int) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TRIES = 3  # of a source in a row that may raise; then it is set aside
 ASIDE = 5.0  # seconds
 APART = 0.01  # seconds between two tries
-SPARE = 3  # descriptors held back, so that it can always look who is there
+SPARE = 8  # descriptors held back: to look who is there, and to start what was there before, a supervisor above all
 
 
 class Loop:
@@ -94,13 +94,15 @@ class Loop:
         except OSError as error:
             if error.errno not in {errno.EMFILE, errno.ENFILE}:
                 raise
-        for fd in self.spare:
-            os.close(fd)
-        self.spare.clear()
+        self._let_loose()
         try:
             return look()
         finally:
             self._hold_back()
+
+    def _let_loose(self) -> None:
+        while self.spare:
+            os.close(self.spare.pop())
 
     def _hold_back(self) -> bool:
         """False when there are not enough descriptors left for that."""
@@ -108,3 +110,18 @@ class Loop:
             while len(self.spare) < SPARE:
                 self.spare.append(os.dup(self.null))
         return len(self.spare) == SPARE
+
+    def _has_room(self, count: int) -> bool:
+        """Whether so many descriptors can be opened besides those that are held back."""
+        taken: list[int] = []
+        try:
+            if not self._hold_back():
+                return False
+            while len(taken) < count:
+                taken.append(os.dup(self.null))
+        except OSError:
+            return False
+        finally:
+            for fd in taken:
+                os.close(fd)
+        return True

@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 
-from impetusd.shim import ending, handover, leftovers, orphans, spawn, table, tree, upstream, usage
+from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
 from impetusd.shim.log import ERROR, INFO, log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
@@ -36,6 +36,7 @@ EX_CANTCREAT, EX_TEMPFAIL = 73, 75
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
 APART = 0.1  # seconds between two rounds while something goes wrong: it may be due all the time, or never wake us
+PIPES = 4  # descriptors that are kept for one process, at least
 LAST_LINES = 1.0  # seconds that the log may take for the last of them
 LOOK_AGAIN = 0.5  # seconds, when it could not even so
 
@@ -307,8 +308,8 @@ class Shim(Supervision):
             spec["oom_score_adj"] = spec["oom_score_adj"] or self.baseline["oom_score"]
             if not any(name == "nofile" for name, _, _ in spec["rlimits"]):
                 spec["rlimits"] = [("nofile", *self.baseline["nofile"]), *spec["rlimits"]]
-            child.pid, child.status = spawn.start(spec)
-            child.pidfd = os.pidfd_open(child.pid)
+            child.pid, child.status = self._seeing(lambda: spawn.start(spec))
+            child.pidfd = self._seeing(lambda: os.pidfd_open(child.pid))
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
             self._fail_start(process, getattr(error, "strerror", None) or str(error))
             return
@@ -316,6 +317,11 @@ class Shim(Supervision):
             if theirs is not None:
                 theirs.close()
         self._live(child)
+
+    def _reserved(self, more: int) -> int:
+        """A pidfd for each process that is down: whoever has its pipes, two a stream, is to be started again."""
+        alive = sum(child.pidfd >= 0 for child in self.children.values())
+        return max(0, (len(self.kept) + more) // PIPES - alive)
 
     def _new(self, process: int, spec: dict[str, Any]) -> Child:
         if process in self.children:
@@ -787,6 +793,8 @@ def main() -> int:
     found = table.examine(paths["run_dir"], paths["state_dir"])
     told = found.told
     baseline = told["baseline"] if told else measured()
+    if told is not None and mode == handover.ORPHANED:
+        given = descriptors.sift(given, [*told["kept"].values(), table.ident_of(paths["state_dir"])])
     prepare(set(given))
     lock = lock_of(paths["state_dir"], given)
     if not take(lock):

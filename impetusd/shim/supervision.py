@@ -77,6 +77,10 @@ class Supervision(Loop):
         """Carry out one operation, with the descriptors that are left of its message."""
         raise NotImplementedError
 
+    def _reserved(self, more: int) -> int:
+        """How many descriptors are to be free still when so many more are kept: for what is to be started again."""
+        raise NotImplementedError
+
     def _make_good(self, op: dict[str, Any], fds: list[int], error: Exception) -> None:
         """An operation has raised `error`; of its descriptors, `fds` are left."""
         raise NotImplementedError
@@ -100,7 +104,9 @@ class Supervision(Loop):
         now = time.monotonic()
         if self.due is not None and now >= self.due:
             self.due = None
+            self._let_loose()
             self._start_supervisor(now)
+            self._hold_back()
         elif self.supervisor is None:
             return
         elif now >= self.dying:
@@ -316,7 +322,7 @@ class Supervision(Loop):
             self.heard, self.looked = time.monotonic(), False
             self.spoke = True
             message, fds = packet
-            while fds and not self._hold_back():  # what is missing then is told when it is asked for
+            while fds and not self._has_room(self._reserved(len(fds))):  # what is missing is told when it is asked for
                 os.close(fds.pop())
             ops = message.get("ops")
             for op in ops if isinstance(ops, list) else [message]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import census
 import pytest
-from instance import Instance, wait_for
+from instance import COMMAND, Instance, wait_for
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
@@ -82,6 +82,23 @@ def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetu
     after = impetusd.settle()
     assert (after.shim, after.supervisor) == (before.shim, before.supervisor)
     assert {after[name].pid for name in up - {"first"}} == {scarce[name].pid for name in up - {"first"}}
+
+
+def test_with_64_descriptors_what_runs_is_started_again_and_outlives_the_shim(impetusd: Instance) -> None:
+    """Those that find no room try again and again, and must not take what those that run need."""
+    impetusd.write("[program:many]\ncommand = sleep 300\ninstances = 20\nmin_uptime = 0\nmax_restarts = 1000\n")
+    impetusd.command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *COMMAND]
+    impetusd.run("start", code=1)
+    impetusd.command = COMMAND
+    before = impetusd.status()
+    up = {name: row.pid for name, row in before.rows.items() if row.state == "RUNNING"}
+    assert 3 < len(up) < 20
+    victim = min(up)
+    os.kill(up.pop(victim), signal.SIGKILL)
+    impetusd.wait_status(lambda now: now[victim].state == "RUNNING" and now[victim].pid != before[victim].pid)
+    impetusd.kill(before.shim)
+    after = impetusd.wait_status(lambda now: now.shim != before.shim)
+    assert {name: after[name].pid for name in up} == up
 
 
 @pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs a writable freezer, which is one of cgroup v1")
