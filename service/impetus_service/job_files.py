@@ -1,6 +1,6 @@
 """The files that jobs make, in JOB_FILES_DIR: web workers on every host must see the folder that job workers write to.
 
-A file has its name only once it is whole, and no name is used twice: it holds the job's id and its attempt.
+A file has its name only once it is whole, and no name is used twice: it holds the job's id and the number of its run.
 """
 
 from __future__ import annotations

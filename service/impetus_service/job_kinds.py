@@ -54,6 +54,7 @@ class Run:
 
     id: int
     attempt: int
+    run: int  # of all its runs, also those before it was requeued
     parameters: Any
     company: Company
     provider: Provider
@@ -71,12 +72,12 @@ class Run:
             return
         self._told = now
         percent = min(99, done * 100 // max(1, total))  # 100 is for what has succeeded
-        if not await self.company.execute(queries.PROGRESS, self.id, self.attempt, percent):
+        if not await self.company.execute(queries.PROGRESS, self.id, self.attempt, self.run, percent):
             raise Gone
 
     def name(self, suffix: str) -> str:
         """Of the file."""
-        return f"{self.id}-{self.attempt}.{suffix}"
+        return f"{self.id}-{self.run}.{suffix}"
 
 
 async def export(run: Run) -> Any:

@@ -209,12 +209,12 @@ class Worker:
         if row is None:
             return  # cancelled meanwhile, or done by another
         REQUEST_ID.set(row["request_id"] or "")
-        company, key = Company(self._database, row["company_id"]), (row["id"], row["attempt"])
+        company, key = Company(self._database, row["company_id"]), (row["id"], row["attempt"], row["run"])
         if row["attempt"] > self._settings.job_attempts:
             await company.execute(queries.FAIL, *key, f"its worker was lost {self._settings.job_attempts} times")
             return
         run = Run(
-            row["id"], row["attempt"], msgspec.json.decode(row["parameters"]), company, self._provider,
+            row["id"], row["attempt"], row["run"], msgspec.json.decode(row["parameters"]), company, self._provider,
             self._settings.job_files_dir, self._stopping.is_set,
         )  # fmt: skip
         log.info("job %d (%s): attempt %d begins", run.id, row["kind"], run.attempt)

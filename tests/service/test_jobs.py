@@ -28,6 +28,7 @@ from impetus_service.job_worker import Worker, delay_before
 from impetus_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+REPORT = {"of": "audit", "by": "day", "from": "2026-01-01", "to": "2026-01-02"}
 EXPORT = {"log": "audit", "format": "jsonl", "action": "test"}
 
 
@@ -316,6 +317,48 @@ def test_a_job_that_kills_its_workers_is_given_up(database, folder):
     run(main())
 
 
+def test_a_run_that_was_fenced_off_never_writes_again(database, folder, monkeypatch):
+    """Given up while its worker stood still, and requeued: the run of then ends in the midst of the run of now."""
+
+    async def main() -> None:
+        begun: list[int] = []
+        may_end = [asyncio.Event(), asyncio.Event()]
+
+        async def stands_still(run: job_kinds.Run) -> Any:
+            number = len(begun)
+            begun.append(run.attempt)
+            await may_end[number].wait()
+            async with job_files.writing(run.folder, run.name("jsonl")) as sink:
+                await sink.write(bytes, [number])
+            run.file = run.name("jsonl")
+            ended_runs.append(number)
+            return {"run": number}
+
+        ended_runs: list[int] = []
+        monkeypatch.setitem(job_kinds.KINDS, "export", stands_still)
+        async with served(database) as service, working():
+            admin = await service.administrator()
+            job = (await admin("POST", "/api/jobs/exports", json=EXPORT))[1]["id"]
+            await until(lambda: len(begun) == 1)
+            connection = await asyncpg.connect(database)
+            await connection.execute("UPDATE jobs SET state = 'failed', finished_at = now(); DELETE FROM pgqueuer")
+            await connection.close()
+            assert (await admin("POST", f"/api/jobs/{job}/requeue"))[0] == 200
+            await until(lambda: len(begun) == 2)
+            assert begun == [1, 1]  # JOB_ATTEMPTS begins anew
+            may_end[0].set()
+            await until(lambda: ended_runs == [0])
+            other = (await admin("POST", "/api/jobs/reports", json=REPORT))[1]["id"]
+            await ended(admin, other)
+            assert (await admin("GET", f"/api/jobs/{job}"))[1]["state"] == "running"
+            may_end[1].set()
+            done = await ended(admin, job)
+            assert (done["state"], done["result"]) == ("succeeded", {"run": 1})
+            assert (await admin("GET", f"/api/jobs/{job}/file"))[1] == b"\x01"
+
+    run(main())
+
+
 def test_a_worker_that_is_stopped_gives_its_job_back(database, folder, monkeypatch):
     monkeypatch.setattr(job_worker, "GRACE", 0.01)
 
@@ -332,7 +375,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back(database, folder, monkeypat
                 async with working():
                     done = await ended(admin, job)
                 assert (done["state"], done["attempt"]) == ("succeeded", 1)  # it was not the job's fault
-                assert os.listdir(folder) == [f"{job}-1.jsonl"]
+                assert os.listdir(folder) == [f"{job}-2.jsonl"]
 
     run(main())
 

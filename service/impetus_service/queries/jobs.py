@@ -1,7 +1,8 @@
 """Jobs: as their users see them, and as a worker goes through them.
 
-The row of `jobs` is the truth. A worker may write to it as long as `attempt` is the one that it has begun: a run that was
-taken over by another, or cancelled, finds no row.
+The row of `jobs` is the truth. A worker may write to it as long as `run` is the one that it has begun: one that was taken
+over by another, cancelled, or given up and requeued, finds no row. (`attempt` is asked for besides since workers of the
+release before know no `run`.)
 """
 
 from impetus_service.queries import CompanyQuery, Query
@@ -69,17 +70,17 @@ SELECT id FROM jobs WHERE state IN ('queued', 'running') AND NOT EXISTS (
 ) ORDER BY id LIMIT $1
 """)
 BEGIN = Query("""
-UPDATE jobs SET state = 'running', attempt = attempt + 1, progress = 0, started_at = now()
+UPDATE jobs SET state = 'running', attempt = attempt + 1, run = run + 1, progress = 0, started_at = now()
 WHERE id = $1 AND state IN ('queued', 'running')
-RETURNING id, company_id, kind, parameters, attempt, request_id
+RETURNING id, company_id, kind, parameters, attempt, run, request_id
 """)
-_MINE = "WHERE company_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
-PROGRESS = CompanyQuery(f"UPDATE jobs SET progress = $4 {_MINE}")
+_MINE = "WHERE company_id = $1 AND id = $2 AND attempt = $3 AND run = $4 AND state = 'running'"
+PROGRESS = CompanyQuery(f"UPDATE jobs SET progress = $5 {_MINE}")
 SUCCEED = CompanyQuery(f"""
-UPDATE jobs SET state = 'succeeded', progress = 100, result = $4, file = $5, error = NULL, finished_at = now() {_MINE}
+UPDATE jobs SET state = 'succeeded', progress = 100, result = $5, file = $6, error = NULL, finished_at = now() {_MINE}
 """)
-FAIL = CompanyQuery(f"UPDATE jobs SET state = 'failed', error = $4, finished_at = now() {_MINE}")
-RETRY = CompanyQuery(f"UPDATE jobs SET state = 'queued', error = $4 {_MINE}")
+FAIL = CompanyQuery(f"UPDATE jobs SET state = 'failed', error = $5, finished_at = now() {_MINE}")
+RETRY = CompanyQuery(f"UPDATE jobs SET state = 'queued', error = $5 {_MINE}")
 GIVE_BACK = CompanyQuery(f"UPDATE jobs SET state = 'queued', attempt = attempt - 1 {_MINE}")
 
 # Which of the files $1 belong to a job that did not end before $2.
