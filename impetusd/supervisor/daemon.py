@@ -376,7 +376,8 @@ class Daemon:
             self._faults.contain(name, "binding its socket anew", renew)
 
     def _hand_over_to_new(self, why: str) -> None:
-        self._notify_sockets.merge()
+        entries = self._engine.entries.values()
+        self._notify_sockets.merge([each.rec.process for each in entries if each.rec.process is not None])
         if self._starter.files:
             self._starter.files.close()
         self._hand_over(why)

@@ -108,11 +108,11 @@ class NotifySockets:
             if not (self._old or self._lasting):
                 self._drop_single()
 
-    def merge(self) -> None:
+    def merge(self, processes: Collection[int]) -> None:
         """Another version is to take over, which may know the single socket alone: have every path lead to that.
 
         To one that is like us the same happens as after the death of the shim: each unit gets its own again. Not while
-        there are programs of an older version, whose single socket has no path.
+        there are programs of an older version, whose single socket has no path. `processes`: those that there are.
         """
         if self._single or not self._at:
             return
@@ -129,7 +129,7 @@ class NotifySockets:
             self._notify.drain(unit)
             self._notify.unlisten(unit)
             self._starter.drop(f"{OF_UNIT}{unit}")
-        self._have_single(sock, shared, [self._starter.next_process, None], held=False)
+        self._have_single(sock, shared, [max(processes, default=-1) + 1, None], held=False)
 
     def close(self) -> None:
         """At the end of everything: leave no name behind."""

@@ -216,11 +216,6 @@ class Starter:
             if unknown or kind == "aside":
                 self.drop(name)
 
-    @property
-    def next_process(self) -> int:
-        """The number of the process that is started next."""
-        return self._next_process
-
     def launch(self, entry: Entry, found: Found, template: int | None) -> int:
         """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart.
 

@@ -26,7 +26,6 @@ class Life:
 
     def __init__(self, shim, units=("api", "web"), processes=()):
         self.shim = shim
-        self.next_process = max(processes, default=0) + 1
         self.heard: dict[str, socket.socket] = {}
         held = {name: os.dup(fd) for name, fd in shim.fds.items()}
         self.held = lambda name: held.pop(name, None)
@@ -173,7 +172,7 @@ class TestWhoGetsThere:
         assert "PermissionError" in self.say(address, CAROL)
         of_root = life.sockets.address("web", 0)
         assert of_root == f"{shim.paths.run_dir}/notify/web"
-        life.sockets.merge()  # for another version: these are in two folders
+        life.sockets.merge(())  # for another version: these are in two folders
         assert (self.say(address, BOB), self.say(of_root, 0)) == ("", "")
         life.die()
         again = Life(shim)
@@ -229,7 +228,7 @@ class TestOtherVersions:
     def test_taking_over_hears_at_its_single_one_what_has_its_own(self, shim):
         one = Life(shim, processes=(1, 2))
         addresses = [one.sockets.address(unit, os.geteuid()) for unit in ("api", "web")]
-        one.sockets.merge()
+        one.sockets.merge((1, 2))
         one.die()
         with socket.socket(fileno=os.dup(shim.fds[SINGLE])) as old:  # all that it knows of
             for address in addresses:
