@@ -161,6 +161,8 @@ class Unit:
     timezone: str = ""  # of cron_restart; "" is the host's
     max_age: float = 0.0
     max_requests: int = 0  # pools
+    header_timeout: float = 0.0  # pools; seconds, 0 is any time
+    body_timeout: float = 0.0
     watch: tuple[str, ...] = ()
     watch_ignore: tuple[str, ...] = ()  # globs
     watch_delay: float = 0.5

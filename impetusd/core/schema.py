@@ -598,6 +598,8 @@ KEYS: tuple[Key, ...] = (
     Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
     Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
     Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop is stuck for this long writes its stacks to its log and is replaced; 0: never."),
+    Key("header_timeout", _POOL, "Limits", DURATION, "60s", "A connection is closed when the head of its request is not there within this time of its first byte, or of the connection; 0: any time."),
+    Key("body_timeout", _POOL, "Limits", DURATION, "60s", "... and when less than 16 KB of a request's body has come in this time, though the application reads; 0: any time."),
     Key("watchdog", _PROGRAM, "Limits", DURATION, "0", "Restart it when it has not said WATCHDOG=1 (sd_notify) for this long; 0: never. It must speak that protocol."),
     # stopping
     Key("kill_signal", _JOBS, "Stopping", SIGNAL, "SIGTERM", "The signal that asks it to stop."),

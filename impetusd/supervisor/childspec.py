@@ -199,6 +199,8 @@ def runtime_settings(unit: Unit) -> str:
             "backlog": unit.backlog,
             "watchdog": unit.watchdog,
             "max_requests": unit.max_requests,
+            "header_timeout": unit.header_timeout,
+            "body_timeout": unit.body_timeout,
         }
     )
 

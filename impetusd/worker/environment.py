@@ -1,6 +1,6 @@
 """What a pool worker is told at its start: environment variables and the descriptors that they name.
 
-IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests (0: any)
+IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests, header_timeout, body_timeout (0: any)
 IMPETUSD_NAME        the slot, "web:0"
 IMPETUSD_CHANNEL_FD  serve: the SOCK_SEQPACKET socket that commands come from
 IMPETUSD_FORK_FD     template: the SOCK_SEQPACKET socket that fork requests come from
@@ -38,6 +38,8 @@ class Settings:
     backlog: int
     watchdog: float = 0.0
     max_requests: int = 0
+    header_timeout: float = 0.0
+    body_timeout: float = 0.0
 
 
 def settings(environ: MutableMapping[str, str]) -> Settings:
@@ -55,6 +57,8 @@ def settings(environ: MutableMapping[str, str]) -> Settings:
             backlog=int(given["backlog"]),
             watchdog=float(given.get("watchdog", 0)),
             max_requests=int(given.get("max_requests", 0)),
+            header_timeout=float(given.get("header_timeout", 0)),
+            body_timeout=float(given.get("body_timeout", 0)),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkerError(f"IMPETUSD_WORKER cannot be read ({error!r}): {text}") from None

@@ -34,6 +34,7 @@ from impetusd.worker.environment import Settings, WorkerError, set_title, take_l
 from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
 from impetusd.worker.probe import Probes
+from impetusd.worker.slow import SlowClients
 from impetusd.worker.tally import Tally
 from impetusd.worker.websockets import WebSockets
 
@@ -170,6 +171,7 @@ class Worker:
         assert self._runner.server is not None
         self._tally.begin()
         self._websockets.begin()
+        SlowClients(self._settings.header_timeout, self._settings.body_timeout).begin()
         self._probes = Probes(self._runner.server)
         if not self._serve.is_set() and not self._stop.is_set():
             self._phase = "parked"
