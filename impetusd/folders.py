@@ -142,6 +142,36 @@ def open_file(path: str, flags: int, mode: int = 0o640, make: int | None = None)
     return fd
 
 
+def followed(path: str) -> str:
+    """Where the file at `path` is: behind a link that root or this user has made where nobody else can make one."""
+    for _ in range(MOST_LINKS):
+        with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
+            there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISLNK(there.st_mode) and _trusted(there.st_uid) and not is_shared(folder):
+                path = os.path.join(os.path.dirname(path), os.readlink(name, dir_fd=folder))
+                continue
+        break
+    return path
+
+
+def refusal(path: str) -> str:
+    """Why `open_file` would refuse what is at `path` now, without opening it; "" if it would not, or nothing is there."""
+    try:
+        with folder_of(followed(path)) as (folder, name):
+            there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISLNK(there.st_mode):
+                return f"it is a symbolic link of user {there.st_uid}, and none is followed there"
+            if stat.S_ISDIR(there.st_mode):
+                return "it is a folder"
+            if stat.S_ISREG(there.st_mode) and there.st_nlink > 1 and is_shared(folder):
+                return "it has a second name (hard link), which others may have given it"
+    except (FileNotFoundError, PermissionError):  # it may be made, or is not ours to judge
+        pass
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def unlink_socket(path: str) -> None:
     """Remove a unix socket, and nothing that is no socket. Raises OSError."""
     with folder_of(path) as (folder, name):

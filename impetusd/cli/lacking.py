@@ -12,6 +12,7 @@ import typing
 from impetusd.core import envfile, ini
 from impetusd.core.problem import Problem
 from impetusd.core.reading import place
+from impetusd.folders import refusal
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +48,11 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
                 lacks.append(
                     Problem(at.file, at.line, f"env_file = {ini.brief(path, 200)}: {error.strerror} on this host")
                 )
+        for key in ("out_file", "error_file"):
+            path = getattr(unit, key)
+            if path.startswith("/") and (why := refusal(path)):
+                at = place(section, key)
+                faults.append(Problem(at.file, at.line, f"{key} = {ini.brief(path, 200)}: {why}"))
         lacks += _of_unit(unit, section, {**environ, **variables, **unit.env})
     return list(dict.fromkeys(faults)), list(dict.fromkeys(lacks))
 

@@ -96,7 +96,7 @@ def _patterns(log_dir: str, units: Iterable[Unit]) -> list[str]:
         for given in (unit.out_file, unit.error_file):
             base, extension = os.path.splitext(given)
             covered = not others and os.path.dirname(given) == log_dir and extension == ".log"
-            if given in {"", os.devnull} or covered:
+            if not given.startswith("/") or given == os.devnull or covered:
                 continue
             patterns.append(_literally(given))
             if _has_several(unit) and not unit.merge_logs:

@@ -96,7 +96,8 @@ def sources(at: Place, names: Sequence[str]) -> list[Source]:
     except control.NotRunning:
         found = _in_directory(at, names)
     else:
-        found = [Source(each["name"], each["stream"], each["path"]) for each in answer["files"]]
+        files = [each for each in answer["files"] if each["path"].startswith("/")]  # not standard output
+        found = [Source(each["name"], each["stream"], each["path"]) for each in files]
     seen: set[str] = set()
     return own + [each for each in found if not (each.path in seen or seen.add(each.path))]  # type: ignore[func-returns-value]
 
@@ -159,6 +160,7 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source], Mapping[str, 
     for unit in units.values():
         for stream, given in (("out", unit.out_file), ("error", unit.error_file)):
             base, extension = os.path.splitext(given)
+            given = given if given.startswith("/") else ""
             paths = [given, *glob.glob(f"{glob.escape(base)}-*{glob.escape(extension)}")] if given else []
             found += [Source(unit.name, stream, path) for path in paths if os.path.isfile(path)]
     return units, found, config.groups

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 
-from impetusd.folders import open_file
+from impetusd.folders import followed, open_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LONGEST_LINE = 1 << 20  # bytes; more without a newline is given out in pieces
 def open_log(path: str) -> BinaryIO:
     """The log file at `path`, unbuffered. Raises OSError; what is a device, as /dev/null, has no lines, and is not there."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    fd = open_file(os.path.abspath(path), flags) if os.geteuid() == 0 else os.open(path, flags)
+    fd = open_file(followed(os.path.abspath(path)), flags) if os.geteuid() == 0 else os.open(path, flags)
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
         return open(fd, "rb", buffering=0)

@@ -32,10 +32,10 @@ class _Path:
 
 
 def log_file(unit: Unit, stream: str, suffix: str, log_dir: str) -> str:
-    """The file of one slot: `suffix` tells the unit's slots apart, "" where there is but one. `stream`: out or error."""
+    """The file of one slot, or stdout or stderr: `suffix` tells the unit's slots apart, "" where there is but one. `stream`: out or error."""
     key = KEYS[stream]
     given: str = getattr(unit, key)
-    if given and (key in unit.per_instance or not suffix):
+    if given and (not given.startswith("/") or key in unit.per_instance or not suffix):
         return given
     if not given:
         return f"{log_dir}/{unit.name.replace(':', '-')}{suffix}-{stream}.log"
@@ -88,7 +88,7 @@ def _paths(unit: Unit, log_dir: str) -> Iterator[_Path]:
         suffixes += ["-standby" if index == 0 else f"-standby-{index}" for index in range(unit.standby)]
     many = 0 if alone or (few and unit.instances_max == 1) else unit.instances_max
     for stream, key in KEYS.items():
-        if key in unit.per_instance:
+        if key in unit.per_instance or getattr(unit, key)[:1] not in {"", "/"}:
             continue  # each is named by the INI
         for suffix in suffixes:
             meant = bool(getattr(unit, key)) and not suffix

@@ -105,7 +105,9 @@ class Values(Reading):
 
     def resolved(self, key: Key, value: Any) -> Any:
         """The value with paths made absolute, and `max` and -1 made numbers."""
-        if key.value is schema.PATH:
+        if key.value is schema.LOG_FILE and self.rules > 1 and value in schema.LOG_STREAMS:
+            return schema.LOG_STREAMS[value]
+        if key.value in {schema.PATH, schema.LOG_FILE}:
             return self.absolute(value)
         if key.value is schema.PATHS:
             return tuple(map(self.absolute, value))

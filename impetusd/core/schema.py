@@ -505,6 +505,7 @@ WORDS = Value("names", parse_words, show_words, lines=True, none=())
 PEOPLE = Value("users and @groups", parse_people, show_words, lines=True, none=())
 EXIT_CODES = Value("exit codes", parse_exit_codes, show_words, none=())
 PATH = Value("path", parse_text, str)
+LOG_FILE = Value("path", parse_text, str)
 PATHS = Value("paths", parse_paths, show_words, lines=True, none=())
 GLOBS = Value("patterns", parse_paths, show_words, lines=True, none=())
 INTERPRETER = Value("path or name", parse_text, str)
@@ -530,6 +531,13 @@ HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
 STATUS = Value("status codes", parse_status, show_ranges, none=())
 HEADERS = Value("headers", parse_headers, show_headers, lines=True, none=())
+
+# What a log file's path may be instead, and by which names programs know it: opened as files they would be our pipes.
+LOG_STREAMS = {
+    name: stream
+    for number, stream in ((1, "stdout"), (2, "stderr"))
+    for name in (stream, f"/dev/{stream}", f"/dev/fd/{number}", f"/proc/self/fd/{number}")
+}
 
 _OWN = (IMPETUSD,)
 _POOL = (POOL,)
@@ -619,8 +627,8 @@ KEYS: tuple[Key, ...] = (
     Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
     Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them.", "web.env"),
     # logs
-    Key("out_file", _JOBS, "Logs", PATH, "", "Where its standard output goes. Default: a file in log_dir.", "${LOG_DIR}/out.log"),
-    Key("error_file", _JOBS, "Logs", PATH, "", "Where its standard error goes. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
+    Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr, which are those of `impetusd run` (of `impetusd start`: its own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),
+    Key("error_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard error goes, in the same way. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
     Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
     Key("time", _JOBS, "Logs", BOOL, "no", "Put the time before each line."),
     Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines as they come; json: each in an object with its time and where it is from."),

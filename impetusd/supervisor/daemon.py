@@ -472,7 +472,7 @@ class Daemon:
     async def _flush_logs(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
         entries = self._commands.find(names) if names else self._engine.entries.values()
-        paths = sorted({path for entry in entries for path in self._starter.log_files(entry)} - {stream.STDOUT})
+        paths = sorted({path for entry in entries for path in self._starter.log_files(entry)} - {*stream.STREAMS})
         failed = await self._from_writer(functools.partial(self._writer.flush_files, paths))
         return {"ok": not failed, "files": paths, "failed": failed}
 

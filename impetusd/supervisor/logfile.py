@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from typing import Protocol
 
-from impetusd.folders import open_file
+from impetusd.folders import followed, open_file
 from impetusd.supervisor import rotation
 from impetusd.supervisor.lines import Options, dress, offset_after, stamp
 from impetusd.supervisor.lost import Lost
@@ -36,7 +36,18 @@ class LogFile:
     """Used by one thread. Opened when there is something to write; `options` say how it is rotated."""
 
     __slots__ = (
-        *("_at", "_born", "_device", "_inode", "_line_start", "_look_at", "_regular", "_retry_at", "_rotate_at"),
+        *(
+            "_at",
+            "_born",
+            "_device",
+            "_inode",
+            "_line_start",
+            "_look_at",
+            "_regular",
+            "_retry_at",
+            "_rotate_at",
+            "_target",
+        ),
         *("_tidied", "_told", "due_since", "fd", "lost", "midline", "options", "path"),
     )
 
@@ -47,6 +58,7 @@ class LogFile:
         self.fd = -1
         self.due_since: float | None = None  # since when it should be opened anew (monotonic)
         self.midline = False  # the last byte is no newline
+        self._target = path  # what it is behind a link
         self._regular = True
         self._device = self._inode = 0
         self._line_start = 0  # offset of the last line's beginning
@@ -103,7 +115,7 @@ class LogFile:
             self._line_start, self.midline = 0, False
         else:
             with contextlib.suppress(FileNotFoundError):
-                fd = open_file(self.path, os.O_WRONLY | os.O_NONBLOCK)
+                fd = open_file(followed(self.path), os.O_WRONLY | os.O_NONBLOCK)
                 try:
                     os.ftruncate(fd, 0)
                 finally:
@@ -168,7 +180,7 @@ class LogFile:
 
     def _rotate(self) -> None:
         try:
-            rotation.rotate(self.path, self.options.keep, compress=self.options.compress)
+            rotation.rotate(self._target, self.options.keep, compress=self.options.compress)
         except OSError as error:
             self._rotate_at = time.monotonic() + NO_ROTATION
             self._told.append(
@@ -198,7 +210,7 @@ class LogFile:
         """See whether somebody moved or removed the file: at most once in LOOK seconds."""
         self._look_at = now + LOOK
         try:
-            there = os.stat(self.path, follow_symlinks=False)
+            there = os.stat(self.path)
             moved = (there.st_dev, there.st_ino) != (self._device, self._inode)
         except OSError:
             moved = True
@@ -207,7 +219,8 @@ class LogFile:
 
     def _open(self, now: float) -> None:
         # NONBLOCK is for a FIFO: it must neither be waited for nor with.
-        self.fd = open_file(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o640, make=0o750)
+        self._target = followed(self.path)
+        self.fd = open_file(self._target, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o640, make=0o750)
         there = os.fstat(self.fd)
         self._regular = stat.S_ISREG(there.st_mode)
         self._device, self._inode = there.st_dev, there.st_ino
@@ -222,7 +235,7 @@ class LogFile:
             self._born = rotation.birth(self.fd)
         if not self._tidied and (self.options.max_size or self.options.max_age) and self.options.compress:
             self._tidied = True
-            rotation.compress_soon(self.path)  # what a kill left half done
+            rotation.compress_soon(self._target)  # what a kill left half done
 
     # Trouble.
 

@@ -34,7 +34,8 @@ from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.lookups import LookUps
 from impetusd.supervisor.socketfiles import SocketFiles
 from impetusd.supervisor.sockets import adjust, listen_on, shut_out
-from impetusd.supervisor.stream import STDOUT, Prefix
+from impetusd.supervisor.stream import NAMES, STDOUT, Prefix
+from impetusd.supervisor.stream import STREAMS as LOG_STREAMS
 
 STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
@@ -327,17 +328,18 @@ class Starter:
     def _options(self, entry: Entry) -> dict[str, Options]:
         unit = entry.unit
         out, error = paths = self.log_files(entry)
+        given = unit.out_file, unit.error_file
         shared = unit.merge_logs or out == error or entry.role is Role.WORKER or entry.role in PASSING
         return {
             f"{entry.rec.pipe}:{stream}": Options(
                 prefix=self.prefix.of(self.shown(entry))
-                if self.prefix and path == STDOUT and unit.log_format != "json"
+                if self.prefix and not own and unit.log_format != "json"
                 else "",
                 name=self.shown(entry),
                 stream="out" if stream == "out" else "error",
                 time=unit.time,
                 json=unit.log_format == "json",
-                merged=shared or path == STDOUT,
+                merged=shared or path in LOG_STREAMS,
                 max_line=unit.log_max_line,
                 tail=stream == "err",
                 max_size=unit.log_max_size,
@@ -345,13 +347,14 @@ class Starter:
                 keep=unit.log_keep,
                 compress=unit.log_compress,
             )
-            for stream, path in zip(STREAMS, paths, strict=True)
+            for stream, path, own in zip(STREAMS, paths, given, strict=True)
         }
 
     def log_files(self, entry: Entry) -> tuple[str, str]:
         """Where the slot's stdout and stderr go."""
         unit = entry.unit
-        out, error = log_files(unit, entry.role, entry.index, self.instances(unit), self._log_dir)
+        paths = log_files(unit, entry.role, entry.index, self.instances(unit), self._log_dir)
+        out, error = (NAMES.get(path, path) for path in paths)
         if self.prefix is None:
             return out, error
         return out if unit.out_file else STDOUT, error if unit.error_file else STDOUT

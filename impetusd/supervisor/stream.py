@@ -1,6 +1,6 @@
-"""A standard stream in the place of a log file: with `impetusd run --logs stdout`, as in a container.
+"""A standard stream in the place of a log file: with `impetusd run --logs stdout`, as in a container, or out_file = stdout.
 
-On stdout is what programs print, each line behind the name of its slot; on stderr the daemon's own log. A stream that takes
+On stdout is what programs print, each line behind the name of its slot (as it is where out_file says so); on stderr the daemon's own log. A stream that takes
 nothing for a while costs lines, which are counted, and never the programs' time; one that is only slow is waited for. Over
 the supervisor's own death a line may come twice, for nobody can tell how much of a pipe was read.
 """
@@ -19,6 +19,7 @@ from impetusd.supervisor.lost import Lost
 
 STDOUT, STDERR = "standard output", "standard error"  # in the place of a log file's path
 STREAMS = {STDOUT: 1, STDERR: 2}
+NAMES = {"stdout": STDOUT, "stderr": STDERR}  # what out_file and error_file call them
 STUCK = 1.0  # seconds that a stream may take nothing
 COLOURS = range(31, 37)  # of ECMA-48, red to cyan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.core import config
+from impetusd.core import config, logpaths
 from impetusd.core.model import Host
 from impetusd.core.problem import ConfigError
 
@@ -75,3 +75,15 @@ def test_it_is_no_mistake_where_it_is_meant_or_is_not_so(text):
 def test_what_is_in_force_since_before_there_was_this_rule_stays_so():
     source = config.Source("/srv/impetusd.ini", program("a", "instances = 2") + program("a-0"))
     assert list(config.parse_all(source, {}, HOST, rules=1).units) == ["a", "a-0"]
+
+
+@pytest.mark.parametrize("name", ["stdout", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_has_several_names(name):
+    unit = config.parse(program("a", f"out_file = {name}\ninstances = 2"), "/srv/impetusd.ini", {}, HOST).units["a"]
+    assert logpaths.log_file(unit, "out", "-1", "/l") == "stdout"
+    assert logpaths.log_file(unit, "error", "-1", "/l") == "/l/a-1-error.log"
+
+
+def test_by_former_rules_a_name_was_a_file():
+    source = config.Source("/srv/impetusd.ini", program("a", "out_file = stdout"))
+    assert config.parse_all(source, {}, HOST, rules=1).units["a"].out_file == "/srv/stdout"

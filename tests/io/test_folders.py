@@ -12,7 +12,7 @@ import pytest
 
 from impetusd.core.model import Listen
 from impetusd.folders import address_of, open_file, open_folder
-from impetusd.supervisor import rotation
+from impetusd.supervisor import logfile, rotation
 from impetusd.supervisor.childspec import CannotStart
 from impetusd.supervisor.lines import Options
 from impetusd.supervisor.logfile import LogFile
@@ -124,6 +124,56 @@ class TestAFile:
         with pytest.raises(CannotStart, match="no socket"):
             listen_on(Listen("", 0, str(home / "s")), 10)
         assert (home / "s").lstat()
+
+
+class TestOurOwnLink:
+    """In a folder where nobody else can make one."""
+
+    def test_is_followed_to_write_and_to_empty(self, tmp_path):
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "o").symlink_to("disk/../disk/real")
+        assert logged(tmp_path / "o") == []
+        assert (tmp_path / "disk" / "real").read_text() == "a line\n"
+        LogFile(str(tmp_path / "o")).empty()
+        assert (tmp_path / "disk" / "real").read_text() == ""
+
+    def test_stays_when_what_it_names_is_rotated_or_moved_away(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(logfile, "LOOK", 0.0)
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "o").symlink_to(tmp_path / "disk" / "real")
+        file = LogFile(str(tmp_path / "o"))
+        file.options = Options(max_size=10, compress=False)
+        assert [file.write(b"a line\n") for _ in range(3)] == [[]] * 3
+        assert sorted(os.listdir(tmp_path / "disk")) == ["real", "real.1", "real.2"]
+        os.rename(tmp_path / "disk" / "real", tmp_path / "disk" / "moved")
+        file.write(b"more\n")
+        file.close()
+        assert (tmp_path / "disk" / "real").read_text() == "more\n"
+        assert (tmp_path / "o").is_symlink()
+
+    def test_leads_to_no_link_of_others(self, tmp_path, home, secret):
+        symlink(secret.file, home / "o")
+        (tmp_path / "o").symlink_to(home / "o")
+        assert "symbolic link" in logged(tmp_path / "o")[0]
+
+    def test_is_not_followed_where_others_can_make_one(self, home, secret):
+        (home / "o").symlink_to(secret.file)
+        assert "symbolic link" in logged(home / "o")[0]
+
+
+@pytest.mark.parametrize(
+    ("plant", "why"), [(symlink, "symbolic link of user 61001"), (hard_link, "second name"), (None, "it is a folder")]
+)
+def test_check_refuses_what_would_be_refused(home, secret, tmp_path, cli, plant, why):
+    if plant:
+        plant(secret.file, home / "o")
+    else:
+        (home / "o").mkdir()
+    (tmp_path / "i.ini").write_text(f"[program:p]\ncommand = true\nout_file = {home}/o\nerror_file = {home}/e\n")
+    code, out, _ = cli("check", str(tmp_path / "i.ini"))
+    assert code == 2
+    assert out.count(f"i.ini:3: out_file = {home}/o: ") == out.count("_file = ") == 1
+    assert why in out
 
 
 class TestAFolder:

@@ -87,3 +87,24 @@ def test_on_standard_output_too(impetusd: Instance) -> None:
     lines = shown.read_text().splitlines(keepends=True)
     for name in "ab":
         assert "".join(line.partition(" | ")[2] for line in lines if line.startswith(f"{name} | ")) == text
+
+
+def test_out_file_may_be_standard_output_where_bytes_stay_what_they_are(impetusd: Instance) -> None:
+    impetusd.write("""
+[program:a]
+command = echo hello
+autorestart = never
+out_file = /dev/stdout
+[program:b]
+command = sh -c 'echo oops >&2'
+autorestart = never
+error_file = stdout
+instances = 2
+""")
+    shown = impetusd.root / "shown"
+    with shown.open("wb") as out:
+        process = impetusd.popen("run", stdout=out)
+    wait_for(lambda: shown.read_text().count("\n") == 3, "all lines")
+    process.terminate()
+    impetusd.finish(process)
+    assert sorted(shown.read_text().splitlines()) == ["hello", "oops", "oops"]
