@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from impetusd.folders import folder_of
+from impetusd.folders import folder_of, open_folder
 from impetusd.supervisor.watch import watch
 
 FOLDER = "sockets"  # in run_dir, 0700
@@ -92,17 +92,21 @@ class SocketFiles:
                 os.unlink(second)
 
     def _look(self, folder: str) -> None:
-        for path, unit in self._units.items():
-            if os.path.dirname(path) != folder:
-                continue
-            if not os.path.lexists(path):
-                self._soon(path)
-                continue
-            with contextlib.suppress(OSError):  # it has no second name, or has gone just now
-                if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
-                    self._tell(
-                        f"{unit}: another file is in the place of its socket {path}; remove that, and the socket is back"
-                    )
+        with contextlib.suppress(OSError):
+            os.close(open_folder(folder, make=0o755))  # now: it is to be watched again
+        for path in self._units:
+            if os.path.dirname(path) == folder:
+                if os.path.lexists(path):
+                    self._compare(path)
+                else:
+                    self._soon(path)
+
+    def _compare(self, path: str) -> None:
+        """Tell of a file that somebody has put in the place of the socket; it is his."""
+        with contextlib.suppress(OSError):  # there is no second name, or the file has gone just now
+            if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
+                what = f"another file is in the place of its socket {path}"
+                self._tell(f"{self._units[path]}: {what}; remove that, and the socket is back")
 
     def _soon(self, path: str) -> None:
         if path not in self._timers:
@@ -112,7 +116,10 @@ class SocketFiles:
     def _repair(self, path: str) -> None:
         self._timers.pop(path, None)
         unit = self._units.get(path)
-        if unit is None or os.path.lexists(path):
+        if unit is None:
+            return
+        if os.path.lexists(path):
+            self._compare(path)
             return
         self._repaired[path] = self._loop.time()
         try:
