@@ -213,7 +213,7 @@ class Daemon:
         self._faults = self._engine.faults
         self._faults.strict = strict
         self._link.gather = self._engine.gather
-        self._link.broken = self._faults.note
+        self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
         self._starter.instances = self._engine.instances
         self._starter.shown = self._engine.shown
         self._build(self._configuration.at(0))
@@ -601,8 +601,11 @@ class Daemon:
         if event["event"] == "reopen-logs":
             self._writer.reopen()
             return
-        if self._upgrading.hear(event):
-            return
+        try:
+            if self._upgrading.hear(event):
+                return
+        except Exception as error:
+            self._faults.note("upgrade", "hearing the shim", error)
         self._engine.hear(event)
         if event["event"] == "spawned":
             self._notify.replay()
@@ -769,5 +772,9 @@ def main() -> NoReturn:
         await Daemon(sys.argv[1], paths, boot=boot, **how).run()
 
     traces.install()
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except Exception as error:
+        traces.show(error)
+        os._exit(os.EX_SOFTWARE)
     sys.exit(0)

@@ -74,6 +74,7 @@ AT_ONCE = 25  # starts in one message to the shim
 SPARING = 10  # times what looking at the conditions of `until` takes, until they are looked at again
 LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
 FORKED = 5.0  # seconds; a fork takes a few ms, of a large application on a busy host a few hundred
+TAILED = 2.0  # seconds that the last lines of a run are waited for
 LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
 
 
@@ -112,6 +113,7 @@ class Engine(Slots):
         self._watchers: dict[asyncio.Future[None], Callable[[], bool]] = {}
         self._looking: asyncio.TimerHandle | None = None
         self._look_at = 0.0
+        self._stage = ""  # of the event that is being handled
         self._changing = False  # another configuration is being brought into force
 
     # Building and rebuilding.
@@ -236,7 +238,7 @@ class Engine(Slots):
             yield
         finally:
             self._gathering = False
-            self._starter.flush()
+            self._flush()
 
     def start(self, entries: Iterable[Entry]) -> None:
         """Have them up; those that run already are left alone."""
@@ -399,7 +401,40 @@ class Engine(Slots):
         self._pump()
 
     def hear(self, event: dict[str, Any]) -> None:
-        """An event from the shim."""
+        """An event from the shim, which is not lost whatever is raised over it."""
+        process = event["process"]
+        entry = self._by_process[process] if process in self._by_process else None  # noqa: SIM401  # nothing is called
+        pid = entry.slot.pid if entry is not None else None
+        try:
+            self._hear(event)
+        except Exception as error:
+            self.faults.note(
+                entry.name if entry is not None else "the shim", f"hearing that it {event['event']}", error
+            )
+            if entry is not None:
+                self._hear_again(entry, pid, event)
+
+    def _hear_again(self, entry: Entry, pid: int | None, event: dict[str, Any]) -> None:
+        """The least that an event means, unless it has been handled already; `pid` was the slot's before."""
+        slot, process = entry.slot, event["process"]
+        untouched = slot.pid == pid if pid is not None else slot.state in {State.STARTING, State.STOPPING}
+        mine = entry.rec.process in {None, process} and entry.name not in self._waiting and entry.waits is None
+        if untouched and mine and not any(each is entry for each, _ in self._inbox):
+            match event["event"]:
+                case "spawned":
+                    self._inbox.append((entry, Spawned(event["pid"])))
+                case "gone":
+                    self._release(entry)
+                    self._inbox.append((entry, Gone()))
+                case "exited":
+                    self._starter.ack(process)
+                    end = Exit(event.get("code"), event.get("signal"), event.get("stage", ""), event.get("error", ""))
+                    if not event["left"]:
+                        self._release(entry)
+                    self._inbox.append((entry, Exited(replace(end, at=round(event["at"], 3)), event["left"])))
+        self._pump()
+
+    def _hear(self, event: dict[str, Any]) -> None:
         entry = self._by_process.get(event["process"])
         match event["event"]:
             case "spawned" if entry is not None:
@@ -498,6 +533,13 @@ class Engine(Slots):
 
     def _deadline(self, entry: Entry) -> None:
         entry.timer = None
+        try:
+            self._look_at_deadline(entry)
+        except Exception as error:
+            self.faults.note(entry.name, "looking at its deadline", error)
+            entry.timer = self._loop.call_later(LATE, self._deadline, entry)
+
+    def _look_at_deadline(self, entry: Entry) -> None:
         slot, now = entry.slot, time.monotonic()
         if slot.deadline is not None and slot.state is State.RUNNING and now - slot.deadline > LATE:
             entry.rec.slot = slot = replace(slot, deadline=now + entry.policy.watchdog)
@@ -524,15 +566,24 @@ class Engine(Slots):
         try:
             while self._inbox or self._more():
                 while self._inbox:
-                    self._handle(*self._inbox.popleft())
+                    self._guard(*self._inbox.popleft())
+            for entry in list(self._dirty.values()):
+                self.faults.contain(entry.name, "recording it", self._write_down, entry)
+        except Exception as error:
+            self.faults.note("the engine", "going round", error)  # which has it go round again
         finally:
             self._pumping = False
-        for entry in list(self._dirty.values()):
-            self.faults.contain(entry.name, "recording it", self._write_down, entry)
         if not self._gathering:
-            self._starter.flush()
+            self._flush()
         if self._watchers and self._looking is None:
             self._looking = self._loop.call_at(self._look_at, self._look)
+
+    def _flush(self) -> None:
+        """Send the round. What this raises before that is as if the round were not over yet: see `Starter.flush`."""
+        try:
+            self._starter.flush()
+        except Exception as error:
+            self.faults.note("the engine", "sending a round", error)
 
     def _write_down(self, entry: Entry) -> None:
         self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
@@ -545,8 +596,15 @@ class Engine(Slots):
         self.rolling.advance()
         return bool(self._inbox)
 
-    def _handle(self, entry: Entry, event: Event) -> None:
+    def _guard(self, entry: Entry, event: Event) -> None:
         """One event, for one slot. Whatever raises on the way costs this slot a start or its process, and nobody else."""
+        before, self._stage = entry.rec.slot, "deciding"  # nothing is called that could raise
+        try:
+            self._handle(entry, event)
+        except Exception as error:
+            self._mend(entry, event, before, error)
+
+    def _handle(self, entry: Entry, event: Event) -> None:
         before, now = entry.slot, time.monotonic()
         try:
             after, actions = lifecycle.step(entry.policy, before, event, now, random.random())  # noqa: S311
@@ -555,6 +613,7 @@ class Engine(Slots):
             after, actions = lifecycle.undecided(entry.policy, before, event, now, why)
         if after == before and not actions:
             return
+        self._stage = "entering"
         self._enter(entry, after)
         name, contain = entry.name, self.faults.contain
         if after.pid is None and before.pid is not None:
@@ -564,9 +623,39 @@ class Engine(Slots):
         contain(name, "going on with its reload", self.reloads.changed, entry, before)
         for action in actions:
             self._try(entry, action)
-        contain(name, "publishing its change", self._publish, entry, before)
-        if after.state in IDLE and after.state is not before.state:  # one that goes may be EXITED first, then STOPPED
-            contain(name, "clearing up after it", self._idle, entry)
+        self._follow_up(entry, before)
+
+    def _follow_up(self, entry: Entry, before: Slot) -> None:
+        """Its change is known to all."""
+        self._stage = "publishing"
+        self.faults.contain(entry.name, "publishing its change", self._publish, entry, before)
+        self._stage = "clearing up"
+        if (
+            entry.slot.state in IDLE and entry.slot.state is not before.state
+        ):  # one that goes: EXITED first, then STOPPED
+            self.faults.contain(entry.name, "clearing up after it", self._idle, entry)
+
+    def _mend(self, entry: Entry, event: Event, before: Slot, error: Exception) -> None:
+        """It was raised between two steps: nobody has contained it. Have the slot be one that somebody looks after."""
+        stage, name = self._stage, entry.name
+        why = self.faults.note(name, f"{stage} on {type(event).__name__}", error)
+        actions: tuple[lifecycle.Action, ...] = ()
+        if entry.slot == before and stage in {"deciding", "entering"}:
+            after, actions = lifecycle.undecided(entry.policy, before, event, time.monotonic(), why)
+            entry.rec.slot = after
+        slot, process = entry.slot, entry.rec.process
+        self._enter(entry, slot)
+        self._by_pid = {each.slot.pid: each for each in self.entries.values() if each.slot.pid is not None}
+        self._arm(entry)
+        for action in actions:
+            self._try(entry, action)
+        if slot.pid is None and process is None and not actions and name not in self._waiting and entry.waits is None:
+            if slot.state is State.STARTING:
+                self._failed_to_start(entry, CannotStart("starting it", why))
+            elif slot.state is State.STOPPING:
+                self._inbox.append((entry, Gone()))
+        if stage in {"deciding", "entering"}:
+            self._follow_up(entry, before)
 
     def _enter(self, entry: Entry, after: Slot) -> None:
         """The slot is as it is now, in our own books."""
@@ -693,19 +782,18 @@ class Engine(Slots):
 
     async def _launch_when_found(self, entry: Entry, since: float) -> None:
         """The slot may have been stopped, and even started again, while the host was asked."""
-        failure: CannotStart | None = None
-        found = NOTHING
+        found: Found | CannotStart
         try:
             found = await self._starter.look_ups.of(entry.unit)
         except CannotStart as error:
-            failure = error
+            found = error
         except Exception as error:
-            failure = CannotStart("asking the host", self.faults.note(entry.name, "asking the host", error))
+            found = CannotStart("asking the host", self.faults.note(entry.name, "asking the host", error))
         if entry.slot.state is not State.STARTING or entry.slot.since != since or entry.rec.process is not None:
             return
         entry.waits = None
-        if failure is not None:
-            self._failed_to_start(entry, failure)
+        if isinstance(found, CannotStart):
+            self._failed_to_start(entry, found)
         else:
             self._try_to_start(entry, "preparing its start", self._launch, entry, found)
         self._pump()
@@ -725,15 +813,16 @@ class Engine(Slots):
 
     def _promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
-        pid = parked.slot.pid or 0
-        self._move(parked, worker)
-        self._inbox.append((parked, taken(parked)))
-        self._inbox.append((worker, Spawned(pid)))
+        events: list[tuple[Entry, Event]] = [(parked, taken(parked)), (worker, Spawned(parked.slot.pid or 0))]
         if parked.role is Role.NEXT:
-            self._inbox.append((worker, Ready()))
+            events.append((worker, Ready()))
+        self._move(parked, worker)
+        self._inbox += events
 
     def hand_over(self, worker: Entry, parked: Entry, event: HandOver) -> None:
         """Another process takes the place of one that serves, which goes on in a slot of its own until it leaves."""
+        contain = self.faults.contain
+        events: list[tuple[Entry, Event]] = [(parked, taken(parked)), (worker, event)]
         leaving = self._make(worker.unit, Role.LEAVING, worker.index, {})
         try:
             leaving.rec.slot = leaving_slot(worker.slot)
@@ -747,30 +836,30 @@ class Engine(Slots):
         except BaseException:
             self._unmake(leaving)
             raise
-        if leaving.slot.pid is not None:
-            self._by_pid[leaving.slot.pid] = leaving
-        self._inbox.append((parked, taken(parked)))
-        self._inbox.append((worker, event))
-        self._arm(leaving)
-        self._sort()
-        self.faults.contain(leaving.name, "publishing its change", self._publish, leaving, Slot())
-        self.rolling.follow(worker.unit)
+        self._inbox += events
+        if leaving.rec.slot.pid is not None:
+            self._by_pid[leaving.rec.slot.pid] = leaving
+        contain(leaving.name, "timing it", self._arm, leaving)
+        contain(leaving.name, "showing it", self._sort)
+        contain(leaving.name, "publishing its change", self._publish, leaving, Slot())
+        contain(leaving.name, "following it", self.rolling.follow, worker.unit)
 
     def rename(self, source: Entry, target: Entry) -> None:
         """The process of `source` is that of `target`, in which none runs, from now on."""
         before = target.slot
+        past = {"restarts": before.restarts, "recent": before.recent, "last_exit": before.last_exit}
+        after = replace(source.slot, **past)  # type: ignore[arg-type]
         self._move(source, target)
-        target.rec.slot = replace(
-            source.slot, restarts=before.restarts, recent=before.recent, last_exit=before.last_exit
-        )
-        self._by_pid[source.slot.pid or 0] = target
-        self._arm(target)
+        target.rec.slot = after
+        if after.pid is not None:
+            self._by_pid[after.pid] = target
+        self.faults.contain(target.name, "timing it", self._arm, target)
         self.faults.contain(target.name, "publishing its change", self._publish, target, before)
 
     def _move(self, source: Entry, target: Entry) -> None:
         """The process of `source`, with its log pipes, lives in `target` from now on; or, if this raises, not."""
-        process = source.rec.process
-        if process is None or source.slot.pid is None:
+        process, pid = source.rec.process, source.slot.pid
+        if process is None or pid is None:
             raise AssertionError(f"{source.name} is RUNNING without a process")
         self._starter.swap_pipes(target, source)
         try:
@@ -779,12 +868,14 @@ class Engine(Slots):
         except BaseException:
             self._starter.swap_pipes(target, source)
             raise
+        # From here on nothing is called that could raise.
         target.rec.process, source.rec.process = process, None
         self.started_with(target, self.started_as(source))
         target.rec.generation = source.rec.generation
         self._by_process[process] = target
-        self._by_pid.pop(source.slot.pid, None)
-        self._dirty.update({source.name: source, target.name: target})
+        if pid in self._by_pid:
+            del self._by_pid[pid]
+        self._dirty[source.name], self._dirty[target.name] = source, target
 
     def parked(self, worker: Entry) -> Entry | None:
         """A process that waits to be put to work, of the version that is due there, and may be in the place of this one."""
@@ -848,15 +939,26 @@ class Engine(Slots):
         if entry.rec.pipe is None or pid is None:
             entry.rec.tail = []  # no process, no words
             return
-        entry.tail_due = True
 
         def answer(data: bytes) -> None:
-            self._loop.call_soon_threadsafe(self._keep_tail, entry, pid, data)
+            self._loop.call_soon_threadsafe(self._tail_came, entry, pid, data)
 
         self._starter.tail(entry.rec.pipe, answer)
+        self._loop.call_later(TAILED, self._tail_late, entry, pid)
+        entry.tail_due, entry.tail_of = True, pid
+
+    def _tail_late(self, entry: Entry, pid: int) -> None:
+        """Nobody waits longer for the last lines: the disk that its log is on may hang."""
+        if entry.tail_due and entry.tail_of == pid:
+            entry.tail_due = False
+            self._pump()
+
+    def _tail_came(self, entry: Entry, pid: int, data: bytes) -> None:
+        entry.tail_due = False
+        self.faults.contain(entry.name, "keeping its last lines", self._keep_tail, entry, pid, data)
+        self._pump()
 
     def _keep_tail(self, entry: Entry, pid: int, data: bytes) -> None:
-        entry.tail_due = False
         known = entry.secrets or redact.secrets(entry.unit.env.items(), entry.unit.command)
         written = causes.kept(data.decode("utf-8", "backslashreplace").splitlines(), 40)
         lines = [redact.text(line, known) for line in written]
@@ -866,7 +968,6 @@ class Engine(Slots):
             self._dirty[entry.name] = entry
         if lines:
             self._record(entry, "stderr", pid=pid, lines=[line[:500] for line in causes.kept(lines, 20)])
-        self._pump()
 
     # What is to be known.
 

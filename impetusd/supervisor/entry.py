@@ -41,7 +41,20 @@ class Entry:
     """A slot with its configuration, its record and its timer."""
 
     __slots__ = (
-        *("dismissed", "index", "name", "policy", "rec", "role", "secrets", "tail_due", "timer", "unit", "waits"),
+        *(
+            "dismissed",
+            "index",
+            "name",
+            "policy",
+            "rec",
+            "role",
+            "secrets",
+            "tail_due",
+            "tail_of",
+            "timer",
+            "unit",
+            "waits",
+        ),
     )
 
     def __init__(self, unit: Unit, role: Role, index: int) -> None:
@@ -55,6 +68,7 @@ class Entry:
         self.waits: Callable[[], str] | None = None  # what its start waits for
         self.secrets: tuple[str, ...] = ()  # that its process was given, if this supervisor started it
         self.tail_due = False  # the writer was asked for the tail of the last run
+        self.tail_of = 0  # whose pid that had
         self.dismissed = False  # scaled away: forgotten once it is stopped
 
     @property

@@ -7,11 +7,13 @@ daemon's log, once; `status` shows it. What is done again and again for a source
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
+from impetusd import traces
 from impetusd.core import schedule
 
 P = ParamSpec("P")
@@ -44,6 +46,7 @@ class Faults:
         self._wake = wake
         self._of: dict[str, _Fault] = {}
         self._logged: set[tuple[str, ...]] = set()
+        self.die: Callable[[int], object] = os._exit
         self.strict = False  # nothing is contained: it is to be found out whether anything raises
 
     def note(self, source: str, stage: str, error: BaseException) -> str:
@@ -73,6 +76,14 @@ class Faults:
             self._logged.add(key)
             lines = "".join(traceback.format_exception(error)).rstrip()
             self._tell(f"{source}: {stage} failed: {told}\n{lines}")
+
+    def fatal(self, stage: str, error: Exception) -> None:
+        """Nothing smaller than the supervisor can fail: it ends, and the next one rebuilds from what the shim knows."""
+        try:
+            traces.show(error)
+            self._tell(f"supervisor: {stage} failed: internal error: {error!r}; another one takes over")
+        finally:
+            self.die(os.EX_SOFTWARE)
 
     def contain(self, source: str, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Do it. False if it has raised."""

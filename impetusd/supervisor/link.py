@@ -35,6 +35,7 @@ class Link:
         self._begun = self._loop.create_future()
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
         self.broken: Callable[[str, str, Exception], object] = _raised  # told of what raises: source, stage, error
+        self.fatal: Callable[[str, Exception], object] = _fatal  # told of what nothing contains; does not return
         self.lost: Callable[[], object] = lambda: None  # called when the shim is gone, before the end
         self.gather: Callable[[], AbstractContextManager[None]] = (
             contextlib.nullcontext
@@ -62,9 +63,14 @@ class Link:
 
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
         """Have the shim carry out `ops` as a whole. `sent` is called once the kernel holds copies of `fds`."""
-        self._outbox.append(({"ops": ops}, fds, sent))
-        if len(self._outbox) == 1:
-            self._flush()
+        try:
+            self._outbox.append(({"ops": ops}, fds, sent))
+            if len(self._outbox) == 1:
+                self._flush()
+        except (
+            Exception
+        ) as error:  # what was said may be lost, or come twice: the next supervisor begins where the shim is
+            self.fatal("talking to the shim", error)
 
     def when_sent(self, act: Callable[[], None]) -> None:
         """Call `act` once the shim will get all that was said before, whatever becomes of this process."""
@@ -93,7 +99,7 @@ class Link:
             except OSError as error:
                 if error.errno not in TRANSIENT:
                     return  # it is dead, which is what is read next
-                self._loop.call_later(AGAIN, self._flush)
+                self._loop.call_later(AGAIN, self._flush_again)
                 return
             self._outbox.popleft()
             if sent is not None:
@@ -114,9 +120,21 @@ class Link:
 
     def _writable(self) -> None:
         self._loop.remove_writer(self._sock)
-        self._flush()
+        self._flush_again()
+
+    def _flush_again(self) -> None:
+        try:
+            self._flush()
+        except Exception as error:
+            self.fatal("talking to the shim", error)
 
     def _readable(self) -> None:
+        try:
+            self._read()
+        except Exception as error:
+            self.fatal("hearing the shim", error)
+
+    def _read(self) -> None:
         while True:
             try:
                 packet = self._seeing(functools.partial(wire.recv, self._sock))
@@ -161,6 +179,10 @@ class Link:
                 self._early.append(event)
             case _:
                 self._hear(event)
+
+
+def _fatal(_stage: str, error: Exception) -> None:
+    raise error
 
 
 def _raised(_source: str, _stage: str, error: Exception) -> None:

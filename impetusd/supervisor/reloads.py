@@ -299,7 +299,8 @@ class Reloads:
     def _advance(self, unit: Unit) -> None:
         while True:
             before = self._of[unit.name]
-            after, orders = core.decide(before, self._view(unit, before), self._clock())
+            now = self._clock()
+            after, orders = core.decide(before, self._view(unit, before), now)
             if after.phase is Phase.ENDING and before.phase is not Phase.ENDING:
                 self._engine.commit(unit, after.generation, afresh=after.afresh)
             if after is not before:
@@ -312,7 +313,7 @@ class Reloads:
             forgotten = [order for order in orders if order.do is Do.FORGET]
             if len(forgotten) < len(orders) or (not orders and after.phase is before.phase):
                 break  # it is asked again when the events that these have made are through
-        self._time(unit, after)
+        self._time(unit, after, now)
         if self.vetting is not None:
             self.vetting.follow(unit, after)
 
@@ -324,11 +325,12 @@ class Reloads:
         if reload.again:
             self.renew(unit, reload.again)
 
-    def _time(self, unit: Unit, reload: Reload) -> None:
+    def _time(self, unit: Unit, reload: Reload, now: float) -> None:
+        """Decide again at its deadline, unless that had passed `now`, when it was decided on."""
         timer = self._timers.pop(unit.name, None)
         if timer is not None:
             timer.cancel()
-        if reload.deadline is not None and reload.deadline > self._clock():
+        if reload.deadline is not None and reload.deadline > now:
             self._timers[unit.name] = self._loop.call_at(reload.deadline, self._engine.wake)
 
     def _view(self, unit: Unit, reload: Reload) -> View:

@@ -129,8 +129,8 @@ class Starter:
                 self._close_when_sent.remove(each)
             else:
                 self._held.pop(each[0], None)
-                self._listening.discard(each[0])
             os.close(each[1])
+        self._listening.intersection_update(self._held)
 
     def flush(self) -> None:
         """Send what was gathered as one message, so that the shim gets all of it or nothing.
@@ -141,20 +141,25 @@ class Starter:
         if not (self._puts or self._ops or self._keeps):
             return
         keeps = self._keeps
+        messages = []
         while len(keeps) > MOST_FDS:
             ahead, keeps = keeps[:MOST_FDS], keeps[MOST_FDS:]
-            self._link.send([{"op": "keep", "name": name} for name, _ in ahead], [fd for _, fd in ahead])
+            messages.append(([{"op": "keep", "name": name} for name, _ in ahead], [fd for _, fd in ahead]))
         ops: list[dict[str, Any]] = [{"op": "keep", "name": name} for name, _ in keeps]
         ops += [{"op": "put", "key": key, "blob": blob} for key, blob in dict(self._puts).items()]
+        messages.append((ops + self._ops, [fd for _, fd in keeps]))
         closing = self._close_when_sent
 
         def sent() -> None:
             for _, fd in closing:
                 os.close(fd)
 
-        self._link.send(ops + self._ops, [fd for _, fd in keeps], sent)
-        self._ledger.sent()
+        # What raises before this line leaves all as it was; after it, `Link.send` raises nothing.
         self._puts, self._ops, self._keeps, self._close_when_sent = [], [], [], []
+        for message, fds in messages[:-1]:
+            self._link.send(message, fds)
+        self._link.send(*messages[-1], sent)
+        self._ledger.sent()
 
     def quit(self, code: int) -> None:
         """Have the shim exit with `code` once we have."""
@@ -472,8 +477,13 @@ class Starter:
         for address in unit.listen:
             name = f"listen:{unit.name}:{address.place}"
             if name not in self._held:
-                self.keep(name, listen_on(address, unit.backlog, found).detach(), ours=True)
                 self._listening.add(name)
+                fd = listen_on(address, unit.backlog, found).detach()
+                try:
+                    self.keep(name, fd, ours=True)
+                except BaseException:
+                    os.close(fd)
+                    raise
             else:
                 second = self.files.second_name(address.path) if self.files and address.path else ""
                 adjust(self._held[name], address, unit.backlog, found, second)

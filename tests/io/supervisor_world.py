@@ -7,6 +7,7 @@ belongs to a process of this host.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import socket
@@ -59,6 +60,7 @@ class Shim:
         self.messages: list[list[dict[str, Any]]] = []
         self.cannot: dict[str, str] = {}  # by slot: why no process can be started for it
         self.deaf: set[str] = set()  # slots whose processes end on nothing but SIGKILL
+        self.ready = False  # whether what is started says at once that it is ready
         self._events: list[dict[str, Any]] = []
         self._next = NOBODYS
         self._channel: socket.socket | None = None
@@ -84,6 +86,7 @@ class Shim:
         daemon = Daemon(self.conf, self.paths, boot=False, link=link)
         daemon._hand_over = lambda _why: daemon._starter.flush()  # type: ignore[method-assign]
         loop.add_reader(theirs, self._readable)
+        run = loop.create_task(daemon.run())
         self._events = []
         self._say(
             {"event": "hello", "pid": os.getpid(), "shutdown": False, "command": [], "blobs": self.blobs}
@@ -93,19 +96,22 @@ class Shim:
         if names:
             self._say({"event": "fds", "names": names}, [self.kept[name] for name in names])
         self._say({"event": "begin"})
-        run = loop.create_task(daemon.run())
         life = Life(self, daemon)
         try:
             await until(lambda: run.done() or os.path.exists(self.paths.control_socket), "the supervisor")
             if run.done():
                 run.result()
+                raise AssertionError(life.log())
+            self.engine = daemon._engine
+            daemon._starter.put_to_work = functools.partial(self._put_to_work, daemon._starter.put_to_work)  # type: ignore[method-assign]
             await scenario(life)
         finally:
             daemon._done.set()
             await run
             loop.remove_reader(theirs)
             loop.remove_reader(ours)
-            daemon._notify.close()
+            if hasattr(daemon, "_notify"):
+                daemon._notify.close()
             theirs.close()
             ours.close()
 
@@ -162,8 +168,8 @@ class Shim:
             self.end(child, signal=op["number"])
 
     def _ack(self, op: dict[str, Any], _: list[int]) -> None:
-        child = self.children.pop(op["process"])
-        assert child.ended is not None, f"{child.name} was acknowledged and runs"
+        child = self.children.pop(op["process"], None)  # none: it was acknowledged twice
+        assert child is None or child.ended is not None, f"{child.name} was acknowledged and runs"
 
     # What the shim says.
 
@@ -183,6 +189,20 @@ class Shim:
         events, self._events = self._events, []
         if events:
             self._say_all(events)
+        for event in events if self.ready else ():
+            if event["event"] == "spawned":
+                asyncio.get_running_loop().call_soon(self._say_ready, event["pid"])
+
+    def _put_to_work(self, say: Callable[[int, str], None], process: int, name: str) -> None:
+        """A parked worker says that it serves."""
+        say(process, name)
+        if self.ready and process in self.children:
+            asyncio.get_running_loop().call_soon(self._say_ready, self.children[process].pid)
+
+    def _say_ready(self, pid: int) -> None:
+        lives = any(child.pid == pid and child.ended is None for child in self.children.values())
+        if lives and not self.engine.ready(pid):  # it was not told of the pid yet
+            asyncio.get_running_loop().call_soon(self._say_ready, pid)
 
     def _say(self, event: dict[str, Any], fds: Iterable[int] = ()) -> None:
         self._say_all([event], fds)
@@ -231,8 +251,12 @@ class Life:
 
         async def look() -> object:
             nonlocal rows
-            rows = await self.rows()
-            return holds(rows)
+            for _ in range(50):  # what comes soon is not to be waited for
+                rows = await self.rows()
+                if holds(rows):
+                    return True
+                await asyncio.sleep(0)
+            return False
 
         await until(look, lambda: f"{what}: { {name: (row['state'], row['reason']) for name, row in rows.items()} }")
         return rows
