@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impetusd.core import protocol
-from impetusd.core.protocol import LineBuffer, ProtocolError
+from impetusd.core.protocol import METHODS, LineBuffer, ProtocolError
 
 GOOD_PARAMS = {
     "ping": {},
@@ -231,3 +232,50 @@ def test_importing_it_brings_nothing_but_json():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert set(said) <= {"impetusd", "impetusd.core", "impetusd.core.protocol"}
+
+
+def test_ten_thousand_random_lines_are_requests_or_refused():
+    chance = random.Random(5)
+    words = [
+        "status",
+        "names",
+        "jsonrpc",
+        "2.0",
+        "id",
+        "method",
+        "params",
+        "*",
+        "\ud800",
+        "\0",
+        1,
+        -1,
+        1e308,
+        None,
+        True,
+        [],
+        {},
+    ]
+
+    def value(depth):
+        kind = chance.randrange(6)
+        if kind == 0 and depth:
+            return [value(depth - 1) for _ in range(chance.randrange(5))]
+        if kind == 1 and depth:
+            return {str(chance.choice(words)): value(depth - 1) for _ in range(chance.randrange(5))}
+        return chance.choice(words)
+
+    for _ in range(10_000):
+        message = {
+            "jsonrpc": "2.0",
+            "id": chance.choice([1, "a", value(1)]),
+            "method": chance.choice([*METHODS, value(1)]),
+        }
+        message["params"] = value(4)
+        line = json.dumps(chance.choice([message, value(4)])).encode()
+        line = chance.choice([line, line, line[: chance.randrange(len(line) + 1)], chance.randbytes(60)])
+        try:
+            request = protocol.parse_request(line)
+        except ProtocolError as error:
+            protocol.error_line(error)
+        else:
+            assert request.method in METHODS

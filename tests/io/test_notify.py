@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import random
 import select
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from waiting import turns, until
 
 from impetusd.shim import wire
 from impetusd.supervisor import notify
+from impetusd.supervisor.budget import Budget
 from impetusd.supervisor.entry import Role
 from impetusd.supervisor.link import Link
 from impetusd.supervisor.notify import EARLY, Notify
@@ -285,3 +288,25 @@ def test_descriptors_that_are_sent_along_are_not_received(around):
 
     around.know(os.getpid(), "api")
     run(main())
+
+
+def test_ten_thousand_random_messages_are_no_more_than_text():
+    chance = random.Random(7)
+    for _ in range(10_000):
+        body = chance.randbytes(chance.randrange(64)) + chance.choice(
+            [b"", b"=", b"READY=1\n", b"\0", b"\xff=\n", b"\n" * 9]
+        )
+        found = notify.parse(body * chance.randrange(20))
+        assert json.loads(json.dumps(found)) == found
+
+
+def test_what_a_socket_may_cost_is_known():
+    budget = Budget(0.1, 1.0, 0.0)
+    assert budget.spend(1.0, 0.0) == 0.0  # at once
+    assert budget.spend(0.5, 0.0) == pytest.approx(5.0)
+    assert budget.spend(0.0, 4.0) == pytest.approx(1.0)
+    assert budget.spend(0.0, 5.0) == pytest.approx(0.0)
+    assert not budget.full(5.0)
+    assert budget.full(15.0)
+    assert budget.spend(1.0, 1000.0) == 0.0  # and no more than that at once
+    assert budget.spend(0.1, 1000.0) > 0.0
