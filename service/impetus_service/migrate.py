@@ -97,9 +97,8 @@ async def migrate(
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")  # an index on a large table takes its time
             await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-            await connection.execute(
-                f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"
-            )  # not before: others wait their turn
+            # Not before: for the advisory lock one waits as long as the migrations of another worker take.
+            await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
             there = await own(connection, schema, migrations)
             if not there.tables:
                 await _make_schema(connection, schema)
@@ -171,10 +170,10 @@ async def _apply(connection: Any, migration: Migration, there: Own) -> None:
 
 
 async def _mark_older(connection: Any, there: Own) -> None:
-    """Mark what a release without the mark has made, in the role that owns it; another role leaves it as it is."""
+    """Mark what a release without the mark has made: unless another role owns it, or a VACUUM is under way, this time."""
     if there.unmarked:
         try:
             async with connection.transaction():
                 await mark(connection, there.schema, sorted(there.unmarked), "made by a release without this mark")
-        except asyncpg.InsufficientPrivilegeError:
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.LockNotAvailableError):
             pass

@@ -20,13 +20,11 @@ from impetus_service.ownership import MARK, QUEUE, ForeignTables, MigrationError
 log = logging.getLogger("impetus.db")
 
 
-async def move_older(
-    connection: Any, schema: str, former_path: str, look: Callable[..., Awaitable[Own]]
-) -> frozenset[str]:
-    """Move the tables that `former_path` leads to into `schema`, in the transaction that is open; which ones there were.
+async def move_older(connection: Any, schema: str, former_path: str, look: Callable[..., Awaitable[Own]]) -> None:
+    """Move the tables that `former_path` leads to into `schema`, in the transaction that is open.
 
-    `look` gives the service's tables of a schema, with `queue=True` those of the queue, too. Raises ForeignTables when some of them are
-    somebody else's, and MigrationError when they cannot be moved.
+    `look` gives the service's tables of a schema, with `queue=True` those of the queue, too. Raises ForeignTables when some
+    of them are somebody else's, and MigrationError when they cannot be moved.
     """
     await connection.execute("SELECT set_config('search_path', $1, true)", former_path)
     former = await connection.fetchval(
@@ -36,13 +34,13 @@ async def move_older(
         MARK,
     )
     if former is None or former == schema:
-        return frozenset()
+        return
     try:
         older = await look(former)
     except ForeignTables as foreign:
         if foreign.recorded:
             raise
-        return frozenset()  # another application's, beside which there is room
+        return  # another application's, beside which there is room
     with suppress(ForeignTables):  # raised for another application's queue, which stays
         older = await look(former, queue=True)
     try:
@@ -50,7 +48,6 @@ async def move_older(
     except asyncpg.PostgresError as error:
         raise MigrationError(f"the service's tables cannot be moved from {former} to {schema}: {error}") from error
     log.info("moved the service's tables from the schema %s to %s; views are left there", former, schema)
-    return older.tables
 
 
 async def _move(connection: Any, older: Own, schema: str) -> None:
