@@ -823,6 +823,7 @@ class Engine(Slots):
         """Another process takes the place of one that serves, which goes on in a slot of its own until it leaves."""
         contain = self.faults.contain
         events: list[tuple[Entry, Event]] = [(parked, taken(parked)), (worker, event)]
+        self.rolling.follow(worker.unit)  # first, for whatever is raised below, what leaves is to be ended
         leaving = self._make(worker.unit, Role.LEAVING, worker.index, {})
         try:
             leaving.rec.slot = leaving_slot(worker.slot)
@@ -842,7 +843,6 @@ class Engine(Slots):
         contain(leaving.name, "timing it", self._arm, leaving)
         contain(leaving.name, "showing it", self._sort)
         contain(leaving.name, "publishing its change", self._publish, leaving, Slot())
-        contain(leaving.name, "following it", self.rolling.follow, worker.unit)
 
     def rename(self, source: Entry, target: Entry) -> None:
         """The process of `source` is that of `target`, in which none runs, from now on."""

@@ -7,7 +7,6 @@ belongs to a process of this host.
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import os
 import socket
@@ -103,7 +102,6 @@ class Shim:
                 run.result()
                 raise AssertionError(life.log())
             self.engine = daemon._engine
-            daemon._starter.put_to_work = functools.partial(self._put_to_work, daemon._starter.put_to_work)  # type: ignore[method-assign]
             await scenario(life)
         finally:
             daemon._done.set()
@@ -192,12 +190,6 @@ class Shim:
         for event in events if self.ready else ():
             if event["event"] == "spawned":
                 asyncio.get_running_loop().call_soon(self._say_ready, event["pid"])
-
-    def _put_to_work(self, say: Callable[[int, str], None], process: int, name: str) -> None:
-        """A parked worker says that it serves."""
-        say(process, name)
-        if self.ready and process in self.children:
-            asyncio.get_running_loop().call_soon(self._say_ready, self.children[process].pid)
 
     def _say_ready(self, pid: int) -> None:
         lives = any(child.pid == pid and child.ended is None for child in self.children.values())
