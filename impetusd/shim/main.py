@@ -78,7 +78,9 @@ class Shim(Supervision):
             self.emit({"event": "upgraded"})
         self._flush()
         while True:
-            for fd, _ in self.epoll.poll(self._patience()):
+            events = self.epoll.poll(self._patience())
+            self._hold_back()  # as soon as there is room again
+            for fd, _ in events:
                 act = self.on.get(fd)  # an earlier one of this round may have closed it
                 if act is not None:
                     self._survive(act, fd)
