@@ -11,7 +11,6 @@ Imports stay few: a command line that asks for the status pays for each of them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import socket
@@ -105,24 +104,13 @@ class Hooks:
 
 
 def daemon_alive(paths: Paths) -> bool:
-    """Whether a daemon holds the state directory. ControlError if this user may not look.
-
-    The probe takes the lock shared for an instant, which could make a daemon that starts in that very instant believe
-    itself the second one; `impetusd.launch` starts it again then.
-    """
+    """Whether a daemon holds the state directory. ControlError if this user may not look."""
     try:
-        fd = os.open(paths.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return instance.is_locked(paths.state_dir)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError:
         raise _unseen(paths) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def require_daemon(paths: Paths, pong: Mapping[str, Any]) -> None:

@@ -6,24 +6,24 @@ state_dir belongs to: nobody else can pretend to be one.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import time
 
+from impetusd import instance
+from impetusd.instance import SHIM, SUPERVISOR
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from impetusd.core.location import Paths
 
-SHIM, SUPERVISOR = "shim", "supervisor"
-END_WITHIN = (
-    2.0  # seconds that a supervisor without a shim has to take its place or to end, and to end when it is killed
-)
+END_WITHIN = 2.0  # seconds that a supervisor without a shim has to take its place or to end, and then to end by SIGKILL
+LOG_WRITER = "impetusd-log"  # the name of a process that a shim has forked to write into its log: `shim.log.NAME`
 _LOOK_AGAIN = 0.02
 
 
-class Daemon:
+class Process:
     """A process of the instance's own. `pidfd` refers to it and to no later one with its pid."""
 
     __slots__ = ("kind", "parent", "pid", "pidfd")
@@ -48,14 +48,14 @@ class Daemon:
             pass
 
 
-class Daemons:
+class Processes:
     """Those of an instance as they are now, as a context: it closes their pidfds."""
 
     def __init__(self, paths: Paths) -> None:
         self._state_dir = paths.state_dir
-        self.found: list[Daemon] = []
+        self.found: list[Process] = []
 
-    def __enter__(self) -> list[Daemon]:
+    def __enter__(self) -> list[Process]:
         try:
             owner = os.stat(self._state_dir).st_uid
         except OSError:
@@ -69,7 +69,7 @@ class Daemons:
             except OSError:
                 continue
             if self._kind(pid, owner) == kind:  # it has not become another one meanwhile
-                self.found.append(Daemon(pid, pidfd, kind, _parent(pid)))
+                self.found.append(Process(pid, pidfd, kind, _parent(pid)))
             else:
                 os.close(pidfd)
         # What a shim has forked, for its log or for a program, looks like it for a moment.
@@ -90,30 +90,15 @@ class Daemons:
             if os.stat(f"/proc/{pid}").st_uid not in {owner, 0}:
                 return ""
             if "python" not in os.path.basename(os.readlink(f"/proc/{pid}/exe")):
-                return ""  # of a setuid program anybody chooses the arguments
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = os.fsdecode(file.read()).split("\0")[:-1]
+                return ""  # anybody chooses the arguments of a setuid program
             with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                 name = file.read().strip()
         except OSError:
             return ""
-        for at, word in enumerate(words):
-            if word.endswith("/impetusd/shim/__main__.py"):
-                return SHIM if name != LOG_WRITER and self._lives_here(words[at + 1 :]) else ""
-            if word == "impetusd.supervisor":
-                return SUPERVISOR if self._lives_here(words[at + 1 :]) and words[at + 3 :] == [] else ""
-        return ""
-
-    def _lives_here(self, arguments: list[str]) -> bool:
-        """Of CONF PATHS, as a shim and a supervisor have them."""
-        try:
-            given = json.loads(arguments[1])["state_dir"]
-        except (IndexError, ValueError, KeyError, TypeError):
-            return False
-        return isinstance(given, str) and os.path.realpath(given) == os.path.realpath(self._state_dir)
-
-
-LOG_WRITER = "impetusd-log"  # what a process is called that a shim has forked to write into its log: see `shim.log`
+        found = instance.process(pid)
+        if found is None or name == LOG_WRITER:
+            return ""
+        return found.kind if os.path.realpath(found.paths.state_dir) == os.path.realpath(self._state_dir) else ""
 
 
 def locker(folder: str) -> int | None:
@@ -135,7 +120,7 @@ def evict_stale(paths: Paths) -> bool:
     """
     end = time.monotonic() + END_WITHIN
     while True:
-        with Daemons(paths) as found:
+        with Processes(paths) as found:
             stale = [each for each in found if each.kind == SUPERVISOR]
             if not stale or any(each.kind == SHIM for each in found):
                 return False

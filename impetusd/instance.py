@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Report = Mapping[str, Any]
 
 NAME = "instance"  # a file in state_dir, and a blob of the shim's: which INI file the daemon there goes by
-SHIM = "/impetusd/shim/__main__.py"  # what its command line has in front of the INI file and where it lives
+SHIM, SUPERVISOR = "shim", "supervisor"
 DIRS = ("run_dir", "state_dir", "log_dir")
 
 
@@ -121,25 +121,39 @@ def of_daemon(pong: Report) -> Report:
 # Daemons on this host, as /proc shows them.
 
 
-class Daemon(namedtuple("Daemon", ("pid", "conf", "paths"))):  # noqa: PYI024  # typing takes 2 ms to import
-    """A shim: the INI file that it was started for, and where it lives, both as they were said."""
+class Daemon(namedtuple("Daemon", ("pid", "kind", "conf", "paths"))):  # noqa: PYI024  # typing takes 2 ms to import
+    """A process of impetusd's own, SHIM or SUPERVISOR; `conf` and `paths` are as its command line has them."""
 
     __slots__ = ()
     pid: int
+    kind: str
     conf: str
     paths: Paths
 
 
-def daemon(pid: int) -> Daemon | None:
-    """The daemon whose shim has this pid; None if that is none, or this user may not see it."""
+def process(pid: int) -> Daemon | None:
+    """What this process is by its command line, whoever runs it; None if it is neither, or this user may not see it.
+
+    Both are started with CONF and PATHS, the latter as JSON.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = os.fsdecode(file.read()).split("\0")
-        at = next(number for number, word in enumerate(words) if word.endswith(SHIM))
-        conf, fields = words[at + 1], json.loads(words[at + 2])
-        return Daemon(pid, conf, Paths(conf, fields["base_dir"], *(fields[name] for name in DIRS)))
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):
-        return None
+            words = os.fsdecode(file.read()).split("\0")[:-1]
+        for at, word in enumerate(words):
+            kind = SHIM if word.endswith("/impetusd/shim/__main__.py") else ""
+            kind = SUPERVISOR if word == "impetusd.supervisor" and len(words) == at + 3 else kind
+            if kind:
+                conf, fields = words[at + 1], json.loads(words[at + 2])
+                return Daemon(pid, kind, conf, Paths(conf, fields["base_dir"], *(fields[name] for name in DIRS)))
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    return None
+
+
+def daemon(pid: int) -> Daemon | None:
+    """The daemon whose shim has this pid; None if that is none, or this user may not see it."""
+    found = process(pid)
+    return found if found is not None and found.kind == SHIM else None
 
 
 def daemons() -> Iterator[Daemon]:
@@ -194,7 +208,7 @@ def where_it_is(found: Daemon) -> Paths | None:
     """
     said = found.paths.state_dir
     for path in _held(found.pid):
-        if basename(path) != basename(said) or not _is_locked(path):
+        if basename(path) != basename(said) or not _seems_locked(path):
             continue
         link, target = said, path
         while link != "/" and basename(link) == basename(target):
@@ -209,16 +223,18 @@ def where_it_is(found: Daemon) -> Paths | None:
 
 def present(paths: Paths, shim: int) -> Paths:
     """The same for the supervisor of a shim that was told of these folders."""
-    if _is_locked(paths.state_dir) or not link_on_the_way(paths.conf):
+    if _seems_locked(paths.state_dir) or not link_on_the_way(paths.conf):
         return paths
-    return where_it_is(Daemon(shim, paths.conf, paths)) or paths
+    return where_it_is(Daemon(shim, SHIM, paths.conf, paths)) or paths
 
 
-def _is_locked(folder: str) -> bool:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
+def is_locked(folder: str) -> bool:
+    """Whether a process holds the folder's lock (flock), as a daemon does its state directory's. Raises OSError.
+
+    The probe takes the lock shared for an instant: a shim that starts in that very instant may believe itself the second
+    one, and ends with `launch.TAKEN`, which has it started again.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -226,6 +242,14 @@ def _is_locked(folder: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _seems_locked(folder: str) -> bool:
+    """The same; False where this user may not look."""
+    try:
+        return is_locked(folder)
+    except OSError:
+        return False
 
 
 # Links that somebody switches.
@@ -297,7 +321,7 @@ def _has_moved(found: Daemon, conf: str) -> bool:
 
 
 def _reachable(paths: Paths) -> bool:
-    return os.path.exists(paths.control_socket) or _is_locked(paths.state_dir)
+    return os.path.exists(paths.control_socket) or _seems_locked(paths.state_dir)
 
 
 def _lives_in_former(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]) -> bool:

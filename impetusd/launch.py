@@ -21,7 +21,7 @@ import stat
 import sys
 import time
 
-from impetusd import control, daemons
+from impetusd import control, daemons, instance
 from impetusd.control import ControlError, Hooks, NotRunning
 from impetusd.core.protocol import EXIT_FAILED, EXIT_OCCUPIED
 from impetusd.folders import open_file, open_folder
@@ -175,7 +175,7 @@ def evict_stale(paths: Paths) -> bool:
             raise ControlError(
                 f"a supervisor without a shim holds {paths.state_dir}, and cannot be ended: {error.strerror}"
             ) from None
-        with daemons.Daemons(paths) as found:
+        with daemons.Processes(paths) as found:
             if found or _accepts(paths):
                 return False
         if time.monotonic() > deadline:
@@ -197,8 +197,8 @@ def _accepts(paths: Paths) -> bool:
 
 def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
     """Have the daemon end everything and itself, without its control socket. Its shim's pid; None if there is none."""
-    with daemons.Daemons(paths) as found:
-        shim = next((each for each in found if each.kind == daemons.SHIM), None)
+    with daemons.Processes(paths) as found:
+        shim = next((each for each in found if each.kind == instance.SHIM), None)
         if shim is None:
             return None
         try:

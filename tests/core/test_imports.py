@@ -55,9 +55,9 @@ MAY = {
         "impetusd.reaper",
     ),
     "impetusd.control": ("impetusd.instance", "impetusd.core.protocol", "impetusd.core.location"),
-    "impetusd.daemons": ("impetusd.core.location",),
+    "impetusd.daemons": ("impetusd.instance", "impetusd.core.location"),
     "impetusd.launch": (
-        *("impetusd.control", "impetusd.daemons", "impetusd.folders", "impetusd.core.location"),
+        *("impetusd.control", "impetusd.daemons", "impetusd.instance", "impetusd.folders", "impetusd.core.location"),
         "impetusd.core.protocol",
     ),
     "impetusd.cli": (
