@@ -12,11 +12,11 @@ import errno
 import os
 import stat
 
+from impetusd.vetted import MOST_LINKS, parts
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-MOST_LINKS = 40  # on one way, as in the kernel
 
 
 def open_folder(path: str, make: int | None = None) -> int:
@@ -30,7 +30,7 @@ def open_folder(path: str, make: int | None = None) -> int:
 def _walk(path: str, make: int | None) -> tuple[int, bool]:
     """The same, and whether nobody else can put anything in the place of what is on the way."""
     links, alone = 0, True
-    todo = _parts(path)
+    todo = parts(path)
     at = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while todo:
@@ -43,7 +43,7 @@ def _walk(path: str, make: int | None) -> tuple[int, bool]:
                 links += 1
                 if not _trusted(there.st_uid) or links > MOST_LINKS:
                     raise OSError(errno.ELOOP, f"{name} on the way is a symbolic link of user {there.st_uid}", path)
-                todo += _parts(target)
+                todo += parts(target)
                 if not target.startswith("/"):
                     continue
                 fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,11 +82,6 @@ def _closing(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def _parts(path: str) -> list[str]:
-    """Its parts, the last one first."""
-    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
 
 
 def _trusted(uid: int) -> bool:

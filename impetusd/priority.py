@@ -1,4 +1,4 @@
-"""How bad a line is, for systemd's journal: sd-daemon(3) has the numbers. Whoever looks only at warnings sees these, then."""
+"""The priority of a log line for systemd's journal: sd-daemon(3) has the numbers. The shim imports it, too: keep it small."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class _Walk:
             raise
 
     def _go(self, path: str) -> None:
-        links, where, todo = 0, "/", _parts(path)
+        links, where, todo = 0, "/", parts(path)
         there = self._enter(self.fd, where)
         while todo:
             name = todo.pop()
@@ -110,7 +110,7 @@ class _Walk:
                 if links > MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 self._is_link(named, found)
-                todo += _parts(target)
+                todo += parts(target)
                 if not target.startswith("/"):
                     continue
                 fd, named = os.open("/", _LOOK), "/"
@@ -179,8 +179,8 @@ class _Walk:
             raise PermissionError(errno.EACCES, told, self._path)
 
 
-def _parts(path: str) -> list[str]:
-    """Its parts, the last one first."""
+def parts(path: str) -> list[str]:
+    """The names that a path consists of, the last one first."""
     return [part for part in reversed(path.split("/")) if part not in {"", "."}]
 
 

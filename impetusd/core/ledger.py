@@ -187,9 +187,8 @@ def _list(record: Record, field: str) -> list[Any]:
 def sentence(record: Record) -> str:
     """What a record tells, in one line, without its time and its slot. As JSON, if it is of no kind that is known."""
     told = _SENTENCES.get(record["kind"])
-    with contextlib.suppress(
-        LookupError, TypeError, ValueError, AttributeError
-    ):  # somebody has written it into the file
+    # A record that somebody else has written into the file may lack anything.
+    with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
         if told is not None:
             return " ".join(told(record).split())
     return f"{record['kind']} {json.dumps({key: value for key, value in record.items() if key not in COMMON})}"

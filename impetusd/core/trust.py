@@ -47,7 +47,7 @@ def distrusted(uid: int, gid: int, mode: int, owner: int, gids: Collection[int] 
 def file_fault(path: str, there: stat_result, trust: Trust) -> Fault | None:
     """Of the file itself."""
     what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid)
-    if what.startswith("belongs"):
+    if there.st_uid not in {0, trust.uid}:
         return Fault(f"it {what}", f"run: chown {trust.uid or 'root'} {path}")
     return Fault(f"{what} it", f"run: chmod go-w {path}") if what else None
 
@@ -55,7 +55,7 @@ def file_fault(path: str, there: stat_result, trust: Trust) -> Fault | None:
 def folder_fault(path: str, folder: str, there: stat_result, trust: Trust) -> Fault | None:
     """Of a folder on the way to the file at `path`: whoever may write to it can put another file there."""
     what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid, trust.gids)
-    if what.startswith("belongs"):
+    if there.st_uid not in {0, trust.uid}:
         return Fault(f"the folder {folder} {what}", _elsewhere(path, trust))
     return Fault(f"{what} to the folder {folder}", f"run: chmod go-w {folder}") if what else None
 

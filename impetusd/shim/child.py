@@ -15,7 +15,8 @@ PLAIN = (
 )
 
 
-STOP = (15, 10.0, True)  # what one is given of whom the supervisor has not told how it is to be stopped
+# How a child is stopped without a supervisor: signal, seconds until SIGKILL, treekill. For one whose spec does not say.
+STOP = (15, 10.0, True)
 
 
 class Child:
@@ -44,9 +45,7 @@ class Child:
         self.killed = False  # SIGKILL was sent to it on command
         self.template = False  # it forks others, and ends when the shim does
         self.ours = True  # a child in the kernel's books; not, if the shim that started it was killed
-        self.stop: list[Any] = [
-            *STOP
-        ]  # how it is stopped without a supervisor: signal, seconds until SIGKILL, treekill
+        self.stop: list[Any] = [*STOP]
         self.seen = 0.0  # when (monotonic) the end of one that is not was seen
 
     def row(self) -> dict[str, Any]:

@@ -100,9 +100,7 @@ class Search:
                     self.found[name] = _reopened(fd, mode)
                 elif flags & os.O_ACCMODE == mode:
                     self.found[name] = os.dup(fd)
-            except (
-                OSError
-            ):  # a pipe that is somebody else's; or no number is left: what is not found is said to be lost
+            except OSError:  # it is another user's pipe, or no descriptor is left: it is reported as lost
                 continue
 
 

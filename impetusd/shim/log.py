@@ -13,8 +13,9 @@ import stat
 import time
 from collections import deque
 
+from impetusd.priority import WARNING, is_journal
+
 NAME = b"impetusd-log"  # of the process that writes: its command is the shim's
-ERROR, WARNING, INFO = "<3>", "<4>", "<6>"  # what the shim has to say is seldom of no account
 MOST = 200  # lines that wait for a disk; after that the oldest are dropped
 WITHIN = 0.05  # seconds that a line may take before nobody waits for it; measured on an idle machine: 0.001
 
@@ -24,7 +25,7 @@ _writer = 0  # the pid of the process that writes, until it is reaped
 
 def log(text: str, level: str = WARNING) -> None:
     """Write one line, or have it wait. Returns within WITHIN seconds. `level`: for systemd's journal, see sd-daemon(3)."""
-    stamp = level if _is_journal() else f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} "
+    stamp = level if is_journal(os.environ) else f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} "
     line = f"{stamp}shim: {text}".encode()[: select.PIPE_BUF - 1] + b"\n"
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.fstat(2).st_mode):
@@ -35,14 +36,6 @@ def log(text: str, level: str = WARNING) -> None:
         reader.register(2, select.POLLOUT)
         if reader.poll(0):  # a pipe that nobody reads must not stop us: it takes PIPE_BUF bytes at once, or is full
             os.write(2, line)
-
-
-def _is_journal() -> bool:
-    """Whether stderr is what systemd connected to the journal."""
-    with contextlib.suppress(OSError):
-        stream = os.fstat(2)
-        return os.environ.get("JOURNAL_STREAM") == f"{stream.st_dev}:{stream.st_ino}"
-    return False
 
 
 def writer() -> int:

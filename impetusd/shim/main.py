@@ -23,9 +23,10 @@ import socket
 import sys
 import time
 
+from impetusd.priority import ERROR, INFO
 from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, tree, upstream, usage
 from impetusd.shim.child import Child
-from impetusd.shim.log import ERROR, INFO, log, write_waiting, writer
+from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live

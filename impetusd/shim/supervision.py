@@ -33,7 +33,6 @@ SUPERVISOR = (sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor")  
 SILENCE = 30.0  # seconds without a message after which the supervisor is taken for hung; it beats every 14
 LATE = 16.0  # seconds without one after which the shim looks whether it was killed and cannot end
 CORPSE = 2.0  # seconds that a killed one has to end; then a thread of it hangs in the kernel, and nobody waits for it
-LIFELINE = "IMPETUSD_LIFELINE"  # in its environment: which descriptor it is to lose as soon as it is killed
 DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that does not come up
 HOPELESS = 3  # of them in a row: none is waited for when the end is asked for
 LASTING = 10.0  # seconds after which one has come up, whatever ends it
@@ -153,7 +152,7 @@ class Supervision(Loop):
                 spec: dict[str, Any] = {
                     **spawn.PLAIN,
                     "argv": [*SUPERVISOR, *self.arguments],
-                    "env": {**os.environ, LIFELINE: "4"},
+                    "env": {**os.environ, wire.LIFELINE: "4"},
                     "fds": {"0": self.null, "1": 1, "2": 2, "3": channel.fileno(), "4": end},
                     "oom_score_adj": spawn.oom_score(),
                 }

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 INLINE = 65536  # bytes; a longer message goes through a memfd
+LIFELINE = (
+    "IMPETUSD_LIFELINE"  # in the supervisor's environment: its end of a pipe that it loses as soon as it is killed
+)
 MOST_FDS = 250  # the kernel takes SCM_MAX_FD = 253 a message
 
 

@@ -630,9 +630,8 @@ class Engine(Slots):
         self._stage = "publishing"
         self.faults.contain(entry.name, "publishing its change", self._publish, entry, before)
         self._stage = "clearing up"
-        if (
-            entry.slot.state in IDLE and entry.slot.state is not before.state
-        ):  # one that goes: EXITED first, then STOPPED
+        # One that goes for good is EXITED first, then STOPPED: it is cleared up after twice.
+        if entry.slot.state in IDLE and entry.slot.state is not before.state:
             self.faults.contain(entry.name, "clearing up after it", self._idle, entry)
 
     def _mend(self, entry: Entry, event: Event, before: Slot, error: Exception) -> None:

@@ -13,8 +13,9 @@ import socket
 import threading
 from collections.abc import Collection
 
+from impetusd.shim import wire
+
 CLONE_FILES = 0x400
-VARIABLE = "IMPETUSD_LIFELINE"  # the shim names our end of its pipe by it; one of an older version has none
 LOCKS = ("lock", "lock:file")  # what the shim calls them in its store
 
 
@@ -63,5 +64,5 @@ class Lifeline:
 def take(held: dict[str, int]) -> Lifeline:
     """Hold the locks, taken out of what the shim has passed on, and its pipe."""
     fds = [held.pop(name) for name in LOCKS if name in held]
-    number = os.environ.pop(VARIABLE, "")
+    number = os.environ.pop(wire.LIFELINE, "")  # a shim of an older version sets none
     return Lifeline([*fds, int(number)] if number else fds)

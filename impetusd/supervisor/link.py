@@ -67,9 +67,8 @@ class Link:
             self._outbox.append(({"ops": ops}, fds, sent))
             if len(self._outbox) == 1:
                 self._flush()
-        except (
-            Exception
-        ) as error:  # what was said may be lost, or come twice: the next supervisor begins where the shim is
+        except Exception as error:
+            # What was said may be lost, or come twice: the next supervisor begins with what the shim knows.
             self.fatal("talking to the shim", error)
 
     def when_sent(self, act: Callable[[], None]) -> None:
@@ -170,9 +169,8 @@ class Link:
             case "trouble":
                 self.troubles[event["what"]] = event["sentence"]
             case "fds":
-                self.fds.update(
-                    zip(event["names"], fds, strict=False)
-                )  # without a number left for them the last are missing
+                # Without a descriptor number left for them, the last ones are missing.
+                self.fds.update(zip(event["names"], fds, strict=False))
             case "begin":
                 self._begun.set_result(None)
             case _ if self._early is not None:

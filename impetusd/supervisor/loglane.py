@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from impetusd.supervisor.faults import AGAIN
+from impetusd.supervisor.faults import AGAIN, FORGIVEN
 from impetusd.supervisor.faults import PATIENCE as FAULTS
 from impetusd.supervisor.journal import Journal, Pending
 from impetusd.supervisor.lines import Piece, dress, split, stamp
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 TURN = 16  # reads from one pipe before the others have theirs
 MOST = 16  # reads for one call; a flood must not hold the thread
 THAW = 0.5  # seconds between two looks whether a thread of a killed supervisor has come back from the kernel
-FORGIVEN = 60.0  # seconds without a fault after which a pipe begins anew
 BEGIN_AGAIN = 1.0  # seconds between two tries to start a thread
 HOLD = 1.0  # seconds that pipes wait for the end of another's line, in HOLD_AGAIN times as many
 HOLD_AGAIN = 30

@@ -54,9 +54,7 @@ class Reloads:
         self._loop = asyncio.get_running_loop()
         self._of: dict[str, Reload] = {}  # by unit: the one under way, or the last
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self.cut: dict[
-            str, int
-        ] = {}  # by unit: requests that its workers have not answered since its last reload began
+        self.cut: dict[str, int] = {}  # by unit: requests cut off since its last reload began
         # Both are there before anything is adopted. `record(unit, **fields)` writes into the ledger.
         self.vetting: Vetting | None = None
         self.record: Callable[..., None] = lambda _unit, **_fields: None

@@ -15,7 +15,7 @@ VERSION = "impetusd.__version__"  # everybody may
 MAY = {
     "impetusd": (),
     "impetusd.core": ("impetusd.core",),
-    "impetusd.shim": ("impetusd.shim",),
+    "impetusd.shim": ("impetusd.shim", "impetusd.priority"),
     "impetusd.supervisor": (
         *(
             "impetusd.supervisor",
@@ -42,7 +42,7 @@ MAY = {
         "impetusd.folders",
         "impetusd.core.location",
     ),
-    "impetusd.folders": (),
+    "impetusd.folders": ("impetusd.vetted",),
     "impetusd.priority": (),
     "impetusd.source": ("impetusd.core", "impetusd.vetted"),
     "impetusd.vetted": ("impetusd.core",),
