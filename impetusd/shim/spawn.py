@@ -1,6 +1,6 @@
 """From a fork to the program: the child's side of a start, one named stage after another.
 
-The order is fixed (RELIABILITY: groups before gid before uid; privileges last): a stage that fails is reported by
+The order is fixed (groups before gid before uid; privileges last): a stage that fails is reported by
 its name through a close-on-exec pipe and the child ends. It never runs with a part of what was asked.
 
 A spec is a dict:

@@ -173,7 +173,7 @@ class Worker:
 )
 @settings(deadline=None)
 def test_random_failures_restart_one_worker_a_minute_at_most_and_never_two_at_once(seed, count, rule, interval, absent):
-    """RELIABILITY row 23: every answer fails with a probability of one half, for ten minutes."""
+    """Every answer fails with a probability of one half, for ten minutes."""
     chance = random.Random(seed)
     workers = [Worker(due=first_wait(interval, chance.random())) for _ in range(count)]
     restarts, last = [], None

@@ -157,7 +157,7 @@ class TestStopping:
 
     @pytest.mark.parametrize("kill_timeout", [0.0, 0.1, 1.0, 2.4, 6.0, 10.0, 3600.0])
     def test_it_is_unkillable_some_seconds_after_sigkill_whatever_the_kill_timeout(self, kill_timeout):
-        """RELIABILITY row 22: the end of the daemon does not wait for it any longer."""
+        """The end of the daemon does not wait for it any longer."""
         policy = replace(POLICY, kill_timeout=kill_timeout)
         slot = run(Stop(), slot=RUNNING, policy=policy)
         killed = None
@@ -281,7 +281,7 @@ class TestEnding:
         assert slot.deadline is not None
 
     def test_twenty_that_fail_together_for_ever_rise_apart_and_are_given_up_once_each(self):
-        """RELIABILITY row 14, with the default keys: no more than max_restarts starts a minute, then none."""
+        """With the default keys: no more than max_restarts starts a minute, then none."""
         policy, chance = Policy(), random.Random(1)
         slots, starts, given_up = [Slot()] * 20, [[] for _ in range(20)], [0] * 20
         due: list[tuple[float, int, Event]] = [(0.0, at, Start()) for at in range(20)]

@@ -374,7 +374,7 @@ class TestLimits:
     @settings(max_examples=15, deadline=None)
     @given(seed=st.integers(0, 2**32), workers=st.integers(1, 5), back=st.floats(0.1, 100), own=st.booleans())
     def test_random_failures_for_ten_minutes(self, seed, workers, back, own):
-        """RELIABILITY row 23: one restart a minute at most, never two workers out (`World.fail` looks)."""
+        """One restart a minute at most, never two workers out (`World.fail` looks)."""
 
         async def scenario():
             chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Whoever owns a folder of logs or sockets plants links in it, and root touches nothing outside (RELIABILITY.md, row 52)."""
+"""Whoever owns a folder of logs or sockets plants links in it, and root touches nothing outside."""
 
 from __future__ import annotations
 

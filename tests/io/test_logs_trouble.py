@@ -256,7 +256,7 @@ def powerless():
 
 
 def test_a_directory_that_is_read_only_at_rotation(powerless):
-    """RELIABILITY row 26: the file grows meanwhile, and it is told once."""
+    """The file grows meanwhile, and it is told once."""
     (powerless / "d").mkdir()
     path, bench = powerless / "d" / "o", Bench(powerless)
     try:

@@ -186,7 +186,7 @@ def test_a_low_limit_of_descriptors_is_the_childs_alone():
 
 
 def test_many_starts_while_descriptors_come_and_go_find_only_what_was_declared():
-    """RELIABILITY row 20: a careless shim whose store changes between any two starts, and which leaks nothing."""
+    """A careless shim whose store changes between any two starts, and which leaks nothing."""
     with Shim(setup=CARELESS) as shim:
         one = shim.run("/bin/sh", "-c", SURROUNDINGS)
         shim.echo()

@@ -60,7 +60,6 @@ def ask(path: Path, some: list[bytes], *, cut: bool) -> int:
 
 
 def test_thousands_of_requests_that_make_no_sense_change_nothing(impetusd: Instance) -> None:
-    """RELIABILITY row 46, in short."""
     before = impetusd.start("[program:p]\ncommand = sleep 300\nmin_uptime = 0\n")
     before = impetusd.settle()
     made, chance = lines(random.Random(46)), random.Random(46)

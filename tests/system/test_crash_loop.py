@@ -49,7 +49,7 @@ max_restarts = 3
 
 
 def test_twenty_that_fail_at_once_are_each_given_up_and_told_once(impetusd: Instance) -> None:
-    """RELIABILITY row 14, with quick keys; `core/test_lifecycle.py` has it with the default ones and a clock of its own."""
+    """With quick keys; `core/test_lifecycle.py` has it with the default ones and a clock of its own."""
     starts = impetusd.root / "starts"
     (impetusd.root / "told").write_text("1")
     impetusd.write(f"""

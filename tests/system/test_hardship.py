@@ -19,7 +19,6 @@ FREEZER = Path("/sys/fs/cgroup/freezer")
 
 
 def test_six_programs_killed_again_and_again_are_counted_exactly(impetusd: Instance) -> None:
-    """RELIABILITY row 12, in short."""
     names = [f"p{number}" for number in range(6)]
     keys = "command = sleep 300\nmin_uptime = 0\nmax_restarts = 1000\n"
     impetusd.write("".join(f"[program:{name}]\n{keys}" for name in names))
@@ -40,7 +39,7 @@ def test_six_programs_killed_again_and_again_are_counted_exactly(impetusd: Insta
 
 
 def test_three_hundred_that_die_in_the_same_instant_come_back_once_each(impetusd: Instance) -> None:
-    """RELIABILITY row 19. The daemon stands still until the last of them is dead, so that it finds them all at once."""
+    """The daemon stands still until the last of them is dead, so that it finds them all at once."""
     impetusd.write("[program:many]\ncommand = sleep 300\ninstances = 300\nmin_uptime = 0\n")
     impetusd.run("start")
     before = impetusd.settle()
@@ -58,7 +57,7 @@ def test_three_hundred_that_die_in_the_same_instant_come_back_once_each(impetusd
 
 
 def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetusd: Instance) -> None:
-    """RELIABILITY row 21: 64 descriptors and 100 programs. What has room runs, the rest says why not, all is answered."""
+    """64 descriptors and 100 programs. What has room runs, the rest says why not, all is answered."""
     impetusd.write(
         "[program:first]\ncommand = sleep 300\n"
         "[program:many]\ncommand = sleep 300\ninstances = 100\nautostart = no\nautorestart = never\n"
@@ -103,7 +102,7 @@ def test_with_64_descriptors_what_runs_is_started_again_and_outlives_the_shim(im
 
 @pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs a writable freezer, which is one of cgroup v1")
 def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd: Instance) -> None:
-    """RELIABILITY row 22: what the kernel has frozen ends on SIGKILL only when it is thawed."""
+    """What the kernel has frozen ends on SIGKILL only when it is thawed."""
     names = ("stuck", "other", "third")
     keys = "command = sleep 300\nkill_timeout = 100ms\n"
     before = impetusd.start("".join(f"[program:{name}]\n{keys}" for name in names))
@@ -126,7 +125,7 @@ def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd
 
 @pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs a writable freezer, which is one of cgroup v1")
 def test_the_end_of_everything_does_not_wait_for_what_cannot_be_killed(impetusd: Instance) -> None:
-    """RELIABILITY row 22: it is named, left behind, and ends once the kernel lets go of it."""
+    """It is named, left behind, and ends once the kernel lets go of it."""
     keys = "command = sleep 300\nkill_timeout = 100ms\n"
     before = impetusd.start(f"[program:below]\n{keys}[program:stuck]\ndepends_on = below\n{keys}")
     with frozen(impetusd, before["stuck"].pid):
@@ -156,7 +155,7 @@ def frozen(impetusd: Instance, pid: int) -> Iterator[None]:
 
 
 def test_a_stranger_with_the_number_of_an_ended_process_is_left_alone(namespace: list[str]) -> None:
-    """RELIABILITY row 15. Where it chooses the next pid it chooses that of every process, those of other tests, too."""
+    """Where it chooses the next pid it chooses that of every process, those of other tests, too."""
     file = Path(__file__).with_name("numbers_anew.py")
     inside = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", file]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

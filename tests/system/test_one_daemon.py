@@ -90,7 +90,6 @@ def test_a_removed_control_socket_is_made_again(impetusd: Instance) -> None:
 
 
 def test_a_removed_state_file_is_written_anew(impetusd: Instance) -> None:
-    """RELIABILITY row 10, as is the one above."""
     before = impetusd.start(ONE)
     impetusd.run("stop", "p")
     saved = impetusd.root / "var" / "lib" / "state.json"

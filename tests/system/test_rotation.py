@@ -234,7 +234,7 @@ def test_flush_empties_the_files(impetusd: Instance) -> None:
 
 
 def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instance, as_root: None) -> None:
-    """RELIABILITY row 25, with a supervisor killed while the disk is full."""
+    """With a supervisor killed while the disk is full."""
     disk = impetusd.root / "disk"
     disk.mkdir()
     mounted = subprocess.run(
