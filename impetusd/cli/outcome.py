@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> int:
     """Send a request that ends with slots up; print their table, and the last words of what failed. The exit code."""
-    with Live(verb) as live, pending.told_with_unknown_names(here, live.hooks):
+    with Live(verb) as live, pending.UnknownNames(here, live.hooks):
         answer = control.call(here.paths, method, params, live.hooks)
     code = tell(here, answer)
     pending.tell(here, live.hooks)
@@ -34,7 +34,7 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     from impetusd.cli import plan
 
     try:
-        with Live(verb) as live, pending.told_with_unknown_names(here, live.hooks):
+        with Live(verb) as live, pending.UnknownNames(here, live.hooks):
             # By the token the next supervisor knows the request again that has cost the one before its place.
             answer = control.call(here.paths, method, {**params, "token": os.urandom(8).hex()}, live.hooks)
     except control.NotRunning as error:

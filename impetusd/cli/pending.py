@@ -1,8 +1,10 @@
-"""What the INI file has that is not in force: said by every command that starts, restarts or reloads, and by `status`."""
+"""What the INI file has that is not in force: said by every command that starts, restarts or reloads, and by `status`.
+
+Imports stay few: `impetusd status` comes by here.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
@@ -11,7 +13,7 @@ from impetusd.core import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from impetusd.cli.place import Place
@@ -89,13 +91,18 @@ def tell(at: Place, hooks: control.Hooks) -> None:
         print(f"impetusd: {said}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def told_with_unknown_names(at: Place, hooks: control.Hooks) -> Iterator[None]:
-    """A name that the daemon does not know may be in the file, and not in force."""
-    try:
-        yield
-    except control.ControlError as error:
-        said = _said(at, hooks.daemon) if error.exit == protocol.EXIT_UNKNOWN_NAME else ""
-        if said:
-            raise control.ControlError(f"{error}; {said}", error.exit) from None
-        raise
+class UnknownNames:
+    """A context for a command: if the daemon does not know a name, say whether the file has changes that are not in force."""
+
+    def __init__(self, at: Place, hooks: control.Hooks) -> None:
+        self._at = at
+        self._hooks = hooks
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, control.ControlError) and error.exit == protocol.EXIT_UNKNOWN_NAME:
+            said = _said(self._at, self._hooks.daemon)
+            if said:
+                raise control.ControlError(f"{error}; {said}", error.exit) from None

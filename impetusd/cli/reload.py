@@ -57,7 +57,7 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
     at = here()
     asked = {"names": list(names), "canaries": canaries or 0, "watch": watch, "cancel": cancel}
     try:
-        with Live("reloading") as live, pending.told_with_unknown_names(at, live.hooks):
+        with Live("reloading") as live, pending.UnknownNames(at, live.hooks):
             # By the token a supervisor that comes up meanwhile knows the request again.
             answer = control.call(at.paths, "reload", {**asked, "token": os.urandom(8).hex()}, live.hooks)
     except control.NotRunning as error:

@@ -43,7 +43,7 @@ def _roll(at: Place, names: tuple[str, ...]) -> int:
     from impetusd.cli.progress import Live
 
     try:
-        with Live("restarting") as live, pending.told_with_unknown_names(at, live.hooks):
+        with Live("restarting") as live, pending.UnknownNames(at, live.hooks):
             asked = {"names": list(names), "wait": True, "rolling": True}
             answer = control.call(at.paths, "restart", asked, live.hooks)
     except control.NotRunning:
