@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from os import stat_result
 
 MOST_BYTES = 8 << 20  # in all files of one configuration together
+MOST_ENV_FILE = 1 << 20  # bytes; the kernel takes 128 KiB for one variable
 MOST_LINKS = 40  # on one way, as in the kernel
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

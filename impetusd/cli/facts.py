@@ -148,7 +148,7 @@ def _inode(path: str) -> Inode | None:
 def _distrusted(files: list[str], units: list[Unit], own: int) -> Iterator[tuple[str, Fault]]:
     """The INI files and env_files that others could have written."""
     judged = [(path, Trust(own)) for path in files]
-    judged += [(path, _trust(unit, own)) for unit in units for path in unit.env_file]
+    judged += [(path, trust_of(unit, own)) for unit in units for path in unit.env_file]
     for path, trust in dict.fromkeys(judged):
         if fault := _fault(path, trust):
             yield path, fault
@@ -159,11 +159,11 @@ def _foreign_code(units: list[Unit], own: int) -> Iterator[tuple[str, str, Fault
     for unit in units:
         paths = [unit.interpreter, unit.cwd] if unit.app else [shutil.which(unit.command[0]) or ""]
         for path in paths:
-            if path.startswith("/") and (fault := _fault(path, _trust(unit, own))):
+            if path.startswith("/") and (fault := _fault(path, trust_of(unit, own))):
                 yield unit.name, path, fault
 
 
-def _trust(unit: Unit, own: int) -> Trust:
+def trust_of(unit: Unit, own: int) -> Trust:
     """Whose files this unit may be run by."""
     user, group = user_and_group(unit.user)
     if not user:

@@ -1,14 +1,14 @@
-"""What an INI file speaks of and this host does not have: programs, folders, env_files. For `impetusd check`."""
+"""What an INI file speaks of and this host does not have, or may not go by: programs, folders, env_files. For `check`."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import stat
 import sys
 import typing
 
+from impetusd import vetted
+from impetusd.cli.facts import trust_of
 from impetusd.core import envfile, ini
 from impetusd.core.problem import Problem
 from impetusd.core.reading import place
@@ -25,7 +25,12 @@ SHEBANG_BYTES = 256  # of a program's first line: BINPRM_BUF_SIZE of the kernel
 
 
 def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple[list[Problem], list[Problem]]:
-    """(mistakes in env_files, what this host lacks), each at the key's line. Opens files: may wait for a disk."""
+    """(mistakes in and around env_files, what this host lacks), each at the key's line. Opens files: may wait for a disk.
+
+    Root goes by no env_file that others than root and the unit's user could have written: that is a mistake, as it is of
+    the INI file itself.
+    """
+    own = os.geteuid()
     sections = {
         f"{section.file}:{section.line}": section for path, text in source.texts for section in ini.parse(text, path)[0]
     }
@@ -36,18 +41,20 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
             continue
         section = sections[unit.where]
         variables: dict[str, str] = {}
+        trust = None if own else trust_of(unit, own)
         for path in unit.env_file:
+            at, said = place(section, "env_file"), f"env_file = {ini.brief(path, 200)}"
             try:
-                variables.update(envfile.parse(_read(path), unit.rules))
+                data, other = vetted.read(path, vetted.MOST_ENV_FILE, trust)
+                if other is not None:
+                    faults.append(Problem(at.file, at.line, f"{said}: {other.what}; {other.fix}"))
+                variables.update(envfile.parse(data, unit.rules))
             except envfile.Fault as fault:
                 faults.append(
                     Problem(path, fault.line, f"{fault.reason} (an env_file of {unit.name.partition('~')[0]})")
                 )
             except OSError as error:
-                at = place(section, "env_file")
-                lacks.append(
-                    Problem(at.file, at.line, f"env_file = {ini.brief(path, 200)}: {error.strerror} on this host")
-                )
+                lacks.append(Problem(at.file, at.line, f"{said}: {error.strerror} on this host"))
         for key in ("out_file", "error_file"):
             path = getattr(unit, key)
             if path.startswith("/") and (why := refusal(path)):
@@ -55,15 +62,6 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
                 faults.append(Problem(at.file, at.line, f"{key} = {ini.brief(path, 200)}: {why}"))
         lacks += _of_unit(unit, section, {**environ, **variables, **unit.env})
     return list(dict.fromkeys(faults)), list(dict.fromkeys(lacks))
-
-
-def _read(path: str) -> bytes:
-    """Raises OSError: of a FIFO, too, which a start would wait for."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "no file, but something else", path)
-        return file.read()
 
 
 def _units(config: Config) -> Iterator[Unit]:

@@ -25,7 +25,6 @@ from impetusd.host import Account
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
 FORK_FD = "IMPETUSD_FORK_FD"
-MOST_ENV_FILE = 1 << 20  # bytes; the kernel takes 128 KiB for one variable
 
 
 class CannotStart(Exception):
@@ -261,7 +260,7 @@ def trust_of(unit: Unit) -> Trust | None:
 def _env_file(path: str, trust: Trust | None) -> bytes:
     """What is in it. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would be code of theirs."""
     try:
-        data, fault = vetted.read(path, MOST_ENV_FILE, trust)
+        data, fault = vetted.read(path, vetted.MOST_ENV_FILE, trust)
     except OSError as error:
         raise CannotStart(f"reading env_file {path}", error.strerror or str(error)) from None
     if fault is not None:

@@ -142,7 +142,7 @@ exec = ./impetusd.ini
             f"9: cwd = {tmp_path}/gone: this host has no such folder",
             f"11: command: {tmp_path}/c.sh names /nosuch/sh in its first line, which is not on this host",
             f"12: env_file = {tmp_path}/gone.env: No such file or directory on this host",
-            f"12: env_file = {tmp_path}/fifo: no file, but something else on this host",
+            f"12: env_file = {tmp_path}/fifo: it is not a regular file on this host",
             "19: command: ./gone is not on this host",
             "22: command: ./impetusd.ini is not executable; run: chmod +x ./impetusd.ini",
         ]
@@ -160,6 +160,16 @@ exec = ./impetusd.ini
         (tmp_path / "a.env").write_text(f"PATH={tmp_path}\n")
         (tmp_path / "x").touch(0o755)
         assert cli("check", "--host")[::2] == (0, "")
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root goes by no file that others may write")
+    def test_an_env_file_that_a_start_as_root_would_refuse_is_refused_by_check(self, cli, tmp_path):
+        (tmp_path / "impetusd.ini").write_text("[program:a]\ncommand = true\nenv_file = a.env\n")
+        (tmp_path / "a.env").write_text("A=1\n")
+        (tmp_path / "a.env").chmod(0o666)
+        told = f"env_file = {tmp_path}/a.env: every user may write it; run: chmod go-w {tmp_path}/a.env"
+        assert cli("check")[:2] == (2, f"{tmp_path}/impetusd.ini:3: {told}\n")
+        (tmp_path / "a.env").chmod(0o644)
+        assert cli("check")[0] == 0
 
 
 class TestInit:
