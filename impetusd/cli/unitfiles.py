@@ -76,11 +76,11 @@ WantedBy={target}
 """
 
 HELPER = """\
-# Of {name}.service, which starts it: when that is stopped so shortly after impetusd was killed that there is nothing that
-# systemd could tell to stop, the programs that it has left are stopped by this.
+# {name}.service starts this unit. When that service is stopped just after impetusd was killed, systemd has no process
+# left to stop: then this unit stops the programs that impetusd had started.
 
 [Unit]
-Description=End of what impetusd has left, for {name}.service
+Description=Stops programs orphaned by a killed impetusd, for {name}.service
 StopWhenUnneeded=yes
 RefuseManualStart=yes
 {unit}
