@@ -54,16 +54,16 @@ TimeoutStartSec=infinity
 # Programs are stopped in order, each with its own kill_timeout; impetusd has this extended as far as they need.
 TimeoutStopSec=90
 # When impetusd itself is killed its programs live on, and the next one takes them over: from its table in the run
-# directory (kept for that), with the descriptors that systemd has kept. After a stop nothing may be left, which the last
-# command sees to; and {helper}, where systemd runs no command: when it is about to start the
-# service again. So that this takes but a moment the last command waits where there is to be a pause, and not RestartSec=.
+# directory (kept for that), with the descriptors that systemd has kept. After a stop nothing may be left: ExecStopPost= sees
+# to that, or {helper} if the stop comes while systemd waits to start the service again,
+# for then it runs no command. So RestartSec= is short, and a pause between two starts is spent in ExecStopPost=.
 KillMode=process
 FileDescriptorStoreMax=16384
 RuntimeDirectoryPreserve=yes
 ExecStopPost={program} -c {conf_word} reap-leftovers
 WatchdogSec=20
-# Not `always`: after `impetusd stop` it stays down. No restart helps against a mistake in the INI file (2), nor against
-# another impetusd that runs there already, or programs that one has left and that cannot be taken over (73).
+# Not `always`: after `impetusd stop` it stays down. No restart fixes a mistake in the INI file (2), nor removes another
+# impetusd that uses the same folders, or programs that one has left and that cannot be taken over (73).
 Restart=on-failure
 RestartSec=1ms
 RestartPreventExitStatus={final}
