@@ -23,7 +23,6 @@ RULES = (
     ("unhealthy: ", "health"),  # first: what follows is the answer of a stranger
     ("changed: ", "watch"),
     ("it hangs: ", "watchdog"),
-    ("it did not fork ", "listen_timeout"),
     ("not ready within ", "listen_timeout"),
     ("older than max_age", "max_age"),
     ("cron_restart = ", "cron_restart"),

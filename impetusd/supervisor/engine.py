@@ -282,8 +282,11 @@ class Engine(Slots):
         self._pump()
         return marked
 
-    def fail(self, entry: Entry, reason: str, *, hard: bool = False) -> None:
-        """The process is judged to be broken. A worker is replaced before it goes, unless it has to go at once."""
+    def fail(self, entry: Entry, reason: str, *, hard: bool = False, rule: str = "") -> None:
+        """The process is judged to be broken. A worker is replaced before it goes, unless it has to go at once.
+
+        `rule`: the key that says so, where that is no rule of `news.RULES`.
+        """
         if self.reloads.judged(entry, reason) and not hard:
             self._acted(entry, reason)
             self._pump()
@@ -291,7 +294,7 @@ class Engine(Slots):
             self.recycle([entry], reason)
         else:
             if entry.slot.state in {State.STARTING, State.RUNNING} or (hard and not entry.slot.kills):
-                self._acted(entry, reason)
+                self._acted(entry, reason, rule)
             self.post(entry, Fail(reason, hard))
 
     def renew(self, unit: Unit, reason: str) -> None:
@@ -303,8 +306,8 @@ class Engine(Slots):
         else:
             self.recycle([entry for entry in self.of_unit(unit) if entry.role is not Role.TEMPLATE], reason)
 
-    def _acted(self, entry: Entry, reason: str) -> None:
-        self._record(entry, "rule", pid=entry.slot.pid, rule=news.rule_of(reason), reason=reason)
+    def _acted(self, entry: Entry, reason: str, rule: str = "") -> None:
+        self._record(entry, "rule", pid=entry.slot.pid, rule=rule or news.rule_of(reason), reason=reason)
 
     def cut_off(self, entry: Entry, count: int) -> None:
         """A worker that leaves says how many requests it could not answer in the time that it has."""
@@ -555,7 +558,8 @@ class Engine(Slots):
         """Its template stands still, or hangs: another one is made, which then forks it."""
         template = self.reloads.parent(entry)
         if template is not None and template.slot.pid is not None:
-            self.fail(template, f"it did not fork {entry.name} within {_fork_within(entry):g} s", hard=True)
+            why = f"it did not fork {entry.name} within {_fork_within(entry):g} s"
+            self.fail(template, why, hard=True, rule="listen_timeout")
 
     # The loop.
 

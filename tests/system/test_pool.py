@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 
@@ -245,6 +246,8 @@ def test_a_template_that_stands_still_is_replaced_and_the_pool_answers_again(imp
     told = "it did not fork web:"
     assert told in impetusd.run("why", "web:template").out
     assert told in impetusd.log()
+    records = map(json.loads, impetusd.run("events", "--json", "web:template").out.splitlines())
+    assert [each["rule"] for each in records if each["kind"] == "rule"] == ["listen_timeout"]
     # The same while a worker is stopped whose fork is under way.
     impetusd.kill(after["web:template"].pid, signal.SIGSTOP)
     impetusd.kill(after["web:0"].pid)
