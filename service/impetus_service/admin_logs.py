@@ -11,7 +11,7 @@ import asyncio
 import csv
 import io
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,10 +22,11 @@ from impetus_service.api import Api, Id, Identified
 from impetus_service.audit import JOURNAL
 from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
-from impetus_service.problems import ClientLeft, Fault, Problem, unavailable
+from impetus_service.problems import ClientLeft, unavailable
 from impetus_service.queries.listing import containing
 from impetus_service.queries.logs import LISTING, SHOWN
 from impetus_service.sessions import Caller, Rank
+from impetus_service.validation import Input, Instant
 
 EXPORT_MAX = 5000  # rows of an answer
 CHUNK = 250  # rows that are in memory
@@ -35,13 +36,12 @@ CONTENT_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv"}  # text/csv
 TABLES = {"audit": "audit_logs", "data-access": "data_access_logs"}
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
-Instant = Annotated[str, msgspec.Meta(description="a date, or a time of ISO 8601; UTC unless it says otherwise")]
 Severity = Literal["info", "warning", "critical"]
 
 api = Api("logs")
 
 
-class Filters(msgspec.Struct, rename={"from_": "from"}):
+class Filters(Input, rename={"from_": "from"}):
     """`from` is included, `to` is not, unless it is a date: then that day is. `text` is looked for in descriptions."""
 
     user: Id | None = None
@@ -53,14 +53,14 @@ class Filters(msgspec.Struct, rename={"from_": "from"}):
     text: Text | None = None
 
     def given(self) -> dict[str, Any]:
-        """Condition of the listing to value. Raises Problem 422."""
+        """Condition of the listing to value."""
         return {
             "user": self.user,
             "action": self.action,
             "entity": self.entity,
             "severity": self.severity,
-            "from": instant("from", self.from_, timedelta(0)),
-            "to": instant("to", self.to, timedelta(days=1)),
+            "from": self.from_ and self.from_.begin,
+            "to": self.to and self.to.end,
             "text": containing(self.text) if self.text else None,
         }
 
@@ -164,20 +164,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")):
         return f"'{value}"
     return value
-
-
-def instant(name: str, text: str | None, a_day: timedelta) -> datetime | None:
-    """The instant that `text` means; for a date its beginning, moved by `a_day`."""
-    if not text:
-        return None
-    try:
-        if len(text) == len("2026-01-31"):
-            return datetime.combine(date.fromisoformat(text), time(tzinfo=UTC)) + a_day
-        # A plus sign that was not escaped in the URL has become a space.
-        instant = datetime.fromisoformat(text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
-        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        message = "a date like 2026-01-31 or a time like 2026-01-31T12:00:00Z is allowed"
-        raise Problem(
-            422, f"the request has a mistake: query.{name}: {message}", errors=[Fault(f"query.{name}", message)]
-        ) from None

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncpg
-import msgspec
 
 from impetus_service.db import Database
 from impetus_service.passwords import Passwords
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import Rank
 from impetus_service.users import Email, Name, NewPassword
+from impetus_service.validation import Input, read_texts
 
 
 class AdministratorError(Exception):
     """There cannot be such an administrator, and why, in words for the operator."""
 
 
-class _Given(msgspec.Struct):
+class _Given(Input):
     company: Name
     email: Email
     name: Name
@@ -29,10 +29,9 @@ async def create_administrator(database: Database, company: str, email: str, nam
     `database` is started. Raises AdministratorError, and Unavailable when the database is away.
     """
     given = {"company": company, "email": email, "name": name, "password": password}
-    try:
-        msgspec.convert(given, _Given)
-    except msgspec.ValidationError as error:
-        raise AdministratorError(str(error).replace(" - at `$.", ": ").rstrip("`")) from None
+    _, faults = read_texts(given, _Given, "")
+    if faults:
+        raise AdministratorError("; ".join(f"{each.at[1:]} {each.message}" for each in faults))
     passwords = Passwords()
     try:
         hashed = await passwords.hashed(password)

@@ -6,9 +6,10 @@
     async def get_communication(me: Caller, path: CommunicationPath) -> Communication:
         \"\"\"One communication of the own company.\"\"\"
 
-What a handler names, it gets: `me`, the session that asks (without it the route is open to everybody); `path`, `query`
-and `body`, which are msgspec structs, checked; `page`, the part of a list; `request`, aiohttp's own. It returns a struct
-(`| web.Response` when it may also make the whole response itself), or raises Problem.
+What a handler names, it gets: `me`, the session that asks (without it the route is open to everybody); `path`, `query`,
+`headers` and `body`, which are Inputs, checked; `page`, the part of a list; `request`, aiohttp's own. It returns a struct
+(`| web.Response` when it may also make the whole response itself), or raises Problem. What a request holds besides is a
+mistake: a parameter or field that has no effect was meant to have one. All mistakes are told in one answer.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from aiohttp import web
 
 from impetus_service.addresses import address
 from impetus_service.audit import JOURNAL
-from impetus_service.paging import Page, Paged
+from impetus_service.paging import NAMES, Page, Paged
 from impetus_service.problems import Fault, Problem
 from impetus_service.sessions import Caller, Rank, authenticate
+from impetus_service.validation import Input, read_json, read_texts, refusal, unknown_names
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -42,7 +44,8 @@ class Identified(msgspec.Struct):
 
 
 VERBS = {"GET": "read", "POST": "create", "PATCH": "update"}
-PARTS = frozenset({"me", "path", "query", "body", "page", "request"})
+INPUTS = ("path", "query", "headers", "body")
+PARTS = frozenset({"me", *INPUTS, "page", "request"})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,6 +65,7 @@ class Operation:
     raises: tuple[int, ...]  # statuses of its own, besides those that follow from the declaration
     content_types: tuple[str, ...]  # that success may have; the first is what a struct is encoded as
     also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
+    any_query: bool  # whether parameters that are not declared are left alone, for probes that add their own
     hints: Mapping[str, Any] = field(repr=False)  # of the handler's parameters and its return
 
     @property
@@ -99,19 +103,46 @@ class Operation:
         return self._respond(answer)
 
     async def _arguments(self, request: web.Request) -> dict[str, Any]:
-        """What the handler names, but for `me`."""
+        """What the handler names, but for `me`. Raises Problem 422 with every fault of the request."""
         hints = self.hints
         arguments: dict[str, Any] = {}
+        faults: list[Fault] = []
+
+        def read(part: str, values: Mapping[str, str]) -> None:
+            arguments[part], found = read_texts(values, hints[part], part)
+            faults.extend(found)
+
         if "request" in hints:
             arguments["request"] = request
         if "path" in hints:
-            arguments["path"] = _convert(request.match_info, hints["path"], "path")
-        if "query" in hints:
-            arguments["query"] = _convert(request.query, hints["query"], "query")
+            read("path", request.match_info)
+        if "headers" in hints:
+            names = hints["headers"].__struct_encode_fields__
+            read("headers", {name: request.headers[name] for name in names if name in request.headers})
         if "page" in hints:
-            arguments["page"] = Page.of(request.query)
+            try:
+                arguments["page"] = Page.of(request.query)
+            except Problem as problem:
+                faults += problem.errors
+        # Of a parameter that is given twice the first counts; an empty one counts as not given, as a form sends it.
+        of_page = NAMES if "page" in hints else ()
+        given = {name: request.query[name] for name in request.query if name not in of_page}
+        if "query" in hints:
+            read(
+                "query",
+                {
+                    name: text
+                    for name, text in given.items()
+                    if text or name not in hints["query"].__struct_encode_fields__
+                },
+            )
+        elif given and not self.any_query:
+            faults += unknown_names(list(given), "query", of_page)
         if "body" in hints:
-            arguments["body"] = await _body(request, hints["body"])
+            arguments["body"], found = await _body(request, hints["body"])
+            faults += found
+        if faults:
+            raise refusal(faults)
         return arguments
 
     def _respond(self, answer: Any) -> web.StreamResponse:
@@ -155,6 +186,7 @@ class Api:
         raises: tuple[int, ...] = (),
         content_types: tuple[str, ...] = ("application/json",),
         also: Mapping[int, type] | None = None,
+        any_query: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as `method` of `path`.
 
@@ -167,6 +199,9 @@ class Api:
             unknown = set(inspect.signature(handler).parameters) - PARTS
             if unknown or "return" not in hints:
                 raise TypeError(f"{handler.__name__} names {unknown or 'no return type'}; there are {sorted(PARTS)}")
+            for part in INPUTS:
+                if part in hints and not issubclass(hints[part], Input):
+                    raise TypeError(f"{handler.__name__}: {part} is of {hints[part].__name__}, which is no Input")
             verb = "list" if "page" in hints else VERBS.get(method, method.lower())
             name = action or f"{entity}.{verb}"
             self.operations.append(
@@ -182,6 +217,7 @@ class Api:
                     raises,
                     content_types,
                     also or {},
+                    any_query,
                     hints,
                 )
             )
@@ -207,15 +243,7 @@ class Api:
         return [web.route(each.method, each.path, each.__call__) for each in self.operations]
 
 
-def _convert(values: Mapping[str, str], wanted: Any, where: str) -> Any:
-    # Of a parameter that is given twice, the first counts; one that is not declared is left alone.
-    try:
-        return msgspec.convert({name: values[name] for name in values}, wanted, strict=False)
-    except msgspec.ValidationError as error:
-        raise _invalid(error, where) from None
-
-
-async def _body(request: web.Request, wanted: Any) -> Any:
+async def _body(request: web.Request, wanted: Any) -> tuple[Any, list[Fault]]:
     if request.content_type != "application/json":
         raise Problem(415, f"the body is {request.content_type}; application/json is expected")
     try:
@@ -224,23 +252,10 @@ async def _body(request: web.Request, wanted: Any) -> Any:
     except TimeoutError:
         raise Problem(408, f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
     try:
-        return msgspec.json.decode(text, type=wanted)
-    except msgspec.ValidationError as error:
-        raise _invalid(error, "body") from None
+        return read_json(text, wanted)
     except msgspec.DecodeError as error:
         raise Problem(400, f"the body is no JSON: {error}") from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
     except UnicodeDecodeError:
         raise Problem(400, "the body is no JSON: it is not in UTF-8") from None
-
-
-def _invalid(error: msgspec.ValidationError, where: str) -> Problem:
-    # msgspec: "Expected `int` >= 1 - at `$.id`", and without the second part when the whole is meant.
-    message, _, at = str(error).partition(" - at `$")
-    at = at.rstrip("`").lstrip(".")
-    return Problem(
-        422,
-        f"the request has a mistake: {where}{at and '.' + at}: {message}",
-        errors=[Fault(f"{where}.{at}" if at else where, message)],
-    )

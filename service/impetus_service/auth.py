@@ -26,6 +26,7 @@ from impetus_service.queries import accounts as queries
 from impetus_service.sessions import DATABASE, Caller, new_token, token_hash
 from impetus_service.settings import Settings
 from impetus_service.users import Email, NewPassword, User
+from impetus_service.validation import Input
 
 SETTINGS = web.AppKey("impetus.settings", Settings)
 WIDER = 10  # times LOGIN_ATTEMPTS: many people may share an address, and many addresses may guess at an account
@@ -33,7 +34,7 @@ WIDER = 10  # times LOGIN_ATTEMPTS: many people may share an address, and many a
 api = Api("auth")
 
 
-class Credentials(msgspec.Struct):
+class Credentials(Input):
     email: Email
     password: Annotated[str, msgspec.Meta(max_length=1024)]
 
@@ -48,7 +49,7 @@ class Session(msgspec.Struct):
     expires_at: datetime
 
 
-class PasswordChange(msgspec.Struct):
+class PasswordChange(Input):
     current: Annotated[str, msgspec.Meta(max_length=1024)]
     new: NewPassword
 

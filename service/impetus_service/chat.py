@@ -21,6 +21,7 @@ from impetus_service.api import Api
 from impetus_service.problems import Problem
 from impetus_service.provider import DONE, Provider, ProviderError
 from impetus_service.sessions import Caller
+from impetus_service.validation import Input
 
 PROVIDER = web.AppKey("provider", Provider)
 
@@ -35,7 +36,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=100_000)]
 api = Api("chat")
 
 
-class ChatRequest(msgspec.Struct):
+class ChatRequest(Input, forbid_unknown_fields=False):
     """What we look at; every further field goes to the provider as it is."""
 
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=1000)]
@@ -43,7 +44,7 @@ class ChatRequest(msgspec.Struct):
     stream: bool | None = None  # as server-sent events
 
 
-class EmbeddingsRequest(msgspec.Struct):
+class EmbeddingsRequest(Input, forbid_unknown_fields=False):
     """What we look at; every further field goes to the provider as it is."""
 
     input: Text | Annotated[list[Text], Meta(min_length=1, max_length=2048)]

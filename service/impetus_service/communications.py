@@ -13,6 +13,7 @@ from impetus_service.paging import Page, Paged
 from impetus_service.problems import not_found
 from impetus_service.queries import communications as queries
 from impetus_service.sessions import Caller
+from impetus_service.validation import Input
 
 api = Api("communications")
 
@@ -25,17 +26,22 @@ class Communication(Identified):
     created_at: datetime
 
 
-class NewCommunication(msgspec.Struct):
+class NewCommunication(Input):
     subject: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
     body: Annotated[str, msgspec.Meta(max_length=100_000)]
-    kind: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,49}$")] = "message"
+    kind: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[a-z][a-z0-9_-]{0,49}$", description="a word of up to 50 of a-z, 0-9, _ and -, a letter first"
+        ),
+    ] = "message"
 
 
-class CommunicationPath(msgspec.Struct):
+class CommunicationPath(Input):
     id: Id
 
 
-class CommunicationsQuery(msgspec.Struct):
+class CommunicationsQuery(Input):
     author: Id | None = None
     kind: str | None = None
 

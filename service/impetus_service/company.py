@@ -12,6 +12,7 @@ from impetus_service.cache import CACHE
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import Caller, Rank
 from impetus_service.users import Name
+from impetus_service.validation import Input
 
 SUMMARY_TTL = 30.0  # seconds
 
@@ -23,7 +24,7 @@ class CompanyBody(Identified):
     created_at: datetime
 
 
-class CompanyChange(msgspec.Struct):
+class CompanyChange(Input):
     name: Name
 
 

@@ -87,7 +87,7 @@ class Ready(msgspec.Struct):
     reason: str | None = None
 
 
-@api.get("/health", also={503: Health})
+@api.get("/health", also={503: Health}, any_query=True)
 async def health(request: web.Request) -> Health | web.Response:
     """How this worker is, with its database, memory and cache.
 
@@ -123,13 +123,13 @@ async def health(request: web.Request) -> Health | web.Response:
     )
 
 
-@api.get("/health/live")
+@api.get("/health/live", any_query=True)
 async def live() -> Ready:
     """Whether the worker answers at all; whoever gets another answer, or none, may restart it."""
     return Ready(ready=True)
 
 
-@api.get("/health/ready", also={503: Ready})
+@api.get("/health/ready", also={503: Ready}, any_query=True)
 async def ready(request: web.Request) -> Ready | web.Response:
     """Whether to send requests here: not before the schema is up to date, and not while the worker drains.
 

@@ -18,10 +18,11 @@ import msgspec
 from impetus_service import job_files
 from impetus_service.admin_logs import FORMATS, TABLES, Export
 from impetus_service.db import Company
-from impetus_service.jobs import EmbeddingsJob, ReportJob, period
+from impetus_service.jobs import EmbeddingsJob, ReportJob
 from impetus_service.provider import Embeddings, Provider, ProviderError
 from impetus_service.queries import jobs as queries
 from impetus_service.queries.logs import LISTING, SHOWN
+from impetus_service.validation import from_builtins
 
 EVERYTHING = 2**62  # rows
 CHUNK = 2000  # rows that are in memory
@@ -82,7 +83,7 @@ class Run:
 
 async def export(run: Run) -> Any:
     """Every entry of a log that the filters leave, newest first, of one instant."""
-    wanted = msgspec.convert(run.parameters, Export)
+    wanted = msgspec.convert(run.parameters, Export, dec_hook=from_builtins)
     listing, given, encode = LISTING[TABLES[wanted.log]], wanted.given(), FORMATS[wanted.format]
     statement, arguments = listing.count(given, EVERYTHING)
     total = await run.company.fetchval(statement, *arguments)
@@ -109,9 +110,9 @@ async def export(run: Run) -> Any:
 
 async def report(run: Run) -> Any:
     """How many rows of which kind there are in each day, week or month."""
-    wanted = msgspec.convert(run.parameters, ReportJob)
-    begin, end = period(wanted)
-    rows = await run.company.fetch(REPORTS[wanted.of], wanted.by, begin, end, REPORT_ROWS + 1)
+    wanted = msgspec.convert(run.parameters, ReportJob, dec_hook=from_builtins)
+    period = wanted.from_.begin, wanted.to.end
+    rows = await run.company.fetch(REPORTS[wanted.of], wanted.by, *period, REPORT_ROWS + 1)
     if len(rows) > REPORT_ROWS:
         raise Refused(f"the report has more than {REPORT_ROWS} rows: narrow the period, or take a longer unit")
     return {"rows": [{"period": _day(row["period"]), "what": row["what"], "count": row["count"]} for row in rows]}

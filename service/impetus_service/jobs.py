@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from impetus_service.admin_logs import CONTENT_TYPES, Export, Instant, instant
+from impetus_service.admin_logs import CONTENT_TYPES, Export
 from impetus_service.api import Api, Id, Identified
 from impetus_service.auth import SETTINGS
 from impetus_service.db import Database
 from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
-from impetus_service.problems import Problem, not_found
+from impetus_service.problems import Fault, Problem, not_found
 from impetus_service.queries import jobs as queries
 from impetus_service.request_id import REQUEST_ID
 from impetus_service.sessions import Caller, Rank
-
-KEY_MAX = 200  # characters of an Idempotency-Key
+from impetus_service.validation import Input, Instant, refusal, to_builtins
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["export", "report", "embeddings"]
@@ -35,7 +34,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=100_000)]
 api = Api("jobs")
 
 
-class ReportJob(msgspec.Struct, rename={"from_": "from"}):
+class ReportJob(Input, rename={"from_": "from"}):
     """Counts of rows by period; `from` is included, `to` is not, unless it is a date: then that day is."""
 
     of: Literal["audit", "data-access", "communications"]
@@ -44,9 +43,17 @@ class ReportJob(msgspec.Struct, rename={"from_": "from"}):
     to: Instant
 
 
-class EmbeddingsJob(msgspec.Struct):
+class EmbeddingsJob(Input):
     texts: Annotated[list[Text], Meta(min_length=1, max_length=10_000)]
     model: Annotated[str, Meta(max_length=200)] | None = None  # else OPENAI_EMBEDDING_MODEL
+
+
+class JobHeaders(Input, rename={"key": "Idempotency-Key"}):
+    """Two requests of a user with the same key make one job."""
+
+    key: (
+        Annotated[str, Meta(pattern=r"^[ -~]{1,200}$", description="1 to 200 printable characters of ASCII")] | None
+    ) = None
 
 
 class JobSummary(Identified, kw_only=True):
@@ -72,33 +79,31 @@ class Job(JobSummary, kw_only=True):
     result: msgspec.Raw
 
 
-class JobPath(msgspec.Struct):
+class JobPath(Input):
     id: Id
 
 
-class JobFilters(msgspec.Struct):
+class JobFilters(Input):
     state: State | None = None
     kind: Kind | None = None
 
 
 @api.post("/api/jobs/exports", status=202, rank=Rank.ADMINISTRATOR, entity="job", raises=(409,))
-async def start_export(me: Caller, body: Export, request: web.Request) -> Job | web.Response:
+async def start_export(me: Caller, body: Export, headers: JobHeaders) -> Job | web.Response:
     """Every entry of a log that the filters leave, as a file of any size."""
-    body.given()  # a mistake is told now, not by the job
-    return await _add(request, me, "export", body)
+    return await _add(me, headers.key, "export", body)
 
 
 @api.post("/api/jobs/reports", status=202, rank=Rank.ADMINISTRATOR, entity="job", raises=(409,))
-async def start_report(me: Caller, body: ReportJob, request: web.Request) -> Job | web.Response:
+async def start_report(me: Caller, body: ReportJob, headers: JobHeaders) -> Job | web.Response:
     """How many rows of which kind there are in each period."""
-    period(body)
-    return await _add(request, me, "report", body)
+    return await _add(me, headers.key, "report", body)
 
 
 @api.post("/api/jobs/embeddings", status=202, entity="job", raises=(409,))
-async def start_embeddings(me: Caller, body: EmbeddingsJob, request: web.Request) -> Job | web.Response:
+async def start_embeddings(me: Caller, body: EmbeddingsJob, headers: JobHeaders) -> Job | web.Response:
     """The embeddings of up to 10,000 texts, as a file."""
-    return await _add(request, me, "embeddings", body)
+    return await _add(me, headers.key, "embeddings", body)
 
 
 @api.get("/api/jobs", entity="job")
@@ -168,20 +173,9 @@ async def backlog(database: Database) -> Backlog:
     return Backlog(**await database.fetchrow(queries.BACKLOG))
 
 
-def period(wanted: ReportJob) -> tuple[datetime, datetime]:
-    """Its bounds. Raises Problem 422."""
-    begin, end = instant("from", wanted.from_, timedelta(0)), instant("to", wanted.to, timedelta(days=1))
-    if begin is None or end is None:
-        raise Problem(422, "the request has a mistake: body.from and body.to: a period is needed")
-    return begin, end
-
-
-async def _add(request: web.Request, me: Caller, kind: Kind, body: msgspec.Struct) -> web.Response:
-    """202 with the job: a new one, or the one that has the request's Idempotency-Key already."""
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
-        raise Problem(422, f"Idempotency-Key: 1 to {KEY_MAX} printable characters of ASCII are allowed")
-    parameters = msgspec.json.encode(body).decode()
+async def _add(me: Caller, key: str | None, kind: Kind, body: Input) -> web.Response:
+    """202 with the job: a new one, or the one that has the Idempotency-Key `key` already."""
+    parameters = msgspec.json.encode(body, enc_hook=to_builtins).decode()
     async with me.company.transaction() as change:
         row = await change.fetchrow(queries.ADD, me.user_id, kind, parameters, key, REQUEST_ID.get() or None)
         if row is not None:
@@ -191,7 +185,8 @@ async def _add(request: web.Request, me: Caller, kind: Kind, body: msgspec.Struc
         if row is None:
             raise Problem(409, "the job of that Idempotency-Key has just been removed: ask again")
         if not row["same"]:
-            raise Problem(422, "that Idempotency-Key belongs to another request of yours: take a new one")
+            message = "belongs to another request of yours: take a new one"
+            raise refusal([Fault("headers.Idempotency-Key", "key_in_use", message)])
     job = _job(row)
     return web.Response(
         body=msgspec.json.encode(job),

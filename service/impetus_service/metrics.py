@@ -17,7 +17,7 @@ from impetus_service.outgoing import OUTGOING
 api = Api("service")
 
 
-@api.get("/metrics", content_types=("text/plain",))
+@api.get("/metrics", content_types=("text/plain",), any_query=True)
 async def metrics(request: web.Request) -> web.Response:
     """What this worker counts, in Prometheus' text format."""
     text = "".join(f"{line}\n" for line in _lines(request.app))

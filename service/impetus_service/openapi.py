@@ -8,8 +8,8 @@ from typing import Any, get_origin
 import msgspec
 from aiohttp import web
 
-from impetus_service import paging
-from impetus_service.api import Api, Operation
+from impetus_service import paging, validation
+from impetus_service.api import INPUTS, Api, Operation
 from impetus_service.problems import CONTENT_TYPE, ProblemBody
 from impetusd import __version__
 
@@ -19,7 +19,7 @@ DOCUMENT = web.AppKey("impetus.openapi", bytes)
 api = Api("service")
 
 
-@api.get("/openapi.json")
+@api.get("/openapi.json", any_query=True)
 async def openapi(request: web.Request) -> web.Response:
     """This description."""
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")
@@ -29,7 +29,7 @@ def describe(apis: list[Api]) -> dict[str, Any]:
     """The description of all operations."""
     operations = [operation for each in apis for operation in each.operations]
     types = [ProblemBody, *(kind for operation in operations for kind in _types(operation))]
-    schemas, components = msgspec.json.schema_components(types, ref_template=REF)
+    schemas, components = msgspec.json.schema_components(types, schema_hook=validation.schema, ref_template=REF)
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -46,7 +46,7 @@ def describe(apis: list[Api]) -> dict[str, Any]:
 
 
 def _types(operation: Operation) -> list[Any]:
-    parts = (operation.hints.get(name) for name in ("path", "query", "body"))
+    parts = (operation.hints.get(name) for name in INPUTS)
     return [kind for kind in (*parts, operation.answers, *operation.also.values()) if kind is not None]
 
 
@@ -59,6 +59,7 @@ def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]
         "parameters": [
             *_parameters(hints.get("path"), "path"),
             *_parameters(hints.get("query"), "query"),
+            *_parameters(hints.get("headers"), "header"),
             *(paging.parameters() if "page" in hints else []),
         ],
         "responses": {},
@@ -93,7 +94,7 @@ def _refusals(operation: Operation) -> list[int]:
         statuses |= {401, 403, 503}
     if "body" in hints:
         statuses |= {400, 408, 413, 415, 422}
-    if hints.keys() & {"path", "query", "page"}:
+    if not operation.any_query:
         statuses.add(422)
     return sorted(statuses)
 
@@ -101,7 +102,7 @@ def _refusals(operation: Operation) -> list[int]:
 def _parameters(kind: Any, where: str) -> list[dict[str, Any]]:
     if kind is None:
         return []
-    (_,), components = msgspec.json.schema_components([kind], ref_template=REF)
+    (_,), components = msgspec.json.schema_components([kind], schema_hook=validation.schema, ref_template=REF)
     schema = components[(get_origin(kind) or kind).__name__]
     return [
         {

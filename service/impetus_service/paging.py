@@ -17,6 +17,7 @@ import msgspec
 
 from impetus_service.problems import Fault, Problem
 
+NAMES = ("limit", "offset", "cursor")  # of the query parameters
 LIMIT_DEFAULT, LIMIT_MAX = 100, 500
 YEARS = (1970, 9998)  # of a row that can be there: what the driver can move to any time zone
 OFFSET_MAX = 2**63 - 1  # what PostgreSQL's bigint holds
@@ -53,9 +54,9 @@ class Cursor:
                 cursor.created_at.tzinfo is not None and YEARS[0] <= cursor.created_at.astimezone(UTC).year <= YEARS[1]
             )
         except (ValueError, OverflowError, binascii.Error):
-            raise ValueError("it is not one that an answer gave as `next`") from None
+            raise ValueError("must be the `next` of an earlier answer") from None
         if not usable or not 0 < cursor.id < 2**63 or str(cursor) != text:
-            raise ValueError("it is not one that an answer gave as `next`")
+            raise ValueError("must be the `next` of an earlier answer")
         return cursor
 
 
@@ -74,8 +75,8 @@ class Page:
         try:
             after = Cursor.read(text) if text else None
         except ValueError as error:
-            fault = Fault("query.cursor", str(error))
-            raise Problem(422, "the request has a mistake: the cursor cannot be read", errors=[fault]) from None
+            fault = Fault("query.cursor", "bad_format", str(error))
+            raise Problem(422, f"the request has a mistake: query.cursor: {error}", errors=[fault]) from None
         return cls(
             clamp(query.get("limit"), LIMIT_DEFAULT, 1, LIMIT_MAX),
             clamp(query.get("offset"), 0, 0, OFFSET_MAX),

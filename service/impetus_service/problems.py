@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -14,10 +15,29 @@ CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds: the longest pause between our own attempts to connect to the database
 
 
-class Fault(msgspec.Struct):
-    """One thing that is wrong with a request."""
+# What is wrong with a field, for programs: a code never changes its meaning.
+Code = Literal[
+    "missing",
+    "unknown",  # no such field or parameter
+    "wrong_type",
+    "too_small",
+    "too_large",
+    "too_short",
+    "too_long",
+    "not_allowed",  # none of those that there are
+    "bad_format",
+    "bad_character",
+    "no_such_role",
+    "key_in_use",  # an Idempotency-Key of another request
+    "invalid",  # for no other of these reasons
+]
 
-    at: str  # "body.email", "query.from", "path.id"
+
+class Fault(msgspec.Struct):
+    """One thing that is wrong with a request: `message`, for people, follows `at` in a sentence."""
+
+    at: str  # "body.email", "body.texts[3]", "query.from", "path.id", "headers.Idempotency-Key"
+    code: Code
     message: str
 
 

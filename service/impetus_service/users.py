@@ -13,13 +13,19 @@ from impetus_service.db import Change, Company
 from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
 from impetus_service.passwords import PASSWORDS
-from impetus_service.problems import Problem, not_found
+from impetus_service.problems import Fault, Problem, not_found
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import Caller, Rank
+from impetus_service.validation import Input, refusal
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 # One @ with something before it and a host after it: whether mail arrives there, only mail can tell.
-Email = Annotated[str, msgspec.Meta(pattern=r"^[^@\s\x00]{1,64}@[^@\s\x00]{1,255}$", max_length=320)]
+Email = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[^@\s\x00]{1,64}@[^@\s\x00]{1,255}$", max_length=320, description="an address like ada@example.com"
+    ),
+]
 NewPassword = Annotated[str, msgspec.Meta(min_length=12, max_length=1024)]
 Level = Annotated[int, msgspec.Meta(ge=1, le=100)]
 
@@ -35,7 +41,7 @@ class User(Identified):
     created_at: datetime
 
 
-class NewUser(msgspec.Struct):
+class NewUser(Input):
     email: Email
     name: Name
     role: Name
@@ -45,7 +51,7 @@ class NewUser(msgspec.Struct):
         return f"NewUser(email={self.email!r})"
 
 
-class UserChange(msgspec.Struct):
+class UserChange(Input):
     """What is missing, or null, stays as it is. A new password, and active = false, end the user's sessions."""
 
     name: Name | None = None
@@ -57,11 +63,11 @@ class UserChange(msgspec.Struct):
         return "UserChange()"
 
 
-class ById(msgspec.Struct):
+class ById(Input):
     id: Id
 
 
-class UsersQuery(msgspec.Struct):
+class UsersQuery(Input):
     active: bool | None = None
 
 
@@ -71,7 +77,7 @@ class Role(Identified):
     created_at: datetime
 
 
-class NewRole(msgspec.Struct):
+class NewRole(Input):
     name: Name
     level: Level
 
@@ -203,7 +209,7 @@ def _refuse_unless_managed(me: Caller, user: User) -> None:
 async def _role_below(me: Caller, name: str) -> int:
     row: Any = await me.company.fetchrow(queries.ROLE, name)
     if row is None:
-        raise Problem(422, f"there is no role {name}")
+        raise refusal([Fault("body.role", "no_such_role", "must be the name of a role of your company")])
     if row["level"] >= _reach(me):
         raise Problem(403, f"the role {name} is of level {row['level']}, yours of level {me.level}")
     return int(row["id"])
