@@ -24,11 +24,16 @@ async def listed(
     exact = total <= COUNTED
     if not exact or total > page.offset:  # else there is nothing to walk over to
         after = (page.after.created_at, page.after.id) if page.after else None
-        query, arguments = listing.page(given, after, page.limit + 1, page.offset)  # one more tells whether more follow
+        query, arguments = listing.weighed_page(
+            given, after, page.limit + 1, page.offset
+        )  # one more: do others follow?
         rows = await company.fetch(query, *arguments)
-    more, rows = len(rows) > page.limit, rows[: page.limit]
+    there = rows[0]["there"] if rows and listing.weight else len(rows)
+    rows = rows[: page.limit]
+    more, limit = there > len(rows), len(rows) if there > len(rows) else page.limit
     cursor = str(Cursor(rows[-1]["created_at"], rows[-1]["id"])) if more else None
+    names = kind.__struct_fields__
     return Paged(
-        [kind(**row) for row in rows],
-        Pagination(min(total, COUNTED), exact, page.limit, page.offset, cursor),
+        [kind(**{name: row[name] for name in names}) for row in rows],
+        Pagination(min(total, COUNTED), exact, limit, page.offset, cursor),
     )

@@ -85,8 +85,9 @@ class Page:
 
 
 class Pagination(msgspec.Struct):
-    """`total` counts all rows that match, up to a bound: beyond it, `total` is that bound and `exact` false. `next` is
-    the cursor of the page that follows; null on the last one."""
+    """`total` counts all rows that match, up to a bound: beyond it, `total` is that bound and `exact` false. `limit`
+    is that of this page: less than was asked for when its texts are long (PAGE_BYTES), so an offset goes on from offset +
+    limit. `next` is the cursor of the page that follows; null on the last one."""
 
     total: int
     exact: bool

@@ -40,6 +40,7 @@ def all_statements() -> Iterator[tuple[str, str]]:
                         given = {condition: "x"} if condition else {}
                         where = f"{module.name}.{name}{key and f'[{key}]'}[{condition}]"
                         yield f"{where}.page", listing.page(given, None, 1, 0)[0].sql
+                        yield f"{where}.weighed", listing.weighed_page(given, (0, 0), 1, 0)[0].sql
                         yield f"{where}.after", listing.page(given, (0, 0), 1, 0)[0].sql
                         yield f"{where}.count", listing.count(given)[0].sql
 

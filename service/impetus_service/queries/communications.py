@@ -5,7 +5,12 @@ from impetus_service.queries.listing import Listing
 
 COLUMNS = "id, author_id, kind, subject, body, created_at"
 
-LISTING = Listing("communications", COLUMNS, conditions={"author": "author_id = {}", "kind": "kind = {}"})
+LISTING = Listing(
+    "communications",
+    COLUMNS,
+    conditions={"author": "author_id = {}", "kind": "kind = {}"},
+    weight="octet_length(subject) + octet_length(body)",
+)
 ADD = CompanyQuery(f"""
 INSERT INTO communications (company_id, author_id, kind, subject, body)
 VALUES ($1, $2, $3, $4, $5) RETURNING {COLUMNS}

@@ -12,17 +12,37 @@ from typing import Any
 
 from impetus_service.queries import CompanyQuery
 
+PAGE_BYTES = 1_000_000  # of the texts in a page: 500 rows of 100,000 characters would take a worker to hundreds of MB
 COUNTED = 10_000  # rows at most, some 2 ms: to count a million takes far longer than the page itself
 
 
 @dataclass(frozen=True)
 class Listing:
     """What lists of `source`, a table or a join that begins with one, may ask. The first table has company_id,
-    created_at and id. In `conditions`, name to SQL, {} is the value."""
+    created_at and id. In `conditions`, name to SQL, {} is the value. `weight` is SQL for the bytes of a row's long texts;
+    a list without them needs none."""
 
     source: str
     columns: str
     conditions: Mapping[str, str]
+    weight: str = ""
+
+    def weighed_page(
+        self, given: Mapping[str, Any], after: tuple[datetime, int] | None, limit: int, offset: int
+    ) -> tuple[CompanyQuery, list[Any]]:
+        """As page, but the rows end with the one that reaches PAGE_BYTES; `there` of each row is how many there were.
+
+        octet_length reads a long text's size from its head: what is left out is not read.
+        """
+        page, arguments = self.page(given, after, limit, offset)
+        if not self.weight:
+            return page, arguments
+        return CompanyQuery(
+            f"SELECT {self.columns}, there FROM (SELECT *, count(*) OVER () AS there, sum({self.weight}) OVER ("
+            "ORDER BY created_at DESC, id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before"
+            f" FROM ({page.sql}) AS page) AS weighed WHERE before IS NULL OR before < {PAGE_BYTES}"
+            " ORDER BY created_at DESC, id DESC"
+        ), arguments
 
     def page(
         self, given: Mapping[str, Any], after: tuple[datetime, int] | None, limit: int, offset: int
