@@ -13,7 +13,7 @@ from impetus_service import logs
 from impetus_service.addresses import address
 from impetus_service.db import Unavailable
 from impetus_service.problems import ClientLeft, Problem, answer, unavailable
-from impetus_service.request_id import HEADER, REQUEST_ID, accept
+from impetus_service.request_id import HEADER, JOB_ID, REQUEST_ID, accept
 from impetus_service.sessions import CALLER
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The one middleware."""
     began = time.perf_counter()
     name = request[_NAME] = accept(request.headers.get(HEADER))
-    token = REQUEST_ID.set(name)
+    token, of_job = REQUEST_ID.set(name), JOB_ID.set(0)
     status, size = 499, 0  # nginx's number for a client that did not wait
     try:
         try:
@@ -42,6 +42,7 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         _write_access(request, status, size, began)
         REQUEST_ID.reset(token)
+        JOB_ID.reset(of_job)
 
 
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:

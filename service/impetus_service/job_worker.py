@@ -31,7 +31,7 @@ from impetus_service.outgoing import Outgoing
 from impetus_service.ownership import QUEUE, mark, quoted
 from impetus_service.provider import Provider
 from impetus_service.queries import jobs as queries
-from impetus_service.request_id import REQUEST_ID
+from impetus_service.request_id import JOB_ID, REQUEST_ID
 from impetus_service.settings import Settings
 
 log = logging.getLogger("impetus.jobs")
@@ -209,9 +209,12 @@ class Worker:
         if row is None:
             return  # cancelled meanwhile, or done by another
         REQUEST_ID.set(row["request_id"] or "")
+        JOB_ID.set(row["id"])
         company, key = Company(self._database, row["company_id"]), (row["id"], row["attempt"], row["run"])
         if row["attempt"] > self._settings.job_attempts:
-            await company.execute(queries.FAIL, *key, f"its worker was lost {self._settings.job_attempts} times")
+            why = f"its worker was lost {self._settings.job_attempts} times"
+            log.warning("job %d failed for good: %s", row["id"], why)
+            await company.execute(queries.FAIL, *key, why)
             return
         run = Run(
             row["id"], row["attempt"], row["run"], msgspec.json.decode(row["parameters"]), company, self._provider,
@@ -223,6 +226,7 @@ class Worker:
         except Gone:
             log.info("job %d: cancelled, or taken over", run.id)
         except Stopping:
+            log.info("job %d: given back, as this worker ends", run.id)
             await company.execute(queries.GIVE_BACK, *key)
             raise RetryRequested(timedelta(0), "the worker ends") from None
         except Refused as error:

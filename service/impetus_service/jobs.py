@@ -23,7 +23,7 @@ from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
 from impetus_service.problems import Fault, Problem, not_found
 from impetus_service.queries import jobs as queries
-from impetus_service.request_id import REQUEST_ID
+from impetus_service.request_id import JOB_ID, REQUEST_ID
 from impetus_service.sessions import Caller, Rank
 from impetus_service.validation import Input, Instant, refusal, to_builtins
 
@@ -146,6 +146,7 @@ async def cancel_job(me: Caller, path: JobPath) -> Job:
         row = await change.fetchrow(queries.CANCEL, path.id, _only(me))
         if row is not None:
             change.record(path.id, f"at {row['progress']} %", severity="warning")
+            JOB_ID.set(path.id)
     return _job(row) if row is not None else await _as_it_is(me, path, "cancelled")
 
 
@@ -156,6 +157,7 @@ async def requeue_job(me: Caller, path: JobPath) -> Job:
         row = await change.fetchrow(queries.REQUEUE, path.id, _only(me))
         if row is not None:
             change.record(path.id)
+            JOB_ID.set(path.id)
     return _job(row) if row is not None else await _as_it_is(me, path, "queued")
 
 
@@ -188,6 +190,7 @@ async def _add(me: Caller, key: str | None, kind: Kind, body: Input) -> web.Resp
             message = "belongs to another request of yours: take a new one"
             raise refusal([Fault("headers.Idempotency-Key", "key_in_use", message)])
     job = _job(row)
+    JOB_ID.set(job.id)
     return web.Response(
         body=msgspec.json.encode(job),
         status=202,

@@ -3,7 +3,7 @@
 Lines are written by a thread: a pipe that nobody empties would stop the event loop. What waits is bounded to MAX_WAITING
 lines; what does not fit is dropped, counted, and the count is logged when there is room again.
 
-A line has time, level, logger, message and, where there is one, request_id and exception; that of a request has method,
+A line has time, level, logger, message and, where there is one, request_id, job_id and exception; that of a request has method,
 path (without the query, which may hold anything), status, ms, bytes, address, user_id and company_id.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from impetus_service.request_id import REQUEST_ID
+from impetus_service.request_id import JOB_ID, REQUEST_ID
 
 MAX_WAITING = 20_000  # lines
 _BATCH = 500  # lines in one write
@@ -77,6 +77,9 @@ class JsonLines(logging.Formatter):
         request_id = REQUEST_ID.get()
         if request_id:
             line["request_id"] = request_id
+        job_id = JOB_ID.get()
+        if job_id:
+            line["job_id"] = job_id
         if record.exc_info:
             line["exception"] = redact(self.formatException(record.exc_info))
         line |= getattr(record, "fields", None) or {}

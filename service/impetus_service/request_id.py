@@ -1,4 +1,7 @@
-"""The name that one request has everywhere: in its answer, the logs, the jobs it makes and the calls that go out for it."""
+"""The name that one request has everywhere: in its answer, the logs, the jobs it makes and the calls that go out for it.
+
+A job has one, too: that of the request that asked for it, and its own id.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ _ACCEPTED = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 # Of the request (or job) that the running task works for; "" outside of one.
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+# Of the job that the running task does, or that its request makes or changes; 0 for none.
+JOB_ID: ContextVar[int] = ContextVar("job_id", default=0)
 
 
 def accept(given: str | None) -> str:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from served import Person, served
 from waiting import until
 
-from impetus_service import job_files, job_kinds, job_worker, outgoing
+from impetus_service import job_files, job_kinds, job_worker, logs, outgoing
 from impetus_service.job_worker import Worker, delay_before
 from impetus_service.settings import Settings
 
@@ -268,6 +268,36 @@ def test_dead_letters_are_listed_and_requeued(database, folder, monkeypatch):
 
     monkeypatch.setitem(job_kinds.KINDS, "export", broken)
     run(main())
+
+
+def test_the_log_lines_of_a_job_are_found_by_its_id(database, folder, capfd):
+    """From the request that asks for it to its end, with what goes out for it; on one connection with other requests."""
+
+    async def main() -> list[dict[str, Any]]:
+        async with FakeProvider() as provider:
+            names = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": KEY, "LOG_LEVEL": "DEBUG", "HTTP_RETRIES": "0"}
+            provider.next = [fake.status(429)]
+            async with served(database, **names) as service, working():
+                admin = await service.administrator()
+                jobs = [(await admin("POST", "/api/jobs/embeddings", json={"texts": ["a"]}))[1] for _ in range(2)]
+                for job in jobs:
+                    await ended(admin, job["id"])
+                assert (await admin("POST", f"/api/jobs/{jobs[0]['id']}/cancel"))[0] == 409
+                return jobs
+
+    jobs = run(main())
+    logs.stop()
+    lines = [json.loads(line) for line in "".join(capfd.readouterr()).splitlines() if line.startswith("{")]
+    for job in jobs:
+        mine = [line for line in lines if line.get("job_id") == job["id"]]
+        assert {line["request_id"] for line in mine} == {job["request_id"]}
+        assert sum(line["logger"] == "impetus.access" for line in mine) == 1
+        said = [line["message"] for line in mine if line["logger"] == "impetus.jobs"]
+        assert said[0] == f"job {job['id']} (embeddings): attempt 1 begins"
+        assert said[-1] == f"job {job['id']}: succeeded"
+    retried = [line for line in lines if "attempt 1 failed" in line.get("message", "")]
+    assert [line["job_id"] in {job["id"] for job in jobs} for line in retried] == [True]
+    assert all("job_id" not in line for line in lines if line.get("path") in {"/api/auth/login", "/api/auth/me"})
 
 
 @contextmanager
