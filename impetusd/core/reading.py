@@ -83,6 +83,8 @@ class Values(Reading):
             value = key.value.parse(pieces if key.value is schema.COMMAND else text)
             if key.value is schema.COMMAND and self.rules > 1 and (fault := shell.needed(pieces)):
                 raise ValueError(fault)
+            if key.value is schema.READY and self.rules > 1 and (fault := schema.pattern_fault(value)):
+                raise ValueError(fault)
         except ValueError as error:
             # What a reference stood for is told, except of a command or a header: there it may be a password.
             meant = "" if secret or "$" not in entry.value else f" (that is {ini.brief(text)})"

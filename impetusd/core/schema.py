@@ -399,6 +399,20 @@ def parse_ready(text: str) -> Ready:
     raise ValueError("write http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX")
 
 
+def pattern_fault(ready: Ready) -> str:
+    """Why its regular expression is not taken, which `parse_ready` has found to be one; "" if it is."""
+    import re
+
+    from impetusd.core.linepattern import LinePattern
+
+    try:
+        if ready.kind == "log":
+            LinePattern(ready.value.encode())
+    except (re.error, ValueError, RecursionError) as error:
+        return f"its regular expression cannot be matched ({error}); write one like log:listening on"
+    return ""
+
+
 def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     """(name, value) of each line."""
     headers: list[tuple[str, str]] = []
@@ -576,7 +590,7 @@ KEYS: tuple[Key, ...] = (
     Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
     Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
     Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
-    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX.", "log:listening on port"),
+    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX (as Python's re, but for lookaround and references to groups).", "log:listening on port"),
     Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
     Key("members", (GROUP,), "When it runs", WORDS, "", "Pools and programs, by name or pattern, that the group's name stands for in every command. Required.", "web, db"),
     # reload

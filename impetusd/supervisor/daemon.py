@@ -11,7 +11,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import signal
 import socket
 import sys
@@ -452,13 +451,12 @@ class Daemon:
     def _connect(self, worker: Entry) -> socket.socket | None:
         return self._starter.connect(worker.rec.process) if worker.rec.process is not None else None
 
-    def _watch_line(self, entry: Entry, pattern: re.Pattern[str], found: Callable[[], None]) -> Callable[[], object]:
+    def _watch_line(self, entry: Entry, pattern: str, found: Callable[[], None]) -> Callable[[], object]:
         """Call `found` at the first line of the slot's present run that the pattern is found in."""
         soon = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, found)
-        raw = re.compile(pattern.pattern.encode())
         pipes = self._starter.pipes(entry)
         for pipe in pipes:
-            self._writer.watch_line(pipe, raw, soon)
+            self._writer.watch_line(pipe, pattern.encode(), soon)
 
         def end() -> None:
             for pipe in pipes:

@@ -40,6 +40,7 @@ BEGIN_AGAIN = 1.0  # seconds between two tries to start a thread
 HOLD = 1.0  # seconds that pipes wait for the end of another's line, in HOLD_AGAIN times as many
 HOLD_AGAIN = 30
 LITTLE, OFTEN, NAP = 256, 8, 0.005  # bytes; reads of fewer, one within two naps of the other; seconds
+COSTLY = 0.01  # seconds of CPU for one read, where a line is waited for, after which the pipe rests for as long
 MUCH, MANY = 16384, 1000  # bytes that no drip brings within a nap; reads of little after which it may be one again
 
 
@@ -174,9 +175,12 @@ class Lane:
             self._park(pipe)
             hold.waiting.append(pipe)
             return
-        before = pipe.total
-        self._contain(pipe, self._drain, pipe, TURN)
+        before, watched = pipe.total, pipe.watch is not None
+        spent = time.thread_time() if watched else 0.0
+        self._contain(pipe, self._drain, pipe, 1 if watched else TURN)
         now = time.monotonic()
+        if watched and (spent := time.thread_time() - spent) > COSTLY:
+            self._park(pipe, now + spent)
         count = pipe.total - before
         if count >= MUCH:
             pipe.small = -MANY

@@ -6,12 +6,12 @@ import array
 import contextlib
 import fcntl
 import os
-import re
 import termios
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from impetusd.core.linepattern import FOUND, LinePattern
 from impetusd.supervisor.journal import CHUNK
 from impetusd.supervisor.lines import Options
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from impetusd.supervisor.unfinished import Beginning
 
 TAIL = 8192  # bytes of stderr kept to explain an end
+WATCHED = 4096  # bytes read at once while a line is waited for: the worst of patterns takes 0.3 s for them
 LOCKED = 0.05  # seconds that the supervisor waits for a pipe's lock at most
 
 
 class _Watch:
     """A line that is waited for in what one run prints."""
 
-    def __init__(self, pattern: re.Pattern[bytes], found: Callable[[], object]) -> None:
+    def __init__(self, pattern: LinePattern, found: Callable[[], object]) -> None:
         self.pattern = pattern
         self.found = found
-        self.rest = b""
+        self.state = pattern.begin
 
 
 class Pipe:
@@ -90,11 +91,16 @@ class Pipe:
 
     def limit(self) -> int:
         """How much may be read at once: where lines are cut, what two runs have printed is read apart."""
+        most = CHUNK if self.watch is None or self._is_over() else WATCHED
         if not self.by_lines:
-            return CHUNK
+            return most
         return min(
-            CHUNK, *(place - self.total for place in (self.ended, self.run, self.total + CHUNK) if place > self.total)
+            most, *(place - self.total for place in (self.ended, self.run, self.total + most) if place > self.total)
         )
+
+    def _is_over(self) -> bool:
+        """Whether the present run has ended."""
+        return self.ended > self.run
 
     def at_an_edge(self) -> bool:
         """Whether what was read last is the last of a run."""
@@ -121,9 +127,9 @@ class Pipe:
         with self.locked():
             self.ended = self.total + self.unread()
 
-    def wait_for(self, pattern: bytes | re.Pattern[bytes] | None, found: Callable[[], object] = lambda: None) -> None:
+    def wait_for(self, pattern: bytes | None, found: Callable[[], object] = lambda: None) -> None:
         """Call `found` once, when this run prints a line with `pattern`; None: wait for none. Raises re.error."""
-        watch = None if pattern is None else _Watch(re.compile(pattern), found)
+        watch = None if pattern is None else _Watch(_line_pattern(pattern), found)
         with self.locked():
             self.watch = watch
 
@@ -146,14 +152,23 @@ class Pipe:
         watch = self.watch
         if watch is None:
             return
-        text = watch.rest + bytes(data[max(0, self.run - before) :])
-        end = text.rfind(b"\n") + 1
-        watch.rest = text[end:][-CHUNK:]
-        if any(watch.pattern.search(line) for line in text[:end].split(b"\n")[:-1]):
+        text = bytes(data[max(0, self.run - before) :])
+        if self._is_over():  # no decision hangs on it any more
+            text = text[:WATCHED]
+        watch.state = watch.pattern.feed(watch.state, text)
+        if watch.state is FOUND:
             with self.lock:
                 if self.watch is watch:
                     self.watch = None
                     watch.found()
+
+
+def _line_pattern(pattern: bytes) -> LinePattern:
+    """Raises re.error. A file in force may have a pattern that `check` refuses today: it is taken leniently."""
+    try:
+        return LinePattern(pattern)
+    except ValueError:
+        return LinePattern(pattern, lenient=True)
 
 
 def own_end(fd: int) -> int:

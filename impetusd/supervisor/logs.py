@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -157,7 +156,7 @@ class Writer:
             self.end_run(pipe)
             self._of(known, known.lane.tail, known, answer)
 
-    def watch_line(self, pipe: str, pattern: bytes | re.Pattern[bytes], found: Callable[[], object]) -> None:
+    def watch_line(self, pipe: str, pattern: bytes, found: Callable[[], object]) -> None:
         """Call `found` once (in a thread of the writer's; it must not call the writer) when this run prints such a line.
 
         Say it after `begin_run`, which ends it, as `forget` and `unwatch` do. Raises re.error.

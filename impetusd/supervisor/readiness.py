@@ -7,7 +7,6 @@ The question is repeated while the slot is STARTING with a process; how long tha
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable
 
 from impetusd import probe
@@ -46,10 +45,10 @@ class Readiness:
         self,
         *,
         ready: Callable[[int], object],
-        watch_line: Callable[[Entry, re.Pattern[str], Callable[[], None]], Callable[[], object]],
+        watch_line: Callable[[Entry, str, Callable[[], None]], Callable[[], object]],
     ) -> None:
         """`ready(pid)`: as READY=1 from it. `watch_line(slot, pattern, found)`: call `found` in the loop's thread at the
-        first line of the slot's present run that `pattern` is found in; returns what ends the watch.
+        first line of the slot's present run that `pattern` (a regular expression) is found in; returns what ends the watch.
         """
         self._ready = ready
         self._watch_line = watch_line
@@ -78,7 +77,7 @@ class Readiness:
         entry.waits = wait.said
         match wait.ready.kind:
             case "log":
-                wait.cancel = self._watch_line(entry, re.compile(wait.ready.value), lambda: self._said(wait))
+                wait.cancel = self._watch_line(entry, wait.ready.value, lambda: self._said(wait))
             case kind:
                 what = wait.ready.value
                 ask = _asks(kind, what)

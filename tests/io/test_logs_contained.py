@@ -205,3 +205,59 @@ def test_standard_output_that_nobody_reads_holds_up_no_other_log(bench):
     lanes = [bench.writer._lane(path) for path in paths]
     assert lanes[0] is not lanes[1]
     assert bench.writer._main not in lanes
+
+
+def test_a_pattern_that_backtracks_for_ages_holds_nobody(bench, tmp_path):
+    bad, good = (bench.pipe(f"{name}:out", tmp_path / "o") for name in ("bad", "good"))
+    found = threading.Event()
+    bench.writer.watch_line("bad:out", rb"(a+)+$", found.set)
+    os.write(bad, b"a" * 40 + b"!\n")
+    os.write(good, b"good\n")
+    wait_for(lambda: read(tmp_path / "o").count(b"\n") == 2, "both lines", 10.0)
+    assert not found.is_set()
+    os.write(bad, b"a" * 40 + b"\n")
+    assert found.wait(10)
+
+
+@pytest.mark.parametrize("pattern", [rb"(?=.*r)re(a)d\Zy|(o)\1n", b"(?:on){1,9999}"])
+def test_a_pattern_that_is_refused_today_is_looked_for_if_it_is_in_force(bench, tmp_path, pattern):
+    end, found = bench.pipe("1:out", tmp_path / "o"), threading.Event()
+    bench.writer.watch_line("1:out", pattern, found.set)
+    os.write(end, b"it is on\n")
+    assert found.wait(DEADLINE)
+
+
+def test_one_whose_every_byte_is_costly_rests_in_between_and_all_of_it_is_written(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(loglane, "COSTLY", 0.0)
+    rests, park = [], loglane.Lane._park
+    monkeypatch.setattr(
+        loglane.Lane, "_park", lambda lane, pipe, *more: rests.append(pipe.name) or park(lane, pipe, *more)
+    )
+    dear, cheap = (bench.pipe(f"{name}:out", tmp_path / name) for name in ("dear", "cheap"))
+    found = threading.Event()
+    bench.writer.watch_line("dear:out", rb"ready$", found.set)
+    text = b"not yet\n" * 4000
+    os.write(dear, text)
+    wait_for(lambda: read(tmp_path / "dear") == text, "all of it")
+    assert rests.count("dear:out") >= len(text) // logpipe.WATCHED
+    os.write(cheap, text)
+    os.write(dear, b"ready\n")
+    assert found.wait(DEADLINE)
+    wait_for(lambda: read(tmp_path / "cheap") == text, "the other's")
+    assert "cheap:out" not in rests
+
+
+def test_of_a_run_that_is_over_little_is_looked_at_and_of_the_next_all(bench, tmp_path):
+    end, found = bench.pipe("1:out", tmp_path / "o"), threading.Event()
+    bench.writer.begin_run("1:out")
+    bench.writer.watch_line("1:out", b"ready", found.set)
+    pipe = bench.writer._pipes["1:out"]
+    with pipe.lock:  # nothing is read meanwhile
+        os.write(end, b"x" * 2 * logpipe.WATCHED + b"ready\n")
+        pipe.ended = pipe.total + pipe.unread()
+    bench.settle()
+    assert not found.is_set()
+    bench.writer.begin_run("1:out")
+    bench.writer.watch_line("1:out", b"ready", found.set)
+    os.write(end, b"x" * 2 * logpipe.WATCHED + b"ready\n")
+    assert found.wait(DEADLINE)

@@ -41,7 +41,7 @@ class World:
         self.move(State.RUNNING, pid)
 
     def _watch_line(self, entry, pattern, found):
-        self.watched.append((entry.name, pattern.pattern, found))
+        self.watched.append((entry.name, pattern, found))
 
         def cancel():
             self.cancelled += 1
