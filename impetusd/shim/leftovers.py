@@ -16,8 +16,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import time
 
 from impetusd.shim import tree
+from impetusd.shim.log import call_it_writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +66,36 @@ def write(state_dir: str, life: str, *, over: bool) -> None:
     finally:
         os.close(fd)
     os.rename(f"{path}.new", path)
+
+
+def begin(state_dir: str, life: str) -> None:
+    """Remember the life that is under way, unless that is done: a shim that goes on with it waits for no disk. Raises OSError."""
+    if marks(state_dir) != (life, ""):
+        write(state_dir, life, over=False)
+
+
+def end(state_dir: str, life: str, lock: int, within: float) -> None:
+    """Remember that the life has ended in order, in a process of its own, which is waited for so many seconds.
+
+    Of what is held that one keeps the `lock` alone: while a disk hangs no other life begins, which it would take for over.
+    Raises OSError.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        writer = os.fork()
+        if writer == 0:
+            try:
+                os.closerange(3, lock)
+                os.closerange(lock + 1, 1 << 20)
+                call_it_writer()
+                write(state_dir, life, over=True)
+            finally:
+                os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    until = time.monotonic() + within
+    while os.waitpid(writer, os.WNOHANG)[0] == 0 and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def marks(state_dir: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from collections import deque
 
 from impetusd.priority import WARNING, is_journal
 
-NAME = b"impetusd-log"  # of the process that writes: its command is the shim's
+NAME = b"impetusd-log"  # of a process that writes: its command is the shim's
 MOST = 200  # lines that wait for a disk; after that the oldest are dropped
 WITHIN = 0.05  # seconds that a line may take before nobody waits for it; measured on an idle machine: 0.001
 
@@ -75,6 +75,12 @@ def _is_free() -> bool:
     return True
 
 
+def call_it_writer() -> None:
+    """Have nobody take this process, which a shim has forked to wait for a disk, for a shim. Raises OSError."""
+    with open("/proc/self/comm", "wb", buffering=0) as name:
+        name.write(NAME)
+
+
 def _write(text: bytes) -> None:
     """In the process that writes, which is called NAME: what the shim holds must not be held by one that hangs.
 
@@ -84,8 +90,7 @@ def _write(text: bytes) -> None:
         os.closerange(3, 1 << 20)
         file = 2
         with contextlib.suppress(OSError):
-            with open("/proc/self/comm", "wb", buffering=0) as name:
-                name.write(NAME)
+            call_it_writer()
             file = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND)
         while text:
             text = text[os.write(file, text) :]

@@ -129,7 +129,7 @@ class Shim(Supervision):
             os.unlink(f"{self.run_dir}/control.sock")
 
     def _clear_away(self) -> None:
-        self.table.remove()
+        self.table.remove(self.kept["lock"])
         self.cgroups.remove(self.cgroups.root)
         write_waiting(LAST_LINES)
 

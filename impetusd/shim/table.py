@@ -40,6 +40,7 @@ NAME = "table"
 DAMAGED = ".bad"  # what is appended to the name of one that cannot be used
 GROWTH = 1 << 20  # bytes added to twice what everything takes, until it is begun anew
 AGAIN = 5.0  # seconds until a file that was removed, or cannot be written, is made again
+WRITTEN_WITHIN = 1.0  # seconds that a disk may take at the end
 PARTS = ("blobs", "kept", "children")
 AT_ONCE = 50  # of a part in one line
 
@@ -70,6 +71,7 @@ class Table:
         self._state_dir = state_dir
         self._instance = leftovers.instance(state_dir)
         self._path = path_in(folder)
+        self._begun = False  # the life was remembered in state_dir
         self._fd = -1
         self._size = self._full = 0
         self._changed = 0  # st_mtime_ns as of our last write
@@ -158,8 +160,10 @@ class Table:
             "shutdown": shim.shutdown,
             **{part: {} for part in PARTS},
         }
-        with contextlib.suppress(OSError):  # only the second memory, and it is on another disk
-            leftovers.write(self._state_dir, self.life, over=False)
+        if not self._begun:  # it is on a disk, which may hang later
+            with contextlib.suppress(OSError):  # only the second memory
+                leftovers.begin(self._state_dir, self.life)
+            self._begun = True
         os.makedirs(os.path.dirname(self._path), 0o755, exist_ok=True)
         self.watched.add(os.path.dirname(self._path))
         aside = f"{self._path}.new"
@@ -193,12 +197,12 @@ class Table:
         self._size += len(line)
         self._changed = os.fstat(self._fd).st_mtime_ns
 
-    def remove(self) -> None:
-        """An orderly end: nothing is left to be known."""
+    def remove(self, lock: int) -> None:
+        """An orderly end: nothing is left to be known. `lock`: the instance's."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         with contextlib.suppress(OSError):
-            leftovers.write(self._state_dir, self.life, over=True)
+            leftovers.end(self._state_dir, self.life, lock, WRITTEN_WITHIN)
 
 
 def path_in(folder: str) -> str:
