@@ -44,7 +44,7 @@ def read(path: str, environ: Mapping[str, str], *, judged: bool = True, former: 
                 data, fault = vetted.read(name, room, trust)
             except OSError as error:
                 what = f"files: cannot read {name}: {error.strerror}"
-                fix = "write narrower patterns" if error.errno == errno.EFBIG else "mend that, or take it out of files"
+                fix = "write narrower patterns" if error.errno == errno.EFBIG else "fix that, or remove it from files"
                 problems.append(Problem(path, pattern.line, f"{what}; {fix}"))
             else:
                 found[name] = _checked(name, data, fault, problems)

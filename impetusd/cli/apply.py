@@ -7,7 +7,7 @@ import click
 from impetusd.cli.options import conf_option, env_option, here
 
 
-@click.command(short_help="Have what runs be what the INI file says.")
+@click.command(short_help="Apply the INI file to what is running.")
 @env_option
 @conf_option
 def command(env: str | None) -> int:

@@ -17,18 +17,18 @@ if typing.TYPE_CHECKING:
     from impetusd.core.problem import Problem
 
 
-@click.command(short_help="Check an INI file, and tell every problem in it.")
+@click.command(short_help="Check an INI file and report every problem.")
 @click.argument("file", required=False)
 @click.option("--host", is_flag=True, help="Exit with 1 if this host lacks something: a program, a folder, a user.")
 @env_option
 @conf_option
 def command(file: str | None, env: str | None, *, host: bool) -> int:
-    """Check FILE (else the file that -c or its absence means) and tell each problem with its line. Changes nothing.
+    """Check FILE (else the file that -c or its absence means) and report each problem with its line. Changes nothing.
 
-    The env_files that it names are read, too. What this host does not have is a warning, so that a file can be checked on
-    another host than the one it is for.
+    The env_files that it names are read, too; as root, check also refuses a file that others could have written. What
+    this host does not have is a warning, so that a file can be checked on another host than the one it is for.
 
-    Exits with 0 if it may be started as it is, with 2 if not.
+    Exits with 0 if there is no problem, with 2 if there is one; with --host, with 1 if there is a warning.
 
     Example: impetusd check conf/impetusd.ini
     """

@@ -128,7 +128,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 FILES = {"bash": "impetusd", "zsh": "_impetusd", "fish": "impetusd.fish"}  # what each shell looks for in its folder
 
 
-@click.command(short_help="Print what makes a shell complete commands and names.")
+@click.command(short_help="Print the shell completion script.")
 @click.argument("shell", type=click.Choice(list(SCRIPTS)))
 def command(shell: str) -> int:
     """Print a script that makes SHELL complete commands, options and the names of what runs.

@@ -16,12 +16,12 @@ if typing.TYPE_CHECKING:
     from impetusd.cli.terminal import Screen
 
 
-@click.command(short_help="Tell everything about NAME.")
+@click.command(short_help="Show all details of NAME.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 @conf_option
 def command(name: str, as_json: bool) -> int:
-    """Tell everything about a unit, a slot, a timer or a group: its state and why, its last end, its log files, its configuration.
+    """Show all details of a unit, a slot, a timer or a group: its state and why, its last end, its log files, its configuration.
 
     Example: impetusd describe web:0
     """
@@ -99,7 +99,7 @@ def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
         yield f"  last end    {table.last_exit(end)} at {end.get('at', 'an unknown time')}"
     ago = [f"{table.uptime(seconds)} ago" for seconds in row.get("history") or ()]
     shown = f" (lately: {', '.join(ago[:8])})" if ago else ""
-    yield f"  restarts    {row.get('restarts', 0)} that nobody asked for{shown}"
+    yield f"  restarts    {row.get('restarts', 0)} unplanned{shown}"
     for stream, path in (row.get("log_files") or {}).items():
         yield f"  {stream:<10}  {path}"
     if row.get("dropped_lines") or row.get("dropped_bytes"):

@@ -7,7 +7,7 @@ import click
 from impetusd.cli.options import conf_option, here
 
 
-@click.command(short_help="Switch units off, without editing the INI file.")
+@click.command(short_help="Stop and disable units, without editing the INI file.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @conf_option
 def command(names: tuple[str, ...]) -> int:

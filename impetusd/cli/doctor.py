@@ -29,7 +29,7 @@ COLUMN = 20  # where the sentences begin
 def command(as_json: bool) -> int:
     """Examine this host for what keeps impetusd or its programs from working, or will one day. Changes nothing.
 
-    Each line is ok, warn or fail; under what is not ok stands why it matters, and how to mend it. Works whether impetusd
+    Each line is ok, warn or fail; under what is not ok stands why it matters, and how to fix it. Works whether impetusd
     runs or not; some is seen by root only. Exits with 0 if nothing fails, else with 1.
 
     Example: impetusd doctor
@@ -55,7 +55,7 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
         first, *rest = _wrapped("", finding.what, width)
         yield screen.paint(head, COLOURS[finding.level]) + first
         yield from (" " * COLUMN + line for line in rest)
-        for label, text in (("why", finding.why), ("mend", finding.mend)):
+        for label, text in (("why", finding.why), ("fix", finding.mend)):
             if text:
                 yield from (" " * COLUMN + line for line in _wrapped(f"{label}: ", text, width))
     counts = {level: sum(finding.level == level for finding in findings) for level in COLOURS}

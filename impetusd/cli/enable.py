@@ -7,7 +7,7 @@ import click
 from impetusd.cli.options import conf_option, here
 
 
-@click.command(short_help="Switch units on again that were disabled.")
+@click.command(short_help="Re-enable disabled units.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @conf_option
 def command(names: tuple[str, ...]) -> int:

@@ -42,7 +42,7 @@ def _checked(ctx: click.Context, param: click.Parameter, value: typing.Any) -> t
         raise click.BadParameter(str(error)) from None
 
 
-@click.command(short_help="Ask whether all is well, or a URL answers (for monitors).")
+@click.command(short_help="Check health, or probe a URL (for monitors).")
 @click.argument("url", required=False, callback=_checked)
 @click.option(
     "--timeout",

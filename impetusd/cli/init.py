@@ -8,10 +8,10 @@ import shlex
 import click
 
 
-@click.command(short_help="Write an INI file to begin with.")
+@click.command(short_help="Write a new INI file, ready to edit.")
 @click.argument("directory", metavar="[DIR]", default=".")
 def command(directory: str) -> int:
-    """Write DIR/impetusd.ini (DIR is made if need be), ready to edit and to start. Never overwrites one.
+    """Write DIR/impetusd.ini (DIR is made if needed), ready to edit and to start. Never overwrites one.
 
     Example: impetusd init /srv/shop
     """

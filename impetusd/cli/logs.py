@@ -40,14 +40,14 @@ class Source(typing.NamedTuple):
 
 @click.command(short_help="Show what programs wrote.")
 @names_argument()
-@click.option("-f", "--follow", is_flag=True, help="Go on showing what is added; Ctrl-C ends it.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines; Ctrl-C ends it.")
 @click.option(
     "-n", "--lines", type=click.IntRange(0), help="How many lines of each file: 15, or with --since all, unless given."
 )
 @click.option(
     "--since", metavar="WHEN", help="Lines written since 10m, 2h or 1d ago, 2026-11-23, or '2026-11-23 10:00'."
 )
-@click.option("--grep", metavar="REGEX", help="Only lines that the regular expression is found in.")
+@click.option("--grep", metavar="REGEX", help="Only lines matching REGEX.")
 @click.option("--stderr", is_flag=True, help="Only what was written to stderr.")
 @conf_option
 def command(

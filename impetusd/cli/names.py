@@ -46,8 +46,8 @@ def require(patterns: Sequence[str], known: Collection[str]) -> None:
             near = difflib.get_close_matches(pattern, known, n=1)
             units = [name for name in known if ":" not in name]
             some = ", ".join(units[:10]) + (f" and {len(units) - 10} more" if len(units) > 10 else "")
-            hint = f"did you mean {near[0]}?" if near else f"there is {some or 'nothing'}"
-            raise Failure(f"there is no {pattern}; {hint}", EXIT_UNKNOWN_NAME)
+            hint = f"did you mean {near[0]}?" if near else f"units: {some or 'none'}"
+            raise Failure(f"no unit '{pattern}'; {hint}", EXIT_UNKNOWN_NAME)
 
 
 def configured(at: Place) -> list[str]:

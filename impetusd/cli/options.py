@@ -33,7 +33,7 @@ def env_option(function: _F) -> _F:
         "--env",
         metavar="PROFILE",
         envvar="IMPETUSD_ENV",
-        help="Lay [env:NAME@PROFILE] over [env:NAME], from now on until another is given; '' for none.",
+        help="Use PROFILE ([env:NAME@PROFILE] over [env:NAME]) until another is chosen; '' for none.",
     )(function)
 
 

@@ -24,11 +24,11 @@ WORDS = {
     "reload": ("~", "new workers take over, one at a time", "yellow"),
     "restart": ("!", "it is restarted", "yellow"),
     "added": ("+", "it is new", "green"),
-    "removed": ("-", "it is stopped and forgotten", "red"),
+    "removed": ("-", "it is stopped, and no longer listed", "red"),
 }
 
 
-@click.command(short_help="Show what the INI file would change in what runs.")
+@click.command(short_help="Show what `impetusd apply` would change.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
 @env_option
 @conf_option

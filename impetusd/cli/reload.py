@@ -25,7 +25,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
         raise click.BadParameter(str(error)) from None
 
 
-@click.command(short_help="Bring the version on the disk into service, or keep the one that serves.")
+@click.command(short_help="Deploy new code without downtime; roll back if it fails.")
 @click.option(
     "--canary",
     "canaries",
@@ -99,10 +99,14 @@ def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Itera
                     f"{were} cut off after drain_timeout = {limit}; a longer one would let them end", "yellow"
                 )
         case how:
-            what = "its reload was cancelled" if how == "cancel" else f"it was not reloaded: {plain(told['reason'])}"
-            yield screen.paint(f"{name} runs as before, for {what}", "red" if how != "cancel" else "dim")
+            if how == "cancel":
+                yield screen.paint(f"Reload of {name} was cancelled; the old version keeps serving", "dim")
+            else:
+                yield screen.paint(
+                    f"Reload of {name} failed; the old version keeps serving: {plain(told['reason'])}", "red"
+                )
             yield from (f"    {plain(line)}" for line in told["lines"])
             if told["stuck"]:
                 yield screen.paint(plain(told["stuck"]), "red")
             if how != "cancel":
-                yield f"{screen.arrow} mend it, then: {command} reload {name}"
+                yield f"{screen.arrow} fix it, then: {command} reload {name}"

@@ -29,7 +29,8 @@ def command(logs: str | None, env: str | None) -> int:
     With --logs stdout no log files are written but those that out_file and error_file name: each line goes to standard
     output behind the name of its slot (with log_format = json it is in the object), impetusd's own log to standard error.
 
-    Exits with 0 after an orderly end, and with 69 when a unit with critical = yes was FATAL: all else is stopped first.
+    Exits with 0 after an orderly end, with 69 when a unit with critical = yes was FATAL (all else is stopped first), and
+    with 73 when another impetusd runs in its folders or has left programs there.
 
     Example: impetusd run -c /etc/impetusd/impetusd.ini
     """

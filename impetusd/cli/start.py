@@ -15,7 +15,7 @@ if typing.TYPE_CHECKING:
     from impetusd.cli.place import Place
 
 
-@click.command(short_help="Start everything, or NAME; starts the daemon if need be.")
+@click.command(short_help="Start everything, or NAME; starts the daemon if needed.")
 @names_argument()
 @env_option
 @conf_option

@@ -20,7 +20,7 @@ if typing.TYPE_CHECKING:
     from impetusd.core.model import Config
 
 
-@click.command(short_help="Have systemd start impetusd at boot, and whenever it dies.")
+@click.command(short_help="Install a systemd service: impetusd starts at boot, and after a crash.")
 @click.option("--user", is_flag=True, help="A service of your own, by systemd --user; needs no root.")
 @click.option("--now", is_flag=True, help="Start it, too.")
 @click.option("--name", metavar="NAME", default=None, help="Of the service; the default is impetusd.")

@@ -109,7 +109,7 @@ def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning
 
 def _tell_killed(answer: Mapping[str, typing.Any]) -> None:
     if answer["killed"]:
-        print(f"had to be killed, for they did not end in time: {_some(answer['killed'])}")
+        print(f"killed after kill_timeout: {_some(answer['killed'])}")
 
 
 def _tell_left(answer: Mapping[str, typing.Any]) -> list[Mapping[str, typing.Any]]:

@@ -9,10 +9,10 @@ import click
 from impetusd.cli.options import conf_option, here
 
 
-@click.command(short_help="Have impetusd itself go on with the code now on the disk.")
+@click.command(short_help="Upgrade impetusd in place, without touching programs.")
 @conf_option
 def command() -> int:
-    """Have impetusd itself go on with the code now on the disk: after `pip install --upgrade impetusd`, say.
+    """Upgrade impetusd in place to the code now on the disk: after `pip install --upgrade impetusd`, say.
 
     No program is touched: pids, connections, logs and timers stay. The new code proves itself first, beside the old, on
     the configuration in force. If it cannot come up, the old code stays, nothing is changed, and the reason is printed.

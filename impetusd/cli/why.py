@@ -198,7 +198,7 @@ def _all_is_well(facts: Facts, screen: Screen, width: int) -> Iterator[str]:
     late = [r for r in facts.own if r["at"] > facts.now - LATELY and r["kind"] in NOTABLE and not r.get("asked")]
     lines = story.tell(late, 10, named=True)
     if not lines:
-        yield "Nothing has happened in the last 24 hours that nobody asked for."
+        yield "Nothing unplanned has happened in the last 24 hours."
         return
     yield ""
     yield "Lately:"

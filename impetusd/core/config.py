@@ -156,7 +156,7 @@ class _Sections(Values):
                     hint = f"did you mean [{near}{':' + name if colon else ''}]?"
                 else:
                     hint = f"there are [impetusd], [include], {', '.join(map(header, known))} and [env:NAME]"
-                self.problem(section, f"{shown} is no section of impetusd; {hint}")
+                self.problem(section, f"unknown section {shown}; {hint}")
         for section in sections:  # when all units are known
             kind, _, name = parts(section)
             if kind == schema.HEALTH:
@@ -171,7 +171,7 @@ class _Sections(Values):
             self.problem(section, f"{shown}: this section takes no name; write [{kind}]")
         if section.file != self.path:
             what = "a file that is included includes no others" if kind == schema.INCLUDE else "it is for the whole"
-            self.problem(section, f"{shown} belongs into {self.path}, for {what}; move what it says there")
+            self.problem(section, f"{shown} belongs in {self.path}, for {what}; move what it says there")
             return
         self.unknown_keys(section, kind)
         if kind == schema.INCLUDE and not colon:
@@ -200,17 +200,16 @@ class _Sections(Values):
             if name in known:
                 continue
             said = ini.brief(name)
+            unknown = f"unknown key '{said}' in [{ini.brief(section.name)}]"
             others = dict.fromkeys(other for key in schema.KEYS if key.name == name for other in key.sections)
             if others:
                 *most, last = map(header, others)
                 places = f"{', '.join(most)} and {last}" if most else last
                 self.problem(entry, f"'{said}' is a key of {places}, not of {header(kind)}; move or remove it")
             elif near := self.nearest(name.lower(), known):
-                self.problem(entry, f"'{said}' is no key of {header(kind)}; did you mean {near}?")
+                self.problem(entry, f"{unknown}; did you mean {near}?")
             else:
-                self.problem(
-                    entry, f"'{said}' is no key of {header(kind)}; `impetusd init` writes a file with all of them"
-                )
+                self.problem(entry, f"{unknown}; `impetusd init` writes a file with all of them")
 
     def values(self, section: Section, kind: Kind) -> tuple[dict[str, Any], set[str]]:
         """Each key's value, and the keys that have a problem: these have their default."""

@@ -124,7 +124,7 @@ def _configuration(facts: Facts) -> Iterator[Finding]:
             FAIL,
             f"{facts.problems[0]}{more}",
             "nothing can be started with it, and no change applied",
-            f"mend what this tells: {facts.command} check",
+            f"fix what this reports: {facts.command} check",
         )
     else:
         users = f"; users {', '.join(facts.users)} are known" if facts.users else ""

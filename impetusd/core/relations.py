@@ -63,7 +63,7 @@ def members_of(reading: Values, at: Section | Entry, words: tuple[str, ...]) -> 
         elif word in reading.groups:
             reading.problem(at, f"{said} is a group; name its members")
         elif any(char in word for char in "*?["):
-            reading.problem(at, f"{said} matches no unit; mend the pattern, or remove it")
+            reading.problem(at, f"{said} matches no unit; fix the pattern, or remove it")
         else:
             reading.problem(
                 at, f"members: there is no unit '{ini.brief(word)}'; {hint(reading, word, reading.units, '{}')}"

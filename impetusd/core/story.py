@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from impetusd.core.ledger import Record
 
 LONG = 10.0  # seconds until ready, from which on that is worth a line
+# What a command that failed without an error has not done, by its method; of all others, not everything came up.
+FAILED = {"trigger": "the job failed", "reload": "it failed", "stop": "not all ended", "shutdown": "not all ended"}
 
 
 class Line(NamedTuple):
@@ -87,7 +89,11 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
                 key = "" if record["kind"] in {"config", "reload"} else f"{record['kind']} {slot} {_same(record)}"
                 yield _Mark(record["at"], key, f"{who}{ledger.sentence(record)}")
             case "command" if record.get("outcome") != "refused":
-                failed = "" if record["outcome"] == "done" else f": {record['error'] or 'not all came up'}"
+                failed = (
+                    ""
+                    if record["outcome"] == "done"
+                    else f": {record['error'] or FAILED.get(record.get('method', ''), 'not all came up')}"
+                )
                 yield _Mark(ledger.began(record), "", f"{ledger.typed(record)}, by {ledger.who(record)}{failed}")
             case "command" | "lost":
                 yield _Mark(record["at"], "", ledger.sentence(record))

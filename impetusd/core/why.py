@@ -31,7 +31,7 @@ from impetusd.core.schedule import ahead, span
 
 NOT_RELOADED = re.compile(r"(\S+) was not reloaded and runs as before: (.+)")  # as `status` says it
 WAITS = re.compile(r"waits for ([^\s,]+)")
-MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting for its next start)"}
+MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
 
 
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
@@ -128,7 +128,7 @@ def _configuration(facts: Facts) -> list[Finding]:
         if "INI file" in head:
             commands = (
                 (f"{facts.command} check", "every problem of the file"),
-                (f"{facts.command} apply", "once it is mended"),
+                (f"{facts.command} apply", "once it is fixed"),
             )
             if refused is not None:
                 problems = refused["reason"].splitlines()
@@ -311,7 +311,7 @@ def _to_type(facts: Facts, row: Row) -> Commands:
     logs = (f"{facts.command} logs {row['unit']}", "all that it wrote")
     match row["state"]:
         case "FATAL":
-            return (logs, (f"{facts.command} restart {row['unit']}", "once it is mended"))
+            return (logs, (f"{facts.command} restart {row['unit']}", "once it is fixed"))
         case "BACKOFF":
             return (logs, (f"{facts.command} restart {row['unit']}", "now, without the wait"))
         case "STOPPED":
@@ -427,7 +427,7 @@ def _not_reloaded(facts: Facts, unit: str, why: str) -> Finding:
         facts=tuple(found),
         words=tuple(lines[-WORDS:]),
         words_at=back["at"] if back is not None else 0.0,
-        commands=(*known.commands, (f"{facts.command} reload {unit}", "once it is mended")),
+        commands=(*known.commands, (f"{facts.command} reload {unit}", "once it is fixed")),
     )
 
 
@@ -487,7 +487,7 @@ def _off(facts: Facts, name: str) -> Finding:
     return Finding(
         name=name,
         ok=True,
-        headline=f"{name} is switched off",
+        headline=f"{name} is disabled",
         facts=(("cause", cause),),
         happened=happened,
         commands=commands,

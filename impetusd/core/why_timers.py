@@ -35,12 +35,13 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
         )
         found.append(("run", f"{ran['why']}{attempt}, after {span(ran['duration_s'])}"))
         if not ok:
-            found.append(
-                (
-                    "rule",
-                    f"retries = {ran.get('retries', 0)}, of which {min(ran['attempt'] - 1, ran.get('retries', 0))} are used",
-                )
+            retries = ran.get("retries", 0)
+            used = (
+                f", {min(ran['attempt'] - 1, retries)} used"
+                if retries
+                else ": it is not tried again before its next run"
             )
+            found.append(("rule", f"retries = {retries}{used}"))
     if runs and runs[-1] is not ran:
         found.append(("since", f"{runs[-1]['reason']}, at {facts.when(runs[-1]['at'])}"))
     found.append(("next", _next_run(facts, timer)))
@@ -66,7 +67,7 @@ def _next_run(facts: Facts, timer: Row) -> str:
     if not facts.running:
         return "nothing, until impetusd is started"
     if not timer["enabled"]:
-        return "nothing: it is switched off (enabled = no)"
+        return "nothing: it is disabled (enabled = no)"
     if timer["next_in_s"] is None:
         return "nothing: it never runs again by itself"
     if timer["state"] == "retrying":

@@ -396,7 +396,7 @@ class Applying:
             else:
                 near = schema.nearest(name, [*present.units, *present.timers, *present.groups])
                 hint = f"; did you mean {near}?" if near else "; name a unit, a timer or a group, as the INI file does"
-                raise ProtocolError(FAILED, f"there is no {name}{hint}", EXIT_UNKNOWN_NAME)
+                raise ProtocolError(FAILED, f"no unit, timer or group '{name}'{hint}", EXIT_UNKNOWN_NAME)
         return found
 
     async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:

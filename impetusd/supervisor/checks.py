@@ -298,7 +298,7 @@ class Checks:
         """One sentence on why the check is as it is; "" when the last answer was a good one."""
         if not subject.active:
             behind = self._whose(subject)
-            return f"{self._target(subject)} is {behind[0].slot.state.name if behind else 'switched off'}"
+            return f"{self._target(subject)} is {behind[0].slot.state.name if behind else 'disabled'}"
         if subject.last is None:
             return "not asked yet"
         if subject.last.ok:

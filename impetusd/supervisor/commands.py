@@ -32,7 +32,11 @@ from impetusd.supervisor.stream import STDOUT
 BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
 CHANGE = frozenset({"apply", "enable", "disable"})
 MOST_TOLD = 50  # units, where a name is none
-OFF = "enabled = no, or impetusd disable"
+
+
+def disabled(name: str) -> str:
+    """Why nothing is done with it, and how to have it again, by whichever of the two it was disabled."""
+    return f"{name} is disabled; run: impetusd enable {name} (or remove enabled = no from the INI file and apply)"
 
 
 class Commands:
@@ -130,9 +134,9 @@ class Commands:
             matching = fnmatch.filter(known, pattern) if is_pattern(pattern) else [pattern]
             named = [entry for name in matching for entry in known.get(name, ())]
             if not named and pattern not in self._engine.units and pattern not in self._groups:
-                raise ProtocolError(FAILED, f"there is no {pattern}{self._near(pattern)}", EXIT_UNKNOWN_NAME)
+                raise ProtocolError(FAILED, f"no unit '{pattern}'{self._near(pattern)}", EXIT_UNKNOWN_NAME)
             if not named:
-                raise ProtocolError(FAILED, f"{pattern} is switched off ({OFF})", EXIT_FAILED)
+                raise ProtocolError(FAILED, disabled(pattern), EXIT_FAILED)
             found.update({entry.name: entry for entry in named})
         return [entry for entry in self._engine.entries.values() if entry.name in found]
 
@@ -158,7 +162,10 @@ class Commands:
         near = difflib.get_close_matches(pattern, names, 1)
         units = list(self._engine.units)
         more = f" and {len(units) - MOST_TOLD} more" if len(units) > MOST_TOLD else ""
-        return f"; did you mean {near[0]}?" if near else f"; there is {', '.join(units[:MOST_TOLD]) or 'nothing'}{more}"
+        if near:
+            return f"; did you mean {near[0]}?"
+        all_of_them = "; for everything, give no name" if pattern == "all" else ""
+        return f"; units: {', '.join(units[:MOST_TOLD]) or 'none'}{more}{all_of_them}"
 
     # Asking.
 
@@ -373,7 +380,7 @@ class Commands:
     @staticmethod
     def _refuse_scale(unit: Unit, count: int) -> None:
         if not unit.enabled:
-            raise ProtocolError(FAILED, f"{unit.name} is switched off ({OFF})", EXIT_FAILED)
+            raise ProtocolError(FAILED, disabled(unit.name), EXIT_FAILED)
         if count < 1:
             raise ProtocolError(FAILED, f"{unit.name} needs one instance at least; to have none: stop it", EXIT_USAGE)
         bounded = unit.instances_max > unit.instances or unit.per_instance

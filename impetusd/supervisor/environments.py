@@ -66,7 +66,7 @@ def _row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any
         return {**row, "variables": environment.shown(started)}
     unit = _unit(on_disk(entry.index), entry) or _unit(on_disk(0), entry)
     if unit is None or not unit.enabled:
-        return {**row, "unknown": "the INI file has it no more, or switched off; impetusd plan shows what follows"}
+        return {**row, "unknown": "the INI file no longer has it, or has it disabled; impetusd plan shows what follows"}
     differs = environment.differing(started, _anew(entry, unit))
     now = {each["name"] for each in environment.differing(started, in_force)}
     by_file = {each["name"] for each in environment.differing(in_force, _anew(entry, unit))}

@@ -467,7 +467,7 @@ class Timers:
             near = ", ".join(self._jobs) or "none is configured"
             raise ProtocolError(FAILED, f"there is no timer {name}; there is: {near}", EXIT_UNKNOWN_NAME)
         if not job.timer.enabled:
-            raise ProtocolError(FAILED, f"timer {name} is switched off (enabled = no)", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"timer {name} is disabled (enabled = no, or impetusd disable)", EXIT_FAILED)
         if not self._may_start:
             raise ProtocolError(FAILED, f"{name} is not run: impetusd is being stopped", EXIT_FAILED)
         waiter: Waiter = asyncio.get_running_loop().create_future()

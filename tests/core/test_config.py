@@ -554,9 +554,9 @@ class TestProblems:
         ("text", "line", "says"),
         [
             # sections
-            ("[worker:web]", 1, "[worker:web] is no section of impetusd; there are [impetusd], [include], [pool:NAME]"),
-            ("[timers:x]", 1, "[timers:x] is no section of impetusd; did you mean [timer:x]?"),
-            ("[progam:db]", 1, "[progam:db] is no section of impetusd; did you mean [program:db]?"),
+            ("[worker:web]", 1, "unknown section [worker:web]; there are [impetusd], [include], [pool:NAME]"),
+            ("[timers:x]", 1, "unknown section [timers:x]; did you mean [timer:x]?"),
+            ("[progam:db]", 1, "unknown section [progam:db]; did you mean [program:db]?"),
             ("[impetusd:x]", 1, "[impetusd:x]: this section takes no name; write [impetusd]"),
             ("[pool]", 1, "[pool] has no name; write [pool:NAME]"),
             ("[program:impetusd]\ncommand = x", 1, "[program:impetusd]: impetusd itself has that name; choose another"),
@@ -566,9 +566,9 @@ class TestProblems:
             (DB + WEB.replace("web]", "db]"), 3, "[pool:db]: [program:db] on line 1 has that name; choose another"),
             (DB + DB, 3, "[program:db] is there already, on line 1; merge the two"),
             # keys
-            (DB + "kil_timeout = 1s", 3, "'kil_timeout' is no key of [program:NAME]; did you mean kill_timeout?"),
-            (DB + "Command = x", 3, "'Command' is no key of [program:NAME]; did you mean command?"),
-            (DB + "colour = red", 3, "'colour' is no key of [program:NAME]; `impetusd init` writes a file with all of them"),
+            (DB + "kil_timeout = 1s", 3, "unknown key 'kil_timeout' in [program:db]; did you mean kill_timeout?"),
+            (DB + "Command = x", 3, "unknown key 'Command' in [program:db]; did you mean command?"),
+            (DB + "colour = red", 3, "unknown key 'colour' in [program:db]; `impetusd init` writes a file with all of them"),
             (DB + "app = a:b", 3, "'app' is a key of [pool:NAME], not of [program:NAME]; move or remove it"),
             (WEB + "wait_ready = yes", 4, "'wait_ready' is a key of [program:NAME], not of [pool:NAME]"),
             ("[impetusd]\ninstances = 2", 2, "'instances' is a key of [pool:NAME] and [program:NAME], not of [impetusd]"),

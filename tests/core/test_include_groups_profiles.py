@@ -60,7 +60,7 @@ class TestInclude:
     def test_a_problem_is_told_in_its_own_file(self):
         told = problems(f"{INCLUDE}{DB}nice = x\n", (MORE, f"; a comment\n{API}comand = y\n"))
         assert told[0].startswith("impetusd.ini:5: nice = x")
-        assert told[1] == "conf.d/web.ini:4: 'comand' is no key of [program:NAME]; did you mean command?"
+        assert told[1] == "conf.d/web.ini:4: unknown key 'comand' in [program:api]; did you mean command?"
 
     def test_what_is_there_twice_is_told_with_both_places(self):
         assert problems(INCLUDE + DB, (MORE, f"\n{DB}")) == [
@@ -73,7 +73,7 @@ class TestInclude:
     @pytest.mark.parametrize("section", ["[include]\nfiles = more.ini", "[impetusd]\nrun_dir = /run/x"])
     def test_what_is_for_the_whole_stands_in_the_main_file(self, section):
         told = problems(INCLUDE + DB, (MORE, section))
-        assert any(each.startswith("conf.d/web.ini:1: [i") and "belongs into impetusd.ini" in each for each in told)
+        assert any(each.startswith("conf.d/web.ini:1: [i") and "belongs in impetusd.ini" in each for each in told)
         assert parse(DB).paths.run_dir == "/srv/shop/var/run"
 
     @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ class TestInclude:
         [
             ("[include]\n", "impetusd.ini:1: [include] names no files; write files = conf.d/*.ini, or remove it"),
             ("[include]\nfiles =\n", "impetusd.ini:2: [include] names no files"),
-            ("[include]\nfile = a\n", "impetusd.ini:2: 'file' is no key of [include]; did you mean files?"),
+            ("[include]\nfile = a\n", "impetusd.ini:2: unknown key 'file' in [include]; did you mean files?"),
             ("[include:x]\nfiles = a\n", "impetusd.ini:1: [include:x]: this section takes no name; write [include]"),
             ("[include]\nfiles = ${X}\n", "impetusd.ini:2: files: ${X} is not set"),
             ("[include]\nfiles = 'a\n", "impetusd.ini:2: files: the ' is never closed"),
@@ -108,11 +108,11 @@ class TestGroups:
         ("group", "told"),
         [
             ("[group:g]\nmembers = dbb", "members: there is no unit 'dbb'; did you mean db?"),
-            ("[group:g]\nmembers = x-*", "members: x-* matches no unit; mend the pattern, or remove it"),
+            ("[group:g]\nmembers = x-*", "members: x-* matches no unit; fix the pattern, or remove it"),
             ("[group:g]\nmembers = tidy", "members: tidy is a timer, and a group is of pools and programs; remove it"),
             ("[group:f]\nmembers = db\n[group:g]\nmembers = f", "members: f is a group; name its members"),
             ("[group:g]\n", "[group:g] has no members; give it some, like members = web, db"),
-            ("[group:g]\nmember = db", "'member' is no key of [group:NAME]; did you mean members?"),
+            ("[group:g]\nmember = db", "unknown key 'member' in [group:g]; did you mean members?"),
             ("[group:db]\nmembers = api", "[group:db]: [program:db] on line 1 has that name; choose another"),
             ("[group:tidy]\nmembers = api", "[group:tidy]: [timer:tidy] on line 5 has that name; choose another"),
             ("[group:]\nmembers = api", "[group:] has no name; write [group:NAME]"),

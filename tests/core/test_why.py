@@ -59,7 +59,7 @@ class Past:
 
     def command(self, method, *names, **fields):
         told = {"method": method, "names": list(names), "params": {}, "outcome": "done", "error": "", **ROOT}
-        return self.add("command", **told, **fields)
+        return self.add("command", **{**told, **fields})
 
     def facts(self, *rows, **more):
         count = len(self.records)
@@ -214,7 +214,7 @@ def test_a_timer_tells_its_last_run_and_its_next():
     finding, facts = told(past.facts(timers=[TIMER]))
     assert finding.headline == "job failed at 22:04:59, 1 s ago"
     assert facts["cause"] == "exit 1: disk full"
-    assert facts["rule"] == "retries = 2, of which 2 are used"
+    assert facts["rule"] == "retries = 2, 2 used"
     assert facts["next"] == "it runs again in 2 h (every 1 d)"
     assert typed(finding)[-1] == "impetusd trigger job"
     skipped = past.add(
@@ -305,6 +305,15 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
         if running and names:
             assert found
     assert len(story.tell(records, 5, named=True)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("start", "not all came up"), ("trigger", "the job failed"), ("reload", "it failed"), ("stop", "not all ended")],
+)
+def test_a_command_that_failed_is_said_to_have_failed_in_what_it_is_for(method, said):
+    past = Past().command(method, "web", outcome="failed")
+    assert story.tell(past.facts().records, 1, named=False)[0].text.endswith(f": {said}")
 
 
 def test_of_what_puts_itself_into_the_background_it_says_how_it_stays():

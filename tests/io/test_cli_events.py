@@ -82,7 +82,7 @@ class TestWithoutADaemon:
         assert cli("events", "rest") == (0, "", "nothing is recorded of rest\n")
 
     def test_of_what_there_is_not(self, cli):
-        assert cli("events", "dbb") == (4, "", "impetusd: there is no dbb; did you mean db?\n")
+        assert cli("events", "dbb") == (4, "", "impetusd: no unit 'dbb'; did you mean db?\n")
 
 
 def test_a_file_that_may_not_be_read_is_told(cli, paths):

@@ -239,7 +239,7 @@ def test_describe_shows_the_slots_and_their_configuration_once(cli, tmp_path):
         code, out, _ = cli("describe", "web")
     assert (code, fake.asked) == (0, [("describe", {"name": "web"})])
     assert "killed by SIGKILL at 2026-11-23T09:00:00+00:00" in out
-    assert "2 that nobody asked for (lately: 5s ago, 1m ago)" in out
+    assert "2 unplanned (lately: 5s ago, 1m ago)" in out
     assert out.count("sleep 1000") == 1
     assert f"web, configured in {paths.conf}:3" in out
     assert "treekill         true" in out

@@ -289,7 +289,7 @@ class TestStop:
         daemons.run("start")
         code, out, err = daemons.run("stop")
         assert code == 0, err
-        assert out == "had to be killed, for they did not end in time: web\nstopped; impetusd is not running\n"
+        assert out == "killed after kill_timeout: web\nstopped; impetusd is not running\n"
         assert not control.daemon_alive(paths)
 
     def test_some(self, paths, cli):

@@ -50,7 +50,7 @@ def test_a_page_fits_80_columns_and_obeys_nothing(paths, cli, records):
     with daemon(paths, records, failed_row("web:0")):
         code, out, err = cli("why", "web")
     assert (code, err) == (0, "")
-    assert out.startswith("web:0 is BACKOFF (waiting for its next start) since ")
+    assert out.startswith("web:0 is BACKOFF (waiting to restart) since ")
     assert "  rule   started again in 1 min (restart_delay)\n" in out
     assert "\x1b" not in out
     head, words = out.split("Its last words on stderr")
@@ -102,9 +102,9 @@ def test_if_all_is_well_what_happened_lately_is_told(paths, cli, records):
     assert out.startswith("all 2 up\n")
     assert "web:0: exit 1 after 1 s" in out
     with daemon(paths, [], row("web:0")):
-        assert "Nothing has happened" in cli("why")[1]
+        assert "Nothing unplanned has happened" in cli("why")[1]
 
 
 def test_an_unknown_name(paths, cli, records):
     with daemon(paths, records, row("web:0")):
-        assert cli("why", "wbe") == (4, "", "impetusd: there is no wbe; did you mean web?\n")
+        assert cli("why", "wbe") == (4, "", "impetusd: no unit 'wbe'; did you mean web?\n")

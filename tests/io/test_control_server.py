@@ -192,9 +192,11 @@ class TestNames:
         assert [entry.unit.name for entry in commands.find(["some"])] == ["u1", "u2"] * 4
         assert len(commands.find(["so*"])) == 8
         assert len(commands.find(["u1", "u1:*", "u1:1"])) == 4
-        with pytest.raises(ProtocolError, match="u500 is switched off"):
+        with pytest.raises(ProtocolError, match="u500 is disabled; run: impetusd enable u500"):
             commands.find(["u500"])
-        with pytest.raises(ProtocolError, match=r"there is no zz; there is u0, .*, u49 and 451 more"):
+        with pytest.raises(ProtocolError, match=r"no unit 'all'; .* more; for everything, give no name$"):
+            commands.find(["all"])
+        with pytest.raises(ProtocolError, match=r"no unit 'zz'; units: u0, .*, u49 and 451 more"):
             commands.find(["zz"])
 
     @pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "SIG", "", "-1", "HUP\0", "ſ", "KILL "])
@@ -229,6 +231,6 @@ class TestTheAudit:
         operator = SimpleNamespace(uid=BOB, gid=BOB, pid=os.getpid(), role="operator")
         for _ in range(100):
             given(operator, Request(1, "restart", {"names": ["web"]}), "done", "")
-            given(operator, Request(1, "restart", {"names": ["wbe"]}), "failed", "there is no wbe")
+            given(operator, Request(1, "restart", {"names": ["wbe"]}), "failed", "no unit 'wbe'")
         assert [record["outcome"] for record in records].count("done") == 100
         assert [record["outcome"] for record in records].count("failed") == MOST_FAILED

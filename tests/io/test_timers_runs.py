@@ -642,7 +642,7 @@ class TestTrigger:
         ("name", "message", "code"),
         [
             ("nosuch", "there is no timer nosuch; there is: job", 4),
-            ("job", "timer job is switched off (enabled = no)", 1),
+            ("job", "timer job is disabled (enabled = no, or impetusd disable)", 1),
         ],
     )
     def test_refusals(self, name, message, code):

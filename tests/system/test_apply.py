@@ -93,7 +93,7 @@ def test_added_and_removed_units_scaled_ones_and_timers(impetusd: Instance) -> N
     assert {name: status.pids[name] for name in ("two:0", "two:1")} == {n: before[n] for n in ("two:0", "two:1")}
     assert census.read(before["one"]) is None
     assert [row["name"] for row in json.loads(impetusd.run("timers", "--json").out)["timers"]] == ["new"]
-    assert impetusd.run("status", "one", code=4).err.startswith("impetusd: there is no one")
+    assert impetusd.run("status", "one", code=4).err.startswith("impetusd: no unit 'one'")
     impetusd.kill(status.supervisor)  # nothing of what is gone comes back
     wait_for(lambda: impetusd.status().supervisor != status.supervisor, "the next supervisor")
     assert impetusd.status().pids == status.pids
@@ -186,8 +186,8 @@ def test_disable_holds_over_apply_and_the_daemons_end_until_enable(impetusd: Ins
     assert effects(impetusd) == {}  # of two nothing can change, and the edited file was not applied by the way
     impetusd.run("apply")
     assert "two is disabled; impetusd enable two" in impetusd.run("status").out
-    assert "two is switched off" in impetusd.run("start", "two", code=1).err
-    assert "switched off" in impetusd.run("trigger", "job", code=1).err
+    assert "two is disabled" in impetusd.run("start", "two", code=1).err
+    assert "is disabled" in impetusd.run("trigger", "job", code=1).err
     impetusd.run("stop")
     impetusd.run("start")
     assert list(impetusd.status().rows) == ["one"]
@@ -195,7 +195,7 @@ def test_disable_holds_over_apply_and_the_daemons_end_until_enable(impetusd: Ins
     impetusd.run("enable", "two", "job")
     assert set(impetusd.settle().pids) == {"one", "two"}
     impetusd.run("trigger", "job")
-    assert "there is no twoo; did you mean two?" in impetusd.run("disable", "twoo", code=4).err
+    assert "no unit, timer or group 'twoo'; did you mean two?" in impetusd.run("disable", "twoo", code=4).err
 
 
 def test_values_of_an_env_file_that_have_changed_are_a_change(impetusd: Instance) -> None:

@@ -39,11 +39,11 @@ def test_a_group_stands_for_its_members_in_every_command(anyone: Instance) -> No
     out = anyone.run("describe", "pair").out
     assert out.startswith(f"pair (group), configured in {anyone.conf}:10\n  members     one, two\n")
     assert "three" not in out
-    assert "switched off" not in anyone.run("logs", "pair").err
+    assert "disabled" not in anyone.run("logs", "pair").err
     assert "pair is a group; scale its members" in anyone.run("scale", "pair", "2", code=2).err
     anyone.run("disable", "pair")
     assert running(anyone) == {"three"}
-    assert "pair is switched off" in anyone.run("start", "pair", code=1).err
+    assert "pair is disabled" in anyone.run("start", "pair", code=1).err
     anyone.run("enable", "pair")
     assert running(anyone) == {"one", "two", "three"}
     assert "did you mean pair?" in anyone.run("stop", "pairr", code=4).err

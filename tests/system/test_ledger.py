@@ -55,7 +55,7 @@ def test_who_gave_a_command_and_how_it_went(anyone: Instance) -> None:
         ("stop", ["p"], "done"),
         ("restart", ["nosuch"], "failed"),
     ]
-    assert "there is no nosuch" in commands[2]["error"]
+    assert "no unit 'nosuch'" in commands[2]["error"]
     uid = pwd.getpwnam(anyone.user).pw_uid if anyone.user is not None else os.geteuid()
     assert {(each["uid"], each["user"]) for each in commands} == {(uid, pwd.getpwuid(uid).pw_name)}
     assert {each["comm"] for each in commands} != {""}

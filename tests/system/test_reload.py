@@ -106,7 +106,7 @@ def test_a_bad_version_changes_nothing(
         assert {int(pid) for pid in load.answers} <= set(shop.before.pids.values()) | _pids(impetusd, "web:0:next")
     shop.is_old()
     assert said in failed.out
-    assert "web runs as before, for it was not reloaded: web:" in failed.out
+    assert "Reload of web failed; the old version keeps serving: web:" in failed.out
     assert "web was not reloaded and runs as before" in impetusd.run("status").out
     why = impetusd.run("why", "web").out
     assert "web was not reloaded and runs as before, since" in why

@@ -161,4 +161,4 @@ def test_env_tells_what_a_start_would_change(anyone: Instance) -> None:
     anyone.run("env", "one", "--diff")
     anyone.run("stop", "one")
     assert "nothing runs in one" in anyone.run("env", "one", code=1).err
-    assert "there is no two" in anyone.run("env", "two", code=4).err
+    assert "no unit 'two'" in anyone.run("env", "two", code=4).err
