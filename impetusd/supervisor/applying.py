@@ -381,8 +381,16 @@ class Applying:
         return await self._switch(params, set(self._present.disabled) | set(self._named(params["names"])))
 
     async def enable(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The control method `enable`."""
-        return await self._switch(params, set(self._present.disabled) - set(self._named(params["names"])))
+        """The control method `enable`. Raises ProtocolError, when that is done, if the INI file has one of them disabled."""
+        names = self._named(params["names"])
+        answer = await self._switch(params, set(self._present.disabled) - set(names))
+        present = self._present.at(0)
+        for name in names:
+            found = present.units.get(name) or present.timers.get(name)
+            if found is not None and not found.enabled:
+                text = f"{name} stays disabled: {found.where} has enabled = no; remove that, then run: impetusd apply"
+                raise ProtocolError(FAILED, text, EXIT_FAILED)
+        return answer
 
     def _named(self, names: list[str]) -> list[str]:
         """Units and timers by their names, and by those of groups."""
