@@ -47,20 +47,20 @@ class NotRunning(ControlError):
 
 
 class AnotherFile(ControlError):
-    """What lives where the INI file says goes by another one."""
+    """The daemon in these folders, or what it has left there, belongs to another INI file."""
 
     def __init__(self, paths: Paths, other: str, where: str, *, alive: bool) -> None:
         gone = not os.path.lexists(other)
         if alive:
-            who = f"the impetusd that runs in {where} goes by {other}, and {paths.conf} is another file"
+            who = f"the impetusd that runs in {where} was started for {other}, not for {paths.conf}"
         else:
-            who = f"what {where} holds belongs to {other}, and {paths.conf} is another file"
+            who = f"what is in {where} belongs to {other}, not to {paths.conf}"
         if gone and alive:
-            hint = f"{other} is gone; if {paths.conf} has taken its place: impetusd -c {paths.conf} apply"
+            hint = f"{other} no longer exists; if {paths.conf} replaces it: impetusd -c {paths.conf} apply"
         else:
             hint = (
-                f"To reach that one, say -c {other}; to have both, give {paths.conf} folders of its own"
-                " (run_dir, state_dir and log_dir in [impetusd])"
+                f"For that one, use -c {other}; to run both, give {paths.conf} its own"
+                " run_dir, state_dir and log_dir in [impetusd]"
             )
         super().__init__(f"{who}; nothing was done. {hint}", protocol.EXIT_USAGE)
 
@@ -86,7 +86,7 @@ class Hooks:
     `progress(params)`: a slot moved on. `waiting(sentence)`: nothing is heard for QUIET seconds, and this is what for.
     `tick()`: some time has passed (about ten times a second), for a display that moves.
 
-    `daemon` is what the one that was asked has told of itself.
+    `daemon` is what the daemon has answered to `ping`.
     """
 
     __slots__ = ("daemon", "progress", "tick", "waiting")
@@ -114,16 +114,16 @@ def daemon_alive(paths: Paths) -> bool:
 
 
 def require_daemon(paths: Paths, pong: Mapping[str, Any]) -> None:
-    """AnotherFile if the daemon that gives this answer to `ping` or `status` goes by another file than is meant."""
+    """AnotherFile if the daemon that gives this answer to `ping` or `status` was started for another file."""
     theirs = instance.of_daemon(pong)
     if not instance.is_meant(paths.conf, theirs):
         raise AnotherFile(paths, theirs["conf"], paths.run_dir, alive=True)
 
 
 def require_rest(paths: Paths, *, alive: bool = False) -> None:
-    """AnotherFile if what lies in the folders, of a daemon that was stopped or killed, belongs to another file.
+    """AnotherFile if what a stopped or killed daemon has left in the folders belongs to another file that still exists.
 
-    One that is gone owns nothing any more. `alive`: a daemon holds the folders, and cannot be asked.
+    `alive`: a daemon holds the folders and cannot be asked; then it counts also if its file is gone.
     """
     for where, of in ((paths.state_dir, instance.of_state), (paths.run_dir, instance.of_leftovers)):
         theirs = of(paths)
@@ -132,15 +132,15 @@ def require_rest(paths: Paths, *, alive: bool = False) -> None:
 
 
 def _has_taken_its_place(paths: Paths, pong: Mapping[str, Any]) -> bool:
-    """Whether the file that the daemon goes by is gone, so that it may go by this one from now on."""
+    """Whether the daemon's file is gone, so that `paths.conf` may replace it."""
     other = instance.of_daemon(pong).get("conf")
     return isinstance(other, str) and not instance.is_path(paths.conf, other) and not os.path.lexists(other)
 
 
 def ping(paths: Paths, *, mine: bool = False) -> dict[str, Any] | None:
-    """What the daemon in these folders tells of itself; None if none runs. Raises OSError if it cannot be asked.
+    """The answer to `ping` of the daemon in these folders; None if none runs. Raises OSError if it cannot be asked.
 
-    `mine`: AnotherFile if it goes by another file.
+    `mine`: AnotherFile if it was started for another file.
     """
     try:
         return _ask(paths, "ping", {}, Hooks(), mine=mine)
@@ -208,7 +208,7 @@ def _ask(
 
 
 def _connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
-    """`mine`: what goes by another file than `paths.conf` is refused."""
+    """`mine`: a daemon that was started for another file than `paths.conf` is refused."""
     began = time.monotonic()
     told = looked = False
     while True:

@@ -1,11 +1,11 @@
-"""Which daemon is meant: which INI file one goes by, and where on this host it lives.
+"""Which daemon a command means: which INI file it was started for, and where on this host it lives.
 
-An instance is its state directory, and whoever starts one there goes by an INI file. That file is edited, replaced by
-another of its name, moved, reached by links: it is still the same. Another file that names the same folders is not, and no
-command may act on a daemon, or on what one has left, that goes by another file than was meant.
+An instance is its state directory, with a daemon that was started for an INI file. When that file is edited, replaced by
+another of its name, moved or reached by a link, it is still the same file. Another file that names the same folders is not:
+no command may act on the daemon of another file, or on what it has left.
 
-What a daemon goes by it tells (`report`), and leaves in its folders for when it does not run. Of one of before that, its
-command line tells the path.
+A daemon reports its file (`report`), and records it in its folders for when it does not run. An older version does neither;
+then its command line has the path.
 
 Imports stay few: `impetusd status` comes by here.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Report = Mapping[str, Any]
 
-NAME = "instance"  # a file in state_dir, and a blob of the shim's: which INI file the daemon there goes by
+NAME = "instance"  # a file in state_dir, and a blob of the shim's: which INI file the daemon was started for
 SHIM, SUPERVISOR = "shim", "supervisor"
 DIRS = ("run_dir", "state_dir", "log_dir")
 
@@ -38,7 +38,7 @@ DIRS = ("run_dir", "state_dir", "log_dir")
 
 
 def stamp(path: str) -> list[int]:
-    """What tells a file from every other, and whether it was written to since; [] where it cannot be seen."""
+    """Device, inode and mtime in ns: which file it is, and whether it was written to since. [] if it cannot be seen."""
     try:
         there = os.stat(path)
     except (OSError, ValueError):
@@ -47,12 +47,12 @@ def stamp(path: str) -> list[int]:
 
 
 def report(conf: str, read: list[int]) -> dict[str, Any]:
-    """What a daemon tells of the file that it goes by; `read` is its stamp, as of when it was read last."""
+    """What a daemon reports of its INI file; `read` is the file's stamp when it was read last."""
     return {"conf": conf, "file": read}
 
 
 def record(told: Report, state_dir: str) -> dict[str, Any]:
-    """The same to be written down in state_dir, of which a copy elsewhere says nothing."""
+    """The same for a file in state_dir, with the folder's device and inode: in a copy of the folder it does not count."""
     return {**told, "state_dir": stamp(state_dir)[:2]}
 
 
@@ -62,20 +62,20 @@ def is_path(one: str, other: str) -> bool:
 
 
 def is_meant(conf: str, theirs: Report) -> bool:
-    """Whether `conf` is the file that the daemon goes by which reports this; also where it reports nothing."""
+    """Whether `conf` is the file of the daemon that reports `theirs`. True if it reports none."""
     other, read = theirs.get("conf"), theirs.get("file")
     if not isinstance(other, str) or is_path(conf, other):
         return True
     mine, now = stamp(conf), stamp(other)
     if not mine or mine[:2] == now[:2]:
         return bool(mine)
-    # It may be the one that was read, under another name now. Where that one was replaced, the kernel may have given its
-    # number to a file made since, which was written to later.
+    # It may be the file that was read, renamed. If that one was replaced, the kernel may have given its inode number to a
+    # newer file, which has a later mtime.
     return isinstance(read, list) and read[:2] == mine[:2] and (not now or read[2:] == mine[2:])
 
 
 def of_state(paths: Paths) -> Report:
-    """What was written down in state_dir; {} where nothing was, or this user may not see it."""
+    """The record in state_dir; {} if there is none, or this user may not read it."""
     try:
         fd = os.open(f"{paths.state_dir}/{NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -90,7 +90,7 @@ def of_state(paths: Paths) -> Report:
 
 
 def of_leftovers(paths: Paths) -> Report:
-    """Whose the processes are that a killed daemon has left in run_dir; {} where none are, or that is not known."""
+    """What the table that a killed daemon has left in run_dir says of its file; {} if there is none, or it does not say."""
     from impetusd.shim import table
 
     told = table.read(paths.run_dir, paths.state_dir)
@@ -108,7 +108,7 @@ def _report(data: bytes | str) -> Report:
 
 
 def of_daemon(pong: Report) -> Report:
-    """What a daemon tells by its answer to `ping` or `status`; of an older version its command line tells the path."""
+    """What a daemon reports in its answer to `ping` or `status`; for an older version, the path on its command line."""
     if "conf" in pong:
         return pong
     try:
@@ -157,7 +157,7 @@ def daemon(pid: int) -> Daemon | None:
 
 
 def daemons() -> Iterator[Daemon]:
-    """Every daemon of this user and of root that this user may see: what others' processes say is no reason for anything."""
+    """Every daemon of this user and of root that this user may see. Other users' processes could say anything: they do not count."""
     for name in os.listdir("/proc"):
         if name.isdecimal() and (found := daemon(int(name))) is not None and _uid(found.pid) in {0, os.geteuid()}:
             yield found
@@ -173,7 +173,7 @@ def _uid(pid: int) -> int:
 
 
 def by_same_file(conf: str) -> Iterator[Daemon]:
-    """Every daemon that was started for this file, whatever it is called by now, or for what has its path."""
+    """Every daemon that was started for this file, also under another name."""
     mine = stamp(conf)[:2]
     for found in daemons():
         # Through its own root: in a container the same path is another file.
@@ -202,9 +202,10 @@ def _held(pid: int) -> Iterator[str]:
 
 
 def where_it_is(found: Daemon) -> Paths | None:
-    """Where a daemon lives that was told of folders behind a link, whatever the link leads to by now.
+    """Where a daemon lives whose folders were named through a link that may have been switched since.
 
-    Its shim holds the state directory open; what lies behind the same link lies beside that. None if that cannot be seen.
+    Its shim holds the state directory open, so that one is known; the folders behind the same link are beside it. None if
+    this user may not see that.
     """
     said = found.paths.state_dir
     for path in _held(found.pid):
@@ -222,7 +223,7 @@ def where_it_is(found: Daemon) -> Paths | None:
 
 
 def present(paths: Paths, shim: int) -> Paths:
-    """The same for the supervisor of a shim that was told of these folders."""
+    """Where the supervisor of this shim lives: in `paths`, unless a link on the way was switched since the shim started."""
     if _seems_locked(paths.state_dir) or not link_on_the_way(paths.conf):
         return paths
     return where_it_is(Daemon(shim, SHIM, paths.conf, paths)) or paths
@@ -259,7 +260,7 @@ FIRM = frozenset({"/", "/home", "/usr", "/var"})
 
 
 def link_on_the_way(conf: str) -> str:
-    """The first link on the way to the INI file that leads its folder elsewhere when it is switched; "" for none."""
+    """The first link on the way to the INI file that somebody may switch to another folder; "" if there is none."""
     folder = dirname(conf)
     if conf.startswith(SYSTEM) or os.path.realpath(folder) == folder:
         return ""
@@ -272,7 +273,7 @@ def link_on_the_way(conf: str) -> str:
 
 
 def behind_link(paths: Paths) -> str:
-    """What is wrong with where the instance would live, and what to write instead; "" for nothing."""
+    """Why the instance must not live behind a link that may be switched, and what to write instead; "" if it does not."""
     link = link_on_the_way(paths.conf)
     behind = [name for name in DIRS if getattr(paths, name).startswith(f"{link}/")] if link else []
     if not behind:
@@ -282,19 +283,19 @@ def behind_link(paths: Paths) -> str:
         f"\n    {name} = {dirname(link).rstrip('/')}{getattr(paths, name)[len(link) :]}" for name in behind
     )
     return (
-        f"{said}: behind the link {link}, which leads to {os.readlink(link)}. When it leads elsewhere, a running"
-        f" impetusd is out of reach there, and another start has everything run twice. Write in [impetusd] of"
-        f" {paths.conf} where it may stay:{instead}"
+        f"{said}: behind the link {link}, which leads to {os.readlink(link)}. Once the link is switched, commands no longer"
+        f" reach the running impetusd, and another start would run everything twice. Use folders outside of it: write in"
+        f" [impetusd] of {paths.conf}:{instead}"
     )
 
 
-# Where a daemon lives that was started before things were as they are now.
+# Where daemons of older versions live.
 
 
 def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]) -> Paths:
-    """Where the instance of this INI file lives: `paths`, or still where that was in former versions (`former`).
+    """Where the instance of this INI file lives: in `paths`, or still in the folders of older versions (`former`).
 
-    `ask` gives what the daemon in such folders answers to `ping`, None if none runs; OSError if it cannot be asked.
+    `ask` returns the answer of the daemon in such folders to `ping`, None if none runs. It raises OSError if it cannot ask.
     """
     if paths != former and _lives_in_former(paths, former, ask):
         return former
@@ -312,7 +313,7 @@ def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]
 
 
 def _has_moved(found: Daemon, conf: str) -> bool:
-    """Whether the file that a daemon has read is `conf` by now, and its own name is free."""
+    """Whether `conf` is the file that the daemon has read, renamed since, and nothing has the old name."""
     root = f"/proc/{found.pid}/root"
     if os.path.lexists(f"{root}{found.conf}") or not is_in(found, found.paths.state_dir):
         return False
@@ -346,7 +347,7 @@ def _is_given(former: Paths) -> bool:
 
 
 def _state_is_ours(paths: Paths, former: Paths) -> bool:
-    """Of state whose owner nobody wrote down: it knows units of this file, and no other file is as likely to own it."""
+    """Whether state without a record of its file is this file's: it has units of it, and there is no impetusd.ini beside it."""
     if os.path.exists(f"{dirname(paths.conf)}/{PLAIN}"):
         return False
     try:
@@ -358,17 +359,17 @@ def _state_is_ours(paths: Paths, former: Paths) -> bool:
 
 
 def _units(conf: str) -> set[str]:
-    """Whatever the INI file has a section of: units, timers, checks."""
+    """The names of its sections: units, timers, checks."""
     with open(conf, encoding="utf-8-sig", errors="replace") as file:
         sections, _ = ini.parse(file.read(), conf)
     return {section.name.partition(":")[2].strip() for section in sections} - {""}
 
 
 def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
-    """Move what lies in the former folders to where it is to be, before a daemon is started. False if it has to stay.
+    """Move the files in the former folders to `paths`, before a daemon is started. False if they have to stay.
 
-    It stays while processes live there that a killed daemon has left, and where this user may not write. `everything`
-    in the state directory, not only what is impetusd's: the INI file has programs keep theirs in ${STATE_DIR}.
+    They stay while processes run that a killed daemon has left, and where this user may not write. `everything`: all that
+    is in the state directory, not only what is impetusd's, for the INI file has programs keep files in ${STATE_DIR}.
     """
     from impetusd import reaper
 
@@ -400,7 +401,7 @@ ANY = re.compile("")
 
 
 def _logs(units: set[str]) -> re.Pattern[str]:
-    """The log files that are called so by default, rotated ones too: the daemon's own and those of `units`."""
+    """Names of log files as they are by default, rotated ones too: the daemon's own and those of `units`."""
     names = "|".join(map(re.escape, units))
     return re.compile(rf"(impetusd|({names})(-([0-9]+|template|standby(-[0-9]+)?))?-(out|error))\.log")
 
@@ -411,7 +412,7 @@ def _move_files(source: str, target: str, mode: int, names: re.Pattern[str], mov
     if source == target or not os.path.isdir(source):
         return
     os.close(open_folder(target, make=mode))
-    # By what is moved last the place is known: when this is killed in between, the next one goes on.
+    # These two say where the instance lives: moved last, so that after a kill in between the next start moves the rest.
     for name in sorted(filter(names.match, os.listdir(source)), key=lambda name: name in {NAME, "state.json"}):
         os.rename(f"{source}/{name}", f"{target}/{name}")
         moved.append((f"{source}/{name}", f"{target}/{name}"))

@@ -40,7 +40,7 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     except control.NotRunning as error:
         raise not_running(here, error) from None
     if answer.get("moved"):
-        print(f"impetusd goes by {here.conf} from now on: {answer['moved']} is gone")
+        print(f"impetusd uses {here.conf} from now on: {answer['moved']} no longer exists")
     if method != "apply":
         pending.tell(here, live.hooks)
     if not answer["changes"]:

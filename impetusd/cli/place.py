@@ -69,7 +69,7 @@ def _is_at_home_formerly(conf: str, environ: Mapping[str, str]) -> bool:
 def for_a_start(at: Place) -> Place:
     """The instance, which does not run, where a daemon may be started: what lies in former folders is moved.
 
-    Failure where the daemon would be out of reach one day, or is there already by another name of the file.
+    Failure if a switched link could put the daemon out of reach, or if one runs already under another name of the file.
     """
     from impetusd import instance, source
     from impetusd.core import location
@@ -81,8 +81,8 @@ def for_a_start(at: Place) -> Place:
             if instance.is_in(found, at.paths.state_dir) or instance.is_in(found, at.to_be.state_dir):
                 continue  # it has been started this moment
             raise Failure(
-                f"impetusd runs by this file already, under the name {found.conf} (pid {found.pid}, in"
-                f" {found.paths.state_dir}), and a second one would start everything twice; say: impetusd -c {found.conf}",
+                f"impetusd runs for this file already, under the name {found.conf} (pid {found.pid}, state_dir"
+                f" {found.paths.state_dir}); a second one would start everything twice. Use: impetusd -c {found.conf}",
                 2,
             )
     if at.paths == at.to_be:
@@ -129,7 +129,7 @@ def _named(path: str, said: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """As os.path.abspath, but by the way on which the shell came here: a link on it leads elsewhere one day."""
+    """As os.path.abspath, but through the links in the shell's $PWD: they may be switched, and the way through them is meant."""
     if path.startswith("/"):
         return os.path.abspath(path)
     by_shell = os.path.normpath(os.path.join(os.environ.get("PWD", ""), path))

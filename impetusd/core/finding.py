@@ -25,10 +25,9 @@ AT_ONCE = 10.0  # seconds: a run that ends with success before that did not do w
 class Facts:
     """What is known. `records` are about what is asked, `own` about impetusd itself; both oldest first.
 
-    `now` is Unix time; `running`: rows and the like are there, for a daemon was asked; `known`: names that the INI file
-    has; `left`: how many processes live on after impetusd was killed; `lost`: why the next one cannot take them
-    over, "" if it can; `mistakes` the INI file has, and when (Unix time) that was written; `command` is what reaches
-    this instance on the
+    `now` is Unix time; `running`: a daemon was asked, so there are rows; `known`: names in the INI file; `left`: how many
+    processes still run after impetusd was killed; `lost`: why the next one cannot take them over, "" if it can;
+    `mistakes`: of the INI file, which was written at `changed_at` (Unix time); `command` reaches this instance on the
     command line. `zone` is for tests; None is the host's.
     """
 

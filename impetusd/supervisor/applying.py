@@ -45,7 +45,7 @@ MOST = 4  # threads that read
 WITHIN = 20.0  # seconds for the disk, and for the host to tell of users
 # What the shim remembers of all this.
 CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:refused"
-SLACK = 10.0  # seconds, beyond what a slot's own keys allow it
+SLACK = 10.0  # seconds beyond what a slot's own keys allow
 
 
 class Configuration:
@@ -158,7 +158,7 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
 
 
 def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-    """Have the disk say by which INI file the state there is."""
+    """Record in state_dir which INI file its state belongs to."""
     path, text = f"{state_dir}/{instance.NAME}", json.dumps(instance.record(file, state_dir))
     try:
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as known:
@@ -166,7 +166,7 @@ def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], Non
                 return
         replace(path, text.encode())
     except OSError as error:
-        tell(f"{path} cannot be written: {error.strerror}; without it another INI file may be taken for this one")
+        tell(f"{path} cannot be written: {error.strerror}; without it, impetusd may take another INI file for this one")
 
 
 def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> None:
@@ -213,7 +213,10 @@ class Applying:
         rows: Callable[[list[Entry]], list[dict[str, Any]]],
         record: Callable[..., None],
     ) -> None:
-        """`file` is the INI file, as of when it was read last: see `instance.report`. `hand_over` ends this supervisor once the shim knows all. `needed` adds what slots depend on. `record`: ledger."""
+        """`file` is the INI file, as of when it was read last: see `instance.report`.
+
+        `hand_over` ends this supervisor once the shim knows all. `needed` adds what slots depend on. `record`: ledger.
+        """
         self._file = file
         self._conf: str = file["conf"]
         self._state_dir = state_dir
@@ -266,7 +269,7 @@ class Applying:
             what = "reading it, or looking up the users that it names"
             raise ProtocolError(FAILED, f"{self._conf}: {what}: {error}", EXIT_FAILED) from None
         except OSError as error:
-            hint = "" if os.path.lexists(conf) else "; if it has another name now, say: impetusd -c FILE apply"
+            hint = "" if os.path.lexists(conf) else "; if it was renamed: impetusd -c FILE apply"
             raise ProtocolError(FAILED, f"cannot read {conf}: {error.strerror}{hint}", EXIT_USAGE) from None
         except ConfigError as error:
             raise _Mistaken(error) from None
@@ -334,9 +337,9 @@ class Applying:
         raise ConnectionAbortedError
 
     def _refuse_file(self, conf: str) -> None:
-        """Another file takes the place of one that is gone, and of no other."""
+        """Another file may replace one that is gone, and no other."""
         if conf != self._conf and os.path.lexists(self._conf):
-            text = f"impetusd goes by {self._conf}, which is there, and {conf} is another file; nothing was changed"
+            text = f"impetusd was started for {self._conf}, which still exists, not for {conf}; nothing was changed"
             raise ProtocolError(FAILED, text, EXIT_USAGE)
 
     def _refuse(self, reason: str) -> None:
@@ -513,7 +516,7 @@ class Applying:
         self._engine.wake()
 
     async def _wait(self, state: dict[str, Any]) -> None:
-        """Return once nothing is awaited, or nothing of what is has moved for as long as its own keys allow."""
+        """Return once nothing is awaited, or no awaited slot has changed for as long as its own keys allow."""
 
         async def move(before: list[tuple[str, State, int | None]]) -> None:
             await self._engine.until(lambda: seen() != before)
@@ -560,15 +563,12 @@ class Applying:
         }
 
     def _unfinished(self, state: dict[str, Any]) -> list[Entry]:
-        """What it gave up to wait for, as far as that is still so."""
+        """What it stopped waiting for and has still not ended."""
         names = state.get("unfinished", ())
         return [e for e in self._engine.entries.values() if self._engine.shown(e) in names and e.slot.state not in IDLE]
 
     def _patience(self, awaited: list[Entry]) -> float | None:
-        """Seconds in which, if all is well, one of them moves; None while something runs that may take any time.
-
-        That is what does its work and ends (`type = oneshot`), unless it has a listen_timeout.
-        """
+        """Seconds within which one of them should change its state; None while a oneshot without listen_timeout runs."""
 
         def due(entry: Entry) -> float:
             policy, slot = entry.policy, entry.slot

@@ -59,9 +59,10 @@ class Commands:
         troubles: Callable[[], list[str]],
         awaited: Callable[[], list[Entry]],
     ) -> None:
-        """`file`: which INI file it goes by, see `instance.report`. `pids` are the shim's and ours; `saved` waits until what is to survive a reboot is on the
-        disk; `quiesce` has nothing be started or replaced by itself any more; `end` has the
-        daemon end once the answer is out.
+        """`file`: the INI file, see `instance.report`. `pids` are the shim's and ours.
+
+        `saved` waits until what is to survive a reboot is on the disk; `quiesce` has nothing be started or replaced by
+        itself any more; `end` has the daemon end once the answer is out.
 
         `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
         `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for.

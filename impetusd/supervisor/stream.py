@@ -1,8 +1,9 @@
 """A standard stream in the place of a log file: with `impetusd run --logs stdout`, as in a container, or out_file = stdout.
 
-On stdout is what programs print, each line behind the name of its slot (as it is where out_file says so); on stderr the daemon's own log. A stream that takes
-nothing for a while costs lines, which are counted, and never the programs' time; one that is only slow is waited for. Over
-the supervisor's own death a line may come twice, for nobody can tell how much of a pipe was read.
+On stdout is what programs print, each line behind the name of its slot (unchanged with out_file = stdout); on stderr the
+daemon's own log. A stream that takes nothing for a while costs lines, which are counted, and never the programs' time; one
+that is only slow is waited for. Over the supervisor's own death a line may come twice, for nobody can tell how much of a
+pipe was read.
 """
 
 from __future__ import annotations

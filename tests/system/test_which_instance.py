@@ -92,7 +92,7 @@ def test_a_file_that_was_moved_is_gone_by(impetusd: Instance) -> None:
     impetusd.run("-c", moved, "apply", code=2)
     impetusd.conf.unlink()
     impetusd.run("-c", moved, "status", code=2)
-    assert f"goes by {moved} from now on" in impetusd.run("-c", moved, "apply").out
+    assert f"uses {moved} from now on" in impetusd.run("-c", moved, "apply").out
     after = status(impetusd, moved)
     assert after["p"].pid == before["p"].pid
     assert after["q"].state == "RUNNING"
