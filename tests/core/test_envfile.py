@@ -87,11 +87,11 @@ def test_any_text_is_variables_or_one_fault(text):
     assert all(envfile.is_name(name) and "\0" not in value for name, value in found.items())
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("piece", ['"', "'", "\\", "A='", 'A="\\"\n', "A=\\\n", "A", "\n", "A='x'\n", '\\"'])
 def test_a_long_text_takes_no_time(piece):
     for text in (f'A="{piece * 200_000}', piece * 200_000):
         try:
-            envfile.parse(text.encode())  # pytest's timeout is the measure
+            envfile.parse(text.encode())  # pytest's timeout is the measure: it would be hours
         except envfile.Fault:
             continue

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import census
 from instance import COMMAND, Instance, program, wait_for
 
+IN_OPEN = 0x20  # inotify(7)
+
 
 class Container:
     """One with nothing but impetusd in it."""
 
-    def __init__(self, instance: Instance, namespace: list[str], *arguments: str, conf: Path | None = None) -> None:
+    def __init__(self, instance: Instance, namespace: list[str], *arguments: str) -> None:
         self.out = instance.root / "stdout"
         with open(self.out, "w", encoding="utf-8") as out:
             self.process = subprocess.Popen(
-                [*namespace, *COMMAND, "-c", str(conf or instance.conf), "run", *arguments],
+                [*namespace, *COMMAND, "-c", str(instance.conf), "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -80,32 +81,17 @@ out_file = ${{BASE_DIR}}/filed.log
 
 def test_a_signal_that_comes_while_it_is_only_starting_is_not_lost(impetusd: Instance, namespace: list[str]) -> None:
     """The kernel drops what PID 1 has no handler for; it is kept from when the INI file is read."""
-    fifo = impetusd.root / "fifo.ini"
-    os.mkfifo(fifo)
-    impetusd.write("")
-    container = Container(impetusd, namespace, conf=fifo)
-    over = threading.Event()
-
-    def serve() -> None:
-        first = True
-        while True:
-            with open(fifo, "w", encoding="utf-8") as file:  # returns when somebody reads
-                if over.is_set():
-                    return
-                if first:
-                    os.kill(container.first, signal.SIGTERM)
-                first = False
-                file.write("[program:p]\ncommand = sleep 1000\n")
-            time.sleep(0.05)  # so that the next reader is another
-
-    thread = threading.Thread(target=serve)
-    thread.start()
+    impetusd.write("[program:p]\ncommand = sleep 1000\n")
+    libc = ctypes.CDLL(None, use_errno=True)
+    opened = libc.inotify_init1(os.O_CLOEXEC)
     try:
+        assert libc.inotify_add_watch(opened, os.fsencode(impetusd.conf), IN_OPEN) >= 0
+        container = Container(impetusd, namespace)
+        os.read(opened, 4096)
+        os.kill(container.first, signal.SIGTERM)
         assert container.wait() == 0
     finally:
-        over.set()
-        os.close(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
-        thread.join(10)
+        os.close(opened)
 
 
 def test_the_configuration_of_the_container_is_fine(impetusd: Instance) -> None:

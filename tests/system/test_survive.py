@@ -215,6 +215,7 @@ def _lost(instance: Instance, damage: str | None) -> None:
     table.unlink()
     assert "ended 1 processes" in instance.run("stop").out
     wait_for(lambda: dead(pid), "its end")
+    (instance.run_dir / "table.bad").unlink(missing_ok=True)  # as what was damaged is kept
     after = instance.start()
     assert after["p"].pid != pid
     (instance.run_dir / "table.bad").unlink(missing_ok=True)
