@@ -133,20 +133,25 @@ def unknown(told: dict[str, Any], state_dir: str) -> list[tree.Member]:
     """Processes that the dead shim had started, as their environment says, and that its table does not know.
 
     A forked worker has the environment of its template, which may be gone from the table: hence the rest of the conditions.
-    A table of a life before the last one knows nobody.
+    A table of a life before the last one knows nobody. A child of the shim's has an INVOCATION_ID, and is in no other's
+    cgroup: what a program starts may have lost that one's, or have another.
     """
     lives = {told["life"], leftovers.marks(state_dir)[0]} - {""}
     children = list(told["children"].values())
     invocations, sessions = ({child[key] for child in children} for key in ("invocation", "session"))
     processes = tree.snapshot()
     known = {member.pid for member in tree.descendants([child["pid"] for child in children], processes, set())}
+    for child in children:  # the cgroup of one that has ended may be its successor's
+        member = processes.get(child["pid"])
+        if child["cgroup"] and member is not None and member.started == child["started"] and not member.zombie:
+            known.update(tree.Cgroups.members(child["cgroup"]))
     return [
         member
         for member in processes.values()
         if member.pid not in known
         and member.session not in sessions
         and tree.variable(member.pid, MARK) in lives
-        and tree.variable(member.pid, "INVOCATION_ID") not in invocations
+        and tree.invocation(member.pid) not in {*invocations, ""}
     ]
 
 

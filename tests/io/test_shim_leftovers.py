@@ -196,6 +196,29 @@ def test_a_table_that_is_not_whole_kills_nobody():
         assert known
 
 
+@pytest.mark.parametrize(("cgroups", "change"), [(False, "-u INVOCATION_ID"), (True, "INVOCATION_ID=other")])
+def test_what_a_program_starts_without_its_own_environment_hinders_no_take_over(cgroups, change):
+    if cgroups and not CGROUPS:
+        pytest.skip("no writable cgroup")
+    with Shim(cgroups=cgroups) as shim:
+        out = shim.pipe("o")
+        script = f"env {change} setsid sleep 1000 & echo $!; wait"
+        _, pid = shim.started(SH, "-c", f"({script}) & exec sleep 1000", fds={"0": "", "1": "o", "2": ""})
+        daemon = int(lines(out, 1)[0])
+        middle = tree.read(daemon).parent
+        wait_for(lambda: tree.variable(daemon, "INVOCATION_ID") in {"", "other"}, "the environment to be changed")
+        os.kill(middle, signal.SIGKILL)
+        wait_for(lambda: tree.read(daemon).parent == shim.pid, "it to be the shim's by adoption")
+        _, other = shim.started("/bin/sleep", "1000")
+        wait_for(lambda: tree.age(tree.read(other)) > 0.2, "the last word to be a while ago")
+        shim.process.kill()  # with no `echo` before it, which is a child without an INVOCATION_ID
+        shim.process.wait()
+        shim.supervisor.kill()
+        assert not reaper.left_behind(paths_of(shim)).why
+        assert {row["pid"] for row in shim.succeed().hello["table"]} >= {pid, other}
+        assert state(daemon) == "S"
+
+
 def test_another_instances_folder_is_not_taken_while_that_one_runs():
     with Shim() as shim:
         _, pid = shim.started("/bin/sleep", "1000")
