@@ -229,6 +229,7 @@ class Applying:
         self._record = record
         self._state: dict[str, Any] | None = None  # of the last apply
         self._going_over = False
+        self._switching = asyncio.Lock()
         self._threads = Threads("configuration", MOST)
         self._refused: dict[str, Any] | None = None  # at, reason: of what the disk has
 
@@ -411,17 +412,23 @@ class Applying:
         return found
 
     async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:
-        if names != set(self._present.disabled):
-            try:
-                path = f"{self._state_dir}/{switches.FILE}"
-                await self._threads.run(functools.partial(replace, path, switches.show(names).encode()), WITHIN)
-            except NoAnswer as error:
-                raise ProtocolError(FAILED, f"cannot write {path}: {error}", EXIT_FAILED) from None
-            except OSError as error:
-                raise ProtocolError(
-                    FAILED, f"cannot write {error.filename}: {error.strerror}; nothing was changed", EXIT_FAILED
-                ) from None
-        return await self.apply(params, names)
+        async with self._switching:  # the file is that of whoever is carried out
+            if self._going_over:
+                raise ConnectionAbortedError
+            if names != set(self._present.disabled):
+                await self._write_disabled(names)
+            return await self.apply(params, names)
+
+    async def _write_disabled(self, names: set[str]) -> None:
+        path = f"{self._state_dir}/{switches.FILE}"
+        try:
+            await self._threads.run(functools.partial(replace, path, switches.show(names).encode()), WITHIN)
+        except NoAnswer as error:
+            raise ProtocolError(FAILED, f"cannot write {path}: {error}", EXIT_FAILED) from None
+        except OSError as error:
+            raise ProtocolError(
+                FAILED, f"cannot write {error.filename}: {error.strerror}; nothing was changed", EXIT_FAILED
+            ) from None
 
     @property
     def idle(self) -> bool:

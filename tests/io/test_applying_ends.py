@@ -6,11 +6,12 @@ import asyncio
 import functools
 import json
 import time
+from pathlib import Path
 
 import pytest
 from taken_over import APPLY, changes, configuration, row, slot, taken_over
 
-from impetusd.core import protocol
+from impetusd.core import protocol, switches
 from impetusd.core.lifecycle import State, Want
 
 TIMERS = """
@@ -118,6 +119,18 @@ async def test_who_waits_hears_at_once_for_what(paths):
         daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
         assert (await asked)["ok"] is True
     assert heard[0] == ("a", "STOPPING", "")
+
+
+@in_a_loop
+async def test_of_two_that_switch_at_once_the_second_asks_the_next_supervisor(paths, monkeypatch):
+    """Its own file would take back what the first has switched."""
+    monkeypatch.setattr("impetusd.supervisor.daemon.Daemon._hand_over", lambda *_: None)
+    with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
+        asked = [daemon._applying.disable({"names": [name], "token": name}) for name in ("a", "b")]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each) for each in told] == [ConnectionAbortedError] * 2
+        text = Path(f"{paths.state_dir}/{switches.FILE}").read_text(encoding="utf-8")
+        assert switches.parse(text) == ["a"]
 
 
 @in_a_loop
