@@ -71,7 +71,7 @@ def test_what_is_included_is_kept_with_the_rest(anyone: Instance) -> None:
     anyone.write("[program:two]\ncomand = x\n", "conf.d/two.ini")
     for command in ("check", "plan", "apply"):
         result = anyone.run(command, code=2)
-        assert f"{anyone.root}/conf.d/two.ini:2: 'comand' is no key" in result.out + result.err
+        assert f"{anyone.root}/conf.d/two.ini:2: unknown key 'comand' in [program:two]" in result.out + result.err
     anyone.kill(before.supervisor)  # what is in force does not depend on the disk
     wait_for(lambda: anyone.status().supervisor != before.supervisor, "the next supervisor")
     assert anyone.status().pids == before.pids
