@@ -46,7 +46,7 @@ def test_of_what_runs_its_own_port_is_no_trouble(impetusd: Instance) -> None:
 def test_a_file_with_a_mistake_is_no_reason_not_to_look(impetusd: Instance) -> None:
     impetusd.write("[program:web]\ncommand = true\ncomand = true\n")
     told = impetusd.run("doctor", code=1).out
-    assert "'comand' is no key" in " ".join(told.split())
+    assert "unknown key 'comand'" in " ".join(told.split())
     assert "kernel" in told
 
 
