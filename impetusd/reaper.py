@@ -99,7 +99,7 @@ def _all(paths: Paths, cgroup: str) -> list[tree.Member]:
 
 
 def _clear(paths: Paths) -> None:
-    """Nothing is left: neither is what told of it."""
+    """Nothing is left: remove the records of it, and its sockets."""
     found = table.examine(paths.run_dir, paths.state_dir)
     children = found.told["children"].values() if found.told else ()
     for cgroup in {os.path.dirname(child["cgroup"]) for child in children} - {""}:

@@ -51,7 +51,7 @@ def command(way: str) -> int:
     for what, name in (("user", user), ("group", group)):
         if name.isdecimal():
             raise Failure(
-                f"{config.paths.log_dir} is of the {what} {name}, who has no name here, and logrotate knows names only; give it"
+                f"{config.paths.log_dir} belongs to {what} {name}, which has no name on this host, and logrotate takes names only; give it"
                 " one, or have impetusd rotate the logs: log_max_size"
             )
     print(text(config, place.executable(), user, group, way), end="")

@@ -74,7 +74,7 @@ KNOWN = (
     _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", "who may do what, at each step of the way"),
     _known(
         rf"executing (?P<word>{'|'.join(map(re.escape, sorted(shell.BUILT_IN)))}) failed",
-        "no shell runs a command, and {word} is a shell's; write sh -c '…'",
+        "no shell runs a command, and {word} is shell syntax; write sh -c '…'",
     ),
     _known(
         r"executing (?P<name>[^/\s]\S*) failed: no such program in PATH",

@@ -47,9 +47,9 @@ def _of_program(program: str, bare: str, *, alone: bool) -> str:
     if bare.startswith("~"):
         return f"{NO_SHELL}, so ~ is no folder; write ${{HOME}}, or the path"
     if bare == "exec":
-        return f"{NO_SHELL}, and exec is a shell's; remove the word"
+        return f"{NO_SHELL}, and exec is shell syntax; remove the word"
     if bare in BUILT_IN:
-        return f"{NO_SHELL}, and {bare} is a shell's; {SHELL}"
+        return f"{NO_SHELL}, and {bare} is shell syntax; {SHELL}"
     if bare.startswith("(") or any(sign in bare for sign in ("|", "&&", "$(", "`", ">", "<")):
         return f"{NO_SHELL}; {SHELL}"
     if alone and QUOTED in bare and " " in program and "/" not in program.partition(" ")[0]:
@@ -59,7 +59,7 @@ def _of_program(program: str, bare: str, *, alone: bool) -> str:
 
 def _of_word(bare: str) -> str:
     if bare in OPERATORS:
-        return f"{NO_SHELL}, and {bare} is a shell's; {SHELL}"
+        return f"{NO_SHELL}, and {bare} is shell syntax; {SHELL}"
     operator = bare.lstrip("0123456789")
     placeholder = bare.startswith("<") and bare.endswith(">")
     if (operator.startswith((">", "<")) and len(bare) - len(operator) < 3 and not placeholder) or bare[:2] == "&>":
@@ -74,8 +74,8 @@ def _of_word(bare: str) -> str:
 def _of_end(words: list[str]) -> str:
     """What stands at the end of a word, or of all."""
     if any(len(word) > 1 and word.endswith(";") for word in words[:-1]):
-        return f"{NO_SHELL}, and ; is a shell's; {SHELL}"
+        return f"{NO_SHELL}, and ; is shell syntax; {SHELL}"
     last = words[-1]
     if last == "&" or (last.endswith("&") and "?" not in last and "=" not in last):
-        return f"{NO_SHELL}, and & is a shell's; remove it: what runs must stay in the foreground"
+        return f"{NO_SHELL}, and & is shell syntax; remove it: what runs must stay in the foreground"
     return ""

@@ -38,10 +38,10 @@ class Loop:
         self._hold_back()
 
     def _survive(self, act: Callable[[], None], source: object = None) -> None:
-        """Nothing that goes wrong with one source (a descriptor, or the act itself) may end what holds all of them.
+        """Call `act`; an exception of one source (a descriptor, or the act itself) must not end the shim.
 
-        It is tried again, for the kernel may lack something for a moment; told once; and when it goes wrong again and
-        again it is set aside for a while, so that the others have their turn.
+        It is called again, for the kernel may lack something for a moment, and logged once. A source that raises TRIES
+        times in a row is set aside for ASIDE seconds, so that the others have their turn.
         """
         source = act if source is None else source
         if source in self.aside:
@@ -56,12 +56,12 @@ class Loop:
                 self.aside[source] = time.monotonic() + ASIDE
                 self._listen(source, on=False)
                 if count == TRIES:
-                    log(f"it fails again and again: trying every {ASIDE:g} s")
+                    log(f"it keeps failing: trying every {ASIDE:g} s")
             else:
                 time.sleep(APART)
         else:
             if self.faults.pop(source, 0) >= TRIES:
-                log(f"{getattr(act, '__name__', act)} goes well again")
+                log(f"{getattr(act, '__name__', act)} works again")
 
     def _listen(self, source: object, *, on: bool) -> None:
         if isinstance(source, int) and source in self.on:

@@ -104,7 +104,7 @@ class Shim(Supervision):
         self.upstream.beat(now)
 
     def _end_alone(self) -> None:
-        """Stop everything, where that was asked for and no supervisor comes up that could see to it."""
+        """Stop everything, if that was asked for and no supervisor comes up to do it."""
         now = time.monotonic()
         if self.ending is None:
             if not self.gives_up:
@@ -232,7 +232,7 @@ class Shim(Supervision):
                 pass
 
     def _make_good(self, op: dict[str, Any], fds: list[int], error: Exception) -> None:
-        """An operation went wrong, or makes no sense: what it was to do is done once more, or has failed and is told so."""
+        """An operation has raised, or makes no sense: try it once more, or report that it has failed."""
         match op["op"]:
             case "spawn" | "fork":
                 self._fail_start(op["process"], getattr(error, "strerror", None) or repr(error))
@@ -558,7 +558,7 @@ class Shim(Supervision):
     def _ended(self, child: Child) -> None:
         """The exit is read and kept as a zombie (WNOWAIT) until the supervisor has written it down.
 
-        It is watched until that is told: what goes wrong here is done again.
+        Its pidfd is watched until the exit is emitted: if this raises, it is called again.
         """
         if child.ended is None:
             how = self._how(child) if child.ours else self._how_by_hearsay(child)

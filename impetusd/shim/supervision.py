@@ -81,7 +81,7 @@ class Supervision(Loop):
         raise NotImplementedError
 
     def _make_good(self, op: dict[str, Any], fds: list[int], error: Exception) -> None:
-        """An operation has raised `error`; of its descriptors, `fds` are left."""
+        """Handle an operation that has raised `error`; of its descriptors, `fds` are left."""
         raise NotImplementedError
 
     def _write_down(self) -> None:
@@ -127,7 +127,7 @@ class Supervision(Loop):
                 signal.pidfd_send_signal(self.supervisor.pidfd, signal.SIGKILL)
 
     def _lifeline_ended(self) -> None:
-        """It was killed, or has lost the thread that would tell of it: either way it is to end."""
+        """It was killed, or has lost the thread that holds the lifeline: either way it has to end."""
         self._close_lifeline()
         self._kill_supervisor()
 
@@ -213,7 +213,7 @@ class Supervision(Loop):
             self._tell_end(info.si_pid, how)
 
     def _tell_end(self, pid: int, how: str) -> None:
-        """Of many in a row that end alike, the first ones: then it is tried again every few seconds."""
+        """Log an end; of many in a row that end alike, only the first ones."""
         if self.mute < len(DELAYS) or how != self.told:
             log(f"the supervisor (pid {pid}) ended: {how}; starting it again")
         elif self.mute == len(DELAYS):
@@ -230,7 +230,7 @@ class Supervision(Loop):
         self.outbox.clear()
 
     def _leave_corpse(self, now: float) -> None:
-        """Its successor does not wait for it: what it had said counts, and it cannot say anything more."""
+        """Start its successor without waiting for its end. What it had sent is carried out; it cannot send anything more."""
         child = self.supervisor
         if child is None or self.channel is None:
             return
@@ -255,7 +255,7 @@ class Supervision(Loop):
         log(f"the supervisor (pid {corpse.pid}) that hung in the kernel has ended")
 
     def trouble(self, what: str, sentence: str) -> None:
-        """Something of ours is in trouble, and `status` is to say so; "": no more."""
+        """Have `status` show `sentence` about a part of the shim; "" ends that."""
         if self.troubles.get(what, "") == sentence:
             return
         self.troubles[what] = sentence
@@ -293,7 +293,7 @@ class Supervision(Loop):
             self.epoll.modify(self.channel.fileno(), select.EPOLLIN | (select.EPOLLOUT if stuck else 0))
 
     def _carry_out(self, op: dict[str, Any], fds: list[int]) -> None:
-        """One that goes wrong, or makes no sense, costs none of those after it."""
+        """One that raises, or makes no sense, does not affect those after it."""
         mine = fds[:1] if isinstance(op, dict) and op.get("op") == "keep" else []  # whatever becomes of it, no other's
         del fds[: len(mine)]
         try:
@@ -303,7 +303,7 @@ class Supervision(Loop):
             try:
                 self._make_good(op, mine, error)
             except Exception as again:
-                log(f"neither can it be made good: {again!r}")
+                log(f"and so did handling that: {again!r}")
 
     def _receive(self) -> None:
         while self.channel is not None:

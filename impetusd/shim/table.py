@@ -125,7 +125,7 @@ class Table:
                 shim.log(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
             shim.trouble(
                 NAME,
-                f"{self._path} cannot be written: {error.strerror}; should impetusd be killed now, it may not know again what runs",
+                f"{self._path} cannot be written: {error.strerror}; if impetusd is killed now, the next one may not recognize what runs",
             )
 
     def _is_as_written(self) -> bool:

@@ -475,7 +475,7 @@ class Engine(Slots):
         self.post(entry, Exited(end, left))
 
     def _looked_at(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> Exit:
-        """`end` with what else is known of it."""
+        """`end` with core dump, CPU time, memory, and whether the kernel killed it for memory."""
         used = {name: event[name] for name in ("core", "cpu_s", "max_rss") if name in event}
         if end.signal == signal.SIGKILL and not entry.slot.kills and entry.slot.pid is not None:
             counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
@@ -483,7 +483,7 @@ class Engine(Slots):
         return replace(end, **used)
 
     def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:
-        """What an end means besides that the process is gone."""
+        """What else follows from an end than that the process is gone."""
         if end.stage and end.error == NO_DESCRIPTOR:  # the shim may have none of its pipes: the next start makes others
             self._starter.forget_pipe(entry)
         if end.code == EX_THREADS and entry.role is Role.TEMPLATE:
@@ -555,7 +555,7 @@ class Engine(Slots):
             self.post(entry, Deadline())
 
     def _not_forked(self, entry: Entry) -> None:
-        """Its template stands still, or hangs: another one is made, which then forks it."""
+        """Its template is stopped, or hangs: replace it; the next one forks the slot."""
         template = self.reloads.parent(entry)
         if template is not None and template.slot.pid is not None:
             why = f"it did not fork {entry.name} within {_fork_within(entry):g} s"
@@ -601,7 +601,7 @@ class Engine(Slots):
         return bool(self._inbox)
 
     def _guard(self, entry: Entry, event: Event) -> None:
-        """One event, for one slot. Whatever raises on the way costs this slot a start or its process, and nobody else."""
+        """Handle one event for one slot. An exception costs this slot its start or its process, and affects no other."""
         before, self._stage = entry.rec.slot, "deciding"  # nothing is called that could raise
         try:
             self._handle(entry, event)
@@ -630,7 +630,7 @@ class Engine(Slots):
         self._follow_up(entry, before)
 
     def _follow_up(self, entry: Entry, before: Slot) -> None:
-        """Its change is known to all."""
+        """Publish the change of its state, and clear up after it."""
         self._stage = "publishing"
         self.faults.contain(entry.name, "publishing its change", self._publish, entry, before)
         self._stage = "clearing up"
@@ -639,7 +639,7 @@ class Engine(Slots):
             self.faults.contain(entry.name, "clearing up after it", self._idle, entry)
 
     def _mend(self, entry: Entry, event: Event, before: Slot, error: Exception) -> None:
-        """It was raised between two steps: nobody has contained it. Have the slot be one that somebody looks after."""
+        """An exception between two steps, which nothing smaller has contained: bring the slot into a state that is looked after."""
         stage, name = self._stage, entry.name
         why = self.faults.note(name, f"{stage} on {type(event).__name__}", error)
         actions: tuple[lifecycle.Action, ...] = ()
@@ -661,7 +661,7 @@ class Engine(Slots):
             self._follow_up(entry, before)
 
     def _enter(self, entry: Entry, after: Slot) -> None:
-        """The slot is as it is now, in our own books."""
+        """Set the slot's new state, and the indexes, timer and record that follow from it."""
         before, entry.rec.slot = entry.slot, after
         self._dirty[entry.name] = entry
         if after.pid != before.pid:
@@ -726,7 +726,7 @@ class Engine(Slots):
     def _try_to_start(
         self, entry: Entry, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Do what brings a process to life. If it raises, it is a failed start, of which nothing reaches the shim."""
+        """Call `act`, which starts a process. If it raises, the start has failed, and nothing of it reaches the shim."""
         mark = self._starter.mark()
         port = 0
         try:
@@ -750,7 +750,7 @@ class Engine(Slots):
             self._failed_to_start(entry, CannotStart(stage, error))
 
     async def _fail_for_a_port(self, entry: Entry, failure: CannotStart, since: float) -> None:
-        """Another process has it: which one takes a look at all of them."""
+        """Another process has the port: find out which one, then fail the start."""
         holder = await self._starter.look_ups.holder(failure.port)
         if entry.slot.state is State.STARTING and entry.slot.since == since and entry.rec.process is None:
             error = f"{failure.error}: {holder} has it" if holder else failure.error
@@ -780,7 +780,7 @@ class Engine(Slots):
         if not LookUp(entry.unit).needed:
             self._launch(entry, NOTHING)
             return
-        entry.waits = lambda: "waits for the host to tell of its user, sockets and env_file"
+        entry.waits = lambda: "waits until its user, sockets and env_file are looked up"
         self._in_background(self._launch_when_found(entry, entry.slot.since))
 
     async def _launch_when_found(self, entry: Entry, since: float) -> None:

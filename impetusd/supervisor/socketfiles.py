@@ -1,4 +1,4 @@
-"""The files of unix sockets that units listen on: one that somebody removes is made again.
+"""The files of unix sockets that units listen on: one that somebody removes is restored.
 
 Whoever connects to a unix socket finds it by the inode of its file, and with the last name of that the way to the socket is
 gone, though the socket and its queue live on. So each has a second name, in a folder that only we may enter, and a file that
@@ -62,7 +62,7 @@ class SocketFiles:
             self._remove(path)
 
     def close(self) -> None:
-        """Remove the second names: who comes after us may know nothing of them, and take a file with two names for a trap."""
+        """Remove the second names: an older version, should it take over, refuses a file with two names."""
         for path in list(self._units):
             self.forget(path)
         with contextlib.suppress(OSError):
@@ -102,11 +102,11 @@ class SocketFiles:
                     self._soon(path)
 
     def _compare(self, path: str) -> None:
-        """Tell of a file that somebody has put in the place of the socket; it is his."""
+        """Report a file that somebody has put in the place of the socket; it is not ours to remove."""
         with contextlib.suppress(OSError):  # there is no second name, or the file has gone just now
             if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
                 what = f"another file is in the place of its socket {path}"
-                self._tell(f"{self._units[path]}: {what}; remove that, and the socket is back")
+                self._tell(f"{self._units[path]}: {what}; remove it, and the socket is restored")
 
     def _soon(self, path: str) -> None:
         if path not in self._timers:
@@ -127,9 +127,9 @@ class SocketFiles:
                 os.link(self.second_name(path), name, dst_dir_fd=folder, follow_symlinks=False)
         except OSError:
             self._tell(
-                f"{unit}: its socket {path} was removed; another one is bound, and new processes are made for it"
+                f"{unit}: its socket {path} was removed; another one is bound, and new processes are started for it"
             )
             self._remove(path)
             self._lost(unit, path)
         else:
-            self._tell(f"{unit}: its socket {path} was removed, and is there again: nobody who waits at it is lost")
+            self._tell(f"{unit}: its socket {path} was removed: restored, with its queue")

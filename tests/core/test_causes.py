@@ -26,7 +26,7 @@ from impetusd.core import causes
         ("PermissionError: [Errno 13] Permission denied: '/etc/shadow'", "", "namei -l /etc/shadow"),
         ("cat: /etc/shadow: Permission denied", "", "namei -l /etc/shadow"),
         ("executing /srv/run failed: No such file or directory", "interpreter", "ls -l /srv/run"),
-        ("executing source failed: no such program in PATH", "source is a shell's; write sh -c '…'", ""),
+        ("executing source failed: no such program in PATH", "source is shell syntax; write sh -c '…'", ""),
         ("executing nosuch failed: no such program in PATH", "set PATH in its [env:…]", "command -v nosuch"),
         ("executing /srv/run failed: Exec format error", "begins with a line like #!/bin/sh", "file /srv/run"),
         ("changing directory to /srv/x failed: No such file or directory", "its cwd is not there", "namei -l /srv/x"),

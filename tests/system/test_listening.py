@@ -329,7 +329,7 @@ def test_a_unix_socket_that_somebody_removes_is_there_again_with_its_queue(impet
         late.connect(str(path))
         hold.unlink()
         assert {early.recv(100), late.recv(100)} == {f"{before.pids['p']} p".encode()}
-    assert "was removed, and is there again" in impetusd.log()
+    assert "was removed: restored" in impetusd.log()
     assert impetusd.settle().pids == before.pids
 
     path.unlink()
