@@ -252,6 +252,7 @@ class _Sections(Values):
         where = f"{section.file}:{section.line}"
         if kind is Kind.POOL:
             values["wait_ready"] = True
+            values["on_fatal"] = values["on_fatal"] if self.rules > 1 else "hold"
         else:
             values["ready"] = values["ready"] or None
         self.units[name] = Unit(

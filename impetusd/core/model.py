@@ -155,6 +155,7 @@ class Unit:
     exp_backoff_restart_delay: float = 0.0
     exp_backoff_max_delay: float = 0.0
     retry_after: float = 0.0  # of what is FATAL; 0 is never
+    on_fatal: str = "refuse"  # pools: what becomes of its sockets while nobody can serve
     critical: bool = False  # its FATAL is the end of all
     # restarts of what is healthy; "", 0 and () are none
     cron_restart: str = ""

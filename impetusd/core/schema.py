@@ -540,6 +540,7 @@ ACTION = choice(*Action)
 LOG_FORMAT = choice("plain", "json")
 NO_NEW_PRIVS = choice("auto", "yes", "no")
 CAPABILITIES = Value("capabilities", parse_capabilities, show_words, none=())
+ON_FATAL = choice("refuse", "hold")
 PROGRAM_TYPE = choice("simple", "oneshot")
 HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
@@ -606,6 +607,7 @@ KEYS: tuple[Key, ...] = (
     Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "Wait after the second failed run in a row; doubles with each one that follows."),
     Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The longest it grows to."),
     Key("retry_after", _BOTH, "Restarts", DURATION, "0", "What is FATAL is tried again after this time; 0: never."),
+    Key("on_fatal", _POOL, "Restarts", ON_FATAL, "refuse", "When it is FATAL, refuse: connections are refused, so that a proxy asks another server; hold: clients wait until it runs again."),
     Key("critical", _BOTH, "Restarts", BOOL, "no", "When it is FATAL, impetusd stops everything in order and exits with 69, so that what started it can act: a container's runtime, or systemd."),
     # restarts of what is healthy
     Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "Restart it at these times: a cron expression, or @daily and the like.", "30 3 * * 1"),

@@ -42,7 +42,7 @@ from impetusd.core.lifecycle import (
     Stop,
     Want,
 )
-from impetusd.core.model import Config, Unit
+from impetusd.core.model import Config, Kind, Unit
 from impetusd.core.policy import Exit, signal_name
 from impetusd.core.reload import overlaps
 from impetusd.supervisor import envfiles, record
@@ -141,6 +141,8 @@ class Engine(Slots):
         """
         with self.at_once():
             self._take_over(table)
+        for unit in list(self.units.values()):
+            self.faults.contain(unit.name, "looking who serves", self._refuse_if_nobody_serves, unit)
 
     def _take_over(self, table: Sequence[Mapping[str, Any]]) -> None:
         held = {row["process"]: row for row in table}
@@ -637,6 +639,8 @@ class Engine(Slots):
         # One that goes for good is EXITED first, then STOPPED: it is cleared up after twice.
         if entry.slot.state in IDLE and entry.slot.state is not before.state:
             self.faults.contain(entry.name, "clearing up after it", self._idle, entry)
+        if entry.role is not Role.TEMPLATE or entry.slot.state is not State.STARTING:  # its workers are told next
+            self.faults.contain(entry.name, "looking who serves", self._refuse_if_nobody_serves, entry.unit)
 
     def _mend(self, entry: Entry, event: Event, before: Slot, error: Exception) -> None:
         """An exception between two steps, which nothing smaller has contained: bring the slot into a state that is looked after."""
@@ -717,9 +721,31 @@ class Engine(Slots):
         gone = entry.dismissed or entry.role in PASSING
         if entry.role is Role.LEAVING or (gone and entry.slot.state is State.STOPPED):
             self.dismiss(entry)
-        if all(each.slot.state in IDLE for each in self.of_unit(entry.unit)):
+        if not self._holds(entry.unit) and all(each.slot.state in IDLE for each in self.of_unit(entry.unit)):
             for each in [entry, *self.of_unit(entry.unit)]:
                 self._starter.close_listeners(each.unit)
+
+    def _holds(self, unit: Unit) -> bool:
+        """Whether clients are to wait although the unit was given up."""
+        return unit.on_fatal == "hold" and any(each.slot.state is State.FATAL for each in self.of_unit(unit))
+
+    def _refuse_if_nobody_serves(self, unit: Unit) -> None:
+        """A template and parked workers hold a pool's sockets, too: clients are to be refused all the same."""
+        if unit.kind is not Kind.POOL or unit.name in self._leaving or self._holds(unit):
+            return
+        if not any(self._may_serve(entry) for entry in self.of_unit(unit)) and self._starter.refuse(unit):
+            self._tell(f"{unit.name}: none of its workers runs: connections are refused until one is started")
+
+    def _may_serve(self, entry: Entry) -> bool:
+        """Whether the slot's process accepts connections, or one that will is on its way."""
+        if not (entry.serves or entry.role is Role.LEAVING):
+            return False
+        if entry.slot.pid is not None or entry.rec.process is not None or entry.slot.state is State.STOPPING:
+            return True
+        if entry.slot.state in IDLE:
+            return False
+        template = self.reloads.parent(entry)
+        return template is None or template.slot.state not in IDLE or self.parked(entry) is not None
 
     # Starting.
 
@@ -774,6 +800,7 @@ class Engine(Slots):
             return
         parked = self.parked(entry) if entry.role in SERVING else None
         if parked is not None:
+            self._starter.let_in(entry.unit)
             self._promote(entry, parked)
             return
         entry.rec.generation = self.reloads.generation(entry)

@@ -5,6 +5,8 @@ gone, though the socket and its queue live on. So each has a second name, in a f
 is missing gets its name back from there: the same socket, the same queue, the same processes. Where the second name is gone,
 too, or its folder is on another file system, which has no links to this one, a new socket is bound, and new processes are
 made for it; the old ones serve those who wait in the old queue, and leave.
+
+While nobody can serve, the file has another name beside its own, so that a client is told at once and asks elsewhere.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from impetusd.folders import folder_of, open_folder
 from impetusd.supervisor.watch import watch
 
 FOLDER = "sockets"  # in run_dir, 0700
+HIDDEN = ".{}.refused"  # what a socket's file is called while nobody is to find it
 SECONDS_APART = 1.0  # of two repairs of one file: somebody may remove it again and again
 
 
@@ -34,6 +37,7 @@ class SocketFiles:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, str] = {}  # path → unit
+        self._hidden: set[str] = set()
         self._watched: dict[str, set[str]] = {}  # folder → the names in it that are ours, or were
         self._repaired: dict[str, float] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -44,6 +48,8 @@ class SocketFiles:
 
     def follow(self, path: str, unit: str) -> None:
         """A socket of `unit` is bound at `path`, or was before our time. Said twice, it is done once."""
+        if path in self._hidden:
+            return
         self._units[path] = unit
         if not os.path.lexists(path):
             self._soon(path)
@@ -58,8 +64,29 @@ class SocketFiles:
 
     def forget(self, path: str) -> None:
         """Nobody listens there any more."""
+        self.show(path)
         if self._units.pop(path, None) is not None:
             self._remove(path)
+
+    def hide(self, path: str, unit: str) -> bool:
+        """Have nobody find the socket of `unit` at `path` until it is to be shown. False if nobody could."""
+        self._units[path] = unit
+        self._hidden.add(path)
+        with contextlib.suppress(OSError), folder_of(path) as (folder, name):
+            if stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.rename(name, HIDDEN.format(name), src_dir_fd=folder, dst_dir_fd=folder)
+                return True
+        return False
+
+    def show(self, path: str) -> None:
+        """Have it found again. What somebody has put there meanwhile stays."""
+        if path not in self._hidden:
+            return
+        self._hidden.remove(path)
+        with contextlib.suppress(OSError), folder_of(path) as (folder, name):
+            if not os.path.lexists(path):
+                os.rename(HIDDEN.format(name), name, src_dir_fd=folder, dst_dir_fd=folder)
+        self.follow(path, self._units[path])
 
     def close(self) -> None:
         """Remove the second names: an older version, should it take over, refuses a file with two names."""
@@ -94,7 +121,7 @@ class SocketFiles:
     def _look(self, folder: str) -> None:
         with contextlib.suppress(OSError):
             os.close(open_folder(folder, make=0o755))  # now: it is to be watched again
-        for path in self._units:
+        for path in self._units.keys() - self._hidden:
             if os.path.dirname(path) == folder:
                 if os.path.lexists(path):
                     self._compare(path)
@@ -116,7 +143,7 @@ class SocketFiles:
     def _repair(self, path: str) -> None:
         self._timers.pop(path, None)
         unit = self._units.get(path)
-        if unit is None:
+        if unit is None or path in self._hidden:
             return
         if os.path.lexists(path):
             self._compare(path)

@@ -157,16 +157,43 @@ def shut_out(fd: int) -> None:
             )
 
 
-def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, second: str = "") -> None:
-    """Have a socket that listens already be as its keys say now, and let everybody in. Raises CannotStart.
+def refuse(fd: int) -> bool:
+    """Have a socket refuse connections although other processes hold it, and close those in its queue. False if it does.
 
-    `second`: where the file of a unix socket has its second name, see `supervisor.socketfiles`.
+    A TCP socket stays bound, and listens again after `let_in`. After shutdown(2) a unix socket never listens again, so
+    only its queue is closed: that nobody else gets there is its file's business.
     """
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        if sock.family != socket.AF_UNIX:
+            sock.shutdown(socket.SHUT_RD)  # ENOTCONN when it does not listen
+            return True
+        sock.setblocking(False)
+        while True:
+            sock.accept()[0].close()
+    return False
+
+
+def let_in(fd: int, address: Listen, backlog: int) -> None:
+    """Have a socket accept connections again after `refuse` and `shut_out`. Raises CannotStart."""
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
             with contextlib.suppress(FileNotFoundError):  # nobody was shut out
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             sock.listen(backlog)
+    except OSError as error:
+        port = address.port if error.errno == errno.EADDRINUSE else 0  # another has bound it, and listens
+        raise CannotStart(f"listening on {address}", error.strerror or str(error), port) from None
+
+
+def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, second: str = "") -> None:
+    """Have a socket that listens already be as its keys say now. Raises CannotStart.
+
+    `second`: where the file of a unix socket has its second name, see `supervisor.socketfiles`.
+    """
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # it may refuse: see `refuse`
+                sock.listen(backlog)
         if address.path:
             dress(address, found, second)
     except OSError as error:

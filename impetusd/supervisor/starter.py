@@ -33,7 +33,7 @@ from impetusd.supervisor.logpipe import own_end
 from impetusd.supervisor.logs import Options, Writer
 from impetusd.supervisor.lookups import LookUps
 from impetusd.supervisor.socketfiles import SocketFiles
-from impetusd.supervisor.sockets import adjust, listen_on, shut_out
+from impetusd.supervisor.sockets import adjust, let_in, listen_on, refuse, shut_out
 from impetusd.supervisor.stream import NAMES, STDOUT, Prefix
 from impetusd.supervisor.stream import STREAMS as LOG_STREAMS
 
@@ -236,6 +236,8 @@ class Starter:
         if entry.policy.watchdog:
             env["WATCHDOG_USEC"] = str(round(entry.policy.watchdog * 1_000_000))
         self._next_process += 1  # also if nothing comes of it
+        if entry.serves or entry.role is Role.PROGRAM:
+            self.let_in(unit)
         listeners = self._listeners(unit, found)
         pipe = self._pipe(entry)
         self._own_pipe(pipe, found.identity.get("uid", os.geteuid()))
@@ -532,6 +534,25 @@ class Starter:
         """Nobody will accept any more: clients are to be refused, not kept waiting."""
         for name in [name for name in self._listening if name.split(":")[1] == unit.name]:
             self._drop_listener(name)
+
+    def refuse(self, unit: Unit) -> bool:
+        """Nobody can serve, and processes of the unit hold its sockets: have those refuse. Whether any did not."""
+        changed = False
+        for name in sorted(name for name in self._listening if name.split(":")[1] == unit.name):
+            path = name.split(":", 2)[2]
+            if self.files and path.startswith("unix:"):
+                changed = self.files.hide(path.removeprefix("unix:"), unit.name) or changed
+            changed = refuse(self._held[name]) or changed
+        return changed
+
+    def let_in(self, unit: Unit) -> None:
+        """A process is about to serve: have the unit's sockets accept connections again. Raises CannotStart."""
+        for address in unit.listen:
+            name = f"listen:{unit.name}:{address.place}"
+            if name in self._held:
+                if self.files and address.path:
+                    self.files.show(address.path)
+                let_in(self._held[name], address, unit.backlog)
 
     def shut_out(self, unit: Unit) -> None:
         """Nobody takes over from the unit's processes: they serve who is in the queue, and nobody else gets there."""

@@ -37,7 +37,7 @@ OF_THE_START = {
 }  # fmt: skip
 # All others are rules, which never restart anything.
 RULES = {
-    "type", "instances", "standby", "autostart", "depends_on", "ready", "listen_timeout", "autorestart", "stop_exit_codes", "min_uptime",
+    "on_fatal", "type", "instances", "standby", "autostart", "depends_on", "ready", "listen_timeout", "autorestart", "stop_exit_codes", "min_uptime",
     "max_restarts", "restart_window", "restart_delay", "exp_backoff_restart_delay", "exp_backoff_max_delay", "retry_after",
     "critical", "reload_parallel", "reload_watch", "cron_restart", "timezone", "max_age", "watch", "watch_ignore", "watch_delay", "max_memory_restart",
     "memory_hold", "max_memory_kill", "kill_signal", "kill_timeout", "treekill", "out_file", "error_file", "merge_logs", "time",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import select
@@ -367,3 +368,36 @@ def test_one_that_has_no_second_name_is_bound_anew_for_new_processes(impetusd: I
     assert "another one is bound, and new processes are made for it" in impetusd.log()
     if kind == "program":
         assert pid_from(str(path)) == f"{after.pids['p']} p"
+
+
+@pytest.mark.parametrize("how", ["at its start", "while it serves", "held"])
+def test_a_pool_that_is_given_up_refuses_connections_until_it_is_tried_again(impetusd: Instance, how: str) -> None:
+    port, broken = impetusd.port(), impetusd.root / "broken"
+    app = "import os\nfrom aiohttp import web\n\nasync def hello(_):\n    return web.Response(text='hello')\n\n"
+    app += f"async def startup(_):\n    if os.path.exists({str(broken)!r}):\n        os._exit(3)\n\n"
+    app += "def make():\n    app = web.Application()\n    app.router.add_get('/', hello)\n    app.on_startup.append(startup)\n    return app\n"
+    impetusd.write(app if how == "while it serves" else "import nosuch\n", "shop.py")
+    keys = {"app": "shop:make", "cwd": impetusd.root, "max_restarts": 1, "exp_backoff_restart_delay": "10ms"}
+    impetusd.write(f"[pool:web]\n{pool(port, **keys)}on_fatal = {'hold' if how == 'held' else 'refuse'}\n")
+    impetusd.run("start", code=None)
+    if how == "while it serves":
+        broken.touch()
+        for row in impetusd.status().rows.values():
+            if row.pid is not None and row.name != "web:template":
+                impetusd.kill(row.pid)
+
+    def refused() -> bool:
+        with socket.socket() as connection:
+            connection.settimeout(PATIENCE)
+            return connection.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+    if how == "held":
+        assert impetusd.status()["web:template"].state == "FATAL"
+        assert not refused()
+    else:
+        wait_for(refused, "connections to be refused")
+    broken.unlink(missing_ok=True)
+    impetusd.write(app, "shop.py")
+    impetusd.run("restart", "web")
+    assert not refused()
+    assert "web:standby" in impetusd.settle().rows
