@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import impetusd
 from impetusd import instance, ledgerfile, traces
-from impetusd.core import access, news, redact
+from impetusd.core import access, news, redact, repeats
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.location import Paths
@@ -114,6 +114,7 @@ class Daemon:
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
+        self._repeats = repeats.Repeats()
 
     async def run(self) -> None:
         """Be the supervisor until told to end."""
@@ -691,12 +692,24 @@ class Daemon:
             and after.state is State.STOPPED
         ):
             told = False  # its process has moved to another slot
+        told = told and not repeats.is_next_try(before, after)
         if told and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
             pid = after.pid or before.pid
             reason = self._engine.reason(entry)
             process = f" (pid {pid})" if pid else ""
             level = LEVELS.get(after.state, INFO)
+            cause = repeats.cause_of(after.last_exit) if after.state is State.BACKOFF else None
+            if cause is not None:
+                if not self._repeats.is_new(cause, self._engine.shown(entry)):
+                    return
+                asyncio.get_running_loop().call_later(repeats.WINDOW, self._log_repeats, cause)
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}", level)
+
+    def _log_repeats(self, cause: repeats.Cause) -> None:
+        """The failed starts of one cause since the last line on it."""
+        if line := self._repeats.summary(cause):
+            self._writer.line(line, WARNING)
+            asyncio.get_running_loop().call_later(repeats.WINDOW, self._log_repeats, cause)
 
     @staticmethod
     def _is_one_more_try(before: Slot, after: Slot) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pwd
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 from supervisor_world import Life, Shim
 
 from impetusd import vetted
-from impetusd.core import lifecycle
+from impetusd.core import lifecycle, repeats
 from impetusd.core.protocol import ProtocolError
 from impetusd.supervisor import childspec, lookups
 
@@ -294,3 +295,39 @@ def test_an_event_that_cannot_be_decided_costs_its_slot_alone(shim: MakeShim, mo
 
     told.live(scenario)
     assert len(told.started) == 6
+
+
+class TestOneCauseForMany:
+    KEYS = f"command = sleep 1000\ninstances = 12\n{BACKOFF}"
+
+    def test_is_one_line_in_the_log_and_all_of_it_is_in_the_ledger(self, shim: MakeShim, monkeypatch) -> None:
+        monkeypatch.setattr(repeats, "WINDOW", 3600)
+        told = shim(f"[program:many]\n{self.KEYS}")
+        told.cannot = {f"many:{index}": "Too many open files" for index in range(12)}
+
+        async def scenario(life: Life) -> None:
+            assert not (await life.ask("start"))["ok"]
+            rows = await life.until(lambda rows: all(row["restarts"] > 2 for row in rows.values()))
+            ended = [each for each in (await life.ask("events", last=500))["records"] if each["kind"] == "exit"]
+            assert {each["error"] for each in ended} == {"Too many open files"}
+            assert all(count > 2 for count in Counter(each["slot"] for each in ended).values())
+            assert {each["slot"] for each in ended} == set(rows)
+            told.cannot.clear()
+            await life.until_state("RUNNING", *rows)
+            await life.until(lambda _: life.log().count("RUNNING") == 12, "their lines")
+            assert life.log().count("Too many open files") == 1
+            assert life.log().count("STARTING") == 12  # as asked, and no more for each try
+
+        told.live(scenario)
+
+    def test_is_counted_in_one_line_for_each_second(self, shim: MakeShim, monkeypatch) -> None:
+        monkeypatch.setattr(repeats, "WINDOW", 0.05)
+        told = shim(f"[program:many]\n{self.KEYS}")
+        told.cannot = {f"many:{index}": "Too many open files" for index in range(12)}
+
+        async def scenario(life: Life) -> None:
+            await life.ask("start")
+            await life.until(lambda _: "executing it failed: Too many open files (" in life.log(), "the count")
+            assert "more times: many:" in life.log()
+
+        told.live(scenario)

@@ -1,0 +1,37 @@
+"""Many failed starts of one cause are a line a second in the log."""
+
+from __future__ import annotations
+
+import pytest
+
+from impetusd.core.lifecycle import Slot, State
+from impetusd.core.policy import Exit
+from impetusd.core.repeats import NAMED, Repeats, cause_of, is_next_try
+
+SCARCE = Exit(stage="making log pipes", error="Too many open files")
+
+
+def test_the_first_is_logged_and_the_others_are_counted_with_their_slots() -> None:
+    repeats, cause = Repeats(), ("making log pipes", "Too many open files")
+    assert [repeats.is_new(cause, name) for name in ("a", "b", "b")] == [True, False, False]
+    assert repeats.is_new(("executing it", "Exec format error"), "a")  # of another cause
+    assert repeats.summary(cause) == "making log pipes failed: Too many open files (2 more times: b)"
+    assert not repeats.is_new(cause, "c")  # the summary was a line, too
+    assert repeats.summary(cause) == "making log pipes failed: Too many open files (1 more time: c)"
+    assert repeats.summary(cause) == ""
+    assert repeats.is_new(cause, "a")
+
+
+def test_a_line_names_a_few_slots() -> None:
+    repeats, cause = Repeats(), ("executing it", "x")
+    for number in range(NAMED + 4):
+        repeats.is_new(cause, f"p{number}")
+    assert repeats.summary(cause).endswith(f"({NAMED + 3} more times: p1, p2, p3, p4, p5, p6, p7, p8 and 3 others)")
+
+
+@pytest.mark.parametrize(("end", "failed"), [(SCARCE, True), (Exit(code=1), False), (Exit(signal=9), False)])
+def test_only_a_start_that_failed_is_counted(end: Exit, failed: bool) -> None:
+    assert (cause_of(end) is not None) is failed
+    before = Slot(state=State.BACKOFF, last_exit=end)
+    assert is_next_try(before, Slot(state=State.STARTING, last_exit=end)) is failed
+    assert not is_next_try(before, Slot(state=State.FATAL, last_exit=end))
