@@ -68,7 +68,11 @@ def text(config: Config, executable: str, user: str, group: str, way: str = CREA
     if way == TRUNCATE:
         lines.append("copytruncate")
     else:
-        lines += [f"create 0640 {user} {group}", "sharedscripts", "postrotate"]
+        lines += [
+            f"create {0o640 if config.logs.log_mode is None else config.logs.log_mode:04o} {user} {group}",
+            "sharedscripts",
+            "postrotate",
+        ]
         lines += [
             f"    {shlex.quote(executable)} -c {shlex.quote(config.paths.conf)} reopen-logs >/dev/null",
             "endscript",

@@ -98,6 +98,8 @@ VALUES = {
     "application": "package.module:name.",
     "command": "A program and its arguments, quoted as for a shell; may go on in indented lines.",
     "umask": "Three octal digits.",
+    "file mode": "Octal digits, as in 0640.",
+    "owner": "USER, USER:GROUP or :GROUP, by name or by number.",
     "capabilities": "Names of capabilities(7), separated by commas or blanks, with or without CAP_ in front.",
     "CPUs": "Numbers and ranges, as in 0, 2-3.",
     "limits": "name=both or name=soft:hard, separated by commas, as in nofile=65536.",

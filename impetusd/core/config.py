@@ -66,6 +66,7 @@ def parse_all(
         return Config(paths=paths, units=reading.instance_of(sections))
     reading.socket_path(sections, paths)
     access = reading.access(sections)
+    logs = reading.log_access(sections)
     reading.all_of(sections)
     relations(reading, sections)
     if rules > 1:
@@ -75,6 +76,7 @@ def parse_all(
     return Config(
         paths=paths,
         access=access,
+        logs=logs,
         units=reading.units,
         timers=reading.timers,
         health=reading.checks,

@@ -278,11 +278,22 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogAccess:
+    """Who may read log files. `log_mode`: None leaves files as they are, and makes new ones 0640. `log_owner`: "user",
+    "user:group" or ":group", each by name or by number; "" leaves them as they are.
+    """
+
+    log_mode: int | None = None
+    log_owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One whole configuration, in the file's order; what is disabled is in it, with `enabled` False."""
 
     paths: Paths
     access: Access = Access()
+    logs: LogAccess = LogAccess()
     units: Mapping[str, Unit]
     timers: Mapping[str, Timer] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)

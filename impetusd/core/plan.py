@@ -156,9 +156,15 @@ def _effect(was: Unit, unit: Unit, keys: set[str]) -> Effect:
 
 
 def _of_the_whole(whole: Config) -> Described:
-    """What [impetusd] says of who may use it, and the profile."""
+    """What [impetusd] says of who may use it and read its logs, and the profile."""
     access = {name: getattr(whole.access, name) for name in ("viewers", "operators", "admins")}
-    return {**{name: (who, ", ".join(who)) for name, who in access.items()}, "profile": (whole.profile, whole.profile)}
+    mode, owner = whole.logs.log_mode, whole.logs.log_owner
+    return {
+        **{name: (who, ", ".join(who)) for name, who in access.items()},
+        "log_owner": (owner, owner),
+        "log_mode": (mode, "" if mode is None else schema.LOG_MODE.show(mode)),
+        "profile": (whole.profile, whole.profile),
+    }
 
 
 def _described(each: Unit | Timer | Health) -> Described:

@@ -7,7 +7,7 @@ from posixpath import join, normpath
 
 from impetusd.core import ini, schema, shell
 from impetusd.core.location import Reading, names_instance, own_section
-from impetusd.core.model import ANY_V4, ANY_V6, Access, Listen
+from impetusd.core.model import ANY_V4, ANY_V6, Access, Listen, LogAccess, user_and_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,6 +180,20 @@ class Values(Reading):
                         entry, f"{name}: this host has no {what} '{ini.brief(who)}'; create it, or remove it here"
                     )
         return Access(**given)
+
+    def log_access(self, sections: list[Section]) -> LogAccess:
+        """Who may read the log files."""
+        own, keys = own_section(sections, self.path), schema.keys_of(schema.IMPETUSD)
+        mode, at = ((own.entries.get(name) if own else None) for name in ("log_mode", "log_owner"))
+        owner = (self.value(keys["log_owner"], at) if at else "") or ""
+        user, group = user_and_group(owner)
+        if user and self.host.euid != 0:
+            text = "only root can give files to another user; write :GROUP, or start impetusd as root"
+            self.problem(at, f"log_owner = {ini.brief(owner)}: {text}")
+        for what, name, exists in (("user", user, self.host.user_exists), ("group", group, self.host.group_exists)):
+            if name and (self.host.euid == 0 or what == "group") and not exists(name):
+                self.problem(at, f"log_owner: this host has no {what} {ini.brief(name)}; create it, or write another")
+        return LogAccess(log_mode=(self.value(keys["log_mode"], mode) if mode else None) or None, log_owner=owner)
 
 
 def parts(section: Section) -> tuple[str, str, str]:

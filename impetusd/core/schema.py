@@ -284,6 +284,23 @@ def parse_umask(text: str) -> int:
     return int(digits, 8)
 
 
+def parse_log_mode(text: str) -> int:
+    """Permissions of log files: octal."""
+    digits = text.lower().removeprefix("0o")
+    mode = int(digits, 8) if digits and len(digits) <= 4 and not digits.strip("01234567") else 0
+    if mode & ~0o664 or mode & 0o600 != 0o600:
+        raise ValueError("write 0600, 0640, 0660, 0644 or 0664: its owner reads and writes a log, others write none")
+    return mode
+
+
+def parse_owner(text: str) -> str:
+    """USER, USER:GROUP or :GROUP, each by name or by number."""
+    user, colon, group = text.partition(":")
+    if not (user or group) or (colon and not group) or ":" in group or len(text.split()) != 1:
+        raise ValueError("names nobody; write USER, USER:GROUP or :GROUP")
+    return text
+
+
 def parse_cpus(text: str) -> tuple[int, ...]:
     """CPU numbers in order, from numbers and ranges."""
     ranges = _ranges(text, 0, MOST_CPUS, "or a range, like 0, 2-3")
@@ -527,6 +544,8 @@ TEXT = Value("text", parse_text, str)
 APP = Value("application", parse_app, str)
 COMMAND = Value("command", parse_command, show_command, lines=True, none=())
 UMASK = Value("umask", parse_umask, lambda mask: f"{mask:03o}")
+LOG_MODE = Value("file mode", parse_log_mode, lambda mode: f"{mode:04o}")
+OWNER = Value("owner", parse_owner, str)
 CPUS = Value("CPUs", parse_cpus, show_cpus, none=())
 RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
 LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
@@ -573,6 +592,8 @@ KEYS: tuple[Key, ...] = (
     Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
     Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
     Key("admins", _OWN, "Who may use it", PEOPLE, "", "... that may do everything. They can run programs as the user that runs impetusd.", "alice, 1001"),
+    Key("log_owner", _OWN, "Who may use it", OWNER, "", "Whose log files are, as USER, USER:GROUP or :GROUP (of USER alone: the user's own group), by name or by number: those of units and impetusd's own, rotated ones too; the group, and whoever log_mode lets in, may list log_dir if impetusd owns it. Another user than impetusd's own needs root. Default: impetusd's own.", ":adm"),
+    Key("log_mode", _OWN, "Who may use it", LOG_MODE, "", "Their permissions: 0600, 0640, 0660, 0644 or 0664. Default: 0640 for new files; others keep theirs.", "0640"),
     # other files
     Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns with blanks or commas between them (quotes around one that has a blank), relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
     # what runs

@@ -131,6 +131,7 @@ def named_by(configuration: Config) -> set[str]:
     """The users and groups that it names."""
     access = configuration.access
     names = {word.removeprefix("@") for word in (*access.viewers, *access.operators, *access.admins)}
+    names.update(user_and_group(configuration.logs.log_owner))
     for unit in with_jobs(configuration):
         owners = (each.owner.split(":") for each in unit.listen)
         names.update(user_and_group(unit.user), (unit.group,), *owners)

@@ -24,7 +24,7 @@ from impetusd.core import access, news, redact, repeats
 from impetusd.core.health import Turn
 from impetusd.core.lifecycle import Slot, State, Want
 from impetusd.core.location import Paths
-from impetusd.core.model import Access, Config, Health
+from impetusd.core.model import Access, Config, Health, LogAccess
 from impetusd.core.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.folders import folder_of, open_folder, unlink_socket
@@ -55,6 +55,7 @@ from impetusd.supervisor.filewatch import FileWatch
 from impetusd.supervisor.jobs import Jobs
 from impetusd.supervisor.ledger import Ledger
 from impetusd.supervisor.link import Link
+from impetusd.supervisor.logaccess import rights_of
 from impetusd.supervisor.logs import Writer, is_ours
 from impetusd.supervisor.memory import Memory
 from impetusd.supervisor.notify import Notify
@@ -146,6 +147,7 @@ class Daemon:
             self._hear({"event": "apply"})
         audited = audit.Audit(self._command_given, asyncio.get_running_loop().call_later)
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, audited)
+        self._giving = asyncio.create_task(self._give_logs())
         await self._know_people(PEOPLE_WITHIN)
         await self._open_control()
         watch(self._paths.state_dir, {"state.json"}, self._state_missing)
@@ -255,7 +257,7 @@ class Daemon:
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
         engine, starter, tell = self._engine, self._starter, self._writer.line
-        self._access = configuration.access
+        self._access, self._logs = configuration.access, configuration.logs
         jobs = Jobs(engine, lambda: self._commands.ending)
         self._timers = Timers(
             configuration.timers,
@@ -544,6 +546,26 @@ class Daemon:
         except NoAnswer as error:
             self._warn(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again")
             self._asking = asyncio.ensure_future(self._know_people_later())
+
+    async def _give_logs(self) -> None:
+        """Let those read the logs who may; where nobody says who they are, it is asked until somebody does."""
+        asked = 0
+        while self._logs != LogAccess():
+            try:
+                rights = await self._threads.run(functools.partial(rights_of, self._logs), WITHIN)
+            except NoAnswer as error:
+                if not asked:
+                    self._warn(f"supervisor: {error} to who log_owner = {self._logs.log_owner} is: asked again")
+                asked += 1
+                await asyncio.sleep(AGAIN)
+            except (KeyError, ValueError):
+                self._warn(
+                    f"supervisor: log_owner = {self._logs.log_owner}: this host has no such user or group any more"
+                )
+                return
+            else:
+                self._writer.give(rights, self._paths.log_dir)
+                return
 
     async def _know_people_later(self) -> None:
         await asyncio.sleep(AGAIN)

@@ -16,6 +16,7 @@ from typing import Protocol
 from impetusd.folders import followed, open_file
 from impetusd.supervisor import rotation
 from impetusd.supervisor.lines import Options, dress, offset_after, stamp
+from impetusd.supervisor.logaccess import NEW, Rights
 from impetusd.supervisor.lost import Lost
 
 RETRY = 1.0  # seconds before a file that could not be opened or written is tried again
@@ -48,12 +49,13 @@ class LogFile:
             "_rotate_at",
             "_target",
         ),
-        *("_tidied", "_told", "due_since", "fd", "lost", "midline", "options", "path"),
+        *("_tidied", "_told", "due_since", "fd", "lost", "midline", "options", "path", "rights"),
     )
 
     def __init__(self, path: str, lost: Lost | None = None) -> None:
         self.path = path
         self.options = Options()
+        self.rights: Rights | None = None
         self.lost = lost or Lost()
         self.fd = -1
         self.due_since: float | None = None  # since when it should be opened anew (monotonic)
@@ -107,6 +109,11 @@ class LogFile:
         """Change to the new file if that is due, and no line is unfinished or has been for too long. Raises OSError."""
         if self.due_since is not None and (not self.midline or now - self.due_since >= PATIENCE):
             self._change(now)
+
+    def give(self, rights: Rights | None) -> list[str]:
+        """Have it, and what it is when it is opened anew, with these rights. Returns what the operator should be told."""
+        self.rights = rights
+        return rights.given(self.fd, self._target) if rights is not None and self.fd >= 0 and self._regular else []
 
     def empty(self) -> None:
         """Remove all that is in it. Raises OSError."""
@@ -220,10 +227,11 @@ class LogFile:
     def _open(self, now: float) -> None:
         # NONBLOCK is for a FIFO: it must neither be waited for nor with.
         self._target = followed(self.path)
-        self.fd = open_file(self._target, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o640, make=0o750)
+        self.fd = open_file(self._target, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, NEW, make=0o750)
         there = os.fstat(self.fd)
         self._regular = stat.S_ISREG(there.st_mode)
         self._device, self._inode = there.st_dev, there.st_ino
+        self._told += self.give(self.rights)
         self._look_at = now + LOOK
         self._line_start, self.midline = there.st_size, False
         if self._regular and there.st_size:

@@ -30,6 +30,7 @@ from impetusd.supervisor.stream import log_file
 
 if TYPE_CHECKING:
     from impetusd.supervisor.lines import Options
+    from impetusd.supervisor.logaccess import Rights
     from impetusd.supervisor.logpipe import Pipe
     from impetusd.supervisor.logs import Writer
 
@@ -72,6 +73,7 @@ class Lane:
         self._files: dict[str, LogFile] = {}
         self._users: dict[LogFile, set[Pipe]] = {}
         self._own = log_file(own)
+        self._own.rights = writer.rights
         self._again: set[Pipe] = set()  # to be read as soon as what a predecessor took is where it belongs
         self._frozen: list[tuple[Pipe, str, tuple[Pending, Journal]]] = []  # pipes to add once a dead thread has ended
         self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap: what is to be done when
@@ -468,6 +470,14 @@ class Lane:
         self.read(pipe)
         answer(pipe.tail())
 
+    def give(self, rights: Rights, folder: str) -> None:
+        """Have each file with these rights, and those who may read them get into `folder`, if it is named."""
+        for text in rights.folder_given(folder) if folder else ():
+            self._writer.line(text)
+        for file in (self._own, *self._files.values()):
+            for text in file.give(rights):
+                self._writer.line(text)
+
     def reopen(self, answer: Callable[[int], None]) -> None:
         """Open every file anew."""
         now = time.monotonic()
@@ -510,6 +520,7 @@ class Lane:
         file = self._files.get(path)
         if file is None:
             file = self._files[path] = log_file(path, self._writer.losses.of(path))
+            file.rights = self._writer.rights
             self._users[file] = set()
         file.options = pipe.options
         pipe.file = file

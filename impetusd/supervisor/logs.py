@@ -20,6 +20,7 @@ from impetusd.core import redact
 from impetusd.priority import INFO
 from impetusd.supervisor.journal import Journal, Pending
 from impetusd.supervisor.lines import Options
+from impetusd.supervisor.logaccess import Rights
 from impetusd.supervisor.loglane import Lane
 from impetusd.supervisor.logpipe import Pipe
 from impetusd.supervisor.lost import Losses
@@ -63,6 +64,7 @@ class Writer:
         self._keep = keep
         self._path = path
         self._pipes: dict[str, Pipe] = {}
+        self.rights: Rights | None = None  # of the files; None: as they come
         self.losses = Losses(held.get(LOST))
         self.unfinished = Unfinished(held.get(LINES), ADOPTION)
         for name, memory in ((LOST, self.losses), (LINES, self.unfinished)):
@@ -170,6 +172,14 @@ class Writer:
         known = self._pipes.get(pipe)
         if known is not None:
             known.wait_for(None)
+
+    def give(self, rights: Rights, folder: str) -> None:
+        """Have all log files with these rights from now on, and whoever may read them get into `folder`."""
+        with self._making:
+            self.rights = rights
+            lanes = tuple(self._threads)
+        for lane in lanes:
+            lane.call(lane.give, rights, folder if lane is self._main else "")
 
     def reopen(self, done: Callable[[int], object] | None = None) -> None:
         """Open every file anew, at the end of a line; `done` (in a thread of the writer's) learns how many they were."""

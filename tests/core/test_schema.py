@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impetusd.core import agreement, config, describe, ini, location, sample, schema
-from impetusd.core.model import Access, Action, Autorestart, Health, Host, Kind, Listen, Overlap, Ready, Timer, Unit
+from impetusd.core.model import (
+    Access,
+    Action,
+    Autorestart,
+    Health,
+    Host,
+    Kind,
+    Listen,
+    LogAccess,
+    Overlap,
+    Ready,
+    Timer,
+    Unit,
+)
 
 ROOT = Path(__file__).parents[2]
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
@@ -288,7 +301,10 @@ class TestTable:
             kind.value: {field.name for field in dataclasses.fields(of)}
             for kind, of in {Kind.POOL: Unit, Kind.PROGRAM: Unit, Kind.TIMER: Timer, Kind.HEALTH: Health}.items()
         }
-        fields[schema.IMPETUSD] = {*location.DIRECTORIES, *(field.name for field in dataclasses.fields(Access))}
+        fields[schema.IMPETUSD] = {
+            *location.DIRECTORIES,
+            *(field.name for of in (Access, LogAccess) for field in dataclasses.fields(of)),
+        }
         fields["timer"] |= fields["program"]  # of its job
         fields["health"] |= {"exec", *agreement.OF_EXEC}
         fields |= {"group": {"members"}, "include": {"files"}}

@@ -145,6 +145,26 @@ def test_apply_changes_roles_without_touching_a_process(impetusd: Instance) -> N
     assert asked(impetusd, LOOKS, (), ["ping"]) == {"ping": "denied"}
 
 
+def may_read_logs(instance: Instance, uid: int, groups: Collection[int]) -> bool:
+    """Whether a user can list log_dir, and read every log there."""
+    read = "import os, sys; [open(each).close() for each in os.scandir(sys.argv[1])]"
+    argv = [sys.executable, "-c", read, str(instance.root / "var/log")]
+    return (
+        subprocess.run(argv, user=uid, group=uid, extra_groups=groups, capture_output=True, check=False).returncode == 0
+    )
+
+
+def test_apply_gives_the_logs_to_a_group_without_touching_a_process(impetusd: Instance) -> None:
+    open_up(impetusd)
+    before = impetusd.start(INI.format(LOOKS))
+    assert not may_read_logs(impetusd, MEMBER, [GROUP])
+    impetusd.write(INI.format(LOOKS).replace("[program:p]", f"log_owner = :{GROUP}\n[program:p]"))
+    impetusd.run("apply")
+    wait_for(lambda: may_read_logs(impetusd, MEMBER, [GROUP]), "the logs to be the group's")
+    assert not may_read_logs(impetusd, STRANGER, [])
+    assert impetusd.status().pids == before.pids
+
+
 def test_a_peer_that_the_file_system_lets_in_and_no_role_does_is_closed_and_told_why(
     impetusd: Instance, command_of_anyone: list[str]
 ) -> None:
