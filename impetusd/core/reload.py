@@ -48,6 +48,7 @@ class Phase(Enum):
 
 
 CANCELLED = "cancelled"  # why it went back, when an operator wanted that
+FROM_DISK = "its template ended meanwhile: a worker that has to be replaced is of the version on the disk"
 OVER = frozenset({Phase.DONE, Phase.FAILED})
 REVERSIBLE = frozenset({Phase.LOADING, Phase.FIRST, Phase.WATCH, Phase.ROLLING, Phase.PARKING})
 
@@ -70,6 +71,7 @@ class Reload:
     failed: str = ""  # why it went back
     lines: tuple[str, ...] = ()  # the last words of the process that failed
     stuck: str = ""  # what the way back has not restored
+    forward: bool = False  # no way back: the new version serves, and what forked the old one has ended
     again: str = ""  # the reason for another one, as soon as this one is over
     took: float = 0.0
 
@@ -159,7 +161,9 @@ def decide(reload: Reload, view: View, now: float) -> Decision:
     """
     case = _Case(reload, view, now)
     if reload.phase in REVERSIBLE and not any(slot.up for slot in case.of(Part.SERVING)):
-        return fail(reload, "nothing of it is wanted up any more"), ()
+        return fail(replace(reload, forward=False), "nothing of it is wanted up any more"), ()
+    if _is_past_return(case):
+        return case.go(Phase.ROLLING, forward=True, deadline=None)
     return TABLE[reload.phase](case)
 
 
@@ -167,7 +171,21 @@ def fail(reload: Reload, why: str, lines: Iterable[str] = ()) -> Reload:
     """The reload after a new process has failed: on the way back, while there is one."""
     if reload.phase not in REVERSIBLE:
         return reload
+    if reload.forward:
+        return replace(reload, failed=reload.failed or why)
     return replace(reload, phase=Phase.BACK, failed=why, lines=tuple(lines), deadline=None)
+
+
+def _is_past_return(case: _Case) -> bool:
+    """Whether the new version serves in some places, and nothing can be forked any more of the one before.
+
+    It may have ended by itself, or with the shim that had it.
+    """
+    reload = case.reload
+    known = reload.forward or reload.base is None or case.reversible
+    if known or reload.phase not in {Phase.ROLLING, Phase.PARKING, Phase.BACK}:
+        return False
+    return any(slot.new and slot.up for slot in case.of(Part.SERVING))
 
 
 def _loading(case: _Case) -> Decision:
@@ -209,9 +227,11 @@ def _rolling(case: _Case) -> Decision:
     free = [slot for slot in old if slot.index in ready and _replaceable(case, slot)]
     if case.reversible:
         return case.stay([*orders, *(Order(Do.TAKE_OVER, Part.SERVING, slot.index) for slot in free)])
-    if len(free) < len(old):
+    rest = [slot for slot in old if slot not in free]
+    if rest and not (case.reload.forward and case.reload.failed):
         return case.stay(orders)
-    return case.go(Phase.ENDING, *orders, *(Order(Do.TAKE_OVER, Part.SERVING, slot.index) for slot in free))
+    orders += [Order(Do.TAKE_OVER, Part.SERVING, slot.index) for slot in free]
+    return case.go(Phase.ENDING, *orders, *(Order(Do.AGAIN, Part.SERVING, slot.index) for slot in rest))
 
 
 def _parking(case: _Case) -> Decision:
@@ -219,6 +239,7 @@ def _parking(case: _Case) -> Decision:
         return case.go(Phase.ROLLING)
     orders = _park(case)
     settled = all(slot.state is State.RUNNING for slot in case.of(Part.PARKED) + case.of(Part.SERVING) if slot.up)
+    settled = settled or (case.reload.forward and bool(case.reload.failed))
     return case.stay(orders) if orders or not settled else case.go(Phase.ENDING)
 
 
@@ -264,7 +285,9 @@ def _back(case: _Case) -> Decision:
     unsettled = parked or (wrong and not case.reload.stuck) or leaving or case.of(Part.NEXT)
     if orders or unsettled or case.of(Part.NEXT_TEMPLATE):
         return case.stay(orders)
-    return case.go(Phase.FAILED, took=case.now - case.reload.began)
+    lost = case.reload.base is not None and not case.reversible
+    stuck = case.reload.stuck or (FROM_DISK if lost else "")
+    return case.go(Phase.FAILED, took=case.now - case.reload.began, stuck=stuck)
 
 
 def _over(case: _Case) -> Decision:

@@ -48,6 +48,7 @@ from impetusd.core.reload import overlaps
 from impetusd.supervisor import envfiles, record
 from impetusd.supervisor.childspec import NOTHING, CannotStart, Found, LookUp
 from impetusd.supervisor.entry import (
+    FORKING,
     IDLE,
     PASSING,
     SERVING,
@@ -190,7 +191,7 @@ class Engine(Slots):
                 if entry.role is Role.WORKER and entry.slot.state is State.RUNNING:
                     self.recycle([entry], reason)
                 else:
-                    self._inbox.append((entry, Fail(reason, True)))
+                    self._inbox.append((entry, Restart()))  # none of its failures, which would be the end of a reload
 
     def _reconcile_without(self, entry: Entry) -> None:
         """The shim holds nothing of this slot."""
@@ -463,8 +464,9 @@ class Engine(Slots):
         left = bool(event["left"]) and entry.policy.treekill
         try:
             end = self._looked_at(entry, end, event)
-            if end.error in TEMPLATE_GONE and entry.slot.state is State.STARTING:
-                # No run of this slot has failed: there was nobody to fork it. It waits for the next template.
+            unborn = end.error in TEMPLATE_GONE or ("unknown" in event and entry.slot.pid is None)
+            if unborn and entry.slot.state is State.STARTING:
+                # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
                 self._release(entry)
                 self._waiting[entry.name] = entry
                 self._pump()
@@ -492,7 +494,7 @@ class Engine(Slots):
             self._run_afresh(entry)
         if end.code == EX_THREADS and entry.role is Role.NEXT_TEMPLATE:
             self.reloads.starts_threads(entry)
-        if entry.role is Role.TEMPLATE and event.get("unknown") and entry.slot.state in {State.STARTING, State.RUNNING}:
+        if entry.role in FORKING and event.get("unknown") and entry.slot.state in {State.STARTING, State.RUNNING}:
             self._inbox.append((entry, Restart()))  # it has ended because the shim had: none of its failures
 
     def _run_afresh(self, template: Entry) -> None:

@@ -79,6 +79,8 @@ class Reloads:
         before = self._of.get(unit.name)
         self._of[unit.name] = reload
         self._starter.put(f"reload:{unit.name}", core.dump(reload))
+        if before is not None and reload.forward and not before.forward:
+            self._tell(f"{unit.name}: reload: the template of the old version has ended: there is no way back any more")
         if before is not None and before.phase is not reload.phase:
             self._turned(unit, reload)
 
@@ -88,7 +90,7 @@ class Reloads:
             case Phase.WATCH:
                 self._tell(f"{unit.name}: reload: the new version is ready; watching it for {reload.watch:g} s")
             case Phase.BACK:
-                self._tell(f"{unit.name}: reload: {reload.failed}; the old version stays")
+                self._tell(f"{unit.name}: reload: {reload.failed}; going back to the old version")
                 self.record(unit, what="failed", generation=reload.generation, reason=reload.failed)
             case Phase.FAILED:
                 stuck = f"; {reload.stuck}" if reload.stuck else ""
@@ -213,7 +215,7 @@ class Reloads:
     def cancel(self, unit: Unit, why: str) -> bool:
         """Have the old version back. False when that is not possible any more, or nothing is under way."""
         reload = self.active(unit)
-        if reload is None or reload.phase not in core.REVERSIBLE | {Phase.BACK}:
+        if reload is None or reload.forward or reload.phase not in core.REVERSIBLE | {Phase.BACK}:
             return False
         self._set(unit, replace(core.fail(reload, why), again=""))
         return True

@@ -191,6 +191,52 @@ def test_whatever_crashes_it_ends_entirely_new_or_entirely_old(
         assert new == {world.reload.phase is Phase.DONE}
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    workers=st.integers(1, 4),
+    parallel=st.integers(1, 3),
+    lost_at=st.integers(0, 40),
+    cancelled_at=st.integers(0, 80),
+)
+def test_with_the_template_of_the_old_version_lost_it_ends_entirely_new_or_entirely_old_all_the_same(
+    seed: int, workers: int, parallel: int, lost_at: int, cancelled_at: int
+) -> None:
+    world, chance = World(workers, parallel=parallel), random.Random(seed)
+    for step in range(5000):
+        if step == lost_at and world.parent == BASE:
+            world.parent = BASE + 2
+        if step == cancelled_at:
+            world.reload = core.fail(world.reload, "it crashed")
+        world.step()
+        if world.reload.phase in core.OVER:
+            break
+        world.happen(chance, crashes=0.02)
+    assert world.reload.phase in core.OVER
+    if world.reload.stuck in {"", core.FROM_DISK}:
+        assert {slot.new for slot in world.of(Part.SERVING)} == {world.reload.phase is Phase.DONE}
+    if world.reload.phase is Phase.FAILED and world.parent != BASE:
+        assert world.reload.stuck
+
+
+def test_what_cannot_be_undone_goes_forward() -> None:
+    """One place is taken when the shim dies, with the templates that it had; then the next process fails."""
+    world = world_in(Phase.ROLLING)
+    world.step()
+    assert [slot.new for slot in world.of(Part.SERVING)] == [True, False]
+    world.parent = None
+    world.step()
+    assert (world.reload.phase, world.reload.forward) == (Phase.ROLLING, True)
+    (following,) = world.of(Part.NEXT)
+    world.crash(following)
+    orders = world.step()
+    assert (world.reload.phase, world.reload.failed) == (Phase.ENDING, "crash")
+    assert Order(Do.AGAIN, Part.SERVING, 1) in orders
+    world.run(random.Random(5))
+    assert world.reload.phase is Phase.DONE
+    assert {slot.new for slot in world.of(Part.SERVING)} == {True}
+
+
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.FIRST, Phase.WATCH, Phase.ROLLING, Phase.PARKING])
 def test_a_failure_in_any_phase_but_the_last_brings_the_old_version_back(phase: Phase) -> None:
     world = world_in(phase)

@@ -1,7 +1,12 @@
-"""impetusd, whose supervisor dies of SIGKILL just before it sends the shim its n-th message: `mortal.py ARGUMENTS...`.
+"""impetusd, of which somebody dies of SIGKILL at the supervisor's n-th message to the shim: `mortal.py ARGUMENTS...`.
 
 Each message, of whichever supervisor, becomes a line of `mortal` in the INI file's folder while there is a `mortal.at`; when
-it has as many lines as that says, the supervisor is killed, once, and `mortal.at` removed. Heartbeats, which come by the clock, do not count.
+it has as many lines as that says, who is named there is killed, once, and `mortal.at` removed:
+    n supervisor    just before it sends the message
+    n shim          which has got the message, and has done nothing of it
+    n shim done     which has done all that the message asks for, and has not written it down
+    n both          and n both done: the shim likewise, and the supervisor with it
+Heartbeats, which come by the clock, do not count.
 
 All else is real: this file stands in the place of the command, and as `shim` and `supervisor` in that of the two processes.
 """
@@ -32,12 +37,62 @@ def command() -> None:
 
 def shim() -> None:
     sys.path.append(ROOT)  # as shim/__main__.py does, which runs without site, too
-    from impetusd.shim import main, supervision
+    from impetusd.shim import main, supervision, wire
 
     *interpreter, _, _ = supervision.SUPERVISOR
     supervision.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
     del sys.argv[1]
+    told = os.path.join(os.path.dirname(sys.argv[1]), "mortal")
+    recv, write_down = wire.recv, main.Shim._write_down
+    doomed = False
+
+    def mortal(sock):
+        nonlocal doomed
+        packet = recv(sock)
+        if packet is not None and is_due(told, packet[0], {"shim", "both"}):
+            doomed = "done" in whom(told)
+            if not doomed:
+                die()
+        return packet
+
+    def die() -> None:
+        both = "both" in whom(told)
+        os.unlink(f"{told}.at")
+        if both and the_shim[0].supervisor is not None:
+            os.kill(the_shim[0].supervisor.pid, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    the_shim = []
+
+    def last_words(self) -> None:
+        the_shim[:] = [self]
+        if doomed:
+            die()
+        write_down(self)
+
+    wire.recv, main.Shim._write_down = mortal, last_words
     sys.exit(main.main())
+
+
+def whom(told: str) -> list[str]:
+    """The words of `mortal.at`; none when it is not there."""
+    try:
+        with open(f"{told}.at", encoding="utf-8") as at:
+            return at.read().split()
+    except FileNotFoundError:
+        return []
+
+
+def is_due(told: str, message, who: set[str]) -> bool:
+    """Whether one of `who` is to die at this message, which is counted."""
+    words = whom(told)
+    if message.get("ops") == [{"op": "beat"}] or not who.intersection(words):
+        return False
+    with open(told, "r+", encoding="utf-8") as file:
+        if len(file.readlines()) == int(words[0]):
+            return True
+        file.write(" ".join(f"{op['op']}:{op.get('key', op.get('process', ''))}" for op in message["ops"]) + "\n")
+    return False
 
 
 def supervisor() -> None:
@@ -47,16 +102,10 @@ def supervisor() -> None:
     told = os.path.join(os.path.dirname(sys.argv[1]), "mortal")
     send = wire.send
 
-    def count(message) -> None:
-        with open(told, "r+", encoding="utf-8") as file, open(f"{told}.at", encoding="utf-8") as at:
-            if len(file.readlines()) == int(at.read()):
-                os.unlink(f"{told}.at")
-                os.kill(os.getpid(), signal.SIGKILL)
-            file.write(" ".join(f"{op['op']}:{op.get('key', op.get('process', ''))}" for op in message["ops"]) + "\n")
-
     def mortal(sock, message, fds=()) -> None:
-        if message["ops"] != [{"op": "beat"}] and os.path.exists(f"{told}.at"):
-            count(message)
+        if is_due(told, message, {"supervisor"}):
+            os.unlink(f"{told}.at")
+            os.kill(os.getpid(), signal.SIGKILL)
         send(sock, message, fds)
 
     wire.send = mortal

@@ -26,6 +26,7 @@ from impetusd.core.location import locate
 
 READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 LEDGER = "put:ledger:"  # of a message with nothing else the death before it is that before the next
+DROP = "drop:"  # and so it is, to whoever comes after the shim, with one that only lets go of descriptors
 NEVER = 1_000_000
 
 
@@ -45,27 +46,30 @@ def ask(instance: Instance, method: str, **params: object) -> str:
     return ""
 
 
-def points(instance: Instance, act: Callable[[], object], *, at_least: int, at_most: int = 100) -> Iterator[str]:
-    """Have `act` done once undisturbed, then with a death at each of the messages that this took: yields which.
+def points(
+    instance: Instance, act: Callable[[], object], *, at_least: int, at_most: int = 100, who: str = "supervisor"
+) -> Iterator[str]:
+    """Have `act` done once undisturbed, then with a death of `who` at each of the messages that this took: yields which.
 
-    `act` returns when nothing more comes of it.
+    `act` returns when nothing more comes of it. `who`: see `mortal`.
     """
     told, at = instance.root / "mortal", instance.root / "mortal.at"
 
     def act_until(number: int) -> None:
         told.write_text("", encoding="utf-8")
-        at.write_text(str(number), encoding="utf-8")
+        at.write_text(f"{number} {who}", encoding="utf-8")
         act()
         at.unlink(missing_ok=True)  # it is still there if there were fewer this time
 
     act_until(NEVER)
     messages = told.read_text(encoding="utf-8").splitlines()
-    weighty = {n: text for n, text in enumerate(messages) if not all(op.startswith(LEDGER) for op in text.split())}
+    light = LEDGER if who == "supervisor" else (LEDGER, DROP)
+    weighty = {n: text for n, text in enumerate(messages) if not all(op.startswith(light) for op in text.split())}
     assert len(weighty) >= at_least, messages
     yield "undisturbed"
     for number, message in [*weighty.items()][:at_most]:
         act_until(number)
-        yield f"killed before message {number} of {len(messages)}, {message}"
+        yield f"{who} killed at message {number} of {len(messages)}, {message}"
 
 
 def call(instance: Instance, method: str, **params: object) -> dict[str, Any]:
