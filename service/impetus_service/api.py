@@ -65,6 +65,7 @@ class Operation:
     raises: tuple[int, ...]  # statuses of its own, besides those that follow from the declaration
     content_types: tuple[str, ...]  # that success may have; the first is what a struct is encoded as
     also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
+    body_max: int | None  # bytes of a request's body; None: the application's limit
     any_query: bool  # whether parameters that are not declared are left alone, for probes that add their own
     hints: Mapping[str, Any] = field(repr=False)  # of the handler's parameters and its return
 
@@ -139,7 +140,7 @@ class Operation:
         elif given and not self.any_query:
             faults += unknown_names(list(given), "query", of_page)
         if "body" in hints:
-            arguments["body"], found = await _body(request, hints["body"])
+            arguments["body"], found = await _body(request, hints["body"], self.body_max)
             faults += found
         if faults:
             raise refusal(faults)
@@ -186,6 +187,7 @@ class Api:
         raises: tuple[int, ...] = (),
         content_types: tuple[str, ...] = ("application/json",),
         also: Mapping[int, type] | None = None,
+        body_max: int | None = None,
         any_query: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as `method` of `path`.
@@ -217,6 +219,7 @@ class Api:
                     raises,
                     content_types,
                     also or {},
+                    body_max,
                     any_query,
                     hints,
                 )
@@ -243,12 +246,12 @@ class Api:
         return [web.route(each.method, each.path, each.__call__) for each in self.operations]
 
 
-async def _body(request: web.Request, wanted: Any) -> tuple[Any, list[Fault]]:
+async def _body(request: web.Request, wanted: Any, body_max: int | None) -> tuple[Any, list[Fault]]:
     if request.content_type != "application/json":
         raise Problem(415, f"the body is {request.content_type}; application/json is expected")
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            text = await request.read()
+            text = await (request if body_max is None else request.clone(client_max_size=body_max)).read()
     except TimeoutError:
         raise Problem(408, f"the body did not arrive within {BODY_TIMEOUT:g} s") from None
     try:

@@ -40,7 +40,7 @@ from impetusd.worker.draining import DRAINING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-BODY_MAX = 1024**2  # bytes of a request's body
+BODY_MAX = 2 * 1024**2  # bytes of a request's body: holds the longest text of a communication, however it is escaped
 
 APIS = [
     health.api,

@@ -88,7 +88,7 @@ def _answer_to_http(error: web.HTTPException, request: web.Request) -> web.Strea
         case web.HTTPMethodNotAllowed():
             detail = f"{request.path} takes {', '.join(sorted(error.allowed_methods))}, not {error.method}"
         case web.HTTPRequestEntityTooLarge():
-            detail = error.text or "the body is too large"
+            detail = f"the body is too large: {error.text}"
         case _:
             detail = error.text or error.reason
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}

@@ -1,32 +1,41 @@
-"""What the jobs do: an export to a file, a report, embeddings in batches. Runs in job workers, never in a web worker.
+"""The kinds of jobs: an export to a file, a report, embeddings in batches. A kind is declared here, once, and nowhere else.
 
-Each is a coroutine over a Run. It calls `progress` between batches, which also tells it, by an exception, that it is to
-stop: cancelled by its user, taken over by another worker, or because this worker ends. It raises Refused for what no
-further attempt would better; any other error is tried again.
+    @kind("/api/jobs/reports", rank=Rank.ADMINISTRATOR)
+    async def report(run: Run, wanted: ReportJob) -> Any:
+        \"\"\"How many rows of which kind there are in each period.\"\"\"
+
+From this follow its route, which checks what is asked for (jobs.py), its description, its name in lists and filters, and
+what a job worker calls (job_worker.py): the coroutine runs there, never in a web worker. What it returns is the result.
+
+It calls `progress` between batches, which also tells it, by an exception, that it is to stop: cancelled by its user, taken
+over by another worker, or because this worker ends. It raises Refused for what no further attempt would better; any other
+error is tried again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from impetus_service import job_files
 from impetus_service.admin_logs import FORMATS, TABLES, Export
 from impetus_service.db import Company
-from impetus_service.jobs import EmbeddingsJob, ReportJob
 from impetus_service.provider import Embeddings, Provider, ProviderError
 from impetus_service.queries import jobs as queries
 from impetus_service.queries.logs import LISTING, SHOWN
-from impetus_service.validation import from_builtins
+from impetus_service.sessions import Rank
+from impetus_service.validation import Input, Instant, from_builtins
 
 EVERYTHING = 2**62  # rows
 CHUNK = 2000  # rows that are in memory
-BATCH = 100  # texts that the provider is asked about at once
+BATCH, BATCH_BYTES = 100, 1_000_000  # texts that the provider is asked about at once, and their bytes
+TEXTS_BYTES = 8 * 1024**2  # of the body with the texts of a job
 REPORT_ROWS = 10_000
 PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
 
@@ -49,6 +58,36 @@ class Stopping(Exception):
     """This worker ends; another one is to begin anew."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What jobs of one kind are."""
+
+    name: str
+    path: str  # POST asks for one there
+    rank: int  # the lowest level that may
+    body_max: int | None  # bytes of such a request; None: as of any
+    parameters: type[Input]
+    do: Callable[[Run, Any], Awaitable[Any]]
+
+    def begin(self, run: Run, parameters: str) -> Awaitable[Any]:
+        """Do one that was asked for with `parameters`, JSON. Raises msgspec.ValidationError when another release took them."""
+        return self.do(run, msgspec.json.decode(parameters, type=self.parameters, dec_hook=from_builtins))
+
+
+Do = TypeVar("Do", bound=Callable[..., Awaitable[Any]])
+KINDS: dict[str, Kind] = {}
+
+
+def kind(path: str, *, rank: int = Rank.MEMBER, body_max: int | None = None) -> Callable[[Do], Do]:
+    """Declare the decorated coroutine, over a Run and the parameters `wanted`, as what does jobs of the kind of its name."""
+
+    def declare(do: Do) -> Do:
+        KINDS[do.__name__] = Kind(do.__name__, path, rank, body_max, get_type_hints(do)["wanted"], do)
+        return do
+
+    return declare
+
+
 @dataclass
 class Run:
     """One attempt of one job."""
@@ -56,7 +95,6 @@ class Run:
     id: int
     attempt: int
     run: int  # of all its runs, also those before it was requeued
-    parameters: Any
     company: Company
     provider: Provider
     folder: str
@@ -81,9 +119,9 @@ class Run:
         return f"{self.id}-{self.run}.{suffix}"
 
 
-async def export(run: Run) -> Any:
-    """Every entry of a log that the filters leave, newest first, of one instant."""
-    wanted = msgspec.convert(run.parameters, Export, dec_hook=from_builtins)
+@kind("/api/jobs/exports", rank=Rank.ADMINISTRATOR)
+async def export(run: Run, wanted: Export) -> Any:
+    """Every entry of a log that the filters leave, newest first, as a file of any size."""
     listing, given, encode = LISTING[TABLES[wanted.log]], wanted.given(), FORMATS[wanted.format]
     statement, arguments = listing.count(given, EVERYTHING)
     total = await run.company.fetchval(statement, *arguments)
@@ -108,9 +146,18 @@ async def export(run: Run) -> Any:
     return {"rows": rows, "bytes": sink.bytes}
 
 
-async def report(run: Run) -> Any:
+class ReportJob(Input, rename={"from_": "from"}):
+    """Counts of rows by period; `from` is included, `to` is not, unless it is a date: then that day is."""
+
+    of: Literal["audit", "data-access", "communications"]
+    by: Literal["day", "week", "month"]
+    from_: Instant
+    to: Instant
+
+
+@kind("/api/jobs/reports", rank=Rank.ADMINISTRATOR)
+async def report(run: Run, wanted: ReportJob) -> Any:
     """How many rows of which kind there are in each day, week or month."""
-    wanted = msgspec.convert(run.parameters, ReportJob, dec_hook=from_builtins)
     period = wanted.from_.begin, wanted.to.end
     rows = await run.company.fetch(REPORTS[wanted.of], wanted.by, *period, REPORT_ROWS + 1)
     if len(rows) > REPORT_ROWS:
@@ -118,14 +165,23 @@ async def report(run: Run) -> Any:
     return {"rows": [{"period": _day(row["period"]), "what": row["what"], "count": row["count"]} for row in rows]}
 
 
-async def embeddings(run: Run) -> Any:
-    """A file with a line for each text: {"index": …, "embedding": […]}."""
-    wanted = msgspec.convert(run.parameters, EmbeddingsJob)
+class EmbeddingsJob(Input):
+    """Up to 10,000 texts, as far as the body has at most TEXTS_BYTES."""
+
+    texts: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=100_000)]], Meta(min_length=1, max_length=10_000)
+    ]
+    model: Annotated[str, Meta(max_length=200)] | None = None  # else OPENAI_EMBEDDING_MODEL
+
+
+@kind("/api/jobs/embeddings", body_max=TEXTS_BYTES)
+async def embeddings(run: Run, wanted: EmbeddingsJob) -> Any:
+    """The embeddings of up to 10,000 texts, as a file with a line for each: {"index": …, "embedding": […]}."""
     decode = msgspec.json.Decoder(Embeddings).decode
     name = run.name("jsonl")
     async with job_files.writing(run.folder, name) as sink:
-        for begin in range(0, len(wanted.texts), BATCH):
-            body: dict[str, Any] = {"input": wanted.texts[begin : begin + BATCH]}
+        for begin, texts in _batches(wanted.texts):
+            body: dict[str, Any] = {"input": texts}
             if wanted.model:
                 body["model"] = wanted.model
             try:
@@ -141,7 +197,16 @@ async def embeddings(run: Run) -> Any:
     return {"texts": len(wanted.texts), "bytes": sink.bytes}
 
 
-KINDS: dict[str, Callable[[Run], Awaitable[Any]]] = {"export": export, "report": report, "embeddings": embeddings}
+def _batches(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """(index of the first, texts), each of at most BATCH texts and, unless it is one alone, BATCH_BYTES."""
+    begin = size = 0
+    for index, text in enumerate(texts):
+        length = len(text.encode())
+        if index > begin and (index - begin >= BATCH or size + length > BATCH_BYTES):
+            yield begin, texts[begin:index]
+            begin, size = index, 0
+        size += length
+    yield begin, texts[begin:]
 
 
 def _day(instant: datetime) -> str:

@@ -217,12 +217,14 @@ class Worker:
             await company.execute(queries.FAIL, *key, why)
             return
         run = Run(
-            row["id"], row["attempt"], row["run"], msgspec.json.decode(row["parameters"]), company, self._provider,
+            row["id"], row["attempt"], row["run"], company, self._provider,
             self._settings.job_files_dir, self._stopping.is_set,
         )  # fmt: skip
         log.info("job %d (%s): attempt %d begins", run.id, row["kind"], run.attempt)
         try:
-            result = await self._unless_stopping(KINDS[row["kind"]](run))
+            if row["kind"] not in KINDS:
+                raise LookupError(f"this worker's release knows no jobs of the kind {row['kind']}")
+            result = await self._unless_stopping(KINDS[row["kind"]].begin(run, row["parameters"]))
         except Gone:
             log.info("job %d: cancelled, or taken over", run.id)
         except Stopping:

@@ -9,43 +9,32 @@ from __future__ import annotations
 import asyncio
 import os
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from impetus_service.admin_logs import CONTENT_TYPES, Export
+from impetus_service.admin_logs import CONTENT_TYPES
 from impetus_service.api import Api, Id, Identified
 from impetus_service.auth import SETTINGS
 from impetus_service.db import Database
+from impetus_service.job_kinds import KINDS, Kind
 from impetus_service.listing import listed
 from impetus_service.paging import Page, Paged
 from impetus_service.problems import Fault, Problem, not_found
 from impetus_service.queries import jobs as queries
 from impetus_service.request_id import JOB_ID, REQUEST_ID
 from impetus_service.sessions import Caller, Rank
-from impetus_service.validation import Input, Instant, refusal, to_builtins
+from impetus_service.validation import Input, refusal, to_builtins
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-Kind = Literal["export", "report", "embeddings"]
-Text = Annotated[str, Meta(min_length=1, max_length=100_000)]
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Literal[tuple(KINDS)]
 
 api = Api("jobs")
-
-
-class ReportJob(Input, rename={"from_": "from"}):
-    """Counts of rows by period; `from` is included, `to` is not, unless it is a date: then that day is."""
-
-    of: Literal["audit", "data-access", "communications"]
-    by: Literal["day", "week", "month"]
-    from_: Instant
-    to: Instant
-
-
-class EmbeddingsJob(Input):
-    texts: Annotated[list[Text], Meta(min_length=1, max_length=10_000)]
-    model: Annotated[str, Meta(max_length=200)] | None = None  # else OPENAI_EMBEDDING_MODEL
 
 
 class JobHeaders(Input, rename={"key": "Idempotency-Key"}):
@@ -60,7 +49,7 @@ class JobSummary(Identified, kw_only=True):
     """`progress` is in percent. `has_file` says that /file has what it has made."""
 
     user_id: int | None
-    kind: Kind
+    kind: KindName
     state: State
     progress: int
     attempt: int
@@ -73,7 +62,7 @@ class JobSummary(Identified, kw_only=True):
 
 
 class Job(JobSummary, kw_only=True):
-    """With what was asked for (of embeddings: without the texts), and the result once it has succeeded."""
+    """With what was asked for, but for lists, which may be long, and the result once it has succeeded."""
 
     parameters: msgspec.Raw
     result: msgspec.Raw
@@ -85,25 +74,22 @@ class JobPath(Input):
 
 class JobFilters(Input):
     state: State | None = None
-    kind: Kind | None = None
+    kind: KindName | None = None
 
 
-@api.post("/api/jobs/exports", status=202, rank=Rank.ADMINISTRATOR, entity="job", raises=(409,))
-async def start_export(me: Caller, body: Export, headers: JobHeaders) -> Job | web.Response:
-    """Every entry of a log that the filters leave, as a file of any size."""
-    return await _add(me, headers.key, "export", body)
+def _declare(kind: Kind) -> None:
+    """The route that takes jobs of a kind."""
+
+    async def start(me: Caller, body: Input, headers: JobHeaders) -> Job | web.Response:
+        return await _add(me, headers.key, kind.name, body)
+
+    start.__name__, start.__doc__ = f"start_{kind.name}", kind.do.__doc__
+    start.__annotations__["body"] = kind.parameters
+    api.post(kind.path, status=202, rank=kind.rank, entity="job", raises=(409,), body_max=kind.body_max)(start)
 
 
-@api.post("/api/jobs/reports", status=202, rank=Rank.ADMINISTRATOR, entity="job", raises=(409,))
-async def start_report(me: Caller, body: ReportJob, headers: JobHeaders) -> Job | web.Response:
-    """How many rows of which kind there are in each period."""
-    return await _add(me, headers.key, "report", body)
-
-
-@api.post("/api/jobs/embeddings", status=202, entity="job", raises=(409,))
-async def start_embeddings(me: Caller, body: EmbeddingsJob, headers: JobHeaders) -> Job | web.Response:
-    """The embeddings of up to 10,000 texts, as a file."""
-    return await _add(me, headers.key, "embeddings", body)
+for each in KINDS.values():
+    _declare(each)
 
 
 @api.get("/api/jobs", entity="job")
@@ -175,7 +161,7 @@ async def backlog(database: Database) -> Backlog:
     return Backlog(**await database.fetchrow(queries.BACKLOG))
 
 
-async def _add(me: Caller, key: str | None, kind: Kind, body: Input) -> web.Response:
+async def _add(me: Caller, key: str | None, kind: str, body: Input) -> web.Response:
     """202 with the job: a new one, or the one that has the Idempotency-Key `key` already."""
     parameters = msgspec.json.encode(body, enc_hook=to_builtins).decode()
     async with me.company.transaction() as change:

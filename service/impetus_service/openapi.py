@@ -72,6 +72,8 @@ def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]
     if "body" in hints:
         content = {"application/json": {"schema": schema_of[repr(hints["body"])]}}
         described["requestBody"] = {"required": True, "content": content}
+        if operation.body_max is not None:
+            described["requestBody"]["description"] = f"At most {operation.body_max} bytes."
     success: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
     if operation.status != 204:
         schema = {} if operation.answers is None else schema_of[repr(operation.answers)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from hypothesis import strategies as st
 from served import Person, served
 from waiting import until
 
-from impetus_service import job_files, job_kinds, job_worker, logs, outgoing
+from impetus_service import job_files, job_kinds, job_worker, jobs, logs, outgoing
+from impetus_service.job_kinds import KINDS
 from impetus_service.job_worker import Worker, delay_before
 from impetus_service.settings import Settings
 
@@ -245,10 +248,57 @@ def test_a_job_is_cancelled_before_it_runs_and_while_it_does(database, folder):
     run(main())
 
 
+def test_as_many_texts_as_are_allowed_are_taken_and_the_provider_is_asked_in_bounded_parts(database, folder):
+    async def main() -> None:
+        async with FakeProvider() as provider:
+            names = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": KEY}
+            async with served(database, **names) as service, working():
+                admin = await service.administrator()
+
+                async def ask(texts: list[str]) -> tuple[int, Any]:
+                    data, headers = json.dumps({"texts": texts}).encode(), {"Content-Type": "application/json"}
+                    return await admin("POST", "/api/jobs/embeddings", data=io.BytesIO(data), headers=headers)
+
+                job = (await ask(["x" * 90_000] * 25 + ["y"] * 105))[1]
+                assert (await ended(admin, job["id"]))["result"]["texts"] == 130
+                assert [len(seen["input"]) for seen in provider.seen] == [11, 11, 100, 8]
+                status, job = await ask(["x" * 800] * 10_000)
+                assert (status, job["parameters"]) == (202, {"model": None})
+                assert (await admin("POST", f"/api/jobs/{job['id']}/cancel"))[0] == 200
+                status, problem = await ask(["x" * 900] * 10_000)
+                assert (status, str(job_kinds.TEXTS_BYTES) in problem["detail"]) == (413, True)
+
+    run(main())
+
+
+def test_a_kind_is_declared_once(database, folder, monkeypatch):
+    """Routes, names and the description follow; the database, which older releases use as well, takes any."""
+    declared = {f"start_{name}": (each.path, each.parameters) for name, each in KINDS.items()}
+    started = {each.name: (each.path, each.hints["body"]) for each in jobs.api.operations if each.status == 202}
+    assert started == declared
+
+    async def main() -> None:
+        async with served(database) as service, working(JOB_ATTEMPTS="1"):
+            admin = await service.administrator()
+            job = (await admin("POST", "/api/jobs/exports", json=EXPORT))[1]["id"]
+            await ended(admin, job)
+            connection = await asyncpg.connect(database)
+            await connection.execute(
+                "UPDATE jobs SET kind = 'later', state = 'queued', attempt = 0, finished_at = NULL"
+            )
+            await connection.close()
+            done = await ended(admin, job)
+            assert (done["state"], done["kind"]) == ("failed", "later")
+            assert done["error"] == "LookupError: this worker's release knows no jobs of the kind later"
+
+    run(main())
+
+
 def test_dead_letters_are_listed_and_requeued(database, folder, monkeypatch):
     tried: list[int] = []
+    export = KINDS["export"]
 
-    async def broken(run: job_kinds.Run) -> None:
+    async def broken(run: job_kinds.Run, _wanted: Any) -> None:
         tried.append(run.attempt)
         raise ZeroDivisionError("as\nit goes")
 
@@ -260,13 +310,13 @@ def test_dead_letters_are_listed_and_requeued(database, folder, monkeypatch):
             assert (done["state"], done["attempt"], tried) == ("failed", 3, [1, 2, 3])
             assert done["error"] == "ZeroDivisionError: as it goes"
             assert [each["id"] for each in (await admin("GET", "/api/jobs?state=failed"))[1]["items"]] == [job]
-            monkeypatch.setitem(job_kinds.KINDS, "export", job_kinds.export)
+            monkeypatch.setitem(KINDS, "export", export)
             status, again = await admin("POST", f"/api/jobs/{job}/requeue")
             assert (status, again["state"], again["attempt"], again["error"]) == (200, "queued", 0, None)
             assert (await ended(admin, job))["state"] == "succeeded"
             assert (await admin("GET", "/api/jobs?state=failed"))[1]["items"] == []
 
-    monkeypatch.setitem(job_kinds.KINDS, "export", broken)
+    monkeypatch.setitem(KINDS, "export", replace(export, do=broken))
     run(main())
 
 
@@ -279,16 +329,16 @@ def test_the_log_lines_of_a_job_are_found_by_its_id(database, folder, capfd):
             provider.next = [fake.status(429)]
             async with served(database, **names) as service, working():
                 admin = await service.administrator()
-                jobs = [(await admin("POST", "/api/jobs/embeddings", json={"texts": ["a"]}))[1] for _ in range(2)]
-                for job in jobs:
+                made = [(await admin("POST", "/api/jobs/embeddings", json={"texts": ["a"]}))[1] for _ in range(2)]
+                for job in made:
                     await ended(admin, job["id"])
-                assert (await admin("POST", f"/api/jobs/{jobs[0]['id']}/cancel"))[0] == 409
-                return jobs
+                assert (await admin("POST", f"/api/jobs/{made[0]['id']}/cancel"))[0] == 409
+                return made
 
-    jobs = run(main())
+    asked = run(main())
     logs.stop()
     lines = [json.loads(line) for line in "".join(capfd.readouterr()).splitlines() if line.startswith("{")]
-    for job in jobs:
+    for job in asked:
         mine = [line for line in lines if line.get("job_id") == job["id"]]
         assert {line["request_id"] for line in mine} == {job["request_id"]}
         assert sum(line["logger"] == "impetus.access" for line in mine) == 1
@@ -296,7 +346,7 @@ def test_the_log_lines_of_a_job_are_found_by_its_id(database, folder, capfd):
         assert said[0] == f"job {job['id']} (embeddings): attempt 1 begins"
         assert said[-1] == f"job {job['id']}: succeeded"
     retried = [line for line in lines if "attempt 1 failed" in line.get("message", "")]
-    assert [line["job_id"] in {job["id"] for job in jobs} for line in retried] == [True]
+    assert [line["job_id"] in {job["id"] for job in asked} for line in retried] == [True]
     assert all("job_id" not in line for line in lines if line.get("path") in {"/api/auth/login", "/api/auth/me"})
 
 
@@ -354,7 +404,7 @@ def test_a_run_that_was_fenced_off_never_writes_again(database, folder, monkeypa
         begun: list[int] = []
         may_end = [asyncio.Event(), asyncio.Event()]
 
-        async def stands_still(run: job_kinds.Run) -> Any:
+        async def stands_still(run: job_kinds.Run, _wanted: Any) -> Any:
             number = len(begun)
             begun.append(run.attempt)
             await may_end[number].wait()
@@ -365,7 +415,7 @@ def test_a_run_that_was_fenced_off_never_writes_again(database, folder, monkeypa
             return {"run": number}
 
         ended_runs: list[int] = []
-        monkeypatch.setitem(job_kinds.KINDS, "export", stands_still)
+        monkeypatch.setitem(KINDS, "export", replace(KINDS["export"], do=stands_still))
         async with served(database) as service, working():
             admin = await service.administrator()
             job = (await admin("POST", "/api/jobs/exports", json=EXPORT))[1]["id"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 from conftest import run
+from msgspec import inspect
 from served import PASSWORD, Served, served
 
-from impetus_service.app import APIS
+from impetus_service.app import APIS, BODY_MAX
 from impetus_service.validation import FAULTS_MAX, Input, TimeText
 
 OPERATIONS = [operation for api in APIS for operation in api.operations]
@@ -163,3 +165,31 @@ async def _write(service: Served, who: Any) -> None:
 def test_an_instant_is_understood(text, begin, end):
     instant = TimeText(text)
     assert (instant.begin.isoformat(), instant.end.isoformat()) == (begin, end)
+
+
+def longest(kind: inspect.Type) -> float:
+    """Bytes of the longest JSON that a type takes, with each character beyond the BMP escaped: 12 bytes."""
+    match kind:
+        case inspect.Metadata():
+            return longest(kind.type)
+        case inspect.UnionType():
+            return max(longest(each) for each in kind.types)
+        case inspect.StructType():
+            return sum(len(each.encode_name) + 6 + longest(each.type) for each in kind.fields)
+        case inspect.StrType() if kind.pattern is not None:
+            return 1000  # each of ours has an end
+        case inspect.StrType():
+            return math.inf if kind.max_length is None else kind.max_length * 12
+        case inspect.CustomType() | inspect.LiteralType():
+            return 100
+        case inspect.IntType() | inspect.BoolType() | inspect.NoneType():
+            return 20
+    return math.inf
+
+
+def test_the_body_of_a_route_holds_the_longest_texts_that_it_takes():
+    """Else a text that is allowed is refused for its bytes. A list of long texts has a limit in bytes of its own, stated."""
+    for operation in OPERATIONS:
+        if "body" in operation.hints and operation.tag != "chat" and operation.body_max is None:
+            length = longest(inspect.type_info(operation.hints["body"]))
+            assert length < BODY_MAX, (operation.name, length)

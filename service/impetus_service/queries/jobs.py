@@ -12,7 +12,10 @@ CHANNEL = "impetus_jobs"  # notified when there is a job to be taken up
 
 _SUMMARY = """id, user_id, kind, state, progress, attempt, error, file IS NOT NULL AS has_file,
     request_id, created_at, started_at, finished_at"""
-_COLUMNS = f"{_SUMMARY}, parameters - 'texts' AS parameters, result"
+# Of what was asked for, lists are not shown: they may be long.
+_SHOWN = """(SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(parameters)
+     WHERE jsonb_typeof(value) <> 'array') AS parameters"""
+_COLUMNS = f"{_SUMMARY}, {_SHOWN}, result"
 
 LISTING = Listing("jobs", _SUMMARY, conditions={"user": "user_id = {}", "state": "state = {}", "kind": "kind = {}"})
 
