@@ -133,14 +133,16 @@ def _walk(value: Any, kind: inspect.Type, at: str, *, strict: bool, meaning: str
             described = (kind.extra_json_schema or {}).get("description", meaning)
             yield from _walk(value, kind.type, at, strict=strict, meaning=described)
         case inspect.UnionType():
-            fitting = [each for each in kind.types if not _misfits(value, each, strict=strict)]
+            # A parameter that is there is not null, which no text can say.
+            kinds = [each for each in kind.types if strict or not isinstance(each, inspect.NoneType)]
+            fitting = [each for each in kinds if not _misfits(value, each, strict=strict)]
             if fitting:
                 yield from _walk(value, fitting[0], at, strict=strict, meaning=meaning)
             else:
-                names = [_name(each) for each in kind.types]
-                yield Fault(at, "wrong_type", f"must be {' or '.join(names)}, not {_name_of(value)}")
+                names = [_name(each) for each in kinds]
+                yield _wrong_type(at, " or ".join(names), value, strict=strict)
         case _ if _misfits(value, kind, strict=strict):
-            yield Fault(at, "wrong_type", f"must be {meaning or _name(kind)}, not {_name_of(value)}")
+            yield _wrong_type(at, meaning or _name(kind), value, strict=strict)
         case inspect.StructType():
             yield from _walk_fields(value, kind, at, strict=strict)
         case inspect.ListType():
@@ -163,6 +165,11 @@ def _walk(value: Any, kind: inspect.Type, at: str, *, strict: bool, meaning: str
                 from_builtins(kind.cls, value)
             except ValueError as error:
                 yield Fault(at, "bad_format", f"must be {meaning or error}")
+
+
+def _wrong_type(at: str, wanted: str, value: Any, *, strict: bool) -> Fault:
+    # In a URL everything is a text, so that is not what is wrong.
+    return Fault(at, "wrong_type", f"must be {wanted}, not {_name_of(value)}" if strict else f"must be {wanted}")
 
 
 def _walk_fields(value: dict[str, Any], kind: inspect.StructType, at: str, *, strict: bool) -> Iterator[Fault]:

@@ -77,9 +77,9 @@ def test_each_mistake_has_its_place_a_code_and_words(shared_postgres):
             admin = await service.administrator()
             for body, fault in CASES:
                 assert fault in await faults(admin, "POST", "/api/jobs/embeddings", json=body)
-            assert await faults(admin, "GET", "/api/users/abc") == [
-                ("path.id", "wrong_type", "must be a whole number, not a text")
-            ]
+            assert await faults(admin, "GET", "/api/users/abc") == [("path.id", "wrong_type", "must be a whole number")]
+            found = await faults(admin, "GET", "/api/users?active=maybe")
+            assert found == [("query.active", "wrong_type", "must be true or false")]
             found = await faults(admin, "GET", f"/api/users/{2**63}")
             assert found == [("path.id", "too_large", f"must be at most {2**63 - 1}")]
             found = await faults(admin, "GET", "/api/communications?kind=%00")
