@@ -28,6 +28,7 @@ from impetus_service.request_id import JOB_ID, REQUEST_ID
 from impetus_service.sessions import Caller, Rank
 from impetus_service.validation import Input, refusal, to_builtins
 
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 if TYPE_CHECKING:
     KindName = str
@@ -183,6 +184,14 @@ async def _add(me: Caller, key: str | None, kind: str, body: Input) -> web.Respo
         content_type="application/json",
         headers={"Location": f"/api/jobs/{job.id}"},
     )
+
+
+async def summary_of(me: Caller, job: int) -> JobSummary:
+    """The job as a list shows it. Raises Problem 404."""
+    row = await me.company.fetchrow(queries.SUMMARY, job, _only(me))
+    if row is None:
+        raise not_found("job")
+    return JobSummary(**row)
 
 
 async def _as_it_is(me: Caller, path: JobPath, wanted: State) -> Job:

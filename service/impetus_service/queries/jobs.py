@@ -23,6 +23,9 @@ LISTING = Listing("jobs", _SUMMARY, conditions={"user": "user_id = {}", "state":
 GET = CompanyQuery(f"""
 SELECT {_COLUMNS} FROM jobs WHERE company_id = $1 AND id = $2 AND ($3::bigint IS NULL OR user_id = $3)
 """)
+SUMMARY = CompanyQuery(f"""
+SELECT {_SUMMARY} FROM jobs WHERE company_id = $1 AND id = $2 AND ($3::bigint IS NULL OR user_id = $3)
+""")
 FILE = CompanyQuery("""
 SELECT file, kind FROM jobs
 WHERE company_id = $1 AND id = $2 AND ($3::bigint IS NULL OR user_id = $3) AND file IS NOT NULL
