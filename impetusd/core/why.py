@@ -37,7 +37,8 @@ MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
     """What there is to say of the units, slots, timers and checks that `patterns` name; of all that is wrong if none."""
     found = [] if facts.running else [_daemon(facts)]
-    if facts.mistakes and not (facts.running and patterns):
+    told = facts.running and (patterns or _refused(facts) == list(facts.mistakes))
+    if facts.mistakes and not told:
         found.insert(0, _mistaken(facts))
     if not patterns:
         found += _configuration(facts)
@@ -115,6 +116,15 @@ def _mistaken(facts: Facts) -> Finding:
     return Finding(name="impetusd", ok=False, headline=headline, facts=tuple(told), commands=commands)
 
 
+def _refused(facts: Facts) -> list[str]:
+    """The problems for which a file was refused last; [] if none was."""
+    refused = next((r for r in reversed(facts.own) if r["kind"] == "config" and r["what"] == "refused"), None)
+    if refused is None:
+        return []
+    lines: list[str] = refused["reason"].splitlines()
+    return lines[1:] or lines
+
+
 def _configuration(facts: Facts) -> list[Finding]:
     """What the daemon itself suffers from: a refused INI file, disks that take nothing."""
     found = []
@@ -124,15 +134,13 @@ def _configuration(facts: Facts) -> list[Finding]:
         head, _, cause = trouble.partition(": ")
         commands = causes.advice([trouble]).commands
         labelled: tuple[tuple[str, str], ...] = (("cause", cause),)
-        refused = next((r for r in reversed(facts.own) if r["kind"] == "config" and r["what"] == "refused"), None)
         if "INI file" in head:
             commands = (
                 (f"{facts.command} check", "every problem of the file"),
                 (f"{facts.command} apply", "once it is fixed"),
             )
-            if refused is not None:
-                problems = refused["reason"].splitlines()
-                labelled = tuple(("problem", each) for each in problems[1:9] or problems)
+            if problems := _refused(facts):
+                labelled = tuple(("problem", each) for each in problems[:LINES])
             labelled += (("next", "what runs goes on as before, until a file without a mistake is applied"),)
         found.append(Finding(name="impetusd", ok=False, headline=head, facts=labelled, commands=commands))
     return found

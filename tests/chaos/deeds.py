@@ -104,6 +104,7 @@ def kill_shim(soak: Soak) -> str:
 
 def kill_both(soak: Soak) -> str:
     """Nothing of impetusd is left but what it had started."""
+    soak.ended = True
     pids = soak.pids()
     _kill(pids["supervisor"], signal.SIGSTOP)
     _kill(pids["shim"])
@@ -115,6 +116,7 @@ def lose_table(soak: Soak) -> str:
     """What the shim has written down is gone or damaged; then the shim, or both, are killed."""
     how = soak.random.choice(["removed", "emptied", "nuls", "cut"])
     path = soak.impetusd.run_dir / "table"
+    soak.ended = True
     pids = soak.pids()
     both = soak.random.random() < 0.5
     _kill(pids["shim"], signal.SIGSTOP)  # so that it does not mend it first
@@ -163,7 +165,7 @@ def remove_socket(soak: Soak) -> str:
 def remove_run_dir(soak: Soak) -> str:
     """Somebody tidies up thoroughly; then perhaps the supervisor is killed."""
     pid = soak.pids()["supervisor"]
-    shutil.rmtree(soak.impetusd.run_dir)
+    shutil.rmtree(soak.impetusd.run_dir, ignore_errors=True)  # a part of it may be made again meanwhile
     if soak.random.random() < 0.5:
         _kill(pid)
         return "supervisor killed"
@@ -209,7 +211,7 @@ def other_file(soak: Soak) -> str:
     pids = soak.pids()
     words = soak.random.choice([("stop",), ("status",), ("apply",), ("restart",), ("reap-leftovers",), ("start",)])
     result = soak.command(*words, conf=other)
-    if words == ("start",) and result.code == 0:
+    if not ours:  # its own daemon, if it has one now
         soak.command("stop", conf=other)
     if soak.command("status").code not in {0, 1} or soak.pids() != pids:
         raise Violation(f"impetusd -c other.ini {words[0]} reached the daemon of impetusd.ini: {result}")

@@ -95,6 +95,7 @@ class Soak:
         self._journal: list[str] = []
         self._surroundings = contextlib.ExitStack()
         self.inside: list[str] = []  # the beginning of a command that sees them; [] where they cannot be had
+        self.ended = False  # this step may have ended all of impetusd
         self._faults = contextlib.ExitStack()  # of this step: closed at its end
         self.kinds = dict(PROGRAMS_OF)
         self._since: dict[tuple[int, int], float] = {}  # zombies, and when they were first seen
@@ -197,14 +198,18 @@ class Soak:
         self.never_twice()
         result = self.command("status", "--json")
         if result.code not in {0, 1}:
+            if self.ended:
+                self.revive()
             return f"status: {result}", None
         status: dict[str, Any] = json.loads(result.out)
         pids = {row["name"]: row["pid"] for row in status["units"] if row["pid"]}
         managers = {status["shim"]["pid"], status["supervisor"]["pid"]}
         members = self.members()
-        for name, pid in pids.items():
-            if (process := census.read(pid)) is None or process.zombie:
-                return f"status shows {name} with pid {pid}, which is {process}", status
+        gone = {name: pid for name, pid in pids.items() if (found := census.read(pid)) is None or found.zombie}
+        if gone:  # since it was asked, or is it not known?
+            again = {row["name"]: row["pid"] for row in self.told()["units"]}
+            if known := [name for name, pid in gone.items() if again.get(name) == pid]:
+                return f"status shows these as running, and they are gone: {known}", status
         for row in status["units"]:
             if row["state"] in {"STARTING", "STOPPING"}:
                 return f"{row['name']} is {row['state']}: {row['reason']}", status
@@ -308,22 +313,20 @@ class Soak:
 
     def _do(self, deed: Deed) -> None:
         began = time.monotonic()
+        self.ended = False
         try:
             said = deed.act(self) or ""
         finally:
             self._faults.close()
         line = f"{self.step:5} {deed.name} {said}"
         self._journal.append(line)
-        self.revive()
         self.calm()
         if self.step % 10 == 0:
             self.flat()
         self._tell(f"{line} ({time.monotonic() - began:.1f} s)")
 
     def revive(self) -> None:
-        """An operator sees that nothing answers, and starts it; what cannot be taken over he ends first, as he is told to."""
-        if self.command("status").code in {0, 1}:
-            return
+        """An operator sees that nothing runs, and starts it; what cannot be taken over he ends first, as he is told to."""
         if self.command("start").code == NOT_STARTED and self.command("status").code not in {0, 1}:
             self.command("stop")
             self.command("start")
