@@ -365,7 +365,7 @@ def test_one_that_has_no_second_name_is_bound_anew_for_new_processes(impetusd: I
     path.unlink()
     wait_for(path.exists, "the socket")
     after = impetusd.settle(lambda now: set(now.pids.values()).isdisjoint(before.pids.values()))
-    assert "another one is bound, and new processes are made for it" in impetusd.log()
+    assert "another one is bound, and new processes are started for it" in impetusd.log()
     if kind == "program":
         assert pid_from(str(path)) == f"{after.pids['p']} p"
 
