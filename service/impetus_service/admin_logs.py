@@ -31,7 +31,7 @@ from impetus_service.validation import Input, Instant
 EXPORT_MAX = 5000  # rows of an answer
 CHUNK = 250  # rows that are in memory
 EXPORTS = asyncio.Semaphore(2)
-STALLED = 30.0  # seconds that a client may take for a chunk
+STALLED = 30.0  # seconds that a client may take for a part
 CONTENT_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv"}  # text/csv is UTF-8 (RFC 7111)
 TABLES = {"audit": "audit_logs", "data-access": "data_access_logs"}
 
@@ -124,9 +124,9 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
             async for row in rows:
                 chunk.append(tuple(row) if query.format == "csv" else row)
                 if len(chunk) >= CHUNK:
-                    await _write(response, encode(chunk))
+                    await write(response, encode(chunk))
                     chunk.clear()
-            await _write(response, encode(chunk))
+            await write(response, encode(chunk))
         await response.write_eof()
     request.app[JOURNAL].add(
         "audit_logs", me.company.id, me.user_id, "log.export", table, severity="warning",
@@ -135,7 +135,8 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
     return response
 
 
-async def _write(response: web.StreamResponse, data: bytes) -> None:
+async def write(response: web.StreamResponse, data: bytes) -> None:
+    """A part of a response that is streamed. Raises ClientLeft when its client is gone, or takes longer than STALLED."""
     try:
         async with asyncio.timeout(STALLED):
             await response.write(data)

@@ -12,8 +12,9 @@ import time
 from contextlib import suppress
 
 import msgspec
-from aiohttp import ClientConnectionError, web
+from aiohttp import web
 
+from impetus_service.admin_logs import write
 from impetus_service.api import Api
 from impetus_service.chat import SSE
 from impetus_service.db import Unavailable
@@ -26,7 +27,6 @@ STREAMS = asyncio.Semaphore(100)  # in a worker
 LOOK_EVERY = 1.0  # seconds between two looks at the job
 PING_EVERY = 15.0  # seconds of silence, after which some proxies would cut
 RETRY_MS = 2000  # that a client waits before it connects again
-STALLED = 30.0  # seconds that a client may take for an event
 
 api = Api("jobs")
 
@@ -43,7 +43,7 @@ async def watch_job(me: Caller, path: JobPath, request: web.Request) -> web.Stre
     async with STREAMS:
         response = web.StreamResponse(headers=SSE)
         await response.prepare(request)
-        await _send(response, b"retry: %d\n\n" % RETRY_MS)
+        await write(response, b"retry: %d\n\n" % RETRY_MS)
         await _tell(request, me, job, response)
     return response
 
@@ -54,10 +54,10 @@ async def _tell(request: web.Request, me: Caller, job: JobSummary, response: web
     while True:
         if job != told:
             event = b"end" if job.state in ENDED else b"progress"
-            await _send(response, b"event: %s\ndata: %s\n\n" % (event, msgspec.json.encode(job)))
+            await write(response, b"event: %s\ndata: %s\n\n" % (event, msgspec.json.encode(job)))
             told, last = job, time.monotonic()
         elif time.monotonic() - last >= PING_EVERY:
-            await _send(response, b": still here\n\n")
+            await write(response, b": still here\n\n")
             last = time.monotonic()
         if job.state in ENDED or await _drains(request, LOOK_EVERY):
             return
@@ -77,11 +77,3 @@ async def _drains(request: web.Request, within: float) -> bool:
         async with asyncio.timeout(within):
             await request.app[DRAINING].wait()
     return request.app[DRAINING].is_set()
-
-
-async def _send(response: web.StreamResponse, data: bytes) -> None:
-    try:
-        async with asyncio.timeout(STALLED):
-            await response.write(data)
-    except (OSError, ClientConnectionError, TimeoutError) as error:
-        raise ClientLeft(str(error) or f"nothing was read for {STALLED:g} s") from error
