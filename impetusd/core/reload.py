@@ -285,7 +285,8 @@ def _back(case: _Case) -> Decision:
     unsettled = parked or (wrong and not case.reload.stuck) or leaving or case.of(Part.NEXT)
     if orders or unsettled or case.of(Part.NEXT_TEMPLATE):
         return case.stay(orders)
-    lost = case.reload.base is not None and not case.reversible
+    serves = any(slot.up for slot in case.of(Part.SERVING))
+    lost = serves and case.reload.base is not None and not case.reversible
     stuck = case.reload.stuck or (FROM_DISK if lost else "")
     return case.go(Phase.FAILED, took=case.now - case.reload.began, stuck=stuck)
 

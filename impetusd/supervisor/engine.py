@@ -190,8 +190,10 @@ class Engine(Slots):
             if entry.works and process is not None and not self._starter.reaches(process):
                 if entry.role is Role.WORKER and entry.slot.state is State.RUNNING:
                     self.recycle([entry], reason)
-                else:
+                elif entry.slot.state in {State.STARTING, State.RUNNING}:
                     self._inbox.append((entry, Restart()))  # none of its failures, which would be the end of a reload
+                else:
+                    self._inbox.append((entry, Fail(reason, True)))
 
     def _reconcile_without(self, entry: Entry) -> None:
         """The shim holds nothing of this slot."""
@@ -464,7 +466,7 @@ class Engine(Slots):
         left = bool(event["left"]) and entry.policy.treekill
         try:
             end = self._looked_at(entry, end, event)
-            unborn = end.error in TEMPLATE_GONE or ("unknown" in event and entry.slot.pid is None)
+            unborn = end.error in TEMPLATE_GONE or ("unknown" in event and entry.works and entry.slot.pid is None)
             if unborn and entry.slot.state is State.STARTING:
                 # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
                 self._release(entry)

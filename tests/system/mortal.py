@@ -4,8 +4,6 @@ Each message, of whichever supervisor, becomes a line of `mortal` in the INI fil
 it has as many lines as that says, who is named there is killed, once, and `mortal.at` removed:
     n supervisor    just before it sends the message
     n shim          which has got the message, and has done nothing of it
-    n shim done     which has done all that the message asks for, and has not written it down
-    n both          and n both done: the shim likewise, and the supervisor with it
 Heartbeats, which come by the clock, do not count.
 
 All else is real: this file stands in the place of the command, and as `shim` and `supervisor` in that of the two processes.
@@ -43,56 +41,35 @@ def shim() -> None:
     supervision.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
     del sys.argv[1]
     told = os.path.join(os.path.dirname(sys.argv[1]), "mortal")
-    recv, write_down = wire.recv, main.Shim._write_down
-    doomed = False
+    recv = wire.recv
 
     def mortal(sock):
-        nonlocal doomed
         packet = recv(sock)
-        if packet is not None and is_due(told, packet[0], {"shim", "both"}):
-            doomed = "done" in whom(told)
-            if not doomed:
-                die()
+        if packet is not None and is_due(told, packet[0], "shim"):
+            die(told)
         return packet
 
-    def die() -> None:
-        both = "both" in whom(told)
-        os.unlink(f"{told}.at")
-        if both and the_shim[0].supervisor is not None:
-            os.kill(the_shim[0].supervisor.pid, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    the_shim = []
-
-    def last_words(self) -> None:
-        the_shim[:] = [self]
-        if doomed:
-            die()
-        write_down(self)
-
-    wire.recv, main.Shim._write_down = mortal, last_words
+    wire.recv = mortal
     sys.exit(main.main())
 
 
-def whom(told: str) -> list[str]:
-    """The words of `mortal.at`; none when it is not there."""
-    try:
-        with open(f"{told}.at", encoding="utf-8") as at:
-            return at.read().split()
-    except FileNotFoundError:
-        return []
-
-
-def is_due(told: str, message, who: set[str]) -> bool:
-    """Whether one of `who` is to die at this message, which is counted."""
-    words = whom(told)
-    if message.get("ops") == [{"op": "beat"}] or not who.intersection(words):
+def is_due(told: str, message, who: str) -> bool:
+    """Whether `who` is to die at this message, which is counted."""
+    if message.get("ops") == [{"op": "beat"}] or not os.path.exists(f"{told}.at"):
         return False
-    with open(told, "r+", encoding="utf-8") as file:
-        if len(file.readlines()) == int(words[0]):
+    with open(told, "r+", encoding="utf-8") as file, open(f"{told}.at", encoding="utf-8") as at:
+        number, whom = at.read().split()
+        if whom != who:
+            return False
+        if len(file.readlines()) == int(number):
             return True
         file.write(" ".join(f"{op['op']}:{op.get('key', op.get('process', ''))}" for op in message["ops"]) + "\n")
     return False
+
+
+def die(told: str) -> None:
+    os.unlink(f"{told}.at")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def supervisor() -> None:
@@ -103,9 +80,8 @@ def supervisor() -> None:
     send = wire.send
 
     def mortal(sock, message, fds=()) -> None:
-        if is_due(told, message, {"supervisor"}):
-            os.unlink(f"{told}.at")
-            os.kill(os.getpid(), signal.SIGKILL)
+        if is_due(told, message, "supervisor"):
+            die(told)
         send(sock, message, fds)
 
     wire.send = mortal

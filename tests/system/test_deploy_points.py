@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from instance import Instance, Status, pool
 from load import Load
 from test_fault_points import READY, call, points
 
-from impetusd import control
-
-WHO = ["shim", "shim done"]
 # Whose processes write down at import, and as they start up, which version they are of.
 APP = """
 import os
@@ -51,15 +47,6 @@ def mortal(impetusd: Instance) -> Instance:
     return impetusd
 
 
-def ask_until_answered(instance: Instance, method: str, **params: object) -> dict[str, Any]:
-    """What a client is answered in the end that asks again; what was killed as a whole is started first."""
-    while True:
-        try:
-            return call(instance, method, **params)
-        except control.NotRunning:
-            instance.run("start")
-
-
 def versions(instance: Instance, status: Status) -> dict[str, str]:
     """Which version each process is of, by slot."""
     known = dict(line.split() for line in (instance.root / "began").read_text(encoding="utf-8").splitlines())
@@ -67,8 +54,7 @@ def versions(instance: Instance, status: Status) -> dict[str, str]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("who", WHO)
-def test_a_reload_of_a_pool_is_done_once_and_as_a_whole_whoever_is_killed(mortal: Instance, who: str) -> None:
+def test_a_reload_of_a_pool_is_done_once_and_as_a_whole_whenever_the_shim_is_killed(mortal: Instance) -> None:
     port = mortal.port()
     mortal.write(APP, "versioned.py")
     mortal.write("1", "version")
@@ -79,12 +65,12 @@ def test_a_reload_of_a_pool_is_done_once_and_as_a_whole_whoever_is_killed(mortal
         nonlocal now, version
         version += 1
         mortal.write(str(version), "version")
-        told = ask_until_answered(mortal, "reload", names=["web"], token=str(version))
+        told = call(mortal, "reload", names=["web"], token=str(version))
         assert told["ok"], f"{told}\n{mortal.log()}"
         now = mortal.settle(lambda now: set(now.rows) == names)
 
     with Load(port, kept=1, fresh=1) as load:
-        for point in points(mortal, act, at_least=8, who=who):
+        for point in points(mortal, act, at_least=8, who="shim"):
             assert {*versions(mortal, now).values()} == {str(version)}, (point, versions(mortal, now))
             assert {row.generation for row in now.rows.values()} == {version}, point
             load.go_on(5)
@@ -97,8 +83,7 @@ def variable(pid: int) -> str:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("who", WHO)
-def test_an_apply_is_all_of_it_or_nothing_whatever_is_killed(mortal: Instance, who: str) -> None:
+def test_an_apply_is_all_of_it_or_nothing_whenever_the_shim_is_killed(mortal: Instance) -> None:
     port = mortal.port()
     mortal.write(APP, "versioned.py")
     mortal.write("0", "version")
@@ -115,12 +100,12 @@ def test_an_apply_is_all_of_it_or_nothing_whatever_is_killed(mortal: Instance, w
         number += 1
         version = "three" if version == "two" else "two"
         mortal.write(text(version))
-        told = ask_until_answered(mortal, "apply", token=str(number))
+        told = call(mortal, "apply", token=str(number))
         assert told["ok"], f"{told}\n{mortal.log()}"
         now = mortal.settle(lambda now: {name.partition(":")[0] for name in now.rows} == {"web", "one", version})
 
     with Load(port, kept=1, fresh=1) as load:
-        for point in points(mortal, act, at_least=8, who=who):
+        for point in points(mortal, act, at_least=8, who="shim"):
             found = {name: variable(pid) for name, pid in now.pids.items() if name != version}
             assert {*found.values()} == {version}, (point, found)
             assert not call(mortal, "plan")["changes"], point
