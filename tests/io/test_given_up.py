@@ -52,6 +52,14 @@ class Pool:
         self.shim.tell()
         await life.until(lambda rows: not (pids - {None}) & {row["pid"] for row in rows.values()}, "them to be missed")
 
+    async def begin(self, life: Life, command: str) -> None:
+        """A parked worker takes the place of web:0, and says that it serves."""
+        asked = asyncio.ensure_future(life.ask(command, names=["web:0"]))
+        rows = await life.until(lambda rows: rows["web:0"]["pid"], "the parked worker to take the place")
+        assert self.connects()
+        life.daemon._engine.ready(rows["web:0"]["pid"])
+        await asked
+
     async def give_up(self, life: Life, *names: str) -> None:
         """Each of these slots is started in vain until it is FATAL."""
         self.shim.cannot |= dict.fromkeys(names, "Exec format error")
@@ -95,8 +103,7 @@ def test_a_pool_that_is_given_up_refuses_until_a_start_is_tried(pool: Callable[.
         assert not web.connects()
         assert life.log().count("connections are refused until one is started") == 1
         web.shim.cannot.clear()
-        await life.ask("restart", names=["web:0"])
-        assert web.connects()
+        await web.begin(life, "restart")
         assert not list(web.path.parent.glob(".web*"))
 
     web.shim.live(scenario)
@@ -178,11 +185,7 @@ def test_workers_that_are_stopped_by_name_leave_nobody_waiting(pool: Callable[..
         await life.ask("stop", names=list(WORKERS))
         assert "web:template" in web.shim.pids()
         assert not web.connects()
-        start = asyncio.ensure_future(life.ask("start", names=["web:0"]))
-        rows = await life.until(lambda rows: rows["web:0"]["pid"], "the parked worker to take the place")
-        assert web.connects()
-        life.daemon._engine.ready(rows["web:0"]["pid"])
-        await start
+        await web.begin(life, "start")
 
     web.shim.live(scenario)
 
@@ -199,7 +202,6 @@ def test_a_port_that_another_process_has_taken_meanwhile_is_told(pool: Callable[
             rows = await life.until_state("FATAL", "web:0")
         assert "listening on" in rows["web:0"]["reason"]
         assert "Address already in use" in rows["web:0"]["reason"]
-        await life.ask("restart", names=["web:0"])
-        assert web.connects()
+        await web.begin(life, "restart")
 
     web.shim.live(scenario)
