@@ -23,6 +23,7 @@ if typing.TYPE_CHECKING:
 
 WIDTH = 100  # of a line of the source
 ABOUT = "keeps services up on a Linux host"
+DATE = "2026-11-30"  # of the version that the pages are of
 
 EXITS = (
     (0, "Done; starting what runs and stopping what does not is done, too. Of `status`: all that is wanted up is up."),
@@ -170,7 +171,7 @@ def head(title: str, section: int) -> str:
     """What a page begins with."""
     made = '.\\" Made by `python -m impetusd.cli.manual conf/man`; do not edit.'
     whole_words = ".nh\n.nr HY 0\n.ad l"  # a name that is hyphenated is not found
-    return f'{made}\n.TH {title} {section} "" "impetusd {__version__}" "impetusd"\n{whole_words}\n'
+    return f'{made}\n.TH {title} {section} "{DATE}" "impetusd {__version__}" "impetusd"\n{whole_words}\n'
 
 
 def commands() -> str:

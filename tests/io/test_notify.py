@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import random
-import select
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from waiting import turns, until
+from waiting import readable, turns, until
 
 from impetusd.shim import wire
 from impetusd.supervisor import notify
@@ -54,7 +53,7 @@ class Around:
         child = subprocess.Popen(command, stdin=subprocess.PIPE)
         self.children.append(child)
         if helper:
-            assert select.select([self.sock], [], [], PATIENCE)[0]
+            assert readable(self.sock, PATIENCE)
         else:
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         return child.pid
@@ -99,7 +98,7 @@ class Around:
 
     def waiting(self) -> bool:
         """Whether the socket holds a message."""
-        return bool(select.select([self.sock], [], [], 0)[0])
+        return readable(self.sock, 0)
 
 
 @pytest.fixture

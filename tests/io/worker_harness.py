@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import re
-import select
 import signal
 import socket
 import struct
@@ -16,7 +15,7 @@ import sys
 import tempfile
 from typing import Self
 
-from waiting import wait_for
+from waiting import readable, wait_for
 
 PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 ROOT = os.path.dirname(os.path.dirname(PROGRAMS))
@@ -73,7 +72,7 @@ class Worker:
         if self.code is None:
             pidfd = os.pidfd_open(self.pid)
             try:
-                assert select.select([pidfd], [], [], PATIENCE)[0], f"{self.pid} has not ended: {self.text()}"
+                assert readable(pidfd, PATIENCE), f"{self.pid} has not ended: {self.text()}"
             finally:
                 os.close(pidfd)
             self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -206,7 +205,7 @@ class Pool:
 
     def told(self) -> list[tuple[int, list[str]]]:
         """Every notification that has come and was not waited for."""
-        while select.select([self._notified], [], [], 0)[0]:
+        while readable(self._notified, 0):
             self._receive()
         return self._told
 

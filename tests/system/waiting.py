@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import select
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,6 +23,13 @@ def wait_for(condition: Callable[[], Any], what: object = "a condition", patienc
             raise AssertionError(_sentence(what, patience, value))
         time.sleep(0.005)
     return value
+
+
+def readable(file: Any, patience: float) -> bool:
+    """Whether there is something to be read within so many seconds; of any descriptor, where select(2) ends at 1023."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(patience * 1000))
 
 
 async def until(
