@@ -113,6 +113,7 @@ def damages(whole):
 def test_whatever_became_of_the_table_nothing_is_started_twice_nor_given_up(shim):
     process, pid = shim.started("/bin/sleep", "1000", env={"IMPETUSD_NAME": "api:0", "INVOCATION_ID": "1"})
     wait_for(lambda: tree.variable(pid, leftovers.MARK), "it to be executed")
+    wait_for(lambda: tree.age(tree.read(pid)) > 0.2, "it to have run for a while")
     dead(shim)
     with open(path_of(shim), "rb") as file:
         whole = file.read()
