@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 
-from leaving import close_others, descriptors
-
 from impetusd.supervisor.logs import Options, Writer
 
 DEADLINE = 30.0  # seconds; only a failure waits that long
@@ -17,7 +15,6 @@ class Bench:
 
     def __init__(self, root, **how):
         self.root = root
-        self.before = descriptors()
         self.writer = Writer(f"{root}/impetusd.log", **how)
         self.ends = {}
         self.closed = False
@@ -62,7 +59,6 @@ class Bench:
                 for fd in pair:
                     os.close(fd)
             self.ends = {}
-            close_others(self.before)
 
 
 def read(path):
