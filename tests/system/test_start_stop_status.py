@@ -86,6 +86,7 @@ def test_status_as_json_is_what_the_documentation_says(impetusd: Instance) -> No
     status = impetusd.start(TWO)
     assert set(status.fields) == {
         "version",
+        "protocol",
         "shim",
         "supervisor",
         "units",
