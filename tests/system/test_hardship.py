@@ -119,8 +119,8 @@ def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd
             "third": "RUNNING",
         }
         assert now["stuck"].pid == before["stuck"].pid
-    impetusd.finish(stop)
-    assert impetusd.status()["stuck"].state == "STOPPED"
+        assert hangs in impetusd.finish(stop, 1).err
+    impetusd.wait_state("stuck", "STOPPED")
 
 
 @pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="needs a writable freezer, which is one of cgroup v1")

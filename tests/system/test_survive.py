@@ -192,7 +192,7 @@ def _lost(instance: Instance, damage: str | None) -> None:
     before = instance.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
     kill_both(instance, before)
     table = instance.run_dir / "table"
-    whole = table.read_text()
+    whole, owner = table.read_text(), table.stat()
     if damage is None:
         table.unlink()
     else:
@@ -209,6 +209,7 @@ def _lost(instance: Instance, damage: str | None) -> None:
     assert f"p:0 (pid {pid})" in instance.run("run", code=73).err
     assert not dead(pid)
     table.write_text(whole)  # nothing of what was found has been lost by all that
+    os.chown(table, owner.st_uid, owner.st_gid)
     after = instance.start()
     assert after["p"].pid == pid
     kill_both(instance, after)
