@@ -59,6 +59,8 @@ def kill_both(instance: Instance, now: Status) -> None:
 def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instance) -> None:
     _, before = running(anyone)
     kill_both(anyone, before)
+    template = next(pid for name, pid in before.pids.items() if name.endswith(":template"))
+    wait_for(lambda: dead(template), "the template, which ends with its shim, to end")
     alive = [pid for pid in before.pids.values() if not dead(pid)]
     told = f"{len(alive)} processes that it had started live on"
     assert told in anyone.run("status", code=3).err
