@@ -140,12 +140,7 @@ def without_comments(value: str) -> str:
             kept.append(value[start:at].rstrip())
             start = at = _end_of_line(value, at)
             continue
-        if char in "\"'" and char not in unclosed and not (at and value[at - 1].isalnum()):
-            end = _closing(value, at)
-            if end < 0:
-                unclosed.add(char)
-            else:
-                at = end
+        at = _past_quotes(value, at, unclosed)
         at += 1
     kept.append(value[start:])
     return "".join(kept).strip()
@@ -241,6 +236,18 @@ def split(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
     return done if word is None else [*done, ("".join(word), "".join(bare))]
 
 
+def _past_quotes(value: str, at: int, unclosed: set[str]) -> int:
+    """Where the quotes end that begin at `at`; `at` where none do. A quote that is never closed is told by `unclosed`."""
+    char = value[at]
+    if char not in "\"'" or char in unclosed or (at and value[at - 1].isalnum()):
+        return at
+    end = _closing(value, at)
+    if end < 0:
+        unclosed.add(char)
+        return at
+    return end
+
+
 def continuations(value: str) -> list[str]:
     """The lines of a value that follow the first one, without those that begin inside of quotes."""
     found: list[str] = []
@@ -248,13 +255,8 @@ def continuations(value: str) -> list[str]:
     unclosed: set[str] = set()
     while at < len(value):
         char = value[at]
-        if char in "\"'" and char not in unclosed and not (at and value[at - 1].isalnum()):
-            end = _closing(value, at)
-            if end < 0:
-                unclosed.add(char)
-            else:
-                at = end
-        elif char == "\n":
+        at = _past_quotes(value, at, unclosed)
+        if char == "\n":
             found.append(value[at + 1 : _end_of_line(value, at + 1)])
         at += 1
     return found
