@@ -1,6 +1,7 @@
 """Rotation of our own: app.log, app.log.1, app.log.2.gz, the highest number the oldest.
 
-Renames happen in the writer's thread, compression in one of its own with the lowest priority. Whatever is killed at
+Renames happen in the writer's thread, compression in another one with the lowest priority: one of each a folder, so
+that a disk that does not answer holds up nobody else's logs. Whatever is killed at
 whatever moment, each byte is in a file with a number: a compressed file gets its name only when it is complete and on
 the disk, and where both app.log.2 and app.log.2.gz are found, the latter is whole and the former goes.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import queue
 import re
 import stat
 import struct
@@ -19,9 +19,9 @@ import threading
 from impetusd.folders import folder_of, open_file
 
 _AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
-_lock = threading.Lock()  # numbers change under it; held for a few renames, never while data is copied
-_jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-_started = False
+_guard = threading.Lock()  # of the two below; never held over a system call that a disk answers
+_locks: dict[str, threading.Lock] = {}  # by folder: numbers change under it; held for renames, not while data is copied
+_waiting: dict[str, list[str]] = {}  # by folder: the logs that its compressor, which runs, has yet to look at
 
 
 def numbered(path: str) -> dict[int, list[str]]:
@@ -47,7 +47,7 @@ def _numbered(folder: int, base: str) -> dict[int, list[str]]:
 
 def rotate(path: str, keep: int, *, compress: bool) -> None:
     """Make `path` number 1 and every other one older; those beyond `keep` are removed. OSError leaves `path` as it is."""
-    with _lock, folder_of(path) as (folder, base):
+    with _numbers_of(path), folder_of(path) as (folder, base):
         files = _tidy(folder, base)
         keep = max(keep, 1)
         free = next(number for number in range(1, len(files) + 2) if number not in files)
@@ -76,34 +76,48 @@ def _rename(folder: int, old: str, new: str) -> None:
     os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
 
 
+def _numbers_of(path: str) -> threading.Lock:
+    with _guard:
+        return _locks.setdefault(os.path.dirname(path), threading.Lock())
+
+
 def compress_soon(path: str) -> None:
-    """Compress the rotated files of `path` but the first, in the other thread."""
-    global _started  # noqa: PLW0603  # the thread is the process's, not a file's
-    _jobs.put(path)
-    if not _started:
-        with contextlib.suppress(RuntimeError):  # there can be no thread now: the next rotation tries again
-            threading.Thread(target=_work, name="log compressor", daemon=True).start()
-            _started = True
+    """Compress the rotated files of `path` but the first, in the folder's other thread."""
+    folder = os.path.dirname(path)
+    with _guard:
+        if folder in _waiting:
+            if path not in _waiting[folder]:
+                _waiting[folder].append(path)
+            return
+        _waiting[folder] = [path]
+        try:
+            threading.Thread(target=_work, args=(folder,), name="log compressor", daemon=True).start()
+        except RuntimeError:  # there can be no thread now: the next rotation tries again
+            del _waiting[folder]
 
 
-def _work() -> None:
+def _work(folder: str) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     while True:
-        path = _jobs.get()
+        with _guard:
+            if not _waiting[folder]:
+                del _waiting[folder]
+                return
+            path = _waiting[folder].pop(0)
         # What cannot be compressed stays as it is, and is tried again with the next rotation.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             compress_all(path)
 
 
 def compress_all(path: str) -> None:
     """Compress every rotated file of `path` but the first. OSError, a full disk above all, leaves the rest as it is."""
     with folder_of(path) as (folder, base):
-        with _lock:
+        with _numbers_of(path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{base}.gz.tmp", dir_fd=folder)
             _tidy(folder, base)
-        while (name := _next_plain(folder, base)) is not None:
+        while (name := _next_plain(path, folder, base)) is not None:
             try:
                 source = open_file(os.path.join(os.path.dirname(path), name), os.O_RDONLY | os.O_NONBLOCK)
             except FileNotFoundError:  # it has another number by now
@@ -111,20 +125,20 @@ def compress_all(path: str) -> None:
             try:
                 if not stat.S_ISREG(os.fstat(source).st_mode):
                     raise OSError(errno.EINVAL, "it is no file", name)
-                _compress(folder, base, source)
+                _compress(path, folder, base, source)
             finally:
                 os.close(source)
 
 
-def _next_plain(folder: int, base: str) -> str | None:
-    with _lock:
+def _next_plain(path: str, folder: int, base: str) -> str | None:
+    with _numbers_of(path):
         for number, (first, *_) in sorted(_numbered(folder, base).items(), reverse=True):
             if number > 1 and not first.endswith(".gz"):
                 return first
     return None
 
 
-def _compress(folder: int, base: str, source: int) -> None:
+def _compress(path: str, folder: int, base: str, source: int) -> None:
     import gzip
     import shutil  # 0.6 MB with the compressors that it brings
 
@@ -140,7 +154,7 @@ def _compress(folder: int, base: str, source: int) -> None:
             raw.flush()
             os.fsync(raw.fileno())
             os.utime(raw.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
-        with _lock:  # by now it may bear another number, or be gone
+        with _numbers_of(path):  # by now it may bear another number, or be gone
             for number, (first, *_) in _numbered(folder, base).items():
                 if os.stat(first, dir_fd=folder, follow_symlinks=False).st_ino == before.st_ino:
                     _rename(folder, temporary, f"{base}.{number}.gz")

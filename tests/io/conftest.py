@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import warnings
 
 import pytest
 from fake_supervisor import paths_in
 
 from impetusd.cli import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_end_of_its_parts():
+    """A supervisor closes little at its end, for its process ends: what is left is no matter of a later test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import selectors
 from impetusd.core.model import Action, Health, Unit
 
 
-class _Jumps(selectors.SelectSelector):
+class _Jumps(selectors.DefaultSelector):
     """Waits for nothing: the loop's clock moves on instead."""
 
     def __init__(self):

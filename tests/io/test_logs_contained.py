@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import threading
 
 import pytest
@@ -183,7 +184,6 @@ def test_a_thread_that_cannot_be_started_is_tried_again(bench, tmp_path, monkeyp
 
 
 def test_a_compressor_that_cannot_be_started_is_tried_again_with_the_next_rotation(tmp_path, monkeypatch):
-    monkeypatch.setattr(rotation, "_started", False)
     start = threading.Thread.start
 
     def refuse(_):
@@ -193,10 +193,49 @@ def test_a_compressor_that_cannot_be_started_is_tried_again_with_the_next_rotati
         (tmp_path / f"o.{number}").write_text("old\n")
     monkeypatch.setattr(threading.Thread, "start", refuse)
     rotation.compress_soon(str(tmp_path / "o"))
-    assert not rotation._started
     monkeypatch.setattr(threading.Thread, "start", start)
     rotation.compress_soon(str(tmp_path / "o"))
     wait_for(lambda: (tmp_path / "o.3.gz").exists() and not (tmp_path / "o.3").exists(), "the compressed file")
+
+
+def test_a_disk_that_does_not_answer_holds_up_no_other_rotation(tmp_path, monkeypatch):
+    """Neither the renames nor the compressor of another folder wait for it."""
+    frozen, answered = threading.Event(), threading.Event()
+    rename, copy = os.rename, shutil.copyfileobj
+
+    def hang(*_, **__):
+        frozen.set()
+        assert answered.wait(30)
+
+    for name in ("renamed", "packed", "fine"):
+        (tmp_path / name).mkdir()
+        for number in ("", ".1", ".2"):
+            (tmp_path / name / f"o{number}").write_text(f"{name}{number}\n")
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *a: (hang(), copy(*a)))
+    rotation.compress_soon(str(tmp_path / "packed" / "o"))
+    assert frozen.wait(30)
+    frozen.clear()
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (hang(), rename(*a, **k)))
+    lane = threading.Thread(
+        target=rotation.rotate, args=(str(tmp_path / "renamed" / "o"), 5), kwargs={"compress": False}
+    )
+    lane.start()
+    assert frozen.wait(30)
+    monkeypatch.setattr(os, "rename", rename)
+    try:
+        rotation.rotate(str(tmp_path / "fine" / "o"), 5, compress=True)
+        wait_for(lambda: names(tmp_path / "fine") == ["o.1", "o.2.gz", "o.3.gz"], "the other folder's files")
+        assert names(tmp_path / "renamed") == ["o", "o.1", "o.2"]
+    finally:
+        answered.set()
+        lane.join(30)
+    assert names(tmp_path / "renamed") == ["o.1", "o.2", "o.3"]
+    wait_for(lambda: names(tmp_path / "packed") == ["o", "o.1", "o.2.gz"], "the frozen folder's files")
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
 
 
 def test_standard_output_that_nobody_reads_holds_up_no_other_log(bench):
