@@ -19,6 +19,7 @@ GROUPS = {
         "startup": "impetusd.cli.startup",
         "unstartup": "impetusd.cli.unstartup",
         "completion": "impetusd.cli.completion",
+        "help": "impetusd.cli.help",
         "version": "impetusd.cli.version",
     },
     "Start and stop": {
@@ -81,7 +82,6 @@ EXPLAINED = {
     "fg": "what a program prints is shown by impetusd logs -f NAME.",
     "serve": "impetusd init writes an INI file to begin with.",
     "ecosystem": "impetusd init writes an INI file to begin with.",
-    "help": "impetusd --help, and impetusd COMMAND --help.",
 }
 # Commands that are not suggested for a slip of the finger: they end, restart or remove something.
 ENDING = frozenset({"stop", "restart", "signal", "scale", "disable", "flush", "reap-leftovers", "unstartup"})

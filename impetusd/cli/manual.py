@@ -249,8 +249,8 @@ def _ini_file() -> Iterator[str]:
     yield ".SH SECTIONS\n"
     for section, meaning in SECTIONS.items():
         names = ", ".join(dict.fromkeys(key.name for key in schema.KEYS if section in key.sections))
-        yield f".TP\n{bold(_header(section))}{prose(meaning)}.IP\n{prose(f'Keys: {names}.')}"
-    yield listed([(_header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)])
+        yield f".TP\n{bold(header(section))}{prose(meaning)}.IP\n{prose(f'Keys: {names}.')}"
+    yield listed([(header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)])
     yield ".SH KEYS\n" + prose("What kind of value each takes stands behind it, and is explained below.")
     for group in dict.fromkeys(key.group for key in schema.KEYS):
         yield f'.SS "{quoted(group)}"\n'
@@ -266,10 +266,11 @@ def _key(key: schema.Key) -> str:
     term = f".TP\n\\fB{quoted(key.name)}\\fR = \\fI{quoted(key.value.name)}\\fR\n"
     more = f"Default: {key.default}. " if key.default else ""
     more += f"Example: {key.example}. " if key.example else ""
-    return f"{term}{prose(key.doc)}.IP\n{prose(more + 'In ' + ', '.join(map(_header, key.sections)) + '.')}"
+    return f"{term}{prose(key.doc)}.IP\n{prose(more + 'In ' + ', '.join(map(header, key.sections)) + '.')}"
 
 
-def _header(section: str) -> str:
+def header(section: str) -> str:
+    """As it stands in the file."""
     return f"[{section}]" if section in {schema.IMPETUSD, schema.INCLUDE} else f"[{section}:NAME]"
 
 

@@ -1,4 +1,4 @@
-"""The state diagram of the README, made from the machine itself. To renew it: python tests/core/state_diagram.py
+"""The state diagram of impetusd/help/design.md, made from the machine itself. To renew it: python tests/core/state_diagram.py
 
 Each cell of the table is run with every slot and policy that could make a difference; what comes out is drawn.
 """
@@ -26,7 +26,7 @@ from impetusd.core.lifecycle import (
 from impetusd.core.model import Autorestart
 from impetusd.core.policy import Exit, Policy
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "impetusd" / "help" / "design.md"
 BEGIN, END = "```mermaid\n", "```\n"
 
 
@@ -93,5 +93,5 @@ def renewed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     sys.stdout.write(diagram())

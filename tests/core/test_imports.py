@@ -1,4 +1,4 @@
-"""Who may import whom (README, "Layout"): read from the syntax trees, so that no import hides in a function."""
+"""Who may import whom (impetusd help design): read from the syntax trees, so that no import hides in a function."""
 
 from __future__ import annotations
 

@@ -93,9 +93,11 @@ class TestAnalyze:
     @pytest.mark.parametrize(
         ("profile", "told"), [(None, "as shipped"), ("hardened", "hardened"), ("compatible", "compatible")]
     )
-    def test_the_readme_has_the_figures_of_security(self, host: Namespace, profile: str | None, told: str) -> None:
+    def test_the_documentation_has_the_figures_of_security(
+        self, host: Namespace, profile: str | None, told: str
+    ) -> None:
         if "systemd 252 " not in host.run("systemctl", "--version"):
-            pytest.skip("the README's figures are those of systemd 252; each version counts anew")
+            pytest.skip("the documented figures are those of systemd 252; each version counts anew")
         folder = f"/security/{profile}"
         host.write(f"{folder}/impetusd.service", shipped("impetusd.service"))
         if profile:
@@ -103,5 +105,5 @@ class TestAnalyze:
         said = host.run("systemd-analyze", "security", "--offline=true", "--no-pager", f"{folder}/impetusd.service")
         figure = re.search(r"Overall exposure level for impetusd.service: ([\d.]+)", said)
         assert figure is not None, said
-        readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-        assert f"{figure[1]} {told}" in readme
+        page = " ".join((ROOT / "impetusd" / "help" / "operations.md").read_text(encoding="utf-8").split())
+        assert f"{figure[1]} {told}" in page

@@ -1,4 +1,4 @@
-"""What the README says of the code is made from the code."""
+"""What the documentation says of the code is made from the code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ spec.loader.exec_module(state_diagram)
 
 
 def test_the_state_diagram_is_the_machine_that_runs():
-    text = state_diagram.README.read_text(encoding="utf-8")
+    text = state_diagram.PAGE.read_text(encoding="utf-8")
     assert state_diagram.BEGIN in text
     assert state_diagram.renewed(text) == text, "renew it: python tests/core/state_diagram.py"
