@@ -17,16 +17,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import ClientConnectionError, web
 
-from impetus_service import addresses
-from impetus_service.api import Api, Id, Identified
-from impetus_service.audit import JOURNAL
-from impetus_service.listing import listed
-from impetus_service.paging import Page, Paged
-from impetus_service.problems import ClientLeft, unavailable
-from impetus_service.queries.listing import containing
+from impetus_service.kit import addresses
+from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.listing import listed
+from impetus_service.kit.paging import Page, Paged
+from impetus_service.kit.problems import ClientLeft, unavailable
+from impetus_service.kit.statements import containing
+from impetus_service.kit.validation import Input, Instant
 from impetus_service.queries.logs import LISTING, SHOWN
 from impetus_service.sessions import Caller, Rank
-from impetus_service.validation import Input, Instant
 
 EXPORT_MAX = 5000  # rows of an answer
 CHUNK = 250  # rows that are in memory

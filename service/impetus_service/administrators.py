@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncpg
 
-from impetus_service.db import Database
+from impetus_service.kit.db import Database
+from impetus_service.kit.validation import Input, read_texts
 from impetus_service.passwords import Passwords
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import Rank
 from impetus_service.users import Email, Name, NewPassword
-from impetus_service.validation import Input, read_texts
 
 
 class AdministratorError(Exception):

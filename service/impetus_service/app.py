@@ -10,30 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from impetus_service import (
-    addresses,
-    admin_logs,
-    auth,
-    chat,
-    communications,
-    company,
-    frame,
-    health,
-    job_events,
-    jobs,
-    logs,
-    metrics,
-    openapi,
-    users,
-)
-from impetus_service.audit import JOURNAL, Journal
+from impetus_service import admin_logs, auth, communications, company, users
 from impetus_service.auth import SETTINGS
-from impetus_service.cache import CACHE, Cache
-from impetus_service.db import Database
-from impetus_service.health import ROOMS, STARTED
-from impetus_service.outgoing import OUTGOING, Outgoing
+from impetus_service.kit import addresses, chat, frame, health, job_events, jobs, logs, metrics, openapi
+from impetus_service.kit.audit import JOURNAL, Journal
+from impetus_service.kit.cache import CACHE, Cache
+from impetus_service.kit.db import Database
+from impetus_service.kit.health import ROOMS, STARTED
+from impetus_service.kit.outgoing import OUTGOING, Outgoing
+from impetus_service.kit.provider import Provider
 from impetus_service.passwords import PASSWORDS, Passwords
-from impetus_service.provider import Provider
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings
 from impetusd.worker.draining import DRAINING

@@ -52,7 +52,7 @@ def migrate() -> None:
     """Bring the schema up to date now, as the next worker that starts would: before a reload, when that takes long."""
     import asyncpg
 
-    from impetus_service.migrate import default_path, migrate, shipped
+    from impetus_service.kit.migrate import default_path, migrate, shipped
 
     given = settings()
 
@@ -73,7 +73,7 @@ def migrate() -> None:
 @main.command()
 def jobs() -> None:
     """Do jobs, until SIGTERM: what the program `jobs` of the INI file runs, as many of them as it has instances."""
-    from impetus_service import job_worker
+    from impetus_service.kit import job_worker
 
     sys.exit(job_worker.main(settings()))
 
@@ -108,7 +108,7 @@ def db() -> None:
 def create_admin(company: str, email: str, name: str, *, password_stdin: bool) -> None:
     """Add the first administrator of a company, who then adds everybody else."""
     from impetus_service.administrators import AdministratorError, create_administrator
-    from impetus_service.db import Database, Unavailable
+    from impetus_service.kit.db import Database, Unavailable
 
     given = settings()
     logging.getLogger("impetus").addHandler(logging.NullHandler())  # what is wrong is said once, at the end
@@ -162,7 +162,7 @@ def run_with_database(work: Coroutine[Any, Any, Any]) -> Any:
     """Run `work`; ends the command with a sentence when the database is away or refuses."""
     import asyncpg
 
-    from impetus_service.ownership import MigrationError
+    from impetus_service.kit.ownership import MigrationError
 
     try:
         return asyncio.run(work)

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import msgspec
 
-from impetus_service.api import Api, Id, Identified
-from impetus_service.listing import listed
-from impetus_service.paging import Page, Paged
-from impetus_service.problems import not_found
+from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.listing import listed
+from impetus_service.kit.paging import Page, Paged
+from impetus_service.kit.problems import not_found
+from impetus_service.kit.validation import Input
 from impetus_service.queries import communications as queries
 from impetus_service.sessions import Caller
-from impetus_service.validation import Input
 
 api = Api("communications")
 

@@ -7,12 +7,12 @@ from datetime import datetime
 import msgspec
 from aiohttp import web
 
-from impetus_service.api import Api, Identified
-from impetus_service.cache import CACHE
+from impetus_service.kit.api import Api, Identified
+from impetus_service.kit.cache import CACHE
+from impetus_service.kit.validation import Input
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import Caller, Rank
 from impetus_service.users import Name
-from impetus_service.validation import Input
 
 SUMMARY_TTL = 30.0  # seconds
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from impetus_service.migrate import own
+from impetus_service.kit.migrate import own
 from impetus_service.queries import database as queries
 
 CONNECT_TIMEOUT = 10.0  # seconds

@@ -23,14 +23,15 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from impetus_service import job_files
 from impetus_service.admin_logs import FORMATS, TABLES, Export
-from impetus_service.db import Company
-from impetus_service.provider import Embeddings, Provider, ProviderError
-from impetus_service.queries import jobs as queries
+from impetus_service.kit import job_files
+from impetus_service.kit import job_queries as queries
+from impetus_service.kit.db import Company
+from impetus_service.kit.provider import Embeddings, Provider, ProviderError
+from impetus_service.kit.validation import Input, Instant, from_builtins
+from impetus_service.queries import reports
 from impetus_service.queries.logs import LISTING, SHOWN
 from impetus_service.sessions import Rank
-from impetus_service.validation import Input, Instant, from_builtins
 
 EVERYTHING = 2**62  # rows
 CHUNK = 2000  # rows that are in memory
@@ -40,9 +41,9 @@ REPORT_ROWS = 10_000
 PROGRESS_EVERY = 0.5  # seconds between two writes of the progress
 
 REPORTS = {
-    "audit": queries.REPORT_AUDIT,
-    "data-access": queries.REPORT_ACCESS,
-    "communications": queries.REPORT_COMMUNICATIONS,
+    "audit": reports.AUDIT,
+    "data-access": reports.ACCESS,
+    "communications": reports.COMMUNICATIONS,
 }
 
 

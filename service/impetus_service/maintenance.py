@@ -17,12 +17,11 @@ from typing import Any
 
 import asyncpg
 
-from impetus_service import job_files
-from impetus_service.db import rows_changed
-from impetus_service.migrate import own
-from impetus_service.ownership import ForeignTables, Own, quoted
-from impetus_service.queries import Query
-from impetus_service.queries import jobs as job_queries
+from impetus_service.kit import job_files, job_queries
+from impetus_service.kit.db import rows_changed
+from impetus_service.kit.migrate import own
+from impetus_service.kit.ownership import ForeignTables, Own, quoted
+from impetus_service.kit.statements import Query
 from impetus_service.queries import maintenance as queries
 from impetus_service.settings import Settings
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
-from impetus_service.problems import unavailable
+from impetus_service.kit.problems import unavailable
 
 N, R, P = 2**14, 8, 5  # 128 * N * R bytes, P passes
 THREADS = 2  # of a worker

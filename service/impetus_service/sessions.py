@@ -9,10 +9,10 @@ from enum import IntEnum
 
 from aiohttp import web
 
-from impetus_service.addresses import address
-from impetus_service.db import Company, Database
-from impetus_service.entries import Actor
-from impetus_service.problems import Problem
+from impetus_service.kit.addresses import address
+from impetus_service.kit.db import Company, Database
+from impetus_service.kit.entries import Actor
+from impetus_service.kit.problems import Problem
 from impetus_service.queries import accounts
 
 DATABASE = web.AppKey("database", Database)

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import web
 
-from impetus_service.api import Api, Id, Identified
-from impetus_service.db import Change, Company
-from impetus_service.listing import listed
-from impetus_service.paging import Page, Paged
+from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.db import Change, Company
+from impetus_service.kit.listing import listed
+from impetus_service.kit.paging import Page, Paged
+from impetus_service.kit.problems import Fault, Problem, not_found
+from impetus_service.kit.validation import Input, refusal
 from impetus_service.passwords import PASSWORDS
-from impetus_service.problems import Fault, Problem, not_found
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import Caller, Rank
-from impetus_service.validation import Input, refusal
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 # One @ with something before it and a host after it: whether mail arrives there, only mail can tell.

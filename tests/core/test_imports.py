@@ -67,7 +67,9 @@ MAY = {
         "impetusd.core",
     ),
     "impetusd.worker": ("impetusd.worker",),
+    "impetusd.postgres": ("impetusd.postgres",),
     "impetus_service": ("impetus_service", "impetusd.worker"),
+    "impetus_service.postgres": ("impetusd.postgres",),
 }
 
 

@@ -19,8 +19,8 @@ import asyncpg
 import pytest
 import uvloop
 
-from impetus_service.migrate import migrate, shipped
-from impetus_service.postgres import SUPERUSER
+from impetus_service.kit.migrate import migrate, shipped
+from impetusd.postgres.main import SUPERUSER
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -41,7 +41,7 @@ class Postgres:
         self.root = root
         self.data = root / "data"
         self.sockets = root / "s"
-        self.command = [sys.executable, "-m", "impetus_service.postgres"]
+        self.command = [sys.executable, "-m", "impetusd.postgres.main"]
         self.environment: dict[str, str] = {}
         self.user: str | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -54,11 +54,10 @@ class Postgres:
 
     def spawn(self, *options: str) -> subprocess.Popen[bytes]:
         """Start it without waiting; its output goes to `log`."""
-        service = Path(__file__).parents[2] / "service"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "--data", self.data, "--socket-dir", self.sockets, *options],
-                env={**os.environ, "PYTHONPATH": str(service), **self.environment},
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **self.environment},
                 cwd="/",
                 user=self.user,
                 group=self.user and "nogroup",

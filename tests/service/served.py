@@ -12,9 +12,10 @@ from uuid import uuid4
 from aiohttp.test_utils import TestClient, TestServer
 from waiting import until
 
-from impetus_service import logs, passwords
+from impetus_service import passwords
 from impetus_service.administrators import create_administrator
 from impetus_service.app import create_app
+from impetus_service.kit import logs
 from impetus_service.sessions import DATABASE
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from conftest import run
 from served import PASSWORD, served
 
 from impetus_service.administrators import AdministratorError, create_administrator
+from impetus_service.kit.statements import Query
 from impetus_service.passwords import Passwords
-from impetus_service.queries import Query
 from impetus_service.sessions import DATABASE
 
 

@@ -11,7 +11,7 @@ from served import PASSWORD, Person, Served, served
 from test_jobs import EXPORT
 
 from impetus_service.app import APIS
-from impetus_service.audit import JOURNAL
+from impetus_service.kit.audit import JOURNAL
 
 CHANGES = {
     operation.name: operation

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetus_service.breaker import Breaker, Policy, State
+from impetus_service.kit.breaker import Breaker, Policy, State
 
 POLICY = Policy(failures=3, open_for=10.0)
 

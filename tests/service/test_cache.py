@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import turns
 
-from impetus_service.cache import Cache
+from impetus_service.kit.cache import Cache
 
 
 def test_the_entry_used_longest_ago_makes_room():

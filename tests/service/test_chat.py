@@ -15,7 +15,7 @@ from fake_provider import KEY, WORDS, FakeProvider
 from served import Person, served
 from waiting import until
 
-from impetus_service import chat, outgoing
+from impetus_service.kit import chat, outgoing
 
 HELLO = {"messages": [{"role": "user", "content": "Olá"}]}
 

@@ -21,15 +21,15 @@ from served import PASSWORD, PoolServer, served
 from test_maintenance import command
 from waiting import until
 
-from impetus_service import logs
 from impetus_service.administrators import create_administrator
 from impetus_service.app import create_app
 from impetus_service.database_report import database as report
-from impetus_service.db import Database, Unavailable
-from impetus_service.job_worker import Worker
+from impetus_service.kit import logs
+from impetus_service.kit.db import Database, Unavailable
+from impetus_service.kit.job_worker import Worker
+from impetus_service.kit.migrate import migrate, own, shipped
+from impetus_service.kit.ownership import _LOOK, QUEUE, UNMARKED, ForeignTables
 from impetus_service.maintenance import maintain
-from impetus_service.migrate import migrate, own, shipped
-from impetus_service.ownership import _LOOK, QUEUE, UNMARKED, ForeignTables
 from impetus_service.settings import Settings
 
 OTHER_APPLICATION = """

@@ -12,12 +12,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from conftest import run
 
-from impetus_service import addresses, frame
-from impetus_service.api import Api
-from impetus_service.db import Unavailable
-from impetus_service.problems import Problem
-from impetus_service.request_id import HEADER, REQUEST_ID
-from impetus_service.validation import Input
+from impetus_service.kit import addresses, frame
+from impetus_service.kit.api import Api
+from impetus_service.kit.db import Unavailable
+from impetus_service.kit.problems import Problem
+from impetus_service.kit.request_id import HEADER, REQUEST_ID
+from impetus_service.kit.validation import Input
 
 
 def application(handler) -> web.Application:

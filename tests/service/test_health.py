@@ -17,11 +17,11 @@ from conftest import run
 from waiting import until
 
 import impetusd
-from impetus_service import db
 from impetus_service.app import create_app
-from impetus_service.db import Database
-from impetus_service.health import ROOMS
-from impetus_service.migrate import Migration, shipped
+from impetus_service.kit import db
+from impetus_service.kit.db import Database
+from impetus_service.kit.health import ROOMS
+from impetus_service.kit.migrate import Migration, shipped
 from impetus_service.sessions import DATABASE
 from impetus_service.settings import Settings, SettingsError
 from impetusd.worker.draining import DRAINING
@@ -312,7 +312,7 @@ def test_wrong_settings_are_refused_before_anything_is_opened(monkeypatch):
 
 
 def test_memory_is_what_the_kernel_says():
-    from impetus_service.health import memory
+    from impetus_service.kit.health import memory
 
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     assert abs(memory().rss_mb - pages * os.sysconf("SC_PAGE_SIZE") / 1e6) < 20

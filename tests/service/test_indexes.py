@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +11,9 @@ import asyncpg
 import pytest
 from conftest import run
 from pgqueuer.queries import Queries
+from queries_modules import QUERIES
 
-import impetus_service.queries
-from impetus_service.queries import statements
-from impetus_service.queries.listing import Listing
+from impetus_service.kit.statements import Listing, statements
 
 # Read from one end to the other, on purpose: each is an index of just the rows that are meant.
 WHOLE = {"jobs_open", "jobs_failed", "pgqueuer_unique_dedupe_key"}
@@ -29,16 +26,16 @@ SYSTEM = "impetus_service.queries.database."
 
 
 def all_statements() -> Iterator[tuple[str, str]]:
-    for module in pkgutil.iter_modules(impetus_service.queries.__path__, "impetus_service.queries."):
-        names = vars(importlib.import_module(module.name))
+    for module in QUERIES:
+        names = vars(module)
         for name, statement in statements(names):
-            yield f"{module.name}.{name}", statement.sql
+            yield f"{module.__name__}.{name}", statement.sql
         for name, found in names.items():
             for key, listing in found.items() if isinstance(found, dict) else [("", found)]:
                 if isinstance(listing, Listing):
                     for condition in (None, *listing.conditions):
                         given = {condition: "x"} if condition else {}
-                        where = f"{module.name}.{name}{key and f'[{key}]'}[{condition}]"
+                        where = f"{module.__name__}.{name}{key and f'[{key}]'}[{condition}]"
                         yield f"{where}.page", listing.page(given, None, 1, 0)[0].sql
                         yield f"{where}.weighed", listing.weighed_page(given, (0, 0), 1, 0)[0].sql
                         yield f"{where}.after", listing.page(given, (0, 0), 1, 0)[0].sql

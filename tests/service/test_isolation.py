@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 import re
 
 import pytest
 from conftest import run
+from queries_modules import QUERIES
 from served import PASSWORD, served
 
-import impetus_service.queries
 from impetus_service.app import APIS
-from impetus_service.queries import CompanyQuery, statements
-from impetus_service.queries.listing import Listing
+from impetus_service.kit.statements import CompanyQuery, Listing, statements
 from impetus_service.sessions import DATABASE
 
 IDS = re.compile(r"\{(\w+)\}")
@@ -74,17 +71,17 @@ def test_a_statement_about_a_company_says_which():
 
 def company_queries():
     """(name, statement) of all, those that lists put together included."""
-    for module in pkgutil.iter_modules(impetus_service.queries.__path__, "impetus_service.queries."):
-        names = vars(importlib.import_module(module.name))
+    for module in QUERIES:
+        names = vars(module)
         for name, statement in statements(names):
             if isinstance(statement, CompanyQuery):
-                yield f"{module.name}.{name}", statement.sql
+                yield f"{module.__name__}.{name}", statement.sql
         for name, found in names.items():
             for listing in found.values() if isinstance(found, dict) else [found]:
                 if isinstance(listing, Listing):
                     given = dict.fromkeys(listing.conditions, "x")
-                    yield f"{module.name}.{name}.page", listing.page(given, (0, 0), 1, 0)[0].sql
-                    yield f"{module.name}.{name}.count", listing.count(given)[0].sql
+                    yield f"{module.__name__}.{name}.page", listing.page(given, (0, 0), 1, 0)[0].sql
+                    yield f"{module.__name__}.{name}.count", listing.count(given)[0].sql
 
 
 def scans(plan: dict) -> list[dict]:

@@ -14,8 +14,9 @@ from served import Person, served
 from test_jobs import EXPORT, working
 from waiting import until
 
-from impetus_service import job_events, job_kinds
+from impetus_service import job_kinds
 from impetus_service.job_kinds import KINDS
+from impetus_service.kit import job_events
 from impetusd.worker.draining import DRAINING
 
 if TYPE_CHECKING:

@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from served import Person, served
 from waiting import until
 
-from impetus_service import job_files, job_kinds, job_worker, jobs, logs, outgoing
+from impetus_service import job_kinds
 from impetus_service.job_kinds import KINDS
-from impetus_service.job_worker import Worker, delay_before
+from impetus_service.kit import job_files, job_worker, jobs, logs, outgoing
+from impetus_service.kit.job_worker import Worker, delay_before
 from impetus_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

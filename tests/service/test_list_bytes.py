@@ -17,7 +17,7 @@ from aiohttp import ClientSession, UnixConnector
 from conftest import run
 from served import Person, served
 
-from impetus_service.queries.listing import PAGE_BYTES
+from impetus_service.kit.statements import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

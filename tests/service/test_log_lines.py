@@ -11,8 +11,8 @@ import pytest
 from conftest import run
 from served import PASSWORD, served
 
-from impetus_service import logs
-from impetus_service.request_id import REQUEST_ID
+from impetus_service.kit import logs
+from impetus_service.kit.request_id import REQUEST_ID
 from impetus_service.sessions import new_token
 
 

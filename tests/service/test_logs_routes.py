@@ -15,9 +15,10 @@ from conftest import run
 from served import Person, Served, served
 from waiting import until
 
-from impetus_service import admin_logs, audit, listing
-from impetus_service.audit import JOURNAL
-from impetus_service.queries import Query
+from impetus_service import admin_logs
+from impetus_service.kit import audit, listing
+from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.statements import Query
 from impetus_service.sessions import DATABASE
 
 MANY = Query("""

@@ -12,7 +12,7 @@ import pytest
 from conftest import run
 from test_maintenance import command
 
-from impetus_service.migrate import Migration, MigrationError, migrate, shipped
+from impetus_service.kit.migrate import Migration, MigrationError, migrate, shipped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,7 +83,7 @@ def test_one_that_was_edited_after_it_had_been_applied_is_told(shared_postgres):
 
 
 def test_one_that_waits_for_a_lock_gives_up_and_leaves_nothing(shared_postgres, monkeypatch):
-    monkeypatch.setattr("impetus_service.migrate.LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr("impetus_service.kit.migrate.LOCK_TIMEOUT_MS", 50)
 
     async def main() -> None:
         async with connections(shared_postgres, 2) as (holder, connection):

@@ -21,9 +21,9 @@ from test_foreign_tables import (  # noqa: F401 - a fixture
 from test_jobs import EXPORT, ended
 from waiting import until
 
-from impetus_service.job_worker import Worker
-from impetus_service.migrate import migrate, own, shipped
-from impetus_service.ownership import UNMARKED, ForeignTables, MigrationError
+from impetus_service.kit.job_worker import Worker
+from impetus_service.kit.migrate import migrate, own, shipped
+from impetus_service.kit.ownership import UNMARKED, ForeignTables, MigrationError
 from impetus_service.settings import Settings
 
 TABLES = {"schema_migration", *UNMARKED}

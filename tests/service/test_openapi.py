@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from served import served
 
-from impetus_service import openapi
 from impetus_service.app import APIS
+from impetus_service.kit import openapi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import until
 
-from impetus_service import outgoing
-from impetus_service.outgoing import LONGEST_PAUSE, Answer, Outgoing, Unavailable, origin, pause_before, retry_after
-from impetus_service.request_id import HEADER, REQUEST_ID
+from impetus_service.kit import outgoing
+from impetus_service.kit.outgoing import LONGEST_PAUSE, Answer, Outgoing, Unavailable, origin, pause_before, retry_after
+from impetus_service.kit.request_id import HEADER, REQUEST_ID
 from impetus_service.settings import Settings
 
 SETTINGS = Settings("postgresql:///x", http_timeout_ms=5000, http_total_ms=20_000, http_breaker_failures=100)

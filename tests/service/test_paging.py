@@ -12,8 +12,8 @@ from multidict import MultiDict
 from served import served
 
 from impetus_service.app import APIS
-from impetus_service.paging import OFFSET_MAX, Cursor, Page, clamp
-from impetus_service.problems import Problem
+from impetus_service.kit.paging import OFFSET_MAX, Cursor, Page, clamp
+from impetus_service.kit.problems import Problem
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import pytest
 from conftest import Postgres, run
 from waiting import until
 
-import impetus_service
-from impetus_service import postgres as entry
-from impetus_service import postgres_host as host
+import impetusd.postgres
+from impetusd.postgres import host
+from impetusd.postgres import main as entry
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -174,7 +174,7 @@ def test_two_starts_at_once_make_one_data_directory(postgres):
     second = Postgres(postgres.root)
     second.sockets = postgres.root / "s2"
     second.log = postgres.root / "log2"
-    impatient = "from impetus_service import postgres; postgres.GIVE_UP_AFTER = 0.2; postgres.main()"
+    impatient = "from impetusd.postgres import main; main.GIVE_UP_AFTER = 0.2; main.main()"
     postgres.command = second.command = [sys.executable, "-c", impatient]
     starts = {one.spawn(): one for one in (postgres, second)}
     try:
@@ -305,11 +305,11 @@ def test_an_ordinary_user_runs_it_as_itself(postgres):
             [interpreter, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         ):
             pytest.skip("no python 3.11 that another user may execute")
-        package = postgres.root / "impetus_service"
-        shutil.copytree(Path(impetus_service.__file__).parent, package)
+        package = postgres.root / "impetusd"
+        shutil.copytree(Path(impetusd.postgres.__file__).parents[1], package)
         shutil.chown(postgres.root, "nobody")
         postgres.user = "nobody"
-        postgres.command = [interpreter, "-B", "-m", "impetus_service.postgres"]
+        postgres.command = [interpreter, "-B", "-m", "impetusd.postgres.main"]
         postgres.environment["PYTHONPATH"] = str(postgres.root)
         subprocess.check_call(["chmod", "-R", "a+rX", package])
     postgres.start()

@@ -16,9 +16,9 @@ from conftest import run
 from fake_provider import KEY, WORDS, FakeProvider
 from waiting import turns
 
-from impetus_service import outgoing, provider
-from impetus_service.outgoing import Outgoing
-from impetus_service.provider import Provider, ProviderError
+from impetus_service.kit import outgoing, provider
+from impetus_service.kit.outgoing import Outgoing
+from impetus_service.kit.provider import Provider, ProviderError
 from impetus_service.settings import Settings
 
 SETTINGS = Settings("postgresql:///x", openai_api_key=KEY, openai_model="m", openai_embedding_model="e", http_retries=1)

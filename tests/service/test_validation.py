@@ -11,7 +11,7 @@ from msgspec import inspect
 from served import PASSWORD, Served, served
 
 from impetus_service.app import APIS, BODY_MAX
-from impetus_service.validation import FAULTS_MAX, Input, TimeText
+from impetus_service.kit.validation import FAULTS_MAX, Input, TimeText
 
 OPERATIONS = [operation for api in APIS for operation in api.operations]
 

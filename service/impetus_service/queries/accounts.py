@@ -1,7 +1,6 @@
 """Companies, roles, users, sessions and login attempts."""
 
-from impetus_service.queries import CompanyQuery, Query
-from impetus_service.queries.listing import Listing
+from impetus_service.kit.statements import CompanyQuery, Listing, Query
 
 SESSION = Query("""
 SELECT sessions.id, sessions.user_id, sessions.company_id, roles.level

@@ -1,7 +1,6 @@
 """What the members of a company write to each other."""
 
-from impetus_service.queries import CompanyQuery
-from impetus_service.queries.listing import Listing
+from impetus_service.kit.statements import CompanyQuery, Listing
 
 COLUMNS = "id, author_id, kind, subject, body, created_at"
 

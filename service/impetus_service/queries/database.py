@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from impetus_service.queries import Query
+from impetus_service.kit.statements import Query
 
 # Normalised by PostgreSQL: what stood for a parameter or a literal is $1, so no value of a row is shown. Statements of other
 # roles have no text for us.

@@ -1,7 +1,6 @@
 """The audit and the data-access log: two tables of one form."""
 
-from impetus_service.queries import Query
-from impetus_service.queries.listing import Listing
+from impetus_service.kit.statements import Listing, Query
 
 COLUMNS = {
     "company_id": "bigint",

@@ -6,7 +6,7 @@ each is over within milliseconds.
 
 from __future__ import annotations
 
-from impetus_service.queries import Query
+from impetus_service.kit.statements import Query
 
 
 def _count(table: str, column: str) -> Query:

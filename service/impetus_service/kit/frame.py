@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 import asyncpg
 from aiohttp import web
 
-from impetus_service import logs
-from impetus_service.addresses import address
-from impetus_service.db import Unavailable
-from impetus_service.problems import ClientLeft, Problem, answer, unavailable
-from impetus_service.request_id import HEADER, JOB_ID, REQUEST_ID, accept
+from impetus_service.kit import logs
+from impetus_service.kit.addresses import address
+from impetus_service.kit.db import Unavailable
+from impetus_service.kit.problems import ClientLeft, Problem, answer, unavailable
+from impetus_service.kit.request_id import HEADER, JOB_ID, REQUEST_ID, accept
 from impetus_service.sessions import CALLER
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import asyncpg
 import msgspec
 from aiohttp import web
 
-from impetus_service import spool
-from impetus_service.db import Database, Unavailable
-from impetus_service.entries import Entry, columns, entry
+from impetus_service.kit import spool
+from impetus_service.kit.db import Database, Unavailable
+from impetus_service.kit.entries import Entry, columns, entry
 from impetus_service.queries import logs as queries
 
 log = logging.getLogger("impetus.audit")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from impetus_service import ownership
-from impetus_service.move import move_older
-from impetus_service.ownership import MigrationError, Own, mark, own_tables, quoted
+from impetus_service.kit import ownership
+from impetus_service.kit.move import move_older
+from impetus_service.kit.ownership import MigrationError, Own, mark, own_tables, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -5,8 +5,7 @@ over by another, cancelled, or given up and requeued, finds no row. (`attempt` i
 release before know no `run`.)
 """
 
-from impetus_service.queries import CompanyQuery, Query
-from impetus_service.queries.listing import Listing
+from impetus_service.kit.statements import CompanyQuery, Listing, Query
 
 CHANNEL = "impetus_jobs"  # notified when there is a job to be taken up
 
@@ -91,14 +90,3 @@ GIVE_BACK = CompanyQuery(f"UPDATE jobs SET state = 'queued', attempt = attempt -
 
 # Which of the files $1 belong to a job that did not end before $2.
 FILES = Query("SELECT file FROM jobs WHERE file = ANY ($1::text[]) AND (finished_at IS NULL OR finished_at >= $2)")
-
-# -- reports: how many rows of a kind there are in each period
-
-_REPORT = """
-SELECT date_trunc($2, created_at, 'UTC') AS period, {column} AS what, count(*) AS count
-FROM {table} WHERE company_id = $1 AND created_at >= $3 AND created_at < $4
-GROUP BY 1, 2 ORDER BY 1, 2 LIMIT $5
-"""
-REPORT_AUDIT = CompanyQuery(_REPORT.format(table="audit_logs", column="action"))
-REPORT_ACCESS = CompanyQuery(_REPORT.format(table="data_access_logs", column="action"))
-REPORT_COMMUNICATIONS = CompanyQuery(_REPORT.format(table="communications", column="kind"))

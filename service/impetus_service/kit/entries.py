@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from impetus_service.request_id import REQUEST_ID
+from impetus_service.kit.request_id import REQUEST_ID
 
 
 class Entry(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from impetus_service.db import Company
-from impetus_service.paging import Cursor, Page, Paged, Pagination
-from impetus_service.queries.listing import COUNTED, Listing
+from impetus_service.kit.db import Company
+from impetus_service.kit.paging import Cursor, Page, Paged, Pagination
+from impetus_service.kit.statements import COUNTED, Listing
 
 Item = TypeVar("Item", bound=msgspec.Struct)
 

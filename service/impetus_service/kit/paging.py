@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from impetus_service.problems import Fault, Problem
+from impetus_service.kit.problems import Fault, Problem
 
 NAMES = ("limit", "offset", "cursor")  # of the query parameters
 LIMIT_DEFAULT, LIMIT_MAX = 100, 500

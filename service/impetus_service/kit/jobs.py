@@ -16,17 +16,17 @@ from aiohttp import web
 from msgspec import Meta
 
 from impetus_service.admin_logs import CONTENT_TYPES
-from impetus_service.api import Api, Id, Identified
 from impetus_service.auth import SETTINGS
-from impetus_service.db import Database
 from impetus_service.job_kinds import KINDS, Kind
-from impetus_service.listing import listed
-from impetus_service.paging import Page, Paged
-from impetus_service.problems import Fault, Problem, not_found
-from impetus_service.queries import jobs as queries
-from impetus_service.request_id import JOB_ID, REQUEST_ID
+from impetus_service.kit import job_queries as queries
+from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.db import Database
+from impetus_service.kit.listing import listed
+from impetus_service.kit.paging import Page, Paged
+from impetus_service.kit.problems import Fault, Problem, not_found
+from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
+from impetus_service.kit.validation import Input, refusal, to_builtins
 from impetus_service.sessions import Caller, Rank
-from impetus_service.validation import Input, refusal, to_builtins
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from aiohttp import web
 
-from impetus_service.request_id import REQUEST_ID
+from impetus_service.kit.request_id import REQUEST_ID
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds: the longest pause between our own attempts to connect to the database

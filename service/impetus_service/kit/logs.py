@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from impetus_service.request_id import JOB_ID, REQUEST_ID
+from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
 
 MAX_WAITING = 20_000  # lines
 _BATCH = 500  # lines in one write

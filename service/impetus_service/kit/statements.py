@@ -1,19 +1,51 @@
-"""Statements of lists: one company's rows that meet conditions, newest first, a page of them or as far as a count goes.
+"""SQL statements as values, and those of lists: rows that meet conditions, newest first, a page of them or a bounded count.
 
-Each combination of conditions is a statement of its own, so PostgreSQL plans each with the index that suits it.
+There are two kinds, and a type for each. A CompanyQuery is about one company's rows: its $1 is the company's id, which
+`db.Company` puts in and no caller can leave out. A Query is about no company: logging in, maintenance, health.
+`statements` finds all of them, for the tests that ask PostgreSQL how it would run each.
+
+Each combination of a list's conditions is a statement of its own, so PostgreSQL plans each with the index that suits it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from impetus_service.queries import CompanyQuery
-
 PAGE_BYTES = 1_000_000  # of the texts in a page: 500 rows of 100,000 characters would take a worker to hundreds of MB
 COUNTED = 10_000  # rows at most, some 2 ms: to count a million takes far longer than the page itself
+
+_BOUND = re.compile(
+    r"\b(?:company_id|companies\.id) = \$1\b|\((?:company_id|company_id, [\w, ]+)\)\s+(?:VALUES|SELECT)\s*\(?\s*\$1\b"
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A statement about no company in particular."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class CompanyQuery:
+    """A statement about the rows of the company $1. ValueError for one that does not say so."""
+
+    sql: str
+
+    def __post_init__(self) -> None:
+        if not _BOUND.search(self.sql):
+            raise ValueError(f"neither company_id = $1 nor an INSERT of company_id from $1: {self.sql}")
+
+
+def statements(module: Mapping[str, Any]) -> Iterator[tuple[str, Query | CompanyQuery]]:
+    """(name, statement) of each in a module's namespace."""
+    for name, value in module.items():
+        if isinstance(value, Query | CompanyQuery):
+            yield name, value
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from impetus_service.api import Api
-from impetus_service.audit import JOURNAL
-from impetus_service.cache import CACHE
-from impetus_service.outgoing import OUTGOING
-from impetus_service.problems import RETRY_AFTER
+from impetus_service.kit.api import Api
+from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.cache import CACHE
+from impetus_service.kit.outgoing import OUTGOING
+from impetus_service.kit.problems import RETRY_AFTER
 from impetus_service.sessions import DATABASE
 from impetusd import __version__
 from impetusd.worker.draining import DRAINING

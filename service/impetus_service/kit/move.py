@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from impetus_service.ownership import MARK, QUEUE, ForeignTables, MigrationError, Own, mark, quoted
+from impetus_service.kit.ownership import MARK, QUEUE, ForeignTables, MigrationError, Own, mark, quoted
 
 log = logging.getLogger("impetus.db")
 

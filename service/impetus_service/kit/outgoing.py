@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from impetus_service.breaker import Breaker, Policy
-from impetus_service.request_id import HEADER, REQUEST_ID
+from impetus_service.kit.breaker import Breaker, Policy
+from impetus_service.kit.request_id import HEADER, REQUEST_ID
 from impetus_service.settings import Settings
 
 log = logging.getLogger("impetus.outgoing")

@@ -8,9 +8,9 @@ from typing import Any, get_origin
 import msgspec
 from aiohttp import web
 
-from impetus_service import paging, validation
-from impetus_service.api import INPUTS, Api, Operation
-from impetus_service.problems import CONTENT_TYPE, ProblemBody
+from impetus_service.kit import paging, validation
+from impetus_service.kit.api import INPUTS, Api, Operation
+from impetus_service.kit.problems import CONTENT_TYPE, ProblemBody
 from impetusd import __version__
 
 REF = "#/components/schemas/{name}"

@@ -15,11 +15,11 @@ import msgspec
 from aiohttp import web
 
 from impetus_service.admin_logs import write
-from impetus_service.api import Api
-from impetus_service.chat import SSE
-from impetus_service.db import Unavailable
-from impetus_service.jobs import ENDED, JobPath, JobSummary, summary_of
-from impetus_service.problems import ClientLeft, Problem, unavailable
+from impetus_service.kit.api import Api
+from impetus_service.kit.chat import SSE
+from impetus_service.kit.db import Unavailable
+from impetus_service.kit.jobs import ENDED, JobPath, JobSummary, summary_of
+from impetus_service.kit.problems import ClientLeft, Problem, unavailable
 from impetus_service.sessions import Caller, authenticate
 from impetusd.worker.draining import DRAINING
 

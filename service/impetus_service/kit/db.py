@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
-from impetus_service.entries import Actor, Entry, columns, entry
-from impetus_service.migrate import default_path, migrate, shipped
-from impetus_service.ownership import MigrationError
-from impetus_service.queries import CompanyQuery, Query
+from impetus_service.kit.entries import Actor, Entry, columns, entry
+from impetus_service.kit.migrate import default_path, migrate, shipped
+from impetus_service.kit.ownership import MigrationError
+from impetus_service.kit.statements import CompanyQuery, Query
 from impetus_service.queries.logs import INSERT
 from impetus_service.settings import Settings
 

@@ -17,11 +17,11 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from impetus_service.api import Api
-from impetus_service.problems import Problem
-from impetus_service.provider import DONE, Provider, ProviderError
+from impetus_service.kit.api import Api
+from impetus_service.kit.problems import Problem
+from impetus_service.kit.provider import DONE, Provider, ProviderError
+from impetus_service.kit.validation import Input
 from impetus_service.sessions import Caller
-from impetus_service.validation import Input
 
 PROVIDER = web.AppKey("provider", Provider)
 

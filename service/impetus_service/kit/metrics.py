@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from impetus_service.api import Api
-from impetus_service.audit import JOURNAL
-from impetus_service.breaker import State
-from impetus_service.cache import CACHE
-from impetus_service.health import memory
-from impetus_service.outgoing import OUTGOING
+from impetus_service.kit.api import Api
+from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.breaker import State
+from impetus_service.kit.cache import CACHE
+from impetus_service.kit.health import memory
+from impetus_service.kit.outgoing import OUTGOING
 
 api = Api("service")
 

@@ -24,12 +24,12 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 from aiohttp import web
 
-from impetus_service.addresses import address
-from impetus_service.audit import JOURNAL
-from impetus_service.paging import NAMES, Page, Paged
-from impetus_service.problems import Fault, Problem
+from impetus_service.kit.addresses import address
+from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.paging import NAMES, Page, Paged
+from impetus_service.kit.problems import Fault, Problem
+from impetus_service.kit.validation import Input, read_json, read_texts, refusal, unknown_names
 from impetus_service.sessions import Caller, Rank, authenticate
-from impetus_service.validation import Input, read_json, read_texts, refusal, unknown_names
 
 Handler = Callable[..., Awaitable[Any]]
 

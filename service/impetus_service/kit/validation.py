@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self, TypeVar
 import msgspec
 from msgspec import inspect
 
-from impetus_service.problems import Fault, Problem
+from impetus_service.kit.problems import Fault, Problem
 
 FAULTS_MAX = 50  # that an answer names
 NAMED = 100  # characters of an unknown field's name that an answer repeats

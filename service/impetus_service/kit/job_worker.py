@@ -23,15 +23,15 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from impetus_service import logs
-from impetus_service.db import Company, Database
 from impetus_service.job_kinds import KINDS, Gone, Refused, Run, Stopping
-from impetus_service.migrate import own
-from impetus_service.outgoing import Outgoing
-from impetus_service.ownership import QUEUE, mark, quoted
-from impetus_service.provider import Provider
-from impetus_service.queries import jobs as queries
-from impetus_service.request_id import JOB_ID, REQUEST_ID
+from impetus_service.kit import job_queries as queries
+from impetus_service.kit import logs
+from impetus_service.kit.db import Company, Database
+from impetus_service.kit.migrate import own
+from impetus_service.kit.outgoing import Outgoing
+from impetus_service.kit.ownership import QUEUE, mark, quoted
+from impetus_service.kit.provider import Provider
+from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
 from impetus_service.settings import Settings
 
 log = logging.getLogger("impetus.jobs")

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from impetus_service.entries import Entry
+from impetus_service.kit.entries import Entry
 
 SUFFIX = ".jsonl"
 _encode = msgspec.json.Encoder().encode_lines

@@ -1,0 +1,17 @@
+"""Every module that holds statements."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import impetus_service.queries
+from impetus_service.kit import job_queries
+
+QUERIES = [
+    job_queries,
+    *(
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(impetus_service.queries.__path__, "impetus_service.queries.")
+    ),
+]
