@@ -17,7 +17,7 @@ import socket
 import time
 
 from impetusd import __version__
-from impetusd.core.health import Result
+from impetusd.core.rules.health import Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

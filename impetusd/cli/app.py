@@ -13,12 +13,12 @@ from impetusd.cli.options import conf_option
 # As `--help` shows them: by what they are for, and in the order in which a newcomer meets them.
 GROUPS = {
     "Begin": {
-        "init": "impetusd.cli.init",
+        "init": "impetusd.cli.install.init",
         "check": "impetusd.cli.check",
         "run": "impetusd.cli.run",
-        "startup": "impetusd.cli.startup",
-        "unstartup": "impetusd.cli.unstartup",
-        "completion": "impetusd.cli.completion",
+        "startup": "impetusd.cli.install.startup",
+        "unstartup": "impetusd.cli.install.unstartup",
+        "completion": "impetusd.cli.install.completion",
         "help": "impetusd.cli.help",
         "version": "impetusd.cli.version",
     },
@@ -52,10 +52,10 @@ GROUPS = {
         "trigger": "impetusd.cli.trigger",
     },
     "Logs": {
-        "logs": "impetusd.cli.logs",
-        "flush": "impetusd.cli.flush",
-        "reopen-logs": "impetusd.cli.reopen_logs",
-        "logrotate": "impetusd.cli.logrotate",
+        "logs": "impetusd.cli.logs.show",
+        "flush": "impetusd.cli.logs.flush",
+        "reopen-logs": "impetusd.cli.logs.reopen_logs",
+        "logrotate": "impetusd.cli.logs.logrotate",
     },
 }
 # Words of PM2 and supervisorctl, and what they are here. Those that show something are taken as that without a word.
@@ -170,7 +170,7 @@ def cli() -> None:
 def run(args: list[str]) -> int:
     """Run the command in `args`; returns the exit code. What goes wrong in a command is raised; wrong usage is told here."""
     if COMPLETING in os.environ:
-        from impetusd.cli import completion
+        from impetusd.cli.install import completion
 
         return completion.answer(cli)
     try:

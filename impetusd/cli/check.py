@@ -13,8 +13,8 @@ from impetusd.cli.options import conf_option, env_option, given
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from impetusd.core.model import Config
-    from impetusd.core.problem import Problem
+    from impetusd.core.config.model import Config
+    from impetusd.core.config.problem import Problem
 
 
 @click.command(short_help="Check an INI file and report every problem.")
@@ -32,8 +32,8 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
 
     Example: impetusd check conf/impetusd.ini
     """
-    from impetusd import instance
     from impetusd.cli import place
+    from impetusd.client import instance
 
     path = place.find_conf(file if file is not None else given(), os.environ)
     checked, problems, warnings = _look(path, env)
@@ -67,9 +67,9 @@ def _look(path: str, profile: str | None) -> tuple[Config | None, list[Problem],
 
     from impetusd.cli import place
     from impetusd.cli.lacking import lacking
-    from impetusd.core import config
-    from impetusd.core.problem import ConfigError, error_of
-    from impetusd.host import this_host
+    from impetusd.core.config import parser
+    from impetusd.core.config.problem import ConfigError, error_of
+    from impetusd.linux.host import this_host
 
     source, profile = place.source_of(path, os.environ, profile)
     here = this_host()
@@ -78,11 +78,11 @@ def _look(path: str, profile: str | None) -> tuple[Config | None, list[Problem],
     )  # where all is that the file speaks of
     warnings: list[Problem] = list(source.warnings)
     try:
-        config.parse_all(source, os.environ, here, profile=profile)
+        parser.parse_all(source, os.environ, here, profile=profile)
     except ConfigError as error:
         warnings += error.problems
     try:
-        checked = config.parse_all(source, os.environ, anywhere, profile=profile)
+        checked = parser.parse_all(source, os.environ, anywhere, profile=profile)
     except ConfigError as error:
         return None, list(error.problems), [each for each in warnings if each not in error.problems]
     faults, lacks = lacking(checked, source, os.environ)

@@ -13,7 +13,7 @@ from impetusd.cli.options import conf_option, here
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from impetusd.cli.terminal import Screen
+    from impetusd.cli.screen.terminal import Screen
 
 
 @click.command(short_help="Show all details of NAME.")
@@ -25,9 +25,9 @@ def command(name: str, as_json: bool) -> int:
 
     Example: impetusd describe web:0
     """
-    from impetusd import control
     from impetusd.cli import outcome
-    from impetusd.cli.terminal import screen_of
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.client import control
 
     at = here()
     try:
@@ -75,8 +75,8 @@ def _keys(spec: Mapping[str, object]) -> Iterator[str]:
 
 
 def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
-    from impetusd.cli import table
-    from impetusd.cli.terminal import plain
+    from impetusd.cli.screen import table
+    from impetusd.cli.screen.terminal import plain
 
     yield screen.paint(f"{row['name']} ({row['kind']})", "bold")
     ready = "" if row.get("ready") or row["state"] != "RUNNING" else ", not ready"

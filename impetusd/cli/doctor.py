@@ -15,8 +15,8 @@ from impetusd.cli.options import conf_option, here
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from impetusd.cli.terminal import Screen
-    from impetusd.core.doctor import Finding
+    from impetusd.cli.screen.terminal import Screen
+    from impetusd.core.explain.doctor import Finding
 
 WIDTH = 80
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -35,8 +35,8 @@ def command(as_json: bool) -> int:
     Example: impetusd doctor
     """
     from impetusd.cli import facts
-    from impetusd.cli.terminal import screen_of
-    from impetusd.core import doctor
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.core.explain import doctor
 
     at = here()
     findings = doctor.examine(facts.of(at))

@@ -14,7 +14,7 @@ from impetusd.cli.options import conf_option, here
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from impetusd.cli.terminal import Screen
+    from impetusd.cli.screen.terminal import Screen
 
     Row: typing.TypeAlias = Mapping[str, typing.Any]
 
@@ -32,9 +32,9 @@ def command(name: str, diff: bool, as_json: bool) -> int:
 
     Example: impetusd env web --diff
     """
-    from impetusd import control
     from impetusd.cli import outcome
-    from impetusd.cli.terminal import screen_of
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.client import control
 
     at = here()
     try:
@@ -51,7 +51,7 @@ def command(name: str, diff: bool, as_json: bool) -> int:
 
 def lines(slots: Sequence[Row], screen: Screen, program: str) -> Iterator[str]:
     """A paragraph for each process, and at last what would bring what differs into force."""
-    from impetusd.cli.terminal import plain
+    from impetusd.cli.screen.terminal import plain
 
     for number, slot in enumerate(slots):
         if number:

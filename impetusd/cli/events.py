@@ -14,8 +14,8 @@ import click
 from impetusd.cli.options import conf_option, here, names_argument, since_when
 
 if typing.TYPE_CHECKING:
-    from impetusd.cli.terminal import Screen
-    from impetusd.core.ledger import Record
+    from impetusd.cli.screen.terminal import Screen
+    from impetusd.core.explain.ledger import Record
 
 LINES = 20  # unless told
 NAME = 12  # columns for a name, at least
@@ -41,8 +41,8 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
     """
     from impetusd.cli import past
     from impetusd.cli.names import with_members
-    from impetusd.cli.terminal import screen_of
-    from impetusd.ledgerfile import Query
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.files.ledgerfile import Query
 
     when = since_when(since) or 0.0
     last = lines or (0 if when else LINES)
@@ -66,8 +66,8 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
 
 def line(record: Record, screen: Screen) -> str:
     """`2026-11-25 22:04:11  web:0         exit 1 after 3 s; …`; on a terminal in as many lines as it takes."""
-    from impetusd.cli.terminal import plain
-    from impetusd.core.ledger import sentence
+    from impetusd.cli.screen.terminal import plain
+    from impetusd.core.explain.ledger import sentence
 
     stamp = dt.datetime.fromtimestamp(record["at"]).strftime("%Y-%m-%d %H:%M:%S")
     name = record.get("slot") or record.get("unit") or "impetusd"

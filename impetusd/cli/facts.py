@@ -17,21 +17,21 @@ import time
 from importlib.util import cache_from_source
 from typing import TYPE_CHECKING
 
-from impetusd import vetted
 from impetusd.core.access import ACL, Inode
-from impetusd.core.doctor import Disk, Facts, Listener
-from impetusd.core.model import user_and_group
-from impetusd.core.problem import ConfigError
+from impetusd.core.config.model import user_and_group
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.explain.doctor import Disk, Facts, Listener
 from impetusd.core.trust import Trust
-from impetusd.host import account, gid_of, groups_of
+from impetusd.files import vetted
+from impetusd.linux.host import account, gid_of, groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
     from impetusd.cli.place import Place
-    from impetusd.core.location import Paths
-    from impetusd.core.model import Config, Unit
+    from impetusd.core.config.location import Paths
+    from impetusd.core.config.model import Config, Unit
     from impetusd.core.trust import Fault
 
 CGROUPS = "/sys/fs/cgroup"
@@ -44,10 +44,10 @@ TIME_ERROR = 5  # of adjtimex(2)
 
 def of(at: Place) -> Facts:
     """Everything, of this instance."""
-    from impetusd import source
-    from impetusd.cli import systemd
+    from impetusd.cli.install import systemd
     from impetusd.cli.place import parsed
-    from impetusd.host import people
+    from impetusd.files import source
+    from impetusd.linux.host import people
 
     config: Config | None = None
     problems: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ def _units(config: Config | None) -> list[Unit]:
 
 def _daemon(paths: Paths) -> tuple[int | None, set[str]]:
     """The pid of the daemon that runs on these paths, where this user may ask it, and which units have a process that is up."""
-    from impetusd import control
+    from impetusd.client import control
 
     try:
         answer = control.call(paths, "status", {})
@@ -345,7 +345,7 @@ def _owner_of(pid: int | None, running: int | None, port: int, *, up: bool) -> s
     """Impetusd, for a process of this daemon's; of one that cannot be seen, it is if the unit that has the port is `up`."""
     import psutil
 
-    from impetusd import ports
+    from impetusd.client import ports
 
     if pid is None:
         return "impetusd" if up else ports.holder(port) or "another process"

@@ -10,13 +10,13 @@ import typing
 import click
 
 from impetusd.cli.options import conf_option, here
-from impetusd.cli.terminal import plain, screen_of
+from impetusd.cli.screen.terminal import plain, screen_of
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from impetusd.cli.terminal import Screen
-    from impetusd.core.health import Result
+    from impetusd.cli.screen.terminal import Screen
+    from impetusd.core.rules.health import Result
     from impetusd.probe import Get
 
     Row: typing.TypeAlias = Mapping[str, typing.Any]
@@ -28,7 +28,7 @@ _MANY = 12  # sentences on a terminal; a line says how many more there are
 
 def _checked(ctx: click.Context, param: click.Parameter, value: typing.Any) -> typing.Any:  # noqa: ARG001  # click's signature
     """As the INI file would have it."""
-    from impetusd.core import schema
+    from impetusd.core.config import schema
 
     parse: Mapping[str | None, typing.Callable[[str], typing.Any]] = {
         "url": schema.parse_url,
@@ -86,8 +86,8 @@ def command(
         result = _answer(Get(url, body=body, status=status, headers=headers), timeout)
         _tell(url, result, screen, quiet=quiet, as_json=as_json)
         return 0 if result.ok else 1
-    from impetusd import control
     from impetusd.cli import outcome
+    from impetusd.client import control
     from impetusd.core.protocol import as_wanted
 
     at = here()
@@ -114,7 +114,7 @@ def _answer(what: Get, timeout: float) -> Result:
     """In a thread, for the look-up of a name knows no deadline."""
     import threading
 
-    from impetusd.core.health import Result
+    from impetusd.core.rules.health import Result
     from impetusd.probe import get
 
     answers: list[Result] = []
@@ -167,7 +167,7 @@ def _line(fields: Sequence[str], widths: Sequence[int], screen: Screen) -> str:
 
 def wrong(checks: Sequence[Row], down: Sequence[Row], screen: Screen) -> list[str]:
     """A sentence for each check that is not healthy, and for each slot that is not up, though wanted."""
-    from impetusd.cli.table import sentence
+    from impetusd.cli.screen.table import sentence
 
     sentences = [
         screen.paint(screen.cut(_sentence(row)), _COLOUR[row["state"]]) for row in checks if not _is_fine(row)

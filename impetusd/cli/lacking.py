@@ -7,19 +7,19 @@ import shutil
 import sys
 import typing
 
-from impetusd import vetted
 from impetusd.cli.facts import trust_of
-from impetusd.core import envfile, ini
-from impetusd.core.problem import Problem
-from impetusd.core.reading import place
-from impetusd.folders import refusal
+from impetusd.core.config import envfile, ini
+from impetusd.core.config.problem import Problem
+from impetusd.core.config.reading import place
+from impetusd.files import vetted
+from impetusd.files.folders import refusal
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from impetusd.core.include import Source
-    from impetusd.core.ini import Section
-    from impetusd.core.model import Config, Unit
+    from impetusd.core.config.include import Source
+    from impetusd.core.config.ini import Section
+    from impetusd.core.config.model import Config, Unit
 
 SHEBANG_BYTES = 256  # of a program's first line: BINPRM_BUF_SIZE of the kernel
 

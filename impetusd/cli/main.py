@@ -17,7 +17,7 @@ import os  # noqa: E402
 import sys  # noqa: E402
 
 from impetusd.cli.failure import Failure  # noqa: E402
-from impetusd.control import ControlError  # noqa: E402
+from impetusd.client.control import ControlError  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def complain(message: str, code: int) -> int:
 
 
 def _for_the_journal(text: str, code: int) -> str:
-    from impetusd.priority import ERROR, WARNING, is_journal
+    from impetusd.linux.priority import ERROR, WARNING, is_journal
 
     if not is_journal(os.environ):
         return text

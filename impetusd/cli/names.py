@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from impetusd.cli.place import Place
-    from impetusd.core.model import Config
+    from impetusd.core.config.model import Config
 
 
 def matches(pattern: str, unit: str, slot: str) -> bool:
@@ -75,8 +75,8 @@ def names_in(config: Config | None) -> list[str]:
 
 def with_members(at: Place, names: Sequence[str]) -> list[str]:
     """`names` with the members of each group in its place: as the daemon knows the groups, and where none runs the INI file."""
-    from impetusd import control
     from impetusd.cli import place
+    from impetusd.client import control
 
     if not names:
         return []

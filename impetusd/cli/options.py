@@ -46,7 +46,7 @@ def since_when(text: str | None) -> float | None:
     """What --since means, in Unix seconds."""
     import time
 
-    from impetusd.cli.when import instant
+    from impetusd.cli.logs.when import instant
 
     try:
         return None if text is None else instant(text, time.time())

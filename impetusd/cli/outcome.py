@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from impetusd import control
-from impetusd.cli import pending, table
-from impetusd.cli.progress import Live
-from impetusd.cli.terminal import plain, screen_of
+from impetusd.cli import pending
+from impetusd.cli.screen import table
+from impetusd.cli.screen.progress import Live
+from impetusd.cli.screen.terminal import plain, screen_of
+from impetusd.client import control
 from impetusd.core import protocol
 
 TYPE_CHECKING = False
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from impetusd.cli.place import Place
-    from impetusd.reaper import Left
+    from impetusd.client.reaper import Left
 
 
 def bring_up(here: Place, verb: str, method: str, params: Mapping[str, Any]) -> int:
@@ -71,7 +72,7 @@ def tell(here: Place, answer: Mapping[str, Any]) -> int:
 
 def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
     """For a command that needs a daemon: say how to get one, and what the one before has left."""
-    from impetusd import reaper  # only here: broken code of the shim does not take the other commands with it
+    from impetusd.client import reaper  # only here: broken code of the shim does not take the other commands with it
 
     left = reaper.left_behind(here.paths)
     if left.members:
@@ -84,7 +85,7 @@ def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
 
 def live_on(here: Place, left: Left) -> str:
     """What a killed daemon has left, and what to do, as the end of a sentence."""
-    from impetusd import reaper
+    from impetusd.client import reaper
 
     one = len(left.members) == 1
     count = (

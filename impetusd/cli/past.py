@@ -8,15 +8,16 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from impetusd import control, ledgerfile
 from impetusd.cli.failure import Failure
+from impetusd.client import control
+from impetusd.files import ledgerfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from impetusd.core.location import Paths
-    from impetusd.ledgerfile import Page, Query
+    from impetusd.core.config.location import Paths
+    from impetusd.files.ledgerfile import Page, Query
 
 AGAIN = 0.5  # seconds between two looks at the files, while no daemon runs
 

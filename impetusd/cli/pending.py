@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from impetusd import control
+from impetusd.client import control
 from impetusd.core import protocol
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def _said(at: Place, told: Mapping[str, Any]) -> str:
 
 
 def _differs(at: Place, told: Mapping[str, Any]) -> bool:
-    from impetusd.core import pending
+    from impetusd.core.config import pending
 
     return pending.differs(told.get("in_force") or {}, at.conf, _read, _listed)
 
@@ -73,7 +73,7 @@ def mistakes(at: Place) -> list[str]:
     """Every mistake in the INI file, read where no daemon can be asked; none if it cannot be read."""
     from impetusd.cli.failure import Failure
     from impetusd.cli.place import parsed
-    from impetusd.core.problem import ConfigError
+    from impetusd.core.config.problem import ConfigError
 
     try:
         parsed(at.conf, os.environ)

@@ -10,9 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from impetusd.core.include import Source
-    from impetusd.core.location import Paths
-    from impetusd.core.model import Config
+    from impetusd.core.config.include import Source
+    from impetusd.core.config.location import Paths
+    from impetusd.core.config.model import Config
 
 LOOKED_AT = ("impetusd.ini", "conf/impetusd.ini", "/etc/impetusd/impetusd.ini")
 
@@ -35,7 +35,7 @@ class Place:
 def find(given: str | None) -> Place:
     """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be told."""
     conf = find_conf(given, os.environ)
-    from impetusd.core.problem import ConfigError
+    from impetusd.core.config.problem import ConfigError
 
     try:
         to_be, former = _homes(read(conf), conf, os.environ)
@@ -45,14 +45,14 @@ def find(given: str | None) -> Place:
 
 
 def _residence(to_be: Paths, former: Paths) -> Paths:
-    from impetusd import control, instance
+    from impetusd.client import control, instance
 
     return instance.residence(to_be, former, control.ping)
 
 
 def _homes(text: str, conf: str, environ: Mapping[str, str]) -> tuple[Paths, Paths]:
     """Where the instance of this file is to live, and where it did in former versions. Raises ConfigError."""
-    from impetusd.core import location
+    from impetusd.core.config import location
 
     paths = location.locate(text, conf, environ)
     if os.path.basename(conf) == location.PLAIN:
@@ -71,8 +71,9 @@ def for_a_start(at: Place) -> Place:
 
     Failure if a switched link could put the daemon out of reach, or if one runs already under another name of the file.
     """
-    from impetusd import instance, source
-    from impetusd.core import location
+    from impetusd.client import instance
+    from impetusd.core.config import location
+    from impetusd.files import source
 
     if behind := instance.behind_link(at.to_be):
         raise Failure(behind, 2)
@@ -158,7 +159,7 @@ def executable() -> str:
 
 def read(path: str) -> str:
     """The text of an INI file, as far as it can be read, whoever may have written it; Failure if it cannot."""
-    from impetusd import vetted
+    from impetusd.files import vetted
 
     try:
         return vetted.read(path, vetted.MOST_BYTES, None)[0].decode("utf-8-sig", "replace")
@@ -172,7 +173,7 @@ def load(path: str, profile: str | None = None, *, former: bool | None = None) -
     `profile`: "" for none, None for the one that was in force last. `former`: as if the instance lived where it did in
     former versions; None if it does.
     """
-    from impetusd.core.problem import ConfigError
+    from impetusd.core.config.problem import ConfigError
 
     try:
         return parsed(path, os.environ, profile, former=former)
@@ -189,19 +190,19 @@ def parsed(
     former: bool | None = None,
 ) -> Config:
     """The same; raises ConfigError, and Failure where there is nothing to read. `judged`: as in source.read."""
-    from impetusd.core import config
-    from impetusd.host import this_host
+    from impetusd.core.config import parser
+    from impetusd.linux.host import this_host
 
     found, profile = source_of(path, environ, profile, judged=judged, former=former)
-    return config.parse_all(found, environ, this_host(), profile=profile)
+    return parser.parse_all(found, environ, this_host(), profile=profile)
 
 
 def source_of(
     path: str, environ: Mapping[str, str], profile: str | None, *, judged: bool = True, former: bool | None = None
 ) -> tuple[Source, str]:
     """The text in `path` with all that it includes, and the profile to read it with; raises as `parsed` does."""
-    from impetusd import source
-    from impetusd.core import location
+    from impetusd.core.config import location
+    from impetusd.files import source
 
     try:
         former = _is_at_home_formerly(path, environ) if former is None else former

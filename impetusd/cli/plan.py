@@ -14,7 +14,7 @@ from impetusd.cli.options import conf_option, env_option, here
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from impetusd.cli.terminal import Screen
+    from impetusd.cli.screen.terminal import Screen
 
     Row: typing.TypeAlias = Mapping[str, typing.Any]
 
@@ -39,9 +39,9 @@ def command(as_json: bool, env: str | None) -> int:
 
     Example: impetusd plan && echo nothing to apply
     """
-    from impetusd import control
     from impetusd.cli import outcome
-    from impetusd.cli.terminal import screen_of
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.client import control
 
     at = here()
     try:
@@ -68,7 +68,7 @@ def command(as_json: bool, env: str | None) -> int:
 
 def lines(changes: Sequence[Row], screen: Screen) -> Iterator[str]:
     """A line for each section that differs, below it one for each key."""
-    from impetusd.cli.terminal import plain
+    from impetusd.cli.screen.terminal import plain
 
     width = max(len(_title(change)) for change in changes)
     for change in changes:

@@ -10,14 +10,14 @@ import typing
 
 import click
 
-from impetusd.cli import unitfiles
+from impetusd.cli.install import unitfiles
 from impetusd.cli.options import conf_option, here
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
 
     from impetusd.cli.place import Place
-    from impetusd.reaper import Reaped
+    from impetusd.client.reaper import Reaped
 
 # What systemd says of the service in ExecStopPost= when it is not to be started again: it was stopped, or took too long.
 STOPPED = frozenset({"success", "timeout"})
@@ -45,8 +45,8 @@ def command(after: str | None) -> int:
     place = here()
     if after is None and "SERVICE_RESULT" not in os.environ:
         return _by_hand(place)
-    from impetusd import reaper
-    from impetusd.cli.systemd import Manager
+    from impetusd.cli.install.systemd import Manager
+    from impetusd.client import reaper
 
     if after is not None:
         manager = Manager(user="/user@" in reaper.service_cgroup())
@@ -83,7 +83,7 @@ def stays_down(facts: Mapping[str, str]) -> bool:
 
 
 def _by_hand(place: Place) -> int:
-    from impetusd import control, reaper
+    from impetusd.client import control, reaper
 
     try:
         _make_way(place)
@@ -99,14 +99,14 @@ def _by_hand(place: Place) -> int:
 
 def _make_way(place: Place) -> None:
     """ControlError if what is left belongs to another file; and a supervisor that holds it without a shim is ended."""
-    from impetusd import control, launch
+    from impetusd.client import control, launch
 
     control.require_rest(place.paths)
     launch.evict_stale(place.paths)
 
 
 def _tell(reaped: Reaped) -> int:
-    from impetusd import reaper
+    from impetusd.client import reaper
 
     pids = reaped.ended
     print(f"ended {len(pids)} processes: {' '.join(map(str, pids))}" if pids else "nothing was left")

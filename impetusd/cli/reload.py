@@ -9,13 +9,13 @@ import typing
 import click
 
 from impetusd.cli.options import conf_option, here, names_argument
-from impetusd.core.schema import parse_duration
+from impetusd.core.config.schema import parse_duration
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from impetusd.cli.place import Place
-    from impetusd.cli.terminal import Screen
+    from impetusd.cli.screen.terminal import Screen
 
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
@@ -48,9 +48,9 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
 
     Example: impetusd reload --canary 1 --watch 60s web
     """
-    from impetusd import control
     from impetusd.cli import outcome, pending
-    from impetusd.cli.progress import Live
+    from impetusd.cli.screen.progress import Live
+    from impetusd.client import control
 
     if cancel and (canaries or watch is not None):
         raise click.UsageError("--cancel takes neither --canary nor --watch")
@@ -69,8 +69,8 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
 
 def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:
     """Print how each reload ended, below the table; 0 if all is well, else 1."""
-    from impetusd.cli import table
-    from impetusd.cli.terminal import screen_of
+    from impetusd.cli.screen import table
+    from impetusd.cli.screen.terminal import screen_of
 
     screen = screen_of(sys.stdout, os.environ)
     print("\n".join(table.report(answer["units"], screen, at.command, tails=table.ALL)))
@@ -81,8 +81,8 @@ def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:
 
 def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Iterator[str]:
     """How one reload ended."""
-    from impetusd.cli.terminal import plain
-    from impetusd.core.schema import show_duration
+    from impetusd.cli.screen.terminal import plain
+    from impetusd.core.config.schema import show_duration
 
     name = plain(told["name"])
     match told["how"]:

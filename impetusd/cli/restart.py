@@ -25,8 +25,8 @@ def command(names: tuple[str, ...], rolling: bool) -> int:
 
     Example: impetusd restart --rolling web
     """
-    from impetusd import control
     from impetusd.cli import outcome, start
+    from impetusd.client import control
 
     at = here()
     if rolling:
@@ -38,9 +38,9 @@ def command(names: tuple[str, ...], rolling: bool) -> int:
 
 
 def _roll(at: Place, names: tuple[str, ...]) -> int:
-    from impetusd import control
     from impetusd.cli import outcome, pending, reload, start
-    from impetusd.cli.progress import Live
+    from impetusd.cli.screen.progress import Live
+    from impetusd.client import control
 
     try:
         with Live("restarting") as live, pending.UnknownNames(at, live.hooks):

@@ -37,8 +37,8 @@ def command(logs: str | None, env: str | None) -> int:
     first = os.getpid() == 1
     if first:  # the kernel drops what PID 1 has no handler for yet; what it blocks is kept for when it has
         signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-    from impetusd import launch
     from impetusd.cli import place
+    from impetusd.client import launch
 
     at = here()
     place.load(at.conf, env)

@@ -31,8 +31,8 @@ def command(name: str, n: int | str) -> int:
 
     Example: impetusd scale web +1
     """
-    from impetusd import control
     from impetusd.cli import outcome
+    from impetusd.client import control
 
     at = here()
     asked = {"name": name, "n": n, "token": os.urandom(8).hex()} if isinstance(n, str) else {"name": name, "n": n}

@@ -29,8 +29,8 @@ def command(sig: str, names: tuple[str, ...]) -> int:
 
     Example: impetusd signal HUP web:0
     """
-    from impetusd import control
     from impetusd.cli import outcome
+    from impetusd.client import control
 
     try:
         name = signal_name(sig)

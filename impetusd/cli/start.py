@@ -33,10 +33,10 @@ def command(names: tuple[str, ...], env: str | None) -> int:
 
 def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     """Check the configuration, see that a daemon runs, start `names`; returns the exit code."""
-    from impetusd import control, instance, launch
     from impetusd.cli import outcome, place
     from impetusd.cli.names import require_known
-    from impetusd.cli.progress import Live
+    from impetusd.cli.screen.progress import Live
+    from impetusd.client import control, instance, launch
 
     config = place.load(at.conf, env)
     launch.evict_stale(at.paths)
@@ -47,7 +47,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
             except control.NotRunning:
                 # A slip in a name must not start a daemon.
                 require_known(names, (*config.units, *config.groups), config.timers)
-                from impetusd import reaper
+                from impetusd.client import reaper
 
                 at = place.for_a_start(at)
                 left = reaper.left_behind(at.paths)

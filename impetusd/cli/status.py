@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 
-from impetusd import control
 from impetusd.cli import pending, place
-from impetusd.cli.terminal import plain, screen_of
+from impetusd.cli.screen.terminal import plain, screen_of
+from impetusd.client import control
 from impetusd.core import protocol
 
 LAST_WORDS = 6  # lines of what a failed slot wrote last; `start`, `describe` and `logs` show more
@@ -39,7 +39,7 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
 
         print(json.dumps(answer, indent=2 if screen.width is not None else None))
     else:
-        from impetusd.cli import table
+        from impetusd.cli.screen import table
 
         lines = table.report(answer["units"], screen, here.command, tails=LAST_WORDS)
         told = [screen.paint(screen.cut(plain(sentence)), "yellow") for sentence in answer["attention"]]

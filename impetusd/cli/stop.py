@@ -12,8 +12,8 @@ from impetusd.cli.options import conf_option, here, names_argument
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from impetusd import control
     from impetusd.cli.place import Place
+    from impetusd.client import control
 
 
 @click.command(short_help="Stop NAME, or everything and the daemon.")
@@ -28,7 +28,7 @@ def command(names: tuple[str, ...]) -> int:
 
     Example: impetusd stop web
     """
-    from impetusd import control
+    from impetusd.client import control
 
     at = here()
     try:
@@ -38,8 +38,8 @@ def command(names: tuple[str, ...]) -> int:
 
 
 def _stop_some(at: Place, names: tuple[str, ...]) -> int:
-    from impetusd import control
-    from impetusd.cli.progress import Live
+    from impetusd.cli.screen.progress import Live
+    from impetusd.client import control
 
     with Live("stopping") as live:
         answer = control.call(at.paths, "stop", {"names": list(names)}, live.hooks)
@@ -53,8 +53,8 @@ def _stop_some(at: Place, names: tuple[str, ...]) -> int:
 
 
 def _stop_all(at: Place) -> int:
-    from impetusd import control, launch
-    from impetusd.cli.progress import Live
+    from impetusd.cli.screen.progress import Live
+    from impetusd.client import control, launch
 
     launch.evict_stale(at.paths)
     with Live("stopping") as live:
@@ -78,7 +78,7 @@ def _stop_all(at: Place) -> int:
 
 def _end_by_signal(at: Place, hooks: control.Hooks, error: control.ControlError) -> int:
     """It runs and does not answer."""
-    from impetusd import launch
+    from impetusd.client import launch
 
     ended = launch.end_by_signal(at.paths, hooks)
     if ended is None:
@@ -89,8 +89,8 @@ def _end_by_signal(at: Place, hooks: control.Hooks, error: control.ControlError)
 
 def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning) -> int:
     """No daemon runs; one that was killed may have left what it had started."""
-    from impetusd import reaper
     from impetusd.cli import outcome
+    from impetusd.client import reaper
 
     if not reaper.left_behind(at.paths).members:
         print(error)

@@ -12,12 +12,12 @@ import typing
 import click
 
 from impetusd.cli.options import conf_option, here
-from impetusd.core.schedule import ago, ahead, span
+from impetusd.core.rules.schedule import ago, ahead, span
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from impetusd.cli.terminal import Screen
+    from impetusd.cli.screen.terminal import Screen
 
     Row: typing.TypeAlias = Mapping[str, typing.Any]
 
@@ -34,9 +34,9 @@ def command(as_json: bool) -> int:
 
     Example: impetusd timers
     """
-    from impetusd import control
     from impetusd.cli import outcome
-    from impetusd.cli.terminal import screen_of
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.client import control
 
     at = here()
     try:

@@ -13,8 +13,8 @@ from impetusd.cli.options import conf_option, here
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from impetusd.cli.logs.tail import Follower
     from impetusd.cli.place import Place
-    from impetusd.cli.tail import Follower
 
 
 @click.command(short_help="Run a timer's job now, and follow it.")
@@ -29,8 +29,8 @@ def command(name: str, no_wait: bool) -> int:
 
     Example: impetusd trigger maintenance
     """
-    from impetusd import control
     from impetusd.cli import outcome
+    from impetusd.client import control
 
     at = here()
     try:
@@ -46,9 +46,9 @@ def command(name: str, no_wait: bool) -> int:
 
 def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
     """Trigger it and print what comes into its log files until it has ended; its result."""
-    from impetusd import control
     from impetusd.cli import pending
-    from impetusd.cli.tail import Follower
+    from impetusd.cli.logs.tail import Follower
+    from impetusd.client import control
 
     streams = {"out": sys.stdout, "error": sys.stderr}
     with contextlib.ExitStack() as opened:
@@ -77,7 +77,7 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
 
 def tell(name: str, run: Mapping[str, typing.Any]) -> int:
     """Say on stderr how it ended, so that stdout is the job's alone; the exit code."""
-    from impetusd.core.schedule import span
+    from impetusd.core.rules.schedule import span
 
     sys.stdout.flush()
     print(f"{name}: {run['result']} after {span(run['duration_s'])}", file=sys.stderr)
@@ -88,7 +88,7 @@ def tell(name: str, run: Mapping[str, typing.Any]) -> int:
 
 
 def _print_new(follower: Follower, stream: typing.TextIO, *, at_end: bool) -> None:
-    from impetusd.cli.terminal import plain
+    from impetusd.cli.screen.terminal import plain
 
     terminal = stream.isatty()
     for line in [*follower.read(), *(follower.flush() if at_end else ())]:

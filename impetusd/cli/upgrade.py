@@ -21,9 +21,9 @@ def command() -> int:
 
     Example: impetusd upgrade
     """
-    from impetusd import control
     from impetusd.cli import outcome
-    from impetusd.cli.progress import Live
+    from impetusd.cli.screen.progress import Live
+    from impetusd.client import control
 
     place = here()
     try:

@@ -17,9 +17,9 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from impetusd.cli.place import Place
-    from impetusd.cli.terminal import Screen
-    from impetusd.core.finding import Facts, Finding
-    from impetusd.core.story import Line
+    from impetusd.cli.screen.terminal import Screen
+    from impetusd.core.explain.finding import Facts, Finding
+    from impetusd.core.explain.story import Line
 
 OF_NAMES, OF_ALL = 400, 300  # records that are looked at
 WIDTH = 80  # columns where the output goes to no terminal
@@ -42,8 +42,8 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
     Example: impetusd why web
     """
     from impetusd.cli.names import require, with_members
-    from impetusd.cli.terminal import screen_of
-    from impetusd.core import ledger, why
+    from impetusd.cli.screen.terminal import screen_of
+    from impetusd.core.explain import ledger, why
 
     at = here()
     names = tuple(with_members(at, names))
@@ -63,11 +63,11 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
 
 def gather(at: Place, names: Sequence[str]) -> Facts:
     """Everything that is known: from the daemon, and where none runs from the ledger's files."""
-    from impetusd import control, reaper
     from impetusd.cli import past, pending
     from impetusd.cli.names import loaded, names_in
-    from impetusd.core.finding import Facts
-    from impetusd.ledgerfile import Query
+    from impetusd.client import control, reaper
+    from impetusd.core.explain.finding import Facts
+    from impetusd.files.ledgerfile import Query
 
     asked: dict[str, typing.Any] = {}
     status: typing.Mapping[str, typing.Any] = {}
@@ -115,7 +115,7 @@ def _written(path: str) -> float:
 
 def _behind(rows: Sequence[typing.Mapping[str, typing.Any]]) -> list[str]:
     """What is waited for."""
-    from impetusd.core.why import WAITS
+    from impetusd.core.explain.why import WAITS
 
     return [match[1].partition(":")[0] for row in rows if (match := WAITS.match(row.get("reason") or ""))]
 
@@ -135,7 +135,7 @@ def text(facts: Facts, found: Sequence[Finding], screen: Screen, *, whole: bool)
 
 
 def _finding(facts: Facts, finding: Finding, screen: Screen, width: int, *, brief: bool) -> Iterator[str]:
-    from impetusd.cli.terminal import plain
+    from impetusd.cli.screen.terminal import plain
 
     head = textwrap.wrap(plain(finding.headline), width, break_on_hyphens=False)
     yield from (screen.paint(line, "bold" if finding.ok else "red") for line in head)
@@ -167,7 +167,7 @@ def _finding(facts: Facts, finding: Finding, screen: Screen, width: int, *, brie
 
 
 def _happened(facts: Facts, line: Line, width: int) -> Iterator[str]:
-    from impetusd.cli.terminal import plain
+    from impetusd.cli.screen.terminal import plain
 
     stamp = f"{facts.clock(line.at)}  "
     times = f", {line.times} times since {facts.clock(line.since)}" if line.times > 1 else ""
@@ -191,8 +191,8 @@ def _commands(commands: Sequence[tuple[str, str]], screen: Screen) -> Iterator[s
 
 
 def _all_is_well(facts: Facts, screen: Screen, width: int) -> Iterator[str]:
-    from impetusd.cli import table
-    from impetusd.core import story
+    from impetusd.cli.screen import table
+    from impetusd.core.explain import story
 
     yield screen.paint(table.all_well(facts.rows) if facts.rows else "nothing is configured to run", "bold")
     late = [r for r in facts.own if r["at"] > facts.now - LATELY and r["kind"] in NOTABLE and not r.get("asked")]

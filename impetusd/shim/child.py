@@ -29,13 +29,13 @@ class Child:
         self.invocation = invocation
         self.cgroup = cgroup
         self.pid = 0  # 0 once it is reaped, or when it could not be started
-        self.started = 0  # with the pid, this is one process for ever: see `tree.Member`
+        self.started = 0  # with the pid, this is one process for ever: see `proc.Member`
         self.session = 0  # its pid for good: the kernel keeps the number while the session has a member
         self.pidfd = -1
         self.status = -1  # the start's status descriptor, until it has told
         self.failed: tuple[str, str] | None = None  # the stage at which the start failed, and why
         self.forks: socket.socket | None = None  # a template's fork socket
-        self.asked = 0  # when a template was asked to fork it: see `tree.now`
+        self.asked = 0  # when a template was asked to fork it: see `proc.now`
         self.ended: dict[str, Any] | None = None
         self.exit_told = False  # `exited` was emitted, by this process
         self.acked = False

@@ -19,7 +19,8 @@ import os
 import signal
 import time
 
-from impetusd.shim import tree
+from impetusd.linux import proc
+from impetusd.linux.cgroup import cgroup_of
 from impetusd.shim.log import call_it_writer
 
 TYPE_CHECKING = False
@@ -115,7 +116,7 @@ def marks(state_dir: str) -> tuple[str, str]:
     return (life, "") if isinstance(life, str) and life else ("", f"{instance(state_dir)}-")
 
 
-def search(state_dir: str) -> list[tree.Member]:
+def search(state_dir: str) -> list[proc.Member]:
     """The processes that the instance's last life has left, without a look at its table. Raises OSError."""
     mark, beginning = marks(state_dir)
     if not (mark or beginning):
@@ -124,10 +125,10 @@ def search(state_dir: str) -> list[tree.Member]:
     owners: dict[str, bool] = {}
     found = set()
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-        own = tree.variable(pid, MARK)
+        own = proc.variable(pid, MARK)
         if (own and (own == mark or (beginning and own.startswith(beginning)))) or group_of(pid, group, owners):
             found.add(pid)
-    return family(found, tree.snapshot()) if found else []
+    return family(found, proc.snapshot()) if found else []
 
 
 def group_of(pid: int, name: str, owners: dict[str, bool]) -> str:
@@ -135,7 +136,7 @@ def group_of(pid: int, name: str, owners: dict[str, bool]) -> str:
 
     `owners` remembers which are.
     """
-    before, slash, _ = f"{tree.cgroup_of(pid)}/".partition(f"/{name}/")
+    before, slash, _ = f"{cgroup_of(pid)}/".partition(f"/{name}/")
     folder = f"{before}/{name}"
     if slash and folder not in owners:
         with contextlib.suppress(OSError):
@@ -143,30 +144,30 @@ def group_of(pid: int, name: str, owners: dict[str, bool]) -> str:
     return folder if slash and owners.get(folder) else ""
 
 
-def family(found: Iterable[int], processes: Mapping[int, tree.Member]) -> list[tree.Member]:
+def family(found: Iterable[int], processes: Mapping[int, proc.Member]) -> list[proc.Member]:
     """Those of `found` that live, all that shares a session with one or descends from one; not this process's own line."""
-    own = tree.own_line()
+    own = proc.own_line()
     found = {pid for pid in found if pid in processes and pid not in own}
     sessions = {processes[pid].session for pid in found} - {
         0,
         *(processes[pid].session for pid in own & processes.keys()),
     }
     found |= {member.pid for member in processes.values() if member.session in sessions}
-    return list({member.pid: member for member in tree.descendants(found, processes, own)}.values())
+    return list({member.pid: member for member in proc.descendants(found, processes, own)}.values())
 
 
-def named(members: Iterable[tree.Member]) -> str:
+def named(members: Iterable[proc.Member]) -> str:
     """The processes, as an operator knows them: `api:0 (pid 12), pid 13 and 5 more`."""
     members = list(members)
     shown = []
     for member in members[:SHOWN]:
-        name = tree.variable(member.pid, "IMPETUSD_NAME")
+        name = proc.variable(member.pid, "IMPETUSD_NAME")
         shown.append(f"{name} (pid {member.pid})" if name.isprintable() and name else f"pid {member.pid}")
     more = len(members) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def refusal(members: Iterable[tree.Member], why: str, conf: str) -> str:
+def refusal(members: Iterable[proc.Member], why: str, conf: str) -> str:
     """Why nothing is started, and what to do. `why`: what is wrong with the table."""
     members = list(members)
     count = "1 process" if len(members) == 1 else f"{len(members)} processes"

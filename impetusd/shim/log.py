@@ -13,7 +13,7 @@ import stat
 import time
 from collections import deque
 
-from impetusd.priority import WARNING, is_journal
+from impetusd.linux.priority import WARNING, is_journal
 
 NAME = b"impetusd-log"  # of a process that writes: its command is the shim's
 MOST = 200  # lines that wait for a disk; after that the oldest are dropped

@@ -23,8 +23,10 @@ import socket
 import sys
 import time
 
-from impetusd.priority import ERROR, INFO
-from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, tree, upstream, usage
+from impetusd.linux import proc, usage
+from impetusd.linux.cgroup import Cgroups
+from impetusd.linux.priority import ERROR, INFO
+from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, upstream
 from impetusd.shim.child import Child
 from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
@@ -61,8 +63,8 @@ class Shim(Supervision):
         self.code = 0  # what to exit with then
         self.sweep_due = False
         self.emptied: list[str] = []  # cgroups that are to be removed
-        tree.children()  # has it open the file that it needs
-        self.cgroups = tree.Cgroups(leftovers.group_name(paths["state_dir"]))
+        proc.children()  # has it open the file that it needs
+        self.cgroups = Cgroups(leftovers.group_name(paths["state_dir"]))
         # One that went to the background is not the main process of whatever service started it.
         self.upstream = upstream.Upstream(os.environ if paths.get("boot") else {})
 
@@ -354,7 +356,7 @@ class Shim(Supervision):
         child.session = child.pid
         member = None
         with contextlib.suppress(OSError):  # with no descriptor left to look with it is watched all the same
-            member = self._seeing(lambda: tree.read(child.pid))
+            member = self._seeing(lambda: proc.read(child.pid))
         child.started = member.started if member is not None else 0
         self._watch_child(child)
         self.table.touch(child)
@@ -380,7 +382,7 @@ class Shim(Supervision):
             return
         try:
             request = json.dumps({"id": str(process), "env": spec["env"]}).encode()
-            asked = tree.now()
+            asked = proc.now()
             fds = [self._fd(name) for name in spec["fds"]]
             socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
@@ -449,17 +451,17 @@ class Shim(Supervision):
         Nobody can say who forked a process whose parent is gone. But it has the template's user and cgroup, it is younger
         than the request, and it bears no sign of another child.
         """
-        member = tree.read(pid)
+        member = proc.read(pid)
         if member is None or member.parent != os.getpid() or pid in self._known():
             return "another child's" if pid in self._mains() else "no child of the shim's"
         if member.started < child.asked:
             return "older than the request"
-        if tree.rights(pid) != tree.rights(template.pid):
+        if proc.rights(pid) != proc.rights(template.pid):
             return "not of the template's user"
         if template.cgroup:
-            place, own = tree.place(pid), tree.place(template.pid)
+            place, own = proc.place(pid), proc.place(template.pid)
             return "" if place == own or place.startswith(own + b"/") else "not in the template's cgroup"
-        invocation = tree.invocation(pid)
+        invocation = proc.invocation(pid)
         for other in self.children.values():
             if other not in {template, child} and other.session and other.session in {member.session, member.group}:
                 return "of another child's session"
@@ -468,7 +470,7 @@ class Shim(Supervision):
         return ""
 
     def _move(self, child: Child) -> None:
-        """Have a forked worker moved into its cgroup by a process of its own, for a move takes 10 ms (see `shim.clone`)."""
+        """Have a forked worker moved into its cgroup by a process of its own, for a move takes 10 ms: see `linux.clone`."""
         try:
             mover = os.fork() if child.cgroup else -1
         except OSError:
@@ -521,11 +523,11 @@ class Shim(Supervision):
             pids = self.cgroups.members(child.cgroup)
             if number == signal.SIGKILL and mains.isdisjoint(pids) and self.cgroups.kill(child.cgroup):
                 return
-            found = [member for pid in pids if pid not in mains and (member := tree.read(pid))]
+            found = [member for pid in pids if pid not in mains and (member := proc.read(pid))]
         else:
             found = self._rest(child)
         for member in found:
-            tree.send(member, number)
+            proc.send(member, number)
 
     def _ack(self, process: int) -> None:
         child = self.children.get(process)
@@ -605,7 +607,7 @@ class Shim(Supervision):
     @staticmethod
     def _lacked_memory(child: Child) -> bool:
         """Whether the kernel says that it has killed for memory in the child's own cgroup."""
-        return bool(child.cgroup) and tree.Cgroups.oom_kills(child.cgroup) > 0
+        return bool(child.cgroup) and Cgroups.oom_kills(child.cgroup) > 0
 
     def _tell_exit(self, child: Child) -> None:
         if not child.exit_told:
@@ -624,7 +626,7 @@ class Shim(Supervision):
     def _strays(self) -> list[int]:
         """Our children that nobody asked for: orphans that we adopted, and forks whose answer is on its way."""
         known = self._known()
-        return [pid for pid in tree.children() if pid not in known]
+        return [pid for pid in proc.children() if pid not in known]
 
     def has_rest(self, child: Child) -> bool:
         """Whether anything of it lives. Where that cannot be seen it does: to be looked at again."""
@@ -641,24 +643,24 @@ class Shim(Supervision):
             )
         return bool(self._strays() or not child.ours) and bool(self._rest(child))
 
-    def _rest(self, child: Child) -> list[tree.Member]:
-        """The descendants of a child without a cgroup; see `shim.tree` for how they are told."""
-        processes = tree.snapshot()
+    def _rest(self, child: Child) -> list[proc.Member]:
+        """The descendants of a child without a cgroup; see `linux.proc` for how they are told."""
+        processes = proc.snapshot()
         mains = self._mains()
         own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
         # Nobody's children are the shim's, unless another shim was killed: then they are anybody's.
         strays = self._strays() if child.ours else [pid for pid in processes if orphans.marked(pid, self.table.life)]
         for pid in strays:  # one may have been forked since the snapshot
-            if pid not in processes and (member := tree.read(pid)):
+            if pid not in processes and (member := proc.read(pid)):
                 processes[pid] = member
-        adopted = tree.descendants(strays, processes, mains)
+        adopted = proc.descendants(strays, processes, mains)
         own += [
             member.pid
             for member in adopted
             if child.session in (member.session, member.group)
-            or (child.invocation and member.session not in mains and tree.invocation(member.pid) == child.invocation)
+            or (child.invocation and member.session not in mains and proc.invocation(member.pid) == child.invocation)
         ]
-        found = tree.descendants(own, processes, mains)
+        found = proc.descendants(own, processes, mains)
         return list({member.pid: member for member in found}.values())
 
     def _sweep(self) -> None:
@@ -826,13 +828,13 @@ def main() -> int:
     return shim.run()
 
 
-def refusal(found: table.Found, strays: list[tree.Member], conf: str) -> str:
+def refusal(found: table.Found, strays: list[proc.Member], conf: str) -> str:
     """Why nothing may be started: what a killed shim has left cannot be taken over as it was, or is not ours. "" if it may.
 
     Of a table that is whole, strays are what was started in the instant in which the shim was killed. Those that are older
     than its last line show that it is not whole.
     """
-    if found.other is not None and tree.lives(found.other["shim"]):
+    if found.other is not None and proc.lives(found.other["shim"]):
         return f"{found.fault}, and that one runs: give each its own run_dir. Nothing was started"
     why = found.fault or "its table is missing"
     if found.told is not None:

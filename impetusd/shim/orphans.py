@@ -16,7 +16,9 @@ import signal
 import struct
 import time
 
-from impetusd.shim import descriptors, leftovers, table, tree
+from impetusd.linux import proc
+from impetusd.linux.cgroup import Cgroups
+from impetusd.shim import descriptors, leftovers, table
 from impetusd.shim.child import Child
 from impetusd.shim.leftovers import MARK
 
@@ -36,7 +38,7 @@ _GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
 _EXIT = 1 << 3
 
 
-def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: Iterable[tree.Member]) -> None:
+def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: Iterable[proc.Member]) -> None:
     """Have `shim`, which is new, know what `told` tells and hold what is left. `given` are descriptors that were passed on.
 
     Those of `given` that nothing is known of are closed. `strays` were started in the instant in which the shim was
@@ -57,7 +59,7 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: It
         if child.ended is not None and not child.acked:
             child.left = shim.has_rest(child)
     for member in strays:
-        tree.send(member, signal.SIGKILL)
+        proc.send(member, signal.SIGKILL)
     alive = sum(child.pidfd >= 0 for child in shim.children.values())
     lost = sorted(told["kept"].keys() - search.found.keys())
     barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
@@ -80,7 +82,7 @@ def _find(child: Child) -> None:
     if pid:
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
-            member = tree.read(pid)
+            member = proc.read(pid)
             if member is not None and member.started == child.started:
                 child.pid, child.pidfd = pid, pidfd
                 return
@@ -116,7 +118,7 @@ def status_of_zombie(child: Child) -> int | None:
 
     As the last field of /proc/PID/stat, which is 0 for whoever might not trace the process.
     """
-    fields = tree.fields(child.pid)
+    fields = proc.fields(child.pid)
     if fields[:1] != [b"Z"] or int(fields[19]) != child.started or len(fields) < 50:
         return None
     status = int(fields[49])
@@ -125,11 +127,11 @@ def status_of_zombie(child: Child) -> int | None:
 
 def _may_know(pid: int) -> bool:
     """Whether we run as the user that `pid` is, or may trace any process."""
-    ids = tree.rights(pid).split()[1:]
-    return {*ids} == {str(os.geteuid()).encode()} or tree.may_trace()
+    ids = proc.rights(pid).split()[1:]
+    return {*ids} == {str(os.geteuid()).encode()} or proc.may_trace()
 
 
-def unknown(told: dict[str, Any], state_dir: str) -> list[tree.Member]:
+def unknown(told: dict[str, Any], state_dir: str) -> list[proc.Member]:
     """Processes that the dead shim had started, as their environment says, and that its table does not know.
 
     A forked worker has the environment of its template, which may be gone from the table: hence the rest of the conditions.
@@ -139,65 +141,65 @@ def unknown(told: dict[str, Any], state_dir: str) -> list[tree.Member]:
     lives = {told["life"], leftovers.marks(state_dir)[0]} - {""}
     children = list(told["children"].values())
     invocations, sessions = ({child[key] for child in children} for key in ("invocation", "session"))
-    processes = tree.snapshot()
-    known = {member.pid for member in tree.descendants([child["pid"] for child in children], processes, set())}
+    processes = proc.snapshot()
+    known = {member.pid for member in proc.descendants([child["pid"] for child in children], processes, set())}
     for child in children:  # the cgroup of one that has ended may be its successor's
         member = processes.get(child["pid"])
         if child["cgroup"] and member is not None and member.started == child["started"] and not member.zombie:
-            known.update(tree.Cgroups.members(child["cgroup"]))
+            known.update(Cgroups.members(child["cgroup"]))
     return [
         member
         for member in processes.values()
         if member.pid not in known
         and member.session not in sessions
-        and tree.variable(member.pid, MARK) in lives
-        and tree.invocation(member.pid) not in {*invocations, ""}
+        and proc.variable(member.pid, MARK) in lives
+        and proc.invocation(member.pid) not in {*invocations, ""}
     ]
 
 
-def overlooked(found: table.Found, strays: Iterable[tree.Member]) -> list[tree.Member]:
+def overlooked(found: table.Found, strays: Iterable[proc.Member]) -> list[proc.Member]:
     """Those of `strays` (see `unknown`) that show that the table is not whole: older than its last line, or of a later life."""
     if found.told is None:
         return []
     written, life = time.time() - found.written, found.told["life"]
-    return [member for member in strays if tree.age(member) > written + JUST_NOW or not marked(member.pid, life)]
+    return [member for member in strays if proc.age(member) > written + JUST_NOW or not marked(member.pid, life)]
 
 
-def forgotten(found: table.Found, state_dir: str) -> list[tree.Member]:
+def forgotten(found: table.Found, state_dir: str) -> list[proc.Member]:
     """Processes of a shim that was killed, where its table cannot be used; those in a dead shim's of another instance, too."""
     left = {member.pid: member for member in leftovers.search(state_dir)}
-    if found.other is not None and not tree.lives(found.other["shim"]):
-        left |= {member.pid: member for member in of_table(found.other, tree.snapshot())}
+    if found.other is not None and not proc.lives(found.other["shim"]):
+        left |= {member.pid: member for member in of_table(found.other, proc.snapshot())}
     return list(left.values())
 
 
-def of_table(told: dict[str, Any], processes: dict[int, tree.Member]) -> list[tree.Member]:
+def of_table(told: dict[str, Any], processes: dict[int, proc.Member]) -> list[proc.Member]:
     """The processes that are in a dead shim's table, in its cgroups or marked by its life, and what belongs to them."""
     pids = {pid for pid in processes if marked(pid, told["life"])}
     for child in told["children"].values():
         member = processes.get(child["pid"])
         if member is not None and member.started == child["started"]:
             pids.add(member.pid)
-        pids.update(tree.Cgroups.members(child["cgroup"]) if child["cgroup"] else ())
+        pids.update(Cgroups.members(child["cgroup"]) if child["cgroup"] else ())
     return leftovers.family(pids, processes)
 
 
 def marked(pid: int, life: str) -> bool:
     """Whether a process was started by a shim of this life, or is a descendant of one that was."""
-    return tree.variable(pid, MARK) == life
+    return proc.variable(pid, MARK) == life
 
 
 def oust(told: dict[str, Any]) -> None:
     """The lock is held though the shim is dead: by its supervisor, which ends when it sees that. One that hangs is killed."""
     shim, supervisor = told["shim"], told["supervisor"]
-    if tree.lives(shim) or not supervisor or not tree.lives(supervisor):
+    if proc.lives(shim) or not supervisor or not proc.lives(supervisor):
         return
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(supervisor[0])
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            if not poll.poll(GONE_WITHIN * 1000) and tree.lives(supervisor):
+            if not poll.poll(GONE_WITHIN * 1000) and proc.lives(supervisor):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 poll.poll(GONE_WITHIN * 1000)
         finally:

@@ -27,7 +27,7 @@ import os
 import resource
 import signal
 
-from impetusd.shim.clone import fork_into
+from impetusd.linux.clone import fork_into
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import time
 from collections import deque
 from itertools import takewhile
 
-from impetusd.shim import spawn, table, tree, wire
+from impetusd.linux import proc
+from impetusd.shim import spawn, table, wire
 from impetusd.shim.child import Child
 from impetusd.shim.log import log
 from impetusd.shim.loop import Loop
@@ -116,7 +117,7 @@ class Supervision(Loop):
             self._kill_supervisor()
         elif now - self.heard >= LATE and not self.looked:
             self.looked = True
-            member = tree.read(self.supervisor.pid)
+            member = proc.read(self.supervisor.pid)
             if member is not None and member.zombie:  # and it did not end: its threads have not
                 self._kill_supervisor()
 
@@ -166,7 +167,7 @@ class Supervision(Loop):
                 os.close(child.status)
             self._plan_supervisor(now)
             return
-        member = tree.read(child.pid)
+        member = proc.read(child.pid)
         child.started = member.started if member is not None else 0
         self.supervisor, self.channel, self.lifeline = child, ours, lifeline
         self.dying, self.looked = math.inf, False

@@ -23,9 +23,10 @@ import os
 import time
 from itertools import islice
 
-from impetusd.shim import leftovers, tree
+from impetusd.linux import proc
+from impetusd.linux.inotify import Inotify
+from impetusd.shim import leftovers
 from impetusd.shim.child import Child
-from impetusd.shim.inotify import Inotify
 from impetusd.shim.leftovers import boot_id
 
 TYPE_CHECKING = False
@@ -148,7 +149,7 @@ class Table:
 
     def _begin(self, shim: Shim, now: float) -> None:
         """Everything, in a file that takes the place of the one before when it is whole."""
-        own = tree.read(os.getpid())
+        own = proc.read(os.getpid())
         told = {
             "version": VERSION,
             "boot": boot_id(),

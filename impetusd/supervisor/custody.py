@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from impetusd.supervisor.lines import stamp
+from impetusd.supervisor.logs.lines import stamp
 
 ORPHANED = "orphaned"  # the shim's mode: see `shim.main`
 DEAD_WITHIN = 5.0  # seconds from the end of the channel, which comes first, to the shim's own

@@ -19,20 +19,26 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import impetusd
-from impetusd import instance, ledgerfile, traces
-from impetusd.core import access, news, redact, repeats
-from impetusd.core.health import Turn
-from impetusd.core.lifecycle import Slot, State, Want
-from impetusd.core.location import Paths
-from impetusd.core.model import Access, Config, Health, LogAccess
-from impetusd.core.problem import ConfigError
+from impetusd import traces
+from impetusd.client import instance
+from impetusd.core import access, redact
+from impetusd.core.config.location import Paths
+from impetusd.core.config.model import Access, Config, Health, LogAccess
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.explain import news
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
-from impetusd.folders import folder_of, open_folder, unlink_socket
-from impetusd.host import people
-from impetusd.priority import ERROR, INFO, WARNING, is_journal
-from impetusd.supervisor import audit, custody, lifeline, record, stream
-from impetusd.supervisor.ageing import Ageing
-from impetusd.supervisor.applying import (
+from impetusd.core.rules import repeats
+from impetusd.core.rules.health import Turn
+from impetusd.core.rules.lifecycle import Slot, State, Want
+from impetusd.files import ledgerfile
+from impetusd.files.folders import folder_of, open_folder, unlink_socket
+from impetusd.linux.host import people
+from impetusd.linux.oom import Oom
+from impetusd.linux.priority import ERROR, INFO, WARNING, is_journal
+from impetusd.linux.watch import watch
+from impetusd.supervisor import custody, lifeline
+from impetusd.supervisor.api import audit
+from impetusd.supervisor.api.applying import (
     BEFORE,
     CONFIG,
     Applying,
@@ -42,38 +48,39 @@ from impetusd.supervisor.applying import (
     keep_profile,
     read,
 )
-from impetusd.supervisor.checks import Checks
-from impetusd.supervisor.commands import Commands, is_stuck
-from impetusd.supervisor.console import JournalWriter
-from impetusd.supervisor.control import ControlServer, Peer
-from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry, Role
-from impetusd.supervisor.environments import Environments
-from impetusd.supervisor.events import Events
+from impetusd.supervisor.api.commands import Commands, is_stuck
+from impetusd.supervisor.api.control import ControlServer, Peer
+from impetusd.supervisor.api.environments import Environments
+from impetusd.supervisor.api.events import Events
+from impetusd.supervisor.api.rows import Rows
+from impetusd.supervisor.api.upgrading import Upgrading
+from impetusd.supervisor.disk.ledger import Ledger
+from impetusd.supervisor.disk.state import StateFile, boot_id
 from impetusd.supervisor.faults import AGAIN
-from impetusd.supervisor.filewatch import FileWatch
-from impetusd.supervisor.jobs import Jobs
-from impetusd.supervisor.ledger import Ledger
-from impetusd.supervisor.link import Link
-from impetusd.supervisor.logaccess import rights_of
-from impetusd.supervisor.logs import Writer, is_ours
-from impetusd.supervisor.memory import Memory
-from impetusd.supervisor.notify import Notify
-from impetusd.supervisor.notify_sockets import NotifySockets
-from impetusd.supervisor.oom import Oom
-from impetusd.supervisor.prober import Prober
-from impetusd.supervisor.readiness import Readiness
-from impetusd.supervisor.rows import Rows
-from impetusd.supervisor.socketfiles import SocketFiles
-from impetusd.supervisor.sockets import admit, bind_unix
-from impetusd.supervisor.starter import Starter
-from impetusd.supervisor.state import StateFile, boot_id
+from impetusd.supervisor.logs import stream
+from impetusd.supervisor.logs.console import JournalWriter
+from impetusd.supervisor.logs.logaccess import rights_of
+from impetusd.supervisor.logs.writer import Writer, is_ours
+from impetusd.supervisor.rules.ageing import Ageing
+from impetusd.supervisor.rules.checks import Checks
+from impetusd.supervisor.rules.filewatch import FileWatch
+from impetusd.supervisor.rules.jobs import Jobs
+from impetusd.supervisor.rules.memory import Memory
+from impetusd.supervisor.rules.prober import Prober
+from impetusd.supervisor.rules.readiness import Readiness
+from impetusd.supervisor.rules.timers import Outcome, Timers
+from impetusd.supervisor.rules.vetting import Vetting
+from impetusd.supervisor.slots import record
+from impetusd.supervisor.slots.engine import Engine
+from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry, Role
+from impetusd.supervisor.start.link import Link
+from impetusd.supervisor.start.notify import Notify
+from impetusd.supervisor.start.notify_sockets import NotifySockets
+from impetusd.supervisor.start.socketfiles import SocketFiles
+from impetusd.supervisor.start.sockets import admit, bind_unix
+from impetusd.supervisor.start.starter import Starter
 from impetusd.supervisor.threads import NoAnswer, Threads
-from impetusd.supervisor.timers import Outcome, Timers
-from impetusd.supervisor.upgrading import Upgrading
 from impetusd.supervisor.upstream import Upstream, status_of, stop_within
-from impetusd.supervisor.vetting import Vetting
-from impetusd.supervisor.watch import watch
 
 CHANNEL = 3
 CONTROL = "control"  # the socket's name in the shim's store

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from impetusd import traces
-from impetusd.core import schedule
+from impetusd.core.rules import schedule
 
 P = ParamSpec("P")
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from impetusd import traces
-from impetusd.core.location import Paths
-from impetusd.core.problem import ConfigError
+from impetusd.core.config.location import Paths
+from impetusd.core.config.problem import ConfigError
 from impetusd.supervisor.daemon import Daemon
-from impetusd.supervisor.link import Link
+from impetusd.supervisor.start.link import Link
 
 SNAPSHOT = 3  # the descriptor at which the shim's `hello` is
 

@@ -10,10 +10,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from impetusd.core import tree
-from impetusd.core.lifecycle import State, Want
-from impetusd.core.model import Unit
-from impetusd.supervisor.entry import ONE_SHOT, PASSING, Entry
+from impetusd.core.config.model import Unit
+from impetusd.core.rules import tree
+from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry
 
 SOON = 0.1  # seconds in which changes are gathered before they are told
 MARGIN = 15.0  # seconds added to what programs may take to stop: for what comes after them

@@ -22,8 +22,8 @@ from freezing import Disk
 from instance import PROGRAMS, Instance, Status, pool, program
 from waiting import wait_for
 
-from impetusd import control
-from impetusd.core.location import Paths
+from impetusd.client import control
+from impetusd.core.config.location import Paths
 
 CLIENTS = 20
 SUPERVISOR, SHIM = "supervisor", "shim"

@@ -9,7 +9,8 @@ import itertools
 import sys
 from pathlib import Path
 
-from impetusd.core.lifecycle import (
+from impetusd.core.config.model import Autorestart
+from impetusd.core.rules.lifecycle import (
     EVENTS,
     Event,
     Exited,
@@ -23,8 +24,7 @@ from impetusd.core.lifecycle import (
     Want,
     step,
 )
-from impetusd.core.model import Autorestart
-from impetusd.core.policy import Exit, Policy
+from impetusd.core.rules.policy import Exit, Policy
 
 PAGE = Path(__file__).parents[2] / "impetusd" / "help" / "design.md"
 BEGIN, END = "```mermaid\n", "```\n"

@@ -6,11 +6,12 @@ import itertools
 
 import pytest
 
-from impetusd.core import access, config, protocol
+from impetusd.core import access, protocol
 from impetusd.core.access import READ, SEARCH, WRITE, Inode, Person
-from impetusd.core.model import Host
-from impetusd.core.plan import Effect, plan
-from impetusd.core.problem import ConfigError
+from impetusd.core.config import parser
+from impetusd.core.config.model import Host
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.rules.plan import Effect, plan
 
 OWN, LOOKS, RUNS, RULES, ALL, MEMBER, STRANGER = 500, 1001, 1002, 1003, 1004, 1005, 1006
 PEOPLE = [
@@ -99,7 +100,7 @@ HOST = Host(euid=0, cpus=4, user_exists={"alice", "bob"}.__contains__, group_exi
 
 
 def parsed(own):
-    return config.parse(f"[impetusd]\n{own}\n", "/srv/impetusd.ini", {}, HOST)
+    return parser.parse(f"[impetusd]\n{own}\n", "/srv/impetusd.ini", {}, HOST)
 
 
 def test_the_file_gives_roles():

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core.ageing import expires, turn
-from impetusd.core.schedule import LATE, Cron
+from impetusd.core.rules.ageing import expires, turn
+from impetusd.core.rules.schedule import LATE, Cron
 
 NIGHTLY = Cron("0 3 * * *", UTC)
 MINUTELY = Cron("* * * * *", UTC)

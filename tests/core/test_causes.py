@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from impetusd.core import causes
+from impetusd.core.explain import causes
 
 
 @pytest.mark.parametrize(

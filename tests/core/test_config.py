@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import agreement, config, describe, ini, location, plan, reading, schema
-from impetusd.core.include import Source
-from impetusd.core.model import Action, Autorestart, Host, Kind, Listen, Overlap, Ready
-from impetusd.core.problem import ConfigError
+from impetusd.core.config import agreement, describe, ini, location, parser, reading, schema
+from impetusd.core.config.include import Source
+from impetusd.core.config.model import Action, Autorestart, Host, Kind, Listen, Overlap, Ready
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.rules import plan
 
 USERS = {"nobody", "www-data"}
 ROOT = Host(euid=0, cpus=4, user_exists=USERS.__contains__, group_exists=USERS.__contains__)
@@ -42,7 +43,7 @@ A = 1
 
 
 def parse(text, *, path=FILE, host=MORTAL, **environ):
-    return config.parse(text, path, environ, host)
+    return parser.parse(text, path, environ, host)
 
 
 def unit(text, **more):
@@ -227,7 +228,7 @@ class TestEnvironment:
 class TestIpv6Wildcard:
     def listen(self, value, rules=ini.RULES):
         text = f"[program:p]\ncommand = p\nlisten = {value}\n"
-        found = config.parse_all(Source(FILE, text), {}, MORTAL, rules=rules)
+        found = parser.parse_all(Source(FILE, text), {}, MORTAL, rules=rules)
         return [str(each) for each in found.units["p"].listen], [each.place for each in found.units["p"].listen]
 
     def test_it_is_as_the_host_has_it_unless_it_is_told_or_stands_beside_that_of_ipv4(self):
@@ -238,7 +239,7 @@ class TestIpv6Wildcard:
 
     def test_what_runs_keeps_a_socket_of_ipv6_alone_until_it_is_applied(self):
         text = "[program:p]\ncommand = p\nlisten = [::]:80\n"
-        old, new = (config.parse_all(Source(FILE, text), {}, MORTAL, rules=rules) for rules in (1, ini.RULES))
+        old, new = (parser.parse_all(Source(FILE, text), {}, MORTAL, rules=rules) for rules in (1, ini.RULES))
         (change,) = plan.plan(lambda _: old, lambda _: new, lambda _: 1)
         assert change.effect is plan.Effect.RESTART
         assert [(key.name, key.old, key.new) for key in change.keys] == [("listen", "[::]:80 v6only=yes", "[::]:80")]
@@ -403,7 +404,7 @@ class TestInstances:
         )
         first = parse(text).units["api"]
         assert first.per_instance
-        third = config.parse(text, FILE, {}, MORTAL, instance=2).units["api"]
+        third = parser.parse(text, FILE, {}, MORTAL, instance=2).units["api"]
         assert (first.command[-1], third.command[-1]) == ("9000", "9002")
         assert (first.cwd, third.cwd, third.listen) == ("/api/0", "/api/2", (Listen("127.0.0.1", 8082),))
         assert (first.env, third.env) == ({"A": "0", "B": "b"}, {"A": "2", "B": "b"})
@@ -411,7 +412,7 @@ class TestInstances:
     def test_the_environment_alone_makes_a_unit_of_instances(self):
         text = DB + "[env:db]\nA = ${INSTANCE:-x}"
         assert unit(text).per_instance
-        assert config.parse(text, FILE, {}, MORTAL, instance=5).units["db"].env == {"A": "5"}
+        assert parser.parse(text, FILE, {}, MORTAL, instance=5).units["db"].env == {"A": "5"}
 
     def test_a_value_of_the_environment_does_not_count_and_a_doubled_dollar_is_none(self):
         db = unit(DB + "cwd = /${INSTANCE_NO}/$${INSTANCE}", INSTANCE_NO="x", INSTANCE="7")
@@ -425,12 +426,12 @@ class TestInstances:
         assert parse(WEB + "standby = 0\n" + own).units["web"].standby == 0
 
     def test_another_instance_is_told_of_what_it_has_alone(self):
-        assert set(config.parse(PORTS + DB + WEB + TIDY, FILE, {}, MORTAL, instance=1).units) == {"api"}
+        assert set(parser.parse(PORTS + DB + WEB + TIDY, FILE, {}, MORTAL, instance=1).units) == {"api"}
 
     def test_and_is_not_there_if_it_cannot_be(self):
         text = "[program:a]\ncommand = a\nlisten = h:6553${INSTANCE}\n" + PORTS
-        assert set(config.parse(text, FILE, {}, MORTAL, instance=5).units) == {"a", "api"}
-        assert set(config.parse(text, FILE, {}, MORTAL, instance=6).units) == {"api"}
+        assert set(parser.parse(text, FILE, {}, MORTAL, instance=5).units) == {"a", "api"}
+        assert set(parser.parse(text, FILE, {}, MORTAL, instance=6).units) == {"api"}
 
     @pytest.mark.parametrize("instances", ["7", "2..7"])
     def test_a_mistake_of_a_later_instance_is_told_once(self, instances):
@@ -512,7 +513,7 @@ def test_an_instance_is_what_it_would_be_if_its_number_were_written(text, instan
     if not all(written):
         assert problems(text)
     elif unit(text).per_instance:
-        found = [unit(text), *(config.parse(text, FILE, {}, MORTAL, n).units["db"] for n in range(1, instances))]
+        found = [unit(text), *(parser.parse(text, FILE, {}, MORTAL, n).units["db"] for n in range(1, instances))]
         assert [dataclasses.replace(each, per_instance=frozenset()) for each in found] == written
 
 
@@ -774,7 +775,7 @@ def test_a_file_is_a_configuration_or_a_list_of_problems_and_never_anything_else
     assert all(1 <= line <= text.count("\n") + 1 for line in lines)
     assert len(set(told)) == len(told)
     assert told or all(name == unit.name for name, unit in found.units.items())
-    third = config.parse(text, FILE, {}, MORTAL, instance=2)  # whatever there is, it is no exception
+    third = parser.parse(text, FILE, {}, MORTAL, instance=2)  # whatever there is, it is no exception
     if not told:
         wanted = {name for name, unit in found.units.items() if unit.per_instance and unit.instances_max > 2}
         assert wanted <= set(third.units)

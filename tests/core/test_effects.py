@@ -7,8 +7,9 @@ from enum import Enum
 
 import pytest
 
-from impetusd.core import config, plan, schema
-from impetusd.core.model import Host, Listen, Ready
+from impetusd.core.config import parser, schema
+from impetusd.core.config.model import Host, Listen, Ready
+from impetusd.core.rules import plan
 
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
 TEXT = """
@@ -84,7 +85,7 @@ CASES = [(section, key) for section in WHERE for key in schema.keys_of(section)]
 
 @pytest.mark.parametrize(("section", "key"), CASES)
 def test_the_effect_of_each_key(section, key):
-    old = config.parse(TEXT, "/srv/impetusd.ini", {}, HOST)
+    old = parser.parse(TEXT, "/srv/impetusd.ini", {}, HOST)
     kind, name = WHERE[section]
     each = getattr(old, kind)[name]
     field = "command" if key == "exec" else key
@@ -101,8 +102,8 @@ def test_the_effect_of_each_key(section, key):
 
 
 def test_a_variable_is_given_to_a_process_when_it_starts():
-    old = config.parse(TEXT, "/srv/impetusd.ini", {}, HOST)
-    new = config.parse(TEXT + "[env:web]\nA = b\n[env:db]\nA = b\n[env:tidy]\nA = b\n", "/srv/impetusd.ini", {}, HOST)
+    old = parser.parse(TEXT, "/srv/impetusd.ini", {}, HOST)
+    new = parser.parse(TEXT + "[env:web]\nA = b\n[env:db]\nA = b\n[env:tidy]\nA = b\n", "/srv/impetusd.ini", {}, HOST)
     found = {(each.kind, each.name): each.effect.value for each in plan.plan(lambda _: old, lambda _: new, lambda _: 1)}
     assert found == {
         ("pool", "web"): "reload",
@@ -114,10 +115,10 @@ def test_a_variable_is_given_to_a_process_when_it_starts():
 
 def test_of_a_group_the_one_that_has_changed_is_restarted_and_for_a_rule_none():
     group = "[group:all]\nmembers = *\n"
-    old = config.parse(TEXT + group, "/srv/impetusd.ini", {}, HOST)
+    old = parser.parse(TEXT + group, "/srv/impetusd.ini", {}, HOST)
 
     def effects(more):
-        new = config.parse(
+        new = parser.parse(
             TEXT.replace("command = postgres\n", f"command = postgres\n{more}\n") + group, "/srv/impetusd.ini", {}, HOST
         )
         return [(each.name, each.effect.value) for each in plan.plan(lambda _: old, lambda _: new, lambda _: 1)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core import envfile
+from impetusd.core.config import envfile
 
 PEM = "-----BEGIN X-----\nabc=\ndef\n-----END X-----"
 NOISE = st.text(st.sampled_from(list("AB=\"'\\ \t\n\r#;.$`x1\f\0é")), max_size=60)

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from impetusd.core import doctor
 from impetusd.core.access import Inode, Person
-from impetusd.core.doctor import FAIL, FEATURES, JUDGES, OK, WARN, Disk, Facts, Listener
+from impetusd.core.explain import doctor
+from impetusd.core.explain.doctor import FAIL, FEATURES, JUDGES, OK, WARN, Disk, Facts, Listener
 from impetusd.core.trust import Fault
 
 GB = 1 << 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.core import foreground
+from impetusd.core.explain import foreground
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core.health import (
+from impetusd.core.rules.health import (
     RESTART_EVERY,
     Condition,
     Observed,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,59 +14,44 @@ OURS = ("impetusd", "impetus_service")
 VERSION = "impetusd.__version__"  # everybody may
 
 # Module or package -> what of ours its modules may import, besides the version; a package's own modules are named too.
+# The nearest name counts. In words: linux and core know nobody; files reads for all; the shim knows linux; the supervisor
+# and the client know core, linux, files, and what the shim says or writes down; the command line knows the client.
+SHIM_LINUX = tuple(f"impetusd.linux.{name}" for name in ("cgroup", "clone", "inotify", "priority", "proc", "usage"))
 MAY = {
     "impetusd": (),
-    "impetusd.core": ("impetusd.core",),
-    "impetusd.shim": ("impetusd.shim", "impetusd.priority"),
+    "impetusd.core": ("impetusd.core.protocol",),
+    "impetusd.core.config": ("impetusd.core",),
+    "impetusd.core.rules": ("impetusd.core.config", "impetusd.core.rules", "impetusd.core.protocol"),
+    "impetusd.core.explain": ("impetusd.core",),
+    "impetusd.linux": ("impetusd.linux",),
+    "impetusd.linux.host": ("impetusd.core.access", "impetusd.core.config.model", "impetusd.core.protocol"),
+    "impetusd.linux.processes": ("impetusd.core.rules.memory",),
+    "impetusd.files": ("impetusd.core", "impetusd.files"),
+    "impetusd.probe": ("impetusd.core.rules.health",),
+    "impetusd.traces": ("impetusd.core.redact",),
+    "impetusd.shim": ("impetusd.shim", *SHIM_LINUX),
     "impetusd.supervisor": (
+        *("impetusd.core", "impetusd.linux", "impetusd.files", "impetusd.shim.wire", "impetusd.supervisor"),
+        *("impetusd.client.instance", "impetusd.client.ports", "impetusd.probe", "impetusd.traces"),
+    ),
+    "impetusd.supervisor.disk": ("impetusd.core", "impetusd.files", "impetusd.supervisor.disk"),
+    "impetusd.supervisor.logs": (
         *(
-            "impetusd.supervisor",
-            "impetusd.host",
-            "impetusd.folders",
-            "impetusd.priority",
-            "impetusd.source",
-            "impetusd.vetted",
-            "impetusd.traces",
-            "impetusd.probe",
-            "impetusd.ledgerfile",
-            "impetusd.instance",
-            "impetusd.ports",
             "impetusd.core",
-            "impetusd.shim.wire",
+            "impetusd.linux",
+            "impetusd.files",
+            "impetusd.supervisor.logs",
+            "impetusd.supervisor.faults",
         ),
     ),
-    "impetusd.probe": ("impetusd.core.health",),
-    "impetusd.ledgerfile": ("impetusd.core",),
-    "impetusd.ports": ("impetusd.instance",),
-    "impetusd.host": ("impetusd.core",),
-    "impetusd.reaper": (
-        *("impetusd.shim.leftovers", "impetusd.shim.orphans", "impetusd.shim.table", "impetusd.shim.tree"),
-        "impetusd.folders",
-        "impetusd.core.location",
-    ),
-    "impetusd.folders": ("impetusd.vetted",),
-    "impetusd.priority": (),
-    "impetusd.source": ("impetusd.core", "impetusd.vetted"),
-    "impetusd.vetted": ("impetusd.core",),
-    "impetusd.traces": ("impetusd.core.redact",),
-    "impetusd.instance": (
-        "impetusd.core.ini",
-        "impetusd.core.location",
-        "impetusd.folders",
-        "impetusd.shim.table",
-        "impetusd.reaper",
-    ),
-    "impetusd.control": ("impetusd.instance", "impetusd.core.protocol", "impetusd.core.location"),
-    "impetusd.daemons": ("impetusd.instance", "impetusd.core.location"),
-    "impetusd.launch": (
-        *("impetusd.control", "impetusd.daemons", "impetusd.instance", "impetusd.folders", "impetusd.core.location"),
-        "impetusd.core.protocol",
+    "impetusd.client": ("impetusd.client", "impetusd.core", "impetusd.files", "impetusd.shim.table"),
+    "impetusd.client.reaper": (
+        *("impetusd.core.config.location", "impetusd.files.folders", "impetusd.linux.cgroup", "impetusd.linux.proc"),
+        *("impetusd.shim.leftovers", "impetusd.shim.orphans", "impetusd.shim.table"),
     ),
     "impetusd.cli": (
-        *("impetusd.cli", "impetusd.control", "impetusd.launch", "impetusd.host", "impetusd.source", "impetusd.traces"),
-        *("impetusd.probe", "impetusd.ledgerfile", "impetusd.reaper", "impetusd.instance", "impetusd.vetted"),
-        *("impetusd.ports", "impetusd.folders", "impetusd.priority"),
-        "impetusd.core",
+        *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
+        *("impetusd.probe", "impetusd.traces"),
     ),
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.postgres": ("impetusd.postgres",),
@@ -124,24 +111,53 @@ def test_a_module_imports_only_what_it_may(module, is_package, path):
     assert broken(found, may) == set()
 
 
+def test_the_shim_needs_the_standard_library_alone():
+    """And what it uses of `linux`: it runs with -S, without site-packages."""
+    for module, _, path in modules():
+        if module in SHIM_LINUX or rule(module) == MAY["impetusd.shim"]:
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+            found = {
+                alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names
+            }
+            found |= {(node.module or "").partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+            assert found <= {"impetusd", *sys.stdlib_module_names}, module
+            assert module not in SHIM_LINUX or imported(path.read_text(encoding="utf-8"), module) <= {
+                "impetusd.linux.proc.unless_blind"
+            }
+
+
+def test_a_package_that_is_imported_brings_nothing_along():
+    for module, is_package, path in modules():
+        if is_package and module.partition(".")[0] == "impetusd":
+            found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in found), module
+
+
+def test_setup_cfg_names_every_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert {module for module, is_package, _ in modules() if is_package} == {*setup["options"]["packages"].split()}
+
+
 @pytest.mark.parametrize(
     ("source", "names"),
     [
-        ("import impetusd.core.ini", {"impetusd.core.ini"}),
-        ("from impetusd.core import ini, tree", {"impetusd.core.ini", "impetusd.core.tree"}),
+        ("import impetusd.core.config.ini", {"impetusd.core.config.ini"}),
+        ("from impetusd.core import access, trust", {"impetusd.core.access", "impetusd.core.trust"}),
         ("from impetusd import __version__", {"impetusd.__version__"}),
-        ("from . import ini", {"impetusd.core.ini"}),
-        ("from ..shim import wire", {"impetusd.shim.wire"}),
+        ("from . import ini", {"impetusd.core.config.ini"}),
+        ("from ...shim import wire", {"impetusd.shim.wire"}),
         ("def f():\n    from impetusd.cli.main import main", {"impetusd.cli.main.main"}),
         ("import supervisor.states, os", set()),
     ],
 )
 def test_every_way_to_import_is_seen(source, names):
-    assert imported(source, "impetusd.core.config") == names
+    assert imported(source, "impetusd.core.config.parser") == names
 
 
 def test_what_is_not_allowed_is_found():
     assert broken({"impetusd.shim.wire.pack"}, MAY["impetusd.supervisor"]) == set()
     assert broken({"impetusd.shim.spawn"}, MAY["impetusd.supervisor"]) == {"impetusd.shim.spawn"}
-    assert broken({"impetusd.corex"}, MAY["impetusd.core"]) == {"impetusd.corex"}
+    assert broken({"impetusd.corex"}, MAY["impetusd.core.config"]) == {"impetusd.corex"}
+    assert rule("impetusd.linux.host") == MAY["impetusd.linux.host"]
     assert rule("impetusd.gateway.http") is None

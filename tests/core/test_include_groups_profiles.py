@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.core import config, include, plan
-from impetusd.core.include import Source
-from impetusd.core.model import Host
-from impetusd.core.problem import ConfigError, Problem
+from impetusd.core.config import include, parser
+from impetusd.core.config.include import Source
+from impetusd.core.config.model import Host
+from impetusd.core.config.problem import ConfigError, Problem
+from impetusd.core.rules import plan
 
 USERS = {"nobody"}
 HOST = Host(euid=1000, cpus=4, user_exists=USERS.__contains__, group_exists=USERS.__contains__)
@@ -18,7 +19,7 @@ INCLUDE = "[include]\nfiles = conf.d/*.ini\n"
 
 
 def parse(text, *included, profile="", problems=(), **environ):
-    return config.parse_all(Source(FILE, text, included, tuple(problems)), environ, HOST, profile=profile)
+    return parser.parse_all(Source(FILE, text, included, tuple(problems)), environ, HOST, profile=profile)
 
 
 def problems(text, *included, **more):
@@ -156,7 +157,7 @@ class TestProfiles:
 
     def test_an_instance_has_its_own(self):
         text = f"{DB}instances = 2\n[env:db]\nA = x\n[env:db@test]\nA = ${{INSTANCE}}\n"
-        second = config.parse_all(Source(FILE, text), {}, HOST, profile="test", instance=1)
+        second = parser.parse_all(Source(FILE, text), {}, HOST, profile="test", instance=1)
         assert second.units["db"].env == {"A": "1"}
 
     @pytest.mark.parametrize(

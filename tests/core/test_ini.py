@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import ini
+from impetusd.core.config import ini
 
 # What a broken file is made of: mostly the characters that mean something.
 NOISE = st.text(st.sampled_from(list("[]=;#:$\"'\\{}-+ \t\n\r\0abAB01\ufeff\u2028é")), max_size=80)

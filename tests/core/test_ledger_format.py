@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from impetusd.core import ledger, news
+from impetusd.core.explain import ledger, news
 
 ROOT = Path(__file__).parents[2]
 SLOT = {"unit": "web", "slot": "web:0"}
@@ -103,7 +103,7 @@ def written(path):
 
 
 def test_every_kind_that_is_written_is_known():
-    modules = [*(ROOT / "impetusd" / "supervisor").glob("*.py"), Path(news.__file__)]
+    modules = [*(ROOT / "impetusd" / "supervisor").rglob("*.py"), Path(news.__file__)]
     assert {kind for path in modules for kind in written(path)} == set(ledger.KINDS)
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervisor.states import getProcessStateDescription
 
-from impetusd.core import lifecycle
-from impetusd.core.lifecycle import (
+from impetusd.core.config.model import Autorestart
+from impetusd.core.rules import lifecycle
+from impetusd.core.rules.lifecycle import (
     EVENTS,
     TABLE,
     Cancel,
@@ -40,8 +41,7 @@ from impetusd.core.lifecycle import (
     has_budget,
     step,
 )
-from impetusd.core.model import Autorestart
-from impetusd.core.policy import Exit, Policy
+from impetusd.core.rules.policy import Exit, Policy
 
 POLICY = Policy(wait_ready=True, max_restarts=3, restart_window=60.0)
 OK, FAILED, KILLED = Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL)

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from impetusd.core import config, ini, linepattern
-from impetusd.core.include import Source
-from impetusd.core.linepattern import FOUND, LinePattern
-from impetusd.core.model import Host
-from impetusd.core.problem import ConfigError
+from impetusd.core.config import ini, linepattern, parser
+from impetusd.core.config.include import Source
+from impetusd.core.config.linepattern import FOUND, LinePattern
+from impetusd.core.config.model import Host
+from impetusd.core.config.problem import ConfigError
 
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
 ATOMS = [
@@ -123,7 +123,7 @@ REFUSED = {
 
 def read(pattern, rules):
     text = f"[program:db]\ncommand = db\nready = log:{pattern}\n"
-    return config.parse_all(Source("/srv/impetusd.ini", text), {}, HOST, rules=rules).units["db"]
+    return parser.parse_all(Source("/srv/impetusd.ini", text), {}, HOST, rules=rules).units["db"]
 
 
 @pytest.mark.parametrize("pattern", REFUSED)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.cli import logrotate
-from impetusd.core import config
-from impetusd.core.model import Host, LogAccess
-from impetusd.core.plan import plan
-from impetusd.core.problem import ConfigError
+from impetusd.cli.logs import logrotate
+from impetusd.core.config import parser
+from impetusd.core.config.model import Host, LogAccess
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.rules.plan import plan
 
 ROOT = Host(euid=0, cpus=4, user_exists={"alice", "1001"}.__contains__, group_exists={"adm", "4"}.__contains__)
 MORTAL = Host(euid=1000, cpus=4, user_exists=ROOT.user_exists, group_exists=ROOT.group_exists)
 
 
 def parsed(keys, host=ROOT):
-    return config.parse(f"[impetusd]\n{keys}\n[program:db]\ncommand = db\n", "/srv/impetusd.ini", {}, host)
+    return parser.parse(f"[impetusd]\n{keys}\n[program:db]\ncommand = db\n", "/srv/impetusd.ini", {}, host)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.core import config, logpaths
-from impetusd.core.model import Host
-from impetusd.core.problem import ConfigError
+from impetusd.core.config import logpaths, parser
+from impetusd.core.config.model import Host
+from impetusd.core.config.problem import ConfigError
 
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
 POOL = "[pool:web]\napp = shop:app\nlisten = 127.0.0.1:8080\n"
@@ -18,7 +18,7 @@ def program(name, keys=""):
 
 def problems(text):
     try:
-        config.parse(text, "/srv/impetusd.ini", {}, HOST)
+        parser.parse(text, "/srv/impetusd.ini", {}, HOST)
     except ConfigError as error:
         return [problem.text for problem in error.problems]
     return []
@@ -73,17 +73,17 @@ def test_it_is_no_mistake_where_it_is_meant_or_is_not_so(text):
 
 
 def test_what_is_in_force_since_before_there_was_this_rule_stays_so():
-    source = config.Source("/srv/impetusd.ini", program("a", "instances = 2") + program("a-0"))
-    assert list(config.parse_all(source, {}, HOST, rules=1).units) == ["a", "a-0"]
+    source = parser.Source("/srv/impetusd.ini", program("a", "instances = 2") + program("a-0"))
+    assert list(parser.parse_all(source, {}, HOST, rules=1).units) == ["a", "a-0"]
 
 
 @pytest.mark.parametrize("name", ["stdout", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_has_several_names(name):
-    unit = config.parse(program("a", f"out_file = {name}\ninstances = 2"), "/srv/impetusd.ini", {}, HOST).units["a"]
+    unit = parser.parse(program("a", f"out_file = {name}\ninstances = 2"), "/srv/impetusd.ini", {}, HOST).units["a"]
     assert logpaths.log_file(unit, "out", "-1", "/l") == "stdout"
     assert logpaths.log_file(unit, "error", "-1", "/l") == "/l/a-1-error.log"
 
 
 def test_by_former_rules_a_name_was_a_file():
-    source = config.Source("/srv/impetusd.ini", program("a", "out_file = stdout"))
-    assert config.parse_all(source, {}, HOST, rules=1).units["a"].out_file == "/srv/stdout"
+    source = parser.Source("/srv/impetusd.ini", program("a", "out_file = stdout"))
+    assert parser.parse_all(source, {}, HOST, rules=1).units["a"].out_file == "/srv/stdout"

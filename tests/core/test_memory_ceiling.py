@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core.memory import (
+from impetusd.core.rules.memory import (
     AGAIN,
     FAR,
     MB,

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from impetusd.core import config, ini, sample
-from impetusd.core.include import Source
-from impetusd.core.model import Host
-from impetusd.core.problem import ConfigError
+from impetusd.core.config import ini, parser, sample
+from impetusd.core.config.include import Source
+from impetusd.core.config.model import Host
+from impetusd.core.config.problem import ConfigError
 
 HOST = Host(euid=0, cpus=4, user_exists=lambda name: name != "ghost", group_exists=lambda _: True)
 SEED, FILES, PARTS = 20_13, 5_000, 5
@@ -80,7 +80,7 @@ def mutated(text: str, chance: random.Random) -> str:
 
 def read(text: str, **how: int) -> None:
     try:
-        found = config.parse_all(Source("/srv/x.ini", text), {"USER": "u"}, HOST, **how)
+        found = parser.parse_all(Source("/srv/x.ini", text), {"USER": "u"}, HOST, **how)
     except ConfigError as error:
         told = [str(problem) for problem in error.problems]
         assert told

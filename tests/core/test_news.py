@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core import news
-from impetusd.core.ledger import KINDS
-from impetusd.core.lifecycle import (
+from impetusd.core.config.model import Autorestart
+from impetusd.core.explain import news
+from impetusd.core.explain.ledger import KINDS
+from impetusd.core.rules.lifecycle import (
     Deadline,
     Exited,
     Fail,
@@ -28,8 +29,7 @@ from impetusd.core.lifecycle import (
     Want,
     step,
 )
-from impetusd.core.model import Autorestart
-from impetusd.core.policy import Exit, Policy
+from impetusd.core.rules.policy import Exit, Policy
 
 POLICY = Policy(max_restarts=3, min_uptime=1.0, kill_timeout=5.0)
 OK, FAILED, KILLED = Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core import config, ini, plan
-from impetusd.core.include import Source
-from impetusd.core.model import Host
-from impetusd.core.policy import Exit, Policy, delay, policy_of, signal_name
+from impetusd.core.config import ini, parser
+from impetusd.core.config.include import Source
+from impetusd.core.config.model import Host
+from impetusd.core.rules import plan
+from impetusd.core.rules.policy import Exit, Policy, delay, policy_of, signal_name
 
 
 def test_a_run_that_lasted_is_followed_by_restart_delay_alone():
@@ -52,7 +53,7 @@ def test_a_program_that_does_not_tell_is_ready_after_a_second_at_most_and_by_for
     text = Source(
         "/srv/x.ini", "[program:p]\ncommand = p\nmin_uptime = 200s\n[program:q]\ncommand = q\nmin_uptime = 0\n"
     )
-    new, old = (config.parse_all(text, {}, host, rules=rules) for rules in (ini.RULES, 1))
+    new, old = (parser.parse_all(text, {}, host, rules=rules) for rules in (ini.RULES, 1))
     assert [policy_of(unit).settling for unit in new.units.values()] == [1.0, 0.0]
     assert [policy_of(unit).settling for unit in old.units.values()] == [200.0, 0.0]
     (change,) = plan.plan(lambda _: old, lambda _: new, lambda _: 1)

@@ -165,10 +165,14 @@ def _texts(source):
             yield node.value
 
 
-@pytest.mark.parametrize("part", ["core", "supervisor", "cli", "shim", "."])
+@pytest.mark.parametrize("part", ["core", "supervisor", "cli", "client", "files", "linux", "shim", "."])
 def test_nothing_that_we_say_ourselves_is_hidden(part):
     folder = pathlib.Path(impetusd.__file__).parent / part
-    ours = [path for path in folder.glob("*.py") if path.name not in {"redact.py", "unitfiles.py"}]
+    ours = [
+        path
+        for path in (folder.glob if part == "." else folder.rglob)("*.py")
+        if path.name not in {"redact.py", "unitfiles.py"}
+    ]
     assert ours
     for path in ours:
         for said in _texts(path.read_text()):

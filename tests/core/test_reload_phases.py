@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import reload as core
-from impetusd.core.lifecycle import State
-from impetusd.core.model import Kind, Listen, Ready, Unit
-from impetusd.core.reload import Count, Do, Order, Part, Phase, Reload, Seen, View
+from impetusd.core.config.model import Kind, Listen, Ready, Unit
+from impetusd.core.rules import reload as core
+from impetusd.core.rules.lifecycle import State
+from impetusd.core.rules.reload import Count, Do, Order, Part, Phase, Reload, Seen, View
 
 BASE = 7  # the number of the old template's process
 

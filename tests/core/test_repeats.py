@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.core.lifecycle import Slot, State
-from impetusd.core.policy import Exit
-from impetusd.core.repeats import NAMED, Repeats, cause_of, is_next_try
+from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.policy import Exit
+from impetusd.core.rules.repeats import NAMED, Repeats, cause_of, is_next_try
 
 SCARCE = Exit(stage="making log pipes", error="Too many open files")
 

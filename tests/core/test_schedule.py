@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from impetusd.core.model import Overlap
-from impetusd.core.schedule import (
+from impetusd.core.config.model import Overlap
+from impetusd.core.rules.schedule import (
     ALIASES,
     RETRY_AT_MOST,
     Cron,

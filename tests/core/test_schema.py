@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core import agreement, config, describe, ini, location, sample, schema
-from impetusd.core.model import (
+from impetusd.core.config import agreement, describe, ini, location, parser, sample, schema
+from impetusd.core.config.model import (
     Access,
     Action,
     Autorestart,
@@ -361,18 +361,18 @@ def keys_in(text):
 class TestSample:
     def test_the_one_in_conf_is_the_one_that_is_generated(self):
         text = (ROOT / "conf" / "impetusd.ini").read_text(encoding="utf-8")
-        assert text == sample.sample(".."), "run: python -m impetusd.core.sample > conf/impetusd.ini"
+        assert text == sample.sample(".."), "run: python -m impetusd.core.config.sample > conf/impetusd.ini"
 
     def test_it_fits_a_terminal(self):
         assert max(map(len, sample.sample("..").splitlines())) <= sample.WIDTH
 
     def test_in_a_clone_everything_lives_in_var(self):
-        paths = config.parse(sample.sample(".."), "/srv/my app/conf/impetusd.ini", {}, HOST).paths
+        paths = parser.parse(sample.sample(".."), "/srv/my app/conf/impetusd.ini", {}, HOST).paths
         assert (paths.base_dir, paths.run_dir) == ("/srv/my app", "/srv/my app/var/run")
 
     @pytest.mark.parametrize("path", ["/etc/impetusd/impetusd.ini", "/srv/my app/impetusd.ini"])
     def test_it_starts_the_service_with_a_database_of_its_own(self, path):
-        found = config.parse(sample.sample(), path, {}, HOST)
+        found = parser.parse(sample.sample(), path, {}, HOST)
         web, db = found.units["web"], found.units["db"]
         assert db.enabled
         assert db.wait_ready
@@ -383,18 +383,18 @@ class TestSample:
         assert web.env["DATABASE_URL"] == f"postgresql:///impetus?host={found.paths.run_dir}/postgres&user=impetus"
 
     def test_it_looks_after_the_database_every_night(self):
-        found = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
+        found = parser.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
         timer = found.timers["maintenance"]
         assert timer.unit.command[1:] == ("maintenance",)
         assert describe.timer(timer)["cron"] == "0 3 * * *"
         assert timer.unit.env["DATABASE_URL"] == found.units["web"].env["DATABASE_URL"]
 
     def test_it_asks_each_worker_and_restarts_none_for_a_database_that_is_away(self):
-        check = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST).health["web"]
+        check = parser.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST).health["web"]
         assert (check.http, check.target, check.interval, check.action) == ("/health", "web", 30, Action.ALERT)
 
     def test_with_a_database_in_the_environment_it_starts_none(self):
-        found = config.parse(sample.sample(), "/srv/impetusd.ini", {"DATABASE_URL": "postgres://elsewhere/x"}, HOST)
+        found = parser.parse(sample.sample(), "/srv/impetusd.ini", {"DATABASE_URL": "postgres://elsewhere/x"}, HOST)
         assert not found.units["db"].enabled
         assert found.units["web"].env["DATABASE_URL"] == "postgres://elsewhere/x"
 
@@ -421,14 +421,14 @@ class TestSample:
                 lines.append(each)
             if header and here == section:
                 lines += wanted
-        config.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
+        parser.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
 
     def test_what_it_shows_as_defaults_are_the_defaults(self):
-        before = config.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
+        before = parser.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
         defaults = {(key.sections[0], key.name) for key in schema.KEYS if key.default}
         shown = {line for section, name, line in keys_in(sample.sample()) if (section, name) in defaults - LIVE}
         lines = [line[1:] if line in shown else line for line in sample.sample().splitlines()]
-        after = config.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
+        after = parser.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
         assert after.paths == before.paths
         for name, unit in before.units.items():
             assert dataclasses.replace(after.units[name], where=unit.where) == unit

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from impetusd.core import config, ini
-from impetusd.core.include import Source
-from impetusd.core.model import Host
-from impetusd.core.problem import ConfigError
+from impetusd.core.config import ini, parser
+from impetusd.core.config.include import Source
+from impetusd.core.config.model import Host
+from impetusd.core.config.problem import ConfigError
 
 HOST = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
 FILE = "/srv/my app/x.ini"
@@ -15,7 +15,7 @@ FILE = "/srv/my app/x.ini"
 
 def parse(command, rules=ini.RULES, **environ):
     text = f"[program:p]\ncommand = {command}\n"
-    return config.parse_all(Source(FILE, text), environ, HOST, rules=rules)
+    return parser.parse_all(Source(FILE, text), environ, HOST, rules=rules)
 
 
 @pytest.mark.parametrize(

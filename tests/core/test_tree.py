@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.core import tree
+from impetusd.core.rules import tree
 
 NAMES = "abcdef"
 

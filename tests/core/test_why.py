@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core import news, story
-from impetusd.core.finding import Facts
-from impetusd.core.lifecycle import (
+from impetusd.core.explain import news, story
+from impetusd.core.explain.finding import Facts
+from impetusd.core.explain.why import explain
+from impetusd.core.rules.lifecycle import (
     Deadline,
     Exited,
     Fail,
@@ -26,8 +27,7 @@ from impetusd.core.lifecycle import (
     Stop,
     step,
 )
-from impetusd.core.policy import Exit, Policy
-from impetusd.core.why import explain
+from impetusd.core.rules.policy import Exit, Policy
 
 NOW = 1764108300.0  # 2025-11-25 22:05:00 UTC
 ROOT = {"uid": 0, "user": "root", "login": "alice", "tty": "pts/3"}

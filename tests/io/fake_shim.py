@@ -1,4 +1,5 @@
-"""A daemon as `impetusd.launch` starts it: argv is CONF PATHS_JSON, then how to behave, then a file to count starts in.
+"""A daemon as `impetusd.client.launch` starts it: argv is CONF PATHS_JSON, then how to behave, then a file to
+count starts in.
 
 Behaviours: "serve" answers until it is told to stop everything; "fail" ends with a sentence; "mute" never answers.
 """
@@ -14,7 +15,7 @@ import time
 
 from fake_supervisor import PONG, FakeSupervisor, row
 
-from impetusd.core.location import Paths
+from impetusd.core.config.location import Paths
 
 
 def main() -> int:

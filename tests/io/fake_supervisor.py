@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from impetusd.core import protocol
-from impetusd.core.location import Paths
+from impetusd.core.config.location import Paths
 
 
 def paths_in(directory: object) -> Paths:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 
-from impetusd.core.model import Action, Health, Unit
+from impetusd.core.config.model import Action, Health, Unit
 
 
 class _Jumps(selectors.DefaultSelector):

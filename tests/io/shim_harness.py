@@ -22,7 +22,9 @@ from typing import Any, Self
 
 from waiting import wait_for
 
-from impetusd.shim import leftovers, table, tree, wire
+from impetusd.linux import proc
+from impetusd.linux.cgroup import Cgroups, own_cgroup
+from impetusd.shim import leftovers, table, wire
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = os.path.join(os.path.dirname(HERE), "programs")
@@ -30,7 +32,7 @@ PATIENCE = 30.0  # seconds until a test that waits for something gives up
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _PR_SET_CHILD_SUBREAPER = 36
 
-CGROUPS = bool(tree.own_cgroup()) and os.access(f"{tree.own_cgroup()}/cgroup.procs", os.W_OK)
+CGROUPS = bool(own_cgroup()) and os.access(f"{own_cgroup()}/cgroup.procs", os.W_OK)
 
 
 class Supervisor:
@@ -117,7 +119,7 @@ class Shim:
     """A shim in a state directory of its own. `setup` is run in it first (see shim_host.py)."""
 
     def __init__(self, *, setup: str = "", cgroups: bool = True, command: list[str] | None = None) -> None:
-        self._setup = setup if cgroups else f"tree.own_cgroup = lambda: ''\n{setup}"
+        self._setup = setup if cgroups else f"cgroup.own_cgroup = lambda: ''\n{setup}"
         self._command = command
         self._lives: list[Supervisor] = []
         self.pipes: dict[str, int] = {}
@@ -133,7 +135,7 @@ class Shim:
         self.listening.listen(16)
         self.listening.settimeout(PATIENCE)
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._before = set(tree.children())
+        self._before = set(proc.children())
         self.paths = {
             "conf": "x.ini",
             "base_dir": self.dir,
@@ -180,14 +182,14 @@ class Shim:
         """End everything, children of children of the shim included: they become this process's by adoption."""
         roots = [self.pid]
         while roots:
-            for member in tree.descendants(roots, tree.snapshot(), set()):
-                tree.send(member, signal.SIGKILL)
+            for member in proc.descendants(roots, proc.snapshot(), set()):
+                proc.send(member, signal.SIGKILL)
             self.process.poll()
             for pid in roots:
                 if pid != self.pid:
                     os.waitpid(pid, 0)
             self.process.wait(PATIENCE)
-            roots = [pid for pid in tree.children() if pid not in self._before]
+            roots = [pid for pid in proc.children() if pid not in self._before]
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         for life in self._lives:
             life.close()
@@ -196,15 +198,15 @@ class Shim:
         self.listening.close()
         self._errors.close()
         if self.cgroup:
-            tree.Cgroups.remove(self.cgroup)
+            Cgroups.remove(self.cgroup)
         self._folder.cleanup()
 
     @property
     def cgroup(self) -> str:
         """The shim's cgroup, or '' where it has none."""
         held = os.stat(self.paths["state_dir"])
-        path = f"{tree.own_cgroup()}/impetusd-{held.st_dev}-{held.st_ino}"
-        return path if tree.own_cgroup() and os.path.isdir(path) else ""
+        path = f"{own_cgroup()}/impetusd-{held.st_dev}-{held.st_ino}"
+        return path if own_cgroup() and os.path.isdir(path) else ""
 
     def path(self, name: str) -> str:
         return os.path.join(self.dir, name)

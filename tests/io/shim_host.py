@@ -9,9 +9,13 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from impetusd.shim import leftovers, main, spawn, supervision, tree
+from impetusd.linux import cgroup, proc
+from impetusd.shim import leftovers, main, spawn, supervision
 
 setup = sys.argv.pop(1)
 spawn.prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: a test that is killed leaves no shim behind
-exec(setup, {"leftovers": leftovers, "main": main, "spawn": spawn, "supervision": supervision, "tree": tree})
+exec(
+    setup,
+    {"leftovers": leftovers, "main": main, "spawn": spawn, "supervision": supervision, "proc": proc, "cgroup": cgroup},
+)
 sys.exit(main.main())

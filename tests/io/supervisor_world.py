@@ -18,12 +18,12 @@ from unittest.mock import patch
 
 from waiting import until
 
-from impetusd.core.location import Paths, locate
+from impetusd.core.config.location import Paths, locate
 from impetusd.core.protocol import Request, check_params
 from impetusd.shim import wire
 from impetusd.supervisor import lifeline
 from impetusd.supervisor.daemon import Daemon
-from impetusd.supervisor.link import Link
+from impetusd.supervisor.start.link import Link
 
 NOBODYS = 1 << 23  # the kernel gives no pid as high as this (PID_MAX_LIMIT)
 Scenario = Callable[["Life"], Awaitable[None]]

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from impetusd.core.lifecycle import Slot, State, Want
-from impetusd.core.location import Paths
-from impetusd.supervisor import record
-from impetusd.supervisor.applying import APPLY, BEFORE, CONFIG
+from impetusd.core.config.location import Paths
+from impetusd.core.rules.lifecycle import Slot, State, Want
+from impetusd.supervisor.api.applying import APPLY, BEFORE, CONFIG
 from impetusd.supervisor.daemon import Daemon
 from impetusd.supervisor.proof import Rehearsal
+from impetusd.supervisor.slots import record
 
 RAN = 1_000_000.0  # far from the present on every clock
 

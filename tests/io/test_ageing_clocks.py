@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from waiting import until
 
-from impetusd.core.lifecycle import Slot, State
-from impetusd.supervisor import ageing
-from impetusd.supervisor.ageing import Ageing
-from impetusd.supervisor.entry import Role
+from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.supervisor.rules import ageing
+from impetusd.supervisor.rules.ageing import Ageing
+from impetusd.supervisor.slots.entry import Role
 
 PATIENCE = 30.0
 

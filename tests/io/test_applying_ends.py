@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from taken_over import APPLY, changes, configuration, row, slot, taken_over
 
-from impetusd.core import protocol, switches
-from impetusd.core.lifecycle import State, Want
+from impetusd.core import protocol
+from impetusd.core.config import switches
+from impetusd.core.rules.lifecycle import State, Want
 
 TIMERS = """
 [timer:a]
@@ -82,7 +83,7 @@ def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, e
 @in_a_loop
 async def test_what_never_moves_is_named_and_given_up(paths, monkeypatch):
     """The shim never tells how the job ended: as if the kernel did not let go of it."""
-    monkeypatch.setattr("impetusd.supervisor.applying.SLACK", -29.95)  # listen_timeout is 30 s
+    monkeypatch.setattr("impetusd.supervisor.api.applying.SLACK", -29.95)  # listen_timeout is 30 s
     blobs = {"slot:a": job(1), APPLY: changes("removed", "a")}
     text = TIMERS.replace("[timer:b]\ncommand = sleep 0.25\nevery = 1d\n", "")
     with taken_over(paths, configuration(text, "a"), configuration(text), blobs, [row(1)]) as (daemon, link):
@@ -191,7 +192,7 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
 @in_a_loop
 async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
     """A migration; and whoever waits for it."""
-    monkeypatch.setattr("impetusd.supervisor.applying.SLACK", -29.95)
+    monkeypatch.setattr("impetusd.supervisor.api.applying.SLACK", -29.95)
     text = (
         "[program:migrate]\ncommand = sleep 1\ntype = oneshot\n[program:web]\ncommand = sleep 1\ndepends_on = migrate\n"
     )

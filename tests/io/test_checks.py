@@ -14,11 +14,11 @@ from health_harness import check, passes, simulated, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from impetusd.core.health import RESTART_EVERY, Result, Turn
-from impetusd.core.lifecycle import State, Want
-from impetusd.core.model import Action, Kind
-from impetusd.supervisor.checks import Checks
-from impetusd.supervisor.entry import Entry, Role
+from impetusd.core.config.model import Action, Kind
+from impetusd.core.rules.health import RESTART_EVERY, Result, Turn
+from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.rules.checks import Checks
+from impetusd.supervisor.slots.entry import Entry, Role
 
 OK, BAD = Result(True, "200 OK", 0.002), Result(False, "503 Service Unavailable: no database", 0.001)
 

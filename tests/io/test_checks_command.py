@@ -12,7 +12,7 @@ from fake_supervisor import PONG, FakeSupervisor, failed_row, paths_in, row
 from probe_server import Server, drips, says, unused_port
 
 from impetusd.cli import health, main
-from impetusd.cli.terminal import Screen
+from impetusd.cli.screen.terminal import Screen
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,15 +7,15 @@ import os
 
 import pytest
 
-from impetusd.core import config
-from impetusd.core.problem import ConfigError
-from impetusd.host import this_host
-from impetusd.supervisor import childspec
-from impetusd.supervisor.childspec import Found
+from impetusd.core.config import parser
+from impetusd.core.config.problem import ConfigError
+from impetusd.linux.host import this_host
+from impetusd.supervisor.start import childspec
+from impetusd.supervisor.start.childspec import Found
 
 
 def unit(text):
-    (found,) = config.parse(text, "/srv/impetusd.ini", {}, this_host()).units.values()
+    (found,) = parser.parse(text, "/srv/impetusd.ini", {}, this_host()).units.values()
     return found
 
 
@@ -52,7 +52,7 @@ class TestIncrementVar:
 
 
 def test_a_timers_job_is_its_command():
-    timer = config.parse("[timer:t]\ncommand = t 'a b'\nevery = 1s\n", "/srv/x.ini", {}, this_host()).timers["t"]
+    timer = parser.parse("[timer:t]\ncommand = t 'a b'\nevery = 1s\n", "/srv/x.ini", {}, this_host()).timers["t"]
     assert childspec.command(timer.unit, "") == ["t", "a b"]
 
 

@@ -9,9 +9,9 @@ import time
 import pytest
 from fake_supervisor import FakeSupervisor
 
-from impetusd import ledgerfile
 from impetusd.cli import events, past
-from impetusd.cli.terminal import Screen
+from impetusd.cli.screen.terminal import Screen
+from impetusd.files import ledgerfile
 
 STARTED = {"n": 1, "at": 1764108251.0, "kind": "start", "unit": "web", "slot": "web:0", "pid": 7, "why": ""}
 ENDED = {

@@ -12,7 +12,7 @@ from fake_supervisor import FakeSupervisor, paths_in, row
 from impetusd import __version__
 from impetusd.cli import app, main, place
 from impetusd.cli.failure import Failure
-from impetusd.host import this_host
+from impetusd.linux.host import this_host
 
 
 @pytest.fixture

@@ -6,16 +6,16 @@ import os
 import subprocess
 from pathlib import Path
 
-from impetusd import host
-from impetusd.cli import logrotate
-from impetusd.core import config
-from impetusd.host import group_name, this_host, user_name
+from impetusd.cli.logs import logrotate
+from impetusd.core.config import parser
+from impetusd.linux import host
+from impetusd.linux.host import group_name, this_host, user_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def patterns(text):
-    made = config.parse(text, "/srv/a b/impetusd.ini", {}, this_host())
+    made = parser.parse(text, "/srv/a b/impetusd.ini", {}, this_host())
     head, _, rest = logrotate.text(made, "/usr/bin/impetusd", "shop", "shop").partition(" {\n")
     return [line.strip('"') for line in head.splitlines()], rest
 
@@ -53,7 +53,7 @@ def test_the_real_logrotate_finds_the_logs_wherever_they_are(tmp_path):
         units.append(f'[program:p{number}]\ncommand = x\nout_file = "{written}"\n')
     conf = tmp_path / "conf's dir" / "impetusd.ini"
     conf.parent.mkdir()
-    made = config.parse("".join(units), str(conf), {}, this_host())
+    made = parser.parse("".join(units), str(conf), {}, this_host())
     reopen = tmp_path / "bin dir" / "impetusd"
     reopen.parent.mkdir()
     reopen.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$(dirname "$0")/said"\n')

@@ -12,7 +12,7 @@ from fake_supervisor import FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.cli import tail
+from impetusd.cli.logs import tail
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

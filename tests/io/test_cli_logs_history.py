@@ -11,8 +11,8 @@ from fake_supervisor import FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.cli import history, tail, when
-from impetusd.supervisor.lines import Options, dress, stamp
+from impetusd.cli.logs import history, tail, when
+from impetusd.supervisor.logs.lines import Options, dress, stamp
 
 NOW = 1_800_000_000.0
 

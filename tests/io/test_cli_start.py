@@ -10,10 +10,10 @@ import pytest
 from fake_supervisor import FakeSupervisor, failed_row, row
 from waiting import wait_for
 
-from impetusd import control, launch
 from impetusd.cli import app
+from impetusd.client import control, launch
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
-from impetusd.shim import tree
+from impetusd.linux import proc
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -21,7 +21,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 DRIVER = """
 import json, sys
 sys.path[:0] = [{root!r}, {here!r}]
-from impetusd import launch
+from impetusd.client import launch
 real = launch.shim_argv
 launch.shim_argv = lambda paths, **how: [sys.executable, {here!r} + "/fake_shim.py", *real(paths, **how)[-2:], {how!r}, {starts!r}]
 from impetusd.cli.main import main
@@ -171,10 +171,10 @@ def test_a_daemon_that_does_not_answer_in_time_is_told(paths, daemons, monkeypat
             daemons.starts_file,
         ],
     )
-    before = tree.children()
+    before = proc.children()
     with pytest.raises(control.ControlError, match="does not answer"):
         launch.ensure_running(paths)
-    assert tree.children() == before  # the witness is gone
+    assert proc.children() == before  # the witness is gone
 
 
 def test_the_shim_is_started_isolated(paths):

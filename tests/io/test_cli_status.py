@@ -13,8 +13,9 @@ import threading
 import pytest
 from fake_supervisor import PONG, FakeSupervisor, failed_row, row
 
-from impetusd.cli import main, progress, table
-from impetusd.cli.terminal import Screen, coloured, plain, screen_of
+from impetusd.cli import main
+from impetusd.cli.screen import progress, table
+from impetusd.cli.screen.terminal import Screen, coloured, plain, screen_of
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

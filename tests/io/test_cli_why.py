@@ -9,7 +9,7 @@ import time
 import pytest
 from fake_supervisor import FakeSupervisor, failed_row, row
 
-from impetusd import ledgerfile
+from impetusd.files import ledgerfile
 
 NAMES = {"web": "web:0"}
 

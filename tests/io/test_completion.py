@@ -18,7 +18,8 @@ import click
 import pytest
 from fake_supervisor import FakeSupervisor, row
 
-from impetusd.cli import app, completion, main, place
+from impetusd.cli import app, main, place
+from impetusd.cli.install import completion
 
 BIN = os.path.dirname(sys.executable)
 SHELLS = tuple(completion.SCRIPTS)

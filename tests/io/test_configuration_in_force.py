@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from impetusd.core.plan import Effect, plan
-from impetusd.core.problem import ConfigError
-from impetusd.supervisor.applying import Configuration, read
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.rules.plan import Effect, plan
+from impetusd.supervisor.api.applying import Configuration, read
 
 TEXT = """
 [impetusd]

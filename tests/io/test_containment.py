@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from supervisor_world import Life, Shim
 
-from impetusd import vetted
-from impetusd.core import lifecycle, repeats
 from impetusd.core.protocol import ProtocolError
-from impetusd.supervisor import childspec, lookups
+from impetusd.core.rules import lifecycle, repeats
+from impetusd.files import vetted
+from impetusd.supervisor.start import childspec, lookups
 
 BACKOFF = "min_uptime = 0\nexp_backoff_restart_delay = 20ms\nexp_backoff_max_delay = 20ms\nmax_restarts = 1000000\n"
 GHOST = f"[program:ghost]\ncommand = sleep 1000\nuser = ghost\n{BACKOFF}"

@@ -10,8 +10,8 @@ import stat
 import pytest
 
 from impetusd.core.access import ACL, Person
-from impetusd.supervisor.control import Peer
-from impetusd.supervisor.sockets import admit, bind_unix
+from impetusd.supervisor.api.control import Peer
+from impetusd.supervisor.start.sockets import admit, bind_unix
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 ALICE = Person("viewer", "alice", 61001, frozenset({61001}))

@@ -9,8 +9,8 @@ import threading
 import pytest
 from fake_supervisor import PONG, FakeSupervisor, HangUp, paths_in, row
 
-from impetusd import control
-from impetusd.control import ControlError, Hooks, NotRunning
+from impetusd.client import control
+from impetusd.client.control import ControlError, Hooks, NotRunning
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 
 STATUS = {**PONG, "units": [row("web:0")]}

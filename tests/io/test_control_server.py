@@ -15,12 +15,12 @@ import pytest
 from waiting import until
 
 from impetusd.core import protocol
-from impetusd.core.model import Group
+from impetusd.core.config.model import Group
 from impetusd.core.protocol import MAX_NAMES, MAX_PATTERNS, ProtocolError, Request
-from impetusd.supervisor import audit, control
-from impetusd.supervisor.audit import MOST_FAILED, MOST_NAMES, MOST_REFUSED, Audit
-from impetusd.supervisor.commands import Commands, parse_signal
-from impetusd.supervisor.control import OF_ONE_USER, ControlServer
+from impetusd.supervisor.api import audit, control
+from impetusd.supervisor.api.audit import MOST_FAILED, MOST_NAMES, MOST_REFUSED, Audit
+from impetusd.supervisor.api.commands import Commands, parse_signal
+from impetusd.supervisor.api.control import OF_ONE_USER, ControlServer
 
 BOB, CAROL = 61001, 61002
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about other users")

@@ -8,9 +8,10 @@ import errno
 from waiting import turns
 
 from impetusd.core.protocol import check_params
-from impetusd.supervisor import events, ledger
-from impetusd.supervisor.events import Events
-from impetusd.supervisor.ledger import Ledger
+from impetusd.supervisor.api import events
+from impetusd.supervisor.api.events import Events
+from impetusd.supervisor.disk import ledger
+from impetusd.supervisor.disk.ledger import Ledger
 
 
 def bench(test, tmp_path):

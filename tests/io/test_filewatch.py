@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from waiting import until, wait_for
 
-from impetusd.supervisor import filewatch
-from impetusd.supervisor.filewatch import FileWatch, ignored, log_glob
+from impetusd.supervisor.rules import filewatch
+from impetusd.supervisor.rules.filewatch import FileWatch, ignored, log_glob
 
 pytest.importorskip("watchfiles")
 

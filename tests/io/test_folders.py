@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from impetusd.core.model import Listen
-from impetusd.folders import address_of, open_file, open_folder
-from impetusd.supervisor import logfile, rotation
-from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.lines import Options
-from impetusd.supervisor.logfile import LogFile
-from impetusd.supervisor.sockets import bind_unix, listen_on
+from impetusd.core.config.model import Listen
+from impetusd.files.folders import address_of, open_file, open_folder
+from impetusd.supervisor.logs import logfile, rotation
+from impetusd.supervisor.logs.lines import Options
+from impetusd.supervisor.logs.logfile import LogFile
+from impetusd.supervisor.start.childspec import CannotStart
+from impetusd.supervisor.start.sockets import bind_unix, listen_on
 
 BOB = 61001
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about files that only root may touch")

@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
-from impetusd.cli import app, reference
+from impetusd.cli import app
 from impetusd.cli import help as help_command
+from impetusd.cli.install import reference
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "impetusd" / "help"
@@ -73,7 +74,7 @@ def test_a_page_fits_a_terminal(name):
 
 def test_the_reference_is_what_the_program_is_now():
     text = (FOLDER / "reference.md").read_text(encoding="utf-8")
-    assert text == reference.page(), "run: python -m impetusd.cli.reference impetusd/help"
+    assert text == reference.page(), "run: python -m impetusd.cli.install.reference impetusd/help"
 
 
 def test_links_between_pages_lead_somewhere():

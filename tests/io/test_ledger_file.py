@@ -10,8 +10,8 @@ import os
 import pytest
 from waiting import until
 
-from impetusd.supervisor import ledger
-from impetusd.supervisor.ledger import Ledger
+from impetusd.supervisor.disk import ledger
+from impetusd.supervisor.disk.ledger import Ledger
 
 
 class Bench:

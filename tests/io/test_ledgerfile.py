@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from impetusd import ledgerfile
-from impetusd.ledgerfile import Query
+from impetusd.files import ledgerfile
+from impetusd.files.ledgerfile import Query
 
 
 def record(n, unit="web", **fields):

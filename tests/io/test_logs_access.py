@@ -10,9 +10,9 @@ import pytest
 from waiting import wait_for
 from writer_harness import Bench, read
 
-from impetusd.core.model import LogAccess
-from impetusd.supervisor.lines import Options
-from impetusd.supervisor.logaccess import Rights, rights_of
+from impetusd.core.config.model import LogAccess
+from impetusd.supervisor.logs.lines import Options
+from impetusd.supervisor.logs.logaccess import Rights, rights_of
 
 GROUP = 61077
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -12,9 +12,10 @@ import pytest
 from waiting import wait_for
 from writer_harness import DEADLINE, Bench, read
 
-from impetusd.supervisor import loglane, logpipe, rotation, starter
-from impetusd.supervisor.lines import Options
-from impetusd.supervisor.logpipe import own_end
+from impetusd.supervisor.logs import loglane, logpipe, rotation
+from impetusd.supervisor.logs.lines import Options
+from impetusd.supervisor.logs.logpipe import own_end
+from impetusd.supervisor.start import starter
 
 
 @pytest.fixture

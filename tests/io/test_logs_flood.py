@@ -13,9 +13,9 @@ import pytest
 from waiting import wait_for
 from writer_harness import DEADLINE, Bench, read
 
-from impetusd.supervisor import loglane, stream
-from impetusd.supervisor.lines import GOES_ON, Options, stamp
-from impetusd.supervisor.stream import STDOUT
+from impetusd.supervisor.logs import loglane, stream
+from impetusd.supervisor.logs.lines import GOES_ON, Options, stamp
+from impetusd.supervisor.logs.stream import STDOUT
 
 STAMPED = len(f"{stamp(0.0)} ")
 MIB = 1 << 20

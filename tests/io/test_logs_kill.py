@@ -17,10 +17,10 @@ import pytest
 from waiting import wait_for
 from writer_harness import read
 
-from impetusd.supervisor.journal import Journal
-from impetusd.supervisor.lines import stamp
-from impetusd.supervisor.lost import Losses
-from impetusd.supervisor.unfinished import Unfinished
+from impetusd.supervisor.logs.journal import Journal
+from impetusd.supervisor.logs.lines import stamp
+from impetusd.supervisor.logs.lost import Losses
+from impetusd.supervisor.logs.unfinished import Unfinished
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.supervisor.lines import Options, Piece, dress, offset_after, split, stamp
+from impetusd.supervisor.logs.lines import Options, Piece, dress, offset_after, split, stamp
 
 TEXT = st.binary(max_size=60)
 

@@ -11,8 +11,8 @@ import pytest
 from waiting import wait_for
 from writer_harness import Bench, read
 
-from impetusd.supervisor import rotation
-from impetusd.supervisor.logs import Options
+from impetusd.supervisor.logs import rotation
+from impetusd.supervisor.logs.writer import Options
 
 
 @pytest.fixture
@@ -94,7 +94,9 @@ class TestByAge:
                 import time
 
                 now = time.time
-                patched.setattr("impetusd.supervisor.logfile.time.time", lambda now=now, ahead=ahead: now() + ahead)
+                patched.setattr(
+                    "impetusd.supervisor.logs.logfile.time.time", lambda now=now, ahead=ahead: now() + ahead
+                )
                 if text == b"4\n":  # the new file was made just now, by the clock of the file system
                     patched.undo()
                 bench = Bench(tmp_path)

@@ -7,9 +7,9 @@ import pty
 
 import pytest
 
-from impetusd.supervisor import logfile, stream
-from impetusd.supervisor.lines import Options, dress
-from impetusd.supervisor.stream import STDOUT, Prefix, Stream
+from impetusd.supervisor.logs import logfile, stream
+from impetusd.supervisor.logs.lines import Options, dress
+from impetusd.supervisor.logs.stream import STDOUT, Prefix, Stream
 
 
 @pytest.mark.parametrize(

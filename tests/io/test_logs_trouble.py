@@ -18,9 +18,9 @@ import pytest
 from waiting import wait_for
 from writer_harness import Bench, read
 
-from impetusd.supervisor import logfile, lost, rotation
-from impetusd.supervisor.logs import Options
-from impetusd.supervisor.lost import Losses
+from impetusd.supervisor.logs import logfile, lost, rotation
+from impetusd.supervisor.logs.lost import Losses
+from impetusd.supervisor.logs.writer import Options
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from waiting import wait_for
 from writer_harness import Bench, read
 
-from impetusd.supervisor import logfile, loglane, logpipe, logs
-from impetusd.supervisor.logs import Options
+from impetusd.supervisor.logs import logfile, loglane, logpipe, writer
+from impetusd.supervisor.logs.writer import Options
 
 STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}"
 
@@ -309,7 +309,7 @@ class TestThreads:
         assert order.index("p") <= 2 * loglane.TURN
 
     def test_more_directories_than_threads(self, bench, tmp_path):
-        for number in range(logs.LANES + 4):
+        for number in range(writer.LANES + 4):
             os.write(bench.pipe(f"{number}:out", tmp_path / str(number) / "o"), b"%d" % number)
         bench.settle()
         assert [read(tmp_path / str(n) / "o") for n in range(12)] == [b"%d" % n for n in range(12)]

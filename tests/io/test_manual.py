@@ -11,10 +11,12 @@ from pathlib import Path
 import click
 import pytest
 
-from impetusd.cli import app, completion, manual
-from impetusd.core import config, protocol, schema
-from impetusd.host import this_host
-from impetusd.supervisor.childspec import HANDED_ON
+from impetusd.cli import app
+from impetusd.cli.install import completion, manual
+from impetusd.core import protocol
+from impetusd.core.config import parser, schema
+from impetusd.linux.host import this_host
+from impetusd.supervisor.start.childspec import HANDED_ON
 
 ROOT = Path(__file__).parents[2]
 PAGES = manual.pages()
@@ -48,7 +50,7 @@ def shown():
 class TestEveryPage:
     def test_is_what_the_program_is_now(self, page):
         text = (ROOT / "conf" / "man" / page).read_text(encoding="utf-8")
-        assert text == PAGES[page], "run: python -m impetusd.cli.manual conf/man"
+        assert text == PAGES[page], "run: python -m impetusd.cli.install.manual conf/man"
 
     def test_has_no_fault_for_groff(self, page):
         run("groff", "-man", "-ww", "-z", "-Tutf8", str(ROOT / "conf" / "man" / page))
@@ -87,7 +89,7 @@ class TestCommands:
     def test_every_variable_is_one_that_is_read(self, name):
         assert any(
             f'"{name}"' in path.read_text()
-            for path in (ROOT / "impetusd" / "cli").glob("*.py")
+            for path in (ROOT / "impetusd" / "cli").rglob("*.py")
             if path.stem != "manual"
         )
 
@@ -109,7 +111,7 @@ class TestIniFile:
 
     def test_the_example_may_be_started(self):
         text = "".join(f"{line}\n" for line in manual.EXAMPLE.splitlines() if not line.startswith("user"))
-        assert set(config.parse(text, "/srv/impetusd.ini", {}, this_host()).units) == {"web", "queue"}
+        assert set(parser.parse(text, "/srv/impetusd.ini", {}, this_host()).units) == {"web", "queue"}
 
     def test_every_variable_that_is_handed_on_is_named(self):
         named = set(re.findall(r"[A-Z_]{2,}", manual.ENV))
@@ -128,4 +130,4 @@ def test_text_is_shown_as_it_is(text, tmp_path):
 @pytest.mark.parametrize("shell", completion.SCRIPTS)
 def test_the_completion_in_conf_is_what_the_program_prints(shell):
     text = (ROOT / "conf" / "completion" / completion.FILES[shell]).read_text(encoding="utf-8")
-    assert text == completion.SCRIPTS[shell], "run: python -m impetusd.cli.completion conf/completion"
+    assert text == completion.SCRIPTS[shell], "run: python -m impetusd.cli.install.completion conf/completion"

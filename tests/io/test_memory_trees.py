@@ -14,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 from waiting import until
 
-from impetusd.core.lifecycle import Slot, State
-from impetusd.core.memory import MB
-from impetusd.supervisor import memory, processes
-from impetusd.supervisor.entry import Role
-from impetusd.supervisor.memory import Memory
+from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.memory import MB
+from impetusd.linux import processes
+from impetusd.supervisor.rules import memory
+from impetusd.supervisor.rules.memory import Memory
+from impetusd.supervisor.slots.entry import Role
 
 PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 PATIENCE = 60.0
@@ -125,7 +126,7 @@ def test_over_max_memory_kill_it_is_killed_though_the_other_ceiling_is_held(benc
 
 
 def test_what_is_still_starting_is_not_recycled_before_it_runs(bench, monkeypatch):
-    monkeypatch.setattr("impetusd.core.memory.HELD", 0.1)
+    monkeypatch.setattr("impetusd.core.rules.memory.HELD", 0.1)
 
     async def scenario(bench):
         entry = bench.run("leak_memory", "--from", 60, 0, restart=30, state=State.STARTING)

@@ -18,11 +18,11 @@ import pytest
 from waiting import readable, turns, until
 
 from impetusd.shim import wire
-from impetusd.supervisor import notify
 from impetusd.supervisor.budget import Budget
-from impetusd.supervisor.entry import Role
-from impetusd.supervisor.link import Link
-from impetusd.supervisor.notify import EARLY, Notify
+from impetusd.supervisor.slots.entry import Role
+from impetusd.supervisor.start import notify
+from impetusd.supervisor.start.link import Link
+from impetusd.supervisor.start.notify import EARLY, Notify
 
 PATIENCE = 30  # seconds until a test that waits for something gives up
 SAY = "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), '\\0' + sys.argv[1])"

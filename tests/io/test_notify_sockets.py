@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from attacker import as_user
 
-from impetusd.core.location import Paths
-from impetusd.supervisor import notify_sockets
-from impetusd.supervisor.notify_sockets import OF_UNIT, OLD, SINGLE, NotifySockets, folder_for
+from impetusd.core.config.location import Paths
+from impetusd.supervisor.start import notify_sockets
+from impetusd.supervisor.start.notify_sockets import OF_UNIT, OLD, SINGLE, NotifySockets, folder_for
 
 BOB, CAROL = 61001, 61002
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about other users")

@@ -12,7 +12,7 @@ import time
 import pytest
 from waiting import wait_for
 
-from impetusd.supervisor.oom import FIRST_NAMESPACE, KEPT, Oom
+from impetusd.linux.oom import FIRST_NAMESPACE, KEPT, Oom
 
 PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 CHOSEN = "6,421,{at},-;oom-kill:constraint={why},nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/x,task_memcg=/x,task={name},pid={pid},uid=0\n"

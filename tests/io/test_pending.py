@@ -7,7 +7,7 @@ import os
 import pytest
 from fake_supervisor import PONG, FakeSupervisor, row
 
-from impetusd.core import pending
+from impetusd.core.config import pending
 
 CHANGES = [{"kind": "program", "name": "new", "effect": "added", "keys": []}]
 MORE = "\n[program:new]\ncommand = sleep 1000\n"

@@ -9,9 +9,9 @@ import types
 
 import pytest
 
-from impetusd import ports
 from impetusd.cli import facts
-from impetusd.core.model import Listen
+from impetusd.client import ports
+from impetusd.core.config.model import Listen
 
 
 @pytest.fixture

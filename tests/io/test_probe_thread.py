@@ -14,12 +14,12 @@ from health_harness import check, unit
 from probe_server import PATIENCE, Server, holds, says, unused_port
 from waiting import turns, until, wait_for
 
-from impetusd.core.health import Result
-from impetusd.core.model import Kind
-from impetusd.core.policy import Exit
-from impetusd.supervisor import prober
-from impetusd.supervisor.entry import Entry, Role
-from impetusd.supervisor.prober import Prober, in_thread
+from impetusd.core.config.model import Kind
+from impetusd.core.rules.health import Result
+from impetusd.core.rules.policy import Exit
+from impetusd.supervisor.rules import prober
+from impetusd.supervisor.rules.prober import Prober, in_thread
+from impetusd.supervisor.slots.entry import Entry, Role
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,7 +194,7 @@ class TestExec:
 def test_what_a_probe_needs_is_imported_when_one_is_made():
     """http.client is 2 MB: a supervisor without health checks does without."""
     code = (
-        "import sys, impetusd.supervisor.checks, impetusd.supervisor.prober, impetusd.supervisor.readiness;"
+        "import sys; from impetusd.supervisor.rules import checks, prober, readiness;"
         "print(sorted({'http.client', 'email', 'urllib.request', 'click', 'aiohttp'} & set(sys.modules)))"
     )
     end = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)

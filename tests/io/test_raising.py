@@ -19,9 +19,9 @@ from supervisor_world import Life, Shim
 
 import impetusd
 from impetusd.core.protocol import ProtocolError
-from impetusd.supervisor.engine import Engine
-from impetusd.supervisor.reloads import Reloads
-from impetusd.supervisor.rolling import Rolling
+from impetusd.supervisor.slots.engine import Engine
+from impetusd.supervisor.slots.reloads import Reloads
+from impetusd.supervisor.slots.rolling import Rolling
 
 OURS = str(Path(impetusd.__file__).parent)
 NEVER = "lock.release"  # it cannot raise; made to, it would leave the lock held for ever

@@ -12,12 +12,12 @@ from health_harness import passes, simulated, unit
 from probe_server import PATIENCE, Server, holds, says, unused_port
 from waiting import until
 
-from impetusd.core.health import Result
-from impetusd.core.lifecycle import State
-from impetusd.core.model import Kind, Ready
-from impetusd.supervisor import readiness
-from impetusd.supervisor.entry import Entry, Role
-from impetusd.supervisor.readiness import Readiness
+from impetusd.core.config.model import Kind, Ready
+from impetusd.core.rules.health import Result
+from impetusd.core.rules.lifecycle import State
+from impetusd.supervisor.rules import readiness
+from impetusd.supervisor.rules.readiness import Readiness
+from impetusd.supervisor.slots.entry import Entry, Role
 
 
 class World:

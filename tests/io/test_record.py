@@ -7,11 +7,11 @@ import random
 
 import pytest
 
-from impetusd.core.lifecycle import Slot, State, Want
-from impetusd.core.policy import Exit
-from impetusd.supervisor import record
-from impetusd.supervisor.record import Record
-from impetusd.supervisor.state import StateFile, write
+from impetusd.core.rules.lifecycle import Slot, State, Want
+from impetusd.core.rules.policy import Exit
+from impetusd.supervisor.disk.state import StateFile, write
+from impetusd.supervisor.slots import record
+from impetusd.supervisor.slots.record import Record
 
 END = Exit(code=3, at=1.7e9, stage="exec", error="no", oom="x", core=True, cpu_s=0.5, max_rss=1 << 40)
 FULL = Record(

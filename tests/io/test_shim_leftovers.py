@@ -12,9 +12,10 @@ import pytest
 from shim_harness import CGROUPS, Shim, header, lines, state
 from waiting import wait_for
 
-from impetusd import reaper
-from impetusd.core.location import Paths
-from impetusd.shim import leftovers, table, tree
+from impetusd.client import reaper
+from impetusd.core.config.location import Paths
+from impetusd.linux import proc
+from impetusd.shim import leftovers, table
 
 SH = "/bin/sh"
 REFUSED = 73
@@ -112,8 +113,8 @@ def damages(whole):
 
 def test_whatever_became_of_the_table_nothing_is_started_twice_nor_given_up(shim):
     process, pid = shim.started("/bin/sleep", "1000", env={"IMPETUSD_NAME": "api:0", "INVOCATION_ID": "1"})
-    wait_for(lambda: tree.variable(pid, leftovers.MARK), "it to be executed")
-    wait_for(lambda: tree.age(tree.read(pid)) > 0.2, "it to have run for a while")
+    wait_for(lambda: proc.variable(pid, leftovers.MARK), "it to be executed")
+    wait_for(lambda: proc.age(proc.read(pid)) > 0.2, "it to have run for a while")
     dead(shim)
     with open(path_of(shim), "rb") as file:
         whole = file.read()
@@ -154,7 +155,7 @@ def test_a_program_that_has_lost_its_environment_is_found_by_its_cgroup_its_pare
     shim.signal(process, signal.SIGKILL, "main")
     shim.wait("exited", process)
     shim.ack(process)
-    wait_for(lambda: tree.variable(below[0], "PATH") == "", "the environment to be lost")
+    wait_for(lambda: proc.variable(below[0], "PATH") == "", "the environment to be lost")
     dead(shim)
     os.unlink(path_of(shim))
     assert {member.pid for member in reaper.left_behind(paths_of(shim)).members} == set(below)
@@ -187,7 +188,7 @@ def test_a_table_that_is_not_whole_kills_nobody():
         with open(path_of(shim), "rb") as file:
             early = file.read()
         _, pid = shim.started("/bin/sleep", "1000")
-        wait_for(lambda: tree.age(tree.read(pid)) > 0.2, "it to have run for a while")
+        wait_for(lambda: proc.age(proc.read(pid)) > 0.2, "it to have run for a while")
         dead(shim)
         put(shim, early)
         assert f"because its table does not know them: pid {pid}" in refused(shim)
@@ -206,12 +207,12 @@ def test_what_a_program_starts_without_its_own_environment_hinders_no_take_over(
         script = f"env {change} setsid sleep 1000 & echo $!; wait"
         _, pid = shim.started(SH, "-c", f"({script}) & exec sleep 1000", fds={"0": "", "1": "o", "2": ""})
         daemon = int(lines(out, 1)[0])
-        middle = tree.read(daemon).parent
-        wait_for(lambda: tree.variable(daemon, "INVOCATION_ID") in {"", "other"}, "the environment to be changed")
+        middle = proc.read(daemon).parent
+        wait_for(lambda: proc.variable(daemon, "INVOCATION_ID") in {"", "other"}, "the environment to be changed")
         os.kill(middle, signal.SIGKILL)
-        wait_for(lambda: tree.read(daemon).parent == shim.pid, "it to be the shim's by adoption")
+        wait_for(lambda: proc.read(daemon).parent == shim.pid, "it to be the shim's by adoption")
         _, other = shim.started("/bin/sleep", "1000")
-        wait_for(lambda: tree.age(tree.read(other)) > 0.2, "the last word to be a while ago")
+        wait_for(lambda: proc.age(proc.read(other)) > 0.2, "the last word to be a while ago")
         shim.process.kill()  # with no `echo` before it, which is a child without an INVOCATION_ID
         shim.process.wait()
         shim.supervisor.kill()

@@ -9,7 +9,7 @@ import sys
 import pytest
 from shim_harness import CGROUPS, Shim
 
-from impetusd.shim import tree
+from impetusd.linux.cgroup import Cgroups
 
 EATER = "held = []\nwhile True: held.append(bytearray(1 << 20))"
 
@@ -28,7 +28,7 @@ EATER = "held = []\nwhile True: held.append(bytearray(1 << 20))"
 def test_the_kernels_count_is_read(tmp_path, text, count):
     if text is not None:
         (tmp_path / "memory.events").write_text(text)
-    assert tree.Cgroups.oom_kills(str(tmp_path)) == count
+    assert Cgroups.oom_kills(str(tmp_path)) == count
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def counting(tmp_path):
     """A shim whose cgroups count as many kills for memory as there are bytes in a file, none to begin with."""
     count = tmp_path / "count"
     count.write_text("")
-    with Shim(setup=f"tree.Cgroups.oom_kills = lambda path: len(open({str(count)!r}).read())") as shim:
+    with Shim(setup=f"cgroup.Cgroups.oom_kills = lambda path: len(open({str(count)!r}).read())") as shim:
         yield shim, count
 
 

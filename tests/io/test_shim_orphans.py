@@ -13,7 +13,8 @@ import pytest
 from shim_harness import Shim, header, lines, read, state
 from waiting import wait_for
 
-from impetusd.shim import leftovers, orphans, table, tree
+from impetusd.linux import proc
+from impetusd.shim import leftovers, orphans, table
 
 SH = "/bin/sh"
 QUIET = {"0": "", "1": "", "2": ""}
@@ -233,7 +234,7 @@ def test_a_process_that_is_in_nobodys_books_is_ended_before_anything_is_started(
     def forget(told):
         del told["children"][str(process)]
 
-    life = edited(shim, forget, written=time.time() - tree.age(tree.read(pid)))
+    life = edited(shim, forget, written=time.time() - proc.age(proc.read(pid)))
     os.waitpid(pid, 0)
     assert f"killed what it had only just started: {pid}" in shim.log()
     assert list(rows(life)) == [known]
@@ -278,7 +279,7 @@ def test_a_supervisor_that_hangs_with_the_lock_is_ended():
         _, pid = shim.started("/bin/sleep", "1000")
         hangs = subprocess.Popen(["/bin/sleep", "1000"], pass_fds=shim.supervisor.locks)
         try:
-            began = tree.read(hangs.pid).started
+            began = proc.read(hangs.pid).started
             life = edited(shim, lambda told: told.update(supervisor=[hangs.pid, began]))
             assert hangs.wait(30) == -signal.SIGKILL
         finally:

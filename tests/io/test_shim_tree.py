@@ -12,7 +12,8 @@ import pytest
 from shim_harness import CGROUPS, PROGRAMS, Shim, exists, lines, state
 from waiting import wait_for
 
-from impetusd.shim import tree
+from impetusd.linux import proc
+from impetusd.linux.cgroup import Cgroups
 
 with_cgroup = pytest.param(
     True, id="cgroup", marks=pytest.mark.skipif(not CGROUPS, reason="no cgroup v2 may be written here")
@@ -158,7 +159,7 @@ def test_a_signal_to_the_tree_reaches_all_of_it(shim):
 
 def test_a_tree_that_keeps_forking_is_killed_to_the_last(shim):
     process, pids = family(shim, "storm", count=1)
-    wait_for(lambda: len(tree.descendants([pids["main"]], tree.snapshot(), set())) > 5, "the storm to begin")
+    wait_for(lambda: len(proc.descendants([pids["main"]], proc.snapshot(), set())) > 5, "the storm to begin")
     kill_tree(shim, process)
     shim.echo()
     wait_for(lambda: shim.children() == [shim.supervisor.pid], "the storm to be reaped")
@@ -224,7 +225,7 @@ def test_one_whom_somebody_moved_into_the_cgroup_ends_with_it():
     with Shim() as shim, subprocess.Popen(["/bin/sleep", "1000"]) as foreigner:
         try:
             process, _ = shim.started("/bin/sleep", "1000", group="mine")
-            tree.Cgroups.add(f"{shim.cgroup}/mine", foreigner.pid)
+            Cgroups.add(f"{shim.cgroup}/mine", foreigner.pid)
             shim.signal(process, signal.SIGKILL)
             assert shim.wait("exited", process)["left"]
             shim.signal(process, signal.SIGTERM, "rest")
@@ -238,7 +239,7 @@ def test_one_whom_somebody_moved_into_the_cgroup_ends_with_it():
 def test_where_there_is_no_clone3_a_child_joins_its_cgroup_by_itself():
     with Shim(setup="def refuse(cgroup): raise OSError(38, 'no clone3')\nspawn.fork_into = refuse") as shim:
         process, pids = family(shim, "daemon")
-        assert sorted(tree.Cgroups.members(f"{shim.cgroup}/test-{process}")) == sorted(pids.values())
+        assert sorted(Cgroups.members(f"{shim.cgroup}/test-{process}")) == sorted(pids.values())
         kill_tree(shim, process)
 
 
@@ -269,8 +270,8 @@ def test_a_worker_is_moved_into_its_own_cgroup():
         via, _ = template(shim)
         process, pid = worker(shim, via)
         own, others = f"{shim.cgroup}/test-{process}", f"{shim.cgroup}/test-{via}"
-        wait_for(lambda: tree.Cgroups.members(own) == [pid], "the worker to be moved")
-        assert pid not in tree.Cgroups.members(others)
+        wait_for(lambda: Cgroups.members(own) == [pid], "the worker to be moved")
+        assert pid not in Cgroups.members(others)
         shim.signal(process, signal.SIGKILL)
         shim.wait("exited", process)
         shim.ack(process)
@@ -406,12 +407,12 @@ def named(shim, *, before=False, **changes):
 
     if before:
         pid = start()
-        wait_for(lambda: tree.now() > tree.read(int(pid)).started, "the clock that the kernel counts starts by")
+        wait_for(lambda: proc.now() > proc.read(int(pid)).started, "the clock that the kernel counts starts by")
     process, _ = fork(shim, via, DO="read")
     if not before:
         pid = start()
     orphan = (shim.pid, int(pid))
-    wait_for(lambda: ((it := tree.read(int(pid))).parent, it.session) == orphan, "the daemon to be an orphan")
+    wait_for(lambda: ((it := proc.read(int(pid))).parent, it.session) == orphan, "the daemon to be an orphan")
     os.write(writer, f"{pid}\n".encode())
     os.close(writer)
     stage, error = refused(shim, process)
@@ -437,7 +438,7 @@ def test_a_template_that_names_another_users_process_is_refused(shim):
 
 
 def test_a_worker_is_adopted_also_when_the_kernels_list_of_children_leaves_it_out():
-    with Shim(setup="main.tree.children = list") as shim:
+    with Shim(setup="proc.children = list") as shim:
         via, _ = template(shim)
         worker(shim, via)
 

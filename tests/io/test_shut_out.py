@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from impetusd.supervisor import sockets
+from impetusd.supervisor.start import sockets
 
 FIN, SYN, ACK, PSH = 0x01, 0x02, 0x10, 0x08
 

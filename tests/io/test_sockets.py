@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from impetusd.core.model import Listen
-from impetusd.supervisor.childspec import CannotStart
-from impetusd.supervisor.sockets import listen_on
+from impetusd.core.config.model import Listen
+from impetusd.supervisor.start.childspec import CannotStart
+from impetusd.supervisor.start.sockets import listen_on
 
 
 def v6only(sock: socket.socket) -> int:

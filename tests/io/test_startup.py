@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from impetusd.cli import place, reap_leftovers, systemd, unitfiles
-from impetusd.core.location import Paths
+from impetusd.cli import place, reap_leftovers
+from impetusd.cli.install import systemd, unitfiles
+from impetusd.core.config.location import Paths
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "conf" / "systemd"
@@ -39,7 +40,7 @@ class TestUnits:
     @pytest.mark.parametrize("name", sorted(unitfiles.samples()))
     def test_those_in_conf_are_the_ones_that_are_generated(self, name):
         text = (SHIPPED / name).read_text(encoding="utf-8")
-        assert text == unitfiles.samples()[name], "run: python -m impetusd.cli.unitfiles conf/systemd"
+        assert text == unitfiles.samples()[name], "run: python -m impetusd.cli.install.unitfiles conf/systemd"
 
     def test_there_are_no_others(self):
         assert {path.name for path in SHIPPED.iterdir()} == unitfiles.samples().keys()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from waiting import turns, until
 
-from impetusd.supervisor import state as module
-from impetusd.supervisor.state import StateFile, boot_id, write
+from impetusd.supervisor.disk import state as module
+from impetusd.supervisor.disk.state import StateFile, boot_id, write
 
 WRITER = Path(__file__).parent.parent / "programs" / "job_write_state.py"
 KILLS = 100

@@ -10,7 +10,7 @@ import struct
 import pytest
 from waiting import turns
 
-from impetusd.supervisor.alarm import Alarm
+from impetusd.linux.alarm import Alarm
 
 ADJ_SETOFFSET, ADJ_NANO = 0x100, 0x2000
 

@@ -11,7 +11,7 @@ import pytest
 from fake_supervisor import FakeSupervisor, paths_in
 
 from impetusd.cli import main
-from impetusd.cli.terminal import Screen
+from impetusd.cli.screen.terminal import Screen
 from impetusd.cli.timers import report
 from impetusd.core.protocol import FAILED, ProtocolError
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from timer_world import BEGIN, World, timer
 from waiting import turns
 
-from impetusd.core.lifecycle import Exited, Gone, Slot, State
-from impetusd.core.model import Overlap
-from impetusd.core.policy import Exit
+from impetusd.core.config.model import Overlap
 from impetusd.core.protocol import ProtocolError
-from impetusd.supervisor import timers as module
+from impetusd.core.rules.lifecycle import Exited, Gone, Slot, State
+from impetusd.core.rules.policy import Exit
+from impetusd.supervisor.rules import timers as module
 
 HOUR, DAY, YEAR = 3600.0, 86400.0, 365 * 86400.0
 

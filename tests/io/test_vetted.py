@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from attacker import as_user
 
-from impetusd import source, vetted
 from impetusd.core.access import ACL
-from impetusd.core.config import parse
+from impetusd.core.config.parser import parse
 from impetusd.core.trust import Trust
-from impetusd.host import this_host
-from impetusd.supervisor.childspec import CannotStart, read_env_files
+from impetusd.files import source, vetted
+from impetusd.linux.host import this_host
+from impetusd.supervisor.start.childspec import CannotStart, read_env_files
 
 BOB, CAROL = 61001, 61002
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about files that only root may touch")

@@ -11,9 +11,9 @@ import sys
 import pytest
 from fake_supervisor import PONG, FakeSupervisor, row
 
-from impetusd import control, instance
 from impetusd.cli import app, main, place
-from impetusd.core.location import default_dirs, locate
+from impetusd.client import control, instance
+from impetusd.core.config.location import default_dirs, locate
 
 INI = "[program:web]\ncommand = sleep 1000\n"
 # Commands that neither act on a daemon nor on what one has left.

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from impetusd.shim import wire
-from impetusd.supervisor.link import Link
-from impetusd.supervisor.starter import Starter
+from impetusd.supervisor.start.link import Link
+from impetusd.supervisor.start.starter import Starter
 
 WRITER: Any = SimpleNamespace()  # no log is written here
 LEDGER: Any = SimpleNamespace(puts=dict, sent=lambda: None)

@@ -6,11 +6,11 @@ import signal
 from collections import deque
 from typing import Any
 
-from impetusd.core import lifecycle
-from impetusd.core.lifecycle import Deadline, Event, Exited, Scope, Signal, Slot, Spawn, Spawned, Start, Stop
-from impetusd.core.model import Kind, Overlap, Timer, Unit
-from impetusd.core.policy import Exit, policy_of
-from impetusd.supervisor.timers import Now, Timers
+from impetusd.core.config.model import Kind, Overlap, Timer, Unit
+from impetusd.core.rules import lifecycle
+from impetusd.core.rules.lifecycle import Deadline, Event, Exited, Scope, Signal, Slot, Spawn, Spawned, Start, Stop
+from impetusd.core.rules.policy import Exit, policy_of
+from impetusd.supervisor.rules.timers import Now, Timers
 
 BEGIN = 1_774_742_400.0  # 2026-03-29 00:00 UTC
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from impetusd.supervisor.logs import Options, Writer
+from impetusd.supervisor.logs.writer import Options, Writer
 
 DEADLINE = 30.0  # seconds; only a failure waits that long
 

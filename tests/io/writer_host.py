@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 
-from impetusd.supervisor import journal, logfile, logs, lost, unfinished
+from impetusd.supervisor.logs import journal, logfile, lost, unfinished
+from impetusd.supervisor.logs import writer as logs
 
 told = json.loads(sys.argv[1])
 left = told["skip"]

@@ -20,8 +20,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def command() -> None:
-    from impetusd import launch
     from impetusd.cli.main import main
+    from impetusd.client import launch
 
     whole = launch.shim_argv
 

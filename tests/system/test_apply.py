@@ -12,8 +12,8 @@ import pytest
 from instance import Instance, pool, program, wait_for
 from load import Load
 
-from impetusd import control
-from impetusd.core.location import locate
+from impetusd.client import control
+from impetusd.core.config.location import locate
 
 READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 TWO = f"[program:one]\n{READY}[program:two]\n{READY}"

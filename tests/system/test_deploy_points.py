@@ -13,7 +13,7 @@ from instance import Instance, Status, pool
 from load import Load
 from test_fault_points import READY, call, points
 
-from impetusd import control
+from impetusd.client import control
 
 # Whose processes write down at import, and as they start up, which version they are of.
 APP = """

@@ -20,9 +20,9 @@ import pytest
 from instance import Instance, pool, program, wait_for
 from load import Load
 
-from impetusd import control
+from impetusd.client import control
 from impetusd.core import protocol
-from impetusd.core.location import locate
+from impetusd.core.config.location import locate
 
 READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 LEDGER = "put:ledger:"  # of a message with nothing else the death before it is that before the next

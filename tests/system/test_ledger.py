@@ -10,7 +10,7 @@ from typing import Any
 
 from instance import Instance, program, wait_for
 
-from impetusd.core.ledger import COMMON, KINDS
+from impetusd.core.explain.ledger import COMMON, KINDS
 
 
 def records(instance: Instance) -> list[dict[str, Any]]:

@@ -96,11 +96,11 @@ def test_under_load_no_request_fails_no_line_is_lost_and_every_pid_stays(install
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("supervisor/engine.py", RAISES, "RuntimeError: half an installation"),
-        ("shim/tree.py", RAISES, "RuntimeError: half an installation"),
-        ("supervisor/record.py", "VERSION = 2\n", "recorded by another version"),
+        ("supervisor/slots/engine.py", RAISES, "RuntimeError: half an installation"),
+        ("linux/proc.py", RAISES, "RuntimeError: half an installation"),
+        ("supervisor/slots/record.py", "VERSION = 2\n", "recorded by another version"),
         ("shim/handover.py", "VERSION = 2\n", "the state is of version 1, and this code knows version 2"),
-        ("core/schema.py", "def (\n", "SyntaxError"),
+        ("core/config/schema.py", "def (\n", "SyntaxError"),
     ],
 )
 def test_code_that_cannot_take_over_is_refused_and_everything_stays(
@@ -112,7 +112,7 @@ def test_code_that_cannot_take_over_is_refused_and_everything_stays(
     path = installed.package / file
     good = path.read_text()
     path.write_text(good.replace("VERSION = 1", text.strip()) if text.startswith("VERSION") else good + text)
-    if file == "core/schema.py":  # the command line needs it, too
+    if file == "core/config/schema.py":  # the command line needs it, too
         process = impetusd.popen("upgrade")
         assert process.wait(60) == 1
     else:

@@ -26,7 +26,7 @@ def shims(instance: Instance) -> list[census.Process]:
 def start_as_before(instance: Instance, conf: Path) -> None:
     """Start a daemon where former versions had it, without looking at anything, as these did."""
     code = (
-        "import os, sys; from impetusd import control, launch; from impetusd.core.location import locate\n"
+        "import os, sys; from impetusd.client import control, launch; from impetusd.core.config.location import locate\n"
         "conf = sys.argv[1]; paths = locate(open(conf).read(), conf, os.environ, former=True)\n"
         "launch.ensure_running(paths); control.call(paths, 'start', {'names': [], 'wait': True})\n"
     )

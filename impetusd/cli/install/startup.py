@@ -1,0 +1,166 @@
+"""`impetusd startup`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import typing
+
+import click
+
+from impetusd.cli.failure import Failure
+from impetusd.cli.install import systemd, unitfiles
+from impetusd.cli.options import conf_option, here
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from impetusd.cli.place import Place
+    from impetusd.core.config.model import Config
+
+
+@click.command(short_help="Install a systemd service: impetusd starts at boot, and after a crash.")
+@click.option("--user", is_flag=True, help="A service of your own, by systemd --user; needs no root.")
+@click.option("--now", is_flag=True, help="Start it, too.")
+@click.option("--name", metavar="NAME", default=None, help="Of the service; the default is impetusd.")
+@click.option(
+    "--profile",
+    type=click.Choice(unitfiles.PROFILES),
+    default=unitfiles.DEFAULT,
+    help="What the service and its programs may do: hardened is tight, compatible restricts nothing.",
+)
+@click.option("--print", "only_print", is_flag=True, help="Print the unit file, and change nothing.")
+@conf_option
+def command(*, user: bool, now: bool, name: str | None, profile: str, only_print: bool) -> int:
+    """Write a unit of systemd for this INI file and enable it: impetusd is started at boot, and again when it dies.
+
+    The service is ready when all programs are up; systemctl status tells how many are, systemctl reload applies a changed
+    INI file, and systemctl stop stops everything in order. Doing it twice changes nothing; with other options it
+    changes the service to what they say. `impetusd unstartup` undoes it.
+
+    Example: impetusd startup --now
+    """
+    from impetusd.cli import place
+
+    at = here()
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9:_.-]+", name):
+        raise Failure(f"--name {name}: a service's name has letters, digits and :_.- only", 2)
+    if user and profile != unitfiles.DEFAULT:
+        raise Failure(f"--profile {profile}: only a service of the system can be restricted; leave --user away", 2)
+    config = place.load(at.conf, former=False)  # from its next start on it lives where it is to
+    manager = systemd.Manager(user=user)
+    if not only_print:
+        manager.require("install", at.command)
+    name = name or "impetusd" if only_print else _name(manager, at, name)
+    executable = place.executable()
+    if re.search(r"[\"'\\\x00-\x1f]", executable):
+        raise Failure(f"systemd executes nothing with a quote or backslash in its path, as {executable} has; move it")
+    files = {
+        f"{manager.folder}/{name}.service": unitfiles.service(name, executable, config.paths, user=user),
+        f"{manager.folder}/{unitfiles.helper_name(name)}": unitfiles.helper(name, executable, config.paths, user=user),
+    }
+    if more := unitfiles.drop_in(profile, executable, config.paths):
+        files[systemd.drop_in_path(manager.folder, name, profile)] = more
+    if only_print:
+        first, *others = files
+        sys.stdout.write(files[first] + "".join(f"\n# And in {path}:\n\n{files[path]}" for path in others))
+        return 0
+    _install(manager, name, files)
+    if now:
+        _start(manager, name, config)
+    _say_what_next(manager, name, at, now=now)
+    return 0
+
+
+def _name(manager: systemd.Manager, at: Place, wanted: str | None) -> str:
+    """The service's name: as wanted, or that of the service which this INI file has, or impetusd if that is free."""
+    own = manager.units_of(at.conf)
+    name = wanted or (own[0] if own else "impetusd")
+    if wanted and own and wanted not in own:
+        raise Failure(
+            f"{at.conf} has a service already, {own[0]}.service; for another name first: {at.command} unstartup"
+        )
+    path = f"{manager.folder}/{name}.service"
+    if os.path.exists(path) and name not in own:
+        first = systemd.read(path).partition("\n")[0]
+        other = first.removeprefix(unitfiles.MARK)
+        whose = f"is for {other}" if other != first else "was not written by `impetusd startup`"
+        raise Failure(f"{path} {whose}, and was left as it is; give this service another name with --name")
+    return name
+
+
+def _install(manager: systemd.Manager, name: str, files: Mapping[str, str]) -> None:
+    changed = False
+    for path, content in files.items():
+        written = systemd.write(path, content)
+        print(f"wrote {path}" if written else f"{path} is as it should be")
+        changed = changed or written
+    for other in unitfiles.PROFILES:
+        path = systemd.drop_in_path(manager.folder, name, other)
+        if path not in files and systemd.remove(path):
+            print(f"removed {path}")
+            changed = True
+    manager.tell("daemon-reload")
+    if manager.ask("is-enabled", f"{name}.service") == "enabled":
+        print(f"{name}.service is enabled already")
+    else:
+        manager.tell("enable", f"{name}.service")
+        print(f"enabled {name}.service: it starts {'when you log in' if manager.user else 'at boot'}")
+    if changed and manager.state(name) == "active":
+        print(f"{name}.service runs; what was changed counts from its next start: {manager.command} restart {name}")
+
+
+def _start(manager: systemd.Manager, name: str, config: Config) -> None:
+    from impetusd.cli import place
+    from impetusd.client import control
+
+    if manager.state(name) == "active":
+        print(f"{name}.service runs already")
+        return
+    if control.daemon_alive(place.find(config.paths.conf).paths):
+        raise Failure(
+            f"it is enabled, but not started: impetusd runs already, and not as this service; to hand it over:"
+            f" impetusd -c {config.paths.conf} stop, then {manager.command} start {name}"
+        )
+    manager.tell("start", f"{name}.service")
+    print(f"started {name}.service: {manager.ask('show', '--value', '--property=StatusText', f'{name}.service')}")
+
+
+def _say_what_next(manager: systemd.Manager, name: str, at: Place, *, now: bool) -> None:
+    from impetusd.client import control
+
+    if not now and manager.state(name) != "active":
+        first = f"{at.command} stop && " if control.daemon_alive(at.paths) else ""
+        print(f"to start it now: {first}{manager.command} start {name}")
+    if manager.user:
+        from impetusd.linux.host import user_name
+
+        person = user_name(os.geteuid())
+        if not os.path.exists(f"{systemd.LINGER}/{person}"):
+            print(
+                f"it ends when you log out; to have it run without a login, from boot on: loginctl enable-linger {person}"
+            )
+    missing = _missing_without_shell(at)
+    if missing:
+        where = f"~/.config/{name}.env" if manager.user else f"/etc/default/{name}"
+        print(
+            f"the INI file needs variables that are set here and are not under systemd; write them as NAME=value into"
+            f" {where}:\n{missing}",
+            file=sys.stderr,
+        )
+
+
+def _missing_without_shell(at: Place) -> str:
+    """What would be wrong with the INI file in the environment that systemd gives; "" if nothing, as here."""
+    from impetusd.cli import place
+    from impetusd.core.config.problem import ConfigError
+
+    environ: Mapping[str, str] = {
+        key: os.environ[key] for key in ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER") if key in os.environ
+    }
+    try:
+        place.parsed(at.conf, environ)
+    except ConfigError as error:
+        return "\n".join(map(str, error.problems))
+    return ""

@@ -1,0 +1,130 @@
+"""The host's systemd, as `startup` and `unstartup` need it: where unit files lie, whose they are, and systemctl."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+
+from impetusd.cli.failure import Failure
+from impetusd.cli.install import unitfiles
+
+BOOTED = "/run/systemd/system"  # is there when systemd is PID 1: sd_booted(3)
+SYSTEM_UNITS = "/etc/systemd/system"
+LINGER = "/var/lib/systemd/linger"  # a file in it for each user whose services run without a login
+
+
+class Manager:
+    """The system's manager, or with `user` the one of whoever asks."""
+
+    def __init__(self, *, user: bool) -> None:
+        self.user = user
+        home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        self.folder = f"{home}/systemd/user" if user else SYSTEM_UNITS
+        self.command = "systemctl --user" if user else "systemctl"  # as the operator types it
+
+    def require(self, verb: str, command: str) -> None:
+        """Raise Failure where this process may not, or cannot, change services. `command` is how impetusd is called."""
+        if not self.user and os.geteuid() != 0:
+            raise Failure(
+                f"only root may {verb} a service of the system: become root, or {verb} one of your own with:"
+                f" {command} {'startup' if verb == 'install' else 'unstartup'} --user"
+            )
+        if not os.path.isdir(BOOTED):
+            raise Failure(
+                f"this host is not run by systemd (there is no {BOOTED}), so nothing was changed;"
+                f" `{command} startup {'--user ' * self.user}--print` prints the unit file for one that is"
+            )
+
+    def units_of(self, conf: str) -> list[str]:
+        """The names, without .service, of the units that `startup` has written for this INI file."""
+        mark = unitfiles.mark(conf) + "\n"
+        try:
+            names = sorted(name for name in os.listdir(self.folder) if name.endswith(".service"))
+        except OSError:
+            return []
+        return [name.removesuffix(".service") for name in names if read(f"{self.folder}/{name}").startswith(mark)]
+
+    def ask(self, *words: str) -> str:
+        """What systemctl prints, whatever it exits with."""
+        return self._run(words).stdout.strip()
+
+    def facts(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of a unit, as far as systemd tells them."""
+        lines = self.ask("show", f"--property={','.join(names)}", unit).splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+    def job(self, unit: str) -> str:
+        """What systemd is about to do with a unit, or is doing: start, stop, restart …; "" if nothing, or it does not tell."""
+        for line in self.ask("list-jobs", "--no-legend", unit).splitlines():
+            words = line.split()  # id, unit, type, state
+            if len(words) == 4 and words[1] == unit:
+                return words[2]
+        return ""
+
+    def tell(self, *words: str) -> None:
+        """Have systemctl do something; Failure with its own words if it cannot."""
+        done = self._run(words)
+        if done.returncode:
+            said = " ".join(done.stderr.split()) or f"exit {done.returncode}"
+            hint = ""
+            if self.user and "connect to bus" in said:
+                hint = (
+                    "; a service of your own needs your own systemd, which runs while you are logged in (not by su or"
+                    " sudo), or always after: sudo loginctl enable-linger $USER"
+                )
+            raise Failure(f"`{self.command} {' '.join(words)}` failed: {said}{hint}")
+
+    def state(self, name: str) -> str:
+        """active, activating, deactivating, reloading, failed or inactive."""
+        return self.ask("is-active", f"{name}.service") or "inactive"
+
+    def _run(self, words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        command = ["systemctl", *(["--user"] if self.user else []), "--no-ask-password", *words]
+        try:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise Failure(f"cannot execute systemctl: {error.strerror}") from None
+
+
+def read(path: str) -> str:
+    """The text of a file; "" if there is none that can be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def write(path: str, text: str) -> bool:
+    """Make `path` hold `text`, at once or not at all. False if it did already; Failure if it cannot be written."""
+    if os.path.exists(path) and read(path) == text:
+        return False
+    aside = f"{path}.new"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)
+        os.rename(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise Failure(f"cannot write {path}: {error.strerror}") from None
+    return True
+
+
+def remove(path: str) -> bool:
+    """Remove a file; False if there is none, Failure if it cannot be removed."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise Failure(f"cannot remove {path}: {error.strerror}") from None
+    return True
+
+
+def drop_in_path(folder: str, name: str, profile: str) -> str:
+    """Where the drop-in of a profile lies."""
+    return f"{folder}/{name}.service.d/impetusd-{profile}.conf"

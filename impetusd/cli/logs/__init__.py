@@ -1,0 +1,1 @@
+"""Commands about log files: show, flush, reopen, rotate."""

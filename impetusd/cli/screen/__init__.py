@@ -1,0 +1,1 @@
+"""What the output looks like: tables, colours, progress."""

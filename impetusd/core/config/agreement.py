@@ -1,0 +1,230 @@
+"""What the values of one section must be to each other and to the machine. Each function tells `reading` its problems."""
+
+from __future__ import annotations
+
+from impetusd.core.config import ini, schema
+from impetusd.core.config.model import Autorestart, Kind, user_and_group
+from impetusd.core.config.reading import place, size
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and every command that starts something comes by here
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from impetusd.core.config.ini import Section
+    from impetusd.core.config.reading import Values
+
+# Keys that mean nothing unless one of others is set.
+COMPANIONS = {
+    "timezone": ("cron", "cron_restart"),
+    "watch_ignore": ("watch",),
+    "watch_delay": ("watch",),
+    "memory_hold": ("max_memory_restart",),
+    "log_keep": ("log_max_size", "log_max_age"),
+    "log_compress": ("log_max_size", "log_max_age"),
+    "retry_delay": ("retries",),
+}
+# Keys of a health check that are for one way of asking only.
+OF_HTTP = frozenset({"status", "body", "headers", "socket", "ca_file", "verify"})
+OF_EXEC = frozenset(
+    {"cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "env_file", "kill_timeout"}
+)
+# Set by impetusd for each process; what an [env:…] put there would be lost.
+OWN_VARIABLES = frozenset({
+    "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
+    "INSTANCE", "INVOCATION_ID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET",
+    "WATCHDOG_PID", "WATCHDOG_USEC",
+})  # fmt: skip
+
+
+def parked(reading: Values, section: Section, per_instance: frozenset[str], values: dict[str, Any]) -> None:
+    """A parked worker takes the place of any other."""
+    if values.get("standby") and (per_instance or values["increment_var"]):
+        why = "${INSTANCE}" if per_instance else "increment_var"
+        text = f"standby = {values['standby']}: a parked worker may take any place, and {why} makes places differ; write standby = 0"
+        reading.problem(place(section, "standby"), text)
+
+
+def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
+    oneshot(reading, section, values)
+    companions(reading, section, kind, values, faulty)
+    timeouts(reading, section, kind, values, faulty)
+    listening(reading, section, values)
+    owners(reading, section, values)
+    if values["watch"] and not reading.host.has_watch:
+        text = "watch needs the package watchfiles, which is not installed; run: pip install 'impetusd[watch]'"
+        reading.problem(place(section, "watch"), text)
+    restart, kill = "max_memory_restart", "max_memory_kill"
+    if not faulty & {restart, kill} and 0 < values[kill] <= values[restart]:
+        sizes = [f"{key} ({schema.show_size(values[key])})" for key in (kill, restart)]
+        reading.problem(place(section, kill), f"{sizes[0]} must be above {sizes[1]}; change one of them")
+    if values["critical"] and values["retry_after"]:
+        text = "critical ends everything when it is FATAL, and retry_after tries it again; keep one of them"
+        reading.problem(place(section, "critical"), text)
+    if kind is Kind.PROGRAM and values["ready"] and values["wait_ready"]:
+        text = "ready and wait_ready = yes are two ways of being ready; keep one of them"
+        reading.problem(place(section, "ready"), text)
+
+
+# Keys of what goes on running.
+OF_SIMPLE = ("wait_ready", "ready", "watchdog", "watch", "cron_restart", "max_age")
+
+
+def oneshot(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    """What ends by itself, which is told before defaults are: not started again by default, and given any time."""
+    if values.get("type") != "oneshot":
+        return
+    if "autorestart" not in section.entries:
+        values["autorestart"] = Autorestart.NEVER
+    elif values["autorestart"] is Autorestart.ALWAYS:
+        text = "autorestart = always: what is oneshot has done its work when it ends; write on-failure or never"
+        reading.problem(place(section, "autorestart"), text)
+    if "listen_timeout" not in section.entries:
+        values["listen_timeout"] = 0.0
+    for key in OF_SIMPLE:
+        if values[key]:
+            reading.problem(place(section, key), f"{key} is for what goes on running, and this is oneshot; remove it")
+
+
+def companions(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
+    keys = schema.keys_of(kind.value)
+    for name, others in COMPANIONS.items():
+        if name not in keys or name not in section.entries or name in faulty:
+            continue
+        if values[name] == reading.default(kind.value, keys[name]):
+            continue
+        known = [other for other in others if other in keys]
+        if not any(values[other] or other in faulty for other in known):
+            needed = " or ".join(known)
+            reading.problem(
+                place(section, name), f"{name} means nothing without {needed}; set it too, or remove {name}"
+            )
+
+
+def target(reading: Values, section: Section, target: str, http: str) -> None:
+    """`http`: what the check asks for, unless by way of a socket."""
+    if target in reading.misnamed:
+        return
+    at = place(section, "target")
+    if target not in reading.units:
+        own = "target" not in section.entries
+        said = f"[{ini.brief(section.name)}]" if own else "target"
+        what = "a timer is not checked" if target in reading.timers else f"there is no unit '{ini.brief(target)}'"
+        near = reading.nearest(target, reading.units)
+        form = f"[health:{near}], or is target = {near} missing" if own else near
+        hint = f"did you mean {form}?" if near else "write target with the name of a pool or program"
+        reading.problem(at, f"{said}: {what}; {hint}")
+    elif http.startswith("/") and reading.units[target].kind is not Kind.POOL:
+        said = ini.brief(http)
+        text = f"http = {said}: a path alone is for a pool; write the URL, like http://127.0.0.1:8080{said}"
+        reading.problem(place(section, "http"), text)
+
+
+def asking(reading: Values, section: Section, way: str, values: dict[str, Any], faulty: set[str]) -> None:
+    """What a health check says, against the `way` in which it asks."""
+    for keys, whose in ((OF_HTTP, "http"), (OF_EXEC, "exec")):
+        for key in section.entries:
+            if way not in {"", whose} and key in keys:
+                text = f"{key} is for {whose}, and this check asks by {way}; remove it"
+                reading.problem(place(section, key), text)
+    http = values["http"]
+    for key, idle in (("ca_file", ""), ("verify", True)):
+        if way == "http" and http and not http.startswith("https:") and values[key] != idle:
+            reading.problem(place(section, key), f"{key} is for https; remove it, or write the URL with https")
+    if not faulty & {"timeout", "interval"} and values["timeout"] > values["interval"]:
+        ends = [f"{key} ({schema.show_duration(values[key])})" for key in ("timeout", "interval")]
+        at = place(section, "timeout", "interval")
+        reading.problem(at, f"{ends[0]} must not be longer than {ends[1]}; change one of them")
+    if size(values["socket"]) > schema.UNIX_PATH_BYTES:
+        reading.problem(
+            place(section, "socket"),
+            f"socket: the path is {size(values['socket'])} bytes long, a socket's may have"
+            f" {schema.UNIX_PATH_BYTES}; use a shorter one",
+        )
+
+
+def increment(reading: Values, name: str, env: Mapping[str, str], values: dict[str, Any]) -> None:
+    """increment_var against the [env:…], of which values are not shown."""
+    variable = values["increment_var"]
+    if not variable:
+        return
+    section = reading.headers[name]
+    at = place(section, "increment_var")
+    if variable in OWN_VARIABLES:
+        reading.problem(at, f"increment_var = {variable}: impetusd itself sets it; choose another")
+    elif variable not in env and not values["env_file"]:
+        reading.problem(at, f"increment_var = {variable}: there is no such variable; set {variable} in [env:{name}]")
+    elif variable in env and not is_number(env[variable]):
+        entry = reading.env_entries[name][variable]
+        text = f"{variable} must be a whole number, for increment_var of [{ini.brief(section.name)}] counts from it"
+        reading.problem(entry, f"{text}; write one")
+
+
+def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    user, group = user_and_group(values["user"])
+    if group and values["group"]:
+        text = f"group = {ini.brief(values['group'])}: user names a group already, behind its colon; remove one of them"
+        reading.problem(place(section, "group"), text)
+    host = reading.host
+    for key in ("user", "group") if host.euid != 0 else ():
+        if values[key]:
+            text = (
+                f"{key} = {ini.brief(values[key])} needs impetusd to run as root; remove it, or start impetusd as root"
+            )
+            reading.problem(place(section, key), text)
+    named = (("user", "user", user), ("user", "group", group), ("group", "group", values["group"]))
+    for key, what, name in named if host.euid == 0 else ():
+        exists = host.user_exists if what == "user" else host.group_exists
+        if name and not exists(name):
+            text = f"{key} = {ini.brief(values[key])}: this host has no such {what}; create it, or write another"
+            reading.problem(place(section, key), text)
+
+
+def owners(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    """Whose the unix sockets of `listen` are to be."""
+    for address in values.get("listen", ()):
+        user, _, group = address.owner.partition(":")
+        at, host = place(section, "listen"), reading.host
+        if user and host.euid != 0:
+            text = (
+                f"owner={ini.brief(address.owner)} needs impetusd to run as root; remove it, or start impetusd as root"
+            )
+            reading.problem(at, f"listen: {text}")
+        for what, name, exists in (("user", user, host.user_exists), ("group", group, host.group_exists)):
+            if name and (host.euid == 0 or what == "group") and not exists(name):
+                reading.problem(at, f"listen: this host has no {what} {ini.brief(name)}; create it, or write another")
+
+
+def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
+    def said(key: str) -> str:
+        return f"{key} ({schema.show_duration(values[key])})"
+
+    drain, kill = "drain_timeout", "kill_timeout"
+    if kind is Kind.POOL and not faulty & {drain, kill} and values[drain] >= values[kill]:
+        text = f"{said(drain)} must be shorter than {said(kill)}, or connections are cut; change one of them"
+        reading.problem(place(section, drain, kill), text)
+    first, most = "exp_backoff_restart_delay", "exp_backoff_max_delay"
+    if not faulty & {first, most} and values[most] < values[first]:
+        text = f"{said(most)} must not be shorter than {said(first)}; change one of them"
+        reading.problem(place(section, most, first), text)
+
+
+def listening(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    for address in values["listen"]:
+        if reading.rules > 1 and address.path.rpartition("/")[2].startswith("@"):
+            text = (
+                "anybody could connect to a socket in the abstract namespace, so there are none; write a path without @"
+            )
+            reading.problem(place(section, "listen"), f"listen = {ini.brief(str(address), 120)}: {text}")
+        if size(address.path) > schema.UNIX_PATH_BYTES:
+            text = (
+                f"listen = {ini.brief(str(address), 120)}: the path is {size(address.path)} bytes long, a socket's may have"
+                f" {schema.UNIX_PATH_BYTES}; set listen to a shorter one, like unix:${{RUN_DIR}}/{section.name.rpartition(':')[2]}.sock"
+            )
+            reading.problem(place(section, "listen"), text)
+
+
+def is_number(text: str) -> bool:
+    """Whether increment_var can count from it."""
+    digits = text.strip().removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 19

@@ -1,0 +1,153 @@
+"""Where an instance of impetusd lives, as its INI file tells: all that those need who only look for a running one.
+
+`locate` reads that, and overlooks every mistake that does not concern it.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from posixpath import basename, dirname, join, normpath
+
+from impetusd.core.config import ini
+from impetusd.core.config.problem import Problem, error_of
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from impetusd.core.config.ini import Entry, Section
+
+SECTION = "impetusd"
+# What a `${}` may name besides the environment; in this order they become known.
+DIRECTORIES = {"base_dir": "BASE_DIR", "run_dir": "RUN_DIR", "state_dir": "STATE_DIR", "log_dir": "LOG_DIR"}
+DEFAULTS = {"base_dir": "", "run_dir": "var/run", "state_dir": "var/lib", "log_dir": "var/log"}
+SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}  # in /etc
+PLAIN = "impetusd.ini"  # the file whose folders do not have its name in theirs
+SYSTEM = "/etc/"
+
+
+class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "log_dir"))):  # noqa: PYI024 (typing)
+    """Where an instance of impetusd lives. `state_dir` identifies it: one manager per state directory."""
+
+    __slots__ = ()
+    conf: str  # the INI file
+    base_dir: str
+    run_dir: str
+    state_dir: str
+    log_dir: str
+
+    @property
+    def control_socket(self) -> str:
+        return f"{self.run_dir}/control.sock"
+
+    @property
+    def log_file(self) -> str:
+        """impetusd's own log."""
+        return f"{self.log_dir}/impetusd.log"
+
+
+def default_dirs(path: str, *, former: bool = False) -> dict[str, str]:
+    """Where an instance lives whose file names no folders: run_dir, state_dir and log_dir, relative ones to base_dir.
+
+    Each file in a folder has its own. `former`: as it was before that, when all of them had the same.
+    """
+    name = basename(path)
+    stem = "" if former or name == PLAIN else name.removesuffix(".ini")
+    if path.startswith(SYSTEM):
+        return {key: f"{folder}-{stem}" if stem else folder for key, folder in SYSTEM_DIRS.items()}
+    return {key: DEFAULTS[key].replace("/", f"/{stem}/" if stem else "/") for key in SYSTEM_DIRS}
+
+
+def locate(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> Paths:
+    """Where the instance of this file lives. `path` is absolute; `former`: see `default_dirs`.
+
+    Raises ConfigError only where [impetusd] itself leaves that open, as with `run_dir = ${UNSET}`.
+    """
+    sections, _ = ini.parse(text, path)
+    reading = Reading(path, environ, [], former=former)
+    paths = reading.paths(sections)
+    if reading.problems:
+        raise error_of(reading.problems)
+    return paths
+
+
+class Reading:
+    """One file: its references, and where its instance lives. Problems gather in `problems`."""
+
+    def __init__(
+        self,
+        path: str,
+        environ: Mapping[str, str],
+        problems: list[Problem],
+        *,
+        rules: int = ini.RULES,
+        former: bool = False,
+    ) -> None:
+        if not path.startswith("/"):
+            raise ValueError(f"path must be absolute, not {path!r}")
+        self.path = path
+        self.environ = environ
+        self.problems = problems
+        self.default_dirs = {"base_dir": DEFAULTS["base_dir"], **default_dirs(normpath(path), former=former)}
+        self.rules = rules
+        self.built_in = {"CONF_DIR": dirname(normpath(path))}
+        self.instance = ""  # what ${INSTANCE} is where reading has come to; "" where there is none
+
+    def problem(self, at: Section | Entry | None, text: str) -> None:
+        """`at` is what it is told of; None is the file as a whole."""
+        self.problems.append(Problem(at.file if at else self.path, at.line if at else 1, text))
+
+    def expand(self, said: str, entry: Entry, *, quotes: bool = False) -> list[ini.Piece] | None:
+        """The entry's pieces; None after a complaint. `quotes`: those around the whole value are a part of it."""
+        value = entry.value if quotes else ini.unquoted(entry.value, self.rules)
+        built_in = self.built_in
+        if names_instance(value):
+            if not self.instance:
+                places = "[pool:NAME], [program:NAME] and their [env:NAME]"
+                self.problem(entry, f"{said}: ${{INSTANCE}} is known in {places} only; write the value")
+                return None
+            built_in = {**built_in, "INSTANCE": self.instance}
+        pieces, complaints = ini.expand(value, self.environ, built_in)
+        for complaint in complaints:
+            self.problem(entry, f"{said}: {complaint}")
+        return None if complaints else pieces
+
+    def paths(self, sections: list[Section]) -> Paths:
+        """Where the instance lives; makes the directories known to every reference that is read later."""
+        own = own_section(sections, self.path)
+        entries = own.entries if own else {}
+        for name, variable in DIRECTORIES.items():
+            base = self.built_in.get("BASE_DIR", self.built_in["CONF_DIR"])
+            value = self.default_dirs[name]
+            entry = entries.get(name)
+            if entry:
+                value = self.directory(name, entry) or value
+            self.built_in[variable] = normpath(join(base, value))
+        return Paths(conf=normpath(self.path), **{name: self.built_in[known] for name, known in DIRECTORIES.items()})
+
+    def directory(self, name: str, entry: Entry) -> str:
+        later = [known for known in DIRECTORIES.values() if known not in self.built_in]
+        for known in later:
+            if any(f"${{{known}{end}" in entry.value for end in "}:"):
+                self.problem(
+                    entry, f"{name} = {ini.brief(entry.value)}: ${{{known}}} is not known here yet; write the path"
+                )
+                return ""
+        if "\n" in entry.value:
+            self.problem(entry, f"{name} goes on in the indented line below; remove its indentation")
+            return ""
+        pieces = self.expand(f"{name} = {ini.brief(entry.value)}", entry)
+        return ini.joined(pieces).strip() if pieces else ""
+
+
+def names_instance(value: str) -> bool:
+    """Whether a reference to INSTANCE is in it; `$$` is a dollar."""
+    if "${INSTANCE" not in value:
+        return False
+    value = value.replace("$$", "")
+    return "${INSTANCE}" in value or "${INSTANCE:" in value
+
+
+def own_section(sections: list[Section], file: str) -> Section | None:
+    """[impetusd], which is in the main file or nowhere."""
+    return next((section for section in sections if (section.name, section.file) == (SECTION, file)), None)

@@ -1,0 +1,314 @@
+"""What an INI file means: frozen, complete, checked. Built by `core.config.parser`, read by everyone else.
+
+Durations are seconds (float), sizes bytes (int), paths absolute. A field's meaning to the operator stands in
+`core.config.schema`; this file only gives it a type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from impetusd.core.config.location import Paths
+from impetusd.core.config.problem import Problem
+
+HIGHEST_ID = 0xFFFFFFFF  # which stands for no uid or gid
+
+
+class Kind(Enum):
+    """What a section describes."""
+
+    POOL = "pool"
+    PROGRAM = "program"
+    TIMER = "timer"  # a timer's job; its unit is in a Timer, not among the units
+    HEALTH = "health"  # the command of a health check; its unit is in a Health
+
+
+class Autorestart(Enum):
+    """When an ended process is started again without being asked."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+class Overlap(Enum):
+    """What becomes of a run of a timer that is due while the one before it is still going."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    REPLACE = "replace"
+
+
+class Action(Enum):
+    """What a health check does when its target is unhealthy."""
+
+    RESTART = "restart"
+    ALERT = "alert"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """How a program that does not speak the notify protocol is known to be ready.
+
+    `kind` and `value`: "http" and a URL, "tcp" and HOST:PORT, "log" and a regular expression for a line of this run.
+    """
+
+    kind: str
+    value: str
+
+    def __str__(self) -> str:
+        return self.value if self.kind == "http" else f"{self.kind}:{self.value}"
+
+
+ANY_V4, ANY_V6 = "0.0.0.0", "::"  # noqa: S104 (compared, not bound)
+UNIX_MODE = 0o660  # of a unix socket that nothing else is said of
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One listening address: `host` and `port` for tcp, `path` for a unix socket (then host is '' and port 0).
+
+    Of a unix socket `mode` is who may connect, `owner` ("user", "user:group", ":group") whose it is; "": impetusd's own.
+    `v6only`: whether [::] leaves IPv4 alone; None is as the host has it (net.ipv6.bindv6only).
+    """
+
+    host: str
+    port: int
+    path: str = ""
+    mode: int = UNIX_MODE
+    owner: str = ""
+    v6only: bool | None = None
+
+    def __str__(self) -> str:
+        mode = f" mode={self.mode:04o}" if self.mode != UNIX_MODE else ""
+        v6only = "" if self.v6only is None else f" v6only={'yes' if self.v6only else 'no'}"
+        return self._address + mode + (f" owner={self.owner}" if self.owner else "") + v6only
+
+    @property
+    def _address(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def place(self) -> str:
+        """Where it is, whoever may connect: a name for the socket. A [::] without more is IPv6 alone, as it once was."""
+        both = self.host == ANY_V6 and not self.v6only
+        return self._address + (f" v6only={'host' if self.v6only is None else 'no'}" if both else "")
+
+    def clashes(self, other: Listen) -> bool:
+        """Whether the two cannot both be bound: equal, or one is the wildcard of the other's family."""
+        if (self.path, self.port) != (other.path, other.port):
+            return False
+        return self.host == other.host or self._covers(other) or other._covers(self)
+
+    def _covers(self, other: Listen) -> bool:
+        """Whether it is a wildcard that the other's address is under; [::] may take IPv4, too, unless it is told not to."""
+        if self.host == ANY_V6:
+            return ":" in other.host or not self.v6only
+        return self.host == ANY_V4 and ":" not in other.host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What may be started, how often, as whom, under which policy: a `[pool:NAME]`, a `[program:NAME]`, or the one-shot
+    command of a `[timer:NAME]` or `[health:NAME]`.
+
+    A default here is what a unit has whose kind does not take the key; the keys' own defaults are in
+    `core.config.schema`.
+    """
+
+    name: str
+    kind: Kind
+    where: str  # "file:line" of the section's header
+    # what runs
+    command: tuple[str, ...] = ()  # all but pools: argv
+    type: str = "simple"  # programs: "oneshot" does its work and ends
+    app: str = ""  # pools: "package.module:factory"
+    interpreter: str = ""  # pools: the python that runs the worker runtime; "" is the daemon's own
+    preload: bool = False
+    standby: int = 0
+    listen: tuple[Listen, ...] = ()
+    backlog: int = 65535
+    drain_timeout: float = 0.0
+    instances: int = 1
+    instances_max: int = 1  # `instances`, or the end of a range like 2..8
+    per_instance: frozenset[str] = frozenset()  # keys and variables with ${INSTANCE}: see `config.parse(…, instance=N)`
+    increment_var: str = ""  # the variable that grows by the instance's number
+    # when
+    enabled: bool
+    autostart: bool = False
+    depends_on: tuple[str, ...] = ()
+    wait_ready: bool = False
+    ready: Ready | None = None  # programs: waited for as with wait_ready, which is False then
+    listen_timeout: float = 30.0
+    reload_parallel: int = 1
+    reload_watch: float = 0.0
+    # restart policy
+    autorestart: Autorestart = Autorestart.NEVER
+    stop_exit_codes: tuple[int, ...] = ()
+    min_uptime: float = 0.0
+    max_restarts: int = 0
+    restart_window: float = 60.0
+    restart_delay: float = 0.0
+    exp_backoff_restart_delay: float = 0.0
+    exp_backoff_max_delay: float = 0.0
+    retry_after: float = 0.0  # of what is FATAL; 0 is never
+    on_fatal: str = "refuse"  # pools: what becomes of its sockets while nobody can serve
+    critical: bool = False  # its FATAL is the end of all
+    # restarts of what is healthy; "", 0 and () are none
+    cron_restart: str = ""
+    timezone: str = ""  # of cron_restart; "" is the host's
+    max_age: float = 0.0
+    max_requests: int = 0  # pools
+    header_timeout: float = 0.0  # pools; seconds, 0 is any time
+    body_timeout: float = 0.0
+    watch: tuple[str, ...] = ()
+    watch_ignore: tuple[str, ...] = ()  # globs
+    watch_delay: float = 0.5
+    # what is not healthy; 0 is no limit
+    max_memory_restart: int = 0
+    memory_hold: float = 0.0
+    max_memory_kill: int = 0
+    watchdog: float = 0.0
+    # stopping
+    kill_signal: int = 15
+    kill_timeout: float
+    treekill: bool = True
+    # the process's surroundings
+    cwd: str
+    user: str
+    group: str
+    no_new_privs: str = "auto"  # or "yes", "no"
+    capabilities: tuple[str, ...] = ()  # as in core.capabilities; () is what `user` implies
+    umask: int
+    nice: int
+    oom_score_adj: int = 0
+    cpu_affinity: tuple[int, ...] = ()
+    rlimits: tuple[tuple[str, int, int], ...] = ()  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
+    env: Mapping[str, str]
+    env_file: tuple[str, ...]
+    rules: int = 2  # by which its section was read, and its env_file is: see `ini.RULES`
+    # logs; "" is the default file of the slot in log_dir
+    out_file: str = ""
+    error_file: str = ""
+    merge_logs: bool = False
+    time: bool = False
+    log_format: str = "plain"  # or "json"
+    log_max_line: int = 1 << 18  # bytes
+    log_max_size: int = 0  # bytes; 0 is no limit
+    log_max_age: float = 0.0  # 0 is no limit
+    log_keep: int = 7
+    log_compress: bool = True
+
+
+def user_and_group(user: str) -> tuple[str, str]:
+    """What `user` names: a user, and a group or "", each by name or by number; uid:gid."""
+    name, _, group = user.partition(":")
+    return name, group
+
+
+def number_of(name: str) -> int | None:
+    """The uid or gid that it is, for no such number needs a name; None for a name."""
+    number = int(name) if name.isascii() and name.isdecimal() and len(name) <= 10 else HIGHEST_ID
+    return number if number < HIGHEST_ID else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timer:
+    """A `[timer:NAME]`: when its job runs. Exactly one of `cron` and `every` is set."""
+
+    name: str
+    where: str  # "file:line" of the section's header
+    unit: Unit  # the job: kind TIMER, never restarted by the restart policy
+    enabled: bool
+    cron: str
+    timezone: str  # of `cron`; "" is the host's
+    every: float
+    timeout: float  # 0 is none
+    retries: int
+    retry_delay: float
+    overlap: Overlap
+    jitter: float  # up to so many seconds later
+    catch_up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A `[health:NAME]`: what is asked of a unit, and what follows. Exactly one of `http`, `tcp`, `unit` is set."""
+
+    name: str
+    where: str  # "file:line" of the section's header
+    enabled: bool
+    target: str  # a unit's name
+    http: str  # a URL, or a path alone: of each worker of a pool, or by way of `socket`
+    tcp: str  # HOST:PORT
+    unit: Unit | None  # the command of an `exec` check, kind HEALTH
+    status: tuple[tuple[int, int], ...]  # ranges, ends included
+    body: str  # text that the answer must contain
+    headers: tuple[tuple[str, str], ...]
+    socket: str  # the path of a unix socket that `http` goes through
+    ca_file: str  # "" is the host's own
+    verify: bool
+    interval: float
+    timeout: float
+    start_period: float
+    failures: int
+    successes: int
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A `[group:NAME]`: a name for several units, in the order in which the section names them."""
+
+    name: str
+    where: str  # "file:line" of the section's header
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who has which role besides root and the daemon's own user: names and numbers of users, and of groups behind @."""
+
+    viewers: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogAccess:
+    """Who may read log files. `log_mode`: None leaves files as they are, and makes new ones 0640. `log_owner`: "user",
+    "user:group" or ":group", each by name or by number; "" leaves them as they are.
+    """
+
+    log_mode: int | None = None
+    log_owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One whole configuration, in the file's order; what is disabled is in it, with `enabled` False."""
+
+    paths: Paths
+    access: Access = Access()
+    logs: LogAccess = LogAccess()
+    units: Mapping[str, Unit]
+    timers: Mapping[str, Timer] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()  # what may be meant as it is written, and more often is not
+    profile: str = ""  # whose [env:NAME@PROFILE] are laid over [env:NAME]; "" is none
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What checking a configuration needs to know of the machine; tests pass another one."""
+
+    euid: int
+    cpus: int
+    user_exists: Callable[[str], bool]
+    group_exists: Callable[[str], bool]
+    has_watch: bool = True  # whether the package watchfiles is there

@@ -1,0 +1,413 @@
+"""From the text of an INI file to a `Config`, or to every problem in it at once.
+
+`parse` is the one door: `impetusd check`, `start` and a reload all come through it, and it does nothing but read. The
+machine it needs to know about is an argument (`Host`), as are the environment and the file's name.
+"""
+
+from __future__ import annotations
+
+from impetusd.core.config import agreement, envfile, ini, schema
+from impetusd.core.config.include import Source, included
+from impetusd.core.config.location import names_instance
+from impetusd.core.config.logpaths import collisions
+from impetusd.core.config.model import Config, Group, Health, Kind, Timer, Unit
+from impetusd.core.config.problem import Problem, error_of
+from impetusd.core.config.reading import LONGEST_NAME, Values, header, is_unit_name, parts, place
+from impetusd.core.config.relations import members_of, relations
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from impetusd.core.config.ini import Entry, Section
+    from impetusd.core.config.model import Host
+    from impetusd.core.config.schema import Key
+
+RESERVED_NAME = "impetusd"
+UNITS = (schema.POOL, schema.PROGRAM)
+OF_A_TIMER = ("cron", "timezone", "every", "timeout", "retries", "retry_delay", "overlap", "jitter", "catch_up")
+
+
+def parse(text: str, path: str, environ: Mapping[str, str], host: Host, instance: int = 0) -> Config:
+    """As `parse_all`, of one file alone."""
+    return parse_all(Source(path, text), environ, host, instance=instance)
+
+
+def parse_all(
+    source: Source,
+    environ: Mapping[str, str],
+    host: Host,
+    *,
+    profile: str = "",
+    instance: int = 0,
+    rules: int = ini.RULES,
+) -> Config:
+    """The configuration that the files describe, with the sections of `profile` laid over the others.
+
+    Raises ConfigError with every problem, by line; those of other instances than the first are among them.
+
+    With another `instance` it raises nothing and tells one thing: the units that use ${INSTANCE}, as this one has them.
+    A unit that cannot have such an instance is not there.
+
+    `rules`: those that the text was first read by, see `ini.RULES`.
+    """
+    sections: list[Section] = []
+    problems = list(source.problems)
+    headers: dict[str, tuple[str, int]] = {}
+    for path, text in source.texts:
+        more, faults = ini.parse(text, path, headers)
+        sections += more
+        problems += faults
+    reading = _Sections(source.path, environ, problems, host, instance, rules=rules, former=source.former)
+    paths = reading.paths(sections)
+    reading.environments(sections, profile)
+    if instance:
+        return Config(paths=paths, units=reading.instance_of(sections))
+    reading.socket_path(sections, paths)
+    access = reading.access(sections)
+    logs = reading.log_access(sections)
+    reading.all_of(sections)
+    relations(reading, sections)
+    if rules > 1:
+        collisions(reading, paths.log_dir)
+    if reading.problems:
+        raise error_of(reading.problems, [path for path, _ in source.texts])
+    return Config(
+        paths=paths,
+        access=access,
+        logs=logs,
+        units=reading.units,
+        timers=reading.timers,
+        health=reading.checks,
+        groups=reading.groups,
+        profile=profile,
+        warnings=tuple(sorted((*source.warnings, *reading.warnings))),
+    )
+
+
+class _Sections(Values):
+    """The sections of a file, one after another."""
+
+    def environments(self, sections: list[Section], profile: str) -> None:
+        """Read every [env:NAME], and over them every [env:NAME@profile]. Of the other profiles only the names are."""
+        ours = [section for section in sections if parts(section)[0] == schema.ENV]
+        for section in ours:
+            if "@" not in section.name:
+                self.environment(section, parts(section)[2])
+        profiles: set[str] = set()
+        for section in ours:
+            name, at, its = (part.strip() for part in parts(section)[2].partition("@"))
+            if at and not (its and is_unit_name(its)):
+                self.problem(
+                    section,
+                    f"[{ini.brief(section.name)}]: {ini.brief(its) or 'nothing'} names no profile; write [env:{name}@production]",
+                )
+            elif at:
+                profiles.add(its)
+                self.environment(section, name, laid_over=True, in_force=its == profile)
+        if profile and profile not in profiles and not self.index:
+            known = f"there are {', '.join(sorted(profiles))}" if profiles else f"write [env:NAME@{profile}]"
+            self.problem(
+                None, f"no section is for the profile {ini.brief(profile)} (--env); {known}, or say --env '' for none"
+            )
+
+    def environment(self, section: Section, name: str, *, laid_over: bool = False, in_force: bool = True) -> None:
+        """Read one [env:…]; what is `laid_over` counts over what is known, if it is `in_force`."""
+        self.instance = str(self.index)
+        env = self.envs.setdefault(name, {})
+        entries = self.env_entries.setdefault(name, {})
+        for variable, entry in section.entries.items():
+            said = ini.brief(variable)
+            if not (variable.isascii() and envfile.is_name(variable)):
+                form = "letters, digits, _, . and -, no digit in front"
+                self.problem(entry, f"'{said}' cannot name a variable; use {form}")
+            elif variable in agreement.OWN_VARIABLES:
+                self.problem(entry, f"{said} is set by impetusd itself; remove it")
+            elif in_force and (laid_over or variable not in env):
+                env[variable] = ini.joined(self.expand(variable, entry) or ())
+                entries[variable] = entry
+                self.warn_of_indented(said, entry)
+        self.instance = ""
+
+    def warn_of_indented(self, said: str, entry: Entry) -> None:
+        """A variable may have a value with lines like NAME = value; more often their indentation is a slip."""
+        for line in ini.continuations(entry.value) if "\n" in entry.value else ():
+            name, equals, _ = line.partition("=")
+            if equals and envfile.is_name(name.strip()):
+                text = f"{ini.brief(name.strip())} is set in an indented line, which is a part of {said}"
+                self.warnings.append(Problem(entry.file, entry.line, f"{text}; remove its indentation if it is not"))
+                return
+
+    def all_of(self, sections: list[Section]) -> None:
+        """Read [impetusd], every unit, timer and check; refuse sections of no known kind."""
+        told = {(problem.file, problem.line) for problem in self.problems}
+        for section in sections:
+            kind, colon, name = parts(section)
+            shown = f"[{ini.brief(section.name)}]"
+            if kind in {schema.IMPETUSD, schema.INCLUDE}:
+                self.of_the_main_file(section, kind, colon)
+            elif kind in UNITS:
+                self.unit(section, Kind(kind), name)
+            elif kind == schema.TIMER:
+                self.timer(section, name)
+            elif kind not in {schema.ENV, schema.HEALTH, schema.GROUP} and (section.file, section.line) not in told:
+                known = (*UNITS, schema.TIMER, schema.HEALTH, schema.GROUP)
+                near = self.nearest(kind, (schema.IMPETUSD, schema.INCLUDE, *known, schema.ENV))
+                if near:
+                    hint = f"did you mean [{near}{':' + name if colon else ''}]?"
+                else:
+                    hint = f"there are [impetusd], [include], {', '.join(map(header, known))} and [env:NAME]"
+                self.problem(section, f"unknown section {shown}; {hint}")
+        for section in sections:  # when all units are known
+            kind, _, name = parts(section)
+            if kind == schema.HEALTH:
+                self.check(section, name)
+            elif kind == schema.GROUP:
+                self.group(section, name)
+
+    def of_the_main_file(self, section: Section, kind: str, colon: str) -> None:
+        """[impetusd] and [include]."""
+        shown = f"[{ini.brief(section.name)}]"
+        if colon:
+            self.problem(section, f"{shown}: this section takes no name; write [{kind}]")
+        if section.file != self.path:
+            what = "a file that is included includes no others" if kind == schema.INCLUDE else "it is for the whole"
+            self.problem(section, f"{shown} belongs in {self.path}, for {what}; move what it says there")
+            return
+        self.unknown_keys(section, kind)
+        if kind == schema.INCLUDE and not colon:
+            included(self, section)
+
+    def group(self, section: Section, name: str) -> None:
+        """Read one [group:…], when all units are known."""
+        self.unknown_keys(section, schema.GROUP)
+        fresh = self.name(section, schema.GROUP, name, self.headers)
+        key, entry = schema.keys_of(schema.GROUP)["members"], section.entries.get("members")
+        words = self.value(key, entry) if entry else ()
+        if words is None or not fresh:
+            return
+        self.headers[name] = section
+        members = members_of(self, place(section, "members"), words)
+        if not words:
+            self.problem(
+                place(section, "members"),
+                f"[{section.name}] has no members; give it some, like members = {key.example}",
+            )
+        self.groups[name] = Group(name, f"{section.file}:{section.line}", members)
+
+    def unknown_keys(self, section: Section, kind: str) -> None:
+        known = schema.keys_of(kind)
+        for name, entry in section.entries.items():
+            if name in known:
+                continue
+            said = ini.brief(name)
+            unknown = f"unknown key '{said}' in [{ini.brief(section.name)}]"
+            others = dict.fromkeys(other for key in schema.KEYS if key.name == name for other in key.sections)
+            if others:
+                *most, last = map(header, others)
+                places = f"{', '.join(most)} and {last}" if most else last
+                self.problem(entry, f"'{said}' is a key of {places}, not of {header(kind)}; move or remove it")
+            elif near := self.nearest(name.lower(), known):
+                self.problem(entry, f"{unknown}; did you mean {near}?")
+            else:
+                self.problem(entry, f"{unknown}; `impetusd init` writes a file with all of them")
+
+    def values(self, section: Section, kind: Kind) -> tuple[dict[str, Any], set[str]]:
+        """Each key's value, and the keys that have a problem: these have their default."""
+        keys = schema.keys_of(kind.value)
+        values = self.all_defaults(kind.value).copy()
+        faulty: set[str] = set()
+        for key in [key for name, key in keys.items() if name in section.entries]:
+            value = self.value(key, section.entries[key.name])
+            if value is None:
+                faulty.add(key.name)
+            values[key.name] = self.or_default(kind, key, value)
+        return values, faulty
+
+    def or_default(self, kind: Kind, key: Key, value: Any) -> Any:
+        """A number of 0 and a False are values; none is "" or ()."""
+        return self.default(kind.value, key) if value is None or value in ("", ()) else value
+
+    def unit(self, section: Section, kind: Kind, name: str) -> None:
+        """Read one [pool:…] or [program:…]."""
+        self.instance = str(self.index)
+        self.unknown_keys(section, kind.value)
+        fresh = self.name(section, kind.value, name, self.headers)
+        values, faulty = self.values(section, kind)
+        if not fresh:
+            self.instance = ""
+            return
+        self.headers[name] = section
+        for required in ("app", "listen") if kind is Kind.POOL else ("command",):
+            self.required(section, kind, required, values, faulty)
+        env = self.envs.get(name, {})
+        agreement.identity(self, section, values)
+        agreement.agreement(self, section, kind, values, faulty)
+        agreement.increment(self, name, env, values)
+        per_instance = self.varying(section, name)
+        agreement.parked(self, section, per_instance, values)
+        if per_instance and not self.index:
+            self.other_instances(section, kind, name, values, faulty)
+        self.instance = ""
+        least, most = values.pop("instances")
+        where = f"{section.file}:{section.line}"
+        if kind is Kind.POOL:
+            values["wait_ready"] = True
+            values["on_fatal"] = values["on_fatal"] if self.rules > 1 else "hold"
+        else:
+            values["ready"] = values["ready"] or None
+        self.units[name] = Unit(
+            name=name,
+            kind=kind,
+            where=where,
+            env=env,
+            instances=least,
+            instances_max=most,
+            per_instance=per_instance,
+            rules=self.rules,
+            **values,
+        )
+
+    def required(self, section: Section, kind: Kind, key: str, values: dict[str, Any], faulty: set[str]) -> None:
+        if not values[key] and key not in faulty:
+            example = schema.keys_of(kind.value)[key].example
+            at = place(section, key)
+            self.problem(at, f"[{section.name}] has no {key}; give it one, like {key} = {example}")
+
+    def one_of(
+        self, section: Section, kind: Kind, keys: tuple[str, ...], values: dict[str, Any], faulty: set[str]
+    ) -> str:
+        """The one of these keys that the section sets; "" after a problem."""
+        given = [key for key in keys if values[key] or key in faulty]
+        if len(given) == 1:
+            return given[0]
+        shown = f"[{ini.brief(section.name)}]"
+        if given:
+            self.problem(place(section, given[1]), f"{shown} has {' and '.join(given)}; keep one of them")
+        else:
+            example = schema.keys_of(kind.value)[keys[0]].example
+            self.problem(section, f"{shown} has none of {', '.join(keys)}; give it one, like {keys[0]} = {example}")
+        return ""
+
+    def varying(self, section: Section, name: str) -> frozenset[str]:
+        """The keys of the section and the variables of its [env:…] that use ${INSTANCE}."""
+        written = (section.entries, self.env_entries.get(name, {}))
+        return frozenset(key for entries in written for key, entry in entries.items() if names_instance(entry.value))
+
+    def other_instances(
+        self, section: Section, kind: Kind, name: str, values: dict[str, Any], faulty: set[str]
+    ) -> None:
+        """What the values are for every instance but the first: a line is told with the first for which it is wrong."""
+        varying = {key for key, entry in section.entries.items() if key in values and names_instance(entry.value)}
+        entries = self.env_entries.get(name, {})
+        varying_env = {variable for variable, entry in entries.items() if names_instance(entry.value)}
+        here, told = self.problems, {(problem.file, problem.line) for problem in self.problems}
+        keys, env = schema.keys_of(kind.value), self.envs.get(name, {})
+        listens = [values["listen"]]
+        for index in range(1, values["instances"][1]):
+            self.instance, self.problems = str(index), []
+            own = {key: self.value(keys[key], section.entries[key]) for key in varying}
+            bad = faulty | {key for key, value in own.items() if value is None}
+            its = values | {key: self.or_default(kind, keys[key], value) for key, value in own.items()}
+            if varying & {"user", "group"}:
+                agreement.identity(self, section, its)
+            agreement.agreement(self, section, kind, its, bad)
+            its_env = {key: ini.joined(self.expand(key, entries[key]) or ()) for key in varying_env}
+            agreement.increment(self, name, env | its_env, its)
+            listens.append(its["listen"] if "listen" not in bad else ())
+            for problem in self.problems:
+                if (problem.file, problem.line) not in told:
+                    told.add((problem.file, problem.line))
+                    here.append(Problem(problem.file, problem.line, f"in instance {index}, {problem.text}"))
+        self.problems = here
+        if "listen" in varying:
+            self.listens[name] = listens
+
+    def instance_of(self, sections: list[Section]) -> dict[str, Unit]:
+        """The units that use ${INSTANCE}, without those that cannot have this one."""
+        for section in sections:
+            kind, _, name = parts(section)
+            if kind in UNITS and self.varying(section, name):
+                self.problems = []
+                self.unit(section, Kind(kind), name)
+                if self.problems:
+                    self.units.pop(name, None)
+        return self.units
+
+    def timer(self, section: Section, name: str) -> None:
+        """Read one [timer:…]."""
+        kind = Kind.TIMER
+        self.unknown_keys(section, kind.value)
+        fresh = self.name(section, kind.value, name, self.headers)
+        values, faulty = self.values(section, kind)
+        if not fresh:
+            return
+        self.headers[name] = section
+        self.required(section, kind, "command", values, faulty)
+        self.one_of(section, kind, ("cron", "every"), values, faulty)
+        agreement.identity(self, section, values)
+        agreement.companions(self, section, kind, values, faulty)
+        for variable, entry in self.env_entries.get(name, {}).items():
+            if names_instance(entry.value):
+                self.problem(entry, f"{variable}: a timer's job has no ${{INSTANCE}}; write the value")
+        own = {key: values.pop(key) for key in OF_A_TIMER}
+        own["every"] = own["every"] or 0.0
+        where = f"{section.file}:{section.line}"
+        env = self.envs.get(name, {})
+        unit = Unit(name=name, kind=kind, where=where, env=env, rules=self.rules, **values)
+        self.timers[name] = Timer(name=name, where=where, unit=unit, enabled=unit.enabled, **own)
+
+    def check(self, section: Section, name: str) -> None:
+        """Read one [health:…]."""
+        kind = Kind.HEALTH
+        self.unknown_keys(section, kind.value)
+        fresh = self.name(section, kind.value, name, self.check_headers)
+        values, faulty = self.values(section, kind)
+        if not fresh:
+            return
+        self.check_headers[name] = section
+        values["target"] = target = values["target"] or name
+        agreement.target(self, section, target, values["http"] if not values["socket"] else "")
+        way = self.one_of(section, kind, ("http", "tcp", "exec"), values, faulty)
+        agreement.asking(self, section, way, values, faulty)
+        if way == "exec":
+            agreement.identity(self, section, values)
+        where = f"{section.file}:{section.line}"
+        surroundings = {key: values.pop(key) for key in agreement.OF_EXEC}
+        command, unit = values.pop("exec"), None
+        if command:  # its name is one that no section can have
+            unit = Unit(
+                name=f"{name}~{kind.value}",
+                kind=kind,
+                where=where,
+                command=command,
+                enabled=values["enabled"],
+                env=self.envs.get(target, {}),
+                rules=self.rules,
+                **surroundings,
+            )
+        self.checks[name] = Health(name=name, where=where, unit=unit, **values)
+
+    def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
+        """Whether the section has a name that it can have."""
+        shown = f"[{ini.brief(section.name)}]"
+        if not name:
+            self.problem(section, f"{shown} has no name; write [{kind}:NAME]")
+        elif name == RESERVED_NAME:
+            self.misnamed.add(name)
+            self.problem(section, f"{shown}: impetusd itself has that name; choose another")
+        elif not is_unit_name(name):
+            self.misnamed.add(name)
+            form = "letters, digits, '_', '-' and '.', and begins with one of the first three"
+            text = f"{shown}: a name is at most {LONGEST_NAME} {form}; choose another"
+            self.problem(section, text)
+        elif name not in taken:
+            return True
+        else:
+            other = taken[name]
+            if parts(other)[0] != kind:
+                at = f"on line {other.line}" if other.file == section.file else f"at {other.file}:{other.line}"
+                text = f"[{ini.brief(other.name)}] {at} has that name; choose another"
+                self.problem(section, f"{shown}: {text}")
+        return False

@@ -1,0 +1,219 @@
+"""The values of one INI file by themselves: parsed, resolved, or told of as a problem."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from posixpath import join, normpath
+
+from impetusd.core.config import ini, schema, shell
+from impetusd.core.config.location import Reading, names_instance, own_section
+from impetusd.core.config.model import ANY_V4, ANY_V6, Access, Listen, LogAccess, user_and_group
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from impetusd.core.config.ini import Entry, Section
+    from impetusd.core.config.location import Paths
+    from impetusd.core.config.model import Group, Health, Host, Timer, Unit
+    from impetusd.core.config.problem import Problem
+    from impetusd.core.config.schema import Key
+
+LONGEST_NAME = 100  # a unit's name is a part of file names
+MOST_SUGGESTIONS = 50  # looking for the nearest word takes a millisecond: not for each line of a file that is no INI
+# Of all instances together, so that ${INSTANCE} has no one value in them.
+WHOLE = frozenset({"autostart", "depends_on", "enabled", "increment_var", "instances"})
+
+
+class Values(Reading):
+    """The whole file, on its way to a Config."""
+
+    def __init__(
+        self,
+        path: str,
+        environ: Mapping[str, str],
+        problems: list[Problem],
+        host: Host,
+        instance: int,
+        *,
+        rules: int,
+        former: bool = False,
+    ) -> None:
+        super().__init__(path, environ, problems, rules=rules, former=former)
+        self.host = host
+        self.index = instance
+        self.units: dict[str, Unit] = {}
+        self.timers: dict[str, Timer] = {}
+        self.checks: dict[str, Health] = {}
+        self.groups: dict[str, Group] = {}
+        self.headers: dict[str, Section] = {}  # of `units`, `timers` and `groups`, which share their names
+        self.check_headers: dict[str, Section] = {}  # the sections of `checks`
+        self.misnamed: set[str] = set()  # told once, and not again wherever something refers to them
+        self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for
+        self.env_entries: dict[str, dict[str, Entry]] = {}  # what they were read from
+        self.listens: dict[str, list[tuple[Listen, ...]]] = {}  # by unit, of each instance: where these may differ
+        self.defaults: dict[str, dict[str, Any]] = {}  # kind of section -> key -> parsed default
+        self.suggested = 0
+        self.warnings: list[Problem] = []  # of what may be meant as it is written
+
+    def value(self, key: Key, entry: Entry) -> Any:
+        """What the entry says, parsed and resolved; `key.value.none` for nothing; None after a problem."""
+        if "\n" in entry.value and not key.value.lines:
+            first = ini.brief(entry.value.partition("\n")[0])
+            self.problem(entry, f"{key.name} = {first}: goes on in the indented line below; remove its indentation")
+            return None
+        secret = key.value is schema.COMMAND or key.value is schema.HEADERS
+        written = key.name if key.value is schema.HEADERS else f"{key.name} = {ini.brief(entry.value)}"
+        if key.name in WHOLE and names_instance(entry.value):
+            self.problem(entry, f"{written}: it is for all instances together; write it without the number of one")
+            return None
+        lost = self.indented_key(key, entry)
+        if lost:
+            text = f"the line below it that sets {lost} is indented, and so would be a part of {key.name}"
+            self.problem(entry, f"{text}; remove its indentation, or put it in quotes if it is meant so")
+            return None
+        pieces = self.expand(written, entry, quotes=key.value is schema.COMMAND)
+        if pieces is None:
+            return None
+        text = ini.joined(pieces).strip()
+        if not text:
+            return key.value.none
+        try:
+            value = key.value.parse(pieces if key.value is schema.COMMAND else text)
+            if key.value is schema.COMMAND and self.rules > 1 and (fault := shell.needed(pieces)):
+                raise ValueError(fault)
+            if key.value is schema.READY and self.rules > 1 and (fault := schema.pattern_fault(value)):
+                raise ValueError(fault)
+        except ValueError as error:
+            # What a reference stood for is told, except of a command or a header: there it may be a password.
+            meant = "" if secret or "$" not in entry.value else f" (that is {ini.brief(text)})"
+            comment = "; a comment behind a value begins with ;" if " #" in entry.value else ""
+            self.problem(entry, f"{written}{meant}: {error}{comment}")
+            return None
+        return self.resolved(key, value)
+
+    def indented_key(self, key: Key, entry: Entry) -> str:
+        """A key of the same section that is set in a line which belongs to this one's value; "" for none."""
+        if self.rules < 2 or "\n" not in entry.value:
+            return ""
+        for line in ini.continuations(entry.value):
+            name, equals, _ = line.partition("=")
+            name = name.strip()
+            limit = key.value is schema.RLIMITS and name == "nice"
+            if equals and not limit and any(name in schema.keys_of(section) for section in key.sections):
+                return name
+        return ""
+
+    def resolved(self, key: Key, value: Any) -> Any:
+        """The value with paths made absolute, and `max` and -1 made numbers."""
+        if key.value is schema.LOG_FILE and self.rules > 1 and value in schema.LOG_STREAMS:
+            return schema.LOG_STREAMS[value]
+        if key.value in {schema.PATH, schema.LOG_FILE}:
+            return self.absolute(value)
+        if key.value is schema.PATHS:
+            return tuple(map(self.absolute, value))
+        if key.value is schema.INTERPRETER and "/" in value:
+            return self.absolute(value)
+        if key.value is schema.LISTEN:
+            return tuple(
+                replace(one, path=self.absolute(one.path)) if one.path else self.of_v6(one, value) for one in value
+            )
+        if key.value is schema.INSTANCES:
+            return tuple(max(1, self.host.cpus + number) if number < 1 else number for number in value)
+        return value
+
+    def of_v6(self, one: Listen, beside: tuple[Listen, ...]) -> Listen:
+        """Beside the wildcard of IPv4, [::] can only be that of IPv6. By the former rules it never was anything else."""
+        if one.host != ANY_V6 or one.v6only is not None:
+            return one
+        alone = self.rules < 2 or any((each.host, each.port) == (ANY_V4, one.port) for each in beside)
+        return replace(one, v6only=True) if alone else one
+
+    def absolute(self, path: str) -> str:
+        return normpath(join(self.built_in["BASE_DIR"], path))
+
+    def all_defaults(self, kind: str) -> dict[str, Any]:
+        """What each key of a section is when it is not there. Not to be changed."""
+        keys, known = schema.keys_of(kind), self.defaults.get(kind, {})
+        return known if len(known) == len(keys) else {name: self.default(kind, key) for name, key in keys.items()}
+
+    def default(self, kind: str, key: Key) -> Any:
+        known = self.defaults.setdefault(kind, {})
+        if key.name not in known:
+            text = ini.joined(ini.expand(key.default, {}, self.built_in)[0])
+            known[key.name] = self.resolved(key, key.value.parse(text)) if text else key.value.none
+        return known[key.name]
+
+    def nearest(self, word: str, known: Iterable[str]) -> str:
+        self.suggested += 1
+        return schema.nearest(word, known) if self.suggested <= MOST_SUGGESTIONS else ""
+
+    # The sections and their keys.
+
+    def socket_path(self, sections: list[Section], paths: Paths) -> None:
+        """The kernel's limit for the path of a socket."""
+        socket = paths.control_socket
+        if size(socket) <= schema.UNIX_PATH_BYTES:
+            return
+        own = own_section(sections, self.path)
+        entries = own.entries if own else {}
+        at = next((entries[name] for name in ("run_dir", "base_dir") if name in entries), own)
+        self.problem(
+            at,
+            f"{ini.brief(socket, 120)} would be {size(socket)} bytes long, a socket's path may have"
+            f" {schema.UNIX_PATH_BYTES}; set run_dir in [impetusd] to a shorter path",
+        )
+
+    def access(self, sections: list[Section]) -> Access:
+        """Who may use the control socket."""
+        own = own_section(sections, self.path)
+        given: dict[str, tuple[str, ...]] = {}
+        for name in ("viewers", "operators", "admins"):
+            entry = own.entries.get(name) if own else None
+            given[name] = (self.value(schema.keys_of(schema.IMPETUSD)[name], entry) if entry else None) or ()
+            for word in given[name]:
+                who = word.removeprefix("@")
+                what, exists = ("group", self.host.group_exists) if who != word else ("user", self.host.user_exists)
+                if not who.isdecimal() and not exists(who):  # a number needs no name, least of all in a container
+                    self.problem(
+                        entry, f"{name}: this host has no {what} '{ini.brief(who)}'; create it, or remove it here"
+                    )
+        return Access(**given)
+
+    def log_access(self, sections: list[Section]) -> LogAccess:
+        """Who may read the log files."""
+        own, keys = own_section(sections, self.path), schema.keys_of(schema.IMPETUSD)
+        mode, at = ((own.entries.get(name) if own else None) for name in ("log_mode", "log_owner"))
+        owner = (self.value(keys["log_owner"], at) if at else "") or ""
+        user, group = user_and_group(owner)
+        if user and self.host.euid != 0:
+            text = "only root can give files to another user; write :GROUP, or start impetusd as root"
+            self.problem(at, f"log_owner = {ini.brief(owner)}: {text}")
+        for what, name, exists in (("user", user, self.host.user_exists), ("group", group, self.host.group_exists)):
+            if name and (self.host.euid == 0 or what == "group") and not exists(name):
+                self.problem(at, f"log_owner: this host has no {what} {ini.brief(name)}; create it, or write another")
+        return LogAccess(log_mode=(self.value(keys["log_mode"], mode) if mode else None) or None, log_owner=owner)
+
+
+def parts(section: Section) -> tuple[str, str, str]:
+    kind, colon, name = section.name.partition(":")
+    return kind.strip(), colon, name.strip()
+
+
+def header(kind: str) -> str:
+    return f"[{kind}]" if kind in {schema.IMPETUSD, schema.INCLUDE} else f"[{kind}:NAME]"
+
+
+def place(section: Section, *keys: str) -> Section | Entry:
+    """The first of these keys that is set, or else the header: where a problem of them is told."""
+    return next((section.entries[key] for key in keys if key in section.entries), section)
+
+
+def size(path: str) -> int:
+    return len(path.encode("utf-8", "surrogatepass"))
+
+
+def is_unit_name(name: str) -> bool:
+    letters = name.isascii() and all(char.isalnum() or char in "_.-" for char in name)
+    return letters and name[0] not in ".-" and len(name) <= LONGEST_NAME

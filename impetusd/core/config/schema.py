@@ -1,0 +1,850 @@
+"""The one table of keys: name, sections, kind of value, default, documentation, example.
+
+The parser, its messages, the sample INI and `impetusd describe` are all made from it; a fact about a key stands here
+and nowhere else. Each kind of value is two small pure functions: `parse` takes what the operator wrote (expanded,
+never empty) and raises ValueError with one clause that says what to write instead; `show` writes a parsed value back.
+"""
+
+from __future__ import annotations
+
+from impetusd.core.config import capabilities, ini
+from impetusd.core.config.location import DEFAULTS, SECTION
+from impetusd.core.config.model import ANY_V6, UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
+from impetusd.core.protocol import MAX_INSTANCES
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
+
+IMPETUSD = SECTION
+POOL = "pool"
+PROGRAM = "program"
+TIMER = "timer"
+HEALTH = "health"
+GROUP = "group"
+INCLUDE = "include"
+ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
+
+MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+LONGEST = 3650 * MILLISECONDS["d"]
+BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+TRUE = ("yes", "true", "on", "1")
+FALSE = ("no", "false", "off", "0")
+PER_CPU = {"max": 0, "-1": -1}  # numbers of instances that the number of CPUs is added to, once it is known
+MOST_CPUS = 4096
+MOST_CRON = 200  # characters
+UNIX_PATH_BYTES = 107  # sockaddr_un holds 108, one of them the final NUL
+
+
+class Value:
+    """A kind of value. `lines`: whether it may go on over several lines; `none`: what stands for no value at all."""
+
+    __slots__ = ("lines", "name", "none", "parse", "show")
+
+    def __init__(
+        self,
+        name: str,
+        parse: Callable[[Any], Any],
+        show: Callable[[Any], str],
+        *,
+        lines: bool = False,
+        none: str | tuple[()] = "",
+    ) -> None:
+        self.name = name
+        self.parse = parse
+        self.show = show
+        self.lines = lines
+        self.none = none
+
+
+class Key:
+    """One key. `default` is as the operator would write it; '' is none, or what `doc` says."""
+
+    __slots__ = ("default", "doc", "example", "group", "name", "sections", "value")
+
+    def __init__(  # noqa: PLR0917 (KEYS reads as a table, by columns)
+        self, name: str, sections: tuple[str, ...], group: str, value: Value, default: str, doc: str, example: str = ""
+    ) -> None:
+        self.name = name
+        self.sections = sections
+        self.group = group
+        self.value = value
+        self.default = default
+        self.doc = doc
+        self.example = example
+
+
+def parse_duration(text: str) -> float:
+    """Seconds. Whole milliseconds, at most ten years, so that showing and reading back loses nothing."""
+    form = "write a number with a unit, like 500ms, 10s, 5m or 1h"
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(number) :]
+    number = number.rstrip()
+    whole, point, fraction = number.partition(".")
+    if not _digits(whole) or (point and not _digits(fraction)):
+        raise ValueError(f"not a duration; {form}")
+    if not unit and number.strip("0.") == "":
+        return 0.0
+    if not unit:
+        raise ValueError(f"a duration needs its unit; write {number}s or {number}ms")
+    if unit not in MILLISECONDS:
+        raise ValueError(f"not a duration; {form}")
+    if len(whole) > 15 or len(fraction) > 15 or int(whole) * MILLISECONDS[unit] > LONGEST:
+        raise ValueError("longer than ten years, or finer than anybody can measure; write it shorter")
+    scale: int = 10 ** len(fraction)
+    milliseconds, finer = divmod(int(whole + fraction) * MILLISECONDS[unit], scale)
+    if finer:
+        raise ValueError("finer than a millisecond; write whole milliseconds, like 500ms")
+    return milliseconds / 1000
+
+
+def show_duration(seconds: float) -> str:
+    """In the largest unit of which it is a whole number: 10.0 is 10s, 0.1 is 100ms."""
+    milliseconds = round(seconds * 1000)
+    if not milliseconds:
+        return "0"
+    unit = max(
+        (unit for unit, worth in MILLISECONDS.items() if milliseconds % worth == 0), key=MILLISECONDS.__getitem__
+    )
+    return f"{milliseconds // MILLISECONDS[unit]}{unit}"
+
+
+def parse_positive_duration(text: str) -> float:
+    """Seconds, more than none."""
+    seconds = parse_duration(text)
+    if not seconds:
+        raise ValueError("must be longer than 0; write it like 500ms, 10s, 5m or 1h")
+    return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes: a number alone, or with K, M, G or T (of 1024)."""
+    number, unit = (text[:-1].rstrip(), text[-1].upper()) if text[-1:].upper() in {"K", "M", "G", "T"} else (text, "")
+    if not _digits(number) or len(number) > 18:
+        raise ValueError("not a size; write a number with a unit, like 64K, 512M or 2G")
+    return int(number) * BYTES[unit]
+
+
+def parse_limit(text: str) -> int:
+    """The same, 0 for no limit. So few bytes that a unit must have been forgotten are refused."""
+    size = parse_size(text)
+    if 0 < size < BYTES["K"]:
+        raise ValueError(f"that is {size} bytes; write it with a unit, like {size}M")
+    return size
+
+
+def show_size(size: int) -> str:
+    """In the largest unit of which it is a whole number: 1048576 is 1M."""
+    return next(f"{size // BYTES[unit]}{unit}" for unit in reversed(BYTES) if size % BYTES[unit] == 0) if size else "0"
+
+
+def parse_bool(text: str) -> bool:
+    """Yes or no, in the ways that INI files have written it."""
+    word = text.lower()
+    if word in TRUE or word in FALSE:
+        return word in TRUE
+    raise ValueError("neither yes nor no; write one of them")
+
+
+def show_bool(value: bool) -> str:
+    """As the sample file writes it."""
+    return "yes" if value else "no"
+
+
+def parse_autorestart(text: str) -> Autorestart:
+    """One of three words; PM2's true and false are understood as always and never."""
+    word = text.lower()
+    if word in TRUE or word in FALSE:
+        return Autorestart.ALWAYS if word in TRUE else Autorestart.NEVER
+    try:
+        return Autorestart(word)
+    except ValueError:
+        raise ValueError("write always, on-failure or never") from None
+
+
+def parse_instances(text: str) -> tuple[int, int]:
+    """How many, and the most there may be; below 1 it is a value of `PER_CPU`."""
+    special = PER_CPU.get(text.lower())
+    if special is not None:
+        return special, special
+    least, dots, most = (part.strip() for part in text.partition(".."))
+    other = "or max for one per CPU, -1 for one less, or a range like 2..8"
+    low = _number(least, 1, MAX_INSTANCES, other)
+    high = _number(most, 1, MAX_INSTANCES, other) if dots else low
+    if high < low:
+        raise ValueError(f"the range runs backwards; write {high}..{low}")
+    return low, high
+
+
+def show_instances(ends: tuple[int, int]) -> str:
+    """A range where it is one."""
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}..{ends[1]}"
+
+
+def parse_signal(text: str) -> int:
+    """A signal's number, from TERM, SIGTERM or 15. Those that end no process are refused."""
+    import signal
+
+    name = text.upper().removeprefix("SIG")
+    known = {member.name[3:]: int(member) for member in signal.Signals}
+    number = int(name) if _digits(name) and len(name) < 4 else known.get(name, 0)
+    if number not in signal.valid_signals():
+        near = nearest(name, known)
+        raise ValueError(
+            f"no signal of Linux; {f'did you mean SIG{near}?' if near else 'write one like SIGTERM or SIGINT'}"
+        )
+    if number in {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD}:
+        raise ValueError("that signal does not end a process; write one that does, like SIGTERM or SIGINT")
+    return int(number)
+
+
+def show_signal(number: int) -> str:
+    """Its name; a real-time signal between the named ends has its number only."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """Names, separated by commas or blanks; each once."""
+    return tuple(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """Names of capabilities(7), with CAP_ in front or not, in any case."""
+    names = tuple(word.lower().removeprefix("cap_") for word in parse_words(text))
+    for name in names:
+        if name not in capabilities.NAMES:
+            near = nearest(name, capabilities.NAMES)
+            raise ValueError(
+                f"there is no capability {ini.brief(name)}; {f'write {near}' if near else 'man 7 capabilities lists them'}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def parse_people(text: str) -> tuple[str, ...]:
+    """Users, and groups behind @, by name or number."""
+    words = parse_words(text)
+    for word in words:
+        name = word.removeprefix("@")
+        if word.startswith(("%", "+", "&")):
+            raise ValueError(f"a group is written with @ in front; write @{word[1:]}")
+        if _digits(name) and (len(name) > 10 or int(name) >= (1 << 32) - 1):
+            raise ValueError(f"{ini.brief(word)} is beyond the numbers that users and groups have")
+        if not name or not name.isprintable() or set(name) & set(":/@") or name.startswith("-"):
+            raise ValueError(f"{ini.brief(word)} is no user and no @group; write names or numbers, like alice, @wheel")
+    return words
+
+
+def parse_exit_codes(text: str) -> tuple[int, ...]:
+    """Exit codes, separated by commas or blanks."""
+    return tuple(_number(word, 0, 255, "for each code, like 0, 2") for word in parse_words(text))
+
+
+def parse_paths(text: str) -> tuple[str, ...]:
+    """Paths, separated by commas or on lines of their own; blanks belong to them."""
+    return tuple(_list(text))
+
+
+def parse_app(text: str) -> str:
+    """Checked for its form; importing it is the template's business."""
+    module, colon, name = text.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        return text
+    raise ValueError("not an application; write package.module:name, like shop.web:create_app")
+
+
+def parse_command(pieces: Iterable[ini.Piece]) -> tuple[str, ...]:
+    """The argument list, from an expanded value in pieces."""
+    argv = ini.words(pieces)
+    if not argv or not argv[0]:
+        raise ValueError("names no program to run; write it with its arguments")
+    return tuple(argv)
+
+
+def show_command(argv: Sequence[str]) -> str:
+    """Quoted for a shell; what looks secret is not shown."""
+    import shlex
+
+    from impetusd.core import redact
+
+    shown = zip(argv, redact.argv(argv), strict=True)
+    return " ".join(new if old != new and new.split() == [new] else shlex.quote(new) for old, new in shown)
+
+
+def parse_umask(text: str) -> int:
+    """Octal, with or without a leading 0 or 0o."""
+    digits = text.lower().removeprefix("0o")
+    if not digits or len(digits) > 4 or digits.strip("01234567") or int(digits, 8) > 0o777:
+        raise ValueError("not a umask; write three octal digits, like 022 or 077")
+    return int(digits, 8)
+
+
+def parse_log_mode(text: str) -> int:
+    """Permissions of log files: octal."""
+    digits = text.lower().removeprefix("0o")
+    mode = int(digits, 8) if digits and len(digits) <= 4 and not digits.strip("01234567") else 0
+    if mode & ~0o664 or mode & 0o600 != 0o600:
+        raise ValueError("write 0600, 0640, 0660, 0644 or 0664: its owner reads and writes a log, others write none")
+    return mode
+
+
+def parse_owner(text: str) -> str:
+    """USER, USER:GROUP or :GROUP, each by name or by number."""
+    user, colon, group = text.partition(":")
+    if not (user or group) or (colon and not group) or ":" in group or len(text.split()) != 1:
+        raise ValueError("names nobody; write USER, USER:GROUP or :GROUP")
+    return text
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """CPU numbers in order, from numbers and ranges."""
+    ranges = _ranges(text, 0, MOST_CPUS, "or a range, like 0, 2-3")
+    return tuple(sorted({cpu for low, high in ranges for cpu in range(low, high + 1)}))
+
+
+def show_cpus(cpus: Sequence[int]) -> str:
+    """With ranges where there are any."""
+    ranges: list[tuple[int, int]] = []
+    for cpu in cpus:
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1] = ranges[-1][0], cpu
+        else:
+            ranges.append((cpu, cpu))
+    return show_ranges(ranges)
+
+
+def parse_status(text: str) -> tuple[tuple[int, int], ...]:
+    """Ranges of HTTP status codes, ends included."""
+    return tuple(_ranges(text, 100, 599, "or a range, like 200-299, 404"))
+
+
+def show_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """A single number where both ends are one."""
+    return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def parse_rlimits(text: str) -> tuple[tuple[str, int, int], ...]:
+    """(name, soft, hard) for each `name=both` or `name=soft:hard`; -1 is infinity."""
+    import resource
+
+    known = {name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_")}
+    limits: dict[str, tuple[str, int, int]] = {}
+    for item in _list(text):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        name = name.lower()
+        if not equals:
+            raise ValueError(f"{ini.brief(item)} has no '='; write limits like nofile=65536, core=0:infinity")
+        if name not in known:
+            near = nearest(name, known)
+            raise ValueError(
+                f"no limit is called {ini.brief(name)}; {f'did you mean {near}?' if near else 'see setrlimit(2)'}"
+            )
+        if name in limits:
+            raise ValueError(f"{name} is there twice; keep one")
+        soft, colon, hard = (part.strip() for part in value.partition(":"))
+        low = _rlimit(name, soft)
+        high = _rlimit(name, hard) if colon else low
+        if high != -1 and (low == -1 or low > high):
+            raise ValueError(f"the soft limit of {name} is above its hard limit; write {name}=soft:hard")
+        limits[name] = (name, low, high)
+    return tuple(limits.values())
+
+
+def show_rlimits(limits: Iterable[tuple[str, int, int]]) -> str:
+    """As `name=both` where soft and hard are the same."""
+
+    def one(limit: int) -> str:
+        return "infinity" if limit == -1 else str(limit)
+
+    return ", ".join(f"{n}={one(s)}" if s == h else f"{n}={one(s)}:{one(h)}" for n, s, h in limits)
+
+
+def parse_listen(text: str) -> tuple[Listen, ...]:
+    """Addresses, separated by commas; a unix path is as written."""
+    return tuple(dict.fromkeys(_address(item) for item in _list(text)))
+
+
+def parse_url(text: str) -> str:
+    """An http or https URL, as written."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in {"http", "https"}:
+        raise ValueError("not a URL; write it like http://127.0.0.1:8080/health")
+    host = rest.replace("?", "/").partition("/")[0]
+    if "@" in host:
+        raise ValueError("a password in a URL would be seen in `status`; write it into headers")
+    port = host.rpartition("]")[2].partition(":")
+    _peer(host if port[1] else f"{host}:80", "127.0.0.1:8080")
+    return _path(text)
+
+
+def parse_http(text: str) -> str:
+    """A URL, or a path alone."""
+    return _path(text) if text.startswith("/") else parse_url(text)
+
+
+def parse_peer(text: str) -> str:
+    """HOST:PORT to connect to, in its shortest form."""
+    return _peer(text, "127.0.0.1:5432")
+
+
+def parse_ready(text: str) -> Ready:
+    """One of three ways of being ready."""
+    kind, _, value = text.partition(":")
+    value = value.strip()
+    if kind in {"http", "https"}:
+        return Ready("http", parse_url(text))
+    if kind == "tcp":
+        return Ready("tcp", parse_peer(value))
+    if kind == "log" and value:
+        import re
+        import warnings
+
+        try:
+            with warnings.catch_warnings():  # of what a later version of Python may read in another way
+                warnings.simplefilter("ignore")
+                re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"its regular expression cannot be read ({error}); write one like log:listening on"
+            ) from None
+        return Ready("log", value)
+    raise ValueError("write http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX")
+
+
+def pattern_fault(ready: Ready) -> str:
+    """Why its regular expression is not taken, which `parse_ready` has found to be one; "" if it is."""
+    import re
+
+    from impetusd.core.config.linepattern import LinePattern
+
+    try:
+        if ready.kind == "log":
+            LinePattern(ready.value.encode())
+    except (re.error, ValueError, RecursionError) as error:
+        return f"its regular expression cannot be matched ({error}); write one like log:listening on"
+    return ""
+
+
+def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
+    """(name, value) of each line."""
+    headers: list[tuple[str, str]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not colon or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError("a line of it is no header; write one Name: value on each line")
+        if not value.isprintable() or not value.isascii():
+            raise ValueError(f"the value of {ini.brief(name)} has a character that no header can have; remove it")
+        headers.append((name, value))
+    return tuple(headers)
+
+
+def show_headers(headers: Iterable[tuple[str, str]]) -> str:
+    """One on each line. What looks secret is not shown."""
+    from impetusd.core import redact
+
+    return "\n  ".join(f"{name}: {redact.value(name, value)}" for name, value in headers)
+
+
+def show_url(url: object) -> str:
+    """A URL, or what has one in it, without its secrets."""
+    from impetusd.core import redact
+
+    return redact.text(str(url))
+
+
+def parse_cron(text: str) -> str:
+    """A cron expression, as written but for its blanks."""
+    from impetusd.core.rules import schedule
+
+    expression = " ".join(text.split())
+    fault = schedule.check(expression) if len(expression) <= MOST_CRON else "no cron expression is that long"
+    if fault:
+        raise ValueError(f"{fault}; write minute, hour, day of month, month, day of week, like 30 3 * * 1-5, or @daily")
+    return expression
+
+
+def parse_timezone(text: str) -> str:
+    """The name of a time zone that this host has."""
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("this host knows no such time zone; write one like Europe/Lisbon or UTC") from None
+    return text
+
+
+def parse_variable(text: str) -> str:
+    """The name of an environment variable."""
+    if not ini.is_name(text):
+        raise ValueError("cannot name a variable; use letters, digits and _, no digit in front")
+    return text
+
+
+def parse_text(text: str) -> str:
+    """Anything on one line."""
+    return text
+
+
+def count(least: int, most: int) -> Value:
+    """A whole number from `least` to `most`."""
+    return Value("count", lambda text: _number(text, least, most), str)
+
+
+def size(least: int, most: int) -> Value:
+    """Bytes, from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        number = parse_size(text)
+        if not least <= number <= most:
+            raise ValueError(f"must be between {show_size(least)} and {show_size(most)}")
+        return number
+
+    return Value("size", parse, show_size)
+
+
+def choice(*options: Any) -> Value:
+    """One of these words, or of the members of an enumeration."""
+    known = {str(getattr(option, "value", option)): option for option in options}
+    words = list(known)
+
+    def parse(text: str) -> Any:
+        if text.lower() not in known:
+            raise ValueError(f"write {', '.join(words[:-1])} or {words[-1]}")
+        return known[text.lower()]
+
+    return Value("choice", parse, lambda option: str(getattr(option, "value", option)))
+
+
+def show_words(words: Iterable[object]) -> str:
+    """Separated by commas."""
+    return ", ".join(map(str, words))
+
+
+DURATION = Value("duration", parse_duration, show_duration)
+POSITIVE_DURATION = Value("duration", parse_positive_duration, show_duration)
+BOOL = Value("yes or no", parse_bool, show_bool)
+AUTORESTART = Value("choice", parse_autorestart, lambda value: str(value.value))
+INSTANCES = Value("count", parse_instances, show_instances)
+SIGNAL = Value("signal", parse_signal, show_signal)
+WORDS = Value("names", parse_words, show_words, lines=True, none=())
+PEOPLE = Value("users and @groups", parse_people, show_words, lines=True, none=())
+EXIT_CODES = Value("exit codes", parse_exit_codes, show_words, none=())
+PATH = Value("path", parse_text, str)
+LOG_FILE = Value("path", parse_text, str)
+PATHS = Value("paths", parse_paths, show_words, lines=True, none=())
+GLOBS = Value("patterns", parse_paths, show_words, lines=True, none=())
+INTERPRETER = Value("path or name", parse_text, str)
+TEXT = Value("text", parse_text, str)
+APP = Value("application", parse_app, str)
+COMMAND = Value("command", parse_command, show_command, lines=True, none=())
+UMASK = Value("umask", parse_umask, lambda mask: f"{mask:03o}")
+LOG_MODE = Value("file mode", parse_log_mode, lambda mode: f"{mode:04o}")
+OWNER = Value("owner", parse_owner, str)
+CPUS = Value("CPUs", parse_cpus, show_cpus, none=())
+RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
+LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
+LIMIT = Value("size", parse_limit, show_size)
+READY = Value("way of being ready", parse_ready, show_url)
+CRON = Value("cron expression", parse_cron, str)
+TIMEZONE = Value("time zone", parse_timezone, str)
+VARIABLE = Value("variable", parse_variable, str)
+OVERLAP = choice(*Overlap)
+ACTION = choice(*Action)
+LOG_FORMAT = choice("plain", "json")
+NO_NEW_PRIVS = choice("auto", "yes", "no")
+CAPABILITIES = Value("capabilities", parse_capabilities, show_words, none=())
+ON_FATAL = choice("refuse", "hold")
+PROGRAM_TYPE = choice("simple", "oneshot")
+HTTP = Value("URL or path", parse_http, show_url)
+PEER = Value("address", parse_peer, str)
+STATUS = Value("status codes", parse_status, show_ranges, none=())
+HEADERS = Value("headers", parse_headers, show_headers, lines=True, none=())
+
+# What a log file's path may be instead, and by which names programs know it: opened as files they would be our pipes.
+LOG_STREAMS = {
+    name: stream
+    for number, stream in ((1, "stdout"), (2, "stderr"))
+    for name in (stream, f"/dev/{stream}", f"/dev/fd/{number}", f"/proc/self/fd/{number}")
+}
+
+_OWN = (IMPETUSD,)
+_POOL = (POOL,)
+_PROGRAM = (PROGRAM,)
+_BOTH = (POOL, PROGRAM)
+_TIMER = (TIMER,)
+_HEALTH = (HEALTH,)
+_JOBS = (*_BOTH, TIMER)
+_EVERY = (*_JOBS, HEALTH)
+
+KEYS: tuple[Key, ...] = (
+    # where impetusd itself lives
+    Key("base_dir", _OWN, "Where things live", PATH, DEFAULTS["base_dir"], "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
+    Key("run_dir", _OWN, "Where things live", PATH, DEFAULTS["run_dir"], "Sockets. For api.ini: var/api/run. For a file in /etc: /run/impetusd, /run/impetusd-api."),
+    Key("state_dir", _OWN, "Where things live", PATH, DEFAULTS["state_dir"], "What must survive a reboot; one impetusd per state_dir. For api.ini: var/api/lib. For a file in /etc: /var/lib/impetusd, /var/lib/impetusd-api."),
+    Key("log_dir", _OWN, "Where things live", PATH, DEFAULTS["log_dir"], "Logs. For api.ini: var/api/log. For a file in /etc: /var/log/impetusd, /var/log/impetusd-api."),
+    # who may use it
+    Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
+    Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
+    Key("admins", _OWN, "Who may use it", PEOPLE, "", "... that may do everything. They can run programs as the user that runs impetusd.", "alice, 1001"),
+    Key("log_owner", _OWN, "Who may use it", OWNER, "", "Whose log files are, as USER, USER:GROUP or :GROUP (of USER alone: the user's own group), by name or by number: those of units and impetusd's own, rotated ones too; the group, and whoever log_mode lets in, may list log_dir if impetusd owns it. Another user than impetusd's own needs root. Default: impetusd's own.", ":adm"),
+    Key("log_mode", _OWN, "Who may use it", LOG_MODE, "", "Their permissions: 0600, 0640, 0660, 0644 or 0664. Default: 0640 for new files; others keep theirs.", "0640"),
+    # other files
+    Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns with blanks or commas between them (quotes around one that has a blank), relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
+    # what runs
+    Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
+    Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
+    Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: it runs until it is stopped; oneshot: it does its work and ends, like a migration. That one counts as started when it has exited with 0 (or one of stop_exit_codes), whoever depends on it waits for that, and is held back when it fails. It is run at each start of impetusd, and when it is named; autostart and depends_on alone do not run it twice. Its autorestart is never by default, and its listen_timeout none."),
+    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. [::] takes IPv4, too, where the host has it so (net.ipv6.bindv6only = 0); [::]:PORT v6only=yes or no says it, and beside 0.0.0.0 it is yes. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
+    Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
+    Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
+    Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool. Default: the one that runs impetusd.", ".venv/bin/python"),
+    Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh."),
+    Key("standby", _POOL, "What runs", count(0, 100), "1", "Workers kept ready to take over from one that dies."),
+    Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "Connections that may queue; the kernel caps it at net.core.somaxconn."),
+    # when
+    Key("enabled", _EVERY, "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
+    Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
+    Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
+    Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
+    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX (as Python's re, but for lookaround and references to groups).", "log:listening on port"),
+    Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
+    Key("members", (GROUP,), "When it runs", WORDS, "", "Pools and programs, by name or pattern, that the group's name stands for in every command. Required.", "web, db"),
+    # reload
+    Key("reload_parallel", _BOTH, "Reloads", count(1, 1000), "1", "A reload starts so many new processes at a time, each of which takes over from an old one."),
+    Key("reload_watch", _BOTH, "Reloads", DURATION, "1s", "The first new process serves beside all the old ones for this long; if it ends or its health checks fail, the old ones stay."),
+    # restart policy
+    Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
+    Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is left alone.", "0, 2"),
+    Key("min_uptime", _BOTH, "Restarts", DURATION, "1s", "A run shorter than this counts as failed; failed runs in a row wait longer and longer. A program that does not tell when it is ready counts as started after this time, or after 1s where that is shorter."),
+    Key("max_restarts", _BOTH, "Restarts", count(0, 1_000_000), "16", "It is given up as FATAL when it would restart more often than this..."),
+    Key("restart_window", _BOTH, "Restarts", POSITIVE_DURATION, "60s", "... within this time."),
+    Key("restart_delay", _BOTH, "Restarts", DURATION, "0", "Wait this long before each restart."),
+    Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "Wait after the second failed run in a row; doubles with each one that follows."),
+    Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The longest it grows to."),
+    Key("retry_after", _BOTH, "Restarts", DURATION, "0", "What is FATAL is tried again after this time; 0: never."),
+    Key("on_fatal", _POOL, "Restarts", ON_FATAL, "refuse", "When it is FATAL, refuse: connections are refused, so that a proxy asks another server; hold: clients wait until it runs again."),
+    Key("critical", _BOTH, "Restarts", BOOL, "no", "When it is FATAL, impetusd stops everything in order and exits with 69, so that what started it can act: a container's runtime, or systemd."),
+    # restarts of what is healthy
+    Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "Restart it at these times: a cron expression, or @daily and the like.", "30 3 * * 1"),
+    Key("timezone", _JOBS, "Planned restarts", TIMEZONE, "", "Where cron_restart (of a timer: cron) reads the clock. Default: the host's time zone.", "Europe/Lisbon"),
+    Key("max_age", _BOTH, "Planned restarts", DURATION, "0", "Restart what has run for this long, not all instances at once; 0: never."),
+    Key("max_requests", _POOL, "Planned restarts", count(0, 1_000_000_000), "0", "Replace a worker that has answered about so many requests (give or take a tenth, not all at once); 0: never."),
+    Key("watch", _BOTH, "Planned restarts", PATHS, "", "Restart it when something changes in these files and folders. Needs impetusd[watch].", "src, conf/app.toml"),
+    Key("watch_ignore", _BOTH, "Planned restarts", GLOBS, "", "Names in them that do not count, as patterns.", "*.log, tmp"),
+    Key("watch_delay", _BOTH, "Planned restarts", DURATION, "500ms", "It restarts when nothing has changed for this long."),
+    # what it may use and how it may hang
+    Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it, gracefully, when it and its descendants use more memory than this; 0: never."),
+    Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
+    Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
+    Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop is stuck for this long writes its stacks to its log and is replaced; 0: never."),
+    Key("header_timeout", _POOL, "Limits", DURATION, "60s", "A connection is closed when the head of its request is not there within this time of its first byte, or of the connection; 0: any time."),
+    Key("body_timeout", _POOL, "Limits", DURATION, "60s", "... and when less than 16 KB of a request's body has come in this time, though the application reads; 0: any time."),
+    Key("watchdog", _PROGRAM, "Limits", DURATION, "0", "Restart it when it has not said WATCHDOG=1 (sd_notify) for this long; 0: never. It must speak that protocol."),
+    # stopping
+    Key("kill_signal", _JOBS, "Stopping", SIGNAL, "SIGTERM", "The signal that asks it to stop."),
+    Key("kill_timeout", _EVERY, "Stopping", DURATION, "10s", "What has not ended by then is killed."),
+    Key("drain_timeout", _POOL, "Stopping", DURATION, "5s", "How long a stopping worker waits for its connections to leave; shorter than kill_timeout."),
+    Key("treekill", _JOBS, "Stopping", BOOL, "yes", "Stop its descendants too, wherever they went."),
+    # surroundings
+    Key("cwd", _EVERY, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
+    Key("user", _EVERY, "Surroundings", TEXT, "", "Run as this user, by name or by number, which needs no name; UID:GID names a group as well. impetusd must run as root. Default: impetusd's own.", "www-data"),
+    Key("group", _EVERY, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
+    Key("no_new_privs", _EVERY, "Surroundings", NO_NEW_PRIVS, "auto", "yes: neither it nor what it starts gains rights by executing a program, as sudo, ping and others with a setuid bit or file capabilities give them; auto: yes if it runs as another user than root."),
+    Key("capabilities", _EVERY, "Surroundings", CAPABILITIES, "", "The capabilities that it has, and no others; impetusd must run as root. Default: those of impetusd if it runs as root, none as another user.", "net_bind_service"),
+    Key("umask", _EVERY, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
+    Key("nice", _EVERY, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),
+    Key("oom_score_adj", _JOBS, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
+    Key("cpu_affinity", _JOBS, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
+    Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
+    Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them.", "web.env"),
+    # logs
+    Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr, which are those of `impetusd run` (of `impetusd start`: its own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),
+    Key("error_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard error goes, in the same way. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
+    Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
+    Key("time", _JOBS, "Logs", BOOL, "no", "Put the time before each line."),
+    Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines as they come; json: each in an object with its time and where it is from."),
+    Key("log_max_line", _JOBS, "Logs", size(4 << 10, 1 << 20), "256K", 'Where whole lines are written (time, log_format = json, merge_logs, run --logs stdout), one longer than this is written in parts: each but the last ends with …, or has "partial": true in JSON. Parts of a line stand together; where another writes into the same file, one whose end does not come within a second ends there.'),
+    Key("log_max_size", _JOBS, "Logs", LIMIT, "0", "Begin a new file when one has grown to this size; 0: never, as when logrotate does it."),
+    Key("log_max_age", _JOBS, "Logs", DURATION, "0", "Begin a new file when one is this old; 0: never."),
+    Key("log_keep", _JOBS, "Logs", count(0, 10_000), "7", "How many old files are kept."),
+    Key("log_compress", _JOBS, "Logs", BOOL, "yes", "Old files are compressed with gzip."),
+    # when a timer's command runs
+    Key("cron", _TIMER, "When it runs", CRON, "", "A cron expression (six fields begin with seconds), or @hourly, @daily, @weekly, @monthly, @yearly. This or every is required.", "0 3 * * *"),
+    Key("every", _TIMER, "When it runs", POSITIVE_DURATION, "", "Or so often.", "15m"),
+    Key("jitter", _TIMER, "When it runs", DURATION, "0", "Run it up to this much later, so that not all hosts do so at once."),
+    Key("catch_up", _TIMER, "When it runs", BOOL, "no", "When runs were missed because impetusd was down, the host asleep or its clock set: run it once, then."),
+    Key("overlap", _TIMER, "When it runs", OVERLAP, "skip", "When the run before has not ended: skip this one, queue it, or replace the one that runs."),
+    Key("timeout", _TIMER, "When it runs", DURATION, "0", "A run that takes longer is stopped and has failed; 0: it may take any time."),
+    Key("retries", _TIMER, "When it runs", count(0, 1000), "0", "How often a failed run is tried again..."),
+    Key("retry_delay", _TIMER, "When it runs", DURATION, "10s", "... after this time, which doubles with each try, up to an hour."),
+    # what a health check asks, and what follows
+    Key("target", _HEALTH, "What is asked", TEXT, "", "The unit that it is about. Default: the one of the same name.", "web"),
+    Key("http", _HEALTH, "What is asked", HTTP, "", "A URL. A path alone is asked of each worker of a pool. One of http, tcp and exec is required.", "http://127.0.0.1:8080/health"),
+    Key("tcp", _HEALTH, "What is asked", PEER, "", "HOST:PORT that must take connections.", "127.0.0.1:5432"),
+    Key("exec", _HEALTH, "What is asked", COMMAND, "", "A command that must exit with 0. It has the environment of its target.", "pg_isready -q"),
+    Key("status", _HEALTH, "What is asked", STATUS, "200-399", "Status codes that http may get."),
+    Key("body", _HEALTH, "What is asked", TEXT, "", "Text that must be in its answer.", "ok"),
+    Key("headers", _HEALTH, "What is asked", HEADERS, "", "Headers that it sends, each as Name: value on a line of its own.", "Host: shop.example"),
+    Key("socket", _HEALTH, "What is asked", PATH, "", "The unix socket that http goes through.", "${RUN_DIR}/web.sock"),
+    Key("ca_file", _HEALTH, "What is asked", PATH, "", "The certificates that https trusts. Default: the host's.", "conf/ca.pem"),
+    Key("verify", _HEALTH, "What is asked", BOOL, "yes", "no: https takes any certificate."),
+    Key("interval", _HEALTH, "When, and what follows", POSITIVE_DURATION, "30s", "How often it asks."),
+    Key("timeout", _HEALTH, "When, and what follows", POSITIVE_DURATION, "5s", "An answer that takes longer is a failure."),
+    Key("start_period", _HEALTH, "When, and what follows", DURATION, "0", "Failures do not count for this long after a start."),
+    Key("failures", _HEALTH, "When, and what follows", count(1, 1000), "3", "So many failures in a row make it unhealthy..."),
+    Key("successes", _HEALTH, "When, and what follows", count(1, 1000), "1", "... and so many successes healthy again."),
+    Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What unhealthy leads to: restart, or alert, which only tells."),
+)  # fmt: skip
+
+_OF_SECTION = {
+    section: {key.name: key for key in KEYS if section in key.sections}
+    for section in (IMPETUSD, INCLUDE, *_EVERY, GROUP)
+}
+
+
+def keys_of(section: str) -> dict[str, Key]:
+    """The keys that a kind of section takes, in the table's order."""
+    return _OF_SECTION[section]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What a misspelt `word` most likely meant, or ''."""
+    import difflib
+
+    matches = difflib.get_close_matches(word[:40], known, 1, 0.7) if len(word) <= 40 else []
+    return matches[0] if matches else ""
+
+
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _number(text: str, least: int, most: int, other: str = "") -> int:
+    digits = text.removeprefix("-")
+    if _digits(digits) and len(digits) < 10 and least <= int(text) <= most:
+        return int(text)
+    raise ValueError(f"write a whole number from {least} to {most}{' ' + other if other else ''}")
+
+
+def _ranges(text: str, least: int, most: int, other: str) -> Iterator[tuple[int, int]]:
+    for word in parse_words(text):
+        first, dash, last = word.partition("-")
+        low = _number(first, least, most, other)
+        high = _number(last, least, most, other) if dash else low
+        if high < low:
+            raise ValueError(f"the range {ini.brief(word)} runs backwards; write {high}-{low}")
+        yield low, high
+
+
+def _list(text: str) -> list[str]:
+    return [item.strip() for item in text.replace("\n", ",").split(",") if item.strip()]
+
+
+def _rlimit(name: str, text: str) -> int:
+    if text.lower() in {"infinity", "unlimited"}:
+        return -1
+    if name in {"as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"}:
+        number = parse_size(text)
+    elif _digits(text) and len(text) < 19:
+        number = int(text)
+    else:
+        raise ValueError(f"{name} takes a number or infinity; write it like {name}=1024")
+    if number >= 1 << 63:
+        raise ValueError(f"{name} is beyond what the kernel can count; write {name}=infinity")
+    return number
+
+
+def _address(text: str) -> Listen:
+    shown = ini.brief(text)
+    if text.startswith("unix:"):
+        return _unix_address(text.removeprefix("unix:").strip())
+    if text.startswith("/"):
+        raise ValueError(f"for a unix socket write unix:{shown}")
+    text, _, only = text.partition(" v6only=")
+    host, port = _host_and_port(text.rstrip(), "127.0.0.1:8080, or unix:PATH")
+    if not host or host == "*":
+        raise ValueError(
+            f"{shown} names no host; write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network"
+        )
+    found = Listen(_host(host, port), int(port))
+    if not only:
+        return found
+    if found.host != ANY_V6:
+        raise ValueError(f"v6only is for [::], which may take IPv4, too; write {found}")
+    return Listen(found.host, found.port, v6only=parse_bool(only.strip()))
+
+
+def _unix_address(text: str) -> Listen:
+    """PATH mode=0660 owner=USER:GROUP; blanks belong to the path."""
+    mode, owner = UNIX_MODE, ""
+    while (words := text.rsplit(maxsplit=1))[1:]:
+        key, equals, value = words[1].partition("=")
+        if not equals or key not in {"mode", "owner"}:
+            break
+        if key == "mode":
+            mode = _mode(value)
+        elif value.strip(":") and value.count(":") < 2:
+            owner = value.removesuffix(":")
+        else:
+            raise ValueError("owner names nobody; write owner=USER, owner=USER:GROUP or owner=:GROUP")
+        text = words[0]
+    if not text or text.startswith(("mode=", "owner=")):
+        raise ValueError("a unix socket needs a path; write unix:run/web.sock")
+    return Listen("", 0, text, mode, owner)
+
+
+def _mode(text: str) -> int:
+    if not text or len(text) > 4 or text.strip("01234567") or int(text, 8) > 0o777:
+        raise ValueError(f"mode={ini.brief(text)} is no mode; write octal digits, like mode=0660 or mode=0666")
+    return int(text, 8)
+
+
+def _peer(text: str, example: str) -> str:
+    host, port = _host_and_port(text, example)
+    if not host:
+        raise ValueError(f"{ini.brief(text)} names no host; write it like {example}")
+    return str(Listen(_host(host, port), int(port)))
+
+
+def _path(text: str) -> str:
+    """What a request's first line can hold, of a URL or of a path alone."""
+    if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
+        raise ValueError("a URL has no blanks, no # and nothing but ASCII; write such characters as %20")
+    return text
+
+
+def _host_and_port(text: str, example: str) -> tuple[str, str]:
+    host, _, port = text.rpartition(":")
+    if not _digits(port) or len(port) > 5 or not 1 <= int(port) <= 65535:
+        raise ValueError(f"{ini.brief(text)} has no port from 1 to 65535; write HOST:PORT, like {example}")
+    return host, port
+
+
+def _host(host: str, port: str) -> str:
+    """A name as it is, an address in its shortest form."""
+    import ipaddress
+
+    bracketed = host.startswith("[") and host.endswith("]")
+    inner = host[1:-1] if bracketed else host
+    try:
+        if bracketed:
+            return str(ipaddress.IPv6Address(inner))
+        if ":" in host:
+            ipaddress.IPv6Address(inner)
+            raise ValueError(f"an IPv6 address stands in brackets; write [{inner}]:{port}")
+        if not inner.strip("0123456789."):
+            return str(ipaddress.IPv4Address(inner))
+    except ipaddress.AddressValueError:
+        raise ValueError(
+            f"{ini.brief(host)} is no address; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080"
+        ) from None
+    labels = inner.split(".")
+    if len(inner) > 253 or not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
+        raise ValueError(f"{ini.brief(host)} is no host; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
+    return inner.lower()

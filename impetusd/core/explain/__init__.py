@@ -1,0 +1,1 @@
+"""What happened, and why: the ledger's records, explanations, findings."""

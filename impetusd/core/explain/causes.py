@@ -1,0 +1,258 @@
+"""Errors that everybody meets: what they mean, and what to type to see for oneself. Text in, text out; nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from impetusd.core.config import shell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Advice(NamedTuple):
+    """`hint` is a sentence, or ""; `commands` are (what to type, what it tells)."""
+
+    hint: str = ""
+    commands: tuple[tuple[str, str], ...] = ()
+
+
+class _Known(NamedTuple):
+    pattern: re.Pattern[str]
+    hint: str = ""
+    command: str = ""
+    tells: str = ""
+
+
+def _known(pattern: str, hint: str = "", command: str = "", tells: str = "") -> _Known:
+    return _Known(re.compile(pattern, re.IGNORECASE), hint, command, tells)
+
+
+_PATH = r"(?P<path>/[^\s'\":,;)]+)"
+# {names} are those of groups of the pattern. Of a text the last line that is known counts, and there the first row.
+KNOWN = (
+    _known(
+        r"no module named '?(?P<module>[\w.]+)",
+        "the Python that runs it has no module {module}: it is not installed there, or its name is misspelt",
+    ),
+    _known(
+        r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
+        "another process has its port, and may be an older one of its own",
+        "ss -ltnp 'sport = :{port}'",
+        "which process that is (as root)",
+    ),
+    _known(
+        r"address already in use.*?[:\]](?P<port>\d{2,5})\b",
+        "another process has its port, and may be an older one of its own",
+        "ss -ltnp 'sport = :{port}'",
+        "which process that is (as root)",
+    ),
+    _known(r"address already in use", "another process has its address", "ss -lnp", "who listens where (as root)"),
+    _known(
+        r"no new privileges|sudo: effective uid is not 0",
+        "it runs without new privileges (no_new_privs = auto, with a user of its own), which what it executes needs;"
+        " write no_new_privs = no in its section, or capabilities = … for what it may do itself",
+    ),
+    _known(
+        r"executing (?P<name>\S+) failed: operation not permitted",
+        "{name} has file capabilities, which no_new_privs = auto keeps from it; write no_new_privs = no in its section,"
+        " or what it needs as capabilities = …",
+        "getcap $(command -v {name})",
+        "which they are",
+    ),
+    _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "how full it is"),
+    _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "how full it is"),
+    _known(r"no space left on device", "a disk is full", "df -h", "which one"),
+    _known(
+        rf"(executing|entering|changing directory to) {_PATH}.*permission denied",
+        "the user that it runs as may not, or the file is not executable",
+        "namei -l {path}",
+        "who may do what, at each step of the way",
+    ),
+    _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", "who may do what, at each step of the way"),
+    _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", "who may do what, at each step of the way"),
+    _known(
+        rf"executing (?P<word>{'|'.join(map(re.escape, sorted(shell.BUILT_IN)))}) failed",
+        "no shell runs a command, and {word} is shell syntax; write sh -c '…'",
+    ),
+    _known(
+        r"executing (?P<name>[^/\s]\S*) failed: no such program in PATH",
+        "no folder in its PATH has {name}; write the path of the program, or set PATH in its [env:…]",
+        "command -v {name}",
+        "where this shell finds it",
+    ),
+    _known(
+        rf"executing {_PATH}.*exec format error",
+        "the kernel does not know what it is; a script begins with a line like #!/bin/sh",
+        "file {path}",
+        "what it is",
+    ),
+    _known(
+        rf"changing directory to {_PATH}.*no such file",
+        "its cwd is not there; make it, or write another",
+        "namei -l {path}",
+        "how far the way goes",
+    ),
+    _known(
+        rf"executing {_PATH}.*no such file",
+        "it is not there, or the interpreter that its first line names is not",
+        "ls -l {path}",
+        "whether it is",
+    ),
+    _known(rf"reading env_file {_PATH}", "", "ls -l {path}", "what is there"),
+    _known(
+        r"\('(?P<host>[\w.:-]+)', (?P<port>\d+)\).*connection refused"
+        r"|connect call failed \('(?P<host2>[\w.:-]+)', (?P<port2>\d+)"
+        r'|at "(?P<host3>[\w.:-]+)".*port (?P<port3>\d+) failed: connection refused'
+        r"|(?P<host4>[\w.-]+):(?P<port4>\d+): connection refused",
+        "nothing listens at {host}, port {port}",
+        "nc -vz {host} {port}",
+        "whether it can be reached from here",
+    ),
+    _known(r"connection refused", "what it wants to talk to does not listen: it is down, or elsewhere"),
+    _known(
+        r"(name or service not known|name resolution|nodename nor servname)",
+        "the name of a host cannot be looked up",
+        "resolvectl status",
+        "which name servers are asked",
+    ),
+    _known(
+        r"name not found: '?(?P<user>[\w.-]+)",
+        "the user is not there (any more)",
+        "getent passwd {user}",
+        "whether the host knows it",
+    ),
+    _known(
+        r"out of memory",
+        "max_memory_restart, set below the limit, has it replaced in time",
+        "journalctl -k --grep 'Killed process'",
+        "the kernel's own account",
+    ),
+    _known(r"too many open files", "its limit of open files is too low: rlimits = nofile=65536"),
+)
+
+
+def advice(lines: Iterable[str]) -> Advice:
+    """Of the last line that is known."""
+    for line in reversed(list(lines)):
+        for known in KNOWN:
+            match = known.pattern.search(line)
+            if match is not None:
+                return _filled(known, match)
+    return Advice()
+
+
+def _filled(known: _Known, match: re.Match[str]) -> Advice:
+    # A name with a number at its end is another way to the same.
+    found = {name.rstrip("234"): text for name, text in match.groupdict().items() if text is not None}
+    command = known.command.format(**found)
+    return Advice(known.hint.format(**found), ((command, known.tells),) if command else ())
+
+
+def of_exit_code(code: int | None) -> str:
+    """What the shell means by it, as a sentence; "" for others."""
+    return {
+        126: "the shell found the command and may not execute it",
+        127: "the shell did not find the command",
+    }.get(code if code is not None else -1, "")
+
+
+def telling(lines: Iterable[str]) -> str:
+    """The line that names the error, of those that a process wrote last; "" if it wrote nothing.
+
+    Where a runtime (Node, Python, Java, Ruby, Go, PHP, Rust) tells what nobody caught, that error's own line. Else the last
+    line that is not indented: what most programs say before they go.
+    """
+    written = [line.rstrip() for line in lines if line.strip()]
+    while len(written) > 1 and _AFTERWARDS.match(written[-1]) and not written[-1].startswith("Node.js"):
+        del written[-1]
+    found = max((of_runtime(written) for of_runtime in _RUNTIMES), default=-1)
+    if found < 0:
+        found = next((at for at in reversed(range(len(written))) if not written[at][0].isspace()), len(written) - 1)
+    return written[found].strip() if written else ""
+
+
+def kept(lines: Sequence[str], most: int) -> list[str]:
+    """The last `most` lines, and before them the one that names the error, if a long stack has come between."""
+    last = list(lines[-most:])
+    named = telling(lines)
+    return last if len(lines) <= most or named == telling(last) else [named, *last[1:]]
+
+
+# What comes behind an error, of the runtime or of what has started it.
+_AFTERWARDS = re.compile(
+    r"Node\.js v\d|\(Use `node |\}$|npm (?:ERR!|error|notice)|.?ELIFECYCLE|error Command failed with exit code|info Visit "
+    r"|exit status \d+$|note: (?:run with|Some details)|sys:1: "
+)
+_A_LOG_LINE = re.compile(
+    r"\W*(?:\d{4}-\d\d|\d\d?:\d\d|(?:debug|info|warn\w*|error|critical|fatal)\b[\]:| ])", re.IGNORECASE
+)
+_NAMED = re.compile(r"(?:Uncaught )?\[?(?:[A-Za-z_$][\w$.:]*)?(?:Error|Exception|Rejection)\b")
+
+
+def _last(lines: Sequence[str], pattern: str, before: int | None = None) -> int:
+    """The place of the last line that begins so; -1 if none does."""
+    return next((at for at in reversed(range(len(lines))[:before]) if re.match(pattern, lines[at])), -1)
+
+
+def _of_python(lines: Sequence[str]) -> int:
+    """The first line behind the last traceback, unless the program went on and logged something else."""
+    traceback = _last(lines, r"\s*(?:\+ Exception Group )?Traceback \(most recent call last\):")
+    frames = range(traceback + 1, len(lines)) if traceback >= 0 else range(0)
+    found = next((at for at in frames if re.match(r"[^\s|+]|  \| \S", lines[at])), -1)
+    return found if found >= 0 and not any(map(_A_LOG_LINE.match, lines[found + 1 :])) else -1
+
+
+def _of_node(lines: Sequence[str]) -> int:
+    """Below the source line with its caret; where that is cut off, the last line that begins with an error's name."""
+    uncaught = _last(lines, r"Node\.js v\d")
+    caret = _last(lines, r"\s*\^+$", max(uncaught, 0))
+    if 0 <= caret < uncaught - 1:
+        return caret + 1
+    end = uncaught if uncaught >= 0 else _last(lines, r"    at \S")
+    mine = end >= 0 and all(line[0].isspace() or _AFTERWARDS.match(line) for line in lines[end + 1 :])
+    return next((at for at in reversed(range(end)) if _NAMED.match(lines[at])), -1) if mine else -1
+
+
+def _of_java(lines: Sequence[str]) -> int:
+    """The cause of all: what is wrapped stands below what wraps it."""
+    thread = _last(lines, r'Exception in thread "')
+    cause = _last(lines, r"Caused by: ")
+    found = max(thread, cause)
+    return (
+        found
+        if found >= 0 and all(re.match(r"\s+(?:at |\.\.\. |Suppressed: )", each) for each in lines[found + 1 :])
+        else -1
+    )
+
+
+def _of_ruby(lines: Sequence[str]) -> int:
+    found = _last(lines, r"\S+:\d+:in .+ \([A-Z][\w:]*\)$")
+    return found if found >= 0 and all(re.match(r"\s+(?:from|\d+:) ", each) for each in lines[found + 1 :]) else -1
+
+
+def _of_go(lines: Sequence[str]) -> int:
+    frame = _last(lines, r"goroutine \d+ \[|\s+/\S+\.(?:go|s):\d+")
+    return _last(lines, r"(?:panic|fatal error): ", frame) if frame > 0 else -1
+
+
+def _of_php(lines: Sequence[str]) -> int:
+    found = _last(lines, r"(?:PHP )?(?:Fatal|Parse) error: ")
+    return found if all(re.match(r"#\d+ |Stack trace:|\s+thrown in ", each) for each in lines[found + 1 :]) else -1
+
+
+def _of_rust(lines: Sequence[str]) -> int:
+    """Since 1.73 the message has a line of its own."""
+    found = _last(lines, r"thread '.*'.* panicked at ")
+    return found + (found >= 0 and lines[found].endswith(":") and found + 1 < len(lines))
+
+
+_RUNTIMES = (_of_python, _of_node, _of_java, _of_ruby, _of_go, _of_php, _of_rust)
+
+
+def stuck(lines: Iterable[str]) -> str:
+    """Where a process hung, if these are the stacks that it wrote: `in look_up, /srv/shop.py line 6`; "" else."""
+    text = "\n".join(lines)
+    match = re.search(r'^Current thread .*\n\s*File "([^"]+)", line (\d+) in (.+)$', text, re.MULTILINE)
+    return f"in {match[3]}, {match[1]} line {match[2]}" if match is not None else ""

@@ -1,0 +1,290 @@
+"""The ledger's format, as its readers see it: what a record has, whom it is about, and how it reads in one line.
+
+A record is a JSON object on a line of its own, ASCII, in `state_dir/ledger.jsonl` and the file before it,
+`ledger.jsonl.1`. Each has `n` (1, 2, 3 …: a gap means that records were lost), `at` (Unix time in seconds, to the
+millisecond) and `kind`, and then what KINDS says of its kind. A reader passes over what it does not know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import re
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from impetusd.core.protocol import UNKNOWN, is_pattern
+from impetusd.core.rules.schedule import span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+Record: TypeAlias = "Mapping[str, Any]"
+
+MOST_LITERALS = 32  # beyond which looking for them costs more than it saves
+LATEST = 253_370_764_800  # Unix time: the year 9999, which is the last that a date can be of
+COMMON = {"n": "its number", "at": "when: Unix time, seconds", "kind": "one of KINDS"}
+_OF_A_SLOT = {"unit": "the section's name", "slot": "as `status` shows it"}
+_DECIDED = {
+    "asked": "whether an operator, or a rule that acted before, wanted it to end",
+    "state": "what the slot is from then on",
+    "decision": "what was decided, in words, with the key and its value",
+    "rule": "the key that decided; empty where none did",
+    "restarts": "how often it was started without being asked, ever",
+    "retry_s": "seconds until the next start; null if there is none, or it is due at once",
+}
+# Kind → field → what it says. A field that is not needed may be missing.
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "daemon": {
+        "what": "began, took over (from a supervisor that died, or handed over), handing over, refused an upgrade, stopping, ended",
+        "why": "of stopping: who or what asked for it; of a refusal: what is wrong with the code on the disk",
+        "pid": "the supervisor's",
+        "shim": "the shim's pid",
+        "version": "impetusd's",
+    },
+    "start": {
+        **_OF_A_SLOT,
+        "pid": "of the process that lives in the slot from now on, a new one or one that was parked",
+        "why": "what it is started for; empty if it was asked for",
+    },
+    "ready": {**_OF_A_SLOT, "pid": "its process", "after_s": "seconds from its start"},
+    "exit": {
+        **_OF_A_SLOT,
+        "pid": "its process; null if there was none yet",
+        "ran_s": "seconds that it lived; null if there was none",
+        "code": "what it exited with; null, with nothing in its place: it ended while impetusd was dead",
+        "signal": "or what it was killed by, by name",
+        "stage": "or what was tried of its start, and failed",
+        "error": "why that failed",
+        "core": "true if it dumped core",
+        "oom": "in the kernel's words: it was killed for memory",
+        "cpu_s": "seconds of CPU that it and the children that it waited for used",
+        "max_rss": "bytes that the largest of them had in memory",
+        "kills": "how often SIGKILL was sent to end it",
+        **_DECIDED,
+    },
+    "gone": {**_OF_A_SLOT, **_DECIDED},  # what a process left behind has ended, too
+    "stderr": {**_OF_A_SLOT, "pid": "of the run that has ended", "lines": "the last that it wrote to stderr"},
+    "rule": {
+        **_OF_A_SLOT,
+        "pid": "whom it acts on; null if nothing runs",
+        "rule": "the key of the INI; health for a [health:NAME]",
+        "reason": "what was found, with the key's value",
+    },
+    "reload": {
+        "unit": "what is reloaded",
+        "what": "began, failed (it goes back), rolled back (entirely old again), or done (entirely new)",
+        "generation": "of the new version",
+        "reason": "what it is made for; of a failed one: why",
+        "lines": "of one that is rolled back: the last that the process which failed wrote to stderr",
+        "took_s": "seconds in all",
+    },
+    "health": {
+        "check": "the NAME of [health:NAME]",
+        "unit": "its target",
+        "slot": "who was asked: a slot, or the unit at its address",
+        "state": "failing (for the first time in a row), unhealthy, or healthy again",
+        "failures": "in a row",
+        "reason": "what was asked, and the answer; empty if it is well",
+        "action": "restart or alert",
+    },
+    "timer": {
+        "unit": "the timer",
+        "ok": "whether it did what it is for",
+        "code": "what the job exited with; null if there is no such thing",
+        "duration_s": "seconds",
+        "why": "schedule, catch-up, retry or trigger",
+        "reason": "the result in words",
+        "attempt": "1, and 2 … for retries",
+        "retries": "how many there are to be",
+    },
+    "config": {
+        "what": "applied or refused",
+        "changes": "what it changes, as `plan` says it",
+        "ok": "whether all that was changed came up",
+        "reason": "why it was refused, or what did not come up",
+    },
+    "command": {
+        "method": "what was asked for",
+        "names": "of what; empty is everything",
+        "more": "how many names there were besides",
+        "times": "of refused and failed ones: how often it was, of which this alone is written down",
+        "params": "how",
+        "took_s": "seconds from the question to the answer, when this was written",
+        "outcome": "done, failed or refused (the role does not suffice)",
+        "error": "what was answered then",
+        "uid": "who gave it, as the kernel says",
+        "gid": "their group",
+        "user": "their name",
+        "login": "who had logged in, where that is somebody else (sudo)",
+        "peer_pid": "the process that asked",
+        "comm": "its name",
+        "tty": "its terminal; empty if it has none",
+        "role": "viewer, operator or admin",
+    },
+    "lost": {"records": "how many were not written, for the disk took none for too long"},
+}
+
+
+def began(record: Record) -> float:
+    """When what it tells of began: a command's record is written when it is done."""
+    at: float = record["at"] - record.get("took_s", 0.0)
+    return at
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The record on a line; None if it is none, as a torn one, or one that somebody has written into the file."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and _is_sound(record) else None
+
+
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    n: Any = record.get("n")
+    at: Any = record.get("at")
+    if type(n) is not int or type(at) not in {int, float} or not isinstance(record.get("kind"), str):
+        return False
+    names = [record.get(field) for field in ("unit", "slot", "check", "state")]
+    return 0 < n < 1 << 53 and 0 <= at < LATEST and all(name is None or isinstance(name, str) for name in names)
+
+
+def about(patterns: Collection[str]) -> Callable[[Record], bool]:
+    """Tells whether a record is about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
+    exact, globs = frozenset(patterns), [pattern for pattern in patterns if is_pattern(pattern)]
+
+    def found(record: Record) -> bool:
+        names = subjects(record)
+        return not exact.isdisjoint(names) or any(fnmatch.fnmatchcase(name, glob) for name in names for glob in globs)
+
+    return found if patterns else lambda _: True
+
+
+def literals(patterns: Collection[str]) -> list[bytes]:
+    """One of these is in the line of each record that concerns the patterns; empty: there is no telling."""
+    if len(patterns) > MOST_LITERALS:
+        return []
+    found = [json.dumps(re.split(r"[*?[]", pattern)[0])[1:-1].encode() for pattern in patterns]
+    return found if all(found) else []
+
+
+def subjects(record: Record) -> set[str]:
+    """The names that a record is about; none if it is about impetusd itself."""
+    names = {record[field] for field in ("unit", "slot", "check") if record.get(field)}
+    names |= {name for name in _list(record, "names") if isinstance(name, str)}
+    names |= {
+        str(change["name"]) for change in _list(record, "changes") if isinstance(change, dict) and "name" in change
+    }
+    return names | {name.partition(":")[0] for name in names}
+
+
+def _list(record: Record, field: str) -> list[Any]:
+    value = record.get(field)
+    return value if isinstance(value, list) else []
+
+
+def sentence(record: Record) -> str:
+    """What a record tells, in one line, without its time and its slot. As JSON, if it is of no kind that is known."""
+    told = _SENTENCES.get(record["kind"])
+    # A record that somebody else has written into the file may lack anything.
+    with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+        if told is not None:
+            return " ".join(told(record).split())
+    return f"{record['kind']} {json.dumps({key: value for key, value in record.items() if key not in COMMON})}"
+
+
+def ending(record: Record) -> str:
+    """How a process ended: `exit 1`, `killed by SIGSEGV (core dumped)`, `executing /x failed: no such file`."""
+    if record.get("stage"):
+        return f"{record['stage']} failed: {record.get('error', '')}"
+    if record.get("signal"):
+        more = record.get("oom") or ("core dumped" if record.get("core") else "")
+        return f"killed by {record['signal']}" + (f" ({more})" if more else "")
+    return f"exit {record['code']}" if record.get("code") is not None else UNKNOWN
+
+
+def who(record: Record) -> str:
+    """`root (alice had logged in) on pts/3`."""
+    login = f" ({record['login']} had logged in)" if record.get("login") else ""
+    tty = f" on {record['tty']}" if record.get("tty") else ""
+    return f"{record.get('user') or record.get('uid', 'somebody')}{login}{tty}"
+
+
+def typed(record: Record) -> str:
+    """A command as it was typed: `impetusd restart --rolling web`."""
+    params = record.get("params") or {}
+    words = ["impetusd", record["method"], *(["--rolling"] if params.get("rolling") else [])]
+    words += ["--cancel"] if params.get("cancel") else []
+    words += ["--canary", str(params["canaries"])] if params.get("canaries") else []
+    words += ["--watch", f"{params['watch']:g}s"] if params.get("watch") is not None else []
+    words += [params["signal"]] if "signal" in params else []
+    words += record.get("names", ())
+    words += [str(params["n"])] if "n" in params else []
+    return " ".join([*words, *([f"and {record['more']} more"] if record.get("more") else [])])
+
+
+def _daemon(record: Record) -> str:
+    why = f": {record['why']}" if record.get("why") else ""
+    return f"impetusd {record['what']} (supervisor {record['pid']}, shim {record['shim']}){why}"
+
+
+def _exit(record: Record) -> str:
+    after = f" after {span(record['ran_s'])}" if record.get("ran_s") is not None else ""
+    decision = f"; {record['decision']}" if record.get("decision") else ""
+    return f"{ending(record)}{after}{decision}"
+
+
+def _stderr(record: Record) -> str:
+    lines = [line for line in record.get("lines", ()) if line.strip()] or [""]
+    more = f" (and {len(lines) - 1} lines before)" if len(lines) > 1 else ""
+    return f"wrote last: {lines[-1].strip()}{more}"
+
+
+def _timer(record: Record) -> str:
+    attempt = f", attempt {record['attempt']}" if record.get("attempt", 1) > 1 else ""
+    took = f" after {span(record['duration_s'])}" if record.get("duration_s") else ""
+    return f"{'done' if record['ok'] else 'failed'}{took}: {record['reason']} ({record['why']}{attempt})"
+
+
+def _config(record: Record) -> str:
+    if record["what"] == "refused":
+        problems = record["reason"].splitlines()
+        return f"the configuration was refused: {problems[1] if len(problems) > 1 else problems[0]}"
+    names = ", ".join(f"{change['name']} {change['effect']}" for change in record["changes"])
+    failed = "" if record.get("ok", True) else f"; not all came up {record.get('reason', '')}"
+    return f"the configuration was applied: {names or 'nothing to do'}{failed}"
+
+
+def _command(record: Record) -> str:
+    error = f": {record['error']}" if record.get("error") else ""
+    times = f" {record['times']} times" if record.get("times") else ""
+    return f"{typed(record)}, by {who(record)}: {record['outcome']}{times}{error}"
+
+
+def _health(record: Record) -> str:
+    reason = f": {record['reason']}" if record.get("reason") else ""
+    return f"health check {record['check']}: {record['state']}{reason}"
+
+
+def _reload(record: Record) -> str:
+    reason = f": {record['reason']}" if record.get("reason") else ""
+    took = f" after {span(record['took_s'])}" if record.get("took_s") else ""
+    return f"reload to generation {record['generation']} {record['what']}{took}{reason}"
+
+
+_SENTENCES: Mapping[str, Callable[[Record], str]] = {
+    "daemon": _daemon,
+    "start": lambda r: f"started, pid {r['pid']}" + (f": {r['why']}" if r.get("why") else ""),
+    "ready": lambda r: "ready" + (f" after {span(r['after_s'])}" if r.get("after_s") else ""),
+    "exit": _exit,
+    "gone": lambda r: f"what it left behind has ended, too; {r.get('decision', '')}",
+    "stderr": _stderr,
+    "rule": lambda r: f"rule {r['rule']}: {r['reason'].removeprefix('unhealthy: ')}",
+    "reload": _reload,
+    "health": _health,
+    "timer": _timer,
+    "config": _config,
+    "command": _command,
+    "lost": lambda r: f"{r['records']} records were lost: the disk took none for too long",
+}

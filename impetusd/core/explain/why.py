@@ -1,0 +1,502 @@
+"""Why it is as it is: from the ledger's records and the rows of `status`, `health` and `timers` to an explanation.
+
+What is told of a slot: what it is and since when, what caused it, which key decided, how often, what happens next, what
+happened before, what was on stderr, and what to type. Slots of a unit that suffer from the same are told once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from impetusd.core.explain import causes, ledger, story, why_timers
+from impetusd.core.explain.finding import (
+    LINES,
+    STARTS_UP,
+    WORDS,
+    Commands,
+    End,
+    Facts,
+    Finding,
+    Record,
+    Row,
+    advice_on,
+    end_of,
+)
+from impetusd.core.protocol import as_wanted
+from impetusd.core.rules.schedule import ahead, span
+
+NOT_RELOADED = re.compile(r"(\S+) was not reloaded and runs as before: (.+)")  # as `status` says it
+WAITS = re.compile(r"waits for ([^\s,]+)")
+MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
+
+
+def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
+    """What there is to say of the units, slots, timers and checks that `patterns` name; of all that is wrong if none."""
+    found = [] if facts.running else [_daemon(facts)]
+    told = facts.running and (patterns or _refused(facts) == list(facts.mistakes))
+    if facts.mistakes and not told:
+        found.insert(0, _mistaken(facts))
+    if not patterns:
+        found += _configuration(facts)
+    rows = _rows(facts) if facts.running else _rows_of_records(facts)
+    asked = [row for row in rows if _named(patterns, row["unit"], row["name"])]
+    targets = {check["target"] for check in facts.checks if patterns and _named(patterns, check["name"])}
+    asked += [row for row in rows if row not in asked and targets & {row["unit"], row["name"]}]
+    asked = _with_causes(asked, rows)
+    for unit in dict.fromkeys(row["unit"] for row in asked):
+        found += _of_unit(facts, [row for row in asked if row["unit"] == unit], told=bool(patterns))
+        found += [_not_reloaded(facts, unit, why) for name, why in _failed_reloads(facts) if name == unit]
+    timers = facts.timers if facts.running else why_timers.of_records(facts)
+    for timer in timers:
+        if _named(patterns, timer["name"]):
+            finding = why_timers.of_timer(facts, timer)
+            found += [finding] if patterns or not finding.ok else []
+    seen = (
+        {row["unit"] for row in asked} | {timer["name"] for timer in facts.timers} | {c["name"] for c in facts.checks}
+    )
+    if patterns and facts.running:
+        units = dict.fromkeys(name.partition(":")[0] for name in facts.known if _named(patterns, name))
+        found += [_off(facts, name) for name in units if name not in seen]
+    return found
+
+
+def _named(patterns: Sequence[str], *names: str) -> bool:
+    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+# Impetusd itself.
+
+
+def _daemon(facts: Facts) -> Finding:
+    """No daemon runs: since when, and who wanted it so."""
+    start = (f"{facts.command} start", "start everything that has autostart")
+    last = next((record for record in reversed(facts.own) if record["kind"] == "daemon"), None)
+    if last is None:
+        return Finding(
+            name="impetusd", ok=False, headline="impetusd does not run, and has left no record", commands=(start,)
+        )
+    if last["what"] != "ended" or facts.left:
+        at = facts.own[-1]["at"]
+        cause = "it was killed, or the host went down: it has not written down that it ended"
+        headline = f"impetusd does not run; its last record is of {facts.when(at)}"
+        told: tuple[tuple[str, str], ...] = (("cause", cause),)
+        commands: Commands = (start,)
+        if facts.left:
+            told = (("cause", "it was killed"), ("left", f"{facts.left} processes that it had started live on"))
+            take, end = f"{facts.command} start", f"{facts.command} stop"
+            commands = ((take, "take them over, with nothing lost"), (end, "end them"))
+            if facts.lost:
+                told += (("lost", f"they cannot be taken over, because {facts.lost}"),)
+                commands = ((end, "end them"), start)
+        return Finding(name="impetusd", ok=False, headline=headline, facts=told, commands=commands)
+    stopping = next((r for r in reversed(facts.own) if r["kind"] == "daemon" and r["what"] == "stopping"), last)
+    stop = next((r for r in reversed(facts.own) if r["kind"] == "command" and r["method"] == "stop"), None)
+    cause = stopping.get("why") or "it was told to end"
+    if stop is not None and stopping["at"] <= stop["at"] <= last["at"] and not stop["names"]:
+        cause = f"{ledger.typed(stop)}, by {ledger.who(stop)}"
+    headline = f"impetusd does not run; it ended at {facts.when(last['at'])}"
+    return Finding(name="impetusd", ok=False, headline=headline, facts=(("cause", cause),), commands=(start,))
+
+
+def _mistaken(facts: Facts) -> Finding:
+    """Impetusd cannot be started with the INI file as it is."""
+    told = [("mistake", each) for each in facts.mistakes[:LINES]]
+    if len(facts.mistakes) > LINES:
+        told.append(("more", f"{len(facts.mistakes) - LINES} other mistakes"))
+    since = f" since {facts.when(facts.changed_at)}" if facts.changed_at else ""
+    headline = f"impetusd cannot be started: its INI file has mistakes{since}"
+    if facts.running:
+        headline = f"the INI file has mistakes{since}, with which impetusd could not start again"
+        told.append(("next", "what runs goes on as before; after a reboot of the host it would not be started"))
+    commands = ((f"{facts.command} check", "every mistake of the file"),)
+    return Finding(name="impetusd", ok=False, headline=headline, facts=tuple(told), commands=commands)
+
+
+def _refused(facts: Facts) -> list[str]:
+    """The problems for which a file was refused last; [] if none was."""
+    refused = next((r for r in reversed(facts.own) if r["kind"] == "config" and r["what"] == "refused"), None)
+    if refused is None:
+        return []
+    lines: list[str] = refused["reason"].splitlines()
+    return lines[1:] or lines
+
+
+def _configuration(facts: Facts) -> list[Finding]:
+    """What the daemon itself suffers from: a refused INI file, disks that take nothing."""
+    found = []
+    for trouble in facts.troubles:
+        if NOT_RELOADED.match(trouble):
+            continue  # told with its unit
+        head, _, cause = trouble.partition(": ")
+        commands = causes.advice([trouble]).commands
+        labelled: tuple[tuple[str, str], ...] = (("cause", cause),)
+        if "INI file" in head:
+            commands = (
+                (f"{facts.command} check", "every problem of the file"),
+                (f"{facts.command} apply", "once it is fixed"),
+            )
+            if problems := _refused(facts):
+                labelled = tuple(("problem", each) for each in problems[:LINES])
+            labelled += (("next", "what runs goes on as before, until a file without a mistake is applied"),)
+        found.append(Finding(name="impetusd", ok=False, headline=head, facts=labelled, commands=commands))
+    return found
+
+
+# Units and their slots.
+
+
+def _rows(facts: Facts) -> list[Row]:
+    return [row for row in facts.rows if row["kind"] not in {"timer", "health"}]
+
+
+def _rows_of_records(facts: Facts) -> list[Row]:
+    """What the slots were when the daemon was there last."""
+    rows: dict[str, dict[str, Any]] = {}
+    jobs = {record["unit"] for record in facts.records if record["kind"] == "timer"}
+    for record in facts.records:
+        slot = record.get("slot")
+        if slot and record["kind"] in {"start", "ready", "exit", "gone"} and record["unit"] not in jobs:
+            state = record.get("state", "RUNNING")
+            rows[slot] = {
+                "name": slot,
+                "unit": record["unit"],
+                "kind": "",
+                "state": state,
+                "want": "down",
+                "reason": "",
+            }
+    return [row for row in rows.values() if not row["name"].endswith((":leaving", ":standby"))]
+
+
+def _with_causes(asked: list[Row], rows: Sequence[Row]) -> list[Row]:
+    """Those, and what they wait for, for that is where the cause is."""
+    for row in asked:  # grows meanwhile
+        waits = WAITS.match(row.get("reason") or "")
+        if waits and not as_wanted(row):
+            asked += [each for each in rows if waits[1] in {each["name"], each["unit"]} and each not in asked]
+    return asked
+
+
+def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
+    """`told`: also if all is well."""
+    wrong = [row for row in rows if not as_wanted(row)]
+    waiting = [row for row in wrong if WAITS.match(row.get("reason") or "")]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in wrong:
+        if row not in waiting:
+            groups.setdefault((row["state"], re.sub(r"[0-9]+", "#", row["reason"])), []).append(row)
+    found = [_of_slots(facts, group) for group in groups.values()]
+    ill = [c for c in facts.checks if c["state"] == "unhealthy" and c["target"] in {rows[0]["unit"], *_names(rows)}]
+    ill = [check for check in ill if check["target"] not in _names(wrong)]
+    found += [_unhealthy(facts, check, rows) for check in ill]
+    if waiting:
+        reasons = dict.fromkeys(row["reason"] for row in waiting)
+        same = [(reason, _names(row for row in waiting if row["reason"] == reason)) for reason in reasons]
+        behind = tuple(f"{_listed(each)} {_plural(reason, each)}" for reason, each in same)
+        if found:
+            found[0] = replace(found[0], more=(*found[0].more, *behind))
+        else:
+            found = [_waiting(waiting)]
+    fine = [row for row in rows if as_wanted(row)]
+    if told and not found:
+        found = [_well(facts, rows)] if facts.running else [_past(facts, row) for row in rows]
+    elif told and wrong and fine:
+        found[-1] = replace(found[-1], more=(*found[-1].more, f"{_listed(_names(fine))} {_are(fine)} as wanted."))
+    return found
+
+
+def _names(rows: Iterable[Row]) -> list[str]:
+    return [row["name"] for row in rows]
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 4:
+        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _plural(waits: str, names: Sequence[str]) -> str:
+    return f"{waits if len(names) == 1 else waits.replace('waits', 'wait', 1)}."
+
+
+def _are(rows: Sequence[object]) -> str:
+    return "is" if len(rows) == 1 else "are"
+
+
+def _about(facts: Facts, rows: Sequence[Row]) -> list[Record]:
+    """The records of these slots, of the workers that left them, and of what concerns their unit as a whole."""
+    slots = {row["name"] for row in rows} | {f"{row['name']}:leaving" for row in rows}
+    units = {row["unit"] for row in rows}
+
+    def mine(record: Record) -> bool:
+        if record["kind"] in {"command", "config", "daemon"}:
+            return bool(ledger.subjects(record) & (slots | units))
+        if record["kind"] == "reload":
+            return record["unit"] in units
+        return record.get("slot") in (slots | units)
+
+    records = [record for record in facts.records if mine(record)]
+    first = records[0]["at"] if records else facts.now
+    whole = [r for r in facts.own if _of_everything(r) and r["at"] >= first and r not in records]
+    return sorted([*records, *whole], key=ledger.began)
+
+
+def _of_everything(record: Record) -> bool:
+    """A command without a name, and what becomes of impetusd itself, is about everything."""
+    return record["kind"] == "daemon" or (
+        record["kind"] == "command" and not record["names"] and record["method"] in STARTS_UP
+    )
+
+
+def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
+    """Slots that are not as wanted, all for the same reason."""
+    row, records = rows[0], _about(facts, rows)
+    end = end_of([r for r in records if r.get("slot") in {None, row["name"], f"{row['name']}:leaving"}])
+    found: list[tuple[str, str]] = []
+    state, since = row["state"], end.exit["at"] if end is not None else None
+    if state in {"STARTING", "STOPPING"} or end is None:
+        found.append(("cause", row["reason"] or _still(row)))
+        if row.get("uptime_s") is not None:
+            since = facts.now - row["uptime_s"]
+        found += [("before", f"{end.text}, at {facts.clock(end.exit['at'])}")] if end is not None else []
+    else:
+        found.append(("cause", end.text))
+    if end is not None:
+        found += _decided(end)
+        found += _often(facts, end)
+    found += _next(facts, row, end)
+    known = advice_on(end, [row["reason"]], facts.programs.get(row["unit"], ()))
+    found += [("hint", known.hint)] if known.hint else []
+    return Finding(
+        name=row["unit"],
+        ok=False,
+        headline=f"{_listed(_names(rows))} {_are(rows)} {state}{MEANS.get(state, '')}"
+        + (f" since {facts.when(since)}" if since else ""),
+        facts=tuple(found),
+        happened=tuple(story.tell(records, LINES, named=len(rows) > 1)),
+        words=end.last_words if end is not None else (),
+        words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
+        commands=(*known.commands, *_to_type(facts, row)),
+    )
+
+
+def _still(row: Row) -> str:
+    return "it runs, and has not said yet that it is ready" if row.get("pid") else "it is about to be started"
+
+
+def _decided(end: End) -> list[tuple[str, str]]:
+    decision = end.exit.get("decision", "")
+    if end.rule is not None and end.rule["rule"] != "other":
+        what = "a health check" if end.rule["rule"] == "health" else end.rule["rule"]
+        return [("rule", f"{what} ended it; {decision}")]
+    return [("rule", decision)] if decision else []
+
+
+def _often(facts: Facts, end: End) -> list[tuple[str, str]]:
+    if end.times < 2:
+        return []
+    return [("often", f"{end.times} times in a row, since {facts.when(end.since)}")]
+
+
+def _next(facts: Facts, row: Row, end: End | None) -> list[tuple[str, str]]:
+    retry = end.exit.get("retry_s") if end is not None and end.exit.get("state") == row["state"] else None
+    wait = (end.exit["at"] + retry - facts.now) if end is not None and retry else None
+    match row["state"]:
+        case "BACKOFF" if wait is not None:
+            return [("next", f"it is started again {ahead(max(0.0, wait))}")]
+        case "FATAL" if wait is not None:
+            return [("next", f"it is tried once more {ahead(max(0.0, wait))} (retry_after)")]
+        case "FATAL":
+            return [("next", "nothing: it stays down until you start it")]
+    return []
+
+
+def _to_type(facts: Facts, row: Row) -> Commands:
+    logs = (f"{facts.command} logs {row['unit']}", "all that it wrote")
+    match row["state"]:
+        case "FATAL":
+            return (logs, (f"{facts.command} restart {row['unit']}", "once it is fixed"))
+        case "BACKOFF":
+            return (logs, (f"{facts.command} restart {row['unit']}", "now, without the wait"))
+        case "STOPPED":
+            return ((f"{facts.command} start {row['unit']}", "have it up"), logs)
+    return (logs,)
+
+
+def _waiting(rows: list[Row]) -> Finding:
+    """Nothing of the unit is wrong but that it waits for another, which is told, too."""
+    headline = f"{_listed(_names(rows))} {_are(rows)} STARTING: {rows[0]['reason']}"
+    return Finding(name=rows[0]["unit"], ok=False, headline=headline)
+
+
+def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
+    """What is up, and does not answer as it should."""
+    own = [row for row in rows if check["target"] in {row["name"], row["unit"]}]
+    records = _about(facts, own)
+    turns = [
+        r for r in records if r["kind"] == "health" and r["check"] == check["name"] and r["slot"] == check["target"]
+    ]
+    began = next((r["at"] for r in reversed(turns) if r["state"] == "unhealthy"), None)
+    words = next((r for r in reversed(records) if r["kind"] == "stderr"), None)
+    section = f"[health:{check['name']}]"
+    restarts = check["action"] == "restart"
+    rule = f"{section} failures = {check.get('threshold', '?')}, action = {check['action']}"
+    every = f"it is asked again every {span(check['interval_s'])}" if check.get("interval_s") else "it is asked again"
+    ends = [r for r in records if r["kind"] == "rule" and r["rule"] == "health"]
+    cause, _, held = check["reason"].partition("; not restarted yet: ")
+    found = [("cause", cause)]
+    found.append(("rule", rule + ("" if restarts else ": it is only told, nothing is restarted")))
+    if ends:
+        times = "once" if len(ends) == 1 else f"{len(ends)} times, last"
+        found.append(("often", f"restarted for it {times} at {facts.when(ends[-1]['at'])}"))
+    if restarts and not held:
+        every += f", and restarted after {check.get('threshold', '?')} failures in a row"
+    found.append(("next", every))
+    found += [("held", f"not restarted yet: {held}")] if held else []
+    known = causes.advice([*(words["lines"] if words else ()), check["reason"]])
+    found += [("hint", known.hint)] if known.hint else []
+    state = own[0]["state"] if own else "RUNNING"
+    return Finding(
+        name=rows[0]["unit"],
+        ok=False,
+        headline=f"{check['target']} is {state}, but unhealthy" + (f" since {facts.when(began)}" if began else ""),
+        facts=tuple(found),
+        happened=tuple(story.tell(records, LINES, named=len(own) > 1)),
+        words=tuple(words["lines"][-WORDS:]) if words else (),
+        words_at=words["at"] if words else 0.0,
+        commands=(
+            *known.commands,
+            (f"{facts.command} health", "what every check says now"),
+            (f"{facts.command} logs {rows[0]['unit']}", "what it writes"),
+        ),
+    )
+
+
+def _well(facts: Facts, rows: list[Row]) -> Finding:
+    """As wanted: what happened to it lately all the same."""
+    row, records = rows[0], _about(facts, rows)
+    end = end_of(records)
+    found: list[tuple[str, str]] = []
+    commands: Commands = ((f"{facts.command} logs {row['unit']}", "what it writes"),)
+    if len(rows) > 1:
+        up = sum(each["state"] == "RUNNING" for each in rows)
+        headline = f"{row['unit']} is as wanted: {up} of {len(rows)} processes RUNNING"
+    elif row["state"] == "RUNNING":
+        up_s = row.get("uptime_s") or 0.0
+        headline = f"{row['name']} is RUNNING since {facts.when(facts.now - up_s)}, pid {row['pid']}"
+    else:
+        headline = f"{row['name']} is {row['state']}, as wanted"
+        found += _stopped(facts, row, records)
+        commands = _to_type(facts, row)
+    if end is not None:
+        found.append(("last end", f"{end.text}, at {facts.when(end.exit['at'])}"))
+        found += _decided(end)
+    restarts = sum(each.get("restarts") or 0 for each in rows)
+    if restarts:
+        found.append(("often", f"restarted {restarts} time{'s' * (restarts != 1)} without being asked, ever"))
+    known = advice_on(end, command=facts.programs.get(row["unit"], ()))
+    return Finding(
+        name=row["unit"],
+        ok=True,
+        headline=headline,
+        facts=(*found, *([("hint", known.hint)] if known.hint else [])),
+        happened=tuple(story.tell(records, LINES, named=len(rows) > 1)),
+        words=end.last_words if end is not None else (),
+        words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
+        commands=(*(known.commands if end is not None else ()), *commands),
+    )
+
+
+def _failed_reloads(facts: Facts) -> list[tuple[str, str]]:
+    """(unit, why) of each whose last reload has failed."""
+    return [(found[1], found[2]) for trouble in facts.troubles if (found := NOT_RELOADED.fullmatch(trouble))]
+
+
+def _not_reloaded(facts: Facts, unit: str, why: str) -> Finding:
+    """Another version than the one on the disk runs, for that one is no good."""
+    own = [r for r in facts.records if r["kind"] == "reload" and r["unit"] == unit]
+    back = next((r for r in reversed(own) if r["what"] in {"rolled back", "failed"}), None)
+    began = next((r for r in reversed(own) if r["what"] == "began"), None)
+    lines = list(back.get("lines", ())) if back is not None else []
+    found = [("cause", why)]
+    if began is not None and began.get("reason") not in {None, "", "reload"}:
+        found.append(("made for", began["reason"]))
+    found.append(("next", "what ran before goes on; the version on the disk is what a restart would start"))
+    known = causes.advice([*lines, why])
+    found += [("hint", known.hint)] if known.hint else []
+    return Finding(
+        name=unit,
+        ok=False,
+        headline=f"{unit} was not reloaded and runs as before" + (f", since {facts.when(back['at'])}" if back else ""),
+        facts=tuple(found),
+        words=tuple(lines[-WORDS:]),
+        words_at=back["at"] if back is not None else 0.0,
+        commands=(*known.commands, (f"{facts.command} reload {unit}", "once it is fixed")),
+    )
+
+
+def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Who stopped it, if it is down because somebody wanted that."""
+    if row["state"] != "STOPPED":
+        return []
+    stops = [
+        r for r in records if r["kind"] == "command" and r["method"] in {"stop", "scale"} and r["outcome"] == "done"
+    ]
+    found = (
+        [("cause", f"{ledger.typed(stops[-1])}, by {ledger.who(stops[-1])}, at {facts.when(stops[-1]['at'])}")]
+        if stops
+        else []
+    )
+    return (
+        [*found, ("next", "it stays down, over a reboot too, until you start it")]
+        if stops
+        else [("next", "nothing: it was not started yet, or has autostart = no")]
+    )
+
+
+def _past(facts: Facts, row: Row) -> Finding:
+    """What it was before the daemon ended."""
+    records = _about(facts, [row])
+    end = end_of([record for record in records if record.get("slot") in {None, row["name"]}])
+    found: list[tuple[str, str]] = []
+    if end is not None:
+        found = [("last end", f"{end.text}, at {facts.when(end.exit['at'])}"), *_decided(end), *_often(facts, end)]
+    known = advice_on(end, command=facts.programs.get(row["unit"], ()))
+    return Finding(
+        name=row["unit"],
+        ok=end is None,
+        headline=f"{row['name']} was {row['state']} when impetusd was there last",
+        facts=(*found, *([("hint", known.hint)] if known.hint else [])),
+        happened=tuple(story.tell(records, LINES, named=False)),
+        words=end.last_words if end is not None else (),
+        words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
+        commands=(
+            *(known.commands if end is not None else ()),
+            (f"{facts.command} logs {row['unit']}", "all that it wrote"),
+        ),
+    )
+
+
+def _off(facts: Facts, name: str) -> Finding:
+    """The INI file has it, and the daemon does not run it."""
+    records = [record for record in facts.records if name in ledger.subjects(record)]
+    off = next((r for r in reversed(records) if r["kind"] == "command" and r["method"] in {"disable", "enable"}), None)
+    if off is not None and off["method"] == "disable" and off["outcome"] == "done":
+        cause = f"{ledger.typed(off)}, by {ledger.who(off)}, at {facts.when(off['at'])}"
+        commands: Commands = ((f"{facts.command} enable {name}", "have it again"),)
+    else:
+        cause = "enabled = no in the INI file, or the file has changed since and was not applied"
+        commands = ((f"{facts.command} plan", "what the file would change"),)
+    happened = tuple(story.tell(records, LINES, named=False))
+    return Finding(
+        name=name,
+        ok=True,
+        headline=f"{name} is disabled",
+        facts=(("cause", cause),),
+        happened=happened,
+        commands=commands,
+    )

@@ -1,0 +1,1 @@
+"""What is decided: states, restarts, order, memory, age, health, times, reloads. Numbers in, decisions out."""

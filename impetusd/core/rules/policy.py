@@ -1,0 +1,157 @@
+"""What a unit's restart and stop keys decide: whether, and after how long. Durations are seconds."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from impetusd.core.config.model import Autorestart
+from impetusd.core.protocol import UNKNOWN
+
+if TYPE_CHECKING:
+    from impetusd.core.config.model import Unit
+
+# What the worker runtime exits with when trying again cannot help: sysexits.h EX_CONFIG.
+EX_CONFIG = 78
+SETTLING = 1.0  # seconds: most of what cannot run has ended by then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The keys of a unit that the state machine looks at; see `core.config.schema` for what each means."""
+
+    autorestart: Autorestart = Autorestart.ALWAYS
+    stop_exit_codes: tuple[int, ...] = ()
+    fatal_exit_codes: tuple[int, ...] = ()
+    min_uptime: float = 1.0
+    max_restarts: int = 16
+    restart_window: float = 60.0
+    restart_delay: float = 0.0
+    exp_backoff_restart_delay: float = 0.1
+    exp_backoff_max_delay: float = 5.0
+    kill_signal: int = signal.SIGTERM
+    kill_timeout: float = 10.0
+    treekill: bool = True
+    wait_ready: bool = False
+    listen_timeout: float = 30.0
+    retry_after: float = 0.0
+    watchdog: float = 0.0
+    oneshot: bool = False  # ready when it has ended, as it should
+    settling: float = 1.0  # seconds after which it counts as started, if it does not tell
+
+
+def settling(unit: Unit) -> float:
+    """Seconds until a program that does not tell counts as started: whether its run lasts is judged by min_uptime."""
+    return unit.min_uptime if unit.rules < 2 else min(unit.min_uptime, SETTLING)
+
+
+def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
+    """The policy that `unit` asks for."""
+    return Policy(
+        autorestart=unit.autorestart,
+        stop_exit_codes=unit.stop_exit_codes,
+        fatal_exit_codes=fatal_exit_codes,
+        min_uptime=unit.min_uptime,
+        max_restarts=unit.max_restarts,
+        restart_window=unit.restart_window,
+        restart_delay=unit.restart_delay,
+        exp_backoff_restart_delay=unit.exp_backoff_restart_delay,
+        exp_backoff_max_delay=unit.exp_backoff_max_delay,
+        kill_signal=unit.kill_signal,
+        kill_timeout=unit.kill_timeout,
+        treekill=unit.treekill,
+        wait_ready=unit.wait_ready or unit.ready is not None,
+        listen_timeout=unit.listen_timeout,
+        retry_after=unit.retry_after,
+        watchdog=unit.watchdog,
+        oneshot=unit.type == "oneshot",
+        settling=settling(unit),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: `code`, or `signal`, or `stage` with `error` when it could not be started at all.
+
+    None of these: it ended while nobody was there to whom the kernel would have told how.
+
+    `at` is Unix time in seconds; `oom` says, in the kernel's words, that it killed the process for memory. `core`: it
+    dumped core. `cpu_s` and `max_rss` (bytes) are what it used, with the children that it waited for; 0 is not known.
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    stage: str = ""
+    error: str = ""
+    at: float = 0.0
+    oom: str = ""
+    core: bool = False
+    cpu_s: float = 0.0
+    max_rss: int = 0
+
+    def __str__(self) -> str:
+        if self.stage:
+            return f"{self.stage} failed: {self.error}"
+        if self.signal is not None:
+            more = self.oom or ("core dumped" if self.core else "")
+            return f"killed by {signal_name(self.signal)}{f' ({more})' if more else ''}"
+        return f"exit {self.code}" if self.code is not None else UNKNOWN
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; SIG34 for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+# What may pass while nobody changes anything: of these a start is tried again, whatever it was that failed.
+TRANSIENT = frozenset(
+    os.strerror(number)
+    for number in (errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETXTBSY)
+)
+
+
+def is_hopeless(end: Exit) -> bool:
+    """Whether there was no process and will be none: no such program or folder, or nothing that may be executed."""
+    return end.stage.startswith(("executing ", "changing directory to ")) and end.error not in TRANSIENT
+
+
+class Fate(Enum):
+    """What follows an end that nobody asked for."""
+
+    RETRY = "retry"
+    EXITED = "exited"
+    FATAL = "fatal"
+
+
+def fate(policy: Policy, end: Exit) -> Fate:
+    """Whether a process that ended by itself is tried again."""
+    if end.code is not None and end.code in policy.fatal_exit_codes:
+        return Fate.FATAL
+    if end.code is not None and end.code in policy.stop_exit_codes:
+        return Fate.EXITED
+    if policy.autorestart is not Autorestart.ALWAYS and end.code == os.EX_OK:
+        return Fate.EXITED
+    return Fate.FATAL if policy.autorestart is Autorestart.NEVER else Fate.RETRY
+
+
+def delay(policy: Policy, failures: int, jitter: float) -> float:
+    """Seconds to wait before the next start, after `failures` runs in a row that did not last `min_uptime`.
+
+    After a run that lasted, and after the first that did not, `restart_delay` alone: one early end may be chance.
+    From the second on the backoff doubles from `exp_backoff_restart_delay`, is spread by ±20 % (`jitter` in [0, 1)) so
+    that programs which fell together do not rise together, and never exceeds its cap: there it is spread below it. The
+    exponent is clamped: 2.0 ** 1100 overflows.
+    """
+    if failures <= 1:
+        return policy.restart_delay
+    most = policy.exp_backoff_max_delay
+    backoff = min(policy.exp_backoff_restart_delay * 2.0 ** min(failures - 2, 64), most)
+    least = 0.8 * backoff
+    return max(policy.restart_delay, least + (min(1.2 * backoff, most) - least) * jitter)

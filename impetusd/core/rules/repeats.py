@@ -1,0 +1,56 @@
+"""One cause, many failed starts: the first is logged, the others are counted, so that the log gets a line a second.
+
+Pure: `supervisor.daemon` keeps the time and writes the lines. The ledger has each failed start all the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from impetusd.core.rules.lifecycle import Slot, State
+
+if TYPE_CHECKING:
+    from impetusd.core.rules.policy import Exit
+
+WINDOW = 1.0  # seconds between two lines on one cause
+NAMED = 8  # slots at most in one line
+
+Cause = tuple[str, str]
+
+
+def cause_of(end: Exit | None) -> Cause | None:
+    """Why a start failed, the same for all slots that it happens to; None when the process had been started."""
+    return (end.stage, end.error) if end is not None and end.stage else None
+
+
+def is_next_try(before: Slot, after: Slot) -> bool:
+    """Whether a failed start is tried again, of which the outcome is logged."""
+    return before.state is State.BACKOFF and after.state is State.STARTING and cause_of(before.last_exit) is not None
+
+
+class Repeats:
+    """The causes that were logged within the last WINDOW, and the failed starts since."""
+
+    def __init__(self) -> None:
+        self._since: dict[Cause, Counter[str]] = {}
+
+    def is_new(self, cause: Cause, name: str) -> bool:
+        """Whether to log this one of slot `name`, and to ask for `summary` after a WINDOW. Otherwise it is counted."""
+        if cause in self._since:
+            self._since[cause][name] += 1
+            return False
+        self._since[cause] = Counter()
+        return True
+
+    def summary(self, cause: Cause) -> str:
+        """A line on what was counted, to be asked for again after a WINDOW; "" when nothing was: it is over."""
+        counted = self._since.pop(cause)
+        if not counted:
+            return ""
+        self._since[cause] = Counter()
+        names = ", ".join(list(counted)[:NAMED]) + (
+            f" and {len(counted) - NAMED} others" if len(counted) > NAMED else ""
+        )
+        times = counted.total()
+        return f"{cause[0]} failed: {cause[1]} ({times} more time{'s' if times > 1 else ''}: {names})"

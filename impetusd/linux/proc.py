@@ -1,0 +1,192 @@
+"""Who belongs to a child: its cgroup where there is one, else its descendants.
+
+Without a cgroup, descendants are followed through /proc. The shim is a subreaper, so a descendant whose parent died is
+the shim's own child: a *stray*. A stray belongs to the child whose session or process group it is in, or whose
+INVOCATION_ID it carries in its environment (what a daemon that forks twice and calls setsid still has). One that
+changed all three before its parent died cannot be told from a stranger; a cgroup has no such hole.
+
+Whoever looks here with no descriptor or memory left to look with gets an OSError, and no answer that is a guess.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+CAP_SYS_PTRACE = 19
+
+
+def unless_blind(error: OSError) -> None:
+    """What is not there any more is an answer; that nothing can be seen is none."""
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        raise error
+
+
+class Member:
+    """A process as /proc shows it. `started` (clock ticks since boot) tells it from a later one with its pid."""
+
+    __slots__ = ("group", "parent", "pid", "session", "started", "zombie")
+
+    def __init__(self, pid: int, parent: int, group: int, session: int, started: int, *, zombie: bool) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.started = started
+        self.zombie = zombie
+
+
+def read(pid: int) -> Member | None:
+    """The process `pid`, or None when there is none."""
+    told = fields(pid)
+    if not told:
+        return None
+    zombie = told[0] in {b"Z", b"X", b"x"}
+    return Member(pid, int(told[1]), int(told[2]), int(told[3]), int(told[19]), zombie=zombie)
+
+
+def fields(pid: int) -> list[bytes]:
+    """/proc/PID/stat from the state on, which is field 3 of proc(5); [] when there is no such process."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        unless_blind(error)
+        return []
+    return text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
+
+
+def children() -> list[int]:
+    """The pids of this process's children, zombies included."""
+    fd = _children_file()
+    if fd < 0:
+        me = os.getpid()
+        return [member.pid for member in snapshot().values() if member.parent == me]
+    text = b""
+    while part := os.pread(fd, 65536, len(text)):
+        text += part
+    return [int(pid) for pid in text.split()]
+
+
+@functools.cache
+def _children_file() -> int:
+    """Opened once, to be there when no descriptor is left; -1 with a kernel without CONFIG_PROC_CHILDREN."""
+    me = os.getpid()
+    try:
+        return os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+
+
+def snapshot() -> dict[int, Member]:
+    """Every process of the host, by pid: one pass over /proc."""
+    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {member.pid: member for member in found if member is not None}
+
+
+def invocation(pid: int) -> str:
+    """INVOCATION_ID in the environment that `pid` was executed with, or ''."""
+    return variable(pid, "INVOCATION_ID")
+
+
+def variable(pid: int, name: str) -> str:
+    """A variable of the environment that `pid` was executed with, or ''."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            text = b"\0" + file.read()
+    except OSError as error:
+        unless_blind(error)
+        return ""
+    _, found, rest = text.partition(f"\0{name}=".encode())
+    return rest.partition(b"\0")[0].decode("ascii", "replace") if found else ""
+
+
+def now() -> int:
+    """What `started` is of a process that starts now."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def rights(pid: int) -> bytes:
+    """The user ids that `pid` has, as /proc shows them; b"" when there is no such process."""
+    return next((line for line in _lines(pid, "status") if line.startswith(b"Uid:")), b"")
+
+
+def may_trace() -> bool:
+    """Whether we have CAP_SYS_PTRACE."""
+    told = next((line.split()[1] for line in _lines(os.getpid(), "status") if line.startswith(b"CapEff:")), b"0")
+    return bool(int(told, 16) >> CAP_SYS_PTRACE & 1)
+
+
+def place(pid: int) -> bytes:
+    """The cgroup v2 that `pid` is in, as /proc shows it; it is known of a zombie, too."""
+    return next((line for line in _lines(pid, "cgroup") if line.startswith(b"0::")), b"")
+
+
+def _lines(pid: int, name: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
+            return file.read(65536).splitlines()
+    except OSError as error:
+        unless_blind(error)
+        return []
+
+
+def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set[int]) -> list[Member]:
+    """`roots` that live, and everything below them, without zombies; a pid in `stop` and what is below it is left out."""
+    below: dict[int, list[int]] = {}
+    for member in processes.values():
+        below.setdefault(member.parent, []).append(member.pid)
+    found: list[Member] = []
+    queue = list(roots)
+    while queue:
+        pid = queue.pop()
+        if pid in stop or pid not in processes:
+            continue
+        if not processes[pid].zombie:
+            found.append(processes[pid])
+        queue += below.get(pid, [])
+    return found
+
+
+def lives(who: Sequence[int]) -> bool:
+    """Whether the process [pid, start time] is there, and is no zombie."""
+    member = read(who[0])
+    return member is not None and member.started == who[1] and not member.zombie
+
+
+def age(member: Member) -> float:
+    """Seconds since its start."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - member.started / os.sysconf("SC_CLK_TCK")
+
+
+def send(member: Member, number: int) -> None:
+    """Signal exactly this process: through a pidfd, once its start time has shown that the pid was not used anew."""
+    try:
+        pidfd = os.pidfd_open(member.pid)
+        try:
+            now = read(member.pid)
+            if now is not None and now.started == member.started:
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        unless_blind(error)
+
+
+def own_line() -> set[int]:
+    """This process and those that it is a descendant of."""
+    line, pid = set(), os.getpid()
+    while pid > 0 and (member := read(pid)) is not None:
+        line.add(pid)
+        pid = member.parent
+    return line

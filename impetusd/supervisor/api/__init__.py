@@ -1,0 +1,1 @@
+"""Where commands are answered: the control socket, each method, and what rows show."""

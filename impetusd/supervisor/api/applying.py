@@ -1,0 +1,590 @@
+"""Another configuration for what runs: `plan` shows what it would change, `apply` and SIGHUP have it so.
+
+The new text, and what is to be done about it, go to the shim as one message, after which this supervisor ends. The next one
+comes up with the new configuration in the same way as after a kill, and goes on from there. So whatever is killed at
+whatever moment, what comes up is entirely the old configuration or entirely the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from impetusd.client import instance
+from impetusd.core.config import include, ini, parser, pending, schema, switches
+from impetusd.core.config.include import Source
+from impetusd.core.config.location import locate
+from impetusd.core.config.model import Config, Unit, user_and_group
+from impetusd.core.config.problem import ConfigError
+from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
+from impetusd.core.rules import schedule
+from impetusd.core.rules.lifecycle import State, Want
+from impetusd.core.rules.plan import Change, Effect, plan, refusal
+from impetusd.core.rules.reload import overlaps
+from impetusd.files.source import PROFILE, remembered_profile
+from impetusd.files.source import read as read_source
+from impetusd.linux.host import this_host
+from impetusd.supervisor.api.commands import is_stuck
+from impetusd.supervisor.disk.state import replace
+from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, PASSING, Entry, Role, with_jobs
+from impetusd.supervisor.start import childspec, envfiles
+from impetusd.supervisor.threads import NoAnswer, Threads
+
+if TYPE_CHECKING:
+    from impetusd.core.config.location import Paths
+    from impetusd.supervisor.slots.engine import Engine
+    from impetusd.supervisor.start.starter import Starter
+
+MOST = 4  # threads that read
+WITHIN = 20.0  # seconds for the disk, and for the host to tell of users
+# What the shim remembers of all this.
+CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:refused"
+SLACK = 10.0  # seconds beyond what a slot's own keys allow
+
+
+class Configuration:
+    """One text with all that it was read with, and what it means to each instance."""
+
+    def __init__(self, conf: str, remembered: str, *, in_force: bool, known: Collection[str] = ()) -> None:
+        """`remembered` is what `read` returned. Raises ConfigError.
+
+        `in_force`: it was found good before. That a user of it was deleted since must end nothing that runs. `known`:
+        users and groups that were found good before; that one of them is missing is no mistake of the file's.
+        """
+        self.remembered = remembered
+        self._conf = conf
+        self._host = host = this_host()
+        if known:
+            user_exists, group_exists = host.user_exists, host.group_exists
+            self._host = dataclasses.replace(
+                host,
+                user_exists=lambda name: name in known or user_exists(name),
+                group_exists=lambda name: name in known or group_exists(name),
+            )
+        if in_force:
+            self.accept()
+        self._saved = json.loads(remembered)
+        self.at = functools.cache(self._parse)
+        self.at(0)
+
+    def accept(self) -> None:
+        """It was found good: who it names is not looked up any more."""
+        self._host = dataclasses.replace(self._host, user_exists=lambda _: True, group_exists=lambda _: True)
+
+    def _parse(self, instance: int) -> Config:
+        saved = self._saved
+        included = tuple((path, text) for path, text in saved.get("included", ()))  # none, says an older impetusd
+        source = Source(self._conf, saved["text"], included, former=self.former)
+        parsed = parser.parse_all(
+            source,
+            saved["environ"],
+            self._host,
+            profile=self.profile,
+            instance=instance,
+            rules=saved.get("rules", 1),  # an older impetusd says nothing of them
+        )
+        return switches.without(parsed, saved["disabled"])
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What `${VAR}` in it means: the environment of whoever started the daemon."""
+        environ: dict[str, str] = self._saved["environ"]
+        return environ
+
+    @property
+    def profile(self) -> str:
+        """The profile in force; "" for none."""
+        name: str = self._saved.get("profile", "")
+        return name
+
+    @functools.cached_property
+    def in_force(self) -> dict[str, Any]:
+        """What it was read from, for who compares: see `core.config.pending`."""
+        saved = self._saved
+        patterns = include.patterns(saved["text"], self._conf, saved["environ"], former=self.former)
+        texts = ((self._conf, saved["text"]), *saved.get("included", ()))
+        return pending.report(texts, [pattern.glob for pattern in patterns])
+
+    @property
+    def former(self) -> bool:
+        """Whether it lives where it did before each file had folders of its own: so says an older impetusd."""
+        return bool(self._saved.get("former", True))
+
+    def with_disabled(self, names: Collection[str]) -> str:
+        """What would be remembered with these switched off."""
+        return json.dumps({**self._saved, "disabled": sorted(names)})
+
+    @property
+    def disabled(self) -> list[str]:
+        """What an operator has switched off."""
+        names: list[str] = self._saved["disabled"]
+        return names
+
+
+def named_by(configuration: Config) -> set[str]:
+    """The users and groups that it names."""
+    access = configuration.access
+    names = {word.removeprefix("@") for word in (*access.viewers, *access.operators, *access.admins)}
+    names.update(user_and_group(configuration.logs.log_owner))
+    for unit in with_jobs(configuration):
+        owners = (each.owner.split(":") for each in unit.listen)
+        names.update(user_and_group(unit.user), (unit.group,), *owners)
+    return names - {""}
+
+
+def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | None, *, former: bool = False) -> str:
+    """The files as they are on the disk, the names that are switched off, the profile, and what references see.
+
+    All of it is remembered, so that nothing that comes later depends on the disk. `profile`: None is the one that was in
+    force last. `former`: see `location.default_dirs`. Raises OSError, ConfigError.
+    """
+    if profile is None:
+        profile = remembered_profile(state_dir)
+    source = read_source(conf, environ, former=former)
+    if source.problems:
+        parser.parse_all(source, environ, this_host(), profile=profile)  # which tells these with all others
+    try:
+        with open(f"{state_dir}/{switches.FILE}", encoding="utf-8", errors="replace") as file:
+            disabled = switches.parse(file.read())
+    except FileNotFoundError:
+        disabled = []
+    kept = {"text": source.text, "included": source.included, "former": former, "profile": profile}
+    return json.dumps({**kept, "rules": ini.RULES, "environ": dict(environ), "disabled": disabled})
+
+
+def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    """Record in state_dir which INI file its state belongs to."""
+    path, text = f"{state_dir}/{instance.NAME}", json.dumps(instance.record(file, state_dir))
+    try:
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as known:
+            if known.read() == text:
+                return
+        replace(path, text.encode())
+    except OSError as error:
+        tell(f"{path} cannot be written: {error.strerror}; without it, impetusd may take another INI file for this one")
+
+
+def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> None:
+    """Have the disk say which profile is in force, for the daemon after this one."""
+    if profile == remembered_profile(state_dir):
+        return
+    try:
+        replace(f"{state_dir}/{PROFILE}", f"{profile}\n".encode())
+    except OSError as error:
+        told = f"the profile {profile or '(none)'} is not remembered over the end of impetusd"
+        tell(f"{told}: cannot write {error.filename}: {error.strerror}")
+
+
+def is_former(conf: str, paths: Paths, environ: Mapping[str, str]) -> bool:
+    """Whether these paths are those of former versions for this file. Raises OSError, ConfigError."""
+    with open(conf, encoding="utf-8-sig", errors="replace") as file:
+        text = file.read()
+    where = (locate(text, conf, environ, former=former) for former in (False, True))
+    to_be, was = ([getattr(each, name) for name in instance.DIRS] for each in where)
+    return to_be != was and was == [getattr(paths, name) for name in instance.DIRS]
+
+
+class _Mistaken(ProtocolError):
+    """The files have `problems`, told as sentences."""
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(FAILED, error.told()[:200_000], EXIT_USAGE)
+        self.problems = [str(problem)[:2000] for problem in error.problems[:100]]
+
+
+class Applying:
+    """The methods `plan` and `apply`."""
+
+    def __init__(
+        self,
+        file: Mapping[str, Any],
+        state_dir: str,
+        present: Configuration,
+        engine: Engine,
+        starter: Starter,
+        *,
+        hand_over: Callable[[], None],
+        needed: Callable[[list[Entry]], list[Entry]],
+        rows: Callable[[list[Entry]], list[dict[str, Any]]],
+        record: Callable[..., None],
+    ) -> None:
+        """`file` is the INI file, as of when it was read last: see `instance.report`.
+
+        `hand_over` ends this supervisor once the shim knows all. `needed` adds what slots depend on. `record`: ledger.
+        """
+        self._file = file
+        self._conf: str = file["conf"]
+        self._state_dir = state_dir
+        self._present = present
+        self._engine = engine
+        self._starter = starter
+        self._hand_over = hand_over
+        self._needed = needed
+        self._rows = rows
+        self._record = record
+        self._state: dict[str, Any] | None = None  # of the last apply
+        self._going_over = False
+        self._switching = asyncio.Lock()
+        self._threads = Threads("configuration", MOST)
+        self._refused: dict[str, Any] | None = None  # at, reason: of what the disk has
+
+    async def _read(
+        self, profile: str | None, disabled: Collection[str] | None = None, conf: str = ""
+    ) -> tuple[Configuration, list[Change]]:
+        """What the disk has, and what it would change. ProtocolError with every problem.
+
+        `profile`: another one than is in force. `conf`: another file.
+
+        With `disabled` it is what is in force, with these names switched off.
+        """
+
+        conf = conf or self._conf
+
+        def both() -> tuple[Configuration, list[Change]]:
+            if disabled is None:
+                name = self._present.profile if profile is None else profile
+                remembered = read(conf, self._state_dir, self._present.environ, name, former=self._present.former)
+            else:
+                remembered = self._present.with_disabled(disabled)
+            known = named_by(self._present.at(0))
+            configuration = Configuration(conf, remembered, in_force=disabled is not None, known=known)
+            changes = plan(self._present.at, configuration.at, instances.__getitem__)
+            if disabled is None:
+                changes = envfiles.changes(started, changes, configuration.at, childspec.read_env_files)
+            return configuration, changes
+
+        started = [
+            envfiles.Started(entry.unit.name, entry.index, said)
+            for entry in self._engine.entries.values()
+            if entry.slot.pid is not None and entry.role not in ONE_SHOT and (said := self._engine.started_as(entry))
+        ]
+        instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}
+        try:
+            found, changes = await self._threads.run(both, WITHIN)
+        except NoAnswer as error:
+            what = "reading it, or looking up the users that it names"
+            raise ProtocolError(FAILED, f"{self._conf}: {what}: {error}", EXIT_FAILED) from None
+        except OSError as error:
+            hint = "" if os.path.lexists(conf) else "; if it was renamed: impetusd -c FILE apply"
+            raise ProtocolError(FAILED, f"cannot read {conf}: {error.strerror}{hint}", EXIT_USAGE) from None
+        except ConfigError as error:
+            raise _Mistaken(error) from None
+        refused = refusal(self._present.at(0), found.at(0))
+        if refused:
+            raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
+        return found, changes
+
+    async def on_disk(self) -> Callable[[int], Config]:
+        """The configuration as the files have it now, as each instance sees it. ProtocolError with every problem."""
+        return (await self._read(None))[0].at
+
+    async def plan(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The control method `plan`."""
+        try:
+            changes = (await self._read(params["env"]))[1]
+        except _Mistaken as error:
+            if not params["problems"]:
+                raise
+            return {"changes": [], "problems": error.problems}
+        return {"changes": [change.row() for change in changes], "problems": []}
+
+    async def apply(self, params: dict[str, Any], disabled: Collection[str] | None = None) -> dict[str, Any]:
+        """The control method `apply`. A client that lost us over it asks again with the same token."""
+        token = params["token"]
+        while self._state is not None and (not self._state["done"] or (token and self._state["token"] == token)):
+            if self._state["done"]:
+                return self._answer(self._state)
+            await self._engine.until(lambda: self._state is None or self._state["done"])
+        if self._going_over:
+            raise ConnectionAbortedError  # the next supervisor answers
+        conf = params.get("conf") or self._conf
+        self._refuse_file(conf)
+        read_at = instance.stamp(conf)
+        try:
+            configuration, changes = await self._read(params.get("env"), disabled, conf)
+        except ProtocolError as error:
+            self._refuse(error.message)
+            raise
+        self._put_refused(None)
+        if self._going_over:
+            raise ConnectionAbortedError
+        if configuration.remembered == self._present.remembered and conf == self._conf and not changes:
+            return {"ok": True, "changes": [], "units": []}
+        self._refuse_while_reloading(changes)
+        self._going_over = True
+        state = {
+            "token": token,
+            "moved": self._conf if conf != self._conf else "",
+            "changes": [change.row() for change in changes],
+            "begun": False,
+            "done": False,
+            "ok": True,
+            "pids": {},
+        }
+        if disabled is None:
+            self._starter.put(instance.NAME, json.dumps(instance.report(conf, read_at)))
+        self._starter.put(CONFIG, configuration.remembered)
+        self._starter.put(BEFORE, self._present.remembered)
+        self._starter.put(APPLY, json.dumps(state))
+        for change in changes:
+            if change.kind in {"pool", "program"} and any(key.name == "instances" for key in change.keys):
+                self._engine.expect(self._engine.units[change.name], configuration.at(0).units[change.name].instances)
+        self._hand_over()
+        raise ConnectionAbortedError
+
+    def _refuse_file(self, conf: str) -> None:
+        """Another file may replace one that is gone, and no other."""
+        if conf != self._conf and os.path.lexists(self._conf):
+            text = f"impetusd was started for {self._conf}, which still exists, not for {conf}; nothing was changed"
+            raise ProtocolError(FAILED, text, EXIT_USAGE)
+
+    def _refuse(self, reason: str) -> None:
+        self._record("config", what="refused", changes=[], reason=reason[:2000])
+        self._put_refused({"at": time.time(), "reason": reason[:2000]})
+
+    def _put_refused(self, refused: dict[str, Any] | None) -> None:
+        if refused != self._refused:
+            self._refused = refused
+            self._starter.put(REFUSED, json.dumps(refused) if refused else None)
+            self._starter.flush()
+
+    def disabled(self) -> list[tuple[str, str]]:
+        """(name, sentence) for what is disabled and in the INI file; for `status`."""
+        present = self._present.at(0)
+        known = [name for name in self._present.disabled if name in present.units or name in present.timers]
+        return [(name, f"{name} is disabled; impetusd enable {name}") for name in known]
+
+    def attention(self, now: float) -> list[str]:
+        """A sentence if what the disk has was refused when it was last asked for; for `status`."""
+        if self._refused is None:
+            return []
+        lines = self._refused["reason"].splitlines()
+        problem = (lines[1] if len(lines) > 1 else lines[0]).removeprefix(f"{os.path.dirname(self._conf)}/")
+        when = schedule.ago(now - self._refused["at"])
+        return [f"the INI file was refused {when}, and the one before is in force: {problem}"]
+
+    def _refuse_while_reloading(self, changes: list[Change]) -> None:
+        """One thing after the other: what a reload watches is not to become another thing meanwhile."""
+        for change in changes:
+            unit = self._engine.units.get(change.name)
+            if change.effect is not Effect.LIVE and unit is not None and self._engine.reloads.active(unit):
+                raise ProtocolError(
+                    FAILED,
+                    f"{change.name} is being reloaded; nothing was changed. "
+                    f"Wait for it, or end it: impetusd reload --cancel {change.name}",
+                    EXIT_FAILED,
+                )
+
+    async def disable(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The control method `disable`: as `enabled = no` in the INI, until `enable`."""
+        return await self._switch(params, set(self._present.disabled) | set(self._named(params["names"])))
+
+    async def enable(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The control method `enable`. Raises ProtocolError, when that is done, if the INI file has one of them disabled."""
+        names = self._named(params["names"])
+        answer = await self._switch(params, set(self._present.disabled) - set(names))
+        present = self._present.at(0)
+        for name in names:
+            found = present.units.get(name) or present.timers.get(name)
+            if found is not None and not found.enabled:
+                text = f"{name} stays disabled: {found.where} has enabled = no; remove that, then run: impetusd apply"
+                raise ProtocolError(FAILED, text, EXIT_FAILED)
+        return answer
+
+    def _named(self, names: list[str]) -> list[str]:
+        """Units and timers by their names, and by those of groups."""
+        present = self._present.at(0)
+        found: list[str] = []
+        for name in names:
+            if name in present.groups:
+                found += present.groups[name].members
+            elif name in present.units or name in present.timers:
+                found.append(name)
+            else:
+                near = schema.nearest(name, [*present.units, *present.timers, *present.groups])
+                hint = f"; did you mean {near}?" if near else "; name a unit, a timer or a group, as the INI file does"
+                raise ProtocolError(FAILED, f"no unit, timer or group '{name}'{hint}", EXIT_UNKNOWN_NAME)
+        return found
+
+    async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:
+        async with self._switching:  # the file is that of whoever is carried out
+            if self._going_over:
+                raise ConnectionAbortedError
+            if names != set(self._present.disabled):
+                await self._write_disabled(names)
+            return await self.apply(params, names)
+
+    async def _write_disabled(self, names: set[str]) -> None:
+        path = f"{self._state_dir}/{switches.FILE}"
+        try:
+            await self._threads.run(functools.partial(replace, path, switches.show(names).encode()), WITHIN)
+        except NoAnswer as error:
+            raise ProtocolError(FAILED, f"cannot write {path}: {error}", EXIT_FAILED) from None
+        except OSError as error:
+            raise ProtocolError(
+                FAILED, f"cannot write {error.filename}: {error.strerror}; nothing was changed", EXIT_FAILED
+            ) from None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no change is under way."""
+        return self._state is None or bool(self._state["done"])
+
+    # The next supervisor.
+
+    def resume(self, blobs: Mapping[str, str]) -> None:
+        """Go on where the supervisor before us has handed over, or died."""
+        if REFUSED in blobs:
+            self._refused = json.loads(blobs[REFUSED])
+        if APPLY not in blobs:
+            return
+        self._state = state = json.loads(blobs[APPLY])
+        if state["done"]:
+            return
+        if not state["begun"]:
+            with self._engine.at_once():
+                self._begin(state)
+                state["begun"] = True
+                self._starter.put(APPLY, json.dumps(state))
+        self._finishing = asyncio.ensure_future(self._finish(state))
+
+    def _begin(self, state: dict[str, Any]) -> None:
+        """Have new processes where the plan says so, and what is new started."""
+
+        def lasting(unit: Unit) -> list[Entry]:
+            return [entry for entry in engine.of_unit(unit) if not entry.dismissed and entry.role not in PASSING]
+
+        engine, afresh, new, reloaded = self._engine, [], [], set()
+        for change in state["changes"]:
+            unit = engine.units.get(change["name"])
+            if unit is None or change["kind"] not in {"pool", "program"}:
+                continue
+            entries = lasting(unit)
+            if change["effect"] == Effect.ADDED.value:
+                new += entries if unit.autostart else []
+            elif change["effect"] in {Effect.RELOAD.value, Effect.RESTART.value}:
+                if change["effect"] == Effect.RELOAD.value and any(e.slot.state is State.RUNNING for e in entries):
+                    reloaded.add(unit.name)
+                    engine.reloads.begin(unit, "the configuration has changed", asked=True)
+                    continue
+                if change["effect"] == Effect.RESTART.value:
+                    self._starter.drop_former_listeners(unit)
+                # Not one after another where one of the new would meet what the old ones have.
+                moved = any(key["key"] == "listen" for key in change["keys"])
+                gently = change["kind"] == "program" and not overlaps(unit) and not moved
+                afresh += [(gently, entry) for entry in entries if entry.slot.want is Want.UP]
+        rolled = [entry for gently, entry in afresh if gently and entry.slot.state is State.RUNNING]
+        ended = [entry for _, entry in afresh if entry not in rolled]
+        state["pids"] = {entry.name: entry.slot.pid for entry in rolled}
+        engine.roll(rolled, "the configuration has changed")
+        engine.restart(ended)
+        for unit in engine.units.values():  # more instances, or parked workers, of what runs
+            entries = lasting(unit)
+            if any(entry.slot.want is Want.UP for entry in entries):
+                # It has no record: it is new. What a reload brings is not to be started of the files now.
+                new += [
+                    e
+                    for e in entries
+                    if e.slot.since == 0.0 and not (e.role is Role.TEMPLATE and unit.name in reloaded)
+                ]
+        engine.start([entry for entry in self._needed(new) if entry.slot.want is Want.DOWN])
+
+    async def _finish(self, state: dict[str, Any]) -> None:
+        await self._wait(state)
+        given_up = {
+            entry.name: entry for entry in (*self._awaited(state), *self._dismissed()) if entry.slot.state not in IDLE
+        }
+        state["unfinished"] = list(map(self._engine.shown, given_up.values()))
+        kept = [e for e in self._touched(state) if e.slot.pid is not None and state["pids"].get(e.name) == e.slot.pid]
+        reloaded = [change["name"] for change in state["changes"] if change["effect"] == Effect.RELOAD.value]
+        reloads = [
+            self._engine.reloads.account(self._engine.units[name]) for name in reloaded if name in self._engine.units
+        ]
+        failed = [f"{each['name']} runs as before: {each['reason']}" for each in reloads if each["reason"]]
+        down = [
+            e
+            for e in self._touched(state)
+            if e.slot.want is Want.UP and e.slot.state not in {State.RUNNING, State.EXITED} and e.role not in ONE_SHOT
+        ]
+        state["done"], state["reloads"] = True, reloads
+        state["ok"] = not (kept or down or failed or given_up)
+        self._starter.put(APPLY, json.dumps(state))
+        self._starter.put(BEFORE, None)
+        self._engine.drop_listeners()
+        told = {entry.name: entry for entry in (*kept, *given_up.values())}.values()
+        reasons = (f"{entry.name} is {entry.slot.state.name}: {self._engine.reason(entry)}" for entry in told)
+        reason = "; ".join([*failed, *reasons])
+        self._record("config", what="applied", changes=state["changes"], ok=state["ok"], reason=reason)
+        self._engine.wake()
+
+    async def _wait(self, state: dict[str, Any]) -> None:
+        """Return once nothing is awaited, or no awaited slot has changed for as long as its own keys allow."""
+
+        async def move(before: list[tuple[str, State, int | None]]) -> None:
+            await self._engine.until(lambda: seen() != before)
+
+        def seen() -> list[tuple[str, State, int | None]]:
+            return [(entry.name, entry.slot.state, entry.slot.pid) for entry in self._awaited(state)]
+
+        while awaited := self._awaited(state):
+            try:
+                await asyncio.wait_for(move(seen()), self._patience(awaited))
+            except TimeoutError:
+                return
+
+    def awaited(self) -> list[Entry]:
+        """The slots that the change under way waits for."""
+        return [] if self._state is None or self._state["done"] else self._awaited(self._state)
+
+    def _awaited(self, state: dict[str, Any]) -> list[Entry]:
+        """What is to be stopped for good, and what is to come up. A job runs when its time has come: nobody waits for it."""
+        leaving = [entry for entry in self._dismissed() if not is_stuck(entry)]
+        return leaving + [
+            entry
+            for entry in self._touched(state)
+            if (entry.role not in ONE_SHOT and not self._engine.settled(entry))
+            or self._engine.reloads.active(entry.unit)
+        ]
+
+    def _dismissed(self) -> list[Entry]:
+        return [entry for entry in self._engine.entries.values() if entry.dismissed]
+
+    def _touched(self, state: dict[str, Any]) -> list[Entry]:
+        names = {change["name"] for change in state["changes"] if change["effect"] != Effect.LIVE.value}
+        return [entry for entry in self._engine.entries.values() if entry.unit.name in names and not entry.dismissed]
+
+    def _answer(self, state: dict[str, Any]) -> dict[str, Any]:
+        touched = [entry for entry in self._touched(state) if entry.role not in {Role.JOB, Role.CHECK}]
+        return {
+            "ok": state["ok"],
+            "changes": state["changes"],
+            "units": self._rows(touched),
+            "reloads": state["reloads"],
+            "moved": state.get("moved", ""),
+            "unfinished": [*self._rows(self._unfinished(state))],
+        }
+
+    def _unfinished(self, state: dict[str, Any]) -> list[Entry]:
+        """What it stopped waiting for and has still not ended."""
+        names = state.get("unfinished", ())
+        return [e for e in self._engine.entries.values() if self._engine.shown(e) in names and e.slot.state not in IDLE]
+
+    def _patience(self, awaited: list[Entry]) -> float | None:
+        """Seconds within which one of them should change its state; None while a oneshot without listen_timeout runs."""
+
+        def due(entry: Entry) -> float:
+            policy, slot = entry.policy, entry.slot
+            keys = (policy.kill_timeout, policy.listen_timeout, policy.min_uptime, entry.unit.reload_watch)
+            return max(*keys, (slot.deadline or 0.0) - time.monotonic())
+
+        slots = [entry.slot for entry in self._engine.entries.values()]
+        if any(slot.state is State.STARTING and slot.pid is not None and slot.deadline is None for slot in slots):
+            return None
+        return SLACK + max(map(due, awaited))

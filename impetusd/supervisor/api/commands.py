@@ -1,0 +1,429 @@
+"""What an operator may ask, and the answers: the meaning of each method of the control protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import impetusd
+from impetusd.core import protocol
+from impetusd.core.config.model import Config, Kind, Unit
+from impetusd.core.protocol import (
+    EXIT_FAILED,
+    EXIT_UNKNOWN_NAME,
+    EXIT_USAGE,
+    FAILED,
+    ProtocolError,
+    Request,
+    is_pattern,
+)
+from impetusd.core.rules import tree
+from impetusd.core.rules.lifecycle import Slot, State, Want, is_unkillable
+from impetusd.supervisor.api.control import Progress
+from impetusd.supervisor.api.reloading import Reloading
+from impetusd.supervisor.api.rows import Rows
+from impetusd.supervisor.logs.stream import STDOUT
+from impetusd.supervisor.slots.engine import Engine
+from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, Entry, Role
+from impetusd.supervisor.start.starter import Starter
+
+BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
+CHANGE = frozenset({"apply", "enable", "disable"})
+MOST_TOLD = 50  # units, where a name is none
+
+
+def disabled(name: str) -> str:
+    """Why nothing is done with it, and how to have it again, by whichever of the two it was disabled."""
+    return f"{name} is disabled; run: impetusd enable {name} (or remove enabled = no from the INI file and apply)"
+
+
+class Commands:
+    """The methods, by name. `ending` is set once everything was told to stop for good."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        starter: Starter,
+        rows: Rows,
+        *,
+        configuration: Config,
+        file: Mapping[str, Any],
+        pids: tuple[int, int],
+        saved: Callable[[], Awaitable[None]],
+        quiesce: Callable[[str], None],
+        end: Callable[[], None],
+        others: Mapping[str, Callable[[dict[str, Any]], Any]],
+        attention: Callable[[], list[tuple[str, str]]],
+        troubles: Callable[[], list[str]],
+        awaited: Callable[[], list[Entry]],
+    ) -> None:
+        """`file`: the INI file, see `instance.report`. `pids` are the shim's and ours.
+
+        `saved` waits until what is to survive a reboot is on the disk; `quiesce` has nothing be started or replaced by
+        itself any more; `end` has the daemon end once the answer is out.
+
+        `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
+        `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for.
+        """
+        self._others = others
+        self._attention = attention
+        self._troubles = troubles
+        self._awaited = awaited
+        self._engine = engine
+        self._starter = starter
+        self._paths = configuration.paths
+        self._file = file
+        self._profile = configuration.profile
+        self._groups = configuration.groups
+        self._shim_pid, self._own_pid = pids
+        self._saved = saved
+        self._quiesce = quiesce
+        self._end = end
+        self._rows = rows
+        self.reloading = Reloading(engine, rows, self._lasting, self.with_needs)
+        self._listeners: set[Progress] = set()
+        self.ending = False  # everything is being stopped for good: nothing is started any more
+        self.over = asyncio.Event()  # and now it is
+
+    def changed(self, entry: Entry, before: Slot) -> None:
+        """A slot has changed: whoever waits for an answer hears of it."""
+        if before.state is not entry.slot.state:
+            for progress in self._listeners:
+                progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
+        if before.pid is not None and entry.slot.pid != before.pid:
+            self._rows.forget(before.pid)
+
+    async def handle(self, request: Request, progress: Progress) -> Mapping[str, Any]:
+        """Carry out one request. Raises ProtocolError for what cannot be done."""
+        methods: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "ping": self._ping,
+            "status": self._status,
+            "describe": self._describe,
+            "logs": self._logs,
+            "start": self._start,
+            "restart": self._restart,
+            "reload": self.reloading.reload,
+            "stop": self._stop,
+            "scale": self._scale,
+            "signal": self._signal,
+            **self._others,
+        }
+        if self.ending and request.method in BEGIN:
+            # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
+            await self.over.wait()
+            raise ConnectionAbortedError
+        self._listeners.add(progress)
+        if request.method in CHANGE:
+            for entry in self._awaited():
+                progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
+        try:
+            answer = methods[request.method](request.params)
+            result: Mapping[str, Any] = await answer if asyncio.iscoroutine(answer) else answer
+        finally:
+            self._listeners.discard(progress)
+        return result
+
+    # Names.
+
+    def find(self, patterns: Iterable[str]) -> list[Entry]:
+        """The slots that `patterns` name: units, slots, groups, or globs over them. ProtocolError for an unknown one."""
+        found: dict[str, Entry] = {}
+        known = self._names()
+        for pattern in patterns:
+            matching = fnmatch.filter(known, pattern) if is_pattern(pattern) else [pattern]
+            named = [entry for name in matching for entry in known.get(name, ())]
+            if not named and pattern not in self._engine.units and pattern not in self._groups:
+                raise ProtocolError(FAILED, f"no unit '{pattern}'{self._near(pattern)}", EXIT_UNKNOWN_NAME)
+            if not named:
+                raise ProtocolError(FAILED, disabled(pattern), EXIT_FAILED)
+            found.update({entry.name: entry for entry in named})
+        return [entry for entry in self._engine.entries.values() if entry.name in found]
+
+    def _names(self) -> dict[str, list[Entry]]:
+        """Whom each name means: of a unit, a slot as it is called and as it is shown, or a group."""
+        known: dict[str, list[Entry]] = {}
+        of_unit: dict[str, list[Entry]] = {}
+        for entry in self._engine.entries.values():
+            of_unit.setdefault(entry.unit.name, []).append(entry)
+            for name in {entry.unit.name, entry.name, self._engine.shown(entry)}:
+                known.setdefault(name, []).append(entry)
+        for group in self._groups.values():
+            members = [entry for name in group.members for entry in of_unit.get(name, ())]
+            known[group.name] = [*known.get(group.name, ()), *members]
+        return known
+
+    def _near(self, pattern: str) -> str:
+        import difflib
+
+        names = list(
+            dict.fromkeys([*self._engine.units, *self._groups, *map(self._engine.shown, self._engine.entries.values())])
+        )
+        near = difflib.get_close_matches(pattern, names, 1)
+        units = list(self._engine.units)
+        more = f" and {len(units) - MOST_TOLD} more" if len(units) > MOST_TOLD else ""
+        if near:
+            return f"; did you mean {near[0]}?"
+        all_of_them = "; for everything, give no name" if pattern == "all" else ""
+        return f"; units: {', '.join(units[:MOST_TOLD]) or 'none'}{more}{all_of_them}"
+
+    # Asking.
+
+    def _ping(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {**self._who(), "ready": True}
+
+    def _who(self) -> dict[str, Any]:
+        return {
+            "version": impetusd.__version__,
+            "protocol": protocol.VERSION,
+            "shim": {"pid": self._shim_pid},
+            "supervisor": {"pid": self._own_pid},
+            "profile": self._profile,
+            **self._file,
+        }
+
+    def _status(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        entries = self.find(names) if names else self._rows.shown()
+        groups = {group.name: group.members for group in self._groups.values()}
+        units, troubles = {entry.unit.name for entry in entries}, self._troubles()
+        told = [sentence for unit, sentence in self._attention() if not names or unit in units]
+        answer = {**self._who(), "units": self._rows.of(entries), "groups": groups}
+        return {**answer, "attention": [*told, *troubles], "troubles": troubles}
+
+    def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
+        name = params["name"]
+        groups = [group for group in self._groups.values() if fnmatch.fnmatchcase(group.name, name)]
+        return {
+            "units": [self._rows.details(entry) for entry in self.find([name])],
+            "groups": [{"name": each.name, "members": each.members, "where": each.where} for each in groups],
+            "profile": self._profile,
+        }
+
+    def _logs(self, params: dict[str, Any]) -> dict[str, Any]:
+        own = "impetusd"
+        names = [name for name in params["names"] if name != own]
+        files = []
+        for entry in self.find(names) if params["names"] else self._engine.entries.values():
+            for stream, path in zip(("out", "error"), self._starter.log_files(entry), strict=True):
+                if path != STDOUT:
+                    files.append({"name": self._engine.shown(entry), "stream": stream, "path": path})
+        if self._starter.prefix is not None:
+            if not files:
+                text = "what programs print goes to the standard output of `impetusd run`, and its own log to standard error"
+                raise ProtocolError(
+                    FAILED, f"{text}: see the log of the container, or of whatever started it", EXIT_FAILED
+                )
+        elif not params["names"] or own in params["names"]:
+            files.append({"name": own, "stream": "daemon", "path": self._paths.log_file})
+        return {"files": files}
+
+    # Doing.
+
+    async def _start(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        asked = self._lasting(names) if names else self.autostarted()
+        asked = self.with_needs(asked)
+        held = any(entry.rec.stopped for entry in asked)
+        self._engine.start(asked)
+        if held:
+            await self._saved()
+        return await self._settled(asked, wait=params["wait"])
+
+    def _lasting(self, names: list[str]) -> list[Entry]:
+        """The slots named, without those of one-shot processes: a timer's is started by its timer."""
+        found = self.find(names)
+        lasting = [entry for entry in found if entry.role not in ONE_SHOT]
+        if found and not lasting:
+            name = found[0].unit.name
+            what = f"a timer; to run it now: impetusd trigger {name}"
+            if found[0].role is Role.CHECK:
+                what = "the command of a health check, which runs by itself; impetusd health tells what it says"
+            raise ProtocolError(FAILED, f"{name} is {what}", EXIT_USAGE)
+        return lasting
+
+    def autostarted(self) -> list[Entry]:
+        """The slots of each unit that starts with the daemon."""
+        return [entry for entry in self._engine.entries.values() if entry.unit.autostart and not is_done(entry)]
+
+    def with_needs(self, entries: list[Entry]) -> list[Entry]:
+        """Those, the units that they depend on, and their templates: what has to run for them to run."""
+        units = self._engine.units
+        wanted = {entry.name for entry in entries}
+        needed: set[str] = set()
+        queue = [name for entry in entries for name in entry.unit.depends_on]
+        while queue:
+            name = queue.pop()
+            if name not in needed and units[name].enabled:
+                needed.add(name)
+                queue += units[name].depends_on
+        pools = {entry.unit.name for entry in entries}
+        return [
+            entry
+            for entry in self._engine.entries.values()
+            if entry.name in wanted
+            or (entry.unit.name in needed and not is_done(entry))
+            or (entry.role is Role.TEMPLATE and entry.unit.name in pools and self._engine.preloads(entry.unit))
+        ]
+
+    async def _settled(self, entries: list[Entry], *, wait: bool) -> dict[str, Any]:
+        def present() -> list[Entry]:
+            return [entry for entry in entries if entry.name in self._engine.entries]
+
+        if wait:
+            await self._engine.until(lambda: all(self._engine.settled(entry) for entry in present()))
+        ok = all(entry.slot.state is State.RUNNING or self._is_fine(entry) for entry in present())
+        return {"ok": ok or not wait, "units": self._rows.of(present())}
+
+    def _is_fine(self, entry: Entry) -> bool:
+        """Not RUNNING and yet as it should be: it has done its work, is a template that nobody needs, was scaled away."""
+        slot = entry.slot
+        return (
+            slot.state is State.EXITED
+            or entry.dismissed
+            or (entry.role is Role.TEMPLATE and not self._engine.preloads(entry.unit))
+        )
+
+    async def _restart(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        active = [e for e in self._engine.entries.values() if e.role not in ONE_SHOT and e.slot.state not in IDLE]
+        named = self._lasting(names) if names else active
+        asked = self.with_needs(named)
+        reloaded = self.reloading.whole(named) if params["rolling"] else {}
+        if params["rolling"]:
+            how = self.reloading.roll(reloaded.values(), "rolling restart")
+            named = [entry for entry in named if entry.unit.name not in reloaded]
+            asked = [entry for entry in asked if entry.unit.name not in reloaded]
+            taken = self._engine.roll(named, "rolling restart")
+            before = {entry.slot.pid: entry for entry in taken}
+        else:
+            taken, before = named, {}
+            self._engine.restart(named)
+        self._engine.start([entry for entry in asked if entry not in taken])
+        answer = await self._settled(asked, wait=params["wait"])
+        kept = [entry for pid, entry in before.items() if entry.slot.pid == pid and entry.slot.state is State.RUNNING]
+        if params["wait"] and answer["ok"] and kept:  # what failed was made for this alone, and is gone again
+            raise ProtocolError(FAILED, f"{kept[0].name} is {self._engine.reason(kept[0])}", EXIT_FAILED)
+        if not reloaded:
+            return answer
+        if not params["wait"]:
+            return {**answer, "reloads": []}
+        told = await self.reloading.over(list(reloaded.values()), how)
+        return {**told, "ok": answer["ok"] and told["ok"], "units": [*answer["units"], *told["units"]]}
+
+    async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
+        names = params["names"]
+        asked = self.find(names) if names else list(self._engine.entries.values())
+        if names:
+            self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
+        else:
+            self.begin_the_end("impetusd stop")
+            self._starter.put("shutdown", "yes")
+        killed = await self.stop_in_order(asked)
+        if names:
+            await self._saved()
+        rows = self._rows.of(asked)
+        if not names:
+            self._end()
+        return {"ok": not any(map(is_stuck, asked)), "killed": killed, "units": rows}
+
+    def begin_the_end(self, why: str) -> None:
+        """From here on nothing is started, neither by command nor by a rule. `why` says who wants it."""
+        if not self.ending:
+            self.ending = True
+            self._quiesce(why)
+
+    async def stop_in_order(self, entries: list[Entry]) -> list[str]:
+        """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed.
+
+        What not even SIGKILL ends is left behind: neither a command nor the host's shutdown is to wait for it.
+        """
+        busy = [entry for entry in entries if entry.slot.state not in IDLE]
+        graph = {unit.name: unit.depends_on for unit in self._engine.units.values()}
+        above = tree.dependents(graph)
+        mine: dict[str, list[Entry]] = {}
+        for entry in entries:
+            mine.setdefault(entry.unit.name, []).append(entry)
+
+        async def stop_unit(name: str) -> None:
+            for dependent in mine.keys() & above[name]:
+                await over[dependent].wait()
+            own = mine[name]
+            self._engine.stop(own)
+            await self._engine.until(lambda: all(is_over(e) or is_stuck(e) for e in own))
+            over[name].set()
+
+        over = {name: asyncio.Event() for name in mine}
+        await asyncio.gather(*(stop_unit(name) for name in mine))
+        return [self._engine.shown(entry) for entry in busy if entry.slot.kills]
+
+    async def _scale(self, params: dict[str, Any]) -> dict[str, Any]:
+        unit = self._engine.units.get(params["name"])
+        if params["name"] in self._groups:
+            raise ProtocolError(FAILED, f"{params['name']} is a group; scale its members one by one", EXIT_USAGE)
+        if unit is None:
+            unit = self.find([params["name"]])[0].unit
+            raise ProtocolError(FAILED, f"{params['name']} is one slot; scale {unit.name} instead", EXIT_USAGE)
+        count = self._wanted(unit, params["n"], params["token"])
+        self._refuse_scale(unit, count)
+        changed = self._engine.scale(unit, count, params["token"])
+        await self._engine.until(lambda: all(is_over(e) or is_stuck(e) for e in changed if e.dismissed))
+        return await self._settled(self._engine.of_unit(unit), wait=True)
+
+    def _wanted(self, unit: Unit, n: int | str, token: str) -> int:
+        """`n` is how many, or as "+1" how many more; not once more, if this was asked before with the same token."""
+        present = self._engine.instances(unit)
+        if isinstance(n, int):
+            return n
+        return present if token and self._engine.was_scaled(unit, token) else present + int(n)
+
+    @staticmethod
+    def _refuse_scale(unit: Unit, count: int) -> None:
+        if not unit.enabled:
+            raise ProtocolError(FAILED, disabled(unit.name), EXIT_FAILED)
+        if count < 1:
+            raise ProtocolError(FAILED, f"{unit.name} needs one instance at least; to have none: stop it", EXIT_USAGE)
+        bounded = unit.instances_max > unit.instances or unit.per_instance
+        if bounded and count > unit.instances_max:
+            most = f"{unit.name} has {unit.instances_max} instances at most, as its INI section says (instances)"
+            raise ProtocolError(FAILED, f"{most}; for more, raise it there", EXIT_USAGE)
+        if unit.kind not in {Kind.POOL, Kind.PROGRAM}:
+            what = "timer" if unit.kind is Kind.TIMER else "health check"
+            raise ProtocolError(FAILED, f"{unit.name} is a {what}; it runs one process at a time", EXIT_USAGE)
+
+    def _signal(self, params: dict[str, Any]) -> dict[str, Any]:
+        number = parse_signal(params["signal"])
+        sent = [entry for entry in self.find(params["names"]) if entry.slot.pid is not None]
+        if not sent:
+            raise ProtocolError(FAILED, f"nothing runs in {', '.join(params['names'])}", EXIT_FAILED)
+        self._engine.signal(sent, number)
+        return {"ok": True, "signalled": [self._engine.shown(entry) for entry in sent]}
+
+
+def is_done(entry: Entry) -> bool:
+    """Whether it is oneshot and has done its work: it is run again only by its name."""
+    return entry.is_up and entry.slot.state is State.EXITED
+
+
+def is_over(entry: Entry) -> bool:
+    """Its stop is: nothing runs, or another operator wants it up again."""
+    return entry.slot.state is State.STOPPED or entry.slot.want is Want.UP
+
+
+def is_stuck(entry: Entry) -> bool:
+    """Its stop will not be over before the kernel lets go of its process."""
+    return entry.slot.state is State.STOPPING and is_unkillable(entry.policy, entry.slot)
+
+
+def parse_signal(text: str) -> int:
+    """HUP, SIGHUP or 1. Raises ProtocolError."""
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    try:
+        number = int(text) if text.isascii() and text.isdigit() else signal.Signals[name].value
+    except (KeyError, ValueError):  # of too many digits, too
+        number = 0
+    if number not in signal.valid_signals():
+        raise ProtocolError(FAILED, f"there is no signal {text}; kill -l lists them", EXIT_USAGE)
+    return number

@@ -1,0 +1,182 @@
+"""One log pipe as the writer holds it: where its bytes go, where runs begin and end, the last of what a run printed."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from impetusd.core.config.linepattern import FOUND, LinePattern
+from impetusd.supervisor.logs.journal import CHUNK
+from impetusd.supervisor.logs.lines import Options
+
+if TYPE_CHECKING:
+    from impetusd.supervisor.logs.logfile import LogFile
+    from impetusd.supervisor.logs.loglane import Lane
+    from impetusd.supervisor.logs.unfinished import Beginning
+
+TAIL = 8192  # bytes of stderr kept to explain an end
+WATCHED = 4096  # bytes read at once while a line is waited for: the worst of patterns takes 0.3 s for them
+LOCKED = 0.05  # seconds that the supervisor waits for a pipe's lock at most
+
+
+class _Watch:
+    """A line that is waited for in what one run prints."""
+
+    def __init__(self, pattern: LinePattern, found: Callable[[], object]) -> None:
+        self.pattern = pattern
+        self.found = found
+        self.state = pattern.begin
+
+
+class Pipe:
+    """One pipe's read end, the file it goes to, and the last of what this run printed."""
+
+    __slots__ = (
+        *(
+            "_tail",
+            "beginning",
+            "by_lines",
+            "ended",
+            "fault_at",
+            "faults",
+            "fd",
+            "file",
+            "hold",
+            "inode",
+            "key",
+            "lane",
+            "lock",
+            "name",
+        ),
+        *("options", "parked", "read_at", "run", "small", "total", "waiting", "watch"),
+    )
+
+    def __init__(self, name: str, fd: int, options: Options, lane: Lane) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.fd = fd
+        self.inode = os.fstat(fd).st_ino
+        self.options = options
+        self.lane = lane
+        self.file: LogFile | None = None  # once the lane has it
+        self.waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []  # calls that came before it
+        self.by_lines = False  # only whole lines are written
+        self.beginning: Beginning | None = None  # of a line that has not ended
+        self.parked = False  # it is not read for a while
+        self.read_at = 0.0  # when it was read last (monotonic)
+        self.small = 0  # reads of little, one soon after the other
+        self.faults = 0  # how often handling it has raised, one soon after the other
+        self.fault_at = 0.0  # when it last did (monotonic)
+        self.hold = 0.0  # until when its lines may keep others waiting: see Lane
+        # Held while bytes leave the pipe, so that `begin_run` sees them on one side or the other: 10 to 20 µs, for they
+        # go into memory.
+        self.lock = threading.Lock()
+        self.total = 0  # bytes read from it
+        self.run = -1  # `total` at which the present run begins
+        self.ended = -1  # `total` at which the last run that is over ended
+        self.watch: _Watch | None = None
+        self._tail = b""
+
+    def unread(self) -> int:
+        """Bytes that are in it now."""
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self.fd, termios.FIONREAD, waiting)
+        return waiting[0]
+
+    def limit(self) -> int:
+        """How much may be read at once: where lines are cut, what two runs have printed is read apart."""
+        most = CHUNK if self.watch is None or self._is_over() else WATCHED
+        if not self.by_lines:
+            return most
+        return min(
+            most, *(place - self.total for place in (self.ended, self.run, self.total + most) if place > self.total)
+        )
+
+    def _is_over(self) -> bool:
+        """Whether the present run has ended."""
+        return self.ended > self.run
+
+    def at_an_edge(self) -> bool:
+        """Whether what was read last is the last of a run."""
+        return self.total in {self.ended, self.run}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The lock, for the supervisor's own thread: it is given up on rather than waited for."""
+        have = self.lock.acquire(timeout=LOCKED)
+        try:
+            yield
+        finally:
+            if have:
+                self.lock.release()
+
+    def begin_run(self) -> None:
+        """What is read from now on, and is not in the pipe yet, is another process's."""
+        with self.locked():
+            self.watch = None
+            self.run = self.total + self.unread()
+
+    def end_run(self) -> None:
+        """The process is gone: what is in the pipe now is the last that it printed."""
+        with self.locked():
+            self.ended = self.total + self.unread()
+
+    def wait_for(self, pattern: bytes | None, found: Callable[[], object] = lambda: None) -> None:
+        """Call `found` once, when this run prints a line with `pattern`; None: wait for none. Raises re.error."""
+        watch = None if pattern is None else _Watch(_line_pattern(pattern), found)
+        with self.locked():
+            self.watch = watch
+
+    def took(self, data: bytes | memoryview, before: int) -> None:
+        """Remember the last of what this run printed; `before` is what `total` was without `data`."""
+        run = self.run
+        if run >= before:
+            self._tail = bytes(data[run - before :][-TAIL:])
+        elif len(data) >= TAIL:
+            self._tail = bytes(data[-TAIL:])
+        else:
+            self._tail = (self._tail + bytes(data))[-TAIL:]
+
+    def tail(self) -> bytes:
+        """The last of what this run printed."""
+        return self._tail if self.total > self.run else b""
+
+    def look(self, data: bytes | memoryview, before: int) -> None:
+        """Call whoever waits for a line of this run, if it has come."""
+        watch = self.watch
+        if watch is None:
+            return
+        text = bytes(data[max(0, self.run - before) :])
+        if self._is_over():  # no decision hangs on it any more
+            text = text[:WATCHED]
+        watch.state = watch.pattern.feed(watch.state, text)
+        if watch.state is FOUND:
+            with self.lock:
+                if self.watch is watch:
+                    self.watch = None
+                    watch.found()
+
+
+def _line_pattern(pattern: bytes) -> LinePattern:
+    """Raises re.error. A file in force may have a pattern that `check` refuses today: it is taken leniently."""
+    try:
+        return LinePattern(pattern)
+    except ValueError:
+        return LinePattern(pattern, lenient=True)
+
+
+def own_end(fd: int) -> int:
+    """Another read end of the same pipe, with flags of its own: whoever has the first cannot make us wait. Raises OSError.
+
+    Where that is refused (there is no /proc), it is the same one.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        return os.dup(fd)

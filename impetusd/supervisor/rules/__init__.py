@@ -1,0 +1,1 @@
+"""What may restart or recycle a process: memory, age, files, health checks, readiness, timers."""

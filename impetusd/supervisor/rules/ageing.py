@@ -1,0 +1,112 @@
+"""Recycles processes by age: `max_age` by the monotonic clock, `cron_restart` by the one on the wall."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from impetusd.core.config.schema import show_duration
+from impetusd.core.rules.ageing import expires, turn
+from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.schedule import Cron
+from impetusd.linux.alarm import Alarm
+from impetusd.supervisor.rules.timers import Rings, zone
+from impetusd.supervisor.slots.entry import Entry, Role
+
+AGAIN = (
+    60.0  # seconds until a process that is still there is reported again: its turn, or the budget, may not have come
+)
+AGEING = frozenset({Role.PROGRAM, Role.WORKER, Role.STANDBY})
+CLOCKED = AGEING | {Role.TEMPLATE}  # a restart by the clock is one of the whole unit
+
+
+class Ageing:
+    """A timer for each process with max_age, and one alarm for all with cron_restart."""
+
+    def __init__(
+        self,
+        recycle: Callable[[Iterable[Entry], str], None],
+        wall: Callable[[], float] = time.time,
+        alarm: Callable[[Callable[[], None]], Rings] = Alarm,
+    ) -> None:
+        """`recycle` has a list of slots replaced, one at a time, with the reason."""
+        self._recycle = recycle
+        self._wall = wall
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[str, tuple[int, asyncio.TimerHandle]] = {}  # slot → pid, its timer
+        self._clocked: dict[str, tuple[Entry, Cron]] = {}
+        self._seen: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+        self._alarm = alarm(self._rung)
+        self._closed = False
+
+    def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
+        """The slot has another state or another process."""
+        unit, slot = entry.unit, entry.slot
+        if self._closed or (not unit.max_age and not unit.cron_restart):
+            return
+        pid = slot.pid if slot.state is State.RUNNING else None
+        if unit.max_age and entry.role in AGEING:
+            self._time(entry, pid)
+        if unit.cron_restart and entry.role in CLOCKED and (pid is None) is (entry.name in self._clocked):
+            if pid is None:
+                del self._clocked[entry.name]
+                self._due.pop(entry.name, None)
+            else:
+                self._clocked[entry.name] = entry, Cron(unit.cron_restart, zone(unit.timezone))
+                self._due[entry.name] = self._wall()  # rings at once, and then the next time is found
+            self._set()
+
+    def close(self) -> None:
+        """Recycle nothing more, whatever still changes."""
+        for _, timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        if not self._closed:
+            self._alarm.close()
+        self._closed = True
+
+    # By age.
+
+    def _time(self, entry: Entry, pid: int | None) -> None:
+        known, timer = self._timers.get(entry.name, (None, None))
+        if known == pid:
+            return
+        if timer is not None:
+            timer.cancel()
+            del self._timers[entry.name]
+        if pid is not None:
+            at = expires(entry.name, entry.slot.started or 0.0, entry.unit.max_age)
+            self._timers[entry.name] = pid, self._loop.call_at(at, self._old, entry, pid)
+
+    def _old(self, entry: Entry, pid: int) -> None:
+        self._timers[entry.name] = pid, self._loop.call_later(AGAIN, self._old, entry, pid)
+        self._recycle([entry], f"older than max_age = {show_duration(entry.unit.max_age)}")
+
+    # By the clock.
+
+    def _next(self, name: str) -> bool:
+        """Find the slot's next time. True when one has come."""
+        entry, cron = self._clocked[name]
+        now = self._wall()
+        since = now - (time.monotonic() - entry.slot.since)
+        fire, self._seen[name], following = turn(cron, self._seen.get(name, 0.0), since, now)
+        self._due.pop(name, None)
+        if following is not None:
+            self._due[name] = following
+        return fire
+
+    def _rung(self) -> None:
+        """A time has come, or the clock was set: then every time is found anew."""
+        if self._closed:  # it rang just before
+            return
+        old = [self._clocked[name][0] for name in list(self._clocked) if self._next(name)]
+        self._set()
+        for unit in {entry.unit.name: entry.unit for entry in old}.values():
+            self._recycle(
+                [entry for entry in old if entry.unit.name == unit.name], f"cron_restart = {unit.cron_restart}"
+            )
+
+    def _set(self) -> None:
+        self._alarm.set(min(self._due.values()) - self._wall() if self._due else None)

@@ -1,0 +1,233 @@
+"""The slots that there are: made from the configuration and from what is remembered, forgotten when nothing asks for them.
+
+What happens in them is the engine's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from impetusd.core.config.model import Config, Kind, Unit
+from impetusd.core.rules.lifecycle import State
+from impetusd.supervisor.faults import Faults
+from impetusd.supervisor.slots import record
+from impetusd.supervisor.slots.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
+from impetusd.supervisor.start.starter import Starter
+
+
+class Slots:
+    """By name, in the order in which they are shown, and by unit, with what is remembered of each unit."""
+
+    def __init__(self, starter: Starter, faults: Faults) -> None:
+        self._starter = starter
+        self._faults = faults
+        self._dirty: dict[str, Entry] = {}  # whose records have changed
+        self.entries: dict[str, Entry] = {}
+        self.units: dict[str, Unit] = {}
+        self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
+        self._at: Callable[[int], Config]
+        self._remembered: dict[str, list[str]] = {}  # by unit, the slots that the supervisor before us had
+        self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
+        self._leaving: dict[str, Unit | None] = {}  # by name, units that the configuration has no more, or switched off
+
+    def configure(
+        self,
+        at: Callable[[int], Config],
+        blobs: Mapping[str, str],
+        saved: Mapping[str, Mapping[str, Any]],
+        before: Callable[[int], Config] | None = None,
+    ) -> None:
+        """Make a slot for everything that the configuration asks for, with what is remembered of it.
+
+        `at` gives the configuration as an instance sees it; `blobs` are of this boot, `saved` slots of an earlier one.
+        `before` is the configuration until now: what it alone has is stopped and then forgotten.
+        """
+        self._at = at
+        self._remembered = {}
+        for owner, _, rest in (key.removeprefix("slot:").partition(":") for key in blobs if key.startswith("slot:")):
+            self._remembered.setdefault(owner, []).append(rest)
+        for unit in with_jobs(at(0)):
+            self._know(unit, blobs)
+            if unit.enabled:
+                for role, index in roles(unit, self.instances(unit)):
+                    self._make(unit, role, index, blobs, saved)
+                self._faults.contain(unit.name, "making its passing slots", self._make_passing, unit, blobs)
+        if before is not None:
+            self._make_leaving(before, blobs)
+
+    def _know(self, unit: Unit, blobs: Mapping[str, str]) -> None:
+        self.units[unit.name] = unit
+        self._facts[unit.name] = {"instances": unit.instances}
+        facts = blobs.get(f"unit:{unit.name}")
+        if facts:
+            self._faults.contain(unit.name, "reading what is remembered of it", self._load_facts, unit, facts)
+
+    def _load_facts(self, unit: Unit, text: str) -> None:
+        self._facts[unit.name] = record.load_facts(text)
+
+    def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
+        """Slots of units that the configuration had and has no more."""
+        now, self._at = self._at, before
+        for unit in with_jobs(before(0)):
+            known = self.units.get(unit.name)
+            if not unit.enabled or (known is not None and known.enabled):
+                continue
+            unit = replace(unit, depends_on=tuple(name for name in unit.depends_on if name in self.units))
+            self._know(unit, blobs)
+            present = len(self.entries)
+            for role, index in roles(unit, self.instances(unit)):
+                if f"slot:{slot_name(unit, role, index)}" in blobs:
+                    self._make(unit, role, index, blobs).dismissed = True
+            self._make_passing(unit, blobs)
+            if len(self.entries) == present:
+                self._forget_unit(unit)
+            else:
+                self._leaving[unit.name] = known
+        self._at = now
+
+    def _forget_unit(self, unit: Unit) -> None:
+        known = self._leaving.pop(unit.name, None)
+        del self.units[unit.name]
+        if known is not None:  # it is still in the configuration, switched off
+            self.units[unit.name] = known
+        self._starter.put(f"unit:{unit.name}", None)
+
+    def _make(
+        self,
+        unit: Unit,
+        role: Role,
+        index: int,
+        blobs: Mapping[str, str],
+        saved: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Entry:
+        entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
+        if not self._faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
+            entry.rec.slot = replace(entry.slot, state=State.FATAL, reason="its record cannot be read")
+        self.entries[entry.name] = entry
+        self._of_unit.setdefault(unit.name, []).append(entry)
+        return entry
+
+    def _unmake(self, entry: Entry) -> None:
+        """Its making has come to nothing."""
+        del self.entries[entry.name]
+        self._of_unit[entry.unit.name].remove(entry)
+        self._dirty.pop(entry.name, None)
+
+    def _remember(self, entry: Entry, blobs: Mapping[str, str], saved: Mapping[str, Any]) -> None:
+        text = blobs.get(f"slot:{entry.name}")
+        if text:
+            entry.rec = record.load(text)
+        elif entry.name in saved:
+            entry.rec = record.revive(saved[entry.name])
+            self.touch(entry)  # the supervisor after us has no other memory of it
+
+    def _make_passing(self, unit: Unit, blobs: Mapping[str, str]) -> None:
+        """Slots that no configuration asks for: scaled away, of a process that leaves, or of one that is to come."""
+        for rest in self._remembered.get(unit.name, ()):
+            if f"{unit.name}:{rest}" in self.entries:
+                continue
+            if rest.isdigit():
+                self._make(unit, serving(unit), int(rest), blobs).dismissed = True
+            elif rest.endswith(":leaving"):
+                self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
+            elif rest == "template:next":
+                self._make(unit, Role.NEXT_TEMPLATE, 0, blobs)
+            elif rest.endswith(":next"):
+                self._make(unit, Role.NEXT, int(rest.partition(":")[0]), blobs)
+            elif rest == "template":
+                self._make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
+            elif rest.startswith("standby"):
+                self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
+
+    # What is remembered of a unit.
+
+    def instances(self, unit: Unit) -> int:
+        """How many serving slots the unit has now."""
+        return int(self._facts[unit.name]["instances"])
+
+    def started_with(self, entry: Entry, digest: str) -> None:
+        """The process that begins in this slot was given the values of its env_files of this digest; "" without any."""
+        known: dict[str, str] = self._facts[entry.unit.name].get("env_files", {})
+        if known.get(entry.name, "") != digest:
+            rest = {name: each for name, each in known.items() if name in self.entries and name != entry.name}
+            self._note(entry.unit, env_files={**rest, entry.name: digest})
+
+    def started_as(self, entry: Entry) -> str:
+        """That digest; "" where it is not known."""
+        return str(self._facts[entry.unit.name].get("env_files", {}).get(entry.name, ""))
+
+    def was_scaled(self, unit: Unit, token: str) -> bool:
+        """Whether the last `scale` of it was asked for with this token."""
+        return bool(self._facts[unit.name].get("scaled") == token)
+
+    def generation(self, unit: Unit) -> int:
+        """How often the unit has been started by command."""
+        return int(self._facts[unit.name].get("generation", 0))
+
+    def preloads(self, unit: Unit) -> bool:
+        """Whether the unit's workers are forked from a template."""
+        return unit.kind is Kind.POOL and unit.preload and not self._facts[unit.name].get("afresh")
+
+    def commit(self, unit: Unit, generation: int, *, afresh: bool) -> None:
+        """From now on the unit is of this generation."""
+        self._note(unit, generation=generation, afresh=afresh)
+
+    def _note(self, unit: Unit, **facts: Any) -> None:
+        self._facts[unit.name].update(facts)
+        self._starter.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
+
+    def expect(self, unit: Unit, instances: int) -> None:
+        """Have the supervisor after us find so many serving slots asked for."""
+        self._note(unit, instances=instances)
+
+    # One slot.
+
+    def touch(self, entry: Entry) -> None:
+        """Its record has changed."""
+        self._dirty[entry.name] = entry
+
+    def make_passing(self, unit: Unit, role: Role, index: int) -> Entry:
+        """A slot that no configuration asks for."""
+        entry = self._make(unit, role, index, {})
+        self._sort()
+        return entry
+
+    def _sort(self) -> None:
+        order = {name: at for at, name in enumerate(self.units)}
+        roles_order = list(Role)
+        keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
+        self.entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
+        self._of_unit = {}
+        for entry in self.entries.values():
+            self._of_unit.setdefault(entry.unit.name, []).append(entry)
+
+    def dismiss(self, entry: Entry) -> None:
+        """Forget a slot in which nothing runs."""
+        if self.entries.pop(entry.name, None) is not None:
+            self._of_unit[entry.unit.name].remove(entry)
+        self._starter.put(f"slot:{entry.name}", None)
+        self._starter.forget_pipe(entry)
+        self._dirty.pop(entry.name, None)
+        if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
+            self._forget_unit(entry.unit)
+
+    # What is to be known.
+
+    def of_unit(self, unit: Unit) -> list[Entry]:
+        """The unit's slots."""
+        return list(self._of_unit.get(unit.name, ()))
+
+    def is_ready(self, unit: Unit) -> bool:
+        """Whether each serving slot of the unit is up."""
+        return all(e.is_up for e in self._of_unit.get(unit.name, ()) if e.role in SERVING)
+
+    def shown(self, entry: Entry) -> str:
+        """The slot's name as it is printed: a program with one slot goes by the unit's name, and so does a job."""
+        if entry.role in ONE_SHOT:
+            return entry.unit.name
+        if entry.role is Role.PROGRAM and self.instances(entry.unit) == 1 and entry.index == 0:
+            return entry.unit.name
+        return entry.name

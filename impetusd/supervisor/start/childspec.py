@@ -1,0 +1,270 @@
+"""From a unit to the spec that the shim starts: argv, environment, identity, limits.
+
+The environment is built, not inherited: a short list of the daemon's own variables, then what the INI gives, then what
+the protocols need. So what a program sees does not depend on whose shell started the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from impetusd.core.config import capabilities, envfile
+from impetusd.core.config.agreement import is_number
+from impetusd.core.config.model import Kind, Listen, Unit, user_and_group
+from impetusd.core.trust import Trust
+from impetusd.files import vetted
+from impetusd.linux import host
+from impetusd.linux.host import Account
+
+# What is handed on of the daemon's environment; LC_* too.
+HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
+FORK_FD = "IMPETUSD_FORK_FD"
+
+
+class CannotStart(Exception):
+    """A start failed before there was a process: `stage` is what was tried, `error` why it failed.
+
+    `port`: that another process has.
+    """
+
+    def __init__(self, stage: str, error: str, port: int = 0) -> None:
+        super().__init__(f"{stage} failed: {error}")
+        self.stage = stage
+        self.error = error
+        self.port = port
+
+
+Address = tuple[int, int, int, Any]  # family, kind, protocol and address of a socket
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the host says of a unit. Each answer may take for ever: of a name service, or of a disk."""
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    home: Mapping[str, str] = field(default_factory=dict)  # the variables that a user brings
+    env_file: Mapping[str, str] = field(default_factory=dict)
+    owners: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of unix sockets: uid and gid
+    hosts: Mapping[str, Address] = field(default_factory=dict)  # of TCP sockets that have a name for an address
+
+
+NOTHING = Found()  # of a unit that asks nothing of the host
+
+
+class LookUp:
+    """Asks the host what a start of `unit` has to know; called in a thread, for it may hang. `stage` says in what."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.stage = "looking up user and group"
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to ask."""
+        unit = self.unit
+        named = any(each.owner or _is_name(each) for each in unit.listen)
+        return bool(unit.user or unit.group or unit.env_file or named)
+
+    def __call__(self) -> Found:
+        """Raises CannotStart."""
+        unit = self.unit
+        who, home = identity(unit), home_of(unit)
+        self.stage = "looking up the owner of its socket"
+        owners = {each.owner: owner_of(each.owner) for each in unit.listen if each.owner}
+        self.stage = "looking up the address that it listens on"
+        hosts = {each.host: address_of(each.host) for each in unit.listen if _is_name(each)}
+        self.stage = f"reading env_file {' '.join(unit.env_file)}"
+        return Found(who, home, read_env_files(unit), owners, hosts)
+
+
+def identity(unit: Unit) -> dict[str, Any]:
+    """uid, gid and the explicit list of groups, or none of them when the unit runs as the daemon does.
+
+    Raises CannotStart when the user or group has gone since the configuration was checked.
+    """
+    if not unit.user and not unit.group:
+        return {}
+    user, group = user_and_group(unit.user)
+    group = unit.group or group
+    if not user:
+        gid = gid_of(group)
+        return {"uid": os.geteuid(), "gid": gid, "groups": [gid]}
+    person = person_of(user)
+    gid = gid_of(group) if group else person.gid
+    return {"uid": person.uid, "gid": gid, "groups": host.groups_of(person, gid)}
+
+
+def home_of(unit: Unit) -> dict[str, str]:
+    """The variables that the unit's user brings; none when it runs as the daemon does. Raises CannotStart."""
+    user, _ = user_and_group(unit.user)
+    if not user:
+        return {}
+    person = person_of(user)
+    name = person.name or str(person.uid)
+    return {"HOME": person.home, "USER": name, "LOGNAME": name, "SHELL": person.shell}
+
+
+def owner_of(owner: str) -> tuple[int, int]:
+    """uid and gid of a socket's owner: "user", "user:group" or ":group". Raises CannotStart."""
+    user, group = user_and_group(owner)
+    person = person_of(user) if user else None
+    uid = person.uid if person is not None else os.geteuid()
+    return uid, gid_of(group) if group else person.gid if person is not None else os.getegid()
+
+
+def person_of(user: str) -> Account:
+    """By name or by number. Raises CannotStart."""
+    try:
+        return host.account(user)
+    except (KeyError, ValueError):
+        raise CannotStart("looking up user and group", f"user {user} does not exist on this host") from None
+
+
+def gid_of(group: str) -> int:
+    """By name or by number. Raises CannotStart."""
+    try:
+        return host.gid_of(group)
+    except (KeyError, ValueError):
+        raise CannotStart("looking up user and group", f"group {group} does not exist on this host") from None
+
+
+def _is_name(address: Listen) -> bool:
+    """Whether its host is a name, for which somebody has to be asked."""
+    return ":" not in address.host and bool(address.host.strip("0123456789."))
+
+
+def address_of(host: str) -> Address:
+    """Where to bind for `host`; the port is 0. Raises CannotStart."""
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise CannotStart(f"looking up {host}", error.strerror or str(error)) from None
+    return family, kind, proto, where
+
+
+def environment(unit: Unit, name: str, index: int, daemon: Mapping[str, str], found: Found = NOTHING) -> dict[str, str]:
+    """The environment of slot `name`: handed on, of the user, from its env_file, from the INI, ours.
+
+    Raises CannotStart when increment_var has nothing to count from.
+    """
+    env = {key: daemon[key] for key in HANDED_ON if key in daemon}
+    env.update({key: value for key, value in daemon.items() if key.startswith("LC_")})
+    bin_dir = os.path.dirname(sys.executable)
+    env["PATH"] = f"{bin_dir}:{env.get('PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin')}"
+    env.update(found.home)
+    env.update(found.env_file)
+    env.update(unit.env)
+    if unit.increment_var:
+        env[unit.increment_var] = _incremented(unit.increment_var, env, index)
+    env.update(
+        INVOCATION_ID=os.urandom(16).hex(),
+        IMPETUSD_UNIT=unit.name,
+        IMPETUSD_NAME=name,
+        INSTANCE=str(index),
+    )
+    return env
+
+
+def _incremented(variable: str, env: Mapping[str, str], index: int) -> str:
+    """Raises CannotStart: an env_file is not known before the start."""
+    value = env.get(variable)
+    if value is None or not is_number(value):
+        fault = "is set nowhere" if value is None else "is no whole number"
+        raise CannotStart(f"adding the instance's number to {variable}", f"{variable} {fault}")
+    return str(int(value) + index)
+
+
+def command(unit: Unit, mode: str) -> list[str]:
+    """argv of a command, or of the worker runtime in `mode` (template, serve)."""
+    if unit.kind is not Kind.POOL:
+        return list(unit.command)
+    return [unit.interpreter or sys.executable, "-m", "impetusd.worker", mode]
+
+
+def runtime_settings(unit: Unit) -> str:
+    """IMPETUSD_WORKER: what the worker runtime is to know."""
+    return json.dumps(
+        {
+            "pool": unit.name,
+            "app": unit.app,
+            "drain_timeout": unit.drain_timeout,
+            "kill_timeout": unit.kill_timeout,
+            "backlog": unit.backlog,
+            "watchdog": unit.watchdog,
+            "max_requests": unit.max_requests,
+            "header_timeout": unit.header_timeout,
+            "body_timeout": unit.body_timeout,
+        }
+    )
+
+
+def spec(
+    unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], *, listen: int, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole spec (see `shim.spawn`); `fds` are names in the shim's store, from number 0 on."""
+    if listen:
+        env = {**env, "LISTEN_FDS": str(listen), "LISTEN_FDNAMES": ":".join([unit.name] * listen)}
+    return {
+        "argv": argv,
+        "env": env,
+        "cwd": unit.cwd,
+        "fds": {str(number): name for number, name in enumerate(fds)},
+        "listen": listen,
+        "group": "",
+        "umask": unit.umask,
+        "nice": unit.nice,
+        "oom_score_adj": unit.oom_score_adj,
+        "affinity": list(unit.cpu_affinity),
+        "rlimits": [list(limit) for limit in unit.rlimits],
+        "stop": stop(unit),
+        **identity,
+        **({} if unit.no_new_privs == "auto" else {"no_new_privs": unit.no_new_privs == "yes"}),
+        **({"capabilities": capabilities.numbers(unit.capabilities)} if unit.capabilities else {}),
+    }
+
+
+def stop(unit: Unit) -> list[Any]:
+    """How the shim stops a process of the unit, should there be no supervisor: signal, seconds until SIGKILL, treekill."""
+    return [int(unit.kill_signal), unit.kill_timeout, unit.treekill]
+
+
+def read_env_files(unit: Unit) -> dict[str, str]:
+    """The variables of the unit's env_file, read anew at each start: see `core.config.envfile`. Raises CannotStart."""
+    found: dict[str, str] = {}
+    trust = trust_of(unit) if unit.env_file else None
+    for path in unit.env_file:
+        try:
+            found.update(envfile.parse(_env_file(path, trust), unit.rules))
+        except envfile.Fault as fault:
+            raise CannotStart(f"reading env_file {path}", str(fault)) from None
+    return found
+
+
+def trust_of(unit: Unit) -> Trust | None:
+    """Whose files root runs this unit by: root's own and those of the unit's user. None where we are not root.
+
+    Raises CannotStart, as `identity`.
+    """
+    if os.geteuid() != 0:
+        return None
+    who = identity(unit)
+    return Trust(who["uid"], frozenset(who["groups"])) if who.get("uid") else Trust()
+
+
+def _env_file(path: str, trust: Trust | None) -> bytes:
+    """What is in it. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would be code of theirs."""
+    try:
+        data, fault = vetted.read(path, vetted.MOST_ENV_FILE, trust)
+    except OSError as error:
+        raise CannotStart(f"reading env_file {path}", error.strerror or str(error)) from None
+    if fault is not None:
+        told = f"{fault.what}, and LD_PRELOAD in it would be code of theirs; {fault.fix}"
+        raise CannotStart(f"reading env_file {path}", told)
+    return data

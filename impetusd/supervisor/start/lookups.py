@@ -1,0 +1,65 @@
+"""Asks the host what starts have to know (`childspec.LookUp`), without the event loop waiting for it.
+
+What asks the same has one thread between them: where that hangs, however many instances start and however often they are
+tried again, it is one thread that hangs. Each start learns what was so after it had asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TypeAlias
+
+from impetusd.client import ports
+from impetusd.core.config.model import Unit
+from impetusd.supervisor.start.childspec import CannotStart, Found, LookUp
+from impetusd.supervisor.threads import NoAnswer, Threads
+
+MOST = 32  # threads
+WITHIN = 10.0  # seconds for an answer
+HOLDER_WITHIN = 2.0  # seconds in which a start that has failed for a port learns who has it
+
+Question: TypeAlias = tuple[object, ...]
+
+
+class LookUps:
+    """The look-ups under way."""
+
+    def __init__(self) -> None:
+        self._threads = Threads("look-up", MOST)
+        self._asked: dict[Question, LookUp] = {}  # what was asked last
+        self._turns: dict[Question, asyncio.Lock] = {}
+        self._coming: dict[Question, asyncio.Task[Found]] = {}  # those that have not begun yet
+
+    async def of(self, unit: Unit) -> Found:
+        """What the host says of the unit. Raises CannotStart, also when it has said nothing after WITHIN seconds."""
+        question = (unit.user, unit.group, unit.env_file, unit.listen)
+        task = self._coming.get(question)
+        if task is None:
+            task = self._coming[question] = asyncio.create_task(self._ask(question, unit))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait any more
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), WITHIN)
+        except TimeoutError:
+            stage = self._asked[question].stage if question in self._asked else LookUp(unit).stage
+            raise CannotStart(stage, f"no answer within {WITHIN:g} s") from None
+        except NoAnswer as error:
+            raise CannotStart("asking the host", str(error)) from None
+
+    async def holder(self, port: int) -> str:
+        """Who listens on the port; "" where that cannot be told soon."""
+        try:
+            return await self._threads.run(functools.partial(ports.holder, port), HOLDER_WITHIN)
+        except NoAnswer:
+            return ""
+
+    async def _ask(self, question: Question, unit: Unit) -> Found:
+        turn = self._turns.setdefault(question, asyncio.Lock())
+        async with turn:
+            del self._coming[question]
+            look_up = self._asked[question] = LookUp(unit)
+            try:
+                return await self._threads.run(look_up, None)
+            finally:
+                if question not in self._coming:
+                    del self._turns[question], self._asked[question]

@@ -1,0 +1,162 @@
+"""The files of unix sockets that units listen on: one that somebody removes is restored.
+
+Whoever connects to a unix socket finds it by the inode of its file, and with the last name of that the way to the socket is
+gone, though the socket and its queue live on. So each has a second name, in a folder that only we may enter, and a file that
+is missing gets its name back from there: the same socket, the same queue, the same processes. Where the second name is gone,
+too, or its folder is on another file system, which has no links to this one, a new socket is bound, and new processes are
+made for it; the old ones serve those who wait in the old queue, and leave.
+
+While nobody can serve, the file has another name beside its own, so that a client is told at once and asks elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+
+from impetusd.files.folders import folder_of, open_folder
+from impetusd.linux.watch import watch
+
+FOLDER = "sockets"  # in run_dir, 0700
+HIDDEN = ".{}.refused"  # what a socket's file is called while nobody is to find it
+SECONDS_APART = 1.0  # of two repairs of one file: somebody may remove it again and again
+
+
+class SocketFiles:
+    """Called in the event loop's thread."""
+
+    def __init__(self, run_dir: str, tell: Callable[[str], None], lost: Callable[[str, str], None]) -> None:
+        """`tell` is for the daemon's log. `lost(unit, path)`: the socket can be reached no more; another one is to be bound."""
+        self._folder = f"{run_dir}/{FOLDER}"
+        self._tell = tell
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._units: dict[str, str] = {}  # path → unit
+        self._hidden: set[str] = set()
+        self._watched: dict[str, set[str]] = {}  # folder → the names in it that are ours, or were
+        self._repaired: dict[str, float] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def second_name(self, path: str) -> str:
+        """Where the socket at `path` has its second name, if it has one."""
+        return f"{self._folder}/{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}"
+
+    def follow(self, path: str, unit: str) -> None:
+        """A socket of `unit` is bound at `path`, or was before our time. Said twice, it is done once."""
+        if path in self._hidden:
+            return
+        self._units[path] = unit
+        if not os.path.lexists(path):
+            self._soon(path)
+        else:
+            self._link(path)
+        folder, name = os.path.split(path)
+        if folder in self._watched:
+            self._watched[folder].add(name)
+        else:
+            self._watched[folder] = {name}
+            watch(folder, self._watched[folder], functools.partial(self._look, folder))
+
+    def forget(self, path: str) -> None:
+        """Nobody listens there any more."""
+        self.show(path)
+        if self._units.pop(path, None) is not None:
+            self._remove(path)
+
+    def hide(self, path: str, unit: str) -> bool:
+        """Have nobody find the socket of `unit` at `path` until it is to be shown. False if nobody could."""
+        self._units[path] = unit
+        self._hidden.add(path)
+        with contextlib.suppress(OSError), folder_of(path) as (folder, name):
+            if stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.rename(name, HIDDEN.format(name), src_dir_fd=folder, dst_dir_fd=folder)
+                return True
+        return False
+
+    def show(self, path: str) -> None:
+        """Have it found again. What somebody has put there meanwhile stays."""
+        if path not in self._hidden:
+            return
+        self._hidden.remove(path)
+        with contextlib.suppress(OSError), folder_of(path) as (folder, name):
+            if not os.path.lexists(path):
+                os.rename(HIDDEN.format(name), name, src_dir_fd=folder, dst_dir_fd=folder)
+        self.follow(path, self._units[path])
+
+    def close(self) -> None:
+        """Remove the second names: an older version, should it take over, refuses a file with two names."""
+        for path in list(self._units):
+            self.forget(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)
+
+    def _remove(self, path: str) -> None:
+        timer = self._timers.pop(path, None)
+        if timer is not None:
+            timer.cancel()
+        with contextlib.suppress(OSError):
+            os.unlink(self.second_name(path))
+
+    def _link(self, path: str) -> None:
+        """Give it a second name. In silence where that cannot be: it takes effect only when somebody removes the file."""
+        second = self.second_name(path)
+        with contextlib.suppress(OSError):
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            with folder_of(path) as (folder, name):
+                there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if os.path.lexists(second):
+                    if os.path.samestat(os.lstat(second), there):
+                        return
+                    os.unlink(second)
+                if stat.S_ISSOCK(there.st_mode) and there.st_nlink == 1:
+                    os.link(name, second, src_dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISSOCK(os.lstat(second).st_mode):  # somebody has put something else there meanwhile
+                os.unlink(second)
+
+    def _look(self, folder: str) -> None:
+        with contextlib.suppress(OSError):
+            os.close(open_folder(folder, make=0o755))  # now: it is to be watched again
+        for path in self._units.keys() - self._hidden:
+            if os.path.dirname(path) == folder:
+                if os.path.lexists(path):
+                    self._compare(path)
+                else:
+                    self._soon(path)
+
+    def _compare(self, path: str) -> None:
+        """Report a file that somebody has put in the place of the socket; it is not ours to remove."""
+        with contextlib.suppress(OSError):  # there is no second name, or the file has gone just now
+            if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
+                what = f"another file is in the place of its socket {path}"
+                self._tell(f"{self._units[path]}: {what}; remove it, and the socket is restored")
+
+    def _soon(self, path: str) -> None:
+        if path not in self._timers:
+            due = self._repaired.get(path, 0.0) + SECONDS_APART
+            self._timers[path] = self._loop.call_at(due, self._repair, path)
+
+    def _repair(self, path: str) -> None:
+        self._timers.pop(path, None)
+        unit = self._units.get(path)
+        if unit is None or path in self._hidden:
+            return
+        if os.path.lexists(path):
+            self._compare(path)
+            return
+        self._repaired[path] = self._loop.time()
+        try:
+            with folder_of(path, make=0o755) as (folder, name):
+                os.link(self.second_name(path), name, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            self._tell(
+                f"{unit}: its socket {path} was removed; another one is bound, and new processes are started for it"
+            )
+            self._remove(path)
+            self._lost(unit, path)
+        else:
+            self._tell(f"{unit}: its socket {path} was removed: restored, with its queue")
