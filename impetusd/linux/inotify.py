@@ -37,7 +37,10 @@ class Inotify:
             self._watch = _libc.inotify_add_watch(self.fd, os.fsencode(folder), MASK)
 
     def changed(self, name: str) -> tuple[bool, bool]:
-        """Whether another file may have the name, or none, and whether somebody has written to the one that had it."""
+        """Whether another file may have the name, or none, and whether somebody has written to the one that has it.
+
+        What is told of the file before it does not count.
+        """
         other = written = False
         try:
             data = os.read(self.fd, 65536)
@@ -52,5 +55,6 @@ class Inotify:
                 _libc.inotify_rm_watch(self.fd, watch)
                 self._watch = -1
             other = other or own or itself or bool(event & IN_Q_OVERFLOW)
-            written = written or (own and bool(event & IN_CLOSE_WRITE))
+            if own and event & (IN_CLOSE_WRITE | IN_MOVED_TO):
+                written = bool(event & IN_CLOSE_WRITE)
         return other, written

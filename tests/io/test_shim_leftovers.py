@@ -296,6 +296,37 @@ def test_a_table_that_is_damaged_while_the_shim_lives_is_written_anew_without_a_
         assert os.path.exists(f"{path_of(shim)}{table.DAMAGED}") == (damage not in {removed, renamed})
 
 
+class Holder:
+    """What a table is written of: a shim that holds nothing."""
+
+    def __init__(self):
+        self.blobs, self.kept, self.children, self.baseline = {}, {}, {}, {"oom_score": 0, "nofile": [1, 1]}
+        self.supervisor, self.shutdown, self.said = None, False, []
+
+    def log(self, sentence):
+        self.said.append(sentence)
+
+    def trouble(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("damage", [removed, renamed, emptied, zeros, appended])
+def test_what_is_told_late_of_a_damaged_table_does_not_count_against_the_one_that_took_its_place(damage, tmp_path):
+    """The next line finds the damage before the kernel's word of it is read."""
+    shim, written = Holder(), table.Table(str(tmp_path), str(tmp_path))
+    written.write(shim)
+    path = table.path_in(str(tmp_path))
+    wait_for(lambda: touched(tmp_path / "clock") > os.stat(path).st_mtime_ns, "the next tick")
+    for _ in range(2):
+        damage(path)
+        for number in range(3):
+            written.note("blobs", "a", str(number))
+            written.write(shim)
+            written.noticed()
+    assert len(shim.said) == 2
+    assert table.read(str(tmp_path), str(tmp_path))["blobs"] == {"a": "2"}
+
+
 FROZEN = """
 import os, time
 write = leftovers.write
