@@ -23,7 +23,6 @@ if typing.TYPE_CHECKING:
 
 HEAD = ("NAME", "TARGET", "STATE", "LATENCY", "ACTION", "CHECK")
 _COLOUR = {"healthy": "green", "starting": "yellow", "unhealthy": "red", "unknown": "dim"}
-_MANY = 12  # sentences on a terminal; a line says how many more there are
 
 
 def _checked(ctx: click.Context, param: click.Parameter, value: typing.Any) -> typing.Any:  # noqa: ARG001  # click's signature
@@ -167,14 +166,14 @@ def _line(fields: Sequence[str], widths: Sequence[int], screen: Screen) -> str:
 
 def wrong(checks: Sequence[Row], down: Sequence[Row], screen: Screen) -> list[str]:
     """A sentence for each check that is not healthy, and for each slot that is not up, though wanted."""
-    from impetusd.cli.screen.table import sentence
+    from impetusd.cli.screen.table import fitting, sentence
 
-    sentences = [
-        screen.paint(screen.cut(_sentence(row)), _COLOUR[row["state"]]) for row in checks if not _is_fine(row)
-    ] + [screen.paint(screen.cut(sentence(row)), "red") for row in down]
-    if screen.width is None or len(sentences) <= _MANY:
-        return sentences
-    return [*sentences[:_MANY], f"{screen.ellipsis} and {len(sentences) - _MANY} more"]
+    told = [(_sentence(row), _COLOUR[row["state"]]) for row in checks if not _is_fine(row)]
+    told += [(sentence(row), "red") for row in down]
+    shown = fitting((said for said, _ in told), screen)
+    lines = [screen.paint(line, colour) for said, (_, colour) in zip(shown, told, strict=False) for line in said]
+    more = len(told) - len(shown)
+    return [*lines, f"{screen.ellipsis} and {more} more"] if more else lines
 
 
 def _sentence(row: Row) -> str:

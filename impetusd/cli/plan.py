@@ -77,7 +77,7 @@ def lines(changes: Sequence[Row], screen: Screen) -> Iterator[str]:
         for key in change["keys"]:
             was, is_now = (plain(key[side]) or "(none)" for side in ("from", "to"))
             said = "changed" if was == is_now else f"{was} {screen.arrow} {is_now}"
-            yield screen.cut(f"    {key['key']}: {said}")
+            yield from screen.wrap(f"    {key['key']}: {said}")
 
 
 def _title(change: Row) -> str:

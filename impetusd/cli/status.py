@@ -42,13 +42,16 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
         from impetusd.cli.screen import table
 
         lines = table.report(answer["units"], screen, here.command, tails=LAST_WORDS)
-        told = [screen.paint(screen.cut(plain(sentence)), "yellow") for sentence in answer["attention"]]
+        told = [
+            screen.paint(line, "yellow") for sentence in answer["attention"] for line in screen.wrap(plain(sentence))
+        ]
         if told:
             if lines[-1].startswith(screen.arrow):
                 del lines[-1]
             lines += [*told, f"{screen.arrow} {here.command} why"]
         if noticed:
-            lines += [screen.paint(screen.cut(plain(noticed[0])), "yellow"), f"{screen.arrow} {noticed[1]}"]
+            lines += [screen.paint(line, "yellow") for line in screen.wrap(plain(noticed[0]))]
+            lines.append(f"{screen.arrow} {noticed[1]}")
         if answer.get("profile"):
             lines += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
         print("\n".join(lines))

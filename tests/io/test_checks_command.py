@@ -120,7 +120,7 @@ class TestScreen:
     def test_no_line_is_wider_and_none_moves_the_cursor(self, width):
         screen = Screen(width=width)
         lines = health.table(self.LONG, screen) + health.wrong(self.LONG, [], screen)
-        assert len(lines) == 4
+        assert "noanswerwithin5s" + 90 * "x" in "".join(lines).replace(" ", "")  # whole
         assert max(map(len, lines)) <= width
         assert "\x1b" not in "".join(lines)
 
@@ -134,7 +134,7 @@ class TestScreen:
         many = [check(f"web:{index}", "unhealthy", **BAD) for index in range(100)]
         lines = health.wrong(many, [], Screen(width=80))
         assert len(lines) == 13
-        assert lines[-1] == "… and 88 more"
+        assert lines[-1] == "… and 94 more"  # two lines each
         assert len(health.wrong(many, [], Screen())) == 100  # a file takes them all
 
 

@@ -227,6 +227,26 @@ class TestTable:
         assert len(lines) < 20
         assert "… and 488 more: impetusd status --json" in lines
 
+    @pytest.mark.parametrize("state", ["FATAL", "RUNNING"])
+    @pytest.mark.parametrize("width", [80, 40, 20])
+    def test_a_long_reason_is_told_whole_below_its_row(self, state, width):
+        reason = " ".join(f"word{i}" for i in range(40))
+        rows = [row("db"), row("web", state=state, reason=reason, last_exit=None)]
+        lines = table.report(rows, Screen(width=width), "impetusd")
+        assert " ".join(" ".join(lines).split()).count(f"web is {state}: {reason}") == 1
+        assert max(map(len, lines)) <= width
+        assert f"web is {state}: {reason}" in table.report(rows, Screen(), "impetusd")
+
+    def test_long_reasons_do_not_push_the_table_out_of_sight_either(self):
+        rows = [failed_row(f"web:{i}", reason="word " * 60) for i in range(500)]
+        lines = table.below(rows, Screen(width=80), "impetusd")
+        assert len(lines) < 20
+        assert "… and 498 more: impetusd status --json" in lines
+
+    def test_what_is_to_be_typed_is_never_cut(self):
+        command = f"impetusd -c /srv/{'x' * 80}/impetusd.ini"
+        assert f"→ {command} why web" in table.report([failed_row("web:0")], Screen(width=80), command)
+
     def test_what_a_running_slot_went_through_is_noted(self):
         lines = table.report([row("web:0", reason="killed by SIGKILL; restarted")], Screen(), "impetusd")
         assert lines[-2:] == ["web:0 is RUNNING: killed by SIGKILL; restarted", "1 up"]

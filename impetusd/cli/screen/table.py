@@ -1,7 +1,7 @@
 """The status table: every slot in a line, and below it what needs attention and what to type. Text in, text out.
 
-It fits 80 columns, and narrower terminals by leaving columns out; nothing wraps but what `start` quotes of a failure.
-What a slot suffers from stands below the table, not in a column: there it has the whole width.
+It fits 80 columns, and narrower terminals by leaving columns out. What a slot suffers from stands below the table, not in a
+column: there it has the whole width, and is told whole, in as many lines as it takes. Nothing that is to be typed is cut.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from impetusd.core.protocol import UNKNOWN, as_wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, TypeAlias
 
     from impetusd.cli.screen.terminal import Screen
@@ -71,10 +71,10 @@ def below(rows: Sequence[Row], screen: Screen, command: str, *, tails: int = 0) 
     wrong = [row for row in rows if not as_wanted(row)]
     notes = [row for row in rows if as_wanted(row) and row["state"] == "RUNNING" and row.get("reason")]
     lines = [""]
-    shown = _first(wrong, screen)
+    shown = fitting(map(sentence, wrong), screen)
     told: set[tuple[str, str]] = set()
-    for row in shown:
-        lines.append(screen.paint(sentence(row) if tails == ALL else screen.cut(sentence(row)), _state_colour(row)))
+    for row, said in zip(wrong, shown, strict=False):
+        lines += [screen.paint(line, _state_colour(row)) for line in ([sentence(row)] if tails == ALL else said)]
         if tails:
             lines += _tail(row, told, tails)
     if len(wrong) > len(shown):
@@ -82,9 +82,9 @@ def below(rows: Sequence[Row], screen: Screen, command: str, *, tails: int = 0) 
     if wrong:
         units = list(dict.fromkeys(plain(row["unit"]) for row in wrong))
         more = f" {screen.ellipsis}" if len(units) > 3 else ""
-        lines.append(screen.cut(f"{screen.arrow} {command} why {' '.join(units[:3])}{more}"))
+        lines.append(f"{screen.arrow} {command} why {' '.join(units[:3])}{more}")
     else:
-        lines += [screen.paint(screen.cut(sentence(row)), "dim") for row in _first(notes, screen)]
+        lines += [screen.paint(line, "dim") for said in fitting(map(sentence, notes), screen) for line in said]
         lines.append(screen.paint(all_well(rows), "dim"))
     return lines
 
@@ -151,8 +151,16 @@ def _state_colour(row: Row) -> str:
     return _COLOUR.get(row["state"], "dim" if as_wanted(row) else "red")
 
 
-def _first(rows: list[Row], screen: Screen) -> list[Row]:
-    return rows if screen.width is None else rows[:AT_MOST]
+def fitting(sentences: Iterable[str], screen: Screen) -> list[list[str]]:
+    """Each in its lines: on a screen the first ones, as many as AT_MOST lines have room for, and one at least."""
+    shown: list[list[str]] = []
+    used = 0
+    for said in map(screen.wrap, sentences):
+        used += len(said)
+        if shown and used > AT_MOST and screen.width is not None:
+            break
+        shown.append(said)
+    return shown
 
 
 def all_well(rows: Sequence[Row]) -> str:

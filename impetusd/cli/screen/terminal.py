@@ -19,6 +19,7 @@ _ESCAPE = (
 _UNSAFE = re.compile(_ESCAPE)
 _UNSAFE_BUT_COLOUR = re.compile(f"({_SGR})|{_ESCAPE}")
 
+INDENT = "    "
 COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
@@ -43,6 +44,16 @@ class Screen:
         if limit is None or len(text) <= limit:
             return text
         return text[: max(0, limit - len(self.ellipsis))] + self.ellipsis[:limit]
+
+    def wrap(self, text: str) -> list[str]:
+        """`text` whole, in lines that fit the screen, those after the first indented; broken at a blank, if there is one."""
+        lines = []
+        while self.width is not None and len(text) > self.width > len(INDENT):
+            at = text.rfind(" ", len(INDENT), self.width + 1)
+            at = self.width if at < 0 else at
+            lines.append(text[:at].rstrip())
+            text = INDENT + text[at:].lstrip()
+        return [*lines, text]
 
     def cut_name(self, name: str, width: int) -> str:
         """A slot's name in at most `width` columns: what tells `web:7` from `web:8` stays."""

@@ -66,6 +66,7 @@ TEMPLATE_GONE = frozenset({"its template is gone", "its template ended"})  # as 
 LONG = 5.0  # seconds until the next try for which it does not wait either
 NO_DESCRIPTOR = os.strerror(errno.EMFILE)
 AT_ONCE = 25  # starts in one message to the shim
+SHOWN = 0.05  # seconds until the next try that are told as a number
 SPARING = 10  # times what looking at the conditions of `until` takes, until they are looked at again
 LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
 FORKED = 5.0  # seconds; a fork takes a few ms, of a large application on a busy host a few hundred
@@ -1053,7 +1054,8 @@ class Engine(Slots):
         if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and self._facts[entry.unit.name].get("afresh"):
             return "the application starts threads at import: each worker is executed afresh (preload = false)"
         if slot.state is State.BACKOFF and slot.deadline is not None:
-            return f"{slot.reason}; retrying in {max(0.0, slot.deadline - time.monotonic()):.1f} s"
+            left = slot.deadline - time.monotonic()
+            return f"{slot.reason}; {f'retrying in {left:.1f} s' if left >= SHOWN else 'retrying now'}"
         if slot.state is State.STOPPING and slot.kills and not slot.reason:
             return (
                 f"did not end within {entry.policy.kill_timeout:g} s of {signal_name(entry.policy.kill_signal)}: killed"
