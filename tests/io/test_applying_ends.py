@@ -123,6 +123,25 @@ async def test_who_waits_hears_at_once_for_what(paths):
 
 
 @in_a_loop
+async def test_only_what_is_wrong_with_the_file_is_remembered_as_its_refusal(paths):
+    """A mistyped --env is the command's mistake."""
+    with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
+        applying = daemon._applying
+        Path(paths.conf).write_text(TIMERS, encoding="utf-8")
+        with pytest.raises(protocol.ProtocolError, match="no section is for the profile typo"):
+            await applying.apply({"token": "t", "env": "typo"})
+        assert applying.attention(time.time()) == []
+        Path(paths.conf).write_text(f"{TIMERS}[program:a]\n", encoding="utf-8")
+        with pytest.raises(protocol.ProtocolError, match="problem"):
+            await applying.apply({"token": "t"})
+        (told,) = applying.attention(time.time())
+        assert "the INI file was refused" in told
+        with pytest.raises(protocol.ProtocolError, match="problem"):
+            await applying.apply({"token": "t", "env": "typo"})
+        assert applying.attention(time.time()) == [told]
+
+
+@in_a_loop
 async def test_of_two_that_switch_at_once_the_second_asks_the_next_supervisor(paths, monkeypatch):
     """Its own file would take back what the first has switched."""
     monkeypatch.setattr("impetusd.supervisor.daemon.Daemon._hand_over", lambda *_: None)

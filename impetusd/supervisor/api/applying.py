@@ -310,7 +310,8 @@ class Applying:
         try:
             configuration, changes = await self._read(params.get("env"), disabled, conf)
         except ProtocolError as error:
-            self._refuse(error.message)
+            profile = params.get("env")
+            self._refuse(error.message, of_the_file=profile is None or profile == self._present.profile)
             raise
         self._put_refused(None)
         if self._going_over:
@@ -345,9 +346,11 @@ class Applying:
             text = f"impetusd was started for {self._conf}, which still exists, not for {conf}; nothing was changed"
             raise ProtocolError(FAILED, text, EXIT_USAGE)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, of_the_file: bool) -> None:
+        """`of_the_file`: it would be refused whoever asked; not for the profile that a command named, say."""
         self._record("config", what="refused", changes=[], reason=reason[:2000])
-        self._put_refused({"at": time.time(), "reason": reason[:2000]})
+        if of_the_file:
+            self._put_refused({"at": time.time(), "reason": reason[:2000]})
 
     def _put_refused(self, refused: dict[str, Any] | None) -> None:
         if refused != self._refused:
