@@ -363,6 +363,7 @@ class Daemon:
                 *self._faults.attention(),
             ],
             awaited=self._applying.awaited,
+            behind=self._applying.behind,
         )
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,

@@ -224,3 +224,73 @@ def test_values_of_an_env_file_that_have_changed_are_a_change(impetusd: Instance
     assert after["b"].pid == before["b"].pid
     assert b"A=hush" in Path(f"/proc/{after['a'].pid}/environ").read_bytes()
     assert impetusd.run("plan").out.startswith("nothing to change")
+
+
+CHOOSY = """
+import os
+from aiohttp import web
+with open("accepts") as file:
+    assert os.environ["V"] in file.read().split(), f"V={os.environ['V']} is none that I know"
+
+def make():
+    return web.Application()
+"""
+
+
+def test_where_the_old_version_still_runs_is_told_until_it_is_replaced_and_apply_tries_again(
+    impetusd: Instance,
+) -> None:
+    impetusd.write(CHOOSY, "choosy.py")
+    impetusd.write("1", "accepts")
+    web = pool(impetusd.port(), "choosy:make", cwd=impetusd.root, reload_watch="10ms")
+
+    def text(v: int) -> str:
+        return f"[pool:web]\n{web}max_restarts = {v}\n[program:one]\n{READY}[env:web]\nV = {v}\n"
+
+    def pending() -> tuple[dict[str, str], bool]:
+        told = json.loads(impetusd.run("status", "--json", code=None).out)
+        return effects(impetusd), told["pending"]
+
+    left = {"pool:web": "reload"}, True
+    before = impetusd.start(text(1))
+    impetusd.write(text(2))
+    out = impetusd.run("apply", code=1).out
+    assert "the old version keeps serving" in out
+    assert impetusd.settle().pids == before.pids
+    assert pending() == left
+    plan = impetusd.run("plan", code=1).out
+    assert "env V: changed" in plan
+    assert "max_restarts" not in plan  # that is in force
+    said = impetusd.run("status", code=None).out
+    assert "web was not reloaded and runs as before: web:template:next: " in said
+    assert "the INI file has changes that are not in force" in said
+    # Whatever has been replaced since is not all of it: the old template forks the old version.
+    impetusd.kill(impetusd.status()["web:0"].pid)
+    impetusd.kill(impetusd.status().supervisor)
+    impetusd.settle()
+    assert pending() == left
+    # It is tried again, and with other changes, too.
+    impetusd.write(text(2) + "[env:one]\nA = 1\n")
+    assert effects(impetusd) == {"pool:web": "reload", "program:one": "restart"}
+    impetusd.run("apply", code=1)
+    assert pending() == left
+    assert "not in force" in impetusd.run("start").err
+    # What is taken back is what runs.
+    impetusd.write(text(1) + "[env:one]\nA = 1\n")
+    assert effects(impetusd) == {"pool:web": "live"}
+    impetusd.run("apply")
+    assert pending() == ({}, False)
+    assert impetusd.settle().pids["web:template"] == before.pids["web:template"]
+    impetusd.write(text(2))
+    impetusd.run("apply", code=1)
+    impetusd.write("1 2", "accepts")
+    impetusd.run("apply")
+    assert pending() == ({}, False)
+    assert not {*impetusd.settle().pids.values()} & {*before.pids.values()}
+    # A reload by itself brings what is in force, as well.
+    impetusd.write(text(3))
+    impetusd.run("apply", code=1)
+    impetusd.write("3", "accepts")
+    assert "not in force" not in impetusd.run("reload", "web").err
+    assert pending() == ({}, False)
+    assert "not reloaded" not in impetusd.run("status").out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -125,6 +125,12 @@ def _changes(
     for name, each in was.items():
         if name not in now:
             yield Change(kind(each), name, Effect.REMOVED)
+
+
+def as_run(present: Unit, former: Unit) -> Unit:
+    """`present` as far as no process is concerned, and what processes are started with as `former` has it."""
+    of_the_process = {key: getattr(former, key) for key in OF_THE_PROCESS}
+    return replace(present, **of_the_process, per_instance=former.per_instance | present.per_instance)
 
 
 def refusal(old: Config, new: Config) -> str:

@@ -35,6 +35,7 @@ from impetusd.supervisor.api.commands import is_stuck
 from impetusd.supervisor.disk.state import replace
 from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, PASSING, Entry, Role, with_jobs
 from impetusd.supervisor.start import childspec, envfiles
+from impetusd.supervisor.api import behind
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 if TYPE_CHECKING:
@@ -234,6 +235,8 @@ class Applying:
         self._switching = asyncio.Lock()
         self._threads = Threads("configuration", MOST)
         self._refused: dict[str, Any] | None = None  # at, reason: of what the disk has
+        former = functools.partial(Configuration, self._conf, in_force=True)
+        self._behind = behind.Behind(engine, starter, present.at, lambda remembered: former(remembered).at)
 
     async def _read(
         self, profile: str | None, disabled: Collection[str] | None = None, conf: str = ""
@@ -255,17 +258,18 @@ class Applying:
                 remembered = self._present.with_disabled(disabled)
             known = named_by(self._present.at(0))
             configuration = Configuration(conf, remembered, in_force=disabled is not None, known=known)
-            changes = plan(self._present.at, configuration.at, instances.__getitem__)
+            changes = plan(self._behind.as_it_runs(former), configuration.at, instances)
             if disabled is None:
                 changes = envfiles.changes(started, changes, configuration.at, childspec.read_env_files)
             return configuration, changes
 
+        former = self._behind.of() if disabled is None else {}
         started = [
             envfiles.Started(entry.unit.name, entry.index, said)
             for entry in self._engine.entries.values()
             if entry.slot.pid is not None and entry.role not in ONE_SHOT and (said := self._engine.started_as(entry))
         ]
-        instances = {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}
+        instances = self._instances()
         try:
             found, changes = await self._threads.run(both, WITHIN)
         except NoAnswer as error:
@@ -280,6 +284,14 @@ class Applying:
         if refused:
             raise ProtocolError(FAILED, f"{refused}; nothing was changed", EXIT_FAILED)
         return found, changes
+
+    def behind(self) -> list[str]:
+        """Units that should have come to run what is in force, and do not: a reload has failed, say."""
+        names = self._behind.left(self._instances()) if self.idle else []
+        return [name for name in names if not self._engine.reloads.active(self._engine.units[name])]
+
+    def _instances(self) -> Callable[[str], int]:
+        return {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}.__getitem__
 
     async def on_disk(self) -> Callable[[int], Config]:
         """The configuration as the files have it now, as each instance sees it. ProtocolError with every problem."""
@@ -334,6 +346,10 @@ class Applying:
         self._starter.put(CONFIG, configuration.remembered)
         self._starter.put(BEFORE, self._present.remembered)
         self._starter.put(APPLY, json.dumps(state))
+        anew = {Effect.RELOAD, Effect.RESTART}
+        self._behind.note(
+            (each.name for each in changes if each.effect in anew), self._present.remembered, time.monotonic()
+        )
         for change in changes:
             if change.kind in {"pool", "program"} and any(key.name == "instances" for key in change.keys):
                 self._engine.expect(self._engine.units[change.name], configuration.at(0).units[change.name].instances)
@@ -444,6 +460,8 @@ class Applying:
 
     def resume(self, blobs: Mapping[str, str]) -> None:
         """Go on where the supervisor before us has handed over, or died."""
+        if behind.BLOB in blobs:
+            self._behind.load(blobs[behind.BLOB])
         if REFUSED in blobs:
             self._refused = json.loads(blobs[REFUSED])
         if APPLY not in blobs:
@@ -520,6 +538,7 @@ class Applying:
         state["ok"] = not (kept or down or failed or given_up)
         self._starter.put(APPLY, json.dumps(state))
         self._starter.put(BEFORE, None)
+        self._behind.tidy()
         self._engine.drop_listeners()
         told = {entry.name: entry for entry in (*kept, *given_up.values())}.values()
         reasons = (f"{entry.name} is {entry.slot.state.name}: {self._engine.reason(entry)}" for entry in told)

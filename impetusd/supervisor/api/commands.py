@@ -59,6 +59,7 @@ class Commands:
         attention: Callable[[], list[tuple[str, str]]],
         troubles: Callable[[], list[str]],
         awaited: Callable[[], list[Entry]],
+        behind: Callable[[], list[str]],
     ) -> None:
         """`file`: the INI file, see `instance.report`. `pids` are the shim's and ours.
 
@@ -66,12 +67,14 @@ class Commands:
         itself any more; `end` has the daemon end once the answer is out.
 
         `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
-        `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for.
+        `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for;
+        `behind` units of which a change of the configuration has not come into effect.
         """
         self._others = others
         self._attention = attention
         self._troubles = troubles
         self._awaited = awaited
+        self._behind = behind
         self._engine = engine
         self._starter = starter
         self._paths = configuration.paths
@@ -181,6 +184,7 @@ class Commands:
             "shim": {"pid": self._shim_pid},
             "supervisor": {"pid": self._own_pid},
             "profile": self._profile,
+            "behind": self._behind(),
             **self._file,
         }
 
