@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # What a successor is told as it is; the fork socket is told apart, for it may be a template's or an unanswered fork's.
 PLAIN = (
     *("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended", "acked", "left"),
-    *("doomed", "killed", "ours", "stop", "template", "told"),
+    *("doomed", "gate", "killed", "ours", "stop", "template", "told"),
 )
 
 
@@ -34,6 +34,7 @@ class Child:
         self.pidfd = -1
         self.status = -1  # the start's status descriptor, until it has told
         self.failed: tuple[str, str] | None = None  # the stage at which the start failed, and why
+        self.gate = -1  # of a forked worker that waits until its pid is written down: our end of the pipe that it reads
         self.forks: socket.socket | None = None  # a template's fork socket
         self.asked = 0  # when a template was asked to fork it: see `proc.now`
         self.ended: dict[str, Any] | None = None

@@ -76,6 +76,7 @@ def restore(shim: Shim, state: dict[str, Any]) -> None:
         if saved["via"] is not None:
             child = shim.forking[saved["process"]] = shim.children[saved["process"]]
             child.forks = shim.children[saved["via"]].forks
+    shim.forked += [child for child in shim.children.values() if child.gate >= 0 and child.pid]
     shim.blobs, shim.kept, shim.lost = state["blobs"], state["kept"], set(state["lost"])
     shim.shutdown, shim.quitting, shim.code = state["shutdown"], state["quitting"], state.get("code", 0)
     if state["supervisor"] is not None:
@@ -94,7 +95,7 @@ def descriptors(state: dict[str, Any]) -> set[int]:
     children = [*state["children"], *([state["supervisor"]] if state["supervisor"] else []), *state.get("corpses", ())]
     found = {state["channel"], state.get("lifeline", -1), *state["kept"].values()}
     for child in children:
-        found |= {child["pidfd"], child["status"], child.get("forks", -1)}
+        found |= {child["pidfd"], child["status"], child.get("forks", -1), child.get("gate", -1)}
     for _, fds in state["outbox"]:
         found.update(fds)
     return found - {-1}

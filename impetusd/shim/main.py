@@ -57,6 +57,7 @@ class Shim(Supervision):
         self.run_dir = paths["run_dir"]
         self.children: dict[int, Child] = {}
         self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
+        self.forked: list[Child] = []  # answered, and not let go on yet
         self.blobs: dict[str, str] = {}
         self.lost: set[str] = set()  # names for which no descriptor came: there was none left to take it
         self.shutdown = False
@@ -198,6 +199,21 @@ class Shim(Supervision):
 
     def _write_down(self) -> None:
         self.table.write(self)
+        self._let_go_on()
+
+    def _let_go_on(self) -> None:
+        """What was forked begins only now, when whoever comes after us will know it: see `worker.template`."""
+        while self.forked:
+            self._shut(self.forked.pop(), b"\n")
+
+    @staticmethod
+    def _shut(child: Child, word: bytes = b"") -> None:
+        """Close its gate; a worker that still waits there ends, unless it was given a `word`."""
+        if child.gate >= 0:
+            gate, child.gate = child.gate, -1
+            with contextlib.suppress(OSError):  # it has ended
+                os.write(gate, word)
+            os.close(gate)
 
     def _obey(self, op: dict[str, Any], fds: list[int]) -> None:
         match op["op"]:
@@ -266,6 +282,7 @@ class Shim(Supervision):
                 self._unwatch(fd)
                 os.close(fd)
         child.pidfd = child.status = -1
+        self._shut(child)
         if child.forks is not None and child.template:
             self._unwatch(child.forks.fileno())
             child.forks.close()
@@ -371,6 +388,7 @@ class Shim(Supervision):
             self._watch(child.pidfd, lambda: self._ended(child))
 
     def _never_lived(self, child: Child, stage: str, error: str) -> None:
+        self._shut(child)
         child.ended = {"stage": stage, "error": error, "at": time.time()}
         self._tell_exit(child)
 
@@ -380,10 +398,13 @@ class Shim(Supervision):
         if template is None or template.forks is None:
             self._never_lived(child, "forking a worker", "its template is gone")
             return
+        theirs = -1
         try:
-            request = json.dumps({"id": str(process), "env": spec["env"]}).encode()
             asked = proc.now()
             fds = [self._fd(name) for name in spec["fds"]]
+            theirs, child.gate = self._seeing(lambda: os.pipe2(os.O_CLOEXEC))
+            request = json.dumps({"id": str(process), "env": spec["env"], "gate": True}).encode()
+            fds.append(theirs)
             socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
             self._never_lived(child, "forking a worker", "its template ended")
@@ -394,6 +415,9 @@ class Shim(Supervision):
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
             self._never_lived(child, "forking a worker", str(error))
             return
+        finally:
+            if theirs >= 0:
+                os.close(theirs)
         child.forks = template.forks  # until the answer: marks whose answer it is
         child.asked = asked
         self.forking[process] = child
@@ -442,6 +466,7 @@ class Shim(Supervision):
             self._never_lived(child, "adopting a forked worker", error.strerror or str(error))
             return
         child.pid = pid
+        self.forked.append(child)
         self._move(child)
         self._live(child)
 
@@ -602,7 +627,7 @@ class Shim(Supervision):
         if status is None and now - child.seen < orphans.REAPED_WITHIN:
             self.sweep_due = True
             return None
-        return orphans.ended(None if child.template else status)  # it has ended because the shim had
+        return orphans.ended(None if orphans.ends_with_shim(child, status) else status)
 
     @staticmethod
     def _lacked_memory(child: Child) -> bool:

@@ -33,6 +33,8 @@ REAPED_WITHIN = 1.5  # seconds after an end in which whoever adopted the process
 GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by itself
 JUST_NOW = 0.05  # seconds by which two clocks, and a start time in ticks, may differ
 # linux/pidfd.h: struct pidfd_info of 64 bytes, _IOWR(0xFF, 11), and in it the mask and the status of wait(2).
+SHUT = -2  # a gate that its shim's death has shut, unless it had been opened just before that
+EX_UNBORN = 79  # the exit of a worker that waits there; worker/template.py has it, too
 _INFO = struct.Struct("=Q52xi")
 _GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
 _EXIT = 1 << 3
@@ -50,6 +52,7 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: It
     for saved in told["children"].values():
         child = shim.children[saved["process"]] = Child.load(saved)
         child.ours, child.pidfd, child.status = False, -1, -1
+        child.gate = SHUT if child.gate >= 0 else -1
         _find(child)
     search = descriptors.Search(told["kept"])
     search.among(given)
@@ -100,6 +103,12 @@ def ended(status: int | None = None) -> dict[str, Any]:
     else:
         how = {"signal": os.WTERMSIG(status), "core": os.WCOREDUMP(status)}
     return {**how, "at": time.time()}
+
+
+def ends_with_shim(child: Child, status: int | None) -> bool:
+    """Whether it has ended because the shim had that started it."""
+    unborn = child.gate == SHUT and status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) == EX_UNBORN
+    return child.template or unborn
 
 
 def status_of(pidfd: int) -> int | None:

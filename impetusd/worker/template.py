@@ -1,7 +1,8 @@
 """The process that imports the application once per generation and forks its workers when asked.
 
-    supervisor ──{"id", "env"} + stdout, stderr, channel──► template ──fork──► intermediate ──fork──► worker
-               ◄──────────────{"id", "pid"}────────────────     waits for ◄──── exits at once
+    shim ──{"id", "env", "gate"} + stdout, stderr, channel, …, gate──► template ──fork──► intermediate ──fork──► worker
+         ◄─────────────────────{"id", "pid"}────────────────────     waits for ◄──── exits at once
+         ───────────────────a line, when the pid is known to whoever comes after the shim─────────────────► goes on
 
 Two forks, so that the worker's parent is the nearest subreaper, the shim, and not this process: a template may end, by
 a reload or a crash, and its workers live on. It has one thread and no event loop, so whatever a fork copies is at rest.
@@ -25,6 +26,7 @@ from impetusd.worker.ending import leave
 from impetusd.worker.environment import WorkerError, set_title, take_socket
 from impetusd.worker.notify import notify_waiting
 
+EX_UNBORN = 79  # the shim that should have adopted the worker is dead
 EX_THREADS = 77  # the application has threads at import: it cannot be forked, run each worker afresh
 
 _LARGEST = 1 << 18  # bytes of a request; the kernel's default limit of a message (wmem_default) is lower
@@ -68,6 +70,7 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
         slot = request["id"]
         env = {str(name): str(value) for name, value in request["env"].items()}
         stdout, stderr, channel, *carried = fds
+        gate = carried.pop() if request.get("gate") else -1  # an older shim has none
         # Held back until the worker has its own handlers: a SIGTERM in between would run the template's.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
@@ -78,6 +81,7 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
         if pid == 0:
             try:
                 requests.close()
+                _wait_at(gate)
                 _become_worker(env, stdout, stderr, channel)
                 for fd in carried:  # held for those who may die before us: the pipes' other ends, and the channel's
                     os.dup(fd)
@@ -129,6 +133,12 @@ def _fork_orphan() -> int:
     if pid < 0:
         raise OSError(-pid, os.strerror(-pid))
     return int(pid)
+
+
+def _wait_at(gate: int) -> None:
+    """Begin only when the shim has written down who we are. If it dies before that, nobody would ever know of us: end."""
+    if gate >= 0 and not os.read(gate, 1):
+        leave(EX_UNBORN)
 
 
 def _become_worker(env: dict[str, str], stdout: int, stderr: int, channel: int) -> None:

@@ -204,6 +204,7 @@ def test_a_template_that_is_about_to_answer_answers_the_new_code():
         os.kill(shim.pid, signal.SIGCONT)
         pid = shim.wait("spawned", worker)["pid"]
         assert pid in shim.children()
+        assert lines(reader, 1) == [f"worker {pid}"]
         shim.signal(worker, signal.SIGKILL)
         assert shim.wait("exited", worker)["signal"] == signal.SIGKILL
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 
+import pytest
 from waiting import wait_for
 from worker_harness import Pool
 
@@ -16,15 +17,18 @@ def _ppid(pid: int) -> int:
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
 def _waits_to_tell(pid: int) -> bool:
     """Whether it sleeps with a socket more than the two that it was given."""
     links = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
             links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        state = stat.read().rpartition(")")[2].split()[0]
-    return state == "S" and sum(link.startswith("socket:") for link in links) == 3 and len(links) == 6
+    return _state(pid) == "S" and sum(link.startswith("socket:") for link in links) == 3 and len(links) == 6
 
 
 def test_a_forked_worker_belongs_to_the_subreaper_and_serves():
@@ -118,6 +122,25 @@ def test_the_environment_of_the_request_is_the_workers():
         worker.until_told("STATUS=parked")
         with open(f"/proc/{worker.pid}/comm", encoding="ascii") as comm:
             assert comm.read() == "web:3\n"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_worker_begins_when_the_shim_has_written_down_who_it_is(known):
+    with Pool() as pool:
+        template = pool.template()
+        gate, ours = os.pipe2(os.O_CLOEXEC)
+        worker = pool.fork(template, gate=gate)
+        os.close(gate)
+        with open(ours, "wb", buffering=0) as ours:
+            wait_for(lambda: _state(worker.pid) == "S", "it to wait")
+            assert worker.text("out") == ""
+            if known:
+                ours.write(b"\n")
+        if known:
+            worker.until_told("READY=1")
+        else:
+            assert worker.wait() == 79
+            assert (worker.text("out"), worker.text()) == ("", "")
 
 
 def test_a_signal_right_after_the_fork_is_not_lost():

@@ -175,13 +175,14 @@ class Pool:
         socket.send_fds(template.channel, [message], fds)
         return json.loads(template.channel.recv(65536))
 
-    def fork(self, template: Worker, name: str = "web:standby", **env: str) -> Worker:
+    def fork(self, template: Worker, name: str = "web:standby", gate: int = -1, **env: str) -> Worker:
+        """`gate`: what the worker waits at."""
         ours, theirs = self._pair()
         out, err = self._output()
-        request = {"id": name, "env": {"IMPETUSD_NAME": name, **env}}
+        request = {"id": name, "env": {"IMPETUSD_NAME": name, **env}, "gate": gate >= 0}
         with open(out, "wb") as out_file, open(err, "wb") as err_file, theirs:
             fds = [out_file.fileno(), err_file.fileno(), theirs.fileno()]
-            answer = self.ask(template, json.dumps(request).encode(), fds)
+            answer = self.ask(template, json.dumps(request).encode(), [*fds, gate] if gate >= 0 else fds)
         assert answer == {"id": name, "pid": answer.get("pid")}, answer
         return self._add(Worker(self, answer["pid"], out, err, ours))
 

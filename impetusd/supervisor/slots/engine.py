@@ -464,6 +464,8 @@ class Engine(Slots):
             unborn = end.error in TEMPLATE_GONE or ("unknown" in event and entry.works and entry.slot.pid is None)
             if unborn and entry.slot.state is State.STARTING:
                 # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
+                if event["left"]:  # and what it has left is nobody's: it goes before another is started
+                    self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
                 self._release(entry)
                 self._waiting[entry.name] = entry
                 self._pump()
@@ -491,7 +493,8 @@ class Engine(Slots):
             self._run_afresh(entry)
         if end.code == EX_THREADS and entry.role is Role.NEXT_TEMPLATE:
             self.reloads.starts_threads(entry)
-        if entry.role in FORKING and event.get("unknown") and entry.slot.state in {State.STARTING, State.RUNNING}:
+        begun = {State.STARTING, State.RUNNING} if entry.role in FORKING else {State.STARTING} if entry.works else set()
+        if event.get("unknown") and entry.slot.state in begun:
             self._inbox.append((entry, Restart()))  # it has ended because the shim had: none of its failures
 
     def _run_afresh(self, template: Entry) -> None:
