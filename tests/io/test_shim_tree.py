@@ -524,3 +524,48 @@ def test_orphans_are_reaped_after_a_fork_that_was_under_way_when_they_ended(shim
     shim.signal(via, signal.SIGKILL)
     assert refused(shim, hung) == ("forking a worker", "its template ended")
     wait_for(lambda: state(pids["grandchild"]) == "", "the orphan to be reaped")
+
+
+ORPHANS = """
+import os
+for _ in range(400):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+            os.read(0, 1)
+            os._exit(3)
+        os._exit(0)
+    os.wait()
+os.write(1, b"there\\n")
+os.read(0, 1)
+os._exit(7)
+"""
+
+
+def zombies(shim):
+    return {pid for pid in shim.children() if state(pid) == "Z"}
+
+
+def test_hundreds_of_orphans_that_die_at_once_are_reaped_and_no_child_of_ours_with_them(shim):
+    """Nobody asks the shim for anything meanwhile, and nothing else happens that would have it look."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    shim.say({"op": "keep", "name": "go"}, fds=[reader])
+    os.close(reader)
+    out = shim.pipe("o")
+    living, pid = shim.started("/bin/sleep", "1000")
+    ended, dead = shim.started("/bin/sh", "-c", "exit 5")
+    assert shim.wait("exited", ended)["code"] == 5  # and not acknowledged: it is kept
+    parent, main = shim.started(sys.executable, "-I", "-S", "-c", ORPHANS, fds={"0": "go", "1": "o", "2": ""})
+    assert lines(out, 1) == ["there"]
+    assert len(shim.children()) >= 400
+    shim.say({"op": "drop", "name": "go"})
+    os.close(writer)
+    told = shim.wait("exited", parent)
+    assert (told["code"], told["left"]) in {(7, True), (7, False)}
+    wait_for(lambda: zombies(shim) == {dead, main}, lambda: f"{len(zombies(shim))} zombies to be two")
+    assert state(pid) == "S"
+    shim.ack(ended, parent)
+    shim.echo()
+    assert zombies(shim) == set()
+    shim.signal(living, signal.SIGKILL)
+    assert shim.wait("exited", living)["signal"] == signal.SIGKILL
