@@ -3,7 +3,8 @@
 Without a cgroup, descendants are followed through /proc. The shim is a subreaper, so a descendant whose parent died is
 the shim's own child: a *stray*. A stray belongs to the child whose session or process group it is in, or whose
 INVOCATION_ID it carries in its environment (what a daemon that forks twice and calls setsid still has). One that
-changed all three before its parent died cannot be told from a stranger; a cgroup has no such hole.
+changed all three is known by its parent, as of when that was last signalled. If that died earlier, it is nobody's, and ends
+with the shim alone; a cgroup has no such hole.
 
 Whoever looks here with no descriptor or memory left to look with gets an OSError, and no answer that is a guess.
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 CAP_SYS_PTRACE = 19
+MOST_BELOW = 10_000  # descendants that are looked for
 
 
 def unless_blind(error: OSError) -> None:
@@ -156,6 +158,26 @@ def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set
             found.append(processes[pid])
         queue += below.get(pid, [])
     return found
+
+
+def below(pid: int) -> list[Member]:
+    """The descendants of one process, told by the kernel's lists: quicker than `snapshot`, and it may miss some."""
+    found: dict[int, Member] = {}
+    queue = [pid]
+    while queue and len(found) < MOST_BELOW:
+        each = queue.pop()
+        try:
+            tasks = os.listdir(f"/proc/{each}/task")
+        except OSError as error:
+            _unless_blind(error)
+            continue
+        for line in (line for task in tasks for line in _lines(each, f"task/{task}/children")):
+            for child in map(int, line.split()):
+                member = read(child)
+                if member is not None and child not in found:
+                    found[child] = member
+                    queue.append(child)
+    return list(found.values())
 
 
 def lives(who: Sequence[int]) -> bool:

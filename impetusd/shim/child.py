@@ -22,7 +22,7 @@ STOP = (15, 10.0, True)
 class Child:
     """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
 
-    __slots__ = (*PLAIN, "asked", "exit_told", "failed", "forks", "seen")
+    __slots__ = (*PLAIN, "asked", "exit_told", "failed", "forks", "known", "seen")
 
     def __init__(self, process: int, invocation: str, cgroup: str) -> None:
         self.process = process
@@ -40,6 +40,7 @@ class Child:
         self.ended: dict[str, Any] | None = None
         self.exit_told = False  # `exited` was emitted, by this process
         self.acked = False
+        self.known: dict[int, int] = {}  # descendants when it was last signalled: pid and start time
         self.left = False  # descendants live on after it
         self.doomed = False  # whoever is found of its tree is killed
         self.told = False  # a signal was sent to its descendants

@@ -8,11 +8,15 @@ from __future__ import annotations
 import math
 import signal
 
+from impetusd.shim import tree
+from impetusd.shim.log import log
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from impetusd.shim.child import Child
     from impetusd.shim.main import Shim
 
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL for what no unit has a say about
 UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
 
 
@@ -59,3 +63,40 @@ class Ending:
     @staticmethod
     def _is_over(child: Child) -> bool:
         return child.ended is not None and not (child.left and child.stop[2])
+
+
+class Last:
+    """When all units are down: the end of processes that descend from one of them, nobody can say from which.
+
+    Where a unit has left something that it spares (treekill = no), that may be among them: then they are let be.
+    """
+
+    def __init__(self, shim: Shim, now: float) -> None:
+        self._shim = shim
+        self._kill_at = self.due = now + GRACE
+        found = self._found()
+        if found:
+            log(
+                f"still there, though its unit is not known: pid {', '.join(str(member.pid) for member in found)}; ending"
+            )
+        self._send(found, signal.SIGTERM)
+        self._send(found, signal.SIGCONT)
+
+    def is_over(self, now: float) -> bool:
+        """Go on with it. Whether all has ended that can be ended."""
+        found = self._found()
+        if found and now >= self.due:
+            self._send(found, signal.SIGKILL)
+            self.due = now + UNKILLABLE / 10
+        return not found or now >= self._kill_at + UNKILLABLE
+
+    def _found(self) -> list[tree.Member]:
+        if self._shim.spares or any(child.left or not child.stop[2] for child in self._shim.children.values()):
+            return []
+        strays = self._shim.strays()
+        return tree.descendants(strays, tree.snapshot(), self._shim.mains()) if strays else []
+
+    @staticmethod
+    def _send(found: list[tree.Member], number: int) -> None:
+        for member in found:
+            tree.send(member, number)

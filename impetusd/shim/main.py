@@ -53,6 +53,8 @@ class Shim(Supervision):
         self.baseline = baseline
         self.trial: handover.Trial | None = None
         self.ending: ending.Ending | None = None  # under way
+        self.spares = False  # there was a process whose descendants are let be
+        self.last: ending.Last | None = None  # after the supervisor's own
         self.over = False
         self.run_dir = paths["run_dir"]
         self.children: dict[int, Child] = {}
@@ -97,8 +99,11 @@ class Shim(Supervision):
             for act in each_round:
                 self._survive(act)
             if self.quitting and self.supervisor is None:
-                self._clear_away()
-                return self.code
+                if self.last is None:
+                    self.last = ending.Last(self, time.monotonic())
+                if self.last.is_over(time.monotonic()):
+                    self._clear_away()
+                    return self.code
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -176,6 +181,7 @@ class Shim(Supervision):
             self.table.due,
             self.trial.deadline if self.trial else due,
             self.ending.due if self.ending else due,
+            self.last.due if self.last else due,
             min(self.aside.values(), default=due),
         )
         wait = max(APART if self.aside else 0.0, min(due, self.upstream.due, *others) - now)
@@ -478,7 +484,7 @@ class Shim(Supervision):
         """
         member = proc.read(pid)
         if member is None or member.parent != os.getpid() or pid in self._known():
-            return "another child's" if pid in self._mains() else "no child of the shim's"
+            return "another child's" if pid in self.mains() else "no child of the shim's"
         if member.started < child.asked:
             return "older than the request"
         if proc.rights(pid) != proc.rights(template.pid):
@@ -529,6 +535,8 @@ class Shim(Supervision):
         if number == signal.SIGKILL:
             child.doomed = child.doomed or scope == "tree"
             self.table.touch(child)
+        if child.ended is None and child.pid and not child.cgroup:  # by its parent alone some are known
+            child.known = {member.pid: member.started for member in self._seeing(lambda: tree.below(child.pid))}
         if scope in {"main", "tree"} and child.ended is None and child.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):  # somebody else has reaped it
                 signal.pidfd_send_signal(child.pidfd, number)
@@ -542,7 +550,7 @@ class Shim(Supervision):
 
     def _signal_found(self, child: Child, number: int) -> None:
         if child.cgroup:
-            mains = self._mains()  # of a worker, too, that its template's cgroup has not let go of yet
+            mains = self.mains()  # of a worker, too, that its template's cgroup has not let go of yet
             if child.doomed:
                 mains.discard(child.pid)
             pids = self.cgroups.members(child.cgroup)
@@ -572,6 +580,7 @@ class Shim(Supervision):
             self.table.note("children", child.process, None)
             if child.cgroup:
                 self.emptied.append(child.cgroup)
+            self.spares = self.spares or not child.stop[2]
             del self.children[child.process]
 
     def _remove_emptied(self) -> None:
@@ -640,15 +649,15 @@ class Shim(Supervision):
             self.emit({"event": "exited", "process": child.process, **(child.ended or {}), "left": child.left})
             child.exit_told = True
 
-    def _mains(self) -> set[int]:
+    def mains(self) -> set[int]:
         return {child.pid for child in self.children.values() if child.pid}
 
     def _known(self) -> set[int]:
         """All that we have started, and have not reaped."""
         others = (self.supervisor, self.trial, *self.corpses)
-        return self._mains() | {each.pid for each in others if each is not None} | {writer()}
+        return self.mains() | {each.pid for each in others if each is not None} | {writer()}
 
-    def _strays(self) -> list[int]:
+    def strays(self) -> list[int]:
         """Our children that nobody asked for: orphans that we adopted, and forks whose answer is on its way."""
         known = self._known()
         return [pid for pid in proc.children() if pid not in known]
@@ -663,18 +672,19 @@ class Shim(Supervision):
 
     def _lives_on(self, child: Child) -> bool:
         if child.cgroup:
-            return self.cgroups.populated(child.cgroup) and not self._mains().issuperset(
+            return self.cgroups.populated(child.cgroup) and not self.mains().issuperset(
                 self.cgroups.members(child.cgroup)
             )
-        return bool(self._strays() or not child.ours) and bool(self._rest(child))
+        return bool(self.strays() or not child.ours) and bool(self._rest(child))
 
     def _rest(self, child: Child) -> list[proc.Member]:
         """The descendants of a child without a cgroup; see `linux.proc` for how they are told."""
         processes = proc.snapshot()
-        mains = self._mains()
+        mains = self.mains()
         own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
+        own += [pid for pid, started in child.known.items() if pid in processes and processes[pid].started == started]
         # Nobody's children are the shim's, unless another shim was killed: then they are anybody's.
-        strays = self._strays() if child.ours else [pid for pid in processes if orphans.marked(pid, self.table.life)]
+        strays = self.strays() if child.ours else [pid for pid in processes if orphans.marked(pid, self.table.life)]
         for pid in strays:  # one may have been forked since the snapshot
             if pid not in processes and (member := proc.read(pid)):
                 processes[pid] = member
@@ -693,7 +703,7 @@ class Shim(Supervision):
         failed: Exception | None = None
         self.sweep_due = False
         try:
-            strays = self._strays() if not self.forking else []
+            strays = self.strays() if not self.forking else []
         except OSError:  # nothing is left to look with
             self.sweep_due = True
             return

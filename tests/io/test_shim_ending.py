@@ -9,6 +9,8 @@ import pytest
 from shim_harness import Shim, lines, state
 from waiting import wait_for
 
+from impetusd.shim import leftovers, tree
+
 QUIET = {"0": "", "1": "", "2": ""}
 SH = "/bin/sh"
 BROKEN = """
@@ -117,3 +119,65 @@ supervision.SPACING = 0
         shim.supervisor.kill()  # somebody's kill is nobody's fault
         shim.next_life()
         shim.until_logged("start 0")
+
+
+# A descendant that has a session, a group and an environment of its own, and ends on nothing but SIGKILL.
+HIDDEN = "env -i setsid sh -c 'trap : TERM HUP; echo $$; while :; do sleep 0.1; done' &"
+
+
+def hidden(shim, **changes):
+    """A program that has such a descendant, and ends with its input: its number, the pid of that one, and a pidfd."""
+    out = shim.pipe("out")
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    shim.say({"op": "keep", "name": "go"}, fds=[reader])
+    os.close(reader)
+    process, _ = shim.started(SH, "-c", f"{HIDDEN} read x", fds={"0": "go", "1": "out", "2": ""}, **changes)
+    shim.say({"op": "drop", "name": "go"})
+    (pid,) = map(int, lines(out, 1))
+    wait_for(lambda: tree.variable(pid, leftovers.MARK) == "", "it to have lost its environment")
+    return process, pid, shim.watch(pid), writer
+
+
+def test_a_descendant_that_hides_is_known_by_its_parent_when_that_is_stopped():
+    with Shim(cgroups=False) as shim:
+        process, pid, pidfd, writer = hidden(shim)
+        shim.signal(process, signal.SIGTERM)
+        os.close(writer)
+        assert shim.wait("exited", process)["left"]
+        assert state(pid) != "Z"
+        shim.signal(process, signal.SIGKILL, "tree")
+        shim.until_ended(pidfd, "what hides")
+        shim.wait("gone", process)
+
+
+def test_what_no_unit_has_a_say_about_ends_with_all_of_them():
+    """Its parent ended before anybody looked."""
+    with Shim(cgroups=False, setup="main.ending.GRACE = 0.1") as shim:
+        process, _, pidfd, writer = hidden(shim)
+        os.close(writer)
+        assert shim.wait("exited", process)["left"] is False
+        shim.ack(process)
+        shim.echo()
+        shim.say({"op": "quit"})
+        shim.supervisor.leave()
+        shim.until_ended(pidfd, "what hides")
+        assert shim.process.wait(30) == 0
+        assert "still there, though its unit is not known" in shim.log()
+
+
+@pytest.mark.parametrize("stop", [[15, 10.0, False], [15, 10.0, True]], ids=["spared", "left"])
+def test_unless_it_may_be_what_a_unit_spares(stop):
+    with Shim(cgroups=False) as shim:
+        process, pid, _, writer = hidden(shim, stop=stop)
+        os.close(writer)
+        shim.wait("exited", process)
+        if stop[2]:  # a daemon of another program that was not ended with it
+            other = shim.spawn(SH, "-c", "sleep 1000 & exit 0", fds=QUIET)
+            assert shim.wait("exited", other)["left"]
+            shim.ack(other)
+        shim.ack(process)
+        shim.echo()
+        shim.say({"op": "quit"})
+        shim.supervisor.leave()
+        assert shim.process.wait(30) == 0
+        assert state(pid) in {"S", "R"}
