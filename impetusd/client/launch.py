@@ -225,6 +225,11 @@ def wait_gone(paths: Paths, shim_pid: int | None, hooks: Hooks | None = None) ->
         if time.monotonic() > deadline:
             if _shim_pid(paths) not in {None, shim_pid}:
                 return  # somebody has started the next one meanwhile
+            if shim_pid is not None and not os.path.exists(f"/proc/{shim_pid}"):
+                raise ControlError(
+                    f"everything is stopped, and impetusd has ended, but {paths.state_dir} is locked still, by a process "
+                    "that notes there that it has: its disk does not answer. Until it does, impetusd cannot be started"
+                )
             raise ControlError(
                 f"impetusd said that everything is stopped, but its process {shim_pid or ''} still holds "
                 f"{paths.state_dir} after {GONE_WITHIN:.0f} s; {paths.log_file} should say why"

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from impetusd.shim.child import Child
     from impetusd.shim.main import Shim
 
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL for what no unit has a say about
+GRACE = (
+    2.0  # seconds between SIGTERM and SIGKILL for what no unit has a say about; with UNKILLABLE, `stop` waits so long
+)
 UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
 
 

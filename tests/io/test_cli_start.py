@@ -391,3 +391,21 @@ def test_who_may_ask_the_daemon_but_not_open_its_state_dir_starts_and_stops_all_
         monkeypatch.setattr("os.access", lambda path, mode: path != paths.state_dir)
         assert cli("start", "web")[0] == 0
         assert cli("stop", "web")[0] == 0
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_still_holds_the_lock_after_a_stop_is_named_as_what_it_is(paths, monkeypatch, lives):
+    """When the disk of state_dir hangs, that is not the shim, but what it has left to write there."""
+    monkeypatch.setattr(launch, "GONE_WITHIN", 0.01)
+    monkeypatch.setattr(control, "daemon_alive", lambda _: True)
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        if not lives:
+            process.kill()
+            process.wait()
+        told = f"its process {process.pid} still holds" if lives else "its disk does not answer"
+        with pytest.raises(control.ControlError, match=told):
+            launch.wait_gone(paths, process.pid)
+    finally:
+        process.kill()
+        process.wait()
