@@ -169,7 +169,7 @@ def below(pid: int) -> list[Member]:
         try:
             tasks = os.listdir(f"/proc/{each}/task")
         except OSError as error:
-            _unless_blind(error)
+            unless_blind(error)
             continue
         for line in (line for task in tasks for line in _lines(each, f"task/{task}/children")):
             for child in map(int, line.split()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import signal
 
-from impetusd.shim import tree
+from impetusd.linux import proc
 from impetusd.shim.log import log
 
 TYPE_CHECKING = False
@@ -92,13 +92,13 @@ class Last:
             self.due = now + UNKILLABLE / 10
         return not found or now >= self._kill_at + UNKILLABLE
 
-    def _found(self) -> list[tree.Member]:
+    def _found(self) -> list[proc.Member]:
         if self._shim.spares or any(child.left or not child.stop[2] for child in self._shim.children.values()):
             return []
         strays = self._shim.strays()
-        return tree.descendants(strays, tree.snapshot(), self._shim.mains()) if strays else []
+        return proc.descendants(strays, proc.snapshot(), self._shim.mains()) if strays else []
 
     @staticmethod
-    def _send(found: list[tree.Member], number: int) -> None:
+    def _send(found: list[proc.Member], number: int) -> None:
         for member in found:
-            tree.send(member, number)
+            proc.send(member, number)

@@ -536,7 +536,7 @@ class Shim(Supervision):
             child.doomed = child.doomed or scope == "tree"
             self.table.touch(child)
         if child.ended is None and child.pid and not child.cgroup:  # by its parent alone some are known
-            child.known = {member.pid: member.started for member in self._seeing(lambda: tree.below(child.pid))}
+            child.known = {member.pid: member.started for member in self._seeing(lambda: proc.below(child.pid))}
         if scope in {"main", "tree"} and child.ended is None and child.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):  # somebody else has reaped it
                 signal.pidfd_send_signal(child.pidfd, number)

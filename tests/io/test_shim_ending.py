@@ -9,7 +9,8 @@ import pytest
 from shim_harness import Shim, lines, state
 from waiting import wait_for
 
-from impetusd.shim import leftovers, tree
+from impetusd.linux import proc as tree
+from impetusd.shim import leftovers
 
 QUIET = {"0": "", "1": "", "2": ""}
 SH = "/bin/sh"

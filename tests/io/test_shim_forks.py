@@ -13,9 +13,10 @@ from taken_over import configuration, row, slot, taken_over
 from test_shim_tree import fork, template
 from waiting import wait_for
 
-from impetusd.core.lifecycle import State
-from impetusd.shim import leftovers, table, tree
-from impetusd.supervisor.starter import Starter
+from impetusd.core.rules.lifecycle import State
+from impetusd.linux import proc
+from impetusd.shim import leftovers, table
+from impetusd.supervisor.start.starter import Starter
 
 DIES = """
 import os
@@ -35,8 +36,8 @@ MOMENTS = {
 
 def others(shim, life):
     """Who is left of a life, reaping the dead as init does."""
-    found = [pid for pid in tree.snapshot() if tree.variable(pid, leftovers.MARK) == life]
-    for pid in tree.children():
+    found = [pid for pid in proc.snapshot() if proc.variable(pid, leftovers.MARK) == life]
+    for pid in proc.children():
         if state(pid) == "Z" and pid != shim.pid:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)

@@ -4,6 +4,8 @@ Each message, of whichever supervisor, becomes a line of `mortal` in the INI fil
 it has as many lines as that says, who is named there is killed, once, and `mortal.at` removed:
     n supervisor    just before it sends the message
     n shim          which has got the message, and has done nothing of it
+    n shim done     which has done all that the message asks for, and has not written it down
+    n both          as `shim`, and the supervisor with it; so `both done`
 Heartbeats, which come by the clock, do not count.
 
 All else is real: this file stands in the place of the command, and as `shim` and `supervisor` in that of the two processes.
@@ -41,34 +43,61 @@ def shim() -> None:
     supervision.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
     del sys.argv[1]
     told = os.path.join(os.path.dirname(sys.argv[1]), "mortal")
-    recv = wire.recv
+    recv, write_down = wire.recv, main.Shim._write_down
+    done = False  # what it was to do before it dies
 
     def mortal(sock):
+        nonlocal done
         packet = recv(sock)
-        if packet is not None and is_due(told, packet[0], "shim"):
-            die(told)
+        if packet is not None and is_due(told, packet[0], {"shim", "both"}):
+            done = "done" in whom(told)
+            if not done:
+                die(told, holder)
         return packet
 
-    wire.recv = mortal
+    def last_words(self) -> None:
+        if done:
+            die(told, self)
+        write_down(self)
+
+    class Mortal(main.Shim):
+        def __init__(self, *arguments) -> None:
+            nonlocal holder
+            super().__init__(*arguments)
+            holder = self
+
+    holder = None
+    main.Shim, main.Shim._write_down, wire.recv = Mortal, last_words, mortal
     sys.exit(main.main())
 
 
-def is_due(told: str, message, who: str) -> bool:
-    """Whether `who` is to die at this message, which is counted."""
-    if message.get("ops") == [{"op": "beat"}] or not os.path.exists(f"{told}.at"):
+def whom(told: str) -> list[str]:
+    """The words of `mortal.at`; none when it is not there."""
+    try:
+        with open(f"{told}.at", encoding="utf-8") as at:
+            return at.read().split()
+    except FileNotFoundError:
+        return []
+
+
+def is_due(told: str, message, who: set[str]) -> bool:
+    """Whether one of `who` is to die at this message, which is counted."""
+    words = whom(told)
+    if message.get("ops") == [{"op": "beat"}] or not who.intersection(words):
         return False
-    with open(told, "r+", encoding="utf-8") as file, open(f"{told}.at", encoding="utf-8") as at:
-        number, whom = at.read().split()
-        if whom != who:
-            return False
-        if len(file.readlines()) == int(number):
+    with open(told, "r+", encoding="utf-8") as file:
+        if len(file.readlines()) == int(words[0]):
             return True
         file.write(" ".join(f"{op['op']}:{op.get('key', op.get('process', ''))}" for op in message["ops"]) + "\n")
     return False
 
 
-def die(told: str) -> None:
+def die(told: str, shim=None) -> None:
+    """Be killed; `shim`: with its supervisor, if that is to die, too."""
+    both = "both" in whom(told)
     os.unlink(f"{told}.at")
+    if both and shim.supervisor is not None:
+        os.kill(shim.supervisor.pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -80,7 +109,7 @@ def supervisor() -> None:
     send = wire.send
 
     def mortal(sock, message, fds=()) -> None:
-        if is_due(told, message, "supervisor"):
+        if is_due(told, message, {"supervisor"}):
             die(told)
         send(sock, message, fds)
 

@@ -81,7 +81,8 @@ class Service:
         return self.host.run(IMPETUSD, "-c", self.conf, *words, code=code)
 
     def status(self) -> Status:
-        return Status(json.loads(self.run("status", "--json", code=None)))
+        text = self.run("status", "--json", code=None)
+        return Status(json.loads(text[text.find("{") :]))  # it may say first what it waits for
 
     def show(self, name: str) -> str:
         """A property, as systemd has it."""

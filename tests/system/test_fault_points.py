@@ -28,6 +28,7 @@ READY = f"command = {program('tell_ready', 'self')}\nwait_ready = yes\n"
 LEDGER = "put:ledger:"  # of a message with nothing else the death before it is that before the next
 DROP = "drop:"  # and so it is, to whoever comes after the shim, with one that only lets go of descriptors
 NEVER = 1_000_000
+EVERY = int(os.environ.get("IMPETUSD_KILL_EVERY", "0"))  # 1: at each message, wherever only some are chosen
 
 
 @pytest.fixture
@@ -47,9 +48,16 @@ def ask(instance: Instance, method: str, **params: object) -> str:
 
 
 def points(
-    instance: Instance, act: Callable[[], object], *, at_least: int, at_most: int = 100, who: str = "supervisor"
+    instance: Instance,
+    act: Callable[[], object],
+    *,
+    at_least: int,
+    at_most: int = 100,
+    every: int = 1,
+    who: str = "supervisor",
 ) -> Iterator[str]:
-    """Have `act` done once undisturbed, then with a death of `who` at each of the messages that this took: yields which.
+    """Have `act` done once undisturbed, then with a death of `who` at each of the messages that this took, or with
+    `every` at each so manieth: yields which.
 
     `act` returns when nothing more comes of it. `who`: see `mortal`.
     """
@@ -67,7 +75,7 @@ def points(
     weighty = {n: text for n, text in enumerate(messages) if not all(op.startswith(light) for op in text.split())}
     assert len(weighty) >= at_least, messages
     yield "undisturbed"
-    for number, message in [*weighty.items()][:at_most]:
+    for number, message in [*weighty.items()][: at_most : EVERY or every]:
         act_until(number)
         yield f"{who} killed at message {number} of {len(messages)}, {message}"
 

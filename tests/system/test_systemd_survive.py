@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 from instance import Status, program
@@ -113,3 +114,41 @@ def test_an_upgrade_leaves_systemd_in_peace(service: Service) -> None:
     service.kill(after.shim, signal.SIGKILL)
     assert succeeded(service, after).pids == before.pids
     whole(service)
+
+
+def test_a_supervisor_that_is_stopped_when_its_shim_is_killed_does_not_stand_in_the_way(service: Service) -> None:
+    before = started(service)
+    service.kill(before.supervisor, signal.SIGSTOP)
+    service.kill(before.shim, signal.SIGKILL)
+    assert succeeded(service, before, int(service.show("NRestarts")) or 1).pids == before.pids
+    whole(service)
+
+
+@pytest.mark.parametrize(("deploy", "victims"), [("reload", ("shim",)), ("apply", ("shim", "supervisor"))])
+def test_killed_amid_a_deploy_the_next_goes_on_with_it(service: Service, deploy: str, victims: tuple[str, ...]) -> None:
+    """It is killed while the new process serves beside the old one, which has the first half of reload_watch behind it."""
+
+    def ini(version: int) -> str:
+        keys = f"wait_ready = yes\nlisten = unix:{service.folder}/api.sock\nreload_watch = 3s\n"
+        return f"[program:api]\ncommand = {program('tell_ready', 'self')}\n{keys}[env:api]\nV = {version}\n"
+
+    before = service.start(ini(1))
+    if deploy == "apply":
+        service.write(ini(2))
+    words = ["reload", "api"] if deploy == "reload" else ["apply"]
+    command = threading.Thread(target=service.run, args=words, kwargs={"code": None})
+    command.start()
+    try:
+        wait_for(lambda: any("next" in name for name in service.status().pids), "two to serve")
+        now = service.status()
+        service.host.run("kill", "-KILL", *(str(getattr(now, victim)) for victim in victims), code=None)
+        wait_for(lambda: service.show("NRestarts") == "1" and service.show("ActiveState") == "active", "the next")
+        wait_for(lambda: [*service.status().pids] == ["api"], "one to serve")
+    finally:
+        command.join()
+    after = service.status()
+    assert after.shim != before.shim
+    assert after["api"].pid not in before.pids.values()
+    assert after["api"].generation == before["api"].generation + 1
+    assert service.environ(after["api"].pid)["V"] == ("2" if deploy == "apply" else "1")
+    assert "nothing to change" in service.run("plan")

@@ -31,11 +31,11 @@ from impetusd.core.rules.reload import overlaps
 from impetusd.files.source import PROFILE, remembered_profile
 from impetusd.files.source import read as read_source
 from impetusd.linux.host import this_host
+from impetusd.supervisor.api import behind
 from impetusd.supervisor.api.commands import is_stuck
 from impetusd.supervisor.disk.state import replace
 from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, PASSING, Entry, Role, with_jobs
 from impetusd.supervisor.start import childspec, envfiles
-from impetusd.supervisor.api import behind
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 if TYPE_CHECKING:

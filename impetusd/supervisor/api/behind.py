@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from impetusd.core.plan import as_run, plan
-from impetusd.supervisor.entry import ONE_SHOT, PASSING
+from impetusd.core.rules.plan import as_run, plan
+from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from impetusd.core.model import Config
-    from impetusd.supervisor.engine import Engine
-    from impetusd.supervisor.starter import Starter
+    from impetusd.core.config.model import Config
+    from impetusd.supervisor.slots.engine import Engine
+    from impetusd.supervisor.start.starter import Starter
 
 BLOB = "config:behind"
 At = Callable[[int], "Config"]  # a configuration as each instance sees it

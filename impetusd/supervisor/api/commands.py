@@ -287,6 +287,7 @@ class Commands:
         return (
             slot.state is State.EXITED
             or entry.dismissed
+            or self._engine.reloads.puts_away(entry)
             or (entry.role is Role.TEMPLATE and not self._engine.preloads(entry.unit))
         )
 

@@ -329,7 +329,7 @@ class Engine(Slots):
 
     def _ask_some(self, entries: Iterable[Entry], event: Event) -> None:
         for entry in entries:
-            if entry.role in PASSING or entry.dismissed:
+            if entry.role in PASSING or entry.dismissed or (isinstance(event, Start) and self.reloads.puts_away(entry)):
                 continue  # it has been replaced already, is still to come, or is going for good
             entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE

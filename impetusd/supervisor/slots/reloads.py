@@ -159,6 +159,11 @@ class Reloads:
         )
         return reload.generation if new else present
 
+    def puts_away(self, entry: Entry) -> bool:
+        """Whether it is a template that is to end for good: a start of the unit is none of it."""
+        reload = self.active(entry.unit)
+        return entry.role is Role.TEMPLATE and reload is not None and reload.phase is Phase.ENDING
+
     def parent(self, entry: Entry) -> Entry | None:
         """The template that a worker in this slot is forked from; None when it is executed."""
         unit, entries = entry.unit, self._engine.entries
