@@ -35,6 +35,7 @@ GROUPS = {
         "apply": "impetusd.cli.apply",
         "enable": "impetusd.cli.enable",
         "disable": "impetusd.cli.disable",
+        "exec": "impetusd.cli.exec",
         "upgrade": "impetusd.cli.upgrade",
         "reap-leftovers": "impetusd.cli.reap_leftovers",
     },

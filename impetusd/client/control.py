@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 
 from impetusd.client import instance
@@ -86,10 +87,10 @@ class Hooks:
     `progress(params)`: a slot moved on. `waiting(sentence)`: nothing is heard for QUIET seconds, and this is what for.
     `tick()`: some time has passed (about ten times a second), for a display that moves.
 
-    `daemon` is what the daemon has answered to `ping`.
+    `daemon` is what the daemon has answered to `ping`, and `uid` as whom it runs (None: nothing was asked yet).
     """
 
-    __slots__ = ("daemon", "progress", "tick", "waiting")
+    __slots__ = ("daemon", "progress", "tick", "uid", "waiting")
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Hooks:
         self.waiting = waiting
         self.tick = tick
         self.daemon: Mapping[str, Any] = {}
+        self.uid: int | None = None
 
 
 def daemon_alive(paths: Paths) -> bool:
@@ -179,6 +181,9 @@ def _ask(
         connection = _connect(paths, hooks, mine=mine)
         begun = False
         try:
+            # Of whoever listens: pid, uid and gid, 4 bytes each, as the kernel noted them.
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            hooks.uid = int.from_bytes(credentials[4:8], sys.byteorder)
             if not at_once:
                 hooks.daemon = pong = _converse(connection, question, hooks)
                 if method == "apply" and _has_taken_its_place(paths, pong):

@@ -24,6 +24,7 @@ MAX_PATTERNS = 32  # of these names: each with *, ? or [ is held against every s
 MAX_NAME = 256  # characters
 MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
+MAX_COMMAND = 1000  # characters of a command, as it is told
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
 VERSION = 1  # `protocol` in what ping and status answer; higher once a client could misunderstand. Missing: 0.1.0
@@ -163,6 +164,26 @@ def _path(value: Any) -> str:
     return value
 
 
+def _words(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value) or _length(value) > MAX_COMMAND:
+        raise ValueError(f"a list of strings with at most {MAX_COMMAND} characters in all, and a blank between two")
+    return value
+
+
+def _length(words: Iterable[str]) -> int:
+    return sum(len(word) + 1 for word in words)
+
+
+def told_command(words: Iterable[str]) -> list[str]:
+    """A command as `exec` tells it: as many of its words as there is room for, "..." for the rest."""
+    told: list[str] = []
+    for word in words:
+        if _length(told) + len(word) + 1 > MAX_COMMAND - len("...") - 1:
+            return [*told, "..."]
+        told.append(word)
+    return told
+
+
 def _seconds(value: Any) -> float | None:
     """None: as configured."""
     if value is None:
@@ -188,14 +209,16 @@ class Method:
 
     `idempotent`: asking twice leaves what asking once does, so a client whose connection dropped may ask again.
     `slow`: the answer may take as long as programs take to start or stop; the others are answered at once.
+    `secrets`: the answer has them, unhidden. So it is for the user that the daemon runs as, whatever role others have.
     """
 
-    __slots__ = ("idempotent", "params", "role", "slow")
+    __slots__ = ("idempotent", "params", "role", "secrets", "slow")
 
-    def __init__(self, role: str, *, idempotent: bool, slow: bool, **params: Param) -> None:
+    def __init__(self, role: str, *, idempotent: bool, slow: bool, secrets: bool = False, **params: Param) -> None:
         self.role = role
         self.idempotent = idempotent
         self.slow = slow
+        self.secrets = secrets
         self.params = params
 
 
@@ -258,6 +281,15 @@ METHODS: Mapping[str, Method] = {
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     # What looks secret is hidden, but that is a net with holes: so it is for those who may read the files anyway.
     "env": Method(ADMIN, idempotent=True, slow=True, name=Param(_name, required=True), diff=Param(_flag, False)),
+    # What a process of the unit would be started with; the one who asks starts it. `command`: for the record.
+    "exec": Method(
+        ADMIN,
+        idempotent=True,
+        slow=True,
+        secrets=True,
+        name=Param(_name, required=True),
+        command=Param(_words, required=True),
+    ),
     "upgrade": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
     "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.

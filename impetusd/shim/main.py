@@ -199,6 +199,7 @@ class Shim(Supervision):
             "blobs": self.blobs,
             "command": handover.command(),
             "troubles": self.troubles,
+            "baseline": self.baseline,
         }
 
     # What the supervisor says.

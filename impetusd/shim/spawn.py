@@ -11,6 +11,7 @@ A spec is a dict:
     capabilities           numbers of those that it has, exactly; missing: root's as the shim's, another user's none
     no_new_privs           missing: for another user than root
     stop                   [signal, seconds until SIGKILL, treekill], for the end without a supervisor; may be missing
+    terminal               number in the child of the terminal that is to control its session; may be missing
     umask, nice, oom_score_adj, affinity, rlimits [[name, soft, hard]]
     cgroup                 path of a cgroup directory, or ""
 """
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     Stage: TypeAlias = tuple[str, Callable[[], Any]]
 
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # what a child ends with whose program cannot be executed: as of a shell
+TIOCSCTTY = 0x540E  # of asm-generic/ioctls.h; for one number the module termios need not be imported
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
@@ -79,7 +82,7 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
                 try:
                     _child(spec, stages, report, joined=joined)
                 finally:
-                    os._exit(127)
+                    os._exit(1)
         finally:
             _signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(report)
@@ -113,7 +116,7 @@ def failure(status: int) -> tuple[str, str] | None:
 
 def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bool) -> NoReturn:
     """Whatever happens ends here: a child that returned would go on as a second shim."""
-    stage = "moving descriptors"
+    stage, code = "moving descriptors", 1
     try:
         report = _move_fds(spec["fds"], report)
         if not joined:
@@ -122,10 +125,12 @@ def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bo
         for stage, act in stages:  # noqa: B007  # for the one that fails
             act()
     except BaseException as error:
+        if stage == stages[-1][0]:
+            code = NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
         with contextlib.suppress(BaseException):
             os.write(report, f"{stage}\0{_reason(error, stage, spec)}".encode("utf-8", "backslashreplace"))
     finally:
-        os._exit(127)
+        os._exit(code)
 
 
 def _reason(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
@@ -148,8 +153,11 @@ def _stages(spec: dict[str, Any]) -> list[Stage]:
     umask, nice, cpus, cwd, score = (spec[key] for key in ("umask", "nice", "affinity", "cwd", "oom_score_adj"))
     places = _places(argv[0], env)
     handled = [number for number in SIGNALS if _signal.getsignal(number) not in {_signal.SIG_DFL, None}]
-    stages: list[Stage] = [
-        ("starting a session", os.setsid),
+    stages: list[Stage] = [("starting a session", os.setsid)]
+    if "terminal" in spec:
+        terminal = spec["terminal"]
+        stages.append(("taking its terminal", lambda: fcntl.ioctl(terminal, TIOCSCTTY, 0)))
+    stages += [
         (f"setting oom_score_adj to {score}", lambda: _set_oom_score(score)),
         ("setting umask", lambda: os.umask(umask)),
     ]

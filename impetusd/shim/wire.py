@@ -18,7 +18,7 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     quit                end, once the supervisor has exited
 
 From the shim, a message is {"events": [...]}, a round's; one with descriptors is alone in its message:
-    hello               {"table", "blobs", "shutdown", "pid", "command", "troubles"}, after which come
+    hello               {"table", "blobs", "shutdown", "pid", "command", "troubles", "baseline"}, after which come
     fds                 {"names"} with as many descriptors, and then
     begin               the past is told; what follows is news
     spawned             {"process", "pid"}

@@ -53,6 +53,7 @@ from impetusd.supervisor.api.control import ControlServer, Peer
 from impetusd.supervisor.api.environments import Environments
 from impetusd.supervisor.api.events import Events
 from impetusd.supervisor.api.rows import Rows
+from impetusd.supervisor.api.surroundings import Surroundings
 from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.disk.state import StateFile, boot_id
@@ -325,6 +326,13 @@ class Daemon:
             engine.shown,
             self._applying.on_disk,
         )
+        surroundings = Surroundings(
+            self._configuration.at,
+            lambda names: self._commands.find(names),  # noqa: PLW0108
+            engine.instances,
+            engine.shown,
+            self._link.baseline,
+        )
         self._commands = Commands(
             engine,
             starter,
@@ -344,6 +352,7 @@ class Daemon:
                 "events": self._events.page,
                 "plan": self._applying.plan,
                 "env": environments.env,
+                "exec": surroundings.exec,
                 "apply": self._applying.apply,
                 "disable": self._applying.disable,
                 "enable": self._applying.enable,

@@ -31,7 +31,7 @@ class Rehearsal(Link):
         self.pid, self.shutdown = hello["pid"], hello["shutdown"]
         self.command = hello["command"]
         self.table, self.blobs, self.fds = hello["table"], hello["blobs"], {}
-        self.troubles = {}
+        self.troubles, self.baseline = {}, hello.get("baseline", {})
 
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
         """Nothing is said."""

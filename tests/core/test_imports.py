@@ -49,6 +49,8 @@ MAY = {
         *("impetusd.core.config.location", "impetusd.files.folders", "impetusd.linux.cgroup", "impetusd.linux.proc"),
         *("impetusd.shim.leftovers", "impetusd.shim.orphans", "impetusd.shim.table"),
     ),
+    # `impetusd exec` starts a process as the shim does, of what the supervisor would give it.
+    "impetusd.client.execute": ("impetusd.core", "impetusd.shim.spawn", "impetusd.supervisor.start.childspec"),
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
         *("impetusd.probe", "impetusd.traces"),

@@ -35,6 +35,7 @@ GOOD_PARAMS = {
     "disable": {"names": ["web"], "token": "1f"},
     "enable": {"names": ["web"], "token": "1f"},
     "env": {"name": "web", "diff": True},
+    "exec": {"name": "web", "command": ["env", "-0"]},
     "upgrade": {"token": "1f"},
     "signal": {"names": ["web"], "signal": "HUP"},
 }
@@ -279,3 +280,14 @@ def test_ten_thousand_random_lines_are_requests_or_refused():
             protocol.error_line(error)
         else:
             assert request.method in METHODS
+
+
+def test_a_long_command_is_told_as_far_as_there_is_room():
+    assert protocol.told_command(["psql", "-c", "select 1"]) == ["psql", "-c", "select 1"]
+    told = protocol.told_command(["echo", *["word"] * 1000])
+    assert (told[:2], told[-1]) == (["echo", "word"], "...")
+    assert protocol.told_command(["x" * 10_000]) == ["..."]
+    for words in (told, ["..."], ["", ""]):
+        assert protocol.check_params("exec", {"name": "web", "command": words})["command"] == words
+    with pytest.raises(ProtocolError):
+        protocol.check_params("exec", {"name": "web", "command": ["x" * 10_000]})

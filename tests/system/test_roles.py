@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Collection
@@ -34,7 +35,9 @@ PARAMS: dict[str, dict[str, object]] = {
     "disable": {"names": ["q"]},
     "enable": {"names": ["q"]},
     "env": {"name": "p"},
+    "exec": {"name": "p", "command": ["id"]},
 }
+TAKES = re.compile("takes the (role|user that)")
 # Asks, as another user, for each method on a connection of its own; prints what was answered.
 ASK = """
 import json, os, socket, sys
@@ -70,7 +73,7 @@ def asked(instance: Instance, uid: int, groups: Collection[int] = (), methods: C
         method, _, answer = line.partition(" ")
         if answer.startswith("{"):
             error = json.loads(answer).get("error")
-            answer = "done" if error is None else "refused" if "takes the role" in error["message"] else "failed"
+            answer = "done" if error is None else "refused" if TAKES.search(error["message"]) else "failed"
         told[method] = answer
     return told
 
@@ -80,7 +83,8 @@ def open_up(instance: Instance) -> None:
 
 
 def may(role: str) -> set[str]:
-    return {name for name in protocol.METHODS if role and protocol.may(role, name)}
+    """But what is for the user alone that impetusd runs as: none of these is."""
+    return {name for name, method in protocol.METHODS.items() if protocol.may(role, name) and not method.secrets}
 
 
 def commands(instance: Instance) -> list[dict[str, object]]:

@@ -58,6 +58,8 @@ WANTED: dict[str, tuple[str, ...]] = {
     "enable.names": (CONFIGURED,),  # what is switched off is not in the daemon's answers
     "describe.name": (SLOTS, TIMERS),
     "env.name": (SLOTS, TIMERS),
+    "exec.unit": (CONFIGURED,),  # also of what is stopped or switched off
+    "exec.words": (FILE,),
     "scale.name": (UNITS,),
     "trigger.name": (TIMERS,),
     "signal.sig": (SIGNALS,),

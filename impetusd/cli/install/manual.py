@@ -202,7 +202,7 @@ def _commands() -> Iterator[str]:
             options = _options(command, ctx, ("--conf", "--help"))
             yield _help(command) + (f".RS\n{options}.RE\n" if options else "")
     yield ".SH EXIT STATUS\n" + listed((str(code), meaning) for code, meaning in EXITS)
-    yield ".PP\n" + prose("`trigger` exits with the job's own code.")
+    yield ".PP\n" + prose("`trigger` exits with the job's own code, `exec` with the command's.")
     yield ".SH ENVIRONMENT\n" + listed(VARIABLES.items())
     yield ".SH FILES\n" + listed(_files())
     yield ".SH SIGNALS\nOf the daemon:\n" + listed(SIGNALS.items())

@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import json
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from impetusd.core.protocol import UNKNOWN, is_pattern
@@ -221,6 +222,7 @@ def typed(record: Record) -> str:
     words += [params["signal"]] if "signal" in params else []
     words += record.get("names", ())
     words += [str(params["n"])] if "n" in params else []
+    words += ["--", shlex.join(params["command"])] if "command" in params else []
     return " ".join([*words, *([f"and {record['more']} more"] if record.get("more") else [])])
 
 

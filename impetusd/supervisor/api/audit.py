@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from impetusd.core import redact
 from impetusd.core.protocol import ADMIN, Request
 from impetusd.linux import processes
 from impetusd.linux.host import user_name
@@ -22,6 +23,8 @@ NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str, Any]:
     """The fields of a `command` record: of bounded size, whatever was asked."""
     params = {name: value for name, value in request.params.items() if name != "token"}
+    if "command" in params:
+        params["command"] = redact.argv(params["command"])
     names = params.pop("names", None) or ([params.pop("name")] if "name" in params else [])
     more = {"more": len(names) - MOST_NAMES} if len(names) > MOST_NAMES else {}
     return {

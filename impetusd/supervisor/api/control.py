@@ -239,6 +239,10 @@ class ControlServer:
                 )
                 self._audit(peer, request, "refused", sentence)
                 raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
+            if method.secrets and peer.uid != os.geteuid():
+                sentence = f"{request.method} takes the user that impetusd runs as, which has the number {os.geteuid()}"
+                self._audit(peer, request, "refused", sentence)
+                raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
             slow = method.slow
             besides = time.thread_time() - begun + SLOW if slow else 0.0
             return await self._carry_out(request, peer, method, progress, pass_on)
@@ -261,7 +265,7 @@ class ControlServer:
             pass_on()
             if method.role != protocol.VIEWER:
                 self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
-            return protocol.result_line(request.id, redact.everything(result))
+            return protocol.result_line(request.id, result if method.secrets else redact.everything(result))
         except ProtocolError as error:
             pass_on()
             if method.role != protocol.VIEWER:

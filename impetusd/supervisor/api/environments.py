@@ -43,35 +43,38 @@ class Environments:
             raise ProtocolError(FAILED, f"nothing runs in {params['name']}", EXIT_FAILED)
         on_disk = await self._on_disk() if params["diff"] else None
         try:
-            rows = await self._threads.run(lambda: [_row(entry, on_disk) for entry in entries], WITHIN)
+            rows = await self._threads.run(lambda: [row(entry, on_disk) for entry in entries], WITHIN)
         except (CannotStart, NoAnswer) as error:
             raise ProtocolError(FAILED, f"{params['name']} could not be started now: {error}", EXIT_FAILED) from None
         return {"slots": [{"name": self._shown(entry), **row} for entry, row in zip(entries, rows, strict=True)]}
 
 
-def _row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"unit": entry.unit.name, "pid": entry.slot.pid}
+def row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"unit": entry.unit.name, "pid": entry.slot.pid}
     in_force = _anew(entry, entry.unit)
     try:
         with open(f"/proc/{entry.slot.pid}/environ", "rb") as file:
             started = environment.parse(file.read())
     except OSError as error:
-        return {**row, "unknown": f"/proc/{entry.slot.pid}/environ cannot be read: {error.strerror}"}
+        return {**told, "unknown": f"/proc/{entry.slot.pid}/environ cannot be read: {error.strerror}"}
     if started is None:
-        return {**row, "unknown": "the process has written over the environment that it was started with"}
+        return {**told, "unknown": "the process has written over the environment that it was started with"}
     if entry.unit.preload and entry.role not in FORKING:
         own = {*entry.unit.per_instance, entry.unit.increment_var}
         started.update({name: value for name, value in in_force.items() if name in own})
     if on_disk is None:
-        return {**row, "variables": environment.shown(started)}
+        return {**told, "variables": environment.shown(started)}
     unit = _unit(on_disk(entry.index), entry) or _unit(on_disk(0), entry)
     if unit is None or not unit.enabled:
-        return {**row, "unknown": "the INI file no longer has it, or has it disabled; impetusd plan shows what follows"}
+        return {
+            **told,
+            "unknown": "the INI file no longer has it, or has it disabled; impetusd plan shows what follows",
+        }
     differs = environment.differing(started, _anew(entry, unit))
     now = {each["name"] for each in environment.differing(started, in_force)}
     by_file = {each["name"] for each in environment.differing(in_force, _anew(entry, unit))}
     names = {each["name"] for each in differs}
-    return {**row, "differs": differs, "takes": "apply" if names & by_file else "restart" if names & now else ""}
+    return {**told, "differs": differs, "takes": "apply" if names & by_file else "restart" if names & now else ""}
 
 
 def _anew(entry: Entry, unit: Unit) -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -228,6 +228,28 @@ def spec(
         **({} if unit.no_new_privs == "auto" else {"no_new_privs": unit.no_new_privs == "yes"}),
         **({"capabilities": capabilities.numbers(unit.capabilities)} if unit.capabilities else {}),
     }
+
+
+def beside(unit: Unit, index: int, daemon: Mapping[str, str], found: Found) -> dict[str, Any]:
+    """The spec of a command in the surroundings of instance `index`, without its sockets, pipes and argv.
+
+    Raises CannotStart, as `environment`.
+    """
+    name = f"{unit.name}:{index}" if unit.kind in {Kind.POOL, Kind.PROGRAM} else unit.name
+    whole = spec(unit, [], environment(unit, name, index, daemon, found), [], listen=0, identity=found.identity)
+    return {key: value for key, value in whole.items() if key not in {"argv", "fds", "listen", "group", "stop"}}
+
+
+def named(
+    units: Mapping[str, Unit], name: str, instances: Callable[[Unit], int] = lambda unit: unit.instances_max
+) -> tuple[str, int] | None:
+    """The unit, and the number of its instance, that `name` means: a unit (0) or one of its `instances` (UNIT:N)."""
+    unit, _, number = name.rpartition(":")
+    if name in units:
+        return name, 0
+    if unit in units and number.isascii() and number.isdecimal() and len(number) < 6:
+        return (unit, int(number)) if int(number) < instances(units[unit]) else None
+    return None
 
 
 def stop(unit: Unit) -> list[Any]:

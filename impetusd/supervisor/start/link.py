@@ -48,6 +48,7 @@ class Link:
         self.fds: dict[str, int] = {}
         self.shutdown = False
         self.troubles: dict[str, str] = {}  # the shim's own, in a sentence each
+        self.baseline: dict[str, Any] = {}  # see `shim.main.measured`; an older shim does not tell
 
     async def begin(self) -> None:
         """Wait until the shim has told what it holds. What happens from then on is kept until `deliver`."""
@@ -166,6 +167,7 @@ class Link:
                 self.command = event["command"]
                 self.table, self.blobs = event["table"], event["blobs"]
                 self.troubles = event.get("troubles", {})
+                self.baseline = event.get("baseline", {})
             case "trouble":
                 self.troubles[event["what"]] = event["sentence"]
             case "fds":
