@@ -1,6 +1,7 @@
 """`impetusd-service`: what an operator does with the service's database. Reads the same environment as the service.
 
-Exit codes are those of `impetusd`: 0 done, 1 not done, 2 wrong usage or settings.
+By hand that is the shell's, which need not be what the INI file gives the service: so it says what it goes by, and how to
+have a unit's environment. Exit codes are those of `impetusd`: 0 done, 1 not done, 2 wrong usage or settings.
 """
 
 from __future__ import annotations
@@ -45,6 +46,32 @@ def maintenance(*, dry_run: bool) -> None:
         sys.exit(0 if run_with_database(run()) else 1)
     except Busy as busy:
         fail(str(busy))
+
+
+@main.command("health-check")
+@click.argument("host", default="127.0.0.1:8080")
+@click.option(
+    "--timeout", default=5.0, show_default=True, type=click.FloatRange(0.1, 600), help="Seconds for all of it."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print only what is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+def health_check(host: str, *, timeout: float, quiet: bool, as_json: bool) -> None:
+    """Ask /health of the service at HOST, HOST:PORT or https://HOST[:PORT], for cron and uptime monitors.
+
+    Exits with 0 if it is healthy, 1 if it is not or does not answer, 2 for wrong usage.
+    """
+    from impetus_service.health_check import ask, url_of
+
+    try:
+        url = url_of(host)
+    except ValueError as error:
+        fail(f"health-check: {host!r} is {error}", 2)
+    answer = asyncio.run(ask(url, timeout))
+    if as_json:
+        print(answer.as_json())
+    elif not (answer.ok and quiet):
+        print(answer.sentence())
+    sys.exit(0 if answer.ok else 1)
 
 
 @main.command()
@@ -151,11 +178,26 @@ class Table:
 
 
 def settings() -> Settings:
-    """The settings of the environment; ends the command when they are wrong."""
+    """The settings of the environment; ends the command when they are wrong. Says which, unless they are a unit's."""
+    by_hand = not os.environ.get("IMPETUSD_UNIT")
+    name = click.get_current_context().info_name
+    instead = f"with a unit's settings: impetusd exec UNIT -- impetusd-service {name}"
     try:
-        return Settings.from_environment(os.environ)
+        found = Settings.from_environment(os.environ)
     except SettingsError as error:
-        fail(str(error), 2)
+        fail(f"{error}; {instead}" if by_hand else str(error), 2)
+    if by_hand:
+        days = ("AUDIT_LOG_RETENTION_DAYS", "JOB_RESULT_DAYS") if name == "maintenance" else ()
+        used = [
+            found.database(),
+            f"schema {found.db_schema}",
+            *(f"{each}={getattr(found, each.lower())}" for each in days),
+        ]
+        print(
+            f"impetusd-service: uses this shell's environment, not the INI file: {', '.join(used)}; {instead}",
+            file=sys.stderr,
+        )
+    return found
 
 
 def run_with_database(work: Coroutine[Any, Any, Any]) -> Any:

@@ -135,6 +135,12 @@ class Settings:
             **numbers,
         )
 
+    def database(self) -> str:
+        """Which database DATABASE_URL names, without user and password."""
+        parts = urlsplit(self.database_url)
+        host = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "localhost")
+        return f"database {unquote(parts.path).strip('/') or 'of the user'} at {unquote(host)}"
+
     def secrets(self) -> tuple[str, ...]:
         """The values that no line of a log may show."""
         parts = urlsplit(self.database_url)

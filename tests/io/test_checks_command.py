@@ -227,3 +227,14 @@ class TestScript:
         stand_in.chmod(0o755)
         end = subprocess.run([script, "-q", "http://x/a b"], check=False, capture_output=True, text=True, cwd="/")
         assert (end.returncode, end.stdout, end.stderr) == (1, f"{tmp_path} health -q http://x/a b\n", "")
+        of_service = stand_in.with_name("impetusd-service")
+        of_service.write_text('#!/bin/sh\necho service "$@"\nexit 1\n')
+        of_service.chmod(0o755)
+        for arguments, said in (
+            ([], f"{tmp_path} health"),
+            (["shop.example:8080"], "service health-check shop.example:8080"),
+            (["--json", "https://shop.example/"], "service health-check --json https://shop.example/"),
+            (["http://x/y", "--timeout", "5s"], f"{tmp_path} health http://x/y --timeout 5s"),
+        ):
+            end = subprocess.run([script, *arguments], check=False, capture_output=True, text=True, cwd="/")
+            assert (end.returncode, end.stdout, end.stderr) == (1, f"{said}\n", "")

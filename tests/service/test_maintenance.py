@@ -64,7 +64,13 @@ async def outcomes(url: str, **options: bool) -> list[Outcome]:
 def command(url: str, *arguments: str, feed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "impetus_service.command", *arguments],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/service", "DATABASE_URL": url, **environment},
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": f"{ROOT}:{ROOT}/service",
+            "DATABASE_URL": url,
+            "IMPETUSD_UNIT": "maintenance",
+            **environment,
+        },
         input=feed,
         capture_output=True,
         text=True,
@@ -260,6 +266,23 @@ def test_what_cannot_work_is_one_sentence(url, status, sentence):
         assert (done.returncode, done.stdout) == (status, "")
         assert done.stderr.startswith(f"impetusd-service: {sentence}")
         assert "Traceback" not in done.stderr
+
+
+def test_by_hand_it_says_which_settings_it_uses_and_how_to_have_a_units(database):
+    """With those of a unit it says nothing."""
+    for name, more in (("maintenance", ", AUDIT_LOG_RETENTION_DAYS=7, JOB_RESULT_DAYS=7"), ("db", "")):
+        done = command(database, name, IMPETUSD_UNIT="", AUDIT_LOG_RETENTION_DAYS="7")
+        where = database.split("host=")[1].partition("&")[0]
+        assert done.returncode == 0
+        assert done.stderr == (
+            "impetusd-service: uses this shell's environment, not the INI file: "
+            f"database {database.split('/')[3].partition('?')[0]} at {where}, schema impetus{more}; "
+            f"with a unit's settings: impetusd exec UNIT -- impetusd-service {name}\n"
+        )
+    done = command("", "maintenance", IMPETUSD_UNIT="")
+    assert done.returncode == 2
+    assert done.stderr.endswith("with a unit's settings: impetusd exec UNIT -- impetusd-service maintenance\n")
+    assert "s3cret" not in command("postgresql://a:s3cret@127.0.0.1:1/x?password=s3cret", "db", IMPETUSD_UNIT="").stderr
 
 
 def test_a_batch_is_one_plan_that_sorts_nothing(database):
