@@ -33,6 +33,11 @@ SELECT 1, n % 50, 'thing.' || n % 7, 'thing', CASE WHEN n % 100 = 0 THEN 'warnin
        'row number ' || n || ' of the bench', md5(n::text), now() - n * interval '7 seconds'
 FROM generate_series(1, $1) AS n
 """
+LONG = """
+INSERT INTO communications (company_id, author_id, kind, subject, body)
+SELECT 1, $1, 'message', 'long', repeat(md5(n::text), 3125) FROM generate_series(1, 500) AS n
+"""
+LISTS = ("/api/communications?limit=500", "/api/admin/logs/audit?limit=500")
 
 
 class Client:
@@ -96,6 +101,16 @@ class Service:
         pid = self.instance.status_pids()["web:0"]
         status = Path(f"/proc/{pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+
+    def forget_peak(self) -> Callable[[], float]:
+        """What tells the most that the one worker has had since now, in MB: between two looks, too (proc(5), clear_refs)."""
+        process = Path(f"/proc/{self.instance.status_pids()['web:0']}")
+        (process / "clear_refs").write_text("5")
+
+        def peak() -> float:
+            return int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+        return peak
 
 
 class Pool(Instance):
@@ -186,6 +201,33 @@ async def exports(service: Service) -> None:
         "the answers themselves: 10 times their size",
         "grows by less than one answer's size",
         grown < max(1.0, len(body) / 1e6),
+    )
+
+
+async def long_lists(service: Service) -> None:
+    """Lists of 500, of the longest texts that there may be and of log entries, from many clients at once."""
+    connection = await asyncpg.connect(service.url)
+    author = await connection.fetchval("SELECT id FROM users WHERE company_id = 1 LIMIT 1")
+    await connection.execute(LONG, author)
+    asked = [service.client(path) for path in LISTS for _ in range(CLIENTS // 2)]
+    before, after_peak = service.worker_rss(), service.forget_peak()
+    most = 0
+    for _ in range(10):
+        for status, body in await asyncio.gather(*(each.ask() for each in asked)):
+            if status != 200:
+                raise SystemExit(f"a list of 500: {status}")
+            most = max(most, len(body))
+    peak = after_peak()
+    for each in asked:
+        each.close()
+    await connection.execute("DELETE FROM communications WHERE subject = 'long'")
+    await connection.close()
+    show(
+        f"lists of 500 (texts of 100 kB; log entries), {CLIENTS} clients",
+        f"the worker at most {peak:.0f} MB, {before:.0f} MB before; an answer up to {most / 1e6:.2f} MB",
+        "500 texts of 100 kB are 50 MB",
+        "≤ 120 MB",
+        peak <= 120,
     )
 
 
@@ -304,7 +346,15 @@ JOB_FILES_DIR = {root}/files
 
         async def main() -> None:
             print(f"{ROWS:,} audit rows in {await service.fill():.0f} s\n", flush=True)
-            for measure in (pages, exports, bench_jobs.job_export, rates, bench_jobs.maintenance, lost_database):
+            for measure in (
+                pages,
+                exports,
+                long_lists,
+                bench_jobs.job_export,
+                rates,
+                bench_jobs.maintenance,
+                lost_database,
+            ):
                 await measure(service)
 
         uvloop.run(main())
