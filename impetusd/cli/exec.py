@@ -98,7 +98,7 @@ def _resolved(at: Place, unit: str, argv: list[str]) -> tuple[Mapping[str, typin
             names.require([unit], [*names.names_in(config(0)), *config(0).groups])
             meant = ", ".join(group.members) if group else "a pattern"
             raise control.ControlError(f"{unit} is {meant}; exec takes one unit", protocol.EXIT_USAGE) from None
-        print(f"impetusd is not running; exec goes by {at.conf}", file=sys.stderr)
+        print(f"impetusd is not running; exec uses {at.conf}", file=sys.stderr)
         return spec, []
     if hooks.uid != os.geteuid():  # whoever runs it decides what we become
         from impetusd.linux.host import user_name

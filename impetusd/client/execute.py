@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 SIZE = 1 << 16  # bytes that are copied at once
+LAST_READS = 64  # of what was printed, once the command has ended: a terminal keeps less than that
 
 
 class NotExecuted(Exception):
@@ -75,6 +76,7 @@ def execute(spec: Mapping[str, Any], argv: list[str], limits: Sequence[Sequence[
             terminal.started()
         code = _wait(pid, woken, terminal)
         failed = spawn.failure(status)
+        os.close(status)
     if failed is not None:
         raise NotExecuted(f"{failed[0]} failed: {failed[1]}", code)
     return code
@@ -238,8 +240,9 @@ def _wait(pid: int, woken: int, terminal: _Terminal | None) -> int:
                 break
     finally:
         os.close(child)
-    while terminal and terminal.show():
-        pass
+    for _ in range(LAST_READS):  # what stays in the background may print for ever
+        if not terminal or not terminal.show():
+            break
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else 128 - code
 
@@ -250,3 +253,5 @@ def _send(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:
         os.kill(pid, number)
+    except PermissionError:
+        pass  # it has become somebody else, by sudo say; what is typed on its terminal reaches it

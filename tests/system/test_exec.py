@@ -110,7 +110,7 @@ def test_the_environment_is_that_of_the_next_start_and_nothing_of_the_callers(im
     impetusd.run("stop")
     result = impetusd.run("exec", "p", "--", "printenv", "FROM_FILE", "STAGE")
     assert result.out == "2\nyes\n"
-    assert result.err == f"impetusd is not running; exec goes by {impetusd.conf}\n"
+    assert result.err == f"impetusd is not running; exec uses {impetusd.conf}\n"
     assert impetusd.run("exec", "q", "--", "true", code=4).err == "impetusd: no unit 'q'; units: p, two, off, t, both\n"
     assert impetusd.run("exec", "both", "--", "true", code=2).err == "impetusd: both is p, two; exec takes one unit\n"
 

@@ -50,6 +50,7 @@ class Environments:
 
 
 def row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]:
+    """What is known of a process: `variables`, or with `on_disk` what `differs` from a start by it; else why it is `unknown`."""
     told: dict[str, Any] = {"unit": entry.unit.name, "pid": entry.slot.pid}
     in_force = _anew(entry, entry.unit)
     try:
