@@ -8,31 +8,28 @@ connection of the pool; so only EXPORTS run at a time in a worker, and a client 
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from aiohttp import ClientConnectionError, web
+from aiohttp import web
 
 from impetus_service.kit import addresses
 from impetus_service.kit.api import Api, Id, Identified
 from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.caller import Caller, Rank
+from impetus_service.kit.formats import CONTENT_TYPES, FORMATS
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
-from impetus_service.kit.problems import ClientLeft, unavailable
+from impetus_service.kit.problems import unavailable
 from impetus_service.kit.statements import containing
+from impetus_service.kit.streams import write
 from impetus_service.kit.validation import Input, Instant
 from impetus_service.queries.logs import LISTING, SHOWN
-from impetus_service.sessions import Caller, Rank
 
 EXPORT_MAX = 5000  # rows of an answer
 CHUNK = 250  # rows that are in memory
 EXPORTS = asyncio.Semaphore(2)
-STALLED = 30.0  # seconds that a client may take for a part
-CONTENT_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv"}  # text/csv is UTF-8 (RFC 7111)
 TABLES = {"audit": "audit_logs", "data-access": "data_access_logs"}
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
@@ -133,35 +130,3 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
         description=f"{min(count, EXPORT_MAX)} rows as {query.format}", address=addresses.address(request),
     )  # fmt: skip
     return response
-
-
-async def write(response: web.StreamResponse, data: bytes) -> None:
-    """A part of a response that is streamed. Raises ClientLeft when its client is gone, or takes longer than STALLED."""
-    try:
-        async with asyncio.timeout(STALLED):
-            await response.write(data)
-    except (OSError, ClientConnectionError, TimeoutError) as error:
-        raise ClientLeft(str(error) or f"nothing was read for {STALLED:g} s") from error
-
-
-def as_jsonl(rows: Iterable[Any]) -> bytes:
-    """Each row, a mapping, as an object on a line of its own."""
-    return msgspec.json.Encoder().encode_lines([dict(row) for row in rows])
-
-
-def as_csv(rows: Iterable[tuple[Any, ...]]) -> bytes:
-    """RFC 4180. A text that a spreadsheet would take for a formula gets an apostrophe in front, and is shown as it is."""
-    file = io.StringIO()
-    csv.writer(file).writerows([_cell(value) for value in row] for row in rows)
-    return file.getvalue().encode()
-
-
-FORMATS: dict[str, Callable[[Iterable[Any]], bytes]] = {"csv": as_csv, "jsonl": as_jsonl}
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")):
-        return f"'{value}"
-    return value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncpg
 
+from impetus_service.kit.caller import Rank
 from impetus_service.kit.db import Database
 from impetus_service.kit.validation import Input, read_texts
 from impetus_service.passwords import Passwords
 from impetus_service.queries import accounts as queries
-from impetus_service.sessions import Rank
 from impetus_service.users import Email, Name, NewPassword
 
 

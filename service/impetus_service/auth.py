@@ -19,17 +19,17 @@ from aiohttp import web
 from impetus_service import passwords
 from impetus_service.kit import addresses
 from impetus_service.kit.api import Api
-from impetus_service.kit.db import Company, Database
+from impetus_service.kit.caller import Caller
+from impetus_service.kit.db import DATABASE, Company, Database
 from impetus_service.kit.entries import Actor
 from impetus_service.kit.problems import Problem
 from impetus_service.kit.validation import Input
 from impetus_service.passwords import PASSWORDS
 from impetus_service.queries import accounts as queries
-from impetus_service.sessions import DATABASE, Caller, new_token, token_hash
-from impetus_service.settings import Settings
+from impetus_service.sessions import new_token, token_hash
+from impetus_service.settings import SETTINGS, Settings
 from impetus_service.users import Email, NewPassword, User
 
-SETTINGS = web.AppKey("impetus.settings", Settings)
 WIDER = 10  # times LOGIN_ATTEMPTS: many people may share an address, and many addresses may guess at an account
 
 api = Api("auth")

@@ -79,7 +79,8 @@ def migrate() -> None:
     """Bring the schema up to date now, as the next worker that starts would: before a reload, when that takes long."""
     import asyncpg
 
-    from impetus_service.kit.migrate import default_path, migrate, shipped
+    from impetus_service.kit.migrate import default_path, migrate
+    from impetus_service.schema import shipped
 
     given = settings()
 
@@ -100,9 +101,11 @@ def migrate() -> None:
 @main.command()
 def jobs() -> None:
     """Do jobs, until SIGTERM: what the program `jobs` of the INI file runs, as many of them as it has instances."""
+    from impetus_service.job_kinds import KINDS
     from impetus_service.kit import job_worker
+    from impetus_service.schema import shipped
 
-    sys.exit(job_worker.main(settings()))
+    sys.exit(job_worker.main(settings(), shipped(), KINDS))
 
 
 @main.command("slow-queries")
@@ -136,6 +139,7 @@ def create_admin(company: str, email: str, name: str, *, password_stdin: bool) -
     """Add the first administrator of a company, who then adds everybody else."""
     from impetus_service.administrators import AdministratorError, create_administrator
     from impetus_service.kit.db import Database, Unavailable
+    from impetus_service.schema import shipped
 
     given = settings()
     logging.getLogger("impetus").addHandler(logging.NullHandler())  # what is wrong is said once, at the end
@@ -145,7 +149,7 @@ def create_admin(company: str, email: str, name: str, *, password_stdin: bool) -
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
 
     async def run() -> bool:
-        database = Database(given)
+        database = Database(given, shipped())
         await database.start()
         try:
             return await create_administrator(database, company, email, name, password)

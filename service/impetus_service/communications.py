@@ -8,12 +8,12 @@ from typing import Annotated
 import msgspec
 
 from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.caller import Caller
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import not_found
 from impetus_service.kit.validation import Input
 from impetus_service.queries import communications as queries
-from impetus_service.sessions import Caller
 
 api = Api("communications")
 

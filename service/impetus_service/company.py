@@ -9,9 +9,9 @@ from aiohttp import web
 
 from impetus_service.kit.api import Api, Identified
 from impetus_service.kit.cache import CACHE
+from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.validation import Input
 from impetus_service.queries import accounts as queries
-from impetus_service.sessions import Caller, Rank
 from impetus_service.users import Name
 
 SUMMARY_TTL = 30.0  # seconds

@@ -10,6 +10,7 @@ import asyncpg
 
 from impetus_service.kit.migrate import own
 from impetus_service.queries import database as queries
+from impetus_service.schema import shipped
 
 CONNECT_TIMEOUT = 10.0  # seconds
 LONGEST_QUERY = 4000  # characters of a statement that are shown
@@ -48,7 +49,7 @@ async def database(url: str, schema: str) -> list[str]:
     """
     connection = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, server_settings={"search_path": schema})
     try:
-        there = await own(connection, schema)
+        there = await own(connection, schema, shipped())
         about = await connection.fetchrow(queries.ABOUT.sql)
         tables = await connection.fetch(queries.TABLES.sql)
         unused = await connection.fetch(queries.UNUSED_INDEXES.sql)

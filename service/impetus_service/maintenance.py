@@ -23,6 +23,7 @@ from impetus_service.kit.migrate import own
 from impetus_service.kit.ownership import ForeignTables, Own, quoted
 from impetus_service.kit.statements import Query
 from impetus_service.queries import maintenance as queries
+from impetus_service.schema import shipped
 from impetus_service.settings import Settings
 
 log = logging.getLogger("impetus.maintenance")
@@ -115,7 +116,7 @@ async def maintain(settings: Settings, *, dry_run: bool = False) -> AsyncIterato
             try:
                 if connection.is_closed():
                     connection = await _connect(settings, lock=not dry_run)
-                there = await own(connection, settings.db_schema, queue=True)
+                there = await own(connection, settings.db_schema, shipped(), queue=True)
                 rows, note = await _do(connection, step, there, now, dry_run=dry_run)
                 yield Outcome(step.name, rows, time.monotonic() - began, note)
             except Exception as error:
@@ -144,7 +145,7 @@ async def _connect(settings: Settings, *, lock: bool) -> Any:
         connection.terminate()
         raise Busy("another maintenance runs on this database; nothing was done")
     try:
-        there = await own(connection, settings.db_schema, queue=True)
+        there = await own(connection, settings.db_schema, shipped(), queue=True)
     except ForeignTables:
         connection.terminate()
         raise
@@ -196,7 +197,7 @@ async def _record(connection: Any, schema: str, failures: list[str]) -> None:
     severity = "critical" if failures else "info"
     description = "; ".join(failures) or "every step was done"
     try:
-        if "audit_logs" in (await own(connection, schema)).tables:
+        if "audit_logs" in (await own(connection, schema, shipped())).tables:
             await connection.execute(queries.RECORD.sql, severity, description)
     except Exception as error:
         log.error("the outcome of the maintenance could not be recorded: %s", error)  # noqa: TRY400

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
-from enum import IntEnum
 
 from aiohttp import web
 
 from impetus_service.kit.addresses import address
-from impetus_service.kit.db import Company, Database
+from impetus_service.kit.caller import CALLER, Caller
+from impetus_service.kit.db import DATABASE, Company
 from impetus_service.kit.entries import Actor
 from impetus_service.kit.problems import Problem
 from impetus_service.queries import accounts
 
-DATABASE = web.AppKey("database", Database)
-
 PREFIX = "imp_"  # of a token, so that one can be found, and hidden, wherever it turns up
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="impetus"'}
-
-
-class Rank(IntEnum):
-    """The levels of the roles that every company has; it may have others between."""
-
-    MEMBER = 10
-    MANAGER = 50
-    ADMINISTRATOR = 100
-
-
-@dataclass(frozen=True)
-class Caller:
-    """A user in a session, and the only way of a handler to its company's rows."""
-
-    session_id: int
-    user_id: int
-    level: int
-    company: Company
-
-
-CALLER = web.RequestKey("impetus.caller", Caller)  # of a request, once it is known who asks
 
 
 def new_token() -> str:

@@ -1,175 +1,36 @@
-"""The service's settings: read from the environment once, and refused whole when one is wrong."""
+"""The service's settings: those of the kit, and its own."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from dataclasses import dataclass
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from aiohttp import web
 
-OPENAI = "https://api.openai.com/v1"
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+from impetus_service.kit import settings as kit
+from impetus_service.kit.settings import SettingsError
 
-# What the numbers may be, besides DB_POOL_MIN and DB_POOL_MAX, which depend on each other.
-LIMITS = {
-    "http_timeout_ms": (1, 600_000),
-    "http_retries": (0, 20),
-    "http_total_ms": (1, 600_000),
-    "http_answer_max_bytes": (1, 999_999_999),
-    "http_breaker_failures": (1, 1000),
-    "http_breaker_open_ms": (1, 3_600_000),
-    "audit_log_retention_days": (1, 36_500),
-    "job_result_days": (1, 36_500),
-    "job_concurrency": (2, 100),
-    "job_attempts": (1, 100),
-    "job_heartbeat_s": (1, 3600),
-    "job_statement_ms": (1, 86_400_000),
-    "openai_timeout_ms": (1, 600_000),
-    "openai_stream_ms": (1, 3_600_000),
-    "db_timeout_ms": (1, 600_000),
-    "cache_max_entries": (1, 10_000_000),
-    "session_hours": (1, 8760),
-    "login_attempts": (1, 1000),
-    "login_window_minutes": (1, 1440),
-    "proxy_hops": (0, 10),
-}
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be used: each with its name, its value and what is allowed, in one message."""
+__all__ = ["SETTINGS", "Settings", "SettingsError"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(kit.Settings):
     """What the operator may set; the environment variables have these names in capitals."""
 
-    database_url: str  # postgresql://…, as libpq and asyncpg know it; no default
-    db_schema: str = "impetus"  # where the service's tables are; it makes nothing elsewhere
-    db_pool_min: int = 2  # connections kept open
-    db_pool_max: int = 20  # connections at most, per worker
-    db_timeout_ms: int = 5000  # of one statement
-    cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
+    LIMITS: ClassVar = {
+        **kit.Settings.LIMITS,
+        "audit_log_retention_days": (1, 36_500),
+        "job_result_days": (1, 36_500),
+        "session_hours": (1, 8760),
+        "login_attempts": (1, 1000),
+        "login_window_minutes": (1, 1440),
+    }
+
     session_hours: int = 12  # from login until a session expires
     login_attempts: int = 10  # failed ones from an address in login_window_minutes; in all, ten times as many
     login_window_minutes: int = 15
-    proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For
-    log_level: str = "INFO"
-    http_timeout_ms: int = 15_000  # of one attempt of an outgoing request
-    http_retries: int = 3  # attempts after the first one, of what is safe to repeat
-    http_total_ms: int = 30_000  # of all attempts of a request and the pauses between them
-    http_answer_max_bytes: int = 10_000_000  # of an answer to it
-    http_breaker_failures: int = 5  # in a row, after which a target is not asked...
-    http_breaker_open_ms: int = 10_000  # ... for this long
     audit_log_retention_days: int = 90  # of audit_logs and data_access_logs; then maintenance deletes them
-    audit_spool_dir: str = "var/lib/audit-spool"  # log entries that the database could not take yet; of this host
-    job_files_dir: str = "var/lib/job-files"  # what jobs make; web and job workers of all hosts share it
     job_result_days: int = 7  # after the end of a job; then maintenance deletes it with its file
-    job_concurrency: int = 2  # jobs at once, per job worker
-    job_attempts: int = 5  # then a job has failed
-    job_heartbeat_s: int = 30  # another worker takes over a job whose worker was not heard of for this long
-    job_statement_ms: int = 600_000  # of one statement of a job
-    openai_base_url: str = ""  # of any OpenAI-compatible endpoint; empty: chat and embeddings answer 503
-    openai_api_key: str = field(default="", repr=False)
-    openai_model: str = "gpt-4o-mini"  # for requests that name none
-    openai_embedding_model: str = "text-embedding-3-small"
-    openai_timeout_ms: int = 30_000  # of a completion in all, and of each silence in a streamed one
-    openai_stream_ms: int = 300_000  # of a streamed completion in all
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read all settings; an empty value counts as not set. Raises SettingsError with every problem."""
-        problems: list[str] = []
-
-        def number(name: str, default: int, lowest: int, highest: int) -> int:
-            text = environment.get(name, "").strip()
-            if not text:
-                return default
-            if text.isascii() and text.isdigit() and lowest <= int(text[:9]) <= highest and len(text) <= 9:
-                return int(text)
-            problems.append(f"{name}={text!r}: a whole number from {lowest} to {highest} is allowed")
-            return default
-
-        url = environment.get("DATABASE_URL", "").strip()
-        problem = _url_problem(url)
-        if problem is not None:
-            problems.append(problem)
-        pool_max = number("DB_POOL_MAX", cls.db_pool_max, 1, 1000)
-        pool_min = number("DB_POOL_MIN", min(cls.db_pool_min, pool_max), 0, 1000)
-        if pool_min > pool_max and not problems:
-            problems.append(f"DB_POOL_MIN={pool_min}: at most DB_POOL_MAX, which is {pool_max}, is allowed")
-        numbers = {
-            name: number(name.upper(), getattr(cls, name), lowest, highest)
-            for name, (lowest, highest) in LIMITS.items()
-        }
-        log_level = environment.get("LOG_LEVEL", "").strip().upper() or cls.log_level
-        if log_level not in LOG_LEVELS:
-            problems.append(f"LOG_LEVEL={log_level!r}: one of {', '.join(LOG_LEVELS)} is allowed")
-        openai_base_url = environment.get("OPENAI_BASE_URL", "").strip().rstrip("/")
-        openai_api_key = environment.get("OPENAI_API_KEY", "").strip()
-        if openai_api_key and not openai_base_url:
-            openai_base_url = OPENAI
-        if openai_base_url and not _is_http(openai_base_url):
-            problems.append(
-                "OPENAI_BASE_URL: https://host[:port]/path, or http://, without user and password is allowed"
-            )
-        db_schema = environment.get("DB_SCHEMA", "").strip() or cls.db_schema
-        if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", db_schema) is None:
-            problems.append(f"DB_SCHEMA={db_schema!r}: a-z, 0-9 and _ are allowed, and not pg_ at the beginning")
-        if problems:
-            raise SettingsError("; ".join(problems))
-        return cls(
-            url,
-            db_schema=db_schema,
-            db_pool_min=pool_min,
-            db_pool_max=pool_max,
-            log_level=log_level,
-            audit_spool_dir=environment.get("AUDIT_SPOOL_DIR", "").strip() or cls.audit_spool_dir,
-            job_files_dir=environment.get("JOB_FILES_DIR", "").strip() or cls.job_files_dir,
-            openai_base_url=openai_base_url,
-            openai_api_key=openai_api_key,
-            openai_model=environment.get("OPENAI_MODEL", "").strip() or cls.openai_model,
-            openai_embedding_model=environment.get("OPENAI_EMBEDDING_MODEL", "").strip() or cls.openai_embedding_model,
-            **numbers,
-        )
-
-    def database(self) -> str:
-        """Which database DATABASE_URL names, without user and password."""
-        parts = urlsplit(self.database_url)
-        host = parts.netloc.rpartition("@")[2] or dict(parse_qsl(parts.query)).get("host", "localhost")
-        return f"database {unquote(parts.path).strip('/') or 'of the user'} at {unquote(host)}"
-
-    def secrets(self) -> tuple[str, ...]:
-        """The values that no line of a log may show."""
-        parts = urlsplit(self.database_url)
-        found = (unquote(parts.password or ""), dict(parse_qsl(parts.query)).get("password", ""), self.openai_api_key)
-        return tuple(each for each in found if each)
 
 
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return (
-            parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
-        )
-    except ValueError:
-        return False
-
-
-def _url_problem(url: str) -> str | None:
-    """What is wrong with a DATABASE_URL; the value is shown without its password."""
-    allowed = "postgresql://[user[:password]@][host][:port]/database[?host=/socket/directory&user=name] is allowed"
-    if not url:
-        return f"DATABASE_URL is not set: {allowed}"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
-    except ValueError:  # a port that is none, an unclosed bracket
-        return f"DATABASE_URL cannot be read (it is not shown, as it may hold a password): {allowed}"
-    if usable:
-        return None
-    if "@" in parts.netloc:
-        parts = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])
-    return f"DATABASE_URL={parts._replace(query='').geturl()!r}: {allowed}"
+SETTINGS = web.AppKey("impetus.settings", Settings)

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.db import Change, Company
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
@@ -16,7 +17,6 @@ from impetus_service.kit.problems import Fault, Problem, not_found
 from impetus_service.kit.validation import Input, refusal
 from impetus_service.passwords import PASSWORDS
 from impetus_service.queries import accounts as queries
-from impetus_service.sessions import Caller, Rank
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 # One @ with something before it and a host after it: whether mail arrives there, only mail can tell.

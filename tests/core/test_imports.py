@@ -58,6 +58,7 @@ MAY = {
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.postgres": ("impetusd.postgres",),
     "impetus_service": ("impetus_service", "impetusd.worker"),
+    "impetus_service.kit": ("impetus_service.kit", "impetusd.worker.draining"),
     "impetus_service.postgres": ("impetusd.postgres",),
 }
 

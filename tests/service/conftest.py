@@ -19,7 +19,8 @@ import asyncpg
 import pytest
 import uvloop
 
-from impetus_service.kit.migrate import migrate, shipped
+from impetus_service.kit.migrate import migrate
+from impetus_service.schema import shipped
 from impetusd.postgres.main import SUPERUSER
 
 if TYPE_CHECKING:

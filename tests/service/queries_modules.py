@@ -6,9 +6,10 @@ import importlib
 import pkgutil
 
 import impetus_service.queries
-from impetus_service.kit import job_queries
+from impetus_service.kit import entries, job_queries
 
 QUERIES = [
+    entries,
     job_queries,
     *(
         importlib.import_module(module.name)

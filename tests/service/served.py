@@ -16,7 +16,7 @@ from impetus_service import passwords
 from impetus_service.administrators import create_administrator
 from impetus_service.app import create_app
 from impetus_service.kit import logs
-from impetus_service.sessions import DATABASE
+from impetus_service.kit.db import DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

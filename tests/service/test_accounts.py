@@ -11,9 +11,9 @@ from conftest import run
 from served import PASSWORD, served
 
 from impetus_service.administrators import AdministratorError, create_administrator
+from impetus_service.kit.db import DATABASE
 from impetus_service.kit.statements import Query
 from impetus_service.passwords import Passwords
-from impetus_service.sessions import DATABASE
 
 
 def test_a_session_from_login_to_logout(shared_postgres):

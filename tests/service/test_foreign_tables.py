@@ -24,12 +24,14 @@ from waiting import until
 from impetus_service.administrators import create_administrator
 from impetus_service.app import create_app
 from impetus_service.database_report import database as report
+from impetus_service.job_kinds import KINDS
 from impetus_service.kit import logs
 from impetus_service.kit.db import Database, Unavailable
 from impetus_service.kit.job_worker import Worker
-from impetus_service.kit.migrate import migrate, own, shipped
-from impetus_service.kit.ownership import _LOOK, QUEUE, UNMARKED, ForeignTables
+from impetus_service.kit.migrate import migrate, own
+from impetus_service.kit.ownership import _LOOK, QUEUE, ForeignTables
 from impetus_service.maintenance import maintain
+from impetus_service.schema import UNMARKED, shipped
 from impetus_service.settings import Settings
 
 OTHER_APPLICATION = """
@@ -160,12 +162,12 @@ async def everything_refuses(url: str, names: str, *, web: bool = True) -> None:
         with pytest.raises(ForeignTables, match=re.escape(sentence)):
             _ = [outcome async for outcome in maintain(settings, dry_run=dry_run)]
     with pytest.raises(ForeignTables, match=re.escape(sentence)):
-        await Worker(settings).run()
+        await Worker(settings, shipped(), KINDS).run()
     if not web:
         return
     with pytest.raises(ForeignTables, match=re.escape(sentence)):
         await report(url, schema)
-    database = Database(settings)
+    database = Database(settings, shipped())
     await database.start()
     with pytest.raises(Unavailable, match=re.escape(sentence)):
         await create_administrator(database, "ACME", "ada@example.com", "Ada", PASSWORD)
@@ -255,7 +257,7 @@ def test_another_applications_queue_is_left_alone(database, dump, case):
 
 @asynccontextmanager
 async def working(settings: Settings) -> AsyncIterator[Worker]:
-    worker = Worker(settings)
+    worker = Worker(settings, shipped(), KINDS)
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: worker._manager or running.done())
@@ -276,7 +278,7 @@ def test_a_queue_that_was_there_before_us_is_left_alone(empty_database, dump):
         async with working(Settings(empty_database, "other")):  # but in another schema it has a queue of its own
             pass
         async with connected(empty_database) as connection:
-            there = await own(connection, "other", queue=True)
+            there = await own(connection, "other", shipped(), queue=True)
             assert there.queue_schema == "other"
             await connection.execute(
                 f"DROP VIEW {', '.join(f'public.{name}' for name in ('schema_migration', *UNMARKED))}"
@@ -333,7 +335,7 @@ def test_every_level_of_the_releases_without_a_mark_is_known(empty_database):
                 }
                 found = await connection.fetch(_LOOK, list(UNMARKED), "public", [])
                 assert {row["name"]: row["columns"] for row in found} == known
-                assert (await own(connection, "public")).unmarked == {"schema_migration", *known}
+                assert (await own(connection, "public", shipped())).unmarked == {"schema_migration", *known}
 
     run(main())
 
@@ -346,7 +348,7 @@ def test_an_installation_of_an_older_release_is_marked(empty_database):
             assert not [each async for each in maintain(settings) if each.failed or each.note]
             async with working(settings):
                 assert set(await marks(connection, "public")) == {"schema_migration", *UNMARKED, *QUEUE}
-            assert (await own(connection, "public", queue=True)).unmarked == frozenset()
+            assert (await own(connection, "public", shipped(), queue=True)).unmarked == frozenset()
 
     run(main())
 

@@ -18,11 +18,10 @@ from waiting import until
 
 import impetusd
 from impetus_service.app import create_app
-from impetus_service.kit import db
-from impetus_service.kit.db import Database
-from impetus_service.kit.health import ROOMS
-from impetus_service.kit.migrate import Migration, shipped
-from impetus_service.sessions import DATABASE
+from impetus_service.kit.db import DATABASE, Database
+from impetus_service.kit.health import PARTS
+from impetus_service.kit.migrate import Migration
+from impetus_service.schema import shipped
 from impetus_service.settings import Settings, SettingsError
 from impetusd.worker.draining import DRAINING
 
@@ -86,7 +85,7 @@ def test_a_healthy_worker_tells_all_about_itself(shared_postgres):
             status, body = await health(client)
             assert status == 200
             assert set(body) == {
-                "status", "database", "memory", "cache", "audit", "breakers", "rooms", "draining", "uptime_s", "version", "worker"
+                "status", "database", "memory", "cache", "audit", "breakers", "parts", "rooms", "draining", "uptime_s", "version", "worker"
             }  # fmt: skip
             assert (body["status"], body["version"], body["worker"]) == ("ok", impetusd.__version__, "web:0")
             assert body["database"]["ok"] is True
@@ -204,13 +203,13 @@ def test_the_end_is_obeyed_when_the_driver_turns_the_cancellation_into_an_error(
             except asyncio.CancelledError:
                 raise asyncpg.InterfaceError("the connection is in state 11") from None
 
-        database = Database(Settings(shared_postgres.url))
+        database = Database(Settings(shared_postgres.url), shipped())
         database._fill = swallows
         async with asyncio.timeout(30):
             await database.start()
             await filling.wait()
             await database.stop()
-            await asyncio.wait({database._keeper})
+            await asyncio.wait({database._refilling})
 
     run(main())
 
@@ -235,7 +234,7 @@ def test_many_questions_at_once_take_one_connection(shared_postgres):
         async with application(shared_postgres.url, DB_POOL_MIN="1", DB_POOL_MAX="5") as client:
             answers = await asyncio.gather(*(health(client) for _ in range(50)))
             assert {status for status, _ in answers} == {200}
-            assert client.server.app[DATABASE]._pool.get_size() <= 2  # one more while the keeper makes the first
+            assert client.server.app[DATABASE]._pool.get_size() <= 2  # one more while the refilling makes the first
 
     run(main())
 
@@ -272,7 +271,8 @@ def test_a_clean_stop_closes_every_connection(shared_postgres):
 def test_a_migration_that_fails_is_told_until_it_succeeds_and_ends_no_worker(postgres, monkeypatch):
     async def main() -> None:
         broken = Migration(len(shipped()) + 1, "broken", "CREATE TABLE one (n int); SELECT 1 / 0")
-        monkeypatch.setattr(db, "shipped", lambda: [*shipped(), broken])
+        migrations = [*shipped(), broken]
+        monkeypatch.setattr("impetus_service.app.shipped", lambda: migrations)
         async with application(postgres.url) as client:
             body = await until_status(client, 503)
             reason = f"{broken} failed: division by zero"
@@ -285,7 +285,7 @@ def test_a_migration_that_fails_is_told_until_it_succeeds_and_ends_no_worker(pos
             assert await readiness(client) == (503, reason)
             async with client.get("/api/communications", headers={"Authorization": "Bearer x"}) as response:
                 assert (response.status, reason in await response.text()) == (503, True)
-            monkeypatch.setattr(db, "shipped", shipped)
+            migrations.pop()
             await until_status(client, 200)
             assert await readiness(client) == (200, None)
 
@@ -350,10 +350,10 @@ def test_a_room_that_hangs_or_fails_says_nothing_and_holds_up_nobody(shared_post
     async def main() -> None:
         async with application(shared_postgres.url) as client:
             await until_status(client, 200)
-            rooms = client.server.app[ROOMS]
-            rooms |= {"hangs": asyncio.Event().wait, "fails": fails, "jobs": lambda: asyncio.sleep(0, {"waiting": 3})}
+            parts = client.server.app[PARTS]
+            parts |= {"hangs": asyncio.Event().wait, "fails": fails, "jobs": lambda: asyncio.sleep(0, {"waiting": 3})}
             status, body = await health(client)
             assert status == 200
-            assert body["rooms"] == {"hangs": None, "fails": None, "jobs": {"waiting": 3}}
+            assert body["parts"] == body["rooms"] == {"hangs": None, "fails": None, "jobs": {"waiting": 3}}
 
     run(main())

@@ -11,8 +11,8 @@ from queries_modules import QUERIES
 from served import PASSWORD, served
 
 from impetus_service.app import APIS
+from impetus_service.kit.db import DATABASE
 from impetus_service.kit.statements import CompanyQuery, Listing, statements
-from impetus_service.sessions import DATABASE
 
 IDS = re.compile(r"\{(\w+)\}")
 OPERATIONS = [operation for api in APIS for operation in api.operations]

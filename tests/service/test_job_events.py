@@ -14,9 +14,9 @@ from served import Person, served
 from test_jobs import EXPORT, working
 from waiting import until
 
-from impetus_service import job_kinds
 from impetus_service.job_kinds import KINDS
 from impetus_service.kit import job_events
+from impetus_service.kit.job_kinds import Run
 from impetusd.worker.draining import DRAINING
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
     monkeypatch.setattr(job_events, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(job_kinds, "PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("impetus_service.kit.job_kinds.PROGRESS_EVERY", 0.0)
     monkeypatch.setenv("JOB_FILES_DIR", str(tmp_path))
 
 
@@ -58,7 +58,7 @@ def test_each_change_is_an_event_and_the_last_says_that_it_has_ended(database, m
     async def main() -> None:
         steps = asyncio.Queue[int]()
 
-        async def by_steps(run: job_kinds.Run, _wanted: Any) -> str:
+        async def by_steps(run: Run, _wanted: Any) -> str:
             while (percent := await steps.get()) < 100:
                 await run.progress(percent, 100)
             return "done"

@@ -26,9 +26,12 @@ from served import Person, served
 from waiting import until
 
 from impetus_service import job_kinds
+from impetus_service.app import APIS
 from impetus_service.job_kinds import KINDS
-from impetus_service.kit import job_files, job_worker, jobs, logs, outgoing
+from impetus_service.kit import job_files, job_worker, logs, outgoing
+from impetus_service.kit.job_kinds import Run
 from impetus_service.kit.job_worker import Worker, delay_before
+from impetus_service.schema import shipped
 from impetus_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +43,7 @@ EXPORT = {"log": "audit", "format": "jsonl", "action": "test"}
 def _quick(monkeypatch):
     monkeypatch.setattr(outgoing, "FIRST_PAUSE", 0.0)
     monkeypatch.setattr(job_worker, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(job_kinds, "PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("impetus_service.kit.job_kinds.PROGRESS_EVERY", 0.0)
 
 
 @pytest.fixture
@@ -52,7 +55,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 @asynccontextmanager
 async def working(**settings: Any) -> AsyncIterator[Worker]:
     """A job worker in this process, with the settings of the environment."""
-    worker = Worker(Settings.from_environment({**os.environ, "JOB_HEARTBEAT_S": "2", **settings}))
+    given = Settings.from_environment({**os.environ, "JOB_HEARTBEAT_S": "2", **settings})
+    worker = Worker(given, shipped(), KINDS)
     running = asyncio.create_task(worker.run())
     try:
         yield worker
@@ -275,7 +279,9 @@ def test_as_many_texts_as_are_allowed_are_taken_and_the_provider_is_asked_in_bou
 def test_a_kind_is_declared_once(database, folder, monkeypatch):
     """Routes, names and the description follow; the database, which older releases use as well, takes any."""
     declared = {f"start_{name}": (each.path, each.parameters) for name, each in KINDS.items()}
-    started = {each.name: (each.path, each.hints["body"]) for each in jobs.api.operations if each.status == 202}
+    started = {
+        each.name: (each.path, each.hints["body"]) for api in APIS for each in api.operations if each.status == 202
+    }
     assert started == declared
 
     async def main() -> None:
@@ -299,7 +305,7 @@ def test_dead_letters_are_listed_and_requeued(database, folder, monkeypatch):
     tried: list[int] = []
     export = KINDS["export"]
 
-    async def broken(run: job_kinds.Run, _wanted: Any) -> None:
+    async def broken(run: Run, _wanted: Any) -> None:
         tried.append(run.attempt)
         raise ZeroDivisionError("as\nit goes")
 
@@ -405,7 +411,7 @@ def test_a_run_that_was_fenced_off_never_writes_again(database, folder, monkeypa
         begun: list[int] = []
         may_end = [asyncio.Event(), asyncio.Event()]
 
-        async def stands_still(run: job_kinds.Run, _wanted: Any) -> Any:
+        async def stands_still(run: Run, _wanted: Any) -> Any:
             number = len(begun)
             begun.append(run.attempt)
             await may_end[number].wait()
@@ -522,7 +528,7 @@ def test_health_tells_the_backlog(database):
             admin = await service.administrator()
             for _ in range(2):
                 await admin("POST", "/api/jobs/exports", json=EXPORT)
-            backlog = (await admin("GET", "/health"))[1]["rooms"]["jobs"]
+            backlog = (await admin("GET", "/health"))[1]["parts"]["jobs"]
             assert (backlog["queued"], backlog["running"], backlog["failed"]) == (2, 0, 0)
             assert backlog["oldest_s"] > 0
 

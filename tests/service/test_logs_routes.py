@@ -16,10 +16,10 @@ from served import Person, Served, served
 from waiting import until
 
 from impetus_service import admin_logs
-from impetus_service.kit import audit, listing
+from impetus_service.kit import audit, formats, listing
 from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.db import DATABASE
 from impetus_service.kit.statements import Query
-from impetus_service.sessions import DATABASE
 
 MANY = Query("""
 INSERT INTO audit_logs (company_id, user_id, action, entity, severity, description, created_at)
@@ -229,7 +229,7 @@ def test_an_export_that_is_cut_says_so(shared_postgres, monkeypatch):
 @pytest.mark.parametrize("stalled", [False, True])
 def test_a_client_that_leaves_or_stalls_gives_everything_back(shared_postgres, monkeypatch, caplog, stalled):
     if stalled:
-        monkeypatch.setattr(admin_logs, "STALLED", 0.2)
+        monkeypatch.setattr("impetus_service.kit.streams.STALLED", 0.2)
     long = Query("""
         INSERT INTO audit_logs (company_id, action, entity, severity, description)
         SELECT $1, 'x', 'long', 'info', repeat('x', 10000) FROM generate_series(1, 1200)
@@ -261,7 +261,7 @@ def test_a_client_that_leaves_or_stalls_gives_everything_back(shared_postgres, m
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", " =1", "|x"])
 def test_a_spreadsheet_computes_nothing(formula):
-    (row,) = csv.reader(io.StringIO(admin_logs.as_csv([(formula, "a=b", 7)]).decode(), newline=""))
+    (row,) = csv.reader(io.StringIO(formats.as_csv([(formula, "a=b", 7)]).decode(), newline=""))
     assert row == [f"'{formula}", "a=b", "7"]
 
 

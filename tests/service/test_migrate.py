@@ -12,7 +12,8 @@ import pytest
 from conftest import run
 from test_maintenance import command
 
-from impetus_service.kit.migrate import Migration, MigrationError, migrate, shipped
+from impetus_service.kit.migrate import Migration, MigrationError, migrate
+from impetus_service.schema import shipped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -21,9 +21,11 @@ from test_foreign_tables import (  # noqa: F401 - a fixture
 from test_jobs import EXPORT, ended
 from waiting import until
 
+from impetus_service.job_kinds import KINDS
 from impetus_service.kit.job_worker import Worker
-from impetus_service.kit.migrate import migrate, own, shipped
-from impetus_service.kit.ownership import UNMARKED, ForeignTables, MigrationError
+from impetus_service.kit.migrate import migrate, own
+from impetus_service.kit.ownership import ForeignTables, MigrationError
+from impetus_service.schema import UNMARKED, shipped
 from impetus_service.settings import Settings
 
 TABLES = {"schema_migration", *UNMARKED}
@@ -83,7 +85,7 @@ def test_workers_of_both_releases_serve_at_once(empty_database, path):  # noqa: 
             assert set(await marks(connection, "impetus")) >= TABLES
             views = "SELECT count(*) FROM pg_views WHERE schemaname = 'public' AND viewname = ANY ($1::text[])"
             assert await connection.fetchval(views, list(TABLES)) == len(TABLES)
-            there = await own(connection, "impetus", queue=True)
+            there = await own(connection, "impetus", shipped(), queue=True)
             assert there.queue_schema == ("public" if path else "impetus")
 
     run(main())
@@ -154,6 +156,6 @@ def test_a_role_that_may_make_no_schema_is_told_what_to_do(empty_database):  # n
         with pytest.raises(
             MigrationError, match=r"the schema impetus cannot be made: .*: CREATE SCHEMA|run CREATE SCHEMA"
         ):
-            await Worker(Settings(f"{empty_database}&role=modest")).run()
+            await Worker(Settings(f"{empty_database}&role=modest"), shipped(), KINDS).run()
 
     run(main())

@@ -36,7 +36,7 @@ CHECKS = (
     content_type_conformance,
     response_schema_conformance,
 )
-SCHEMA = schemathesis.openapi.from_dict(openapi.describe(APIS))
+SCHEMA = schemathesis.openapi.from_dict(openapi.describe("Impetus", "1", APIS))
 
 
 @dataclass

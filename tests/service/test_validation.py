@@ -10,7 +10,8 @@ from conftest import run
 from msgspec import inspect
 from served import PASSWORD, Served, served
 
-from impetus_service.app import APIS, BODY_MAX
+from impetus_service.app import APIS
+from impetus_service.kit.application import BODY_MAX
 from impetus_service.kit.validation import FAULTS_MAX, Input, TimeText
 
 OPERATIONS = [operation for api in APIS for operation in api.operations]

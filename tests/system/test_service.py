@@ -193,13 +193,14 @@ def test_whatever_the_database_does_no_worker_ends_and_every_request_is_answered
 # The service with the migration that stands beside it, as the next version of it would have.
 NEXT = """
 from pathlib import Path
-from impetus_service.kit import db
+from impetus_service import app
 from impetus_service.app import create_app
-from impetus_service.kit.migrate import Migration, shipped
+from impetus_service.schema import shipped
+from impetus_service.kit.migrate import Migration
 sql = Path(__file__).with_name("next.sql")
 if sql.exists():
     one = Migration(len(shipped()) + 1, "next", sql.read_text())
-    db.shipped = lambda: [*shipped(), one]
+    app.shipped = lambda: [*shipped(), one]
 """
 
 

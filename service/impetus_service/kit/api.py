@@ -26,10 +26,10 @@ from aiohttp import web
 
 from impetus_service.kit.addresses import address
 from impetus_service.kit.audit import JOURNAL
+from impetus_service.kit.caller import AUTHENTICATE, Caller, Rank
 from impetus_service.kit.paging import NAMES, Page, Paged
 from impetus_service.kit.problems import Fault, Problem
 from impetus_service.kit.validation import Input, read_json, read_texts, refusal, unknown_names
-from impetus_service.sessions import Caller, Rank, authenticate
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -90,7 +90,7 @@ class Operation:
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         if not self.authenticated:
             return self._respond(await self.handler(**await self._arguments(request)))
-        me = await authenticate(request, self.action, self.entity or "")
+        me = await request.app[AUTHENTICATE](request, self.action, self.entity or "")
         try:
             if me.level < self.rank:
                 raise Problem(403, f"this needs a role of level {self.rank}; yours is of level {me.level}")

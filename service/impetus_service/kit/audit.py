@@ -21,8 +21,7 @@ from aiohttp import web
 
 from impetus_service.kit import spool
 from impetus_service.kit.db import Database, Unavailable
-from impetus_service.kit.entries import Entry, columns, entry
-from impetus_service.queries import logs as queries
+from impetus_service.kit.entries import INSERT, Entry, columns, entry
 
 log = logging.getLogger("impetus.audit")
 
@@ -43,7 +42,7 @@ class Journal:
         self._file: spool.Held | None = None  # of this worker, once there is something in it
         self._spooled = True  # there may be files to take up
         self._database = database
-        self._waiting: dict[str, deque[Entry]] = {table: deque() for table in queries.INSERT}
+        self._waiting: dict[str, deque[Entry]] = {table: deque() for table in INSERT}
         self._some = asyncio.Event()
         self._stopping = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -185,7 +184,7 @@ class Journal:
             await self._insert_each(table, batch)
 
     async def _insert(self, table: str, batch: Sequence[Entry]) -> None:
-        await self._database.execute(queries.INSERT[table], *columns(batch))
+        await self._database.execute(INSERT[table], *columns(batch))
 
     async def _insert_each(self, table: str, batch: Sequence[Entry]) -> None:
         for each in batch:

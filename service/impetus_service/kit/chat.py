@@ -18,16 +18,16 @@ from aiohttp import web
 from msgspec import Meta
 
 from impetus_service.kit.api import Api
+from impetus_service.kit.caller import Caller
 from impetus_service.kit.problems import Problem
 from impetus_service.kit.provider import DONE, Provider, ProviderError
+from impetus_service.kit.streams import SSE
 from impetus_service.kit.validation import Input
-from impetus_service.sessions import Caller
 
 PROVIDER = web.AppKey("provider", Provider)
 
 LOOK_EVERY = 1.0  # seconds between looks whether the client is still there, while the provider is silent
 WRITE_TIMEOUT = 30.0  # seconds for the client to take an event
-SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 T = TypeVar("T")
 Model = Annotated[str, Meta(min_length=1, max_length=200)]

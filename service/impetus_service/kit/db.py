@@ -21,16 +21,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
+from aiohttp import web
 
-from impetus_service.kit.entries import Actor, Entry, columns, entry
-from impetus_service.kit.migrate import default_path, migrate, shipped
+from impetus_service.kit.entries import INSERT, Actor, Entry, columns, entry
+from impetus_service.kit.migrate import Migration, default_path, migrate
 from impetus_service.kit.ownership import MigrationError
+from impetus_service.kit.settings import Settings
 from impetus_service.kit.statements import CompanyQuery, Query
-from impetus_service.queries.logs import INSERT
-from impetus_service.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 log = logging.getLogger("impetus.db")
 
@@ -82,16 +82,17 @@ class Check:
 class Database:
     """The asyncpg pool of one worker and the task that keeps it alive; `start` and `stop` in a running event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, migrations: Sequence[Migration]) -> None:
         self._settings = settings
+        self._migrations = migrations
         self._pool: Any = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._refilling: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[Check] | None = None
         self._lost = asyncio.Event()  # a connection ended, or a request got no answer
         self._answered = asyncio.Event()  # a request got an answer
         self._away: bool | None = None  # None until the first attempt
         self._taken = 0  # connections in use or waited for
-        self._ended = 0  # connections that ended since the keeper last looked
+        self._ended = 0  # connections that ended since they were last counted
         self._migrated = asyncio.Event()
         self._tried = asyncio.Event()  # the first attempt to connect has succeeded or failed
         self._stopping = False
@@ -104,7 +105,7 @@ class Database:
 
     async def start(self) -> None:
         """Make the pool and begin to connect; returns at once, whatever the database does."""
-        # min_size 0: a pool that connects while it is made fails when the database is away. The keeper fills it.
+        # min_size 0: a pool that connects while it is made fails when the database is away. _refill fills it.
         self._pool = await asyncpg.create_pool(
             self._settings.database_url,
             min_size=0,
@@ -121,12 +122,12 @@ class Database:
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
             },
         )
-        self._keeper = asyncio.create_task(self._keep())
+        self._refilling = asyncio.create_task(self._refill())
 
     async def stop(self) -> None:
         """Close the pool; connections still in use after CLOSE_TIMEOUT, or held by a dead server, are cut."""
         self._stopping = True
-        tasks: list[asyncio.Task[Any]] = [task for task in (self._keeper, self._checking) if task is not None]
+        tasks: list[asyncio.Task[Any]] = [task for task in (self._refilling, self._checking) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -232,7 +233,7 @@ class Database:
 
     # -- keeping connections open
 
-    async def _keep(self) -> None:
+    async def _refill(self) -> None:
         pause = FIRST_PAUSE
         failures = 0
         while not self._stopping:
@@ -277,7 +278,7 @@ class Database:
     async def _migrate(self, connection: Any) -> None:
         url = self._settings.database_url
         try:
-            applied = await migrate(connection, shipped(), self._settings.db_schema, partial(default_path, url))
+            applied = await migrate(connection, self._migrations, self._settings.db_schema, partial(default_path, url))
         except AWAY:
             raise
         except Exception as error:
@@ -308,6 +309,9 @@ class Database:
     def _connection_ended(self, _connection: Any) -> None:
         self._ended += 1
         self._lost.set()
+
+
+DATABASE = web.AppKey("impetus.database", Database)
 
 
 class Company:

@@ -8,10 +8,35 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from impetus_service.kit.request_id import REQUEST_ID
+from impetus_service.kit.statements import Query
+
+COLUMNS = {
+    "company_id": "bigint",
+    "user_id": "bigint",
+    "action": "text",
+    "entity": "text",
+    "entity_id": "text",
+    "severity": "text",
+    "description": "text",
+    "address": "inet",
+    "request_id": "text",
+    "created_at": "timestamptz",
+}
+TABLES = ("audit_logs", "data_access_logs")
+
+# One array for each column. The companies are those of the requests that wrote the entries.
+INSERT = {
+    table: Query(
+        f"INSERT INTO {table} ({', '.join(COLUMNS)}) SELECT * FROM unnest("
+        + ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(COLUMNS.values(), 1))
+        + ")"
+    )
+    for table in TABLES
+}
 
 
 class Entry(NamedTuple):
-    """A row, in the order of queries.logs.COLUMNS."""
+    """A row, in the order of COLUMNS."""
 
     company_id: int
     user_id: int | None
@@ -62,7 +87,7 @@ def entry(
 
 
 def columns(entries: Sequence[Entry]) -> list[list[Any]]:
-    """The arguments of queries.logs.INSERT."""
+    """The arguments of INSERT."""
     return [list(column) for column in zip(*entries, strict=True)]
 
 

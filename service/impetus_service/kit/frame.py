@@ -11,10 +11,10 @@ from aiohttp import web
 
 from impetus_service.kit import logs
 from impetus_service.kit.addresses import address
+from impetus_service.kit.caller import CALLER
 from impetus_service.kit.db import Unavailable
 from impetus_service.kit.problems import ClientLeft, Problem, answer, unavailable
 from impetus_service.kit.request_id import HEADER, JOB_ID, REQUEST_ID, accept
-from impetus_service.sessions import CALLER
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler

@@ -16,19 +16,19 @@ from aiohttp import web
 from impetus_service.kit.api import Api
 from impetus_service.kit.audit import JOURNAL
 from impetus_service.kit.cache import CACHE
+from impetus_service.kit.db import DATABASE
 from impetus_service.kit.outgoing import OUTGOING
 from impetus_service.kit.problems import RETRY_AFTER
-from impetus_service.sessions import DATABASE
-from impetusd import __version__
 from impetusd.worker.draining import DRAINING
 
-STARTED = web.AppKey("started", float)  # seconds, monotonic
-# What other rooms have to say in /health: a name, and what gives its value. All are asked at the same time as the database;
-# one that has not answered by ROOMS_TIMEOUT, or fails, says null.
-Rooms = dict[str, Callable[[], Awaitable[Any]]]
-ROOMS = web.AppKey("impetus.health.rooms", Rooms)
+STARTED = web.AppKey("impetus.started", float)  # seconds, monotonic
+VERSION = web.AppKey("impetus.version", str)  # of the application
+# What other parts of the application add to /health: a name, and what gives its value. All are asked at the same time as
+# the database; one that has not answered by PARTS_TIMEOUT, or fails, is null.
+Parts = dict[str, Callable[[], Awaitable[Any]]]
+PARTS = web.AppKey("impetus.health.parts", Parts)
 
-ROOMS_TIMEOUT = 0.9  # seconds
+PARTS_TIMEOUT = 0.9  # seconds
 SERVER = "database.server"  # the cache's name for the version of the server that last answered
 
 api = Api("service")
@@ -75,7 +75,8 @@ class Health(msgspec.Struct):
     cache: CacheHealth
     audit: AuditHealth
     breakers: dict[str, Any]
-    rooms: dict[str, Any]
+    parts: dict[str, Any]
+    rooms: dict[str, Any]  # the same, under the name that it had
     draining: bool
     uptime_s: float
     version: str
@@ -95,7 +96,7 @@ async def health(request: web.Request) -> Health | web.Response:
     """
     app = request.app
     database, cache, journal = app[DATABASE], app[CACHE], app[JOURNAL]
-    check, rooms = await asyncio.gather(database.check(), _ask_all(app[ROOMS]))
+    check, parts = await asyncio.gather(database.check(), _ask_all(app[PARTS]))
     if check.server is not None:
         cache.set(SERVER, check.server, ttl=math.inf)
     error = check.error or (str(database.failure) if database.failure else None)
@@ -106,10 +107,11 @@ async def health(request: web.Request) -> Health | web.Response:
         cache=CacheHealth(len(cache), cache.max_entries, cache.hits, cache.misses),
         audit=AuditHealth(journal.waiting, journal.dropped),
         breakers=app[OUTGOING].breakers(),
-        rooms=rooms,
+        parts=parts,
+        rooms=parts,
         draining=app[DRAINING].is_set(),
         uptime_s=round(time.monotonic() - app[STARTED], 3),
-        version=__version__,
+        version=app[VERSION],
         # Asked now, not at start-up: a parked worker gets its name when it is put to work.
         worker=os.environ.get("IMPETUSD_NAME"),
     )
@@ -148,11 +150,11 @@ def _not_ready(reason: str) -> web.Response:
     return web.Response(body=body, status=503, content_type="application/json", headers={"Retry-After": "1"})
 
 
-async def _ask_all(rooms: Rooms) -> dict[str, Any]:
-    """What each has to say by ROOMS_TIMEOUT."""
-    tasks = {name: asyncio.ensure_future(ask()) for name, ask in rooms.items()}
+async def _ask_all(parts: Parts) -> dict[str, Any]:
+    """What each has to say by PARTS_TIMEOUT."""
+    tasks = {name: asyncio.ensure_future(ask()) for name, ask in parts.items()}
     if tasks:
-        _, late = await asyncio.wait(tasks.values(), timeout=ROOMS_TIMEOUT)
+        _, late = await asyncio.wait(tasks.values(), timeout=PARTS_TIMEOUT)
         for task in late:
             task.cancel()
     return {

@@ -14,13 +14,12 @@ from contextlib import suppress
 import msgspec
 from aiohttp import web
 
-from impetus_service.admin_logs import write
 from impetus_service.kit.api import Api
-from impetus_service.kit.chat import SSE
+from impetus_service.kit.caller import AUTHENTICATE, Caller
 from impetus_service.kit.db import Unavailable
 from impetus_service.kit.jobs import ENDED, JobPath, JobSummary, summary_of
 from impetus_service.kit.problems import ClientLeft, Problem, unavailable
-from impetus_service.sessions import Caller, authenticate
+from impetus_service.kit.streams import SSE, write
 from impetusd.worker.draining import DRAINING
 
 STREAMS = asyncio.Semaphore(100)  # in a worker
@@ -65,7 +64,7 @@ async def _tell(request: web.Request, me: Caller, job: JobSummary, response: web
             raise ClientLeft("the client left")
         with suppress(Unavailable):
             try:
-                me = await authenticate(request, "job.read", "job")
+                me = await request.app[AUTHENTICATE](request, "job.read", "job")
                 job = await summary_of(me, job.id)
             except Problem:
                 return

@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -23,16 +24,16 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from impetus_service.job_kinds import KINDS, Gone, Refused, Run, Stopping
 from impetus_service.kit import job_queries as queries
 from impetus_service.kit import logs
 from impetus_service.kit.db import Company, Database
-from impetus_service.kit.migrate import own
+from impetus_service.kit.job_kinds import Gone, Kind, Refused, Run, Stopping
+from impetus_service.kit.migrate import Migration, own
 from impetus_service.kit.outgoing import Outgoing
 from impetus_service.kit.ownership import QUEUE, mark, quoted
 from impetus_service.kit.provider import Provider
 from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
-from impetus_service.settings import Settings
+from impetus_service.kit.settings import Settings
 
 log = logging.getLogger("impetus.jobs")
 
@@ -56,10 +57,12 @@ def delay_before(attempt: int, luck: float) -> float:
 class Worker:
     """One process of the program `jobs`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, migrations: Sequence[Migration], kinds: Mapping[str, Kind]) -> None:
         self._settings = settings
+        self._migrations = migrations
+        self._kinds = kinds
         # A job's statement may take as long as it needs to go through a table.
-        self._database = Database(replace(settings, db_timeout_ms=settings.job_statement_ms, db_pool_min=1))
+        self._database = Database(replace(settings, db_timeout_ms=settings.job_statement_ms, db_pool_min=1), migrations)
         self._outgoing = Outgoing(settings)
         self._provider = Provider(settings, self._outgoing)
         self._stopping = asyncio.Event()
@@ -159,7 +162,7 @@ class Worker:
         connection = await asyncpg.connect(self._settings.database_url)
         try:
             await connection.execute("SELECT pg_advisory_lock($1)", SCHEMA_LOCK)
-            there = await own(connection, self._settings.db_schema, queue=True)
+            there = await own(connection, self._settings.db_schema, self._migrations, queue=True)
             place = there.queue_schema or there.schema
             path = ", ".join(dict.fromkeys((quoted(place), quoted(there.schema))))
             await connection.execute("SELECT set_config('search_path', $1, false)", path)
@@ -222,9 +225,9 @@ class Worker:
         )  # fmt: skip
         log.info("job %d (%s): attempt %d begins", run.id, row["kind"], run.attempt)
         try:
-            if row["kind"] not in KINDS:
+            if row["kind"] not in self._kinds:
                 raise LookupError(f"this worker's release knows no jobs of the kind {row['kind']}")
-            result = await self._unless_stopping(KINDS[row["kind"]].begin(run, row["parameters"]))
+            result = await self._unless_stopping(self._kinds[row["kind"]].begin(run, row["parameters"]))
         except Gone:
             log.info("job %d: cancelled, or taken over", run.id)
         except Stopping:
@@ -288,7 +291,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, migrations: Sequence[Migration], kinds: Mapping[str, Kind]) -> int:
     """Run a worker until SIGTERM; the exit status."""
     # pgqueuer reads names of its objects from the environment, also by bare names such as TRIGGER: none of it is meant.
     from pgqueuer.domain.settings import DBSettings
@@ -301,7 +304,7 @@ def main(settings: Settings) -> int:
     logging.getLogger("pgqueuer").addFilter(_without_traceback)
 
     async def run() -> int:
-        worker = Worker(settings)
+        worker = Worker(settings, migrations, kinds)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)

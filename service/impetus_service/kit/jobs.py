@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from impetus_service.admin_logs import CONTENT_TYPES
-from impetus_service.auth import SETTINGS
-from impetus_service.job_kinds import KINDS, Kind
 from impetus_service.kit import job_queries as queries
 from impetus_service.kit.api import Api, Id, Identified
+from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.db import Database
+from impetus_service.kit.formats import CONTENT_TYPES
+from impetus_service.kit.job_kinds import Kind
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Fault, Problem, not_found
 from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
 from impetus_service.kit.validation import Input, refusal, to_builtins
-from impetus_service.sessions import Caller, Rank
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-if TYPE_CHECKING:
-    KindName = str
-else:
-    KindName = Literal[tuple(KINDS)]
+FOLDER = web.AppKey("impetus.jobs.folder", str)  # where the files are that jobs make
 
 api = Api("jobs")
 
@@ -50,7 +47,7 @@ class JobSummary(Identified, kw_only=True):
     """`progress` is in percent. `has_file` says that /file has what it has made."""
 
     user_id: int | None
-    kind: KindName
+    kind: str
     state: State
     progress: int
     attempt: int
@@ -73,12 +70,30 @@ class JobPath(Input):
     id: Id
 
 
-class JobFilters(Input):
-    state: State | None = None
-    kind: KindName | None = None
+def api_of(kinds: Mapping[str, Kind]) -> Api:
+    """All routes of jobs, where there are these kinds of them."""
+    of_kinds = Api("jobs")
+    for kind in kinds.values():
+        _declare(of_kinds, kind)
+    filters = msgspec.defstruct(
+        "JobFilters",
+        [("state", State | None, None), ("kind", Literal[tuple(kinds)] | None, None)],
+        bases=(Input,),
+        forbid_unknown_fields=True,
+    )
+
+    async def list_jobs(me: Caller, query: Any, page: Page) -> Paged[JobSummary]:
+        """Jobs, newest first. The dead letters are those of state=failed."""
+        given = {"user": _only(me), "state": query.state, "kind": query.kind}
+        return await listed(me.company, queries.LISTING, given, page, JobSummary)
+
+    list_jobs.__annotations__["query"] = filters
+    of_kinds.get("/api/jobs", entity="job")(list_jobs)
+    of_kinds.operations += api.operations
+    return of_kinds
 
 
-def _declare(kind: Kind) -> None:
+def _declare(of_kinds: Api, kind: Kind) -> None:
     """The route that takes jobs of a kind."""
 
     async def start(me: Caller, body: Input, headers: JobHeaders) -> Job | web.Response:
@@ -86,18 +101,7 @@ def _declare(kind: Kind) -> None:
 
     start.__name__, start.__doc__ = f"start_{kind.name}", kind.do.__doc__
     start.__annotations__["body"] = kind.parameters
-    api.post(kind.path, status=202, rank=kind.rank, entity="job", raises=(409,), body_max=kind.body_max)(start)
-
-
-for each in KINDS.values():
-    _declare(each)
-
-
-@api.get("/api/jobs", entity="job")
-async def list_jobs(me: Caller, query: JobFilters, page: Page) -> Paged[JobSummary]:
-    """Jobs, newest first. The dead letters are those of state=failed."""
-    given = {"user": _only(me), "state": query.state, "kind": query.kind}
-    return await listed(me.company, queries.LISTING, given, page, JobSummary)
+    of_kinds.post(kind.path, status=202, rank=kind.rank, entity="job", raises=(409,), body_max=kind.body_max)(start)
 
 
 @api.get("/api/jobs/{id}", entity="job", raises=(404,))
@@ -117,7 +121,7 @@ async def get_job_file(me: Caller, path: JobPath, request: web.Request) -> web.S
         raise not_found("file of a job")
     name = row["file"]
     suffix = name.rpartition(".")[2]
-    place = os.path.join(request.app[SETTINGS].job_files_dir, name)
+    place = os.path.join(request.app[FOLDER], name)
     if not await asyncio.to_thread(os.path.exists, place):
         raise Problem(410, "the file is not there any more")
     response = web.FileResponse(place, chunk_size=262_144)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from impetus_service.kit.move import move_older
 from impetus_service.kit.ownership import MigrationError, Own, mark, own_tables, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 LOCK = 0x696D7065747573  # "impetus": the key of the advisory lock, the same in every release
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -44,6 +44,7 @@ class Migration:
     number: int
     name: str
     sql: str
+    unmarked: Mapping[str, str] = field(default_factory=dict)  # table to columns, as a release without marks made them
 
     @property
     def sha256(self) -> str:
@@ -59,23 +60,25 @@ class Migration:
         return f"migration {self.number:04} {self.name}"
 
 
-def shipped() -> list[Migration]:
-    """The migrations of this release, in order."""
+def read_migrations(package: str) -> list[Migration]:
+    """Those in the folder `migrations` of a package, in order."""
     found = []
-    for file in files("impetus_service").joinpath("migrations").iterdir():
+    for file in files(package).joinpath("migrations").iterdir():
         match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
         if match is not None:
             found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
     return sorted(found, key=lambda migration: migration.number)
 
 
-async def own(
-    connection: Any, schema: str, migrations: Sequence[Migration] | None = None, *, queue: bool = False
-) -> Own:
-    """The service's tables, as `migrations` (of this release) make them; see own_tables. Raises ForeignTables."""
-    known = shipped() if migrations is None else migrations
-    made_by = {table: migration.number for migration in known for table in migration.tables}
-    return await own_tables(connection, schema, made_by, {each.number: each.name for each in known}, queue=queue)
+async def own(connection: Any, schema: str, migrations: Sequence[Migration], *, queue: bool = False) -> Own:
+    """The service's tables, as `migrations` make them; see own_tables. Raises ForeignTables."""
+    made_by = {table: migration.number for migration in migrations for table in migration.tables}
+    names = {each.number: each.name for each in migrations}
+    forms: dict[str, dict[int, str]] = {}
+    for each in migrations:
+        for table, columns in each.unmarked.items():
+            forms.setdefault(table, {})[each.number] = columns
+    return await own_tables(connection, schema, made_by, names, forms, queue=queue)
 
 
 async def migrate(

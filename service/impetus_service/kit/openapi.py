@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, get_origin
 
@@ -11,7 +12,6 @@ from aiohttp import web
 from impetus_service.kit import paging, validation
 from impetus_service.kit.api import INPUTS, Api, Operation
 from impetus_service.kit.problems import CONTENT_TYPE, ProblemBody
-from impetusd import __version__
 
 REF = "#/components/schemas/{name}"
 DOCUMENT = web.AppKey("impetus.openapi", bytes)
@@ -25,7 +25,7 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")
 
 
-def describe(apis: list[Api]) -> dict[str, Any]:
+def describe(title: str, version: str, apis: Sequence[Api]) -> dict[str, Any]:
     """The description of all operations."""
     operations = [operation for each in apis for operation in each.operations]
     types = [ProblemBody, *(kind for operation in operations for kind in _types(operation))]
@@ -36,7 +36,7 @@ def describe(apis: list[Api]) -> dict[str, Any]:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation, schema_of)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Impetus", "version": __version__},
+        "info": {"title": title, "version": version},
         "paths": paths,
         "components": {
             "schemas": components,

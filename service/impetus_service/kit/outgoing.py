@@ -23,7 +23,7 @@ from aiohttp import web
 
 from impetus_service.kit.breaker import Breaker, Policy
 from impetus_service.kit.request_id import HEADER, REQUEST_ID
-from impetus_service.settings import Settings
+from impetus_service.kit.settings import Settings
 
 log = logging.getLogger("impetus.outgoing")
 

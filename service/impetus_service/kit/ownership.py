@@ -28,51 +28,6 @@ MARK = "Impetus service: "  # how the comment of a table of ours begins
 _RECORD = (
     "number integer not null, name text not null, sha256 text not null, applied_at timestamp with time zone not null"
 )
-_LOG = (
-    "id bigint not null identity, company_id bigint not null, user_id bigint, action text not null, entity text not null,"
-    " entity_id text, severity text not null, description text not null, address inet, request_id text,"
-    " created_at timestamp with time zone not null"
-)
-_JOB = (
-    "id bigint not null identity, company_id bigint not null, user_id bigint, kind text not null,"
-    " parameters jsonb not null, state text not null, progress smallint not null, attempt smallint not null,"
-    " result jsonb, error text, file text, idempotency_key text, request_id text,"
-    " created_at timestamp with time zone not null, started_at timestamp with time zone,"
-    " finished_at timestamp with time zone"
-)
-# What releases that set no mark have made: by the number of the migration that made the table, or changed it.
-UNMARKED: Mapping[str, Mapping[int, str]] = {
-    "companies": {
-        1: "id bigint not null identity, name text not null, created_at timestamp with time zone not null",
-        2: "id bigint not null identity, name text not null, created_at timestamp with time zone not null,"
-        " updated_at timestamp with time zone not null",
-    },
-    "roles": {
-        2: "id bigint not null identity, company_id bigint not null, name text not null, level smallint not null,"
-        " created_at timestamp with time zone not null",
-    },
-    "users": {
-        2: "id bigint not null identity, company_id bigint not null, role_id bigint not null, email text not null,"
-        " name text not null, password_hash text not null, active boolean not null,"
-        " created_at timestamp with time zone not null",
-    },
-    "sessions": {
-        2: "id bigint not null identity, company_id bigint not null, user_id bigint not null, token_hash bytea not null,"
-        " address inet, created_at timestamp with time zone not null, expires_at timestamp with time zone not null",
-    },
-    "login_attempts": {2: "key bytea not null, count integer not null, expires_at timestamp with time zone not null"},
-    "communications": {
-        3: "id bigint not null identity, company_id bigint not null, author_id bigint, kind text not null,"
-        " subject text not null, body text not null, created_at timestamp with time zone not null",
-    },
-    "audit_logs": {4: _LOG},
-    "data_access_logs": {4: _LOG},
-    "jobs": {
-        5: _JOB,
-        6: _JOB + ", run bigint not null",  # where the migration's role could not set the mark
-    },
-}
-
 _LOOK = """
 SELECT name, class.oid::bigint AS oid, namespace.nspname AS schema, class.relkind::text AS kind,
        class.relowner::bigint AS owner, coalesce(obj_description(class.oid, 'pg_class'), '') AS comment,
@@ -129,11 +84,18 @@ class Own:
 
 
 async def own_tables(
-    connection: Any, schema: str, made_by: Mapping[str, int], names: Mapping[int, str], *, queue: bool = False
+    connection: Any,
+    schema: str,
+    made_by: Mapping[str, int],
+    names: Mapping[int, str],
+    unmarked_forms: Mapping[str, Mapping[int, str]],
+    *,
+    queue: bool = False,
 ) -> Own:
     """What of the service's tables there is in `schema`, by one look that changes nothing.
 
-    `made_by` gives the migration that makes each table, `names` the name of each migration. With `queue` pgqueuer's tables
+    `made_by` gives the migration that makes each table, `names` the name of each migration, `unmarked_forms` the columns that
+    releases without the mark gave a table, by the number of the migration. With `queue` pgqueuer's tables
     are looked for, too: there, or where the search_path leads to, for what has made them there may use them still. Raises
     ForeignTables.
     """
@@ -155,7 +117,7 @@ async def own_tables(
         if row["kind"] != "r" or made_by[name] not in recorded:
             strangers.append(_qualified(row))
         elif not row["comment"].startswith(MARK):
-            if BOOKKEEPING in unmarked and row["columns"] == _columns_at(name, max(recorded)):
+            if BOOKKEEPING in unmarked and row["columns"] == _columns_at(unmarked_forms.get(name, {}), max(recorded)):
                 unmarked.add(name)
             else:
                 strangers.append(_qualified(row))
@@ -210,9 +172,8 @@ async def mark(connection: Any, schema: str, tables: Iterable[str], what: str) -
         await connection.execute(f"COMMENT ON TABLE {quoted(schema)}.{quoted(table)} IS '{text}'")
 
 
-def _columns_at(table: str, level: int) -> str | None:
-    """What `table` had for columns once the migrations up to `level` were applied by a release without the mark."""
-    known = UNMARKED.get(table, {})
+def _columns_at(known: Mapping[int, str], level: int) -> str | None:
+    """What a table had for columns once the migrations up to `level` were applied by a release without the mark."""
     return known[max(numbers)] if (numbers := [number for number in known if number <= level]) else None
 
 

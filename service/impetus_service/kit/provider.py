@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from impetus_service.kit.outgoing import Answer, Outgoing, Stream, Unavailable, retry_after
-from impetus_service.settings import Settings
+from impetus_service.kit.settings import Settings
 
 Shape = TypeVar("Shape")
 
