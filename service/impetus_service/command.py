@@ -11,14 +11,26 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from impetus_service.settings import Settings, SettingsError
+if TYPE_CHECKING:
+    from impetus_service.settings import Settings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """All commands, which need the packages of the extra `service`."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            import impetus_service.kit  # noqa: F401
+        except ImportError as error:
+            fail(str(error))
+        return super().main(*arguments, **options)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Look after the database of the Impetus service, which DATABASE_URL names."""
 
@@ -183,6 +195,8 @@ class Table:
 
 def settings() -> Settings:
     """The settings of the environment; ends the command when they are wrong. Says which, unless they are a unit's."""
+    from impetus_service.settings import Settings, SettingsError
+
     by_hand = not os.environ.get("IMPETUSD_UNIT")
     name = click.get_current_context().info_name
     instead = f"with a unit's settings: impetusd exec UNIT -- impetusd-service {name}"

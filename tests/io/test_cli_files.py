@@ -12,6 +12,7 @@ from fake_supervisor import FakeSupervisor, paths_in, row
 from impetusd import __version__
 from impetusd.cli import app, main, place
 from impetusd.cli.failure import Failure
+from impetusd.core.config import sample
 from impetusd.linux.host import this_host
 
 
@@ -180,14 +181,35 @@ class TestInit:
         assert cli("-c", "my app/impetusd.ini", "check")[0] == 0
 
     def test_here_needs_no_option_afterwards(self, cli):
-        assert cli("init")[1] == "wrote ./impetusd.ini; edit it, then: impetusd start\n"
+        assert cli("init")[1] == "wrote ./impetusd.ini and ./app.py; edit, then: impetusd start\n"
         assert cli("check")[0] == 0
+
+    def test_it_is_short_and_about_the_users_own_app(self, cli, tmp_path):
+        cli("init")
+        files = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert set(files) == {"impetusd.ini", "app.py"}
+        assert len(files["impetusd.ini"].splitlines()) <= 20
+        assert "impetus_service" not in files["impetusd.ini"]
+
+    def test_an_app_that_is_there_is_used_as_it_is(self, cli, tmp_path):
+        (tmp_path / "app.py").write_text("mine")
+        assert cli("init")[1] == "wrote ./impetusd.ini; edit, then: impetusd start\n"
+        assert (tmp_path / "app.py").read_text() == "mine"
+        assert cli("init", "other", "--app", "shop.web:make")[0] == 0
+        assert "app       = shop.web:make\n" in (tmp_path / "other/impetusd.ini").read_text()
+        assert not (tmp_path / "other/app.py").exists()
+
+    def test_every_key_is_had_for_the_asking(self, cli, tmp_path):
+        assert cli("init", "--all-keys")[0] == 0
+        assert (tmp_path / "impetusd.ini").read_text() == sample.sample()
+        assert cli("check")[0] == 0
+        assert cli("init", "--all-keys", "--app", "a:b", "x")[0] == 2
 
     def test_nothing_is_overwritten(self, cli, tmp_path):
         (tmp_path / "impetusd.ini").write_text("mine")
         code, _, err = cli("init")
         assert (code, err) == (1, "impetusd: ./impetusd.ini is there already and was left as it is\n")
-        assert (tmp_path / "impetusd.ini").read_text() == "mine"
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"impetusd.ini": "mine"}
 
     def test_a_place_that_cannot_be_made_is_named(self, cli, tmp_path):
         (tmp_path / "file").write_text("")

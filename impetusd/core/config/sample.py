@@ -1,4 +1,4 @@
-"""The INI file that `impetusd init` writes and that conf/ holds, made from the key table.
+"""The INI file that conf/ holds and `impetusd init --all-keys` writes, made from the key table.
 
     python -m impetusd.core.config.sample > conf/impetusd.ini
 
