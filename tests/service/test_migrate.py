@@ -131,3 +131,17 @@ def test_by_hand_before_a_reload(shared_postgres):
     assert (done.returncode, done.stdout.splitlines()) == (0, [f"applied {each}" for each in shipped()])
     done = command(shared_postgres.url, "migrate", DB_SCHEMA=name)
     assert (done.returncode, done.stdout) == (0, f"the schema {name} is up to date\n")
+
+
+def test_a_server_that_is_too_old_is_told(shared_postgres, monkeypatch):
+    monkeypatch.setattr("impetus_service.kit.migrate.OLDEST_MAJOR", 99)
+
+    async def main() -> None:
+        connection = await asyncpg.connect(shared_postgres.url)
+        try:
+            with pytest.raises(MigrationError, match=r"DATABASE_URL is PostgreSQL \d\d; 99 or newer is needed"):
+                await migrate(connection, shipped(), "impetus")
+        finally:
+            await connection.close()
+
+    run(main())

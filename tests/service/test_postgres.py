@@ -9,6 +9,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,14 @@ from waiting import until
 import impetusd.postgres
 from impetusd.postgres import host
 from impetusd.postgres import main as entry
+from impetusd.postgres.temporary import NotStarted, temporary_server
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
 
 
 def ask(server: Postgres, sql: str, user: str = "impetus") -> Any:
@@ -69,6 +76,66 @@ def test_statements_are_counted_for_the_slow_query_report(shared_postgres):
 
 def test_listens_on_the_unix_socket_only(shared_postgres):
     assert ask(shared_postgres, "SHOW listen_addresses") == ""
+
+
+def test_on_a_port_the_role_needs_its_password_which_each_start_sets(postgres):
+    port = free_port()
+    secret = postgres.root / "secret"
+
+    def over_tcp(password: str) -> Any:
+        async def main() -> Any:
+            url = f"postgresql://impetus@127.0.0.1:{port}/impetus"
+            connection = await asyncpg.connect(url, password=password)
+            try:
+                return await connection.fetchval("SELECT current_user")
+            finally:
+                await connection.close()
+
+        return run(main())
+
+    for password in ("it's \\ one", "another"):
+        secret.write_text(f"{password}\nnot this\n")
+        postgres.start("--port", str(port), "--password-file", str(secret))
+        assert f"DATABASE_URL=postgresql://impetus@127.0.0.1:{port}/impetus" in postgres.log.read_text()
+        assert over_tcp(password) == "impetus"
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            over_tcp("wrong")
+        assert postgres.stop() == 0
+    assert "another" not in postgres.log.read_text()
+
+
+def test_a_port_without_a_password_is_refused(postgres):
+    status, said = postgres.refused("--port", "5433")
+    assert (status, "--port and --password-file go together" in said) == (2, True)
+    (postgres.root / "empty").write_text("\n")
+    status, said = postgres.refused("--port", "5433", "--password-file", str(postgres.root / "empty"))
+    assert (status, "its first line is empty" in said) == (host.EX_CONFIG, True)
+    assert not postgres.data.exists()
+
+
+def test_the_url_of_a_server_is_printed(postgres, capfd):
+    with pytest.raises(SystemExit, match="0"):
+        entry.main(["--socket-dir", "/run/a shop", "--database", "shop", "--role", "me", "--print-url"])
+    assert capfd.readouterr().out == "postgresql:///shop?host=/run/a%20shop&user=me\n"
+    postgres.start()
+    assert f"DATABASE_URL={postgres.url}\n" in postgres.log.read_text()
+
+
+def test_a_server_for_tests_comes_and_goes(monkeypatch):
+    with temporary_server("shop") as url:
+        folder = Path(url.partition("host=")[2].partition("&")[0]).parent
+
+        async def main() -> Any:
+            connection = await asyncpg.connect(url)
+            found = await connection.fetchval("SELECT current_user || ' ' || current_database()")
+            await connection.close()
+            return found
+
+        assert run(main()) == "shop shop"
+    assert not folder.exists()
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(NotStarted, match="ended with exit code 1"), temporary_server():
+        pass
 
 
 def test_ready_comes_from_a_child_of_the_main_process(shared_postgres):
@@ -346,7 +413,7 @@ def test_the_highest_version_of_the_system_comes_first_and_data_decide(tmp_path,
     data.mkdir()
     (data / "PG_VERSION").write_text("15\n")
     assert host.find_server(None, str(data), account()) == host.Server(fifteen, 15)
-    with pytest.raises(host.Refusal, match="is PostgreSQL 9; 14 or newer is needed"):
+    with pytest.raises(host.Refusal, match="is PostgreSQL 9; 15 or newer is needed"):
         host.find_server(nine, str(tmp_path / "none"), account())
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 LOCK = 0x696D7065747573  # "impetus": the key of the advisory lock, the same in every release
+OLDEST_MAJOR = 15  # of PostgreSQL
 CONNECT_TIMEOUT = 5.0  # seconds
 LOCK_TIMEOUT_MS = 2000  # for a table: requests that come to wait behind a migration wait no longer
 BOOKKEEPING = """
@@ -92,9 +93,14 @@ async def migrate(
     The schema is made when there is none. Where it has nothing of the service yet, what a release without a schema of its
     own has made is moved there, from where what `former_path` gives, the search_path of that release, leads to.
 
-    Raises MigrationError for a migration that fails or was changed; the ones before it stay applied. Raises ForeignTables,
-    before anything is changed, when names that the migrations use are somebody else's.
+    Raises MigrationError for a migration that fails or was changed (the ones before it stay applied), and for a server that
+    is too old. Raises ForeignTables, before anything is changed, when names that the migrations use are somebody else's.
     """
+    server = connection.get_server_version()
+    if server.major < OLDEST_MAJOR:
+        raise MigrationError(
+            f"the server of DATABASE_URL is PostgreSQL {server.major}; {OLDEST_MAJOR} or newer is needed"
+        )
     applied: list[Migration] = []
     while True:
         async with connection.transaction():
