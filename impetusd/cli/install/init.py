@@ -38,13 +38,24 @@ def create_app():
 @click.argument("directory", metavar="[DIR]", default=".")
 @click.option("--app", metavar="MODULE:FACTORY", help="Your application. Default: app:create_app, written if missing.")
 @click.option("--all-keys", is_flag=True, help="Write the annotated INI file with every key, for the Impetus service.")
-def command(directory: str, app: str | None, *, all_keys: bool) -> int:
+@click.option("--template", type=click.Choice(["service"]), help="Write a project of your own named after DIR.")
+@click.option("--with", "parts", metavar="PART,...", default="", help="With --template service: jobs, chat.")
+def command(directory: str, app: str | None, template: str | None, parts: str, *, all_keys: bool) -> int:
     """Write DIR/impetusd.ini and a first DIR/app.py (DIR is made if needed), ready to start. Overwrites nothing.
+
+    With --template service: write a project instead, with an entity, its SQL, migrations and tests, on a PostgreSQL of its
+    own. It is named after DIR, is yours to change, and needs impetusd[service].
 
     Example: impetusd init /srv/shop
     """
     from impetusd.core.config import sample
 
+    if parts and not template:
+        raise click.UsageError("--with says what a project has: add --template service")
+    if template:
+        if app or all_keys:
+            raise click.UsageError("a project has an application and an INI file of its own: omit --app and --all-keys")
+        return _project(directory, template, frozenset(filter(None, parts.split(","))))
     if all_keys and app:
         raise click.UsageError("--all-keys writes the application of the Impetus service: omit --app")
     wrote = [write(directory, "impetusd.ini", sample.sample() if all_keys else INI.format(app=app or "app:create_app"))]
@@ -54,6 +65,28 @@ def command(directory: str, app: str | None, *, all_keys: bool) -> int:
     found = os.path.normpath(directory) == "." and not os.environ.get("IMPETUSD_CONF")
     start = f"impetusd {'' if found else f'-c {shlex.quote(wrote[0])} '}start"
     print(f"wrote {' and '.join(wrote)}; edit, then: {start}")
+    return 0
+
+
+def _project(directory: str, template: str, parts: frozenset[str]) -> int:
+    from impetusd.cli.failure import Failure
+    from impetusd.cli.install import template as templates
+
+    unknown = sorted(parts.difference(templates.PARTS[template]))
+    if unknown:
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: {' and '.join(templates.PARTS[template])} are allowed", param_hint="--with"
+        )
+    name = os.path.basename(os.path.abspath(directory))
+    if problem := templates.problem_of_name(name):
+        raise Failure(f"{name!r} cannot be the name of a project: {problem}", 2)
+    found = templates.files(template, name, parts)
+    for path in found:
+        if os.path.lexists(os.path.join(directory, path)):
+            raise Failure(f"{os.path.join(directory, path)} is there already; nothing was written")
+    for path, text in found.items():
+        write(directory, path, text, 0o600 if path.endswith(".env") else 0o666)
+    print(f"wrote {len(found)} files; next: cd {shlex.quote(directory)} && pytest && impetusd start")
     return 0
 
 
