@@ -58,7 +58,7 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
             for follower, stream in followed.values():
                 _print_new(follower, stream, at_end=False)
 
-        for each in control.call(at.paths, "logs", {"names": [name]})["files"]:
+        for each in _log_files(at, name):
             if each["path"] not in followed:  # both streams may go into one file
                 follower = opened.enter_context(contextlib.closing(Follower(each["path"], 0)))
                 followed[each["path"]] = (follower, streams.get(each["stream"], sys.stdout))
@@ -73,6 +73,18 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
     pending.tell(at, hooks)
     run: Mapping[str, typing.Any] = answer["run"]
     return run
+
+
+def _log_files(at: Place, name: str) -> typing.Any:
+    """Where what it prints goes; nowhere that we could follow under `run --logs stdout`."""
+    from impetusd.client import control
+
+    try:
+        return control.call(at.paths, "logs", {"names": [name]})["files"]
+    except (control.NotRunning, control.Unanswered):
+        raise
+    except control.ControlError:
+        return []  # of an unknown name `trigger` itself tells
 
 
 def tell(name: str, run: Mapping[str, typing.Any]) -> int:

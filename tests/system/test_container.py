@@ -7,11 +7,16 @@ import json
 import os
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import census
+import yaml
 from instance import COMMAND, Instance, program, wait_for
 
+from impetusd.postgres.temporary import temporary_server
+
+FOLDER = Path(__file__).parents[2] / "conf/container"
 IN_OPEN = 0x20  # inotify(7)
 
 
@@ -95,8 +100,43 @@ def test_a_signal_that_comes_while_it_is_only_starting_is_not_lost(impetusd: Ins
 
 
 def test_the_configuration_of_the_container_is_fine(impetusd: Instance) -> None:
-    ini = Path(__file__).parents[2] / "conf/container/impetusd.ini"
-    impetusd.run("check", ini, env={"DATABASE_URL": "postgresql://db/shop"})
+    said = impetusd.run("check", FOLDER / "impetusd.ini", env={"DATABASE_URL": "postgresql://db/shop"}).out
+    assert "2 units (web, jobs), 1 timer (maintenance), 1 health check (web-ready)" in said
+
+
+def test_a_container_runs_the_pool_the_jobs_and_the_timers(impetusd: Instance, namespace: list[str]) -> None:
+    """As in the image: PID 1, the same INI file but for its paths and port, a database that is another's."""
+    port = impetusd.port()
+    ini = (FOLDER / "impetusd.ini").read_text()
+    ini = ini.replace("/var/impetusd", str(impetusd.root / "var")).replace("0.0.0.0:8080", f"127.0.0.1:{port}")
+    impetusd.write(ini)
+    with temporary_server() as url:
+        impetusd.environ["DATABASE_URL"] = url
+        container = Container(impetusd, namespace)
+
+        def migrated() -> bool:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as response:
+                return bool(json.loads(response.read())["database"]["migrated"])
+
+        for unit in ("web:0", "jobs:0"):
+            wait_for(lambda unit=unit: f"{unit}: RUNNING" in container.out.read_text(), container.out.read_text)
+        wait_for(migrated, "the schema to be made")
+        assert "maintenance: " in impetusd.run("trigger", "maintenance").err
+        wait_for(lambda: "maintenance | vacuum sessions" in container.out.read_text(), container.out.read_text)
+        os.kill(container.first, signal.SIGTERM)
+        assert container.wait() == 0
+
+
+def test_the_compose_file_fits_the_image() -> None:
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    image = (FOLDER / "Containerfile").read_text()
+    app, db = services["app"], services["db"]
+    assert int(db["image"].rpartition(":")[2]) >= 15
+    assert (FOLDER.parents[1] / app["build"]["dockerfile"]).samefile(FOLDER / "Containerfile")
+    assert app["environment"]["DATABASE_URL"].endswith(f"@db/{db['environment']['POSTGRES_DB']}")
+    assert f"VOLUME {app['volumes'][0].partition(':')[2]}\n" in image
+    assert f"EXPOSE {app['ports'][0].rpartition(':')[2]}\n" in image
+    assert json.dumps(app["healthcheck"]["test"][1:]) in image
 
 
 CRITICAL = """
