@@ -101,7 +101,7 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
     """
     given, table = query.given(), TABLES[query.log]
     if EXPORTS.locked():
-        raise unavailable("other exports are under way in this worker")
+        raise unavailable("other exports are under way in this worker", "busy")
     async with EXPORTS:
         statement, arguments = LISTING[table].count(given, EXPORT_MAX)
         count = await me.company.fetchval(statement, *arguments)

@@ -77,7 +77,10 @@ async def login(request: web.Request, body: Credentials) -> Session:
         if user is not None:
             await _company(request, user).refused("wrong password")
         raise Problem(
-            401, "there is no such account, or the password is another", headers={"WWW-Authenticate": "Bearer"}
+            401,
+            "there is no such account, or the password is another",
+            "wrong_credentials",
+            headers={"WWW-Authenticate": "Bearer"},
         )
     await database.execute(queries.FORGET_ATTEMPTS, own)
     await database.execute(queries.TAKE_BACK_ATTEMPTS, wider)
@@ -115,7 +118,7 @@ async def change_password(request: web.Request, me: Caller, body: PasswordChange
     await _count(request.app[DATABASE], request.app[SETTINGS], key)
     kept = await me.company.fetchval(queries.PASSWORD, me.user_id)
     if not await request.app[PASSWORDS].matches(body.current, kept):
-        raise Problem(403, "the current password is another")
+        raise Problem(403, "the current password is another", "wrong_password")
     hashed = await request.app[PASSWORDS].hashed(body.new)
     async with me.company.transaction() as change:
         await change.execute(queries.SET_PASSWORD, me.user_id, hashed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from impetus_service.kit import job_files
 from impetus_service.kit.caller import Rank
 from impetus_service.kit.formats import FORMATS
 from impetus_service.kit.job_kinds import Kinds, Refused, Run
-from impetus_service.kit.provider import Embeddings, ProviderError
+from impetus_service.kit.provider import Embeddings, ProviderError, in_parts
 from impetus_service.kit.validation import Input, Instant
 from impetus_service.queries import reports
 from impetus_service.queries.logs import LISTING, SHOWN
@@ -23,7 +22,6 @@ KINDS = Kinds()
 
 EVERYTHING = 2**62  # rows
 CHUNK = 2000  # rows that are in memory
-BATCH, BATCH_BYTES = 100, 1_000_000  # texts that the provider is asked about at once, and their bytes
 TEXTS_BYTES = 8 * 1024**2  # of the body with the texts of a job
 REPORT_ROWS = 10_000
 
@@ -95,7 +93,7 @@ async def embeddings(run: Run, wanted: EmbeddingsJob) -> Any:
     decode = msgspec.json.Decoder(Embeddings).decode
     name = run.name("jsonl")
     async with job_files.writing(run.folder, name) as sink:
-        for begin, texts in _batches(wanted.texts):
+        for begin, texts in in_parts(wanted.texts):
             body: dict[str, Any] = {"input": texts}
             if wanted.model:
                 body["model"] = wanted.model
@@ -110,18 +108,6 @@ async def embeddings(run: Run, wanted: EmbeddingsJob) -> Any:
             await run.progress(begin + len(lines), len(wanted.texts))
     run.file = name
     return {"texts": len(wanted.texts), "bytes": sink.bytes}
-
-
-def _batches(texts: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """(index of the first, texts), each of at most BATCH texts and, unless it is one alone, BATCH_BYTES."""
-    begin = size = 0
-    for index, text in enumerate(texts):
-        length = len(text.encode())
-        if index > begin and (index - begin >= BATCH or size + length > BATCH_BYTES):
-            yield begin, texts[begin:index]
-            begin, size = index, 0
-        size += length
-    yield begin, texts[begin:]
 
 
 def _day(instant: datetime) -> str:

@@ -48,7 +48,7 @@ class Passwords:
 
     async def _in_thread(self, password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
         if self._waiting >= MAX_WAITING:
-            raise unavailable("too many logins at once", 2)
+            raise unavailable("too many logins at once", "busy", retry_after=2)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, _scrypt, password, salt, n, r, p)

@@ -38,7 +38,10 @@ async def authenticate(request: web.Request, action: str, entity: str) -> Caller
     if row is None:
         detail = "the session has expired or ended, or never was: log in again"
         raise Problem(
-            401, detail, headers={"WWW-Authenticate": _CHALLENGE["WWW-Authenticate"] + ', error="invalid_token"'}
+            401,
+            detail,
+            "session_ended",
+            headers={"WWW-Authenticate": _CHALLENGE["WWW-Authenticate"] + ', error="invalid_token"'},
         )
     caller = Caller(
         row["id"],

@@ -96,7 +96,7 @@ async def create_user(request: web.Request, me: Caller, body: NewUser) -> User:
     async with me.company.transaction() as change:
         added = await change.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
         if added is None:
-            raise Problem(409, "there is an account with this address")
+            raise Problem(409, "there is an account with this address", "account_exists")
         user = await _user(change, added)
         change.record(user.id, f"{user.email}, role {_role(user)}")
     return user
@@ -154,7 +154,7 @@ async def create_role(me: Caller, body: NewRole) -> Role:
     async with me.company.transaction() as change:
         row = await change.fetchrow(queries.ADD_ROLE, body.name, body.level)
         if row is None:
-            raise Problem(409, f"there is a role {body.name}")
+            raise Problem(409, f"there is a role {body.name}", "role_exists")
         change.record(row["id"], f"{body.name}, level {body.level}")
     return Role(**row)
 
@@ -201,9 +201,9 @@ def _reach(me: Caller) -> int:
 
 def _refuse_unless_managed(me: Caller, user: User) -> None:
     if user.id == me.user_id:
-        raise Problem(403, "nobody manages himself: another one of a higher level has to")
+        raise Problem(403, "nobody manages himself: another one of a higher level has to", "yourself")
     if user.level >= _reach(me):
-        raise Problem(403, f"the user's role is of level {user.level}, yours of level {me.level}")
+        raise Problem(403, f"the user's role is of level {user.level}, yours of level {me.level}", "level_too_low")
 
 
 async def _role_below(me: Caller, name: str) -> int:
@@ -211,5 +211,5 @@ async def _role_below(me: Caller, name: str) -> int:
     if row is None:
         raise refusal([Fault("body.role", "no_such_role", "must be the name of a role of your company")])
     if row["level"] >= _reach(me):
-        raise Problem(403, f"the role {name} is of level {row['level']}, yours of level {me.level}")
+        raise Problem(403, f"the role {name} is of level {row['level']}, yours of level {me.level}", "level_too_low")
     return int(row["id"])

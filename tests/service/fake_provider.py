@@ -72,7 +72,7 @@ class FakeProvider:
         answer = await self._note(request)
         if answer is not None:
             return answer
-        body = self.seen[-1]
+        body = await request.json()
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
         data = []
         for index, text in enumerate(texts):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import fake_provider as fake
 import openai
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.test_utils import unused_port
 from conftest import run
 from fake_provider import KEY, WORDS, FakeProvider
 from served import Person, served
@@ -17,6 +20,7 @@ from waiting import until
 
 from impetus_service.kit import chat, outgoing
 
+JSON = {"Content-Type": "application/json"}
 HELLO = {"messages": [{"role": "user", "content": "Olá"}]}
 
 
@@ -88,10 +92,124 @@ def test_a_provider_that_fails_is_a_clear_answer(database, misbehaviour, status,
             with pytest.raises(error) as failure:
                 await client.chat.completions.create(model="m", stream=stream, **HELLO)
             assert failure.value.status_code == status
-            assert failure.value.body["status"] == status
+            code = {400: "refused_by_provider", 502: "provider_failed", 503: "provider_unavailable"}[status]
+            kind = "x" if status == 400 else "server_error"
+            body = failure.value.body
+            assert {**body, "message": ""} == {"message": "", "type": kind, "param": None, "code": code}
+            assert provider.url.split("/")[2] not in failure.value.response.text
             assert ("Retry-After" in failure.value.response.headers) == (status == 503)
             assert KEY not in failure.value.response.text
             assert (await admin("GET", "/api/auth/me"))[0] == 200  # the worker has taken no harm
+
+    run(main())
+
+
+def test_all_that_goes_wrong_below_v1_is_told_as_openai_would(database):
+    async def main() -> None:
+        async with chatting(database) as (admin, provider, _):
+            too_long = json.dumps({"input": "x" * 3_000_000}).encode()
+            for who, method, path, options, status, code, param in (
+                (admin.served, "POST", "/v1/embeddings", {"json": {"input": "a"}}, 401, "session_required", None),
+                (admin, "GET", "/v1/models", {}, 404, "not_found", None),
+                (admin, "GET", "/v1/embeddings", {}, 405, "method_not_allowed", None),
+                (
+                    admin,
+                    "POST",
+                    "/v1/embeddings",
+                    {"data": io.BytesIO(too_long), "headers": JSON},
+                    413,
+                    "body_too_large",
+                    None,
+                ),
+                (admin, "POST", "/v1/embeddings", {"data": "x"}, 415, "unsupported_media_type", None),
+                (admin, "POST", "/v1/embeddings", {"data": "{", "headers": JSON}, 400, "malformed_json", None),
+                (admin, "POST", "/v1/embeddings", {"json": {"input": ["a", 1]}}, 422, "invalid", "input[1]"),
+            ):
+                got, answer = await who(method, path, **options)
+                assert (got, set(answer)) == (status, {"error"}), answer
+                error = answer["error"]
+                assert set(error) == {"message", "type", "param", "code"}
+                assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+            assert provider.seen == []
+
+    run(main())
+
+
+def test_what_the_provider_says_of_a_refusal_is_passed_on_without_addresses_and_keys(database):
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        message = f"no m at http://vllm-3.cluster.example:8000/v1 (10.0.0.7:8000, [fd00::1]:80, localhost:1, {request.host}) for {KEY}"
+        error = {"message": message, "type": "invalid_request_error", "param": "model", "code": 404}
+        return web.json_response({"error": error}, status=400)
+
+    async def main() -> None:
+        async with chatting(database, refuse) as (_, _, client):
+            with pytest.raises(openai.BadRequestError) as failure:
+                await client.chat.completions.create(model="m", **HELLO)
+            error = failure.value.body
+            assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "model", "404")
+            assert error["message"] == (
+                "the provider refused the request: no m at http://***/v1 (***, ***, ***, ***) for ***"
+            )
+
+    run(main())
+
+
+def test_a_provider_that_cannot_be_reached_is_no_address_for_the_caller(database, caplog):
+    async def main() -> None:
+        address = f"127.0.0.1:{unused_port()}"
+        async with served(database, OPENAI_BASE_URL=f"http://{address}/v1", HTTP_RETRIES="0") as service:
+            admin = await service.administrator()
+            for _ in range(6):  # the last one by the breaker
+                status, answer = await admin("POST", "/v1/chat/completions", json=HELLO)
+                assert (status, answer["error"]["code"]) == (503, "provider_unavailable")
+                assert "127.0.0.1" not in str(answer)
+            assert "is not asked at present" in answer["error"]["message"]
+        assert address in caplog.text  # but the operator's
+
+    run(main())
+
+
+def test_as_many_inputs_as_are_documented_are_embedded_whatever_their_answers_bytes(database):
+    """2,048 vectors of 1,536 numbers are 70 MB as OpenAI writes them: more than HTTP_ANSWER_MAX_BYTES."""
+    vector = "[" + ",".join(f"{-0.0069292834 - n / 1e6:.18f}" for n in range(1536)) + "]"
+
+    async def embed(request: web.Request) -> web.StreamResponse:
+        texts = (await request.json())["input"]
+        data = ",".join(f'{{"object":"embedding","index":{n},"embedding":{vector}}}' for n in range(len(texts)))
+        usage = f'{{"prompt_tokens":{len(texts)},"total_tokens":{len(texts)}}}'
+        body = f'{{"object":"list","data":[{data}],"model":"e","usage":{usage}}}'
+        return web.Response(text=body, content_type="application/json")
+
+    async def main() -> None:
+        async with chatting(database, *[embed] * 21) as (admin, provider, _):
+            texts = [str(number) for number in range(2048)]
+            status, answer = await admin("POST", "/v1/embeddings", json={"input": texts, "model": "e"})
+            assert (status, answer["object"], answer["model"]) == (200, "list", "e")
+            assert [each["index"] for each in answer["data"]] == list(range(2048))
+            assert {len(each["embedding"]) for each in answer["data"]} == {1536}
+            assert answer["usage"] == {"prompt_tokens": 2048, "total_tokens": 2048}
+            assert sorted((text for body in provider.seen for text in body["input"]), key=int) == texts
+
+    run(main())
+
+
+async def vectors(request: web.Request) -> web.StreamResponse:
+    data = [{"index": index, "embedding": [0.5]} for index, _ in enumerate((await request.json())["input"])]
+    return web.json_response({"data": data})
+
+
+@pytest.mark.parametrize("fails", [0, 20])
+def test_embeddings_of_which_a_part_fails_are_no_whole_answer(database, fails):
+    async def main() -> None:
+        async with chatting(database) as (admin, provider, _):
+            provider.next = [fake.status(500) if number == fails else vectors for number in range(21)]
+            asked = admin("POST", "/v1/embeddings", json={"input": ["a"] * 2048})
+            if fails == 0:
+                status, answer = await asked
+                assert (status, answer["error"]["code"]) == (503, "provider_unavailable")
+            else:
+                with pytest.raises(ClientPayloadError):
+                    await asked
 
     run(main())
 
@@ -102,7 +220,7 @@ def test_without_a_provider_the_answer_says_what_to_set(database):
             admin = await service.administrator()
             for path, body in (("/v1/chat/completions", HELLO), ("/v1/embeddings", {"input": "a"})):
                 status, problem = await admin("POST", path, json=body)
-                assert (status, "set OPENAI_BASE_URL" in problem["detail"]) == (503, True)
+                assert (status, "set OPENAI_BASE_URL" in problem["error"]["message"]) == (503, True)
 
     run(main())
 

@@ -15,7 +15,7 @@ from conftest import run
 from impetus_service.kit import addresses, frame
 from impetus_service.kit.api import Api
 from impetus_service.kit.db import Unavailable
-from impetus_service.kit.problems import Problem
+from impetus_service.kit.problems import CODES, Problem, code_of
 from impetus_service.kit.request_id import HEADER, REQUEST_ID
 from impetus_service.kit.validation import Input
 
@@ -55,6 +55,7 @@ def test_what_the_framework_refuses_has_the_shape_too(path, method, status, deta
     problem = json.loads(body)
     assert problem["request_id"] == response.headers[HEADER]
     assert (response.status, problem["status"], problem["detail"]) == (status, status, detail)
+    assert problem["code"] == code_of(status)
     assert ("Allow" in response.headers) == (status == 405)
 
 
@@ -76,6 +77,7 @@ def test_what_a_handler_raises_has_the_shape(error, status, caplog):
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert ("Retry-After" in response.headers) == (status in {429, 503})
     assert b"hunter2" not in body
+    assert CODES[json.loads(body)["code"]] == status
     assert bool([record for record in caplog.records if record.exc_info]) == (status == 500)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 
 import pytest
 from conftest import run
@@ -81,6 +82,54 @@ def test_a_header(shared_postgres, header):
             writer.write(b"\r\n".join(lines))
             answer = await reader.read()
             assert answer.split(b" ", 2)[1] == b"401", answer
+            writer.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status", "code"),
+    [
+        (b"GET /api/auth/me HTTP/1.1\r\nExpect: x", b"", 417, "expectation_failed"),
+        (b"POST /api/auth/login HTTP/1.1\r\nContent-Encoding: gzip", b"hello", 400, "bad_request"),
+        (b"POST /api/auth/login HTTP/1.1\r\nContent-Encoding: deflate", b"hello", 400, "bad_request"),
+        (b"POST /api/auth/login HTTP/1.1", b"{", 400, "malformed_json"),
+        (b"POST /api/auth/login HTTP/1.1", b" " * 3_000_000, 413, "body_too_large"),
+        (b"PUT /api/auth/login HTTP/1.1", b"", 405, "method_not_allowed"),
+        (b"GET /nowhere HTTP/1.1", b"", 404, "not_found"),
+    ],
+)
+def test_what_aiohttp_refuses_has_our_shape_and_a_code(shared_postgres, head, body, status, code):
+    async def main() -> None:
+        async with served(shared_postgres.url) as service:
+            reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
+            lines = [
+                b"Host: a",
+                b"Connection: close",
+                b"Content-Type: application/json",
+                b"Content-Length: %d" % len(body),
+            ]
+            writer.write(b"\r\n".join([head, *lines, b"", body]))
+            answer, _, problem = (await reader.read()).partition(b"\r\n\r\n")
+            assert answer.split(b" ", 2)[1] == b"%d" % status, answer
+            assert b"application/problem+json" in answer
+            assert b"X-Request-ID" in answer
+            problem = json.loads(problem)
+            assert (problem["status"], problem["code"]) == (status, code)
+            writer.close()
+
+    run(main())
+
+
+def test_expect_100_continue_is_answered(shared_postgres):
+    async def main() -> None:
+        async with served(shared_postgres.url) as service:
+            reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
+            head = b"POST /api/auth/login HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Type: application/json"
+            writer.write(head + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"{}")
+            assert (await reader.read()).startswith(b"HTTP/1.1 422")
             writer.close()
 
     run(main())

@@ -137,7 +137,7 @@ def test_a_report_counts_by_period(database, folder):
 
 
 def test_embeddings_are_made_in_batches(database, folder, monkeypatch):
-    monkeypatch.setattr(job_kinds, "BATCH", 2)
+    monkeypatch.setattr("impetus_service.kit.provider.PART_TEXTS", 2)
 
     async def main() -> None:
         async with FakeProvider() as provider:

@@ -151,6 +151,43 @@ def test_an_attempt_that_hangs_ends_and_hangs_up():
     run(main())
 
 
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_a_target_that_hangs_is_asked_once_and_as_often_again_as_there_are_retries(retries):
+    """HTTP_TIMEOUT_MS is of each attempt, and no total cuts the last of them short unless it was set."""
+
+    async def main() -> None:
+        hanging = [asyncio.Event() for _ in range(retries + 1)]
+        settings = {"http_timeout_ms": 50, "http_total_ms": 0, "http_retries": retries}
+        async with asking(*hanging, **settings) as (client, target):
+            with pytest.raises(Unavailable, match=r"did not answer within 0\.05 s"):
+                await client.request("GET", target.url)
+            assert target.asked == retries + 1
+
+    run(main())
+
+
+def test_by_default_all_attempts_have_their_time():
+    settings = Settings("postgresql:///x")
+    assert (settings.http_timeout_ms, settings.http_retries) == (15_000, 3)
+    assert Outgoing(settings)._total >= 4 * 15 + 3 * LONGEST_PAUSE
+    assert Outgoing(replace(settings, http_total_ms=20_000))._total == 20
+
+
+def test_what_a_client_may_be_told_has_no_address():
+    async def main() -> None:
+        async with asking(http_retries=0) as (client, _):
+            for url in (f"http://127.0.0.1:{unused_port()}/", "http://name.invalid:81/"):
+                with pytest.raises(Unavailable) as failure:
+                    await client.request("GET", url)
+                assert origin(url) in str(failure.value)
+                assert failure.value.why in {
+                    "cannot be reached: Connection refused",
+                    "cannot be reached: its name has no address",
+                }
+
+    run(main())
+
+
 def test_all_attempts_end_within_the_total():
     async def main() -> None:
         hanging = [asyncio.Event() for _ in range(50)]

@@ -22,13 +22,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from impetus_service.kit.addresses import address
 from impetus_service.kit.audit import JOURNAL
 from impetus_service.kit.caller import AUTHENTICATE, Caller, Rank
 from impetus_service.kit.paging import NAMES, Page, Paged
-from impetus_service.kit.problems import Fault, Problem
+from impetus_service.kit.problems import CONTENT_TYPE as PROBLEM_JSON
+from impetus_service.kit.problems import Fault, Problem, ProblemBody, answer
 from impetus_service.kit.validation import Input, read_json, read_texts, refusal, unknown_names
 
 Handler = Callable[..., Awaitable[Any]]
@@ -67,6 +68,7 @@ class Operation:
     also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
     body_max: int | None  # bytes of a request's body; None: the application's limit
     any_query: bool  # whether parameters that are not declared are left alone, for probes that add their own
+    problem: tuple[str, type]  # how a problem is told: content type and struct
     hints: Mapping[str, Any] = field(repr=False)  # of the handler's parameters and its return
 
     @property
@@ -93,7 +95,9 @@ class Operation:
         me = await request.app[AUTHENTICATE](request, self.action, self.entity or "")
         try:
             if me.level < self.rank:
-                raise Problem(403, f"this needs a role of level {self.rank}; yours is of level {me.level}")
+                raise Problem(
+                    403, f"this needs a role of level {self.rank}; yours is of level {me.level}", "level_too_low"
+                )
             answer = await self.handler(me=me, **await self._arguments(request))
         except Problem as problem:
             if problem.status in {403, 429} and self.entity is not None and not problem.repeated:
@@ -169,10 +173,11 @@ class Operation:
 
 
 class Api:
-    """The operations of one subject."""
+    """The operations of one subject. `problem` describes how the frame tells a problem there (frame.SHAPES)."""
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, problem: tuple[str, type] = (PROBLEM_JSON, ProblemBody)) -> None:
         self.tag = tag
+        self._problem = problem
         self.operations: list[Operation] = []
 
     def operation(
@@ -221,6 +226,7 @@ class Api:
                     also or {},
                     body_max,
                     any_query,
+                    self._problem,
                     hints,
                 )
             )
@@ -243,7 +249,18 @@ class Api:
 
     def routes(self) -> list[web.RouteDef]:
         """For Application.add_routes."""
-        return [web.route(each.method, each.path, each.__call__) for each in self.operations]
+        return [web.route(each.method, each.path, each.__call__, expect_handler=_go_on) for each in self.operations]
+
+
+async def _go_on(request: web.Request) -> web.Response | None:
+    """The answer to Expect, which aiohttp gives before any middleware: 100, or 417."""
+    expected = request.headers["Expect"]
+    if expected.lower() != "100-continue":
+        return answer(Problem(417, f"Expect: {expected[:100]}: only 100-continue is known"))
+    if request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+    return None
 
 
 async def _body(request: web.Request, wanted: Any, body_max: int | None) -> tuple[Any, list[Fault]]:
@@ -257,8 +274,8 @@ async def _body(request: web.Request, wanted: Any, body_max: int | None) -> tupl
     try:
         return read_json(text, wanted)
     except msgspec.DecodeError as error:
-        raise Problem(400, f"the body is no JSON: {error}") from None
+        raise Problem(400, f"the body is no JSON: {error}", "malformed_json") from None
     except RecursionError:
-        raise Problem(400, "the body is nested too deeply") from None
+        raise Problem(400, "the body is nested too deeply", "malformed_json") from None
     except UnicodeDecodeError:
-        raise Problem(400, "the body is no JSON: it is not in UTF-8") from None
+        raise Problem(400, "the body is no JSON: it is not in UTF-8", "malformed_json") from None

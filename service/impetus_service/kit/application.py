@@ -50,6 +50,7 @@ def make_application(
     app[JOURNAL] = Journal(app[DATABASE], settings.audit_spool_dir)
     app[OUTGOING] = Outgoing(settings)
     app[chat.PROVIDER] = Provider(settings, app[OUTGOING])
+    app[frame.SHAPES] = {"/v1/": chat.as_openai}
     app[jobs.FOLDER] = settings.job_files_dir
     app[addresses.PROXY_HOPS] = settings.proxy_hops
     app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(title, version, apis))

@@ -2,8 +2,8 @@
 
 So the provider's own package can be pointed here: `OpenAI(base_url="http://host/v1", api_key=<a session's token>)`. While the
 provider is away the answer is 503 with Retry-After, and nothing else of the service is the slower for it. A streamed
-completion that fails in its midst ends with an event that has `error`, as OpenAI's does. A client that leaves takes its
-request to the provider with it.
+completion that fails in its midst ends with an event that has `error`; all that goes wrong below /v1 is told in that shape.
+A client that leaves takes its request to the provider with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from msgspec import Meta
 from impetus_service.kit.api import Api
 from impetus_service.kit.caller import Caller
 from impetus_service.kit.problems import Problem
-from impetus_service.kit.provider import DONE, Provider, ProviderError
+from impetus_service.kit.provider import DONE, Provider, ProviderError, Reason, Refusal, in_parts
 from impetus_service.kit.streams import SSE
 from impetus_service.kit.validation import Input
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 Model = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(min_length=1, max_length=100_000)]
 
-api = Api("chat")
+api = Api("chat", problem=("application/json", Refusal))
 
 
 class ChatRequest(Input, forbid_unknown_fields=False):
@@ -64,7 +64,22 @@ async def complete_chat(me: Caller, body: ChatRequest, request: web.Request) -> 
 @api.post("/v1/embeddings", raises=(400, 502, 503))
 async def embed(me: Caller, body: EmbeddingsRequest, request: web.Request) -> web.StreamResponse:  # noqa: ARG001
     """One vector for each input, in OpenAI's shape."""
-    return await _answer(request, request.app[PROVIDER].embed(await _as_sent(request)))
+    provider = request.app[PROVIDER]
+    wanted = await _as_sent(request)
+    if isinstance(body.input, str) or len(list(in_parts(body.input))) == 1:
+        return await _answer(request, provider.embed(wanted))
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    async with aclosing(provider.embed_in_parts(wanted)) as pieces:
+        try:
+            while piece := await _while_connected(request, anext(pieces, b"")):
+                if not response.prepared:
+                    await response.prepare(request)
+                async with asyncio.timeout(WRITE_TIMEOUT):
+                    await response.write(piece)
+        except ProviderError as error:
+            raise _problem(error) from error  # in the midst: the frame breaks the answer off
+    await response.write_eof()
+    return response
 
 
 async def _as_sent(request: web.Request) -> dict[str, Any]:
@@ -72,7 +87,7 @@ async def _as_sent(request: web.Request) -> dict[str, Any]:
     try:
         body: dict[str, Any] = msgspec.json.decode(await request.read())
     except RecursionError:  # in what the checks leave alone
-        raise Problem(400, "the body is nested too deeply") from None
+        raise Problem(400, "the body is nested too deeply", "malformed_json") from None
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -95,8 +110,7 @@ async def _stream(request: web.Request, events: AsyncGenerator[bytes, None]) -> 
         except ProviderError as error:
             if not response.prepared:
                 raise _problem(error) from error
-            told = {"error": {"message": str(error), "type": "provider_error", "code": error.status}}
-            await _send(response, msgspec.json.encode(told))
+            await _send(response, msgspec.json.encode(Refusal(_reason(_problem(error)))))
         else:
             await _send(response, DONE)
     return response
@@ -123,7 +137,31 @@ async def _while_connected(request: web.Request, waiting: Coroutine[Any, Any, T]
             await asyncio.wait({task})
 
 
-def _problem(error: ProviderError) -> Problem:
+class ProviderProblem(Problem):
+    """With what the provider itself said, if anything."""
+
+    said: Reason | None = None
+
+
+def as_openai(problem: Problem) -> web.Response:
+    """The response that tells a Problem as OpenAI would: whoever asks below /v1 expects it so."""
+    body = msgspec.json.encode(Refusal(_reason(problem)))
+    return web.Response(body=body, status=problem.status, headers=problem.headers, content_type="application/json")
+
+
+def _problem(error: ProviderError) -> ProviderProblem:
+    codes = {400: "refused_by_provider", 502: "provider_failed", 503: "provider_unavailable"}
     wait = error.retry_after
     headers = {} if wait is None else {"Retry-After": str(max(1, round(wait)))}
-    return Problem(error.status, str(error), headers=headers)
+    problem = ProviderProblem(error.status, str(error), codes[error.status], headers=headers)
+    problem.said = error.said
+    return problem
+
+
+def _reason(problem: Problem) -> Reason:
+    said = problem.said if isinstance(problem, ProviderProblem) else None
+    kind = "invalid_request_error" if problem.status < 500 else "server_error"
+    param = problem.errors[0].at.removeprefix("body.") if problem.errors else None
+    if said is None:
+        return Reason(problem.detail, kind, param, problem.code)
+    return Reason(problem.detail, said.type or kind, said.param, said.code or problem.code)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -193,7 +194,7 @@ class Database:
                     raise ConnectionResetError("the connection to the database ended") from error
         except AWAY as error:
             self._lost.set()
-            raise Unavailable(_sentence(error)) from error
+            raise Unavailable(_public(error)) from error
 
     async def fetch(self, query: Query, *arguments: Any) -> list[Any]:
         """Every row."""
@@ -423,6 +424,13 @@ async def _select_one(connection: Any, timeout: float) -> float:  # noqa: ASYNC1
         connection.terminate()
         raise
     return time.perf_counter() - asked
+
+
+def _public(error: BaseException) -> str:
+    """As _sentence, for a client: without the address, which an error of a connection has in its text."""
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return f"cannot connect: {os.strerror(error.errno)}" if error.errno else "cannot connect"
+    return _sentence(error)
 
 
 def _sentence(error: BaseException) -> str:

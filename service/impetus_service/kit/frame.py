@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 import asyncpg
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
 log = logging.getLogger("impetus.http")
+
+# How a Problem is answered below a path, where it is not as an RFC 9457 body: a prefix, and what makes the answer.
+Shapes = Mapping[str, Callable[[Problem], web.Response]]
+SHAPES = web.AppKey("impetus.shapes", Shapes)
 
 _NAME = web.RequestKey("impetus.request_id", str)
 _BEGUN = web.RequestKey("impetus.begun", web.StreamResponse)  # the response whose head has been sent
@@ -48,7 +53,7 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:
     """on_response_prepare: the last moment for a header of a response that is streamed."""
     headers = response.headers
-    headers[HEADER] = request[_NAME]
+    headers[HEADER] = request.get(_NAME) or accept(request.headers.get(HEADER))  # 417 comes before any middleware
     headers.setdefault("Cache-Control", "no-store")  # what is somebody's own must lie in no proxy
     headers.setdefault("X-Content-Type-Options", "nosniff")  # nor be run by a browser that takes a text for a page
     request[_BEGUN] = response
@@ -63,25 +68,35 @@ def _answer_to(error: Exception, request: web.Request) -> web.StreamResponse:
         if request.transport is not None:
             request.transport.abort()
         return cast("web.StreamResponse", begun)
+    if isinstance(error, web.HTTPException) and error.status < 400:
+        return error
+    if isinstance(error, ConnectionResetError):
+        return web.Response(status=499)  # the client has left: nobody reads it
+    problem = _problem(error, request)
+    for prefix, shaped in request.app.get(SHAPES, {}).items():
+        if request.path.startswith(prefix):
+            return shaped(problem)
+    return answer(problem)
+
+
+def _problem(error: Exception, request: web.Request) -> Problem:
     match error:
         case Problem():
-            return answer(error)
+            return error
         case Unavailable():
-            return answer(unavailable(f"the database cannot answer: {error}"))
+            return unavailable(f"the database cannot answer: {error}", "database_unavailable")
         case web.HTTPException():
-            return _answer_to_http(error, request)
-        case ConnectionResetError():
-            return web.Response(status=499)  # the client has left: nobody reads it
+            return _of_http(error, request)
+        case web.RequestPayloadError():
+            return Problem(400, f"the body is not encoded as its headers say: {' '.join(str(error).split())}")
         case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():  # in text; in jsonb
-            return answer(Problem(422, "a text holds a character that the database cannot store: U+0000"))
+            return Problem(422, "a text holds a character that the database cannot store: U+0000")
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return answer(Problem(500, "something went wrong here; the logs know more by the request's id"))
+    return Problem(500, "something went wrong here; the logs know more by the request's id")
 
 
-def _answer_to_http(error: web.HTTPException, request: web.Request) -> web.StreamResponse:
+def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
     """aiohttp's own refusals, and whatever else is raised as a response."""
-    if error.status < 400:
-        return error
     match error:
         case web.HTTPNotFound():
             detail = f"there is nothing at {request.path}"
@@ -92,12 +107,12 @@ def _answer_to_http(error: web.HTTPException, request: web.Request) -> web.Strea
         case _:
             detail = error.text or error.reason
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    return answer(Problem(error.status, detail, headers=headers))
+    return Problem(error.status, detail, headers=headers)
 
 
 def _ours(error: Exception) -> Exception | None:
     """The error when it is worth a traceback: not for a client that left or a database that is away."""
-    return None if isinstance(error, ClientLeft | Unavailable | OSError | TimeoutError) else error
+    return None if isinstance(error, ClientLeft | Problem | Unavailable | OSError | TimeoutError) else error
 
 
 def _write_access(request: web.Request, status: int, size: int, began: float) -> None:

@@ -204,7 +204,7 @@ async def _as_it_is(me: Caller, path: JobPath, wanted: State) -> Job:
     if row is None:
         raise not_found("job")
     if row["state"] != wanted:
-        raise Problem(409, f"the job is {row['state']}")
+        raise Problem(409, f"the job is {row['state']}", "job_state")
     return _job(row)
 
 

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from impetus_service.kit import paging, validation
 from impetus_service.kit.api import INPUTS, Api, Operation
-from impetus_service.kit.problems import CONTENT_TYPE, ProblemBody
 
 REF = "#/components/schemas/{name}"
 DOCUMENT = web.AppKey("impetus.openapi", bytes)
@@ -28,7 +27,7 @@ async def openapi(request: web.Request) -> web.Response:
 def describe(title: str, version: str, apis: Sequence[Api]) -> dict[str, Any]:
     """The description of all operations."""
     operations = [operation for each in apis for operation in each.operations]
-    types = [ProblemBody, *(kind for operation in operations for kind in _types(operation))]
+    types = [kind for operation in operations for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components(types, schema_hook=validation.schema, ref_template=REF)
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -47,7 +46,8 @@ def describe(title: str, version: str, apis: Sequence[Api]) -> dict[str, Any]:
 
 def _types(operation: Operation) -> list[Any]:
     parts = (operation.hints.get(name) for name in INPUTS)
-    return [kind for kind in (*parts, operation.answers, *operation.also.values()) if kind is not None]
+    answers = (operation.answers, *operation.also.values(), operation.problem[1])
+    return [kind for kind in (*parts, *answers) if kind is not None]
 
 
 def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,8 @@ def _describe(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]
     for status, kind in operation.also.items():
         content = {operation.content_types[0]: {"schema": schema_of[repr(kind)]}}
         described["responses"][str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
-    problem = {CONTENT_TYPE: {"schema": schema_of[repr(ProblemBody)]}}
+    problem_type, shape = operation.problem
+    problem = {problem_type: {"schema": schema_of[repr(shape)]}}
     for status in _refusals(operation):
         described["responses"].setdefault(str(status), {"description": HTTPStatus(status).phrase, "content": problem})
     return described

@@ -1,7 +1,8 @@
 """Requests to other services: one client of the worker, with a timeout, retries and a circuit breaker per target.
 
-Nothing here ends or stalls a worker: each attempt ends within HTTP_TIMEOUT_MS, all of them with their pauses within
-HTTP_TOTAL_MS (a caller may name another total, and spend it on one attempt), an answer has at most HTTP_ANSWER_MAX_BYTES, and a target that fails time and again is not asked at all
+Nothing here ends or stalls a worker: each attempt ends within HTTP_TIMEOUT_MS, and there are HTTP_RETRIES more of them at
+most, all within HTTP_TOTAL_MS where that is set (a caller may name another total, and spend it on one attempt). An answer
+has at most HTTP_ANSWER_MAX_BYTES, and a target that fails time and again is not asked at all
 until its breaker lets one request through. What comes of it is an Answer, or Unavailable with a sentence for the client.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -35,10 +37,12 @@ CHUNK = 65536  # bytes
 
 
 class Unavailable(Exception):
-    """A target gave no usable answer: `str()` is a sentence, `retry_after` the seconds after which to ask again."""
+    """A target gave no usable answer: `str()` is a sentence for the log, `why` what of it may be shown to a client, as it
+    names no address, `retry_after` the seconds after which to ask again."""
 
     def __init__(self, target: str, why: str, retry_after: float) -> None:
         super().__init__(f"{target} {why}")
+        self.why = why
         self.retry_after = retry_after
 
 
@@ -85,8 +89,9 @@ class Outgoing:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # of the breakers
         self._timeout = settings.http_timeout_ms / 1000
-        self._total = settings.http_total_ms / 1000
         self._retries = settings.http_retries
+        enough = self._timeout * (self._retries + 1) + LONGEST_PAUSE * self._retries
+        self._total = settings.http_total_ms / 1000 or enough
         self._most = settings.http_answer_max_bytes
         self._policy = Policy(settings.http_breaker_failures, settings.http_breaker_open_ms / 1000)
         self._breakers: dict[str, Breaker] = {}
@@ -277,11 +282,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def reason(error: BaseException, allowed: float) -> str:
-    """Why there was no answer; never the URL, which may hold what is secret."""
+    """Why there was no answer; never the URL, which may hold what is secret, nor an address."""
     if isinstance(error, TimeoutError):
         return f"did not answer within {allowed:.3g} s"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "cannot be reached: its certificate is not accepted, or it speaks no TLS"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot be reached: {error.os_error.strerror or error.os_error}"
+        number = error.os_error.errno or 0  # asyncio's own text has the address; a name's that is not found is negative
+        return f"cannot be reached: {os.strerror(number) if number > 0 else 'its name has no address'}"
     if isinstance(error, aiohttp.ClientPayloadError):
         return f"broke off its answer: {error}"
     return f"gave no HTTP answer: {type(error).__name__}"

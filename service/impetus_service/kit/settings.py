@@ -26,7 +26,7 @@ class Settings:
     LIMITS: ClassVar[Mapping[str, tuple[int, int]]] = {
         "http_timeout_ms": (1, 600_000),
         "http_retries": (0, 20),
-        "http_total_ms": (1, 600_000),
+        "http_total_ms": (0, 600_000),
         "http_answer_max_bytes": (1, 999_999_999),
         "http_breaker_failures": (1, 1000),
         "http_breaker_open_ms": (1, 3_600_000),
@@ -55,7 +55,7 @@ class Settings:
     log_level: str = "INFO"
     http_timeout_ms: int = 15_000  # of one attempt of an outgoing request
     http_retries: int = 3  # attempts after the first one, of what is safe to repeat
-    http_total_ms: int = 30_000  # of all attempts of a request and the pauses between them
+    http_total_ms: int = 0  # of all attempts and the pauses between them; 0: what HTTP_RETRIES of HTTP_TIMEOUT_MS take
     http_answer_max_bytes: int = 10_000_000  # of an answer to it
     http_breaker_failures: int = 5  # in a row, after which a target is not asked...
     http_breaker_open_ms: int = 10_000  # ... for this long
