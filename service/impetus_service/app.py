@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from impetus_service import admin_logs, auth, communications, company, users
+from impetus_service import admin_logs, auth, communications, company, roles, user_sessions, users
 from impetus_service.job_kinds import KINDS
 from impetus_service.kit import chat, job_events, jobs
 from impetus_service.kit.application import STANDARD, make_application
@@ -23,8 +23,10 @@ from impetusd import __version__
 APIS = [
     *STANDARD,
     auth.api,
+    user_sessions.api,
     company.api,
     users.api,
+    roles.api,
     communications.api,
     admin_logs.api,
     jobs.api_of(KINDS),

@@ -26,10 +26,11 @@ from impetus_service.kit.problems import Problem
 from impetus_service.kit.validation import Input
 from impetus_service.passwords import PASSWORDS
 from impetus_service.queries import accounts as queries
-from impetus_service.sessions import new_token, token_hash
+from impetus_service.sessions import new_token, refuse_foreign_page, set_cookie, token_hash
 from impetus_service.settings import SETTINGS, Settings
-from impetus_service.users import Email, NewPassword, User
+from impetus_service.users import Email, Name, NewPassword, User
 
+USER_AGENT_MAX = 200  # characters
 WIDER = 10  # times LOGIN_ATTEMPTS: many people may share an address, and many addresses may guess at an account
 
 api = Api("auth")
@@ -38,16 +39,21 @@ api = Api("auth")
 class Credentials(Input):
     email: Email
     password: Annotated[str, msgspec.Meta(max_length=1024)]
+    cookie: bool = False  # the session goes into the browser's cookie, and no script gets to see its token
 
     def __repr__(self) -> str:
         return f"Credentials(email={self.email!r})"
 
 
 class Session(msgspec.Struct):
-    """`token` goes into the header Authorization: Bearer TOKEN; it is nowhere to be had again."""
+    """`token` goes into the header Authorization: Bearer TOKEN; it is nowhere to be had again. Null: it is in the cookie."""
 
-    token: str
+    token: str | None
     expires_at: datetime
+
+
+class ProfileChange(Input):
+    name: Name
 
 
 class PasswordChange(Input):
@@ -58,9 +64,14 @@ class PasswordChange(Input):
         return "PasswordChange()"
 
 
-@api.post("/api/auth/login", status=201, raises=(401, 429, 503))
-async def login(request: web.Request, body: Credentials) -> Session:
-    """Open a session."""
+@api.post("/api/auth/login", status=201, raises=(401, 403, 429, 503))
+async def login(request: web.Request, body: Credentials) -> Session | web.Response:
+    """Open a session; with `cookie` in a cookie of the browser, HttpOnly, Secure and SameSite.
+
+    A user has SESSIONS_PER_USER sessions at most: the oldest end for new ones.
+    """
+    if body.cookie:
+        refuse_foreign_page(request)
     database, settings = request.app[DATABASE], request.app[SETTINGS]
     email, address = body.email.lower(), addresses.address(request)
     own, wider = _key("login", f"{address} {email}"), [_key("address", str(address)), _key("account", email)]
@@ -76,12 +87,7 @@ async def login(request: web.Request, body: Credentials) -> Session:
     if user is None or not matches:
         if user is not None:
             await _company(request, user).refused("wrong password")
-        raise Problem(
-            401,
-            "there is no such account, or the password is another",
-            "wrong_credentials",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        raise _refused()
     await database.execute(queries.FORGET_ATTEMPTS, own)
     await database.execute(queries.TAKE_BACK_ATTEMPTS, wider)
     hashed = None
@@ -89,26 +95,51 @@ async def login(request: web.Request, body: Credentials) -> Session:
         hashed = await request.app[PASSWORDS].hashed(body.password)
     token, lifetime = new_token(), timedelta(hours=settings.session_hours)
     async with _company(request, user).transaction() as change:
+        # Whoever changes the password, or deactivates the user, ends the sessions that are there: not before this one is.
+        if await change.fetchval(queries.LOCK_CREDENTIALS, user["id"], user["password_hash"]) is None:
+            raise _refused()
         if hashed is not None:
             await change.execute(queries.SET_PASSWORD, user["id"], hashed)
-        session = await change.fetchrow(queries.ADD_SESSION, user["id"], token_hash(token), address, lifetime)
-        expires_at = session["expires_at"]
-        change.record(session["id"])
-    return Session(token, expires_at)
+        agent = request.headers.get("User-Agent", "").encode(errors="replace").decode()[:USER_AGENT_MAX] or None
+        session = await change.fetchrow(queries.ADD_SESSION, user["id"], token_hash(token), address, lifetime, agent)
+        ended = await change.execute(queries.END_OLD_SESSIONS, user["id"], settings.sessions_per_user)
+        change.record(session["id"], f"{ended} of the oldest sessions ended" if ended else "")
+    if not body.cookie:
+        return Session(token, session["expires_at"])
+    response = web.Response(
+        body=msgspec.json.encode(Session(None, session["expires_at"])), status=201, content_type="application/json"
+    )
+    set_cookie(request, response, token, lifetime)
+    return response
 
 
 @api.post("/api/auth/logout", status=204, entity="session", action="auth.logout")
-async def logout(me: Caller) -> None:
+async def logout(request: web.Request, me: Caller) -> web.Response:
     """End the session that asks."""
     async with me.company.transaction() as change:
         await change.execute(queries.END_SESSION, me.session_id)
         change.record(me.session_id)
+    response = web.Response(status=204)
+    if me.by_cookie:
+        set_cookie(request, response, "", timedelta())
+    return response
 
 
 @api.get("/api/auth/me")
 async def get_me(me: Caller) -> User:
     """The user whose session asks."""
     return User(**await me.company.fetchrow(queries.USER, me.user_id))
+
+
+@api.patch("/api/auth/me", entity="user")
+async def update_me(me: Caller, body: ProfileChange) -> User:
+    """Change the own name."""
+    async with me.company.transaction() as change:
+        await change.fetchrow(queries.LOCK_USER, me.user_id)
+        before = await change.fetchrow(queries.USER, me.user_id)
+        await change.execute(queries.SET_NAME, me.user_id, body.name)
+        change.record(me.user_id, f"name {before['name']} → {body.name}")
+        return User(**await change.fetchrow(queries.USER, me.user_id))
 
 
 @api.post("/api/auth/password", status=204, entity="password", action="password.change", raises=(429,))
@@ -121,6 +152,8 @@ async def change_password(request: web.Request, me: Caller, body: PasswordChange
         raise Problem(403, "the current password is another", "wrong_password")
     hashed = await request.app[PASSWORDS].hashed(body.new)
     async with me.company.transaction() as change:
+        if await change.fetchval(queries.LOCK_CREDENTIALS, me.user_id, kept) is None:
+            raise Problem(403, "the current password is another", "wrong_password")  # by now
         await change.execute(queries.SET_PASSWORD, me.user_id, hashed)
         ended = await change.execute(queries.END_OTHER_SESSIONS, me.user_id, me.session_id)
         change.record(me.user_id, f"{ended} other sessions ended")
@@ -135,6 +168,11 @@ class TooMany(Problem):
             429, f"too many failed logins: try again in {seconds} s", headers={"Retry-After": str(seconds)}
         )
         self.repeated = repeated
+
+
+def _refused() -> Problem:
+    detail = "there is no such account, or the password is another"
+    return Problem(401, detail, "wrong_credentials", headers={"WWW-Authenticate": "Bearer"})
 
 
 def _company(request: web.Request, user: Any) -> Company:

@@ -1,9 +1,10 @@
-"""Users and roles of the own company. Who stands higher manages who stands lower; administrators manage each other."""
+"""Users of the own company. Who stands higher manages who stands lower; administrators manage each other."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -14,6 +15,7 @@ from impetus_service.kit.db import Change, Company
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Fault, Problem, not_found
+from impetus_service.kit.statements import containing
 from impetus_service.kit.validation import Input, refusal
 from impetus_service.passwords import PASSWORDS
 from impetus_service.queries import accounts as queries
@@ -27,7 +29,7 @@ Email = Annotated[
     ),
 ]
 NewPassword = Annotated[str, msgspec.Meta(min_length=12, max_length=1024)]
-Level = Annotated[int, msgspec.Meta(ge=1, le=100)]
+Sort = Literal["name", "-name", "email", "-email", "created_at", "-created_at"]
 
 api = Api("users")
 
@@ -68,24 +70,20 @@ class ById(Input):
 
 
 class UsersQuery(Input):
+    """`text` is looked for in names and addresses; `sort` with a minus is downwards."""
+
     active: bool | None = None
-
-
-class Role(Identified):
-    name: str
-    level: int
-    created_at: datetime
-
-
-class NewRole(Input):
-    name: Name
-    level: Level
+    role: Name | None = None
+    text: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    sort: Sort = "-created_at"
 
 
 @api.get("/api/users", rank=Rank.MANAGER, entity="user")
 async def list_users(me: Caller, query: UsersQuery, page: Page) -> Paged[User]:
     """The users of the own company."""
-    return await listed(me.company, queries.USERS, {"active": query.active}, page, User)
+    given = {"active": query.active, "role": query.role, "text": containing(query.text) if query.text else None}
+    order = "" if query.sort == "-created_at" else query.sort
+    return await listed(me.company, queries.USERS, given, page, User, order=order)
 
 
 @api.post("/api/users", status=201, rank=Rank.MANAGER, entity="user", raises=(409,))
@@ -97,7 +95,7 @@ async def create_user(request: web.Request, me: Caller, body: NewUser) -> User:
         added = await change.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
         if added is None:
             raise Problem(409, "there is an account with this address", "account_exists")
-        user = await _user(change, added)
+        user = await find_user(change, added)
         change.record(user.id, f"{user.email}, role {_role(user)}")
     return user
 
@@ -107,25 +105,30 @@ async def get_user(me: Caller, path: ById) -> User:
     """One user of the own company; members see only themselves."""
     if me.level < Rank.MANAGER and path.id != me.user_id:
         raise not_found("user")
-    return await _user(me.company, path.id)
+    return await find_user(me.company, path.id)
 
 
 @api.patch("/api/users/{id}", rank=Rank.MANAGER, entity="user", raises=(404,))
 async def update_user(request: web.Request, me: Caller, path: ById, body: UserChange) -> User:
     """Change a user who stands lower."""
-    _refuse_unless_managed(me, await _user(me.company, path.id))
-    role_id = None if body.role is None else await _role_below(me, body.role)
+    _refuse_unless_managed(me, await find_user(me.company, path.id))
+    if body.role is not None:
+        await _role_below(me, body.role)
     password = None if body.password is None else await request.app[PASSWORDS].hashed(body.password)
     async with me.company.transaction() as change:
+        me = await lock_levels(change, me, Rank.MANAGER)
         await change.fetchrow(queries.LOCK_USER, path.id)
-        before = await _user(change, path.id)
+        before = await find_user(change, path.id)
+        _refuse_unless_managed(me, before)
+        role_id = None if body.role is None else await _role_below(me, body.role, change)
         if not await change.execute(
             queries.UPDATE_USER, path.id, _reach(me), body.name, role_id, body.active, password
         ):
             raise not_found("user")
         if password is not None or body.active is False:
             await change.execute(queries.END_SESSIONS, path.id)
-        user = await _user(change, path.id)
+        await refuse_without_administrator(change)
+        user = await find_user(change, path.id)
         change.record(user.id, _differences(before, user, password=password is not None))
     return user
 
@@ -133,40 +136,33 @@ async def update_user(request: web.Request, me: Caller, path: ById, body: UserCh
 @api.delete("/api/users/{id}", status=204, rank=Rank.MANAGER, entity="user", raises=(404,))
 async def delete_user(me: Caller, path: ById) -> None:
     """Delete a user who stands lower, with all sessions; what the user wrote stays."""
-    _refuse_unless_managed(me, await _user(me.company, path.id))
     async with me.company.transaction() as change:
+        me = await lock_levels(change, me, Rank.MANAGER)
         await change.fetchrow(queries.LOCK_USER, path.id)
-        user = await _user(change, path.id)
+        user = await find_user(change, path.id)
+        _refuse_unless_managed(me, user)
         if not await change.execute(queries.DELETE_USER, path.id, _reach(me)):
             raise not_found("user")
+        await refuse_without_administrator(change)
         change.record(user.id, f"{user.email}, role {_role(user)}", severity="warning")
 
 
-@api.get("/api/roles")
-async def list_roles(me: Caller, page: Page) -> Paged[Role]:
-    """The roles of the own company."""
-    return await listed(me.company, queries.ROLES, {}, page, Role)
+async def lock_levels(change: Change, me: Caller, rank: int) -> Caller:
+    """The caller as he is now, with every user's and role's level as it is until the transaction ends.
+
+    One who has been deactivated or demoted a moment ago is refused: else two administrators could demote each other.
+    """
+    await change.fetchrow(queries.LOCK_COMPANY)
+    level = await change.fetchval(queries.LEVEL, me.user_id)
+    if level is None or level < rank:
+        raise Problem(403, f"this needs a role of level {rank}; yours is of level {level or 0} by now", "level_too_low")
+    return replace(me, level=level)
 
 
-@api.post("/api/roles", status=201, rank=Rank.ADMINISTRATOR, entity="role", raises=(409,))
-async def create_role(me: Caller, body: NewRole) -> Role:
-    """Add a role."""
-    async with me.company.transaction() as change:
-        row = await change.fetchrow(queries.ADD_ROLE, body.name, body.level)
-        if row is None:
-            raise Problem(409, f"there is a role {body.name}", "role_exists")
-        change.record(row["id"], f"{body.name}, level {body.level}")
-    return Role(**row)
-
-
-@api.delete("/api/roles/{id}", status=204, rank=Rank.ADMINISTRATOR, entity="role", raises=(404,))
-async def delete_role(me: Caller, path: ById) -> None:
-    """Delete a role that nobody has and that is below the administrators'."""
-    async with me.company.transaction() as change:
-        row = await change.fetchrow(queries.DELETE_ROLE, path.id, int(Rank.ADMINISTRATOR))
-        if row is None:
-            raise Problem(404, "there is no such role, or it is in use, or it is the administrators'")
-        change.record(path.id, f"{row['name']}, level {row['level']}", severity="warning")
+async def refuse_without_administrator(change: Change) -> None:
+    """Raises Problem 403, and with it undoes the change, that leaves no active administrator."""
+    if not await change.fetchval(queries.HAS_ADMINISTRATOR, int(Rank.ADMINISTRATOR)):
+        raise Problem(403, "it would leave the company without an administrator", "last_administrator")
 
 
 def _role(user: User) -> str:
@@ -187,7 +183,8 @@ def _differences(before: User, after: User, *, password: bool) -> str:
     return "; ".join(found) or "nothing changed"
 
 
-async def _user(rows: Company | Change, user_id: int) -> User:
+async def find_user(rows: Company | Change, user_id: int) -> User:
+    """The user of that id. Raises Problem 404."""
     row: Any = await rows.fetchrow(queries.USER, user_id)
     if row is None:
         raise not_found("user")
@@ -206,8 +203,8 @@ def _refuse_unless_managed(me: Caller, user: User) -> None:
         raise Problem(403, f"the user's role is of level {user.level}, yours of level {me.level}", "level_too_low")
 
 
-async def _role_below(me: Caller, name: str) -> int:
-    row: Any = await me.company.fetchrow(queries.ROLE, name)
+async def _role_below(me: Caller, name: str, rows: Change | None = None) -> int:
+    row: Any = await (rows or me.company).fetchrow(queries.ROLE, name)
     if row is None:
         raise refusal([Fault("body.role", "no_such_role", "must be the name of a role of your company")])
     if row["level"] >= _reach(me):

@@ -21,6 +21,9 @@ CHANGES = {
 }
 
 
+MARKED = {"cancel_job", "update_role"}
+
+
 class Scene:
     """A company, and what happens in it; each step gives its request's path, body and the entry that it must make."""
 
@@ -42,7 +45,7 @@ class Scene:
         assert (entry["user_id"], entry["action"], entry["entity"]) == (asker.id, operation.action, operation.entity)
         assert entry["entity_id"] == str(answer["id"] if entity_id is None else entity_id)
         assert entry["description"] == what
-        assert entry["severity"] == ("warning" if operation.method == "DELETE" or name == "cancel_job" else "info")
+        assert entry["severity"] == ("warning" if operation.method == "DELETE" or name in MARKED else "info")
         return answer
 
 
@@ -60,7 +63,20 @@ def test_every_change_has_its_entry_as_soon_as_its_answer(database):
                 name = (await admin("GET", "/api/company"))[1]["name"]
                 await at.do("rename_company", admin, None, f"name {name} → Shop", {"name": "Shop"})
                 role = await at.do("create_role", admin, None, "lead, level 50", {"name": "lead", "level": 50})
-                await at.do("delete_role", admin, role["id"], "lead, level 50", id=role["id"])
+                what = "chief: name lead → chief; level 50 → 60 of 0 users"
+                await at.do("update_role", admin, None, what, {"name": "chief", "level": 60}, id=role["id"])
+                await at.do("delete_role", admin, role["id"], "chief, level 60", id=role["id"])
+                await at.do("update_me", colleague, None, "name Bob → Rob", {"name": "Rob"})
+                await service.log_in(colleague.email)
+                newest = "SELECT max(id) FROM sessions WHERE user_id = $1"
+                session, of = await connection.fetchval(newest, colleague.id), f"of user {colleague.id}"
+                await at.do("end_my_session", colleague, session, of, id=session)
+                await service.log_in(colleague.email)
+                session = await connection.fetchval(newest, colleague.id)
+                await at.do("end_session", admin, session, of, id=colleague.id, session=session)
+                await at.do("end_my_other_sessions", colleague, colleague.id, "0 other sessions")
+                await at.do("end_sessions", admin, colleague.id, "1 sessions", id=colleague.id)
+                colleague = await service.log_in(colleague.email)
                 body = {"email": "eve@example.com", "name": "Eve", "role": "member", "password": PASSWORD}
                 user = await at.do("create_user", admin, None, "eve@example.com, role member (10)", body)
                 what = "name Eve → Ev; role member (10) → manager (50); deactivated; another password"

@@ -34,12 +34,15 @@ def all_statements() -> Iterator[tuple[str, str]]:
             for key, listing in found.items() if isinstance(found, dict) else [("", found)]:
                 if isinstance(listing, Listing):
                     for condition in (None, *listing.conditions):
-                        given = {condition: "x"} if condition else {}
+                        given = dict.fromkeys((*listing.required, *([condition] if condition else [])), "x")
                         where = f"{module.__name__}.{name}{key and f'[{key}]'}[{condition}]"
                         yield f"{where}.page", listing.page(given, None, 1, 0)[0].sql
                         yield f"{where}.weighed", listing.weighed_page(given, (0, 0), 1, 0)[0].sql
                         yield f"{where}.after", listing.page(given, (0, 0), 1, 0)[0].sql
                         yield f"{where}.count", listing.count(given)[0].sql
+                        for order in listing.orders:
+                            yield f"{where}.{order}.page", listing.page(given, None, 1, 0, order)[0].sql
+                            yield f"{where}.{order}.after", listing.page(given, ("", 0), 1, 0, order)[0].sql
 
 
 STATEMENTS = dict(all_statements())

@@ -17,7 +17,10 @@ from impetus_service.kit.statements import CompanyQuery, Listing, statements
 IDS = re.compile(r"\{(\w+)\}")
 OPERATIONS = [operation for api in APIS for operation in api.operations]
 WITH_IDS = {operation.name for operation in OPERATIONS if IDS.search(operation.path)}
-BODIES = {"update_user": {"name": "taken over", "password": PASSWORD}}
+BODIES = {
+    "update_user": {"name": "taken over", "password": PASSWORD},
+    "update_role": {"name": "taken over", "level": 100},
+}
 
 
 def test_ids_of_another_company_lead_nowhere(shared_postgres):
@@ -30,10 +33,12 @@ def test_ids_of_another_company_lead_nowhere(shared_postgres):
             _, job = await theirs("POST", "/api/jobs/embeddings", json={"texts": ["secret"]})
             ids = {"user": colleague.id, "communication": message["id"], "role": role["id"]}
             ids |= {"job": job["id"], "job_file": job["id"]}
+            ids["session"] = (await colleague("GET", "/api/auth/sessions"))[1]["items"][0]["id"]
             for operation in OPERATIONS:
                 if operation.name in WITH_IDS:
                     assert operation.entity in ids, f"{operation.name}: give this test one of another company"
-                    path = IDS.sub(str(ids[operation.entity]), operation.path)
+                    entity = "user" if operation.path.startswith("/api/users/") else operation.entity
+                    path = operation.path.format(id=ids[entity], session=ids["session"])
                     status, answer = await mine(operation.method, path, json=BODIES.get(operation.name))
                     assert status == 404, (operation.name, answer)
             assert (await theirs("GET", f"/api/users/{colleague.id}"))[1]["name"] == "Bob"

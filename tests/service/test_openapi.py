@@ -59,7 +59,9 @@ def _serving(url: str) -> Iterator[Running]:
     async def main() -> None:
         async with (
             FakeProvider() as provider,
-            served(url, LOGIN_ATTEMPTS="1000", OPENAI_BASE_URL=provider.url, OPENAI_API_KEY=KEY) as service,
+            served(
+                url, LOGIN_ATTEMPTS="1000", SESSIONS_PER_USER="1000", OPENAI_BASE_URL=provider.url, OPENAI_API_KEY=KEY
+            ) as service,
         ):
             admin = await service.administrator()
             tokens = {each.name: (await service.log_in(admin.email)).token for each in OPERATIONS}

@@ -16,9 +16,10 @@ from impetus_service.kit.cache import CACHE, Cache
 from impetus_service.kit.caller import AUTHENTICATE, Authenticate
 from impetus_service.kit.db import DATABASE, Database
 from impetus_service.kit.migrate import Migration
+from impetus_service.kit.origins import ORIGINS, Origins
 from impetus_service.kit.outgoing import OUTGOING, Outgoing
 from impetus_service.kit.provider import Provider
-from impetus_service.kit.settings import Settings
+from impetus_service.kit.settings import Settings, origin_of
 from impetusd.worker.draining import DRAINING
 
 BODY_MAX = 2 * 1024**2  # bytes of a request's body: holds a text of 100,000 characters, however it is escaped
@@ -51,6 +52,7 @@ def make_application(
     app[OUTGOING] = Outgoing(settings)
     app[chat.PROVIDER] = Provider(settings, app[OUTGOING])
     app[frame.SHAPES] = {"/v1/": chat.as_openai}
+    app[ORIGINS] = Origins(frozenset(settings.cors_origins), origin_of(settings.public_url) or "")
     app[jobs.FOLDER] = settings.job_files_dir
     app[addresses.PROXY_HOPS] = settings.proxy_hops
     app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(title, version, apis))

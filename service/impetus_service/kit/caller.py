@@ -27,6 +27,7 @@ class Caller:
     user_id: int
     level: int
     company: Company
+    by_cookie: bool = False
 
 
 CALLER = web.RequestKey("impetus.caller", Caller)  # of a request, once it is known who asks

@@ -14,6 +14,7 @@ from impetus_service.kit import logs
 from impetus_service.kit.addresses import address
 from impetus_service.kit.caller import CALLER
 from impetus_service.kit.db import Unavailable
+from impetus_service.kit.origins import add_headers, preflight
 from impetus_service.kit.problems import ClientLeft, Problem, answer, unavailable
 from impetus_service.kit.request_id import HEADER, JOB_ID, REQUEST_ID, accept
 
@@ -39,7 +40,7 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
     status, size = 499, 0  # nginx's number for a client that did not wait
     try:
         try:
-            response = await handler(request)
+            response = preflight(request) or await handler(request)
         except Exception as error:
             response = _answer_to(error, request)
         status, size = response.status, response.content_length or 0
@@ -56,6 +57,7 @@ async def name_response(request: web.Request, response: web.StreamResponse) -> N
     headers[HEADER] = request.get(_NAME) or accept(request.headers.get(HEADER))  # 417 comes before any middleware
     headers.setdefault("Cache-Control", "no-store")  # what is somebody's own must lie in no proxy
     headers.setdefault("X-Content-Type-Options", "nosniff")  # nor be run by a browser that takes a text for a page
+    add_headers(request, response)
     request[_BEGUN] = response
 
 

@@ -35,25 +35,33 @@ def clamp(text: str | None, default: int, lowest: int, highest: int) -> int:
 
 @dataclass(frozen=True)
 class Cursor:
-    """The place right after a row, in a list ordered by created_at and id, newest first."""
+    """The place right after a row: in a list ordered by created_at and id, newest first, or in another `order`, whose value
+    is `key`."""
 
-    created_at: datetime
+    key: datetime | str
     id: int
+    order: str = ""
 
     def __str__(self) -> str:
-        return base64.urlsafe_b64encode(f"{self.created_at.isoformat()}/{self.id}".encode()).decode().rstrip("=")
+        key = self.key.isoformat() if isinstance(self.key, datetime) else self.key
+        text = msgspec.json.encode([self.order, key, self.id]) if self.order else f"{key}/{self.id}".encode()
+        return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
     @classmethod
     def read(cls, text: str) -> Cursor:
         """From what str() gave. Raises ValueError for anything else."""
         padded = text + "=" * (-len(text) % 4)
         try:
-            created_at, _, number = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("/")
-            cursor = cls(datetime.fromisoformat(created_at), int(number))
-            usable = (
-                cursor.created_at.tzinfo is not None and YEARS[0] <= cursor.created_at.astimezone(UTC).year <= YEARS[1]
-            )
-        except (ValueError, OverflowError, binascii.Error):
+            decoded = base64.b64decode(padded, altchars=b"-_", validate=True)
+            if decoded.startswith(b"["):
+                order, key, number = msgspec.json.decode(decoded, type=tuple[str, str, int])
+                cursor, usable = cls(key, number, order), order != "" and "\0" not in key
+            else:
+                created_at, _, digits = decoded.decode().partition("/")
+                instant = datetime.fromisoformat(created_at)
+                cursor = cls(instant, int(digits))
+                usable = instant.tzinfo is not None and YEARS[0] <= instant.astimezone(UTC).year <= YEARS[1]
+        except (ValueError, OverflowError, binascii.Error, msgspec.MsgspecError):
             raise ValueError("must be the `next` of an earlier answer") from None
         if not usable or not 0 < cursor.id < 2**63 or str(cursor) != text:
             raise ValueError("must be the `next` of an earlier answer")
@@ -97,7 +105,7 @@ class Pagination(msgspec.Struct):
 
 
 class Paged(msgspec.Struct, Generic[Item]):
-    """One page of a list, newest first."""
+    """One page of a list, newest first unless another order was asked for."""
 
     items: list[Item]
     pagination: Pagination

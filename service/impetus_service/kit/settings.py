@@ -51,6 +51,8 @@ class Settings:
     db_pool_max: int = 20  # connections at most, per worker
     db_timeout_ms: int = 5000  # of one statement
     cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
+    cors_origins: tuple[str, ...] = ()  # of pages that may read our answers, and send our cookie; none
+    public_url: str = ""  # where clients reach us, if that is not what the Host header says
     proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For
     log_level: str = "INFO"
     http_timeout_ms: int = 15_000  # of one attempt of an outgoing request
@@ -120,7 +122,19 @@ class Settings:
         db_schema = environment.get("DB_SCHEMA", "").strip() or cls.db_schema
         if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", db_schema) is None:
             problems.append(f"DB_SCHEMA={db_schema!r}: a-z, 0-9 and _ are allowed, and not pg_ at the beginning")
+        cors_origins: list[str] = []
+        for text in re.split(r"[\s,]+", environment.get("CORS_ORIGINS", "").strip()):
+            origin = origin_of(text, exactly=True)
+            if origin is not None:
+                cors_origins.append(origin)
+            elif text:
+                problems.append(f"CORS_ORIGINS: {text!r}: https://host[:port], or http://, without a path is allowed")
+        public_url = environment.get("PUBLIC_URL", "").strip().rstrip("/")
+        if public_url and origin_of(public_url) is None:
+            problems.append("PUBLIC_URL: https://host[:port]/path, or http://, without user and password is allowed")
         return values | {
+            "cors_origins": tuple(cors_origins),
+            "public_url": public_url,
             "database_url": url,
             "db_schema": db_schema,
             "db_pool_min": pool_min,
@@ -140,6 +154,16 @@ class Settings:
         parts = urlsplit(self.database_url)
         found = (unquote(parts.password or ""), dict(parse_qsl(parts.query)).get("password", ""), self.openai_api_key)
         return tuple(each for each in found if each)
+
+
+def origin_of(url: str, *, exactly: bool = False) -> str | None:
+    """The origin of an http URL, as a browser writes it; None for another text, `exactly` also for one with a path."""
+    if not _is_http(url) or (exactly and re.fullmatch(r"\w+://[^/?#]+", url) is None):
+        return None
+    parts = urlsplit(url.lower())
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    host = parts.netloc.rpartition(":")[0] if parts.port == usual else parts.netloc
+    return f"{parts.scheme}://{host}"
 
 
 def _is_http(url: str) -> bool:

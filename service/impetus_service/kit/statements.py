@@ -10,8 +10,8 @@ Each combination of a list's conditions is a statement of its own, so PostgreSQL
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -49,15 +49,34 @@ def statements(module: Mapping[str, Any]) -> Iterator[tuple[str, Query | Company
 
 
 @dataclass(frozen=True)
+class Order:
+    """What a list may be sorted by: SQL, and how to `read` its value from the text in a cursor (ValueError for none)."""
+
+    key: str
+    descending: bool = False
+    read: Callable[[str], Any] = str
+
+
+def instant(text: str) -> datetime:
+    """The value of an Order by time, from a cursor."""
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None or not 1970 <= found.year <= 9998:
+        raise ValueError(text)
+    return found
+
+
+@dataclass(frozen=True)
 class Listing:
     """What lists of `source`, a table or a join that begins with one, may ask. The first table has company_id,
-    created_at and id. In `conditions`, name to SQL, {} is the value. `weight` is SQL for the bytes of a row's long texts;
-    a list without them needs none."""
+    created_at and id. In `conditions`, name to SQL, {} is the value; the `required` ones are never left out. `weight` is
+    SQL for the bytes of a row's long texts; a list without them needs none. `orders` are those besides newest first."""
 
     source: str
     columns: str
     conditions: Mapping[str, str]
     weight: str = ""
+    orders: Mapping[str, Order] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
     def weighed_page(
         self, given: Mapping[str, Any], after: tuple[datetime, int] | None, limit: int, offset: int
@@ -77,18 +96,25 @@ class Listing:
         ), arguments
 
     def page(
-        self, given: Mapping[str, Any], after: tuple[datetime, int] | None, limit: int, offset: int
+        self, given: Mapping[str, Any], after: tuple[Any, int] | None, limit: int, offset: int, order: str = ""
     ) -> tuple[CompanyQuery, list[Any]]:
-        """The statement and its arguments from $2 on, for the rows that come `after` a (created_at, id)."""
+        """The statement and its arguments from $2 on, for the rows that come `after` a (created_at, id).
+
+        With an `order` of the listing, `after` has its value in the place of created_at, and each row has it as `place`.
+        """
         where, arguments = self._where(given)
         table = self.source.split()[0]
+        by = self.orders[order] if order else Order(f"{table}.created_at", descending=True)
         if after is not None:
             arguments += after
-            where += f" AND ({table}.created_at, {table}.id) < (${len(arguments)}, ${len(arguments) + 1})"
+            sign = "<" if by.descending else ">"
+            where += f" AND ({by.key}, {table}.id) {sign} (${len(arguments)}, ${len(arguments) + 1})"
         arguments += [limit, offset]
+        columns = f"{self.columns}, {by.key} AS place" if order else self.columns
+        way = "DESC" if by.descending else "ASC"
         return CompanyQuery(
-            f"SELECT {self.columns} FROM {self.source} WHERE {where}"
-            f" ORDER BY {table}.created_at DESC, {table}.id DESC LIMIT ${len(arguments)} OFFSET ${len(arguments) + 1}"
+            f"SELECT {columns} FROM {self.source} WHERE {where}"
+            f" ORDER BY {by.key} {way}, {table}.id {way} LIMIT ${len(arguments)} OFFSET ${len(arguments) + 1}"
         ), arguments
 
     def count(self, given: Mapping[str, Any], at_most: int = COUNTED) -> tuple[CompanyQuery, list[Any]]:
@@ -102,10 +128,13 @@ class Listing:
     def _where(self, given: Mapping[str, Any]) -> tuple[str, list[Any]]:
         table = self.source.split()[0]
         parts, arguments = [f"{table}.company_id = $1"], []
+        if missing := [name for name in self.required if given.get(name) is None]:
+            raise ValueError(f"a list of {table} needs {', '.join(missing)}")
         for name, value in given.items():
             if value is not None:
                 arguments.append(value)
-                parts.append(f"{table}.{self.conditions[name].format(f'${len(arguments) + 1}')}")
+                condition = self.conditions[name].format(f"${len(arguments) + 1}")
+                parts.append(condition if condition.startswith("(") else f"{table}.{condition}")
         return " AND ".join(parts), arguments
 
 

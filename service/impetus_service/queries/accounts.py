@@ -1,6 +1,6 @@
 """Companies, roles, users, sessions and login attempts."""
 
-from impetus_service.kit.statements import CompanyQuery, Listing, Query
+from impetus_service.kit.statements import CompanyQuery, Listing, Order, Query, instant
 
 SESSION = Query("""
 SELECT sessions.id, sessions.user_id, sessions.company_id, roles.level
@@ -31,9 +31,26 @@ WHERE key IN (SELECT key FROM login_attempts WHERE key = ANY($1::bytea[]) ORDER 
 """)
 
 ADD_SESSION = CompanyQuery("""
-INSERT INTO sessions (company_id, user_id, token_hash, address, expires_at)
-VALUES ($1, $2, $3, $4, now() + $5::interval) RETURNING id, expires_at
+INSERT INTO sessions (company_id, user_id, token_hash, address, expires_at, user_agent)
+VALUES ($1, $2, $3, $4, now() + $5::interval, $6) RETURNING id, expires_at
 """)
+# Of a user whose password is still $3.
+LOCK_CREDENTIALS = CompanyQuery("""
+SELECT id FROM users WHERE company_id = $1 AND id = $2 AND password_hash = $3 AND active FOR NO KEY UPDATE
+""")
+SESSIONS = Listing(
+    "sessions",
+    "id, false AS current, host(address) AS address, user_agent, created_at, expires_at",
+    conditions={"user": "user_id = {}", "live": "(sessions.expires_at > now()) = {}"},
+    required=("user",),
+)
+# All but the $3 newest.
+END_OLD_SESSIONS = CompanyQuery("""
+DELETE FROM sessions WHERE company_id = $1 AND user_id = $2 AND id = ANY (ARRAY(
+    SELECT id FROM sessions WHERE company_id = $1 AND user_id = $2 ORDER BY created_at DESC, id DESC OFFSET $3
+))
+""")
+END_SESSION_OF = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user_id = $2 AND id = $3")
 END_SESSION = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND id = $2")
 END_OTHER_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user_id = $2 AND id <> $3")
 END_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user_id = $2")
@@ -41,7 +58,7 @@ END_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user
 # -- the company and its roles
 
 COMPANY = CompanyQuery("SELECT id, name, created_at FROM companies WHERE companies.id = $1")
-LOCK_COMPANY = CompanyQuery("SELECT name FROM companies WHERE companies.id = $1 FOR UPDATE")
+LOCK_COMPANY = CompanyQuery("SELECT name FROM companies WHERE companies.id = $1 FOR NO KEY UPDATE")
 RENAME_COMPANY = CompanyQuery("""
 UPDATE companies SET name = $2, updated_at = now() WHERE companies.id = $1 RETURNING id, name, created_at
 """)
@@ -57,6 +74,12 @@ ON CONFLICT (company_id, name) DO NOTHING RETURNING id, name, level, created_at
 """)
 ROLE = CompanyQuery("SELECT id, level FROM roles WHERE company_id = $1 AND name = $2")
 ROLES = Listing("roles", "id, name, level, created_at", conditions={})
+LOCK_ROLE = CompanyQuery("SELECT id, name, level FROM roles WHERE company_id = $1 AND id = $2 FOR NO KEY UPDATE")
+UPDATE_ROLE = CompanyQuery("""
+UPDATE roles SET name = coalesce($3, name), level = coalesce($4, level)
+WHERE company_id = $1 AND id = $2 RETURNING id, name, level, created_at
+""")
+USERS_OF_ROLE = CompanyQuery("SELECT count(*) FROM users WHERE company_id = $1 AND role_id = $2")
 DELETE_ROLE = CompanyQuery("""
 DELETE FROM roles WHERE company_id = $1 AND id = $2 AND level < $3
 AND NOT EXISTS (SELECT FROM users WHERE users.company_id = $1 AND users.role_id = roles.id)
@@ -68,9 +91,29 @@ RETURNING name, level
 _USER = "users.id, users.email, users.name, roles.name AS role, roles.level, users.active, users.created_at"
 _ROLE = "JOIN roles ON roles.company_id = users.company_id AND roles.id = users.role_id"
 
-USERS = Listing(f"users {_ROLE}", _USER, conditions={"active": "active = {}"})
+USERS = Listing(
+    f"users {_ROLE}",
+    _USER,
+    conditions={
+        "active": "active = {}",
+        "role": "role_id = (SELECT roles.id FROM roles WHERE roles.company_id = $1 AND roles.name = {})",
+        "text": "(users.name || ' ' || users.email) ILIKE {}",
+    },
+    orders={
+        "created_at": Order("users.created_at", read=instant),
+        "name": Order("lower(users.name)"),
+        "-name": Order("lower(users.name)", descending=True),
+        "email": Order("users.email"),
+        "-email": Order("users.email", descending=True),
+    },
+)
 USER = CompanyQuery(f"SELECT {_USER} FROM users {_ROLE} WHERE users.company_id = $1 AND users.id = $2")
 LOCK_USER = CompanyQuery("SELECT id FROM users WHERE company_id = $1 AND id = $2 FOR UPDATE")
+LEVEL = CompanyQuery(f"SELECT roles.level FROM users {_ROLE} WHERE users.company_id = $1 AND users.id = $2 AND active")
+HAS_ADMINISTRATOR = CompanyQuery(f"""
+SELECT EXISTS (SELECT FROM users {_ROLE} WHERE users.company_id = $1 AND users.active AND roles.level >= $2)
+""")
+SET_NAME = CompanyQuery("UPDATE users SET name = $3 WHERE company_id = $1 AND id = $2")
 PASSWORD = CompanyQuery("SELECT password_hash FROM users WHERE company_id = $1 AND id = $2")
 SET_PASSWORD = CompanyQuery("UPDATE users SET password_hash = $3 WHERE company_id = $1 AND id = $2")
 # No row when somebody else has the address, in whatever company.
