@@ -13,18 +13,21 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
+from impetus_service.company import period
 from impetus_service.kit import addresses
 from impetus_service.kit.api import Api, Id, Identified
 from impetus_service.kit.audit import JOURNAL
 from impetus_service.kit.caller import Caller, Rank
+from impetus_service.kit.db import Company
 from impetus_service.kit.formats import CONTENT_TYPES, FORMATS
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import unavailable
 from impetus_service.kit.statements import containing
 from impetus_service.kit.streams import write
-from impetus_service.kit.validation import Input, Instant
+from impetus_service.kit.validation import Input, Instant, Zone
 from impetus_service.queries.logs import LISTING, SHOWN
 
 EXPORT_MAX = 5000  # rows of an answer
@@ -48,16 +51,18 @@ class Filters(Input, rename={"from_": "from"}):
     from_: Instant | None = None
     to: Instant | None = None
     text: Text | None = None
+    time_zone: Zone | UnsetType = (
+        UNSET  # of dates; else the company's (and not stored with a job, whose worker may be older)
+    )
 
-    def given(self) -> dict[str, Any]:
+    async def given(self, company: Company) -> dict[str, Any]:
         """Condition of the listing to value."""
         return {
             "user": self.user,
             "action": self.action,
             "entity": self.entity,
             "severity": self.severity,
-            "from": self.from_ and self.from_.begin,
-            "to": self.to and self.to.end,
+            **await period(company, self.from_, self.to, self.time_zone),
             "text": containing(self.text) if self.text else None,
         }
 
@@ -82,13 +87,13 @@ class LogEntry(Identified):
 @api.get("/api/admin/logs/audit", rank=Rank.ADMINISTRATOR, entity="audit_log")
 async def list_audit_logs(me: Caller, query: Filters, page: Page) -> Paged[LogEntry]:
     """Who did what."""
-    return await listed(me.company, LISTING["audit_logs"], query.given(), page, LogEntry)
+    return await listed(me.company, LISTING["audit_logs"], await query.given(me.company), page, LogEntry)
 
 
 @api.get("/api/admin/logs/data-access", rank=Rank.ADMINISTRATOR, entity="data_access_log")
 async def list_data_access_logs(me: Caller, query: Filters, page: Page) -> Paged[LogEntry]:
     """Who saw what."""
-    return await listed(me.company, LISTING["data_access_logs"], query.given(), page, LogEntry)
+    return await listed(me.company, LISTING["data_access_logs"], await query.given(me.company), page, LogEntry)
 
 
 @api.get(
@@ -99,7 +104,7 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
 
     X-Export-Truncated says whether there are more; then narrow the period, or make an export job.
     """
-    given, table = query.given(), TABLES[query.log]
+    given, table = await query.given(me.company), TABLES[query.log]
     if EXPORTS.locked():
         raise unavailable("other exports are under way in this worker", "busy")
     async with EXPORTS:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from impetus_service.kit.api import Api, Identified
 from impetus_service.kit.cache import CACHE
 from impetus_service.kit.caller import Caller, Rank
-from impetus_service.kit.validation import Input
+from impetus_service.kit.db import Company
+from impetus_service.kit.validation import Input, TimeText, Zone, ZoneText
 from impetus_service.queries import accounts as queries
 from impetus_service.users import Name
 
@@ -20,12 +22,18 @@ api = Api("company")
 
 
 class CompanyBody(Identified):
+    """`time_zone` is where its days begin and end, wherever a request names no other."""
+
     name: str
+    time_zone: str
     created_at: datetime
 
 
 class CompanyChange(Input):
-    name: Name
+    """What is missing, or null, stays as it is."""
+
+    name: Name | None = None
+    time_zone: Zone | None = None
 
 
 class Summary(msgspec.Struct):
@@ -43,13 +51,22 @@ async def get_company(me: Caller) -> CompanyBody:
 
 
 @api.patch("/api/company", rank=Rank.ADMINISTRATOR, entity="company")
-async def rename_company(me: Caller, body: CompanyChange) -> CompanyBody:
-    """Rename the own company."""
+async def update_company(me: Caller, body: CompanyChange) -> CompanyBody:
+    """Change the own company's name, or its time zone."""
     async with me.company.transaction() as change:
         before = await change.fetchrow(queries.LOCK_COMPANY)
-        row = await change.fetchrow(queries.RENAME_COMPANY, body.name)
-        change.record(row["id"], f"name {before['name']} → {row['name']}")
+        row = await change.fetchrow(queries.UPDATE_COMPANY, body.name, body.time_zone and str(body.time_zone))
+        names = [name for name in ("name", "time_zone") if row[name] != before[name]]
+        what = "; ".join(f"{name} {before[name]} → {row[name]}" for name in names)
+        change.record(row["id"], what or "nothing changed")
     return CompanyBody(**row)
+
+
+async def zone_of(company: Company, named: ZoneText | UnsetType) -> tzinfo:
+    """The time zone that a request names, or else the company's."""
+    if named is UNSET:
+        named = ZoneText(await company.fetchval(queries.TIME_ZONE))
+    return named.zone
 
 
 @api.get("/api/company/summary")
@@ -60,3 +77,13 @@ async def get_summary(request: web.Request, me: Caller) -> Summary:
         return Summary(**await me.company.fetchrow(queries.SUMMARY))
 
     return await request.app[CACHE].fetch(f"company:{me.company.id}:summary", make, SUMMARY_TTL)
+
+
+async def period(
+    company: Company, begin: TimeText | None, end: TimeText | None, named: ZoneText | UnsetType
+) -> dict[str, datetime | None]:
+    """The conditions `from` and `to` of a listing: `begin` is included, `end` is not, unless it is a date: then that day is."""
+    if begin is None and end is None:
+        return {}
+    zone = await zone_of(company, named)
+    return {"from": begin.within(zone)[0] if begin else None, "to": end.within(zone)[1] if end else None}

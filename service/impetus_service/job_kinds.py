@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Annotated, Any, Literal
 
+import asyncpg
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from impetus_service.admin_logs import TABLES, Export
+from impetus_service.company import zone_of
 from impetus_service.kit import job_files
 from impetus_service.kit.caller import Rank
 from impetus_service.kit.formats import FORMATS
 from impetus_service.kit.job_kinds import Kinds, Refused, Run
 from impetus_service.kit.provider import Embeddings, ProviderError, in_parts
-from impetus_service.kit.validation import Input, Instant
+from impetus_service.kit.validation import Input, Instant, Zone
 from impetus_service.queries import reports
 from impetus_service.queries.logs import LISTING, SHOWN
 
@@ -35,7 +37,7 @@ REPORTS = {
 @KINDS.kind("/api/jobs/exports", rank=Rank.ADMINISTRATOR)
 async def export(run: Run, wanted: Export) -> Any:
     """Every entry of a log that the filters leave, newest first, as a file of any size."""
-    listing, given, encode = LISTING[TABLES[wanted.log]], wanted.given(), FORMATS[wanted.format]
+    listing, given, encode = LISTING[TABLES[wanted.log]], await wanted.given(run.company), FORMATS[wanted.format]
     statement, arguments = listing.count(given, EVERYTHING)
     total = await run.company.fetchval(statement, *arguments)
     statement, arguments = listing.page(given, None, EVERYTHING, 0)
@@ -60,22 +62,31 @@ async def export(run: Run, wanted: Export) -> Any:
 
 
 class ReportJob(Input, rename={"from_": "from"}):
-    """Counts of rows by period; `from` is included, `to` is not, unless it is a date: then that day is."""
+    """Counts of rows by period; `from` is included, `to` is not, unless it is a date: then that day is.
+
+    Days, weeks and months begin in `time_zone`, else in the company's.
+    """
 
     of: Literal["audit", "data-access", "communications"]
     by: Literal["day", "week", "month"]
     from_: Instant
     to: Instant
+    time_zone: Zone | UnsetType = UNSET  # so that a worker of the release before, which knows none, can read it
 
 
 @KINDS.kind("/api/jobs/reports", rank=Rank.ADMINISTRATOR)
 async def report(run: Run, wanted: ReportJob) -> Any:
     """How many rows of which kind there are in each day, week or month."""
-    period = wanted.from_.begin, wanted.to.end
-    rows = await run.company.fetch(REPORTS[wanted.of], wanted.by, *period, REPORT_ROWS + 1)
+    zone = await zone_of(run.company, wanted.time_zone)
+    begin, end = wanted.from_.within(zone)[0], wanted.to.within(zone)[1]
+    try:
+        rows = await run.company.fetch(REPORTS[wanted.of], wanted.by, begin, end, REPORT_ROWS + 1, str(zone))
+    except asyncpg.InvalidParameterValueError as error:
+        raise Refused(f"the database does not know the time zone {zone}") from error
     if len(rows) > REPORT_ROWS:
         raise Refused(f"the report has more than {REPORT_ROWS} rows: narrow the period, or take a longer unit")
-    return {"rows": [{"period": _day(row["period"]), "what": row["what"], "count": row["count"]} for row in rows]}
+    found = [{"period": _day(row["period"], zone), "what": row["what"], "count": row["count"]} for row in rows]
+    return {"time_zone": str(zone), "rows": found}
 
 
 class EmbeddingsJob(Input):
@@ -110,5 +121,5 @@ async def embeddings(run: Run, wanted: EmbeddingsJob) -> Any:
     return {"texts": len(wanted.texts), "bytes": sink.bytes}
 
 
-def _day(instant: datetime) -> str:
-    return instant.date().isoformat()
+def _day(instant: datetime, zone: tzinfo) -> str:
+    return instant.astimezone(zone).date().isoformat()

@@ -86,6 +86,7 @@ def steps(settings: Settings) -> list[Delete | Sweep | Vacuum]:
     kept, results = timedelta(days=days), timedelta(days=settings.job_result_days)
     return [
         Delete("expired sessions", "sessions", now, queries.COUNT_SESSIONS, queries.DELETE_SESSIONS),
+        Delete("expired idempotency keys", "idempotency_keys", now, queries.COUNT_KEYS, queries.DELETE_KEYS),
         Delete("expired login attempts", "login_attempts", now, queries.COUNT_LOGINS, queries.DELETE_LOGINS),
         Delete(f"audit_logs over {days} days", "audit_logs", kept, queries.COUNT_AUDIT, queries.DELETE_AUDIT),
         Delete(

@@ -61,7 +61,9 @@ def test_every_change_has_its_entry_as_soon_as_its_answer(database):
                 service.app[JOURNAL]._insert = None  # nothing that is written later counts
                 at = Scene(service, admin, connection)
                 name = (await admin("GET", "/api/company"))[1]["name"]
-                await at.do("rename_company", admin, None, f"name {name} → Shop", {"name": "Shop"})
+                body = {"name": "Shop", "time_zone": "America/Sao_Paulo"}
+                what = f"name {name} → Shop; time_zone UTC → America/Sao_Paulo"
+                await at.do("update_company", admin, None, what, body)
                 role = await at.do("create_role", admin, None, "lead, level 50", {"name": "lead", "level": 50})
                 what = "chief: name lead → chief; level 50 → 60 of 0 users"
                 await at.do("update_role", admin, None, what, {"name": "chief", "level": 60}, id=role["id"])
@@ -84,7 +86,12 @@ def test_every_change_has_its_entry_as_soon_as_its_answer(database):
                 await at.do("update_user", admin, user["id"], what, body, id=user["id"])
                 await at.do("delete_user", admin, user["id"], "eve@example.com, role manager (50)", id=user["id"])
                 message = {"subject": "s", "body": "b", "kind": "note"}
-                await at.do("create_communication", colleague, None, "kind note", message)
+                written = await at.do("create_communication", colleague, None, "kind note", message)
+                what = "kind note → memo; subject s → t; another body, 1 → 2 characters"
+                body = {"subject": "t", "body": "bc", "kind": "memo"}
+                await at.do("update_communication", colleague, None, what, body, id=written["id"])
+                what = f"kind memo of user {colleague.id}: t"
+                await at.do("delete_communication", admin, written["id"], what, id=written["id"])
                 job = await at.do("start_export", admin, None, "kind export", EXPORT)
                 await at.do("cancel_job", admin, job["id"], "at 0 %", id=job["id"])
                 period = {"of": "audit", "by": "day", "from": "2026-01-01", "to": "2026-01-02"}

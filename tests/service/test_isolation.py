@@ -20,6 +20,7 @@ WITH_IDS = {operation.name for operation in OPERATIONS if IDS.search(operation.p
 BODIES = {
     "update_user": {"name": "taken over", "password": PASSWORD},
     "update_role": {"name": "taken over", "level": 100},
+    "update_communication": {"subject": "taken over"},
 }
 
 

@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import fake_provider as fake
+import msgspec
 import pytest
 from conftest import run
 from fake_provider import KEY, FakeProvider
@@ -27,10 +29,11 @@ from waiting import until
 
 from impetus_service import job_kinds
 from impetus_service.app import APIS
-from impetus_service.job_kinds import KINDS
+from impetus_service.job_kinds import KINDS, ReportJob
 from impetus_service.kit import job_files, job_worker, logs, outgoing
 from impetus_service.kit.job_kinds import Run
 from impetus_service.kit.job_worker import Worker, delay_before
+from impetus_service.kit.validation import from_builtins
 from impetus_service.schema import shipped
 from impetus_service.settings import Settings
 
@@ -134,6 +137,76 @@ def test_a_report_counts_by_period(database, folder):
                 assert (await ended(admin, job["id"]))["state"] == "succeeded"
 
     run(main())
+
+
+async def write_at(database: str, company: int, *instants: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "INSERT INTO communications (company_id, kind, subject, body, created_at)"
+        " SELECT $1, 'note', '', '', at::timestamptz FROM unnest($2::text[]) AS at",
+        company, list(instants),
+    )  # fmt: skip
+    await connection.close()
+
+
+def test_the_days_of_a_report_are_those_of_a_time_zone(database, folder):
+    async def main() -> None:
+        async with served(database) as service, working():
+            admin = await service.administrator()
+            # The last instant of a day in São Paulo, and the first of the next: one day in UTC. Then a day that has no
+            # midnight there, as the clocks went on to 1:00, and one of 25 hours.
+            await write_at(database, await company_of(admin), "2026-03-10T02:59:59Z", "2026-03-10T03:00Z")
+            await write_at(database, await company_of(admin), "2018-11-04T02:59:59Z", "2018-11-04T03:00Z")
+            await write_at(
+                database, await company_of(admin), "2018-02-18T01:30Z", "2018-02-18T02:59Z", "2018-02-18T03:00Z"
+            )
+
+            async def report(day: str, to: str = "", by: str = "day", **zone: str) -> dict[str, int]:
+                body = {"of": "communications", "by": by, "from": day, "to": to or day, **zone}
+                status, job = await admin("POST", "/api/jobs/reports", json=body)
+                assert status == 202, job
+                result = (await ended(admin, job["id"]))["result"]
+                assert result["time_zone"] == zone.get("time_zone", own)
+                return {row["period"]: row["count"] for row in result["rows"]}
+
+            own = "UTC"
+            assert await report("2026-03-09", "2026-03-10") == {"2026-03-10": 2}
+            there = {"time_zone": "America/Sao_Paulo"}
+            assert await report("2026-03-09", "2026-03-10", **there) == {"2026-03-09": 1, "2026-03-10": 1}
+            assert await report("2026-03-09", **there) == {"2026-03-09": 1}
+            assert await report("2018-11-03", "2018-11-04", **there) == {"2018-11-03": 1, "2018-11-04": 1}
+            assert await report("2018-02-17", "2018-02-18", **there) == {"2018-02-17": 2, "2018-02-18": 1}
+            assert await report("2026-03-01", "2026-03-31", by="month", **there) == {"2026-03-01": 2}
+            assert (await admin("PATCH", "/api/company", json=there))[0] == 200
+            own = "America/Sao_Paulo"
+            assert await report("2026-03-09") == {"2026-03-09": 1}
+            assert await report("2026-03-10", time_zone="UTC") == {"2026-03-10": 2}
+
+    run(main())
+
+
+def test_a_time_zone_that_the_database_does_not_know_is_told(database, folder, monkeypatch):
+    async def main() -> None:
+        async with served(database) as service, working():
+            admin = await service.administrator()
+            await write_at(database, await company_of(admin), "2026-01-01T12:00Z")
+            body = REPORT | {"of": "communications", "time_zone": "Mars/Base"}
+            job = (await admin("POST", "/api/jobs/reports", json=body))[1]
+            failed = await ended(admin, job["id"])
+            assert (failed["state"], failed["attempt"]) == ("failed", 1)
+            assert failed["error"] == "the database does not know the time zone Mars/Base"
+
+    with open("/usr/share/zoneinfo/UTC", "rb") as file:
+        mars = ZoneInfo.from_file(file, key="Mars/Base")
+    monkeypatch.setattr("impetus_service.kit.validation._zone", lambda _name: mars)
+    run(main())
+
+
+def test_a_worker_of_the_release_before_reads_what_names_no_time_zone():
+    body = {"of": "audit", "by": "day", "from": "2026-01-01", "to": "2026-01-02"}
+    assert (
+        json.loads(msgspec.json.encode(msgspec.convert(body, ReportJob, dec_hook=from_builtins), enc_hook=str)) == body
+    )
 
 
 def test_embeddings_are_made_in_batches(database, folder, monkeypatch):

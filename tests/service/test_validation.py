@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -168,7 +169,7 @@ async def _write(service: Served, who: Any) -> None:
 )
 def test_an_instant_is_understood(text, begin, end):
     instant = TimeText(text)
-    assert (instant.begin.isoformat(), instant.end.isoformat()) == (begin, end)
+    assert tuple(each.isoformat() for each in instant.within(UTC)) == (begin, end)
 
 
 def longest(kind: inspect.Type) -> float:

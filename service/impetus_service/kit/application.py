@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 
 import msgspec
 from aiohttp import web
@@ -15,6 +16,7 @@ from impetus_service.kit.audit import JOURNAL, Journal
 from impetus_service.kit.cache import CACHE, Cache
 from impetus_service.kit.caller import AUTHENTICATE, Authenticate
 from impetus_service.kit.db import DATABASE, Database
+from impetus_service.kit.idempotency import LIFETIME
 from impetus_service.kit.migrate import Migration
 from impetus_service.kit.origins import ORIGINS, Origins
 from impetus_service.kit.outgoing import OUTGOING, Outgoing
@@ -53,6 +55,7 @@ def make_application(
     app[chat.PROVIDER] = Provider(settings, app[OUTGOING])
     app[frame.SHAPES] = {"/v1/": chat.as_openai}
     app[ORIGINS] = Origins(frozenset(settings.cors_origins), origin_of(settings.public_url) or "")
+    app[LIFETIME] = timedelta(hours=settings.idempotency_hours)
     app[jobs.FOLDER] = settings.job_files_dir
     app[addresses.PROXY_HOPS] = settings.proxy_hops
     app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(title, version, apis))

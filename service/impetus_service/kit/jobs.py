@@ -10,37 +10,29 @@ import asyncio
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta
 
 from impetus_service.kit import job_queries as queries
 from impetus_service.kit.api import Api, Id, Identified
 from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.db import Database
 from impetus_service.kit.formats import CONTENT_TYPES
+from impetus_service.kit.idempotency import IdempotencyHeaders, key_in_use
 from impetus_service.kit.job_kinds import Kind
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
-from impetus_service.kit.problems import Fault, Problem, not_found
+from impetus_service.kit.problems import Problem, not_found
 from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
-from impetus_service.kit.validation import Input, refusal, to_builtins
+from impetus_service.kit.validation import Input, to_builtins
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 FOLDER = web.AppKey("impetus.jobs.folder", str)  # where the files are that jobs make
 
 api = Api("jobs")
-
-
-class JobHeaders(Input, rename={"key": "Idempotency-Key"}):
-    """Two requests of a user with the same key make one job."""
-
-    key: (
-        Annotated[str, Meta(pattern=r"^[ -~]{1,200}$", description="1 to 200 printable characters of ASCII")] | None
-    ) = None
 
 
 class JobSummary(Identified, kw_only=True):
@@ -96,7 +88,7 @@ def api_of(kinds: Mapping[str, Kind]) -> Api:
 def _declare(of_kinds: Api, kind: Kind) -> None:
     """The route that takes jobs of a kind."""
 
-    async def start(me: Caller, body: Input, headers: JobHeaders) -> Job | web.Response:
+    async def start(me: Caller, body: Input, headers: IdempotencyHeaders) -> Job | web.Response:
         return await _add(me, headers.key, kind.name, body)
 
     start.__name__, start.__doc__ = f"start_{kind.name}", kind.do.__doc__
@@ -178,8 +170,7 @@ async def _add(me: Caller, key: str | None, kind: str, body: Input) -> web.Respo
         if row is None:
             raise Problem(409, "the job of that Idempotency-Key has just been removed: ask again")
         if not row["same"]:
-            message = "belongs to another request of yours: take a new one"
-            raise refusal([Fault("headers.Idempotency-Key", "key_in_use", message)])
+            raise key_in_use()
     job = _job(row)
     JOB_ID.set(job.id)
     return web.Response(

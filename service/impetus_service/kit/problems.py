@@ -26,6 +26,7 @@ CODES = {
     "forbidden": 403,
     "level_too_low": 403,
     "wrong_password": 403,  # the current one, where it is asked for
+    "not_the_author": 403,
     "foreign_origin": 403,  # a page of another origin asks with a session's cookie
     "last_administrator": 403,
     "yourself": 403,  # nobody manages himself

@@ -38,6 +38,7 @@ class Settings:
         "openai_stream_ms": (1, 3_600_000),
         "db_timeout_ms": (1, 600_000),
         "cache_max_entries": (1, 10_000_000),
+        "idempotency_hours": (1, 8760),
         "proxy_hops": (0, 10),
     }
     # Those that may be any text.
@@ -51,6 +52,7 @@ class Settings:
     db_pool_max: int = 20  # connections at most, per worker
     db_timeout_ms: int = 5000  # of one statement
     cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
+    idempotency_hours: int = 24  # that an Idempotency-Key is remembered
     cors_origins: tuple[str, ...] = ()  # of pages that may read our answers, and send our cookie; none
     public_url: str = ""  # where clients reach us, if that is not what the Host header says
     proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For

@@ -6,10 +6,13 @@ the type, and each field is looked at by itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Any, Self, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from msgspec import inspect
@@ -27,51 +30,94 @@ class Input(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TimeText(str):
-    """A date, or a time of ISO 8601, UTC unless it says otherwise: as it was sent. ValueError for anything else."""
+    """A date, or a time of ISO 8601, as it was sent. ValueError for anything else."""
 
-    __slots__ = ("begin", "end")
+    __slots__ = ("_said",)
 
     def __new__(cls, text: str) -> Self:
         self = super().__new__(cls, text)
-        try:
-            if len(text) == len("2026-01-31"):
-                self.begin = datetime.combine(date.fromisoformat(text), time(tzinfo=UTC))
-                self.end = self.begin + timedelta(days=1)
-            else:
-                # A plus sign that was not escaped in the URL has become a space.
-                plus = text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text
-                instant = datetime.fromisoformat(plus)
-                self.begin = self.end = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
-        except OverflowError:
-            raise ValueError("the year is out of range") from None
+        if len(text) == len("2026-01-31"):
+            self._said = date.fromisoformat(text)
+        else:
+            # A plus sign that was not escaped in the URL has become a space.
+            plus = text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text
+            self._said = datetime.fromisoformat(plus)
+        if not 1 < self._said.year < 9999:  # what can be moved to any time zone
+            raise ValueError("the year is out of range")
         return self
 
-    begin: datetime  # the instant, of a date its first one
-    end: datetime  # the instant, of a date the first one of the next day
+    _said: date | datetime
+
+    def within(self, zone: tzinfo) -> tuple[datetime, datetime]:
+        """The instant, twice; of a date its first one, and the first of the next day, as days begin in `zone`."""
+        if not isinstance(self._said, datetime):
+            days = self._said, self._said + timedelta(days=1)
+            # Where a day begins with a change of the clocks, and has no midnight: at what would have been it.
+            begin, end = (datetime.combine(day, time(tzinfo=zone)).astimezone(UTC) for day in days)
+            return begin, end
+        instant = (self._said if self._said.tzinfo else self._said.replace(tzinfo=zone)).astimezone(UTC)
+        return instant, instant
+
+
+class ZoneText(str):
+    """The name of a time zone. ValueError for what is none."""
+
+    __slots__ = ("zone",)
+
+    def __new__(cls, text: str) -> Self:
+        self = super().__new__(cls, text)
+        self.zone = _zone(text)
+        return self
+
+    zone: tzinfo
+
+
+@lru_cache(maxsize=1000)
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC  # also on a host without the data of time zones
+    # Not localtime, posixrules and right/…: which the database does not know, or takes for something else.
+    if re.fullmatch(r"(?!localtime|posix|right)[A-Za-z][A-Za-z0-9_+/-]{0,63}", name) is None:
+        raise ValueError("no such time zone")
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError):  # OSError for a folder of zones
+        raise ValueError("no such time zone") from None
 
 
 Instant = Annotated[
     TimeText,
-    msgspec.Meta(description="a date like 2026-01-31, or a time like 2026-01-31T12:00:00Z; UTC if it names no zone"),
+    msgspec.Meta(
+        description="a date like 2026-01-31, or a time like 2026-01-31T12:00:00Z; of time_zone if it names no zone"
+    ),
+]
+Zone = Annotated[
+    ZoneText,
+    msgspec.Meta(
+        description="the name of a time zone, like America/Sao_Paulo",
+        examples=["America/Sao_Paulo"],
+    ),
 ]
 
 
 def from_builtins(kind: Any, value: Any) -> Any:
     """msgspec's dec_hook for the types of this module."""
-    if kind is TimeText and isinstance(value, str):
-        return TimeText(value)
+    if kind in {TimeText, ZoneText} and isinstance(value, str):
+        return kind(value)
     raise ValueError(f"not a {kind.__name__}")
 
 
 def to_builtins(value: Any) -> Any:
     """msgspec's enc_hook."""
-    if isinstance(value, TimeText):
+    if isinstance(value, TimeText | ZoneText):
         return str(value)
     raise NotImplementedError
 
 
 def schema(kind: type) -> dict[str, Any]:
     """msgspec's schema_hook."""
+    if kind is ZoneText:
+        return {"type": "string"}
     if kind is TimeText:
         return {"type": "string"}
     raise NotImplementedError

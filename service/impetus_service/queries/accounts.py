@@ -57,11 +57,13 @@ END_SESSIONS = CompanyQuery("DELETE FROM sessions WHERE company_id = $1 AND user
 
 # -- the company and its roles
 
-COMPANY = CompanyQuery("SELECT id, name, created_at FROM companies WHERE companies.id = $1")
-LOCK_COMPANY = CompanyQuery("SELECT name FROM companies WHERE companies.id = $1 FOR NO KEY UPDATE")
-RENAME_COMPANY = CompanyQuery("""
-UPDATE companies SET name = $2, updated_at = now() WHERE companies.id = $1 RETURNING id, name, created_at
+COMPANY = CompanyQuery("SELECT id, name, time_zone, created_at FROM companies WHERE companies.id = $1")
+LOCK_COMPANY = CompanyQuery("SELECT name, time_zone FROM companies WHERE companies.id = $1 FOR NO KEY UPDATE")
+UPDATE_COMPANY = CompanyQuery("""
+UPDATE companies SET name = coalesce($2, name), time_zone = coalesce($3, time_zone), updated_at = now()
+WHERE companies.id = $1 RETURNING id, name, time_zone, created_at
 """)
+TIME_ZONE = CompanyQuery("SELECT time_zone FROM companies WHERE companies.id = $1")
 SUMMARY = CompanyQuery("""
 SELECT (SELECT count(*) FROM users WHERE company_id = $1) AS users,
        (SELECT count(*) FROM communications WHERE company_id = $1) AS communications,

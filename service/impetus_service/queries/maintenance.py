@@ -25,6 +25,7 @@ def _delete(table: str, column: str) -> Query:
 
 COUNT_SESSIONS, DELETE_SESSIONS = _count("sessions", "expires_at"), _delete("sessions", "expires_at")
 COUNT_LOGINS, DELETE_LOGINS = _count("login_attempts", "expires_at"), _delete("login_attempts", "expires_at")
+COUNT_KEYS, DELETE_KEYS = _count("idempotency_keys", "expires_at"), _delete("idempotency_keys", "expires_at")
 COUNT_AUDIT, DELETE_AUDIT = _count("audit_logs", "created_at"), _delete("audit_logs", "created_at")
 COUNT_ACCESS, DELETE_ACCESS = _count("data_access_logs", "created_at"), _delete("data_access_logs", "created_at")
 COUNT_JOBS, DELETE_JOBS = _count("jobs", "finished_at"), _delete("jobs", "finished_at")
