@@ -6,8 +6,10 @@ command, the daemon hands it on to its children, and no fork or setsid gets rid 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,34 +51,31 @@ def thread_states(pid: int) -> list[str]:
     return found
 
 
-def everyone() -> list[Process]:
-    """Every process of the host."""
-    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return [process for process in found if process is not None]
-
-
 def members(root: Path) -> list[Process]:
     """The living processes that were started with TMPDIR=`root`, or below the instance's cgroup."""
     mark = b"\0TMPDIR=" + os.fsencode(root) + b"\0"
-    found = {}
-    for process in everyone():
-        try:
-            environ = Path(f"/proc/{process.pid}/environ").read_bytes()
-        except OSError:
-            continue
-        if mark in b"\0" + environ and not process.zombie:
-            found[process.pid] = process
-    for cgroup in cgroups(root):
-        for pid in cgroup_members(cgroup):
-            process = read(pid)
-            if process is not None and not process.zombie:
-                found[pid] = process
-    return list(found.values())
+    pids = [pid for pid, environ in _of_everyone("environ") if mark in b"\0" + environ]
+    pids += [pid for cgroup in cgroups(root) for pid in cgroup_members(cgroup)]
+    found = {pid: process for pid in pids if (process := read(pid)) is not None}
+    return [process for process in found.values() if not process.zombie]
 
 
 def children(pid: int) -> list[Process]:
     """The children of `pid`, zombies included."""
-    return [process for process in everyone() if process.parent == pid]
+    parent = b"%d" % pid
+    pids = [child for child, stat in _of_everyone("stat") if stat.rpartition(b") ")[2].split(b" ", 2)[1] == parent]
+    return [process for process in map(read, pids) if process is not None and process.parent == pid]
+
+
+def _of_everyone(name: str) -> Iterator[tuple[int, bytes]]:
+    """The file /proc/PID/`name` of every process of the host. Tests look often: 3 ms with 170 processes."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/{name}", "rb", buffering=0) as file:
+                    yield int(entry), file.readall()
+            except OSError:
+                continue  # it has ended
 
 
 def descriptors(pid: int) -> list[str]:
@@ -119,6 +118,7 @@ def cgroup_members(path: Path) -> list[int]:
         return []
 
 
+@functools.cache
 def _cgroup_roots() -> list[Path]:
     """Where cgroup v2 is mounted, and this process's own place in it."""
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line]

@@ -34,10 +34,10 @@ def mounted(impetusd: Instance, script: str, *arguments: object) -> Iterator[lis
         if holder.stdout.readline() != "up\n":
             raise CannotMount(f"this host refuses it: {holder.communicate()[1].strip()}")
         inside = ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", f"--wdns={impetusd.root}"]
-        impetusd.command = [*inside, *COMMAND]
+        impetusd.command, impetusd.elsewhere = [*inside, *COMMAND], True
         yield inside
         impetusd.run("stop")
     finally:
-        impetusd.command = COMMAND
+        impetusd.command, impetusd.elsewhere = COMMAND, False
         if holder.poll() is None:
             holder.communicate()

@@ -32,6 +32,7 @@ class Installed:
         (site / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
         self.package = site / "impetusd"
         shutil.copytree(Path(package.__file__).parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        instance.elsewhere = True
         instance.command = [
             f"{where}/bin/python",
             "-c",

@@ -15,13 +15,18 @@ from typing import Any
 PATIENCE = 60.0  # seconds
 
 
-def wait_for(condition: Callable[[], Any], what: object = "a condition", patience: float = PATIENCE) -> Any:
-    """Return the first true value of `condition`; fail with `what` (its result, if it can be called) after `patience`."""
+def wait_for(
+    condition: Callable[[], Any], what: object = "a condition", patience: float = PATIENCE, apart: float = 0.005
+) -> Any:
+    """Return the first true value of `condition`; fail with `what` (its result, if it can be called) after `patience`.
+
+    `apart`: seconds between two looks, longer where one costs something.
+    """
     end = time.monotonic() + patience
     while not (value := condition()):
         if time.monotonic() > end:
             raise AssertionError(_sentence(what, patience, value))
-        time.sleep(0.005)
+        time.sleep(apart)
     return value
 
 
