@@ -118,6 +118,8 @@ class Daemon:
         self._boot = boot
         self._link = link or Link(socket.socket(fileno=CHANNEL), self._hear)
         self._link.lost = self._shim_lost
+        self._open = contextlib.ExitStack()  # closes what the parts hold open
+        self._open.callback(self._link.close)
         self._threads = Threads("supervisor", MOST)
         self._people: list[access.Person] = []
         self._done = asyncio.Event()
@@ -158,7 +160,7 @@ class Daemon:
         self._giving = asyncio.create_task(self._give_logs())
         await self._know_people(PEOPLE_WITHIN)
         await self._open_control()
-        watch(self._paths.state_dir, {"state.json"}, self._state_missing)
+        self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_missing))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
         loop.add_signal_handler(signal.SIGHUP, self._hear, {"event": "apply"})
@@ -216,9 +218,11 @@ class Daemon:
         self._ledger = Ledger(ledger, blobs, soon, self._warn)
         self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
+        self._open.callback(self._starter.close)
         self._starter.prefix = self._prefix
         self._starter.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
         self._oom = Oom()
+        self._open.callback(self._oom.close)
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._faults = self._engine.faults
         self._faults.strict = strict
@@ -255,6 +259,7 @@ class Daemon:
         make = JournalWriter if is_journal(os.environ) else Writer
         own = self._paths.log_file if self._prefix is None else stream.STDERR
         self._writer: Writer = make(own, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
+        self._open.callback(self._writer.release)
 
     def _warn(self, text: str) -> None:
         """Into the daemon's own log, as something that an operator should see."""
@@ -304,6 +309,8 @@ class Daemon:
             lambda text: self._put("memory", text),
         )
         self._ageing = Ageing(engine.recycle)
+        for part in (self._timers, self._memory, self._ageing):
+            self._open.callback(part.close)
         ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
         self._file_watch = FileWatch(engine.renew, tell, ours)
         self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
@@ -437,6 +444,9 @@ class Daemon:
     def _save(self, *, urgent: bool = False) -> None:
         """Have what survives a reboot written: soon, for much may change at once, or now."""
         if urgent:
+            if self._saving is not None:  # this is all that it would write
+                self._saving.cancel()
+                self._saving = None
             self._state.save(self._lasting(), urgent=True)
         elif self._saving is None:
             self._saving = asyncio.get_running_loop().call_later(SAVE_AFTER, self._save_now)
@@ -526,6 +536,7 @@ class Daemon:
     def _bind_notify(self) -> None:
         engine, tell = self._engine, self._writer.line
         self._notify = Notify(self._link, engine.of_pid, self._notified, engine.expects, tell)
+        self._open.callback(self._notify.close)
         self._notify_sockets = NotifySockets(self._starter, self._paths, self._notify)
         self._starter.notify_address = self._notify_sockets.address
         known = {entry.unit.name for entry in engine.entries.values()}
@@ -547,7 +558,7 @@ class Daemon:
         if failed:
             self._writer.line(f"{path} is made: commands are answered")
         if not watched:
-            watch(self._paths.run_dir, {"control.sock"}, self._control_missing)
+            self._open.callback(watch(self._paths.run_dir, {"control.sock"}, self._control_missing))
 
     async def _open_control_later(self, *, watched: bool) -> None:
         await asyncio.sleep(AGAIN)
@@ -810,6 +821,10 @@ class Daemon:
                 await self._threads.run(close, CLOSED_WITHIN)
         self._starter.quit(self._code)
 
+    def close(self) -> None:
+        """Let go of every descriptor, clock and watch, once the loop has ended; what was kept is the shim's."""
+        self._open.close()
+
 
 def main() -> NoReturn:
     """Run. The exit status only tells the shim's log; whether to start again is said over the channel."""
@@ -818,12 +833,14 @@ def main() -> NoReturn:
     boot = fields.pop("boot", False)
     paths = Paths(**fields)
 
-    async def run() -> None:
-        await Daemon(sys.argv[1], paths, boot=boot, **how).run()
+    async def run() -> Daemon:
+        daemon = Daemon(sys.argv[1], paths, boot=boot, **how)
+        await daemon.run()
+        return daemon
 
     traces.install()
     try:
-        asyncio.run(run())
+        asyncio.run(run()).close()
     except Exception as error:
         traces.show(error)
         os._exit(os.EX_SOFTWARE)

@@ -36,6 +36,9 @@ class Rehearsal(Link):
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
         """Nothing is said."""
 
+    def close(self) -> None:
+        """Nothing was opened."""
+
 
 async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
     """Come up, with `folder` in the place of the directories that are written to. Raises whatever is wrong."""

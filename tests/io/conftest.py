@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import sys
-import warnings
+import threading
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from fake_supervisor import paths_in
+from waiting import wait_for
 
 from impetusd.cli import main
+from impetusd.linux import proc
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _the_end_of_its_parts():
-    """A supervisor closes little at its end, for its process ends: what is left is no matter of a later test."""
+def _leaves_what_it_found():
+    """A module leaves no more descriptors, threads and children than there were: else it is that one that fails.
+
+    What nobody refers to any more is collected here, so that a ResourceWarning, too, is raised where it belongs.
+    """
+    proc.children()  # keeps a descriptor from the first time on
+    before = _held()
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
+    wait_for(lambda: not _held() - before, lambda: f"it leaves {dict(_held() - before)}", 10.0)
+
+
+def _held():
+    """What this process has open, the threads it has and the children, and how many of each."""
+    found = Counter(f"thread {thread.name}" for thread in threading.enumerate())
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the folder itself, as it was opened for this look
+            found[os.readlink(path)] += 1
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError):
+            found.update(f"child {pid}" for pid in path.read_text().split())
+    return found
 
 
 @pytest.fixture

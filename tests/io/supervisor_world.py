@@ -7,11 +7,10 @@ belongs to a process of this host.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
-import warnings
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -70,19 +69,17 @@ class Shim:
 
     def live(self, scenario: Scenario) -> None:
         """One life of a supervisor."""
-        try:
-            with patch.object(lifeline, "take", lambda _: SimpleNamespace(release=tuple)):  # this process goes on
-                asyncio.run(self._live(scenario))
-        finally:
-            with warnings.catch_warnings():  # a supervisor closes little at its end, for its process ends
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
+        with ExitStack() as after, patch.object(lifeline, "take", lambda _: SimpleNamespace(release=tuple)):
+            asyncio.run(self._live(scenario, after))
 
-    async def _live(self, scenario: Scenario) -> None:
+    async def _live(self, scenario: Scenario, after: ExitStack) -> None:
+        """`after` closes everything once the loop has ended: while it turns, starts that were put off still begin."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel, loop = theirs, asyncio.get_running_loop()
         link = Link(ours, lambda event: daemon._hear(event))  # noqa: PLW0108  # it is made below
         daemon = Daemon(self.conf, self.paths, boot=False, link=link)
+        after.callback(theirs.close)
+        after.callback(daemon.close)
         daemon._hand_over = lambda _why: daemon._starter.flush()  # type: ignore[method-assign]
         loop.add_reader(theirs, self._readable)
         run = loop.create_task(daemon.run())
@@ -107,11 +104,6 @@ class Shim:
             daemon._done.set()
             await run
             loop.remove_reader(theirs)
-            loop.remove_reader(ours)
-            if hasattr(daemon, "_notify"):
-                daemon._notify.close()
-            theirs.close()
-            ours.close()
 
     # What the supervisor says.
 

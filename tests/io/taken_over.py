@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from impetusd.core.config.location import Paths
@@ -62,8 +62,8 @@ class Heard(Rehearsal):
         return self.blobs.get(key)
 
 
-@contextmanager
-def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str, str], table: list[dict[str, Any]]):
+@asynccontextmanager
+async def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str, str], table: list[dict[str, Any]]):
     """The daemon and its channel, with everything taken over, and the change under way that `blobs` tells of."""
     for folder in (paths.run_dir, paths.state_dir, paths.log_dir):
         os.makedirs(folder, exist_ok=True)
@@ -80,11 +80,11 @@ def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str, str]
         yield daemon, link
     finally:
         daemon._notify_sockets.close()
-        daemon._notify.close()
-        daemon._timers.close()
-        daemon._ageing.close()
-        daemon._memory.close()
+        daemon._save(urgent=True)
+        await daemon._state.close()
+        daemon._ledger.close()
         daemon._writer.close()
+        daemon.close()
 
 
 __all__ = ["APPLY", "BEFORE", "CONFIG", "changes", "configuration", "row", "slot", "taken_over"]

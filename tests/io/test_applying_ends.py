@@ -67,7 +67,7 @@ def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, e
                 }
                 table = [row(1, ended if a_told else None), row(2, ended if b_told else None)]
                 off, on = configuration(TIMERS, "a", "b"), configuration(TIMERS)
-                with taken_over(paths, off, on, blobs, table) as (daemon, link):
+                async with taken_over(paths, off, on, blobs, table) as (daemon, link):
                     for process, told in ((1, a_told), (2, b_told)):
                         if not told:
                             await asyncio.sleep(0)
@@ -86,7 +86,7 @@ async def test_what_never_moves_is_named_and_given_up(paths, monkeypatch):
     monkeypatch.setattr("impetusd.supervisor.api.applying.SLACK", -29.95)  # listen_timeout is 30 s
     blobs = {"slot:a": job(1), APPLY: changes("removed", "a")}
     text = TIMERS.replace("[timer:b]\ncommand = sleep 0.25\nevery = 1d\n", "")
-    with taken_over(paths, configuration(text, "a"), configuration(text), blobs, [row(1)]) as (daemon, link):
+    async with taken_over(paths, configuration(text, "a"), configuration(text), blobs, [row(1)]) as (daemon, link):
         assert [entry.name for entry in daemon._applying.awaited()] == ["a"]
         await until(daemon, lambda: is_done(link))
         answer = await daemon._applying.apply({"token": "t"})
@@ -98,7 +98,7 @@ async def test_what_never_moves_is_named_and_given_up(paths, monkeypatch):
 async def test_a_job_that_has_begun_meanwhile_does_not_hold_up_what_switched_it_on(paths):
     blobs = {"slot:a": job(1, State.STARTING), "slot:b": job(2), APPLY: changes("added", "a", "b")}
     on, off = configuration(TIMERS), configuration(TIMERS, "a", "b")
-    with taken_over(paths, on, off, blobs, [row(1), row(2)]) as (daemon, link):
+    async with taken_over(paths, on, off, blobs, [row(1), row(2)]) as (daemon, link):
         await until(daemon, lambda: is_done(link))
 
 
@@ -113,7 +113,7 @@ async def test_who_waits_hears_at_once_for_what(paths):
 
     blobs = {"slot:a": job(1, State.STOPPING, Want.DOWN), APPLY: changes("removed", "a")}
     off, on = configuration(TIMERS, "a"), configuration(TIMERS)
-    with taken_over(paths, off, on, blobs, [row(1)]) as (daemon, _):
+    async with taken_over(paths, off, on, blobs, [row(1)]) as (daemon, _):
         request = protocol.Request(1, "disable", {"names": ["a"], "token": "t"})
         asked = asyncio.ensure_future(daemon._commands.handle(request, progress))
         await asyncio.wait_for(anything.wait(), 5)
@@ -145,7 +145,7 @@ async def test_only_what_is_wrong_with_the_file_is_remembered_as_its_refusal(pat
 async def test_of_two_that_switch_at_once_the_second_asks_the_next_supervisor(paths, monkeypatch):
     """Its own file would take back what the first has switched."""
     monkeypatch.setattr("impetusd.supervisor.daemon.Daemon._hand_over", lambda *_: None)
-    with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
+    async with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
         asked = [daemon._applying.disable({"names": [name], "token": name}) for name in ("a", "b")]
         told = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(each) for each in told] == [ConnectionAbortedError] * 2
@@ -158,7 +158,7 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
     """Its supervisor died over it: the client asks the next one with the same token."""
     pool = "[program:web]\ncommand = sleep 1000\ninstances = 2\n"
     blobs = {f"slot:web:{index}": job(index + 1) for index in range(2)}
-    with taken_over(paths, configuration(pool), None, blobs, [row(1), row(2)]) as (daemon, link):
+    async with taken_over(paths, configuration(pool), None, blobs, [row(1), row(2)]) as (daemon, link):
         unit = daemon._engine.units["web"]
         commands = daemon._commands
         assert commands._wanted(unit, "+1", "t") == 3
@@ -171,7 +171,7 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
 
 @in_a_loop
 async def test_what_was_disabled_and_then_removed_is_spoken_of_no_more(paths):
-    with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
+    async with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
         assert daemon._applying.disabled() == [("a", "a is disabled; impetusd enable a")]
         assert daemon._commands._status({"names": []})["attention"] == ["a is disabled; impetusd enable a"]
 
@@ -192,7 +192,9 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
     """It has had SIGKILL for long; the other slot ends as it should."""
     pool = "[program:web]\ncommand = sleep 1000\ninstances = 2\n"
     hung = slot(2, State.STOPPING, Want.DOWN, since=1.0, started=1.0, kills=9)
-    with taken_over(paths, configuration(pool), None, {"slot:web:0": job(1), "slot:web:1": hung}, [row(1), row(2)]) as (
+    async with taken_over(
+        paths, configuration(pool), None, {"slot:web:0": job(1), "slot:web:1": hung}, [row(1), row(2)]
+    ) as (
         daemon,
         _,
     ):
@@ -219,7 +221,7 @@ async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
     blobs = {"slot:migrate:0": slot(1, State.STARTING, since=1.0), "slot:web:0": waits}
     blobs[APPLY] = changes("added", "web", kind="program")
     now, before = configuration(text), configuration(text.partition("[program:web]")[0])
-    with taken_over(paths, now, before, blobs, [row(1)]) as (daemon, link):
+    async with taken_over(paths, now, before, blobs, [row(1)]) as (daemon, link):
         assert daemon._engine.entries["migrate:0"].slot.pid is not None
         assert daemon._applying._patience(daemon._applying.awaited()) is None
         daemon._hear({"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()})

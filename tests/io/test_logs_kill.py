@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import json
 import os
@@ -90,9 +91,8 @@ class Supervisors:
             self.kill()
         for fd in self.readers + self.writers:
             os.close(fd)
-        self.journal.close()
-        os.close(self.losses.fd)
-        os.close(self.unfinished.fd)
+        for memory in (self.journal, self.losses, self.unfinished):
+            memory.close()
 
 
 @pytest.fixture
@@ -215,12 +215,14 @@ def test_killed_while_lines_are_dropped_each_is_counted_once(supervisors, tmp_pa
             told = int(marker[1]), int(marker[2])
         else:
             kept += line
-    lost = Losses(os.dup(made.losses.fd)).of(str(path))
+    losses = Losses(os.dup(made.losses.fd))
+    lost = losses.of(str(path))
     assert kept.endswith(b"the end\n")
     assert (text + b"the end\n").endswith(kept)
     assert lost.since == 0.0
     assert told == (lost.bytes, lost.lines) == (len(text) - len(kept) + 8, text.count(b"\n") - kept.count(b"\n") + 1)
     assert (lost.bytes > 0) is (point != "before count")  # there, each died before it had counted anything
+    losses.close()
 
 
 @pytest.mark.parametrize("options", [{}, {"time": True}, {"merged": True}], ids=["plain", "time", "merged"])
@@ -263,16 +265,21 @@ def test_killed_at_any_moment(supervisors, tmp_path, options):
 def test_the_journal_tells_a_successor_what_was_under_way():
     journal = Journal()
     reader, writer = os.pipe2(os.O_NONBLOCK)
+
+    def found():
+        with contextlib.closing(Journal(os.dup(journal.fd))) as successor:
+            return successor.pending()
+
     try:
         os.write(writer, b"abc")
         assert bytes(journal.take(reader, b"p", 1.5)) == b"abc"
-        pending = Journal(os.dup(journal.fd)).pending()
+        pending = found()
         assert (pending.pipe, pending.at, pending.data, pending.inode, pending.ended) == ("p", 1.5, b"abc", 0, False)
         journal.mark(1, 2, 3, 0)
         journal.mark(1, 9, 4, 2)
-        assert Journal(os.dup(journal.fd)).pending()[3:7] == (1, 9, 4, 2)
+        assert found()[3:7] == (1, 9, 4, 2)
         journal.done()
-        assert Journal(os.dup(journal.fd)).pending() is None
+        assert found() is None
         with pytest.raises(BlockingIOError):
             journal.take(reader, b"p", 1.5)
         assert journal.pending() is None
@@ -281,3 +288,4 @@ def test_the_journal_tells_a_successor_what_was_under_way():
         assert journal.pending() is None
     finally:
         os.close(reader)
+        journal.close()

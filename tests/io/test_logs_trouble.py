@@ -206,16 +206,18 @@ def test_what_cannot_be_written_now_is_told_in_a_sentence_for_each_directory(ben
     assert bench.writer.dropped(paths[0]) == (6, 3)
 
 
-def test_more_files_than_the_memory_has_room_for_are_counted_by_this_supervisor_alone(monkeypatch):
+def test_more_files_than_the_memory_has_room_for_are_counted_by_this_supervisor_alone(monkeypatch, request):
     monkeypatch.setattr(lost, "SIZE", 1000)
     losses = Losses()
+    request.addfinalizer(losses.close)
     names = [f"/{number}/{'x' * 50}" for number in range(10)]
     for number, name in enumerate(names):
         counts = losses.of(name)
         counts.at(1.0)
         counts.begin(2.0, OSError(errno.ENOSPC, "full"))
         counts.add(10 * number, number, 5, skipping=False)
-    successor = Losses(losses.fd)
+    successor = Losses(os.dup(losses.fd))
+    request.addfinalizer(successor.close)
     kept = [successor.of(name).lines for name in names]
     assert [losses.of(name).lines for name in names] == list(range(10))
     assert kept[:3] == [0, 1, 2]

@@ -82,8 +82,8 @@ class Around:
                 yield SimpleNamespace(notify=notify, link=link, shim=theirs)
             finally:
                 self.carry_out(theirs)
-                asyncio.get_running_loop().remove_writer(ours)
                 notify.close()
+                link.close()
 
     def carry_out(self, shim: socket.socket) -> int:
         """Read what the supervisor said, as the shim does, which remembers its strings; how many messages it was."""

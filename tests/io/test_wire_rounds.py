@@ -38,6 +38,8 @@ def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dic
                 messages.append((packet[0], len(packet[1])))
                 for fd in packet[1]:
                     os.close(fd)
+            link.close()
+            starter.close()
             return messages
 
     return asyncio.run(main())
@@ -87,8 +89,6 @@ def test_what_a_dead_supervisor_had_kept_and_not_recorded_is_dropped_and_its_num
         "chan:5:theirs",
         "log:2:out:r",
     ]
-    for name in ("chan:4", "log:1:out:r"):
-        os.close(held[name])
 
 
 @contextlib.contextmanager

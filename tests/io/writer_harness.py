@@ -55,6 +55,7 @@ class Bench:
         if not self.closed:
             self.closed = True
             self.writer.close()
+            self.writer.release()
             for pair in self.ends.values():
                 for fd in pair:
                     os.close(fd)

@@ -157,6 +157,8 @@ class Ledger:
                         self._say(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
                     failing = True
                     if self._closing.wait(AGAIN):
+                        if fd >= 0:
+                            os.close(fd)
                         return
             if failing:
                 self._trouble("")

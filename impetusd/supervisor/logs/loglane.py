@@ -110,7 +110,8 @@ class Lane:
     def rouse(self) -> None:
         """Wake the thread."""
         self._woken = False
-        os.eventfd_write(self._wake, 1)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
         self._journal.own()
@@ -513,6 +514,18 @@ class Lane:
         for pipe in self._by_fd.values():
             self.empty(pipe)
         self._running = False
+
+    def release(self) -> bool:
+        """Let go of its descriptors, once the thread has ended; False while it has not."""
+        if self.thread.is_alive():
+            return False
+        for file in (self._own, *self._files.values()):
+            file.close()
+        self._journal.close()
+        self._epoll.close()
+        os.close(self._wake)
+        self._wake = -1
+        return True
 
     # Files and their pipes.
 

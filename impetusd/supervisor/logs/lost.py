@@ -121,6 +121,11 @@ class Losses:
     def __bool__(self) -> bool:
         return self._end > 8
 
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._map.close()
+        os.close(self.fd)
+
     def of(self, path: str) -> Lost:
         """The counts of a file."""
         return self._lost.setdefault(path, Lost(self, path))

@@ -134,6 +134,12 @@ class Unfinished:
             self._left.discard(inode)
             self.free(inode)
 
+    def close(self) -> None:
+        """Let go of the memory."""
+        for block in self._blocks:
+            block.close()
+        os.close(self.fd)
+
     def _place(self, number: int) -> tuple[mmap.mmap, int]:
         return self._blocks[number // _BLOCK], number % _BLOCK * _PLACE
 

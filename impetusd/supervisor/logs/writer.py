@@ -216,6 +216,16 @@ class Writer:
             if lane.thread.ident is not None:
                 lane.thread.join(max(0.0, end - time.monotonic()))
 
+    def release(self) -> None:
+        """Let go of all descriptors, after `close`; what a thread that hangs may still use stays open."""
+        ended = [lane.release() for lane in self._threads]
+        if all(ended):
+            for journal in (*self._free, *(journal for _, journal in self.frozen.values())):
+                journal.close()
+            self.losses.close()
+            self.unfinished.close()
+        self._threads.clear()
+
     # Between the threads.
 
     def _of(self, pipe: Pipe, function: Callable[..., None], *arguments: Any) -> None:

@@ -33,6 +33,7 @@ class Link:
         self._spare = _any_descriptor()  # what a long message takes, when there is no other
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.create_future()
+        self._next_beat: asyncio.TimerHandle | None = None
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
         self.broken: Callable[[str, str, Exception], object] = _raised  # told of what raises: source, stage, error
         self.fatal: Callable[[str, Exception], object] = _fatal  # told of what nothing contains; does not return
@@ -84,9 +85,21 @@ class Link:
         """A pidfd of it."""
         return self._shim
 
+    def close(self) -> None:
+        """Hear and say nothing more."""
+        for forget in (self._loop.remove_reader, self._loop.remove_writer):
+            forget(self._sock)
+        self._sock.close()
+        if self._next_beat is not None:
+            self._next_beat.cancel()
+        for fd in (self._shim, self._spare):
+            if fd >= 0:
+                os.close(fd)
+        self._shim = self._spare = -1
+
     def _beat(self) -> None:
         self.send([{"op": "beat"}])
-        self._loop.call_later(BEAT, self._beat)
+        self._next_beat = self._loop.call_later(BEAT, self._beat)
 
     def _flush(self) -> None:
         while self._outbox:

@@ -39,6 +39,7 @@ class SocketFiles:
         self._units: dict[str, str] = {}  # path → unit
         self._hidden: set[str] = set()
         self._watched: dict[str, set[str]] = {}  # folder → the names in it that are ours, or were
+        self._unwatch: list[Callable[[], None]] = []
         self._repaired: dict[str, float] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -60,7 +61,7 @@ class SocketFiles:
             self._watched[folder].add(name)
         else:
             self._watched[folder] = {name}
-            watch(folder, self._watched[folder], functools.partial(self._look, folder))
+            self._unwatch.append(watch(folder, self._watched[folder], functools.partial(self._look, folder)))
 
     def forget(self, path: str) -> None:
         """Nobody listens there any more."""
@@ -89,9 +90,13 @@ class SocketFiles:
         self.follow(path, self._units[path])
 
     def close(self) -> None:
-        """Remove the second names: an older version, should it take over, refuses a file with two names."""
+        """Watch no more, and remove the second names: an older version that takes over refuses a file with two names."""
         for path in list(self._units):
             self.forget(path)
+        for end in self._unwatch:
+            end()
+        self._unwatch.clear()
+        self._watched.clear()
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
 

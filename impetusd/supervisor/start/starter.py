@@ -166,6 +166,13 @@ class Starter:
         self._ops.append({"op": "quit", "code": code})
         self.flush()
 
+    def close(self) -> None:
+        """Let go of our copies of what the shim holds."""
+        for fd in (*self._held.values(), *(fd for _, fd in self._close_when_sent)):
+            os.close(fd)
+        self._held.clear()
+        self._close_when_sent.clear()
+
     # New code.
 
     def aside(self, argv: list[str], out: int) -> int:
