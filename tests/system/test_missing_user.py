@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from pathlib import Path
 
 import census
 import pytest
 from instance import Instance, wait_for
-
-GHOST = "ghost:x:61234:61234::/:/bin/sh\n"
-WITH_ITS_PASSWD = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
-
-
-class Passwd:
-    """The instance's own /etc/passwd; the host's is never touched."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._host = Path("/etc/passwd").read_text(encoding="utf-8")
-
-    def write(self, more: str = "") -> None:
-        """In place, for it is mounted."""
-        self._path.write_text(self._host + more, encoding="utf-8")
+from own_passwd import GHOST, Passwd
 
 
 @pytest.fixture
 def passwd(impetusd: Instance, as_root: None) -> Passwd:
-    if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare(1)")
-    path = impetusd.root / "passwd"
-    private = ["unshare", "--mount", "--propagation", "private"]
-    impetusd.command = [*private, "sh", "-c", WITH_ITS_PASSWD, "sh", str(path), *impetusd.command]
-    found = Passwd(path)
-    found.write(GHOST)
-    return found
+    return Passwd(impetusd)
 
 
 @pytest.mark.parametrize("others", [3, 200])
