@@ -21,6 +21,8 @@ from impetusd.core.config.location import locate
 
 # Who dies, and at every which message; 0: only when each is asked for (see EVERY).
 DEATHS = {"shim": 6, "shim done": 0, "both": 0, "both done": 7}
+# What says that it is ready while nobody is there to hear it is started anew when this has passed.
+SOON = f"{READY}listen_timeout = 5s\n"
 # Whose processes write down at import, and as they start up, which version they are of.
 APP = """
 import os
@@ -125,7 +127,7 @@ def test_an_apply_is_all_of_it_or_nothing_whoever_is_killed(mortal: Instance) ->
     web = f"[pool:web]\n{pool(port, 'versioned:make', cwd=mortal.root, reload_watch='10ms', standby=0)}"
 
     def text(name: str) -> str:
-        return f"{web}[program:one]\n{READY}[program:{name}]\n{READY}[env:one]\nV = {name}\n[env:web]\nV = {name}\n"
+        return f"{web}[program:one]\n{SOON}[program:{name}]\n{SOON}[env:one]\nV = {name}\n[env:web]\nV = {name}\n"
 
     now = mortal.start(text("two"))
     version, number = "two", 0
