@@ -20,7 +20,7 @@ from impetusd.client import control
 from impetusd.core.config.location import locate
 
 # Who dies, and at every which message; 0: only when each is asked for (see EVERY).
-DEATHS = {"shim": 6, "shim done": 0, "both": 0, "both done": 7}
+DEATHS = {"shim": 9, "shim done": 0, "both": 0, "both done": 9}
 # What says that it is ready while nobody is there to hear it is started anew when this has passed.
 SOON = f"{READY}listen_timeout = 5s\n"
 # Whose processes write down at import, and as they start up, which version they are of.
@@ -169,5 +169,5 @@ def test_a_scale_is_done_once_and_as_a_whole_whoever_is_killed(mortal: Instance)
         by = "-1" if count > 2 else "+1"
 
     with Load(port, kept=1, fresh=1) as load:
-        for _ in deaths(mortal, act, 3, supervisor=2):
+        for _ in deaths(mortal, act, 3, supervisor=3):
             load.go_on(5)
