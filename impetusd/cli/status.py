@@ -55,7 +55,7 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
         if answer.get("profile"):
             lines += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
         print("\n".join(lines))
-    return 0 if protocol.all_as_wanted(answer["units"]) else 1
+    return 0 if protocol.all_as_wanted(answer["units"]) and not answer.get("held") else 1
 
 
 def _waiting(sentence: str) -> None:

@@ -73,7 +73,7 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
     status: typing.Mapping[str, typing.Any] = {}
     try:
         status = control.call(at.paths, "status", {"names": []})
-        asked = {"rows": status["units"], "troubles": status.get("troubles", [])}
+        asked = {"rows": status["units"], "troubles": status.get("troubles", []), "held": status.get("held")}
         asked["checks"] = control.call(at.paths, "health", {})["checks"]
         asked["timers"] = control.call(at.paths, "timers", {})["timers"]
         running = True

@@ -498,9 +498,10 @@ def parse_answer(line: bytes) -> Answer:
 def as_wanted(row: Mapping[str, Any]) -> bool:
     """Whether a status row is what the operator asked for: wanted up and serving, or wanted down.
 
-    A program that is EXITED has ended as it should (one that has not is FATAL): that is as wanted, too.
+    A program that is EXITED has ended as it should (one that has not is FATAL): that is as wanted, too. One for which nothing
+    is decided (`held`) is not, although it runs.
     """
-    return row["want"] != "up" or row["state"] in {"RUNNING", "EXITED"}
+    return row["want"] != "up" or (row["state"] in {"RUNNING", "EXITED"} and not row.get("held"))
 
 
 def all_as_wanted(rows: Iterable[Mapping[str, Any]]) -> bool:

@@ -26,7 +26,7 @@ import time
 from impetusd.linux import proc, usage
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.priority import ERROR, INFO
-from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, upstream
+from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, upstream, wire
 from impetusd.shim.child import Child
 from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
@@ -60,9 +60,7 @@ class Shim(Supervision):
         self.children: dict[int, Child] = {}
         self.forking: dict[int, Child] = {}  # asked of a template, not answered yet
         self.forked: list[Child] = []  # answered, and not let go on yet
-        self.blobs: dict[str, str] = {}
         self.lost: set[str] = set()  # names for which no descriptor came: there was none left to take it
-        self.shutdown = False
         self.code = 0  # what to exit with then
         self.sweep_due = False
         self.emptied: list[str] = []  # cgroups that are to be removed
@@ -122,7 +120,9 @@ class Shim(Supervision):
                 self.over = True
                 self._clear_away()
                 return
-            if not self.shutdown:
+            if not (
+                self.shutdown or "shutdown" in self.blobs
+            ):  # a supervisor that was asked to stop everything says so
                 return
             log("no supervisor comes up, and the end was asked for: stopping everything without one")
             self.due = None
@@ -785,7 +785,9 @@ class Shim(Supervision):
         """The manager's store had these names, of a shim before: have it hold what is held now, and nothing else."""
         for name in set(stored) - {""}:
             self.upstream.discard(name)
-        for fd in (fd for name, fd in self.kept.items() if name != "lock"):  # that is free when the shim is dead
+        for name, fd in self.kept.items():
+            if name in {"lock", wire.PAGE}:  # the one is free when the shim is dead, the other means nothing then
+                continue
             self.upstream.store(upstream.name_of(table.ident(fd)), fd)
 
 

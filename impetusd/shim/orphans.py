@@ -18,7 +18,7 @@ import time
 
 from impetusd.linux import proc
 from impetusd.linux.cgroup import Cgroups
-from impetusd.shim import descriptors, leftovers, table
+from impetusd.shim import descriptors, leftovers, table, wire
 from impetusd.shim.child import Child
 from impetusd.shim.leftovers import MARK
 
@@ -64,7 +64,7 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: It
     for member in strays:
         proc.send(member, signal.SIGKILL)
     alive = sum(child.pidfd >= 0 for child in shim.children.values())
-    lost = sorted(told["kept"].keys() - search.found.keys())
+    lost = sorted(told["kept"].keys() - search.found.keys() - {wire.PAGE})
     barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
     shim.log(
         f"the shim before this one (pid {told['shim'][0]}) was killed: {alive} processes live on"

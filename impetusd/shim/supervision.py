@@ -41,6 +41,7 @@ LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 SPACING = 0.2  # seconds between two starts of one that comes up and then dies
 # Signals by which a process ends that has gone wrong; the others, SIGKILL above all, are somebody's.
 FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP)
+MOST_ENDS = 32  # that are remembered
 
 
 class Supervision(Loop):
@@ -52,6 +53,8 @@ class Supervision(Loop):
         self.arguments = [conf, json.dumps(paths)]
         self.table = table.Table(paths["run_dir"], paths["state_dir"], life)
         self.kept: dict[str, int] = {}
+        self.blobs: dict[str, str] = {}
+        self.shutdown = False
         self.quitting = False
         self.channel: socket.socket | None = None
         self.supervisor: Child | None = None
@@ -68,6 +71,7 @@ class Supervision(Loop):
         self.mute = 0  # deaths in a row of one that had not, or went wrong before it had lasted
         self.troubles: dict[str, str] = {}  # what the operator is to know, in a sentence each
         self.told = ""  # how it ended, as the log has it
+        self.silent_after: float | None = None  # seconds after its start that it fell silent, and is killed for it
 
     def _hello(self) -> dict[str, Any]:
         """What a new supervisor is told first."""
@@ -113,6 +117,8 @@ class Supervision(Loop):
             self._leave_corpse(now)
         elif now - self.heard >= SILENCE:
             log(f"the supervisor (pid {self.supervisor.pid}) has been silent for {SILENCE:g} s: replacing it")
+            if self._state_of(self.supervisor.pid) not in {b"T", b"t"}:  # a stop is somebody's doing, as a kill is
+                self.silent_after = self.heard - self.born
             self.heard = now
             self._kill_supervisor()
         elif now - self.heard >= LATE and not self.looked:
@@ -120,6 +126,9 @@ class Supervision(Loop):
             member = proc.read(self.supervisor.pid)
             if member is not None and member.zombie:  # and it did not end: its threads have not
                 self._kill_supervisor()
+
+    def _state_of(self, pid: int) -> bytes:
+        return b"".join(self._seeing(lambda: proc.fields(pid))[:1])
 
     def _kill_supervisor(self) -> None:
         if self.supervisor is not None:
@@ -140,7 +149,7 @@ class Supervision(Loop):
 
     def _start_supervisor(self, now: float) -> None:
         self.born = self.heard = now
-        self.spoke = False
+        self.spoke, self.silent_after = False, None
         child, open_here = Child(-1, "", ""), contextlib.ExitStack()
         try:
             with contextlib.ExitStack() as theirs:
@@ -173,12 +182,36 @@ class Supervision(Loop):
         self.dying, self.looked = math.inf, False
         self.table.news["supervisor"] = [child.pid, child.started]
         self._watch_supervisor()
+        self._blank_page()
         self.emit(self._hello())
         names = list(self.kept)
         for at in range(0, len(names), wire.MOST_FDS):
             part = names[at : at + wire.MOST_FDS]
             self.emit({"event": "fds", "names": part}, [self.kept[name] for name in part])
         self.emit({"event": "begin"})
+
+    def _blank_page(self) -> None:
+        """Without a descriptor for it the supervisor does without."""
+        with contextlib.suppress(OSError):
+            if wire.PAGE not in self.kept:
+                fd = self.kept[wire.PAGE] = os.memfd_create(wire.PAGE, os.MFD_CLOEXEC)
+                self.table.note("kept", wire.PAGE, table.ident(fd))
+            os.ftruncate(self.kept[wire.PAGE], wire.PAGE_SIZE)
+            os.pwrite(self.kept[wire.PAGE], bytes(wire.PAGE_SIZE), 0)
+
+    def _note_end(self, **how: Any) -> None:
+        """A supervisor has gone wrong: remember how, and what it was at, for the one that judges what follows from that."""
+        slot = stage = ""
+        with contextlib.suppress(OSError, KeyError):
+            slot, stage = wire.noted(os.pread(self.kept[wire.PAGE], wire.PAGE_SIZE, 0))
+        try:
+            ends = list(json.loads(self.blobs.get(wire.ENDS, "[]")))
+        except (ValueError, TypeError):
+            ends = []
+        at = {"at": round(time.monotonic(), 3), "time": round(time.time(), 3)}
+        ends.append({**at, **how, "slot": slot, "stage": stage})
+        self.blobs[wire.ENDS] = json.dumps(ends[-MOST_ENDS:])
+        self.table.note("blobs", wire.ENDS, self.blobs[wire.ENDS])
 
     def _watch_supervisor(self) -> None:
         if self.supervisor is not None and self.channel is not None:
@@ -190,8 +223,11 @@ class Supervision(Loop):
 
     def _plan_supervisor(self, now: float, *, failed: bool = False) -> None:
         """`failed`: it went wrong by itself."""
-        came_up = now - self.born >= LASTING or (self.spoke and not failed)
+        lasted = now - self.born if self.silent_after is None else self.silent_after
+        came_up = lasted >= LASTING or (self.spoke and not failed)
         self.mute = 0 if came_up else self.mute + 1
+        if self.silent_after is not None and (self.shutdown or "shutdown" in self.blobs):
+            self.mute = max(self.mute, HOPELESS)  # the end has waited for it, and does not wait for another
         self.due = max(now + DELAYS[min(self.mute, len(DELAYS) - 1)], self.born + SPACING)
 
     def _supervisor_ended(self) -> None:
@@ -210,7 +246,15 @@ class Supervision(Loop):
         if not self.quitting:
             exited = info.si_code == os.CLD_EXITED
             how = ": ".join(failed or ()) or f"{'exit' if exited else 'signal'} {info.si_status}"
-            self._plan_supervisor(time.monotonic(), failed=bool(info.si_status) if exited else info.si_status in FAULTS)
+            wrong = bool(info.si_status) if exited else info.si_status in FAULTS
+            if self.silent_after is not None:
+                wrong = True
+                self._note_end(silent=True)
+            elif exited and info.si_status == os.EX_SOFTWARE and not failed:
+                self._note_end(code=info.si_status)
+            elif not exited and info.si_status in FAULTS:
+                self._note_end(signal=info.si_status)
+            self._plan_supervisor(time.monotonic(), failed=wrong)
             self._tell_end(info.si_pid, how)
 
     def _tell_end(self, pid: int, how: str) -> None:
@@ -241,7 +285,9 @@ class Supervision(Loop):
         self._watch_corpse(child)
         if not self.quitting:
             log(f"the supervisor (pid {child.pid}) was killed and cannot end: it hangs in the kernel; starting another")
-            self._plan_supervisor(now)
+            if self.silent_after is not None:
+                self._note_end(silent=True)
+            self._plan_supervisor(now, failed=self.silent_after is not None)
 
     def _watch_corpse(self, corpse: Child) -> None:
         self._watch(corpse.pidfd, functools.partial(self._bury, corpse))

@@ -50,6 +50,10 @@ INLINE = 65536  # bytes; a longer message goes through a memfd
 LIFELINE = (
     "IMPETUSD_LIFELINE"  # in the supervisor's environment: its end of a pipe that it loses as soon as it is killed
 )
+# In the shim's store: a page of memory in which the supervisor notes what it is at, and a blob, which only the shim adds to:
+# how supervisors have ended by themselves, as JSON [{"at", "time", "code" | "signal" | "silent", "slot", "stage"}].
+PAGE, PAGE_SIZE = "page", 512
+ENDS = "ends"
 MOST_FDS = 250  # the kernel takes SCM_MAX_FD = 253 a message
 
 
@@ -103,6 +107,17 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             os.close(fd)
         raise
     return message, fds
+
+
+def note(slot: str, stage: str) -> bytes:
+    """The page of a supervisor that handles `slot`."""
+    return f"{slot}\n{stage}".encode()[:PAGE_SIZE].ljust(PAGE_SIZE, b"\0")
+
+
+def noted(page: bytes) -> tuple[str, str]:
+    """The slot and the stage that a page says; "" each if it is blank."""
+    slot, _, stage = page.partition(b"\0")[0].decode("utf-8", "replace").partition("\n")
+    return slot, stage
 
 
 def _next_is_long(sock: socket.socket) -> bool:

@@ -27,7 +27,7 @@ from impetusd.core.config.model import Access, Config, Health, LogAccess
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.explain import news
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
-from impetusd.core.rules import repeats
+from impetusd.core.rules import quarantine, repeats
 from impetusd.core.rules.health import Turn
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.files import ledgerfile
@@ -74,6 +74,7 @@ from impetusd.supervisor.rules.vetting import Vetting
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry, Role
+from impetusd.supervisor.slots.page import Page
 from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.notify import Notify
 from impetusd.supervisor.start.notify_sockets import NotifySockets
@@ -147,9 +148,11 @@ class Daemon:
         keep_profile(self._paths.state_dir, self._configuration.profile, self._warn)
         self._bind_notify()
         self._engine.adopt(self._link.table)
+        self._tell_held()
         for unit in self._engine.units.values():
             self._faults.contain(unit.name, "looking after its sockets", self._starter.follow_sockets, [unit])
-        self._applying.resume(blobs)
+        if self._engine.held.whole is None:
+            self._applying.resume(blobs)
         self._upgrading.resume(blobs)
         self._begin()
         self._link.deliver()
@@ -168,12 +171,15 @@ class Daemon:
         self._code = int(blobs.get("exit", "0"))
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
+        elif self._engine.held.whole is not None:
+            pass  # the one that holds nothing begins again
         elif (first and self._boot) or "booting" in blobs:
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
             self._starter.put("booting", None)
             self._starter.flush()
         for entry in self._engine.entries.values():  # it may be critical only from now on
-            if entry.slot.state is State.FATAL and entry.unit.critical and entry.slot.want is Want.UP:
+            given_up = entry.slot.state is State.FATAL and entry.slot.want is Want.UP
+            if given_up and entry.unit.critical and not self._engine.holds(entry):
                 self._give_up(entry)
         self._starter.flush()
         self._telling = asyncio.create_task(self._tell_upstream())
@@ -226,6 +232,8 @@ class Daemon:
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._faults = self._engine.faults
         self._faults.strict = strict
+        asyncio.get_running_loop().set_exception_handler(self._raised_by_nobody)
+        self._judge(blobs)
         self._link.gather = self._engine.gather
         self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
         self._starter.instances = self._engine.instances
@@ -240,6 +248,44 @@ class Daemon:
             self._starter.put(CONFIG, blobs[CONFIG])
             if self._boot:
                 self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
+
+    def _judge(self, blobs: Mapping[str, str]) -> None:
+        """Whether something is to be held, for supervisors have ended over it."""
+        self._engine.page = Page(self._link.fds)
+        noted = quarantine.ends_of(blobs.get(quarantine.ENDS, "[]"))
+        if quarantine.HELD in blobs:
+            self._faults.contain("impetusd", "reading what is held", self._load_held, blobs[quarantine.HELD])
+        self._held_before = self._engine.held
+        self._engine.held, rest = quarantine.judge([end for end, _ in noted], self._held_before)
+        if self._engine.held != self._held_before:
+            self._starter.put(quarantine.HELD, quarantine.dump(self._engine.held))
+        if len(rest) != len(noted):
+            self._starter.put(quarantine.ENDS, json.dumps([each for end, each in noted if end in rest]))
+
+    def _load_held(self, text: str) -> None:
+        self._engine.held = quarantine.load(text)
+
+    def _tell_held(self) -> None:
+        """What is held from now on, once."""
+        held, before = self._engine.held, self._held_before
+        for name, cause in held.slots.items():
+            if name not in before.slots:
+                why = quarantine.sentence(quarantine.facts(quarantine.QUARANTINED, cause))
+                out = quarantine.way_out(quarantine.QUARANTINED, name)
+                self._writer.line(f"{name}: {why}; nothing is decided for it until it is stopped: {out}", ERROR)
+                self._ledger.add("hold", unit=name.partition(":")[0], slot=name, what="quarantined", reason=why)
+        if held.whole is not None and before.whole is None:
+            why = quarantine.sentence(quarantine.facts(quarantine.HOLD_ONLY, held.whole))
+            self._writer.line(f"supervisor: {why}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}", ERROR)
+            self._ledger.add("hold", what="hold-only", reason=why)
+
+    def _raised_by_nobody(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What was raised in a callback or a task that belongs to no slot, command, connection, timer, check or pipe."""
+        error = context.get("exception")
+        if not isinstance(error, Exception) or "transport" in context or "protocol" in context:
+            loop.default_exception_handler(context)
+        else:
+            self._faults.fatal(str(context.get("message", "the event loop")), error)
 
     def _known_file(self, remembered: str | None) -> dict[str, Any]:
         """The INI file that this goes by: what another took the place of is gone, whatever the shim was started with."""
@@ -378,6 +424,7 @@ class Daemon:
                 *self._applying.attention(time.time()),
                 *self._faults.attention(),
             ],
+            held=self._held_whole,
             awaited=self._applying.awaited,
             behind=self._applying.behind,
         )
@@ -385,6 +432,10 @@ class Daemon:
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
             lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
         )
+
+    def _held_whole(self) -> dict[str, Any] | None:
+        cause = self._engine.held.whole
+        return None if cause is None else quarantine.facts(quarantine.HOLD_ONLY, cause)
 
     def _hand_over(self, why: str) -> None:
         """End as by a kill, once the shim has got everything that was said: the next supervisor goes on."""
@@ -403,6 +454,9 @@ class Daemon:
 
     def _hand_over_to_new(self, why: str) -> None:
         entries = self._engine.entries.values()
+        if self._engine.held != quarantine.Held():
+            self._ledger.add("hold", what="released")
+            self._engine.release()
         self._notify_sockets.merge([each.rec.process for each in entries if each.rec.process is not None])
         if self._starter.files:
             self._starter.files.close()
@@ -424,11 +478,15 @@ class Daemon:
     def _begin(self) -> None:
         """The slots are known: follow what runs."""
         contain = self._faults.contain
+        if self._engine.held.whole is not None:
+            return
         for entry in list(self._engine.entries.values()):
-            if entry.slot.pid is not None:
+            if entry.slot.pid is not None and not self._engine.holds(entry):
+                self._engine.page.at(entry.name, "following it")
                 for part in (self._memory, self._readiness, self._ageing):
                     what = f"following it by {type(part).__name__.lower()}"
                     contain(entry.name, what, part.changed, entry, entry.slot)
+        self._engine.page.blank()
         contain("health checks", "beginning", self._checks.begin)
         watched = [unit for unit in self._engine.units.values() if unit.enabled and unit.watch]
         contain("watched files", "beginning", self._file_watch.watch, watched)
@@ -664,6 +722,7 @@ class Daemon:
     async def _apply_on_signal(self) -> None:
         self._starter.put("hup", None)
         try:
+            self._commands.refuse_while_held("apply", {})
             await self._applying.apply({"token": ""})
         except ProtocolError as error:
             self._writer.line(f"supervisor: SIGHUP: {error.message}", ERROR)
@@ -671,6 +730,8 @@ class Daemon:
             pass  # the next supervisor tells how it went
 
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
+        if self._engine.holds(entry):
+            return
         if message.get("READY") == "1" and entry.slot.pid is not None:
             self._engine.ready(entry.slot.pid)
         if message.get("WATCHDOG") == "1":
@@ -712,16 +773,16 @@ class Daemon:
 
     def _publish(self, entry: Entry, before: Slot) -> None:
         """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""
-        after = entry.slot
+        after, held = entry.slot, self._engine.holds(entry)
         contain, name = self._faults.contain, entry.name
         contain(name, "recording its change", self._record_change, entry, before)
         contain(name, "logging its change", self._log_change, entry, before)
-        if after.state is State.FATAL and entry.unit.critical:
+        if after.state is State.FATAL and entry.unit.critical and not held:
             self._give_up(entry)
         contain(name, "answering who waits for it", self._commands.changed, entry, before)
         contain(name, "telling the manager of it", self._upstream.changed)
         contain(name, "telling its timer", self._timers.changed, entry.unit.name, before, after)
-        for part in self._parts:
+        for part in () if held else self._parts:
             contain(name, f"telling {type(part).__name__.lower()} of its change", part.changed, entry, before)
         contain(name, "having it saved", self._save)
 
@@ -792,10 +853,15 @@ class Daemon:
         if self._ending is None:
             self._commands.begin_the_end(why)
             self._ending = asyncio.create_task(self._stop_everything())
+            self._ending.add_done_callback(self._has_stopped)
 
     async def _stop_everything(self) -> None:
         await self._commands.stop_in_order(list(self._engine.entries.values()))
         self._done.set()
+
+    def _has_stopped(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error  # nobody's: the next supervisor begins the end anew
 
     async def _end(self) -> None:
         self._memory.close()
@@ -835,13 +901,13 @@ def main() -> NoReturn:
 
     async def run() -> Daemon:
         daemon = Daemon(sys.argv[1], paths, boot=boot, **how)
-        await daemon.run()
+        try:
+            await daemon.run()
+        except Exception as error:
+            traces.show(error)
+            os._exit(os.EX_SOFTWARE)  # at once: no other task is waited for
         return daemon
 
     traces.install()
-    try:
-        asyncio.run(run()).close()
-    except Exception as error:
-        traces.show(error)
-        os._exit(os.EX_SOFTWARE)
+    asyncio.run(run()).close()
     sys.exit(0)

@@ -66,6 +66,8 @@ SAID = [
         {"kind": "daemon", "what": "stopping", "pid": 8, "shim": 7, "version": "1", "why": "impetusd stop"},
         "impetusd stopping (supervisor 8, shim 7): impetusd stop",
     ),
+    ({"kind": "hold", "unit": "web", "slot": "web:0", "what": "quarantined", "reason": "exit 70"}, "quarantined: exit 70"),
+    ({"kind": "hold", "what": "released"}, "released"),
     ({"kind": "lost", "records": 3}, "3 records were lost: the disk took none for too long"),
 ]  # fmt: skip
 

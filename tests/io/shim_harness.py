@@ -45,6 +45,7 @@ class Supervisor:
         self.pid = int(message)
         self.channel = socket.socket(fileno=fds[0])
         self.fds: dict[str, int] = {}
+        self.page = -1  # where a supervisor notes what it is at
         self.locks: list[int] = []  # a copy of the instance lock, which would outlive the shim
         self.heard: list[dict[str, Any]] = []  # events that nobody waited for yet
         self.hello = self.wait("hello")
@@ -80,6 +81,7 @@ class Supervisor:
         for event in message["events"]:
             if event["event"] == "fds":
                 self.fds.update(zip(event["names"], fds, strict=True))
+                self.page = self.fds.pop(wire.PAGE, self.page)
                 if "lock" in self.fds:
                     self.locks.append(self.fds.pop("lock"))
             else:
@@ -110,6 +112,8 @@ class Supervisor:
         self.unlock()
         self.channel.close()
         self.link.close()
+        if self.page >= 0:
+            os.close(self.page)
         for fd in self.fds.values():
             os.close(fd)
         self.fds.clear()

@@ -27,7 +27,7 @@ class Facts:
 
     `now` is Unix time; `running`: a daemon was asked, so there are rows; `known`: names in the INI file; `left`: how many
     processes still run after impetusd was killed; `lost`: why the next one cannot take them over, "" if it can;
-    `mistakes`: of the INI file, which was written at `changed_at` (Unix time); `command` reaches this instance on the
+    `held`: why nothing is started at all, see `core.rules.quarantine`; `mistakes`: of the INI file, which was written at `changed_at` (Unix time); `command` reaches this instance on the
     command line. `zone` is for tests; None is the host's.
     """
 
@@ -44,6 +44,7 @@ class Facts:
     command: str = "impetusd"
     left: int = 0
     lost: str = ""
+    held: Mapping[str, Any] | None = None
     mistakes: Sequence[str] = ()
     changed_at: float = 0.0
     zone: dt.tzinfo | None = None

@@ -123,6 +123,11 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "tty": "its terminal; empty if it has none",
         "role": "viewer, operator or admin",
     },
+    "hold": {
+        **_OF_A_SLOT,
+        "what": "quarantined (a slot, or a unit), hold-only (the instance; no unit, no slot), or released",
+        "reason": "how the supervisor ended the last time, and what it was at; empty if released",
+    },
     "lost": {"records": "how many were not written, for the disk took none for too long"},
 }
 
@@ -288,5 +293,6 @@ _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "timer": _timer,
     "config": _config,
     "command": _command,
+    "hold": lambda r: f"{r['what']}" + (f": {r['reason']}" if r.get("reason") else ""),
     "lost": lambda r: f"{r['records']} records were lost: the disk took none for too long",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,8 @@ def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
     told = facts.running and (patterns or _refused(facts) == list(facts.mistakes))
     if facts.mistakes and not told:
         found.insert(0, _mistaken(facts))
+    if facts.held is not None:
+        found.append(_hold_only(facts, facts.held))
     if not patterns:
         found += _configuration(facts)
     rows = _rows(facts) if facts.running else _rows_of_records(facts)
@@ -116,6 +118,51 @@ def _mistaken(facts: Facts) -> Finding:
     return Finding(name="impetusd", ok=False, headline=headline, facts=tuple(told), commands=commands)
 
 
+def _hold_only(facts: Facts, held: Mapping[str, Any]) -> Finding:
+    """Impetusd itself has gone wrong, and holds what there is."""
+    return Finding(
+        name="impetusd",
+        ok=False,
+        headline=f"impetusd only holds what runs, since {facts.when(held['at'])}",
+        facts=(
+            ("cause", f"its supervisor ended {_twice(held)}"),
+            ("next", "programs go on; how they end is recorded; nothing is started, restarted or recycled"),
+            ("hint", "this is a mistake in impetusd; its log has more"),
+        ),
+        commands=(
+            (f"{facts.command} upgrade", "try again, with the code on the disk; programs go on"),
+            (f"{facts.command} stop", "or stop everything, and then start it"),
+            (f"{facts.command} logs impetusd", "its own log"),
+        ),
+    )
+
+
+def _quarantined(facts: Facts, row: Row) -> Finding:
+    """A slot over which the supervisor has ended."""
+    held, records = row["held"], _about(facts, [row])
+    runs = f", pid {row['pid']}" if row.get("pid") is not None else ""
+    return Finding(
+        name=row["unit"],
+        ok=False,
+        headline=f"{row['name']} is quarantined: {row['state']}{runs}, since {facts.when(held['at'])}",
+        facts=(
+            ("cause", f"impetusd's supervisor ended {_twice(held)}, while it handled {row['name']}"),
+            ("next", "nothing is decided for it: it is not restarted, recycled or reloaded; all others are"),
+            ("hint", "this is a mistake in impetusd; its log has more"),
+        ),
+        happened=tuple(story.tell(records, LINES, named=False)),
+        commands=(
+            (f"{facts.command} stop {row['name']}", "end it, with all that it has started"),
+            (f"{facts.command} start {row['name']}", "then try again"),
+        ),
+    )
+
+
+def _twice(held: Mapping[str, Any]) -> str:
+    stage = f", {held['stage']}" if held["stage"] else ""
+    return f"twice within {span(held['within_s'])} (last: {held['how']}{stage})"
+
+
 def _refused(facts: Facts) -> list[str]:
     """The problems for which a file was refused last; [] if none was."""
     refused = next((r for r in reversed(facts.own) if r["kind"] == "config" and r["what"] == "refused"), None)
@@ -187,9 +234,10 @@ def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
     waiting = [row for row in wrong if WAITS.match(row.get("reason") or "")]
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in wrong:
-        if row not in waiting:
+        if row not in waiting and not row.get("held"):
             groups.setdefault((row["state"], re.sub(r"[0-9]+", "#", row["reason"])), []).append(row)
-    found = [_of_slots(facts, group) for group in groups.values()]
+    found = [_quarantined(facts, row) for row in wrong if row.get("held")]
+    found += [_of_slots(facts, group) for group in groups.values()]
     ill = [c for c in facts.checks if c["state"] == "unhealthy" and c["target"] in {rows[0]["unit"], *_names(rows)}]
     ill = [check for check in ill if check["target"] not in _names(wrong)]
     found += [_unhealthy(facts, check, rows) for check in ill]

@@ -365,7 +365,7 @@ def _fail(case: _Case) -> Step:
     slot = replace(_settled(case), failed=reason)
     if not case.event.hard:
         return _end(case, slot, reason)
-    deadline = case.now + _kill_again(case.policy)
+    deadline = case.now + kill_again(case.policy)
     slot = _enter(case, replace(slot, kills=1), State.STOPPING, reason, deadline)
     return slot, (Signal(signal.SIGKILL, Scope.TREE if case.policy.treekill else Scope.MAIN),)
 
@@ -376,7 +376,7 @@ def _fail_at_last(case: _Case) -> Step:
     slot = case.slot
     if not case.event.hard or slot.pid is None or slot.kills:
         return slot, ()
-    slot = replace(slot, kills=1, reason=case.event.reason, deadline=case.now + _kill_again(case.policy))
+    slot = replace(slot, kills=1, reason=case.event.reason, deadline=case.now + kill_again(case.policy))
     return slot, (Signal(signal.SIGKILL, Scope.TREE if case.policy.treekill else Scope.MAIN),)
 
 
@@ -434,19 +434,19 @@ def _kill(case: _Case) -> Step:
         case.slot,
         kills=case.slot.kills + 1,
         reason=reason,
-        deadline=case.now + _kill_again(case.policy),
+        deadline=case.now + kill_again(case.policy),
     )
     return slot, (Signal(signal.SIGKILL, scope),)
 
 
-def _kill_again(policy: Policy) -> float:
+def kill_again(policy: Policy) -> float:
     """Seconds between two SIGKILLs."""
     return min(max(policy.kill_timeout, 1.0), 2 * UNKILLABLE)
 
 
 def is_unkillable(policy: Policy, slot: Slot) -> bool:
     """Whether SIGKILL has not ended it for UNKILLABLE seconds at least: it hangs in the kernel."""
-    return (slot.kills - 1) * _kill_again(policy) >= UNKILLABLE
+    return (slot.kills - 1) * kill_again(policy) >= UNKILLABLE
 
 
 def _after(case: _Case, slot: Slot) -> Step:
@@ -540,7 +540,7 @@ def undecided(policy: Policy, slot: Slot, event: Event, now: float, why: str) ->
     if left or slot.pid is not None or (slot.state is State.STOPPING and not ended):
         slot = replace(slot, state=State.STOPPING, failed=slot.failed or why, kills=slot.kills + 1)
         scope = Scope.TREE if policy.treekill else Scope.MAIN
-        return replace(slot, deadline=now + _kill_again(policy)), (Signal(signal.SIGKILL, scope),)
+        return replace(slot, deadline=now + kill_again(policy)), (Signal(signal.SIGKILL, scope),)
     if slot.state is State.STARTING and not ended:  # the start is under way
         return (slot, ()) if want is Want.UP else (replace(slot, state=State.STOPPING, deadline=None), (Cancel(),))
     slot = replace(slot, deadline=None, started=None, failures=slot.failures + 1)

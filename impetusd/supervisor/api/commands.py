@@ -20,7 +20,7 @@ from impetusd.core.protocol import (
     Request,
     is_pattern,
 )
-from impetusd.core.rules import tree
+from impetusd.core.rules import quarantine, tree
 from impetusd.core.rules.lifecycle import Slot, State, Want, is_unkillable
 from impetusd.supervisor.api.control import Progress
 from impetusd.supervisor.api.reloading import Reloading
@@ -60,6 +60,7 @@ class Commands:
         troubles: Callable[[], list[str]],
         awaited: Callable[[], list[Entry]],
         behind: Callable[[], list[str]],
+        held: Callable[[], dict[str, Any] | None],
     ) -> None:
         """`file`: the INI file, see `instance.report`. `pids` are the shim's and ours.
 
@@ -69,12 +70,14 @@ class Commands:
         `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
         `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for;
         `behind` units of which a change of the configuration has not come into effect.
+        `held`: why nothing is started at all, see `quarantine.facts`.
         """
         self._others = others
         self._attention = attention
         self._troubles = troubles
         self._awaited = awaited
         self._behind = behind
+        self._held = held
         self._engine = engine
         self._starter = starter
         self._paths = configuration.paths
@@ -118,6 +121,7 @@ class Commands:
             # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
             await self.over.wait()
             raise ConnectionAbortedError
+        self.refuse_while_held(request.method, request.params)
         self._listeners.add(progress)
         if request.method in CHANGE:
             for entry in self._awaited():
@@ -128,6 +132,30 @@ class Commands:
         finally:
             self._listeners.discard(progress)
         return result
+
+    def refuse_while_held(self, method: str, params: Mapping[str, Any]) -> None:
+        """ProtocolError for what would start, replace or change something that is held. What has ended is let go for it."""
+        if method not in quarantine.BEGIN:
+            return
+        if (whole := self._held()) is not None:
+            sentence = f"{quarantine.sentence(whole)}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}"
+            raise ProtocolError(FAILED, sentence, EXIT_FAILED)
+        named = params.get("names") or ([params["name"]] if "name" in params else [])
+        if not self._engine.held.slots or (method == "start" and not named):
+            return
+        units = {entry.unit.name for entry in self.find(named)} if named and method not in CHANGE else None
+        concerned = [e for e in self._engine.entries.values() if units is None or e.unit.name in units]
+        if method in {"start", "restart"} and named:
+            concerned = self.find(named)
+        concerned = [entry for entry in concerned if self._engine.holds(entry)]
+        for entry in concerned:
+            why = self._engine.held_because(entry)
+            if why is not None and entry.rec.process is not None:
+                name = self._engine.shown(entry)
+                sentence = f"{name} is {quarantine.sentence(why)}; run: {quarantine.way_out(why['key'], name)}"
+                raise ProtocolError(FAILED, sentence, EXIT_FAILED)
+        if method not in CHANGE:
+            self._engine.release({name for entry in concerned for name in (entry.name, entry.unit.name)})
 
     # Names.
 
@@ -195,7 +223,10 @@ class Commands:
         units, troubles = {entry.unit.name for entry in entries}, self._troubles()
         told = [sentence for unit, sentence in self._attention() if not names or unit in units]
         answer = {**self._who(), "units": self._rows.of(entries), "groups": groups}
-        return {**answer, "attention": [*told, *troubles], "troubles": troubles}
+        held = self._held()
+        if held is not None:
+            told.insert(0, f"{quarantine.sentence(held)}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}")
+        return {**answer, "attention": [*told, *troubles], "troubles": troubles, "held": held}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]

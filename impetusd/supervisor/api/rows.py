@@ -59,6 +59,7 @@ class Rows:
             "generation": entry.rec.generation,
             "last_exit": exit_row(slot.last_exit),
             "reason": self._engine.reason(entry),
+            "held": self._engine.held_because(entry),
             "dropped_lines": dropped_lines,
             "dropped_bytes": dropped_bytes,
             "tail": entry.rec.tail,

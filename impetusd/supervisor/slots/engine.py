@@ -16,7 +16,7 @@ import random
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, ParamSpec
@@ -25,7 +25,7 @@ from impetusd.core import redact
 from impetusd.core.config import schema
 from impetusd.core.config.model import Config, Kind, Unit
 from impetusd.core.explain import causes, news
-from impetusd.core.rules import lifecycle
+from impetusd.core.rules import lifecycle, quarantine
 from impetusd.core.rules.lifecycle import (
     Cancel,
     Deadline,
@@ -50,7 +50,18 @@ from impetusd.core.rules.policy import Exit, signal_name
 from impetusd.core.rules.reload import overlaps
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.slots import record
-from impetusd.supervisor.slots.entry import FORKING, IDLE, PASSING, SERVING, Entry, Role, differ, serving, slot_name
+from impetusd.supervisor.slots.entry import (
+    FORKING,
+    IDLE,
+    ONE_SHOT,
+    PASSING,
+    SERVING,
+    Entry,
+    Role,
+    differ,
+    serving,
+    slot_name,
+)
 from impetusd.supervisor.slots.registry import Slots
 from impetusd.supervisor.slots.reloads import Reloads
 from impetusd.supervisor.slots.rolling import Rolling, leaving_slot, taken
@@ -138,31 +149,44 @@ class Engine(Slots):
         with self.at_once():
             self._take_over(table)
         for unit in list(self.units.values()):
+            self.page.at(unit.name, "looking who serves")
             self.faults.contain(unit.name, "looking who serves", self._refuse_if_nobody_serves, unit)
+        self.page.blank()
 
     def _take_over(self, table: Sequence[Mapping[str, Any]]) -> None:
         held = {row["process"]: row for row in table}
         for entry in self.entries.values():
             rec = entry.rec
+            self.page.at(entry.name, "taking it over")
+            if self.holds(entry):
+                lives = rec.process is not None
+                rec.slot = quarantine.begin(rec.slot, time.monotonic(), entry.policy, lives=lives)
+                self.touch(entry)
             if rec.process is not None:
                 self._by_process[rec.process] = entry
             if rec.slot.pid is not None:
                 self._by_pid[rec.slot.pid] = entry
             if not self.faults.contain(entry.name, "taking over its log pipes", self._take_over_pipes, entry):
                 rec.pipe = None
-            if rec.slot.state is State.RUNNING and entry.policy.watchdog:
+            if rec.slot.state is State.RUNNING and entry.policy.watchdog and not self.holds(entry):
                 rec.slot = replace(rec.slot, deadline=time.monotonic() + entry.policy.watchdog)  # nobody was listening
             self._arm(entry)
         pipes = {entry.rec.pipe for entry in self.entries.values() if entry.rec.pipe is not None}
         self._starter.continue_from(max([0, *held, *self._by_process]) + 1, pipes)
         for entry in self.entries.values():
             row = held.pop(entry.rec.process, None) if entry.rec.process is not None else None
+            self.page.at(entry.name, "taking it over")
             self.faults.contain(entry.name, "taking it over", self._reconcile, entry, row)
-            if entry.dismissed and entry.slot.want is Want.UP:  # it was scaled away, and nobody has told it yet
+            if (
+                entry.dismissed and entry.slot.want is Want.UP and not self.holds(entry)
+            ):  # it was scaled away, and nobody has told it yet
                 self._inbox.append((entry, Stop()))
         for entry in list(self.entries.values()):
             if entry.dismissed and entry.slot.state in IDLE and entry.rec.process is None:
                 self.dismiss(entry)
+        self.page.blank()
+        if self.held.whole is not None:
+            return
         if not self._changing:
             self.drop_listeners()
         for process, row in held.items():
@@ -182,7 +206,7 @@ class Engine(Slots):
         reason = "its command channel was lost with the shim"
         for entry in list(self.entries.values()):
             process = entry.rec.process
-            if entry.works and process is not None and not self._starter.reaches(process):
+            if entry.works and process is not None and not self.holds(entry) and not self._starter.reaches(process):
                 if entry.role is Role.WORKER and entry.slot.state is State.RUNNING:
                     self.recycle([entry], reason)
                 elif entry.slot.state in {State.STARTING, State.RUNNING}:
@@ -200,7 +224,7 @@ class Engine(Slots):
             else:
                 end = Exit(stage="finding the process", error="the shim does not know it", at=round(time.time(), 3))
                 self._inbox.append((entry, Exited(end)))
-        elif slot.state is State.STARTING:
+        elif slot.state is State.STARTING and not self.holds(entry):
             self._waiting[entry.name] = entry
         elif slot.state is State.STOPPING:
             self._inbox.append((entry, Gone()))
@@ -213,6 +237,8 @@ class Engine(Slots):
             self._inbox.append((entry, Spawned(row["pid"])))
         if row["ended"] is not None and not row["acked"]:
             self.exited({"process": row["process"], "left": row["left"], **row["ended"]})
+        elif self.holds(entry):
+            return
         elif entry.slot.state is State.STARTING and entry.works and entry.rec.process is not None:
             if entry.serves:
                 self._starter.put_to_work(entry.rec.process, entry.name)
@@ -287,6 +313,8 @@ class Engine(Slots):
 
         `rule`: the key that says so, where that is no rule of `news.RULES`.
         """
+        if self.holds(entry):
+            return
         if self.reloads.judged(entry, reason) and not hard:
             self._acted(entry, reason)
             self._pump()
@@ -299,6 +327,8 @@ class Engine(Slots):
 
     def renew(self, unit: Unit, reason: str) -> None:
         """A rule of the INI wants the version on the disk."""
+        if self.holds_any(unit):
+            return
         if overlaps(unit):
             for entry in self.reloads.renew(unit, reason):
                 self._acted(entry, reason)
@@ -331,12 +361,22 @@ class Engine(Slots):
         for entry in entries:
             if entry.role in PASSING or entry.dismissed or (isinstance(event, Start) and self.reloads.puts_away(entry)):
                 continue  # it has been replaced already, is still to come, or is going for good
+            if self.holds(entry):
+                self.faults.contain(entry.name, "refusing its start", self._refuse_start, entry)
+                continue
             entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE
             self.faults.contain(entry.name, "preparing what was asked", self._prepare, entry, event, fresh=fresh)
             entry.rec.gated = entry.rec.gated or fresh
             self._inbox.append((entry, event))
         self._pump()
+
+    def _refuse_start(self, entry: Entry) -> None:
+        """The run of a one-shot process that is due ends before it has begun; nobody waits for the others."""
+        if entry.role in ONE_SHOT and entry.rec.process is None:
+            before, end = entry.slot, Exit(stage="starting it", error=self.reason(entry), at=round(time.time(), 3))
+            self._enter(entry, replace(before, state=State.FATAL, reason=str(end), last_exit=end))
+            self._publish(entry, replace(before, state=State.STARTING))
 
     def _prepare(self, entry: Entry, event: Event, *, fresh: bool) -> None:
         """A start by command ends a reload, or makes a new generation of the unit."""
@@ -409,6 +449,8 @@ class Engine(Slots):
         entry = self._by_process[process] if process in self._by_process else None  # noqa: SIM401  # nothing is called
         pid = entry.slot.pid if entry is not None else None
         try:
+            if entry is not None:
+                self.page.at(entry.name, f"hearing that it {event['event']}")
             self._hear(event)
         except Exception as error:
             self.faults.note(
@@ -459,10 +501,11 @@ class Engine(Slots):
         told = (event.get("code"), event.get("signal"), event.get("stage", ""), event.get("error", ""))
         end = Exit(*told, round(event["at"], 3))
         left = bool(event["left"]) and entry.policy.treekill
+        held = self.holds(entry)
         try:
             end = self._looked_at(entry, end, event)
             unborn = end.error in TEMPLATE_GONE or ("unknown" in event and entry.works and entry.slot.pid is None)
-            if unborn and entry.slot.state is State.STARTING:
+            if unborn and entry.slot.state is State.STARTING and not held:
                 # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
                 if event["left"]:  # and what it has left is nobody's: it goes before another is started
                     self._starter.signal(process, signal.SIGKILL, lifecycle.Scope.TREE)
@@ -470,7 +513,8 @@ class Engine(Slots):
                 self._waiting[entry.name] = entry
                 self._pump()
                 return
-            self._before_its_end(entry, end, event)
+            if not held:
+                self._before_its_end(entry, end, event)
         except Exception as error:
             self.faults.note(entry.name, "looking at how it ended", error)
         if not left:
@@ -519,6 +563,8 @@ class Engine(Slots):
 
     def ping(self, entry: Entry) -> None:
         """WATCHDOG=1. Nothing is written down and no timer moved: the timer looks again when it is due."""
+        if self.holds(entry):
+            return
         entry.rec.slot, _ = lifecycle.step(entry.policy, entry.slot, Ping(), time.monotonic(), 0.0)
         if entry.timer is None:
             self._arm(entry)
@@ -541,7 +587,9 @@ class Engine(Slots):
     def _deadline(self, entry: Entry) -> None:
         entry.timer = None
         try:
+            self.page.at(entry.name, "looking at its deadline")
             self._look_at_deadline(entry)
+            self.page.blank()
         except Exception as error:
             self.faults.note(entry.name, "looking at its deadline", error)
             entry.timer = self._loop.call_later(LATE, self._deadline, entry)
@@ -553,7 +601,7 @@ class Engine(Slots):
         if slot.deadline is not None and slot.deadline > now:  # it has been moved since
             self._arm(entry)
             return
-        if slot.pid is None and slot.started is None and entry.rec.process is not None:
+        if slot.pid is None and slot.started is None and entry.rec.process is not None and not self.holds(entry):
             self.faults.contain(entry.name, "looking after its fork", self._not_forked, entry)
         if slot.state is not State.STARTING or slot.pid is not None:
             self.post(entry, Deadline())
@@ -576,7 +624,9 @@ class Engine(Slots):
                 while self._inbox:
                     self._guard(*self._inbox.popleft())
             for entry in list(self._dirty.values()):
+                self.page.at(entry.name, "recording it")
                 self.faults.contain(entry.name, "recording it", self._write_down, entry)
+            self.page.blank()
         except Exception as error:
             self.faults.note("the engine", "going round", error)  # which has it go round again
         finally:
@@ -595,22 +645,71 @@ class Engine(Slots):
 
     def _write_down(self, entry: Entry) -> None:
         self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
-        del self._dirty[entry.name]
+        self._dirty.pop(entry.name, None)
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
-        self._wake_waiting()
-        self.reloads.advance()
-        self.rolling.advance()
+        if self.held.whole is None:
+            self._wake_waiting()
+            self.reloads.advance()
+            self.rolling.advance()
+            self.page.blank()
         return bool(self._inbox)
 
     def _guard(self, entry: Entry, event: Event) -> None:
         """Handle one event for one slot. An exception costs this slot its start or its process, and affects no other."""
         before, self._stage = entry.rec.slot, "deciding"  # nothing is called that could raise
         try:
-            self._handle(entry, event)
+            self.page.at(entry.name, f"deciding on {type(event).__name__}")
+            if self.holds(entry):
+                self.faults.contain(entry.name, "holding it", self._handle_held, entry, event)
+            else:
+                self._handle(entry, event)
         except Exception as error:
             self._mend(entry, event, before, error)
+
+    def _handle_held(self, entry: Entry, event: Event) -> None:
+        """Nothing is decided for the slot: what happens to it is recorded, and a stop is carried out."""
+        before, now = entry.slot, time.monotonic()
+        lives = entry.rec.process is not None
+        after, actions = quarantine.step(entry.policy, before, event, now, lives=lives)
+        if after == before and not actions:
+            return
+        self._enter(entry, after)
+        if after.pid is None and before.pid is not None:
+            self.faults.contain(entry.name, "ending its log lines", self._starter.end_run, entry)
+        for action in actions:
+            if isinstance(action, Signal) and entry.rec.process is not None:
+                self._starter.signal(entry.rec.process, action.number, action.scope)
+        self.faults.contain(entry.name, "publishing its change", self._publish, entry, before)
+        if entry.rec.process is None and after.state not in {State.STARTING, State.STOPPING}:
+            if entry.role in PASSING or entry.dismissed:
+                self.dismiss(entry)
+            if after.state is State.STOPPED:
+                self._release_stopped(entry)
+
+    def _release_stopped(self, entry: Entry) -> None:
+        """What was stopped is in quarantine no more: the next start is the operator's."""
+        for name in (entry.name, entry.unit.name):
+            covered = [each for each in self.entries.values() if name in {each.name, each.unit.name}]
+            if name in self.held.slots and all(each.rec.process is None for each in covered):
+                self.release([name])
+
+    def release(self, names: Collection[str] | None = None) -> None:
+        """Hold these (names of `Held.slots`) no more; None: whatever is held, with all that has counted against it."""
+        known, now = [entry for entry in self.entries.values() if self.holds(entry)], time.monotonic()
+        if names is None:
+            self.held = quarantine.Held()
+            self._starter.put(quarantine.ENDS, None)
+        else:
+            kept = {name: cause for name, cause in self.held.slots.items() if name not in names}
+            self.held = replace(self.held, slots=kept)
+        self._starter.put(quarantine.HELD, quarantine.dump(self.held) if self.held != quarantine.Held() else None)
+        for entry in known:
+            if not self.holds(entry):
+                entry.rec.slot = quarantine.end(entry.slot, now)
+                self._write_down(entry)
+                self._arm(entry)
 
     def _handle(self, entry: Entry, event: Event) -> None:
         before, now = entry.slot, time.monotonic()
@@ -733,7 +832,7 @@ class Engine(Slots):
 
     def _refuse_if_nobody_serves(self, unit: Unit) -> None:
         """A template and parked workers hold a pool's sockets, too: clients are to be refused all the same."""
-        if unit.kind is not Kind.POOL or unit.name in self._leaving or self._holds(unit):
+        if unit.kind is not Kind.POOL or unit.name in self._leaving or self._holds(unit) or self.holds_any(unit):
             return
         if not any(self._may_serve(entry) for entry in self.of_unit(unit)) and self._starter.refuse(unit):
             self._tell(f"{unit.name}: none of its workers runs: connections are refused until one is started")
@@ -815,6 +914,7 @@ class Engine(Slots):
     async def _launch_when_found(self, entry: Entry, since: float) -> None:
         """The slot may have been stopped, and even started again, while the host was asked."""
         found: Found | CannotStart
+        self.page.blank()
         try:
             found = await self._starter.look_ups.of(entry.unit)
         except CannotStart as error:
@@ -824,6 +924,7 @@ class Engine(Slots):
         if entry.slot.state is not State.STARTING or entry.slot.since != since or entry.rec.process is not None:
             return
         entry.waits = None
+        self.page.at(entry.name, "starting it")
         if isinstance(found, CannotStart):
             self._failed_to_start(entry, found)
         else:
@@ -958,6 +1059,7 @@ class Engine(Slots):
                 del self._waiting[entry.name]
                 entry.waits = None
             else:
+                self.page.at(entry.name, "waiting for its turn")
                 self._try_to_start(entry, "waiting for its turn", self._start_if_it_may, entry)
 
     def _start_if_it_may(self, entry: Entry) -> None:
@@ -987,6 +1089,7 @@ class Engine(Slots):
 
     def _tail_came(self, entry: Entry, pid: int, data: bytes) -> None:
         entry.tail_due = False
+        self.page.at(entry.name, "keeping its last lines")
         self.faults.contain(entry.name, "keeping its last lines", self._keep_tail, entry, pid, data)
         self._pump()
 
@@ -1006,6 +1109,8 @@ class Engine(Slots):
     def settled(self, entry: Entry) -> bool:
         """Whether waiting longer for this slot to come up is pointless: it is up, or it will not be soon."""
         slot = entry.slot
+        if self.holds(entry):
+            return True
         if entry.tail_due or entry.rec.due or entry.role is Role.LEAVING:
             return False
         if slot.state is State.STARTING and slot.pid is None and entry.waits is not None:
@@ -1050,6 +1155,10 @@ class Engine(Slots):
     def reason(self, entry: Entry) -> str:
         """One sentence on why the slot is as it is; '' when there is nothing to say."""
         slot = entry.slot
+        if (why := self.held_because(entry)) and slot.state is not State.STOPPING:
+            return quarantine.sentence(why)
+        if self.held.whole is not None and slot.state is State.BACKOFF:
+            return f"{slot.last_exit or 'not started'}; not started while impetusd only holds what runs"
         if entry.rec.due:
             return f"waits for its turn to be replaced: {entry.rec.due}"
         if entry.waits is not None and slot.state is State.STARTING:

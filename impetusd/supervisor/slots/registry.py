@@ -11,10 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from impetusd.core.config.model import Config, Kind, Unit
-from impetusd.core.rules.lifecycle import State
+from impetusd.core.rules import quarantine
+from impetusd.core.rules.lifecycle import State, Want
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
+from impetusd.supervisor.slots.page import Page
 from impetusd.supervisor.start.starter import Starter
 
 
@@ -24,6 +26,8 @@ class Slots:
     def __init__(self, starter: Starter, faults: Faults) -> None:
         self._starter = starter
         self._faults = faults
+        self.page = Page({})
+        self.held = quarantine.Held()
         self._dirty: dict[str, Entry] = {}  # whose records have changed
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
@@ -104,10 +108,12 @@ class Slots:
         saved: Mapping[str, Any] = MappingProxyType({}),
     ) -> Entry:
         entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
+        self.page.at(entry.name, "reading its record")
         if not self._faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
             entry.rec.slot = replace(entry.slot, state=State.FATAL, reason="its record cannot be read")
         self.entries[entry.name] = entry
         self._of_unit.setdefault(unit.name, []).append(entry)
+        self.page.blank()
         return entry
 
     def _unmake(self, entry: Entry) -> None:
@@ -213,6 +219,24 @@ class Slots:
         self._dirty.pop(entry.name, None)
         if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
             self._forget_unit(entry.unit)
+
+    # What is held: see `core.rules.quarantine`.
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether nothing is decided for this slot."""
+        held = self.held
+        return held.whole is not None or entry.name in held.slots or entry.unit.name in held.slots
+
+    def holds_any(self, unit: Unit) -> bool:
+        """Whether nothing is decided for a slot of the unit, and so for the unit as a whole."""
+        return (bool(self.held.slots) or self.held.whole is not None) and any(map(self.holds, self.of_unit(unit)))
+
+    def held_because(self, entry: Entry) -> dict[str, Any] | None:
+        """Why this slot is in quarantine, see `quarantine.facts`; None if it is not, or is down as was wanted."""
+        cause = self.held.slots.get(entry.name) or self.held.slots.get(entry.unit.name)
+        if cause is None or (entry.rec.process is None and entry.slot.want is Want.DOWN):
+            return None
+        return quarantine.facts(quarantine.QUARANTINED, cause)
 
     # What is to be known.
 

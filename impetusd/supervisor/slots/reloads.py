@@ -289,7 +289,10 @@ class Reloads:
         for name, reload in list(self._of.items()):
             if reload.phase in core.OVER or name not in self._engine.units or self._faults.rests(f"reload of {name}"):
                 continue
+            if self._engine.holds_any(self._engine.units[name]):
+                continue
             try:
+                self._engine.page.at(name, f"going on with its reload from {reload.phase.value}")
                 self._advance(self._engine.units[name])
             except Exception as error:
                 why = self._faults.note(f"reload of {name}", f"going on from {reload.phase.value}", error)

@@ -48,7 +48,12 @@ class Rolling:
         """Have a new process in each, one after the other. Returns those for which that is possible now."""
         marked = []
         for entry in entries:
-            if entry.role not in ORDER or entry.slot.want is Want.DOWN or entry.slot.state is not State.RUNNING:
+            if (
+                self._engine.holds(entry)
+                or entry.role not in ORDER
+                or entry.slot.want is Want.DOWN
+                or entry.slot.state is not State.RUNNING
+            ):
                 continue
             if not asked and not has_budget(entry.policy, entry.slot, self._clock()):
                 continue  # a process that is well is better than none
@@ -69,9 +74,10 @@ class Rolling:
         """Take the next step in each unit in which one can be taken. Called when the inbox is empty."""
         for unit in list(self._units.values()):
             source = f"replacing processes of {unit.name}"
-            if self._engine.faults.rests(source):
+            if self._engine.faults.rests(source) or self._engine.holds_any(unit):
                 continue
             try:
+                self._engine.page.at(unit.name, "replacing processes")
                 self._advance(unit)
             except Exception as error:
                 why = self._engine.faults.note(source, "taking the next step", error)
