@@ -357,8 +357,12 @@ class Daemon:
         self._ageing = Ageing(engine.recycle)
         for part in (self._timers, self._memory, self._ageing):
             self._open.callback(part.close)
+        for containing in (self._timers, self._checks, self._ageing):
+            containing.contain = self._faults.contain
+        self._readiness.note = engine.reloads.vetting.note = self._faults.note
         ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
         self._file_watch = FileWatch(engine.renew, tell, ours)
+        self._file_watch.contain = self._faults.contain
         self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
         self._parts = (self._memory, self._readiness, self._checks, self._ageing)
         rows = Rows(engine, starter, configuration, self._memory.of)
@@ -595,6 +599,7 @@ class Daemon:
         engine, tell = self._engine, self._writer.line
         self._notify = Notify(self._link, engine.of_pid, self._notified, engine.expects, tell)
         self._open.callback(self._notify.close)
+        self._notify.contain = self._faults.contain
         self._notify_sockets = NotifySockets(self._starter, self._paths, self._notify)
         self._starter.notify_address = self._notify_sockets.address
         known = {entry.unit.name for entry in engine.entries.values()}

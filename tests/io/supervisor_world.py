@@ -69,8 +69,12 @@ class Shim:
 
     def live(self, scenario: Scenario) -> None:
         """One life of a supervisor."""
-        with ExitStack() as after, patch.object(lifeline, "take", lambda _: SimpleNamespace(release=tuple)):
+        # This process goes on, whatever becomes of the supervisor.
+        alone = patch.object(lifeline, "take", lambda _: SimpleNamespace(release=tuple))
+        died: list[int] = []
+        with ExitStack() as after, alone, patch.object(os, "_exit", died.append):
             asyncio.run(self._live(scenario, after))
+        assert not died, f"the supervisor ended with {died}"
 
     async def _live(self, scenario: Scenario, after: ExitStack) -> None:
         """`after` closes everything once the loop has ended: while it turns, starts that were put off still begin."""

@@ -6,82 +6,21 @@ one and the same supervisor, and the slot has to be whole again after a restart 
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any
 
 import pytest
+from raising import EVERY, FIRST, Calls, try_to
 from supervisor_world import Life, Shim
 
-import impetusd
-from impetusd.core.protocol import ProtocolError
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.reloads import Reloads
 from impetusd.supervisor.slots.rolling import Rolling
 
-OURS = str(Path(impetusd.__file__).parent)
-NEVER = "lock.release"  # it cannot raise; made to, it would leave the lock held for ever
-# Of some 400 calls one in so many, from the FIRST on; 1 takes a minute and a half.
-EVERY, FIRST = int(os.environ.get("IMPETUSD_RAISE_EVERY", "25")), int(os.environ.get("IMPETUSD_RAISE_FIRST", "0"))
 KEYS = "kill_timeout = 100ms\nmin_uptime = 0\nexp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 10ms\nmax_restarts = 1000000\n"
 OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\n{KEYS}" for name in ("after", "before"))
 PROGRAM = f"[program:bad]\ncommand = sleep 1000\n{KEYS}"
-
-Site = tuple[str, int, str]  # the file and line of a call, and what is called
-
-
-class Ours(Exception):
-    """What is raised."""
-
-
-class Calls:
-    """Sees the calls made while a slot of the unit "bad" is handled; has one of them raise."""
-
-    def __init__(self) -> None:
-        self.seen: dict[Site, None] = {}
-        self.victim: Site | None = None
-        self.raised = False
-        self._depth = 0
-        handlers: list[Any] = [Engine._guard, Engine._try_to_start, Engine._launch_when_found]
-        handlers += [Rolling._advance, Reloads._advance]
-        self._handlers: set[CodeType] = {each.__code__ for each in handlers}
-
-    def begin(self, victim: Site | None = None) -> None:
-        self.victim, self.raised, self._depth = victim, False, 0
-        sys.setprofile(self._look)
-
-    def end(self) -> None:
-        sys.setprofile(None)
-
-    def _look(self, frame: FrameType, event: str, arg: Any) -> None:
-        if event == "return":
-            self._depth -= frame.f_code in self._handlers and _is_bad(frame)
-        elif event in {"call", "c_call"} and self._depth > 0:
-            caller = frame.f_back if event == "call" else frame
-            if caller is not None and caller.f_code.co_filename.startswith(OURS):
-                what = frame.f_code.co_qualname if event == "call" else arg.__qualname__
-                if what == NEVER:
-                    return
-                self._site((caller.f_code.co_filename, caller.f_lineno, what))
-        if event == "call":
-            self._depth += frame.f_code in self._handlers and _is_bad(frame)
-
-    def _site(self, site: Site) -> None:
-        if self.victim is None:
-            self.seen[site] = None
-        elif site == self.victim:
-            self.raised = True
-            raise Ours(str(site))  # which ends the profile, too
-
-
-def _is_bad(frame: FrameType) -> bool:
-    found = frame.f_locals.get("entry")
-    unit = found.unit if found is not None else frame.f_locals.get("unit")
-    return unit is not None and unit.name == "bad"
 
 
 @pytest.fixture
@@ -97,17 +36,6 @@ def shim(tmp_path) -> Iterator[Callable[[str], Shim]]:
     sys.setprofile(None)
     for each in made:
         each.close()
-
-
-async def try_to(life: Life, method: str, **params: Any) -> None:
-    """What comes of it is looked at later."""
-    try:
-        await asyncio.wait_for(life.ask(method, **params), 10.0)
-    except ProtocolError:
-        pass
-    except TimeoutError:
-        rows, log = await life.rows(), life.log().splitlines()
-        raise AssertionError(f"{method} does not end: {rows}\n" + "\n".join(log[-60:])) from None
 
 
 async def journey(life: Life) -> None:
@@ -139,7 +67,8 @@ async def settled(life: Life) -> dict[str, Any]:
 @pytest.mark.timeout(900)
 def test_what_raises_while_a_slot_is_handled_costs_that_slot_alone(shim: Callable[[str], Shim]) -> None:
     told = shim(PROGRAM + OTHERS)
-    calls = Calls()
+    handlers = [Engine._guard, Engine._try_to_start, Engine._launch_when_found, Rolling._advance, Reloads._advance]
+    calls = Calls(handlers)
 
     async def scenario(life: Life) -> None:
         died: list[int] = []

@@ -24,8 +24,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def command() -> None:
-    from impetusd import control, launch
     from impetusd.cli.main import main
+    from impetusd.client import control, launch
 
     control.FIRST_BYTE = float(os.environ.get("FAULTY_PATIENCE", control.FIRST_BYTE))
     whole = launch.shim_argv
@@ -53,10 +53,9 @@ def supervisor() -> None:
     del sys.argv[1]
     if found().get("starts") is False:
         sys.exit("it cannot be started")
-    from impetusd.supervisor.engine import Engine
-
-    from impetusd.supervisor import link
     from impetusd.supervisor.daemon import Daemon
+    from impetusd.supervisor.slots.engine import Engine
+    from impetusd.supervisor.start import link
 
     link.BEAT = 0.3
     begin = Daemon._begin

@@ -4,7 +4,7 @@ The shim notes each such end, with the slot that was being handled. Two within W
 that slot; two over none have the whole instance held (hold-only mode). So has an end over a slot that is in quarantine
 already, for then something else is wrong. Somebody's SIGKILL is noted by nobody.
 
-What is held is handled by `step`, which is no part of `core.lifecycle.TABLE`: that may be what fails. It records how a
+What is held is handled by `step`, which is no part of `core.rules.lifecycle.TABLE`: that may be what fails. It records how a
 process ends, carries out a stop, and decides nothing else.
 """
 

@@ -124,16 +124,20 @@ class ControlServer:
                 self._complain_of_accept(error)
                 return
             try:
-                peer = Peer(connection)
-                peer.role = self._role_of(peer)
-                if not peer.role or self._is_too_many(connection, peer):
-                    connection.close()
-                    continue
-            except BaseException:
+                self._let_in(connection)
+            except Exception as error:  # this connection's, and no other's
                 connection.close()
-                raise
-            self._open[peer.uid] += 1
-            self._tasks.add(asyncio.get_running_loop().create_task(self._serve(connection, peer)))
+                self._complain(f"control: a connection was not accepted: {error!r}")
+
+    def _let_in(self, connection: socket.socket) -> None:
+        peer = Peer(connection)
+        peer.role = self._role_of(peer)
+        if not peer.role or self._is_too_many(connection, peer):
+            connection.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(connection, peer))
+        self._open[peer.uid] += 1
+        self._tasks.add(task)
 
     def _is_too_many(self, connection: socket.socket, peer: Peer) -> bool:
         ours = {0, os.geteuid()}

@@ -11,6 +11,7 @@ from impetusd.core.rules.ageing import expires, turn
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron
 from impetusd.linux.alarm import Alarm
+from impetusd.supervisor.faults import bare
 from impetusd.supervisor.rules.timers import Rings, zone
 from impetusd.supervisor.slots.entry import Entry, Role
 
@@ -40,6 +41,7 @@ class Ageing:
         self._due: dict[str, float] = {}
         self._alarm = alarm(self._rung)
         self._closed = False
+        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
 
     def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
         """The slot has another state or another process."""
@@ -82,9 +84,14 @@ class Ageing:
 
     def _old(self, entry: Entry, pid: int) -> None:
         self._timers[entry.name] = pid, self._loop.call_later(AGAIN, self._old, entry, pid)
-        self._recycle([entry], f"older than max_age = {show_duration(entry.unit.max_age)}")
+        why = f"older than max_age = {show_duration(entry.unit.max_age)}"
+        self.contain(entry.name, "replacing it", self._recycle, [entry], why)
 
     # By the clock.
+
+    def _look_at(self, name: str, old: list[Entry]) -> None:
+        if self._next(name):
+            old.append(self._clocked[name][0])
 
     def _next(self, name: str) -> bool:
         """Find the slot's next time. True when one has come."""
@@ -101,12 +108,14 @@ class Ageing:
         """A time has come, or the clock was set: then every time is found anew."""
         if self._closed:  # it rang just before
             return
-        old = [self._clocked[name][0] for name in list(self._clocked) if self._next(name)]
+        old: list[Entry] = []
+        for name in list(self._clocked):
+            if not self.contain(name, "looking whether it is due", self._look_at, name, old):
+                self._due[name] = self._wall() + AGAIN
         self._set()
         for unit in {entry.unit.name: entry.unit for entry in old}.values():
-            self._recycle(
-                [entry for entry in old if entry.unit.name == unit.name], f"cron_restart = {unit.cron_restart}"
-            )
+            due, why = [entry for entry in old if entry.unit.name == unit.name], f"cron_restart = {unit.cron_restart}"
+            self.contain(unit.name, "replacing its processes", self._recycle, due, why)
 
     def _set(self) -> None:
         self._alarm.set(min(self._due.values()) - self._wall() if self._due else None)

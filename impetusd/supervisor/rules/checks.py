@@ -22,6 +22,7 @@ from impetusd.core.rules import health
 from impetusd.core.rules.health import Condition, Observed, Result, Turn
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.supervisor.disk.state import boot_id
+from impetusd.supervisor.faults import bare
 from impetusd.supervisor.slots.entry import SERVING, Entry
 
 VERSION = 1
@@ -87,6 +88,7 @@ class Checks:
         self._busy: set[str] = set()  # targets that are being asked
         self._queues: dict[str, deque[_Subject]] = {name: deque() for name in self._of_unit}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
 
     # What is remembered.
 
@@ -206,7 +208,7 @@ class Checks:
         if subject.serial == serial:
             wait = health.next_wait(check.interval, self._jitter())
             self._arm(subject, max(0.0, began + wait - self._loop.time()))
-            self._conclude(subject, result)
+            self.contain(f"health:{check.name}", "judging its answer", self._conclude, subject, result)
         queue = self._queues[check.target]
         while queue and check.target not in self._busy:
             following = queue.popleft()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from impetusd.core.config.model import Unit
+from impetusd.supervisor.faults import bare
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 ALWAYS = (".git", "__pycache__", "*.pyc", "node_modules", "*.swp", "*~")
@@ -43,6 +44,7 @@ class FileWatch:
         self._watchers: dict[str, Watcher] = {}
         self._resting: dict[str, Resting] = {}
         self._again: asyncio.TimerHandle | None = None
+        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
 
     def watch(self, units: Iterable[Unit]) -> None:
         """Watch what these units want to be watched, and nothing else any more."""
@@ -61,7 +63,7 @@ class FileWatch:
                     self._tell(f"{name}: cannot watch its files: {error}; tried again every {RETRY:g} s")
                     self._again = self._loop.call_later(RETRY, self.watch, list(wanted.values()))
                     continue
-                self._resting[name] = Resting(unit, self._changed_files)
+                self._resting[name] = Resting(unit, self._act)
 
     async def close(self) -> None:
         """Watch nothing more, and wait for the threads, which takes STEP: the interpreter must not end around them."""
@@ -70,6 +72,9 @@ class FileWatch:
         for thread in watchers:
             with contextlib.suppress(NoAnswer):
                 await Threads("file watch", 1).run(thread.join, 2.0)
+
+    def _act(self, unit: Unit, reason: str) -> None:
+        self.contain(unit.name, "replacing it for a changed file", self._changed_files, unit, reason)
 
     def _from_thread(self, watcher: Watcher, paths: list[str] | None, text: str) -> None:
         try:

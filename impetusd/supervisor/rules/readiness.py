@@ -53,6 +53,7 @@ class Readiness:
         self._ready = ready
         self._watch_line = watch_line
         self._waits: dict[str, _Wait] = {}
+        self.note: Callable[[str, str, Exception], object] | None = None  # as `Faults.note`
 
     def begin(self, entries: Iterable[Entry]) -> None:
         """Take up what was under way when the supervisor before us died; called once, when the slots are known."""
@@ -81,12 +82,22 @@ class Readiness:
             case kind:
                 what = wait.ready.value
                 ask = _asks(kind, what)
-                wait.cancel = asyncio.get_running_loop().create_task(self._until_it_answers(wait, ask)).cancel
+                task = asyncio.get_running_loop().create_task(self._until_it_answers(entry.name, wait, ask))
+                wait.cancel = task.cancel
 
-    async def _until_it_answers(self, wait: _Wait, ask: Callable[[], Awaitable[Result]]) -> None:
+    async def _until_it_answers(self, name: str, wait: _Wait, ask: Callable[[], Awaitable[Result]]) -> None:
+        """What raises is no answer: it is asked again, until listen_timeout has passed."""
         pause = FIRST
-        while not (result := await ask()).ok:
-            wait.answer = result.text
+        while True:
+            try:
+                result = await ask()
+                if result.ok:
+                    break
+                wait.answer = result.text
+            except Exception as error:
+                if self.note is None:
+                    raise
+                self.note(name, "asking whether it is ready", error)
             await asyncio.sleep(pause)
             pause = min(pause * GROWTH, LONGEST)
         self._said(wait)

@@ -25,6 +25,7 @@ from impetusd.core.rules import schedule
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron, Every, Meeting
 from impetusd.linux.alarm import Alarm
+from impetusd.supervisor.faults import AGAIN, bare
 from impetusd.supervisor.slots.entry import IDLE
 
 VERSION = 1
@@ -107,6 +108,7 @@ class Job:
     slot: Slot | None = None
     waiters: list[Waiter] = field(default_factory=list)  # for the end of `run`
     queued_waiters: list[Waiter] = field(default_factory=list)
+    rests_until: float = 0.0  # as `Now.run` counts: what is done for it has raised
 
     def clock(self, now: Now) -> float:
         """The clock that the schedule goes by."""
@@ -161,6 +163,7 @@ class Timers:
         self._offset = now.wall - now.boot
         self._jobs = {name: self._job(timer, now) for name, timer in timers.items()}
         self._names = {timer.unit.name: name for name, timer in timers.items()}
+        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
 
     @staticmethod
     def _job(timer: Timer, now: Now) -> Job:
@@ -243,18 +246,21 @@ class Timers:
         self._may_start = True
         now = self._clock()
         for job in self._jobs.values():
-            job.slot = slots.get(job.timer.unit.name)
-            self._plan(job, now)
-            if job.run is not None and job.slot is not None and job.slot.state in IDLE:
-                end = job.slot.last_exit
-                if end is not None and end.at >= job.run.at:
-                    self._ended(job, job.slot)  # written down before this record was
-                else:
-                    self._start_slot(job.timer.unit)  # it had never begun
-            if job.run is None and job.queued:
-                self._start_queued(job)
-            self._keep(job)
+            self.contain(job.timer.name, "taking it up", self._take_up, job, slots.get(job.timer.unit.name), now)
         self._ring()
+
+    def _take_up(self, job: Job, slot: Slot | None, now: Now) -> None:
+        job.slot = slot
+        self._plan(job, now)
+        if job.run is not None and job.slot is not None and job.slot.state in IDLE:
+            end = job.slot.last_exit
+            if end is not None and end.at >= job.run.at:
+                self._ended(job, job.slot)  # written down before this record was
+            else:
+                self._start_slot(job.timer.unit)  # it had never begun
+        if job.run is None and job.queued:
+            self._start_queued(job)
+        self._keep(job)
 
     def close(self) -> None:
         """Start nothing any more. Runs that end are still noted; who waits for a queued one is told."""
@@ -275,8 +281,11 @@ class Timers:
         try:
             for job in self._jobs.values():
                 if was_set and isinstance(job.schedule, Cron):
-                    self._plan(job, now)
-                self._look_at(job, now)
+                    self.contain(job.timer.name, "planning its next run", self._plan, job, now)
+                if now.run < job.rests_until:
+                    continue
+                if not self.contain(job.timer.name, "looking what is due", self._look_at, job, now):
+                    job.rests_until = now.run + AGAIN
         finally:
             self._set_alarm()
 
@@ -300,8 +309,9 @@ class Timers:
         now = self._clock()
         waits = []
         for job in self._jobs.values():
-            waits += [] if job.due is None else [job.due - job.clock(now)]
-            waits += [at - now.run for at in (job.deadline(), job.retry_at) if at is not None]
+            own = [] if job.due is None else [job.due - job.clock(now)]
+            own += [at - now.run for at in (job.deadline(), job.retry_at) if at is not None]
+            waits += [max(wait, job.rests_until - now.run) for wait in own]
         self._alarm.set(min(waits, default=None))
 
     def _come_due(self, job: Job, due: float, now: Now) -> None:
@@ -347,8 +357,12 @@ class Timers:
         now = self._clock()
         job.run = Run(why=why, attempt=attempt, at=round(now.wall, 3), began=now.run)
         job.retry_at, job.attempt = None, 0
-        self._keep(job)
-        self._start_slot(job.timer.unit)
+        try:
+            self._keep(job)
+            self._start_slot(job.timer.unit)
+        except BaseException:
+            job.run = None  # it has not begun; if it has all the same, it is as good as started by hand
+            raise
 
     def _end_run(self, job: Job, result: str) -> None:
         assert job.run is not None
@@ -363,9 +377,12 @@ class Timers:
             return
         job = self._jobs[name]
         job.slot = after
-        if before.state not in IDLE and after.state in IDLE:
-            self._ended(job, after)
-            self._set_alarm()
+        given_up = job.run is not None and after.state is State.FATAL  # a start that could not even begin
+        if after.state in IDLE and (before.state not in IDLE or given_up):
+            try:
+                self._ended(job, after)
+            finally:
+                self._set_alarm()
         elif before.state in IDLE and after.state not in IDLE and job.run is None:
             self._started_by_hand(job)
             self._set_alarm()
@@ -380,8 +397,24 @@ class Timers:
     def _ended(self, job: Job, slot: Slot) -> None:
         now = self._clock()
         run = job.run or Run(why=TRIGGER, attempt=1, at=now.wall, began=now.run)
-        end = slot.last_exit
         job.run = None
+        waiters, job.waiters = job.waiters, []
+        try:
+            outcome = self._conclude(job, run, slot, now)
+        except Exception as error:  # whoever waits is not to wait for ever
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(
+                        ProtocolError(FAILED, f"{job.timer.name}: internal error: {error!r}", EXIT_FAILED)
+                    )
+            raise
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(outcome.row())
+
+    def _conclude(self, job: Job, run: Run, slot: Slot, now: Now) -> Outcome:
+        """Note how a run has ended, and begin what follows from that."""
+        end = slot.last_exit
         stopped = slot.state is State.STOPPED and not run.ending
         timed_out = bool(run.ending) and not run.ending.startswith("stopped")
         failed = timed_out or (slot.state is State.FATAL and not run.ending)
@@ -401,7 +434,6 @@ class Timers:
             failed=failed,
         )
         self._note(job, outcome, run.attempt)
-        waiters, job.waiters = job.waiters, []
         if stopped:
             self._refuse_queued(job, f"{job.timer.name} was stopped")
         if job.queued:
@@ -410,9 +442,7 @@ class Timers:
         elif failed:
             self._retry(job, run.attempt, outcome, now)
         self._keep(job)
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(outcome.row())
+        return outcome
 
     def _start_queued(self, job: Job) -> None:
         why, job.queued = job.queued, ""

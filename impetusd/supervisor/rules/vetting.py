@@ -53,6 +53,7 @@ class Vetting:
         self._counts: dict[str, dict[int, Count | None]] = {}  # of a unit at the end of WATCH; None: not told yet
         self._before: dict[str, dict[int, Count | None]] = {}  # and at its beginning
         self._patience: dict[str, asyncio.TimerHandle] = {}
+        self.note: Callable[[str, str, Exception], str] | None = None  # as `Faults.note`
 
     # Health checks.
 
@@ -109,6 +110,10 @@ class Vetting:
                 pause = min(pause * GROWTH, LONGEST)
                 if entry.rec.process != process:
                     return
+        except Exception as error:
+            if self.note is None:
+                raise
+            self._fail(entry, self.note(entry.name, "asking it", error))
         finally:
             self._asking.pop(process, None)
             self._well.discard(process)

@@ -949,6 +949,7 @@ class Engine(Slots):
         events: list[tuple[Entry, Event]] = [(parked, taken(parked)), (worker, Spawned(parked.slot.pid or 0))]
         if parked.role is Role.NEXT:
             events.append((worker, Ready()))
+        self.started_with(worker, self.started_as(parked))
         self._move(parked, worker)
         self._inbox += events
 
@@ -959,6 +960,8 @@ class Engine(Slots):
         self.rolling.follow(worker.unit)  # first, for whatever is raised below, what leaves is to be ended
         leaving = self._make(worker.unit, Role.LEAVING, worker.index, {})
         try:
+            self.started_with(leaving, self.started_as(worker))
+            self.started_with(worker, self.started_as(parked))
             leaving.rec.slot = leaving_slot(worker.slot)
             self._move(worker, leaving)
             try:
@@ -982,6 +985,7 @@ class Engine(Slots):
         before = target.slot
         past = {"restarts": before.restarts, "recent": before.recent, "last_exit": before.last_exit}
         after = replace(source.slot, **past)  # type: ignore[arg-type]
+        self.started_with(target, self.started_as(source))
         self._move(source, target)
         target.rec.slot = after
         if after.pid is not None:
@@ -1003,7 +1007,6 @@ class Engine(Slots):
             raise
         # From here on nothing is called that could raise.
         target.rec.process, source.rec.process = process, None
-        self.started_with(target, self.started_as(source))
         target.rec.generation = source.rec.generation
         self._by_process[process] = target
         if pid in self._by_pid:

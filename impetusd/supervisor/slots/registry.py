@@ -198,17 +198,22 @@ class Slots:
     def make_passing(self, unit: Unit, role: Role, index: int) -> Entry:
         """A slot that no configuration asks for."""
         entry = self._make(unit, role, index, {})
-        self._sort()
+        try:
+            self._sort()
+        except BaseException:
+            self._unmake(entry)
+            raise
         return entry
 
     def _sort(self) -> None:
         order = {name: at for at, name in enumerate(self.units)}
         roles_order = list(Role)
         keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
-        self.entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
-        self._of_unit = {}
-        for entry in self.entries.values():
-            self._of_unit.setdefault(entry.unit.name, []).append(entry)
+        entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
+        of_unit: dict[str, list[Entry]] = {}
+        for entry in entries.values():
+            of_unit.setdefault(entry.unit.name, []).append(entry)
+        self.entries, self._of_unit = entries, of_unit  # both or neither, whatever has raised
 
     def dismiss(self, entry: Entry) -> None:
         """Forget a slot in which nothing runs."""

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 from impetusd.linux.processes import stat
 from impetusd.supervisor.budget import Budget
+from impetusd.supervisor.faults import bare
 from impetusd.supervisor.slots.entry import FORKING, Entry
 from impetusd.supervisor.start.link import Link
 
@@ -72,6 +73,7 @@ class Notify:
         self._expects = expects
         self._complain = complain
         self._sources: dict[str, _Source] = {}
+        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
         # A process can be ready before the shim has told its pid: such messages, each with the pids from its sender up
         # to the shim's child, wait for `replay`.
         early: list[tuple[list[int], dict[str, str]]] = json.loads(link.blobs.get(EARLY, "[]"))
@@ -131,7 +133,8 @@ class Notify:
         source.taken = False
         try:
             if ancillary and not flags & socket.MSG_TRUNC:
-                self._hear(CREDENTIALS.unpack(ancillary[0][2])[0], parse(body))
+                sender = CREDENTIALS.unpack(ancillary[0][2])[0]
+                self.contain(source.name, "hearing a message", lambda: self._hear(sender, parse(body)))
         finally:
             pause = source.budget.spend(time.thread_time() - begun + AROUND, self._loop.time())
             self._link.when_sent(functools.partial(self._take, source, pause))

@@ -1,0 +1,86 @@
+"""Has each call that is seen in some handlers raise, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from supervisor_world import Life
+
+import impetusd
+from impetusd.core.protocol import ProtocolError
+
+OURS = str(Path(impetusd.__file__).parent)
+# They cannot raise: made to, the one would leave a lock held for ever; nobody hears of the other, which is the collector's.
+NEVER = {"lock.release", "WeakSet.__init__.<locals>._remove"}
+# Of some 400 calls one in so many, from the FIRST on; 1 takes a minute and a half.
+EVERY, FIRST = int(os.environ.get("IMPETUSD_RAISE_EVERY", "25")), int(os.environ.get("IMPETUSD_RAISE_FIRST", "0"))
+
+Site = tuple[str, int, str]  # the file and line of a call, and what is called
+
+
+class Ours(Exception):
+    """What is raised."""
+
+
+class Calls:
+    """Sees the calls made in `handlers` for the unit "bad", or for none in particular; has one of them raise."""
+
+    def __init__(self, handlers: Iterable[Any]) -> None:
+        self.seen: dict[Site, None] = {}
+        self.victim: Site | None = None
+        self.raised = False
+        self._depth = 0
+        self._handlers: set[CodeType] = {each.__code__ for each in handlers}
+
+    def begin(self, victim: Site | None = None) -> None:
+        self.victim, self.raised, self._depth = victim, False, 0
+        sys.setprofile(self._look)
+
+    def end(self) -> None:
+        sys.setprofile(None)
+
+    def _look(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event == "return":
+            self._depth -= frame.f_code in self._handlers and _is_bad(frame)
+        elif event in {"call", "c_call"} and self._depth > 0:
+            caller = frame.f_back if event == "call" else frame
+            if caller is not None and caller.f_code.co_filename.startswith(OURS):
+                what = frame.f_code.co_qualname if event == "call" else arg.__qualname__
+                if what in NEVER:
+                    return
+                self._site((caller.f_code.co_filename, caller.f_lineno, what))
+        if event == "call":
+            self._depth += frame.f_code in self._handlers and _is_bad(frame)
+
+    def _site(self, site: Site) -> None:
+        if self.victim is None:
+            self.seen[site] = None
+        elif site == self.victim:
+            self.raised = True
+            raise Ours(str(site))  # which ends the profile, too
+
+
+def _is_bad(frame: FrameType) -> bool:
+    found = frame.f_locals.get("entry")
+    unit = found.unit if found is not None else frame.f_locals.get("unit")
+    name = getattr(unit, "name", unit)
+    return name == "bad" or (
+        unit is None and not {"entry", "unit"} & {*frame.f_code.co_varnames[: frame.f_code.co_argcount]}
+    )
+
+
+async def try_to(life: Life, method: str, **params: Any) -> None:
+    """What comes of it is looked at later."""
+    try:
+        await asyncio.wait_for(life.ask(method, **params), 10.0)
+    except (ProtocolError, Ours):  # the command fails, as `ControlServer` says it to who asked
+        pass
+    except TimeoutError:
+        rows, log = await life.rows(), life.log().splitlines()
+        raise AssertionError(f"{method} does not end: {rows}\n" + "\n".join(log[-60:])) from None
