@@ -8,7 +8,6 @@ connection of the pool; so only EXPORTS run at a time in a worker, and a client 
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,7 +26,7 @@ from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import unavailable
 from impetus_service.kit.statements import containing
 from impetus_service.kit.streams import write
-from impetus_service.kit.validation import Input, Instant, Zone
+from impetus_service.kit.validation import Input, Instant, Moment, Zone
 from impetus_service.queries.logs import LISTING, SHOWN
 
 EXPORT_MAX = 5000  # rows of an answer
@@ -74,14 +73,14 @@ class Export(Filters):
 
 class LogEntry(Identified):
     user_id: int | None
-    action: str
-    entity: str
-    entity_id: str | None
-    severity: str
-    description: str
-    address: str | None
-    request_id: str | None
-    created_at: datetime
+    action: Annotated[str, msgspec.Meta(examples=["user.update"])]
+    entity: Annotated[str, msgspec.Meta(examples=["user"])]
+    entity_id: Annotated[str, msgspec.Meta(examples=["7"])] | None
+    severity: Severity
+    description: Annotated[str, msgspec.Meta(examples=["name Ada → Bea"])]
+    address: Annotated[str, msgspec.Meta(examples=["192.0.2.1"])] | None
+    request_id: Annotated[str, msgspec.Meta(examples=["9d7ddd239e0f3121"])] | None
+    created_at: Moment
 
 
 @api.get("/api/admin/logs/audit", rank=Rank.ADMINISTRATOR, entity="audit_log")
@@ -97,7 +96,11 @@ async def list_data_access_logs(me: Caller, query: Filters, page: Page) -> Paged
 
 
 @api.get(
-    "/api/admin/logs/export", rank=Rank.ADMINISTRATOR, entity="log_export", content_types=tuple(CONTENT_TYPES.values())
+    "/api/admin/logs/export",
+    rank=Rank.ADMINISTRATOR,
+    entity="log_export",
+    content_types=tuple(CONTENT_TYPES.values()),
+    headers=("Content-Disposition", "X-Export-Limit", "X-Export-Truncated"),
 )
 async def export_logs(request: web.Request, me: Caller, query: Export) -> web.StreamResponse:
     """At most 5,000 entries as a file, newest first.

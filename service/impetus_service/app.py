@@ -16,7 +16,7 @@ from impetus_service.kit.db import DATABASE
 from impetus_service.kit.health import PARTS
 from impetus_service.passwords import PASSWORDS, Passwords
 from impetus_service.schema import shipped
-from impetus_service.sessions import authenticate
+from impetus_service.sessions import COOKIE, authenticate
 from impetus_service.settings import SETTINGS, Settings
 from impetusd import __version__
 
@@ -39,7 +39,13 @@ def create_app() -> web.Application:
     """The service, configured by the environment. Raises SettingsError, whose message is for the operator."""
     settings = Settings.from_environment(os.environ)
     app = make_application(
-        settings, title="Impetus", version=__version__, migrations=shipped(), apis=APIS, authenticate=authenticate
+        settings,
+        title="Impetus",
+        version=__version__,
+        migrations=shipped(),
+        apis=APIS,
+        authenticate=authenticate,
+        cookie=COOKIE,
     )
     app[SETTINGS] = settings
     app[PASSWORDS] = Passwords()

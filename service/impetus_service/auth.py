@@ -10,7 +10,7 @@ that they take.
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +23,7 @@ from impetus_service.kit.caller import Caller
 from impetus_service.kit.db import DATABASE, Company, Database
 from impetus_service.kit.entries import Actor
 from impetus_service.kit.problems import Problem
-from impetus_service.kit.validation import Input
+from impetus_service.kit.validation import Input, Moment
 from impetus_service.passwords import PASSWORDS
 from impetus_service.queries import accounts as queries
 from impetus_service.sessions import new_token, refuse_foreign_page, set_cookie, token_hash
@@ -49,7 +49,7 @@ class Session(msgspec.Struct):
     """`token` goes into the header Authorization: Bearer TOKEN; it is nowhere to be had again. Null: it is in the cookie."""
 
     token: str | None
-    expires_at: datetime
+    expires_at: Moment
 
 
 class ProfileChange(Input):
@@ -64,7 +64,7 @@ class PasswordChange(Input):
         return "PasswordChange()"
 
 
-@api.post("/api/auth/login", status=201, raises=(401, 403, 429, 503))
+@api.post("/api/auth/login", status=201, raises=(401, 403, 429, 503), headers=("Set-Cookie",))
 async def login(request: web.Request, body: Credentials) -> Session | web.Response:
     """Open a session; with `cookie` in a cookie of the browser, HttpOnly, Secure and SameSite.
 
@@ -78,15 +78,14 @@ async def login(request: web.Request, body: Credentials) -> Session | web.Respon
     try:
         await _count(database, settings, own, *wider)
     except TooMany as limited:
-        user = None if limited.repeated else await database.fetchrow(queries.USER_BY_EMAIL, email)
-        if user is not None:
+        if not limited.repeated:
+            user = await database.fetchrow(queries.USER_BY_EMAIL, email)
             await _company(request, user).refused(limited.detail)
         raise
     user = await database.fetchrow(queries.USER_BY_EMAIL, email)
     matches = await request.app[PASSWORDS].matches(body.password, user and user["password_hash"])
     if user is None or not matches:
-        if user is not None:
-            await _company(request, user).refused("wrong password")
+        await _company(request, user).refused("wrong password" if user is not None else "no such account")
         raise _refused()
     await database.execute(queries.FORGET_ATTEMPTS, own)
     await database.execute(queries.TAKE_BACK_ATTEMPTS, wider)
@@ -113,7 +112,7 @@ async def login(request: web.Request, body: Credentials) -> Session | web.Respon
     return response
 
 
-@api.post("/api/auth/logout", status=204, entity="session", action="auth.logout")
+@api.post("/api/auth/logout", status=204, entity="session", action="auth.logout", headers=("Set-Cookie",))
 async def logout(request: web.Request, me: Caller) -> web.Response:
     """End the session that asks."""
     async with me.company.transaction() as change:
@@ -176,9 +175,9 @@ def _refused() -> Problem:
 
 
 def _company(request: web.Request, user: Any) -> Company:
-    """Of a user who logs in."""
-    who = Actor(user["id"], "auth.login", "session", addresses.address(request))
-    return Company(request.app[DATABASE], user["company_id"], who)
+    """Of a user who logs in. Of one who does not exist the installation's own, 0: to write that down takes as long."""
+    who = Actor(user and user["id"], "auth.login", "session", addresses.address(request))
+    return Company(request.app[DATABASE], user["company_id"] if user else 0, who)
 
 
 async def _count(database: Database, settings: Settings, own: bytes, *wider: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -18,15 +17,17 @@ from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Problem, not_found
 from impetus_service.kit.statements import containing
-from impetus_service.kit.validation import Input, Instant, Zone
+from impetus_service.kit.validation import Input, Instant, Moment, Zone
 from impetus_service.queries import communications as queries
 
-Subject = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-Body = Annotated[str, msgspec.Meta(max_length=100_000)]
+Subject = Annotated[str, msgspec.Meta(min_length=1, max_length=500, examples=["Order 7"])]
+Body = Annotated[str, msgspec.Meta(max_length=100_000, examples=["It was sent today."])]
 Kind = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[a-z][a-z0-9_-]{0,49}$", description="a word of up to 50 of a-z, 0-9, _ and -, a letter first"
+        pattern=r"^[a-z][a-z0-9_-]{0,49}$",
+        description="a word of up to 50 of a-z, 0-9, _ and -, a letter first",
+        examples=["message"],
     ),
 ]
 
@@ -35,11 +36,11 @@ api = Api("communications")
 
 class Communication(Identified):
     author_id: int | None
-    kind: str
-    subject: str
-    body: str
-    created_at: datetime
-    updated_at: datetime | None
+    kind: Kind
+    subject: Subject
+    body: Body
+    created_at: Moment
+    updated_at: Moment | None
 
 
 class NewCommunication(Input):
@@ -71,7 +72,7 @@ class CommunicationsQuery(Input, rename={"from_": "from"}):
     time_zone: Zone | UnsetType = UNSET  # of dates; else the company's
 
 
-@api.post("/api/communications", status=201, entity="communication", raises=(409,))
+@api.post("/api/communications", status=201, entity="communication", raises=(409,), headers=("Idempotent-Replayed",))
 async def create_communication(
     request: web.Request, me: Caller, body: NewCommunication, headers: IdempotencyHeaders
 ) -> Communication | web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, tzinfo
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -12,7 +13,7 @@ from impetus_service.kit.api import Api, Identified
 from impetus_service.kit.cache import CACHE
 from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.db import Company
-from impetus_service.kit.validation import Input, TimeText, Zone, ZoneText
+from impetus_service.kit.validation import Input, Moment, TimeText, Zone, ZoneText
 from impetus_service.queries import accounts as queries
 from impetus_service.users import Name
 
@@ -24,9 +25,9 @@ api = Api("company")
 class CompanyBody(Identified):
     """`time_zone` is where its days begin and end, wherever a request names no other."""
 
-    name: str
-    time_zone: str
-    created_at: datetime
+    name: Name
+    time_zone: Annotated[str, msgspec.Meta(examples=["America/Sao_Paulo"])]
+    created_at: Moment
 
 
 class CompanyChange(Input):
@@ -41,7 +42,7 @@ class Summary(msgspec.Struct):
 
     users: int
     communications: int
-    latest_communication: datetime | None
+    latest_communication: Moment | None
 
 
 @api.get("/api/company")

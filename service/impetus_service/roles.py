@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated
-
 import asyncpg
-import msgspec
 
 from impetus_service.kit.api import Api, Identified
 from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Problem, not_found
-from impetus_service.kit.validation import Input
+from impetus_service.kit.validation import Input, Moment
 from impetus_service.queries import accounts as queries
-from impetus_service.users import ById, Name, lock_levels, refuse_without_administrator
-
-Level = Annotated[int, msgspec.Meta(ge=1, le=100)]
+from impetus_service.users import ById, Level, RoleName, lock_levels, refuse_without_administrator
 
 api = Api("roles")
 
 
 class Role(Identified):
-    name: str
-    level: int
-    created_at: datetime
+    name: RoleName
+    level: Level
+    created_at: Moment
 
 
 class NewRole(Input):
-    name: Name
+    name: RoleName
     level: Level
 
 
 class RoleChange(Input):
     """What is missing, or null, stays as it is."""
 
-    name: Name | None = None
+    name: RoleName | None = None
     level: Level | None = None
 
 
@@ -61,6 +55,7 @@ async def create_role(me: Caller, body: NewRole) -> Role:
 async def delete_role(me: Caller, path: ById) -> None:
     """Delete a role that nobody has and that is below the administrators'."""
     async with me.company.transaction() as change:
+        await lock_levels(change, me, Rank.ADMINISTRATOR)  # while a user is given that role, it is not nobody's
         row = await change.fetchrow(queries.DELETE_ROLE, path.id, int(Rank.ADMINISTRATOR))
         if row is None:
             raise Problem(404, "there is no such role, or it is in use, or it is the administrators'")

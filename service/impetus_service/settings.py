@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import web
 
 from impetus_service.kit import settings as kit
 from impetus_service.kit.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["SETTINGS", "Settings", "SettingsError"]
 
@@ -40,12 +42,11 @@ class Settings(kit.Settings):
 
     @classmethod
     def read(cls, environment: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-        """The fields and their values; what is wrong is appended to `problems`."""
-        values = super().read(environment, problems)
+        """As the kit's."""
         samesite = environment.get("COOKIE_SAMESITE", "").strip().lower() or cls.cookie_samesite
         if samesite not in SAMESITE:
             problems.append(f"COOKIE_SAMESITE={samesite!r}: one of {', '.join(SAMESITE)} is allowed")
-        return values | {"cookie_samesite": samesite}
+        return super().read(environment, problems) | {"cookie_samesite": samesite}
 
 
 SETTINGS = web.AppKey("impetus.settings", Settings)

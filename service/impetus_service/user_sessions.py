@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -12,7 +11,7 @@ from impetus_service.kit.caller import Caller, Rank
 from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Problem, not_found
-from impetus_service.kit.validation import Input
+from impetus_service.kit.validation import Input, Moment
 from impetus_service.queries import accounts as queries
 from impetus_service.users import ById, find_user
 
@@ -23,10 +22,10 @@ class OpenSession(Identified):
     """`current` is the one that asks. `address` and `user_agent` are of its login."""
 
     current: bool
-    address: str | None
-    user_agent: str | None
-    created_at: datetime
-    expires_at: datetime
+    address: Annotated[str, msgspec.Meta(examples=["192.0.2.1"])] | None
+    user_agent: Annotated[str, msgspec.Meta(examples=["Mozilla/5.0"])] | None
+    created_at: Moment
+    expires_at: Moment
 
 
 class Ended(msgspec.Struct):

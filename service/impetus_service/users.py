@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,37 +15,42 @@ from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Fault, Problem, not_found
 from impetus_service.kit.statements import containing
-from impetus_service.kit.validation import Input, refusal
+from impetus_service.kit.validation import Input, Moment, refusal
 from impetus_service.passwords import PASSWORDS
 from impetus_service.queries import accounts as queries
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["Ada"])]
+RoleName = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["manager"])]
 # One @ with something before it and a host after it: whether mail arrives there, only mail can tell.
 Email = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[^@\s\x00]{1,64}@[^@\s\x00]{1,255}$", max_length=320, description="an address like ada@example.com"
+        pattern=r"^[^@\s\x00]{1,64}@[^@\s\x00]{1,255}$",
+        max_length=320,
+        description="an address like ada@example.com",
+        examples=["ada@example.com"],
     ),
 ]
-NewPassword = Annotated[str, msgspec.Meta(min_length=12, max_length=1024)]
+NewPassword = Annotated[str, msgspec.Meta(min_length=12, max_length=1024, examples=["correct horse battery"])]
+Level = Annotated[int, msgspec.Meta(ge=1, le=100, examples=[50])]
 Sort = Literal["name", "-name", "email", "-email", "created_at", "-created_at"]
 
 api = Api("users")
 
 
 class User(Identified):
-    email: str
-    name: str
-    role: str
-    level: int
+    email: Email
+    name: Name
+    role: RoleName
+    level: Level
     active: bool
-    created_at: datetime
+    created_at: Moment
 
 
 class NewUser(Input):
     email: Email
     name: Name
-    role: Name
+    role: RoleName
     password: NewPassword
 
     def __repr__(self) -> str:
@@ -57,7 +61,7 @@ class UserChange(Input):
     """What is missing, or null, stays as it is. A new password, and active = false, end the user's sessions."""
 
     name: Name | None = None
-    role: Name | None = None
+    role: RoleName | None = None
     active: bool | None = None
     password: NewPassword | None = None
 
@@ -73,7 +77,7 @@ class UsersQuery(Input):
     """`text` is looked for in names and addresses; `sort` with a minus is downwards."""
 
     active: bool | None = None
-    role: Name | None = None
+    role: RoleName | None = None
     text: Annotated[str, msgspec.Meta(max_length=200)] | None = None
     sort: Sort = "-created_at"
 
@@ -89,9 +93,11 @@ async def list_users(me: Caller, query: UsersQuery, page: Page) -> Paged[User]:
 @api.post("/api/users", status=201, rank=Rank.MANAGER, entity="user", raises=(409,))
 async def create_user(request: web.Request, me: Caller, body: NewUser) -> User:
     """Add a user, with a role below the own one."""
-    role_id = await _role_below(me, body.role)
+    await _role_below(me, body.role)
     password = await request.app[PASSWORDS].hashed(body.password)
     async with me.company.transaction() as change:
+        me = await lock_levels(change, me, Rank.MANAGER)
+        role_id = await _role_below(me, body.role, change)
         added = await change.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
         if added is None:
             raise Problem(409, "there is an account with this address", "account_exists")

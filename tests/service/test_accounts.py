@@ -76,6 +76,9 @@ def test_a_wrong_password_and_an_unknown_account_look_alike(shared_postgres):
                 answers.append((status, problem))
             assert answers[0] == answers[1]
             assert answers[0][0] == 401
+            # What is written down of them takes as long.
+            kept = Query("SELECT user_id FROM audit_logs WHERE action = 'auth.login.refused' ORDER BY id DESC LIMIT 2")
+            assert {row["user_id"] for row in await service.app[DATABASE].fetch(kept)} == {admin.id, None}
 
     run(main())
 

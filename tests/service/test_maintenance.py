@@ -36,6 +36,8 @@ EXPIRED = f"""
     INSERT INTO sessions (company_id, user_id, token_hash, expires_at)
         SELECT 1, 1, int4send(n), now() + (n - 3) * interval '1 hour' FROM generate_series(1, 5) n;
     INSERT INTO login_attempts VALUES ('\\x01', 1, now() - interval '1 s'), ('\\x02', 1, now() + interval '1 h');
+    INSERT INTO idempotency_keys (company_id, user_id, key, request, expires_at)
+        SELECT 1, 1, n::text, '', now() + (n - 2) * interval '1 hour' FROM generate_series(1, 3) n;
     {log_rows("audit_logs", 25, OLD)};
     {log_rows("audit_logs", 3, "now() - interval '89 days'")};
     {log_rows("data_access_logs", 7, OLD)};
@@ -48,13 +50,14 @@ EXPIRED = f"""
 # Sessions 1 and 2 expired hours ago, 3 as the transaction that made it began.
 GONE = {
     "expired sessions": 3,
+    "expired idempotency keys": 2,
     "expired login attempts": 1,
     "audit_logs over 90 days": 25,
     "data_access_logs over 90 days": 7,
     "jobs ended 7 days ago": 1,
     "files of jobs that are gone": 0,
 }
-LEFT = {"sessions": 2, "login_attempts": 1, "audit_logs": 3, "data_access_logs": 2, "jobs": 2}
+LEFT = {"sessions": 2, "idempotency_keys": 1, "login_attempts": 1, "audit_logs": 3, "data_access_logs": 2, "jobs": 2}
 
 
 async def outcomes(url: str, **options: bool) -> list[Outcome]:
@@ -233,7 +236,7 @@ def test_the_command_prints_a_row_for_each_step(database):
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert lines[0].split() == ["STEP", "ROWS", "TIME"]
-    assert lines[3].startswith("audit_logs over 7 days ")
+    assert lines[4].startswith("audit_logs over 7 days ")
     assert len(lines) == 1 + len(maintenance.steps(Settings(database)))
     assert max(map(len, lines)) <= 80
     dry = command(database, "maintenance", "--dry-run")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.request import urlopen
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import hypothesis
+import jsonschema_rs
 import pytest
 import schemathesis
 from conftest import run
 from fake_provider import KEY, FakeProvider
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
+    response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
@@ -24,6 +27,8 @@ from served import served
 
 from impetus_service.app import APIS
 from impetus_service.kit import openapi
+from impetus_service.kit.problems import CODES
+from impetus_service.sessions import COOKIE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +39,10 @@ CHECKS = (
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
     content_type_conformance,
+    response_headers_conformance,
     response_schema_conformance,
 )
-SCHEMA = schemathesis.openapi.from_dict(openapi.describe("Impetus", "1", APIS))
+SCHEMA = schemathesis.openapi.from_dict(openapi.describe("Impetus", "1", APIS, cookie=COOKIE))
 
 
 @dataclass
@@ -67,6 +73,8 @@ def _serving(url: str) -> Iterator[Running]:
             tokens = {each.name: (await service.log_in(admin.email)).token for each in OPERATIONS}
             # A stream of a job that waits has no end: here somebody without jobs asks, and test_job_events.py reads one.
             tokens["watch_job"] = (await service.administrator()).token
+            for name in ("end_my_session", "end_my_other_sessions"):  # else the others would have none any more
+                tokens[name] = (await service.administrator()).token
             found.append(Running(str(service.client.make_url("")).rstrip("/"), tokens))
             stop = asyncio.Event()
             loops.append((asyncio.get_running_loop(), stop))
@@ -113,3 +121,98 @@ def test_it_is_served_and_names_every_route(running):
     assert {(method.upper(), path) for path in paths for method in paths[path]} == {
         (operation.method, operation.path) for operation in OPERATIONS
     }
+
+
+DESCRIPTION = openapi.describe("Impetus", "1", APIS, cookie=COOKIE)
+
+
+def contents() -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, schema with an example) of all bodies and parameters."""
+    for path, methods in DESCRIPTION["paths"].items():
+        for method, described in methods.items():
+            where = f"{method} {path}"
+            for parameter in described["parameters"]:
+                yield f"{where} {parameter['name']}", parameter
+            for content in described.get("requestBody", {}).get("content", {}).values():
+                yield f"{where} body", content
+            for status, response in described["responses"].items():
+                for content in response.get("content", {}).values():
+                    yield f"{where} {status}", content
+    for name, response in DESCRIPTION["components"]["responses"].items():
+        for content in response["content"].values():
+            yield name, content
+
+
+CONTENTS = dict(contents())
+
+
+@pytest.mark.parametrize("where", [where for where, content in CONTENTS.items() if "example" in content])
+def test_an_example_is_what_its_schema_allows(where):
+    content = CONTENTS[where]
+    schema = content["schema"] | {"components": DESCRIPTION["components"]}
+    errors = [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(content["example"])]
+    assert errors == []
+
+
+def test_every_body_that_is_ours_has_an_example():
+    for where, content in CONTENTS.items():
+        if content["schema"] != {}:
+            assert "example" in content or " " in where.split(" ", 2)[-1] or "/" not in where or content.get("in"), (
+                where
+            )
+
+
+def test_an_example_is_taken(running):
+    """Of a body that names nothing that would have to be there."""
+    for path, method in (
+        ("/api/communications", "post"),
+        ("/api/users", "post"),
+        ("/api/roles", "post"),
+        ("/api/jobs/reports", "post"),
+    ):
+        content = DESCRIPTION["paths"][path][method]["requestBody"]["content"]["application/json"]
+        request = Request(f"{running.url}{path}", json.dumps(content["example"]).encode(), method=method.upper())
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Authorization", f"Bearer {running.tokens['get_me']}")
+        with suppress(HTTPError) if path == "/api/roles" else nullcontext(), urlopen(request) as response:
+            assert response.status in {201, 202}
+
+
+def test_it_says_where_it_is_served_how_to_log_in_and_what_codes_there_are():
+    assert DESCRIPTION["servers"] == [{"url": "/"}]
+    assert openapi.describe("x", "1", APIS, server="https://api.shop.example")["servers"] == [
+        {"url": "https://api.shop.example"}
+    ]
+    schemes = DESCRIPTION["components"]["securitySchemes"]
+    assert (schemes["session"]["scheme"], schemes["cookie"]["in"], schemes["cookie"]["name"]) == (
+        "bearer",
+        "cookie",
+        COOKIE,
+    )
+    for operation in OPERATIONS:
+        described = DESCRIPTION["paths"][operation.path][operation.method.lower()]
+        assert described.get("security", []) == ([{"session": []}, {"cookie": []}] if operation.authenticated else [])
+        for status, response in described["responses"].items():
+            if "$ref" not in response:
+                assert response["headers"]["X-Request-ID"], (operation.name, status)
+    told = set()
+    for name, response in DESCRIPTION["components"]["responses"].items():
+        assert "X-Request-ID" in response["headers"]
+        if name.startswith("ProblemBody"):
+            told |= set(
+                response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"]["enum"]
+            )
+    # These are of no operation, as nothing is declared there.
+    assert set(CODES) - told == {"method_not_allowed", "expectation_failed", "provider_failed"}
+
+
+def test_times_are_described_as_such():
+    schemas = DESCRIPTION["components"]["schemas"]
+    for schema in schemas.values():
+        for name, each in schema.get("properties", {}).items():
+            if name.endswith("_at"):
+                kinds = [kind for kind in each.get("anyOf", [each]) if kind["type"] != "null"]
+                assert [kind.get("format") for kind in kinds] == ["date-time"], (schema["title"], name)
+    query = DESCRIPTION["paths"]["/api/communications"]["get"]["parameters"]
+    begin = next(each["schema"] for each in query if each["name"] == "from")
+    assert "date-time" in str(begin)

@@ -110,3 +110,38 @@ def test_a_wrong_provider_is_refused_without_showing_it(url):
 @pytest.mark.parametrize("url", ["postgresql://joe:hunter%32@host/db", "postgresql:///db?user=joe&password=hunter2"])
 def test_the_password_is_a_secret(url):
     assert Settings(url).secrets() == ("hunter2",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*",
+        "null",
+        "https://a.example/",
+        "https://a.example/x",
+        "ftp://a",
+        "a.example",
+        "https://*.example",
+        "https://u:p@a",
+    ],
+)
+def test_what_is_no_origin_is_refused(text):
+    with pytest.raises(SettingsError, match="CORS_ORIGINS"):
+        Settings.from_environment({"DATABASE_URL": URL, "CORS_ORIGINS": f"https://b.example, {text}"})
+
+
+def test_origins_are_written_as_browsers_do():
+    given = "https://App.Example:443,http://a.example:80\n http://a.example:8080  https://[::1]:5173,"
+    settings = Settings.from_environment({"DATABASE_URL": URL, "CORS_ORIGINS": given})
+    assert settings.cors_origins == (
+        "https://app.example", "http://a.example", "http://a.example:8080", "https://[::1]:5173"
+    )  # fmt: skip
+    assert Settings.from_environment({"DATABASE_URL": URL}).cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("PUBLIC_URL", "a.example"), ("PUBLIC_URL", "https://u:p@a"), ("COOKIE_SAMESITE", "no")]
+)
+def test_what_the_cookie_needs_is_looked_at(name, text):
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment({"DATABASE_URL": URL, name: text})

@@ -35,7 +35,7 @@ from impetus_service.kit.validation import Input, read_json, read_texts, refusal
 Handler = Callable[..., Awaitable[Any]]
 
 BODY_TIMEOUT = 30.0  # seconds for a request's body to arrive
-Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Id = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1, examples=[7])]
 
 
 class Identified(msgspec.Struct):
@@ -68,6 +68,7 @@ class Operation:
     also: Mapping[int, type]  # other statuses that are answered with a struct, and no problem
     body_max: int | None  # bytes of a request's body; None: the application's limit
     any_query: bool  # whether parameters that are not declared are left alone, for probes that add their own
+    headers: tuple[str, ...]  # that success may have, of openapi.HEADERS
     problem: tuple[str, type]  # how a problem is told: content type and struct
     hints: Mapping[str, Any] = field(repr=False)  # of the handler's parameters and its return
 
@@ -194,6 +195,7 @@ class Api:
         also: Mapping[int, type] | None = None,
         body_max: int | None = None,
         any_query: bool = False,
+        headers: tuple[str, ...] = (),
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated coroutine as `method` of `path`.
 
@@ -226,6 +228,7 @@ class Api:
                     also or {},
                     body_max,
                     any_query,
+                    headers,
                     self._problem,
                     hints,
                 )

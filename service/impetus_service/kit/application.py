@@ -10,15 +10,13 @@ from datetime import timedelta
 import msgspec
 from aiohttp import web
 
-from impetus_service.kit import addresses, chat, frame, health, jobs, logs, metrics, openapi
+from impetus_service.kit import addresses, chat, frame, health, idempotency, jobs, logs, metrics, openapi, origins
 from impetus_service.kit.api import Api
 from impetus_service.kit.audit import JOURNAL, Journal
 from impetus_service.kit.cache import CACHE, Cache
 from impetus_service.kit.caller import AUTHENTICATE, Authenticate
 from impetus_service.kit.db import DATABASE, Database
-from impetus_service.kit.idempotency import LIFETIME
 from impetus_service.kit.migrate import Migration
-from impetus_service.kit.origins import ORIGINS, Origins
 from impetus_service.kit.outgoing import OUTGOING, Outgoing
 from impetus_service.kit.provider import Provider
 from impetus_service.kit.settings import Settings, origin_of
@@ -37,9 +35,10 @@ def make_application(
     migrations: Sequence[Migration],
     apis: Sequence[Api],
     authenticate: Authenticate,
+    cookie: str = "",
 ) -> web.Application:
-    """The application that has the routes of `apis`; most want STANDARD among them. Its jobs' files, database, cache and
-    clients are in its AppKeys."""
+    """The application that has the routes of `apis`; most want STANDARD among them. `cookie` is the name of that of a session,
+    where there is one. Its jobs' files, database, cache and clients are in its AppKeys."""
     logs.hide(*settings.secrets())
     logs.configure(settings.log_level)
     app = web.Application(middlewares=[frame.frame], client_max_size=BODY_MAX)
@@ -53,12 +52,14 @@ def make_application(
     app[JOURNAL] = Journal(app[DATABASE], settings.audit_spool_dir)
     app[OUTGOING] = Outgoing(settings)
     app[chat.PROVIDER] = Provider(settings, app[OUTGOING])
-    app[frame.SHAPES] = {"/v1/": chat.as_openai}
-    app[ORIGINS] = Origins(frozenset(settings.cors_origins), origin_of(settings.public_url) or "")
-    app[LIFETIME] = timedelta(hours=settings.idempotency_hours)
     app[jobs.FOLDER] = settings.job_files_dir
     app[addresses.PROXY_HOPS] = settings.proxy_hops
-    app[openapi.DOCUMENT] = msgspec.json.encode(openapi.describe(title, version, apis))
+    app[idempotency.LIFETIME] = timedelta(hours=settings.idempotency_hours)
+    app[origins.ORIGINS] = origins.Origins(frozenset(settings.cors_origins), origin_of(settings.public_url) or "")
+    app[frame.SHAPES] = {"/v1/": chat.as_openai}
+    app[openapi.DOCUMENT] = msgspec.json.encode(
+        openapi.describe(title, version, apis, server=settings.public_url, cookie=cookie)
+    )
     app.on_response_prepare.append(frame.name_response)
     app.cleanup_ctx.extend([_database, _journal, _outgoing])
     for api in apis:

@@ -27,12 +27,12 @@ class Caller:
     user_id: int
     level: int
     company: Company
-    by_cookie: bool = False
+    by_cookie: bool = False  # of a browser, which adds it to what any page sends
 
 
 CALLER = web.RequestKey("impetus.caller", Caller)  # of a request, once it is known who asks
 
 # Gives the caller of a request, who does `action` to an `entity` in the words of the audit log, and sets CALLER. Raises
-# Problem 401, and Unavailable when the database cannot tell.
+# Problem 401 or 403, and Unavailable when the database cannot tell.
 Authenticate = Callable[[web.Request, str, str], Awaitable[Caller]]
 AUTHENTICATE: web.AppKey[Authenticate] = web.AppKey("impetus.authenticate")

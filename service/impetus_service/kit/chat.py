@@ -30,8 +30,8 @@ LOOK_EVERY = 1.0  # seconds between looks whether the client is still there, whi
 WRITE_TIMEOUT = 30.0  # seconds for the client to take an event
 
 T = TypeVar("T")
-Model = Annotated[str, Meta(min_length=1, max_length=200)]
-Text = Annotated[str, Meta(min_length=1, max_length=100_000)]
+Model = Annotated[str, Meta(min_length=1, max_length=200, examples=["gpt-4o-mini"])]
+Text = Annotated[str, Meta(min_length=1, max_length=100_000, examples=["Good morning"])]
 
 api = Api("chat", problem=("application/json", Refusal))
 
@@ -39,7 +39,10 @@ api = Api("chat", problem=("application/json", Refusal))
 class ChatRequest(Input, forbid_unknown_fields=False):
     """What we look at; every further field goes to the provider as it is."""
 
-    messages: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=1000)]
+    messages: Annotated[
+        list[dict[str, Any]],
+        Meta(min_length=1, max_length=1000, examples=[[{"role": "user", "content": "Good morning"}]]),
+    ]
     model: Model | None = None  # else OPENAI_MODEL
     stream: bool | None = None  # as server-sent events
 

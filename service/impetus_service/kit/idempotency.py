@@ -45,7 +45,11 @@ class IdempotencyHeaders(Input, rename={"key": "Idempotency-Key"}):
     """Two requests of a user with the same key are one."""
 
     key: (
-        Annotated[str, Meta(pattern=r"^[ -~]{1,200}$", description="1 to 200 printable characters of ASCII")] | None
+        Annotated[
+            str,
+            Meta(pattern=r"^[ -~]{1,200}$", description="1 to 200 printable characters of ASCII", examples=["order-7"]),
+        ]
+        | None
     ) = None
 
 

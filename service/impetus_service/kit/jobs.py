@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -26,7 +25,7 @@ from impetus_service.kit.listing import listed
 from impetus_service.kit.paging import Page, Paged
 from impetus_service.kit.problems import Problem, not_found
 from impetus_service.kit.request_id import JOB_ID, REQUEST_ID
-from impetus_service.kit.validation import Input, to_builtins
+from impetus_service.kit.validation import Input, Moment, to_builtins
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -46,9 +45,9 @@ class JobSummary(Identified, kw_only=True):
     error: str | None
     has_file: bool
     request_id: str | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
 
 
 class Job(JobSummary, kw_only=True):
@@ -93,7 +92,15 @@ def _declare(of_kinds: Api, kind: Kind) -> None:
 
     start.__name__, start.__doc__ = f"start_{kind.name}", kind.do.__doc__
     start.__annotations__["body"] = kind.parameters
-    of_kinds.post(kind.path, status=202, rank=kind.rank, entity="job", raises=(409,), body_max=kind.body_max)(start)
+    of_kinds.post(
+        kind.path,
+        status=202,
+        rank=kind.rank,
+        entity="job",
+        raises=(409,),
+        body_max=kind.body_max,
+        headers=("Location",),
+    )(start)
 
 
 @api.get("/api/jobs/{id}", entity="job", raises=(404,))
@@ -105,7 +112,13 @@ async def get_job(me: Caller, path: JobPath) -> Job:
     return _job(row)
 
 
-@api.get("/api/jobs/{id}/file", entity="job_file", raises=(404, 410), content_types=tuple(CONTENT_TYPES.values()))
+@api.get(
+    "/api/jobs/{id}/file",
+    entity="job_file",
+    raises=(404, 410),
+    content_types=tuple(CONTENT_TYPES.values()),
+    headers=("Content-Disposition",),
+)
 async def get_job_file(me: Caller, path: JobPath, request: web.Request) -> web.StreamResponse:
     """The file that a job has made; Range is understood."""
     row = await me.company.fetchrow(queries.FILE, path.id, _only(me))

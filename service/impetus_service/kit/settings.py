@@ -52,11 +52,11 @@ class Settings:
     db_pool_max: int = 20  # connections at most, per worker
     db_timeout_ms: int = 5000  # of one statement
     cache_max_entries: int = 1000  # entries of the in-memory cache, per worker
+    proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For
+    log_level: str = "INFO"
     idempotency_hours: int = 24  # that an Idempotency-Key is remembered
     cors_origins: tuple[str, ...] = ()  # of pages that may read our answers, and send our cookie; none
     public_url: str = ""  # where clients reach us, if that is not what the Host header says
-    proxy_hops: int = 0  # proxies in front that we trust to append to X-Forwarded-For
-    log_level: str = "INFO"
     http_timeout_ms: int = 15_000  # of one attempt of an outgoing request
     http_retries: int = 3  # attempts after the first one, of what is safe to repeat
     http_total_ms: int = 0  # of all attempts and the pauses between them; 0: what HTTP_RETRIES of HTTP_TIMEOUT_MS take
@@ -160,7 +160,7 @@ class Settings:
 
 def origin_of(url: str, *, exactly: bool = False) -> str | None:
     """The origin of an http URL, as a browser writes it; None for another text, `exactly` also for one with a path."""
-    if not _is_http(url) or (exactly and re.fullmatch(r"\w+://[^/?#]+", url) is None):
+    if not _is_http(url) or (exactly and re.fullmatch(r"\w+://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d+)?", url) is None):
         return None
     parts = urlsplit(url.lower())
     usual = {"http": 80, "https": 443}[parts.scheme]

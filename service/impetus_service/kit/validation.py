@@ -88,7 +88,8 @@ def _zone(name: str) -> tzinfo:
 Instant = Annotated[
     TimeText,
     msgspec.Meta(
-        description="a date like 2026-01-31, or a time like 2026-01-31T12:00:00Z; of time_zone if it names no zone"
+        description="a date like 2026-01-31, or a time like 2026-01-31T12:00:00Z; of time_zone if it names no zone",
+        examples=["2026-01-31"],
     ),
 ]
 Zone = Annotated[
@@ -98,6 +99,10 @@ Zone = Annotated[
         examples=["America/Sao_Paulo"],
     ),
 ]
+
+
+# A time that we give, in UTC: JSON Schema calls it a date-time.
+Moment = Annotated[datetime, msgspec.Meta(tz=True, examples=["2026-01-31T12:00:00Z"])]
 
 
 def from_builtins(kind: Any, value: Any) -> Any:
@@ -119,7 +124,7 @@ def schema(kind: type) -> dict[str, Any]:
     if kind is ZoneText:
         return {"type": "string"}
     if kind is TimeText:
-        return {"type": "string"}
+        return {"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]}
     raise NotImplementedError
 
 
