@@ -13,7 +13,7 @@ from pathlib import Path
 
 import census
 import pytest
-from instance import COMMAND, Instance, wait_for
+from instance import COMMAND, Instance, Status, wait_for
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
@@ -85,11 +85,23 @@ def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetu
 
 def test_with_64_descriptors_what_runs_is_started_again_and_outlives_the_shim(impetusd: Instance) -> None:
     """Those that find no room try again and again, and must not take what those that run need."""
-    impetusd.write("[program:many]\ncommand = sleep 300\ninstances = 20\nmin_uptime = 0\nmax_restarts = 1000\n")
+    often = "min_uptime = 0\nmax_restarts = 1000\nexp_backoff_max_delay = 1s\n"
+    impetusd.write(f"[program:many]\ncommand = sleep 300\ninstances = 20\n{often}")
     impetusd.command = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *COMMAND]
     impetusd.run("start", code=1)
     impetusd.command = COMMAND
-    before = impetusd.status()
+    first = impetusd.status()
+
+    def is_full(now: Status) -> bool:
+        """Whether the same run as at the first look, and each of the rest has found no room since then."""
+        nonlocal first
+        down = {name for name, row in now.rows.items() if row.state != "RUNNING"}
+        if now.pids != first.pids or not down:
+            first = now
+            return False
+        return all(now[name].restarts > first[name].restarts for name in down)
+
+    before = impetusd.wait_status(is_full)
     up = {name: row.pid for name, row in before.rows.items() if row.state == "RUNNING"}
     assert 3 < len(up) < 20
     victim = min(up)
