@@ -1,4 +1,4 @@
-"""`python -m impetusd.worker template|serve`: what impetusd starts for a `[pool:…]`; not for people."""
+"""`python -m impetusd.worker template|serve|check`: what impetusd starts for a `[pool:…]`; not for people."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 
-from impetusd.worker import appload, serve, template
+from impetusd.worker import appload
 from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.ending import leave
 from impetusd.worker.environment import WorkerError, keep_to_oneself, set_title, settings
+from impetusd.worker.lent import lend
 
-_MODES = ("template", "serve")
+_MODES = ("template", "serve", "check")
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +28,18 @@ def main(arguments: list[str]) -> int:
     )
     try:
         if len(arguments) != 1 or arguments[0] not in _MODES:
-            raise WorkerError("usage: python -m impetusd.worker template|serve; impetusd starts it for a [pool:…]", 2)
+            raise WorkerError(
+                "usage: python -m impetusd.worker template|serve|check; impetusd starts it for a [pool:…]", 2
+            )
         wanted = settings(os.environ)
+        lend(wanted.lend)
+        from impetusd.worker import serve, server, template  # with what has just been lent
+
         target = appload.load(wanted.app)
+        if protocol := appload.likely(target, wanted.protocol):
+            server.prepare(protocol)  # before the fork: its library is part of what workers share
+        if arguments[0] == "check":  # of an operator: does all of this fit together here?
+            leave(0)
         if arguments[0] == "template":
             template.run()  # returns in each forked worker
         return serve.run(wanted, target)

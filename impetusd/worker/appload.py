@@ -14,8 +14,6 @@ import traceback
 from collections.abc import Awaitable
 from typing import cast
 
-from aiohttp import web
-
 from impetusd.worker.environment import WorkerError
 
 _HERE = os.path.dirname(__file__) + os.sep
@@ -46,21 +44,93 @@ def load(app: str) -> object:
             hint = f"; it has {', '.join(near)}" if near else ""
             raise WorkerError(f"app = {app}: {module_name} has no {name}{hint}")
         found = getattr(found, name)
-    if not (isinstance(found, web.Application) or callable(found)):
-        raise WorkerError(f"app = {app} is of type {type(found).__name__}, not an aiohttp Application nor its factory")
+    if not (_is_aiohttp(found) or callable(found)):
+        raise WorkerError(f"app = {app} is of type {type(found).__name__}, not an application nor its factory")
     return found
 
 
-async def build(target: object, app: str) -> web.Application:
-    """The application that `target` is or makes. What the factory raises passes through."""
-    if isinstance(target, web.Application):
-        return target
-    made = target() if callable(target) else None
+def protocol_of(target: object, protocol: str) -> str:
+    """ "aiohttp", "asgi" or "wsgi" if `target` is such an application; "" for what makes one, and for all else.
+
+    `protocol` is what the operator said, or "auto". Only an application whose signature tells nothing, as under a
+    decorator that takes *args, needs it.
+    """
+    if _is_aiohttp(target):
+        return "aiohttp"
+    if not callable(target) or protocol == "aiohttp":
+        return ""
+    try:
+        signature = inspect.signature(target)
+    except (ValueError, TypeError):  # of a builtin
+        return ""
+    if protocol != "auto":
+        return protocol if _takes(signature, 3 if protocol == "asgi" else 2) else ""
+    if tuple(signature.parameters)[:3] == ("scope", "receive", "send"):
+        return "asgi"
+    if inspect.isclass(target) or _takes(signature, 0):
+        return ""
+    coroutine = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+    if coroutine:
+        return "asgi" if _takes(signature, 3) else ""
+    return "wsgi" if _takes(signature, 2) else ""
+
+
+async def build(target: object, app: str, protocol: str) -> tuple[object, str]:
+    """The application that `target` is or makes, and its protocol. What the factory raises passes through."""
+    found = protocol_of(target, protocol)
+    if found:
+        _require(app, protocol, found)
+        return target, found
+    if not callable(target) or not _makes(target):
+        raise WorkerError(
+            f"app = {app} is no application of a kind that can be told, nor a function without arguments that returns "
+            "one; set protocol = asgi or wsgi"
+        )
+    made: object = target()
     if inspect.isawaitable(made):
         made = await cast("Awaitable[object]", made)
-    if not isinstance(made, web.Application):
-        raise WorkerError(f"app = {app} returned {type(made).__name__}, not an aiohttp.web.Application")
-    return made
+    found = protocol_of(made, protocol)
+    if not found:
+        what = "no aiohttp, ASGI or WSGI application" if protocol == "auto" else f"no application of {protocol}"
+        raise WorkerError(f"app = {app} returned {type(made).__name__}, {what}")
+    _require(app, protocol, found)
+    return made, found
+
+
+def likely(target: object, protocol: str) -> str:
+    """The protocol that `target` will most likely turn out to have, before it has been called; "" if nothing tells."""
+    found = protocol_of(target, protocol)
+    if found or protocol != "auto":
+        return found or protocol
+    return "aiohttp" if "aiohttp.web" in sys.modules else ""
+
+
+def _require(app: str, protocol: str, found: str) -> None:
+    if protocol not in {"auto", found}:
+        raise WorkerError(f"app = {app} is an application of {found}, and protocol = {protocol} says otherwise")
+
+
+def _is_aiohttp(target: object) -> bool:
+    """Without importing aiohttp: who has an Application has it imported."""
+    web = sys.modules.get("aiohttp.web")
+    return web is not None and isinstance(target, web.Application)
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    """Whether so many positional arguments are enough, and not too many."""
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _makes(target: object) -> bool:
+    """Whether `target` can be called without arguments; what cannot be told is tried."""
+    try:
+        return callable(target) and _takes(inspect.signature(target), 0)
+    except (ValueError, TypeError):
+        return True
 
 
 def report(error: BaseException) -> str:

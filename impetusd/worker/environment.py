@@ -1,6 +1,6 @@
 """What a pool worker is told at its start: environment variables and the descriptors that they name.
 
-IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests, header_timeout, body_timeout (0: any)
+IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests, header_timeout, body_timeout (0: any), protocol, threads, root_path, lend (folders)
 IMPETUSD_NAME        the slot, "web:0"
 IMPETUSD_CHANNEL_FD  serve: the SOCK_SEQPACKET socket that commands come from
 IMPETUSD_FORK_FD     template: the SOCK_SEQPACKET socket that fork requests come from
@@ -40,6 +40,10 @@ class Settings:
     max_requests: int = 0
     header_timeout: float = 0.0
     body_timeout: float = 0.0
+    protocol: str = "auto"  # or aiohttp, asgi, wsgi
+    threads: int = 8
+    root_path: str = ""
+    lend: tuple[str, ...] = ()
 
 
 def settings(environ: MutableMapping[str, str]) -> Settings:
@@ -59,6 +63,10 @@ def settings(environ: MutableMapping[str, str]) -> Settings:
             max_requests=int(given.get("max_requests", 0)),
             header_timeout=float(given.get("header_timeout", 0)),
             body_timeout=float(given.get("body_timeout", 0)),
+            protocol=str(given.get("protocol", "auto")),
+            threads=int(given.get("threads", 8)),
+            root_path=str(given.get("root_path", "")),
+            lend=tuple(map(str, given.get("lend", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkerError(f"IMPETUSD_WORKER cannot be read ({error!r}): {text}") from None

@@ -1,7 +1,7 @@
 """Connections to one worker alone: the supervisor's health check of it, past the socket that all workers share.
 
-Its requests are the application's like any others. But they have a server object of their own, so that no drain waits
-for them, and a handler is cancelled when its prober has gone: those of a check that hangs do not pile up.
+Its requests are the application's like any others. But no drain waits for them, and a handler is cancelled when its
+prober has gone: those of a check that hangs do not pile up.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ import asyncio
 import logging
 import os
 import socket
-
-from aiohttp import web
+from collections.abc import Callable
 
 log = logging.getLogger("impetusd.worker")
 
 
 class Probes:
-    """Serves probes with what `server`, the runner's, serves."""
+    """Connects each probe to a protocol that `make` makes."""
 
-    def __init__(self, server: web.Server) -> None:
-        self._server = web.Server(
-            server.request_handler, request_factory=server.request_factory, handler_cancellation=True, access_log=None
-        )
+    def __init__(self, make: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._make = make
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -39,19 +36,13 @@ class Probes:
         connecting.add_done_callback(self._connecting.discard)
 
     def close(self) -> None:
-        """Begin to end the connections, answered or not, and let in no more."""
+        """Let in no more, those that are just coming in included."""
         self._closed = True
-        for connection in self._server.connections:
-            connection.force_close()
-
-    async def wait_closed(self, seconds: float) -> None:
-        """Return when their handlers have ended, or after `seconds`, twice."""
-        await self._server.shutdown(seconds)
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
             sock.setblocking(False)
-            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._server, sock)
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._make, sock)
         except (OSError, ValueError) as error:
             log.warning("the probe that the supervisor sent cannot be served: %s", error)
             sock.close()

@@ -3,7 +3,7 @@
     started up ──serve──► accepting ──SIGTERM──► draining ──► cleaned up, exit 0
         └──────────────── SIGTERM ─────────────────────────────►┘
 
-Started up means: the factory called, every cleanup_ctx entered. A worker that has not been told to serve is parked. An
+Started up means: the factory called, the lifespan or every cleanup_ctx entered. A worker that has not been told to serve is parked. An
 exception in a task or callback is logged by the loop's exception handler, and the worker goes on. One that escapes a
 thread or the main coroutine, or a SystemExit from anywhere, is logged and ends the worker by the same path with exit
 code 1.
@@ -21,27 +21,25 @@ import threading
 from types import FrameType
 from typing import Any
 
-import uvloop
-from aiohttp import web
-
 from impetusd.worker import appload
 from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.channel import Channel
-from impetusd.worker.drain import Drain
-from impetusd.worker.draining import DRAINING
 from impetusd.worker.ending import Ending, places
 from impetusd.worker.environment import Settings, WorkerError, set_title, take_listening_sockets, take_socket
 from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
-from impetusd.worker.probe import Probes
-from impetusd.worker.slow import SlowClients
+from impetusd.worker.server import Server, prepare
 from impetusd.worker.tally import Tally
-from impetusd.worker.websockets import WebSockets
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # a Python of the application's own, for which there is none here
+    from asyncio import new_event_loop  # type: ignore[assignment]
 
 log = logging.getLogger("impetusd.worker")
 
 _CLEANUP_SHARE = 0.2  # of the time until the forced exit, kept for on_shutdown, cancelled handlers and cleanup_ctx
-# Seconds, at most, that aiohttp gives to handlers that still run after the drain, and then to those of probes; each twice.
+# Seconds, at most, that handlers get which still run after the drain, and then those of probes; by aiohttp each twice.
 _GRACE_AFTER_DRAIN = 0.5
 _PLACES_AT_SIGABRT = 50  # of waiting tasks, named
 
@@ -50,7 +48,7 @@ def run(settings: Settings, target: object) -> int:
     """Live a worker's life with `target`, an application or its factory; returns the process's exit code."""
     sockets = take_listening_sockets(os.environ)
     channel = take_socket(os.environ, "IMPETUSD_CHANNEL_FD")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         loop = runner.get_loop()
         worker = Worker(settings, target, sockets, channel, loop)
         worker.take_signals()
@@ -88,17 +86,15 @@ class Worker:
         self._heartbeat = Heartbeat(settings.watchdog, self._notify)
         self._ending = Ending(settings.kill_timeout, self._under_way)
         self._grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 8)
-        self._drain = Drain()
-        self._draining = asyncio.Event()
-        self._websockets = WebSockets()
         self._tally = Tally(settings.max_requests, self._notify)
         self._serve = asyncio.Event()
         self._stop = asyncio.Event()
         self._ready = False
         self._code = 0
         self._phase = "starting up"
-        self._runner: web.AppRunner | None = None
-        self._probes: Probes | None = None  # from READY=1 on
+        self._server: Server | None = None  # from READY=1 on
+        self._starting: Server | None = None
+        self._hurried = False
 
     def take_signals(self) -> None:
         """From here on SIGTERM and SIGINT stop this worker gracefully, one that is pending included.
@@ -157,22 +153,18 @@ class Worker:
 
     async def _build(self) -> None:
         try:
-            app = await appload.build(self._target, self._settings.app)
-            self._draining = app.setdefault(DRAINING, self._draining)
-            self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=self._grace)
-            await self._runner.setup()
+            app, protocol = await appload.build(self._target, self._settings.app, self._settings.protocol)
+            if not logging.getLogger().handlers:
+                logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+            self._starting = prepare(protocol)(self._settings, self._tally, self._grace)
+            await self._starting.start_up(app)
         except SystemExit as error:  # as such it would stop the loop, and with it the cleanup
             raise RuntimeError(f"it called sys.exit({error.code!r})") from error
-        if not logging.getLogger().handlers:
-            logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
     async def _work(self) -> None:
-        assert self._runner is not None  # _start_up() succeeded
-        assert self._runner.server is not None
-        self._tally.begin()
-        self._websockets.begin()
-        SlowClients(self._settings.header_timeout, self._settings.body_timeout).begin()
-        self._probes = Probes(self._runner.server)
+        assert self._starting is not None  # _start_up() succeeded
+        self._server = self._starting
+        self._heartbeat.watch(self._server)
         if not self._serve.is_set() and not self._stop.is_set():
             self._phase = "parked"
             self._tell("READY=1", "STATUS=parked")
@@ -180,9 +172,7 @@ class Worker:
             await _first(self._serve, self._stop)
         if self._stop.is_set():
             return
-        for sock in self._sockets:
-            # With our own backlog: listen() again, with aiohttp's 128, would shrink the queue that all workers share.
-            await web.SockSite(self._runner, sock, backlog=self._settings.backlog).start()
+        await self._server.serve(self._sockets)
         self._ready = True
         self._phase = "serving"
         self._tell_serving()
@@ -190,27 +180,24 @@ class Worker:
 
     async def _leave(self) -> None:
         """Drain and clean up, within the time that the forced exit leaves."""
-        self._draining.set()
         self._tell("STOPPING=1")
-        if self._probes is not None:
-            self._probes.close()
-        if self._runner is None:
+        server = self._starting
+        if server is None:
             return
+        server.announce_drain()
+        if self._hurried:
+            server.hurry()
         try:
             self._phase = "draining"
             remaining = self._ending.remaining
-            await self._drain.run(
-                self._runner,
+            cut = await server.drain(
                 max(min(self._settings.drain_timeout, remaining - self._ending.patience * _CLEANUP_SHARE), 0.0),
                 self._sockets if self._ready else (),
             )
-            if self._drain.cut:
-                self._notify(f"X_IMPETUSD_CUT={self._drain.cut}")
-            await self._websockets.close(self._grace)
+            if cut:
+                self._notify(f"X_IMPETUSD_CUT={cut}")
             self._phase = "cleaning up"
-            if self._probes is not None:
-                await self._probes.wait_closed(self._grace)
-            await self._runner.cleanup()
+            await server.close()
         except Exception as error:
             log.critical("the application failed to clean up", exc_info=error)
             self._code = max(self._code, 1)
@@ -227,12 +214,14 @@ class Worker:
                 if self._state:
                     self._notify(*self._state)
             case {"do": "probe"}:
-                if fds and self._probes is not None and not self._stop.is_set():
-                    self._probes.take(fds.pop(0))
+                if fds and self._server is not None and not self._stop.is_set():
+                    self._server.probe(fds.pop(0))
             case {"do": "count"}:
                 self._notify(*self._tally.lines())
             case {"do": "quit"}:
-                self._drain.hurry()
+                self._hurried = True
+                if self._starting is not None:
+                    self._starting.hurry()
             case _:
                 log.error("the supervisor sent a command that this worker does not know: %s", command)
 
@@ -266,14 +255,15 @@ class Worker:
     def _when_aborted(self) -> list[str]:
         stuck = self._heartbeat.stuck()
         if stuck:
-            why = f"the event loop has been stuck for {stuck:.1f} s (watchdog = {self._heartbeat.watchdog:g} s)"
+            why = (
+                f"{self._heartbeat.pulse} has been stuck for {stuck:.1f} s (watchdog = {self._heartbeat.watchdog:g} s)"
+            )
         else:
             why = f"SIGABRT ends it while it was {self._phase}"
         return [f"{self._name}: {why}; the stacks of its threads are above", *places(self._loop, _PLACES_AT_SIGABRT)]
 
     def _under_way(self) -> tuple[str, str]:
-        server = self._runner.server if self._runner is not None else None
-        connections = len(server.connections) if server is not None else 0
+        connections = self._starting.connections if self._starting is not None else 0
         return self._name, f"it was {self._phase}, {connections} connections open"
 
 

@@ -3,20 +3,13 @@
 A request's head has to be there within header_timeout, from its first byte on or, of the first one, from when the client was
 accepted. Of its body STEP bytes have to come in each body_timeout; what the application is slow to read is not held against
 the client. Nothing is done while no request is incomplete.
-
-Of the inside of aiohttp 3.14 this needs what `drain` names, and `BaseRequest._payload`, `._buffer_paused`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
-
-from aiohttp import web
-
-if TYPE_CHECKING:
-    from aiohttp.streams import StreamReader
+from typing import Any, NamedTuple, Protocol
 
 log = logging.getLogger("impetusd.worker")
 
@@ -24,83 +17,87 @@ STEP = 16 << 10  # bytes
 _LOOKS = 4  # in each timeout
 
 
-class SlowClients:
-    """Those of one worker. Times are in seconds; 0: any."""
+class Body(NamedTuple):
+    """A request's body that has not come to its end."""
 
-    def __init__(self, header_timeout: float, body_timeout: float) -> None:
+    received: int  # bytes so far
+    unread: bool  # it is the application that is slow
+
+
+class Connections(Protocol):
+    """What an HTTP library knows of one of its connections."""
+
+    def incoming(self, connection: Any) -> Body | None:
+        """The body that comes, or is to come next; None if there is none."""
+
+    def is_open(self, connection: Any) -> bool: ...
+
+    def cut(self, connection: Any) -> None:
+        """Close it at once."""
+
+
+class SlowClients:
+    """Those of one worker. Times are in seconds; 0: any. Whoever receives data calls the `head_…` and `body_…` methods."""
+
+    def __init__(self, header_timeout: float, body_timeout: float, of: Connections) -> None:
         self._header_timeout = header_timeout
         self._body_timeout = body_timeout
+        self._of = of
         self._interval = min(filter(None, (header_timeout, body_timeout)), default=0.0) / _LOOKS
-        self._heads: dict[web.RequestHandler, float] = {}  # whose head is incomplete, and since when
-        self._bodies: dict[web.RequestHandler, tuple[float, int]] = {}  # the same of bodies, and how much had come then
+        self._heads: dict[Any, float] = {}  # connections whose head is incomplete, and since when
+        self._bodies: dict[Any, tuple[float, int]] = {}  # the same of bodies, and how much had come then
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def begin(self) -> None:
-        """Watch from now on. Replaced on the class, as in `tally`: aiohttp has no hook for what is incomplete."""
-        if not self._interval:
-            return
-        connection_made, data_received = web.RequestHandler.connection_made, web.RequestHandler.data_received
+    @property
+    def watched(self) -> bool:
+        """Whether there is anything to watch for."""
+        return bool(self._interval)
 
-        def made(handler: web.RequestHandler, transport: asyncio.BaseTransport) -> None:
-            connection_made(handler, transport)
-            self._heads[handler] = self._loop.time()
+    def head_is_due(self, connection: Any) -> None:
+        """A client was accepted, or something of a head came, and the head is not complete."""
+        self._heads.setdefault(connection, self._loop.time())
+        if self._timer is None:
             self._watch()
 
-        def received(handler: web.RequestHandler, data: bytes) -> None:
-            data_received(handler, data)
-            waiter = handler._waiter  # noqa: SLF001
-            if waiter is not None and not waiter.done():
-                self._heads.setdefault(handler, self._loop.time())
+    def head_came(self, connection: Any) -> None:
+        """A head is complete; its body may be on its way."""
+        self._heads.pop(connection, None)
+        body = self._of.incoming(connection)
+        if body is not None:
+            self._bodies.setdefault(connection, (self._loop.time(), body.received))
+            if self._timer is None:
                 self._watch()
-                return
-            self._heads.pop(handler, None)
-            payload = _payload(handler)
-            if payload is not None and not payload.is_eof():
-                self._bodies.setdefault(handler, (self._loop.time(), payload.total_bytes))
-                self._watch()
-
-        web.RequestHandler.connection_made = made  # type: ignore[method-assign,assignment]
-        web.RequestHandler.data_received = received  # type: ignore[method-assign,assignment]
 
     def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._interval, self._look)
+        self._timer = self._loop.call_later(self._interval, self._look)
 
     def _look(self) -> None:
         self._timer = None
         now = self._loop.time()
-        heads = [handler for handler, since in self._heads.items() if self._is_late(handler, since, now)]
-        bodies = [handler for handler in list(self._bodies) if self._is_stuck(handler, now)]
-        for handler in (*heads, *bodies):
-            self._heads.pop(handler, None)
-            self._bodies.pop(handler, None)
-            handler.force_close()
-        self._heads = {handler: since for handler, since in self._heads.items() if handler.transport is not None}
+        heads = [each for each, since in self._heads.items() if self._is_late(each, since, now)]
+        bodies = [each for each in list(self._bodies) if self._is_stuck(each, now)]
+        for connection in (*heads, *bodies):
+            self._heads.pop(connection, None)
+            self._bodies.pop(connection, None)
+            self._of.cut(connection)
+        self._heads = {each: since for each, since in self._heads.items() if self._of.is_open(each)}
         for many, key in ((heads, "header_timeout"), (bodies, "body_timeout")):
             if many:
                 log.warning("%d connections were closed: their requests did not come within %s", len(many), key)
         if self._heads or self._bodies:
             self._watch()
 
-    def _is_late(self, handler: web.RequestHandler, since: float, now: float) -> bool:
-        return bool(self._header_timeout) and handler.transport is not None and now - since >= self._header_timeout
+    def _is_late(self, connection: Any, since: float, now: float) -> bool:
+        return bool(self._header_timeout) and self._of.is_open(connection) and now - since >= self._header_timeout
 
-    def _is_stuck(self, handler: web.RequestHandler, now: float) -> bool:
-        payload = _payload(handler)
-        since, had = self._bodies[handler]
-        if payload is None or payload.is_eof() or handler.transport is None:
-            del self._bodies[handler]
-        elif not self._body_timeout or handler._buffer_paused or payload.total_bytes - had >= STEP:  # noqa: SLF001
-            self._bodies[handler] = now, payload.total_bytes
+    def _is_stuck(self, connection: Any, now: float) -> bool:
+        body = self._of.incoming(connection)
+        since, had = self._bodies[connection]
+        if body is None or not self._of.is_open(connection):
+            del self._bodies[connection]
+        elif not self._body_timeout or body.unread or body.received - had >= STEP:
+            self._bodies[connection] = now, body.received
         else:
             return now - since >= self._body_timeout
         return False
-
-
-def _payload(handler: web.RequestHandler) -> StreamReader | None:
-    """The body that comes, or is to come next; None if there is none."""
-    request = handler._current_request  # noqa: SLF001
-    if request is not None:
-        return request._payload  # noqa: SLF001
-    return handler._messages[-1][1] if handler._messages else None  # noqa: SLF001

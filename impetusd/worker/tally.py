@@ -7,13 +7,7 @@ workers that were started together are not replaced together); from then on now 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
-
-from aiohttp import web
-
-if TYPE_CHECKING:
-    from aiohttp.web_request import BaseRequest
+from collections.abc import Callable
 
 _SPREAD = 0.1  # of max_requests, either way
 _AGAIN = 0.1  # of max_requests: so many further requests until it is told again
@@ -31,24 +25,13 @@ class Tally:
         spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
         self._limit = max(1, round(max_requests * spread)) if max_requests else 0
 
-    def begin(self) -> None:
-        """Count from now on. Every answer of aiohttp goes through this one method, also those to what it cannot parse.
-
-        Replaced on the class: a middleware would see neither those nor what handlers raise, and cost a coroutine each.
-        """
-        finish = web.RequestHandler.finish_response
-
-        def counted(
-            handler: web.RequestHandler, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
-        ) -> Awaitable[tuple[web.StreamResponse, bool]]:
-            self.requests += 1
-            if not isinstance(resp, web.StreamResponse) or resp.status >= 500:  # anything else becomes a 500
-                self.errors += 1
-            if self.requests == self._limit:
-                self._spent()
-            return finish(handler, request, resp, start_time)
-
-        web.RequestHandler.finish_response = counted  # type: ignore[method-assign,assignment]
+    def answered(self, status: int) -> None:
+        """Count one answer."""
+        self.requests += 1
+        if status >= 500:
+            self.errors += 1
+        if self.requests == self._limit:
+            self._spent()
 
     def lines(self) -> tuple[str, str]:
         """As it is told."""

@@ -27,7 +27,7 @@ from impetusd.worker.environment import WorkerError, set_title, take_socket
 from impetusd.worker.notify import notify_waiting
 
 EX_UNBORN = 79  # the shim that should have adopted the worker is dead
-EX_THREADS = 77  # the application has threads at import: it cannot be forked, run each worker afresh
+EX_THREADS = 77  # the application has threads or connections at import: it cannot be forked, run each worker afresh
 
 _LARGEST = 1 << 18  # bytes of a request; the kernel's default limit of a message (wmem_default) is lower
 _ANSWER = struct.Struct("=i")  # what the intermediate reports: the worker's pid, or minus errno
@@ -42,6 +42,7 @@ def run() -> None:
     """
     requests = take_socket(os.environ, "IMPETUSD_FORK_FD")
     _refuse_threads()
+    _refuse_connections()
     gc.collect()
     gc.freeze()  # no collection in a worker touches, and so copies, the pages of what is imported
     for number in _STOPS:
@@ -173,6 +174,32 @@ def _refuse_threads() -> None:
     if names:
         raise WorkerError(
             f"the application has started {len(names)} thread(s) at import ({', '.join(sorted(names))}), which a fork "
-            "would lose: each worker will be executed afresh (preload = false)",
+            "would lose: each worker will be executed afresh (preload = no)",
             EX_THREADS,
         )
+
+
+def _refuse_connections() -> None:
+    """Exit EX_THREADS if the application has connected to anything: its workers would talk on one connection at once."""
+    peers = sorted(filter(None, (_peer(int(fd)) for fd in os.listdir("/proc/self/fd"))))
+    if peers:
+        raise WorkerError(
+            f"the application has opened {len(peers)} connection(s) at import (to {', '.join(peers)}), which its workers "
+            "would share: each worker will be executed afresh (preload = no)",
+            EX_THREADS,
+        )
+
+
+def _peer(fd: int) -> str:
+    """Who is at the other end of a stream; "" of all else, and of a pair without names, as an event loop has."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return ""
+    try:
+        name = sock.getpeername() if sock.type == socket.SOCK_STREAM else ""
+    except OSError:
+        return ""
+    finally:
+        sock.detach()
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else os.fsdecode(name)

@@ -1,4 +1,4 @@
-"""WebSockets end with the worker: each is closed with 1001, "going away", when the drain is over.
+"""aiohttp's WebSockets end with the worker: each is closed with 1001, "going away", when the drain is over.
 
 A client that is told so connects again, to the worker that has taken over; one whose connection is only cut off has to
 find out. aiohttp leaves this to each application's on_shutdown, so an application that forgot it is cut off.

@@ -56,6 +56,7 @@ MAY = {
         *("impetusd.probe", "impetusd.traces"),
     ),
     "impetusd.worker": ("impetusd.worker",),
+    "impetusd.worker.alone": (),
     "impetusd.postgres": ("impetusd.postgres",),
     "impetus_service": ("impetus_service", "impetusd.worker"),
     "impetus_service.kit": ("impetus_service.kit", "impetusd.worker.draining"),

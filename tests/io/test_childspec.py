@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from impetusd.core.config import parser
+from impetusd.core.config import parser, runtime
 from impetusd.core.config.problem import ConfigError
 from impetusd.linux.host import this_host
 from impetusd.supervisor.start import childspec
@@ -51,14 +51,20 @@ class TestIncrementVar:
         assert environment("[env:p]\nPORT = 8000", 3)["PORT"] == "8000"
 
 
-def test_a_timers_job_is_its_command():
-    timer = parser.parse("[timer:t]\ncommand = t 'a b'\nevery = 1s\n", "/srv/x.ini", {}, this_host()).timers["t"]
-    assert childspec.command(timer.unit, "") == ["t", "a b"]
-
-
 def test_the_worker_runtime_is_told_its_watchdog():
     pool = unit("[pool:w]\napp = a:b\nlisten = unix:s\nwatchdog = 1500ms\n")
-    assert json.loads(childspec.runtime_settings(pool))["watchdog"] == 1.5
+    assert json.loads(runtime.variables(pool, {})["IMPETUSD_WORKER"])["watchdog"] == 1.5
+
+
+def test_a_python_of_the_applications_own_is_led_to_the_package_and_to_nothing_beside_it():
+    pool = unit("[pool:w]\napp = a:b\nlisten = unix:s\ninterpreter = /srv/venv/bin/python\n")
+    assert runtime.command(pool, "serve") == ["/srv/venv/bin/python", "-m", "impetusd.worker", "serve"]
+    told = runtime.variables(pool, {"PYTHONPATH": "/srv/lib"})
+    (ours, given) = told["PYTHONPATH"].split(":")
+    assert (os.listdir(ours), given) == (["impetusd"], "/srv/lib")
+    env = {"A": "1", "PYTHONPATH": told["PYTHONPATH"]}
+    runtime.without(env)
+    assert env == {"A": "1", "PYTHONPATH": "/srv/lib"}
 
 
 def test_what_is_ours_cannot_be_set_for_a_process():

@@ -6,7 +6,12 @@ import contextlib
 import threading
 
 import pytest
-from worker_harness import Pool
+from worker_harness import SERVED, Pool
+
+
+@pytest.fixture(params=SERVED)
+def served(request):
+    return SERVED[request.param]
 
 
 def _draining(worker):
@@ -15,15 +20,15 @@ def _draining(worker):
 
 
 @pytest.mark.parametrize("unix", [False, True])
-def test_the_drain_of_one_worker_leaves_the_shared_socket_to_the_other(unix):
-    with Pool(unix=unix) as pool:
+def test_the_drain_of_one_worker_leaves_the_shared_socket_to_the_other(unix, served):
+    with Pool(unix=unix, **served) as pool:
         first, second = pool.run().serve(), pool.run().serve("web:1")
         assert first.signal().wait() == 0
         assert {pool.get() for _ in range(20)} == {str(second.pid)}
 
 
-def test_an_idle_connection_gets_one_more_answer_that_says_close():
-    with Pool() as pool, pool.client() as client:
+def test_an_idle_connection_gets_one_more_answer_that_says_close(served):
+    with Pool(**served) as pool, pool.client() as client:
         worker = pool.run().serve()
         assert not client.get().closes
         _draining(worker)
@@ -34,8 +39,8 @@ def test_an_idle_connection_gets_one_more_answer_that_says_close():
         assert worker.wait() == 0
 
 
-def test_an_answer_under_way_says_close_and_new_connections_wait_for_another_worker():
-    with Pool() as pool, pool.client() as client, pool.client() as other:
+def test_an_answer_under_way_says_close_and_new_connections_wait_for_another_worker(served):
+    with Pool(**served) as pool, pool.client() as client, pool.client() as other:
         worker = pool.run().serve()
         assert not other.get().closes
         client.send("/slow")
@@ -52,8 +57,8 @@ def test_an_answer_under_way_says_close_and_new_connections_wait_for_another_wor
             assert late.receive().body == str(second.pid)
 
 
-def test_an_answer_whose_headers_are_out_leaves_the_connection_one_more_request():
-    with Pool() as pool, pool.client() as client, pool.client() as other:
+def test_an_answer_whose_headers_are_out_leaves_the_connection_one_more_request(served):
+    with Pool(**served) as pool, pool.client() as client, pool.client() as other:
         worker = pool.run().serve()
         assert not other.get().closes
         client.send("/stream")
@@ -65,8 +70,8 @@ def test_an_answer_whose_headers_are_out_leaves_the_connection_one_more_request(
         assert worker.wait() == 0
 
 
-def test_an_upload_under_way_is_received_to_its_end():
-    with Pool() as pool, pool.client() as client:
+def test_an_upload_under_way_is_received_to_its_end(served):
+    with Pool(**served) as pool, pool.client() as client:
         worker = pool.run().serve()
         client.get()
         client.send("/upload", "POST", "Content-Length: 200000")
@@ -79,8 +84,8 @@ def test_an_upload_under_way_is_received_to_its_end():
         assert worker.wait() == 0
 
 
-def test_pipelined_requests_are_all_answered_and_the_last_says_close():
-    with Pool() as pool, pool.client() as client, pool.client() as other:
+def test_pipelined_requests_are_all_answered_and_the_last_says_close(served):
+    with Pool(**served) as pool, pool.client() as client, pool.client() as other:
         worker = pool.run().serve()
         assert not other.get().closes
         client.socket.sendall(
@@ -93,8 +98,8 @@ def test_pipelined_requests_are_all_answered_and_the_last_says_close():
         assert worker.wait() == 0
 
 
-def test_a_handler_whose_client_has_gone_is_waited_for():
-    with Pool() as pool, pool.client() as other:
+def test_a_handler_whose_client_has_gone_is_waited_for(served):
+    with Pool(**served) as pool, pool.client() as other:
         worker = pool.run().serve()
         other.get()
         with pool.client() as client:
@@ -106,8 +111,8 @@ def test_a_handler_whose_client_has_gone_is_waited_for():
         assert worker.text("out").endswith("slow has ended\ncontext left\n")
 
 
-def test_connections_that_nobody_ends_are_closed_at_drain_timeout():
-    with Pool(drain_timeout=0.2) as pool, pool.client() as client, pool.client() as busy:
+def test_connections_that_nobody_ends_are_closed_at_drain_timeout(served):
+    with Pool(drain_timeout=0.2, **served) as pool, pool.client() as client, pool.client() as busy:
         worker = pool.run().serve()
         client.get()
         busy.send("/slow")
@@ -117,8 +122,8 @@ def test_connections_that_nobody_ends_are_closed_at_drain_timeout():
         assert "context left" in worker.text("out")
 
 
-def test_when_nobody_takes_over_idle_connections_are_closed_at_once():
-    with Pool() as pool, pool.client() as client, pool.client() as busy:
+def test_when_nobody_takes_over_idle_connections_are_closed_at_once(served):
+    with Pool(**served) as pool, pool.client() as client, pool.client() as busy:
         worker = pool.run().serve()
         client.get()
         busy.get()
@@ -134,8 +139,8 @@ def test_when_nobody_takes_over_idle_connections_are_closed_at_once():
         assert worker.wait() == 0
 
 
-def test_hurried_answers_under_way_end_their_connections():
-    with Pool() as pool, pool.client() as client, pool.client() as streaming, pool.client() as other:
+def test_hurried_answers_under_way_end_their_connections(served):
+    with Pool(**served) as pool, pool.client() as client, pool.client() as streaming, pool.client() as other:
         worker = pool.run().serve()
         streaming.send("/stream")
         head = streaming.receive_head()
@@ -153,7 +158,7 @@ def test_hurried_answers_under_way_end_their_connections():
         assert worker.wait() == 0
 
 
-def test_no_request_fails_while_workers_are_replaced_under_load():
+def test_no_request_fails_while_workers_are_replaced_under_load(served):
     failed: list[str] = []
     answered = [0] * 8
     done = threading.Event()
@@ -172,7 +177,7 @@ def test_no_request_fails_while_workers_are_replaced_under_load():
         except Exception as error:
             failed.append(f"client {number} after {answered[number]} answers: {error!r}")
 
-    with Pool() as pool:
+    with Pool(**served) as pool:
         template = pool.template()
         workers = [pool.fork(template).serve("web:0"), pool.fork(template).serve("web:1")]
         clients = [threading.Thread(target=ask_on_and_on, args=(each,)) for each in range(8)]
@@ -194,8 +199,8 @@ def test_no_request_fails_while_workers_are_replaced_under_load():
         assert sum(answered) > 2000
 
 
-def test_the_application_knows_that_its_worker_drains():
-    with Pool() as pool, pool.client() as client:
+def test_the_application_knows_that_its_worker_drains(served):
+    with Pool(**served) as pool, pool.client() as client:
         worker = pool.run().serve()
         assert client.get("/ready").body == "yes"
         _draining(worker)
@@ -212,8 +217,8 @@ UPGRADE = (
 GOING_AWAY = b"\x03\xe9"  # 1001
 
 
-def test_websockets_are_served_to_the_deadline_and_closed_with_1001():
-    with Pool(drain_timeout=2) as pool, contextlib.ExitStack() as stack:
+def test_websockets_are_served_to_the_deadline_and_closed_with_1001(served):
+    with Pool(drain_timeout=2, **served) as pool, contextlib.ExitStack() as stack:
         worker = pool.run().serve()
         clients = [stack.enter_context(pool.client()) for _ in range(25)]
         for client in clients:
@@ -232,8 +237,8 @@ def test_websockets_are_served_to_the_deadline_and_closed_with_1001():
         assert worker.text("out").count("closed with ") == 25  # each handler has come to its end
 
 
-def test_a_websocket_client_that_does_not_answer_and_endless_answers_do_not_hold_up_the_end():
-    with Pool(drain_timeout=0.2) as pool, contextlib.ExitStack() as stack:
+def test_a_websocket_client_that_does_not_answer_and_endless_answers_do_not_hold_up_the_end(served):
+    with Pool(drain_timeout=0.2, **served) as pool, contextlib.ExitStack() as stack:
         worker = pool.run().serve()
         clients = [stack.enter_context(pool.client()) for _ in range(25)]
         for number, client in enumerate(clients):

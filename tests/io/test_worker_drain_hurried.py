@@ -12,6 +12,7 @@ from aiohttp import web
 from waiting import until
 
 from impetusd.worker import drain
+from impetusd.worker.aiohttp_server import Connections
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
@@ -41,7 +42,7 @@ class Place:
 
     def begin(self) -> asyncio.Task[None]:
         self.drain.hurry()
-        return asyncio.create_task(self.drain.run(self.runner, 60.0, [self.listener]))
+        return asyncio.create_task(self.drain.run(Connections(self.runner), 60.0, [self.listener]))
 
     async def began(self) -> None:
         await until(lambda: not self.runner.sites, "the sites to stop")

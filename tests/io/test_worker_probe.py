@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 
+import pytest
 from waiting import wait_for
-from worker_harness import Client, Pool, Worker
+from worker_harness import SERVED, Client, Pool, Worker
 
 
 def _parked(pool: Pool) -> Worker:
@@ -48,8 +49,9 @@ def test_a_probe_over_tcp_is_served_too():
             assert probe.get().body == str(worker.pid)
 
 
-def test_probes_hold_no_drain():
-    with Pool() as pool:
+@pytest.mark.parametrize("served", SERVED)
+def test_probes_hold_no_drain(served):
+    with Pool(**SERVED[served]) as pool:
         worker = pool.run().serve()
         with worker.probe() as idle, worker.probe() as busy, worker.probe() as silent:
             idle.get()
@@ -63,8 +65,9 @@ def test_probes_hold_no_drain():
         assert worker.text() == ""
 
 
-def test_a_draining_worker_serves_no_probe():
-    with Pool() as pool, pool.client() as client, pool.client() as other:
+@pytest.mark.parametrize("served", SERVED)
+def test_a_draining_worker_serves_no_probe(served):
+    with Pool(**SERVED[served]) as pool, pool.client() as client, pool.client() as other:
         worker = pool.run().serve()
         early = worker.probe()
         early.get()
@@ -80,8 +83,9 @@ def test_a_draining_worker_serves_no_probe():
         assert worker.wait() == 0
 
 
-def test_what_a_prober_no_longer_waits_for_is_cancelled():
-    with Pool() as pool:
+@pytest.mark.parametrize("served", SERVED)
+def test_what_a_prober_no_longer_waits_for_is_cancelled(served):
+    with Pool(**SERVED[served]) as pool:
         worker = pool.run().serve()
         with worker.probe() as probe:
             probe.send("/hang")
@@ -89,8 +93,9 @@ def test_what_a_prober_no_longer_waits_for_is_cancelled():
         worker.until_written("hang has ended")
 
 
-def test_descriptors_that_make_no_sense_are_closed():
-    with Pool() as pool, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+@pytest.mark.parametrize("served", ["aiohttp", "asgi"])  # with libuv, see _parked
+def test_descriptors_that_make_no_sense_are_closed(served):
+    with Pool(**SERVED[served]) as pool, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
         worker = _parked(pool)
         before = worker.descriptors()
         with open(os.devnull, "rb") as null:
@@ -120,8 +125,9 @@ def test_a_probe_is_not_inherited_by_the_applications_children():
             assert flags & os.O_CLOEXEC
 
 
-def test_probes_leave_nothing_behind():
-    with Pool() as pool:
+@pytest.mark.parametrize("served", ["aiohttp", "asgi"])  # with libuv, see _parked
+def test_probes_leave_nothing_behind(served):
+    with Pool(**SERVED[served]) as pool:
         worker = _parked(pool)
         before = worker.descriptors()
         for _ in range(50):

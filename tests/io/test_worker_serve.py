@@ -127,7 +127,7 @@ def test_a_factory_that_makes_no_application_is_told_in_a_sentence():
         worker = pool.run()
         assert worker.wait() == 78
         assert worker.text() == (
-            "web:standby: app = app_hello:make_nothing returned NoneType, not an aiohttp.web.Application\n"
+            "web:standby: app = app_hello:make_nothing returned NoneType, no aiohttp, ASGI or WSGI application\n"
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from worker_harness import Pool
+import pytest
+from worker_harness import SERVED, Pool
 
 
-def test_answers_are_counted_and_those_of_500_and_above_besides():
-    with Pool() as pool:
+@pytest.mark.parametrize("served", SERVED)
+def test_answers_are_counted_and_those_of_500_and_above_besides(served):
+    with Pool(**SERVED[served]) as pool:
         worker = pool.run().serve()
         for path, status in (("/", 200), ("/nowhere", 404), ("/broken", 503), ("/bug", 500)):
             with pool.client() as client:
@@ -19,8 +21,9 @@ def test_answers_are_counted_and_those_of_500_and_above_besides():
         assert worker.until_told("X_IMPETUSD_REQUESTS=5") == ["X_IMPETUSD_REQUESTS=5", "X_IMPETUSD_ERRORS=2"]
 
 
-def test_with_max_requests_it_says_when_they_are_spent_and_goes_on():
-    with Pool(max_requests=20) as pool:
+@pytest.mark.parametrize("served", SERVED)
+def test_with_max_requests_it_says_when_they_are_spent_and_goes_on(served):
+    with Pool(max_requests=20, **SERVED[served]) as pool:
         worker = pool.run().serve()
         for _ in range(17):
             pool.get()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 
 import pytest
 from waiting import wait_for
@@ -178,6 +179,23 @@ def test_threads_at_import_are_named_and_refused():
         assert template.wait() == 77
         assert template.text() == (
             "web:template: the application has started 1 thread(s) at import (ticker), which a fork would lose: "
-            "each worker will be executed afresh (preload = false)\n"
+            "each worker will be executed afresh (preload = no)\n"
         )
         assert pool.run().serve().signal(signal.SIGTERM).wait() == 0
+
+
+def test_connections_at_import_are_named_and_refused():
+    with Pool(app="app_connects:make") as pool, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        template = pool.run("template", "web:template", DATABASE_PORT=str(port))
+        assert template.wait() == 77
+        assert template.text() == (
+            f"web:template: the application has opened 1 connection(s) at import (to 127.0.0.1:{port}), which its workers "
+            "would share: each worker will be executed afresh (preload = no)\n"
+        )
+        pool.run(DATABASE_PORT=str(port)).serve()
+
+
+def test_an_event_loop_that_is_made_at_import_is_no_connection():
+    with Pool(app="app_connects:make") as pool:
+        pool.fork(pool.template()).serve()

@@ -21,6 +21,12 @@ PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 ROOT = os.path.dirname(os.path.dirname(PROGRAMS))
 PATIENCE = 30.0  # seconds until a test that waits for something gives up
 _PR_SET_CHILD_SUBREAPER = 36
+# How a pool may be served, as keyword arguments of Pool: with our libraries, and where none of the compiled ones is there.
+SERVED = {
+    "aiohttp": {},
+    "asgi": {"app": "app_asgi:app"},
+    "asgi-pure": {"app": "app_asgi:make_async", "hidden": ("httptools", "uvloop")},
+}
 _UCRED = struct.Struct("=iII")
 
 
@@ -87,7 +93,17 @@ class Worker:
 class Pool:
     """A pool with one listening socket. As a context manager it leaves no process, zombie or descriptor behind."""
 
-    def __init__(self, *, app: str = "app_hello:make", unix: bool = False, abstract: bool = False, **settings) -> None:
+    def __init__(
+        self,
+        *,
+        app: str = "app_hello:make",
+        unix: bool = False,
+        abstract: bool = False,
+        hidden: tuple[str, ...] = (),
+        **settings,
+    ) -> None:
+        """`hidden`: modules that its workers cannot import, as if they were not installed."""
+        self._hidden = hidden
         self.settings = {
             "app": app,
             "drain_timeout": 1000,
@@ -146,7 +162,7 @@ class Pool:
                 cwd=PROGRAMS,
                 env={
                     "PATH": os.environ["PATH"],
-                    "PYTHONPATH": ROOT,
+                    "PYTHONPATH": f"{self._hide()}{ROOT}",
                     "IMPETUSD_WORKER": json.dumps(self.settings),
                     "IMPETUSD_NAME": name,
                     "IMPETUSD_FORK_FD" if mode == "template" else "IMPETUSD_CHANNEL_FD": "4",
@@ -165,6 +181,13 @@ class Pool:
             os.close(fd)
         theirs.close()
         return self._add(Worker(self, process.pid, out, err, ours))
+
+    def _hide(self) -> str:
+        for name in self._hidden:
+            os.makedirs(self.path("hidden"), exist_ok=True)
+            with open(self.path(f"hidden/{name}.py"), "w", encoding="ascii") as module:
+                module.write("raise ImportError(f'{__name__} is not installed here')\n")
+        return f"{self.path('hidden')}:" if self._hidden else ""
 
     def template(self, **env: str) -> Worker:
         template = self.run("template", "web:template", **env)

@@ -66,7 +66,7 @@ def test_an_application_that_starts_threads_at_import_is_run_without_a_template(
     port = serving(impetusd, app="app_threads:make")
     status = impetusd.status()
     assert (status["web:template"].state, status["web:template"].pid) == ("STOPPED", None)
-    assert "threads at import" in status["web:template"].reason
+    assert "threads or connections at import" in status["web:template"].reason
     assert [status[name].state for name in ("web:0", "web:1", "web:standby")] == ["RUNNING"] * 3
     assert "ticker" in impetusd.log("web-template-error.log")
     impetusd.run("status")

@@ -66,7 +66,7 @@ would change in what runs, `impetusd apply` does it. `impetusd init` writes a fi
 """
 SECTIONS = {
     schema.IMPETUSD: "impetusd itself. Needs to be there only where a key of it is set.",
-    schema.POOL: "Workers that serve an aiohttp application on shared sockets.",
+    schema.POOL: "Workers that serve an application (aiohttp, ASGI or WSGI) on shared sockets.",
     schema.PROGRAM: "Any command that stays in the foreground.",
     schema.TIMER: "A command that runs at its times, and ends.",
     schema.HEALTH: "What is asked of a unit, and what follows when it is not well.",

@@ -24,6 +24,8 @@ COMPANIONS = {
     "log_compress": ("log_max_size", "log_max_age"),
     "retry_delay": ("retries",),
 }
+# Keys of a pool that are for some protocols only.
+OF_PROTOCOLS = {"threads": ("wsgi",), "root_path": ("asgi", "wsgi")}
 # Keys of a health check that are for one way of asking only.
 OF_HTTP = frozenset({"status", "body", "headers", "socket", "ca_file", "verify"})
 OF_EXEC = frozenset(
@@ -61,6 +63,11 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
     if values["critical"] and values["retry_after"]:
         text = "critical ends everything when it is FATAL, and retry_after tries it again; keep one of them"
         reading.problem(place(section, "critical"), text)
+    if kind is Kind.POOL:
+        for key, others in OF_PROTOCOLS.items():
+            if key in section.entries and values["protocol"] not in {"auto", *others}:
+                text = f"{key} is for {' and '.join(others)}, and protocol = {values['protocol']}; remove one of them"
+                reading.problem(place(section, key), text)
     if kind is Kind.PROGRAM and values["ready"] and values["wait_ready"]:
         text = "ready and wait_ready = yes are two ways of being ready; keep one of them"
         reading.problem(place(section, "ready"), text)

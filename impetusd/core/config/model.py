@@ -128,6 +128,9 @@ class Unit:
     type: str = "simple"  # programs: "oneshot" does its work and ends
     app: str = ""  # pools: "package.module:factory"
     interpreter: str = ""  # pools: the python that runs the worker runtime; "" is the daemon's own
+    protocol: str = "auto"
+    threads: int = 8
+    root_path: str = ""
     preload: bool = False
     standby: int = 0
     listen: tuple[Listen, ...] = ()

@@ -33,7 +33,7 @@ HEAD = """\
 """
 
 POOL = """
-; A pool: workers that serve an aiohttp application on shared sockets.
+; A pool: workers that serve an application (aiohttp, ASGI or WSGI) on shared sockets.
 
 [pool:web]
 app        = impetus_service.app:create_app

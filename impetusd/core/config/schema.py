@@ -258,6 +258,13 @@ def parse_app(text: str) -> str:
     raise ValueError("not an application; write package.module:name, like shop.web:create_app")
 
 
+def parse_root_path(text: str) -> str:
+    """The path of a URL; without the / at its end."""
+    if not text.startswith("/") or "?" in text:
+        raise ValueError("no path of a URL; write it with / in front, like /shop")
+    return _path(text.rstrip("/"))
+
+
 def parse_command(pieces: Iterable[ini.Piece]) -> tuple[str, ...]:
     """The argument list, from an expanded value in pieces."""
     argv = ini.words(pieces)
@@ -560,6 +567,8 @@ LOG_FORMAT = choice("plain", "json")
 NO_NEW_PRIVS = choice("auto", "yes", "no")
 CAPABILITIES = Value("capabilities", parse_capabilities, show_words, none=())
 ON_FATAL = choice("refuse", "hold")
+PROTOCOL = choice("auto", "aiohttp", "asgi", "wsgi")
+ROOT_PATH = Value("path", parse_root_path, str)
 PROGRAM_TYPE = choice("simple", "oneshot")
 HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
@@ -597,15 +606,18 @@ KEYS: tuple[Key, ...] = (
     # other files
     Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns with blanks or commas between them (quotes around one that has a blank), relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
     # what runs
-    Key("app", _POOL, "What runs", APP, "", "The aiohttp application: an Application, or a function that returns one. Required.", "shop.web:create_app"),
+    Key("app", _POOL, "What runs", APP, "", "The application: of aiohttp, ASGI (FastAPI, Starlette, Django, Litestar) or WSGI (Django, Flask), or a function that returns one. Required.", "shop.web:create_app"),
+    Key("protocol", _POOL, "What runs", PROTOCOL, "auto", "What kind of application it is: aiohttp, asgi (needs impetusd[asgi]) or wsgi (needs impetusd[wsgi]). auto tells by the application itself.", "asgi"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
     Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: it runs until it is stopped; oneshot: it does its work and ends, like a migration. That one counts as started when it has exited with 0 (or one of stop_exit_codes), whoever depends on it waits for that, and is held back when it fails. It is run at each start of impetusd, and when it is named; autostart and depends_on alone do not run it twice. Its autorestart is never by default, and its listen_timeout none."),
     Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. [::] takes IPv4, too, where the host has it so (net.ipv6.bindv6only = 0); [::]:PORT v6only=yes or no says it, and beside 0.0.0.0 it is yes. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
     Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
     Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
-    Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool. Default: the one that runs impetusd.", ".venv/bin/python"),
-    Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh."),
+    Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool, 3.11 or newer, like that of the application's own venv: nothing but the application has to be installed there. Default: the one that runs impetusd.", ".venv/bin/python"),
+    Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh, as they do without being told if it starts threads or opens connections at import."),
     Key("standby", _POOL, "What runs", count(0, 100), "1", "Workers kept ready to take over from one that dies."),
+    Key("threads", _POOL, "What runs", count(1, 1000), "8", "How many requests a worker of a WSGI application answers at a time."),
+    Key("root_path", _POOL, "What runs", ROOT_PATH, "", "The prefix of its URLs that a proxy takes away: ASGI's root_path, WSGI's SCRIPT_NAME.", "/shop"),
     Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "Connections that may queue; the kernel caps it at net.core.somaxconn."),
     # when
     Key("enabled", _EVERY, "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
@@ -642,7 +654,7 @@ KEYS: tuple[Key, ...] = (
     Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it, gracefully, when it and its descendants use more memory than this; 0: never."),
     Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
     Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
-    Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop is stuck for this long writes its stacks to its log and is replaced; 0: never."),
+    Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop (of WSGI: each of its threads) is stuck for this long writes its stacks to its log and is replaced; 0: never."),
     Key("header_timeout", _POOL, "Limits", DURATION, "60s", "A connection is closed when the head of its request is not there within this time of its first byte, or of the connection; 0: any time."),
     Key("body_timeout", _POOL, "Limits", DURATION, "60s", "... and when less than 16 KB of a request's body has come in this time, though the application reads; 0: any time."),
     Key("watchdog", _PROGRAM, "Limits", DURATION, "0", "Restart it when it has not said WATCHDOG=1 (sd_notify) for this long; 0: never. It must speak that protocol."),

@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from impetusd.core.config import environment
+from impetusd.core.config import environment, runtime
 from impetusd.core.config.model import Config, Unit
 from impetusd.core.protocol import EXIT_FAILED, FAILED, ProtocolError
 from impetusd.supervisor.slots.entry import FORKING, Entry
@@ -60,6 +60,7 @@ def row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]
         return {**told, "unknown": f"/proc/{entry.slot.pid}/environ cannot be read: {error.strerror}"}
     if started is None:
         return {**told, "unknown": "the process has written over the environment that it was started with"}
+    runtime.without(started)
     if entry.unit.preload and entry.role not in FORKING:
         own = {*entry.unit.per_instance, entry.unit.increment_var}
         started.update({name: value for name, value in in_force.items() if name in own})

@@ -71,7 +71,7 @@ from impetusd.supervisor.start.starter import Starter
 
 P = ParamSpec("P")
 
-EX_THREADS = 77  # the template's exit when the application starts threads at import
+EX_THREADS = 77  # the template's exit when the application starts threads or opens connections at import
 PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
 TEMPLATE_GONE = frozenset({"its template is gone", "its template ended"})  # as the shim says it of a fork
 LONG = 5.0  # seconds until the next try for which it does not wait either
@@ -542,7 +542,7 @@ class Engine(Slots):
             self._inbox.append((entry, Restart()))  # it has ended because the shim had: none of its failures
 
     def _run_afresh(self, template: Entry) -> None:
-        """The application starts threads at import, which no fork survives: each worker is executed afresh."""
+        """The application starts threads or opens connections at import, which no fork survives: each worker is executed afresh."""
         self._note(template.unit, afresh=True)
         self.post(template, Stop())
 
@@ -1167,7 +1167,7 @@ class Engine(Slots):
         if entry.waits is not None and slot.state is State.STARTING:
             return entry.waits()
         if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and self._facts[entry.unit.name].get("afresh"):
-            return "the application starts threads at import: each worker is executed afresh (preload = false)"
+            return "the application has threads or connections at import: each worker is executed afresh (preload = no)"
         if slot.state is State.BACKOFF and slot.deadline is not None:
             left = slot.deadline - time.monotonic()
             return f"{slot.reason}; {f'retrying in {left:.1f} s' if left >= SHOWN else 'retrying now'}"

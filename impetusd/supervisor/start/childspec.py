@@ -6,7 +6,6 @@ the protocols need. So what a program sees does not depend on whose shell starte
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -179,30 +178,6 @@ def _incremented(variable: str, env: Mapping[str, str], index: int) -> str:
         fault = "is set nowhere" if value is None else "is no whole number"
         raise CannotStart(f"adding the instance's number to {variable}", f"{variable} {fault}")
     return str(int(value) + index)
-
-
-def command(unit: Unit, mode: str) -> list[str]:
-    """argv of a command, or of the worker runtime in `mode` (template, serve)."""
-    if unit.kind is not Kind.POOL:
-        return list(unit.command)
-    return [unit.interpreter or sys.executable, "-m", "impetusd.worker", mode]
-
-
-def runtime_settings(unit: Unit) -> str:
-    """IMPETUSD_WORKER: what the worker runtime is to know."""
-    return json.dumps(
-        {
-            "pool": unit.name,
-            "app": unit.app,
-            "drain_timeout": unit.drain_timeout,
-            "kill_timeout": unit.kill_timeout,
-            "backlog": unit.backlog,
-            "watchdog": unit.watchdog,
-            "max_requests": unit.max_requests,
-            "header_timeout": unit.header_timeout,
-            "body_timeout": unit.body_timeout,
-        }
-    )
 
 
 def spec(

@@ -20,6 +20,7 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from impetusd.core.config import runtime
 from impetusd.core.config.model import Kind, Unit
 from impetusd.core.rules.lifecycle import Scope
 from impetusd.files.folders import unlink_socket
@@ -282,15 +283,15 @@ class Starter:
     ) -> dict[str, Any]:
         unit = entry.unit
         if unit.kind is not Kind.POOL:
-            return childspec.spec(unit, childspec.command(unit, ""), env, fds, **about)
-        env["IMPETUSD_WORKER"] = childspec.runtime_settings(unit)
+            return childspec.spec(unit, list(unit.command), env, fds, **about)
+        env.update(runtime.variables(unit, env))
         env["PYTHONUNBUFFERED"] = "1"
         if entry.role in FORKING:
             env[childspec.FORK_FD] = str(len(fds))
-            argv = childspec.command(unit, "template")
+            argv = runtime.command(unit, "template")
             return {**childspec.spec(unit, argv, env, fds, **about), "fork_fd": len(fds)}
         env[childspec.CHANNEL_FD] = str(len(fds))
-        return childspec.spec(unit, childspec.command(unit, "serve"), env, [*fds, channel], **about)
+        return childspec.spec(unit, runtime.command(unit, "serve"), env, [*fds, channel], **about)
 
     # Channels to workers.
 
