@@ -31,6 +31,7 @@ LONG = (
     "system/test_upgrade",
     "system/test_service",
     "system/test_listening",
+    "system/test_recipes",
     "system/test_pool",
     "system/test_among_many",
     "core/test_mutated",

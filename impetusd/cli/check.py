@@ -19,14 +19,19 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Check an INI file and report every problem.")
 @click.argument("file", required=False)
-@click.option("--host", is_flag=True, help="Exit with 1 if this host lacks something: a program, a folder, a user.")
+@click.option(
+    "--host",
+    is_flag=True,
+    help="Exit with 1 if this host lacks something: a program, a folder, a user, or what an app imports.",
+)
 @env_option
 @conf_option
 def command(file: str | None, env: str | None, *, host: bool) -> int:
     """Check FILE (else the file that -c or its absence means) and report each problem with its line. Changes nothing.
 
     The env_files that it names are read, too; as root, check also refuses a file that others could have written. What
-    this host does not have is a warning, so that a file can be checked on another host than the one it is for.
+    this host does not have is a warning, so that a file can be checked on another host than the one it is for. With --host,
+    the app of each pool is imported, as its user and by its interpreter, to see whether all that it needs is there.
 
     Exits with 0 if there is no problem, with 2 if there is one; with --host, with 1 if there is a warning.
 
@@ -36,7 +41,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
     from impetusd.client import instance
 
     path = place.find_conf(file if file is not None else given(), os.environ)
-    checked, problems, warnings = _look(path, env)
+    checked, problems, warnings = _look(path, env, host=host)
     for problem in warnings:
         print(f"impetusd: warning: {problem}", file=sys.stderr)
     if checked is None:
@@ -61,12 +66,13 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
     return 0
 
 
-def _look(path: str, profile: str | None) -> tuple[Config | None, list[Problem], list[Problem]]:
+def _look(path: str, profile: str | None, *, host: bool) -> tuple[Config | None, list[Problem], list[Problem]]:
     """The configuration, its mistakes (then it is None), and what is worth a warning."""
     from dataclasses import replace
 
     from impetusd.cli import place
     from impetusd.cli.lacking import lacking
+    from impetusd.cli.tryout import tryouts
     from impetusd.core.config import parser
     from impetusd.core.config.problem import ConfigError, error_of
     from impetusd.linux.host import this_host
@@ -86,6 +92,7 @@ def _look(path: str, profile: str | None) -> tuple[Config | None, list[Problem],
     except ConfigError as error:
         return None, list(error.problems), [each for each in warnings if each not in error.problems]
     faults, lacks = lacking(checked, source, os.environ)
+    lacks += tryouts(checked, source, os.environ) if host and not faults and not lacks else []
     told = [*error_of([*checked.warnings, *warnings, *lacks], [file for file, _ in source.texts]).problems]
     return None if faults else checked, faults, told
 

@@ -36,8 +36,7 @@ def main(arguments: list[str]) -> int:
         from impetusd.worker import serve, server, template  # with what has just been lent
 
         target = appload.load(wanted.app)
-        if protocol := appload.likely(target, wanted.protocol):
-            server.prepare(protocol)  # before the fork: its library is part of what workers share
+        server.prepare_likely(appload.likely(target, wanted.protocol))
         if arguments[0] == "check":  # of an operator: does all of this fit together here?
             leave(0)
         if arguments[0] == "template":

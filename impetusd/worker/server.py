@@ -87,3 +87,12 @@ def prepare(protocol: str) -> type[Server]:
             f"protocol = {protocol} needs {needed}, which cannot be imported ({error}); pip install '{extra}'"
         ) from None
     return cast("type[Server]", module.SERVER)
+
+
+def prepare_likely(protocol: str) -> None:
+    """Before the fork, for the library is part of what workers share; "" for an application that only its factory knows."""
+    try:
+        prepare(protocol or "asgi")  # whose library serves WSGI as well; aiohttp is there already if it is wanted
+    except WorkerError:
+        if protocol:
+            raise
