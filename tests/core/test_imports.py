@@ -132,7 +132,8 @@ def test_the_shim_needs_the_standard_library_alone():
 
 def test_a_package_that_is_imported_brings_nothing_along():
     for module, is_package, path in modules():
-        if is_package and module.partition(".")[0] == "impetusd":
+        # `alone` stands for the whole package, in a Python that has none; it looks which one that is.
+        if is_package and module.partition(".")[0] == "impetusd" and module != "impetusd.worker.alone.impetusd":
             found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in found), module
 
