@@ -80,6 +80,7 @@ async def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str
         yield daemon, link
     finally:
         daemon._notify_sockets.close()
+        daemon._starter.files.close()
         daemon._save(urgent=True)
         await daemon._state.close()
         daemon._ledger.close()

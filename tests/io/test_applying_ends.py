@@ -125,7 +125,7 @@ async def test_who_waits_hears_at_once_for_what(paths):
 @in_a_loop
 async def test_only_what_is_wrong_with_the_file_is_remembered_as_its_refusal(paths):
     """A mistyped --env is the command's mistake."""
-    with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
+    async with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
         applying = daemon._applying
         Path(paths.conf).write_text(TIMERS, encoding="utf-8")
         with pytest.raises(protocol.ProtocolError, match="no section is for the profile typo"):

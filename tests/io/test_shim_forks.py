@@ -109,7 +109,7 @@ def test_to_the_supervisor_it_is_no_failed_start_and_what_is_left_of_it_goes_bef
         }
         text = "[pool:web]\napp = a:b\nlisten = unix:web.sock\ninstances = 1\nstandby = 0\n"
         started = {**row(2, None if known else end), "left": left and not known}
-        with taken_over(paths, configuration(text), None, blobs, [row(1), started]) as (daemon, link):
+        async with taken_over(paths, configuration(text), None, blobs, [row(1), started]) as (daemon, link):
             if known:
                 daemon._hear({"event": "exited", "process": 2, "left": left, **end})
             entry = daemon._engine.entries["web:0"]

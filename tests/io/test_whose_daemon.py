@@ -21,6 +21,7 @@ ALONE = {"init", "check", "run", "startup", "unstartup", "completion", "version"
 # What the others are given besides their names.
 ARGUMENTS = {
     "scale": ["web", "2"],
+    "exec": ["web", "--", "true"],
     "signal": ["HUP", "web"],
     **{name: ["web"] for name in ("reload", "enable", "disable", "describe", "env", "trigger")},
 }
