@@ -198,6 +198,13 @@ class Table:
         self._size += len(line)
         self._changed = os.fstat(self._fd).st_mtime_ns
 
+    def close(self) -> None:
+        """Let go of the file, which stays, and of the watch."""
+        for fd in (self._fd, self.watched.fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self.watched.fd = -1
+
     def remove(self, lock: int) -> None:
         """An orderly end: nothing is left to be known. `lock`: the instance's."""
         with contextlib.suppress(OSError):

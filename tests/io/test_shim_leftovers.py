@@ -325,6 +325,7 @@ def test_what_is_told_late_of_a_damaged_table_does_not_count_against_the_one_tha
             written.noticed()
     assert len(shim.said) == 2
     assert table.read(str(tmp_path), str(tmp_path))["blobs"] == {"a": "2"}
+    written.close()
 
 
 FROZEN = """
