@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+import impetus_service.kit  # noqa: F401 - first, as it says which packages are missing
 from impetus_service import admin_logs, auth, communications, company, roles, user_sessions, users
 from impetus_service.job_kinds import KINDS
 from impetus_service.kit import chat, job_events, jobs
