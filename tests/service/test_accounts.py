@@ -7,8 +7,8 @@ import hashlib
 from datetime import timedelta
 
 import pytest
-from conftest import run
 from served import PASSWORD, served
+from server import run
 
 from impetus_service.administrators import AdministratorError, create_administrator
 from impetus_service.kit.db import DATABASE

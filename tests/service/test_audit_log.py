@@ -6,8 +6,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import run
 from served import PASSWORD, Person, Served, served
+from server import run
 from test_jobs import EXPORT
 
 from impetus_service.app import APIS

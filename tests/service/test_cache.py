@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
+from server import run
 from waiting import turns
 
 from impetus_service.kit.cache import Cache

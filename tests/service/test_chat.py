@@ -13,9 +13,9 @@ import openai
 import pytest
 from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import unused_port
-from conftest import run
 from fake_provider import KEY, WORDS, FakeProvider
 from served import Person, served
+from server import run
 from waiting import until
 
 from impetus_service.kit import chat, outgoing

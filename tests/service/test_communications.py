@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import run
 from served import Person, served
+from server import run
 from test_maintenance import command
 
 from impetus_service.kit.db import DATABASE

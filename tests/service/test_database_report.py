@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import asyncpg
-from conftest import run
+from server import run
 from test_maintenance import command, log_rows
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import asyncpg
 import pytest
 from aiohttp.test_utils import TestClient
-from conftest import run
 from pgqueuer.queries import Queries
 from served import PASSWORD, PoolServer, served
+from server import run
 from test_maintenance import command
 from waiting import until
 

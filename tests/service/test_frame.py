@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from conftest import run
+from server import run
 
 from impetus_service.kit import addresses, frame
 from impetus_service.kit.api import Api

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from conftest import run
+from server import run
 from waiting import until
 
 import impetusd

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
-from conftest import run
+from server import run
 
 from impetus_service import command
 from impetus_service.health_check import url_of

@@ -7,8 +7,8 @@ import base64
 import json
 
 import pytest
-from conftest import run
 from served import served
+from server import run
 
 NESTED = {
     "arrays": b"[" * 100_000,

@@ -9,9 +9,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import run
 from pgqueuer.queries import Queries
 from queries_modules import QUERIES
+from server import run
 
 from impetus_service.kit.statements import Listing, statements
 

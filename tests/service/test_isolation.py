@@ -6,9 +6,9 @@ import json
 import re
 
 import pytest
-from conftest import run
 from queries_modules import QUERIES
 from served import PASSWORD, served
+from server import run
 
 from impetus_service.app import APIS
 from impetus_service.kit.db import DATABASE

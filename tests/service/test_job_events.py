@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import run
 from served import Person, served
+from server import run
 from test_jobs import EXPORT, working
 from waiting import until
 

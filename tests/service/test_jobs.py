@@ -20,11 +20,11 @@ import asyncpg
 import fake_provider as fake
 import msgspec
 import pytest
-from conftest import run
 from fake_provider import KEY, FakeProvider
 from hypothesis import given
 from hypothesis import strategies as st
 from served import Person, served
+from server import run
 from waiting import until
 
 from impetus_service import job_kinds

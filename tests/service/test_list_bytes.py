@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from aiohttp import ClientSession, UnixConnector
-from conftest import run
 from served import Person, served
+from server import run
 
 from impetus_service.kit.statements import PAGE_BYTES
 

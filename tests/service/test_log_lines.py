@@ -8,8 +8,8 @@ import os
 import threading
 
 import pytest
-from conftest import run
 from served import PASSWORD, served
+from server import run
 
 from impetus_service.kit import logs
 from impetus_service.kit.request_id import REQUEST_ID

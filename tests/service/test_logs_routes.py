@@ -11,8 +11,8 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import run
 from served import Person, Served, served
+from server import run
 from waiting import until
 
 from impetus_service import admin_logs

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import run
+from server import run
 
 from impetus_service import maintenance
 from impetus_service.maintenance import LOCK, Busy, Outcome, maintain

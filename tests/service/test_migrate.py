@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from conftest import run
+from server import run
 from test_maintenance import command
 
 from impetus_service.kit.migrate import Migration, MigrationError, migrate

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from conftest import run
 from served import PASSWORD, Person, served
+from server import run
 from test_foreign_tables import (  # noqa: F401 - a fixture
     OTHER_APPLICATION,
     connected,

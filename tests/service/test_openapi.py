@@ -15,7 +15,6 @@ import hypothesis
 import jsonschema_rs
 import pytest
 import schemathesis
-from conftest import run
 from fake_provider import KEY, FakeProvider
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -24,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from served import served
+from server import run
 
 from impetus_service.app import APIS
 from impetus_service.kit import openapi

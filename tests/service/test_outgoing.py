@@ -11,9 +11,9 @@ from email.utils import formatdate
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
-from conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
+from server import run
 from waiting import until
 
 from impetus_service.kit import outgoing

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
 from served import served
+from server import run
 
 from impetus_service.app import APIS
 from impetus_service.kit.paging import OFFSET_MAX, Cursor, Page, clamp

@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import Postgres, run
+from server import Postgres, run
 from waiting import until
 
 import impetusd.postgres

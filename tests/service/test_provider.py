@@ -12,8 +12,8 @@ import fake_provider as fake
 import openai
 import pytest
 from aiohttp import web
-from conftest import run
 from fake_provider import KEY, WORDS, FakeProvider
+from server import run
 from waiting import turns
 
 from impetus_service.kit import outgoing, provider

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from conftest import run
 from served import served
+from server import run
 
 from impetus_service.kit.validation import TimeText, ZoneText
 

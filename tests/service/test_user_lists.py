@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from conftest import run
 from served import PASSWORD, Person, Served, served
+from server import run
 from waiting import until
 
 from impetus_service.kit.db import DATABASE

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import run
 from served import PASSWORD, Served, served
+from server import run
 from waiting import until
 
 from impetus_service.app import APIS

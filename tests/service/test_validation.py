@@ -7,9 +7,9 @@ from datetime import UTC
 from typing import Any
 
 import pytest
-from conftest import run
 from msgspec import inspect
 from served import PASSWORD, Served, served
+from server import run
 
 from impetus_service.app import APIS
 from impetus_service.kit.application import BODY_MAX
