@@ -151,7 +151,7 @@ def gist(body: str) -> str:
 def _answer(attempt: Callable[[_Deadline], tuple[bool, str]], timeout: float) -> Result:
     """What came of `attempt`, every way in which it can fail made a sentence."""
     deadline = _Deadline(timeout)
-    blame = True
+    blame, number = True, 0
     try:
         ok, text = attempt(deadline)
     except TimeoutError:
@@ -159,10 +159,10 @@ def _answer(attempt: Callable[[_Deadline], tuple[bool, str]], timeout: float) ->
     except _Unasked as error:
         ok, text, blame = False, str(error), False
     except OSError as error:
-        ok, text, blame = False, _failure(error), error.errno not in _OURS
+        ok, text, blame, number = False, _failure(error), error.errno not in _OURS, error.errno or 0
     except (ValueError, OverflowError) as error:  # http.client and idna say what cannot be an address or a header
         ok, text, blame = False, f"cannot be asked for: {one_line(str(error))}", False
-    return Result(ok, text, time.monotonic() - deadline.began, blame)
+    return Result(ok, text, time.monotonic() - deadline.began, blame, number)
 
 
 def _failure(error: OSError) -> str:

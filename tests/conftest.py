@@ -1,6 +1,9 @@
 """What holds for every test: what takes long is begun first, and `--may-skip FILE` fails the run for a test that was skipped
 and is not in FILE.
 
+`--noise` has every sentence that is made of a reason be noise: outside of tests/words, where wording is pinned, nothing may
+depend on it. Tests marked `noise` run so in any case, once more. It reaches what runs in the process of the tests.
+
 A line of FILE is a test's id, in which * stands for anything, and what its host lacks; # begins a comment.
 """
 
@@ -8,6 +11,8 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,8 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--may-skip", type=Path, metavar="FILE", help="fail for skipped tests that are not in FILE")
+    parser.addoption("--noise", action="store_true", help="make noise of every sentence that is made of a reason")
+    parser.addoption("--golden", action="store_true", help="write the files of expected wording anew")
 
 
 # Files that take 10 to 70 seconds, the longest first: begun last, one of them would be waited for with the other cores idle.
@@ -55,6 +62,34 @@ def pytest_collection_finish() -> None:
     """6,000 collected tests are there to stay: not to be looked through by each garbage collection, for 0.16 s of CPU."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "noise: runs once more with noise for every sentence that is made of a reason")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    by_hypothesis = getattr(metafunc.function, "is_hypothesis_test", False)  # which minds a second run of one method
+    if metafunc.definition.get_closest_marker("noise") is not None and not by_hypothesis:
+        metafunc.parametrize("wording", ["plain", "noise"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def wording(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The sentences of reasons: as they are, or noise."""
+    asked = request.config.getoption("--noise") and "words" not in request.path.parts
+    if not asked and getattr(request, "param", "plain") == "plain":
+        yield
+        return
+    from impetusd.core import reasons
+
+    def noise(reason: reasons.Reason) -> str:
+        return f"{zlib.crc32(repr(reason).encode()):x}" if reason else ""
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reasons, "render", noise)
+        patched.setattr(reasons, "parts", lambda reason: (noise(reason), ""))
+        yield
 
 
 @pytest.hookimpl(trylast=True)

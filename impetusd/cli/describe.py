@@ -37,6 +37,10 @@ def command(name: str, as_json: bool) -> int:
     if as_json:
         import json
 
+        from impetusd.core.protocol import reason_of
+
+        for row in answer["units"]:
+            row["reason"] = reason_of(row)
         print(json.dumps(answer, indent=2))
     else:
         print("\n".join(pages(answer, screen_of(sys.stdout, os.environ))))

@@ -82,7 +82,7 @@ def tell(at: Place, answer: Mapping[str, typing.Any]) -> int:
 def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Iterator[str]:
     """How one reload ended."""
     from impetusd.cli.screen.terminal import plain
-    from impetusd.core.config.schema import show_duration
+    from impetusd.core.units import show_duration
 
     name = plain(told["name"])
     match told["how"]:

@@ -37,6 +37,8 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
     if as_json:
         import json
 
+        for row in answer["units"]:
+            row["reason"] = protocol.reason_of(row)
         print(json.dumps(answer, indent=2 if screen.width is not None else None))
     else:
         from impetusd.cli.screen import table
@@ -46,7 +48,7 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
             screen.paint(line, "yellow") for sentence in answer["attention"] for line in screen.wrap(plain(sentence))
         ]
         if told:
-            if lines[-1].startswith(screen.arrow):
+            if not protocol.all_as_wanted(answer["units"]):  # what to type stands last
                 del lines[-1]
             lines += [*told, f"{screen.arrow} {here.command} why"]
         if noticed:

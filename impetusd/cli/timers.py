@@ -12,7 +12,7 @@ import typing
 import click
 
 from impetusd.cli.options import conf_option, here
-from impetusd.core.rules.schedule import ago, ahead, span
+from impetusd.core.units import ago, ahead, span
 
 if typing.TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +88,9 @@ def last(row: Row, now: float) -> str:
         return "-"
     run = row["runs"][0]
     ended = dt.datetime.fromisoformat(run["at"]).timestamp() + run["duration_s"]
-    took = f" in {span(run['duration_s'])}" if run["duration_s"] and not run["result"].startswith("timed out") else ""
+    took = (
+        f" in {span(run['duration_s'])}" if run["duration_s"] and run.get("cause", {}).get("key") != "timed_out" else ""
+    )
     return f"{run['result']}{took}, {ago(now - ended)}"
 
 
@@ -103,5 +105,5 @@ def following(row: Row) -> str:
 
 def _is_well(row: Row) -> bool:
     """Whether the last run that was not skipped ended well, or there was none."""
-    run = next((each for each in row["runs"] if not each["result"].startswith("skipped")), None)
+    run = next((each for each in row["runs"] if not each.get("skipped")), None)
     return run is None or bool(run["ok"])

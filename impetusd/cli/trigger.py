@@ -89,7 +89,7 @@ def _log_files(at: Place, name: str) -> typing.Any:
 
 def tell(name: str, run: Mapping[str, typing.Any]) -> int:
     """Say on stderr how it ended, so that stdout is the job's alone; the exit code."""
-    from impetusd.core.rules.schedule import span
+    from impetusd.core.units import span
 
     sys.stdout.flush()
     print(f"{name}: {run['result']} after {span(run['duration_s'])}", file=sys.stderr)

@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
     from impetusd.cli.screen.terminal import Screen
     from impetusd.core.explain.finding import Facts, Finding
     from impetusd.core.explain.story import Line
+    from impetusd.core.reasons import Reason
 
 OF_NAMES, OF_ALL = 400, 300  # records that are looked at
 WIDTH = 80  # columns where the output goes to no terminal
@@ -73,7 +74,7 @@ def gather(at: Place, names: Sequence[str]) -> Facts:
     status: typing.Mapping[str, typing.Any] = {}
     try:
         status = control.call(at.paths, "status", {"names": []})
-        asked = {"rows": status["units"], "troubles": status.get("troubles", []), "held": status.get("held")}
+        asked = {"rows": status["units"], "troubles": _troubles(status), "held": status.get("held")}
         asked["checks"] = control.call(at.paths, "health", {})["checks"]
         asked["timers"] = control.call(at.paths, "timers", {})["timers"]
         running = True
@@ -115,9 +116,18 @@ def _written(path: str) -> float:
 
 def _behind(rows: Sequence[typing.Mapping[str, typing.Any]]) -> list[str]:
     """What is waited for."""
-    from impetusd.core.explain.why import WAITS
+    from impetusd.core.explain.why import waited_for
 
-    return [match[1].partition(":")[0] for row in rows if (match := WAITS.match(row.get("reason") or ""))]
+    return [name.partition(":")[0] for row in rows if (name := waited_for(row))]
+
+
+def _troubles(status: typing.Mapping[str, typing.Any]) -> list[Reason]:
+    """What there is to say of impetusd itself; an older one says it in sentences alone."""
+    from impetusd.core.reasons import read, said
+
+    if "notices" not in status:
+        return [said(trouble) for trouble in status.get("troubles", ())]
+    return [read(notice, notice["text"]) for notice in status["notices"] if notice["own"]]
 
 
 def text(facts: Facts, found: Sequence[Finding], screen: Screen, *, whole: bool) -> Iterator[str]:

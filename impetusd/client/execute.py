@@ -18,6 +18,7 @@ import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from impetusd.core.reasons import read_start
 from impetusd.shim import spawn
 from impetusd.supervisor.start import childspec
 from impetusd.supervisor.start.childspec import CannotStart
@@ -78,7 +79,7 @@ def execute(spec: Mapping[str, Any], argv: list[str], limits: Sequence[Sequence[
         failed = spawn.failure(status)
         os.close(status)
     if failed is not None:
-        raise NotExecuted(f"{failed[0]} failed: {failed[1]}", code)
+        raise NotExecuted(str(read_start(failed.get("cause"), failed["stage"], failed["error"])), code)
     return code
 
 

@@ -504,6 +504,13 @@ def as_wanted(row: Mapping[str, Any]) -> bool:
     return row["want"] != "up" or (row["state"] in {"RUNNING", "EXITED"} and not row.get("held"))
 
 
+def reason_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The reason of a row, for `--json`: {"key", "facts", "text"}. Of a daemon that says the sentence alone, key `text`."""
+    text = row.get("reason") or ""
+    cause = row.pop("cause", None) or ({"key": "text", "facts": {"text": text}} if text else {"key": "", "facts": {}})
+    return {**cause, "text": text}
+
+
 def all_as_wanted(rows: Iterable[Mapping[str, Any]]) -> bool:
     """Whether `status` exits 0 for these rows."""
     return all(map(as_wanted, rows))

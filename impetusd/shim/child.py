@@ -33,7 +33,7 @@ class Child:
         self.session = 0  # its pid for good: the kernel keeps the number while the session has a member
         self.pidfd = -1
         self.status = -1  # the start's status descriptor, until it has told
-        self.failed: tuple[str, str] | None = None  # the stage at which the start failed, and why
+        self.failed: dict[str, Any] | None = None  # how the start failed: see `failures.failed`
         self.gate = -1  # of a forked worker that waits until its pid is written down: our end of the pipe that it reads
         self.forks: socket.socket | None = None  # a template's fork socket
         self.asked = 0  # when a template was asked to fork it: see `proc.now`
@@ -56,7 +56,7 @@ class Child:
 
     def dump(self) -> dict[str, Any]:
         """All of it but the fork socket, descriptors by their numbers."""
-        return {**{name: getattr(self, name) for name in PLAIN}, "failed": self.failed}
+        return {**{name: getattr(self, name) for name in PLAIN}, **self._dump_failed()}
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> Child:
@@ -70,11 +70,19 @@ class Child:
             if not _is_like(value, first, optional=name == "ended"):
                 raise TypeError(f"{name} of a child is {value!r}")
             setattr(child, name, value)
-        failed = saved.get("failed")
+        failed, cause = saved.get("failed"), saved.get("cause")
         if failed is not None and [type(each) for each in failed] != [str, str]:
             raise TypeError(f"failed of a child is {failed!r}")
-        child.failed = tuple(failed) if failed else None
+        if failed:
+            child.failed = {"stage": failed[0], "error": failed[1], **({"cause": cause} if cause else {})}
         return child
+
+    def _dump_failed(self) -> dict[str, Any]:
+        """As the first version reads it, and the cause beside it."""
+        failed = self.failed
+        return (
+            {"failed": [failed["stage"], failed["error"]], "cause": failed.get("cause")} if failed else {"failed": None}
+        )
 
 
 def _is_like(value: Any, first: Any, *, optional: bool) -> bool:

@@ -165,7 +165,7 @@ class Trial:
         for fd in (self.pidfd, self._status, self._out):
             os.close(fd)
         if failed:
-            return f"{failed[0]}: {failed[1]}"
+            return f"{failed['stage']}: {failed['error']}"
         if info is not None and info.si_code == os.CLD_EXITED and info.si_status == 0:
             return ""
         if self.deadline == float("inf"):

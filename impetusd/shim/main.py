@@ -26,7 +26,7 @@ import time
 from impetusd.linux import proc, usage
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.priority import ERROR, INFO
-from impetusd.shim import descriptors, ending, handover, leftovers, orphans, spawn, table, upstream, wire
+from impetusd.shim import descriptors, ending, failures, handover, leftovers, orphans, spawn, table, upstream, wire
 from impetusd.shim.child import Child
 from impetusd.shim.log import log, write_waiting, writer
 from impetusd.shim.supervision import Supervision
@@ -39,6 +39,7 @@ EX_CANTCREAT, EX_TEMPFAIL = 73, 75
 LOOKS = 5  # tries to take the instance lock, 10 ms apart
 FLOOR = -900  # our own oom_score_adj, where we may set it: children go first
 APART = 0.1  # seconds between two rounds while something goes wrong: it may be due all the time, or never wake us
+MOST_ERRNO = 4096  # of the kernel's: MAX_ERRNO in linux/err.h
 PIPES = 4  # descriptors that are kept for one process, at least
 LAST_LINES = 1.0  # seconds that the log may take for the last of them
 LOOK_AGAIN = 0.5  # seconds, when it could not even so
@@ -260,7 +261,7 @@ class Shim(Supervision):
         """An operation has raised, or makes no sense: try it once more, or report that it has failed."""
         match op["op"]:
             case "spawn" | "fork":
-                self._fail_start(op["process"], getattr(error, "strerror", None) or repr(error))
+                self._fail_start(op["process"], error)
             case "keep" if op["name"] in self.kept and not fds:
                 self._hold(op["name"], self.kept[op["name"]])
             case "keep":
@@ -268,14 +269,14 @@ class Shim(Supervision):
             case "put" | "drop" | "signal" | "ack" | "quit":
                 self._obey(op, [])
 
-    def _fail_start(self, process: int, error: str) -> None:
+    def _fail_start(self, process: int, error: Exception) -> None:
         child = self.children.get(process)
         if child is None:
             child = self.children[process] = Child(process, "", "")
         self.forking.pop(process, None)
         if child.ended is None:
             self._abandon(child)
-            child.ended = {"stage": "starting a process", "error": error, "at": time.time()}
+            child.ended = {**failures.failed("process", failures.of_error(error)), "at": time.time()}
         self._tell_exit(child)
 
     def _abandon(self, child: Child) -> None:
@@ -340,7 +341,7 @@ class Shim(Supervision):
             child.pid, child.status = self._seeing(lambda: spawn.start(spec))
             child.pidfd = self._seeing(lambda: os.pidfd_open(child.pid))
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
-            self._fail_start(process, getattr(error, "strerror", None) or str(error))
+            self._fail_start(process, error)
             return
         finally:
             if theirs is not None:
@@ -394,16 +395,16 @@ class Shim(Supervision):
         if child.pidfd >= 0 and child.ended is None:
             self._watch(child.pidfd, lambda: self._ended(child))
 
-    def _never_lived(self, child: Child, stage: str, error: str) -> None:
+    def _never_lived(self, child: Child, stage: str, cause: dict[str, Any]) -> None:
         self._shut(child)
-        child.ended = {"stage": stage, "error": error, "at": time.time()}
+        child.ended = {**failures.failed(stage, cause), "at": time.time()}
         self._tell_exit(child)
 
     def _fork(self, process: int, via: int, spec: dict[str, Any]) -> None:
         child = self._new(process, spec)
         template = self.children.get(via)
         if template is None or template.forks is None:
-            self._never_lived(child, "forking a worker", "its template is gone")
+            self._never_lived(child, "fork", failures.because("template_gone"))
             return
         theirs = -1
         try:
@@ -414,13 +415,13 @@ class Shim(Supervision):
             fds.append(theirs)
             socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
-            self._never_lived(child, "forking a worker", "its template ended")
+            self._never_lived(child, "fork", failures.because("template_ended"))
             return
         except OSError as error:
-            self._never_lived(child, "forking a worker", f"its template does not answer: {error.strerror}")
+            self._never_lived(child, "fork", failures.because("template_mute", cause=failures.of_error(error)))
             return
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
-            self._never_lived(child, "forking a worker", str(error))
+            self._never_lived(child, "fork", failures.of_error(error))
             return
         finally:
             if theirs >= 0:
@@ -449,7 +450,7 @@ class Shim(Supervision):
                 log(
                     f"process {template.process} answered {answer[:200]!r}, which makes no sense ({error!r}): no more forks"
                 )
-                self._no_more_forks(template, "its template gave an answer that makes no sense")
+                self._no_more_forks(template, "template_senseless")
 
     def _adopt(self, template: Child, answer: dict[str, Any]) -> None:
         process = int(answer["id"])
@@ -461,7 +462,7 @@ class Shim(Supervision):
         child.forks = None
         self.sweep_due = True  # strays are not reaped while a fork is under way
         if not pid:
-            self._never_lived(child, "forking a worker", str(answer.get("error")))
+            self._never_lived(child, "fork", _cause_of(answer))
             return
         try:
             # Not looked up in the kernel's list of our children: that leaves some out while others end.
@@ -470,7 +471,7 @@ class Shim(Supervision):
                 raise ChildProcessError(0, f"the template named pid {pid}, which is {foreign}")
             child.pidfd = os.pidfd_open(pid)
         except OSError as error:
-            self._never_lived(child, "adopting a forked worker", error.strerror or str(error))
+            self._never_lived(child, "adopt", failures.of_error(error))
             return
         child.pid = pid
         self.forked.append(child)
@@ -518,14 +519,14 @@ class Shim(Supervision):
             finally:
                 os._exit(0)
 
-    def _no_more_forks(self, template: Child, why: str = "its template ended") -> None:
+    def _no_more_forks(self, template: Child, why: str = "template_ended") -> None:
         if template.forks is None:
             return
         for process, child in list(self.forking.items()):
             if child.forks is template.forks:
                 del self.forking[process]
                 child.forks = None
-                self._never_lived(child, "forking a worker", why)
+                self._never_lived(child, "fork", failures.because(why))
         self._unwatch(template.forks.fileno())
         template.forks.close()
         template.forks = None
@@ -606,7 +607,7 @@ class Shim(Supervision):
                 self._no_more_forks(child)
             self._started(child)
             if child.failed is not None:
-                how = {"stage": child.failed[0], "error": child.failed[1], "at": how["at"]}
+                how = {**child.failed, "at": how["at"]}
             if how.get("signal") == signal.SIGKILL and not child.killed and self._lacked_memory(child):
                 how["oom"] = True
             child.left = self.has_rest(child)
@@ -789,6 +790,14 @@ class Shim(Supervision):
             if name in {"lock", wire.PAGE}:  # the one is free when the shim is dead, the other means nothing then
                 continue
             self.upstream.store(upstream.name_of(table.ident(fd)), fd)
+
+
+def _cause_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Why a template could not fork, as far as it says."""
+    said, number = str(answer.get("error")), answer.get("errno")
+    if type(number) is int and 0 < number < MOST_ERRNO:
+        return failures.of_errno(number, said)
+    return failures.because("text", text=said)
 
 
 def measured() -> dict[str, Any]:

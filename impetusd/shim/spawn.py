@@ -29,13 +29,14 @@ import resource
 import signal
 
 from impetusd.linux.clone import fork_into
+from impetusd.shim import failures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TypeAlias
 
-    Stage: TypeAlias = tuple[str, Callable[[], Any]]
+    Stage: TypeAlias = tuple[str, object, Callable[[], Any]]  # its name in `core.reasons`, what it is about, the deed
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # what a child ends with whose program cannot be executed: as of a shell
 TIOCSCTTY = 0x540E  # of asm-generic/ioctls.h; for one number the module termios need not be imported
@@ -45,6 +46,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_SET_KEEPCAPS = 8
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 CAPABILITY_VERSION_3 = 0x20080522
+REPORTED = 6  # fields of what a child reports
 SIGNALS = tuple(map(int, signal.valid_signals()))
 # Of a spec, for what belongs to impetusd itself.
 PLAIN = {"cwd": "/", "umask": 0o022, "nice": 0, "oom_score_adj": 0, "affinity": [], "rlimits": [], "cgroup": ""}
@@ -104,44 +106,57 @@ def fork(cgroup: str) -> tuple[int, bool]:
     return os.fork(), not cgroup
 
 
-def failure(status: int) -> tuple[str, str] | None:
-    """(stage, reason) that a child wrote before it gave up, or None when it became the program."""
+def failure(status: int) -> dict[str, Any] | None:
+    """What a child wrote before it gave up, as `failures.failed`; None when it became the program.
+
+    A shim that has upgraded itself may find what one of the first version wrote: a sentence of the stage, and one of why.
+    """
     with contextlib.suppress(BlockingIOError):
-        text = os.read(status, 4096).decode("utf-8", "replace")
-        if text:
-            stage, _, reason = text.partition("\0")
-            return stage, reason
+        fields = os.read(status, 16384).decode("utf-8", "replace").split("\0")
+        if len(fields) == REPORTED:
+            stage, _, key, number, said, what = fields
+            if key == "os_error":
+                cause = failures.of_errno(int(number), said)
+            else:
+                cause = failures.because(key, **{"text" if key == "text" else "name": said})
+            return failures.failed(stage, cause, what)
+        if fields[0]:
+            return {"stage": fields[0], "error": "\0".join(fields[1:])}
     return None
 
 
 def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bool) -> NoReturn:
     """Whatever happens ends here: a child that returned would go on as a second shim."""
-    stage, code = "moving descriptors", 1
+    stage: str = "descriptors"
+    what: object = ""
+    code = 1
     try:
         report = _move_fds(spec["fds"], report)
         if not joined:
-            stage = f"joining cgroup {spec['cgroup']}"
+            stage, what = "cgroup", spec["cgroup"]
             _join(spec["cgroup"])
-        for stage, act in stages:  # noqa: B007  # for the one that fails
+        for stage, what, act in stages:  # noqa: B007  # for the one that fails
             act()
     except BaseException as error:
         if stage == stages[-1][0]:
             code = NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
         with contextlib.suppress(BaseException):
-            os.write(report, f"{stage}\0{_reason(error, stage, spec)}".encode("utf-8", "backslashreplace"))
+            told = f"{stage}\0\0{_cause(error, stage, spec)}\0{what}"
+            os.write(report, told.encode("utf-8", "backslashreplace"))
     finally:
         os._exit(code)
 
 
-def _reason(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
-    if not stage.startswith("executing "):
-        return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
-    name = spec["argv"][0]
-    if isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENOTDIR}:
+def _cause(error: BaseException, stage: str, spec: dict[str, Any]) -> str:
+    """Key, errno, and what is said of it, each ended by a zero but the last."""
+    number = (isinstance(error, OSError) and error.errno) or 0
+    if stage == "exec" and number in {errno.ENOENT, errno.ENOTDIR}:
+        name = spec["argv"][0]
         if any(os.path.exists(place) for place in _places(name, spec["env"])):
-            return "the interpreter that its first line names is missing"
-        return "no such file" if "/" in name else "no such program in PATH"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+            return f"no_interpreter\0{number}\0{name}"
+        return f"{'no_file' if '/' in name else 'no_program'}\0{number}\0{name}"
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+    return f"{'os_error' if number else 'text'}\0{number}\0{said}"
 
 
 def _stages(spec: dict[str, Any]) -> list[Stage]:
@@ -153,25 +168,25 @@ def _stages(spec: dict[str, Any]) -> list[Stage]:
     umask, nice, cpus, cwd, score = (spec[key] for key in ("umask", "nice", "affinity", "cwd", "oom_score_adj"))
     places = _places(argv[0], env)
     handled = [number for number in SIGNALS if _signal.getsignal(number) not in {_signal.SIG_DFL, None}]
-    stages: list[Stage] = [("starting a session", os.setsid)]
+    stages: list[Stage] = [("session", "", os.setsid)]
     if "terminal" in spec:
         terminal = spec["terminal"]
-        stages.append(("taking its terminal", lambda: fcntl.ioctl(terminal, TIOCSCTTY, 0)))
+        stages.append(("terminal", "", lambda: fcntl.ioctl(terminal, TIOCSCTTY, 0)))
     stages += [
-        (f"setting oom_score_adj to {score}", lambda: _set_oom_score(score)),
-        ("setting umask", lambda: os.umask(umask)),
+        ("oom_score_adj", score, lambda: _set_oom_score(score)),
+        ("umask", "", lambda: os.umask(umask)),
     ]
     if nice:
-        stages.append((f"setting nice to {nice}", lambda: os.setpriority(os.PRIO_PROCESS, 0, nice)))
+        stages.append(("nice", nice, lambda: os.setpriority(os.PRIO_PROCESS, 0, nice)))
     if cpus:
-        stages.append(("setting cpu_affinity", lambda: os.sched_setaffinity(0, cpus)))
+        stages.append(("cpu_affinity", "", lambda: os.sched_setaffinity(0, cpus)))
     return [
         *stages,
-        ("setting rlimits", lambda: _set_rlimits(limits)),
-        (f"changing directory to {cwd}", lambda: os.chdir(cwd)),
+        ("rlimits", "", lambda: _set_rlimits(limits)),
+        ("cwd", cwd, lambda: os.chdir(cwd)),
         *_identity(spec),
-        ("resetting signals", lambda: _reset_signals(handled)),
-        (f"executing {argv[0]}", lambda: _execute(places, argv, env, spec.get("listen", 0))),
+        ("signals", "", lambda: _reset_signals(handled)),
+        ("exec", argv[0], lambda: _execute(places, argv, env, spec.get("listen", 0))),
     ]
 
 
@@ -187,22 +202,22 @@ def _identity(spec: dict[str, Any]) -> list[Stage]:
     stages: list[Stage] = []
     if uid is not None:
         groups = spec["groups"]
-        stages.append((f"setting groups to {groups}", lambda: os.setgroups(groups)))
+        stages.append(("groups", groups, lambda: os.setgroups(groups)))
     if bound is not False if other else kept is not None:
         last, keep = _last_capability(), frozenset(kept or ())
-        stages.append(("dropping capabilities", lambda: _drop_bounding_set(last, keep)))
+        stages.append(("drop_capabilities", "", lambda: _drop_bounding_set(last, keep)))
     if uid is not None:
         gid = spec["gid"]
         if kept and other:
-            stages.append(("keeping capabilities", lambda: prctl(PR_SET_KEEPCAPS, 1)))
+            stages.append(("keep_capabilities", "", lambda: prctl(PR_SET_KEEPCAPS, 1)))
         stages += [
-            (f"setting gid to {gid}", lambda: os.setresgid(gid, gid, gid)),
-            (f"setting uid to {uid}", lambda: os.setresuid(uid, uid, uid)),
+            ("gid", gid, lambda: os.setresgid(gid, gid, gid)),
+            ("uid", uid, lambda: os.setresuid(uid, uid, uid)),
         ]
     if kept is not None or other:  # inheritable ones outlive a change of uid
-        stages.append(("setting capabilities", lambda: _set_capabilities(kept or (), ambient=other)))
+        stages.append(("capabilities", "", lambda: _set_capabilities(kept or (), ambient=other)))
     if bound or (bound is None and other):
-        stages.append(("giving up new privileges", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
+        stages.append(("no_new_privs", "", lambda: prctl(PR_SET_NO_NEW_PRIVS, 1)))
     return stages
 
 

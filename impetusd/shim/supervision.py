@@ -245,7 +245,9 @@ class Supervision(Loop):
         os.close(child.status)
         if not self.quitting:
             exited = info.si_code == os.CLD_EXITED
-            how = ": ".join(failed or ()) or f"{'exit' if exited else 'signal'} {info.si_status}"
+            how = f"{'exit' if exited else 'signal'} {info.si_status}"
+            if failed:
+                how = f"{failed['stage']}: {failed['error']}"
             wrong = bool(info.si_status) if exited else info.si_status in FAULTS
             if self.silent_after is not None:
                 wrong = True

@@ -22,7 +22,7 @@ From the shim, a message is {"events": [...]}, a round's; one with descriptors i
     fds                 {"names"} with as many descriptors, and then
     begin               the past is told; what follows is news
     spawned             {"process", "pid"}
-    exited              {"process", "code" | "signal" + "core" | "stage" + "error", "left"}, "cpu_s" and "max_rss" (bytes)
+    exited              {"process", "code" | "signal" + "core" | "stage" + "error" + "cause", "left"}, "cpu_s" and "max_rss" (bytes)
                         where they are known, and "oom": true when the memory controller of its own cgroup says that
                         the kernel killed it; else nothing is known of that
     gone                {"process"}: nothing of its tree is left

@@ -27,6 +27,7 @@ from impetusd.core.config.model import Access, Config, Health, LogAccess
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.explain import news
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
+from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine, repeats
 from impetusd.core.rules.health import Turn
 from impetusd.core.rules.lifecycle import Slot, State, Want
@@ -270,12 +271,12 @@ class Daemon:
         held, before = self._engine.held, self._held_before
         for name, cause in held.slots.items():
             if name not in before.slots:
-                why = quarantine.sentence(quarantine.facts(quarantine.QUARANTINED, cause))
+                why = quarantine.reason(quarantine.facts(quarantine.QUARANTINED, cause))
                 out = quarantine.way_out(quarantine.QUARANTINED, name)
                 self._writer.line(f"{name}: {why}; nothing is decided for it until it is stopped: {out}", ERROR)
                 self._ledger.add("hold", unit=name.partition(":")[0], slot=name, what="quarantined", reason=why)
         if held.whole is not None and before.whole is None:
-            why = quarantine.sentence(quarantine.facts(quarantine.HOLD_ONLY, held.whole))
+            why = quarantine.reason(quarantine.facts(quarantine.HOLD_ONLY, held.whole))
             self._writer.line(f"supervisor: {why}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}", ERROR)
             self._ledger.add("hold", what="hold-only", reason=why)
 
@@ -424,7 +425,7 @@ class Daemon:
                 *starter.attention(engine.entries.values()),
                 *engine.reloads.attention(),
                 *self._ledger.attention(),
-                *filter(None, self._link.troubles.values()),
+                *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
                 *self._applying.attention(time.time()),
                 *self._faults.attention(),
             ],
@@ -451,7 +452,7 @@ class Daemon:
     def _socket_lost(self, name: str, path: str) -> None:
         def renew() -> None:
             self._starter.let_go(self._engine.units[name], path)
-            self._engine.renew(self._engine.units[name], f"its socket {path} was removed")
+            self._engine.renew(self._engine.units[name], because("socket_removed", path=path))
 
         if name in self._engine.units:
             self._faults.contain(name, "binding its socket anew", renew)
@@ -743,7 +744,7 @@ class Daemon:
             self._engine.ping(entry)
         self._engine.reloads.notified(entry, message)
 
-    def _say(self, what: str, more: str = "", **why: str) -> None:
+    def _say(self, what: str, more: str = "", **why: Reason) -> None:
         """What becomes of the daemon itself."""
         self._writer.line(f"supervisor: {what}{more}")
         pids = {"pid": os.getpid(), "shim": self._link.pid}
@@ -760,7 +761,7 @@ class Daemon:
         retries = self._configuration.at(0).timers[name].retries
         self._ledger.add("timer", unit=name, **told, reason=outcome.result, attempt=attempt, retries=retries)
 
-    def _turned(self, check: Health, target: str, turn: Turn, failures: int, reason: str) -> None:
+    def _turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
         if turn is not Turn.FAILING:
             level = WARNING if turn is Turn.ILL else INFO
             self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}", level)
@@ -836,7 +837,7 @@ class Daemon:
 
     # The end.
 
-    def _quiesce(self, why: str) -> None:
+    def _quiesce(self, why: Reason) -> None:
         self._upstream.stopping(stop_within(self._engine.units))
         self._say("stopping", f" everything: {why}", why=why)
         self._parts = (self._memory, self._readiness, self._checks)  # the others are closed here
@@ -851,12 +852,12 @@ class Daemon:
             self._code = EXIT_CRITICAL
             self._starter.put("shutdown", "yes")
             self._starter.put("exit", str(EXIT_CRITICAL))
-            why = f"{entry.name} is critical, and FATAL"
+            why = because("critical", name=entry.name)
             asyncio.get_running_loop().call_soon(self._shut_down, why)
 
-    def _shut_down(self, why: str = "told to end by a signal") -> None:
+    def _shut_down(self, why: Reason | None = None) -> None:
         if self._ending is None:
-            self._commands.begin_the_end(why)
+            self._commands.begin_the_end(why or because("signalled"))
             self._ending = asyncio.create_task(self._stop_everything())
             self._ending.add_done_callback(self._has_stopped)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from impetusd import traces
-from impetusd.core.rules import schedule
+from impetusd.core.reasons import NONE, Reason, because
 
 P = ParamSpec("P")
 
@@ -34,13 +34,13 @@ def bare(_source: str, _stage: str, act: Callable[P, object], *args: P.args, **k
 class _Fault:
     """The faults of one source."""
 
-    __slots__ = ("at", "count", "resting", "row", "text")
+    __slots__ = ("at", "cause", "count", "resting", "row", "stage")
 
     def __init__(self) -> None:
         self.count = self.row = 0
         self.at = float("-inf")  # monotonic, of the last
         self.resting = 0.0  # until when
-        self.text = ""
+        self.stage, self.cause = "", NONE
 
 
 class Faults:
@@ -55,22 +55,22 @@ class Faults:
         self.die: Callable[[int], object] = os._exit
         self.strict = False  # nothing is contained: it is to be found out whether anything raises
 
-    def note(self, source: str, stage: str, error: BaseException) -> str:
-        """`stage` has raised for `source`. Returns what to say of it, as the reason for which `stage` has failed."""
-        told = f"internal error: {error!r}"
+    def note(self, source: str, stage: str, error: BaseException) -> Reason:
+        """`stage` has raised for `source`. Returns the reason for which `stage` has failed."""
+        told = because("internal", error=repr(error))
         try:
             self._note(source, stage, error, told)
         except Exception as another:  # reporting is not to fail where containing has not
             self._tell(f"{source}: {stage}: {told}, and telling it: {another!r}")
         return told
 
-    def _note(self, source: str, stage: str, error: BaseException, told: str) -> None:
+    def _note(self, source: str, stage: str, error: BaseException, told: Reason) -> None:
         now = time.monotonic()
         if len(self._of) >= MOST and source not in self._of:
             del self._of[min(self._of, key=lambda each: self._of[each].at)]
         fault = self._of.setdefault(source, _Fault())
         fault.row = fault.row + 1 if now - fault.at < FORGIVEN else 1
-        fault.count, fault.at, fault.text = fault.count + 1, now, f"{stage}: {told}"
+        fault.count, fault.at, fault.stage, fault.cause = fault.count + 1, now, stage, told
         wait = AGAIN if fault.row >= PATIENCE else 0.0
         fault.resting = now + wait
         asyncio.get_running_loop().call_later(wait + 0.01, self._wake)
@@ -107,12 +107,18 @@ class Faults:
         fault = self._of.get(source)
         return fault is not None and fault.resting > time.monotonic()
 
-    def attention(self) -> list[str]:
-        """A sentence for each source that has raised within the last hour, for `status`."""
+    def attention(self) -> list[Reason]:
+        """What to say of each source that has raised within the last hour, for `status`."""
         now = time.monotonic()
         return [
-            f"{source}: {fault.text} ({fault.count} times, the last {schedule.ago(now - fault.at)}); "
-            "this is a mistake in impetusd, and its log has the traceback"
+            because(
+                "mistake",
+                source=source,
+                stage=fault.stage,
+                cause=fault.cause,
+                count=fault.count,
+                ago_s=round(now - fault.at, 3),
+            )
             for source, fault in self._of.items()
             if now - fault.at < SHOWN
         ]

@@ -58,7 +58,7 @@ class Upstream:
             self._say(f"STATUS={text}")
 
 
-def status_of(entries: Iterable[Entry], shown: Callable[[Entry], str], reason: Callable[[Entry], str]) -> str:
+def status_of(entries: Iterable[Entry], shown: Callable[[Entry], str], reason: Callable[[Entry], object]) -> str:
     """`5 of 5 up`, or `3 of 5 up; web:0 is BACKOFF: exit 1; db is STARTING`: of what is wanted up, what is not."""
     lasting = [entry for entry in entries if entry.role not in ONE_SHOT | PASSING]
     wanted = [entry for entry in lasting if entry.slot.want is Want.UP and entry.slot.state is not State.EXITED]
@@ -68,7 +68,7 @@ def status_of(entries: Iterable[Entry], shown: Callable[[Entry], str], reason: C
     if stopping:
         text += f"; {stopping} stopping"
     for entry in missing[:3]:
-        why = " ".join(reason(entry).split())
+        why = " ".join(str(reason(entry)).split())
         text += f"; {shown(entry)} is {entry.slot.state.name}{f': {why}' if why else ''}"
     if missing[3:]:
         text += f"; and {len(missing) - 3} more are not up"

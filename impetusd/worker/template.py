@@ -78,7 +78,8 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
             pid = _fork_orphan()
         except OSError as error:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            return {"id": slot, "error": f"the template (pid {os.getpid()}) cannot fork {slot}: {error.strerror}"}
+            told = f"the template (pid {os.getpid()}) cannot fork {slot}: {error.strerror}"
+            return {"id": slot, "error": told, "errno": error.errno}
         if pid == 0:
             try:
                 requests.close()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from impetusd.core.reasons import because
 from impetusd.core.rules.health import (
     RESTART_EVERY,
     Condition,
@@ -138,8 +139,8 @@ class TestHold:
         assert bool(hold(now, last, out)) is held
 
     def test_it_says_why(self):
-        assert hold(100.0, 88.0, []) == "a probe restarted it 12 s ago, and once in 60 s is enough"
-        assert hold(100.0, 88.0, ["web:1"]) == "web:1 is out already, and one at a time is enough"
+        assert hold(100.0, 88.0, []) == because("just_restarted", ago_s=12.0, every_s=60.0)
+        assert hold(100.0, 88.0, ["web:1"]) == because("one_is_out", name="web:1")
 
 
 class TestWhen:

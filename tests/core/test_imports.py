@@ -19,9 +19,14 @@ VERSION = "impetusd.__version__"  # everybody may
 SHIM_LINUX = tuple(f"impetusd.linux.{name}" for name in ("cgroup", "clone", "inotify", "priority", "proc", "usage"))
 MAY = {
     "impetusd": (),
-    "impetusd.core": ("impetusd.core.protocol",),
+    "impetusd.core": ("impetusd.core.protocol", "impetusd.core.units"),
     "impetusd.core.config": ("impetusd.core",),
-    "impetusd.core.rules": ("impetusd.core.config", "impetusd.core.rules", "impetusd.core.protocol"),
+    "impetusd.core.rules": (
+        "impetusd.core.config",
+        "impetusd.core.reasons",
+        "impetusd.core.rules",
+        "impetusd.core.units",
+    ),
     "impetusd.core.explain": ("impetusd.core",),
     "impetusd.linux": ("impetusd.linux",),
     "impetusd.linux.host": ("impetusd.core.access", "impetusd.core.config.model", "impetusd.core.protocol"),

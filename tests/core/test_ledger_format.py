@@ -55,7 +55,7 @@ SAID = [
         "the configuration was applied: web reload",
     ),
     (
-        {"kind": "config", "what": "refused", "changes": [], "reason": "1 problem in it:\n/x.ini:3: what?"},
+        {"kind": "config", "what": "refused", "changes": [], "reason": "1 problem", "problems": ["/x.ini:3: what?"]},
         "the configuration was refused: /x.ini:3: what?",
     ),
     (

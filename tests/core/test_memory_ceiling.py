@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from impetusd.core.reasons import because
 from impetusd.core.rules.memory import (
     AGAIN,
     FAR,
@@ -92,11 +93,13 @@ def test_few_trees_are_looked_at_more_often():
 
 def test_the_reason_says_how_much_and_which_key():
     _, verdict = look(SOFT, Watch(0.0, 0), 1.0, 212 * MB)
-    assert verdict == Verdict(False, "uses 212 MB, over max_memory_restart = 200 MB")
-    _, verdict = look(HELD, Watch(0.0, 0), 1.0, 412 * MB, "rss: why")
-    assert verdict == Verdict(True, "uses 412 MB (rss: why), over max_memory_kill = 400 MB")
+    assert verdict == Verdict(False, because("max_memory_restart", used=212 * MB, limit=200 * MB, hold_s=0.0, basis=""))
+    _, verdict = look(HELD, Watch(0.0, 0), 1.0, 412 * MB, "rss")
+    assert verdict == Verdict(True, because("max_memory_kill", used=412 * MB, limit=400 * MB, hold_s=0.0, basis="rss"))
     _, verdict = look(HELD, Watch(0.0, 0, over=1.0), 31.0, 212 * MB)
-    assert verdict == Verdict(False, "uses 212 MB, over max_memory_restart = 200 MB for 30s")
+    assert verdict == Verdict(
+        False, because("max_memory_restart", used=212 * MB, limit=200 * MB, hold_s=30.0, basis="")
+    )
 
 
 def test_exactly_at_the_ceiling_is_not_over_it():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from impetusd.core.config.model import Autorestart
 from impetusd.core.explain import news
 from impetusd.core.explain.ledger import KINDS
+from impetusd.core.reasons import NONE, because, not_started, rule_of, said
 from impetusd.core.rules.lifecycle import (
     Deadline,
     Exited,
@@ -31,7 +32,10 @@ from impetusd.core.rules.lifecycle import (
 )
 from impetusd.core.rules.policy import Exit, Policy
 
+pytestmark = pytest.mark.noise
+
 POLICY = Policy(max_restarts=3, min_uptime=1.0, kill_timeout=5.0)
+OLD, WITHIN = because("max_age", limit_s=86400.0), {"most": 3, "window_s": 60.0}
 OK, FAILED, KILLED = Exit(code=0), Exit(code=1), Exit(signal=signal.SIGKILL)
 
 
@@ -59,7 +63,7 @@ UP = (Start(), Spawned(7), Ready())
 
 def test_a_start_and_how_long_until_it_was_ready():
     assert told(*UP) == [
-        {"kind": "start", "pid": 7, "why": ""},
+        {"kind": "start", "pid": 7, "why": NONE},
         {"kind": "ready", "pid": 7, "after_s": 10.0},
     ]
 
@@ -76,7 +80,7 @@ def test_an_end_has_its_pid_how_long_it_ran_what_it_used_and_what_was_decided():
         "max_rss": 4096,
         "asked": False,
         "state": "STARTING",
-        "decision": "started again at once (autorestart = always; 1 of max_restarts = 3 within 1 min)",
+        "decision": because("retried", autorestart="always", count=1, most=3, window_s=60.0),
         "rule": "autorestart",
         "restarts": 1,
         "retry_s": None,
@@ -84,32 +88,28 @@ def test_an_end_has_its_pid_how_long_it_ran_what_it_used_and_what_was_decided():
 
 
 def test_a_start_that_failed_tells_its_stage():
-    end = Exit(stage="executing x", error="no such file")
+    end = Exit(failed=not_started("exec", because("no_file", name="/x"), "/x"))
     record = told(Start(), Exited(end))[-1]
-    assert (record["stage"], record["error"], record["pid"]) == ("executing x", "no such file", None)
+    assert (record["failed"], record["pid"]) == (end.failed, None)
     assert "code" not in record
 
 
 def test_each_decision_names_its_key():
-    assert decisions(*UP, Stop(), Exited(OK)) == [("STOPPED", "stopped as asked", "")]
-    assert decisions(*UP, Restart(), Exited(OK)) == [("STARTING", "started again as asked", "")]
-    assert decisions(*UP, Recycle("older than max_age = 1d"), Exited(OK)) == [
-        ("STARTING", "replaced: older than max_age = 1d", "max_age")
-    ]
+    assert decisions(*UP, Stop(), Exited(OK)) == [("STOPPED", because("stopped_as_asked"), "")]
+    assert decisions(*UP, Restart(), Exited(OK)) == [("STARTING", because("started_as_asked"), "")]
+    assert decisions(*UP, Recycle(OLD), Exited(OK)) == [("STARTING", because("replaced", due=OLD), "max_age")]
     never = Policy(autorestart=Autorestart.NEVER)
-    assert decisions(*UP, Exited(FAILED), policy=never) == [("FATAL", "left down (autorestart = never)", "autorestart")]
+    assert decisions(*UP, Exited(FAILED), policy=never) == [("FATAL", because("left_down"), "autorestart")]
     on_failure = Policy(autorestart=Autorestart.ON_FAILURE)
     assert decisions(*UP, Exited(OK), policy=on_failure) == [
-        ("EXITED", "left alone (autorestart = on-failure)", "autorestart")
+        ("EXITED", because("left_alone", autorestart="on-failure"), "autorestart")
     ]
     codes = Policy(stop_exit_codes=(3, 4))
     assert decisions(*UP, Exited(Exit(code=3)), policy=codes) == [
-        ("EXITED", "left alone (stop_exit_codes = 3, 4)", "stop_exit_codes")
+        ("EXITED", because("left_by_code", codes=[3, 4]), "stop_exit_codes")
     ]
     config = Policy(fatal_exit_codes=(78,))
-    assert decisions(*UP, Exited(Exit(code=78)), policy=config) == [
-        ("FATAL", "given up at once, for exit 78 says that trying again cannot help", "")
-    ]
+    assert decisions(*UP, Exited(Exit(code=78)), policy=config) == [("FATAL", because("hopeless_code", code=78), "")]
 
 
 def test_what_follows_the_end_of_a_timers_run_is_not_the_restart_policys_to_say():
@@ -121,23 +121,23 @@ def test_what_follows_the_end_of_a_timers_run_is_not_the_restart_policys_to_say(
 
 def test_a_stop_that_took_sigkill_says_so():
     (exit_,) = [each for each in told(*UP, Stop(), Deadline(), Exited(KILLED)) if each["kind"] == "exit"]
-    assert exit_["decision"] == "stopped as asked; killed, for it did not end within kill_timeout = 5 s"
+    assert exit_["decision"] == because("killed_too", decision=because("stopped_as_asked"), timeout_s=5.0)
     assert exit_["kills"] == 1
 
 
 @pytest.mark.parametrize(
     ("reason", "rule"),
     [
-        ("uses 120 MB (PSS), over max_memory_restart = 100 MB for 5s", "max_memory_restart"),
-        ("uses 120 MB, over max_memory_kill = 100 MB", "max_memory_kill"),
-        ("unhealthy: GET /: 500 over max_memory_kill = 1", "health"),
-        ("changed: max_age.py", "watch"),
-        ("cron_restart = 0 4 * * *", "cron_restart"),
-        ("rolling restart", "other"),
+        (because("max_memory_kill", used=9, limit=8, hold_s=0.0, basis=""), "max_memory_kill"),
+        (because("unhealthy", cause=said("GET /: 500 over max_memory_kill = 1")), "health"),
+        (because("watch", path="max_age.py", more=0), "watch"),
+        (because("not_ready", within_s=3.0), "listen_timeout"),
+        (because("rolling_restart"), "other"),
+        (said("cron_restart = 0 4 * * *"), "other"),
     ],
 )
 def test_a_rule_is_known_by_its_reason(reason, rule):
-    assert news.rule_of(reason) == rule
+    assert rule_of(reason) == rule
 
 
 def test_a_crash_loop_is_told_until_it_is_given_up():
@@ -148,20 +148,20 @@ def test_a_crash_loop_is_told_until_it_is_given_up():
     assert found == [
         (
             "STARTING",
-            "started again at once (autorestart = always; 1 of max_restarts = 3 within 1 min)",
+            because("retried", autorestart="always", count=1, **WITHIN),
             "autorestart",
         ),
         (
             "BACKOFF",
-            "started again in 100 ms (exp_backoff_restart_delay; 2 of max_restarts = 3 within 1 min)",
+            because("retried_in", wait_s=0.1, rule="exp_backoff_restart_delay", count=2, **WITHIN),
             "exp_backoff_restart_delay",
         ),
         (
             "BACKOFF",
-            "started again in 200 ms (exp_backoff_restart_delay; 3 of max_restarts = 3 within 1 min)",
+            because("retried_in", wait_s=0.2, rule="exp_backoff_restart_delay", count=3, **WITHIN),
             "exp_backoff_restart_delay",
         ),
-        ("FATAL", "given up (max_restarts = 3 within restart_window = 1 min)", "max_restarts"),
+        ("FATAL", because("given_up", **WITHIN), "max_restarts"),
     ]
 
 
@@ -184,7 +184,7 @@ def test_the_watchdog_and_the_patience_with_a_start_are_rules():
     assert (hung["rule"], hung["pid"]) == ("watchdog", 7)
     waits = Policy(wait_ready=True, listen_timeout=3.0)
     (late,) = [e for e in told(Start(), Spawned(7), Deadline(), policy=waits) if e["kind"] == "rule"]
-    assert (late["rule"], late["reason"]) == ("listen_timeout", "not ready within 3 s")
+    assert (late["rule"], late["reason"]) == ("listen_timeout", because("not_ready", within_s=3.0))
 
 
 def test_one_more_try_of_what_was_given_up_is_told():
@@ -197,9 +197,9 @@ EVENTS = st.one_of(
     *(st.just(event) for event in (Start(), Stop(), Restart(), Ready(), Gone(), Deadline(), Ping())),
     st.builds(Spawned, st.integers(1, 3)),
     st.builds(Exited, st.sampled_from([OK, FAILED, KILLED]), st.booleans()),
-    st.builds(HandOver, st.integers(4, 6), st.just("age")),
-    st.builds(Recycle, st.just("age")),
-    st.builds(Fail, st.just("unhealthy: x"), st.booleans()),
+    st.builds(HandOver, st.integers(4, 6), st.just(OLD)),
+    st.builds(Recycle, st.just(OLD)),
+    st.builds(Fail, st.just(because("unhealthy", cause=said("x"))), st.booleans()),
 )
 
 
@@ -210,7 +210,7 @@ def test_every_process_that_began_is_told_and_every_end_too(events, gap):
         before = slot
         slot, _ = step(POLICY, slot, event, at, 0.5)
         records = list(news.of_change(POLICY, before, slot, at))
-        assert all(each.keys() - {"kind"} <= KINDS[each["kind"]].keys() for each in records)
+        assert all(each.keys() - {"kind", "failed"} <= KINDS[each["kind"]].keys() for each in records)
         kinds = [each["kind"] for each in records]
         assert kinds.count("start") == (slot.pid is not None and slot.pid != before.pid)
         assert kinds.count("exit") == (slot.last_exit is not before.last_exit)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from impetusd.core.config import ini, parser
 from impetusd.core.config.include import Source
 from impetusd.core.config.model import Host
+from impetusd.core.reasons import because, not_started
 from impetusd.core.rules import plan
 from impetusd.core.rules.policy import Exit, Policy, delay, policy_of, signal_name
 
@@ -61,10 +62,12 @@ def test_a_program_that_does_not_tell_is_ready_after_a_second_at_most_and_by_for
     assert [(key.name, key.old, key.new) for key in change.keys] == [("ready", "after 200s", "")]
 
 
-def test_an_exit_reads_as_a_sentence():
-    assert str(Exit(code=3)) == "exit 3"
-    assert str(Exit(signal=9)) == "killed by SIGKILL"
-    assert str(Exit(stage="executing x", error="no such file")) == "executing x failed: no such file"
+def test_an_exit_is_a_reason():
+    assert Exit(code=3).reason == because("exit", code=3)
+    assert Exit(signal=9, core=True).reason == because("killed", signal="SIGKILL", oom="", core=True)
+    failed = not_started("exec", because("no_file", name="/x"), "/x")
+    assert Exit(failed=failed).reason == failed
+    assert Exit().reason == because("unknown_end")
 
 
 def test_signals_without_a_name_have_a_number():

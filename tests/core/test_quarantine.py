@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from impetusd.core.reasons import because
 from impetusd.core.rules import quarantine
 from impetusd.core.rules.lifecycle import (
     EVENTS,
@@ -103,15 +104,14 @@ class TestWhatCounts:
 
 
 class TestAReason:
-    def test_is_a_key_with_facts_and_one_sentence(self) -> None:
+    def test_is_a_key_with_facts(self) -> None:
         held, _ = judge(ends((0, "a"), (1, "a"), (2, ""), (3, "")), Held())
         reason = quarantine.facts(quarantine.QUARANTINED, held.slots["a"])
         assert reason["key"] == "quarantined"
-        assert quarantine.sentence(reason) == (
-            "quarantined: impetusd's supervisor ended twice within 60 s while it handled this (last: exit 70, deciding on Ready)"
-        )
+        facts = {"how": "exit 70", "stage": "deciding on Ready", "within_s": 60.0}
+        assert quarantine.reason(reason) == because("quarantined", **facts)
         assert held.whole is not None
-        assert "nothing is started" in quarantine.sentence(quarantine.facts(quarantine.HOLD_ONLY, held.whole))
+        assert quarantine.reason(quarantine.facts(quarantine.HOLD_ONLY, held.whole)).key == "hold-only"
         assert "impetusd upgrade" in quarantine.way_out(quarantine.HOLD_ONLY)
 
 

@@ -17,15 +17,13 @@ from impetusd.core.rules.schedule import (
     Cron,
     Every,
     Meeting,
-    ago,
-    ahead,
     check,
     due,
     meeting,
     retry_in,
-    span,
     words,
 )
+from impetusd.core.units import ago, ahead, span
 
 LISBON = "Europe/Lisbon"  # 2026: 29 March 01:00 becomes 02:00, 25 October 02:00 becomes 01:00
 SAO_PAULO = "America/Sao_Paulo"  # 4 November 2018 00:00 became 01:00, 17 February 2019 00:00 became 16 February 23:00

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from waiting import until
 
+from impetusd.core.reasons import because
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.supervisor.rules import ageing
 from impetusd.supervisor.rules.ageing import Ageing
@@ -71,7 +72,7 @@ def test_a_process_that_is_older_than_max_age_is_recycled_and_asked_for_again_wh
     async def scenario(bench):
         bench.entry(max_age=0.1)
         await bench.until_asked(2)
-        assert set(map(repr, bench.asked)) == {repr((["web:0"], "older than max_age = 100ms"))}
+        assert set(map(repr, bench.asked)) == {repr((["web:0"], because("max_age", limit_s=0.1)))}
 
     run(scenario)
 
@@ -101,7 +102,7 @@ def test_the_real_alarm_rings_for_cron_restart():
     async def scenario(bench):
         bench.entry(cron_restart="* * * * * *")
         await bench.until_asked()
-        assert bench.asked[0] == (["web:0"], "cron_restart = * * * * * *")
+        assert bench.asked[0] == (["web:0"], because("cron_restart", schedule="* * * * * *"))
 
     run(scenario)
 
@@ -119,7 +120,7 @@ def test_a_time_of_cron_restart_is_one_recycle_of_the_whole_unit():
         for entry in (template, *others):  # they have run all that time
             entry.slot = Slot(state=State.RUNNING, pid=7, since=time.monotonic() - 240)
         stand.ring()
-        assert bench.asked == [(["web:template", "web:0", "web:1"], "cron_restart = */5 * * * *")]
+        assert bench.asked == [(["web:template", "web:0", "web:1"], because("cron_restart", schedule="*/5 * * * *"))]
         stand.ring()  # as it does when somebody sets the clock
         assert len(bench.asked) == 1
         assert 299.0 < stand.in_seconds < 300.0

@@ -15,12 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from impetusd.core.config.model import Action, Kind
+from impetusd.core.reasons import NONE, Reason, because, read
 from impetusd.core.rules.health import RESTART_EVERY, Result, Turn
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.supervisor.rules.checks import Checks
 from impetusd.supervisor.slots.entry import Entry, Role
 
+pytestmark = pytest.mark.noise
+
 OK, BAD = Result(True, "200 OK", 0.002), Result(False, "503 Service Unavailable: no database", 0.001)
+
+
+def bad(answer, at="/health"):
+    return because("bad_answer", question=f"GET {at}", answer=answer, at=at, errno=0)
+
+
+def is_state(name, state):
+    return because("is_state", name=name, state=state, cause=NONE)
 
 
 class World:
@@ -38,8 +49,8 @@ class World:
         self.took = 0.0  # seconds that an answer takes
         self.asked: list[tuple[float, str, str]] = []  # (when, check, slot)
         self.asking: list[str] = []  # targets
-        self.failed: list[tuple[float, str, str]] = []
-        self.told: list[str] = []
+        self.failed: list[tuple[float, str, Reason]] = []
+        self.told: list[tuple[str, Reason]] = []
         self.saves: list[str] = []
         self.checks = self.made(checks, jitter)
 
@@ -54,7 +65,7 @@ class World:
         assert failures <= check.failures
         if turn is Turn.FAILING:  # only the ledger hears of it
             return
-        self.told.append(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}")
+        self.told.append((f"health:{check.name}: {target} is {turn.value}", reason))
 
     def take_over(self, saved, *checks):
         """The supervisor is killed, and the next one knows what the shim has kept of it."""
@@ -100,6 +111,9 @@ class World:
         for entry in self.entries:
             self.move(entry, State.RUNNING)
 
+    def why(self, target="web:0"):
+        return read(self.row(target)["cause"])
+
     def row(self, target="web:0"):
         return next(row for row in self.checks.rows() if row["target"] == target)
 
@@ -141,10 +155,10 @@ class TestWhom:
             world = World(check(), workers=1)
             world.checks.begin()
             await passes(100)
-            assert (world.row()["state"], world.row()["reason"]) == ("unknown", "web:0 is STOPPED")
+            assert (world.row()["state"], world.why()) == ("unknown", is_state("web:0", "STOPPED"))
             world.move(world["web:0"], State.STARTING)
             await passes(100)
-            assert (world.row()["state"], world.row()["reason"]) == ("starting", "web:0 is STARTING")
+            assert (world.row()["state"], world.why()) == ("starting", is_state("web:0", "STARTING"))
             assert world.asked == []
             world.move(world["web:0"], State.RUNNING)
             await passes(6)
@@ -232,7 +246,7 @@ class TestWhen:
             world.move(world["web:0"], State.RUNNING)
             await passes(2)
             assert (world.failed, world.told) == ([], [])
-            assert (world.row()["state"], world.row()["reason"]) == ("starting", "not asked yet")
+            assert (world.row()["state"], world.why()) == ("starting", because("not_asked"))
 
         simulated(scenario)
 
@@ -244,14 +258,14 @@ class TestAction:
             world.answers["web:1"] = BAD
             world.up()
             await passes(26)
-            reason = "GET /health: 503 Service Unavailable: no database"
-            assert world.failed == [(25.0, "web:1", f"unhealthy: {reason}")]
-            assert world.told == [f"health:web: web:1 is unhealthy: {reason}"]
+            reason = bad("503 Service Unavailable: no database")
+            assert world.failed == [(25.0, "web:1", because("unhealthy", cause=reason))]
+            assert world.told == [("health:web: web:1 is unhealthy", reason)]
             assert world.row("web:0")["state"] == "healthy"
-            assert (world.row("web:1")["state"], world.row("web:1")["reason"]) == ("starting", "web:1 is STOPPING")
+            assert (world.row("web:1")["state"], world.why("web:1")) == ("starting", is_state("web:1", "STOPPING"))
             world.answers["web:1"] = OK
             await passes(100)
-            assert world.told[1:] == ["health:web: web:1 is healthy again"]
+            assert world.told[1:] == [("health:web: web:1 is healthy again", NONE)]
             assert len(world.failed) == 1
 
         simulated(scenario)
@@ -265,7 +279,7 @@ class TestAction:
                 await passes(1)
             await passes(200)
             assert [name for _, name, _ in world.failed] == ["web:1", "web:2", "web:0"]
-            assert world.told == ["health:web: web is unhealthy: GET http://127.0.0.1/: " + BAD.text]
+            assert world.told == [("health:web: web is unhealthy", bad(BAD.text, "http://127.0.0.1/"))]
 
         simulated(scenario)
 
@@ -275,15 +289,15 @@ class TestAction:
             world.answers["web:0"] = BAD
             world.up()
             await passes(200)
-            sentence = "web:0 is unhealthy: GET /health: 503 Service Unavailable: no database"
-            assert world.told == [f"health:web: {sentence}"]
-            assert world.checks.attention() == [("web", sentence)]
+            reason = bad("503 Service Unavailable: no database")
+            assert world.told == [("health:web: web:0 is unhealthy", reason)]
+            assert world.checks.attention() == [("web", because("check_unhealthy", target="web:0", cause=reason))]
             row = world.row()
             assert (row["state"], row["failures"], row["latency_ms"], row["action"]) == ("unhealthy", 20, 1.0, "alert")
             world.answers["web:0"] = OK
             await passes(100)
-            assert world.told[1:] == ["health:web: web:0 is healthy again"]
-            assert (world.checks.attention(), world.row()["reason"]) == ([], "")
+            assert world.told[1:] == [("health:web: web:0 is healthy again", NONE)]
+            assert (world.checks.attention(), world.why()) == ([], NONE)
             assert world.failed == []
 
         simulated(scenario)
@@ -295,7 +309,7 @@ class TestAction:
             world.up()
             await passes(200)
             assert world.failed == []
-            assert world.told == ["health:web: web:0 is unhealthy: GET /health: too many open files"]
+            assert world.told == [("health:web: web:0 is unhealthy", bad("too many open files"))]
 
         simulated(scenario)
 
@@ -309,7 +323,7 @@ class TestAction:
             world.answers["web:0"] = mistake
             world.up()
             await passes(6)
-            assert world.row()["reason"] == "GET /health: could not be asked: KeyError('ours')"
+            assert world.why() == bad("could not be asked: KeyError('ours')")
             world.answers["web:0"] = OK
             await passes(20)
             assert (world.row()["state"], world.failed) == ("healthy", [])
@@ -338,8 +352,8 @@ class TestLimits:
             world.answers["web:0"] = BAD
             world.up()
             await passes(30)
-            held = "a probe restarted it 28 s ago, and once in 60 s is enough"
-            assert world.row()["reason"].endswith(f"; not restarted yet: {held}")
+            held = world.why().facts["held"]
+            assert (held.key, round(held.facts["ago_s"]), held.facts["every_s"]) == ("just_restarted", 28, 60.0)
             await passes(570)
             times = [at for at, _, _ in world.failed]
             assert len(times) == 10
@@ -359,9 +373,14 @@ class TestLimits:
             assert world.checks.attention() == [
                 (
                     "web",
-                    (
-                        "web:1 is unhealthy: GET /health: 503 Service Unavailable: no database; "
-                        "not restarted yet: web:0 is out already, and one at a time is enough"
+                    because(
+                        "check_unhealthy",
+                        target="web:1",
+                        cause=because(
+                            "held",
+                            cause=bad("503 Service Unavailable: no database"),
+                            held=because("one_is_out", name="web:0"),
+                        ),
                     ),
                 )
             ]
@@ -414,14 +433,14 @@ class TestMemory:
     def test_the_count_goes_on(self):
         row, told, failed = self.scenario_over_a_killed_supervisor(lambda saved: saved)
         assert (row["state"], row["failures"]) == ("starting", 2)
-        assert row["reason"] == "GET /health: 503 Service Unavailable: no database"
+        assert read(row["cause"]) == bad("503 Service Unavailable: no database")
         assert len(told) == len(failed) == 1
 
     def test_not_after_a_reboot(self):
         row, told, failed = self.scenario_over_a_killed_supervisor(
             lambda saved: json.dumps({**json.loads(saved), "boot": "another"})
         )
-        assert (row["state"], row["failures"], row["reason"]) == ("starting", 0, "not asked yet")
+        assert (row["state"], row["failures"], row["cause"]["key"]) == ("starting", 0, "not_asked")
         assert (told, failed) == ([], [])
 
     def test_a_minute_is_a_minute_over_a_killed_supervisor(self):

@@ -109,11 +109,22 @@ class TestShortWay:
         assert "1 up" in end.stdout
 
 
-def test_json_is_the_answer_as_it_came(paths, cli):
-    answer = status(row("db"), failed_row("web:0"))
+def test_json_is_the_answer_with_each_reason_in_one_object(paths, cli):
+    cause = {"key": "exit", "facts": {"code": 1}}
+    answer = status(row("db"), failed_row("web:0", reason="exit 1", cause=cause), failed_row("old", reason="exit 1"))
     with FakeSupervisor(paths, status=answer):
         code, out, _ = cli("status", "--json")
-    assert (code, json.loads(out)) == (1, answer)
+    told = json.loads(out)
+    reasons = [each.pop("reason") for each in told["units"]]
+    for each in answer["units"]:
+        del each["reason"]
+        each.pop("cause", None)
+    assert (code, told) == (1, answer)
+    assert reasons == [
+        {"key": "", "facts": {}, "text": ""},
+        {**cause, "text": "exit 1"},
+        {"key": "text", "facts": {"text": "exit 1"}, "text": "exit 1"},  # of an older daemon
+    ]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import pytest
 from supervisor_world import Life, Shim
 
 from impetusd.core.protocol import ProtocolError
+from impetusd.core.reasons import because, not_started, of_record
 from impetusd.core.rules import lifecycle, repeats
 from impetusd.files import vetted
 from impetusd.supervisor.start import childspec, lookups
@@ -19,6 +20,7 @@ from impetusd.supervisor.start import childspec, lookups
 BACKOFF = "min_uptime = 0\nexp_backoff_restart_delay = 20ms\nexp_backoff_max_delay = 20ms\nmax_restarts = 1000000\n"
 GHOST = f"[program:ghost]\ncommand = sleep 1000\nuser = ghost\n{BACKOFF}"
 OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\nmin_uptime = 0\n" for name in ("after", "before"))
+LATE, OURS = because("no_answer", within_s=0.2), because("internal", error="ZeroDivisionError('of ours')")
 
 MakeShim = Callable[[str], Shim]
 
@@ -34,6 +36,10 @@ def shim(tmp_path) -> Iterator[MakeShim]:
     yield make
     for each in made:
         each.close()
+
+
+def why(row):
+    return of_record(row)
 
 
 class Passwd:
@@ -86,7 +92,7 @@ class TestAMissingUser:
                     and all(rows[name]["state"] == "RUNNING" for name in ("before", "after"))
                 )
             )
-            assert "user ghost does not exist on this host" in rows["ghost"]["reason"]
+            assert why(rows["ghost"]).find("no_user") == because("no_user", name="ghost")
             assert rows["ghost"]["pid"] is None
             assert set(told.pids()) == {"after:0", "before:0"}
             assert not set(told.pids().values()) & set(before.values())
@@ -106,7 +112,7 @@ class TestAMissingUser:
 
         async def second(life: Life) -> None:
             rows = await life.until(lambda rows: rows["ghost"]["state"] == "BACKOFF")
-            assert "user ghost does not exist on this host" in rows["ghost"]["reason"]
+            assert why(rows["ghost"]).find("no_user") == because("no_user", name="ghost")
             await life.until_state("RUNNING", "after", "before")
             assert told.pids()["before:0"] == pids["before:0"]
             assert told.pids()["after:0"] != pids["after:0"]
@@ -189,7 +195,7 @@ class TestAHostThatDoesNotAnswer:
             told.write(f"[impetusd]\n{OTHERS}{GHOST}")
             await everything_else_goes_on(life)
             rows = await life.until(lambda rows: rows["ghost"]["restarts"] > 2 and rows["ghost"]["state"] == "BACKOFF")
-            assert "looking up user and group failed: no answer within 0.2 s" in rows["ghost"]["reason"]
+            assert why(rows["ghost"]).find("start_failed") == not_started("account", LATE)
             assert passwd.asked == 1  # one thread hangs, and not one more for each try
             passwd.answers.set()
             await life.until_state("RUNNING")
@@ -218,13 +224,13 @@ class TestAHostThatDoesNotAnswer:
             rows = await life.until(lambda rows: all(rows[x]["restarts"] > 1 for x in xs))
             assert {rows[x]["state"] for x in xs} <= {"BACKOFF", "STARTING"}
             rows = await life.until(lambda rows: rows["x:3"]["state"] == "BACKOFF")
-            assert f"reading env_file {path} failed: no answer within 0.2 s" in rows["x:3"]["reason"]
+            assert why(rows["x:3"]).find("start_failed") == not_started("env_file", LATE, str(path))
             assert sum(thread.name == "look-up" for thread in threading.enumerate()) == 1
             await life.ask("stop", names=["x"])
 
         async def thaws(life: Life) -> None:
             await life.ask("start", names=["x"], wait=False)
-            await life.until(lambda rows: "no answer" in rows["x:0"]["reason"])
+            await life.until(lambda rows: why(rows["x:0"]).find("no_answer"))
             thawed.set()
             await life.until_state("RUNNING")
             assert {told.child(f"x:{number}").spec["env"]["A"] for number in range(8)} == {"1"}
@@ -253,7 +259,7 @@ def test_what_raises_in_a_start_is_that_slots_failed_start_and_nothing_of_it_rea
         assert not answer["ok"]
         rows = await life.until_state("RUNNING", "after", "before")
         rows = await life.until(lambda rows: rows["bad"]["state"] == "BACKOFF" and rows["bad"]["restarts"] > 3)
-        assert "preparing its start failed: internal error: ZeroDivisionError('of ours')" in rows["bad"]["reason"]
+        assert why(rows["bad"]).find("start_failed") == not_started("prepare", OURS)
         assert set(told.pids()) == {"after:0", "before:0"}
         assert not [name for name in told.kept if name.startswith("chan:")]
         assert life.log().count("Traceback") == 1
@@ -286,7 +292,7 @@ def test_an_event_that_cannot_be_decided_costs_its_slot_alone(shim: MakeShim, mo
         await life.until(
             lambda rows: (
                 rows["bad"]["state"] == "BACKOFF"
-                and "of ours" in rows["bad"]["reason"]
+                and why(rows["bad"]).find("internal") == OURS
                 and all(rows[name]["state"] == "RUNNING" for name in ("before", "after"))
             )
         )

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from waiting import until, wait_for
 
+from impetusd.core.reasons import because
 from impetusd.supervisor.rules import filewatch
 from impetusd.supervisor.rules.filewatch import FileWatch, ignored, log_glob
 
@@ -26,7 +27,7 @@ class Bench:
         self.root = str(root)
         self.changes, self.told = [], []
         self.heard = set()
-        self.files = FileWatch(lambda unit, text: self.changes.append(text), self.told.append, [f"{root}/var"])
+        self.files = FileWatch(lambda unit, reason: self.changes.append(reason), self.told.append, [f"{root}/var"])
         hear = self.files._hear
         self.files._hear = lambda watcher, paths, text: (self.heard.update(paths or ()), hear(watcher, paths, text))
 
@@ -47,7 +48,7 @@ class Bench:
     async def until_seen(self, path):
         """Write to a file until a change of it is told."""
         self.changes.clear()
-        await self.until(lambda: any(path in text for text in self.changes), lambda: self.write(path))
+        await self.until(lambda: any(path in reason.facts["path"] for reason in self.changes), lambda: self.write(path))
 
     def write(self, path):
         with open(f"{self.root}/{path}", "a", encoding="utf-8") as file:
@@ -79,7 +80,7 @@ def test_a_changed_file_is_told_as_seen_from_cwd(bench, tmp_path):
     async def scenario(bench):
         bench.files.watch([bench.unit("app")])
         await bench.until_seen("app/views.py")
-        assert set(bench.changes) == {"changed: app/views.py"}
+        assert set(bench.changes) == {because("watch", path="app/views.py", more=0)}
         assert bench.told == []
 
     bench(scenario)
@@ -98,7 +99,7 @@ def test_changes_in_quick_succession_are_one(bench, tmp_path):
         # Written every 0.2 s, it never comes to rest; it is told all the same, after LONGEST times watch_delay.
         await bench.until(lambda: bench.changes, several)
         assert len(bench.changes) == 1
-        assert bench.changes[0].endswith("app/a.py and 2 more")
+        assert bench.changes[0] == because("watch", path="app/a.py", more=2)
 
     bench(scenario)
 
@@ -134,7 +135,7 @@ def test_a_directory_that_is_missing_is_told_once_and_looked_for(bench, monkeypa
         await bench.until(lambda: bench.told)
         os.mkdir(f"{bench.root}/app")
         await bench.until(lambda: bench.changes)
-        assert bench.changes == ["changed: app"]
+        assert bench.changes == [because("watch", path="app", more=0)]
         await bench.until_seen("app/views.py")
         assert bench.told == [f"web: there is no {bench.root}/app to watch; looked for every 0.05 s"]
 
@@ -182,7 +183,7 @@ def test_a_symlink_that_is_switched_is_a_change(bench, tmp_path):
         bench.changes.clear()
         os.symlink("two", f"{bench.root}/next")
         os.replace(f"{bench.root}/next", f"{bench.root}/current")
-        await bench.until(lambda: "changed: current" in bench.changes)
+        await bench.until(lambda: because("watch", path="current", more=0) in bench.changes)
         await bench.until_seen("current/models.py")
 
     bench(scenario)
@@ -201,7 +202,7 @@ def test_a_file_that_an_editor_replaces_is_a_change_each_time(bench, tmp_path):
                 bench.write("aside")
                 os.replace(f"{bench.root}/aside", f"{bench.root}/settings.py")
 
-            await bench.until(lambda: "changed: settings.py" in bench.changes, replace)
+            await bench.until(lambda: because("watch", path="settings.py", more=0) in bench.changes, replace)
 
     bench(scenario)
 

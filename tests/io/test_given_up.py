@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from supervisor_world import Life, Shim
 
+from impetusd.core.reasons import errno_of, read
+
 KEYS = "min_uptime = 0\nexp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 10ms\nmax_restarts = 2\nrestart_window = 1h\n"
 WORKERS, HELD = ("web:0", "web:1"), ("web:template", "web:standby")
 REFUSED = {errno.ECONNREFUSED, errno.ENOENT}
@@ -146,7 +148,7 @@ def test_it_refuses_while_its_workers_wait_for_a_template_that_is_given_up(pool:
         while any(rows[name]["pid"] for name in WORKERS):
             await web.kill(life, *WORKERS)
             rows = await life.until(lambda rows: all(rows[name]["state"] == "STARTING" for name in WORKERS))
-        assert "which is FATAL" in rows["web:0"]["reason"]
+        assert rows["web:0"]["cause"]["facts"]["state"] == "FATAL"
         assert not web.connects()
         web.shim.cannot.clear()
         await life.ask("restart", names=["web:template"])
@@ -200,8 +202,9 @@ def test_a_port_that_another_process_has_taken_meanwhile_is_told(pool: Callable[
         with socket.create_server(web.at):
             await life.ask("restart", names=["web:0"])
             rows = await life.until_state("FATAL", "web:0")
-        assert "listening on" in rows["web:0"]["reason"]
-        assert "Address already in use" in rows["web:0"]["reason"]
+        why = read(rows["web:0"]["cause"])
+        assert why.find("start_failed").facts["stage"] == "listen"
+        assert errno_of(why) == errno.EADDRINUSE
         await web.begin(life, "restart")
 
     web.shim.live(scenario)

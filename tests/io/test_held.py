@@ -11,6 +11,7 @@ import pytest
 from supervisor_world import Life, Shim
 
 from impetusd.core.protocol import ProtocolError
+from impetusd.core.reasons import because
 from impetusd.core.rules import quarantine
 from impetusd.shim import wire
 
@@ -18,6 +19,7 @@ KEYS = "kill_timeout = 100ms\nmin_uptime = 0\nexp_backoff_restart_delay = 10ms\n
 TEXT = "".join(f"[program:{name}]\ncommand = sleep 1000\n{KEYS}" for name in ("bad", "good"))
 POOL = f"[pool:web]\napp = x:y\nlisten = unix:w.sock\ninstances = 2\ndrain_timeout = 50ms\n{KEYS}"
 MakeShim = Callable[[str], Shim]
+OLD, CHANGED = because("max_age", limit_s=1.0), because("watch", path="x", more=0)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ class TestASlotInQuarantine:
         async def scenario(life: Life) -> None:
             rows, pids = await life.rows(), told.pids()
             assert (rows["bad"]["state"], rows["bad"]["pid"]) == ("RUNNING", pids["bad:0"])
-            assert rows["bad"]["reason"].startswith("quarantined: impetusd's supervisor ended twice within 60 s")
+            assert (rows["bad"]["cause"]["key"], rows["bad"]["cause"]["facts"]["within_s"]) == ("quarantined", 60.0)
             assert rows["bad"]["held"] == {
                 "key": "quarantined",
                 "how": "killed by SIGSEGV",
@@ -180,8 +182,8 @@ class TestASlotInQuarantine:
             pids = told.pids()
             assert (await life.rows())["web:0"]["held"]["key"] == "quarantined"
             assert "web:0 is quarantined" in await refused(life, "reload", names=["web"])
-            life.daemon._engine.recycle(life.daemon._engine.of_unit(life.daemon._engine.units["web"]), "max_age")
-            life.daemon._engine.renew(life.daemon._engine.units["web"], "watch")
+            life.daemon._engine.recycle(life.daemon._engine.of_unit(life.daemon._engine.units["web"]), OLD)
+            life.daemon._engine.renew(life.daemon._engine.units["web"], CHANGED)
             told.kill("web:1")
             await life.until(lambda rows: rows["web:1"]["pid"] not in {None, pids["web:1"]})
             assert told.pids()["web:0"] == pids["web:0"]
@@ -240,7 +242,7 @@ class TestHoldOnly:
                 told.kill("good:0")
             rows = await life.until(lambda rows: rows["good"]["pid"] is None)
             assert (rows["good"]["state"], rows["good"]["last_exit"]["signal"]) == ("BACKOFF", "SIGKILL")
-            assert "not started while impetusd only holds" in rows["good"]["reason"]
+            assert rows["good"]["cause"]["key"] == "not_while_held"
             assert [each["signal"] for each in await records(life, "exit") if each["slot"] == "good"] == ["SIGKILL"]
             assert [each["what"] for each in await records(life, "hold")] == ["hold-only"]
             assert len(told.started) == count

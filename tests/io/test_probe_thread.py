@@ -15,6 +15,7 @@ from probe_server import PATIENCE, Server, holds, says, unused_port
 from waiting import turns, until, wait_for
 
 from impetusd.core.config.model import Kind
+from impetusd.core.reasons import because, not_started
 from impetusd.core.rules.health import Result
 from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.rules import prober
@@ -26,6 +27,9 @@ ROOT = Path(__file__).parents[2]
 
 async def no_job(_unit):
     raise AssertionError
+
+
+NO_PROGRAM = not_started("exec", because("no_file", name="x"), "x")
 
 
 def asks(connect=lambda _worker: None, run_job=no_job):
@@ -147,7 +151,7 @@ class TestExec:
             (Exit(code=0), ["accepting connections"], (True, "exit 0", True)),
             (Exit(code=2), ["trying", "no response", ""], (False, "exit 2: no response", True)),
             (Exit(signal=11), [], (False, "killed by SIGSEGV", True)),
-            (Exit(stage="executing x", error="no such file"), [], (False, "executing x failed: no such file", False)),
+            (Exit(failed=NO_PROGRAM), [], (False, str(NO_PROGRAM), False)),
         ],
     )
     def test_how_it_ends_is_the_answer(self, end, tail, expected):

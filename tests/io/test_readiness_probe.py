@@ -13,11 +13,18 @@ from probe_server import PATIENCE, Server, holds, says, unused_port
 from waiting import until
 
 from impetusd.core.config.model import Kind, Ready
+from impetusd.core.reasons import NONE, because
 from impetusd.core.rules.health import Result
 from impetusd.core.rules.lifecycle import State
 from impetusd.supervisor.rules import readiness
 from impetusd.supervisor.rules.readiness import Readiness
 from impetusd.supervisor.slots.entry import Entry, Role
+
+CACHE = because("waits_for", name="cache", state="", cause=NONE)
+
+
+def waits(what, answer):
+    return because("waits_for_answer", what=what, answer=answer)
 
 
 class World:
@@ -55,7 +62,7 @@ class World:
 
     @property
     def reason(self):
-        return self.entry.waits() if self.entry.waits is not None else ""
+        return self.entry.waits() if self.entry.waits is not None else NONE
 
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
@@ -64,17 +71,17 @@ def test_ready_when_it_answers(kind):
         port = unused_port()
         world = World(Ready(kind, f"http://127.0.0.1:{port}/" if kind == "http" else f"127.0.0.1:{port}"))
         world.move(State.STARTING)
-        assert world.reason == ""  # nobody is there to be asked yet
+        assert world.reason == NONE  # nobody is there to be asked yet
         world.move(State.STARTING, 42)
         async with asyncio.timeout(PATIENCE):
-            await until(lambda: world.reason.endswith(": connection refused"))
-            assert world.reason == f"waits for {world.entry.unit.ready.value}: connection refused"
+            await until(lambda: world.reason.facts["answer"])
+            assert world.reason == waits(world.entry.unit.ready.value, "connection refused")
             assert world.ready_pids == []
             server = await asyncio.start_server(answer, "127.0.0.1", port)
             await world.said.wait()
         server.close()
         await server.wait_closed()
-        assert (world.ready_pids, world.reason) == ([42], "")
+        assert (world.ready_pids, world.reason) == ([42], NONE)
 
     async def answer(reader, writer):
         await reader.read(65536)
@@ -90,7 +97,7 @@ def test_a_bad_answer_is_not_ready():
         world.move(State.STARTING, 42)
         await until(lambda: len(server.asked) > 2)
         assert world.ready_pids == []
-        assert world.reason == f"waits for {server.url()}: 503 Service Unavailable: warming up"
+        assert world.reason == waits(server.url(), "503 Service Unavailable: warming up")
         world.move(State.STOPPING, 42)
 
     with Server(says("503 Service Unavailable", "warming up")) as server:
@@ -141,7 +148,7 @@ def test_it_is_asked_no_more_when_it_is_not_starting(monkeypatch, state):
         await passes(1)
         world.move(state, 42 if state in {State.STOPPING, State.RUNNING} else None)
         count = len(asked)
-        assert (count > 1, world.reason) == (True, "")
+        assert (count > 1, world.reason) == (True, NONE)
         await passes(60)
         assert (len(asked), world.ready_pids) == (count, [])
 
@@ -179,9 +186,9 @@ def test_what_its_start_waits_for_is_left_alone(monkeypatch):
     async def scenario():
         world = World(TCP)
         world.move(State.STARTING, 42)
-        world.entry.waits = lambda: "waits for cache"
+        world.entry.waits = lambda: CACHE
         world.move(State.STARTING)
-        assert world.reason == "waits for cache"
+        assert world.reason == CACHE
 
     simulated(scenario)
 
@@ -193,7 +200,7 @@ def test_without_ready_nothing_is_asked(monkeypatch):
         world = World(None)
         world.move(State.STARTING, 42)
         await passes(10)
-        assert (asked, world.reason) == ([], "")
+        assert (asked, world.reason) == ([], NONE)
 
     simulated(scenario)
 
@@ -203,11 +210,11 @@ class TestLog:
         async def scenario():
             world = World(Ready("log", "ready to accept .*"))
             world.move(State.STARTING, 42)
-            assert world.reason == "waits for a line in its log that matches ready to accept .*"
+            assert world.reason == because("waits_for_line", pattern="ready to accept .*")
             [(name, pattern, found)] = world.watched
             assert (name, pattern) == ("db:0", "ready to accept .*")
             found()
-            assert (world.ready_pids, world.reason, world.cancelled) == ([42], "", 1)
+            assert (world.ready_pids, world.reason, world.cancelled) == ([42], NONE, 1)
 
         simulated(scenario)
 
@@ -243,7 +250,7 @@ def test_a_hanging_server_holds_up_nothing():
         world = World(Ready("http", server.url()))
         world.move(State.STARTING, 42)
         await until(lambda: server.asked)
-        assert world.reason == f"waits for {server.url()}: not asked yet"
+        assert world.reason == waits(server.url(), "")
         world.move(State.STOPPING, 42)
 
     with Server(holds) as server:

@@ -7,13 +7,24 @@ import random
 
 import pytest
 
+from impetusd.core.reasons import because, not_started, said
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.disk.state import StateFile, write
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.record import Record
 
-END = Exit(code=3, at=1.7e9, stage="exec", error="no", oom="x", core=True, cpu_s=0.5, max_rss=1 << 40)
+pytestmark = pytest.mark.noise
+
+END = Exit(
+    code=3,
+    at=1.7e9,
+    failed=not_started("exec", because("no_file", name="/x"), "/x"),
+    oom="x",
+    core=True,
+    cpu_s=0.5,
+    max_rss=1 << 40,
+)
 FULL = Record(
     slot=Slot(
         state=State.RUNNING,
@@ -24,7 +35,7 @@ FULL = Record(
         started=1.0,
         recent=(1.0, 2.0),
         restarts=4,
-        reason="r",
+        reason=because("backoff", end=END.failed, count=2, most=16),
         last_exit=END,
     ),
     process=3,
@@ -32,7 +43,7 @@ FULL = Record(
     generation=5,
     gated=True,
     stopped=True,
-    due="d",
+    due=because("max_age", limit_s=3600.0),
     asked=True,
     tail=["a", "b"],
 )
@@ -47,7 +58,9 @@ WRONG = (None, True, 7, -1, 1e300, float("nan"), "x", [], ["x", 1], {}, {"a": 1}
 
 def test_what_was_dumped_is_loaded():
     for each in (Record(), FULL):
-        assert record.load(record.dump(each)) == each
+        text = record.dump(each)
+        assert record.load(text, record.dump_reasons(each, text)) == each
+    assert record.dump_reasons(Record(), "") is None
     assert record.revive(json.loads(json.dumps(record.durable(FULL)))).slot.last_exit == END
 
 
@@ -59,10 +72,27 @@ def test_nothing_is_written_that_the_first_version_does_not_read():
     assert set(told["slot"]["last_exit"]) == set(READ_BY_0_1_0["last_exit"].split())
 
 
+def test_of_a_record_that_another_version_wrote_alone_the_sentences_are_read():
+    """An older one leaves the reasons of the record before in their place."""
+    text = record.dump(FULL)
+    reasons = record.dump_reasons(FULL, text)
+    older = json.dumps({**json.loads(text), "generation": 6})
+    for stale in (reasons, None, "", "{", "[]", '{"of": 1}'):
+        found = record.load(older, stale)
+        assert found.slot.reason == said(str(FULL.slot.reason))
+        assert found.due == said(str(FULL.due))
+        assert found.slot.last_exit is not None
+        assert found.slot.last_exit.failed == not_started(
+            json.loads(text)["slot"]["last_exit"]["stage"], said(str(END.failed.facts["cause"]))
+        )
+    assert record.load(text, reasons).slot.reason == FULL.slot.reason
+
+
 def test_what_a_newer_version_says_besides_means_nothing():
     told = json.loads(record.dump(FULL))
     told["colour"] = told["slot"]["mood"] = told["slot"]["last_exit"]["weather"] = "blue"
-    assert record.load(json.dumps(told)) == FULL
+    text = json.dumps(told)
+    assert record.load(text, record.dump_reasons(FULL, text)) == FULL
     kept = {**record.durable(FULL), "colour": 1}
     kept["last_exit"]["mood"] = 2
     assert record.revive(kept).slot.restarts == 4
@@ -89,7 +119,8 @@ def test_what_is_not_of_its_kind_is_refused(of):
                 found = record.load(json.dumps(told))
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue
-            assert record.load(record.dump(found)) == found  # of its kind after all
+            text = record.dump(found)
+            assert record.load(text, record.dump_reasons(found, text)) == found  # of its kind after all
 
 
 def mutated(rng, value):

@@ -68,12 +68,15 @@ def worker(shim, via, **env):
 
 
 def refused(shim, process):
-    """Why a fork came to nothing: its stage and error."""
+    """Why a fork came to nothing: its stage, and the errno, text or key."""
     ended = shim.wait("exited", process)
     assert "code" not in ended, ended
     assert ended["left"] is False
     shim.ack(process)
-    return ended["stage"], ended["error"]
+    facts = ended["cause"]["facts"]
+    cause = facts["cause"]
+    told = cause["facts"].get("errno") or cause["facts"].get("text") or cause["key"]
+    return f"{facts['stage']} {facts['what']}".strip(), told
 
 
 def kill_tree(shim, process):
@@ -309,7 +312,7 @@ def test_a_template_that_dies_with_a_request_pending(shim, do):
     """The fork that it made and did not tell belongs to the template."""
     via, _ = template(shim)
     process, out = fork(shim, via, DO=do)
-    assert refused(shim, process) == ("forking a worker", "its template ended")
+    assert refused(shim, process) == ("fork", "template_ended")
     ended = shim.wait("exited", via)
     assert (ended["code"], ended["left"]) == (9, do == "silent")
     if do == "silent":
@@ -326,7 +329,7 @@ def test_a_template_that_hangs_with_requests_pending_is_ended_and_all_are_told(s
     behind, _ = fork(shim, via)
     shim.signal(via, signal.SIGKILL)
     for process in (hung, behind):
-        assert refused(shim, process) == ("forking a worker", "its template ended")
+        assert refused(shim, process) == ("fork", "template_ended")
     assert shim.wait("exited", via)["signal"] == signal.SIGKILL
 
 
@@ -341,7 +344,7 @@ def test_an_answer_that_a_template_gave_before_it_died_counts(shim):
     second, _ = fork(shim, via)
     os.close(writer)
     assert shim.wait("spawned", first)["pid"]
-    assert refused(shim, second) == ("forking a worker", "its template ended")
+    assert refused(shim, second) == ("fork", "template_ended")
     assert shim.wait("exited", via)["left"] is False
     shim.signal(first, signal.SIGTERM)
     assert shim.wait("exited", first)["signal"] == signal.SIGTERM
@@ -351,13 +354,13 @@ def test_without_its_template_no_worker_can_be_forked(shim):
     plain, _ = shim.started("/bin/sleep", "1000")
     for via in (plain, 4711):
         process, _ = fork(shim, via)
-        assert refused(shim, process) == ("forking a worker", "its template is gone")
+        assert refused(shim, process) == ("fork", "template_gone")
 
 
 def test_a_template_that_cannot_fork_says_why(shim):
     via, _ = template(shim)
     process, _ = fork(shim, via, DO="say", ANSWER='{"id": "ID", "error": "no memory"}')
-    assert refused(shim, process) == ("forking a worker", "no memory")
+    assert refused(shim, process) == ("fork", "no memory")
     worker(shim, via)
 
 
@@ -367,7 +370,7 @@ def test_a_template_that_names_another_childs_pid_is_refused(shim):
     process, _ = fork(shim, via, DO="say", ANSWER=json.dumps({"id": "ID", "pid": pid}))
     stage, error = refused(shim, process)
     assert (stage, error) == (
-        "adopting a forked worker",
+        "adopt",
         f"the template named pid {pid}, which is another child's",
     )
     assert state(pid) not in {"", "Z"}
@@ -383,7 +386,7 @@ def test_a_template_that_names_a_pid_that_is_no_worker_is_refused(shim, whose):
     via, _ = template(shim)
     process, _ = fork(shim, via, DO="say", ANSWER=json.dumps({"id": "ID", "pid": pid}))
     stage, error = refused(shim, process)
-    assert stage == "adopting a forked worker"
+    assert stage == "adopt"
     assert error == f"the template named pid {pid}, which is no child of the shim's"
     worker(shim, via)
 
@@ -416,7 +419,7 @@ def named(shim, *, before=False, **changes):
     os.write(writer, f"{pid}\n".encode())
     os.close(writer)
     stage, error = refused(shim, process)
-    assert stage == "adopting a forked worker"
+    assert stage == "adopt"
     assert state(int(pid)) not in {"", "Z"}
     worker(shim, via)
     return pid, error
@@ -448,7 +451,7 @@ def test_a_pid_that_was_refused_and_is_adopted_later_does_not_hold_the_shim_up(s
     other, pids = family(shim, "setsid")
     via, _ = template(shim)
     process, _ = fork(shim, via, DO="say", ANSWER=json.dumps({"id": "ID", "pid": pids["child"]}))
-    assert shim.wait("exited", process)["stage"] == "adopting a forked worker"
+    assert shim.wait("exited", process)["cause"]["facts"]["stage"] == "adopt"
     shim.signal(other, signal.SIGKILL)
     assert shim.wait("exited", other)["left"] is True
     assert pids["child"] in shim.children()
@@ -478,7 +481,7 @@ def test_an_answer_that_makes_no_sense_ends_only_the_templates_forking(shim, ans
     via, _ = template(shim)
     lives, _ = worker(shim, via)
     process, _ = fork(shim, via, DO="say", ANSWER=answer)
-    assert refused(shim, process) == ("forking a worker", "its template gave an answer that makes no sense")
+    assert refused(shim, process) == ("fork", "template_senseless")
     assert "code" in shim.wait("exited", via)
     shim.signal(lives, signal.SIGTERM)
     assert shim.wait("exited", lives)["signal"] == signal.SIGTERM
@@ -496,7 +499,7 @@ def test_an_answer_that_nobody_asked_for_is_nothing(shim):
     worker(shim, other)
     assert [event for event in shim.supervisor.heard if event["process"] == hung] == []
     shim.signal(via, signal.SIGKILL)
-    assert refused(shim, hung) == ("forking a worker", "its template ended")
+    assert refused(shim, hung) == ("fork", "template_ended")
 
 
 @pytest.mark.parametrize("changes", [{"fds": ["none"]}, {"fds": None}, {"env": {1: {}}, "fds": [["x"]]}], ids=repr)
@@ -507,7 +510,7 @@ def test_a_fork_that_makes_no_sense_is_an_exit_like_any_other(shim, changes):
     spec = {"env": {}, "fds": [], "group": f"test-{process}", **changes}
     shim.say({"op": "fork", "process": process, "via": via, "spec": spec})
     stage, error = refused(shim, process)
-    assert stage == "forking a worker"
+    assert stage == "fork"
     assert error
     worker(shim, via)
 
@@ -522,7 +525,7 @@ def test_orphans_are_reaped_after_a_fork_that_was_under_way_when_they_ended(shim
     shim.signal(process, signal.SIGKILL, "tree")
     shim.wait("gone", process)
     shim.signal(via, signal.SIGKILL)
-    assert refused(shim, hung) == ("forking a worker", "its template ended")
+    assert refused(shim, hung) == ("fork", "template_ended")
     wait_for(lambda: state(pids["grandchild"]) == "", "the orphan to be reaped")
 
 

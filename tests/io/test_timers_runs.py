@@ -10,16 +10,23 @@ from datetime import datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timer_world import BEGIN, World, timer
+from timer_world import BEGIN, NO_PROGRAM, World, brief, timer
 from waiting import turns
 
 from impetusd.core.config.model import Overlap
 from impetusd.core.protocol import ProtocolError
+from impetusd.core.reasons import because, read
 from impetusd.core.rules.lifecycle import Exited, Gone, Slot, State
 from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.rules import timers as module
 
+pytestmark = pytest.mark.noise
+
 HOUR, DAY, YEAR = 3600.0, 86400.0, 365 * 86400.0
+
+
+def failed(ago_s, cause, again_s=None):
+    return because("timer_failed", name="job", ago_s=ago_s, cause=cause, again_s=again_s)
 
 
 class TestSchedule:
@@ -78,7 +85,7 @@ class TestResults:
         world.advance(2.5)
         end(world)
         run = world.row()["runs"][0]
-        assert (run["ok"], run["result"], run["code"], run["duration_s"], run["why"]) == (
+        assert (run["ok"], brief(read(run["cause"])), run["code"], run["duration_s"], run["why"]) == (
             ok,
             result,
             code,
@@ -91,8 +98,8 @@ class TestResults:
         world = World(timer())
         world.unstartable = True
         world.advance(60.0)
-        assert world.results == [("schedule", "exec failed: ENOENT")]
-        assert world.timers.attention() == [("job", "job failed just now: exec failed: ENOENT")]
+        assert world.results == [("schedule", brief(NO_PROGRAM))]
+        assert world.timers.attention() == [("job", failed(0.0, NO_PROGRAM))]
 
     def test_ten_are_kept_newest_first(self):
         world = World(timer(every=1.0))
@@ -106,7 +113,7 @@ class TestResults:
         world.advance(64.9)
         assert world.row()["state"] == "running"
         world.advance(0.1)
-        assert world.results == [("schedule", "timed out after 5 s")]
+        assert world.results == [("schedule", "timed_out 5.0")]
         assert world.told == ["job: not done within 5 s: stopping it"]
 
     def test_a_job_that_ignores_sigterm_is_killed_and_has_timed_out(self):
@@ -115,7 +122,7 @@ class TestResults:
         world.advance(3605.0)
         assert world.slots["job"].state is State.STOPPING
         world.advance(10.0)
-        assert world.results == [("schedule", "timed out after 5 s")]
+        assert world.results == [("schedule", "timed_out 5.0")]
         assert world.row()["runs"][0]["duration_s"] == 15.0
 
     def test_ending_what_a_job_left_behind_is_no_part_of_it(self):
@@ -133,13 +140,13 @@ class TestResults:
         world.suspend(1000.0)
         assert world.row()["state"] == "running"
         world.advance(4.0)
-        assert world.results == [("schedule", "timed out after 5 s")]
+        assert world.results == [("schedule", "timed_out 5.0")]
 
     def test_an_operators_stop_is_no_failure(self):
         world = World(timer(retries=3))
         world.advance(60.0)
         world.timers._stop_slot(timer().unit)
-        assert world.results == [("schedule", "stopped: killed by SIGTERM")]
+        assert world.results == [("schedule", "stopped killed SIGTERM  False")]
         assert (world.row()["state"], world.timers.attention()) == ("waiting", [])
 
     def test_attention_lasts_until_a_run_is_well(self):
@@ -147,7 +154,7 @@ class TestResults:
         world.advance(HOUR)
         world.exit(3)
         world.advance(HOUR)
-        assert world.timers.attention() == [("job", "job failed 1 h ago: exit 3")]
+        assert world.timers.attention() == [("job", failed(3600.0, because("exit", code=3)))]
         world.exit(0)
         assert world.timers.attention() == []
 
@@ -158,7 +165,7 @@ class TestRetries:
         world.advance(DAY)
         world.exit(1)
         assert (world.row()["state"], world.row()["next_in_s"]) == ("retrying", 10.0)
-        assert world.timers.attention() == [("job", "job failed just now: exit 1; tried again in 10 s")]
+        assert world.timers.attention() == [("job", failed(0.0, because("exit", code=1), 10.0))]
         world.advance(10.0)
         world.exit(1)
         world.advance(20.0)
@@ -166,7 +173,8 @@ class TestRetries:
         assert world.row()["state"] == "waiting"
         assert world.times == [DAY, DAY + 10, DAY + 30]
         assert world.results == [("schedule", "exit 1"), ("retry", "exit 1"), ("retry", "exit 1")]
-        assert world.told == ["job: exit 1; tried again in 10 s (1 of 2)", "job: exit 1; tried again in 20 s (2 of 2)"]
+        end = because("exit", code=1)
+        assert world.told == [f"job: {end}; tried again in {wait} s ({n} of 2)" for n, wait in ((1, 10), (2, 20))]
 
     def test_success_ends_them(self):
         world = World(timer(every=DAY, retries=5))
@@ -201,7 +209,7 @@ class TestOverlap:
         world.exit()
         world.advance(5.0)
         assert world.times == [10.0, 50.0]
-        assert world.results == [("schedule", "skipped: it still runs (3 times)"), ("schedule", "exit 0")]
+        assert world.results == [("schedule", "skipped_running"), ("schedule", "exit 0")]
         assert world.timers.attention() == []
 
     def test_queue_holds_one(self):
@@ -214,7 +222,7 @@ class TestOverlap:
         world.exit()
         assert world.row()["state"] == "waiting"
         assert [result for _, result in world.results] == [
-            "skipped: it still runs, and another run waits for its end",
+            "skipped_queued",
             "exit 0",
             "exit 0",
         ]
@@ -223,7 +231,7 @@ class TestOverlap:
         world = World(timer(every=10.0, overlap=Overlap.REPLACE))
         world.advance(20.0)
         assert world.times == [10.0, 20.0]
-        assert world.results == [("schedule", "stopped: the next run replaced it")]
+        assert world.results == [("schedule", "stopped_for_next")]
         assert world.timers.attention() == []
 
     def test_replace_of_a_job_that_ignores_sigterm_waits_until_it_is_killed(self):
@@ -253,7 +261,7 @@ class TestClockJumps:
             assert world.results == [("catch-up", "exit 0")]
             assert world.told == ["job: a run was missed; it is made up for now"]
         else:
-            assert "skipped: missed" in world.results[0][1]
+            assert world.results[0][1] == "skipped_missed"
         world.advance(2 * HOUR)
         assert len(world.starts) == catch_up
         world.advance(HOUR)
@@ -336,7 +344,7 @@ class TestDeathOfTheSupervisor:
         world.succeed()
         assert (world.row()["state"], world.row()["running_s"]) == ("running", 20.0)
         world.advance(30.0)
-        assert world.results == [("schedule", "timed out after 50 s")]
+        assert world.results == [("schedule", "timed_out 50.0")]
         assert world.times == [100.0]
 
     def test_what_it_was_stopped_for_is_known_to_the_next(self):
@@ -346,14 +354,14 @@ class TestDeathOfTheSupervisor:
         world.die()
         world.succeed()
         world.advance(10.0)
-        assert world.results == [("schedule", "timed out after 50 s")]
+        assert world.results == [("schedule", "timed_out 50.0")]
 
     def test_skips_are_known_to_the_next(self):
         world = World(timer(every=100.0))
         world.advance(250.0)
         world.die()
         world.succeed()
-        assert world.results == [("schedule", "skipped: it still runs")]
+        assert world.results == [("schedule", "skipped_running")]
 
     def test_a_start_by_hand_is_known_to_the_next(self):
         world = World(timer(every=DAY))
@@ -511,8 +519,8 @@ class TestReboot:
         world = World(timer(every=DAY, retries=1, retry_delay=10.0))
         world.advance(DAY + 5)
         world.reboot(60.0)
-        assert world.results == [("schedule", "lost: impetusd, or the host, went down while it ran")]
-        assert world.timers.attention()[0][1].startswith("job failed 1 min ago: lost")
+        assert world.results == [("schedule", "lost_run")]
+        assert world.timers.attention()[0][1].find("lost_run")
         world.advance(10.0)
         assert world.times == [DAY, DAY + 75]
 
@@ -564,7 +572,7 @@ class TestTrigger:
         world = World(timer(every=DAY))
         world.advance(5.0)
         run = ask(world, lambda: world.advance(2.0), lambda: world.exit(3))
-        assert (run["ok"], run["result"], run["why"], run["code"], run["duration_s"]) == (
+        assert (run["ok"], brief(read(run["cause"])), run["why"], run["code"], run["duration_s"]) == (
             False,
             "exit 3",
             "trigger",
@@ -597,14 +605,14 @@ class TestTrigger:
         world = World(timer(every=DAY, overlap=Overlap.QUEUE))
         world.advance(DAY)
         run = ask(world, lambda: world.exit(1), lambda: world.advance(1.0), lambda: world.exit(2))
-        assert (run["why"], run["result"]) == ("trigger", "exit 2")
+        assert (run["why"], brief(read(run["cause"]))) == ("trigger", "exit 2")
 
     def test_replace_ends_what_runs(self):
         world = World(timer(every=DAY, overlap=Overlap.REPLACE))
         world.advance(DAY)
         run = ask(world, lambda: world.exit(0))
-        assert (run["why"], run["result"]) == ("trigger", "exit 0")
-        assert world.results[0] == ("schedule", "stopped: the next run replaced it")
+        assert (run["why"], brief(read(run["cause"]))) == ("trigger", "exit 0")
+        assert world.results[0] == ("schedule", "stopped_for_next")
 
     def test_it_takes_the_place_of_a_retry(self):
         world = World(timer(every=DAY, retries=1))
@@ -707,7 +715,7 @@ class TestTheEnd:
         world.exit(1)
         world.advance(1000.0)
         assert world.times == [10.0]
-        assert json.loads(world.records["job"])["runs"][0]["result"] == "exit 1"
+        assert json.loads(world.records["job"])["runs"][0]["code"] == 1
 
     def test_without_timers_there_is_no_alarm(self):
         world = World()

@@ -7,12 +7,21 @@ from collections import deque
 from typing import Any
 
 from impetusd.core.config.model import Kind, Overlap, Timer, Unit
+from impetusd.core.reasons import Reason, because, not_started, read
 from impetusd.core.rules import lifecycle
 from impetusd.core.rules.lifecycle import Deadline, Event, Exited, Scope, Signal, Slot, Spawn, Spawned, Start, Stop
 from impetusd.core.rules.policy import Exit, policy_of
 from impetusd.supervisor.rules.timers import Now, Timers
 
 BEGIN = 1_774_742_400.0  # 2026-03-29 00:00 UTC
+
+NO_PROGRAM = not_started("exec", because("os_error", errno=2, detail=""), "/x")
+
+
+def brief(reason: Reason) -> str:
+    """The reason as its key and its facts: `exit 1`, `timed_out 5.0`."""
+    facts = [brief(fact) if isinstance(fact, Reason) else str(fact) for fact in reason.facts.values()]
+    return " ".join([reason.key, *facts])
 
 
 def timer(name: str = "job", **keys: Any) -> Timer:
@@ -154,7 +163,7 @@ class World:
     def act(self, name: str, action: lifecycle.Action) -> None:
         match action:
             case Spawn() if self.unstartable:
-                self.inbox.append((name, Exited(Exit(stage="exec", error="ENOENT", at=round(self.wall, 3)))))
+                self.inbox.append((name, Exited(Exit(failed=NO_PROGRAM, at=round(self.wall, 3)))))
             case Spawn():
                 self.starts.append((name, round(self.wall - BEGIN, 3)))
                 self.inbox.append((name, Spawned(100 + len(self.starts))))
@@ -218,8 +227,8 @@ class World:
 
     @property
     def results(self) -> list[tuple[str, str]]:
-        """(why, result) of each, oldest first."""
-        return [(run["why"], run["result"]) for run in reversed(self.row()["runs"])]
+        """(why, result as key and facts) of each, oldest first."""
+        return [(run["why"], brief(read(run["cause"]))) for run in reversed(self.row()["runs"])]
 
     @property
     def times(self) -> list[float]:

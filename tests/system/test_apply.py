@@ -262,7 +262,7 @@ def test_where_the_old_version_still_runs_is_told_until_it_is_replaced_and_apply
     assert "env V: changed" in plan
     assert "max_restarts" not in plan  # that is in force
     said = impetusd.run("status", code=None).out
-    assert "web was not reloaded and runs as before: web:template:next: " in said
+    assert "Reload of web failed; the old version keeps serving: web:template:next: " in said
     assert "the INI file has changes that are not in force" in said
     # Whatever has been replaced since is not all of it: the old template forks the old version.
     impetusd.kill(impetusd.status()["web:0"].pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from impetusd.core import units
 from impetusd.core.config import ini, schema
 from impetusd.core.config.model import Autorestart, Kind, user_and_group
 from impetusd.core.config.reading import place, size
@@ -139,7 +140,7 @@ def asking(reading: Values, section: Section, way: str, values: dict[str, Any], 
         if way == "http" and http and not http.startswith("https:") and values[key] != idle:
             reading.problem(place(section, key), f"{key} is for https; remove it, or write the URL with https")
     if not faulty & {"timeout", "interval"} and values["timeout"] > values["interval"]:
-        ends = [f"{key} ({schema.show_duration(values[key])})" for key in ("timeout", "interval")]
+        ends = [f"{key} ({units.show_duration(values[key])})" for key in ("timeout", "interval")]
         at = place(section, "timeout", "interval")
         reading.problem(at, f"{ends[0]} must not be longer than {ends[1]}; change one of them")
     if size(values["socket"]) > schema.UNIX_PATH_BYTES:
@@ -204,7 +205,7 @@ def owners(reading: Values, section: Section, values: dict[str, Any]) -> None:
 
 def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
     def said(key: str) -> str:
-        return f"{key} ({schema.show_duration(values[key])})"
+        return f"{key} ({units.show_duration(values[key])})"
 
     drain, kill = "drain_timeout", "kill_timeout"
     if kind is Kind.POOL and not faulty & {drain, kill} and values[drain] >= values[kill]:

@@ -11,6 +11,7 @@ from impetusd.core.config import capabilities, ini
 from impetusd.core.config.location import DEFAULTS, SECTION
 from impetusd.core.config.model import ANY_V6, UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
 from impetusd.core.protocol import MAX_INSTANCES
+from impetusd.core.units import MILLISECONDS, show_duration
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ GROUP = "group"
 INCLUDE = "include"
 ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
 
-MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 LONGEST = 3650 * MILLISECONDS["d"]
 BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 TRUE = ("yes", "true", "on", "1")
@@ -97,17 +97,6 @@ def parse_duration(text: str) -> float:
     if finer:
         raise ValueError("finer than a millisecond; write whole milliseconds, like 500ms")
     return milliseconds / 1000
-
-
-def show_duration(seconds: float) -> str:
-    """In the largest unit of which it is a whole number: 10.0 is 10s, 0.1 is 100ms."""
-    milliseconds = round(seconds * 1000)
-    if not milliseconds:
-        return "0"
-    unit = max(
-        (unit for unit, worth in MILLISECONDS.items() if milliseconds % worth == 0), key=MILLISECONDS.__getitem__
-    )
-    return f"{milliseconds // MILLISECONDS[unit]}{unit}"
 
 
 def parse_positive_duration(text: str) -> float:

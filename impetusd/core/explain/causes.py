@@ -1,14 +1,21 @@
-"""Errors that everybody meets: what they mean, and what to type to see for oneself. Text in, text out; nothing is guessed."""
+"""Errors that everybody meets: what they mean, and what to type to see for oneself. Nothing is guessed.
+
+Of what a program wrote the text is looked at (`advice`); of what impetusd says, key and facts (`of_reasons`).
+"""
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from impetusd.core.config import shell
+from impetusd.core.reasons import errno_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from impetusd.core.reasons import Reason
 
 
 class Advice(NamedTuple):
@@ -29,6 +36,14 @@ def _known(pattern: str, hint: str = "", command: str = "", tells: str = "") -> 
     return _Known(re.compile(pattern, re.IGNORECASE), hint, command, tells)
 
 
+PORT_TAKEN = "another process has its port, and may be an older one of its own"
+MAY_NOT = "the user that it runs as may not, or the file is not executable"
+EACH_STEP = "who may do what, at each step of the way"
+NO_DESCRIPTORS = "its limit of open files is too low: rlimits = nofile=65536"
+OUT_OF_MEMORY = Advice(
+    "max_memory_restart, set below the limit, has it replaced in time",
+    (("journalctl -k --grep 'Killed process'", "the kernel's own account"),),
+)
 _PATH = r"(?P<path>/[^\s'\":,;)]+)"
 # {names} are those of groups of the pattern. Of a text the last line that is known counts, and there the first row.
 KNOWN = (
@@ -38,13 +53,13 @@ KNOWN = (
     ),
     _known(
         r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
-        "another process has its port, and may be an older one of its own",
+        PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
         "which process that is (as root)",
     ),
     _known(
         r"address already in use.*?[:\]](?P<port>\d{2,5})\b",
-        "another process has its port, and may be an older one of its own",
+        PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
         "which process that is (as root)",
     ),
@@ -54,53 +69,11 @@ KNOWN = (
         "it runs without new privileges (no_new_privs = auto, with a user of its own), which what it executes needs;"
         " write no_new_privs = no in its section, or capabilities = … for what it may do itself",
     ),
-    _known(
-        r"executing (?P<name>\S+) failed: operation not permitted",
-        "{name} has file capabilities, which no_new_privs = auto keeps from it; write no_new_privs = no in its section,"
-        " or what it needs as capabilities = …",
-        "getcap $(command -v {name})",
-        "which they are",
-    ),
     _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "how full it is"),
     _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "how full it is"),
     _known(r"no space left on device", "a disk is full", "df -h", "which one"),
-    _known(
-        rf"(executing|entering|changing directory to) {_PATH}.*permission denied",
-        "the user that it runs as may not, or the file is not executable",
-        "namei -l {path}",
-        "who may do what, at each step of the way",
-    ),
-    _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", "who may do what, at each step of the way"),
-    _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", "who may do what, at each step of the way"),
-    _known(
-        rf"executing (?P<word>{'|'.join(map(re.escape, sorted(shell.BUILT_IN)))}) failed",
-        "no shell runs a command, and {word} is shell syntax; write sh -c '…'",
-    ),
-    _known(
-        r"executing (?P<name>[^/\s]\S*) failed: no such program in PATH",
-        "no folder in its PATH has {name}; write the path of the program, or set PATH in its [env:…]",
-        "command -v {name}",
-        "where this shell finds it",
-    ),
-    _known(
-        rf"executing {_PATH}.*exec format error",
-        "the kernel does not know what it is; a script begins with a line like #!/bin/sh",
-        "file {path}",
-        "what it is",
-    ),
-    _known(
-        rf"changing directory to {_PATH}.*no such file",
-        "its cwd is not there; make it, or write another",
-        "namei -l {path}",
-        "how far the way goes",
-    ),
-    _known(
-        rf"executing {_PATH}.*no such file",
-        "it is not there, or the interpreter that its first line names is not",
-        "ls -l {path}",
-        "whether it is",
-    ),
-    _known(rf"reading env_file {_PATH}", "", "ls -l {path}", "what is there"),
+    _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", EACH_STEP),
+    _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", EACH_STEP),
     _known(
         r"\('(?P<host>[\w.:-]+)', (?P<port>\d+)\).*connection refused"
         r"|connect call failed \('(?P<host2>[\w.:-]+)', (?P<port2>\d+)"
@@ -123,18 +96,104 @@ KNOWN = (
         "getent passwd {user}",
         "whether the host knows it",
     ),
-    _known(
-        r"out of memory",
-        "max_memory_restart, set below the limit, has it replaced in time",
-        "journalctl -k --grep 'Killed process'",
-        "the kernel's own account",
-    ),
-    _known(r"too many open files", "its limit of open files is too low: rlimits = nofile=65536"),
+    _known(r"out of memory", OUT_OF_MEMORY.hint, *OUT_OF_MEMORY.commands[0]),
+    _known(r"too many open files", NO_DESCRIPTORS),
 )
 
 
+def of_reasons(reasons: Iterable[Reason]) -> Advice:
+    """Of the last reason that is known."""
+    found = (_of_reason(reason) for reason in reversed(list(reasons)))
+    return next((each for each in found if each != Advice()), Advice())
+
+
+def _of_reason(reason: Reason) -> Advice:
+    failed = reason.find("start_failed")
+    if failed is not None:
+        return _of_start(str(failed.facts["stage"]), str(failed.facts["what"]), failed.facts["cause"])
+    killed = reason.find("killed")
+    if killed is not None and killed.facts["oom"]:
+        return OUT_OF_MEMORY
+    answer = reason.find("bad_answer")
+    if answer is not None and answer.facts["errno"] == errno.ECONNREFUSED:
+        return _refused(str(answer.facts["at"]))
+    if answer is not None and not answer.facts["errno"]:  # the words of whoever was asked
+        return advice([str(answer.facts["answer"])])
+    return _of_errno(errno_of(reason), str(reason.facts.get("path") or reason.facts.get("where") or ""))
+
+
+def _refused(at: str) -> Advice:
+    host, colon, port = at.rpartition(":")
+    if not (colon and port.isdecimal() and "/" not in host):
+        return Advice("what it wants to talk to does not listen: it is down, or elsewhere")
+    reach = (f"nc -vz {host} {port}", "whether it can be reached from here")
+    return Advice(f"nothing listens at {host}, port {port}", (reach,))
+
+
+def _of_errno(number: int, path: str) -> Advice:
+    if number == errno.ENOSPC and path:
+        return Advice("the disk is full", ((f"df -h {path}", "how full it is"),))
+    if number == errno.ENOSPC:
+        return Advice("a disk is full", (("df -h", "which one"),))
+    if number == errno.EACCES and path:
+        return Advice("", ((f"namei -l {path}", EACH_STEP),))
+    return Advice(NO_DESCRIPTORS) if number in {errno.EMFILE, errno.ENFILE} else Advice()
+
+
+def _of_start(stage: str, what: str, cause: Reason) -> Advice:
+    """Why a start failed, at which stage."""
+    number, is_path = errno_of(cause), what.startswith("/")
+    if stage == "exec":
+        return _of_exec(what, cause, number)
+    if stage == "cwd" and number == errno.ENOENT:
+        return Advice(
+            "its cwd is not there; make it, or write another", ((f"namei -l {what}", "how far the way goes"),)
+        )
+    if stage == "cwd" and number == errno.EACCES:
+        return Advice(MAY_NOT, ((f"namei -l {what}", EACH_STEP),))
+    if stage == "env_file":
+        return Advice("", ((f"ls -l {what}", "what is there"),))
+    if stage == "listen" and number == errno.EADDRINUSE:
+        port = what.rpartition(":")[2]
+        if port.isdecimal():
+            return Advice(PORT_TAKEN, ((f"ss -ltnp 'sport = :{port}'", "which process that is (as root)"),))
+        return Advice("another process has its address", (("ss -lnp", "who listens where (as root)"),))
+    if stage in {"host", "listen_host"}:
+        return Advice(
+            "the name of a host cannot be looked up", (("resolvectl status", "which name servers are asked"),)
+        )
+    if stage == "account" and cause.key == "no_user":
+        return Advice(
+            "the user is not there (any more)", ((f"getent passwd {cause.facts['name']}", "whether the host knows it"),)
+        )
+    return _of_errno(number, what if is_path else "")
+
+
+def _of_exec(name: str, cause: Reason, number: int) -> Advice:
+    if number == errno.EPERM:
+        hint = (
+            f"{name} has file capabilities, which no_new_privs = auto keeps from it; write no_new_privs = no in its"
+            " section, or what it needs as capabilities = …"
+        )
+        return Advice(hint, ((f"getcap $(command -v {name})", "which they are"),))
+    if name in shell.BUILT_IN:
+        return Advice(f"no shell runs a command, and {name} is shell syntax; write sh -c '…'")
+    if cause.key == "no_program":
+        hint = f"no folder in its PATH has {name}; write the path of the program, or set PATH in its [env:…]"
+        return Advice(hint, ((f"command -v {name}", "where this shell finds it"),))
+    if number == errno.EACCES and name.startswith("/"):
+        return Advice(MAY_NOT, ((f"namei -l {name}", EACH_STEP),))
+    if number == errno.ENOEXEC:
+        hint = "the kernel does not know what it is; a script begins with a line like #!/bin/sh"
+        return Advice(hint, ((f"file {name}", "what it is"),))
+    if cause.key in {"no_file", "no_interpreter"}:
+        hint = "it is not there, or the interpreter that its first line names is not"
+        return Advice(hint, ((f"ls -l {name}", "whether it is"),))
+    return _of_errno(number, "")
+
+
 def advice(lines: Iterable[str]) -> Advice:
-    """Of the last line that is known."""
+    """Of the last line, of those that a program wrote, that is known."""
     for line in reversed(list(lines)):
         for known in KNOWN:
             match = known.pattern.search(line)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from impetusd.core.explain import causes, foreground, ledger, story
-from impetusd.core.rules.schedule import ago
+from impetusd.core.reasons import Reason, mentions
+from impetusd.core.units import ago
 
 Row: TypeAlias = Mapping[str, Any]
 Record: TypeAlias = Mapping[str, Any]
@@ -36,7 +37,7 @@ class Facts:
     rows: Sequence[Row] = ()
     checks: Sequence[Row] = ()
     timers: Sequence[Row] = ()
-    troubles: Sequence[str] = ()
+    troubles: Sequence[Reason] = ()
     records: Sequence[Record] = ()
     own: Sequence[Record] = ()
     known: Sequence[str] = ()
@@ -102,11 +103,17 @@ class End:
     @property
     def text(self) -> str:
         """What it was, and what it said."""
-        text = self.rule["reason"] if self.rule is not None else ledger.ending(self.exit)
+        why = self.reason
+        text = str(why)
         said = causes.telling(self.lines)[:300] if self.rule is None else causes.stuck(self.lines)
         if self.rule is None and self.exit.get("code") == 0:
             text = "it ended by itself, with exit 0 (success)"
-        return f"{text}: {said}" if said and said not in text else str(text)
+        return f"{text}: {said}" if said and not mentions(why, said) else text
+
+    @property
+    def reason(self) -> Reason:
+        """What it was."""
+        return ledger.reason(self.rule) if self.rule is not None else ledger.end_reason(self.exit)
 
 
 def end_of(records: Sequence[Record]) -> End | None:
@@ -118,7 +125,7 @@ def end_of(records: Sequence[Record]) -> End | None:
     pid = last.get("pid")
     same: list[Record] = []
     for end in reversed(records):
-        if end["kind"] == "exit" and not end.get("asked") and ledger.ending(end) == ledger.ending(last):
+        if end["kind"] == "exit" and not end.get("asked") and ledger.end_reason(end) == ledger.end_reason(last):
             same.append(end)
         elif end["kind"] == "exit" or (same and _begins(end)):
             break
@@ -128,12 +135,13 @@ def end_of(records: Sequence[Record]) -> End | None:
     return End(last, rule, words[-1] if words and pid is not None else None, len(same), same[-1]["at"])
 
 
-def advice_on(end: End | None, extra: Sequence[str] = (), command: Sequence[str] = ()) -> causes.Advice:
+def advice_on(end: End | None, extra: Sequence[Reason] = (), command: Sequence[str] = ()) -> causes.Advice:
     """`command`: what the INI file has its unit run."""
     if end is None:
-        return causes.advice(extra)
-    lines = [*end.lines, ledger.ending(end.exit), *extra]
-    found = causes.advice(lines)
+        return causes.of_reasons(extra)
+    found = causes.of_reasons([ledger.end_reason(end.exit), *extra])
+    if found == causes.Advice():
+        found = causes.advice(end.lines)
     short = (end.exit.get("ran_s") or 0.0) < AT_ONCE
     if end.exit.get("code") == 0 and end.rule is None and short:
         hint = foreground.advice(command) or (

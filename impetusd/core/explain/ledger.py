@@ -14,8 +14,9 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from impetusd.core.protocol import UNKNOWN, is_pattern
-from impetusd.core.rules.schedule import span
+from impetusd.core.protocol import is_pattern
+from impetusd.core.reasons import Reason, because, of_record, read_start
+from impetusd.core.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -24,12 +25,18 @@ Record: TypeAlias = "Mapping[str, Any]"
 
 MOST_LITERALS = 32  # beyond which looking for them costs more than it saves
 LATEST = 253_370_764_800  # Unix time: the year 9999, which is the last that a date can be of
-COMMON = {"n": "its number", "at": "when: Unix time, seconds", "kind": "one of KINDS"}
+COMMON = {
+    "n": "its number",
+    "at": "when: Unix time, seconds",
+    "kind": "one of KINDS",
+    "cause": "the reason, of which `reason`, `why` or `error` is the sentence: {key, facts}",
+}
 _OF_A_SLOT = {"unit": "the section's name", "slot": "as `status` shows it"}
 _DECIDED = {
     "asked": "whether an operator, or a rule that acted before, wanted it to end",
     "state": "what the slot is from then on",
     "decision": "what was decided, in words, with the key and its value",
+    "decided": "the same as {key, facts}",
     "rule": "the key that decided; empty where none did",
     "restarts": "how often it was started without being asked, ever",
     "retry_s": "seconds until the next start; null if there is none, or it is due at once",
@@ -102,6 +109,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "config": {
         "what": "applied or refused",
         "changes": "what it changes, as `plan` says it",
+        "problems": "of a refused one: the first of them",
         "ok": "whether all that was changed came up",
         "reason": "why it was refused, or what did not come up",
     },
@@ -202,12 +210,27 @@ def sentence(record: Record) -> str:
 
 def ending(record: Record) -> str:
     """How a process ended: `exit 1`, `killed by SIGSEGV (core dumped)`, `executing /x failed: no such file`."""
+    return str(end_reason(record))
+
+
+def end_reason(record: Record) -> Reason:
+    """The same as a reason."""
     if record.get("stage"):
-        return f"{record['stage']} failed: {record.get('error', '')}"
+        return read_start(record.get("cause"), record["stage"], record.get("error", ""))
     if record.get("signal"):
-        more = record.get("oom") or ("core dumped" if record.get("core") else "")
-        return f"killed by {record['signal']}" + (f" ({more})" if more else "")
-    return f"exit {record['code']}" if record.get("code") is not None else UNKNOWN
+        oom, core = record.get("oom") or "", bool(record.get("core"))
+        return because("killed", signal=record["signal"], oom=oom, core=core)
+    return because("exit", code=record["code"]) if record.get("code") is not None else because("unknown_end")
+
+
+def reason(record: Record) -> Reason:
+    """Why, of a record that says so in `reason` or in `why`."""
+    return of_record(record, "reason" if "reason" in record else "why")
+
+
+def decision(record: Record) -> Reason:
+    """What was decided of a process that has ended; NONE where nothing was."""
+    return of_record(record, "decision", "decided")
 
 
 def who(record: Record) -> str:
@@ -232,14 +255,18 @@ def typed(record: Record) -> str:
 
 
 def _daemon(record: Record) -> str:
-    why = f": {record['why']}" if record.get("why") else ""
-    return f"impetusd {record['what']} (supervisor {record['pid']}, shim {record['shim']}){why}"
+    return f"impetusd {record['what']} (supervisor {record['pid']}, shim {record['shim']}){_because(record)}"
+
+
+def _because(record: Record) -> str:
+    why = reason(record)
+    return f": {why}" if why else ""
 
 
 def _exit(record: Record) -> str:
     after = f" after {span(record['ran_s'])}" if record.get("ran_s") is not None else ""
-    decision = f"; {record['decision']}" if record.get("decision") else ""
-    return f"{ending(record)}{after}{decision}"
+    decided = decision(record)
+    return f"{ending(record)}{after}{f'; {decided}' if decided else ''}"
 
 
 def _stderr(record: Record) -> str:
@@ -251,13 +278,12 @@ def _stderr(record: Record) -> str:
 def _timer(record: Record) -> str:
     attempt = f", attempt {record['attempt']}" if record.get("attempt", 1) > 1 else ""
     took = f" after {span(record['duration_s'])}" if record.get("duration_s") else ""
-    return f"{'done' if record['ok'] else 'failed'}{took}: {record['reason']} ({record['why']}{attempt})"
+    return f"{'done' if record['ok'] else 'failed'}{took}: {reason(record)} ({record['why']}{attempt})"
 
 
 def _config(record: Record) -> str:
     if record["what"] == "refused":
-        problems = record["reason"].splitlines()
-        return f"the configuration was refused: {problems[1] if len(problems) > 1 else problems[0]}"
+        return f"the configuration was refused: {next(iter(record.get('problems', ())), record['reason'])}"
     names = ", ".join(f"{change['name']} {change['effect']}" for change in record["changes"])
     failed = "" if record.get("ok", True) else f"; not all came up {record.get('reason', '')}"
     return f"the configuration was applied: {names or 'nothing to do'}{failed}"
@@ -270,24 +296,28 @@ def _command(record: Record) -> str:
 
 
 def _health(record: Record) -> str:
-    reason = f": {record['reason']}" if record.get("reason") else ""
-    return f"health check {record['check']}: {record['state']}{reason}"
+    return f"health check {record['check']}: {record['state']}{_because(record)}"
 
 
 def _reload(record: Record) -> str:
-    reason = f": {record['reason']}" if record.get("reason") else ""
     took = f" after {span(record['took_s'])}" if record.get("took_s") else ""
-    return f"reload to generation {record['generation']} {record['what']}{took}{reason}"
+    return f"reload to generation {record['generation']} {record['what']}{took}{_because(record)}"
+
+
+def _without_its_rule(why: Reason) -> Reason:
+    """What a health check has found: that it is unhealthy is said already."""
+    found = why.facts.get("cause")
+    return found if why.key == "unhealthy" and isinstance(found, Reason) else why
 
 
 _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "daemon": _daemon,
-    "start": lambda r: f"started, pid {r['pid']}" + (f": {r['why']}" if r.get("why") else ""),
+    "start": lambda r: f"started, pid {r['pid']}" + _because(r),
     "ready": lambda r: "ready" + (f" after {span(r['after_s'])}" if r.get("after_s") else ""),
     "exit": _exit,
-    "gone": lambda r: f"what it left behind has ended, too; {r.get('decision', '')}",
+    "gone": lambda r: f"what it left behind has ended, too; {decision(r)}",
     "stderr": _stderr,
-    "rule": lambda r: f"rule {r['rule']}: {r['reason'].removeprefix('unhealthy: ')}",
+    "rule": lambda r: f"rule {r['rule']}: {_without_its_rule(reason(r))}",
     "reload": _reload,
     "health": _health,
     "timer": _timer,

@@ -1,6 +1,6 @@
 """What a change of a slot is worth telling later: the ledger's records of starts, ends and rules.
 
-Pure: from the slot before and after to dicts; `supervisor.disk.ledger` numbers, dates and keeps them.
+Pure: from the slot before and after to dicts, with Reasons in them; `supervisor.disk.ledger` numbers, dates and keeps them.
 `core.explain.ledger` has the format as its readers see it.
 """
 
@@ -9,33 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.model import Autorestart
+from impetusd.core.reasons import Reason, because, rule_of
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.core.rules.policy import Exit, Policy, is_hopeless, signal_name
-from impetusd.core.rules.schedule import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Record = dict[str, Any]
 
-# How the reason of a rule that acted begins, or what is in it, and the key that it is of.
-RULES = (
-    ("unhealthy: ", "health"),  # first: what follows is the answer of a stranger
-    ("changed: ", "watch"),
-    ("it hangs: ", "watchdog"),
-    ("not ready within ", "listen_timeout"),
-    ("older than max_age", "max_age"),
-    ("cron_restart = ", "cron_restart"),
-    ("max_requests = ", "max_requests"),
-)
-OF_MEMORY = ("max_memory_kill", "max_memory_restart")
-
-
-def rule_of(reason: str) -> str:
-    """The key of the rule that gave this reason; `health` for a check."""
-    keys = [key for said, key in RULES if reason.startswith(said)]
-    keys += [key for key in OF_MEMORY if f"over {key} = " in reason]
-    return keys[0] if keys else "other"
+OF_THE_MACHINE = ("watchdog", "not_ready")  # reasons of rules that the state machine itself applies
 
 
 def of_change(policy: Policy, before: Slot, after: Slot, now: float, *, one_shot: bool = False) -> Iterator[Record]:
@@ -44,7 +27,7 @@ def of_change(policy: Policy, before: Slot, after: Slot, now: float, *, one_shot
     `one_shot`: what follows an end is not decided by the restart policy, but by a timer.
     """
     decide = _nothing if one_shot else _decision
-    if after.failed and not before.failed and rule_of(after.failed) in {"watchdog", "listen_timeout"}:
+    if after.failed.key in OF_THE_MACHINE and not before.failed:
         yield {"kind": "rule", "pid": after.pid, "rule": rule_of(after.failed), "reason": after.failed}
     if after.last_exit is not None and after.last_exit is not before.last_exit:
         yield {
@@ -58,7 +41,7 @@ def of_change(policy: Policy, before: Slot, after: Slot, now: float, *, one_shot
     elif before.state is State.STOPPING and after.state is not State.STOPPING and before.started is not None:
         yield {"kind": "gone", **decide(policy, before, after, now)}
     elif before.state is State.FATAL and after.half_open and not before.half_open:
-        yield {"kind": "rule", "rule": "retry_after", "reason": f"tried once more (retry_after): {before.reason}"}
+        yield {"kind": "rule", "rule": "retry_after", "reason": because("tried_again", before=before.reason)}
     if after.pid is not None and after.pid != before.pid:
         yield {"kind": "start", "pid": after.pid, "why": before.reason or after.reason}
     if after.state is State.RUNNING and before.state is State.STARTING:
@@ -69,8 +52,8 @@ def of_change(policy: Policy, before: Slot, after: Slot, now: float, *, one_shot
 def how(end: Exit) -> Record:
     """How a process ended: code, signal, or the stage of the start that failed; and what it had used."""
     told: Record = {"code": end.code} if end.signal is None else {"signal": signal_name(end.signal)}
-    if end.stage:
-        told = {"stage": end.stage, "error": end.error}
+    if end.failed:
+        told = {"failed": end.failed}
     for name in ("core", "oom", "cpu_s", "max_rss"):
         if getattr(end, name):
             told[name] = getattr(end, name)
@@ -86,7 +69,7 @@ def _decision(policy: Policy, before: Slot, after: Slot, now: float) -> Record:
     retry_s = round(max(0.0, after.deadline - now), 3) if after.deadline is not None else None
     decision, rule = _decided(policy, before, after, retry_s or 0.0)
     if before.kills and not before.failed and after.state is not State.STOPPING:
-        decision += f"; killed, for it did not end within kill_timeout = {span(policy.kill_timeout)}"
+        decision = because("killed_too", decision=decision, timeout_s=policy.kill_timeout)
     return {
         "asked": before.asked or before.want is Want.DOWN or bool(before.due),
         "state": after.state.name,
@@ -97,43 +80,41 @@ def _decision(policy: Policy, before: Slot, after: Slot, now: float) -> Record:
     }
 
 
-def _decided(policy: Policy, before: Slot, after: Slot, wait: float) -> tuple[str, str]:
-    """The decision in words, and the key that made it."""
+def _decided(policy: Policy, before: Slot, after: Slot, wait: float) -> tuple[Reason, str]:
+    """The decision, and the key that made it."""
     match after.state:
         case State.STOPPED:
-            return "stopped as asked", ""
+            return because("stopped_as_asked"), ""
         case State.STOPPING:
-            return "what it left behind is being ended (treekill = yes)", "treekill"
+            return because("ending_rest"), "treekill"
         case State.EXITED if policy.autorestart is Autorestart.ALWAYS:
-            codes = ", ".join(map(str, policy.stop_exit_codes))
-            return f"left alone (stop_exit_codes = {codes})", "stop_exit_codes"
+            return because("left_by_code", codes=list(policy.stop_exit_codes)), "stop_exit_codes"
         case State.EXITED:
-            return f"left alone (autorestart = {policy.autorestart.value})", "autorestart"
+            return because("left_alone", autorestart=policy.autorestart.value), "autorestart"
         case State.FATAL:
             return _why_fatal(policy, after)
         case State.BACKOFF:
             rule = "exp_backoff_restart_delay" if after.failures > 1 else "restart_delay"
-            return f"started again in {span(wait)} ({rule}; {_within(policy, after)})", rule
+            return because("retried_in", wait_s=wait, rule=rule, **_within(policy, after)), rule
     if before.asked:
-        return "started again as asked", ""
+        return because("started_as_asked"), ""
     if before.due:
-        return f"replaced: {before.due}", rule_of(before.due)
-    return f"started again at once (autorestart = {policy.autorestart.value}; {_within(policy, after)})", "autorestart"
+        return because("replaced", due=before.due), rule_of(before.due)
+    return because("retried", autorestart=policy.autorestart.value, **_within(policy, after)), "autorestart"
 
 
-def _within(policy: Policy, after: Slot) -> str:
-    return f"{len(after.recent)} of max_restarts = {policy.max_restarts} within {span(policy.restart_window)}"
+def _within(policy: Policy, after: Slot) -> dict[str, float]:
+    return {"count": len(after.recent), "most": policy.max_restarts, "window_s": policy.restart_window}
 
 
-def _why_fatal(policy: Policy, after: Slot) -> tuple[str, str]:
+def _why_fatal(policy: Policy, after: Slot) -> tuple[Reason, str]:
     end = after.last_exit
     if end is not None and end.code is not None and end.code in policy.fatal_exit_codes:
-        return f"given up at once, for exit {end.code} says that trying again cannot help", ""
+        return because("hopeless_code", code=end.code), ""
     if policy.autorestart is Autorestart.NEVER:
-        return "left down (autorestart = never)", "autorestart"
+        return because("left_down"), "autorestart"
     if end is not None and not after.recent and is_hopeless(end):
-        return "given up at once, for it cannot be executed", ""
+        return because("not_executable"), ""
     if after.half_open:
-        return f"given up again (retry_after = {span(policy.retry_after)})", "retry_after"
-    limit = f"max_restarts = {policy.max_restarts} within restart_window = {span(policy.restart_window)}"
-    return f"given up ({limit})", "max_restarts"
+        return because("given_up_again", every_s=policy.retry_after), "retry_after"
+    return because("given_up", most=policy.max_restarts, window_s=policy.restart_window), "max_restarts"

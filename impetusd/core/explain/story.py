@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from impetusd.core.explain import ledger
-from impetusd.core.rules.schedule import span
+from impetusd.core.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class _Mark(NamedTuple):
     """`key`: marks with the same one are the same again, until one without."""
 
     at: float
-    key: str
+    key: object
     text: str
     ran: float | None = None  # seconds, told between `text` and `more`
     more: str = ""
@@ -39,7 +39,7 @@ class _Mark(NamedTuple):
 def tell(records: Sequence[Record], most: int, *, named: bool) -> list[Line]:
     """The last `most` lines; with `named` each says whom it is about."""
     lines: list[Line] = []
-    open_: dict[str, tuple[int, list[float]]] = {}  # key → its line, how long the runs were
+    open_: dict[object, tuple[int, list[float]]] = {}  # key → its line, how long the runs were
     for mark in _marks(sorted(records, key=ledger.began), named=named):
         place, runs = open_.get(mark.key, (len(lines), []))
         runs += [] if mark.ran is None else [mark.ran]
@@ -80,7 +80,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
                 ended = " ".join(f"{who}{ledger.ending(record)}".split())
                 asked = ", as asked" if record.get("asked") else ""
                 ran = None if record.get("stage") else record.get("ran_s")
-                yield _Mark(record["at"], f"exit {ended}{asked}", ended, ran, asked)
+                yield _Mark(record["at"], (who, ledger.end_reason(record), asked), ended, ran, asked)
             case "health" if record["state"] == "failing" and _goes_on(record, later):
                 continue
             case "rule" if record["rule"] == "health":
@@ -99,7 +99,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
                 yield _Mark(record["at"], "", ledger.sentence(record))
             case "daemon" if record["what"] == "began":
                 yield _Mark(record["at"], "", "impetusd was started")
-            case "daemon" if record["what"] == "stopping" and "signal" in record.get("why", ""):
+            case "daemon" if record["what"] == "stopping" and ledger.reason(record).key == "signalled":
                 yield _Mark(record["at"], "", "impetusd was told to end by a signal")
     for slot, record in starts.items():
         yield _started(record, f"{slot}: " if named else "", "")

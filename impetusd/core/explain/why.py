@@ -7,11 +7,11 @@ happened before, what was on stderr, and what to type. Slots of a unit that suff
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from impetusd.core import reasons
 from impetusd.core.explain import causes, ledger, story, why_timers
 from impetusd.core.explain.finding import (
     LINES,
@@ -27,11 +27,17 @@ from impetusd.core.explain.finding import (
     end_of,
 )
 from impetusd.core.protocol import as_wanted
-from impetusd.core.rules.schedule import ahead, span
+from impetusd.core.reasons import Reason, of_record
+from impetusd.core.units import ahead, span
 
-NOT_RELOADED = re.compile(r"(\S+) was not reloaded and runs as before: (.+)")  # as `status` says it
-WAITS = re.compile(r"waits for ([^\s,]+)")
+WAITING = frozenset({"waits_for", "waits_for_address", "waits_for_line", "waits_for_answer"})
 MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
+
+
+def waited_for(row: Row) -> str:
+    """The unit or slot that a row's start waits for; "" if it does not."""
+    reason = of_record(row)
+    return str(reason.facts["name"]) if reason.key in {"waits_for", "waits_for_address"} else ""
 
 
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
@@ -97,7 +103,8 @@ def _daemon(facts: Facts) -> Finding:
         return Finding(name="impetusd", ok=False, headline=headline, facts=told, commands=commands)
     stopping = next((r for r in reversed(facts.own) if r["kind"] == "daemon" and r["what"] == "stopping"), last)
     stop = next((r for r in reversed(facts.own) if r["kind"] == "command" and r["method"] == "stop"), None)
-    cause = stopping.get("why") or "it was told to end"
+    why = ledger.reason(stopping)
+    cause = str(why) if why else "it was told to end"
     if stop is not None and stopping["at"] <= stop["at"] <= last["at"] and not stop["names"]:
         cause = f"{ledger.typed(stop)}, by {ledger.who(stop)}"
     headline = f"impetusd does not run; it ended at {facts.when(last['at'])}"
@@ -168,20 +175,19 @@ def _refused(facts: Facts) -> list[str]:
     refused = next((r for r in reversed(facts.own) if r["kind"] == "config" and r["what"] == "refused"), None)
     if refused is None:
         return []
-    lines: list[str] = refused["reason"].splitlines()
-    return lines[1:] or lines
+    return list(refused.get("problems") or [refused["reason"]])
 
 
 def _configuration(facts: Facts) -> list[Finding]:
     """What the daemon itself suffers from: a refused INI file, disks that take nothing."""
     found = []
     for trouble in facts.troubles:
-        if NOT_RELOADED.match(trouble):
+        if trouble.key == "not_reloaded":
             continue  # told with its unit
-        head, _, cause = trouble.partition(": ")
-        commands = causes.advice([trouble]).commands
-        labelled: tuple[tuple[str, str], ...] = (("cause", cause),)
-        if "INI file" in head:
+        head, cause = reasons.parts(trouble)
+        commands = causes.of_reasons([trouble]).commands
+        labelled: tuple[tuple[str, str], ...] = (("cause", cause),) if cause else ()
+        if trouble.key == "ini_refused":
             commands = (
                 (f"{facts.command} check", "every problem of the file"),
                 (f"{facts.command} apply", "once it is fixed"),
@@ -222,29 +228,29 @@ def _rows_of_records(facts: Facts) -> list[Row]:
 def _with_causes(asked: list[Row], rows: Sequence[Row]) -> list[Row]:
     """Those, and what they wait for, for that is where the cause is."""
     for row in asked:  # grows meanwhile
-        waits = WAITS.match(row.get("reason") or "")
+        waits = waited_for(row)
         if waits and not as_wanted(row):
-            asked += [each for each in rows if waits[1] in {each["name"], each["unit"]} and each not in asked]
+            asked += [each for each in rows if waits in {each["name"], each["unit"]} and each not in asked]
     return asked
 
 
 def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
     """`told`: also if all is well."""
     wrong = [row for row in rows if not as_wanted(row)]
-    waiting = [row for row in wrong if WAITS.match(row.get("reason") or "")]
-    groups: dict[tuple[str, str], list[Row]] = {}
+    waiting = [row for row in wrong if of_record(row).key in WAITING]
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in wrong:
         if row not in waiting and not row.get("held"):
-            groups.setdefault((row["state"], re.sub(r"[0-9]+", "#", row["reason"])), []).append(row)
+            groups.setdefault((row["state"], reasons.alike(of_record(row))), []).append(row)
     found = [_quarantined(facts, row) for row in wrong if row.get("held")]
     found += [_of_slots(facts, group) for group in groups.values()]
     ill = [c for c in facts.checks if c["state"] == "unhealthy" and c["target"] in {rows[0]["unit"], *_names(rows)}]
     ill = [check for check in ill if check["target"] not in _names(wrong)]
     found += [_unhealthy(facts, check, rows) for check in ill]
     if waiting:
-        reasons = dict.fromkeys(row["reason"] for row in waiting)
-        same = [(reason, _names(row for row in waiting if row["reason"] == reason)) for reason in reasons]
-        behind = tuple(f"{_listed(each)} {_plural(reason, each)}" for reason, each in same)
+        told_of = dict.fromkeys(of_record(row) for row in waiting)
+        same = [(reason, _names(row for row in waiting if of_record(row) == reason)) for reason in told_of]
+        behind = tuple(f"{_listed(each)}: {reason}." for reason, each in same)
         if found:
             found[0] = replace(found[0], more=(*found[0].more, *behind))
         else:
@@ -265,10 +271,6 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) > 4:
         return f"{', '.join(names[:3])} and {len(names) - 3} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _plural(waits: str, names: Sequence[str]) -> str:
-    return f"{waits if len(names) == 1 else waits.replace('waits', 'wait', 1)}."
 
 
 def _are(rows: Sequence[object]) -> str:
@@ -307,7 +309,7 @@ def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
     found: list[tuple[str, str]] = []
     state, since = row["state"], end.exit["at"] if end is not None else None
     if state in {"STARTING", "STOPPING"} or end is None:
-        found.append(("cause", row["reason"] or _still(row)))
+        found.append(("cause", str(of_record(row)) or _still(row)))
         if row.get("uptime_s") is not None:
             since = facts.now - row["uptime_s"]
         found += [("before", f"{end.text}, at {facts.clock(end.exit['at'])}")] if end is not None else []
@@ -317,7 +319,7 @@ def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
         found += _decided(end)
         found += _often(facts, end)
     found += _next(facts, row, end)
-    known = advice_on(end, [row["reason"]], facts.programs.get(row["unit"], ()))
+    known = advice_on(end, [of_record(row)], facts.programs.get(row["unit"], ()))
     found += [("hint", known.hint)] if known.hint else []
     return Finding(
         name=row["unit"],
@@ -337,7 +339,7 @@ def _still(row: Row) -> str:
 
 
 def _decided(end: End) -> list[tuple[str, str]]:
-    decision = end.exit.get("decision", "")
+    decision = str(ledger.decision(end.exit))
     if end.rule is not None and end.rule["rule"] != "other":
         what = "a health check" if end.rule["rule"] == "health" else end.rule["rule"]
         return [("rule", f"{what} ended it; {decision}")]
@@ -377,7 +379,7 @@ def _to_type(facts: Facts, row: Row) -> Commands:
 
 def _waiting(rows: list[Row]) -> Finding:
     """Nothing of the unit is wrong but that it waits for another, which is told, too."""
-    headline = f"{_listed(_names(rows))} {_are(rows)} STARTING: {rows[0]['reason']}"
+    headline = f"{_listed(_names(rows))} {_are(rows)} STARTING: {of_record(rows[0])}"
     return Finding(name=rows[0]["unit"], ok=False, headline=headline)
 
 
@@ -395,8 +397,10 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
     rule = f"{section} failures = {check.get('threshold', '?')}, action = {check['action']}"
     every = f"it is asked again every {span(check['interval_s'])}" if check.get("interval_s") else "it is asked again"
     ends = [r for r in records if r["kind"] == "rule" and r["rule"] == "health"]
-    cause, _, held = check["reason"].partition("; not restarted yet: ")
-    found = [("cause", cause)]
+    why = of_record(check)
+    held = why.facts["held"] if why.key == "held" else reasons.NONE
+    cause = why.facts["cause"] if held else why
+    found = [("cause", str(cause))]
     found.append(("rule", rule + ("" if restarts else ": it is only told, nothing is restarted")))
     if ends:
         times = "once" if len(ends) == 1 else f"{len(ends)} times, last"
@@ -405,7 +409,9 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
         every += f", and restarted after {check.get('threshold', '?')} failures in a row"
     found.append(("next", every))
     found += [("held", f"not restarted yet: {held}")] if held else []
-    known = causes.advice([*(words["lines"] if words else ()), check["reason"]])
+    known = causes.of_reasons([cause])
+    if words and known == causes.Advice():
+        known = causes.advice(words["lines"])
     found += [("hint", known.hint)] if known.hint else []
     state = own[0]["state"] if own else "RUNNING"
     return Finding(
@@ -459,27 +465,32 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
     )
 
 
-def _failed_reloads(facts: Facts) -> list[tuple[str, str]]:
+def _failed_reloads(facts: Facts) -> list[tuple[str, Reason]]:
     """(unit, why) of each whose last reload has failed."""
-    return [(found[1], found[2]) for trouble in facts.troubles if (found := NOT_RELOADED.fullmatch(trouble))]
+    failed = (trouble.facts for trouble in facts.troubles if trouble.key == "not_reloaded")
+    return [(str(found["unit"]), found["cause"]) for found in failed]
 
 
-def _not_reloaded(facts: Facts, unit: str, why: str) -> Finding:
+def _not_reloaded(facts: Facts, unit: str, why: Reason) -> Finding:
     """Another version than the one on the disk runs, for that one is no good."""
     own = [r for r in facts.records if r["kind"] == "reload" and r["unit"] == unit]
     back = next((r for r in reversed(own) if r["what"] in {"rolled back", "failed"}), None)
     began = next((r for r in reversed(own) if r["what"] == "began"), None)
     lines = list(back.get("lines", ())) if back is not None else []
-    found = [("cause", why)]
-    if began is not None and began.get("reason") not in {None, "", "reload"}:
-        found.append(("made for", began["reason"]))
+    found = [("cause", str(why))]
+    made_for = ledger.reason(began) if began is not None else reasons.NONE
+    if made_for and made_for.key != "reload":
+        found.append(("made for", str(made_for)))
     found.append(("next", "what ran before goes on; the version on the disk is what a restart would start"))
-    known = causes.advice([*lines, why])
+    known = causes.of_reasons([why])
+    if known == causes.Advice():
+        known = causes.advice(lines)
     found += [("hint", known.hint)] if known.hint else []
     return Finding(
         name=unit,
         ok=False,
-        headline=f"{unit} was not reloaded and runs as before" + (f", since {facts.when(back['at'])}" if back else ""),
+        headline=f"Reload of {unit} failed; the old version keeps serving"
+        + (f", since {facts.when(back['at'])}" if back else ""),
         facts=tuple(found),
         words=tuple(lines[-WORDS:]),
         words_at=back["at"] if back is not None else 0.0,

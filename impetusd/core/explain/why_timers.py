@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from impetusd.core.explain import causes, ledger, story
 from impetusd.core.explain.finding import LINES, Facts, Finding, Row, advice_on, end_of
-from impetusd.core.rules.schedule import ahead, span
+from impetusd.core.reasons import SKIPPED, of_record
+from impetusd.core.units import ahead, span
 
 
 def of_records(facts: Facts) -> list[Row]:
@@ -17,7 +18,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
     name = timer["name"]
     records = [record for record in facts.records if name in ledger.subjects(record)]
     runs = [record for record in records if record["kind"] == "timer"]
-    ran = next((record for record in reversed(runs) if not record["reason"].startswith("skipped")), None)
+    ran = next((record for record in reversed(runs) if of_record(record).key not in SKIPPED), None)
     ok = ran is None or bool(ran["ok"])
     found: list[tuple[str, str]] = []
     headline, end = f"{name} has not run yet", None
@@ -30,9 +31,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
             headline = f"{name} {'was done' if ok else 'failed'} at {facts.when(at)}"
         attempt = f", attempt {ran['attempt']}" if ran["attempt"] > 1 else ""
         said = causes.telling(end.lines) if end is not None and not ok else ""
-        found.append(
-            ("result" if ok else "cause", ran["reason"] + (f": {said}" if said and said not in ran["reason"] else ""))
-        )
+        found.append(("result" if ok else "cause", f"{of_record(ran)}{f': {said}' if said else ''}"))
         found.append(("run", f"{ran['why']}{attempt}, after {span(ran['duration_s'])}"))
         if not ok:
             retries = ran.get("retries", 0)
@@ -43,7 +42,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
             )
             found.append(("rule", f"retries = {retries}{used}"))
     if runs and runs[-1] is not ran:
-        found.append(("since", f"{runs[-1]['reason']}, at {facts.when(runs[-1]['at'])}"))
+        found.append(("since", f"{of_record(runs[-1])}, at {facts.when(runs[-1]['at'])}"))
     found.append(("next", _next_run(facts, timer)))
     known = advice_on(end) if not ok else causes.Advice()
     found += [("hint", known.hint)] if known.hint else []

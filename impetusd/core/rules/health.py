@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from impetusd.core.reasons import NONE, Reason, because
+
 if TYPE_CHECKING:
     from impetusd.core.config.model import Health
 
@@ -45,6 +47,7 @@ class Result(NamedTuple):
     text: str  # "200 OK", "503 Service Unavailable: no database", "connection refused"
     latency: float = 0.0
     blame: bool = True  # a failure is the target's own
+    errno: int = 0  # of the system call that failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +99,16 @@ def restarted(seen: Observed) -> Observed:
     return replace(seen, failures=0)
 
 
-def hold(now: float, last: float | None, out: Sequence[str]) -> str:
-    """Why a probe may not restart a slot of the target now; "" when it may.
+def hold(now: float, last: float | None, out: Sequence[str]) -> Reason:
+    """Why a probe may not restart a slot of the target now; NONE when it may.
 
     `last`: when one did so last. `out`: the target's other slots that are wanted up and are not RUNNING.
     """
     if out:
-        return f"{out[0]} is out already, and one at a time is enough"
+        return because("one_is_out", name=out[0])
     if last is not None and now < last + RESTART_EVERY:
-        return f"a probe restarted it {max(0.0, now - last):.0f} s ago, and once in {RESTART_EVERY:.0f} s is enough"
-    return ""
+        return because("just_restarted", ago_s=max(0.0, now - last), every_s=RESTART_EVERY)
+    return NONE
 
 
 def first_wait(interval: float, jitter: float) -> float:
@@ -140,6 +143,12 @@ def asked(check: Health) -> str:
     if check.http:
         return f"GET {check.http}"
     return f"connect to {check.tcp}" if check.tcp else _command(check)
+
+
+def bad_answer(check: Health, result: Result) -> Reason:
+    """Why a check has failed."""
+    at = check.tcp or check.http
+    return because("bad_answer", question=asked(check), answer=result.text, at=at, errno=result.errno)
 
 
 def _command(check: Health) -> str:

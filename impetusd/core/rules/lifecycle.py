@@ -32,6 +32,7 @@ from typing import TypeAlias
 from supervisor.states import ProcessStates
 
 from impetusd.core.config.model import Autorestart
+from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules.policy import Exit, Fate, Policy, delay, fate, is_hopeless
 
 LAST_WORDS = 2.0  # seconds that a process which hangs has to write down where
@@ -68,14 +69,14 @@ class Slot:
     pid: int | None = None
     started: float | None = None  # when the present process was spawned
     asked: bool = False  # the start that follows this stop was asked for
-    failed: str = ""  # why the present process is being stopped as a failure
-    due: str = ""  # why the present process, though well, is being replaced by another
+    failed: Reason = NONE  # why the present process is being stopped as a failure
+    due: Reason = NONE  # why the present process, though well, is being replaced by another
     kills: int = 0  # SIGKILLs sent in the present stop
     failures: int = 0  # runs in a row that did not last min_uptime
     restarts: int = 0  # starts that nobody asked for, ever
     recent: tuple[float, ...] = ()  # those within restart_window
     half_open: bool = False  # tried once after it was given up: one more failure and it is given up again
-    reason: str = ""
+    reason: Reason = NONE
     last_exit: Exit | None = None
 
 
@@ -142,7 +143,7 @@ class HandOver:
     """
 
     pid: int
-    reason: str
+    reason: Reason
     asked: bool = False
     serves: bool = False
 
@@ -151,14 +152,14 @@ class HandOver:
 class Recycle:
     """A rule of the INI (its age, its memory, a changed file) wants a new process in the place of a healthy one."""
 
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
     """The process is judged to be broken, by a health check or its memory; `hard`: it is killed at once."""
 
-    reason: str
+    reason: Reason
     hard: bool = False
 
 
@@ -234,7 +235,7 @@ class _Case:
     jitter: float
 
 
-def _enter(case: _Case, slot: Slot, state: State, reason: str = "", deadline: float | None = None) -> Slot:
+def _enter(case: _Case, slot: Slot, state: State, reason: Reason = NONE, deadline: float | None = None) -> Slot:
     return replace(slot, state=state, since=case.now, reason=reason, deadline=deadline)
 
 
@@ -242,8 +243,8 @@ def _ignore(case: _Case) -> Step:
     return case.slot, ()
 
 
-def _launch(case: _Case, slot: Slot, reason: str = "") -> Step:
-    slot = replace(slot, want=Want.UP, pid=None, started=None, asked=False, failed="", due="", kills=0)
+def _launch(case: _Case, slot: Slot, reason: Reason = NONE) -> Step:
+    slot = replace(slot, want=Want.UP, pid=None, started=None, asked=False, failed=NONE, due=NONE, kills=0)
     return _enter(case, slot, State.STARTING, reason), (Spawn(),)
 
 
@@ -278,7 +279,7 @@ def _end_and_start(case: _Case) -> Step:
     return _end(case, replace(case.slot, asked=True))
 
 
-def _end(case: _Case, slot: Slot, reason: str = "") -> Step:
+def _end(case: _Case, slot: Slot, reason: Reason = NONE) -> Step:
     """SIGTERM (or kill_signal) now; the deadline kills. SIGCONT, for a stopped process hears nothing else."""
     slot = _enter(case, slot, State.STOPPING, reason, case.now + case.policy.kill_timeout)
     return slot, (Signal(case.policy.kill_signal, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
@@ -325,7 +326,7 @@ def _still_starting(case: _Case) -> Step:
     """Without wait_ready, having lived for a moment is being ready; with it, listen_timeout is the end of patience."""
     if not (case.policy.wait_ready or case.policy.oneshot):
         return _ready(case)
-    failed = f"not ready within {case.policy.listen_timeout:g} s"
+    failed = because("not_ready", within_s=case.policy.listen_timeout)
     return _end(case, replace(case.slot, failed=failed), failed)
 
 
@@ -388,7 +389,7 @@ def _hung(case: _Case) -> Step:
     """SIGABRT has a worker write where it hangs; what cannot even do that is killed soon."""
     if not case.policy.watchdog:
         return case.slot, ()
-    reason = f"it hangs: no sign of life for {case.policy.watchdog:g} s (watchdog)"
+    reason = because("watchdog", within_s=case.policy.watchdog)
     deadline = case.now + min(case.policy.kill_timeout, LAST_WORDS)
     slot = _enter(case, replace(_settled(case), failed=reason), State.STOPPING, reason, deadline)
     return slot, (Signal(signal.SIGABRT, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
@@ -400,7 +401,8 @@ def _exited(case: _Case) -> Step:
     failures = 0 if _lasted(case) else slot.failures + 1
     slot = replace(slot, pid=None, last_exit=case.event.exit, failures=failures)
     if case.event.left and case.policy.treekill:
-        return _end_rest(case, _enter(case, slot, State.STOPPING, f"{case.event.exit}; ending what it left behind"))
+        reason = because("left_behind", end=case.event.exit.reason)
+        return _end_rest(case, _enter(case, slot, State.STOPPING, reason))
     return _after(case, slot)
 
 
@@ -429,7 +431,7 @@ def _kill(case: _Case) -> Step:
     scope = Scope.TREE if case.policy.treekill else Scope.MAIN
     reason = case.slot.reason
     if case.slot.kills:
-        reason = "does not end on SIGKILL: it hangs in the kernel (state D in ps); only that ending frees it"
+        reason = because("unkillable")
     slot = replace(
         case.slot,
         kills=case.slot.kills + 1,
@@ -457,13 +459,13 @@ def _after(case: _Case, slot: Slot) -> Step:
         return _launch(case, slot)
     if slot.due:
         return _retry(case, slot, slot.due)
-    end = slot.failed or str(slot.last_exit)
-    verdict = fate(case.policy, Exit(stage=slot.failed) if slot.failed else slot.last_exit)
+    end = slot.failed or slot.last_exit.reason
+    verdict = fate(case.policy, Exit(failed=slot.failed) if slot.failed else slot.last_exit)
     if verdict is Fate.EXITED:
         return _enter(case, slot, State.EXITED, end), ()
     if verdict is Fate.RETRY and not slot.recent and is_hopeless(slot.last_exit):
         # What ran until now is tried again all the same: somebody may be just about to put another version there.
-        return _give_up(case, slot, f"{end}; not tried again, for it cannot be executed")
+        return _give_up(case, slot, because("cannot_execute", end=end))
     if verdict is Fate.RETRY and not slot.half_open:
         return _retry(case, slot, end)
     return _give_up(case, slot, end)
@@ -478,36 +480,34 @@ def has_budget(policy: Policy, slot: Slot, now: float) -> bool:
     return len(_recent(policy, slot, now)) < policy.max_restarts
 
 
-def _retry(case: _Case, slot: Slot, end: str) -> Step:
+def _retry(case: _Case, slot: Slot, end: Reason) -> Step:
     """A start that nobody asked for, after an end: counted, delayed, refused above max_restarts."""
     policy = case.policy
     wait = delay(policy, slot.failures, case.jitter)
     due = case.now + wait
     recent = _recent(policy, slot, due)
     if len(recent) >= policy.max_restarts:
-        given_up = f"{end}; gave up after {len(recent)} restarts in {policy.restart_window:g} s"
+        given_up = because("gave_up", end=end, restarts=len(recent), window_s=policy.restart_window)
         return _give_up(case, replace(slot, recent=recent), given_up)
     slot = replace(slot, recent=(*recent, due), restarts=slot.restarts + 1)
     if wait > 0:
-        return _enter(case, slot, State.BACKOFF, f"{end} ({len(slot.recent)} of {policy.max_restarts})", due), ()
+        reason = because("backoff", end=end, count=len(slot.recent), most=policy.max_restarts)
+        return _enter(case, slot, State.BACKOFF, reason, due), ()
     return _launch(case, slot, end)
 
 
-def _give_up(case: _Case, slot: Slot, reason: str) -> Step:
+def _give_up(case: _Case, slot: Slot, reason: Reason) -> Step:
     """FATAL; with retry_after it is tried once more when that has passed and the budget allows it."""
     policy = case.policy
     deadline = None
     if policy.retry_after and policy.max_restarts and policy.autorestart is not Autorestart.NEVER:
-        reason = reason.removesuffix(_slowly(policy)) + _slowly(policy)
+        known = reason.key == "tried_slowly"
+        reason = because("tried_slowly", end=reason.facts["end"] if known else reason, every_s=policy.retry_after)
         recent = _recent(policy, slot, case.now)
         full = len(recent) >= policy.max_restarts
         free = recent[-policy.max_restarts] + policy.restart_window + 0.001 if full else case.now
         deadline = max(case.now + policy.retry_after * (0.9 + 0.2 * case.jitter), free)
     return _enter(case, slot, State.FATAL, reason, deadline), ()
-
-
-def _slowly(policy: Policy) -> str:
-    return f"; tried once every {policy.retry_after:g} s (retry_after)"
 
 
 def _try_once(case: _Case) -> Step:
@@ -524,7 +524,7 @@ def _launch_again(case: _Case) -> Step:
     return _launch(case, case.slot, case.slot.reason)
 
 
-def undecided(policy: Policy, slot: Slot, event: Event, now: float, why: str) -> Step:
+def undecided(policy: Policy, slot: Slot, event: Event, now: float, why: Reason) -> Step:
     """What is left to do when `step` has raised: it is a failed start, or a failed process, which is killed.
 
     It is made of as little as possible, for it is the second try: no cell of TABLE, and the longest delay.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from impetusd.core.config.model import Unit
-from impetusd.core.config.schema import show_duration
+from impetusd.core.reasons import Reason, because
 
 MB = 1024 * 1024
 USUAL = 20.0 * MB  # bytes a second that anything may begin to grow by, unannounced
@@ -48,7 +48,7 @@ class Verdict:
     """What is to be done: recycle, or with `hard` kill."""
 
     hard: bool
-    reason: str
+    reason: Reason
 
 
 class Process(NamedTuple):
@@ -70,7 +70,7 @@ def ceiling_of(unit: Unit) -> Ceiling | None:
 
 
 def look(ceiling: Ceiling, before: Watch, at: float, used: int, basis: str = "") -> tuple[Watch, Verdict | None]:
-    """What seeing `used` at `at` means. `basis` tells how it was measured, where that is not as it should be."""
+    """What seeing `used` at `at` means. `basis`: of `reasons.BASES`, where it was not measured as it should be."""
     span = at - before.at
     growth = before.growth
     if span > 0 and before.used:  # the first look's says only how big the program is
@@ -80,10 +80,10 @@ def look(ceiling: Ceiling, before: Watch, at: float, used: int, basis: str = "")
         over = at if before.over is None else before.over
     after = Watch(at, used, growth, over, before.told if over is not None else None)
     if ceiling.kill and used > ceiling.kill:
-        return after, Verdict(True, _sentence(used, "max_memory_kill", ceiling.kill, 0.0, basis))
+        return after, Verdict(True, because("max_memory_kill", used=used, limit=ceiling.kill, hold_s=0.0, basis=basis))
     if over is None or at - over < ceiling.hold or (after.told is not None and at - after.told < AGAIN):
         return after, None
-    reason = _sentence(used, "max_memory_restart", ceiling.restart, ceiling.hold, basis)
+    reason = because("max_memory_restart", used=used, limit=ceiling.restart, hold_s=ceiling.hold, basis=basis)
     return replace(after, told=at), Verdict(False, reason)
 
 
@@ -111,15 +111,6 @@ def urgent(watch: Watch) -> bool:
 def lowest(ceiling: Ceiling) -> int:
     """The ceiling that is reached first."""
     return min(top for top in (ceiling.restart, ceiling.kill) if top)
-
-
-def _sentence(used: int, key: str, top: int, hold: float, basis: str) -> str:
-    held = f" for {show_duration(hold)}" if hold else ""
-    return f"uses {_mb(used)}{f' ({basis})' if basis else ''}, over {key} = {_mb(top)}{held}"
-
-
-def _mb(size: int) -> str:
-    return f"{size / MB:.0f} MB" if size >= 10 * MB else f"{size / MB:.1f} MB"
 
 
 def trees(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from impetusd.core import units
 from impetusd.core.config import describe, schema
 from impetusd.core.config.model import Unit
 from impetusd.core.rules.policy import SETTLING, settling
@@ -179,7 +180,7 @@ def _described(each: Unit | Timer | Health) -> Described:
     env = unit.env if unit is not None else {}
     told = describe.keys(each)
     if isinstance(each, Unit) and settling(each) > SETTLING and not (each.wait_ready or each.ready):
-        told["ready"] = settling(each), f"after {schema.show_duration(settling(each))}"  # by former rules
+        told["ready"] = settling(each), f"after {units.show_duration(settling(each))}"  # by former rules
     return {**told, **{f"env {name}": (value, "(set)") for name, value in env.items()}}
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from impetusd.core.config.model import Autorestart
-from impetusd.core.protocol import UNKNOWN
+from impetusd.core.reasons import NONE, Reason, because, errno_of
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
@@ -75,7 +75,7 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: `code`, or `signal`, or `stage` with `error` when it could not be started at all.
+    """How a process ended: `code`, or `signal`, or `failed` when it could not be started at all.
 
     None of these: it ended while nobody was there to whom the kernel would have told how.
 
@@ -85,21 +85,21 @@ class Exit:
 
     code: int | None = None
     signal: int | None = None
-    stage: str = ""
-    error: str = ""
+    failed: Reason = NONE
     at: float = 0.0
     oom: str = ""
     core: bool = False
     cpu_s: float = 0.0
     max_rss: int = 0
 
-    def __str__(self) -> str:
-        if self.stage:
-            return f"{self.stage} failed: {self.error}"
+    @property
+    def reason(self) -> Reason:
+        """The same as a reason."""
+        if self.failed:
+            return self.failed
         if self.signal is not None:
-            more = self.oom or ("core dumped" if self.core else "")
-            return f"killed by {signal_name(self.signal)}{f' ({more})' if more else ''}"
-        return f"exit {self.code}" if self.code is not None else UNKNOWN
+            return because("killed", signal=signal_name(self.signal), oom=self.oom, core=self.core)
+        return because("exit", code=self.code) if self.code is not None else because("unknown_end")
 
 
 def signal_name(number: int) -> str:
@@ -111,15 +111,14 @@ def signal_name(number: int) -> str:
 
 
 # What may pass while nobody changes anything: of these a start is tried again, whatever it was that failed.
-TRANSIENT = frozenset(
-    os.strerror(number)
-    for number in (errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETXTBSY)
-)
+TRANSIENT = frozenset({errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETXTBSY})
 
 
 def is_hopeless(end: Exit) -> bool:
     """Whether there was no process and will be none: no such program or folder, or nothing that may be executed."""
-    return end.stage.startswith(("executing ", "changing directory to ")) and end.error not in TRANSIENT
+    if end.failed.key != "start_failed" or end.failed.facts["stage"] not in {"exec", "cwd"}:
+        return False
+    return errno_of(end.failed) not in TRANSIENT
 
 
 class Fate(Enum):

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from impetusd.core.config.model import Autorestart
+from impetusd.core.reasons import NONE, Reason
 from impetusd.core.rules import lifecycle
 from impetusd.core.rules.lifecycle import (
     Action,
@@ -130,24 +131,14 @@ def _cause(found: Mapping[str, Any]) -> Cause:
     return Cause(str(found["how"]), str(found["stage"]), float(found["time"]))
 
 
-# Reasons: a key with facts, and the sentence that is made of them.
-
-
 def facts(key: str, cause: Cause) -> dict[str, Any]:
-    """The reason as JSON. `at` is Unix time."""
+    """What `status` says of it. `at` is Unix time."""
     return {"key": key, "how": cause.how, "stage": cause.stage, "at": cause.time, "times": 2, "within_s": WITHIN}
 
 
-def sentence(reason: Mapping[str, Any]) -> str:
-    """One sentence, of what `facts` gives."""
-    twice = f"twice within {reason['within_s']:g} s"
-    stage = f", {reason['stage']}" if reason["stage"] else ""
-    if reason["key"] == QUARANTINED:
-        return f"quarantined: impetusd's supervisor ended {twice} while it handled this (last: {reason['how']}{stage})"
-    return (
-        f"impetusd only holds what runs: its supervisor ended {twice} (last: {reason['how']}{stage});"
-        " nothing is started, restarted or recycled"
-    )
+def reason(held: Mapping[str, Any]) -> Reason:
+    """The same as a reason."""
+    return Reason(held["key"], {name: held[name] for name in ("how", "stage", "within_s")})
 
 
 def way_out(key: str, name: str = "NAME") -> str:
@@ -185,12 +176,12 @@ def _scope(policy: Policy) -> Scope:
 
 
 def _stop(policy: Policy, slot: Slot, now: float, *, lives: bool) -> tuple[Slot, tuple[Action, ...]]:
-    slot = replace(slot, want=Want.DOWN, asked=False, failed="", due="")
+    slot = replace(slot, want=Want.DOWN, asked=False, failed=NONE, due=NONE)
     if not lives:
         return _rests(slot, State.STOPPED, now), ()
     if slot.state is State.STOPPING and slot.deadline is not None:
         return slot, ()
-    slot = replace(slot, state=State.STOPPING, since=now, kills=0, reason="", deadline=now + policy.kill_timeout)
+    slot = replace(slot, state=State.STOPPING, since=now, kills=0, reason=NONE, deadline=now + policy.kill_timeout)
     return slot, (Signal(policy.kill_signal, _scope(policy)), Signal(signal.SIGCONT, _scope(policy)))
 
 
@@ -206,7 +197,7 @@ def _exited(policy: Policy, slot: Slot, now: float, *, left: bool) -> tuple[Slot
 
 
 def _rests(slot: Slot, state: State, now: float) -> Slot:
-    return replace(slot, state=state, since=now, pid=None, started=None, deadline=None, reason="")
+    return replace(slot, state=state, since=now, pid=None, started=None, deadline=None, reason=NONE)
 
 
 def begin(slot: Slot, now: float, policy: Policy, *, lives: bool) -> Slot:

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from math import sqrt
 from typing import Any, NamedTuple
 
 from impetusd.core.config.model import Kind, Unit
+from impetusd.core.reasons import NONE, Reason, because, read
 from impetusd.core.rules.lifecycle import State
 
 DOWN = frozenset({State.STOPPED, State.EXITED, State.FATAL})
@@ -47,8 +48,6 @@ class Phase(Enum):
     FAILED = "failed"
 
 
-CANCELLED = "cancelled"  # why it went back, when an operator wanted that
-FROM_DISK = "its template ended meanwhile: a worker that has to be replaced is of the version on the disk"
 OVER = frozenset({Phase.DONE, Phase.FAILED})
 REVERSIBLE = frozenset({Phase.LOADING, Phase.FIRST, Phase.WATCH, Phase.ROLLING, Phase.PARKING})
 
@@ -61,18 +60,18 @@ class Reload:
     generation: int  # of the next version
     began: float
     deadline: float | None = None  # of WATCH
-    reason: str  # what it is made for
+    reason: Reason  # what it is made for
     asked: bool = True  # by an operator: not counted as a restart by a rule
     canaries: int = 0  # how many serve in WATCH, and are compared with the old ones; 0: one, and it is not
     watch: float = 0.0
     token: str = ""  # of the command
     base: int | None = None  # the number of the process that forks the old version
     afresh: bool = False  # the next version cannot be forked: it starts threads at import
-    failed: str = ""  # why it went back
+    failed: Reason = NONE  # why it went back
     lines: tuple[str, ...] = ()  # the last words of the process that failed
-    stuck: str = ""  # what the way back has not restored
+    stuck: Reason = NONE  # what the way back has not restored
     forward: bool = False  # no way back: the new version serves, and what forked the old one has ended
-    again: str = ""  # the reason for another one, as soon as this one is over
+    again: Reason = NONE  # the reason for another one, as soon as this one is over
     took: float = 0.0
 
 
@@ -108,7 +107,7 @@ class View:
     parallel: int = 1
     forks: bool = True  # the next version has a template
     parent: int | None = None  # the number of the template's process
-    verdict: str | None = ""  # on the new processes at the end of WATCH; None: not known yet
+    verdict: Reason | None = NONE  # on the new processes at the end of WATCH; None: not known yet
 
 
 class Do(Enum):
@@ -161,13 +160,13 @@ def decide(reload: Reload, view: View, now: float) -> Decision:
     """
     case = _Case(reload, view, now)
     if reload.phase in REVERSIBLE and not any(slot.up for slot in case.of(Part.SERVING)):
-        return fail(replace(reload, forward=False), "nothing of it is wanted up any more"), ()
+        return fail(replace(reload, forward=False), because("not_wanted")), ()
     if _is_past_return(case):
         return case.go(Phase.ROLLING, forward=True, deadline=None)
     return TABLE[reload.phase](case)
 
 
-def fail(reload: Reload, why: str, lines: Iterable[str] = ()) -> Reload:
+def fail(reload: Reload, why: Reason, lines: Iterable[str] = ()) -> Reload:
     """The reload after a new process has failed: on the way back, while there is one."""
     if reload.phase not in REVERSIBLE:
         return reload
@@ -287,7 +286,7 @@ def _back(case: _Case) -> Decision:
         return case.stay(orders)
     serves = any(slot.up for slot in case.of(Part.SERVING))
     lost = serves and case.reload.base is not None and not case.reversible
-    stuck = case.reload.stuck or (FROM_DISK if lost else "")
+    stuck = case.reload.stuck or (because("from_disk") if lost else NONE)
     return case.go(Phase.FAILED, took=case.now - case.reload.began, stuck=stuck)
 
 
@@ -363,11 +362,11 @@ def overlaps(unit: Unit) -> bool:
     return unit.kind is Kind.PROGRAM and bool(unit.listen) and by_itself
 
 
-def why_not(unit: Unit) -> str:
-    """Why the unit cannot be reloaded and is restarted instead, as a clause."""
+def why_not(unit: Unit) -> Reason:
+    """Why the unit cannot be reloaded and is restarted instead."""
     if not unit.listen:
-        return "it has no listen, so its old and its new process cannot serve side by side"
-    return "it has no wait_ready, so its new process cannot be known to serve before the old one ends"
+        return because("no_listen")
+    return because("no_wait_ready")
 
 
 # Comparing the new processes with the old ones, at the end of WATCH.
@@ -386,20 +385,17 @@ class Count(NamedTuple):
     memory: int = 0  # bytes
 
 
-def verdict(old: Iterable[Count], new: Iterable[Count]) -> str:
-    """What is wrong with the new ones, as a sentence; "" if they are as good as the old ones."""
+def verdict(old: Iterable[Count], new: Iterable[Count]) -> Reason:
+    """What is wrong with the new ones; NONE if they are as good as the old ones."""
     old, new = list(old), list(new)
     asked, errors = sum(each.requests for each in new), sum(each.errors for each in new)
     asked_old, errors_old = sum(each.requests for each in old), sum(each.errors for each in old)
     if errors >= LEAST_ERRORS and _worse(errors, asked, errors_old, asked_old):
-        return (
-            f"its new workers answered {errors} of {asked} requests with 500 or above, "
-            f"the old ones {errors_old} of {asked_old}"
-        )
+        return because("more_errors", errors=errors, requests=asked, errors_old=errors_old, requests_old=asked_old)
     memory, memory_old = max((each.memory for each in new), default=0), max((each.memory for each in old), default=0)
     if memory_old and memory > max(memory_old * MORE_MEMORY, memory_old + MORE_BYTES):
-        return f"a new worker uses {memory >> 20} MB of memory, the old ones {memory_old >> 20} MB at most"
-    return ""
+        return because("more_memory", used=memory, used_old=memory_old)
+    return NONE
 
 
 def _worse(errors: int, asked: int, errors_old: int, asked_old: int) -> bool:
@@ -414,14 +410,21 @@ def _worse(errors: int, asked: int, errors_old: int, asked_old: int) -> bool:
 
 # As the shim keeps it for the next supervisor.
 
+REASONS = ("reason", "failed", "stuck", "again")
+
 
 def dump(reload: Reload) -> str:
-    """The reload as a string."""
-    return json.dumps({**asdict(reload), "phase": reload.phase.value}, separators=(",", ":"))
+    """The reload as a string: of each reason the sentence, which an older version reads, and below `causes` the reason."""
+    data: dict[str, Any] = {each.name: getattr(reload, each.name) for each in fields(Reload)}
+    causes = {name: data[name].data() for name in REASONS if data[name]}
+    data.update({name: str(data[name]) for name in REASONS}, phase=reload.phase.value, causes=causes)
+    return json.dumps(data, separators=(",", ":"))
 
 
 def load(text: str) -> Reload:
     """The reload that `dump` wrote, maybe of a version that wrote more."""
-    read: dict[str, Any] = json.loads(text)
-    data = {each.name: read[each.name] for each in fields(Reload) if each.name in read}
+    found: dict[str, Any] = json.loads(text)
+    data = {each.name: found[each.name] for each in fields(Reload) if each.name in found}
+    causes = found.get("causes") or {}
+    data.update({name: read(causes.get(name), data.get(name, "")) for name in REASONS})
     return Reload(**{**data, "phase": Phase(data["phase"]), "lines": tuple(data["lines"])})

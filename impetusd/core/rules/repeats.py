@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot, State
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 WINDOW = 1.0  # seconds between two lines on one cause
 NAMED = 8  # slots at most in one line
 
-Cause = tuple[str, str]
+Cause = Reason
 
 
 def cause_of(end: Exit | None) -> Cause | None:
     """Why a start failed, the same for all slots that it happens to; None when the process had been started."""
-    return (end.stage, end.error) if end is not None and end.stage else None
+    return end.failed if end is not None and end.failed else None
 
 
 def is_next_try(before: Slot, after: Slot) -> bool:
@@ -53,4 +54,4 @@ class Repeats:
             f" and {len(counted) - NAMED} others" if len(counted) > NAMED else ""
         )
         times = counted.total()
-        return f"{cause[0]} failed: {cause[1]} ({times} more time{'s' if times > 1 else ''}: {names})"
+        return f"{cause} ({times} more time{'s' if times > 1 else ''}: {names})"

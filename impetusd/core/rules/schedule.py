@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum
 
 from impetusd.core.config.model import Overlap
+from impetusd.core.units import span
 
 ALIASES = {
     "@yearly": "0 0 1 1 *",
@@ -173,28 +174,3 @@ def words(cron: str, every: float, timezone: str) -> str:
 
     said = CronSim(Cron(cron, UTC).fields, datetime.fromtimestamp(0.0, UTC)).explain()
     return said[:1].lower() + said[1:] + (f", {timezone}" if timezone else "")
-
-
-def span(seconds: float) -> str:
-    """`250 ms`, `45 s`, `12 min`, `3 h 12 min`, `2 d 4 h`; in its two greatest units, the rest cut off."""
-    if 0 < seconds < 1:
-        return f"{max(1, int(seconds * 1000))} ms"
-    if seconds < 10 and seconds != int(seconds):
-        return f"{int(seconds * 10) / 10:g} s"
-    whole = int(seconds)
-    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    for place, (size, unit) in enumerate(units):
-        if whole >= size:
-            more = whole % size // units[place + 1][0] if size > 1 else 0
-            return f"{whole // size} {unit}" + (f" {more} {units[place + 1][1]}" if more else "")
-    return "0 s"
-
-
-def ahead(seconds: float) -> str:
-    """`in 3 h 12 min`; `now` for less than a second."""
-    return f"in {span(float(int(seconds)))}" if seconds >= 1 else "now"
-
-
-def ago(seconds: float) -> str:
-    """`2 h ago`, in its greatest unit; `just now` for less than a second."""
-    return f"{' '.join(span(float(int(seconds))).split()[:2])} ago" if seconds >= 1 else "just now"

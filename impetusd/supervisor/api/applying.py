@@ -24,7 +24,7 @@ from impetusd.core.config.location import locate
 from impetusd.core.config.model import Config, Unit, user_and_group
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
-from impetusd.core.rules import schedule
+from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.core.rules.plan import Change, Effect, plan, refusal
 from impetusd.core.rules.reload import overlaps
@@ -192,6 +192,9 @@ def is_former(conf: str, paths: Paths, environ: Mapping[str, str]) -> bool:
     return to_be != was and was == [getattr(paths, name) for name in instance.DIRS]
 
 
+PROBLEMS = 12  # of a refused file that are written down
+
+
 class _Mistaken(ProtocolError):
     """The files have `problems`, told as sentences."""
 
@@ -323,7 +326,8 @@ class Applying:
             configuration, changes = await self._read(params.get("env"), disabled, conf)
         except ProtocolError as error:
             profile = params.get("env")
-            self._refuse(error.message, of_the_file=profile is None or profile == self._present.profile)
+            of_the_file = profile is None or profile == self._present.profile
+            self._refuse(error.message, getattr(error, "problems", []), of_the_file=of_the_file)
             raise
         self._put_refused(None)
         if self._going_over:
@@ -362,11 +366,12 @@ class Applying:
             text = f"impetusd was started for {self._conf}, which still exists, not for {conf}; nothing was changed"
             raise ProtocolError(FAILED, text, EXIT_USAGE)
 
-    def _refuse(self, reason: str, *, of_the_file: bool) -> None:
+    def _refuse(self, reason: str, problems: list[str], *, of_the_file: bool) -> None:
         """`of_the_file`: it would be refused whoever asked; not for the profile that a command named, say."""
-        self._record("config", what="refused", changes=[], reason=reason[:2000])
+        problems = problems[:PROBLEMS]
+        self._record("config", what="refused", changes=[], reason=reason[:2000], problems=problems)
         if of_the_file:
-            self._put_refused({"at": time.time(), "reason": reason[:2000]})
+            self._put_refused({"at": time.time(), "reason": reason[:2000], "problems": problems[:1]})
 
     def _put_refused(self, refused: dict[str, Any] | None) -> None:
         if refused != self._refused:
@@ -374,20 +379,19 @@ class Applying:
             self._starter.put(REFUSED, json.dumps(refused) if refused else None)
             self._starter.flush()
 
-    def disabled(self) -> list[tuple[str, str]]:
-        """(name, sentence) for what is disabled and in the INI file; for `status`."""
+    def disabled(self) -> list[tuple[str, Reason]]:
+        """(name, what to say) for what is disabled and in the INI file; for `status`."""
         present = self._present.at(0)
         known = [name for name in self._present.disabled if name in present.units or name in present.timers]
-        return [(name, f"{name} is disabled; impetusd enable {name}") for name in known]
+        return [(name, because("disabled", name=name)) for name in known]
 
-    def attention(self, now: float) -> list[str]:
-        """A sentence if what the disk has was refused when it was last asked for; for `status`."""
+    def attention(self, now: float) -> list[Reason]:
+        """What to say if what the disk has was refused when it was last asked for; for `status`."""
         if self._refused is None:
             return []
-        lines = self._refused["reason"].splitlines()
-        problem = (lines[1] if len(lines) > 1 else lines[0]).removeprefix(f"{os.path.dirname(self._conf)}/")
-        when = schedule.ago(now - self._refused["at"])
-        return [f"the INI file was refused {when}, and the one before is in force: {problem}"]
+        problems = self._refused.get("problems") or [self._refused["reason"]]
+        problem = problems[0].removeprefix(f"{os.path.dirname(self._conf)}/")
+        return [because("ini_refused", ago_s=round(now - self._refused["at"], 3), problem=problem)]
 
     def _refuse_while_reloading(self, changes: list[Change]) -> None:
         """One thing after the other: what a reload watches is not to become another thing meanwhile."""
@@ -493,7 +497,7 @@ class Applying:
             elif change["effect"] in {Effect.RELOAD.value, Effect.RESTART.value}:
                 if change["effect"] == Effect.RELOAD.value and any(e.slot.state is State.RUNNING for e in entries):
                     reloaded.add(unit.name)
-                    engine.reloads.begin(unit, "the configuration has changed", asked=True)
+                    engine.reloads.begin(unit, because("new_configuration"), asked=True)
                     continue
                 if change["effect"] == Effect.RESTART.value:
                     self._starter.drop_former_listeners(unit)
@@ -504,7 +508,7 @@ class Applying:
         rolled = [entry for gently, entry in afresh if gently and entry.slot.state is State.RUNNING]
         ended = [entry for _, entry in afresh if entry not in rolled]
         state["pids"] = {entry.name: entry.slot.pid for entry in rolled}
-        engine.roll(rolled, "the configuration has changed")
+        engine.roll(rolled, because("new_configuration"))
         engine.restart(ended)
         for unit in engine.units.values():  # more instances, or parked workers, of what runs
             entries = lasting(unit)

@@ -20,6 +20,7 @@ from impetusd.core.protocol import (
     Request,
     is_pattern,
 )
+from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine, tree
 from impetusd.core.rules.lifecycle import Slot, State, Want, is_unkillable
 from impetusd.supervisor.api.control import Progress
@@ -53,11 +54,11 @@ class Commands:
         file: Mapping[str, Any],
         pids: tuple[int, int],
         saved: Callable[[], Awaitable[None]],
-        quiesce: Callable[[str], None],
+        quiesce: Callable[[Reason], None],
         end: Callable[[], None],
         others: Mapping[str, Callable[[dict[str, Any]], Any]],
-        attention: Callable[[], list[tuple[str, str]]],
-        troubles: Callable[[], list[str]],
+        attention: Callable[[], list[tuple[str, Reason]]],
+        troubles: Callable[[], list[Reason]],
         awaited: Callable[[], list[Entry]],
         behind: Callable[[], list[str]],
         held: Callable[[], dict[str, Any] | None],
@@ -67,8 +68,8 @@ class Commands:
         `saved` waits until what is to survive a reboot is on the disk; `quiesce` has nothing be started or replaced by
         itself any more; `end` has the daemon end once the answer is out.
 
-        `others` are methods that are not about slots; `attention` gives (unit, sentence) that `status` is to show,
-        `troubles` sentences on impetusd itself; `awaited` what a change of the configuration waits for;
+        `others` are methods that are not about slots; `attention` gives (unit, what to say) that `status` is to show,
+        `troubles` what there is to say of impetusd itself; `awaited` what a change of the configuration waits for;
         `behind` units of which a change of the configuration has not come into effect.
         `held`: why nothing is started at all, see `quarantine.facts`.
         """
@@ -98,7 +99,7 @@ class Commands:
         """A slot has changed: whoever waits for an answer hears of it."""
         if before.state is not entry.slot.state:
             for progress in self._listeners:
-                progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
+                progress(self._engine.shown(entry), entry.slot.state.name, str(self._engine.reason(entry)))
         if before.pid is not None and entry.slot.pid != before.pid:
             self._rows.forget(before.pid)
 
@@ -125,7 +126,7 @@ class Commands:
         self._listeners.add(progress)
         if request.method in CHANGE:
             for entry in self._awaited():
-                progress(self._engine.shown(entry), entry.slot.state.name, self._engine.reason(entry))
+                progress(self._engine.shown(entry), entry.slot.state.name, str(self._engine.reason(entry)))
         try:
             answer = methods[request.method](request.params)
             result: Mapping[str, Any] = await answer if asyncio.iscoroutine(answer) else answer
@@ -138,7 +139,7 @@ class Commands:
         if method not in quarantine.BEGIN:
             return
         if (whole := self._held()) is not None:
-            sentence = f"{quarantine.sentence(whole)}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}"
+            sentence = f"{quarantine.reason(whole)}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}"
             raise ProtocolError(FAILED, sentence, EXIT_FAILED)
         named = params.get("names") or ([params["name"]] if "name" in params else [])
         if not self._engine.held.slots or (method == "start" and not named):
@@ -152,7 +153,7 @@ class Commands:
             why = self._engine.held_because(entry)
             if why is not None and entry.rec.process is not None:
                 name = self._engine.shown(entry)
-                sentence = f"{name} is {quarantine.sentence(why)}; run: {quarantine.way_out(why['key'], name)}"
+                sentence = f"{name} is {quarantine.reason(why)}; run: {quarantine.way_out(why['key'], name)}"
                 raise ProtocolError(FAILED, sentence, EXIT_FAILED)
         if method not in CHANGE:
             self._engine.release({name for entry in concerned for name in (entry.name, entry.unit.name)})
@@ -221,12 +222,16 @@ class Commands:
         entries = self.find(names) if names else self._rows.shown()
         groups = {group.name: group.members for group in self._groups.values()}
         units, troubles = {entry.unit.name for entry in entries}, self._troubles()
-        told = [sentence for unit, sentence in self._attention() if not names or unit in units]
+        told = [*(said for unit, said in self._attention() if not names or unit in units), *troubles]
         answer = {**self._who(), "units": self._rows.of(entries), "groups": groups}
         held = self._held()
         if held is not None:
-            told.insert(0, f"{quarantine.sentence(held)}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}")
-        return {**answer, "attention": [*told, *troubles], "troubles": troubles, "held": held}
+            out = quarantine.way_out(quarantine.HOLD_ONLY)
+            told.insert(0, because("way_out", cause=quarantine.reason(held), what=out))
+        notices = [{**reason.shown(), "own": at >= len(told) - len(troubles)} for at, reason in enumerate(told)]
+        attention = [notice["text"] for notice in notices]
+        own = [notice["text"] for notice in notices if notice["own"]]
+        return {**answer, "attention": attention, "troubles": own, "notices": notices, "held": held}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]
@@ -329,10 +334,10 @@ class Commands:
         asked = self.with_needs(named)
         reloaded = self.reloading.whole(named) if params["rolling"] else {}
         if params["rolling"]:
-            how = self.reloading.roll(reloaded.values(), "rolling restart")
+            how = self.reloading.roll(reloaded.values(), because("rolling_restart"))
             named = [entry for entry in named if entry.unit.name not in reloaded]
             asked = [entry for entry in asked if entry.unit.name not in reloaded]
-            taken = self._engine.roll(named, "rolling restart")
+            taken = self._engine.roll(named, because("rolling_restart"))
             before = {entry.slot.pid: entry for entry in taken}
         else:
             taken, before = named, {}
@@ -355,7 +360,7 @@ class Commands:
         if names:
             self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
         else:
-            self.begin_the_end("impetusd stop")
+            self.begin_the_end(because("stop_asked"))
             self._starter.put("shutdown", "yes")
         killed = await self.stop_in_order(asked)
         if names:
@@ -365,7 +370,7 @@ class Commands:
             self._end()
         return {"ok": not any(map(is_stuck, asked)), "killed": killed, "units": rows}
 
-    def begin_the_end(self, why: str) -> None:
+    def begin_the_end(self, why: Reason) -> None:
         """From here on nothing is started, neither by command nor by a rule. `why` says who wants it."""
         if not self.ending:
             self.ending = True

@@ -7,11 +7,14 @@ from typing import Any
 
 from impetusd.core.config.model import Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_USAGE, FAILED, ProtocolError
+from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import reload as core
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import PASSING, SERVING, Entry
+
+RELOAD = because("reload")
 
 
 class Reloading:
@@ -54,7 +57,7 @@ class Reloading:
                     how[unit.name] = self._begin(unit, params)
         return await self.over(units, how)
 
-    def roll(self, units: Iterable[Unit], reason: str) -> dict[str, str]:
+    def roll(self, units: Iterable[Unit], reason: Reason) -> dict[str, str]:
         """Reload those that are not being reloaded already."""
         with self._engine.at_once():
             for unit in units:
@@ -104,7 +107,7 @@ class Reloading:
                 FAILED, f"{unit.name} can only be restarted: {core.why_not(unit)}; nothing was changed", EXIT_USAGE
             )
 
-    def _begin(self, unit: Unit, params: dict[str, Any], reason: str = "reload") -> str:
+    def _begin(self, unit: Unit, params: dict[str, Any], reason: Reason = RELOAD) -> str:
         engine = self._engine
         entries = [entry for entry in engine.of_unit(unit) if entry.role not in PASSING and not entry.dismissed]
         if not any(entry.slot.state is State.RUNNING for entry in self._serving(unit)):
@@ -125,7 +128,7 @@ class Reloading:
             )
             return "reload"
         engine.reloads.note(unit, "restart", params["token"])
-        taken = engine.roll(entries, "reload")
+        taken = engine.roll(entries, RELOAD)
         engine.start([entry for entry in self._needed(entries) if entry not in taken])
         return "restart"
 
@@ -134,7 +137,7 @@ class Reloading:
             if self._engine.reloads.active(unit) is None:
                 raise ProtocolError(FAILED, f"{unit.name} is not being reloaded", EXIT_FAILED)
         for unit in units:
-            if not self._engine.reloads.cancel(unit, core.CANCELLED):
+            if not self._engine.reloads.cancel(unit, because("cancelled")):
                 raise ProtocolError(
                     FAILED, f"{unit.name} runs the new version already; there is no way back any more", EXIT_FAILED
                 )

@@ -41,7 +41,7 @@ class Rows:
 
     def row(self, entry: Entry) -> dict[str, Any]:
         """One slot as it is now."""
-        slot, now = entry.slot, time.monotonic()
+        slot, now, reason = entry.slot, time.monotonic(), self._engine.reason(entry)
         memory, cpu = self._stats.read(slot.pid) if slot.pid is not None else (None, None)
         dropped_bytes, dropped_lines = self._starter.dropped(entry)
         return {
@@ -58,7 +58,8 @@ class Rows:
             "cpu_percent": cpu,
             "generation": entry.rec.generation,
             "last_exit": exit_row(slot.last_exit),
-            "reason": self._engine.reason(entry),
+            "reason": str(reason),
+            "cause": reason.data(),
             "held": self._engine.held_because(entry),
             "dropped_lines": dropped_lines,
             "dropped_bytes": dropped_bytes,
@@ -98,6 +99,6 @@ def exit_row(end: Exit | None) -> dict[str, Any] | None:
     if end.signal is not None:
         more = {name: getattr(end, name) for name in ("oom", "core") if getattr(end, name)}
         return {"signal": signal_name(end.signal), "at": at, **more}
-    if end.code is None and not end.stage:
+    if end.code is None and not end.failed:
         return {"unknown": True, "at": at}
     return {"code": end.code if end.code is not None else 127, "at": at}

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from impetusd.core import redact
+from impetusd.core.reasons import NONE, Reason, because, changed, error, of_os_error, said, stage
 
 BYTES = 4 << 20  # of one file; the one before is kept
 WAITING = 2000  # records that may wait for a disk which takes none; later ones are lost, and counted
@@ -46,7 +47,7 @@ class Ledger:
         self._new: list[str] = []  # records of this round
         # (last number, key, text) of what the disk does not have yet
         self._waiting: deque[tuple[int, str, str]] = deque()
-        self.failing = ""  # why the disk takes nothing now
+        self.failing = NONE  # why the disk takes nothing now
         self.news = asyncio.Event()  # set with each round that has records; whoever waits clears it
         self._puts: dict[str, str | None] = {}
         self._lost = 0
@@ -72,7 +73,7 @@ class Ledger:
             lost, self._lost = self._lost, 0
             self.add("lost", records=lost)
         self._n += 1
-        record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **redact.everything(fields)}
+        record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **redact.everything(as_json(fields))}
         self._new.append(json.dumps(record, separators=(",", ":")) + "\n")
 
     def puts(self) -> dict[str, str | None]:
@@ -99,10 +100,10 @@ class Ledger:
         try:
             thread.start()
         except RuntimeError as error:
-            self.failing = str(error)
+            self.failing = said(str(error))
             self._begin_at = time.monotonic() + AGAIN
         else:
-            self._thread, self.failing = thread, ""
+            self._thread, self.failing = thread, NONE
 
     @property
     def last(self) -> int:
@@ -113,10 +114,11 @@ class Ledger:
         """The lines that the disk does not have yet, as far as we know."""
         return [line for _, _, text in self._waiting for line in text.encode("ascii").splitlines()]
 
-    def attention(self) -> list[str]:
-        """A sentence if the disk takes nothing, for `status`."""
-        kept = f"{len(self.waiting())} records are kept in memory"
-        return [f"the ledger {self._path} cannot be written: {self.failing}; {kept}"] if self.failing else []
+    def attention(self) -> list[Reason]:
+        """What to say if the disk takes nothing, for `status`."""
+        if not self.failing:
+            return []
+        return [because("ledger_lost", path=self._path, cause=self.failing, kept=len(self.waiting()))]
 
     def close(self) -> None:
         """Write what was handed over, for as long as one try takes. May be called in another thread, after the rest."""
@@ -153,7 +155,7 @@ class Ledger:
                     break
                 except OSError as error:
                     if not failing:
-                        self._trouble(error.strerror or str(error))
+                        self._trouble(of_os_error(error))
                         self._say(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
                     failing = True
                     if self._closing.wait(AGAIN):
@@ -161,7 +163,7 @@ class Ledger:
                             os.close(fd)
                         return
             if failing:
-                self._trouble("")
+                self._trouble(NONE)
                 self._say(f"{self._path} is written again")
             failing = False
             self._in_loop(functools.partial(self._written, number))
@@ -173,7 +175,7 @@ class Ledger:
     def _say(self, text: str) -> None:
         self._in_loop(functools.partial(self._tell, text))
 
-    def _trouble(self, reason: str) -> None:
+    def _trouble(self, reason: Reason) -> None:
         self._in_loop(functools.partial(setattr, self, "failing", reason))
 
     def _in_loop(self, call: Callable[[], object]) -> None:
@@ -190,6 +192,23 @@ class Ledger:
                 os.replace(self._path, f"{self._path}.1")
             os.close(fd)
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+
+
+def as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each reason the sentence, under its own name, and key and facts under `cause`; of a decision under `decided`.
+
+    Secrets are hidden in the facts, before there is a sentence.
+    """
+    told: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Reason):
+            reason = changed(value, redact.text)
+            told.update({"stage": stage(reason), "error": error(reason)} if name == "failed" else {name: str(reason)})
+            if reason:
+                told["decided" if name == "decision" else "cause"] = reason.data()
+        else:
+            told[name] = value
+    return told
 
 
 def _append(fd: int, data: bytes) -> None:

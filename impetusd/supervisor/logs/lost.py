@@ -15,6 +15,8 @@ import struct
 import threading
 from collections.abc import Collection
 
+from impetusd.core.reasons import Reason, because
+
 SIZE = (
     1 << 20
 )  # bytes: some 4,000 files; more are counted, and forgotten with the supervisor. What is not used costs nothing
@@ -130,19 +132,19 @@ class Losses:
         """The counts of a file."""
         return self._lost.setdefault(path, Lost(self, path))
 
-    def attention(self, paths: Collection[str]) -> list[str]:
-        """Of the files `paths`, those that cannot be written now, in a sentence for each directory and reason."""
-        found: dict[tuple[str, str], list[str]] = {}
+    def attention(self, paths: Collection[str]) -> list[Reason]:
+        """Of the files `paths`, those that cannot be written now, for each directory and cause."""
+        found: dict[tuple[str, int], list[str]] = {}
         for path in paths:
             if (lost := self._lost.get(path)) is not None and lost.since:
-                found.setdefault((os.path.dirname(path), lost.reason), []).append(path)
-        sentences = []
-        for (directory, reason), files in found.items():
+                found.setdefault((os.path.dirname(path), lost.errno), []).append(path)
+        told = []
+        for (directory, number), files in found.items():
             lines = sum(self._lost[path].now_lines for path in files)
-            what = "a log file" if len(files) == 1 else f"{len(files)} log files"
             where = files[0] if len(files) == 1 else directory
-            sentences.append(f"{what} cannot be written ({reason}), {lines} lines dropped so far: {where}")
-        return sentences
+            cause = because("os_error", errno=number, detail="")
+            told.append(because("logs_lost", files=len(files), cause=cause, lines=lines, where=where))
+        return told
 
     def make_room(self, path: str) -> int:
         """Where the file's new record begins; 0 when there is no room."""

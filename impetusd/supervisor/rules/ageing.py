@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-from impetusd.core.config.schema import show_duration
+from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.ageing import expires, turn
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron
@@ -27,7 +27,7 @@ class Ageing:
 
     def __init__(
         self,
-        recycle: Callable[[Iterable[Entry], str], None],
+        recycle: Callable[[Iterable[Entry], Reason], None],
         wall: Callable[[], float] = time.time,
         alarm: Callable[[Callable[[], None]], Rings] = Alarm,
     ) -> None:
@@ -84,7 +84,7 @@ class Ageing:
 
     def _old(self, entry: Entry, pid: int) -> None:
         self._timers[entry.name] = pid, self._loop.call_later(AGAIN, self._old, entry, pid)
-        why = f"older than max_age = {show_duration(entry.unit.max_age)}"
+        why = because("max_age", limit_s=entry.unit.max_age)
         self.contain(entry.name, "replacing it", self._recycle, [entry], why)
 
     # By the clock.
@@ -114,7 +114,8 @@ class Ageing:
                 self._due[name] = self._wall() + AGAIN
         self._set()
         for unit in {entry.unit.name: entry.unit for entry in old}.values():
-            due, why = [entry for entry in old if entry.unit.name == unit.name], f"cron_restart = {unit.cron_restart}"
+            due = [entry for entry in old if entry.unit.name == unit.name]
+            why = because("cron_restart", schedule=unit.cron_restart)
             self.contain(unit.name, "replacing its processes", self._recycle, due, why)
 
     def _set(self) -> None:

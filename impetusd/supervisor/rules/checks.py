@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from impetusd.core.config.model import Action, Health
+from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import health
 from impetusd.core.rules.health import Condition, Observed, Result, Turn
 from impetusd.core.rules.lifecycle import Slot, State, Want
@@ -26,6 +27,7 @@ from impetusd.supervisor.faults import bare
 from impetusd.supervisor.slots.entry import SERVING, Entry
 
 VERSION = 1
+KEPT = 4  # fields of a result that are remembered: the first version reads no others
 
 
 class _Subject:
@@ -44,7 +46,7 @@ class _Subject:
         self.queued = False
         self.last: Result | None = None
         self.at: float | None = None  # Unix time of the last answer
-        self.held = ""  # why a restart that is due is not made yet
+        self.held = NONE  # why a restart that is due is not made yet
 
     @property
     def key(self) -> str:
@@ -61,8 +63,8 @@ class Checks:
         ask: Callable[[Health, Entry | None], Awaitable[Result]],
         slots: Callable[[str], Sequence[Entry]],
         shown: Callable[[Entry], str],
-        fail: Callable[[Entry, str], object],
-        turned: Callable[[Health, str, Turn, int, str], object],
+        fail: Callable[[Entry, Reason], object],
+        turned: Callable[[Health, str, Turn, int, Reason], object],
         save: Callable[[], object],
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -96,7 +98,7 @@ class Checks:
         """What outlives the supervisor."""
         subjects = {
             key: {"seen": {**asdict(subject.seen), "condition": subject.seen.condition.value}, "at": subject.at}
-            | {"last": list(subject.last) if subject.last else None}
+            | {"last": list(subject.last[:KEPT]) if subject.last else None}
             for key, subject in self._subjects.items()
         }
         return json.dumps({"version": VERSION, "boot": boot_id(), "subjects": subjects, "restarts": self._restarts})
@@ -175,7 +177,7 @@ class Checks:
             subject.timer = None
         subject.seen = Observed(told=subject.seen.told and wanted)
         subject.last = subject.at = None
-        subject.held = ""
+        subject.held = NONE
 
     # Asking, one at a time of each target.
 
@@ -224,7 +226,7 @@ class Checks:
         if turn is not None:
             failures, reason = subject.seen.failures, self._reason(subject)
             self._turned(subject.check, self._target(subject), turn, failures, reason)
-        subject.held = ""
+        subject.held = NONE
         victim = None
         if result.blame and subject.check.action is Action.RESTART and health.restart_due(subject.rule, subject.seen):
             victim = self._victim(subject, now)
@@ -234,7 +236,7 @@ class Checks:
         if subject.seen != before or victim is not None:
             self._save()
         if victim is not None:  # last: what it changes comes back through `changed`
-            self._fail(victim, f"unhealthy: {self._reason(subject)}")
+            self._fail(victim, because("unhealthy", cause=self._reason(subject)))
 
     def _victim(self, subject: _Subject, now: float) -> Entry | None:
         """The slot that is to be restarted: the one that was asked, or the oldest of those that serve the address."""
@@ -261,15 +263,19 @@ class Checks:
                 rows.append(self._row(self._subjects.get(subject.key, subject)))
         return rows
 
-    def attention(self) -> list[tuple[str, str]]:
-        """(unit, sentence) for each target that is unhealthy, for `status`."""
+    def attention(self) -> list[tuple[str, Reason]]:
+        """(unit, what to say) for each target that is unhealthy, for `status`."""
         return [
-            (subject.check.target, f"{self._target(subject)} is unhealthy: {self._reason(subject)}")
+            (
+                subject.check.target,
+                because("check_unhealthy", target=self._target(subject), cause=self._reason(subject)),
+            )
             for subject in self._subjects.values()
             if subject.active and subject.seen.condition is Condition.UNHEALTHY
         ]
 
     def _row(self, subject: _Subject) -> dict[str, Any]:
+        reason = self._reason(subject)
         condition, last = subject.seen.condition, subject.last
         if not subject.active:
             up = any(each.slot.want is Want.UP for each in self._whose(subject))
@@ -284,7 +290,8 @@ class Checks:
             "target": self._target(subject),
             "what": health.what(subject.check),
             "state": condition.value,
-            "reason": self._reason(subject),
+            "reason": str(reason),
+            "cause": reason.data(),
             "failures": subject.seen.failures,
             "threshold": subject.check.failures,
             "interval_s": subject.check.interval,
@@ -296,14 +303,15 @@ class Checks:
     def _target(self, subject: _Subject) -> str:
         return subject.check.target if subject.entry is None else self._shown(subject.entry)
 
-    def _reason(self, subject: _Subject) -> str:
-        """One sentence on why the check is as it is; "" when the last answer was a good one."""
+    def _reason(self, subject: _Subject) -> Reason:
+        """Why the check is as it is; NONE when the last answer was a good one."""
         if not subject.active:
             behind = self._whose(subject)
-            return f"{self._target(subject)} is {behind[0].slot.state.name if behind else 'disabled'}"
+            state = behind[0].slot.state.name if behind else "disabled"
+            return because("is_state", name=self._target(subject), state=state, cause=NONE)
         if subject.last is None:
-            return "not asked yet"
+            return because("not_asked")
         if subject.last.ok:
-            return ""
-        reason = f"{health.asked(subject.check)}: {subject.last.text}"
-        return f"{reason}; not restarted yet: {subject.held}" if subject.held else reason
+            return NONE
+        reason = health.bad_answer(subject.check, subject.last)
+        return because("held", cause=reason, held=subject.held) if subject.held else reason

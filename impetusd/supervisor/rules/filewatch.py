@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from impetusd.core.config.model import Unit
+from impetusd.core.reasons import Reason, because
 from impetusd.supervisor.faults import bare
 from impetusd.supervisor.threads import NoAnswer, Threads
 
@@ -34,9 +35,9 @@ class FileWatch:
     """Tells which units' files have changed, once they have come to rest."""
 
     def __init__(
-        self, changed_files: Callable[[Unit, str], None], tell: Callable[[str], None], ours: Iterable[str]
+        self, changed_files: Callable[[Unit, Reason], None], tell: Callable[[str], None], ours: Iterable[str]
     ) -> None:
-        """`changed_files` gets `changed: app/views.py`; `tell` is the daemon's log; nothing in directories `ours` counts."""
+        """`changed_files` gets the reason, as `changed: app/views.py`; `tell` is the daemon's log; nothing in directories `ours` counts."""
         self._changed_files = changed_files
         self._tell = tell
         self._ours = tuple(ours)
@@ -73,7 +74,7 @@ class FileWatch:
             with contextlib.suppress(NoAnswer):
                 await Threads("file watch", 1).run(thread.join, 2.0)
 
-    def _act(self, unit: Unit, reason: str) -> None:
+    def _act(self, unit: Unit, reason: Reason) -> None:
         self.contain(unit.name, "replacing it for a changed file", self._changed_files, unit, reason)
 
     def _from_thread(self, watcher: Watcher, paths: list[str] | None, text: str) -> None:
@@ -96,7 +97,7 @@ class FileWatch:
 class Resting:
     """The changes of a unit until none has come for watch_delay."""
 
-    def __init__(self, unit: Unit, changed_files: Callable[[Unit, str], None]) -> None:
+    def __init__(self, unit: Unit, changed_files: Callable[[Unit, Reason], None]) -> None:
         self._unit = unit
         self._changed_files = changed_files
         self._loop = asyncio.get_running_loop()
@@ -123,8 +124,8 @@ class Resting:
     def _over(self) -> None:
         paths = list(self._paths)
         self._paths.clear()
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        self._changed_files(self._unit, f"changed: {shown(paths[0], self._unit.cwd)}{more}")
+        path = shown(paths[0], self._unit.cwd)
+        self._changed_files(self._unit, because("watch", path=path, more=len(paths) - 1))
 
 
 class Watcher:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from impetusd.core.config.model import Unit
+from impetusd.core.reasons import because, not_started
 from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import IDLE, Entry
@@ -42,4 +43,4 @@ class Jobs:
             self.stop(unit)
             await self._engine.until(lambda: entry.slot.state in IDLE)
             raise
-        return entry.slot.last_exit or Exit(stage="starting it", error="impetusd is being stopped"), entry.rec.tail
+        return entry.slot.last_exit or Exit(failed=not_started("start", because("shutting_down"))), entry.rec.tail

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.memory import (
     FAR,
@@ -66,8 +67,8 @@ class Memory:
     def __init__(
         self,
         shim: int,
-        recycle: Callable[[Iterable[Entry], str], None],
-        fail: Callable[[Entry, str], None],
+        recycle: Callable[[Iterable[Entry], Reason], None],
+        fail: Callable[[Entry, Reason], None],
         tell: Callable[[str], None],
         keep: Callable[[str], None],
     ) -> None:
@@ -243,7 +244,7 @@ class Memory:
                 except NoAnswer:  # the map of one that hangs in the kernel cannot be read
                     used, whole = rss, False
                 tree.shared, tree.again = rss - used, at + (time.monotonic() - at) * SPARING
-                tree.basis = "" if whole else "rss: its shared memory cannot be told apart"
+                tree.basis = "" if whole else "rss"
             basis = tree.basis
         if self._trees.get(entry.name) is not tree:
             return  # it has ended meanwhile

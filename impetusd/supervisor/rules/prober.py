@@ -112,8 +112,8 @@ class Prober:
         except Exception as error:
             return Result(False, f"could not be run: {error}", took, blame=False)
         said = probe.one_line(next((line for line in reversed(tail) if line.strip()), ""))
-        text = f"{end}: {said}" if said and end.code != 0 else str(end)
-        return Result(end.code == 0, text, took, blame=not end.stage)
+        text = f"{end.reason}: {said}" if said and end.code != 0 else str(end.reason)
+        return Result(end.code == 0, text, took, blame=not end.failed)
 
     def _ended(self, name: str, job: asyncio.Future[tuple[Exit, Sequence[str]]]) -> None:
         del self._ending[name]

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from impetusd import probe
 from impetusd.core.config.model import Ready
+from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.health import Result
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.supervisor.rules.prober import in_thread
@@ -28,14 +29,14 @@ class _Wait:
     def __init__(self, ready: Ready, pid: int) -> None:
         self.ready = ready
         self.pid = pid
-        self.answer = "not asked yet"
+        self.answer = ""
         self.cancel: Callable[[], object] = lambda: None
-        self.said: Callable[[], str] = self._sentence  # one object: it is recognised by its identity
+        self.said: Callable[[], Reason] = self._reason  # one object: it is recognised by its identity
 
-    def _sentence(self) -> str:
+    def _reason(self) -> Reason:
         if self.ready.kind == "log":
-            return f"waits for a line in its log that matches {self.ready.value}"
-        return f"waits for {self.ready.value}: {self.answer}"
+            return because("waits_for_line", pattern=self.ready.value)
+        return because("waits_for_answer", what=self.ready.value, answer=self.answer)
 
 
 class Readiness:

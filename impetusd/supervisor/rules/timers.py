@@ -19,8 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from impetusd.core import units
 from impetusd.core.config.model import Timer, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, FAILED, ProtocolError
+from impetusd.core.reasons import NONE, SKIPPED, Reason, because, read
 from impetusd.core.rules import schedule
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron, Every, Meeting
@@ -32,8 +34,10 @@ VERSION = 1
 KEPT = 10  # results a timer
 JUMP = 1.0  # seconds by which the wall clock may part from the time since boot until it counts as set
 SCHEDULE, CATCH_UP, RETRY, TRIGGER = "schedule", "catch-up", "retry", "trigger"  # why a run runs
-LOST = "lost: impetusd, or the host, went down while it ran"
-MISSED = "skipped: missed, for impetusd was down, the host asleep, or its clock was set"
+LOST = because("lost_run")
+MISSED = because("skipped_missed")
+STILL_RUNS = because("skipped_running")
+ANOTHER_WAITS = because("skipped_queued")
 
 
 class Now(NamedTuple):
@@ -63,7 +67,7 @@ class Outcome:
     at: float
     duration_s: float
     ok: bool
-    result: str
+    result: Reason
     why: str
     code: int | None = None
     failed: bool = False  # it ended badly by itself: not stopped, not skipped
@@ -71,11 +75,15 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """For the protocol."""
-        row = asdict(self) | {"at": iso(self.at), "duration_s": round(self.duration_s, 3)}
+        row = {**self.dump(), "at": iso(self.at), "duration_s": round(self.duration_s, 3), "cause": self.result.data()}
         if row.pop("times") > 1:
             row["result"] += f" ({self.times} times)"
         del row["failed"]
-        return row
+        return {**row, "skipped": self.result.key in SKIPPED}
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON, with the sentence alone for its result."""
+        return {**asdict(self), "result": str(self.result)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +94,7 @@ class Run:
     attempt: int
     at: float  # Unix time, to the millisecond as that of an Exit
     began: float  # on the clock for runs
-    ending: str = ""
+    ending: Reason = NONE
 
 
 Waiter = asyncio.Future[dict[str, Any]]
@@ -187,8 +195,11 @@ class Timers:
                 "enabled": job.timer.enabled,
                 "seen": job.seen,
                 "anchor": job.schedule.anchor if isinstance(job.schedule, Every) else None,
-                "runs": [asdict(each) for each in job.runs],
-                "run": asdict(job.run) if job.run else None,
+                # The first version refuses what it does not know of these: their reasons stand beside them.
+                "runs": [each.dump() for each in job.runs],
+                "run": {**asdict(job.run), "ending": str(job.run.ending)} if job.run else None,
+                "results": [[each.at, each.result.data()] for each in job.runs],
+                "ending": job.run.ending.data() if job.run else None,
                 "queued": job.queued,
                 "retry_at": job.retry_at,
                 "attempt": job.attempt,
@@ -226,11 +237,16 @@ class Timers:
             shift = 0.0 if same_boot else now.boot - passed - then.boot
             job.seen = data["seen"] + shift
             job.schedule = Every(job.timer.every, anchor + shift)
-        job.runs = [Outcome(**each) for each in data["runs"]]
+        results: dict[float, Any] = dict(data.get("results", ()))
+        job.runs = [
+            Outcome(**{**each, "result": read(results.get(each["at"]), each["result"])}) for each in data["runs"]
+        ]
         if data["retry_at"] is not None and job.timer.enabled:
             job.retry_at = data["retry_at"] + (0.0 if same_boot else now.run - passed - then.run)
             job.attempt = data["attempt"]
         run = Run(**data["run"]) if data["run"] else None
+        if run is not None:
+            run.ending = read(data.get("ending"), str(run.ending))
         if run is not None and anew:
             lost = Outcome(at=run.at, duration_s=0.0, ok=False, result=LOST, why=run.why, failed=True)
             self._note(job, lost, run.attempt)
@@ -326,9 +342,9 @@ class Timers:
         self._request(job, CATCH_UP if late else SCHEDULE)
 
     def _time_out(self, job: Job) -> None:
-        limit = schedule.span(job.timer.timeout)
+        limit = units.span(job.timer.timeout)
         self._tell(f"{job.timer.name}: not done within {limit}: stopping it")
-        self._end_run(job, f"timed out after {limit}")
+        self._end_run(job, because("timed_out", limit_s=job.timer.timeout))
 
     # Runs.
 
@@ -341,17 +357,17 @@ class Timers:
             self._start(job, why, 1)
             return
         if met is Meeting.SKIP:
-            behind = "it still runs, and another run waits for its end" if job.queued else "it still runs"
             if waiter is None:
-                self._skip(job, why, f"skipped: {behind}")
+                self._skip(job, why, ANOTHER_WAITS if job.queued else STILL_RUNS)
                 return
+            behind = "it still runs, and another run waits for its end" if job.queued else "it still runs"
             hint = f"wait, or stop it with: impetusd stop {job.timer.name}"
             raise ProtocolError(FAILED, f"{job.timer.name} is not run: {behind}; {hint}", EXIT_FAILED)
         job.queued = why
         job.queued_waiters += waiters
         self._keep(job)
         if met is Meeting.REPLACE and job.run is not None and not job.run.ending:
-            self._end_run(job, "stopped: the next run replaced it")
+            self._end_run(job, because("stopped_for_next"))
 
     def _start(self, job: Job, why: str, attempt: int) -> None:
         now = self._clock()
@@ -364,7 +380,7 @@ class Timers:
             job.run = None  # it has not begun; if it has all the same, it is as good as started by hand
             raise
 
-    def _end_run(self, job: Job, result: str) -> None:
+    def _end_run(self, job: Job, result: Reason) -> None:
         assert job.run is not None
         job.run.ending = result
         self._keep(job)
@@ -416,14 +432,15 @@ class Timers:
         """Note how a run has ended, and begin what follows from that."""
         end = slot.last_exit
         stopped = slot.state is State.STOPPED and not run.ending
-        timed_out = bool(run.ending) and not run.ending.startswith("stopped")
+        timed_out = bool(run.ending) and run.ending.key != "stopped_for_next"
         failed = timed_out or (slot.state is State.FATAL and not run.ending)
         if run.ending:
             result = run.ending
         elif stopped:
-            result = f"stopped: {end}" if end is not None and end.at >= run.at else "stopped before it began"
+            began = end is not None and end.at >= run.at
+            result = because("stopped", end=end.reason) if end is not None and began else because("stopped_before")
         else:
-            result = (slot.reason if failed else "") or str(end)
+            result = (slot.reason if failed else NONE) or (end.reason if end is not None else NONE)
         outcome = Outcome(
             at=run.at,
             duration_s=max(0.0, now.run - run.began),
@@ -454,10 +471,10 @@ class Timers:
         if wait is None or not job.timer.enabled:
             return
         job.retry_at, job.attempt = now.run + wait, attempt
-        again = f"tried again {schedule.ahead(wait)} ({attempt} of {job.timer.retries})"
+        again = f"tried again {units.ahead(wait)} ({attempt} of {job.timer.retries})"
         self._tell(f"{job.timer.name}: {outcome.result}; {again}")
 
-    def _skip(self, job: Job, why: str, result: str) -> None:
+    def _skip(self, job: Job, why: str, result: Reason) -> None:
         """Note it, once for a whole row of the same: what really ran stays in sight."""
         at = self._clock().wall
         last = job.runs[0] if job.runs else None
@@ -530,18 +547,19 @@ class Timers:
             "runs": [each.row() for each in job.runs],
         }
 
-    def attention(self) -> list[tuple[str, str]]:
-        """(name, sentence) for each timer whose last run failed."""
+    def attention(self) -> list[tuple[str, Reason]]:
+        """(name, what to say) for each timer whose last run failed."""
         now = self._clock()
-        sentences = []
+        told = []
         for job in self._jobs.values():
             last = next((each for each in job.runs if each.ok or each.failed), None)
             if last is not None and last.failed:
-                when = schedule.ago(now.wall - last.at - last.duration_s)
-                again = f"; tried again {schedule.ahead(job.retry_at - now.run)}" if job.retry_at is not None else ""
+                ago_s = round(now.wall - last.at - last.duration_s, 3)
+                again_s = round(job.retry_at - now.run, 3) if job.retry_at is not None else None
                 name = job.timer.name
-                sentences.append((name, f"{name} failed {when}: {last.result}{again}"))
-        return sentences
+                reason = because("timer_failed", name=name, ago_s=ago_s, cause=last.result, again_s=again_s)
+                told.append((name, reason))
+        return told
 
 
 def iso(at: float) -> str:

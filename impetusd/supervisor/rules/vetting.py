@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from impetusd.core.config.model import Health, Kind, Unit
+from impetusd.core.reasons import NONE, Reason
 from impetusd.core.rules import health
 from impetusd.core.rules.health import Result
 from impetusd.core.rules.lifecycle import State
@@ -31,7 +32,7 @@ class Vetting:
         ask: Callable[[Health, Entry | None], Awaitable[Result]],
         count: Callable[[int], bool],
         slots: Callable[[Unit], list[Entry]],
-        fail: Callable[[Entry, str], object],
+        fail: Callable[[Entry, Reason], object],
         wake: Callable[[], None],
     ) -> None:
         """`ask`: as `Prober.ask`. `count(process)` has a worker tell its count, which comes to `counted`.
@@ -53,7 +54,7 @@ class Vetting:
         self._counts: dict[str, dict[int, Count | None]] = {}  # of a unit at the end of WATCH; None: not told yet
         self._before: dict[str, dict[int, Count | None]] = {}  # and at its beginning
         self._patience: dict[str, asyncio.TimerHandle] = {}
-        self.note: Callable[[str, str, Exception], str] | None = None  # as `Faults.note`
+        self.note: Callable[[str, str, Exception], Reason] | None = None  # as `Faults.note`
 
     # Health checks.
 
@@ -104,7 +105,7 @@ class Vetting:
                     self._well.add(process)
                     self._wake()
                 if bad is not None and self._judge(process, bad[0], failures[bad[0]], until):
-                    self._fail(entry, f"{health.asked(bad[0])}: {bad[1].text}")
+                    self._fail(entry, health.bad_answer(*bad))
                     return
                 await asyncio.sleep(pause)
                 pause = min(pause * GROWTH, LONGEST)
@@ -141,10 +142,10 @@ class Vetting:
         if name in self._counts and None not in self._counts[name].values():
             self._wake()
 
-    def verdict(self, unit: Unit, reload: Reload) -> str | None:
+    def verdict(self, unit: Unit, reload: Reload) -> Reason | None:
         """On the new processes, at the end of WATCH; None while that is not known."""
         if not reload.canaries or (reload.deadline is not None and self._loop.time() < reload.deadline):
-            return ""
+            return NONE
         if unit.name not in self._counts:
             self._counts[unit.name] = self._ask_counts(unit)
             self._patience[unit.name] = self._loop.call_later(PATIENCE, self._impatient, unit)

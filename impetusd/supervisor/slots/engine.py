@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import random
 import signal
 import time
@@ -22,9 +21,20 @@ from itertools import islice
 from typing import Any, ParamSpec
 
 from impetusd.core import redact
-from impetusd.core.config import schema
 from impetusd.core.config.model import Config, Kind, Unit
-from impetusd.core.explain import causes, news
+from impetusd.core.explain import causes
+from impetusd.core.reasons import (
+    NONE,
+    STAGES,
+    Reason,
+    because,
+    cause_key,
+    errno_of,
+    not_started,
+    of_os_error,
+    read_start,
+    rule_of,
+)
 from impetusd.core.rules import lifecycle, quarantine
 from impetusd.core.rules.lifecycle import (
     Cancel,
@@ -49,7 +59,6 @@ from impetusd.core.rules.lifecycle import (
 from impetusd.core.rules.policy import Exit, signal_name
 from impetusd.core.rules.reload import overlaps
 from impetusd.supervisor.faults import Faults
-from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.entry import (
     FORKING,
     IDLE,
@@ -73,9 +82,8 @@ P = ParamSpec("P")
 
 EX_THREADS = 77  # the template's exit when the application starts threads or opens connections at import
 PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
-TEMPLATE_GONE = frozenset({"its template is gone", "its template ended"})  # as the shim says it of a fork
+TEMPLATE_GONE = frozenset({"template_gone", "template_ended"})  # why a fork failed: there was nobody to make it
 LONG = 5.0  # seconds until the next try for which it does not wait either
-NO_DESCRIPTOR = os.strerror(errno.EMFILE)
 AT_ONCE = 25  # starts in one message to the shim
 SHOWN = 0.05  # seconds until the next try that are told as a number
 SPARING = 10  # times what looking at the conditions of `until` takes, until they are looked at again
@@ -203,7 +211,7 @@ class Engine(Slots):
 
     def _replace_unreachable(self) -> None:
         """Workers whose command channel died with a shim: those that serve by and by, the others at once."""
-        reason = "its command channel was lost with the shim"
+        reason = because("channel_lost")
         for entry in list(self.entries.values()):
             process = entry.rec.process
             if entry.works and process is not None and not self.holds(entry) and not self._starter.reaches(process):
@@ -222,7 +230,8 @@ class Engine(Slots):
             if slot.pid is None and slot.state is State.STOPPING:
                 self._inbox.append((entry, Gone()))
             else:
-                end = Exit(stage="finding the process", error="the shim does not know it", at=round(time.time(), 3))
+                failed = not_started("find", because("process_unknown"))
+                end = Exit(failed=failed, at=round(time.time(), 3))
                 self._inbox.append((entry, Exited(end)))
         elif slot.state is State.STARTING and not self.holds(entry):
             self._waiting[entry.name] = entry
@@ -286,7 +295,7 @@ class Engine(Slots):
             self.touch(entry)
             self._publish(entry, entry.slot)
 
-    def recycle(self, entries: Iterable[Entry], reason: str) -> None:
+    def recycle(self, entries: Iterable[Entry], reason: Reason) -> None:
         """A rule of the INI wants new processes in the place of healthy ones: one at a time, counted."""
         entries = list(entries)
         for unit in {entry.unit.name: entry.unit for entry in entries if entry.role is Role.TEMPLATE}.values():
@@ -299,7 +308,7 @@ class Engine(Slots):
                     self._acted(entry, reason)
             self._pump()
 
-    def roll(self, entries: Iterable[Entry], reason: str) -> list[Entry]:
+    def roll(self, entries: Iterable[Entry], reason: Reason) -> list[Entry]:
         """The operator wants new processes, one at a time. Returns the slots that will get one."""
         marked = self.rolling.mark(entries, reason, asked=True)
         for unit in {entry.unit.name: entry.unit for entry in marked}.values():
@@ -308,11 +317,8 @@ class Engine(Slots):
         self._pump()
         return marked
 
-    def fail(self, entry: Entry, reason: str, *, hard: bool = False, rule: str = "") -> None:
-        """The process is judged to be broken. A worker is replaced before it goes, unless it has to go at once.
-
-        `rule`: the key that says so, where that is no rule of `news.RULES`.
-        """
+    def fail(self, entry: Entry, reason: Reason, *, hard: bool = False) -> None:
+        """The process is judged to be broken. A worker is replaced before it goes, unless it has to go at once."""
         if self.holds(entry):
             return
         if self.reloads.judged(entry, reason) and not hard:
@@ -322,10 +328,10 @@ class Engine(Slots):
             self.recycle([entry], reason)
         else:
             if entry.slot.state in {State.STARTING, State.RUNNING} or (hard and not entry.slot.kills):
-                self._acted(entry, reason, rule)
+                self._acted(entry, reason)
             self.post(entry, Fail(reason, hard))
 
-    def renew(self, unit: Unit, reason: str) -> None:
+    def renew(self, unit: Unit, reason: Reason) -> None:
         """A rule of the INI wants the version on the disk."""
         if self.holds_any(unit):
             return
@@ -336,15 +342,14 @@ class Engine(Slots):
         else:
             self.recycle([entry for entry in self.of_unit(unit) if entry.role is not Role.TEMPLATE], reason)
 
-    def _acted(self, entry: Entry, reason: str, rule: str = "") -> None:
-        self._record(entry, "rule", pid=entry.slot.pid, rule=rule or news.rule_of(reason), reason=reason)
+    def _acted(self, entry: Entry, reason: Reason) -> None:
+        self._record(entry, "rule", pid=entry.slot.pid, rule=rule_of(reason), reason=reason)
 
     def cut_off(self, entry: Entry, count: int) -> None:
         """A worker that leaves says how many requests it could not answer in the time that it has."""
-        number = f"{count} request{'s were' if count != 1 else ' was'}"
-        reason = f"{number} cut off after drain_timeout = {schema.show_duration(entry.unit.drain_timeout)}"
+        reason = because("cut_off", count=count, limit_s=entry.unit.drain_timeout)
         self._tell(f"{entry.name}: {reason}")
-        self._record(entry, "rule", pid=entry.slot.pid, rule="drain_timeout", reason=reason)
+        self._acted(entry, reason)
 
     def drop_listeners(self) -> None:
         """Close what nobody listens on any more."""
@@ -374,14 +379,15 @@ class Engine(Slots):
     def _refuse_start(self, entry: Entry) -> None:
         """The run of a one-shot process that is due ends before it has begun; nobody waits for the others."""
         if entry.role in ONE_SHOT and entry.rec.process is None:
-            before, end = entry.slot, Exit(stage="starting it", error=self.reason(entry), at=round(time.time(), 3))
-            self._enter(entry, replace(before, state=State.FATAL, reason=str(end), last_exit=end))
+            before, failed = entry.slot, not_started("start", self.reason(entry))
+            end = Exit(failed=failed, at=round(time.time(), 3))
+            self._enter(entry, replace(before, state=State.FATAL, reason=failed, last_exit=end))
             self._publish(entry, replace(before, state=State.STARTING))
 
     def _prepare(self, entry: Entry, event: Event, *, fresh: bool) -> None:
         """A start by command ends a reload, or makes a new generation of the unit."""
         if isinstance(event, Restart):
-            self.reloads.cancel(entry.unit, "a restart was asked for meanwhile")
+            self.reloads.cancel(entry.unit, because("restart_asked"))
         if fresh and entry.index == 0 and self._leads(entry):
             reload = self.reloads.active(entry.unit)
             least = reload.generation if reload is not None else self.generation(entry.unit)
@@ -473,10 +479,10 @@ class Engine(Slots):
                     self._inbox.append((entry, Gone()))
                 case "exited":
                     self._starter.ack(process)
-                    end = Exit(event.get("code"), event.get("signal"), event.get("stage", ""), event.get("error", ""))
+                    end = _exit_of(event)
                     if not event["left"]:
                         self._release(entry)
-                    self._inbox.append((entry, Exited(replace(end, at=round(event["at"], 3)), event["left"])))
+                    self._inbox.append((entry, Exited(end, event["left"])))
         self._pump()
 
     def _hear(self, event: dict[str, Any]) -> None:
@@ -498,13 +504,14 @@ class Engine(Slots):
         if entry is None:
             self._pump()
             return
-        told = (event.get("code"), event.get("signal"), event.get("stage", ""), event.get("error", ""))
-        end = Exit(*told, round(event["at"], 3))
+        end = _exit_of(event)
         left = bool(event["left"]) and entry.policy.treekill
         held = self.holds(entry)
         try:
             end = self._looked_at(entry, end, event)
-            unborn = end.error in TEMPLATE_GONE or ("unknown" in event and entry.works and entry.slot.pid is None)
+            unborn = cause_key(end.failed) in TEMPLATE_GONE or (
+                "unknown" in event and entry.works and entry.slot.pid is None
+            )
             if unborn and entry.slot.state is State.STARTING and not held:
                 # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
                 if event["left"]:  # and what it has left is nobody's: it goes before another is started
@@ -531,7 +538,7 @@ class Engine(Slots):
 
     def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:
         """What else follows from an end than that the process is gone."""
-        if end.stage and end.error == NO_DESCRIPTOR:  # the shim may have none of its pipes: the next start makes others
+        if errno_of(end.failed) == errno.EMFILE:  # the shim may have none of its pipes: the next start makes others
             self._starter.forget_pipe(entry)
         if end.code == EX_THREADS and entry.role is Role.TEMPLATE:
             self._run_afresh(entry)
@@ -610,8 +617,7 @@ class Engine(Slots):
         """Its template is stopped, or hangs: replace it; the next one forks the slot."""
         template = self.reloads.parent(entry)
         if template is not None and template.slot.pid is not None:
-            why = f"it did not fork {entry.name} within {_fork_within(entry):g} s"
-            self.fail(template, why, hard=True, rule="listen_timeout")
+            self.fail(template, because("no_fork", slot=entry.name, within_s=_fork_within(entry)), hard=True)
 
     # The loop.
 
@@ -642,10 +648,6 @@ class Engine(Slots):
             self._starter.flush()
         except Exception as error:
             self.faults.note("the engine", "sending a round", error)
-
-    def _write_down(self, entry: Entry) -> None:
-        self._starter.put(f"slot:{entry.name}", record.dump(entry.rec))
-        self._dirty.pop(entry.name, None)
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
@@ -759,7 +761,7 @@ class Engine(Slots):
             self._try(entry, action)
         if slot.pid is None and process is None and not actions and name not in self._waiting and entry.waits is None:
             if slot.state is State.STARTING:
-                self._failed_to_start(entry, CannotStart("starting it", why))
+                self._failed_to_start(entry, not_started("start", why))
             elif slot.state is State.STOPPING:
                 self._inbox.append((entry, Gone()))
         if stage in {"deciding", "entering"}:
@@ -784,7 +786,7 @@ class Engine(Slots):
         """Carry out an action, entirely or not at all."""
         match action:
             case Spawn():
-                self._try_to_start(entry, "preparing its start", self._spawn, entry)
+                self._try_to_start(entry, "prepare", self._spawn, entry)
             case Cancel():
                 if entry.rec.process is None:  # it is still waiting for its turn
                     self._waiting.pop(entry.name, None)
@@ -860,28 +862,30 @@ class Engine(Slots):
             act(*args, **kwargs)
             return
         except CannotStart as failure:
-            stage, error, port = failure.stage, failure.error, failure.port
+            failed, port = failure.reason, failure.port
         except OSError as failure:  # the host's: no descriptor is left, say
-            error = failure.strerror or str(failure)
+            failed = not_started(stage, of_os_error(failure))
         except Exception as failure:
-            error = self.faults.note(entry.name, stage, failure)
+            failed = not_started(stage, self.faults.note(entry.name, STAGES[stage], failure))
         self._starter.roll_back(mark)
         if entry.rec.process is not None:
             self._by_process.pop(entry.rec.process, None)
             entry.rec.process = None
         if port:
             self._waiting.pop(entry.name, None)
-            entry.waits = lambda: f"{stage} failed: {error}; looking who has it"
-            self._in_background(self._fail_for_a_port(entry, CannotStart(stage, error, port), entry.slot.since))
+            entry.waits = lambda: because("waits_for_holder", end=failed)
+            self._in_background(self._fail_for_a_port(entry, failed, port, entry.slot.since))
         else:
-            self._failed_to_start(entry, CannotStart(stage, error))
+            self._failed_to_start(entry, failed)
 
-    async def _fail_for_a_port(self, entry: Entry, failure: CannotStart, since: float) -> None:
+    async def _fail_for_a_port(self, entry: Entry, failed: Reason, port: int, since: float) -> None:
         """Another process has the port: find out which one, then fail the start."""
-        holder = await self._starter.look_ups.holder(failure.port)
+        holder = await self._starter.look_ups.holder(port)
         if entry.slot.state is State.STARTING and entry.slot.since == since and entry.rec.process is None:
-            error = f"{failure.error}: {holder} has it" if holder else failure.error
-            self._failed_to_start(entry, CannotStart(failure.stage, error))
+            if holder:
+                cause = because("port_held", cause=failed.facts["cause"], holder=holder)
+                failed = not_started(failed.facts["stage"], cause, failed.facts["what"])
+            self._failed_to_start(entry, failed)
             self._pump()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -889,10 +893,10 @@ class Engine(Slots):
         self._looking_up.add(task)
         task.add_done_callback(self._looking_up.discard)
 
-    def _failed_to_start(self, entry: Entry, error: CannotStart) -> None:
+    def _failed_to_start(self, entry: Entry, failed: Reason) -> None:
         self._waiting.pop(entry.name, None)
         entry.waits = None
-        self._inbox.append((entry, Exited(Exit(stage=error.stage, error=error.error, at=round(time.time(), 3)))))
+        self._inbox.append((entry, Exited(Exit(failed=failed, at=round(time.time(), 3)))))
 
     def _spawn(self, entry: Entry) -> None:
         entry.waits = self._gate(entry)
@@ -908,27 +912,27 @@ class Engine(Slots):
         if not LookUp(entry.unit).needed:
             self._launch(entry, NOTHING)
             return
-        entry.waits = lambda: "waits until its user, sockets and env_file are looked up"
+        entry.waits = lambda: because("waits_for_host")
         self._in_background(self._launch_when_found(entry, entry.slot.since))
 
     async def _launch_when_found(self, entry: Entry, since: float) -> None:
         """The slot may have been stopped, and even started again, while the host was asked."""
-        found: Found | CannotStart
+        found: Found | Reason
         self.page.blank()
         try:
             found = await self._starter.look_ups.of(entry.unit)
         except CannotStart as error:
-            found = error
+            found = error.reason
         except Exception as error:
-            found = CannotStart("asking the host", self.faults.note(entry.name, "asking the host", error))
+            found = not_started("look_up", self.faults.note(entry.name, STAGES["look_up"], error))
         if entry.slot.state is not State.STARTING or entry.slot.since != since or entry.rec.process is not None:
             return
         entry.waits = None
         self.page.at(entry.name, "starting it")
-        if isinstance(found, CannotStart):
+        if isinstance(found, Reason):
             self._failed_to_start(entry, found)
         else:
-            self._try_to_start(entry, "preparing its start", self._launch, entry, found)
+            self._try_to_start(entry, "prepare", self._launch, entry, found)
         self._pump()
 
     def _launch(self, entry: Entry, found: Found) -> None:
@@ -1030,30 +1034,31 @@ class Engine(Slots):
             None,
         )
 
-    def _gate(self, entry: Entry) -> Callable[[], str] | None:
-        """What the start has to wait for, as a sentence that is made when it is asked for; None when it may go on."""
+    def _gate(self, entry: Entry) -> Callable[[], Reason] | None:
+        """What the start has to wait for, as a reason that is made when it is asked for; None when it may go on."""
         if entry.rec.gated:
             for name in entry.unit.depends_on:
                 unit = self.units[name]
                 if unit.enabled and not self.is_ready(unit):
-                    return lambda: f"waits for {name}{self._trouble(self.of_unit(unit))}"
+                    return lambda: self._waits_for(name, self.of_unit(unit))
         if entry.role in SERVING and self.parked(entry) is not None:
             return None
         ending = [e for e in self.of_unit(entry.unit) if e is not entry and e.slot.state is State.STOPPING]
         if ending and self._starter.has_to_bind(entry.unit):
-            return lambda: f"waits for {ending[0].name}, which may still have its address, to end"
+            return lambda: because("waits_for_address", name=ending[0].name)
         template = self.reloads.parent(entry)
         if template is not None and template.slot.state is not State.RUNNING:
-            return lambda: f"waits for {template.name}{self._trouble([template])}"
+            return lambda: self._waits_for(template.name, [template])
         return None
 
     @staticmethod
-    def _trouble(entries: Iterable[Entry]) -> str:
+    def _waits_for(name: str, entries: Iterable[Entry]) -> Reason:
         worst = next((e for e in entries if e.slot.state in IDLE or e.slot.state is State.BACKOFF), None)
         if worst is None:
-            return ""
-        why = f": {worst.slot.reason}" if worst.slot.state is State.FATAL and worst.unit.type == "oneshot" else ""
-        return f", which is {worst.slot.state.name}{why}"
+            return because("waits_for", name=name, state="", cause=NONE)
+        told = worst.slot.state is State.FATAL and worst.unit.type == "oneshot"
+        cause = worst.slot.reason if told else NONE
+        return because("waits_for", name=name, state=worst.slot.state.name, cause=cause)
 
     def _wake_waiting(self) -> None:
         """Start whoever no longer has to wait."""
@@ -1063,7 +1068,7 @@ class Engine(Slots):
                 entry.waits = None
             else:
                 self.page.at(entry.name, "waiting for its turn")
-                self._try_to_start(entry, "waiting for its turn", self._start_if_it_may, entry)
+                self._try_to_start(entry, "turn", self._start_if_it_may, entry)
 
     def _start_if_it_may(self, entry: Entry) -> None:
         entry.waits = self._gate(entry)  # what it waited for before may have come meanwhile
@@ -1155,27 +1160,36 @@ class Engine(Slots):
                 met.set_exception(error)
         self._look_at = time.monotonic() + SPARING * (time.thread_time() - began)
 
-    def reason(self, entry: Entry) -> str:
-        """One sentence on why the slot is as it is; '' when there is nothing to say."""
+    def reason(self, entry: Entry) -> Reason:
+        """Why the slot is as it is; NONE when there is nothing to say."""
         slot = entry.slot
         if (why := self.held_because(entry)) and slot.state is not State.STOPPING:
-            return quarantine.sentence(why)
+            return quarantine.reason(why)
         if self.held.whole is not None and slot.state is State.BACKOFF:
-            return f"{slot.last_exit or 'not started'}; not started while impetusd only holds what runs"
+            return because("not_while_held", end=slot.last_exit.reason if slot.last_exit is not None else NONE)
         if entry.rec.due:
-            return f"waits for its turn to be replaced: {entry.rec.due}"
+            return because("waits_for_turn", due=entry.rec.due)
         if entry.waits is not None and slot.state is State.STARTING:
             return entry.waits()
         if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and self._facts[entry.unit.name].get("afresh"):
-            return "the application has threads or connections at import: each worker is executed afresh (preload = no)"
+            return because("threads")
         if slot.state is State.BACKOFF and slot.deadline is not None:
             left = slot.deadline - time.monotonic()
-            return f"{slot.reason}; {f'retrying in {left:.1f} s' if left >= SHOWN else 'retrying now'}"
+            if left < SHOWN:
+                return because("retrying_now", end=slot.reason)
+            return because("retrying", end=slot.reason, wait_s=round(left, 3))
         if slot.state is State.STOPPING and slot.kills and not slot.reason:
-            return (
-                f"did not end within {entry.policy.kill_timeout:g} s of {signal_name(entry.policy.kill_signal)}: killed"
-            )
+            number = signal_name(entry.policy.kill_signal)
+            return because("not_ended", within_s=entry.policy.kill_timeout, signal=number)
         return slot.reason
+
+
+def _exit_of(event: Mapping[str, Any]) -> Exit:
+    """How a process ended, as the shim says it; an older shim gives no cause."""
+    failed = NONE
+    if event.get("stage"):
+        failed = read_start(event.get("cause"), event["stage"], event.get("error", ""))
+    return Exit(event.get("code"), event.get("signal"), failed, round(event["at"], 3))
 
 
 def _fork_within(entry: Entry) -> float:

@@ -10,6 +10,7 @@ from enum import Enum
 
 from impetusd.core.config.logpaths import log_file
 from impetusd.core.config.model import Autorestart, Config, Kind, Unit
+from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.policy import EX_CONFIG, Policy, policy_of
 from impetusd.supervisor.slots.record import Record
@@ -65,7 +66,7 @@ class Entry:
         self.policy = policy_for(unit, role)
         self.rec = Record()
         self.timer: asyncio.TimerHandle | None = None
-        self.waits: Callable[[], str] | None = None  # what its start waits for
+        self.waits: Callable[[], Reason] | None = None  # what its start waits for
         self.secrets: tuple[str, ...] = ()  # that its process was given, if this supervisor started it
         self.tail_due = False  # the writer was asked for the tail of the last run
         self.tail_of = 0  # whose pid that had

@@ -2,15 +2,21 @@
 
 It may have been written by another version: what that says besides means nothing, what it does not say is as at first. What
 is not of its kind is refused, for nobody looks at it again.
+
+The first version refuses a field that it does not know. So the record has the sentence of each reason, and the reasons
+themselves are a second string, bound to the first by its checksum: one that another version has written alone is read
+without.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from impetusd.core.reasons import NONE, Reason, error, read, read_start, stage
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.core.rules.policy import Exit
 
@@ -18,7 +24,7 @@ VERSION = 1
 FAR = 2e11  # seconds, Unix time: the year 8307
 T = TypeVar("T")
 SLOT = tuple(each.name for each in fields(Slot))
-EXIT = tuple(each.name for each in fields(Exit))
+EXIT = tuple(each.name for each in fields(Exit) if each.name != "failed")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class Record:
     generation: int = 0
     gated: bool = False  # its dependencies are to be ready first
     stopped: bool = False  # by the operator, by name: it stays stopped over reboots
-    due: str = ""  # why its process is to be replaced, as soon as its turn has come
+    due: Reason = NONE  # why its process is to be replaced, as soon as its turn has come
     asked: bool = False  # and that was asked for
     tail: list[str] = field(default_factory=list)  # the last stderr lines of its last failed run
 
@@ -41,6 +47,7 @@ KINDS: dict[type, dict[str, list[str]]] = {
     kind: {each.name: str(each.type).split(" | ") for each in fields(kind)} for kind in (Slot, Exit, Record)
 }
 REST = tuple(each.name for each in fields(Record) if each.name != "slot")
+OF_SLOT = ("reason", "failed", "due")  # its reasons
 
 
 def dump(record: Record) -> str:
@@ -49,25 +56,66 @@ def dump(record: Record) -> str:
     slot["state"] = record.slot.state.name
     slot["want"] = record.slot.want.value
     slot["last_exit"] = _of_exit(record.slot.last_exit)
+    slot.update({name: str(slot[name]) for name in OF_SLOT})
     rest = {name: getattr(record, name) for name in REST}
+    rest["due"] = str(record.due)
     return json.dumps({"version": VERSION, "slot": slot, **rest}, separators=(",", ":"))
 
 
-def load(text: str) -> Record:
-    """The record that `dump` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+def dump_reasons(record: Record, text: str) -> str | None:
+    """Its reasons as a string, of the record that `text` is; None where it has none."""
+    slot, end = record.slot, record.slot.last_exit
+    found = {name: reason for name in OF_SLOT if (reason := getattr(slot, name))}
+    if record.due:
+        found["next"] = record.due
+    if end is not None and end.failed:
+        found["end"] = end.failed
+    if not found:
+        return None
+    reasons = {name: reason.data() for name, reason in found.items()}
+    return json.dumps({"of": zlib.crc32(text.encode()), **reasons}, separators=(",", ":"))
+
+
+def load(text: str, reasons: str | None = None) -> Record:
+    """The record that `dump` wrote, with what `dump_reasons` did. Raises KeyError, TypeError or ValueError for anything else."""
     data: dict[str, Any] = json.loads(text)
     if data["version"] != VERSION:
         raise ValueError("a slot was recorded by another version of impetusd")
+    known = _reasons(reasons, text)
     slot = dict(data["slot"])
     slot["state"] = State[slot["state"]]
     slot["want"] = Want(slot["want"])
     slot["recent"] = tuple(slot.get("recent", ()))
-    slot["last_exit"] = _exit(slot.get("last_exit"))
+    slot["last_exit"] = _exit(slot.get("last_exit"), known.get("end"))
+    slot.update({name: _reason(slot[name], known.get(name)) for name in OF_SLOT if name in slot})
+    if "due" in data:
+        data["due"] = _reason(data["due"], known.get("next"))
     return _made(Record, {**data, "slot": _made(Slot, slot)})
 
 
-def _exit(data: Any) -> Exit | None:
-    return _made(Exit, data) if data else None
+def _reasons(text: str | None, of: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+        return found if found["of"] == zlib.crc32(of.encode()) else {}
+    except (ValueError, TypeError, KeyError):
+        return {}
+
+
+def _reason(sentence: Any, data: Any) -> Reason:
+    """Raises TypeError for a sentence that is none."""
+    if not isinstance(sentence, str):
+        raise TypeError(f"a reason is {sentence!r:.100}")
+    return read(data, sentence)
+
+
+def _exit(data: Any, failed: Any = None) -> Exit | None:
+    if not data:
+        return None
+    stage, error = (data.get(name, "") for name in ("stage", "error"))
+    if type(stage) is not str or type(error) is not str:
+        raise TypeError(f"a stage is {stage!r:.100}, its error {error!r:.100}")
+    reason = read_start(failed, stage, error) if stage else NONE
+    return _made(Exit, {**data, "failed": reason})
 
 
 def _made(kind: type[T], data: Mapping[str, Any]) -> T:
@@ -103,17 +151,21 @@ def durable(record: Record) -> dict[str, Any]:
         "stopped": record.stopped,
         "restarts": slot.restarts,
         "last_exit": _of_exit(slot.last_exit),
+        **({"failed": slot.last_exit.failed.data()} if slot.last_exit is not None and slot.last_exit.failed else {}),
     }
 
 
 def _of_exit(end: Exit | None) -> dict[str, Any] | None:
     """As `dataclasses.asdict`, which copies each value: 40 µs, at each change of each slot."""
-    return None if end is None else {name: getattr(end, name) for name in EXIT}
+    if end is None:
+        return None
+    told = {name: getattr(end, name) for name in EXIT}
+    return {**told, "stage": stage(end.failed), "error": error(end.failed)}
 
 
 def revive(data: Mapping[str, Any]) -> Record:
     """The record after a reboot, of what `durable` kept. Raises KeyError, TypeError or ValueError for anything else."""
-    slot = _made(Slot, {"restarts": data["restarts"], "last_exit": _exit(data["last_exit"])})
+    slot = _made(Slot, {"restarts": data["restarts"], "last_exit": _exit(data["last_exit"], data.get("failed"))})
     return _made(Record, {"slot": slot, "stopped": data["stopped"]})
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from impetusd.core.config.model import Config, Kind, Unit
+from impetusd.core.reasons import because
 from impetusd.core.rules import quarantine
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.supervisor.faults import Faults
@@ -29,6 +30,7 @@ class Slots:
         self.page = Page({})
         self.held = quarantine.Held()
         self._dirty: dict[str, Entry] = {}  # whose records have changed
+        self._explained: set[str] = set()  # whose reasons the shim has
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
         self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
@@ -110,7 +112,7 @@ class Slots:
         entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
         self.page.at(entry.name, "reading its record")
         if not self._faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
-            entry.rec.slot = replace(entry.slot, state=State.FATAL, reason="its record cannot be read")
+            entry.rec.slot = replace(entry.slot, state=State.FATAL, reason=because("bad_record"))
         self.entries[entry.name] = entry
         self._of_unit.setdefault(unit.name, []).append(entry)
         self.page.blank()
@@ -125,7 +127,8 @@ class Slots:
     def _remember(self, entry: Entry, blobs: Mapping[str, str], saved: Mapping[str, Any]) -> None:
         text = blobs.get(f"slot:{entry.name}")
         if text:
-            entry.rec = record.load(text)
+            entry.rec = record.load(text, blobs.get(f"why:{entry.name}"))
+            self._explained.update([entry.name] if f"why:{entry.name}" in blobs else [])
         elif entry.name in saved:
             entry.rec = record.revive(saved[entry.name])
             self.touch(entry)  # the supervisor after us has no other memory of it
@@ -220,6 +223,7 @@ class Slots:
         if self.entries.pop(entry.name, None) is not None:
             self._of_unit[entry.unit.name].remove(entry)
         self._starter.put(f"slot:{entry.name}", None)
+        self._put_reasons(entry.name, None)
         self._starter.forget_pipe(entry)
         self._dirty.pop(entry.name, None)
         if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
@@ -242,6 +246,17 @@ class Slots:
         if cause is None or (entry.rec.process is None and entry.slot.want is Want.DOWN):
             return None
         return quarantine.facts(quarantine.QUARANTINED, cause)
+
+    def _write_down(self, entry: Entry) -> None:
+        text = record.dump(entry.rec)
+        self._starter.put(f"slot:{entry.name}", text)
+        self._put_reasons(entry.name, record.dump_reasons(entry.rec, text))
+        self._dirty.pop(entry.name, None)
+
+    def _put_reasons(self, name: str, text: str | None) -> None:
+        if text is not None or name in self._explained:
+            self._starter.put(f"why:{name}", text)
+            (self._explained.discard if text is None else self._explained.add)(name)
 
     # What is to be known.
 

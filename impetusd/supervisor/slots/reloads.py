@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import reload as core
 from impetusd.core.rules.lifecycle import HandOver, Restart, Slot, Start, State, Stop, Taken, Want, has_budget
 from impetusd.core.rules.reload import Do, Order, Part, Phase, Reload, Seen, View
@@ -93,11 +94,13 @@ class Reloads:
                 self._tell(f"{unit.name}: reload: {reload.failed}; going back to the old version")
                 self.record(unit, what="failed", generation=reload.generation, reason=reload.failed)
             case Phase.FAILED:
-                stuck = f"; {reload.stuck}" if reload.stuck else ""
-                self._tell(f"{unit.name}: reload: back to the old version{stuck}")
+                self._tell(f"{unit.name}: reload: back to the old version{f'; {reload.stuck}' if reload.stuck else ''}")
                 lines = [line[:500] for line in reload.lines[-20:]]
-                told = {"what": "rolled back", "reason": reload.failed + stuck, "lines": lines}
-                self.record(unit, generation=reload.generation, took_s=round(reload.took, 3), **told)
+                reason = reload.failed
+                if reload.stuck:
+                    reason = because("and_stuck", cause=reason, stuck=reload.stuck)
+                told = {"reason": reason, "lines": lines, "took_s": round(reload.took, 3)}
+                self.record(unit, what="rolled back", generation=reload.generation, **told)
             case Phase.DONE:
                 self._tell(f"{unit.name}: reload: done in {reload.took:.2f} s")
                 self.record(unit, what="done", generation=reload.generation, took_s=round(reload.took, 3))
@@ -113,15 +116,15 @@ class Reloads:
         reload = self._of.get(unit.name)
         return reload if reload is not None and reload.phase not in core.OVER else None
 
-    def attention(self) -> list[str]:
-        """A sentence for each unit whose last reload has failed, or whose present one waits on purpose."""
-        told = []
+    def attention(self) -> list[Reason]:
+        """What to say of each unit whose last reload has failed, or whose present one waits on purpose."""
+        told: list[Reason] = []
         for name, reload in self._of.items():
-            if reload.phase in {Phase.BACK, Phase.FAILED} and reload.failed != core.CANCELLED:
-                told.append(f"{name} was not reloaded and runs as before: {reload.failed}")
+            if reload.phase in {Phase.BACK, Phase.FAILED} and reload.failed.key != "cancelled":
+                told.append(because("not_reloaded", unit=name, cause=reload.failed))
             elif reload.phase is Phase.WATCH and reload.deadline is not None:
                 left = max(0.0, reload.deadline - self._clock())
-                told.append(f"{name} is being reloaded: the new version is watched for {left:.0f} s more")
+                told.append(because("being_watched", unit=name, left_s=round(left, 3)))
         return told
 
     def account(self, unit: Unit, how: str = "reload") -> dict[str, Any]:
@@ -131,12 +134,11 @@ class Reloads:
         down = [e for e in self._engine.of_unit(unit) if e.role in SERVING and e.slot.state is not State.RUNNING]
         return {
             "name": unit.name,
-            "how": "cancel" if reload is not None and failed and reload.failed == core.CANCELLED else how,
+            "how": "cancel" if reload is not None and failed and reload.failed.key == "cancelled" else how,
             "ok": not failed and not down,
-            "reason": reload.failed if reload is not None and failed else "",
-            "stuck": reload.stuck if reload is not None and failed else "",
+            **({"reason": "", "stuck": ""} if reload is None or not failed else _told(reload)),
             "lines": list(reload.lines) if reload is not None and failed else [],
-            "note": core.why_not(unit) if how == "restart" else "",
+            "note": str(core.why_not(unit)) if how == "restart" else "",
             "took_s": round(reload.took, 3) if reload is not None else 0.0,
             "cut": self.cut.get(unit.name, 0),
             "drain_timeout_s": unit.drain_timeout,
@@ -181,7 +183,7 @@ class Reloads:
     # What is asked for.
 
     def begin(
-        self, unit: Unit, reason: str, *, asked: bool, canaries: int = 0, watch: float | None = None, token: str = ""
+        self, unit: Unit, reason: Reason, *, asked: bool, canaries: int = 0, watch: float | None = None, token: str = ""
     ) -> None:
         """Have the version on the disk take over in a unit that `overlaps`, of which something runs."""
         template = self._engine.entries.get(slot_name(unit, Role.TEMPLATE, 0))
@@ -203,9 +205,9 @@ class Reloads:
     def note(self, unit: Unit, how: str, token: str) -> None:
         """Its reload is a start or a restart; a client that asks again by `token` is not to get another."""
         generation, now = self._engine.generation(unit), self._clock()
-        self._set(unit, Reload(phase=Phase.DONE, generation=generation, began=now, reason=how, token=token))
+        self._set(unit, Reload(phase=Phase.DONE, generation=generation, began=now, reason=because(how), token=token))
 
-    def renew(self, unit: Unit, reason: str) -> list[Entry]:
+    def renew(self, unit: Unit, reason: Reason) -> list[Entry]:
         """A rule of the INI wants the version on the disk, within the budget of restarts. Returns whom it acts on."""
         reload = self.active(unit)
         if reload is not None:
@@ -217,12 +219,12 @@ class Reloads:
         self.begin(unit, reason, asked=False)
         return running
 
-    def cancel(self, unit: Unit, why: str) -> bool:
+    def cancel(self, unit: Unit, why: Reason) -> bool:
         """Have the old version back. False when that is not possible any more, or nothing is under way."""
         reload = self.active(unit)
         if reload is None or reload.forward or reload.phase not in core.REVERSIBLE | {Phase.BACK}:
             return False
-        self._set(unit, replace(core.fail(reload, why), again=""))
+        self._set(unit, replace(core.fail(reload, why), again=NONE))
         return True
 
     # What happens.
@@ -237,32 +239,33 @@ class Reloads:
             return
         if entry.role is Role.NEXT_TEMPLATE and reload.afresh:
             return
-        why = f"{entry.name}: {after.failed or after.last_exit}"
+        end = after.last_exit.reason if after.last_exit is not None else NONE
+        why = because("slot_failed", slot=entry.name, cause=after.failed or end)
         if entry.rec.generation == reload.generation:
             self._set(entry.unit, core.fail(reload, why))
         elif entry.role is Role.NEXT and reload.phase is Phase.BACK:
-            self._set(entry.unit, replace(reload, stuck=f"the old version could not be brought back: {why}"))
+            self._set(entry.unit, replace(reload, stuck=because("not_restored", cause=why)))
 
-    def judged(self, entry: Entry, why: str) -> bool:
+    def judged(self, entry: Entry, why: Reason) -> bool:
         """A slot is judged to be broken. Whether that is the end of a reload, which then sees to it."""
         reload = self.active(entry.unit)
         if reload is None or entry.rec.generation != reload.generation or reload.phase not in core.REVERSIBLE:
             return False
-        self._set(entry.unit, core.fail(reload, f"{entry.name}: {why}"))
+        self._set(entry.unit, core.fail(reload, because("slot_failed", slot=entry.name, cause=why)))
         return True
 
-    def turned(self, name: str, target: str, why: str) -> None:
+    def turned(self, name: str, target: str, why: Reason) -> None:
         """A health check of unit `name` has turned unhealthy; at the unit's address the new ones answer, too."""
         unit = self._engine.units.get(name)
         reload = self.active(unit) if unit is not None else None
         if unit is not None and reload is not None and reload.phase in {Phase.WATCH, Phase.ROLLING} and target == name:
-            self._set(unit, core.fail(reload, f"unhealthy: {why}"))
+            self._set(unit, core.fail(reload, because("unhealthy", cause=why)))
             self._engine.wake()
 
     def notified(self, entry: Entry, message: Mapping[str, str]) -> None:
         """A worker has told how many requests it has answered: when asked, or since that are as many as it may."""
         if message.get("X_IMPETUSD_SPENT") == "1" and entry.unit.max_requests:
-            self._engine.recycle([entry], f"max_requests = {entry.unit.max_requests}")
+            self._engine.recycle([entry], because("max_requests", limit=entry.unit.max_requests))
         cut = message.get("X_IMPETUSD_CUT", "")
         if cut.isascii() and cut.isdigit() and len(cut) < 10 and entry.unit.app:
             self._engine.cut_off(entry, int(cut))
@@ -273,7 +276,7 @@ class Reloads:
     def told(self, entry: Entry, lines: Iterable[str]) -> None:
         """The last words of a process that has ended."""
         reload = self.last(entry.unit)
-        if reload is not None and not reload.lines and reload.failed.startswith(f"{entry.name}: "):
+        if reload is not None and not reload.lines and reload.failed.facts.get("slot") == entry.name:
             self._set(entry.unit, replace(reload, lines=tuple(lines)[-LINES:]))
 
     def starts_threads(self, entry: Entry) -> None:
@@ -298,7 +301,7 @@ class Reloads:
                 why = self._faults.note(f"reload of {name}", f"going on from {reload.phase.value}", error)
                 self._faults.contain(f"reload of {name}", "calling it off", self._call_off, name, why)
 
-    def _call_off(self, name: str, why: str) -> None:
+    def _call_off(self, name: str, why: Reason) -> None:
         """What raises on the way forth goes back, while that is possible; and is tried again where it is not."""
         reload = self._of[name]
         if reload.phase in core.REVERSIBLE:
@@ -343,7 +346,7 @@ class Reloads:
 
     def _view(self, unit: Unit, reload: Reload) -> View:
         template = self._engine.entries.get(slot_name(unit, Role.TEMPLATE, 0))
-        verdict: str | None = ""
+        verdict: Reason | None = NONE
         if reload.phase is Phase.WATCH and self.vetting is not None:
             verdict = self.vetting.verdict(unit, reload)
         return View(
@@ -407,6 +410,12 @@ class Reloads:
         elif following.slot.state in IDLE:  # it has died since, and is needed no more for this
             self._engine.post(template, Restart())
             self._engine.dismiss(following)
+
+
+def _told(reload: Reload) -> dict[str, Any]:
+    """Why it failed, for the protocol: a sentence, and the reason."""
+    told = {"reason": str(reload.failed), "cause": reload.failed.data(), "stuck": str(reload.stuck)}
+    return {**told, "stuck_cause": reload.stuck.data()} if reload.stuck else told
 
 
 def _forks(unit: Unit, reload: Reload) -> bool:

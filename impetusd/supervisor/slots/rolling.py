@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules.lifecycle import HandOver, Recycle, Restart, Slot, Start, State, Stop, Taken, Want, has_budget
 from impetusd.core.rules.reload import overlaps
 from impetusd.supervisor.slots.entry import IDLE, SERVING, Entry, Role, slot_name
@@ -44,7 +45,7 @@ class Rolling:
         """Something of the unit leaves."""
         self._units[unit.name] = unit
 
-    def mark(self, entries: Iterable[Entry], reason: str, *, asked: bool = False) -> list[Entry]:
+    def mark(self, entries: Iterable[Entry], reason: Reason, *, asked: bool = False) -> list[Entry]:
         """Have a new process in each, one after the other. Returns those for which that is possible now."""
         marked = []
         for entry in entries:
@@ -67,7 +68,7 @@ class Rolling:
     def done(self, entry: Entry) -> None:
         """It is due no more."""
         if entry.rec.due:
-            entry.rec.due, entry.rec.asked = "", False
+            entry.rec.due, entry.rec.asked = NONE, False
             self._engine.touch(entry)
 
     def advance(self) -> None:
@@ -83,7 +84,7 @@ class Rolling:
                 why = self._engine.faults.note(source, "taking the next step", error)
                 for entry in self._engine.of_unit(unit):
                     if entry.rec.due:
-                        self._call_off(entry, f"({entry.rec.due}): {why}")
+                        self._call_off(entry, why)
 
     def _advance(self, unit: Unit) -> None:
         reloading = self._engine.reloads.active(unit) is not None
@@ -111,13 +112,14 @@ class Rolling:
         if entry.role in {Role.TEMPLATE, Role.STANDBY, Role.NEXT} and slot.state is State.FATAL:
             for each in entries:
                 if each.rec.due:
-                    self._call_off(each, f"({each.rec.due}): {entry.name} is FATAL: {slot.reason}")
+                    self._call_off(each, because("is_state", name=entry.name, state="FATAL", cause=slot.reason))
         if entry.role is Role.NEXT and slot.state in IDLE and not entry.tail_due:
             self._engine.dismiss(entry)
 
-    def _call_off(self, entry: Entry, why: str) -> None:
-        self._tell(f"{entry.name}: is not replaced {why}")
-        entry.rec.slot = replace(entry.slot, reason=f"not replaced {why}")
+    def _call_off(self, entry: Entry, cause: Reason) -> None:
+        reason = because("not_replaced", due=entry.rec.due, cause=cause)
+        self._tell(f"{entry.name}: {reason}")
+        entry.rec.slot = replace(entry.slot, reason=reason)
         self.done(entry)
 
     def _next(self, entries: list[Entry]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from impetusd.core.config import capabilities, envfile
 from impetusd.core.config.agreement import is_number
 from impetusd.core.config.model import Kind, Listen, Unit, user_and_group
+from impetusd.core.reasons import Reason, because, not_started, of_os_error, said
 from impetusd.core.trust import Trust
 from impetusd.files import vetted
 from impetusd.linux import host
@@ -28,16 +29,18 @@ FORK_FD = "IMPETUSD_FORK_FD"
 
 
 class CannotStart(Exception):
-    """A start failed before there was a process: `stage` is what was tried, `error` why it failed.
+    """A start failed before there was a process: at a stage of `reasons.STAGES`, which is about `what`.
 
     `port`: that another process has.
     """
 
-    def __init__(self, stage: str, error: str, port: int = 0) -> None:
-        super().__init__(f"{stage} failed: {error}")
-        self.stage = stage
-        self.error = error
+    def __init__(self, stage: str, cause: Reason, what: str = "", *, port: int = 0) -> None:
+        self.reason = not_started(stage, cause, what)
+        super().__init__(stage, cause, what)
         self.port = port
+
+    def __str__(self) -> str:
+        return str(self.reason)
 
 
 Address = tuple[int, int, int, Any]  # family, kind, protocol and address of a socket
@@ -58,11 +61,13 @@ NOTHING = Found()  # of a unit that asks nothing of the host
 
 
 class LookUp:
-    """Asks the host what a start of `unit` has to know; called in a thread, for it may hang. `stage` says in what."""
+    """Asks the host what a start of `unit` has to know; called in a thread, for it may hang. `stage` says in what,
+    and of what (`reasons.STAGES`).
+    """
 
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
-        self.stage = "looking up user and group"
+        self.stage = "account", ""
 
     @property
     def needed(self) -> bool:
@@ -75,11 +80,11 @@ class LookUp:
         """Raises CannotStart."""
         unit = self.unit
         who, home = identity(unit), home_of(unit)
-        self.stage = "looking up the owner of its socket"
+        self.stage = "socket_owner", ""
         owners = {each.owner: owner_of(each.owner) for each in unit.listen if each.owner}
-        self.stage = "looking up the address that it listens on"
+        self.stage = "listen_host", ""
         hosts = {each.host: address_of(each.host) for each in unit.listen if _is_name(each)}
-        self.stage = f"reading env_file {' '.join(unit.env_file)}"
+        self.stage = "env_file", " ".join(unit.env_file)
         return Found(who, home, read_env_files(unit), owners, hosts)
 
 
@@ -123,7 +128,7 @@ def person_of(user: str) -> Account:
     try:
         return host.account(user)
     except (KeyError, ValueError):
-        raise CannotStart("looking up user and group", f"user {user} does not exist on this host") from None
+        raise CannotStart("account", because("no_user", name=user)) from None
 
 
 def gid_of(group: str) -> int:
@@ -131,7 +136,7 @@ def gid_of(group: str) -> int:
     try:
         return host.gid_of(group)
     except (KeyError, ValueError):
-        raise CannotStart("looking up user and group", f"group {group} does not exist on this host") from None
+        raise CannotStart("account", because("no_group", name=group)) from None
 
 
 def _is_name(address: Listen) -> bool:
@@ -144,7 +149,7 @@ def address_of(host: str) -> Address:
     try:
         family, kind, proto, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
-        raise CannotStart(f"looking up {host}", error.strerror or str(error)) from None
+        raise CannotStart("host", of_os_error(error), host) from None
     return family, kind, proto, where
 
 
@@ -175,8 +180,8 @@ def _incremented(variable: str, env: Mapping[str, str], index: int) -> str:
     """Raises CannotStart: an env_file is not known before the start."""
     value = env.get(variable)
     if value is None or not is_number(value):
-        fault = "is set nowhere" if value is None else "is no whole number"
-        raise CannotStart(f"adding the instance's number to {variable}", f"{variable} {fault}")
+        cause = because("not_set", name=variable) if value is None else because("no_number", name=variable)
+        raise CannotStart("increment_var", cause, variable)
     return str(int(value) + index)
 
 
@@ -240,7 +245,7 @@ def read_env_files(unit: Unit) -> dict[str, str]:
         try:
             found.update(envfile.parse(_env_file(path, trust), unit.rules))
         except envfile.Fault as fault:
-            raise CannotStart(f"reading env_file {path}", str(fault)) from None
+            raise CannotStart("env_file", said(str(fault)), path) from None
     return found
 
 
@@ -260,8 +265,7 @@ def _env_file(path: str, trust: Trust | None) -> bytes:
     try:
         data, fault = vetted.read(path, vetted.MOST_ENV_FILE, trust)
     except OSError as error:
-        raise CannotStart(f"reading env_file {path}", error.strerror or str(error)) from None
+        raise CannotStart("env_file", of_os_error(error), path) from None
     if fault is not None:
-        told = f"{fault.what}, and LD_PRELOAD in it would be code of theirs; {fault.fix}"
-        raise CannotStart(f"reading env_file {path}", told)
+        raise CannotStart("env_file", because("untrusted", what=fault.what, fix=fault.fix), path)
     return data

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from impetusd.client import ports
 from impetusd.core.config.model import Unit
+from impetusd.core.reasons import because, said
 from impetusd.supervisor.start.childspec import CannotStart, Found, LookUp
 from impetusd.supervisor.threads import NoAnswer, Threads
 
@@ -41,10 +42,10 @@ class LookUps:
         try:
             return await asyncio.wait_for(asyncio.shield(task), WITHIN)
         except TimeoutError:
-            stage = self._asked[question].stage if question in self._asked else LookUp(unit).stage
-            raise CannotStart(stage, f"no answer within {WITHIN:g} s") from None
+            stage, what = (self._asked[question] if question in self._asked else LookUp(unit)).stage
+            raise CannotStart(stage, because("no_answer", within_s=WITHIN), what) from None
         except NoAnswer as error:
-            raise CannotStart("asking the host", str(error)) from None
+            raise CannotStart("look_up", said(str(error))) from None
 
     async def holder(self, port: int) -> str:
         """Who listens on the port; "" where that cannot be told soon."""

@@ -21,6 +21,7 @@ import stat
 from collections.abc import Collection, Mapping
 
 from impetusd.core.config.location import Paths
+from impetusd.core.reasons import of_os_error
 from impetusd.files.folders import address_of, notify_folders, open_folder, remove_sockets, unlink_socket
 from impetusd.supervisor.start.childspec import CannotStart
 from impetusd.supervisor.start.notify import Notify
@@ -145,7 +146,7 @@ class NotifySockets:
         try:
             sock = bind(path, uid, 0o600)
         except OSError as error:
-            raise CannotStart(f"making the notify socket {path}", error.strerror or str(error)) from None
+            raise CannotStart("notify_socket", of_os_error(error), path) from None
         self._at[unit] = path, uid
         self._starter.keep_now(f"{OF_UNIT}{unit}", os.dup(sock.fileno()), json.dumps([path, uid]))
         self._notify.listen(unit, sock)

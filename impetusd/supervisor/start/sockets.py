@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from impetusd.core import access
 from impetusd.core.access import Person
 from impetusd.core.config.model import ANY_V6, Listen
+from impetusd.core.reasons import Reason, because, of_os_error
 from impetusd.files.folders import address_of, folder_of, unlink_socket
 from impetusd.supervisor.start import childspec
 from impetusd.supervisor.start.childspec import NOTHING, CannotStart, Found
@@ -137,9 +138,7 @@ def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.s
         sock.listen(backlog)
     except OSError as error:
         port = address.port if error.errno == errno.EADDRINUSE else 0
-        raise CannotStart(
-            f"listening on {address}", f"{error.strerror or error}{_hint(error, address)}", port
-        ) from None
+        raise CannotStart("listen", _with_hint(error, address), str(address), port=port) from None
     return sock
 
 
@@ -182,7 +181,7 @@ def let_in(fd: int, address: Listen, backlog: int) -> None:
             sock.listen(backlog)
     except OSError as error:
         port = address.port if error.errno == errno.EADDRINUSE else 0  # another has bound it, and listens
-        raise CannotStart(f"listening on {address}", error.strerror or str(error), port) from None
+        raise CannotStart("listen", of_os_error(error), str(address), port=port) from None
 
 
 def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, second: str = "") -> None:
@@ -197,7 +196,7 @@ def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, secon
         if address.path:
             dress(address, found, second)
     except OSError as error:
-        raise CannotStart(f"listening on {address}", str(error)) from None
+        raise CannotStart("listen", of_os_error(error), str(address)) from None
 
 
 def dress(address: Listen, found: Found, second: str = "") -> None:
@@ -221,9 +220,10 @@ def dress(address: Listen, found: Found, second: str = "") -> None:
         os.close(fd)
 
 
-def _hint(error: OSError, address: Listen) -> str:
+def _with_hint(error: OSError, address: Listen) -> Reason:
+    cause = of_os_error(error)
     if error.errno == errno.EACCES and 0 < address.port < 1024:
-        return " (a port below 1024 needs root or CAP_NET_BIND_SERVICE)"
+        return because("low_port", cause=cause)
     if error.errno == errno.EADDRINUSE and address.host == ANY_V6 and not address.v6only:
-        return " (it takes IPv4, too, unless you add v6only=yes)"
-    return ""
+        return because("takes_ipv4", cause=cause)
+    return cause

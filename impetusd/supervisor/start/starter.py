@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from impetusd.core.config import runtime
 from impetusd.core.config.model import Kind, Unit
+from impetusd.core.reasons import Reason, of_os_error
 from impetusd.core.rules.lifecycle import Scope
 from impetusd.files.folders import unlink_socket
 from impetusd.shim.wire import MOST_FDS
@@ -381,8 +382,8 @@ class Starter:
         count, lines = zip(*map(self._writer.dropped, set(self.log_files(entry))), strict=True)
         return sum(count), sum(lines)
 
-    def attention(self, entries: Iterable[Entry]) -> list[str]:
-        """In a sentence each, what log files cannot be written now."""
+    def attention(self, entries: Iterable[Entry]) -> list[Reason]:
+        """What log files cannot be written now."""
         if not self._writer.losses:
             return []
         return self._writer.losses.attention(dict.fromkeys(path for each in entries for path in self.log_files(each)))
@@ -397,7 +398,7 @@ class Starter:
             ends = _pipes()
         except OSError as error:
             entry.rec.pipe = None
-            raise CannotStart("making log pipes", error.strerror or str(error)) from None
+            raise CannotStart("log_pipes", of_os_error(error)) from None
         for stream, (reader, writer, own) in zip(STREAMS, ends, strict=True):
             self.keep(f"log:{pipe}:{stream}:r", reader, ours=False)
             self.keep(f"log:{pipe}:{stream}:w", writer, ours=False)

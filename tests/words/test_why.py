@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import signal
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from impetusd.core.explain import news, story
 from impetusd.core.explain.finding import Facts
 from impetusd.core.explain.why import explain
+from impetusd.core.reasons import NONE, because, not_started, said
 from impetusd.core.rules.lifecycle import (
     Deadline,
     Exited,
@@ -28,8 +30,11 @@ from impetusd.core.rules.lifecycle import (
     step,
 )
 from impetusd.core.rules.policy import Exit, Policy
+from impetusd.supervisor.disk.ledger import as_json
 
 NOW = 1764108300.0  # 2025-11-25 22:05:00 UTC
+DB_IS_DOWN = because("waits_for", name="db", state="FATAL", cause=NONE)
+WAITS = {"reason": str(DB_IS_DOWN), "cause": DB_IS_DOWN.data()}
 ROOT = {"uid": 0, "user": "root", "login": "alice", "tty": "pts/3"}
 
 
@@ -124,8 +129,8 @@ def test_what_waits_is_told_with_what_it_waits_for():
     past = Past().run(1, ["no"], slot="db")
     facts = past.facts(
         row("db", "FATAL", reason="exit 1"),
-        row("web:0", "STARTING", reason="waits for db, which is FATAL"),
-        row("web:1", "STARTING", reason="waits for db, which is FATAL"),
+        row("web:0", "STARTING", **WAITS),
+        row("web:1", "STARTING", **WAITS),
     )
     web, db = explain(facts, ["web"])
     assert web.headline == "web:0 and web:1 are STARTING: waits for db, which is FATAL"
@@ -147,15 +152,17 @@ def test_one_that_is_unhealthy_names_the_check_and_its_keys():
         "threshold": 3,
         "interval_s": 10.0,
     }
-    reason = "GET /: 500; not restarted yet: a probe restarted it 5 s ago"
+    answer = because("bad_answer", question="GET /", answer="500", at="/", errno=0)
+    reason = because("held", cause=answer, held=because("just_restarted", ago_s=5.0, every_s=60.0))
+    held = {"reason": str(reason), "cause": reason.data()}
     past = Past().add("health", check="web", state="unhealthy", failures=3, reason="GET /: 500", action="restart")
-    finding, facts = told(past.facts(row(), checks=[{**check, "reason": reason}]))
+    finding, facts = told(past.facts(row(), checks=[{**check, **held}]))
     assert finding.headline == "web is RUNNING, but unhealthy since 22:04:59, 1 s ago"
     assert facts["cause"] == "GET /: 500"
     assert facts["rule"] == "[health:web] failures = 3, action = restart"
     assert facts["next"] == "it is asked again every 10 s"
-    assert facts["held"] == "not restarted yet: a probe restarted it 5 s ago"
-    assert explain(past.facts(row(), checks=[{**check, "name": "probe", "reason": reason}]), ["probe"])
+    assert facts["held"] == "not restarted yet: a probe restarted it 5 s ago, and once in 60 s is enough"
+    assert explain(past.facts(row(), checks=[{**check, "name": "probe", **held}]), ["probe"])
 
 
 def test_a_reload_that_failed_is_told_with_its_unit_named_or_not():
@@ -164,12 +171,12 @@ def test_a_reload_that_failed_is_told_with_its_unit_named_or_not():
     past = Past().add("reload", what="began", generation=2, reason="reload")
     past.add("reload", what="failed", generation=2, reason=why)
     past.add("reload", what="rolled back", generation=2, reason=why, took_s=0.1, lines=lines)
-    facts = past.facts(row("web:0"), troubles=[f"web was not reloaded and runs as before: {why}"])
+    facts = past.facts(row("web:0"), troubles=[because("not_reloaded", unit="web", cause=said(why))])
     (unasked,) = explain(facts, [])
     well, asked = explain(facts, ["web"])
     assert unasked == asked
     assert (well.ok, asked.ok) == (True, False)
-    assert asked.headline == "web was not reloaded and runs as before, since 22:04:59, 1 s ago"
+    assert asked.headline == "Reload of web failed; the old version keeps serving, since 22:04:59, 1 s ago"
     assert dict(asked.facts)["cause"] == why
     assert asked.words == tuple(lines)
     assert typed(asked)[-1] == "impetusd reload web"
@@ -218,7 +225,15 @@ def test_a_timer_tells_its_last_run_and_its_next():
     assert facts["next"] == "it runs again in 2 h (every 1 d)"
     assert typed(finding)[-1] == "impetusd trigger job"
     skipped = past.add(
-        "timer", "job", ok=False, code=None, duration_s=0.0, why="schedule", reason="skipped: it still runs", attempt=1
+        "timer",
+        "job",
+        ok=False,
+        code=None,
+        duration_s=0.0,
+        why="schedule",
+        reason="skipped: it still runs",
+        attempt=1,
+        cause={"key": "skipped_running", "facts": {}},
     )
     assert told(skipped.facts(timers=[TIMER]))[1]["since"].startswith("skipped: it still runs")
 
@@ -230,11 +245,10 @@ def test_what_is_switched_off_says_by_whom():
 
 
 def test_a_refused_file_is_told_with_every_problem():
-    problems = "2 problems in the configuration; nothing was changed:\n/x.ini:3: a\n/x.ini:4: b"
-    past = Past().add("config", what="refused", changes=[], reason=problems)
-    finding, _ = told(
-        past.facts(troubles=["the INI file was refused just now, and the one before is in force: x.ini:3: a"])
+    past = Past().add(
+        "config", what="refused", changes=[], reason="2 problems", problems=["/x.ini:3: a", "/x.ini:4: b"]
     )
+    finding, _ = told(past.facts(troubles=[because("ini_refused", ago_s=0.0, problem="x.ini:3: a")]))
     assert [text for label, text in finding.facts if label == "problem"] == ["/x.ini:3: a", "/x.ini:4: b"]
     assert typed(finding) == ["impetusd check", "impetusd apply"]
 
@@ -270,15 +284,15 @@ ENDS = [
     Exit(code=0),
     Exit(code=1),
     Exit(signal=signal.SIGKILL, oom="out of memory"),
-    Exit(stage="executing /x", error="no"),
+    Exit(failed=not_started("exec", because("no_file", name="/x"), "/x")),
 ]
 EVENTS = st.one_of(
     *(st.just(event) for event in (Start(), Stop(), Restart(), Ready(), Gone(), Deadline())),
     st.builds(Spawned, st.integers(1, 3)),
     st.builds(Exited, st.sampled_from(ENDS), st.booleans()),
-    st.builds(HandOver, st.integers(4, 6), st.just("older than max_age = 1d")),
-    st.builds(Recycle, st.just("older than max_age = 1d")),
-    st.builds(Fail, st.just("unhealthy: GET /: 500"), st.booleans()),
+    st.builds(HandOver, st.integers(4, 6), st.just(because("max_age", limit_s=86400.0))),
+    st.builds(Recycle, st.just(because("max_age", limit_s=86400.0))),
+    st.builds(Fail, st.just(because("unhealthy", cause=said("GET /: 500"))), st.booleans()),
 )
 
 
@@ -295,9 +309,12 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
         before = slot
         slot, _ = step(policy, slot, event, at, 0.5)
         for record in news.of_change(policy, before, slot, at):
-            records.append({"n": len(records) + 1, "at": NOW - 1000 + at, "unit": "web", "slot": "web", **record})
+            written = json.loads(json.dumps(as_json(record)))
+            records.append({"n": len(records) + 1, "at": NOW - 1000 + at, "unit": "web", "slot": "web", **written})
         at += 0.7
-    now = row(state=slot.state.name, want=slot.want.value, reason=slot.reason, pid=slot.pid)
+    now = row(
+        state=slot.state.name, want=slot.want.value, reason=str(slot.reason), cause=slot.reason.data(), pid=slot.pid
+    )
     facts = Facts(now=NOW, running=running, rows=[now] if running else [], records=records[lost:], own=records[lost:])
     for names in ([], ["web"], ["w*"]):
         found = explain(facts, names)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 
 import pytest
 
 from impetusd.core.explain import causes
+from impetusd.core.reasons import because, not_started, said
 
 
 @pytest.mark.parametrize(
     ("said", "hint", "command"),
     [
         ('sudo: The "no new privileges" flag is set, which prevents sudo from running as root.', "no_new_privs = no", ""),
-        ("executing /bin/ping failed: Operation not permitted", "file capabilities", "getcap $(command -v /bin/ping)"),
         ("ModuleNotFoundError: No module named 'shop.db'", "no module shop.db", ""),
         ("/usr/bin/python3: No module named shop", "no module shop", ""),
-        ("listening on 127.0.0.1:8080 failed: Address already in use", "its port", "ss -ltnp 'sport = :8080'"),
+        ("bind 127.0.0.1:8080 failed: Address already in use", "its port", "ss -ltnp 'sport = :8080'"),
         ("error while attempting to bind on address ('0.0.0.0', 80): address already in use", "port", "ss -ltnp 'sport = :80'"),
         ("OSError: [Errno 98] Address already in use", "its address", "ss -lnp"),
         ("cp: error writing '/srv/x.tar': No space left on device", "disk is full", "df -h /srv/x.tar"),
         ("OSError: [Errno 28] No space left on device: '/var/x'", "disk is full", "df -h /var/x"),
         ("OSError: [Errno 28] No space left on device", "a disk is full", "df -h"),
-        ("executing /srv/run failed: Permission denied", "not executable", "namei -l /srv/run"),
         ("PermissionError: [Errno 13] Permission denied: '/etc/shadow'", "", "namei -l /etc/shadow"),
         ("cat: /etc/shadow: Permission denied", "", "namei -l /etc/shadow"),
-        ("executing /srv/run failed: No such file or directory", "interpreter", "ls -l /srv/run"),
-        ("executing source failed: no such program in PATH", "source is shell syntax; write sh -c '…'", ""),
-        ("executing nosuch failed: no such program in PATH", "set PATH in its [env:…]", "command -v nosuch"),
-        ("executing /srv/run failed: Exec format error", "begins with a line like #!/bin/sh", "file /srv/run"),
-        ("changing directory to /srv/x failed: No such file or directory", "its cwd is not there", "namei -l /srv/x"),
-        ("reading env_file /srv/env failed: No such file or directory", "", "ls -l /srv/env"),
         ("Connect call failed ('127.0.0.1', 5432)", "nothing listens at 127.0.0.1, port 5432", "nc -vz 127.0.0.1 5432"),
         (
             'connection to server at "db.example", port 5432 failed: Connection refused',
@@ -41,12 +35,49 @@ from impetusd.core.explain import causes
         ("ConnectionRefusedError: [Errno 111] Connection refused", "does not listen", ""),
         ("socket.gaierror: [Errno -2] Name or service not known", "cannot be looked up", "resolvectl status"),
         ("looking up user and group failed: getpwnam(): name not found: 'shop'", "user is not there", "getent passwd shop"),
-        ("killed by SIGKILL (out of memory: the kernel killed it)", "max_memory_restart", "journalctl -k --grep 'Killed process'"),
+        ("fatal: Out of memory, malloc failed", "max_memory_restart", "journalctl -k --grep 'Killed process'"),
         ("OSError: [Errno 24] Too many open files", "rlimits = nofile", ""),
     ],
 )  # fmt: skip
 def test_what_is_known(said, hint, command):
     found = causes.advice(["first", said, "then it ended"])
+    assert hint in found.hint
+    assert bool(hint) == bool(found.hint)
+    assert [what for what, _ in found.commands] == ([command] if command else [])
+
+
+def error(number):
+    return because("os_error", errno=number, detail="")
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint", "command"),
+    [
+        (not_started("exec", error(errno.EPERM), "/bin/ping"), "file capabilities", "getcap $(command -v /bin/ping)"),
+        (not_started("exec", error(errno.EACCES), "/srv/run"), "not executable", "namei -l /srv/run"),
+        (not_started("exec", because("no_interpreter", name="/srv/run"), "/srv/run"), "interpreter", "ls -l /srv/run"),
+        (not_started("exec", because("no_program", name="source"), "source"), "source is shell syntax; write sh -c '…'", ""),
+        (not_started("exec", because("no_program", name="nosuch"), "nosuch"), "set PATH in its [env:…]", "command -v nosuch"),
+        (not_started("exec", error(errno.ENOEXEC), "/srv/run"), "begins with a line like #!/bin/sh", "file /srv/run"),
+        (not_started("cwd", error(errno.ENOENT), "/srv/x"), "its cwd is not there", "namei -l /srv/x"),
+        (not_started("cwd", error(errno.EACCES), "/srv/x"), "may not", "namei -l /srv/x"),
+        (not_started("env_file", error(errno.ENOENT), "/srv/env"), "", "ls -l /srv/env"),
+        (not_started("listen", error(errno.EADDRINUSE), "127.0.0.1:8080"), "its port", "ss -ltnp 'sport = :8080'"),
+        (not_started("listen", error(errno.EADDRINUSE), "unix:/x"), "its address", "ss -lnp"),
+        (not_started("log_pipes", error(errno.EMFILE)), "rlimits = nofile", ""),
+        (not_started("host", said("Name or service not known"), "db"), "cannot be looked up", "resolvectl status"),
+        (not_started("account", because("no_user", name="shop")), "user is not there", "getent passwd shop"),
+        (because("killed", signal="SIGKILL", oom="out of memory", core=False), "max_memory_restart", "journalctl -k --grep 'Killed process'"),
+        (because("unhealthy", cause=because("bad_answer", question="x", answer="x", at="db:5432", errno=errno.ECONNREFUSED)),
+         "nothing listens at db, port 5432", "nc -vz db 5432"),
+        (because("bad_answer", question="GET /", answer="503: redis:6379: Connection refused", at="/", errno=0),
+         "nothing listens at redis, port 6379", "nc -vz redis 6379"),
+        (because("ledger_lost", path="/var/x", cause=error(errno.ENOSPC), kept=3), "disk is full", "df -h /var/x"),
+        (because("gave_up", end=not_started("exec", error(errno.ENOEXEC), "/x"), restarts=3, window_s=60.0), "#!/bin/sh", "file /x"),
+    ],
+)  # fmt: skip
+def test_what_is_known_of_our_own_reasons_goes_by_key_and_facts(reason, hint, command):
+    found = causes.of_reasons([reason])
     assert hint in found.hint
     assert bool(hint) == bool(found.hint)
     assert [what for what, _ in found.commands] == ([command] if command else [])

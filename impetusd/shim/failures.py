@@ -1,0 +1,59 @@
+"""How the shim tells that a start failed: as a reason, and in the words that a supervisor of the first version reads.
+
+The reason is JSON of `core.reasons`, which the shim does not import: a `start_failed` with the stage, what that is about,
+and why it failed.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# The first version compares these.
+STAGES = {"exec": "executing", "cwd": "changing directory to", "fork": "forking a worker"}
+CAUSES = {
+    "no_file": "no such file",
+    "no_program": "no such program in PATH",
+    "no_interpreter": "the interpreter that its first line names is missing",
+    "template_gone": "its template is gone",
+    "template_ended": "its template ended",
+    "template_senseless": "its template gave an answer that makes no sense",
+}
+
+
+def failed(stage: str, cause: dict[str, Any], what: str = "") -> dict[str, Any]:
+    """Of an `exited` event, the fields that say so. `stage` is one of `core.reasons`' STAGES."""
+    words = STAGES.get(stage, stage.replace("_", " "))
+    facts = {"stage": stage, "what": what, "cause": cause}
+    told = {"stage": f"{words} {what}".rstrip(), "error": text(cause)}
+    return {**told, "cause": {"key": "start_failed", "facts": facts}}
+
+
+def because(key: str, **facts: Any) -> dict[str, Any]:
+    """A cause."""
+    return {"key": key, "facts": facts}
+
+
+def of_error(error: BaseException) -> dict[str, Any]:
+    """The cause that an exception is: its errno where it has one, else what it says."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
+    return of_errno(number, said) if number else because("text", text=said)
+
+
+def of_errno(number: int, said: str) -> dict[str, Any]:
+    """The cause that an errno is; `said`: what was said of it."""
+    return because("os_error", errno=number, detail="" if said == os.strerror(number) else said)
+
+
+def text(cause: dict[str, Any]) -> str:
+    """A cause in words."""
+    facts = cause["facts"]
+    if cause["key"] == "os_error":
+        return str(facts["detail"] or os.strerror(facts["errno"]))
+    if cause["key"] == "template_mute":
+        return f"its template does not answer: {text(facts['cause'])}"
+    return CAUSES.get(cause["key"]) or str(facts.get("text", cause["key"]))
