@@ -19,12 +19,17 @@ class Trust(namedtuple("Trust", ("uid", "gids"), defaults=(0, frozenset()))):  #
     gids: frozenset[int]
 
 
-class Fault(namedtuple("Fault", ("what", "fix"))):  # noqa: PYI024 (typing)
-    """Why not to go by a file, as a clause; and what to do, as an imperative with the command."""
+class Fault(namedtuple("Fault", ("what", "command"))):  # noqa: PYI024 (typing)
+    """Why not to go by a file, as a clause; and the command that puts it right."""
 
     __slots__ = ()
     what: str
-    fix: str
+    command: str
+
+    @property
+    def fix(self) -> str:
+        """What to do, as an imperative."""
+        return f"run: {self.command}"
 
 
 def distrusted(uid: int, gid: int, mode: int, owner: int, gids: Collection[int] = ()) -> str:
@@ -48,8 +53,8 @@ def file_fault(path: str, there: stat_result, trust: Trust) -> Fault | None:
     """Of the file itself."""
     what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid)
     if there.st_uid not in {0, trust.uid}:
-        return Fault(f"it {what}", f"run: chown {trust.uid or 'root'} {path}")
-    return Fault(f"{what} it", f"run: chmod go-w {path}") if what else None
+        return Fault(f"it {what}", f"chown {trust.uid or 'root'} {path}")
+    return Fault(f"{what} it", f"chmod go-w {path}") if what else None
 
 
 def folder_fault(path: str, folder: str, there: stat_result, trust: Trust) -> Fault | None:
@@ -57,7 +62,7 @@ def folder_fault(path: str, folder: str, there: stat_result, trust: Trust) -> Fa
     what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid, trust.gids)
     if there.st_uid not in {0, trust.uid}:
         return Fault(f"the folder {folder} {what}", _elsewhere(path, trust))
-    return Fault(f"{what} to the folder {folder}", f"run: chmod go-w {folder}") if what else None
+    return Fault(f"{what} to the folder {folder}", f"chmod go-w {folder}") if what else None
 
 
 def link_fault(path: str, link: str, there: stat_result, trust: Trust) -> Fault | None:
@@ -69,12 +74,12 @@ def link_fault(path: str, link: str, there: stat_result, trust: Trust) -> Fault 
 
 def second_name(path: str) -> Fault:
     """Of what has a second name in a folder where others may give it one."""
-    copied = f"run: cp -p {path} {path}.new && mv {path}.new {path}"
+    copied = f"cp -p {path} {path}.new && mv {path}.new {path}"
     return Fault("it has a second name (hard link), which others may have given it", copied)
 
 
 def _elsewhere(path: str, trust: Trust) -> str:
     name = path.rpartition("/")[2]
     if trust.uid:
-        return f"run: install -D -m 600 -o {trust.uid} {path} /etc/impetusd/{name} and name that file"
-    return f"run: mkdir -p /etc/impetusd && cp {path} /etc/impetusd/ and name that file; or run impetusd as that user"
+        return f"install -D -m 600 -o {trust.uid} {path} /etc/impetusd/{name} and name that file"
+    return f"mkdir -p /etc/impetusd && cp {path} /etc/impetusd/ and name that file; or run impetusd as that user"

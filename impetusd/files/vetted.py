@@ -156,7 +156,7 @@ class _Walk:
         uids, gids = writers(_acl(fd))
         strangers = [f"user {uid}" for uid in uids - {0, self._trust.uid}]
         strangers += [f"the group {gid}" for gid in gids - {0, self._trust.uid, *self._trust.gids}]
-        return Fault(f"{strangers[0]} may write {what}", f"run: setfacl -b {path}") if strangers else None
+        return Fault(f"{strangers[0]} may write {what}", f"setfacl -b {path}") if strangers else None
 
     def _has_one_name(self, there: stat_result) -> None:
         """A second name in a folder of others is as good as a link of theirs."""

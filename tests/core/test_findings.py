@@ -14,7 +14,7 @@ from impetusd.core.trust import Fault
 
 GB = 1 << 30
 DIR = 0o40755
-FOREIGN = Fault("it belongs to user 7", "run: chown root /x.ini")
+FOREIGN = Fault("it belongs to user 7", "chown root /x.ini")
 ALICE = Person("viewer", "alice", 1001, frozenset({1001}))
 
 

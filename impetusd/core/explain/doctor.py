@@ -290,7 +290,7 @@ def _files(facts: Facts) -> Iterator[Finding]:
     for unit, path, fault in facts.code:
         bad += 1
         why = f"whoever can change it has code run as the user of {unit}"
-        mend = f"give {unit} a user of its own (user = NAME), or {fault.fix.removeprefix('run: ')}"
+        mend = f"give {unit} a user of its own (user = NAME), or {fault.command}"
         yield Finding("permissions", WARN, f"{unit} runs {path}: {fault.what}", why, mend)
     for name, inode in facts.folders.items():
         world = inode.mode & 0o002 and not inode.mode & 0o1000
