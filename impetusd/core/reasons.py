@@ -1,7 +1,8 @@
 """Why something is as it is, as data: a key from a closed list, with facts. The sentence is made at the very end.
 
-`because("not_ready", within_s=30.0)` makes a Reason, `str` of it is its sentence. A fact is a string, a number, a list of
-those, or another Reason: what one thing follows from. Whoever decides looks at key and facts; nobody looks at sentences.
+`because("not_ready", within_s=30.0)` makes a Reason, `str` of it is its sentence. A fact is a string, a number or None, a
+list of strings (`codes`), or another Reason: what one thing follows from (REASONS). Whoever decides looks at key and
+facts; nobody looks at sentences.
 
 As JSON a reason is {"key", "facts"}, and {"key", "facts", "text"} where people read it. An older impetusd wrote the
 sentence alone, which is read as key `text`; so is a reason of a newer one whose key is not known here.
@@ -56,7 +57,7 @@ class Reason:
         return f"because({', '.join([repr(self.key), *(f'{name}={fact!r}' for name, fact in self.facts.items())])})"
 
     def __str__(self) -> str:
-        return render(self)
+        return render(self) if self.key else ""
 
     def data(self) -> dict[str, Any]:
         """As JSON."""
@@ -161,17 +162,16 @@ def _read(data: Any, deep: int) -> Reason:
     if not deep or set(KEYS[key].facts) - set(facts):
         raise ValueError(key)
     found = {name: _fact(fact, deep - 1) for name, fact in facts.items()}
-    if any(isinstance(fact, Reason) is not (name in REASONS) for name, fact in found.items()):
-        raise ValueError(key)
+    for name, fact in found.items():
+        if isinstance(fact, Reason) is not (name in REASONS) or isinstance(fact, list) is not (name == "codes"):
+            raise ValueError(key)
     return Reason(key, found)
 
 
 def _fact(fact: Any, deep: int) -> Any:
     if isinstance(fact, dict):
         return _read(fact, deep)
-    if isinstance(fact, list):
-        return [_fact(each, deep - 1) if isinstance(each, list) else each for each in fact] if deep > 0 else []
-    return fact
+    return list(map(str, fact)) if isinstance(fact, list) else fact
 
 
 def stage(failed: Reason) -> str:
@@ -195,7 +195,8 @@ def cause_key(failed: Reason) -> str:
 def errno_of(reason: Reason) -> int:
     """The errno at the bottom of it; 0 without one."""
     found = reason.find("os_error") or reason.find("bad_answer")
-    return int(found.facts["errno"]) if found is not None else 0
+    number = found.facts["errno"] if found is not None else 0
+    return number if isinstance(number, int) else 0
 
 
 # Rendering.

@@ -106,7 +106,7 @@ def test_each_decision_names_its_key():
     ]
     codes = Policy(stop_exit_codes=(3, 4))
     assert decisions(*UP, Exited(Exit(code=3)), policy=codes) == [
-        ("EXITED", because("left_by_code", codes=[3, 4]), "stop_exit_codes")
+        ("EXITED", because("left_by_code", codes=["3", "4"]), "stop_exit_codes")
     ]
     config = Policy(fatal_exit_codes=(78,))
     assert decisions(*UP, Exited(Exit(code=78)), policy=config) == [("FATAL", because("hopeless_code", code=78), "")]

@@ -64,7 +64,7 @@ def test_every_stage_of_a_start_is_known():
     assert {"exec", "cwd", "uid", "fork", "process"} <= told <= STAGES.keys()
 
 
-@pytest.mark.parametrize("reason", [NONE, END, DEEP, said("x"), because("left_by_code", codes=[3, 4])])
+@pytest.mark.parametrize("reason", [NONE, END, DEEP, said("x"), because("left_by_code", codes=["3", "4"])])
 def test_a_reason_is_the_same_after_json(reason):
     assert read(json.loads(json.dumps(reason.data()))) == reason
     assert reason.shown() == {**reason.data(), "text": str(reason)}
@@ -82,6 +82,7 @@ def test_a_reason_is_the_same_after_json(reason):
         {"key": "exit", "facts": {"code": {"key": "exit", "facts": {"code": 1}}}},
         {"key": "gave_up", "facts": {"end": "exit 1", "restarts": 3, "window_s": 60.0}},
         {"key": ["exit"], "facts": {}},
+        {"key": "start_failed", "facts": {"stage": ["exec"], "what": "", "cause": {"key": "", "facts": {}}}},
         {"key": "exit", "facts": 7},
     ],
 )

@@ -15,7 +15,7 @@ FACTS = {
     **dict.fromkeys(REASONS, END),
     "within_s": 30.0, "every_s": 300.0, "limit_s": 3600.0, "window_s": 60.0, "timeout_s": 10.0, "hold_s": 30.0,
     "wait_s": 3.2, "ago_s": 12.0, "left_s": 4.0, "again_s": 30.0,
-    "code": 1, "codes": [3, 4], "signal": "SIGKILL", "oom": "", "core": True, "errno": errno.ENOENT, "detail": "",
+    "code": 1, "codes": ["3", "4"], "signal": "SIGKILL", "oom": "", "core": True, "errno": errno.ENOENT, "detail": "",
     "count": 2, "most": 16, "restarts": 16, "more": 2, "kept": 7, "files": 1, "lines": 9, "limit": 200 << 20,
     "used": 212 << 20, "used_old": 100 << 20, "errors": 9, "requests": 10, "errors_old": 0, "requests_old": 1000,
     "basis": "", "name": "db", "state": "FATAL", "unit": "web", "slot": "web:0", "target": "web:0", "rule": "restart_delay",

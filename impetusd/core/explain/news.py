@@ -88,7 +88,7 @@ def _decided(policy: Policy, before: Slot, after: Slot, wait: float) -> tuple[Re
         case State.STOPPING:
             return because("ending_rest"), "treekill"
         case State.EXITED if policy.autorestart is Autorestart.ALWAYS:
-            return because("left_by_code", codes=list(policy.stop_exit_codes)), "stop_exit_codes"
+            return because("left_by_code", codes=list(map(str, policy.stop_exit_codes))), "stop_exit_codes"
         case State.EXITED:
             return because("left_alone", autorestart=policy.autorestart.value), "autorestart"
         case State.FATAL:
