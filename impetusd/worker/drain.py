@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 # A connection that uvloop has accepted gets connection_made() one iteration later, and its first bytes are read in
@@ -67,7 +67,7 @@ class Drain:
         """Nobody takes over: close idle connections at once, others after the answer under way."""
         self._hurried.set()
 
-    async def run(self, connections: Connections, seconds: float, queues: Iterable[socket.socket] = ()) -> None:
+    async def run(self, connections: Connections, seconds: float, queues: Sequence[socket.socket] = ()) -> None:
         """Return when every connection has left, or after `seconds`. Nothing is cleaned up.
 
         `queues`: the listening sockets. When nobody takes over, those who wait there are served first.
@@ -78,8 +78,9 @@ class Drain:
                 queue.setblocking(False)
             if self._hurried.is_set():
                 await _take_all(held, connections)
-            await connections.stop_accepting()
             connections.close_after_each_answer(self._hurried)
+            await _let_in_no_more(queues)
+            await connections.stop_accepting()
             for _ in range(_ITERATIONS_TO_SETTLE):
                 await asyncio.sleep(0)
             served = asyncio.create_task(self._all_served(connections, held))
@@ -116,6 +117,16 @@ class Drain:
                 else:
                     due = min(due, since + _IDLE)
             await asyncio.sleep(due - now)
+
+
+async def _let_in_no_more(queues: Iterable[socket.socket]) -> None:
+    """asyncio's own loop resets whom it accepts in the iteration in which its server is closed (Server._attach asserts)."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        for queue in queues:
+            loop.remove_reader(queue.fileno())
+        for _ in range(_ITERATIONS_TO_SETTLE):
+            await asyncio.sleep(0)
 
 
 async def _take_all(queues: Iterable[socket.socket], connections: Connections) -> int:

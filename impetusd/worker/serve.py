@@ -12,6 +12,7 @@ code 1.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from typing import Any
 from impetusd.worker import appload
 from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.channel import Channel
-from impetusd.worker.ending import Ending, places
+from impetusd.worker.ending import Ending, leave, places
 from impetusd.worker.environment import Settings, WorkerError, set_title, take_listening_sockets, take_socket
 from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
@@ -55,7 +56,11 @@ def run(settings: Settings, target: object) -> int:
         life = loop.create_task(worker.live(), name="impetusd.worker")
         while True:
             try:
-                return loop.run_until_complete(life)
+                code = loop.run_until_complete(life)
+                if worker.lingers:
+                    atexit._run_exitfuncs()  # noqa: SLF001 # what a normal end would do, which a thread could hold up or abort
+                    leave(code)
+                return code
             except BaseException as error:
                 log.critical("an exception ends this worker", exc_info=error)
                 worker.stop(1)
@@ -114,6 +119,10 @@ class Worker:
         if not self._stop.is_set():
             self._ending.force_from(self._loop)
             self._stop.set()
+
+    @property
+    def lingers(self) -> bool:
+        return self._starting is not None and self._starting.lingers
 
     async def live(self) -> int:
         threading.excepthook = self._on_thread_died

@@ -72,6 +72,11 @@ class Server(ABC):
     def connections(self) -> int:
         """How many are open."""
 
+    @property
+    def lingers(self) -> bool:
+        """After `close`: whether threads still run that the interpreter's end could trip over."""
+        return False
+
     def alive(self) -> bool:
         """Asked by the watchdog's beat, four times in `watchdog`: whether what answers requests still does."""
         return True

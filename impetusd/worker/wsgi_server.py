@@ -45,6 +45,10 @@ class WsgiServer(AsgiServer):
         return self._threads.alive()
 
     @property
+    def lingers(self) -> bool:
+        return self._threads.busy
+
+    @property
     def _root_path(self) -> str:
         return ""  # it is WSGI's SCRIPT_NAME, which is no part of the path
 
@@ -82,6 +86,11 @@ class Threads:
         self._work.put(work)
         if start:
             threading.Thread(target=self._live, name=f"wsgi-{self._started}", daemon=True).start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is at work."""
+        return self._busy > 0
 
     def alive(self) -> bool:
         """Whether one is free, waits for a client, or has got on since this was asked last."""

@@ -294,6 +294,31 @@ class TestOneshot:
         assert told in problems(self.ONESHOT + line)[0][1]
 
 
+class TestProtocols:
+    POOL = "[pool:w]\napp = a:b\nlisten = unix:s\n"
+
+    def test_root_path_is_that_of_a_url(self):
+        assert unit(self.POOL + "root_path = /shop/").root_path == "/shop"
+        assert "write it with / in front" in problems(self.POOL + "root_path = shop")[0][1]
+
+    @pytest.mark.parametrize(
+        ("lines", "told"),
+        [
+            ("protocol = asgi\nthreads = 4", "threads is for wsgi, and protocol = asgi; remove one of them"),
+            (
+                "protocol = aiohttp\nroot_path = /a",
+                "root_path is for asgi and wsgi, and protocol = aiohttp; remove one of them",
+            ),
+            ("protocol = http", "write auto, aiohttp, asgi or wsgi"),
+        ],
+    )
+    def test_what_is_for_another_is_refused(self, lines, told):
+        assert told in problems(self.POOL + lines)[0][1]
+
+    def test_where_the_application_tells_all_may_be_given(self):
+        assert unit(self.POOL + "threads = 4\nroot_path = /a").protocol == "auto"
+
+
 class TestIndentedKeys:
     @pytest.mark.parametrize(
         ("text", "told"),

@@ -130,6 +130,7 @@ def test_a_drain_waits_for_threads_and_cuts_those_that_do_not_end():
         assert client.get().closes
         worker.until_told("X_IMPETUSD_CUT=1")
         assert worker.wait() == 0, "no thread is waited for"
+        assert worker.text("out").endswith("exit handlers have run\n")
 
 
 def test_the_watchdog_beats_while_a_thread_is_free_or_waits_for_its_client_and_not_when_all_are_stuck():

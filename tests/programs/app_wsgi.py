@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
@@ -9,6 +10,9 @@ import threading
 RELEASED = threading.Event()
 STUCK = threading.Lock()
 STUCK.acquire()
+
+
+atexit.register(print, "exit handlers have run", flush=True)
 
 
 class Boom(Exception):
