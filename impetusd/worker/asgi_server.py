@@ -372,7 +372,7 @@ class _Cycles:
 def _watch_for_slow_clients(slow: SlowClients) -> None:
     if not slow.watched:
         return
-    connection_made, data_received = _HTTP.connection_made, _HTTP.data_received
+    connection_made, data_received, heads = _HTTP.connection_made, _HTTP.data_received, slow.heads
 
     def made(connection: Any, transport: asyncio.Transport) -> None:
         connection_made(connection, transport)
@@ -383,10 +383,11 @@ def _watch_for_slow_clients(slow: SlowClients) -> None:
         cycle = connection.cycle
         if cycle is None or cycle.response_complete:
             slow.head_is_due(connection)
-            return
-        if cycle.more_body:
+        elif cycle.more_body:
             cycle.impetusd_received = getattr(cycle, "impetusd_received", 0) + len(data)
-        slow.head_came(connection)
+            slow.head_came(connection)
+        elif heads:  # as `head_came` without a body, which is nearly every request
+            heads.pop(connection, None)
 
     _HTTP.connection_made = made
     _HTTP.data_received = received

@@ -44,7 +44,7 @@ class SlowClients:
         self._body_timeout = body_timeout
         self._of = of
         self._interval = min(filter(None, (header_timeout, body_timeout)), default=0.0) / _LOOKS
-        self._heads: dict[Any, float] = {}  # connections whose head is incomplete, and since when
+        self.heads: dict[Any, float] = {}  # connections whose head is incomplete, and since when
         self._bodies: dict[Any, tuple[float, int]] = {}  # the same of bodies, and how much had come then
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -56,13 +56,13 @@ class SlowClients:
 
     def head_is_due(self, connection: Any) -> None:
         """A client was accepted, or something of a head came, and the head is not complete."""
-        self._heads.setdefault(connection, self._loop.time())
+        self.heads.setdefault(connection, self._loop.time())
         if self._timer is None:
             self._watch()
 
     def head_came(self, connection: Any) -> None:
         """A head is complete; its body may be on its way."""
-        self._heads.pop(connection, None)
+        self.heads.pop(connection, None)
         body = self._of.incoming(connection)
         if body is not None:
             self._bodies.setdefault(connection, (self._loop.time(), body.received))
@@ -75,17 +75,18 @@ class SlowClients:
     def _look(self) -> None:
         self._timer = None
         now = self._loop.time()
-        heads = [each for each, since in self._heads.items() if self._is_late(each, since, now)]
+        heads = [each for each, since in self.heads.items() if self._is_late(each, since, now)]
         bodies = [each for each in list(self._bodies) if self._is_stuck(each, now)]
         for connection in (*heads, *bodies):
-            self._heads.pop(connection, None)
+            self.heads.pop(connection, None)
             self._bodies.pop(connection, None)
             self._of.cut(connection)
-        self._heads = {each: since for each, since in self._heads.items() if self._of.is_open(each)}
+        for connection in [each for each in self.heads if not self._of.is_open(each)]:
+            del self.heads[connection]
         for many, key in ((heads, "header_timeout"), (bodies, "body_timeout")):
             if many:
                 log.warning("%d connections were closed: their requests did not come within %s", len(many), key)
-        if self._heads or self._bodies:
+        if self.heads or self._bodies:
             self._watch()
 
     def _is_late(self, connection: Any, since: float, now: float) -> bool:
