@@ -7,8 +7,7 @@ import os
 
 import pytest
 
-from impetusd.core.config import parser
-from impetusd.core.config import runtime
+from impetusd.core.config import parser, runtime
 from impetusd.core.config.problem import ConfigError
 from impetusd.linux.host import this_host
 from impetusd.supervisor.start import childspec
