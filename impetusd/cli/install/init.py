@@ -57,7 +57,7 @@ def command(directory: str, app: str | None, template: str | None, parts: str, *
             raise click.UsageError("a project has an application and an INI file of its own: omit --app and --all-keys")
         return _project(directory, template, frozenset(filter(None, parts.split(","))))
     if all_keys and app:
-        raise click.UsageError("--all-keys writes the application of the Impetus service: omit --app")
+        raise click.UsageError("omit --app: the annotated file is for the Impetus service")
     wrote = [write(directory, "impetusd.ini", sample.sample() if all_keys else INI.format(app=app or "app:create_app"))]
     if app is None and not all_keys and not os.path.lexists(os.path.join(directory, "app.py")):
         wrote.append(write(directory, "app.py", APP))
