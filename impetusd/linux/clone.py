@@ -1,4 +1,4 @@
-"""fork(2) straight into a cgroup.
+"""fork(2) for a child that soon executes a program, straight into a cgroup if there is one.
 
 A process that is moved into a cgroup after its fork waits for an RCU grace period: 9.5 ms measured (Linux 6.18), and the
 moves of several wait for each other. clone3(2) with CLONE_INTO_CGROUP (Linux 5.7) has the child born there, in the time
@@ -39,25 +39,29 @@ class _Arguments(ctypes.Structure):
     ]
 
 
-def fork_into(cgroup: str) -> int:
-    """As fork(2), with the child in the cgroup at this path, for a child that soon executes a program.
+def fork(cgroup: str = "") -> int:
+    """As fork(2), without Python's hooks; the child is in the cgroup at this path, or in ours.
 
     Raises OSError; ENOSYS where the kernel has no clone3.
     """
+    if not cgroup:
+        return _clone3(_Arguments(exit_signal=signal.SIGCHLD), "")
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    pid: int = -1
-    number = 0
+    pid = -1
     try:
-        arguments = _Arguments(flags=CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=directory)
-        pid = _libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
-        if pid < 0:
-            number = ctypes.get_errno()
+        pid = _clone3(_Arguments(flags=CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=directory), cgroup)
     finally:
         try:
             os.close(directory)
         except Exception:
             if pid < 0:  # else there is a child, and its pid must not be lost
                 raise
+    return pid
+
+
+def _clone3(arguments: _Arguments, cgroup: str) -> int:
+    pid: int = _libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
     if pid < 0:
-        raise OSError(number, os.strerror(number), cgroup)
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), *([cgroup] if cgroup else []))
     return pid

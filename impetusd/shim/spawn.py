@@ -28,7 +28,7 @@ import os
 import resource
 import signal
 
-from impetusd.linux.clone import fork_into
+from impetusd.linux import clone
 from impetusd.shim import failures
 
 TYPE_CHECKING = False
@@ -98,12 +98,10 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
 
 def fork(cgroup: str) -> tuple[int, bool]:
     """(pid, whether the child was born in the cgroup). Where clone3 does not go, the child has to join by itself."""
-    if cgroup:
-        try:
-            return fork_into(cgroup), True
-        except OSError:
-            pass
-    return os.fork(), not cgroup
+    try:
+        return clone.fork(cgroup), True
+    except OSError:
+        return os.fork(), not cgroup
 
 
 def failure(status: int) -> dict[str, Any] | None:

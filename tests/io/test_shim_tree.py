@@ -240,7 +240,7 @@ def test_one_whom_somebody_moved_into_the_cgroup_ends_with_it():
 
 @pytest.mark.skipif(not CGROUPS, reason="no cgroup v2 may be written here")
 def test_where_there_is_no_clone3_a_child_joins_its_cgroup_by_itself():
-    with Shim(setup="def refuse(cgroup): raise OSError(38, 'no clone3')\nspawn.fork_into = refuse") as shim:
+    with Shim(setup="def refuse(cgroup): raise OSError(38, 'no clone3')\nspawn.clone.fork = refuse") as shim:
         process, pids = family(shim, "daemon")
         assert sorted(Cgroups.members(f"{shim.cgroup}/test-{process}")) == sorted(pids.values())
         kill_tree(shim, process)

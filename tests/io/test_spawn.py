@@ -11,7 +11,7 @@ import socket
 import sys
 
 import pytest
-from shim_harness import PATH, PROGRAMS, Shim
+from shim_harness import CGROUPS, PATH, PROGRAMS, Shim
 from waiting import wait_for
 
 ROOT = os.geteuid() == 0
@@ -530,6 +530,25 @@ def test_nothing_is_imported_between_fork_and_program(tmp_path, identity):
         stage, error = failure(shim, "no-such-program", **changes)
         assert (stage, error) == ("exec no-such-program", "no_program")
         assert failure(shim, script(tmp_path, "", 0o644), **identity)[1] == errno.EACCES
+
+
+# What Python does in a child after a fork: here it ends it, before it could report anything.
+HOOK = "import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))\n"
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["", pytest.param("mine", marks=pytest.mark.skipif(not CGROUPS, reason="no cgroup v2 may be written here"))],
+)
+def test_a_start_runs_no_hook_of_python(group):
+    with Shim(setup=HOOK) as shim:
+        assert shim.run("/bin/echo", "here", group=group) == "here\n"
+
+
+def test_where_there_is_no_clone3_a_start_is_a_fork():
+    refuse = "def refuse(cgroup): raise OSError(38, 'no clone3')\nspawn.clone.fork = refuse\n"
+    with Shim(setup=refuse) as shim:
+        assert shim.run("/bin/echo", "here") == "here\n"
 
 
 def test_a_program_is_looked_for_in_path_as_execvp_does(shim, tmp_path):

@@ -63,7 +63,7 @@ class Starter:
         self._ledger = ledger
         self._link = link
         self._writer = writer
-        self._environ = environ
+        self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked
         self._log_dir = log_dir
         self._puts: list[tuple[str, str | None]] = []
         self._ops: list[dict[str, Any]] = []
