@@ -49,13 +49,15 @@ APP = """
 PEERS = {
     "gunicorn": "gunicorn -k aiohttp.GunicornUVLoopWebWorker -w {n} -b 127.0.0.1:{port} app:make",
     "uvicorn": "uvicorn --workers {n} --host 127.0.0.1 --port {port} --no-access-log --timeout-worker-healthcheck 60 app:asgi",
-    "granian": "granian --interface asgi --workers {n} --host 127.0.0.1 --port {port} --no-ws app:asgi",
+    "granian": "granian --interface asgi --workers {n} --host 127.0.0.1 --port {port} --no-ws --respawn-failed-workers app:asgi",
 }
 
 
-async def one(port: int, ask: Callable[[], object], old: set[int]) -> tuple[float, Load, set[int]]:
+async def one(
+    port: int, ask: Callable[[], object], old: set[int], per_second: int = PER_SECOND
+) -> tuple[float, Load, set[int]]:
     """Ask for a reload under load; seconds until it is over, the load, and the pids of the new workers."""
-    load, stop = Load(port, PER_SECOND), asyncio.Event()
+    load, stop = Load(port, per_second), asyncio.Event()
     running = asyncio.ensure_future(load.run(stop))
     await asyncio.sleep(0.5)
     load.seen.clear()
@@ -99,12 +101,14 @@ async def workers(port: int) -> set[int]:
     raise SystemExit(f"{WORKERS} workers on port {port} did not answer within {PATIENCE:g} s")
 
 
-async def several(port: int, ask: Callable[[], object], rounds: int) -> tuple[list[float], list[float], int, int]:
+async def several(
+    port: int, ask: Callable[[], object], rounds: int, per_second: int = PER_SECOND
+) -> tuple[list[float], list[float], int, int]:
     """Seconds of each reload, its slowest answer, requests that failed, and requests in all."""
     took, slowest, failed, done = [], [], 0, 0
     pids = await workers(port)
     for _ in range(rounds):
-        seconds, load, pids = await one(port, ask, pids)
+        seconds, load, pids = await one(port, ask, pids, per_second)
         took.append(seconds)
         slowest.append(load.slowest)
         failed += len(load.failed)

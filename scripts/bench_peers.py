@@ -1,0 +1,81 @@
+"""impetusd beside its peers, row by row, in one run: scripts/bench peers [--rows ROW…] [--folder DIR] [--as-is].
+
+The peers are installed into a folder of their own (var/peers unless another is given) and kept there for the next run. Each row
+has the limit (what the machine takes for the same without any manager), each peer and impetusd, all measured in the same
+minutes. The machine may be busy with other work: compare within a row, not between runs. A peer that is missing or fails
+is reported with the reason. Whatever is started is below this process, and is ended with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bench_install
+import bench_row_managers as managers
+import bench_row_servers as servers
+from bench_install import Peers
+from bench_managers import compile_programs, end_all
+from bench_row import Row
+
+from impetusd.shim import spawn
+
+ROWS: dict[str, Callable[[Peers], list[Row]]] = {
+    "workers": servers.workers_killed,
+    "program": managers.program_killed,
+    "many": managers.at_many,  # started, stopped, status, idle, memory at 500
+    "one": managers.at_one,  # status and memory at 1
+    "leak": managers.leak,
+    "stop": managers.stopping,
+    "reload": servers.reload,
+    "killed": managers.manager_killed,
+    "flood": managers.flood,
+    "throughput": servers.throughput,
+    "balance": servers.balance,
+    "sharing": servers.sharing,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench peers", description=__doc__)
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=bench_install.ROOT / "var/peers", help="where the peers are installed"
+    )
+    parser.add_argument(
+        "--as-is", action="store_true", help="install nothing: what is there is measured, with this impetusd"
+    )
+    options = parser.parse_args()
+    folder: Path = options.folder.resolve()
+    if not options.as_is:
+        bench_install.install(folder)
+        python = str(folder / "ours/bin/python")  # and impetusd as it is used: not editable
+        os.execv(python, [python, __file__, "--as-is", "--folder", str(folder), "--rows", *options.rows])
+    spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+    peers = Peers(folder)
+    for name, why in peers.missing.items():
+        print(f"missing: {name}: {why}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ib-peers-") as scratch:
+        peers.scratch = Path(scratch)
+        peers.programs = compile_programs(peers.scratch)
+        try:
+            for name in options.rows:
+                print(f"\n[{name}: load average {os.getloadavg()[0]:.1f}]", flush=True)
+                for row in ROWS[name](peers):
+                    print(row.show(), flush=True)
+        finally:
+            end_all()
+    print(f"\nmeasured in {(time.monotonic() - began) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""scripts/bench peers: a row is printed with what is there, what is missing is reported, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "scripts/bench_peers.py"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_a_row_without_any_peer(tmp_path):
+    command = [sys.executable, str(BENCH), "--as-is", "--folder", str(tmp_path / "none"), "--rows", "one"]
+    with tempfile.TemporaryDirectory() as scratch:  # a path that is short enough for a socket in it
+        env = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+        assert os.listdir(scratch) == []  # so nothing of it can run: its folder is gone
+    assert done.returncode == 0, done.stdout + done.stderr
+    for peer in ("supervisor", "circus", "gunicorn", "uvicorn", "granian", "pm2", "runit", "s6"):
+        assert f"missing: {peer}: not installed in {tmp_path}/none" in done.stdout
+    row = done.stdout.partition("status at 1 program")[2]
+    assert float(row.partition("impetusd")[2].split()[0]) > 1
+    assert "supervisord  supervisord is not there" in row
+    assert "no peer to compare with" in row
