@@ -23,6 +23,7 @@ from bench_flood import flooding_child
 from bench_many import many_idle, many_started_and_stopped
 from bench_reload import reloads
 from bench_service import service_figures
+from bench_watch import watchers
 
 APP = """
     import time
@@ -243,6 +244,7 @@ def main() -> None:
         "flood": lambda n: flooding_child(max(3, n // 10), n * 4),
         "ceiling": lambda n: memory_ceiling(max(3, n // 10)),
         "service": lambda _: service_figures(),
+        "watch": lambda _: watchers(),
         "reload": lambda n: reloads(max(3, n // 6)),
     }
     parser.add_argument("only", nargs="*", metavar="WHICH", help=f"of {', '.join(benches)}; all of them unless named")

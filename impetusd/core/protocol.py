@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 
+from impetusd import __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +29,13 @@ MAX_SECONDS = 7 * 86400  # that a reload may be watched
 MAX_COMMAND = 1000  # characters of a command, as it is told
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
-VERSION = 1  # `protocol` in what ping and status answer; higher once a client could misunderstand. Missing: 0.1.0
+VERSION = 1  # of this protocol; higher once a peer could misunderstand. One that states none speaks as if it were 1
+OLDEST = 1  # that is still spoken
+STATED = {
+    "protocol": VERSION,
+    "version": __version__,
+}  # "client" of a connection's first request, "server" of its answer
+OPTIONAL = "?"  # at the end of a parameter's name: whoever does not know it may ignore it
 
 # The standard's codes, and the one for a request that was understood and did not succeed.
 PARSE_ERROR = -32700
@@ -68,19 +76,22 @@ class ProtocolError(Exception):
 class Request:
     """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came, monotonic."""
 
-    __slots__ = ("at", "id", "method", "params")
+    __slots__ = ("at", "id", "method", "params", "stated")
 
-    def __init__(self, id: int | str, method: str, params: dict[str, Any]) -> None:  # noqa: A002  # the protocol's own words
+    def __init__(self, id: int | str, method: str, params: dict[str, Any], *, stated: bool = False) -> None:  # noqa: A002  # the protocol's own words
         self.id = id
         self.method = method
         self.params = params
         self.at = 0.0
+        self.stated = stated  # the client has said which version it speaks, and is to be told ours
 
 
 class Answer:
-    """What the client reads: a progress notification (`progress`), a result (`result`) or a refusal (`error`)."""
+    """What the client reads: a notification (`progress` of that method, else `notice`: method and parameters), a result
+    (`result`) or a refusal (`error`). `server`: what the supervisor has stated, {"protocol", "version"}; None: nothing.
+    """
 
-    __slots__ = ("error", "id", "progress", "result")
+    __slots__ = ("error", "id", "notice", "progress", "result", "server")
 
     def __init__(
         self,
@@ -89,11 +100,15 @@ class Answer:
         progress: dict[str, Any] | None = None,
         result: dict[str, Any] | None = None,
         error: ProtocolError | None = None,
+        notice: tuple[str, dict[str, Any]] | None = None,
+        server: dict[str, Any] | None = None,
     ) -> None:
         self.id = id
         self.progress = progress
         self.result = result
         self.error = error
+        self.notice = notice
+        self.server = server
 
 
 # --- Parameters: each kind is a function from a JSON value to its checked value; ValueError carries what was expected ---
@@ -107,6 +122,12 @@ def is_pattern(name: str) -> bool:
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not value or len(value) > MAX_NAME:
         raise ValueError(f"a name: a string of 1 to {MAX_NAME} characters")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        raise ValueError(f"a string of at most {MAX_NAME} characters")
     return value
 
 
@@ -257,6 +278,9 @@ METHODS: Mapping[str, Method] = {
         cancel=Param(_flag, False),
         token=_TOKEN,
     ),
+    # Everything as it is, then what changes, for as long as the connection lasts: see `core.stream`. `since`: the number
+    # of the last change that the client has, of the supervisor's life `life`.
+    "watch": Method(VIEWER, idempotent=True, slow=True, life=Param(_text, ""), since=_SIZE),
     "health": Method(VIEWER, idempotent=True, slow=False),
     "timers": Method(VIEWER, idempotent=True, slow=False),
     "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
@@ -317,15 +341,21 @@ def check_params(method: str, params: Any) -> dict[str, Any]:
         )
     if not isinstance(params, dict):
         raise ProtocolError(INVALID_PARAMS, f"{method}: params must be an object")
-    for name in params:
-        if name not in known.params:
+    given: dict[str, Any] = {}
+    for written, value in params.items():
+        name = written.removesuffix(OPTIONAL)
+        if name in given:
+            raise ProtocolError(INVALID_PARAMS, f"{method}: {name} is there twice")
+        if name in known.params:
+            given[name] = value
+        elif name == written:
             allowed = ", ".join(known.params) or "none"
             raise ProtocolError(INVALID_PARAMS, f"{method}: unknown parameter {name[:MAX_NAME]!r} (allowed: {allowed})")
     checked = {}
     for name, param in known.params.items():
-        if name in params:
+        if name in given:
             try:
-                checked[name] = param.check(params[name])
+                checked[name] = param.check(given[name])
             except ValueError as error:
                 raise ProtocolError(INVALID_PARAMS, f"{method}: {name} must be {error}") from None
         elif param.required:
@@ -418,20 +448,36 @@ def parse_request(line: bytes) -> Request:
             raise ProtocolError(INVALID_REQUEST, 'a request needs "jsonrpc": "2.0" and a method')
         if not _depth_within(message, MAX_DEPTH):
             raise ProtocolError(INVALID_REQUEST, f"a request may be nested {MAX_DEPTH} deep at most")
+        if refused := refusal(message.get("client")):
+            raise ProtocolError(INVALID_REQUEST, refused, EXIT_FAILED)
         params = check_params(method, message.get("params", {}))
     except ProtocolError as error:
         error.id = id_
         raise
-    return Request(id_, method, params)
+    return Request(id_, method, params, stated="client" in message)
 
 
-def result_line(id: int | str, result: Mapping[str, Any]) -> bytes:  # noqa: A002  # the protocol's own words
+def refusal(client: Any) -> str:
+    """Why a client that states this about itself is not answered; "" if it is. None: it states nothing."""
+    if client is None:
+        return ""
+    spoken = client.get("protocol") if isinstance(client, dict) else None
+    if isinstance(spoken, bool) or not isinstance(spoken, int):
+        return 'a client states {"protocol": a whole number, "version": its version}'
+    if spoken < OLDEST:
+        return (
+            f"impetusd {__version__} speaks the control protocol from version {OLDEST} on, the client version {spoken}"
+        )
+    return ""
+
+
+def result_line(id: int | str, result: Mapping[str, Any], *, stated: bool = False) -> bytes:  # noqa: A002  # the protocol's own words
     """The answer to request `id`. Where it would outgrow a line, the tails of its rows are shortened, oldest lines first.
 
     500 failing programs with 40 long lines each are 4 MB; what each is and why still fits then. 4,000 slots do not fit
     without any: then the line is as long as it takes.
     """
-    message = {"jsonrpc": "2.0", "id": id, "result": result}
+    message = {"jsonrpc": "2.0", "id": id, **({"server": STATED} if stated else {}), "result": result}
     for keep in (None, 10, 3, 0):
         try:
             return encode(message if keep is None else {**message, "result": _with_short_tails(result, keep)})
@@ -452,7 +498,7 @@ def _with_short_tails(result: Mapping[str, Any], keep: int) -> dict[str, Any]:
 def error_line(error: ProtocolError) -> bytes:
     """The refusal of request `error.id` (null where the request's id could not be read)."""
     body = {"code": error.code, "message": error.message, "data": {"exit": error.exit}}
-    return encode({"jsonrpc": "2.0", "id": error.id, "error": body})
+    return encode({"jsonrpc": "2.0", "id": error.id, "server": STATED, "error": body})
 
 
 def progress_line(name: str, state: str, reason: str) -> bytes:
@@ -468,7 +514,7 @@ def request_line(id: int | str, method: str, params: Mapping[str, Any]) -> bytes
     """A request. ProtocolError if the method or a parameter is wrong, so a mistake is told without asking anybody."""
     check_params(method, params)
     try:
-        return encode({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+        return encode({"jsonrpc": "2.0", "id": id, "client": STATED, "method": method, "params": params})
     except ValueError as error:
         raise ProtocolError(INVALID_PARAMS, f"{method}: too many names: {error}") from None
 
@@ -477,18 +523,19 @@ def parse_answer(line: bytes) -> Answer:
     """What the supervisor sent on one line; ProtocolError if it is none of the three things that it may send."""
     message = decode(line, MAX_ANSWER)
     id_ = message.get("id")
-    if message.get("method") == "progress" and isinstance(message.get("params"), dict):
-        return Answer(progress=message["params"])
+    method, params = message.get("method"), message.get("params")
+    if isinstance(method, str) and isinstance(params, dict):
+        return Answer(progress=params) if method == "progress" else Answer(notice=(method, params))
+    server = message["server"] if isinstance(message.get("server"), dict) else None
     if isinstance(message.get("result"), dict):
-        return Answer(id_, result=message["result"])
+        return Answer(id_, result=message["result"], server=server)
     error = message.get("error")
     if isinstance(error, dict) and isinstance(error.get("code"), int):
         data = error.get("data")
         exit_ = data.get("exit") if isinstance(data, dict) else None
         text = str(error.get("message") or "refused without a reason")
-        return Answer(
-            id_, error=ProtocolError(error["code"], text, exit_ if isinstance(exit_, int) else EXIT_FAILED, id_)
-        )
+        refused = ProtocolError(error["code"], text, exit_ if isinstance(exit_, int) else EXIT_FAILED, id_)
+        return Answer(id_, error=refused, server=server)
     raise ProtocolError(INVALID_REQUEST, "the answer is neither a result, nor an error, nor progress", EXIT_FAILED)
 
 

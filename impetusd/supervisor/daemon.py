@@ -22,8 +22,9 @@ import impetusd
 from impetusd import traces
 from impetusd.client import instance
 from impetusd.core import access, redact
+from impetusd.core import stream as watching
 from impetusd.core.config.location import Paths
-from impetusd.core.config.model import Access, Config, Health, LogAccess
+from impetusd.core.config.model import Access, Config, Health, LogAccess, Unit
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.explain import news
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
@@ -53,7 +54,9 @@ from impetusd.supervisor.api.commands import Commands, is_stuck
 from impetusd.supervisor.api.control import ControlServer, Peer
 from impetusd.supervisor.api.environments import Environments
 from impetusd.supervisor.api.events import Events
+from impetusd.supervisor.api.feed import Feed
 from impetusd.supervisor.api.rows import Rows
+from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.surroundings import Surroundings
 from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
@@ -338,7 +341,7 @@ class Daemon:
             turned=self._turned,
             save=lambda: self._put("checks", self._checks.dump()),
         )
-        engine.reloads.record = lambda unit, **fields: self._ledger.add("reload", unit=unit.name, **fields)
+        engine.reloads.record = self._reload_turned
         engine.reloads.vetting = Vetting(
             configuration.health.values(),
             ask=prober.ask,
@@ -408,6 +411,7 @@ class Daemon:
                 "reopen-logs": self._reopen_logs,
                 "flush": self._flush_logs,
                 "events": self._events.page,
+                "watch": lambda params: self._feed.watch(params),  # noqa: PLW0108  # it is made below
                 "plan": self._applying.plan,
                 "env": environments.env,
                 "exec": surroundings.exec,
@@ -433,6 +437,21 @@ class Daemon:
             awaited=self._applying.awaited,
             behind=self._applying.behind,
         )
+        self._feed = Feed(
+            engine,
+            rows,
+            sampler=Sampler(self._memory.of),
+            dropped=starter.dropped,
+            lists={
+                watching.DAEMON: self._commands.state,
+                watching.TIMER: lambda: {row["name"]: row for row in self._timers.rows()},
+                watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._checks.rows()},
+                watching.RELOAD: engine.reloads.accounts,
+            },
+            tell=tell,
+        )
+        self._ledger.added = self._feed.record
+        self._open.callback(self._feed.close)
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
             lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
@@ -502,6 +521,8 @@ class Daemon:
     def _put(self, key: str, text: str) -> None:
         self._starter.put(key, text)
         self._engine.wake()  # at the end of the round, if this is within one
+        if key.startswith("timer:"):
+            self._feed.stale(watching.TIMER)
         self._save()
 
     def _save(self, *, urgent: bool = False) -> None:
@@ -761,12 +782,17 @@ class Daemon:
         retries = self._configuration.at(0).timers[name].retries
         self._ledger.add("timer", unit=name, **told, reason=outcome.result, attempt=attempt, retries=retries)
 
+    def _reload_turned(self, unit: Unit, **fields: Any) -> None:
+        self._ledger.add("reload", unit=unit.name, **fields)
+        self._feed.stale(watching.RELOAD)
+
     def _turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
         if turn is not Turn.FAILING:
             level = WARNING if turn is Turn.ILL else INFO
             self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}", level)
         told = {"check": check.name, "unit": check.target, "slot": target, "state": turn.value, "reason": reason}
         self._ledger.add("health", **told, failures=failures, action=check.action.value)
+        self._feed.stale(watching.CHECK)
         if turn is Turn.ILL:
             self._engine.reloads.turned(check.target, target, reason)
 
@@ -790,6 +816,7 @@ class Daemon:
         contain(name, "telling its timer", self._timers.changed, entry.unit.name, before, after)
         for part in () if held else self._parts:
             contain(name, f"telling {type(part).__name__.lower()} of its change", part.changed, entry, before)
+        contain(name, "telling who watches", self._feed.unit, entry)
         contain(name, "having it saved", self._save)
 
     def _record_change(self, entry: Entry, before: Slot) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import impetusd
@@ -23,7 +23,7 @@ from impetusd.core.protocol import (
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine, tree
 from impetusd.core.rules.lifecycle import Slot, State, Want, is_unkillable
-from impetusd.supervisor.api.control import Progress
+from impetusd.supervisor.api.control import Flow, Progress
 from impetusd.supervisor.api.reloading import Reloading
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.logs.stream import STDOUT
@@ -103,7 +103,7 @@ class Commands:
         if before.pid is not None and entry.slot.pid != before.pid:
             self._rows.forget(before.pid)
 
-    async def handle(self, request: Request, progress: Progress) -> Mapping[str, Any]:
+    async def handle(self, request: Request, progress: Progress) -> Mapping[str, Any] | Flow:
         """Carry out one request. Raises ProtocolError for what cannot be done."""
         methods: dict[str, Callable[[dict[str, Any]], Any]] = {
             "ping": self._ping,
@@ -129,7 +129,7 @@ class Commands:
                 progress(self._engine.shown(entry), entry.slot.state.name, str(self._engine.reason(entry)))
         try:
             answer = methods[request.method](request.params)
-            result: Mapping[str, Any] = await answer if asyncio.iscoroutine(answer) else answer
+            result: Mapping[str, Any] | Flow = await answer if asyncio.iscoroutine(answer) else answer
         finally:
             self._listeners.discard(progress)
         return result
@@ -221,17 +221,24 @@ class Commands:
         names = params["names"]
         entries = self.find(names) if names else self._rows.shown()
         groups = {group.name: group.members for group in self._groups.values()}
-        units, troubles = {entry.unit.name for entry in entries}, self._troubles()
-        told = [*(said for unit, said in self._attention() if not names or unit in units), *troubles]
         answer = {**self._who(), "units": self._rows.of(entries), "groups": groups}
-        held = self._held()
+        return {**answer, **self.attention({entry.unit.name for entry in entries} if names else None)}
+
+    def attention(self, units: Collection[str] | None = None) -> dict[str, Any]:
+        """What needs it, apart from slots: of these units (None: all), and of impetusd itself."""
+        troubles, held = self._troubles(), self._held()
+        told = [*(said for unit, said in self._attention() if units is None or unit in units), *troubles]
         if held is not None:
             out = quarantine.way_out(quarantine.HOLD_ONLY)
             told.insert(0, because("way_out", cause=quarantine.reason(held), what=out))
         notices = [{**reason.shown(), "own": at >= len(told) - len(troubles)} for at, reason in enumerate(told)]
         attention = [notice["text"] for notice in notices]
         own = [notice["text"] for notice in notices if notice["own"]]
-        return {**answer, "attention": attention, "troubles": own, "notices": notices, "held": held}
+        return {"attention": attention, "troubles": own, "notices": notices, "held": held}
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The one row, for `watch`, of what is nobody's in particular."""
+        return {"": {**self._who(), **self.attention()}}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]

@@ -18,7 +18,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from impetusd.core import protocol, redact
 from impetusd.core.protocol import ProtocolError, Request
@@ -38,7 +38,17 @@ SO_PEERGROUPS = 59  # of asm-generic/socket.h; Python has no name for it
 MOST_GROUPS = 65536  # that a process may be in: NGROUPS_MAX
 
 Progress = Callable[[str, str, str], None]
-Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any]]]
+Follow = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+class Flow(NamedTuple):
+    """The answer to a request that goes on after it: `follow` writes until it has nothing more to say, or is cancelled."""
+
+    result: Mapping[str, Any]
+    follow: Follow
+
+
+Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any] | Flow]]
 
 
 class Peer:
@@ -213,12 +223,30 @@ class ControlServer:
             await self._wait_for_turn(peer)
             self._busy.add(task)
             try:
-                writer.write(await self._answer(line, peer, writer))
+                answer, follow = await self._answer(line, peer, writer)
+                writer.write(answer)
                 await asyncio.wait_for(writer.drain(), IDLE)
             finally:
                 self._busy.discard(task)
+            if follow is not None:
+                await self._flow(follow, reader, writer)
+                return
 
-    async def _answer(self, line: bytes, peer: Peer, writer: asyncio.StreamWriter) -> bytes:
+    @staticmethod
+    async def _flow(follow: Follow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The rest of the connection is this answer's: whatever the client says, or that it goes, ends it."""
+        flowing, heard = asyncio.ensure_future(follow(writer)), asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({flowing, heard}, return_when=asyncio.FIRST_COMPLETED)
+            if flowing.done():
+                flowing.result()
+        finally:
+            for task in (flowing, heard):
+                task.cancel()
+            await asyncio.gather(flowing, heard, return_exceptions=True)
+            writer.transport.abort()  # what it has not taken by now is not waited for
+
+    async def _answer(self, line: bytes, peer: Peer, writer: asyncio.StreamWriter) -> tuple[bytes, Follow | None]:
         news: list[bytes] = []
 
         def progress(name: str, state: str, reason: str) -> None:
@@ -251,7 +279,7 @@ class ControlServer:
             besides = time.thread_time() - begun + SLOW if slow else 0.0
             return await self._carry_out(request, peer, method, progress, pass_on)
         except ProtocolError as error:
-            return protocol.error_line(error)
+            return protocol.error_line(error), None
         finally:
             self._charge(peer, besides + (0.0 if slow else time.thread_time() - begun))
 
@@ -262,27 +290,29 @@ class ControlServer:
         method: protocol.Method,
         progress: Progress,
         pass_on: Callable[[], None],
-    ) -> bytes:
-        """The answer. `pass_on` sends the progress so far: the answer comes last."""
+    ) -> tuple[bytes, Follow | None]:
+        """The answer, and how it goes on. `pass_on` sends the progress so far: the answer comes after it."""
         try:
-            result = await self._handle(request, progress)
+            answer = await self._handle(request, progress)
+            result, follow = answer if isinstance(answer, Flow) else (answer, None)
             pass_on()
             if method.role != protocol.VIEWER:
                 self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
-            return protocol.result_line(request.id, result if method.secrets else redact.everything(result))
+            shown = result if method.secrets else redact.everything(result)
+            return protocol.result_line(request.id, shown, stated=request.stated), follow
         except ProtocolError as error:
             pass_on()
             if method.role != protocol.VIEWER:
                 self._audit(peer, request, "failed", error.message)
             error.id, error.message = request.id, redact.text(error.message)
-            return protocol.error_line(error)
+            return protocol.error_line(error), None
         except ConnectionError:
             raise
         except Exception as error:
             self._complain(f"control: {request.method} failed: {error!r}")
             self._audit(peer, request, "failed", repr(error))
             sentence = f"{request.method} failed inside impetusd ({type(error).__name__}: {error}); its log has more"
-            return protocol.error_line(ProtocolError(protocol.INTERNAL_ERROR, sentence, 1, request.id))
+            return protocol.error_line(ProtocolError(protocol.INTERNAL_ERROR, sentence, 1, request.id)), None
 
     async def close(self) -> None:
         """Take no more connections, and let the answers that are under way reach their clients."""

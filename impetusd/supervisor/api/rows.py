@@ -12,7 +12,7 @@ from impetusd.core.config.model import Config
 from impetusd.core.rules.lifecycle import State
 from impetusd.core.rules.policy import Exit, signal_name
 from impetusd.supervisor.api import stats
-from impetusd.supervisor.api.stats import Stats
+from impetusd.supervisor.api.stats import Stats, Usage
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, Entry, Role
 from impetusd.supervisor.start.starter import Starter
@@ -33,16 +33,21 @@ class Rows:
 
     def shown(self) -> list[Entry]:
         """The slots that `status` shows unasked: of one-shot processes only those that run."""
-        return [e for e in self._engine.entries.values() if e.role not in ONE_SHOT or e.slot.state not in IDLE]
+        return [entry for entry in self._engine.entries.values() if self.is_shown(entry)]
+
+    @staticmethod
+    def is_shown(entry: Entry) -> bool:
+        """Whether it is one of these."""
+        return entry.role not in ONE_SHOT or entry.slot.state not in IDLE
 
     def of(self, entries: Iterable[Entry]) -> list[dict[str, Any]]:
         """A row for each."""
         return [self.row(entry) for entry in entries]
 
-    def row(self, entry: Entry) -> dict[str, Any]:
-        """One slot as it is now."""
+    def row(self, entry: Entry, usage: Callable[[int], Usage] | None = None) -> dict[str, Any]:
+        """One slot as it is now. `usage`: as `Stats.read`, where somebody measures anyway."""
         slot, now, reason = entry.slot, time.monotonic(), self._engine.reason(entry)
-        memory, cpu = self._stats.read(slot.pid) if slot.pid is not None else (None, None)
+        memory, cpu = (usage or self._stats.read)(slot.pid) if slot.pid is not None else (None, None)
         dropped_bytes, dropped_lines = self._starter.dropped(entry)
         return {
             "name": self._engine.shown(entry),

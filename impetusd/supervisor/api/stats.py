@@ -8,6 +8,7 @@ from typing import Any
 
 from impetusd.linux.processes import PAGE, stat
 
+Usage = tuple[int | None, float | None]  # resident bytes, percent of one core; None for what cannot be told
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -20,8 +21,8 @@ class Stats:
     def __init__(self) -> None:
         self._last: dict[int, tuple[float, float, float]] = {}  # pid → (started, when read, CPU seconds then)
 
-    def read(self, pid: int) -> tuple[int | None, float | None]:
-        """(resident bytes, percent of one core) of `pid`; None for what cannot be told."""
+    def read(self, pid: int) -> Usage:
+        """Of `pid`."""
         fields = stat(pid)
         if fields is None:
             self._last.pop(pid, None)

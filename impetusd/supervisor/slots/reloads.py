@@ -145,6 +145,11 @@ class Reloads:
             "generation": self._engine.generation(unit),
         }
 
+    def accounts(self) -> dict[str, dict[str, Any]]:
+        """By unit, how the reload under way stands, or the last one ended."""
+        known = ((self._engine.units[name], reload) for name, reload in self._of.items() if name in self._engine.units)
+        return {unit.name: {**self.account(unit), "phase": reload.phase.value} for unit, reload in known}
+
     def unfinished(self) -> set[str]:
         """The units of which old processes run, or may run again."""
         return {name for name, reload in self._of.items() if reload.phase is not Phase.DONE}

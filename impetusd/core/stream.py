@@ -1,0 +1,120 @@
+"""What `watch` sends after its answer, one JSON-RPC notification a line. Pure; both sides use it.
+
+The answer is {"life", "n", "resumed"}. Unless it is a resumed one, "row" lines follow with everything as it is now, then
+"complete" with the number `n` as of which that is so. From there on "change" lines, numbered without a gap: `n`, `at` (Unix
+time), `kind`, `key` and `value` (null: it is gone). "alive" comes when nothing else has come for a while.
+
+Kinds: unit (a row as in `status`; the key is the slot's own name), timer, check, reload (rows as in `timers`, `health` and
+`reload`), daemon (attention, troubles, held, behind, profile), ledger (a record; never part of a snapshot), usage (by slot:
+bytes of memory, percent of a core).
+"""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, TypeAlias
+
+    Rows: TypeAlias = dict[str, dict[str, Any]]  # by kind, then by key
+
+ROW, COMPLETE, CHANGE, ALIVE = "row", "complete", "change", "alive"
+UNIT, TIMER, CHECK, RELOAD, DAEMON, LEDGER, USAGE = "unit", "timer", "check", "reload", "daemon", "ledger", "usage"
+_HEAD = b'{"jsonrpc":"2.0","method":"%s","params":{%s'
+
+
+class OutOfStep(Exception):
+    """What came cannot follow what came before: a number is missing, or it is nothing that `watch` sends."""
+
+
+def body(at: float, kind: str, key: str, value: str) -> bytes:
+    """What a row's line and a change's line have in common, and end with; `value` is JSON already."""
+    return f'"at":{at:.3f},"kind":"{kind}","key":{json.dumps(key)},"value":{value}}}}}\n'.encode()
+
+
+def row_line(common: bytes) -> bytes:
+    """A row of a snapshot."""
+    return _HEAD % (ROW.encode(), common)
+
+
+def change_line(n: int, common: bytes) -> bytes:
+    """Change number `n`."""
+    return _HEAD % (CHANGE.encode(), b'"n":%d,%s' % (n, common))
+
+
+def mark_line(what: str, n: int) -> bytes:
+    """COMPLETE or ALIVE, as of number `n`."""
+    return _HEAD % (what.encode(), b'"n":%d}}\n' % n)
+
+
+class Change:
+    """One change; or, as `kind` "snapshot", that everything was sent anew: `value` is whether changes may have been missed."""
+
+    __slots__ = ("at", "key", "kind", "n", "value")
+
+    def __init__(self, n: int, at: float, kind: str, key: str, value: Any) -> None:
+        self.n = n
+        self.at = at
+        self.kind = kind
+        self.key = key
+        self.value = value
+
+
+class Mirror:
+    """What a watcher knows: `rows` by kind and key, as of number `n` of the supervisor's life `life`.
+
+    Rows of units carry `at`, as of when their `uptime_s` is; memory and CPU are brought up to date in them.
+    """
+
+    def __init__(self) -> None:
+        self.life, self.n = "", 0
+        self.rows: Rows = {}
+        self._coming: Rows | None = None  # a snapshot that is not complete yet
+        self._seen = False  # whether there was one before
+
+    def begin(self, result: Mapping[str, Any]) -> None:
+        """A connection's answer to `watch`."""
+        resumed = bool(result.get("resumed"))
+        if resumed and (result.get("life"), result.get("n")) != (self.life, self.n):
+            raise OutOfStep("resumed elsewhere than asked for")
+        self.life = str(result.get("life"))
+        self._coming = None if resumed else {}
+
+    def take(self, method: str, params: Mapping[str, Any]) -> Change | None:
+        """One notification; the change that it tells, if any. OutOfStep: connect anew."""
+        try:
+            if method == ROW and self._coming is not None:
+                self._put(self._coming, params["at"], params["kind"], params["key"], params["value"])
+            elif method == COMPLETE and self._coming is not None:
+                self.rows, self._coming, self.n = self._coming, None, params["n"]
+                missed, self._seen = self._seen, True
+                return Change(self.n, 0.0, "snapshot", "", missed)
+            elif method == CHANGE and self._coming is None:
+                return self._change(params)
+            elif method != ALIVE:
+                raise OutOfStep(f"{method} is not expected here")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise OutOfStep(f"{method} cannot be read: {error!r}") from None
+        return None
+
+    def _change(self, params: Mapping[str, Any]) -> Change:
+        if params["n"] != self.n + 1:
+            raise OutOfStep(f"number {params['n']} came after {self.n}")
+        change = Change(params["n"], params["at"], params["kind"], params["key"], params["value"])
+        self._put(self.rows, change.at, change.kind, change.key, change.value)
+        self.n = change.n
+        return change
+
+    @staticmethod
+    def _put(rows: Rows, at: float, kind: str, key: str, value: Any) -> None:
+        if kind == USAGE:
+            units = rows.get(UNIT, {})
+            for name, (memory, cpu) in value.items():
+                if name in units:
+                    units[name]["memory_bytes"], units[name]["cpu_percent"] = memory, cpu
+        elif value is None:
+            rows.get(kind, {}).pop(key, None)
+        elif kind != LEDGER:
+            rows.setdefault(kind, {})[key] = {**value, "at": at} if kind == UNIT else value
