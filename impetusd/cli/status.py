@@ -17,7 +17,10 @@ LAST_WORDS = 6  # lines of what a failed slot wrote last; `start`, `describe` an
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from impetusd.cli.screen.terminal import Screen
 
 
 def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
@@ -43,21 +46,27 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
     else:
         from impetusd.cli.screen import table
 
-        lines = table.report(answer["units"], screen, here.command, tails=LAST_WORDS)
-        told = [
-            screen.paint(line, "yellow") for sentence in answer["attention"] for line in screen.wrap(plain(sentence))
-        ]
-        if told:
-            if not protocol.all_as_wanted(answer["units"]):  # what to type stands last
-                del lines[-1]
-            lines += [*told, f"{screen.arrow} {here.command} why"]
-        if noticed:
-            lines += [screen.paint(line, "yellow") for line in screen.wrap(plain(noticed[0]))]
-            lines.append(f"{screen.arrow} {noticed[1]}")
-        if answer.get("profile"):
-            lines += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
-        print("\n".join(lines))
+        rows = answer["units"]
+        lines = table.report(rows, screen, here.command, tails=LAST_WORDS)
+        print("\n".join([*lines, *notes(answer, noticed, screen, here.command, lines)]))
     return 0 if protocol.all_as_wanted(answer["units"]) and not answer.get("held") else 1
+
+
+def notes(
+    answer: Mapping[str, Any], noticed: tuple[str, str] | None, screen: Screen, command: str, lines: list[str]
+) -> list[str]:
+    """What stands below the table's own `lines`, of which the last is dropped where it would point to `why` twice."""
+    told = [screen.paint(line, "yellow") for sentence in answer["attention"] for line in screen.wrap(plain(sentence))]
+    if told:
+        if not protocol.all_as_wanted(answer["units"]):  # what to type stands last
+            del lines[-1]
+        told.append(f"{screen.arrow} {command} why")
+    if noticed:
+        told += [screen.paint(line, "yellow") for line in screen.wrap(plain(noticed[0]))]
+        told.append(f"{screen.arrow} {noticed[1]}")
+    if answer.get("profile"):
+        told += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
+    return told
 
 
 def _waiting(sentence: str) -> None:

@@ -10,14 +10,22 @@ from impetusd.cli.options import conf_option, given, names_argument
 @click.command(short_help="Show what runs, and what needs attention.")
 @names_argument()
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--watch", is_flag=True, help="Keep showing it as it changes; Ctrl-C ends it.")
 @conf_option
-def command(names: tuple[str, ...], as_json: bool) -> int:
+def command(names: tuple[str, ...], as_json: bool, watch: bool) -> int:
     """Show what runs, since when, how often it had to be restarted, and what needs attention.
+
+    With --watch a terminal shows it as it changes; through a pipe each change is a line, with --json a JSON object.
 
     Exits with 0 if all that is wanted up is up, 1 if something is not, 3 if no daemon runs, 4 for an unknown NAME.
 
-    Example: impetusd status --json web
+    Example: impetusd status --watch web
     """
+    if watch:
+        from impetusd.cli import status_watch
+        from impetusd.cli.options import here
+
+        return status_watch.show(here(), names, as_json=as_json)
     from impetusd.cli import status
 
     return status.show(given(), names, as_json=as_json)

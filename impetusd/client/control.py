@@ -70,15 +70,24 @@ class Unanswered(ControlError):
     """A daemon runs on this state directory, and does not answer."""
 
 
-class _Dropped(Exception):
+class Dropped(Exception):
     """The connection ended before the answer: the supervisor died, ended, or has no room for another connection.
 
     `begun`: something had been answered, so the request itself may have been under way.
     """
 
-    def __init__(self, *, begun: bool) -> None:
-        super().__init__()
+    def __init__(self, how: str = "", *, begun: bool = True) -> None:
+        super().__init__(how)
         self.begun = begun
+
+
+def refused(error: protocol.ProtocolError) -> ControlError:
+    """What to raise for the supervisor's refusal."""
+    if error.code == protocol.METHOD_NOT_FOUND:
+        return ControlError(
+            "the impetusd that runs is older than this command and does not know it; run: impetusd upgrade"
+        )
+    return ControlError(error.message, error.exit)
 
 
 class Hooks:
@@ -178,25 +187,25 @@ def _ask(
     at_once = method in {"ping", "status"}  # harmless, and what they answer tells whose it is
     for attempt in range(10):  # a supervisor that dies over every question is told apart from one that died once
         time.sleep(0.02 * attempt)
-        connection = _connect(paths, hooks, mine=mine)
+        connection = connect(paths, hooks, mine=mine)
         begun = False
         try:
             # Of whoever listens: pid, uid and gid, 4 bytes each, as the kernel noted them.
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             hooks.uid = int.from_bytes(credentials[4:8], sys.byteorder)
             if not at_once:
-                hooks.daemon = pong = _converse(connection, question, hooks)
+                hooks.daemon = pong = converse(connection, question, hooks)
                 if method == "apply" and _has_taken_its_place(paths, pong):
                     request = protocol.request_line(1, method, {**params, "conf": paths.conf})
                 else:
                     require_daemon(paths, pong)
                 begun = True
             # After the pong, silence is work.
-            answer = _converse(connection, request, hooks, heard=begun and (known.slow or not known.idempotent))
+            answer = converse(connection, request, hooks, heard=begun and (known.slow or not known.idempotent))
             if mine and at_once:
                 require_daemon(paths, answer)
             return answer
-        except _Dropped as dropped:
+        except Dropped as dropped:
             if begun and dropped.begun and not known.idempotent:
                 raise ControlError(
                     f"the connection to impetusd broke during {method}, and whether it was done is not known; "
@@ -212,7 +221,7 @@ def _ask(
     raise Unanswered(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
 
 
-def _connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
+def connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
     """`mine`: a daemon that was started for another file than `paths.conf` is refused."""
     began = time.monotonic()
     told = looked = False
@@ -299,8 +308,8 @@ def _user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-def _converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard: bool = False) -> dict[str, Any]:
-    """Send, then read up to the answer with id 1. _Dropped if the connection ends first."""
+def converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard: bool = False) -> dict[str, Any]:
+    """Send, then read up to the answer with id 1. Dropped if the connection ends first."""
     lines = protocol.LineBuffer(protocol.MAX_ANSWER)
     began = time.monotonic()
     to_send = memoryview(request)
@@ -320,9 +329,9 @@ def _converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard:
         except BlockingIOError:
             data = None
         except ConnectionError:
-            raise _Dropped(begun=heard) from None
+            raise Dropped(begun=heard) from None
         if data == b"":
-            raise _Dropped(begun=heard)
+            raise Dropped(begun=heard)
         if data is None:
             waited = time.monotonic() - began
             if not heard and waited > FIRST_BYTE:
@@ -342,7 +351,7 @@ def _converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard:
                     if hooks.progress:
                         hooks.progress(answer.progress)
                 elif answer.error is not None:
-                    raise ControlError(answer.error.message, answer.error.exit)
+                    raise refused(answer.error)
                 elif answer.id == 1 and answer.result is not None:
                     return answer.result
         except protocol.ProtocolError as error:

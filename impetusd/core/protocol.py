@@ -279,8 +279,8 @@ METHODS: Mapping[str, Method] = {
         token=_TOKEN,
     ),
     # Everything as it is, then what changes, for as long as the connection lasts: see `core.stream`. `since`: the number
-    # of the last change that the client has, of the supervisor's life `life`.
-    "watch": Method(VIEWER, idempotent=True, slow=True, life=Param(_text, ""), since=_SIZE),
+    # of the last change that the client has, of the supervisor's life `life`. `usage`: memory and CPU, too.
+    "watch": Method(VIEWER, idempotent=True, slow=True, life=Param(_text, ""), since=_SIZE, usage=Param(_flag, True)),
     "health": Method(VIEWER, idempotent=True, slow=False),
     "timers": Method(VIEWER, idempotent=True, slow=False),
     "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),

@@ -50,7 +50,9 @@ def mark_line(what: str, n: int) -> bytes:
 
 
 class Change:
-    """One change; or, as `kind` "snapshot", that everything was sent anew: `value` is whether changes may have been missed."""
+    """One change, or what a client adds: "snapshot", that everything was sent anew (`value`: whether changes may have been
+    missed), "lost" (the connection; `value`: how) and "resumed".
+    """
 
     __slots__ = ("at", "key", "kind", "n", "value")
 
@@ -74,13 +76,14 @@ class Mirror:
         self._coming: Rows | None = None  # a snapshot that is not complete yet
         self._seen = False  # whether there was one before
 
-    def begin(self, result: Mapping[str, Any]) -> None:
-        """A connection's answer to `watch`."""
+    def begin(self, result: Mapping[str, Any]) -> Change | None:
+        """A connection's answer to `watch`; of kind "resumed" if it goes on where the one before has ended."""
         resumed = bool(result.get("resumed"))
         if resumed and (result.get("life"), result.get("n")) != (self.life, self.n):
             raise OutOfStep("resumed elsewhere than asked for")
         self.life = str(result.get("life"))
         self._coming = None if resumed else {}
+        return Change(self.n, 0.0, "resumed", "", None) if resumed else None
 
     def take(self, method: str, params: Mapping[str, Any]) -> Change | None:
         """One notification; the change that it tells, if any. OutOfStep: connect anew."""

@@ -23,7 +23,7 @@ GOOD_PARAMS = {
     "stop": {"names": []},
     "restart": {"names": ["web:0"], "wait": True, "rolling": True},
     "reload": {"names": ["web"], "canaries": 1, "watch": 60.0, "cancel": False, "token": "t"},
-    "watch": {"life": "5eed", "since": 7},
+    "watch": {"life": "5eed", "since": 7, "usage": False},
     "health": {},
     "timers": {},
     "trigger": {"name": "maintenance", "wait": True},

@@ -67,6 +67,7 @@ class Feed:
         self._records: list[str] = []
         self._news = asyncio.Event()
         self._watchers = 0
+        self._measured = 0  # of these, who want to know memory and CPU
         self._filled: asyncio.Task[None] | None = None  # everything was, or is being, made for the first one
         self._ticking: asyncio.Task[None] | None = None
         self._flushing: asyncio.TimerHandle | None = None
@@ -213,7 +214,7 @@ class Feed:
 
     async def _look(self) -> None:
         shown = {entry.name: entry for entry in self._rows.shown()}
-        changed = await self._sampler.sample(shown)
+        changed = await self._sampler.sample(shown) if self._measured else {}
         now = self._engine.entries
         self._dirty |= {name for name in self._marks if name not in now}
         self._dirty |= {name for name, each in shown.items() if self._marks.get(name) != self._mark(each)}
@@ -234,20 +235,23 @@ class Feed:
     async def watch(self, params: Mapping[str, Any]) -> Flow:
         """The control method: `since` is the number that the client has come to in the life `life`."""
         since = params["since"]
-        filled = self._begin()
+        usage = params["usage"]
+        filled = self._begin(usage=usage)
         try:
             await asyncio.shield(filled)
         finally:
-            self._end()
+            self._end(usage=usage)
         resumed = params["life"] == self.life and self.ring.first <= since <= self.ring.last
         number = since if resumed else self.ring.last
         return Flow(
-            {"life": self.life, "n": number, "resumed": resumed}, lambda writer: self._follow(writer, number, resumed)
+            {"life": self.life, "n": number, "resumed": resumed},
+            lambda writer: self._follow(writer, number, resumed=resumed, usage=usage),
         )
 
-    def _begin(self) -> asyncio.Task[None]:
+    def _begin(self, *, usage: bool) -> asyncio.Task[None]:
         """One more watches. Returns what every row is made by."""
         self._watchers += 1
+        self._measured += usage
         if self._ending is not None:
             self._ending.cancel()
             self._ending = None
@@ -258,8 +262,9 @@ class Feed:
             self._ticking = self._loop.create_task(self._tick())
         return self._filled
 
-    def _end(self) -> None:
+    def _end(self, *, usage: bool) -> None:
         self._watchers -= 1
+        self._measured -= usage
         if not self._watchers:
             self._ending = self._loop.call_later(KEEP, self.close)
 
@@ -279,8 +284,8 @@ class Feed:
         self._records.clear()
         self.ring.clear()
 
-    async def _follow(self, writer: asyncio.StreamWriter, number: int, resumed: bool) -> None:
-        filled = self._begin()
+    async def _follow(self, writer: asyncio.StreamWriter, number: int, *, resumed: bool, usage: bool) -> None:
+        filled = self._begin(usage=usage)
         try:
             await asyncio.shield(filled)  # anew, if KEEP is over since
             if not resumed:
@@ -294,7 +299,7 @@ class Feed:
                 if number == self.ring.last:
                     await self._news.wait()
         finally:
-            self._end()
+            self._end(usage=usage)
 
     async def _snapshot(self, writer: asyncio.StreamWriter) -> int:
         """Everything as of one instant; returns the number of the last change in it."""

@@ -1,0 +1,120 @@
+"""The control client for an event loop: questions, each on a connection of its own, and `watch` as an async iterator.
+
+Whose daemon answers is the caller's business: `connect` gives the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from impetusd.client.control import ControlError, Unanswered, refused
+from impetusd.core import protocol, stream
+from impetusd.core.stream import Change, Mirror
+
+ANSWER = 10.0  # seconds for what is answered at once
+SILENT = 20.0  # seconds without a word, after which a watched connection is given up: `alive` comes every 5
+FIRST_AGAIN, LAST_AGAIN = 0.05, 2.0  # seconds until the next try to connect; doubled each time
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Streams]]
+
+
+def at(path: str) -> Connect:
+    """Connections to the control socket at `path`."""
+    return functools.partial(asyncio.open_unix_connection, path, limit=protocol.MAX_ANSWER)
+
+
+class AsyncControl:
+    """One supervisor after the other, behind the same socket. `server` is what the last one has stated; {} for nothing."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self.server: Mapping[str, Any] = {}
+
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        progress: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Ask, once. ControlError with the supervisor's own sentence and exit code; Unanswered if there is no answer.
+
+        What takes as long as programs take to start or stop has no deadline here.
+        """
+        line = protocol.request_line(1, method, params or {})
+        try:
+            async with asyncio.timeout(None if protocol.METHODS[method].slow else ANSWER):
+                reader, writer = await self._connect()
+                try:
+                    writer.write(line)
+                    while True:
+                        answer = await self._read(reader)
+                        if answer.progress is not None and progress is not None:
+                            progress(answer.progress)
+                        if answer.error is not None:
+                            raise refused(answer.error)
+                        if answer.result is not None:
+                            return answer.result
+                finally:
+                    writer.close()
+        except TimeoutError:
+            raise Unanswered(f"impetusd did not answer {method} within {ANSWER:g} s") from None
+        except OSError as error:
+            raise Unanswered(f"impetusd did not answer {method}: {error.strerror or error}") from None
+
+    async def _read(self, reader: asyncio.StreamReader) -> protocol.Answer:
+        try:
+            line = await reader.readline()
+            if not line.endswith(b"\n"):
+                raise ConnectionResetError("the supervisor has ended the connection")
+            answer = protocol.parse_answer(line)
+        except ValueError as error:  # longer than any answer may be
+            raise ControlError(f"impetusd's answer cannot be read: {error}") from None
+        except protocol.ProtocolError as error:
+            raise ControlError(f"impetusd's answer cannot be read: {error.message}") from None
+        self.server = answer.server or self.server
+        return answer
+
+    async def watch(self, mirror: Mirror | None = None, *, usage: bool = True) -> AsyncIterator[Change]:
+        """Each change, once `mirror` has it, for ever: over lost connections and other supervisors.
+
+        A lost connection, or one that cannot be made, is one of kind "lost" with the reason as `value`, once; then comes
+        "resumed", or "snapshot", whose value is whether changes may be missing. Raises ControlError for what another try
+        does not change: the role does not allow it, or the daemon is too old to be watched.
+        """
+        mirror = mirror or Mirror()
+        again, lost = FIRST_AGAIN, False
+        while True:
+            try:
+                async for change in self._watch_once(mirror, usage=usage):
+                    again, lost = FIRST_AGAIN, False
+                    yield change
+            except (OSError, stream.OutOfStep) as error:
+                if not lost:
+                    lost = True
+                    yield Change(mirror.n, time.time(), "lost", "", str(error) or type(error).__name__)
+                await asyncio.sleep(again)
+                again = min(2 * again, LAST_AGAIN)
+
+    async def _watch_once(self, mirror: Mirror, *, usage: bool) -> AsyncIterator[Change]:
+        reader, writer = await self._connect()
+        try:
+            params = {"life": mirror.life, "since": mirror.n, "usage": usage}
+            writer.write(protocol.request_line(1, "watch", params))
+            while True:
+                answer = await asyncio.wait_for(self._read(reader), SILENT)
+                change = None
+                if answer.error is not None:
+                    raise refused(answer.error)
+                if answer.result is not None:
+                    change = mirror.begin(answer.result)
+                elif answer.notice is not None:
+                    change = mirror.take(*answer.notice)
+                if change is not None:
+                    yield change
+        finally:
+            writer.close()
