@@ -179,6 +179,17 @@ def _profile(value: Any) -> str:
     return value
 
 
+def _stream(value: Any) -> str:
+    if value not in {"out", "error"}:
+        raise ValueError("out or error")
+    return str(value)
+
+
+def _offset(value: Any) -> int | None:
+    """None: the last page."""
+    return None if value is None else _size(value)
+
+
 def _path(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("/") or len(value) > MAX_PATH or "\0" in value:
         raise ValueError(f"an absolute path of at most {MAX_PATH} characters")
@@ -229,14 +240,25 @@ class Method:
     """What may be asked, and which role it takes.
 
     `idempotent`: asking twice leaves what asking once does, so a client whose connection dropped may ask again.
+    `looks`: it changes nothing, so the ledger hears of it only when it is refused; whatever a viewer may is such a one.
     `slow`: the answer may take as long as programs take to start or stop; the others are answered at once.
     `secrets`: the answer has them, unhidden. So it is for the user that the daemon runs as, whatever role others have.
     """
 
-    __slots__ = ("idempotent", "params", "role", "secrets", "slow")
+    __slots__ = ("idempotent", "looks", "params", "role", "secrets", "slow")
 
-    def __init__(self, role: str, *, idempotent: bool, slow: bool, secrets: bool = False, **params: Param) -> None:
+    def __init__(
+        self,
+        role: str,
+        *,
+        idempotent: bool,
+        slow: bool,
+        secrets: bool = False,
+        looks: bool = False,
+        **params: Param,
+    ) -> None:
         self.role = role
+        self.looks = looks or role == VIEWER
         self.idempotent = idempotent
         self.slow = slow
         self.secrets = secrets
@@ -255,6 +277,19 @@ METHODS: Mapping[str, Method] = {
     "status": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
     "describe": Method(VIEWER, idempotent=True, slow=False, name=Param(_name, required=True)),
     "logs": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
+    # A page of a slot's log, and with `follow` each that comes after it: from `offset` of `file` on, both as a page before
+    # has told them. What looks secret is hidden, as everywhere; for whom programs write is not for every viewer, though.
+    "tail": Method(
+        OPERATOR,
+        idempotent=True,
+        slow=True,
+        looks=True,
+        name=Param(_name, required=True),
+        stream=Param(_stream, "out"),
+        offset=Param(_offset),
+        file=Param(_text, ""),
+        follow=Param(_flag, False),
+    ),
     "start": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
     "stop": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # `token`: of one that is relative, by which the next supervisor knows that it was carried out.

@@ -1,6 +1,6 @@
-"""What `watch` sends after its answer, one JSON-RPC notification a line. Pure; both sides use it.
+"""What `watch` and `tail` send after their answers, one JSON-RPC notification a line. Pure; both sides use it.
 
-The answer is {"life", "n", "resumed"}. Unless it is a resumed one, "row" lines follow with everything as it is now, then
+The answer to `watch` is {"life", "n", "resumed"}. Unless it is a resumed one, "row" lines follow with everything as it is now, then
 "complete" with the number `n` as of which that is so. From there on "change" lines, numbered without a gap: `n`, `at` (Unix
 time), `kind`, `key` and `value` (null: it is gone). "alive" comes when nothing else has come for a while.
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = dict[str, dict[str, Any]]  # by kind, then by key
 
-ROW, COMPLETE, CHANGE, ALIVE = "row", "complete", "change", "alive"
+ROW, COMPLETE, CHANGE, ALIVE, LINES = "row", "complete", "change", "alive", "lines"
 UNIT, TIMER, CHECK, RELOAD, DAEMON, LEDGER, USAGE = "unit", "timer", "check", "reload", "daemon", "ledger", "usage"
 _HEAD = b'{"jsonrpc":"2.0","method":"%s","params":{%s'
 
@@ -47,6 +47,11 @@ def change_line(n: int, common: bytes) -> bytes:
 def mark_line(what: str, n: int) -> bytes:
     """COMPLETE or ALIVE, as of number `n`."""
     return _HEAD % (what.encode(), b'"n":%d}}\n' % n)
+
+
+def lines_line(page: Mapping[str, Any]) -> bytes:
+    """What `tail` sends to one who follows: as its answer, without the path."""
+    return json.dumps({"jsonrpc": "2.0", "method": LINES, "params": page}, separators=(",", ":")).encode() + b"\n"
 
 
 class Change:

@@ -58,6 +58,7 @@ from impetusd.supervisor.api.feed import Feed
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.surroundings import Surroundings
+from impetusd.supervisor.api.tailing import Tailing
 from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.disk.state import StateFile, boot_id
@@ -394,6 +395,11 @@ class Daemon:
             engine.shown,
             self._link.baseline,
         )
+        tailing = Tailing(
+            lambda names: self._commands.find(names),  # noqa: PLW0108
+            starter.log_files,
+            self._paths.log_file,
+        )
         self._commands = Commands(
             engine,
             starter,
@@ -411,6 +417,7 @@ class Daemon:
                 "reopen-logs": self._reopen_logs,
                 "flush": self._flush_logs,
                 "events": self._events.page,
+                "tail": tailing.tail,
                 "watch": lambda params: self._feed.watch(params),  # noqa: PLW0108  # it is made below
                 "plan": self._applying.plan,
                 "env": environments.env,

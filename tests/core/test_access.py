@@ -35,7 +35,7 @@ PEERS = {
     "a stranger whose group has the number of a user": (STRANGER, {LOOKS, RULES}, ""),
 }
 LOOKING = {"ping", "status", "describe", "logs", "health", "timers", "plan", "events", "watch"}
-RUNNING = {"start", "stop", "scale", "restart", "reload", "trigger", "reopen-logs", "flush", "signal"}
+RUNNING = {"start", "stop", "scale", "restart", "reload", "trigger", "reopen-logs", "flush", "signal", "tail"}
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -24,6 +24,7 @@ GOOD_PARAMS = {
     "restart": {"names": ["web:0"], "wait": True, "rolling": True},
     "reload": {"names": ["web"], "canaries": 1, "watch": 60.0, "cancel": False, "token": "t"},
     "watch": {"life": "5eed", "since": 7, "usage": False},
+    "tail": {"name": "web:0", "stream": "error", "offset": 7, "file": "1:2", "follow": True},
     "health": {},
     "timers": {},
     "trigger": {"name": "maintenance", "wait": True},

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from impetusd.cli.logs import tail
+from impetusd.core import protocol, stream
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -188,6 +189,41 @@ class TestCommand:
                 process.send_signal(2)
                 assert process.communicate() == (b"", b"\n")  # the line that the terminal's ^C began
                 assert process.returncode == 130
+            finally:
+                stuck.cancel()
+                process.kill()
+                process.communicate()
+
+    def test_slots_that_come_later_are_followed_too(self, paths, tmp_path):
+        write(tmp_path / "0", b"first\n")
+        answers = [
+            files(("a:0", "out", tmp_path / "0")),
+            files(*((f"a:{n}", "out", tmp_path / f"{n}") for n in (0, 1))),
+        ]
+        scaled = threading.Event()
+
+        def row(key):
+            return stream.row_line(stream.body(1.0, stream.UNIT, key, "{}"))
+
+        def watch(_, send):
+            send(protocol.result_line(2, {"life": "a", "n": 0, "resumed": False}))
+            send(row("a:0") + stream.mark_line(stream.COMPLETE, 0))
+            scaled.wait(60)
+            send(stream.change_line(1, stream.body(1.0, stream.UNIT, "a:1", "{}")))
+            fake.closing.wait(60)
+            raise ConnectionError
+
+        with FakeSupervisor(paths, logs=lambda *_: answers[scaled.is_set()], watch=watch) as fake:
+            process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, "-c", paths.conf, "logs", "-f", "a"], stdout=subprocess.PIPE
+            )
+            stuck = threading.Timer(60, process.kill)
+            stuck.start()
+            try:
+                assert process.stdout.readline() == b"first\n"
+                write(tmp_path / "1", b"second\n")
+                scaled.set()
+                assert process.stdout.readline() == b"a:1 | second\n"
             finally:
                 stuck.cancel()
                 process.kill()

@@ -28,8 +28,8 @@ def lines(chance: random.Random) -> Iterator[bytes]:
         looks = known is not None and known.role == protocol.VIEWER
         names = list(known.params) if known is not None else ["names"]
         params: object = {chance.choice([*names, "other"]): chance.choice(NONSENSE) for _ in range(chance.randrange(3))}
-        # An operator's method acts when its parameters are right, and `watch` takes the rest of the connection.
-        if not looks or method == "watch":
+        # An operator's method acts when its parameters are right, and `watch` and `tail` take the rest of the connection.
+        if not looks or method in {"watch", "tail"}:
             params = {**params, "no such parameter": 1} if isinstance(params, dict) else params
         request = {"jsonrpc": "2.0", "id": chance.choice([1, "a", None, [], 1.5]), "method": method, "params": params}
         for key in chance.sample(sorted(request), chance.choice([0, 0, 0, 1, 2])):

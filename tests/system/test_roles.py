@@ -28,6 +28,7 @@ wait_ready = yes
 """
 PARAMS: dict[str, dict[str, object]] = {
     "describe": {"name": "p"},
+    "tail": {"name": "p"},
     "signal": {"names": ["p"], "signal": "CONT"},
     "scale": {"name": "p", "n": 1},
     "trigger": {"name": "p"},
@@ -114,7 +115,8 @@ def test_every_peer_gets_what_its_role_may_and_each_command_is_written_down(impe
 
     # Each that was not merely a look: what was refused, too.
     per_peer = {
-        role: len([n for n in protocol.METHODS if n not in left_out and n not in may("viewer")]) for _, _, role in peers
+        role: len([n for n, m in protocol.METHODS.items() if n not in left_out and not (m.looks and n in may(role))])
+        for _, _, role in peers
     }
     expected = sum(per_peer[role] for _, _, role in peers) + len(left_out)
     wait_for(complete, f"{expected} commands in the ledger")

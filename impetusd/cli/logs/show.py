@@ -7,13 +7,16 @@ import contextlib
 import heapq
 import itertools
 import os
+import queue
 import re
 import sys
+import threading
 import time
 import typing
 
 import click
 
+from impetusd.cli.failure import Failure
 from impetusd.cli.options import conf_option, here, names_argument, since_when
 from impetusd.core.protocol import EXIT_FAILED
 
@@ -28,6 +31,7 @@ _OWN = "impetusd"  # the name of the daemon's own log; no unit may have it
 LINES = 15  # of each file, unless told
 _PALETTE, _RED = ("36", "32", "33", "34", "35", "96", "92", "93", "94", "95"), "31"
 POLL = 0.2  # seconds between two looks at the files with -f
+AGAIN = 2.0  # seconds until a daemon is looked for again with -f
 
 
 class Source(typing.NamedTuple):
@@ -70,7 +74,8 @@ def command(
         of = f" of {', '.join(names)}" if names else ""
         print(f"there is no log file{of} in {at.paths.log_dir} yet", file=sys.stderr)
         return 0
-    return 0 if show(files, lines, follow=follow, since=when, wanted=wanted) else EXIT_FAILED
+    fresh = _arrivals(at, names, stderr=stderr) if follow else None
+    return 0 if show(files, lines, fresh=fresh, since=when, wanted=wanted) else EXIT_FAILED
 
 
 def _matcher(text: str | None) -> Callable[[bytes], object] | None:
@@ -104,7 +109,6 @@ def sources(at: Place, names: Sequence[str]) -> list[Source]:
 
 def _in_directory(at: Place, names: Sequence[str]) -> list[Source]:
     """Without a daemon: what is in the log directory, and the files that the configuration names, if it can be read."""
-    from impetusd.cli.failure import Failure
     from impetusd.cli.names import matches
     from impetusd.core.protocol import EXIT_UNKNOWN_NAME
 
@@ -149,7 +153,6 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source], Mapping[str, 
     import glob
 
     from impetusd.cli import place
-    from impetusd.cli.failure import Failure
 
     try:
         config = place.load(at.conf)
@@ -166,20 +169,50 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source], Mapping[str, 
     return units, found, config.groups
 
 
+def _arrivals(at: Place, names: Sequence[str], *, stderr: bool) -> queue.SimpleQueue[list[Source]]:
+    """Where the files come that are written to once there are other slots than before, as long as a daemon tells of them.
+
+    A thread asks: the files are followed also while a daemon hangs.
+    """
+    from impetusd.client import control, watching
+    from impetusd.core import stream
+    from impetusd.core.stream import Mirror
+
+    fresh: queue.SimpleQueue[list[Source]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        mirror, known = Mirror(), set[str]()
+        while True:
+            try:
+                for _ in watching.changes(at.paths, mirror, usage=False):
+                    slots = mirror.rows.get(stream.UNIT, {}).keys()
+                    if slots - known:
+                        fresh.put([each for each in sources(at, names) if not stderr or each.stream == "error"])
+                    known = set(slots)
+            except control.NotRunning:
+                time.sleep(AGAIN)
+            except (control.ControlError, Failure):
+                return  # it is too old to tell, or this user may not ask
+
+    threading.Thread(target=ask, daemon=True).start()
+    return fresh
+
+
 def show(
     files: Sequence[Source],
     count: int | None,
     *,
-    follow: bool,
+    fresh: queue.SimpleQueue[list[Source]] | None = None,
     since: float | None = None,
     wanted: Callable[[bytes], object] | None = None,
 ) -> bool:
-    """Print the last `count` lines of each file, or all since an instant; with `follow` go on until interrupted.
+    """Print the last `count` lines of each file, or all since an instant; go on until interrupted if there may be `fresh` files.
 
     Lines that bear their time are put in its order; the others come file by file, and as they arrive. False if a file
     could not be read.
     """
     _allow_many_files()
+    files, follow = list(files), fresh is not None
     prefixes = list(_prefixes(files))
     complained: set[str] = set()
     with contextlib.ExitStack() as opened:
@@ -197,12 +230,20 @@ def show(
                 batches.append(lines)
         _print(prefixes, batches)
         _complain(followers, complained)
-        while follow:
+        while fresh is not None:
             sys.stdout.buffer.flush()
             anything = _print(prefixes, [follower.read() for follower in followers])
             _complain(followers, complained)
-            if not anything:
-                time.sleep(POLL)
+            if anything:
+                continue
+            with contextlib.suppress(queue.Empty):
+                known = {each.path for each in files}
+                new = [each for each in fresh.get(timeout=POLL) if each.path not in known]
+                files += new
+                followers += [
+                    opened.enter_context(contextlib.closing(_follower(each, None, None, wanted))) for each in new
+                ]
+                prefixes = list(_prefixes(files))
     return not complained
 
 

@@ -296,13 +296,13 @@ class ControlServer:
             answer = await self._handle(request, progress)
             result, follow = answer if isinstance(answer, Flow) else (answer, None)
             pass_on()
-            if method.role != protocol.VIEWER:
+            if not method.looks:
                 self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
             shown = result if method.secrets else redact.everything(result)
             return protocol.result_line(request.id, shown, stated=request.stated), follow
         except ProtocolError as error:
             pass_on()
-            if method.role != protocol.VIEWER:
+            if not method.looks:
                 self._audit(peer, request, "failed", error.message)
             error.id, error.message = request.id, redact.text(error.message)
             return protocol.error_line(error), None
