@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from impetusd.cli.logs import tail
 from impetusd.core import protocol, stream
+from impetusd.core.protocol import FAILED, ProtocolError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -193,6 +194,22 @@ class TestCommand:
                 stuck.cancel()
                 process.kill()
                 process.communicate()
+
+    def test_what_this_user_may_not_read_is_asked_of_the_daemon(self, paths, tmp_path, cli):
+        asked = []
+
+        def tail(params, _):
+            asked.append((params["name"], params["stream"], params["offset"], params["file"]))
+            return {"lines": ["one", "two", "no"], "offset": 0, "next": 11, "file": "1:2", "more": False}
+
+        unreadable = files(("a", "error", tmp_path))  # no file, for root may read any
+        with FakeSupervisor(paths, logs=unreadable, tail=tail):
+            assert cli("logs", "-n", "1", "--grep", "o$|t", "a") == (0, "no\n", "")
+        assert asked == [("a", "error", None, "")]
+        refused = ProtocolError(FAILED, "tail takes the role operator")
+        with FakeSupervisor(paths, logs=unreadable, tail=refused):
+            code, out, err = cli("logs", "a")
+        assert (code, out, err) == (1, "", f"impetusd: cannot read {tmp_path}: it is not a regular file\n")
 
     def test_slots_that_come_later_are_followed_too(self, paths, tmp_path):
         write(tmp_path / "0", b"first\n")

@@ -23,8 +23,10 @@ from impetusd.core.protocol import EXIT_FAILED
 if typing.TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from impetusd.cli.logs.remote import Remote
     from impetusd.cli.logs.tail import Follower
     from impetusd.cli.place import Place
+    from impetusd.core.config.location import Paths
     from impetusd.core.config.model import Group
 
 _OWN = "impetusd"  # the name of the daemon's own log; no unit may have it
@@ -59,7 +61,7 @@ def command(
 ) -> int:
     """Show the last lines that everything, or each NAME, wrote; `impetusd` is the daemon's own log.
 
-    Lines that bear their time (time = yes, log_format = json, the daemon's own) are merged by it. Rotated files are
+    A file that only the daemon may read is asked of it, if your role is operator. Lines that bear their time (time = yes, log_format = json, the daemon's own) are merged by it. Rotated files are
     read as far as -n and --since ask for. Works also when no daemon runs. Through a pipe the bytes are shown as they
     were written; on a terminal control characters other than colours are left out. Exits with 1 if a file could not be
     read.
@@ -75,7 +77,7 @@ def command(
         print(f"there is no log file{of} in {at.paths.log_dir} yet", file=sys.stderr)
         return 0
     fresh = _arrivals(at, names, stderr=stderr) if follow else None
-    return 0 if show(files, lines, fresh=fresh, since=when, wanted=wanted) else EXIT_FAILED
+    return 0 if show(at.paths, files, lines, fresh=fresh, since=when, wanted=wanted) else EXIT_FAILED
 
 
 def _matcher(text: str | None) -> Callable[[bytes], object] | None:
@@ -199,6 +201,7 @@ def _arrivals(at: Place, names: Sequence[str], *, stderr: bool) -> queue.SimpleQ
 
 
 def show(
+    paths: Paths,
     files: Sequence[Source],
     count: int | None,
     *,
@@ -216,10 +219,10 @@ def show(
     prefixes = list(_prefixes(files))
     complained: set[str] = set()
     with contextlib.ExitStack() as opened:
-        followers = []
+        followers: list[Follower | Remote] = []
         batches: list[Iterable[bytes]] = []
         for source in files:
-            follower = opened.enter_context(contextlib.closing(_follower(source, count, since, wanted)))
+            follower = opened.enter_context(contextlib.closing(_follower(paths, source, count, since, wanted)))
             followers.append(follower)
             lines = follower.read() if follow else itertools.chain(follower.read(), follower.flush())
             if since is None or count is not None:
@@ -241,22 +244,34 @@ def show(
                 new = [each for each in fresh.get(timeout=POLL) if each.path not in known]
                 files += new
                 followers += [
-                    opened.enter_context(contextlib.closing(_follower(each, None, None, wanted))) for each in new
+                    opened.enter_context(contextlib.closing(_follower(paths, each, None, None, wanted))) for each in new
                 ]
                 prefixes = list(_prefixes(files))
     return not complained
 
 
+def _asked_for(paths: Paths, source: Source, count: int, wanted: Callable[[bytes], object] | None) -> Remote | None:
+    """What the daemon gives of a file that cannot be read here; None if it gives nothing."""
+    from impetusd.cli.logs.remote import Remote
+    from impetusd.client.control import ControlError
+
+    try:
+        return Remote(paths, source.name, source.stream, count, wanted)
+    except ControlError:
+        return None
+
+
 def _follower(
-    source: Source, count: int | None, since: float | None, wanted: Callable[[bytes], object] | None
-) -> Follower:
+    paths: Paths, source: Source, count: int | None, since: float | None, wanted: Callable[[bytes], object] | None
+) -> Follower | Remote:
     """`source`, from where it is to be shown. One without times cannot be cut at `since`: its last lines are shown."""
     from impetusd.cli.logs import history
     from impetusd.cli.logs.tail import Follower, open_log
 
     last = LINES if count is None else count
     if since is None:
-        return Follower(source.path, last, wanted=wanted)
+        follower = Follower(source.path, last, wanted=wanted)
+        return _asked_for(paths, source, last, wanted) or follower if follower.error else follower
     try:
         with open_log(source.path) as file:
             changed, timed = os.fstat(file.fileno()).st_mtime, history.bears_times(source.path, file)
@@ -317,7 +332,7 @@ def _prefixes(files: Sequence[Source]) -> Iterator[bytes]:
         yield head.encode(errors="backslashreplace") if len(files) > 1 else b""
 
 
-def _complain(followers: Sequence[Follower], complained: set[str]) -> None:
+def _complain(followers: Sequence[Follower | Remote], complained: set[str]) -> None:
     """Tell once of each file that cannot be read."""
     errors = {follower.error for follower in followers}.union(*(follower.unreadable for follower in followers))
     for error in sorted(errors - complained - {""}):
