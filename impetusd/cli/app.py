@@ -14,6 +14,7 @@ from impetusd.cli.options import conf_option
 GROUPS = {
     "Begin": {
         "init": "impetusd.cli.install.init",
+        "add": "impetusd.cli.add",
         "check": "impetusd.cli.check",
         "run": "impetusd.cli.run",
         "startup": "impetusd.cli.install.startup",
@@ -35,6 +36,7 @@ GROUPS = {
         "apply": "impetusd.cli.apply",
         "enable": "impetusd.cli.enable",
         "disable": "impetusd.cli.disable",
+        "remove": "impetusd.cli.remove",
         "exec": "impetusd.cli.exec",
         "upgrade": "impetusd.cli.upgrade",
         "reap-leftovers": "impetusd.cli.reap_leftovers",
@@ -72,10 +74,7 @@ WORDS = {
     "sendSignal": "signal",
 }
 EXPLAINED = {
-    "add": "write a section for it into the INI file; impetusd plan shows what that changes.",
-    **dict.fromkeys(
-        ("delete", "del", "remove"), "take its section out of the INI file; impetusd plan shows what that changes."
-    ),
+    **dict.fromkeys(("delete", "del"), "impetusd remove NAME stops a unit and takes its section out of the INI file."),
     **dict.fromkeys(("save", "dump", "resurrect"), "the INI file is what is remembered; impetusd plan compares it."),
     "reset": "restarts are counted for good, and a start by command forgives those before it; see impetusd status.",
     "clear": "log files are shown by impetusd logs; what empties them is in impetusd flush --help.",
@@ -85,7 +84,7 @@ EXPLAINED = {
     "ecosystem": "impetusd init writes an INI file to begin with.",
 }
 # Commands that are not suggested for a slip of the finger: they end, restart or remove something.
-ENDING = frozenset({"stop", "restart", "signal", "scale", "disable", "flush", "reap-leftovers", "unstartup"})
+ENDING = frozenset({"stop", "restart", "signal", "scale", "disable", "remove", "flush", "reap-leftovers", "unstartup"})
 CHANGING = frozenset({"apply", "reload", "reopen-logs", "signal"})
 COMPLETING = "_IMPETUSD_COMPLETE"  # set by the scripts of `impetusd completion`: answer them, run nothing
 COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}

@@ -102,16 +102,21 @@ def command_for(given: str | None) -> str:
     return f"impetusd -c {shlex.quote(given)}"
 
 
-def find_conf(given: str | None, environ: Mapping[str, str]) -> str:
-    """The absolute path of the INI file: `given`, else $IMPETUSD_CONF, else the first of LOOKED_AT that is there."""
+def find_conf(given: str | None, environ: Mapping[str, str], *, new: bool = False) -> str:
+    """The absolute path of the INI file: `given`, else $IMPETUSD_CONF, else the first of LOOKED_AT that is there.
+
+    `new`: it need not be there; of LOOKED_AT it is the first then.
+    """
     if given is not None:
-        return _named(given, f"-c {given}")
+        return _named(given, f"-c {given}", new=new)
     from_environment = environ.get("IMPETUSD_CONF")
     if from_environment:
-        return _named(from_environment, f"IMPETUSD_CONF={from_environment}")
+        return _named(from_environment, f"IMPETUSD_CONF={from_environment}", new=new)
     for path in LOOKED_AT:
         if os.path.isfile(path):
-            return _absolute(path)
+            return absolute(path)
+    if new:
+        return absolute(LOOKED_AT[0])
     looked = ", ".join(path if path.startswith("/") else f"./{path}" for path in LOOKED_AT)
     raise Failure(
         f"there is no configuration: IMPETUSD_CONF is not set, and none of {looked} is there; "
@@ -120,16 +125,16 @@ def find_conf(given: str | None, environ: Mapping[str, str]) -> str:
     )
 
 
-def _named(path: str, said: str) -> str:
-    path = _absolute(path)
+def _named(path: str, said: str, *, new: bool = False) -> str:
+    path = absolute(path)
     if os.path.isdir(path):
         raise Failure(f"{said}: this is a directory; name the INI file in it", 2)
-    if not os.path.exists(path):
+    if not new and not os.path.exists(path):
         raise Failure(f"{said}: there is no such file; `impetusd init` makes one", 2)
     return path
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """As os.path.abspath, but through the links in the shell's $PWD: they may be switched, and the way through them is meant."""
     if path.startswith("/"):
         return os.path.abspath(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import typing
 
@@ -34,11 +36,16 @@ def command(names: tuple[str, ...], env: str | None) -> int:
 def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     """Check the configuration, see that a daemon runs, start `names`; returns the exit code."""
     from impetusd.cli import outcome, place
+    from impetusd.cli.failure import Failure
     from impetusd.cli.names import require_known
     from impetusd.cli.screen.progress import Live
     from impetusd.client import control, instance, launch
+    from impetusd.core.protocol import EXIT_UNKNOWN_NAME
 
     config = place.load(at.conf, env)
+    for name in names:
+        if name not in config.units and (advice := _to_add(name)):
+            raise Failure(f"no unit '{name}'; to have it run as one: {at.command} add {advice}", EXIT_UNKNOWN_NAME)
     launch.evict_stale(at.paths)
     for _ in range(3):  # a daemon that another command is just stopping may answer once more, and be gone then
         with Live("starting impetusd") as live:
@@ -79,3 +86,19 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
         except control.NotRunning:
             continue
     raise control.ControlError(f"impetusd ended while it was asked to start; {at.paths.log_file} should say why")
+
+
+RUN_BY = {".py": "python3", ".js": "node", ".mjs": "node", ".cjs": "node", ".sh": "sh", ".rb": "ruby", ".php": "php"}
+
+
+def _to_add(name: str) -> str:
+    """What to give to `add` where no unit is meant but a file, or an app in one; "" for anything else."""
+    module, colon, app = name.partition(":")
+    if colon and app.isidentifier() and os.path.isfile(f"{module.replace('.', '/')}.py"):
+        return name
+    if not os.path.isfile(name):
+        return ""
+    runner = "" if os.access(name, os.X_OK) and "/" in name else RUN_BY.get(os.path.splitext(name)[1], "")
+    if not runner and "/" not in name:
+        name = f"./{name}"
+    return f"-- {runner} {shlex.quote(name)}".replace("  ", " ")

@@ -40,6 +40,13 @@ FREE = {
     ("startup", "name"),
     ("unstartup", "name"),
     ("reap-leftovers", "after"),
+    ("init", "app"),
+    ("init", "parts"),
+    ("add", "name"),
+    ("add", "instances"),
+    ("add", "listen"),
+    ("add", "variables"),
+    ("add", "user"),
 }
 
 
