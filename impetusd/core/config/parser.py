@@ -6,7 +6,7 @@ machine it needs to know about is an argument (`Host`), as are the environment a
 
 from __future__ import annotations
 
-from impetusd.core.config import agreement, envfile, ini, schema
+from impetusd.core.config import agreement, envfile, habits, ini, schema
 from impetusd.core.config.include import Source, included
 from impetusd.core.config.location import names_instance
 from impetusd.core.config.logpaths import collisions
@@ -154,7 +154,9 @@ class _Sections(Values):
             elif kind not in {schema.ENV, schema.HEALTH, schema.GROUP} and (section.file, section.line) not in told:
                 known = (*UNITS, schema.TIMER, schema.HEALTH, schema.GROUP)
                 near = self.nearest(kind, (schema.IMPETUSD, schema.INCLUDE, *known, schema.ENV))
-                if near:
+                if kind in habits.SECTIONS:
+                    hint = habits.SECTIONS[kind]
+                elif near:
                     hint = f"did you mean [{near}{':' + name if colon else ''}]?"
                 else:
                     hint = f"there are [impetusd], [include], {', '.join(map(header, known))} and [env:NAME]"
@@ -203,6 +205,9 @@ class _Sections(Values):
                 continue
             said = ini.brief(name)
             unknown = f"unknown key '{said}' in [{ini.brief(section.name)}]"
+            if advice := habits.advice(name, known):
+                self.problem(entry, f"{unknown}: {advice}")
+                continue
             others = dict.fromkeys(other for key in schema.KEYS if key.name == name for other in key.sections)
             if others:
                 *most, last = map(header, others)

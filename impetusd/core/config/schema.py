@@ -108,9 +108,13 @@ def parse_positive_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Bytes: a number alone, or with K, M, G or T (of 1024)."""
-    number, unit = (text[:-1].rstrip(), text[-1].upper()) if text[-1:].upper() in {"K", "M", "G", "T"} else (text, "")
-    if not _digits(number) or len(number) > 18:
+    """Bytes: a number alone, or with K, M, G or T (of 1024), which may be written as KB or KiB."""
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text[len(number) :].upper()
+    number = number.rstrip()
+    if unit[1:] in {"B", "IB"}:
+        unit = unit[0]
+    if not _digits(number) or len(number) > 18 or unit not in BYTES:
         raise ValueError("not a size; write a number with a unit, like 64K, 512M or 2G")
     return int(number) * BYTES[unit]
 

@@ -1,0 +1,199 @@
+"""Keys and sections of PM2, supervisord, gunicorn and systemd, and what they are here: for who writes what the fingers know.
+
+One table each, by the name as it is written there. What has the same name and meaning here is not in it.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+TYPE_CHECKING = False  # typing takes 2 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Habit(namedtuple("Habit", ("ours", "how"), defaults=("",))):  # noqa: PYI024 (typing)
+    """`ours`: the key, where it is told as one; `how`: what to write, or why nothing is to be, as a clause."""
+
+    __slots__ = ()
+    ours: str
+    how: str
+
+
+def _none(how: str) -> Habit:
+    return Habit("", how)
+
+
+_ENV = _none("write an [env:NAME] with a line for each variable")
+_FOREGROUND = _none("remove it: `impetusd run` stays in the foreground, `impetusd start` does not")
+_ROTATION = "of both files"
+_REMOVE = _none("remove it: it has no counterpart, and needs none here")
+_RLIMITS = {f"Limit{name}": Habit("rlimits", f"rlimits = {name.lower()}=…") for name in (
+    "NOFILE", "NPROC", "CORE", "AS", "MEMLOCK", "STACK", "FSIZE", "DATA", "CPU", "RSS", "SIGPENDING", "MSGQUEUE", "RTPRIO",
+)}  # fmt: skip
+
+PM2 = {
+    "script": Habit("command", "with the interpreter in front: command = python app.py"),
+    "exec": Habit("command", "with the interpreter in front: command = python app.py"),
+    "args": Habit("command", "the arguments stand in it"),
+    "exec_interpreter": Habit("command", "the interpreter stands in front of the script in it"),
+    "node_args": Habit("command", "they stand in it behind node"),
+    "interpreter_args": Habit("command", "they stand in it behind the interpreter"),
+    "name": _none("remove it: the section's name is the unit's"),
+    "namespace": _none("write a [group:NAME] with members"),
+    "exec_mode": Habit("instances", "all instances of a unit share what listen names"),
+    "port": Habit("listen", "or set PORT in its [env:NAME]"),
+    "error": Habit("error_file"),
+    "err_file": Habit("error_file"),
+    "err_log": Habit("error_file"),
+    "out": Habit("out_file"),
+    "output": Habit("out_file"),
+    "out_log": Habit("out_file"),
+    "log_file": Habit("out_file", "and error_file; the same path for both makes one file"),
+    "log": Habit("out_file", "and error_file; the same path for both makes one file"),
+    "log_type": Habit("log_format"),
+    "log_date_format": Habit("time", "time = yes puts it before each line, in one format"),
+    "disable_logs": Habit("out_file", "out_file = /dev/null, and error_file likewise"),
+    "combine_logs": Habit("merge_logs"),
+    "pid_file": _none("remove it: impetusd status --json has the pids"),
+    "pid": _none("remove it: impetusd status --json has the pids"),
+    "env": _ENV,
+    "env_production": _none("write an [env:NAME@production], and start with --env production"),
+    "env_development": _none("write an [env:NAME@development], and start with --env development"),
+    "filter_env": _none("remove it: of the caller's environment only PATH, HOME and the like are handed on"),
+    "ignore_watch": Habit("watch_ignore"),
+    "cron": Habit("cron_restart"),
+    "instance_var": _none("remove it: ${INSTANCE} in any value is the number of each instance"),
+    "uid": Habit("user"),
+    "gid": Habit("group"),
+    "username": Habit("user"),
+    "shutdown_with_message": Habit("kill_signal", "a signal asks it to stop"),
+    "kill_retry_time": Habit("kill_timeout"),
+    "post_update": _none("remove it: impetusd reload NAME follows whatever updates the code"),
+    **dict.fromkeys(
+        ("vizion", "pmx", "automation", "trace", "disable_trace", "deep_monitoring", "source_map_support", "windowsHide",
+         "force", "v8", "event_loop_inspector", "disable_source_map_support", "append_env_to_name", "install_url"),
+        _REMOVE,
+    ),
+}  # fmt: skip
+SUPERVISORD = {
+    "numprocs": Habit("instances"),
+    "numprocs_start": _none("instances are numbered from 0 on: ${INSTANCE}"),
+    "process_name": _none("remove it: instances are called NAME:0, NAME:1 and so on"),
+    "directory": Habit("cwd"),
+    "environment": _ENV,
+    "startsecs": Habit("min_uptime", "with a unit: min_uptime = 1s"),
+    "startretries": Habit("max_restarts"),
+    "exitcodes": Habit("stop_exit_codes"),
+    "stopsignal": Habit("kill_signal"),
+    "stopwaitsecs": Habit("kill_timeout", "with a unit: kill_timeout = 10s"),
+    "stopasgroup": Habit("treekill", "it is yes by default"),
+    "killasgroup": Habit("treekill", "it is yes by default"),
+    "priority": Habit("depends_on", "order is by what a unit needs, and starts wait until that is ready"),
+    "stdout_logfile": Habit("out_file"),
+    "stderr_logfile": Habit("error_file"),
+    "redirect_stderr": Habit("error_file", "the same path as out_file"),
+    "stdout_logfile_maxbytes": Habit("log_max_size", _ROTATION),
+    "stderr_logfile_maxbytes": Habit("log_max_size", _ROTATION),
+    "stdout_logfile_backups": Habit("log_keep", _ROTATION),
+    "stderr_logfile_backups": Habit("log_keep", _ROTATION),
+    "stdout_syslog": Habit("out_file", "out_file = stdout, and run impetusd under systemd: the journal has it"),
+    "stderr_syslog": Habit("error_file", "error_file = stderr, and run impetusd under systemd: the journal has it"),
+    "programs": Habit("members"),
+    "nodaemon": _FOREGROUND,
+    "logfile": Habit("log_dir", "impetusd.log is in it"),
+    "childlogdir": Habit("log_dir"),
+    "pidfile": _REMOVE,
+    "minfds": _none("write rlimits = nofile=1024 in a unit"),
+    "minprocs": _none("write rlimits = nproc=200 in a unit"),
+    **dict.fromkeys(
+        ("serverurl", "identifier", "silent", "nocleanup", "strip_ansi", "loglevel", "stdout_capture_maxbytes",
+         "stderr_capture_maxbytes", "stdout_events_enabled", "stderr_events_enabled", "logfile_maxbytes", "logfile_backups"),
+        _REMOVE,
+    ),
+}  # fmt: skip
+GUNICORN = {
+    "workers": Habit("instances"),
+    "bind": Habit("listen"),
+    "wsgi_app": Habit("app"),
+    "worker_class": Habit("protocol", "auto tells by the application itself"),
+    "timeout": Habit("watchdog", "with a unit: watchdog = 30s"),
+    "graceful_timeout": Habit("drain_timeout", "with a unit: drain_timeout = 5s"),
+    "max_requests_jitter": Habit("max_requests", "a tenth of it is the jitter"),
+    "preload_app": Habit("preload"),
+    "chdir": Habit("cwd"),
+    "raw_env": _ENV,
+    "reload": Habit("watch"),
+    "errorlog": Habit("error_file"),
+    "pythonpath": _none("set PYTHONPATH in its [env:NAME]"),
+    "accesslog": _none("have the application log its requests"),
+    "daemon": _FOREGROUND,
+}
+SYSTEMD = {
+    "ExecStart": Habit("command"),
+    "ExecStartPre": Habit("depends_on", "on a [program:NAME] with type = oneshot"),
+    "ExecReload": _none("remove it: impetusd reload NAME starts new processes, impetusd signal sends a signal"),
+    "ExecStop": Habit("kill_signal"),
+    "WorkingDirectory": Habit("cwd"),
+    "Environment": _ENV,
+    "EnvironmentFile": Habit("env_file"),
+    "PassEnvironment": _none("write an [env:NAME] with a line for each: NAME = ${NAME}"),
+    "Restart": Habit("autorestart"),
+    "RestartSec": Habit("restart_delay", "with a unit: restart_delay = 1s"),
+    "RestartPreventExitStatus": Habit("stop_exit_codes"),
+    "SuccessExitStatus": Habit("stop_exit_codes"),
+    "StartLimitBurst": Habit("max_restarts"),
+    "StartLimitIntervalSec": Habit("restart_window"),
+    "TimeoutStartSec": Habit("listen_timeout"),
+    "TimeoutStopSec": Habit("kill_timeout"),
+    "RuntimeMaxSec": Habit("max_age"),
+    "WatchdogSec": Habit("watchdog"),
+    "KillSignal": Habit("kill_signal"),
+    "KillMode": Habit("treekill"),
+    "Type": Habit("type", "simple or oneshot; for notify: wait_ready = yes"),
+    "ListenStream": Habit("listen"),
+    "StandardOutput": Habit("out_file"),
+    "StandardError": Habit("error_file"),
+    "OOMScoreAdjust": Habit("oom_score_adj"),
+    "CPUAffinity": Habit("cpu_affinity"),
+    "MemoryHigh": Habit("max_memory_restart"),
+    "MemoryMax": Habit("max_memory_kill"),
+    "NoNewPrivileges": Habit("no_new_privs"),
+    "CapabilityBoundingSet": Habit("capabilities"),
+    "AmbientCapabilities": Habit("capabilities"),
+    **dict.fromkeys(("After", "Requires", "Wants", "BindsTo"), Habit("depends_on")),
+    "OnCalendar": Habit("cron", "as five fields: 0 3 * * *"),
+    "OnUnitActiveSec": Habit("every"),
+    "RandomizedDelaySec": Habit("jitter"),
+    "Persistent": Habit("catch_up"),
+    "Description": _none("write it as a comment, behind a ;"),
+    "WantedBy": _none("remove it: impetusd startup has systemd start impetusd at boot"),
+    **_RLIMITS,
+}  # fmt: skip
+KEYS = {**SYSTEMD, **GUNICORN, **SUPERVISORD, **PM2}
+
+SECTIONS = {
+    "supervisord": "what impetusd itself needs stands in [impetusd]; remove the rest",
+    "supervisorctl": "remove it: impetusd finds its socket by this file",
+    "unix_http_server": "remove it: the socket is in run_dir, and [impetusd] says who may use it",
+    "inet_http_server": "remove it: impetusd listens on no port of its own",
+    "rpcinterface": "remove it: there is one way to control it, and it is always there",
+    "eventlistener": "remove it: impetusd events -f prints each event",
+    "fcgi-program": "write [program:NAME] with listen",
+    "watcher": "write [program:NAME]",
+    "circus": "what impetusd itself needs stands in [impetusd]; remove the rest",
+    "socket": "write listen into the pool or program",
+    "Service": "write [program:NAME]",
+    "Unit": "write [program:NAME]; depends_on is in there",
+    "Install": "remove it: impetusd startup has systemd start impetusd at boot",
+    "Timer": "write [timer:NAME], with its command",
+    "Socket": "write listen into the pool or program",
+}
+
+
+def advice(name: str, known: Iterable[str]) -> str:
+    """What to write instead of the key `name` in a section that has the keys `known`, as a clause; "" where nothing is known."""
+    habit = KEYS.get(name) or KEYS.get(name.replace("-", "_"))
+    if habit is None or (habit.ours and habit.ours not in known):
+        return ""
+    return f"use {habit.ours}{f' ({habit.how})' if habit.how else ''}" if habit.ours else habit.how
