@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import typing
 
 import click
+
+if typing.TYPE_CHECKING:
+    from impetusd.cli.install import detect
 
 INI = """\
 ; What impetusd keeps running here. `impetusd help reference` has every key, `impetusd check` finds mistakes.
@@ -18,6 +22,16 @@ instances = 2
 [health:web]
 http     = /
 interval = 10s
+"""
+PROGRAM = """\
+; What impetusd keeps running here. `impetusd help reference` has every key, `impetusd check` finds mistakes.
+
+[program:web]
+command = {command}
+
+[env:web]
+PORT     = 8080
+NODE_ENV = production
 """
 APP = """\
 from aiohttp import web
@@ -36,18 +50,20 @@ def create_app():
 
 @click.command(short_help="Write a new INI file, ready to start.")
 @click.argument("directory", metavar="[DIR]", default=".")
-@click.option("--app", metavar="MODULE:FACTORY", help="Your application. Default: app:create_app, written if missing.")
+@click.option("--app", metavar="MODULE:FACTORY", help="Your application. Default: what is found in DIR.")
 @click.option("--all-keys", is_flag=True, help="Write the annotated INI file with every key, for the Impetus service.")
 @click.option("--template", type=click.Choice(["service"]), help="Write a project of your own named after DIR.")
 @click.option("--with", "parts", metavar="PART,...", default="", help="With --template service: jobs, chat.")
 def command(directory: str, app: str | None, template: str | None, parts: str, *, all_keys: bool) -> int:
-    """Write DIR/impetusd.ini and a first DIR/app.py (DIR is made if needed), ready to start. Overwrites nothing.
+    """Write DIR/impetusd.ini, ready to start, for the application in DIR: FastAPI, Django, Flask, aiohttp or package.json,
+    found by reading files; without one, write a first DIR/app.py, too. DIR is made if needed, and nothing overwritten.
 
     With --template service: write a project instead, with an entity, its SQL, migrations and tests, on a PostgreSQL of its
     own. It is named after DIR, is yours to change, and needs impetusd[service].
 
     Example: impetusd init /srv/shop
     """
+    from impetusd.cli.install import detect
     from impetusd.core.config import sample
 
     if parts and not template:
@@ -58,14 +74,24 @@ def command(directory: str, app: str | None, template: str | None, parts: str, *
         return _project(directory, template, frozenset(filter(None, parts.split(","))))
     if all_keys and app:
         raise click.UsageError("omit --app: the annotated file is for the Impetus service")
-    wrote = [write(directory, "impetusd.ini", sample.sample() if all_keys else INI.format(app=app or "app:create_app"))]
-    if app is None and not all_keys and not os.path.lexists(os.path.join(directory, "app.py")):
+    found = None if app or all_keys else detect.detect(directory)
+    wrote = [write(directory, "impetusd.ini", sample.sample() if all_keys else _ini(app, found))]
+    if found is not None:
+        print(f"found {found.what} in {os.path.join(directory, found.file)}: {found.app or found.command}")
+    elif app is None and not all_keys and not os.path.lexists(os.path.join(directory, "app.py")):
         wrote.append(write(directory, "app.py", APP))
     # Without -c the command finds ./impetusd.ini only while IMPETUSD_CONF names no other.
-    found = os.path.normpath(directory) == "." and not os.environ.get("IMPETUSD_CONF")
-    start = f"impetusd {'' if found else f'-c {shlex.quote(wrote[0])} '}start"
+    is_found = os.path.normpath(directory) == "." and not os.environ.get("IMPETUSD_CONF")
+    start = f"impetusd {'' if is_found else f'-c {shlex.quote(wrote[0])} '}start"
     print(f"wrote {' and '.join(wrote)}; edit, then: {start}")
     return 0
+
+
+def _ini(app: str | None, found: detect.Found | None) -> str:
+    """The text for this application, or for the one that was found."""
+    if found is not None and found.command:
+        return PROGRAM.format(command=found.command)
+    return INI.format(app=app or (found.app if found else "app:create_app"))
 
 
 def _project(directory: str, template: str, parts: frozenset[str]) -> int:
