@@ -26,7 +26,7 @@ from impetusd.cli.place import Place
 from impetusd.client import control, launch
 from impetusd.core.config.location import locate
 from impetusd.core.config.problem import ConfigError
-from impetusd.core.reasons import Reason, read
+from impetusd.core.reasons import Reason, of_record, read
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 LOOKS_APART = 0.02  # seconds; a look at the status costs the daemon 1 ms
@@ -77,14 +77,15 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """The sentence; of a version before there were keys it is all that there is."""
+        """The sentence: of `status --json`, or as the daemon says it."""
         reason = self.fields["reason"]
         return str(reason if isinstance(reason, str) else reason["text"])
 
     @property
     def why(self) -> Reason:
         """Key and facts."""
-        return read(self.fields["reason"])
+        reason = self.fields["reason"]
+        return of_record(self.fields) if isinstance(reason, str) else read(reason)
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.state} {self.pid} {self.reason!r}>"

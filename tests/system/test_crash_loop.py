@@ -6,6 +6,8 @@ from pathlib import Path
 
 from instance import Instance, Row, program, wait_for
 
+from impetusd.core.reasons import NONE, because
+
 QUICK = "exp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 20ms\nmin_uptime = 5s"
 SLOW = "exp_backoff_restart_delay = 1h\nexp_backoff_max_delay = 1h\nmin_uptime = 5s"
 
@@ -38,7 +40,7 @@ max_restarts = 3
     assert "the reason why" in failed.out + failed.err
     assert "exit 7" in failed.out + failed.err
     row = impetusd.wait_state("bad", "FATAL")
-    assert row.reason == "exit 7; gave up after 3 restarts in 60 s"
+    assert row.why == because("gave_up", end=because("exit", code=7), restarts=3, window_s=60.0)
     assert row.restarts == 3
     assert (row.want, row.ready, row.pid) == ("up", False, None)
     assert row.tail == ["first words", "the reason why"]
@@ -88,9 +90,9 @@ wait_ready = yes
     assert "the reason why" in failed.out + failed.err
     row = impetusd.status()["bad"]
     assert row.state == "BACKOFF"
-    assert row.reason.startswith("exit 7")
-    assert "retrying in" in row.reason
-    assert "of 16)" in row.reason
+    assert row.why.find("exit") == because("exit", code=7)
+    assert row.why.key == "retrying"
+    assert row.why.find("backoff").facts["most"] == 16
     assert row.tail == ["the reason why"]
     assert impetusd.status()["good"].state == "RUNNING"
     impetusd.run("status", code=1)
@@ -117,7 +119,7 @@ def test_start_revives_what_was_given_up(impetusd: Instance) -> None:
     told.unlink()
     impetusd.run("start", "p")
     row = impetusd.status()["p"]
-    assert (row.state, row.tail, row.reason) == ("RUNNING", [], "")
+    assert (row.state, row.tail, row.why) == ("RUNNING", [], NONE)
     assert row.generation == 3
 
 
@@ -146,7 +148,7 @@ def test_never_leaves_also_a_failure_alone(impetusd: Instance) -> None:
     told, starts = as_told(impetusd, f"autorestart = never\n{QUICK}", told="4")
     impetusd.run("start", code=None)
     row = impetusd.wait_state("p", "FATAL")
-    assert (end_of(row), row.restarts, row.reason) == ({"code": 4}, 0, "exit 4")
+    assert (end_of(row), row.restarts, row.why) == ({"code": 4}, 0, because("exit", code=4))
     assert count(starts) == 1
     impetusd.run("status", code=1)  # whoever looks is to know
     told.write_text("0")
@@ -200,7 +202,7 @@ def test_the_counting_goes_on_over_a_killed_supervisor(impetusd: Instance) -> No
     row = impetusd.status()["p"]
     assert (row.state, row.restarts, row.last_exit) == ("BACKOFF", before.restarts, before.last_exit)
     assert row.tail == before.tail
-    assert "of 5)" in row.reason
+    assert row.why.find("backoff").facts["most"] == 5
     assert count(starts) == before.restarts  # the first and all that followed, but for the one that is waited for
 
 

@@ -7,6 +7,8 @@ import socket
 
 from instance import Instance, pool, program, wait_for
 
+from impetusd.core.reasons import NONE, because
+
 
 def chain(instance: Instance, *, autostart: str = "yes") -> None:
     notes = instance.root / "notes"
@@ -44,10 +46,10 @@ depends_on = db
 """)
     starting = impetusd.popen("start")
     row = impetusd.wait_state_of_daemon("web", "STARTING")
-    assert (row.reason, row.pid) == ("waits for db", None)
+    assert (row.why, row.pid) == (because("waits_for", name="db", state="", cause=NONE), None)
     gate.touch()
     impetusd.finish(starting)
-    assert impetusd.settle()["web"].reason == ""
+    assert impetusd.settle()["web"].why == NONE
 
 
 def test_starting_one_starts_what_it_needs(impetusd: Instance) -> None:
@@ -99,7 +101,7 @@ depends_on = migrate
 """)
     starting = impetusd.popen("start")
     row = impetusd.wait_state_of_daemon("web", "STARTING")
-    assert (row.reason, impetusd.status()["migrate"].state) == ("waits for migrate", "STARTING")
+    assert (row.why.facts["name"], impetusd.status()["migrate"].state) == ("migrate", "STARTING")
     gate.write_text("go\n")
     impetusd.finish(starting)
     before = impetusd.status()
@@ -137,7 +139,7 @@ depends_on = db
     starting = impetusd.popen("start")
     impetusd.wait_state_of_daemon("web", "STARTING")
     impetusd.run("stop", "web")
-    assert (impetusd.status()["web"].state, impetusd.status()["web"].reason) == ("STOPPED", "")
+    assert (impetusd.status()["web"].state, impetusd.status()["web"].why) == ("STOPPED", NONE)
     starting.terminate()
     starting.communicate()
 
@@ -216,7 +218,7 @@ def test_what_a_unit_waits_for_is_what_holds_now_and_a_port_has_a_holder(impetus
         impetusd.run("start", code=1)
         rows = impetusd.status().rows
         assert rows["db"].state == "RUNNING"
-        assert not [row for row in rows.values() if "waits for db" in row.reason]
+        assert not [row for row in rows.values() if row.why.facts.get("name") == "db"]
         holder = f"Address already in use: pid {os.getpid()} ("
         wait_for(lambda: holder in impetusd.status()["web:template"].reason, holder)
         wait_for(lambda: f"pid {os.getpid()} (" in " ".join(impetusd.run("why", "web").out.split()), "why to say so")

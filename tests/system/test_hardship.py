@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import census
 import pytest
 from instance import COMMAND, Instance, Status, wait_for
+
+from impetusd.core.reasons import errno_of
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
@@ -73,7 +76,7 @@ def test_too_few_descriptors_are_told_and_once_there_are_more_all_come_up(impetu
     assert {"first", "many:0"} <= up < set(scarce.rows)
     for name in set(scarce.rows) - up:
         assert scarce[name].state == "FATAL"
-        assert "Too many open files" in scarce[name].reason
+        assert errno_of(scarce[name].why) == errno.EMFILE
     impetusd.run("stop", "first")
     for pid, limit in limits.items():
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)

@@ -26,7 +26,7 @@ NORMAL = (
     (r"\b\d\d:\d\d:\d\d\b", "12:00:00"),
     (rf"{SPAN} ago|just now", "1 s ago"),
     (rf"after {SPAN}( to {SPAN})?", "after 1 s"),
-    (r"pid \d+", "pid 4711"),
+    (r"pid(\s+)\d+", r"pid\g<1>4711"),
     (r"0x[0-9a-f]+", "0x0000"),
     (r"python3\.\d+", "python3"),
     (r'(File "/opt[^"]*", line|/opt[\w/.-]*:|locks.py:) ?\d+', r"\1 1"),

@@ -10,6 +10,8 @@ import pytest
 from instance import Instance, wait_for
 from own_passwd import GHOST, Passwd
 
+from impetusd.core.reasons import because
+
 
 @pytest.fixture
 def passwd(impetusd: Instance, as_root: None) -> Passwd:
@@ -43,7 +45,7 @@ def test_costs_its_program_alone_whatever_is_killed_meanwhile(impetusd: Instance
     def only_the_ghost_is_down() -> str:
         wait_for(as_wanted, lambda: f"all but ghost: {impetusd.status()}")
         row = impetusd.wait_state("ghost", "BACKOFF")
-        assert "user ghost does not exist on this host" in row.reason
+        assert row.why.find("no_user") == because("no_user", name="ghost")
         assert len([each for each in impetusd.members() if "/bin/sleep" in each.command]) == others
         return row.reason
 

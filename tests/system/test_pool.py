@@ -10,6 +10,8 @@ import pytest
 from instance import Instance, pool, program, wait_for
 from load import Load, Lost, ask, fetch
 
+from impetusd.core.reasons import NONE, because
+
 
 def serving(instance: Instance, **keys: object) -> int:
     port = instance.port()
@@ -44,7 +46,7 @@ def test_an_application_that_cannot_be_imported_is_told_once_and_whole(
     assert (template.state, template.restarts) == ("FATAL", 0)
     assert {key: template.last_exit[key] for key in template.last_exit if key != "at"} == {"code": 78}
     assert words in "\n".join(template.tail)
-    assert status["web:0"].reason == "waits for web:template, which is FATAL"
+    assert status["web:0"].why == because("waits_for", name="web:template", state="FATAL", cause=NONE)
     assert words in impetusd.run("logs", "web").out
     assert words in impetusd.run("status", "--json", code=1).out or words.replace("'", "\\u0027") in str(status.fields)
 
@@ -66,7 +68,7 @@ def test_an_application_that_starts_threads_at_import_is_run_without_a_template(
     port = serving(impetusd, app="app_threads:make")
     status = impetusd.status()
     assert (status["web:template"].state, status["web:template"].pid) == ("STOPPED", None)
-    assert "threads or connections at import" in status["web:template"].reason
+    assert status["web:template"].why == because("threads")
     assert [status[name].state for name in ("web:0", "web:1", "web:standby")] == ["RUNNING"] * 3
     assert "ticker" in impetusd.log("web-template-error.log")
     impetusd.run("status")
@@ -109,7 +111,7 @@ def test_a_factory_that_fails_is_retried_and_told(impetusd: Instance) -> None:
     assert "Boom: in the factory" in failed.out
     row = impetusd.wait_state("web:0", "FATAL")
     assert row.last_exit["code"] == 1
-    assert row.reason.startswith("exit 1; gave up after 2 restarts")
+    assert (row.why.key, row.why.facts["restarts"]) == ("gave_up", 2)
     assert impetusd.status()["web:template"].state == "RUNNING"
 
 

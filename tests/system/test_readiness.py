@@ -8,6 +8,8 @@ import socket
 import census
 from instance import Instance, program, wait_for
 
+from impetusd.core.reasons import because
+
 
 def test_ready_said_by_the_program_itself(anyone: Instance) -> None:
     gate = anyone.root / "gate"
@@ -41,7 +43,7 @@ exp_backoff_restart_delay = 10ms
     failed = impetusd.run("start", code=1)
     assert "not ready within 0.3 s" in failed.out + failed.err
     row = impetusd.wait_state("p", "FATAL")
-    assert row.reason == "not ready within 0.3 s; gave up after 1 restarts in 60 s"
+    assert row.why == because("gave_up", end=because("not_ready", within_s=0.3), restarts=1, window_s=60.0)
     assert row.last_exit["signal"] == "SIGTERM"
     status = impetusd.status()
     wait_for(

@@ -250,7 +250,7 @@ def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
     if waiting:
         told_of = dict.fromkeys(of_record(row) for row in waiting)
         same = [(reason, _names(row for row in waiting if of_record(row) == reason)) for reason in told_of]
-        behind = tuple(f"{_listed(each)}: {reason}." for reason, each in same)
+        behind = tuple(f"{_listed(each)} {_are(each)} STARTING: {reason}." for reason, each in same)
         if found:
             found[0] = replace(found[0], more=(*found[0].more, *behind))
         else:
