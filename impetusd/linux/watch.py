@@ -43,7 +43,10 @@ def watch(directory: str, names: set[str], missing: Callable[[], None]) -> Calla
 
     def readable() -> None:
         gone, itself = False, False
-        data = os.read(fd, 65536)
+        try:
+            data = os.read(fd, 65536)
+        except OSError:
+            data = b""
         while data:
             _, event, _, length = EVENT.unpack_from(data)
             name = os.fsdecode(data[EVENT.size : EVENT.size + length].rstrip(b"\0"))
@@ -52,10 +55,12 @@ def watch(directory: str, names: set[str], missing: Callable[[], None]) -> Calla
             gone = gone or itself or name in names
         if itself:  # the watch went with the directory
             end()
-        if gone:
-            missing()
-        if itself:
-            begin()
+        try:
+            if gone:
+                missing()
+        finally:
+            if itself:
+                begin()
 
     begin()
     return end

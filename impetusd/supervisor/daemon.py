@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 import impetusd
@@ -62,7 +62,7 @@ from impetusd.supervisor.api.tailing import Tailing
 from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.disk.state import StateFile, boot_id
-from impetusd.supervisor.faults import AGAIN
+from impetusd.supervisor.faults import AGAIN, BARE
 from impetusd.supervisor.logs import stream
 from impetusd.supervisor.logs.console import JournalWriter
 from impetusd.supervisor.logs.logaccess import rights_of
@@ -132,6 +132,8 @@ class Daemon:
         self._ending: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
         self._repeats = repeats.Repeats()
+        self._loop = asyncio.get_running_loop()
+        self._contain: Callable[..., bool] = BARE.contain  # until the parts are made
 
     async def run(self) -> None:
         """Be the supervisor until told to end."""
@@ -163,15 +165,18 @@ class Daemon:
         self._link.deliver()
         if "hup" in blobs:
             self._hear({"event": "apply"})
-        audited = audit.Audit(self._command_given, asyncio.get_running_loop().call_later)
+        audited = audit.Audit(self._command_given, self._count_later)
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, audited)
-        self._giving = asyncio.create_task(self._give_logs())
+        self._control.faults = self._faults
+        attend = self._faults.attend
+        self._giving = asyncio.create_task(attend("log files", "giving them to who may read them", self._give_logs))
         await self._know_people(PEOPLE_WITHIN)
         await self._open_control()
-        self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_missing))
+        self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_gone))
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGUSR2, self._writer.reopen)
-        loop.add_signal_handler(signal.SIGHUP, self._hear, {"event": "apply"})
+        contain = self._faults.contain
+        loop.add_signal_handler(signal.SIGUSR2, contain, "log files", "opening them anew", self._writer.reopen)
+        loop.add_signal_handler(signal.SIGHUP, contain, "SIGHUP", "applying", self._hear, {"event": "apply"})
         self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
         self._code = int(blobs.get("exit", "0"))
         if self._link.shutdown or "shutdown" in blobs:
@@ -187,7 +192,7 @@ class Daemon:
             if given_up and entry.unit.critical and not self._engine.holds(entry):
                 self._give_up(entry)
         self._starter.flush()
-        self._telling = asyncio.create_task(self._tell_upstream())
+        self._telling = asyncio.create_task(attend("the service manager", "telling it READY=1", self._tell_upstream))
         await self._done.wait()
         await self._end()
 
@@ -224,9 +229,8 @@ class Daemon:
         saved, faults = record.sound(self._state.load() if first else {})
         if faults:
             self._state.faulty(faults)
-        soon = asyncio.get_running_loop().call_soon_threadsafe
         ledger = f"{self._paths.state_dir}/{ledgerfile.NAME}"
-        self._ledger = Ledger(ledger, blobs, soon, self._warn)
+        self._ledger = Ledger(ledger, blobs, self._soon, self._warn)
         self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
         self._open.callback(self._starter.close)
@@ -236,7 +240,11 @@ class Daemon:
         self._open.callback(self._oom.close)
         self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
         self._faults = self._engine.faults
+        self._contain = self._faults.contain
+        self._writer.note = self._faults.note
         self._faults.strict = strict
+        for part in (self._state, self._starter, self._starter.files):
+            part.faults = self._faults
         asyncio.get_running_loop().set_exception_handler(self._raised_by_nobody)
         self._judge(blobs)
         self._link.gather = self._engine.gather
@@ -309,8 +317,16 @@ class Daemon:
 
         make = JournalWriter if is_journal(os.environ) else Writer
         own = self._paths.log_file if self._prefix is None else stream.STDERR
-        self._writer: Writer = make(own, asyncio.get_running_loop().call_soon_threadsafe, held, keep)
+        self._writer: Writer = make(own, self._soon, held, keep)
         self._open.callback(self._writer.release)
+
+    def _soon(self, call: Callable[[], object]) -> object:
+        """From any thread into the loop's."""
+        contained = functools.partial(self._contain, "a thread", "hearing from it", call)
+        return self._loop.call_soon_threadsafe(contained)
+
+    def _count_later(self, seconds: float, act: Callable[[], object]) -> object:
+        return self._loop.call_later(seconds, self._contain, "the log", "counting what is repeated", act)
 
     def _warn(self, text: str) -> None:
         """Into the daemon's own log, as something that an operator should see."""
@@ -362,12 +378,12 @@ class Daemon:
         self._ageing = Ageing(engine.recycle)
         for part in (self._timers, self._memory, self._ageing):
             self._open.callback(part.close)
-        for containing in (self._timers, self._checks, self._ageing):
-            containing.contain = self._faults.contain
-        self._readiness.note = engine.reloads.vetting.note = self._faults.note
+        vetting = engine.reloads.vetting
+        for containing in (self._timers, self._checks, self._ageing, self._memory, self._readiness, vetting):
+            containing.faults = self._faults
         ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
         self._file_watch = FileWatch(engine.renew, tell, ours)
-        self._file_watch.contain = self._faults.contain
+        self._file_watch.faults = self._faults
         self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
         self._parts = (self._memory, self._readiness, self._checks, self._ageing)
         rows = Rows(engine, starter, configuration, self._memory.of)
@@ -463,6 +479,7 @@ class Daemon:
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
             lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
         )
+        self._upstream.faults = self._faults
 
     def _held_whole(self) -> dict[str, Any] | None:
         cause = self._engine.held.whole
@@ -540,7 +557,9 @@ class Daemon:
                 self._saving = None
             self._state.save(self._lasting(), urgent=True)
         elif self._saving is None:
-            self._saving = asyncio.get_running_loop().call_later(SAVE_AFTER, self._save_now)
+            self._saving = asyncio.get_running_loop().call_later(
+                SAVE_AFTER, self._faults.attempt, "state.json", "saving what is to survive a reboot", self._save_now
+            )
 
     def _save_now(self) -> None:
         self._saving = None
@@ -574,7 +593,8 @@ class Daemon:
 
     def _watch_line(self, entry: Entry, pattern: str, found: Callable[[], None]) -> Callable[[], object]:
         """Call `found` at the first line of the slot's present run that the pattern is found in."""
-        soon = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, found)
+        source, loop = (entry.name, "hearing that it is ready"), asyncio.get_running_loop()
+        soon = functools.partial(loop.call_soon_threadsafe, self._faults.contain, *source, found)
         pipes = self._starter.pipes(entry)
         for pipe in pipes:
             self._writer.watch_line(pipe, pattern.encode(), soon)
@@ -599,7 +619,12 @@ class Daemon:
         """What the writer's threads answer."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        ask(lambda value: loop.call_soon_threadsafe(answer.set_result, value))
+
+        def settle(value: Any) -> None:
+            if not answer.done():  # who asked may have gone
+                answer.set_result(value)
+
+        ask(lambda value: loop.call_soon_threadsafe(self._faults.contain, "log files", "answering", settle, value))
         return await answer
 
     async def _trigger(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -626,9 +651,8 @@ class Daemon:
 
     def _bind_notify(self) -> None:
         engine, tell = self._engine, self._writer.line
-        self._notify = Notify(self._link, engine.of_pid, self._notified, engine.expects, tell)
+        self._notify = Notify(self._link, engine.of_pid, self._notified, engine.expects, tell, faults=self._faults)
         self._open.callback(self._notify.close)
-        self._notify.contain = self._faults.contain
         self._notify_sockets = NotifySockets(self._starter, self._paths, self._notify)
         self._starter.notify_address = self._notify_sockets.address
         known = {entry.unit.name for entry in engine.entries.values()}
@@ -645,12 +669,15 @@ class Daemon:
                     f"cannot make {path}: {error.strerror}; trying again every {AGAIN:g} s, no command is answered meanwhile"
                 )
             watched = watched and os.path.isdir(self._paths.run_dir)  # the watch went with the folder
-            self._opening = asyncio.create_task(self._open_control_later(watched=watched))
+            self._make_control(functools.partial(self._open_control_later, watched=watched))
             return
         if failed:
             self._writer.line(f"{path} is made: commands are answered")
         if not watched:
-            self._open.callback(watch(self._paths.run_dir, {"control.sock"}, self._control_missing))
+            self._open.callback(watch(self._paths.run_dir, {"control.sock"}, self._control_gone))
+
+    def _make_control(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._opening = asyncio.create_task(self._faults.attend("the control socket", "making it", work))
 
     async def _open_control_later(self, *, watched: bool) -> None:
         await asyncio.sleep(AGAIN)
@@ -665,7 +692,8 @@ class Daemon:
             self._people = await self._threads.run(lambda: people(self._access), within)
         except NoAnswer as error:
             self._warn(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again")
-            self._asking = asyncio.ensure_future(self._know_people_later())
+            attended = self._faults.attend("[impetusd]", "looking up who may ask", self._know_people_later)
+            self._asking = asyncio.create_task(attended)
 
     async def _give_logs(self) -> None:
         """Let those read the logs who may; where nobody says who they are, it is asked until somebody does."""
@@ -713,6 +741,9 @@ class Daemon:
         self._admit()
         await self._control.listen(sock)
 
+    def _control_gone(self) -> None:
+        self._faults.attempt("the control socket", "making it anew", self._control_missing)
+
     def _control_missing(self) -> None:
         """Somebody removed the socket (a cleaner of temporary files, say): it is made again."""
         if self._ending is not None or self._done.is_set():
@@ -722,7 +753,10 @@ class Daemon:
             with contextlib.suppress(OSError):
                 os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
             self._notify_sockets.restore()
-            self._opening = asyncio.ensure_future(self._open_control(watched=True))
+            self._make_control(functools.partial(self._open_control, watched=True))
+
+    def _state_gone(self) -> None:
+        self._faults.attempt("state.json", "writing it anew", self._state_missing)
 
     def _state_missing(self) -> None:
         """Somebody removed the file: what is to survive a reboot is written anew, not only once something changes."""
@@ -737,7 +771,7 @@ class Daemon:
             self._shut_down()
             return
         if event["event"] == "apply":
-            self._on_signal = asyncio.ensure_future(self._apply_on_signal())
+            self._on_signal = asyncio.create_task(self._apply_on_signal())
             return
         if event["event"] == "reopen-logs":
             self._writer.reopen()
@@ -754,14 +788,16 @@ class Daemon:
             self._notify_sockets.ended(event["process"])
 
     async def _apply_on_signal(self) -> None:
-        self._starter.put("hup", None)
         try:
+            self._starter.put("hup", None)
             self._commands.refuse_while_held("apply", {})
             await self._applying.apply({"token": ""})
         except ProtocolError as error:
             self._writer.line(f"supervisor: SIGHUP: {error.message}", ERROR)
         except ConnectionAbortedError:
             pass  # the next supervisor tells how it went
+        except Exception as error:
+            self._faults.note("SIGHUP", "applying", error)
 
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
         if self._engine.holds(entry):
@@ -772,12 +808,16 @@ class Daemon:
             self._engine.ping(entry)
         self._engine.reloads.notified(entry, message)
 
+    def _flush_soon(self) -> None:
+        sending = "the engine", "sending a round"
+        asyncio.get_running_loop().call_soon(self._faults.contain, *sending, self._starter.flush)
+
     def _say(self, what: str, more: str = "", **why: Reason) -> None:
         """What becomes of the daemon itself."""
         self._writer.line(f"supervisor: {what}{more}")
         pids = {"pid": os.getpid(), "shim": self._link.pid}
         self._ledger.add("daemon", what=what, **pids, version=impetusd.__version__, **why)
-        asyncio.get_running_loop().call_soon(self._starter.flush)
+        self._flush_soon()
 
     def _record(self, entry: Entry, kind: str, **fields: Any) -> None:
         """Of a health check's command nothing: what it says is in the `health` records, each time that this turns."""
@@ -805,7 +845,7 @@ class Daemon:
 
     def _command_given(self, fields: dict[str, Any]) -> None:
         self._ledger.add("command", **fields)
-        asyncio.get_running_loop().call_soon(self._starter.flush)
+        self._flush_soon()
 
     def _role_of(self, peer: Peer) -> str:
         return access.role_of(peer.uid, peer.groups, os.geteuid(), self._people)
@@ -853,14 +893,14 @@ class Daemon:
             if cause is not None:
                 if not self._repeats.is_new(cause, self._engine.shown(entry)):
                     return
-                asyncio.get_running_loop().call_later(repeats.WINDOW, self._log_repeats, cause)
+                self._count_later(repeats.WINDOW, functools.partial(self._log_repeats, cause))
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}", level)
 
     def _log_repeats(self, cause: repeats.Cause) -> None:
         """The failed starts of one cause since the last line on it."""
         if line := self._repeats.summary(cause):
             self._writer.line(line, WARNING)
-            asyncio.get_running_loop().call_later(repeats.WINDOW, self._log_repeats, cause)
+            self._count_later(repeats.WINDOW, functools.partial(self._log_repeats, cause))
 
     @staticmethod
     def _is_one_more_try(before: Slot, after: Slot) -> bool:
@@ -887,7 +927,9 @@ class Daemon:
             self._starter.put("shutdown", "yes")
             self._starter.put("exit", str(EXIT_CRITICAL))
             why = because("critical", name=entry.name)
-            asyncio.get_running_loop().call_soon(self._shut_down, why)
+            asyncio.get_running_loop().call_soon(
+                self._faults.attempt, entry.name, "ending everything with it", self._shut_down, why
+            )
 
     def _shut_down(self, why: Reason | None = None) -> None:
         if self._ending is None:
@@ -926,6 +968,11 @@ class Daemon:
             with contextlib.suppress(NoAnswer):  # what a disk has not taken by now is not waited for
                 await self._threads.run(close, CLOSED_WITHIN)
         self._starter.quit(self._code)
+
+    def stop_writing(self) -> None:
+        """End the threads that write files. Blocks, 10 s at most."""
+        self._ledger.close()
+        self._writer.close()
 
     def close(self) -> None:
         """Let go of every descriptor, clock and watch, once the loop has ended; what was kept is the shim's."""

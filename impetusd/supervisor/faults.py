@@ -7,17 +7,22 @@ daemon's log, once; `status` shows it. What is done again and again for a source
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 import traceback
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ParamSpec, Protocol
 
 from impetusd import traces
 from impetusd.core.reasons import NONE, Reason, because
 
+if TYPE_CHECKING:
+    import socket
+
 P = ParamSpec("P")
 
+SOON = 0.1  # seconds until what has raised is done again
 PATIENCE = 3  # faults in a row after which a source rests
 AGAIN = 5.0  # seconds that it rests
 FORGIVEN = 60.0  # seconds without one after which it begins anew
@@ -25,10 +30,15 @@ SHOWN = 3600.0  # seconds that a fault is shown in `status`
 MOST = 200  # sources and tracebacks that are remembered
 
 
-def bare(_source: str, _stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
-    """Stands for `Faults.contain` in a part that nobody has given one: what raises, raises."""
-    act(*args, **kwargs)
-    return True
+class Handle(Protocol):
+    """What can still be called off."""
+
+    def cancel(self) -> None:
+        """Do not do it."""
+
+
+def _in_the_loop(seconds: float, act: Callable[..., object], *args: object) -> Handle:
+    return asyncio.get_running_loop().call_later(seconds, act, *args)
 
 
 class _Fault:
@@ -46,11 +56,20 @@ class _Fault:
 class Faults:
     """What has raised, by source. Called in the event loop's thread."""
 
-    def __init__(self, tell: Callable[[str], None], wake: Callable[[], object]) -> None:
-        """`tell` writes into the daemon's log; `wake` has what rested be asked again."""
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        wake: Callable[[], object],
+        now: Callable[[], float] = time.monotonic,
+        later: Callable[..., Handle] = _in_the_loop,
+    ) -> None:
+        """`tell` writes into the daemon's log; `wake` has what rested be asked again; `later`: as `loop.call_later`."""
         self._tell = tell
         self._wake = wake
+        self._now = now
+        self._later = later
         self._of: dict[str, _Fault] = {}
+        self._again: dict[tuple[str, str], Handle] = {}  # what `attempt` does once more, by source and stage
         self._logged: set[tuple[str, ...]] = set()
         self.die: Callable[[int], object] = os._exit
         self.strict = False  # nothing is contained: it is to be found out whether anything raises
@@ -65,7 +84,7 @@ class Faults:
         return told
 
     def _note(self, source: str, stage: str, error: BaseException, told: Reason) -> None:
-        now = time.monotonic()
+        now = self._now()
         if len(self._of) >= MOST and source not in self._of:
             del self._of[min(self._of, key=lambda each: self._of[each].at)]
         fault = self._of.setdefault(source, _Fault())
@@ -73,7 +92,7 @@ class Faults:
         fault.count, fault.at, fault.stage, fault.cause = fault.count + 1, now, stage, told
         wait = AGAIN if fault.row >= PATIENCE else 0.0
         fault.resting = now + wait
-        asyncio.get_running_loop().call_later(wait + 0.01, self._wake)
+        self._later(wait + 0.01, self._wake)
         frame = traceback.extract_tb(error.__traceback__)[-1:]
         key = (source, stage, type(error).__name__, *(f"{each.filename}:{each.lineno}" for each in frame))
         if key not in self._logged:
@@ -102,14 +121,65 @@ class Faults:
             return False
         return True
 
+    def attempt(self, source: str, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Do it until it is done: again SOON, and as long as the source rests not at all. False if it is still to be done.
+
+        Asked for again meanwhile, it is done once, with what was given last.
+        """
+        before = self._again.pop((source, stage), None)
+        if before is not None:
+            before.cancel()
+        if not self.rests(source) and self.contain(source, stage, act, *args, **kwargs):
+            return True
+        again = functools.partial(act, *args, **kwargs)
+        self._again[source, stage] = self._later(self._pause(source), self.attempt, source, stage, again)
+        return False
+
+    async def attend(self, source: str, stage: str, work: Callable[[], Awaitable[object]]) -> None:
+        """The same of something that waits: for a task of its own."""
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                if self.strict:
+                    raise
+                self.note(source, stage, error)
+            else:
+                return
+            over = asyncio.Event()
+            self._later(self._pause(source), over.set)
+            await over.wait()
+
+    def hear(self, sock: socket.socket, source: str, stage: str, act: Callable[..., object], *args: object) -> None:
+        """Have `act` called whenever there is something in `sock`, which is not read while the source rests."""
+        asyncio.get_running_loop().add_reader(sock, self._heard, sock, source, stage, act, args)
+
+    def _heard(
+        self, sock: socket.socket, source: str, stage: str, act: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        if self.contain(source, stage, act, *args) or not self.rests(source):
+            return
+        asyncio.get_running_loop().remove_reader(sock)
+        self._later(self._pause(source), self._hear_again, sock, source, stage, act, args)
+
+    def _hear_again(
+        self, sock: socket.socket, source: str, stage: str, act: Callable[..., object], args: tuple[object, ...]
+    ) -> None:
+        if sock.fileno() >= 0:  # it has not been closed meanwhile
+            self.hear(sock, source, stage, act, *args)
+
+    def _pause(self, source: str) -> float:
+        fault = self._of.get(source)
+        return max(SOON, fault.resting - self._now()) if fault is not None else SOON
+
     def rests(self, source: str) -> bool:
         """Whether it has raised so often that it is left alone for now."""
         fault = self._of.get(source)
-        return fault is not None and fault.resting > time.monotonic()
+        return fault is not None and fault.resting > self._now()
 
     def attention(self) -> list[Reason]:
         """What to say of each source that has raised within the last hour, for `status`."""
-        now = time.monotonic()
+        now = self._now()
         return [
             because(
                 "mistake",
@@ -122,3 +192,7 @@ class Faults:
             for source, fault in self._of.items()
             if now - fault.at < SHOWN
         ]
+
+
+BARE = Faults(lambda _: None, lambda: None)  # of a part that nobody has given another: what raises, raises
+BARE.strict = True

@@ -47,6 +47,7 @@ async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
     daemon = Daemon(conf, aside, boot=boot, link=Rehearsal(hello))
     daemon.open_log()
     daemon.come_up(strict=True)
+    daemon.stop_writing()
 
 
 def main() -> NoReturn:
@@ -55,7 +56,7 @@ def main() -> NoReturn:
     boot, _ = fields.pop("boot", False), fields.pop("logs", "")
     fields.pop("profile", None)  # the one in force is in the configuration
     code = 0
-    with tempfile.TemporaryDirectory(prefix="impetusd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="impetusd-", ignore_cleanup_errors=True) as folder:
         try:
             asyncio.run(prove(sys.argv[1], Paths(**fields), boot, folder))
         except (OSError, ConfigError) as error:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from impetusd.core.config.model import Unit
 from impetusd.core.rules import tree
 from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry
 
 SOON = 0.1  # seconds in which changes are gathered before they are told
@@ -30,6 +31,7 @@ class Upstream:
         self._told = ""
         self._timer: asyncio.TimerHandle | None = None
         self.listens = say is not None
+        self.faults = BARE
 
     def ready(self) -> None:
         """Everything that starts by itself is up, or will not be soon."""
@@ -39,7 +41,9 @@ class Upstream:
     def changed(self) -> None:
         """The status may be another: it is told soon."""
         if self._timer is None and self.listens:
-            self._timer = asyncio.get_running_loop().call_later(SOON, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(
+                SOON, self.faults.attempt, "the service manager", "telling it how it is", self._tell
+            )
 
     def reloading(self) -> None:
         """The configuration is being applied; `ready` says that it is done."""

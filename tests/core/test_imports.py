@@ -39,7 +39,9 @@ MAY = {
         *("impetusd.core", "impetusd.linux", "impetusd.files", "impetusd.shim.wire", "impetusd.supervisor"),
         *("impetusd.client.instance", "impetusd.client.ports", "impetusd.probe", "impetusd.traces"),
     ),
-    "impetusd.supervisor.disk": ("impetusd.core", "impetusd.files", "impetusd.supervisor.disk"),
+    "impetusd.supervisor.disk": (
+        *("impetusd.core", "impetusd.files", "impetusd.supervisor.disk", "impetusd.supervisor.faults"),
+    ),
     "impetusd.supervisor.logs": (
         *(
             "impetusd.core",

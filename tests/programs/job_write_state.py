@@ -6,7 +6,9 @@ Prints the number of each state once it is saved.
 import importlib.util
 import itertools
 import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # without site-packages
 spec = importlib.util.spec_from_file_location("state", sys.argv[2])
 state = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(state)

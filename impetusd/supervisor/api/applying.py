@@ -478,7 +478,9 @@ class Applying:
                 self._begin(state)
                 state["begun"] = True
                 self._starter.put(APPLY, json.dumps(state))
-        self._finishing = asyncio.ensure_future(self._finish(state))
+        self._finishing = asyncio.create_task(
+            self._engine.faults.attend("apply", "waiting for its end", functools.partial(self._finish, state))
+        )
 
     def _begin(self, state: dict[str, Any]) -> None:
         """Have new processes where the plan says so, and what is new started."""

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from impetusd.core import protocol, redact
 from impetusd.core.protocol import ProtocolError, Request
 from impetusd.supervisor.budget import Budget
+from impetusd.supervisor.faults import BARE
 
 CONNECTIONS = 64  # of all users together but root and the owner
 OF_ONE_USER = 16  # of these
@@ -107,6 +108,7 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: Counter[int] = Counter()  # connections, by user
         self._budgets: dict[int, Budget] = {}  # of users who are no admins
+        self.faults = BARE
         self._busy: set[asyncio.Task[None]] = set()  # those with a request under way
 
     async def listen(self, sock: socket.socket) -> None:
@@ -115,7 +117,11 @@ class ControlServer:
         sock.setblocking(False)
         sock.listen(BACKLOG)
         self._sock = sock
-        asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+        self._hear(sock)
+
+    def _hear(self, sock: socket.socket) -> None:
+        if self._sock is sock:
+            self.faults.hear(sock, "the control socket", "accepting connections", self._accept, sock)
 
     def _stop_listening(self) -> None:
         if self._sock is not None:
@@ -171,7 +177,7 @@ class ControlServer:
             return
         self._complain(f"control: no connection can be accepted: {error.strerror}; trying again in {AGAIN:g} s")
         loop.remove_reader(sock)
-        loop.call_later(AGAIN, lambda: self._sock is sock and loop.add_reader(sock, self._accept, sock))
+        loop.call_later(AGAIN, self.faults.contain, "the control socket", "listening again", self._hear, sock)
 
     async def _serve(self, connection: socket.socket, peer: Peer) -> None:
         task = asyncio.current_task()
@@ -251,7 +257,7 @@ class ControlServer:
 
         def progress(name: str, state: str, reason: str) -> None:
             if not news:  # 500 programs that end in one round are one write
-                asyncio.get_running_loop().call_soon(pass_on)
+                asyncio.get_running_loop().call_soon(self.faults.contain, "a client", "telling it how it goes", pass_on)
             news.append(protocol.progress_line(name, state, reason))
 
         def pass_on() -> None:

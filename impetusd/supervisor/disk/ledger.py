@@ -156,10 +156,13 @@ class Ledger:
                         os.fdatasync(fd)
                         synced = time.monotonic()
                     break
-                except OSError as error:
+                except Exception as error:  # whatever it is: else nothing would be written ever again
                     if not failing:
-                        self._trouble(of_os_error(error))
-                        self._say(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
+                        reason = (
+                            of_os_error(error) if isinstance(error, OSError) else because("internal", error=repr(error))
+                        )
+                        self._trouble(reason)
+                        self._say(f"{self._path} cannot be written: {reason}; trying again every {AGAIN:g} s")
                     failing = True
                     if self._closing.wait(AGAIN):
                         if fd >= 0:

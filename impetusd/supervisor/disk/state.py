@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from impetusd.supervisor.faults import BARE
+
 VERSION = 1
 APART = 1.0  # seconds between two writes, unless the second is urgent
 SHOWN = 5  # faults that a sentence names
@@ -42,6 +44,7 @@ class StateFile:
         self._free_at = 0.0  # when the next write may begin, monotonic
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Event | None = None
+        self.faults = BARE
         self._idle = asyncio.Event()  # nothing waits to be written
         self._idle.set()
 
@@ -115,7 +118,7 @@ class StateFile:
         loop = asyncio.get_running_loop()
         wait = self._free_at - time.monotonic()
         if wait > 0 and not self._urgent and self._closing is None:
-            self._timer = loop.call_later(wait, self._go_on)
+            self._timer = loop.call_later(wait, self.faults.attempt, self._path, "writing it", self._go_on)
             return
         content, self._next, self._urgent, self._writing = self._next, None, False, True
 
@@ -123,16 +126,20 @@ class StateFile:
             try:
                 write(self._path, content)
                 error = ""
-            except (OSError, TypeError, ValueError) as failure:
-                error = getattr(failure, "strerror", None) or str(failure)
+            except Exception as failure:  # whatever it is: else nothing would be written ever again
+                error = getattr(failure, "strerror", None) or repr(failure)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._written, content, error)
+                loop.call_soon_threadsafe(self._has_ended, content, error)
 
         # A daemon thread: a disk that hangs does not keep the supervisor from ending.
         try:
             threading.Thread(target=run, name="state", daemon=True).start()
         except RuntimeError as error:
-            self._written(content, str(error))
+            self._has_ended(content, str(error))
+
+    def _has_ended(self, content: Mapping[str, Any], error: str) -> None:
+        self.faults.contain(self._path, "telling how its writing ended", self._written, content, error)
+        self.faults.attempt(self._path, "writing it", self._go_on)
 
     def _written(self, content: Mapping[str, Any], error: str) -> None:
         self._writing = False
@@ -144,7 +151,6 @@ class StateFile:
         self._failed = bool(error)
         if error and self._closing is None and self._next is None:
             self._next = content
-        self._go_on()
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TURN = 16  # reads from one pipe before the others have theirs
 MOST = 16  # reads for one call; a flood must not hold the thread
 THAW = 0.5  # seconds between two looks whether a thread of a killed supervisor has come back from the kernel
+BETWEEN = 0.1  # seconds from one fault of the thread to the next round
 BEGIN_AGAIN = 1.0  # seconds between two tries to start a thread
 HOLD = 1.0  # seconds that pipes wait for the end of another's line, in HOLD_AGAIN times as many
 HOLD_AGAIN = 30
@@ -81,6 +82,7 @@ class Lane:
         self._holds: dict[LogFile, _Hold] = {}
         self._reopening: list[tuple[list[LogFile], Callable[[int], None], int]] = []
         self._running = True
+        self._faults, self._fault_at = 0, 0.0  # in a row, and when the last was (monotonic)
         self._begin_at = 0.0  # when the thread is tried to be started again (monotonic)
         self.thread = threading.Thread(target=self._run, name="log writer", daemon=True)
 
@@ -114,13 +116,26 @@ class Lane:
             os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        self._journal.own()
+        owned = False
         while self._running:
             try:
+                if not owned:
+                    self._journal.own()
+                    owned = True
                 self._turn()
-            except Exception as error:  # the thread must outlive any one mistake
-                self._writer.line(f"log writer: {error!r}")
-                time.sleep(0.1)  # and not fill a core with it
+            except Exception as error:  # the thread must outlive any one mistake, and not fill a core with it
+                now = time.monotonic()
+                self._faults = self._faults + 1 if now - self._fault_at < FORGIVEN else 1
+                self._fault_at = now
+                self._raised("log writer", "going round", error)
+                time.sleep(AGAIN if self._faults >= FAULTS else BETWEEN)
+
+    def _raised(self, source: str, stage: str, error: Exception) -> None:
+        """Have it shown in `status`, and logged once."""
+        if self._writer.note is not None:
+            self._soon(functools.partial(self._writer.note, source, stage, error))
+        else:
+            self._writer.line(f"{source}: {stage} failed: internal error: {error!r}")
 
     def _turn(self) -> None:
         for fd, _ in self._epoll.poll(self._patience()):
@@ -134,24 +149,27 @@ class Lane:
             self._serve(pipe)
         while not self._calls.empty():
             function, arguments = self._calls.get()
-            try:
-                function(*arguments)
-            except Exception as error:
-                self._writer.line(f"log writer: {error!r}")
+            self._try(function, *arguments)
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
-            heapq.heappop(self._later)[2]()
+            self._try(heapq.heappop(self._later)[2])
         for hold in tuple(self._holds.values()):
             if hold.until <= now:
                 self._contain(hold.pipe, self._end_line, hold.pipe)
         if self._reopening:
-            self._settle()
+            self._try(self._settle)
         for lane in tuple(self._writer.unbegun):
             lane.begin()
         for pipe, path, found in tuple(self._frozen):
             if not found[1].is_in_use():
                 self._frozen.remove((pipe, path, found))
-                self.add(pipe, path, found)
+                self._try(self.add, pipe, path, found)
+
+    def _try(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:
+            self._raised("log writer", "doing what was asked", error)
 
     def _patience(self) -> float | None:
         """Seconds until there is something to be done even if nothing happens; None: never."""
@@ -205,7 +223,9 @@ class Lane:
             pipe.fault_at = now
             if pipe.file in self._holds:
                 self._release(pipe.file)
-            if pipe.faults == 1:
+            if self._writer.note is not None:
+                self._raised(f"log pipe {pipe.name}", "moving what was read, which is dropped,", error)
+            elif pipe.faults == 1:
                 told = "".join(traceback.format_exception(error)).rstrip()
                 self._writer.line(
                     f"log writer: {pipe.name}: what was read is dropped: internal error: {error!r}\n{told}"

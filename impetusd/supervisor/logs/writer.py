@@ -64,6 +64,7 @@ class Writer:
         self._keep = keep
         self._path = path
         self._pipes: dict[str, Pipe] = {}
+        self.note: Callable[[str, str, Exception], object] | None = None  # as `Faults.note`, called by way of `soon`
         self.rights: Rights | None = None  # of the files; None: as they come
         self.losses = Losses(held.get(LOST))
         self.unfinished = Unfinished(held.get(LINES), ADOPTION)

@@ -11,10 +11,11 @@ from impetusd.core.rules.ageing import expires, turn
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron
 from impetusd.linux.alarm import Alarm
-from impetusd.supervisor.faults import bare
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.rules.timers import Rings, zone
 from impetusd.supervisor.slots.entry import Entry, Role
 
+STAGE = "replacing it"
 AGAIN = (
     60.0  # seconds until a process that is still there is reported again: its turn, or the budget, may not have come
 )
@@ -41,7 +42,7 @@ class Ageing:
         self._due: dict[str, float] = {}
         self._alarm = alarm(self._rung)
         self._closed = False
-        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
+        self.faults = BARE
 
     def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
         """The slot has another state or another process."""
@@ -80,12 +81,17 @@ class Ageing:
             del self._timers[entry.name]
         if pid is not None:
             at = expires(entry.name, entry.slot.started or 0.0, entry.unit.max_age)
-            self._timers[entry.name] = pid, self._loop.call_at(at, self._old, entry, pid)
+            self._timers[entry.name] = (
+                pid,
+                self._loop.call_at(at, self.faults.contain, entry.name, STAGE, self._old, entry, pid),
+            )
 
     def _old(self, entry: Entry, pid: int) -> None:
-        self._timers[entry.name] = pid, self._loop.call_later(AGAIN, self._old, entry, pid)
-        why = because("max_age", limit_s=entry.unit.max_age)
-        self.contain(entry.name, "replacing it", self._recycle, [entry], why)
+        self._timers[entry.name] = (
+            pid,
+            self._loop.call_later(AGAIN, self.faults.contain, entry.name, STAGE, self._old, entry, pid),
+        )
+        self._recycle([entry], because("max_age", limit_s=entry.unit.max_age))
 
     # By the clock.
 
@@ -105,18 +111,21 @@ class Ageing:
         return fire
 
     def _rung(self) -> None:
+        self.faults.attempt("cron_restart", "looking what is due", self._look_at_all)
+
+    def _look_at_all(self) -> None:
         """A time has come, or the clock was set: then every time is found anew."""
         if self._closed:  # it rang just before
             return
         old: list[Entry] = []
         for name in list(self._clocked):
-            if not self.contain(name, "looking whether it is due", self._look_at, name, old):
+            if not self.faults.contain(name, "looking whether it is due", self._look_at, name, old):
                 self._due[name] = self._wall() + AGAIN
         self._set()
         for unit in {entry.unit.name: entry.unit for entry in old}.values():
             due = [entry for entry in old if entry.unit.name == unit.name]
             why = because("cron_restart", schedule=unit.cron_restart)
-            self.contain(unit.name, "replacing its processes", self._recycle, due, why)
+            self.faults.contain(unit.name, "replacing its processes", self._recycle, due, why)
 
     def _set(self) -> None:
         self._alarm.set(min(self._due.values()) - self._wall() if self._due else None)

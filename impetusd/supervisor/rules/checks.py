@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import json
 import random
 import time
@@ -23,7 +24,7 @@ from impetusd.core.rules import health
 from impetusd.core.rules.health import Condition, Observed, Result, Turn
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.supervisor.disk.state import boot_id
-from impetusd.supervisor.faults import bare
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.entry import SERVING, Entry
 
 VERSION = 1
@@ -90,7 +91,7 @@ class Checks:
         self._busy: set[str] = set()  # targets that are being asked
         self._queues: dict[str, deque[_Subject]] = {name: deque() for name in self._of_unit}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
+        self.faults = BARE
 
     # What is remembered.
 
@@ -182,10 +183,15 @@ class Checks:
     # Asking, one at a time of each target.
 
     def _arm(self, subject: _Subject, wait: float) -> None:
-        subject.timer = self._loop.call_later(wait, self._due, subject)
+        if subject.timer is not None:
+            subject.timer.cancel()
+        source = f"health:{subject.check.name}"
+        subject.timer = self._loop.call_later(wait, self.faults.attempt, source, "asking it", self._due, subject)
 
     def _due(self, subject: _Subject) -> None:
         subject.timer = None
+        if not subject.active:
+            return
         if subject.check.target in self._busy:
             subject.queued = True
             self._queues[subject.check.target].append(subject)
@@ -194,8 +200,9 @@ class Checks:
 
     def _go(self, subject: _Subject) -> None:
         subject.queued = False
+        work = functools.partial(self._probe, subject, subject.serial)
+        task = self._loop.create_task(self.faults.attend(f"health:{subject.check.name}", "asking it", work))
         self._busy.add(subject.check.target)
-        task = self._loop.create_task(self._probe(subject, subject.serial))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -210,7 +217,7 @@ class Checks:
         if subject.serial == serial:
             wait = health.next_wait(check.interval, self._jitter())
             self._arm(subject, max(0.0, began + wait - self._loop.time()))
-            self.contain(f"health:{check.name}", "judging its answer", self._conclude, subject, result)
+            self.faults.contain(f"health:{check.name}", "judging its answer", self._conclude, subject, result)
         queue = self._queues[check.target]
         while queue and check.target not in self._busy:
             following = queue.popleft()

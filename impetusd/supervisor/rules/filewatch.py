@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import glob
 import os
 import threading
@@ -19,7 +20,7 @@ from fnmatch import fnmatchcase
 
 from impetusd.core.config.model import Unit
 from impetusd.core.reasons import Reason, because
-from impetusd.supervisor.faults import bare
+from impetusd.supervisor.faults import BARE, Faults
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 ALWAYS = (".git", "__pycache__", "*.pyc", "node_modules", "*.swp", "*~")
@@ -45,7 +46,7 @@ class FileWatch:
         self._watchers: dict[str, Watcher] = {}
         self._resting: dict[str, Resting] = {}
         self._again: asyncio.TimerHandle | None = None
-        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
+        self.faults = BARE
 
     def watch(self, units: Iterable[Unit]) -> None:
         """Watch what these units want to be watched, and nothing else any more."""
@@ -58,13 +59,17 @@ class FileWatch:
                 self._resting.pop(name).cancel()
         for name, unit in wanted.items():
             if name not in self._watchers:
+                resting = Resting(unit, self._changed_files, self.faults)
                 try:
                     self._watchers[name] = Watcher(unit, self._ours, self._from_thread)
                 except RuntimeError as error:  # there can be no thread now
                     self._tell(f"{name}: cannot watch its files: {error}; tried again every {RETRY:g} s")
-                    self._again = self._loop.call_later(RETRY, self.watch, list(wanted.values()))
+                    again = list(wanted.values())
+                    self._again = self._loop.call_later(
+                        RETRY, self.faults.contain, "watched files", "watching them", self.watch, again
+                    )
                     continue
-                self._resting[name] = Resting(unit, self._act)
+                self._resting[name] = resting
 
     async def close(self) -> None:
         """Watch nothing more, and wait for the threads, which takes STEP: the interpreter must not end around them."""
@@ -74,12 +79,10 @@ class FileWatch:
             with contextlib.suppress(NoAnswer):
                 await Threads("file watch", 1).run(thread.join, 2.0)
 
-    def _act(self, unit: Unit, reason: Reason) -> None:
-        self.contain(unit.name, "replacing it for a changed file", self._changed_files, unit, reason)
-
     def _from_thread(self, watcher: Watcher, paths: list[str] | None, text: str) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._hear, watcher, paths, text)
+            hear = functools.partial(self._hear, watcher, paths, text)
+            self._loop.call_soon_threadsafe(self.faults.contain, watcher.unit.name, "hearing of changed files", hear)
         except RuntimeError:  # the loop has ended
             watcher.stop.set()
 
@@ -97,8 +100,9 @@ class FileWatch:
 class Resting:
     """The changes of a unit until none has come for watch_delay."""
 
-    def __init__(self, unit: Unit, changed_files: Callable[[Unit, Reason], None]) -> None:
+    def __init__(self, unit: Unit, changed_files: Callable[[Unit, Reason], None], faults: Faults = BARE) -> None:
         self._unit = unit
+        self._faults = faults
         self._changed_files = changed_files
         self._loop = asyncio.get_running_loop()
         self._paths: dict[str, None] = {}
@@ -113,7 +117,13 @@ class Resting:
         self._paths.update(dict.fromkeys(paths))
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(min(now + self._unit.watch_delay, self._latest), self._over)
+        self._timer = self._loop.call_at(
+            min(now + self._unit.watch_delay, self._latest),
+            self._faults.contain,
+            self._unit.name,
+            "replacing it for a changed file",
+            self._over,
+        )
 
     def cancel(self) -> None:
         """Act on nothing that has changed so far."""
@@ -146,14 +156,12 @@ class Watcher:
         self.thread.start()
 
     def _run(self) -> None:
-        try:
-            import watchfiles  # noqa: F401
-        except ImportError:
-            self._say("watch needs the package watchfiles: pip install 'impetusd[watch]'")
-            return
         while not self.stop.is_set():
             try:
                 self._watch()
+            except ImportError:
+                self._say("watch needs the package watchfiles: pip install 'impetusd[watch]'")
+                return
             except Exception as error:
                 self._say(f"cannot watch {', '.join(self._roots)}: {error}; tried again every {RETRY:g} s")
                 self.stop.wait(RETRY)

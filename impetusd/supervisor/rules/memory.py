@@ -30,9 +30,11 @@ from impetusd.core.rules.memory import (
     urgent,
 )
 from impetusd.linux import processes
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.entry import Entry, Role
 from impetusd.supervisor.threads import NoAnswer, Threads
 
+SOURCE = "memory ceilings"  # of what raises
 SHARE = 0.0025  # of one core, for passes
 SLICE = 64  # processes between two turns of the loop: 1 ms
 ROLES = frozenset({Role.PROGRAM, Role.WORKER, Role.STANDBY})
@@ -88,6 +90,7 @@ class Memory:
         self._earliest = 0.0  # of the next pass
         self._closed = self._ending = False
         self._threads = Threads("memory", MOST)
+        self.faults = BARE
         self.cost = 0.0  # seconds of CPU in all
 
     def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
@@ -112,7 +115,9 @@ class Memory:
     def _forget(self, name: str) -> None:
         self._trees.pop(name, None)
         if self._over.pop(name, None) is not None:
-            self._loop.call_soon(self._store)  # not amid the engine's round, which goes to the shim as a whole
+            self._loop.call_soon(
+                self.faults.contain, SOURCE, "keeping them", self._store
+            )  # not amid the engine's round, which goes to the shim as a whole
 
     def _store(self) -> None:
         self._keep(self.dump())
@@ -150,21 +155,25 @@ class Memory:
             self._timer = None
         if self._trees and self._round is None:
             due = min(tree.due for tree in self._trees.values())
-            self._timer = self._loop.call_at(due, self._begin)
+            self._timer = self._loop.call_at(due, self.faults.attempt, SOURCE, "measuring", self._begin)
 
     def _begin(self) -> None:
         self._timer = None
-        self._round = self._loop.create_task(self._look())
-        self._round.add_done_callback(self._ended)
+        if self._round is None and not self._closed:
+            self._round = self._loop.create_task(self._look())
+            self._round.add_done_callback(lambda over: self.faults.contain(SOURCE, "measuring", self._ended, over))
 
     def _ended(self, round_: asyncio.Task[None]) -> None:
         self._round = None
         if round_.cancelled():
             return
-        if round_.exception() is not None:
-            self._tell(f"memory could not be measured: {round_.exception()!r}; tried again in {FAR:g} s")
+        if (error := round_.exception()) is not None:
             for tree in self._trees.values():
                 tree.due = time.monotonic() + FAR
+            self._arm()
+            if not isinstance(error, OSError):
+                raise error
+            self._tell(f"memory could not be measured: {error!r}; tried again in {FAR:g} s")
         self._arm()
 
     async def _look(self) -> None:
@@ -182,7 +191,7 @@ class Memory:
             began = time.thread_time()
             tree.members = self._walk(tree)
             self.cost += time.thread_time() - began
-            await self._judge(tree)
+            await self._try_to_judge(tree)
             await asyncio.sleep(0)
 
     async def _pass(self, now: float) -> None:
@@ -205,7 +214,7 @@ class Memory:
         for count, tree in enumerate(current, 1):
             began = time.thread_time()
             tree.members = found[tree.pid]
-            await self._judge(tree)
+            await self._try_to_judge(tree)
             spent += time.thread_time() - began
             if count % SLICE == 0:
                 await asyncio.sleep(0)
@@ -230,6 +239,16 @@ class Memory:
         """Whether `used`, if it is right, is over a ceiling and was not, or the reverse, or calls for something."""
         after, verdict = look(tree.ceiling, tree.watch, at, used)
         return verdict is not None or (after.over is None) is not (tree.watch.over is None)
+
+    async def _try_to_judge(self, tree: Tree) -> None:
+        """What raises for one tree costs no other its look."""
+        try:
+            await self._judge(tree)
+        except Exception as error:
+            if self.faults.strict:
+                raise
+            self.faults.note(tree.entry.name, "measuring its memory", error)
+            tree.due = time.monotonic() + FAR
 
     async def _judge(self, tree: Tree) -> None:
         """Count the tree's members, and act on what that means."""

@@ -7,6 +7,7 @@ The question is repeated while the slot is STARTING with a process; how long tha
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 
 from impetusd import probe
@@ -14,6 +15,7 @@ from impetusd.core.config.model import Ready
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.health import Result
 from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.rules.prober import in_thread
 from impetusd.supervisor.slots.entry import Entry
 
@@ -54,7 +56,7 @@ class Readiness:
         self._ready = ready
         self._watch_line = watch_line
         self._waits: dict[str, _Wait] = {}
-        self.note: Callable[[str, str, Exception], object] | None = None  # as `Faults.note`
+        self.faults = BARE
 
     def begin(self, entries: Iterable[Entry]) -> None:
         """Take up what was under way when the supervisor before us died; called once, when the slots are known."""
@@ -83,22 +85,15 @@ class Readiness:
             case kind:
                 what = wait.ready.value
                 ask = _asks(kind, what)
-                task = asyncio.get_running_loop().create_task(self._until_it_answers(entry.name, wait, ask))
+                work = functools.partial(self._until_it_answers, wait, ask)
+                attended = self.faults.attend(entry.name, "asking whether it is ready", work)
+                task = asyncio.get_running_loop().create_task(attended)
                 wait.cancel = task.cancel
 
-    async def _until_it_answers(self, name: str, wait: _Wait, ask: Callable[[], Awaitable[Result]]) -> None:
-        """What raises is no answer: it is asked again, until listen_timeout has passed."""
+    async def _until_it_answers(self, wait: _Wait, ask: Callable[[], Awaitable[Result]]) -> None:
         pause = FIRST
-        while True:
-            try:
-                result = await ask()
-                if result.ok:
-                    break
-                wait.answer = result.text
-            except Exception as error:
-                if self.note is None:
-                    raise
-                self.note(name, "asking whether it is ready", error)
+        while not (result := await ask()).ok:
+            wait.answer = result.text
             await asyncio.sleep(pause)
             pause = min(pause * GROWTH, LONGEST)
         self._said(wait)

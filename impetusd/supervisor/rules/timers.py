@@ -27,7 +27,7 @@ from impetusd.core.rules import schedule
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron, Every, Meeting
 from impetusd.linux.alarm import Alarm
-from impetusd.supervisor.faults import AGAIN, bare
+from impetusd.supervisor.faults import AGAIN, BARE
 from impetusd.supervisor.slots.entry import IDLE
 
 VERSION = 1
@@ -171,7 +171,7 @@ class Timers:
         self._offset = now.wall - now.boot
         self._jobs = {name: self._job(timer, now) for name, timer in timers.items()}
         self._names = {timer.unit.name: name for name, timer in timers.items()}
-        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
+        self.faults = BARE
 
     @staticmethod
     def _job(timer: Timer, now: Now) -> Job:
@@ -258,11 +258,11 @@ class Timers:
         """From now on runs are started. `slots` (by unit name) are as they are after everything was taken over."""
         if not self._jobs:
             return
-        self._alarm = self._make_alarm(self._ring)
+        self._alarm = self._make_alarm(self._rung)
         self._may_start = True
         now = self._clock()
         for job in self._jobs.values():
-            self.contain(job.timer.name, "taking it up", self._take_up, job, slots.get(job.timer.unit.name), now)
+            self.faults.contain(job.timer.name, "taking it up", self._take_up, job, slots.get(job.timer.unit.name), now)
         self._ring()
 
     def _take_up(self, job: Job, slot: Slot | None, now: Now) -> None:
@@ -289,6 +289,9 @@ class Timers:
 
     # Time.
 
+    def _rung(self) -> None:
+        self.faults.attempt("timers", "looking what is due", self._ring)
+
     def _ring(self) -> None:
         """Do what is due, and have the alarm set for what is next."""
         now = self._clock()
@@ -297,10 +300,10 @@ class Timers:
         try:
             for job in self._jobs.values():
                 if was_set and isinstance(job.schedule, Cron):
-                    self.contain(job.timer.name, "planning its next run", self._plan, job, now)
+                    self.faults.contain(job.timer.name, "planning its next run", self._plan, job, now)
                 if now.run < job.rests_until:
                     continue
-                if not self.contain(job.timer.name, "looking what is due", self._look_at, job, now):
+                if not self.faults.contain(job.timer.name, "looking what is due", self._look_at, job, now):
                     job.rests_until = now.run + AGAIN
         finally:
             self._set_alarm()

@@ -7,6 +7,7 @@ answered by either, so what counts there is that it turns unhealthy (`Reloads.tu
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from impetusd.core.config.model import Health, Kind, Unit
@@ -16,6 +17,7 @@ from impetusd.core.rules.health import Result
 from impetusd.core.rules.lifecycle import State
 from impetusd.core.rules.reload import Count, Phase, Reload, verdict
 from impetusd.linux.processes import PAGE, stat
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.entry import SERVING, Entry, Role
 
 FIRST, LONGEST, GROWTH = 0.05, 1.0, 1.5  # seconds between two questions, and what each wait is to the one before
@@ -54,7 +56,7 @@ class Vetting:
         self._counts: dict[str, dict[int, Count | None]] = {}  # of a unit at the end of WATCH; None: not told yet
         self._before: dict[str, dict[int, Count | None]] = {}  # and at its beginning
         self._patience: dict[str, asyncio.TimerHandle] = {}
-        self.note: Callable[[str, str, Exception], Reason] | None = None  # as `Faults.note`
+        self.faults = BARE
 
     # Health checks.
 
@@ -68,7 +70,8 @@ class Vetting:
         if unit.name in self._checks and unit.kind is Kind.POOL:
             for process, entry in new.items():
                 if process not in self._asking:
-                    self._asking[process] = self._loop.create_task(self._vet(entry, process))
+                    work = functools.partial(self._vet, entry, process)
+                    self._asking[process] = self._loop.create_task(self.faults.attend(entry.name, "asking it", work))
         if reload.phase is Phase.WATCH and reload.canaries and unit.name not in self._before:
             self._before[unit.name] = self._ask_counts(unit)
 
@@ -112,9 +115,9 @@ class Vetting:
                 if entry.rec.process != process:
                     return
         except Exception as error:
-            if self.note is None:
+            if self.faults.strict:
                 raise
-            self._fail(entry, self.note(entry.name, "asking it", error))
+            self._fail(entry, self.faults.note(entry.name, "asking it", error))
         finally:
             self._asking.pop(process, None)
             self._well.discard(process)
@@ -148,7 +151,9 @@ class Vetting:
             return NONE
         if unit.name not in self._counts:
             self._counts[unit.name] = self._ask_counts(unit)
-            self._patience[unit.name] = self._loop.call_later(PATIENCE, self._impatient, unit)
+            self._patience[unit.name] = self._loop.call_later(
+                PATIENCE, self.faults.attempt, unit.name, "comparing its processes", self._impatient, unit
+            )
         counts = self._counts[unit.name]
         if None in counts.values():
             return None
@@ -175,7 +180,9 @@ class Vetting:
 
     def _impatient(self, unit: Unit) -> None:
         """Who has not told is left out of the comparison, but for what it uses."""
-        counts = self._counts.get(unit.name, {})
+        if unit.name not in self._counts:  # the reload is over
+            return
+        counts = self._counts[unit.name]
         for entry in self._slots(unit):
             if entry.rec.process is not None and counts.get(entry.rec.process, 0) is None:
                 counts[entry.rec.process] = Count(memory=_memory(entry))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import random
 import signal
 import time
@@ -640,7 +641,9 @@ class Engine(Slots):
         if not self._gathering:
             self._flush()
         if self._watchers and self._looking is None:
-            self._looking = self._loop.call_at(self._look_at, self._look)
+            self._looking = self._loop.call_at(
+                self._look_at, self.faults.contain, "the engine", "looking who waits no longer", self._look
+            )
 
     def _flush(self) -> None:
         """Send the round. What this raises before that is as if the round were not over yet: see `Starter.flush`."""
@@ -874,7 +877,7 @@ class Engine(Slots):
         if port:
             self._waiting.pop(entry.name, None)
             entry.waits = lambda: because("waits_for_holder", end=failed)
-            self._in_background(self._fail_for_a_port(entry, failed, port, entry.slot.since))
+            self._in_background(entry, functools.partial(self._fail_for_a_port, entry, failed, port))
         else:
             self._failed_to_start(entry, failed)
 
@@ -888,8 +891,20 @@ class Engine(Slots):
             self._failed_to_start(entry, failed)
             self._pump()
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+    def _in_background(self, entry: Entry, work: Callable[[float], Coroutine[Any, Any, None]]) -> None:
+        """Go on with the slot's start, which has failed if this raises. `work` takes since when the slot is STARTING."""
+        since = entry.slot.since
+
+        async def attended() -> None:
+            try:
+                await work(since)
+            except Exception as error:
+                why = self.faults.note(entry.name, STAGES["look_up"], error)
+                if entry.slot.state is State.STARTING and entry.slot.since == since and entry.rec.process is None:
+                    self._failed_to_start(entry, not_started("look_up", why))
+                    self._pump()
+
+        task = self._loop.create_task(attended())
         self._looking_up.add(task)
         task.add_done_callback(self._looking_up.discard)
 
@@ -913,7 +928,7 @@ class Engine(Slots):
             self._launch(entry, NOTHING)
             return
         entry.waits = lambda: because("waits_for_host")
-        self._in_background(self._launch_when_found(entry, entry.slot.since))
+        self._in_background(entry, functools.partial(self._launch_when_found, entry))
 
     async def _launch_when_found(self, entry: Entry, since: float) -> None:
         """The slot may have been stopped, and even started again, while the host was asked."""
@@ -1083,10 +1098,12 @@ class Engine(Slots):
             return
 
         def answer(data: bytes) -> None:
-            self._loop.call_soon_threadsafe(self._tail_came, entry, pid, data)
+            came = functools.partial(self._tail_came, entry, pid, data)
+            self._loop.call_soon_threadsafe(self.faults.contain, entry.name, "keeping its last lines", came)
 
         self._starter.tail(entry.rec.pipe, answer)
-        self._loop.call_later(TAILED, self._tail_late, entry, pid)
+        late = functools.partial(self._tail_late, entry, pid)
+        self._loop.call_later(TAILED, self.faults.contain, entry.name, "waiting for its last lines", late)
         entry.tail_due, entry.tail_of = True, pid
 
     def _tail_late(self, entry: Entry, pid: int) -> None:

@@ -347,7 +347,9 @@ class Reloads:
         if timer is not None:
             timer.cancel()
         if reload.deadline is not None and reload.deadline > now:
-            self._timers[unit.name] = self._loop.call_at(reload.deadline, self._engine.wake)
+            self._timers[unit.name] = self._loop.call_at(
+                reload.deadline, self._engine.faults.contain, unit.name, "going on with its reload", self._engine.wake
+            )
 
     def _view(self, unit: Unit, reload: Reload) -> View:
         template = self._engine.entries.get(slot_name(unit, Role.TEMPLATE, 0))

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from impetusd.linux.processes import stat
 from impetusd.supervisor.budget import Budget
-from impetusd.supervisor.faults import bare
+from impetusd.supervisor.faults import BARE, Faults
 from impetusd.supervisor.slots.entry import FORKING, Entry
 from impetusd.supervisor.start.link import Link
 
@@ -62,6 +62,8 @@ class Notify:
         deliver: Callable[[Entry, dict[str, str]], None],
         expects: Callable[[], bool],
         complain: Callable[[str], object],
+        *,
+        faults: Faults = BARE,
     ) -> None:
         """`link` leads to the shim: what does not descend from that has nothing to say here.
 
@@ -73,13 +75,15 @@ class Notify:
         self._expects = expects
         self._complain = complain
         self._sources: dict[str, _Source] = {}
-        self.contain: Callable[..., bool] = bare  # as `Faults.contain`
+        self._faults = faults
         # A process can be ready before the shim has told its pid: such messages, each with the pids from its sender up
         # to the shim's child, wait for `replay`.
         early: list[tuple[list[int], dict[str, str]]] = json.loads(link.blobs.get(EARLY, "[]"))
         self._early = deque(((line, message) for line, message in early), maxlen=MOST_EARLY)
         self._loop = asyncio.get_running_loop()
-        self._loop.call_soon(self.replay)  # what the supervisor before us had not been able to tell
+        self._loop.call_soon(
+            faults.contain, EARLY, "delivering what came early", self.replay
+        )  # what the supervisor before us had not been able to tell
 
     def listen(self, name: str, sock: socket.socket) -> None:
         """Hear `sock`, which is ours from now on, in the place of the one that was called `name`."""
@@ -87,7 +91,10 @@ class Notify:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         source = self._sources[name] = _Source(name, sock, self._loop.time())
-        self._loop.add_reader(sock, self._readable, source)
+        self._hear_on(source)
+
+    def _hear_on(self, source: _Source) -> None:
+        self._faults.hear(source.sock, source.name, "reading a message", self._readable, source)
 
     def unlisten(self, name: str) -> None:
         """Hear it no more."""
@@ -116,7 +123,7 @@ class Notify:
         waiting = len(self._early)
         if not waiting:
             return
-        left = [each for each in self._early if not self._delivered(*each)]
+        left = [each for each in self._early if self._is_to_wait(*each)]
         self._early = deque(left if self._expects() else (), maxlen=MOST_EARLY)
         if len(self._early) < waiting:
             self._remember()
@@ -134,7 +141,7 @@ class Notify:
         try:
             if ancillary and not flags & socket.MSG_TRUNC:
                 sender = CREDENTIALS.unpack(ancillary[0][2])[0]
-                self.contain(source.name, "hearing a message", lambda: self._hear(sender, parse(body)))
+                self._faults.contain(source.name, "hearing a message", lambda: self._hear(sender, parse(body)))
         finally:
             pause = source.budget.spend(time.thread_time() - begun + AROUND, self._loop.time())
             self._link.when_sent(functools.partial(self._take, source, pause))
@@ -148,17 +155,17 @@ class Notify:
             return
         source.sock.recv(1)
         if not pause:
-            self._loop.add_reader(source.sock, self._readable, source)
+            self._hear_on(source)
             return
         self._loop.remove_reader(source.sock)
-        self._loop.call_later(pause, self._go_on, source)
+        self._loop.call_later(pause, self._faults.attempt, source.name, "reading on", self._go_on, source)
         if source.tell_at <= self._loop.time():
             source.tell_at = self._loop.time() + TELL_AGAIN
             self._complain(f"{source.name}: sends more notify messages than are read; they wait in its socket")
 
     def _go_on(self, source: _Source) -> None:
         if self._sources.get(source.name) is source:
-            self._loop.add_reader(source.sock, self._readable, source)
+            self._hear_on(source)
 
     def _hear(self, pid: int, message: dict[str, str]) -> None:
         """Deliver, keep for `replay`, or, from a stranger, drop."""
@@ -177,6 +184,15 @@ class Notify:
         if not self._delivered(*early) and self._expects() and early not in self._early:
             self._early.append(early)
             self._remember()
+
+    def _is_to_wait(self, line: list[int], message: dict[str, str]) -> bool:
+        try:
+            return not self._delivered(line, message)
+        except Exception as error:  # it is dropped, and no other
+            if self._faults.strict:
+                raise
+            self._faults.note(EARLY, "delivering what came early", error)
+            return False
 
     def _delivered(self, line: list[int], message: dict[str, str]) -> bool:
         """False for a process that is not known: the child of the shim, or of a template, whose pid is still to be told."""

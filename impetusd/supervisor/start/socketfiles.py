@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from impetusd.files.folders import folder_of, open_folder
 from impetusd.linux.watch import watch
+from impetusd.supervisor.faults import BARE
 
 FOLDER = "sockets"  # in run_dir, 0700
 HIDDEN = ".{}.refused"  # what a socket's file is called while nobody is to find it
@@ -42,6 +43,7 @@ class SocketFiles:
         self._unwatch: list[Callable[[], None]] = []
         self._repaired: dict[str, float] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.faults = BARE
 
     def second_name(self, path: str) -> str:
         """Where the socket at `path` has its second name, if it has one."""
@@ -61,7 +63,7 @@ class SocketFiles:
             self._watched[folder].add(name)
         else:
             self._watched[folder] = {name}
-            self._unwatch.append(watch(folder, self._watched[folder], functools.partial(self._look, folder)))
+            self._unwatch.append(watch(folder, self._watched[folder], functools.partial(self._missing, folder)))
 
     def forget(self, path: str) -> None:
         """Nobody listens there any more."""
@@ -123,6 +125,9 @@ class SocketFiles:
             if not stat.S_ISSOCK(os.lstat(second).st_mode):  # somebody has put something else there meanwhile
                 os.unlink(second)
 
+    def _missing(self, folder: str) -> None:
+        self.faults.attempt(f"sockets in {folder}", "looking after them", self._look, folder)
+
     def _look(self, folder: str) -> None:
         with contextlib.suppress(OSError):
             os.close(open_folder(folder, make=0o755))  # now: it is to be watched again
@@ -143,7 +148,8 @@ class SocketFiles:
     def _soon(self, path: str) -> None:
         if path not in self._timers:
             due = self._repaired.get(path, 0.0) + SECONDS_APART
-            self._timers[path] = self._loop.call_at(due, self._repair, path)
+            source, stage = self._units[path], f"restoring its socket {path}"
+            self._timers[path] = self._loop.call_at(due, self.faults.attempt, source, stage, self._repair, path)
 
     def _repair(self, path: str) -> None:
         self._timers.pop(path, None)

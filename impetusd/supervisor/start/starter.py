@@ -27,6 +27,7 @@ from impetusd.core.rules.lifecycle import Scope
 from impetusd.files.folders import unlink_socket
 from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor.disk.ledger import Ledger
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.logs.logpipe import own_end
 from impetusd.supervisor.logs.stream import NAMES, STDOUT, Prefix
 from impetusd.supervisor.logs.stream import STREAMS as LOG_STREAMS
@@ -59,6 +60,7 @@ class Starter:
     def __init__(self, link: Link, writer: Writer, ledger: Ledger, environ: Mapping[str, str], log_dir: str) -> None:
         """`environ` is the daemon's environment, of which a few variables are handed on."""
         self.files: SocketFiles | None = None
+        self.faults = BARE
         self.prefix: Prefix | None = None  # with one, what has no file of its own in the INI goes to standard output
         self._ledger = ledger
         self._link = link
@@ -459,8 +461,10 @@ class Starter:
         entry.rec.pipe = None
         loop = asyncio.get_running_loop()
         for stream in STREAMS:
-            close = functools.partial(self._close_pipe, pipe, stream)
-            self._writer.forget(f"{pipe}:{stream}", functools.partial(loop.call_soon_threadsafe, close))
+            close, what = functools.partial(self._close_pipe, pipe, stream), (entry.name, "closing its log pipes")
+            self._writer.forget(
+                f"{pipe}:{stream}", functools.partial(loop.call_soon_threadsafe, self.faults.contain, *what, close)
+            )
 
     def _close_pipe(self, pipe: int, stream: str) -> None:
         self.drop(f"log:{pipe}:{stream}:r")
