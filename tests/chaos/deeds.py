@@ -11,6 +11,8 @@ import time
 
 from soak import ALWAYS, CALM, OURS, TIMERS, Deed, Soak, Violation
 
+REFUSED = 2  # a command's exit code when the INI file has mistakes
+
 
 def _kill(pid: int | None, number: int = signal.SIGKILL) -> None:
     if pid:
@@ -182,9 +184,11 @@ def edit(soak: Soak) -> str:
     )
     soak.write()
     words = soak.random.choice([("apply",), ("apply",), ("plan",), ("status",)])
-    soak.command(*words)
+    results = [soak.command(*words)]
     if words != ("apply",):
-        soak.command("apply")
+        results.append(soak.command("apply"))
+    if refused := [each for each in results if each.code == REFUSED]:
+        raise Violation(f"a file without mistakes was refused: {refused}")
     return f"{' '.join(soak.setup.programs)}; {words[0]}"
 
 

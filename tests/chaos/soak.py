@@ -73,7 +73,8 @@ class Setup:
         )
         for name, (every, takes) in TIMERS.items():
             parts.append(f'[timer:{name}]\nevery = {every}\ncommand = sh -c "sleep {takes}"\n')
-        parts.append('[health:alive]\nexec = sh -c "exit 0"\ntarget = quiet\ninterval = 2s\ntimeout = 2s\n')
+        if "quiet" in self.programs:
+            parts.append('[health:alive]\nexec = sh -c "exit 0"\ntarget = quiet\ninterval = 2s\ntimeout = 2s\n')
         if mistakes:
             parts.append("[program:broken]\nno_such_key = 1\n")
         return "".join(parts)
@@ -198,9 +199,8 @@ class Soak:
         self.never_twice()
         result = self.command("status", "--json")
         if result.code not in {0, 1}:
-            if self.ended:
-                self.revive()
-            return f"status: {result}", None
+            tried = self.revive() if self.ended else ""
+            return f"status: {result}{tried}", None
         status: dict[str, Any] = json.loads(result.out)
         pids = {row["name"]: row["pid"] for row in status["units"] if row["pid"]}
         managers = {status["shim"]["pid"], status["supervisor"]["pid"]}
@@ -325,11 +325,15 @@ class Soak:
             self.flat()
         self._tell(f"{line} ({time.monotonic() - began:.1f} s)")
 
-    def revive(self) -> None:
-        """An operator sees that nothing runs, and starts it; what cannot be taken over he ends first, as he is told to."""
-        if self.command("start").code == NOT_STARTED and self.command("status").code not in {0, 1}:
-            self.command("stop")
-            self.command("start")
+    def revive(self) -> str:
+        """An operator sees that nothing runs, and starts it; what cannot be taken over he ends first, as he is told to.
+
+        Returns what he is told.
+        """
+        told = f"\nstart: {(started := self.command('start'))}"
+        if started.code == NOT_STARTED and self.command("status").code not in {0, 1}:
+            told += f"\nstop: {self.command('stop')}\nstart: {self.command('start')}"
+        return told
 
     def meanwhile(self, end: Callable[[], object]) -> None:
         """Have `end` called at the end of the step, whatever happens."""
