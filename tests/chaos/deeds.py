@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import time
+from typing import Any
 
 from soak import ALWAYS, CALM, OURS, TIMERS, Deed, Soak, Violation
 
@@ -192,15 +193,20 @@ def edit(soak: Soak) -> str:
     return f"{' '.join(soak.setup.programs)}; {words[0]}"
 
 
+def _lasting(status: dict[str, Any]) -> set[str]:
+    """The slots but those of jobs and of health checks' commands, which come and go."""
+    return {row["name"] for row in status["units"] if row["kind"] not in {"timer", "health"}}
+
+
 def edit_with_mistakes(soak: Soak) -> str:
     """It must be refused, and change nothing."""
-    before = {row["name"] for row in soak.calm()["units"]} - TIMERS.keys() - {"alive"}
+    before = _lasting(soak.calm())
     soak.write(mistakes=True)
     soak.meanwhile(soak.write)
     result = soak.command("apply")
     if result.code == 0:
         raise Violation(f"apply took a file with mistakes: {result}")
-    after = {row["name"] for row in soak.told()["units"]} - TIMERS.keys() - {"alive"}
+    after = _lasting(soak.told())
     if before != after:
         raise Violation(f"a file with mistakes changed the slots: {before} {after}")
     return ""
