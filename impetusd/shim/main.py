@@ -33,6 +33,7 @@ from impetusd.shim.supervision import Supervision
 
 TYPE_CHECKING = False  # `typing` and `dataclasses` would be 2 MB for as long as we live
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 EX_CANTCREAT, EX_TEMPFAIL = 73, 75
@@ -82,27 +83,42 @@ class Shim(Supervision):
         if self.supervisor is not None:  # it was there before this code was
             self.emit({"event": "upgraded"})
         self._flush()
+        failed = ""
         while True:
-            events = self.epoll.poll(self._patience())
-            self._hold_back()  # as soon as there is room again
-            for fd, _ in events:
-                act = self.on.get(fd)  # an earlier one of this round may have closed it
-                if act is not None:
-                    self._survive(act, fd)
-            self._take_up_again(time.monotonic())
-            if self.sweep_due:
-                self._survive(self._sweep)
-            self._survive(self._end_alone)
-            if self.over:
-                return 1
-            for act in each_round:
-                self._survive(act)
-            if self.quitting and self.supervisor is None:
-                if self.last is None:
-                    self.last = ending.Last(self, time.monotonic())
-                if self.last.is_over(time.monotonic()):
-                    self._clear_away()
-                    return self.code
+            try:
+                code = self._round(each_round)
+            except Exception as error:  # between the acts; they do not come to nothing with it
+                if repr(error) != failed:
+                    failed = repr(error)
+                    log(f"a round failed, going on: {failed}")
+                time.sleep(APART)
+            else:
+                if code is not None:
+                    return code
+
+    def _round(self, each_round: Iterable[Callable[[], None]]) -> int | None:
+        """Wait, and do what is due. The exit status when that was all."""
+        events = self.epoll.poll(self._patience())
+        self._hold_back()  # as soon as there is room again
+        for fd, _ in events:
+            act = self.on.get(fd)  # an earlier one of this round may have closed it
+            if act is not None:
+                self._survive(act, fd)
+        self._take_up_again(time.monotonic())
+        if self.sweep_due:
+            self._survive(self._sweep)
+        self._survive(self._end_alone)
+        if self.over:
+            return 1
+        for act in each_round:
+            self._survive(act)
+        if self.quitting and self.supervisor is None:
+            if self.last is None:
+                self.last = ending.Last(self, time.monotonic())
+            if self.last.is_over(time.monotonic()):
+                self._clear_away()
+                return self.code
+        return None
 
     def _beat(self) -> None:
         now = time.monotonic()

@@ -60,6 +60,7 @@ class Supervision(Loop):
         self.supervisor: Child | None = None
         self.outbox: deque[tuple[dict[str, Any], Sequence[int]]] = deque()
         self.stuck = False  # its channel is full
+        self.unheard = False  # a message of it was lost: nothing that follows is carried out
         self.lifeline = -1  # our end of a pipe whose other end goes as soon as the supervisor is killed
         self.corpses: list[Child] = []  # supervisors that were killed and cannot end
         self.dying = math.inf  # when (monotonic) the supervisor, which was killed, is one of them
@@ -149,7 +150,7 @@ class Supervision(Loop):
 
     def _start_supervisor(self, now: float) -> None:
         self.born = self.heard = now
-        self.spoke, self.silent_after = False, None
+        self.spoke, self.silent_after, self.unheard = False, None, False
         child, open_here = Child(-1, "", ""), contextlib.ExitStack()
         try:
             with contextlib.ExitStack() as theirs:
@@ -355,7 +356,17 @@ class Supervision(Loop):
                 log(f"and so did handling that: {again!r}")
 
     def _receive(self) -> None:
-        while self.channel is not None:
+        """Carry out what the supervisor says. Where a part of that may be lost, the next one begins with what is known here."""
+        try:
+            self._read()
+        except Exception as error:
+            log(f"what the supervisor said may be lost, replacing it: {error!r}")
+            self.unheard = True
+            self._kill_supervisor()
+        self._flush()
+
+    def _read(self) -> None:
+        while self.channel is not None and not self.unheard:
             try:
                 packet = self._seeing(functools.partial(wire.recv, self.channel))
             except BlockingIOError:
@@ -377,5 +388,4 @@ class Supervision(Loop):
                 self._carry_out(op, fds)
             for fd in fds:
                 os.close(fd)
-            self._write_down()
-        self._flush()
+            self._survive(self._write_down)  # which each round does again

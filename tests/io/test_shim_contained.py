@@ -10,6 +10,7 @@ import os
 import signal
 
 import pytest
+import raising
 from shim_harness import CGROUPS, Shim
 from waiting import wait_for
 
@@ -54,6 +55,7 @@ Shim._ended = armed(Shim._ended, "event", lambda child: child.process)
 def aimed(self, op, fds):
     if op["op"] == "aim":
         aim.update(op["at"])
+        self.emit({"event": "aimed"})
     else:
         obey(self, op, fds)
 Shim._obey = aimed
@@ -157,6 +159,63 @@ def test_any_other_operation_that_goes_wrong_is_done_once_more(kind):
         shim.supervisor.kill()
         assert shim.next_life().hello["table"] == []
         assert shim.supervisor.fds == {}
+
+
+ACTS = (
+    *("_mind_supervisor", "_flush", "_beat", "_write_down", "_remove_emptied", "_sweep", "_end_alone"),
+    *("_patience", "_take_up_again", "_hold_back"),
+)
+EVERY = 1 if raising.EVERY == 1 else 4  # of the calls of one act one in so many
+
+
+def armed_act(act):
+    arm = f"\nShim.{act} = armed(Shim.{act}, 'act', lambda *_: {act!r})\nsupervision.SPACING = 0.0\n"
+    return Shim(setup=ARMED.replace("ERROR", ERRORS["mistake"]).replace("KIND", "'none'") + arm)
+
+
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: f"{act.strip('_')}-each {EVERY}th of its calls")
+def test_what_goes_wrong_anywhere_in_its_loop_loses_nothing_and_starts_nothing_twice(act):
+    with armed_act(act) as shim:
+        _, pid = shim.started("/bin/sleep", "1000")
+        for count in range(0, 2000, EVERY):
+            victim, its = shim.started("/bin/sleep", "1000")
+            shim.say({"op": "aim", "at": {"kind": "act", "process": act, "count": count}})
+            shim.wait("aimed")
+            other, _ = shim.started("/bin/sleep", "1000")
+            os.kill(its, signal.SIGUSR1)
+            assert shim.wait("exited", victim)["signal"] == signal.SIGUSR1
+            shim.signal(other, signal.SIGKILL)
+            shim.wait("exited", other)
+            shim.ack(victim, other)
+            wait_for(lambda: set(shim.children()) == {pid, shim.supervisor.pid}, f"nothing to be left after {count}")
+            if not shim.wait("fired", act)["call"]:
+                break
+        assert count >= EVERY
+
+
+def test_of_a_supervisor_of_which_a_message_is_lost_nothing_that_follows_is_carried_out():
+    """It is replaced: the next one begins with what is known here."""
+    replaced = 0
+    with armed_act("_receive") as shim:
+        _, pid = shim.started("/bin/sleep", "1000")
+        for count in range(0, 200, EVERY):
+            shim.say({"op": "aim", "at": {"kind": "act", "process": "_receive", "count": count}})
+            shim.wait("aimed")
+            try:
+                shim.say(put(f"{count}:lost"))
+                shim.say(put(f"{count}:next"))
+                shim.echo()
+                call = shim.wait("fired", "_receive")["call"]
+            except (AssertionError, ConnectionError):
+                replaced += 1
+                told = shim.next_life().hello
+                assert [row["pid"] for row in told["table"]] == [pid]
+                assert {f"{count}:lost", f"{count}:next"} & told["blobs"].keys() != {f"{count}:next"}
+                continue
+            if not call:
+                break
+        assert replaced
+        assert set(shim.children()) == {pid, shim.supervisor.pid}
 
 
 def test_a_source_that_goes_wrong_again_and_again_is_set_aside_and_told_twice():
