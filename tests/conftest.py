@@ -39,6 +39,7 @@ LONG = (
     "system/test_service",
     "system/test_listening",
     "system/test_recipes",
+    "system/test_node",
     "system/test_pool",
     "system/test_among_many",
     "core/test_mutated",

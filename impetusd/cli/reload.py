@@ -42,7 +42,8 @@ def command(names: tuple[str, ...], canaries: int | None, watch: float | None, c
 
     The first new worker serves beside the old ones for reload_watch. If it cannot be imported, is not ready in
     listen_timeout, ends, or fails its health checks, the new ones go and the old ones stay: exit code 1. A program
-    takes part if it has listen and wait_ready; another one is restarted, and a unit that does not run is started.
+    takes part if it has listen and wait_ready, or listen and is Node; another one is restarted, and a unit that does
+    not run is started.
 
     While a unit is being reloaded, a second reload of it is refused.
 

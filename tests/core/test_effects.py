@@ -32,7 +32,7 @@ WHERE = {
 }
 # What a process is given when it starts. Of a pool, new workers have it beside the old ones.
 OF_THE_START = {
-    "app", "protocol", "threads", "root_path", "command", "interpreter", "preload", "drain_timeout", "wait_ready", "watchdog", "cwd", "user", "group", "umask", "nice",
+    "app", "protocol", "threads", "root_path", "command", "node", "interpreter", "preload", "drain_timeout", "wait_ready", "watchdog", "cwd", "user", "group", "umask", "nice",
     "no_new_privs", "capabilities", "header_timeout", "body_timeout",
     "oom_score_adj", "cpu_affinity", "rlimits", "env_file", "increment_var", "listen", "backlog", "max_requests",
 }  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from impetusd.core import units
 from impetusd.core.config import ini, schema
-from impetusd.core.config.model import Autorestart, Kind, user_and_group
+from impetusd.core.config import node as nodes
+from impetusd.core.config.model import Autorestart, Kind, Ready, user_and_group
 from impetusd.core.config.reading import place, size
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and every command that starts something comes by here
@@ -24,6 +25,7 @@ COMPANIONS = {
     "log_keep": ("log_max_size", "log_max_age"),
     "log_compress": ("log_max_size", "log_max_age"),
     "retry_delay": ("retries",),
+    "node": ("listen",),
 }
 # Keys of a pool that are for some protocols only.
 OF_PROTOCOLS = {"threads": ("wsgi",), "root_path": ("asgi", "wsgi")}
@@ -34,7 +36,7 @@ OF_EXEC = frozenset(
 )
 # Set by impetusd for each process; what an [env:…] put there would be lost.
 OWN_VARIABLES = frozenset({
-    "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
+    "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_NODE", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
     "INSTANCE", "INVOCATION_ID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET",
     "WATCHDOG_PID", "WATCHDOG_USEC",
 })  # fmt: skip
@@ -50,6 +52,8 @@ def parked(reading: Values, section: Section, per_instance: frozenset[str], valu
 
 def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
     oneshot(reading, section, values)
+    if kind is Kind.PROGRAM:
+        node(reading, section, values)
     companions(reading, section, kind, values, faulty)
     timeouts(reading, section, kind, values, faulty)
     listening(reading, section, values)
@@ -92,6 +96,17 @@ def oneshot(reading: Values, section: Section, values: dict[str, Any]) -> None:
     for key in OF_SIMPLE:
         if values[key]:
             reading.problem(place(section, key), f"{key} is for what goes on running, and this is oneshot; remove it")
+
+
+def node(reading: Values, section: Section, values: dict[str, Any]) -> None:
+    """Node, which is ready when it listens, unless something else is said."""
+    loaded = nodes.loads(values["command"], values["listen"], values["node"], reading.rules)
+    ready = values["ready"]
+    if loaded and not ready and values["type"] != "oneshot" and "wait_ready" not in section.entries:
+        values["ready"] = Ready("listen", "")
+    elif not loaded and ready and ready.kind == "listen":
+        text = "ready = listen is for Node with listen, whose preload says it; write node = yes if it is, or wait_ready = yes"
+        reading.problem(place(section, "ready"), text)
 
 
 def companions(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:

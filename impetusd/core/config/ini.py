@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 # The rules by which a text is read. One that is in force keeps those it was read by until it is applied again: under 1 a
-# backslash in quotes was itself, and what no shell could have run was taken for a command.
-RULES = 2
+# backslash in quotes was itself, and what no shell could have run was taken for a command; under 2 Node was any program.
+RULES = 3
 QUOTED = "\ufdd0"  # a noncharacter: see `split`
 DEEPEST = 20  # references nested deeper than this are refused: a file of "${A:-" a million times over must not recurse
 

@@ -52,14 +52,17 @@ class Action(Enum):
 class Ready:
     """How a program that does not speak the notify protocol is known to be ready.
 
-    `kind` and `value`: "http" and a URL, "tcp" and HOST:PORT, "log" and a regular expression for a line of this run.
+    `kind` and `value`: "http" and a URL, "tcp" and HOST:PORT, "log" and a regular expression for a line of this run,
+    "listen" and "" of Node, whose preload says it.
     """
 
     kind: str
     value: str
 
     def __str__(self) -> str:
-        return self.value if self.kind == "http" else f"{self.kind}:{self.value}"
+        return (
+            self.kind if self.kind == "listen" else self.value if self.kind == "http" else f"{self.kind}:{self.value}"
+        )
 
 
 ANY_V4, ANY_V6 = "0.0.0.0", "::"  # noqa: S104 (compared, not bound)
@@ -126,6 +129,7 @@ class Unit:
     # what runs
     command: tuple[str, ...] = ()  # all but pools: argv
     type: str = "simple"  # programs: "oneshot" does its work and ends
+    node: str = "no"  # programs: whether our preload is loaded into it, or "auto"; see `config.node`
     app: str = ""  # pools: "package.module:factory"
     interpreter: str = ""  # pools: the python that runs the worker runtime; "" is the daemon's own
     protocol: str = "auto"
@@ -193,7 +197,7 @@ class Unit:
     rlimits: tuple[tuple[str, int, int], ...] = ()  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
     env: Mapping[str, str]
     env_file: tuple[str, ...]
-    rules: int = 2  # by which its section was read, and its env_file is: see `ini.RULES`
+    rules: int = 3  # by which its section was read, and its env_file is: see `ini.RULES`
     # logs; "" is the default file of the slot in log_dir
     out_file: str = ""
     error_file: str = ""

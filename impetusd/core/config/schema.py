@@ -393,7 +393,7 @@ def parse_peer(text: str) -> str:
 
 
 def parse_ready(text: str) -> Ready:
-    """One of three ways of being ready."""
+    """One of four ways of being ready."""
     kind, _, value = text.partition(":")
     value = value.strip()
     if kind in {"http", "https"}:
@@ -413,7 +413,9 @@ def parse_ready(text: str) -> Ready:
                 f"its regular expression cannot be read ({error}); write one like log:listening on"
             ) from None
         return Ready("log", value)
-    raise ValueError("write http://HOST:PORT/path, tcp:HOST:PORT or log:REGEX")
+    if text == "listen":
+        return Ready("listen", "")
+    raise ValueError("write http://HOST:PORT/path, tcp:HOST:PORT, log:REGEX or listen")
 
 
 def pattern_fault(ready: Ready) -> str:
@@ -563,6 +565,7 @@ ON_FATAL = choice("refuse", "hold")
 PROTOCOL = choice("auto", "aiohttp", "asgi", "wsgi")
 ROOT_PATH = Value("path", parse_root_path, str)
 PROGRAM_TYPE = choice("simple", "oneshot")
+NODE = choice("auto", "yes", "no")
 HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
 STATUS = Value("status codes", parse_status, show_ranges, none=())
@@ -605,6 +608,7 @@ KEYS: tuple[Key, ...] = (
     Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: it runs until it is stopped; oneshot: it does its work and ends, like a migration. That one counts as started when it has exited with 0 (or one of stop_exit_codes), whoever depends on it waits for that, and is held back when it fails. It is run at each start of impetusd, and when it is named; autostart and depends_on alone do not run it twice. Its autorestart is never by default, and its listen_timeout none."),
     Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. [::] takes IPv4, too, where the host has it so (net.ipv6.bindv6only = 0); [::]:PORT v6only=yes or no says it, and beside 0.0.0.0 it is yes. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
     Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
+    Key("node", _PROGRAM, "What runs", NODE, "auto", "Of a program with listen, whether it is Node, whose server.listen(PORT) then takes the socket of that port, or the only one: auto (if command is node, npm, npx, yarn, pnpm, next or the like, lies in node_modules/.bin or ends with .js, .mjs, .cjs or .ts), yes or no. It gets a file of impetusd's by NODE_OPTIONS, before what is there, and PORT unless that is set. On kill_signal it answers the requests that it has, if it has no handler of its own.", "yes"),
     Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
     Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool, 3.11 or newer, like that of the application's own venv: nothing but the application has to be installed there. Default: the one that runs impetusd.", ".venv/bin/python"),
     Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh, as they do without being told if it starts threads or opens connections at import."),
@@ -617,7 +621,7 @@ KEYS: tuple[Key, ...] = (
     Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
     Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
     Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
-    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX (as Python's re, but for lookaround and references to groups).", "log:listening on port"),
+    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX (as Python's re, but for lookaround and references to groups); listen, of Node alone (see node): when its server listens, or it says process.send('ready'). Default: none; of Node with listen and without wait_ready: listen.", "log:listening on port"),
     Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
     Key("members", (GROUP,), "When it runs", WORDS, "", "Pools and programs, by name or pattern, that the group's name stands for in every command. Required.", "web, db"),
     # reload

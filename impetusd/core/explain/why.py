@@ -30,7 +30,7 @@ from impetusd.core.protocol import as_wanted
 from impetusd.core.reasons import Reason, of_record
 from impetusd.core.units import ahead, span
 
-WAITING = frozenset({"waits_for", "waits_for_address", "waits_for_line", "waits_for_answer"})
+WAITING = frozenset({"waits_for", "waits_for_address", "waits_for_line", "waits_for_listen", "waits_for_answer"})
 MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
 
 

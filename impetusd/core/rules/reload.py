@@ -358,7 +358,7 @@ def overlaps(unit: Unit) -> bool:
     """
     if unit.kind is Kind.POOL:
         return True
-    by_itself = unit.wait_ready or (unit.ready is not None and unit.ready.kind == "log")
+    by_itself = unit.wait_ready or (unit.ready is not None and unit.ready.kind in {"log", "listen"})
     return unit.kind is Kind.PROGRAM and bool(unit.listen) and by_itself
 
 

@@ -38,6 +38,8 @@ class _Wait:
     def _reason(self) -> Reason:
         if self.ready.kind == "log":
             return because("waits_for_line", pattern=self.ready.value)
+        if self.ready.kind == "listen":
+            return because("waits_for_listen")
         return because("waits_for_answer", what=self.ready.value, answer=self.answer)
 
 
@@ -82,6 +84,8 @@ class Readiness:
         match wait.ready.kind:
             case "log":
                 wait.cancel = self._watch_line(entry, wait.ready.value, lambda: self._said(wait))
+            case "listen":
+                pass  # its preload says READY=1
             case kind:
                 what = wait.ready.value
                 ask = _asks(kind, what)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from impetusd.core.config import capabilities, envfile
+from impetusd.core.config import capabilities, envfile, node, schema
 from impetusd.core.config.agreement import is_number
 from impetusd.core.config.model import Kind, Listen, Unit, user_and_group
 from impetusd.core.reasons import Reason, because, not_started, of_os_error, said
@@ -80,6 +81,9 @@ class LookUp:
         """Raises CannotStart."""
         unit = self.unit
         who, home = identity(unit), home_of(unit)
+        if node.is_loaded(unit):
+            self.stage = "node", ""
+            refuse_unreadable(node.PRELOAD, user_and_group(unit.user)[0])
         self.stage = "socket_owner", ""
         owners = {each.owner: owner_of(each.owner) for each in unit.listen if each.owner}
         self.stage = "listen_host", ""
@@ -139,6 +143,17 @@ def gid_of(group: str) -> int:
         raise CannotStart("account", because("no_group", name=group)) from None
 
 
+def refuse_unreadable(path: str, user: str) -> None:
+    """Raises CannotStart where others than root may not read a file of ours that `user` has to: Node would end with a
+    traceback. "" is impetusd's own user.
+    """
+    place, needed = path, stat.S_IROTH
+    while user not in {"", "root", "0"} and place != "/":
+        if not os.stat(place).st_mode & needed:
+            raise CannotStart("node", because("closed_to_others", name=user, path=place))
+        place, needed = os.path.dirname(place), stat.S_IXOTH
+
+
 def _is_name(address: Listen) -> bool:
     """Whether its host is a name, for which somebody has to be asked."""
     return ":" not in address.host and bool(address.host.strip("0123456789."))
@@ -183,6 +198,27 @@ def _incremented(variable: str, env: Mapping[str, str], index: int) -> str:
         cause = because("not_set", name=variable) if value is None else because("no_number", name=variable)
         raise CannotStart("increment_var", cause, variable)
     return str(int(value) + index)
+
+
+def connect_to(address: str) -> int:
+    """A datagram socket that is connected to NOTIFY_SOCKET's `address`. Raises CannotStart."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            return sock.detach()
+    except OSError as error:
+        raise CannotStart("notify_socket", of_os_error(error), address) from None
+
+
+def of_node(unit: Unit, env: Mapping[str, str], inodes: list[int], notify: tuple[int, int] | None) -> dict[str, str]:
+    """The variables of a program that our preload is loaded into; see `core.config.node`."""
+    signal = schema.show_signal(unit.kill_signal)
+    variables = {
+        "IMPETUSD_NODE": node.told(unit, inodes, notify, signal, sys.executable),
+        "NODE_OPTIONS": node.options(env.get("NODE_OPTIONS", "")),
+    }
+    port = next((address.port for address in unit.listen if address.port), 0)
+    return {**({"PORT": str(port)} if port and "PORT" not in env else {}), **variables}
 
 
 def spec(

@@ -20,7 +20,7 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from impetusd.core.config import runtime
+from impetusd.core.config import node, runtime
 from impetusd.core.config.model import Kind, Unit
 from impetusd.core.reasons import Reason, of_os_error
 from impetusd.core.rules.lifecycle import Scope
@@ -242,7 +242,7 @@ class Starter:
         process = self._next_process
         name = entry.name if entry.role is not Role.NEXT else slot_name(unit, serving(unit), entry.index)
         env = childspec.environment(unit, name, entry.index, self._environ, found)
-        if unit.wait_ready or entry.policy.watchdog:
+        if unit.wait_ready or entry.policy.watchdog or node.listens(unit):
             env["NOTIFY_SOCKET"] = self.notify_address(unit.name, found.identity.get("uid", os.geteuid()))
         if entry.policy.watchdog:
             env["WATCHDOG_USEC"] = str(round(entry.policy.watchdog * 1_000_000))
@@ -255,6 +255,7 @@ class Starter:
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
         # What only the dead may have held: with the pipes' other ends a process outlives all of impetusd without SIGPIPE.
         carried = [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
+        theirs: list[str] = []
         for each in self.pipes(entry):
             self._writer.begin_run(each)
         if entry.works:
@@ -271,15 +272,34 @@ class Starter:
             operation = {"op": "fork", "process": process, "via": template}
         else:
             about = {"listen": len(listeners), "identity": found.identity}
-            spec = self._exec_spec(entry, env, stdio + listeners, f"chan:{process}:theirs", about)
+            fds = stdio + listeners
+            if node.is_loaded(unit):
+                theirs = self._node(unit, process, listeners, env)
+            spec = self._exec_spec(entry, env, fds + theirs, f"chan:{process}:theirs", about)
             count = len(spec["fds"])
             spec["fds"].update({str(number): name for number, name in enumerate(carried, count + ("fork_fd" in spec))})
             operation = {"op": "spawn", "process": process}
         spec["group"] = f"{unit.name}-{process}"
         self._ops.append({**operation, "spec": spec})
-        if entry.works:
+        if entry.works or theirs:
             self.drop(f"chan:{process}:theirs")
         return process
+
+    def _node(self, unit: Unit, process: int, listeners: list[str], env: dict[str, str]) -> list[str]:
+        """Load our preload into a program: its variables into `env`; returns what it needs besides its sockets.
+
+        Node can write no datagram to a path, but any descriptor. Raises CannotStart.
+        """
+        theirs: list[str] = []
+        notify = None
+        if "NOTIFY_SOCKET" in env:
+            theirs = [f"chan:{process}:theirs"]
+            fd = childspec.connect_to(env["NOTIFY_SOCKET"])
+            notify = 3 + len(listeners), os.fstat(fd).st_ino
+            self.keep(theirs[0], fd, ours=False)
+        inodes = [os.fstat(self._held[name]).st_ino for name in listeners]
+        env.update(childspec.of_node(unit, env, inodes, notify))
+        return theirs
 
     def _exec_spec(
         self, entry: Entry, env: dict[str, str], fds: list[str], channel: str, about: Mapping[str, Any]

@@ -1,0 +1,5 @@
+export default {
+  output: 'standalone',
+  outputFileTracingRoot: process.cwd(),
+  rewrites: async () => ({ beforeFiles: [{ source: '/', destination: '/api' }] }),
+}
