@@ -119,10 +119,10 @@ def test_reasons_that_differ_in_numbers_alone_are_alike():
 
 def test_secrets_are_hidden_in_the_facts_and_no_sentence_is_looked_at():
     shown = reasons.changed(not_started("increment_var", because("not_set", name="API_KEY"), "API_KEY"), redact.text)
-    assert "API_KEY" in str(shown)
+    assert shown.facts["what"] == "API_KEY"
     told = because("bad_answer", question="GET postgres://u:hunter2@db/x", answer="500", at="/", errno=0)
     hidden = reasons.changed(because("unhealthy", cause=told), redact.text)
-    assert "hunter2" not in str(hidden)
+    assert "hunter2" not in repr(hidden)
     assert hidden.key == "unhealthy"
 
 
