@@ -6,9 +6,10 @@ Whose daemon answers is the caller's business: `connect` gives the connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from impetusd.client.control import ControlError, Unanswered, refused
@@ -90,9 +91,10 @@ class AsyncControl:
         again, lost = FIRST_AGAIN, False
         while True:
             try:
-                async for change in self._watch_once(mirror, usage=usage):
-                    again, lost = FIRST_AGAIN, False
-                    yield change
+                async with contextlib.aclosing(self._watch_once(mirror, usage=usage)) as changes:
+                    async for change in changes:
+                        again, lost = FIRST_AGAIN, False
+                        yield change
             except (OSError, stream.OutOfStep) as error:
                 if not lost:
                     lost = True
@@ -100,7 +102,7 @@ class AsyncControl:
                 await asyncio.sleep(again)
                 again = min(2 * again, LAST_AGAIN)
 
-    async def _watch_once(self, mirror: Mirror, *, usage: bool) -> AsyncIterator[Change]:
+    async def _watch_once(self, mirror: Mirror, *, usage: bool) -> AsyncGenerator[Change, None]:
         reader, writer = await self._connect()
         try:
             params = {"life": mirror.life, "since": mirror.n, "usage": usage}

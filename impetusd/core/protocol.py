@@ -31,10 +31,7 @@ MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, 
 
 VERSION = 1  # of this protocol; higher once a peer could misunderstand. One that states none speaks as if it were 1
 OLDEST = 1  # that is still spoken
-STATED = {
-    "protocol": VERSION,
-    "version": __version__,
-}  # "client" of a connection's first request, "server" of its answer
+STATED = {"protocol": VERSION, "version": __version__}  # as "client" of a request, and as "server" of its answer
 OPTIONAL = "?"  # at the end of a parameter's name: whoever does not know it may ignore it
 
 # The standard's codes, and the one for a request that was understood and did not succeed.

@@ -78,7 +78,7 @@ class Mirror:
     def __init__(self) -> None:
         self.life, self.n = "", 0
         self.rows: Rows = {}
-        self._coming: Rows | None = None  # a snapshot that is not complete yet
+        self._coming: tuple[str, Rows] | None = None  # a snapshot that is not complete yet, and of which life
         self._seen = False  # whether there was one before
 
     def begin(self, result: Mapping[str, Any]) -> Change | None:
@@ -86,17 +86,16 @@ class Mirror:
         resumed = bool(result.get("resumed"))
         if resumed and (result.get("life"), result.get("n")) != (self.life, self.n):
             raise OutOfStep("resumed elsewhere than asked for")
-        self.life = str(result.get("life"))
-        self._coming = None if resumed else {}
+        self._coming = None if resumed else (str(result.get("life")), {})
         return Change(self.n, 0.0, "resumed", "", None) if resumed else None
 
     def take(self, method: str, params: Mapping[str, Any]) -> Change | None:
         """One notification; the change that it tells, if any. OutOfStep: connect anew."""
         try:
             if method == ROW and self._coming is not None:
-                self._put(self._coming, params["at"], params["kind"], params["key"], params["value"])
+                self._put(self._coming[1], params["at"], params["kind"], params["key"], params["value"])
             elif method == COMPLETE and self._coming is not None:
-                self.rows, self._coming, self.n = self._coming, None, params["n"]
+                (self.life, self.rows), self._coming, self.n = self._coming, None, params["n"]
                 missed, self._seen = self._seen, True
                 return Change(self.n, 0.0, "snapshot", "", missed)
             elif method == CHANGE and self._coming is None:

@@ -121,6 +121,11 @@ class TestAMirror:
         again = heard(mirror, stream.mark_line(stream.COMPLETE, 3))
         assert (again.kind, again.value, mirror.n, set(mirror.rows["unit"])) == ("snapshot", True, 3, {"db"})
 
+    def test_whose_snapshot_was_not_complete_goes_on_in_the_life_before(self, mirror):
+        mirror.begin({"life": "b", "n": 9, "resumed": False})
+        heard(mirror, stream.row_line(unit(1.0, "db", state="RUNNING")))
+        assert (mirror.life, mirror.n) == ("a", 7)
+
     @pytest.mark.parametrize("resumed", [{"life": "b", "n": 7}, {"life": "a", "n": 6}])
     def test_takes_no_stream_that_goes_on_elsewhere(self, mirror, resumed):
         with pytest.raises(OutOfStep):

@@ -50,7 +50,10 @@ class Feed:
         lists: Mapping[str, Callable[[], dict[str, Any]]],
         tell: Callable[[str], None],
     ) -> None:
-        """`dropped`: how much of a slot's log was. `lists`: of each kind that is no unit, its rows by key, made when they may have changed. `tell`: the daemon's log."""
+        """`dropped`: how much of a slot's log was. `tell`: the daemon's log.
+
+        `lists`: of each kind that is no unit, its rows by key, made when they may have changed.
+        """
         self._engine = engine
         self._rows = rows
         self._sampler = sampler
@@ -73,6 +76,7 @@ class Feed:
         self._flushing: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
         self._said = 0.0  # when something was published last
+        self._complained = ""
 
     # What changes.
 
@@ -121,7 +125,13 @@ class Feed:
         try:
             act(*args)
         except Exception as error:
-            self._tell(f"watch: what has changed in {whose} cannot be told: {error!r}")
+            self._complain(f"watch: what has changed in {whose} cannot be told: {error!r}")
+
+    def _complain(self, text: str) -> None:
+        """Once, while it is the same again and again."""
+        if text != self._complained:
+            self._complained = text
+            self._tell(text)
 
     def _wake(self) -> None:
         self._said = self._loop.time()
@@ -208,7 +218,7 @@ class Feed:
             try:
                 await self._look()
             except Exception as error:
-                self._tell(f"watch: cannot look at what runs: {error!r}")
+                self._complain(f"watch: cannot look at what runs: {error!r}")
         self._ticking = None
         self._sampler.forget()
 
