@@ -6,7 +6,7 @@ time), `kind`, `key` and `value` (null: it is gone). "alive" comes when nothing 
 
 Kinds: unit (a row as in `status`; the key is the slot's own name), timer, check, reload (rows as in `timers`, `health` and
 `reload`), daemon (attention, troubles, held, behind, profile), ledger (a record; never part of a snapshot), usage (by slot:
-bytes of memory, percent of a core).
+bytes of memory, percent of a core). A row is sent when more has changed in it than a clock or how long a probe took.
 """
 
 from __future__ import annotations

@@ -202,6 +202,34 @@ def test_without_watchers_nothing_is_measured_and_after_a_while_nothing_is_kept(
     shim.live(scenario)
 
 
+def test_a_clock_that_goes_on_is_no_change(shim):
+    async def scenario(life):
+        async with Watcher(shim) as watcher:
+            await watcher.complete()
+            asked = asyncio.create_task(life.ask("trigger", name="t"))
+            await until(lambda: "t" in shim.pids())
+            shim.end(shim.child("t"), code=1)
+            shim.tell()
+            assert not (await asked)["ok"]
+            await watcher.until(lambda it: it.mirror.rows["daemon"][""]["attention"])
+            its = life.daemon._feed
+            its._measured = 0  # what the pids of nobody take is another matter
+            its._ticking.cancel()
+            await its._look()
+
+            async def is_quiet():
+                last, before = its.ring.last, life.daemon._commands.attention()["notices"]
+                await until(lambda: life.daemon._commands.attention()["notices"] != before)
+                await its._look()
+                return its.ring.last == last
+
+            await until(is_quiet, patience=10.0)
+            its._measured = 1
+        await gone(life)
+
+    shim.live(scenario)
+
+
 def test_what_looks_secret_is_hidden_once_for_all(shim):
     async def scenario(life):
         async with Watcher(shim) as watcher, Watcher(shim) as other:

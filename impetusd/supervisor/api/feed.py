@@ -33,8 +33,9 @@ ALIVE = 5.0  # seconds of silence
 STALLED = 30.0  # seconds in which a reader must take something
 SLICE = 64  # rows made between two turns of the loop: 3 ms
 WORDS = 10, 200  # lines of what a failed slot wrote last, and characters of each
-FREE = ("reason", "held", "tail")  # fields of a unit's row in which there is what others wrote
-VOLATILE = ("uptime_s", "memory_bytes", "cpu_percent", "next", "next_in_s", "running_s")  # no change by themselves
+FREE = ("reason", "cause", "held", "tail")  # fields of a unit's row in which there is what others wrote
+# No change by themselves: clocks, what usage tells, how each answer to a probe came; notices have seconds, attention has not.
+VOLATILE = ("uptime_s", "memory_bytes", "cpu_percent", "next", "next_in_s", "running_s", "at", "latency_ms", "notices")
 
 
 class Feed:
