@@ -83,7 +83,7 @@ class TestAttempt:
         world.clock.run(FORGIVEN)
         assert len(world.asked) == PATIENCE + 3
         (shown,) = world.faults.attention()
-        assert shown.startswith("it: doing it: internal error: ZeroDivisionError('of ours') (5 times")
+        assert str(shown).startswith("it: doing it: internal error: ZeroDivisionError('of ours') (5 times")
         assert "".join(world.log).count("Traceback") == 1
 
     def test_that_is_asked_for_while_another_is_due_is_made_once(self, world: World) -> None:

@@ -165,9 +165,18 @@ async def start_all(life: Life) -> None:
 
 
 WORLDS: list[Any] = [
-    pytest.param(POOL, OF_SLOTS, a_pool, afresh, 3 * EVERY, id="a pool's slots"),
-    pytest.param(TIMER, [*OF_TIMERS, *OF_CHECKS], timers_and_checks, timer_runs, EVERY, id="timers and checks"),
-    pytest.param("", [Commands.handle], commands, start_all, 4 * EVERY, id="commands"),
+    pytest.param(POOL, OF_SLOTS, a_pool, afresh, 3 * EVERY, id=f"a pool's slots: from {FIRST} each {3 * EVERY}th"),
+    pytest.param(
+        TIMER,
+        [*OF_TIMERS, *OF_CHECKS],
+        timers_and_checks,
+        timer_runs,
+        EVERY,
+        id=f"timers and checks: from {FIRST} each {EVERY}th",
+    ),
+    pytest.param(
+        "", [Commands.handle], commands, start_all, 4 * EVERY, id=f"commands: from {FIRST} each {4 * EVERY}th"
+    ),
 ]
 
 

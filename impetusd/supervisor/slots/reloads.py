@@ -16,7 +16,7 @@ from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import reload as core
 from impetusd.core.rules.lifecycle import HandOver, Restart, Slot, Start, State, Stop, Taken, Want, has_budget
 from impetusd.core.rules.reload import Do, Order, Part, Phase, Reload, Seen, View
-from impetusd.supervisor.slots.entry import IDLE, SERVING, Entry, Role, serving, slot_name
+from impetusd.supervisor.slots.entry import IDLE, PASSING, SERVING, Entry, Role, serving, slot_name
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
@@ -237,6 +237,11 @@ class Reloads:
     def changed(self, entry: Entry, before: Slot) -> None:
         """A slot has changed; what follows for it is still to be carried out."""
         after, reload = entry.slot, self.active(entry.unit)
+        begun = after.last_exit is not before.last_exit or before.state is not State.STOPPED
+        if reload is not None and not begun and after.state is State.FATAL and entry.role in PASSING:
+            # Its start could not even be decided on, and no process of it will end.
+            self._set(entry.unit, core.fail(reload, because("slot_failed", slot=entry.name, cause=after.reason)))
+            return
         if reload is None or before.want is Want.DOWN or before.asked or entry.role is Role.LEAVING:
             return
         ended = after.last_exit is not before.last_exit
