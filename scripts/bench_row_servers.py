@@ -28,11 +28,11 @@ def each_server(
 
 
 def workers_killed(peers: Peers) -> list[Row]:
-    row = Row("both workers of a pool killed → first answer, ms, median of 7", "?")
+    row = Row("both workers of a pool killed → first answer, ms, median of 5", "?")
     plains: list[float] = []
 
     def measure(server: bench_servers.Server) -> float:
-        took, plain, refused = bench_servers.first_answers(server, 7)
+        took, plain, refused = bench_servers.first_answers(server, 5)
         plains.extend(plain)
         row.notes[server.name] = f"worst {max(took):.1f}, {refused} refused"
         return statistics.median(took)
