@@ -161,7 +161,8 @@ def cli() -> None:
     """Keep services up: start, watch, restart and stop what one INI file describes.
 
     NAME is a unit (web: all of it), a slot (web:0), a group or a pattern ('web*'). Without -c the INI file is $IMPETUSD_CONF,
-    ./impetusd.ini, ./conf/impetusd.ini or /etc/impetusd/impetusd.ini, the first that is there.
+    ./impetusd.ini, ./conf/impetusd.ini, /etc/impetusd/impetusd.ini or, unless you are root, ~/.config/impetusd/impetusd.ini, the
+    first that is there.
 
     Example: impetusd start && impetusd status
     """

@@ -55,7 +55,7 @@ def _homes(text: str, conf: str, environ: Mapping[str, str]) -> tuple[Paths, Pat
     from impetusd.core.config import location
 
     paths = location.locate(text, conf, environ)
-    if os.path.basename(conf) == location.PLAIN:
+    if os.path.basename(conf) == location.PLAIN and not location.is_users_own(conf, environ):
         return paths, paths
     return paths, location.locate(text, conf, environ, former=True)
 
@@ -103,7 +103,8 @@ def command_for(given: str | None) -> str:
 
 
 def find_conf(given: str | None, environ: Mapping[str, str], *, new: bool = False) -> str:
-    """The absolute path of the INI file: `given`, else $IMPETUSD_CONF, else the first of LOOKED_AT that is there.
+    """The absolute path of the INI file: `given`, else $IMPETUSD_CONF, else the first of LOOKED_AT that is there, else the
+    user's own.
 
     `new`: it need not be there; of LOOKED_AT it is the first then.
     """
@@ -112,17 +113,26 @@ def find_conf(given: str | None, environ: Mapping[str, str], *, new: bool = Fals
     from_environment = environ.get("IMPETUSD_CONF")
     if from_environment:
         return _named(from_environment, f"IMPETUSD_CONF={from_environment}", new=new)
-    for path in LOOKED_AT:
+    looked_at = [*LOOKED_AT, *_users_own(environ)]
+    for path in looked_at:
         if os.path.isfile(path):
             return absolute(path)
     if new:
         return absolute(LOOKED_AT[0])
-    looked = ", ".join(path if path.startswith("/") else f"./{path}" for path in LOOKED_AT)
+    looked = ", ".join(path if path.startswith("/") else f"./{path}" for path in looked_at)
     raise Failure(
         f"there is no configuration: IMPETUSD_CONF is not set, and none of {looked} is there; "
         "name one with -c FILE, or make one with: impetusd init",
         2,
     )
+
+
+def _users_own(environ: Mapping[str, str]) -> list[str]:
+    """Where the INI file of an ordinary user is; root has /etc."""
+    from impetusd.core.config import location
+
+    folder = location.users_own_folder(environ) if os.geteuid() else ""
+    return [f"{folder}/{location.PLAIN}"] if folder else []
 
 
 def _named(path: str, said: str, *, new: bool = False) -> str:

@@ -20,7 +20,7 @@ from collections import namedtuple
 from posixpath import basename, dirname, normpath
 
 from impetusd.core.config import ini
-from impetusd.core.config.location import PLAIN, SYSTEM, Paths
+from impetusd.core.config.location import PLAIN, SYSTEM, Paths, is_users_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,12 +299,14 @@ def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]
     """
     if paths != former and _lives_in_former(paths, former, ask):
         return former
-    if not _reachable(paths):
+    # Of a user's own file: cron and others that have no XDG_RUNTIME_DIR would look for the socket elsewhere.
+    own = is_users_own(paths.conf, os.environ) and not os.path.exists(paths.control_socket)
+    if own or not _reachable(paths):
         linked = link_on_the_way(paths.conf)
         for found in daemons():
             there = None
             if is_path(found.conf, paths.conf):
-                there = where_it_is(found) if linked else None
+                there = where_it_is(found) if linked else found.paths if own else None
             elif _has_moved(found, paths.conf):
                 there = found.paths
             if there is not None:

@@ -23,7 +23,8 @@ ARGUMENTS = {
     "scale": ["web", "2"],
     "exec": ["web", "--", "true"],
     "signal": ["HUP", "web"],
-    **{name: ["web"] for name in ("reload", "enable", "disable", "describe", "env", "trigger")},
+    **{name: ["web"] for name in ("reload", "enable", "disable", "describe", "env", "trigger", "remove")},
+    "add": ["--name", "x", "--", "sleep", "9"],
 }
 
 
@@ -240,7 +241,7 @@ class TestFolders:
     def test_what_is_said_is_not_changed(self):
         paths = locate("[impetusd]\nstate_dir = s\n", "/srv/api.ini", {})
         assert (paths.run_dir, paths.state_dir) == ("/srv/var/api/run", "/srv/s")
-        former = default_dirs("/srv/api.ini", former=True)
+        former = default_dirs("/srv/api.ini", {}, former=True)
         assert former == {"run_dir": "var/run", "state_dir": "var/lib", "log_dir": "var/log"}
 
     def test_one_that_runs_in_former_folders_is_its_own_files_alone(self, tmp_path, shim):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -210,3 +211,43 @@ def test_a_file_that_was_moved_with_its_default_folders_starts_nothing_twice(imp
     assert f"write in [impetusd]: run_dir = {impetusd.root}/var/api/run" in refused.err
     impetusd.run("-c", moved, "stop")
     assert impetusd.members() == []
+
+
+def test_a_users_own_file_is_found_from_anywhere_and_its_daemon_without_the_session(ordinary: Instance) -> None:
+    """cron has no XDG_RUNTIME_DIR, so there the socket would be looked for in another folder."""
+    home, runtime = ordinary.root, ordinary.root / "r"
+    session = {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime), "PWD": "/"}
+    conf = home / ".config/impetusd/impetusd.ini"
+    ordinary.elsewhere = True
+    ordinary.conf = conf
+    person = pwd.getpwnam(ordinary.user) if ordinary.user else None
+    for folder in (runtime, conf.parent.parent, conf.parent):
+        folder.mkdir()
+        if person:
+            os.chown(folder, person.pw_uid, person.pw_gid)
+    conf.write_text("[program:a]\ncommand = sh -c 'echo hello; exec sleep 300'\nready = log:hello\n")
+
+    def run(*arguments: str, code: int = 0, **environ: str) -> str:
+        done = subprocess.run(
+            [*ordinary.command, *arguments],
+            env={"PATH": ordinary.environ["PATH"], **environ},
+            cwd="/",
+            user=ordinary.user,
+            group=person.pw_gid if person else None,
+            extra_groups=[] if person else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    run("start", **session)
+    try:
+        assert (runtime / "impetusd/control.sock").exists()
+        assert (home / ".local/state/log/impetusd/a-out.log").exists()
+        assert "a " in run("status", HOME=str(home))
+        assert not (conf.parent / "var").exists()
+    finally:
+        run("stop", HOME=str(home))
+    assert "not running" in run("status", code=3, **session)

@@ -24,6 +24,7 @@ DEFAULTS = {"base_dir": "", "run_dir": "var/run", "state_dir": "var/lib", "log_d
 SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}  # in /etc
 PLAIN = "impetusd.ini"  # the file whose folders do not have its name in theirs
 SYSTEM = "/etc/"
+USERS = "impetusd"  # what is a user's own is in a folder of this name
 
 
 class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "log_dir"))):  # noqa: PYI024 (typing)
@@ -46,16 +47,42 @@ class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "lo
         return f"{self.log_dir}/impetusd.log"
 
 
-def default_dirs(path: str, *, former: bool = False) -> dict[str, str]:
+def default_dirs(path: str, environ: Mapping[str, str], *, former: bool = False) -> dict[str, str]:
     """Where an instance lives whose file names no folders: run_dir, state_dir and log_dir, relative ones to base_dir.
 
-    Each file in a folder has its own. `former`: as it was before that, when all of them had the same.
+    Each file in a folder has its own. `former`: as it was before that, when all of them had the same, and before the
+    user's own file had its folders where systemd gives user services theirs.
     """
     name = basename(path)
     stem = "" if former or name == PLAIN else name.removesuffix(".ini")
+    suffix = f"-{stem}" if stem else ""
     if path.startswith(SYSTEM):
-        return {key: f"{folder}-{stem}" if stem else folder for key, folder in SYSTEM_DIRS.items()}
+        return {key: f"{folder}{suffix}" for key, folder in SYSTEM_DIRS.items()}
+    if is_users_own(path, environ) and not former:
+        state = _folder(environ, "XDG_STATE_HOME", ".local/state")
+        run = _folder(environ, "XDG_RUNTIME_DIR", ".local/state/run")
+        dirs = {"run_dir": run, "state_dir": state, "log_dir": f"{state}/log"}
+        return {key: f"{folder}/{USERS}{suffix}" for key, folder in dirs.items()}
     return {key: DEFAULTS[key].replace("/", f"/{stem}/" if stem else "/") for key in SYSTEM_DIRS}
+
+
+def users_own_folder(environ: Mapping[str, str]) -> str:
+    """The folder of the user's own INI file, by the XDG base directory specification; "" where there is no home."""
+    config = _folder(environ, "XDG_CONFIG_HOME", ".config")
+    return f"{config}/{USERS}" if config else ""
+
+
+def is_users_own(path: str, environ: Mapping[str, str]) -> bool:
+    """Whether the INI file is in that folder."""
+    return f"/{USERS}/" in path and dirname(path) == users_own_folder(environ)
+
+
+def _folder(environ: Mapping[str, str], variable: str, below_home: str) -> str:
+    """What the variable names; a relative one does not count."""
+    given, home = environ.get(variable, ""), environ.get("HOME", "")
+    if given.startswith("/"):
+        return normpath(given)
+    return normpath(join(home, below_home)) if home.startswith("/") else ""
 
 
 def locate(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> Paths:
@@ -88,7 +115,7 @@ class Reading:
         self.path = path
         self.environ = environ
         self.problems = problems
-        self.default_dirs = {"base_dir": DEFAULTS["base_dir"], **default_dirs(normpath(path), former=former)}
+        self.default_dirs = {"base_dir": DEFAULTS["base_dir"], **default_dirs(normpath(path), environ, former=former)}
         self.rules = rules
         self.built_in = {"CONF_DIR": dirname(normpath(path))}
         self.instance = ""  # what ${INSTANCE} is where reading has come to; "" where there is none

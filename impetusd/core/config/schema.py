@@ -590,9 +590,9 @@ _EVERY = (*_JOBS, HEALTH)
 KEYS: tuple[Key, ...] = (
     # where impetusd itself lives
     Key("base_dir", _OWN, "Where things live", PATH, DEFAULTS["base_dir"], "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
-    Key("run_dir", _OWN, "Where things live", PATH, DEFAULTS["run_dir"], "Sockets. For api.ini: var/api/run. For a file in /etc: /run/impetusd, /run/impetusd-api."),
-    Key("state_dir", _OWN, "Where things live", PATH, DEFAULTS["state_dir"], "What must survive a reboot; one impetusd per state_dir. For api.ini: var/api/lib. For a file in /etc: /var/lib/impetusd, /var/lib/impetusd-api."),
-    Key("log_dir", _OWN, "Where things live", PATH, DEFAULTS["log_dir"], "Logs. For api.ini: var/api/log. For a file in /etc: /var/log/impetusd, /var/log/impetusd-api."),
+    Key("run_dir", _OWN, "Where things live", PATH, DEFAULTS["run_dir"], "Sockets. For api.ini: var/api/run. For a file in /etc: /run/impetusd, /run/impetusd-api; in ~/.config/impetusd: $XDG_RUNTIME_DIR/impetusd."),
+    Key("state_dir", _OWN, "Where things live", PATH, DEFAULTS["state_dir"], "What must survive a reboot; one impetusd per state_dir. For api.ini: var/api/lib. For a file in /etc: /var/lib/impetusd, /var/lib/impetusd-api; in ~/.config/impetusd: ~/.local/state/impetusd."),
+    Key("log_dir", _OWN, "Where things live", PATH, DEFAULTS["log_dir"], "Logs. For api.ini: var/api/log. For a file in /etc: /var/log/impetusd, /var/log/impetusd-api; in ~/.config/impetusd: ~/.local/state/log/impetusd."),
     # who may use it
     Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
     Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),

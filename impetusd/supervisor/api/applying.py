@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from impetusd.client import instance
 from impetusd.core.config import include, ini, parser, pending, schema, switches
 from impetusd.core.config.include import Source
-from impetusd.core.config.location import locate
+from impetusd.core.config.location import is_users_own, locate
 from impetusd.core.config.model import Config, Unit, user_and_group
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
@@ -116,7 +116,9 @@ class Configuration:
     @property
     def former(self) -> bool:
         """Whether it lives where it did before each file had folders of its own: so says an older impetusd."""
-        return bool(self._saved.get("former", True))
+        if self._saved.get("former", True):
+            return True
+        return not self._saved.get("xdg") and is_users_own(self._conf, self.environ)
 
     def with_disabled(self, names: Collection[str]) -> str:
         """What would be remembered with these switched off."""
@@ -156,7 +158,7 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
             disabled = switches.parse(file.read())
     except FileNotFoundError:
         disabled = []
-    kept = {"text": source.text, "included": source.included, "former": former, "profile": profile}
+    kept = {"text": source.text, "included": source.included, "former": former, "xdg": True, "profile": profile}
     return json.dumps({**kept, "rules": ini.RULES, "environ": dict(environ), "disabled": disabled})
 
 
