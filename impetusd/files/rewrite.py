@@ -109,7 +109,10 @@ class Rewriting:
         """Have this be in the file. `mode`: of a new one, less the umask. Raises OSError; FileExistsError if one was made meanwhile."""
         with folder_of(self.path, make=0o755) as (folder, name):
             aside = f".{name}.{os.urandom(4).hex()}.new"
-            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode or 0o600, dir_fd=folder)
+            mode = (
+                mode if mode is not None and self.data is None else 0o600
+            )  # nobody else opens it before it is as it was
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
             self._fds.append(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)

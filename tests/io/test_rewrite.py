@@ -35,6 +35,24 @@ def test_mode_owner_and_links_are_kept_and_nothing_is_left_beside(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
 
 
+def test_nobody_else_can_open_what_takes_the_place_of_a_private_file(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    modes = []
+    kept = Rewriting._as_before
+
+    def as_before(self, fd):
+        modes.append(os.fstat(fd).st_mode & 0o777)
+        kept(self, fd)
+
+    monkeypatch.setattr(Rewriting, "_as_before", as_before)
+    with Rewriting(str(path), MOST) as file:
+        file.replace(b"secret", 0o644)
+    assert modes == [0o600]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_new_file_is_made_with_its_folder_and_never_over_another(tmp_path):
     path = tmp_path / "a" / "b.ini"
     with Rewriting(str(path), MOST) as file:
