@@ -473,6 +473,7 @@ class Daemon:
             },
             tell=tell,
         )
+        self._feed.faults = self._faults
         self._ledger.added = self._feed.record
         self._open.callback(self._feed.close)
         self._upstream = Upstream(

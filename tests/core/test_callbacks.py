@@ -35,6 +35,9 @@ OUTERMOST = {"Exception", "BaseException"}
 NAMED = {
     "faults.py: act": "of `later`: what it is given is contained",
     "control.py: self._serve(connection, peer)": "contains what raises for its connection",
+    "control.py: follow(writer)": "its outcome is taken by `_flow`",
+    "control.py: reader.read(1)": "the same",
+    "feed.py: self._fill()": "its outcome is taken by `_has_filled` and by who waits for it",
     "ledger.py: self._run": "tries each batch again until it is written, and else only waits for the next",
     "faults.py: self._heard": "it is what contains a reader",
     "threads.py: settle": "sets a future that is not done",

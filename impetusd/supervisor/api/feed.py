@@ -22,9 +22,11 @@ from impetusd.supervisor.api.control import Flow
 from impetusd.supervisor.api.ring import Ring
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
+from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import Entry
 
+SOURCE = "watch"  # of what raises
 KEPT = 2 << 20  # bytes of changes
 HELD = 1 << 16  # bytes written at once
 KEEP = 60.0  # seconds after the last watcher has gone
@@ -78,6 +80,7 @@ class Feed:
         self._ending: asyncio.TimerHandle | None = None
         self._said = 0.0  # when something was published last
         self._complained = ""
+        self.faults = BARE
 
     # What changes.
 
@@ -101,7 +104,9 @@ class Feed:
 
     def _soon(self) -> None:
         if self._flushing is None:
-            self._flushing = self._loop.call_later(GATHER, self._flush)
+            self._flushing = self._loop.call_later(
+                GATHER, self.faults.attempt, SOURCE, "telling what has changed", self._flush
+            )
 
     # Publishing.
 
@@ -268,16 +273,20 @@ class Feed:
             self._ending = None
         if self._filled is None:
             self._filled = self._loop.create_task(self._fill())
-            self._filled.add_done_callback(self._has_filled)
+            self._filled.add_done_callback(
+                lambda filled: self.faults.contain(SOURCE, "telling everything", self._has_filled, filled)
+            )
         if self._ticking is None:
-            self._ticking = self._loop.create_task(self._tick())
+            self._ticking = self._loop.create_task(self.faults.attend(SOURCE, "looking at what runs", self._tick))
         return self._filled
 
     def _end(self, *, usage: bool) -> None:
         self._watchers -= 1
         self._measured -= usage
         if not self._watchers:
-            self._ending = self._loop.call_later(KEEP, self.close)
+            self._ending = self._loop.call_later(
+                KEEP, self.faults.contain, SOURCE, "forgetting what nobody watches", self.close
+            )
 
     def close(self) -> None:
         """Nobody watches: keep nothing."""
