@@ -31,6 +31,7 @@ function setUp(told) {
   const fs = require('node:fs')
   const net = require('node:net')
   const path = require('node:path')
+  const { errorMonitor } = require('node:events')
   const childProcess = require('node:child_process')
 
   const BACKLOG = 65535 // the kernel caps it; listen(2) on a shared socket sets it for all
@@ -155,9 +156,11 @@ function setUp(told) {
     server.on('close', () => {
       servers.delete(server)
       sockets.splice(sockets.indexOf(socket), 1)
-      if (ending && !servers.size) end()
+      if (servers.size) return
+      if (ending) end()
+      else if (!leaving) process.removeListener(told.signal, hear) // nothing is left that a stop could cut off
     })
-    server.on('error', () => {
+    server.on(errorMonitor, () => {
       if (!server.listening) {
         servers.delete(server)
         socket.server = undefined

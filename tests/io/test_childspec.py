@@ -119,3 +119,16 @@ class TestIdentity:
             pytest.skip("needs root")
         with pytest.raises(ConfigError, match=says):
             unit(f"[program:p]\ncommand = p\n{keys}")
+
+
+def test_what_node_is_to_load_must_be_readable_by_its_user(tmp_path):
+    open_to_all, closed = tmp_path / "open.cjs", tmp_path / "closed.cjs"
+    for path, mode in ((open_to_all, 0o644), (closed, 0o640)):
+        path.touch()
+        path.chmod(mode)
+    childspec.refuse_unreadable(str(closed), "")
+    with pytest.raises(childspec.CannotStart, match=r"www-data may not read it, for .*closed\.cjs is closed to others"):
+        childspec.refuse_unreadable(str(closed), "www-data")
+    tmp_path.chmod(0o700)
+    with pytest.raises(childspec.CannotStart, match=f"for {tmp_path} is closed to others"):
+        childspec.refuse_unreadable(str(open_to_all), "www-data")

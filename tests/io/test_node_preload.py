@@ -233,6 +233,20 @@ def test_a_stop_lets_requests_end_and_the_server_dies_of_the_signal(program: Pro
     assert program.ended() == -signal.SIGTERM
 
 
+def test_without_a_server_the_signal_ends_it_at_once(program: Program) -> None:
+    program.run(
+        f"{SLOW}setInterval(() => {{}}, 1000); server.listen({program.port}, () => server.close(() => console.log('closed')))"
+    )
+    assert program.line() == "closed"
+    program.stop()
+    assert program.ended() == -signal.SIGTERM
+
+
+def test_an_error_of_the_server_that_nobody_handles_still_ends_it(program: Program) -> None:
+    program.run(f"{SLOW}server.listen({program.port}, () => server.emit('error', new Error('lost')))")
+    assert program.ended() == 1
+
+
 def test_an_application_with_a_handler_stops_itself(program: Program) -> None:
     """What it closes loses no request on a connection that is idle just then."""
     program.run(
