@@ -35,7 +35,7 @@ INTERPRETER = re.compile(r"(python|pypy|node|nodejs|deno|bun|ruby|perl|php|sh|ba
 @click.option(
     "--listen", metavar="ADDRESS", multiple=True, help=f"Where it listens. Of an app: 127.0.0.1:{FIRST_PORT}."
 )
-@click.option("--env", "variables", metavar="KEY=VALUE", multiple=True, help="A variable of its environment.")
+@click.option("--env", "variables", metavar="NAME=VALUE", multiple=True, help="A variable of its environment.")
 @click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="A file of variables: for what is secret.")
 @click.option("--user", metavar="USER", help="Run as this user; impetusd must run as root.")
 @conf_option
@@ -175,7 +175,7 @@ def _variable(text: str) -> tuple[str, str]:
 
     key, equals, value = text.partition("=")
     if not (equals and key.isascii() and is_name(key)):
-        raise Failure(f"--env {ini.brief(key)!r} is no KEY=VALUE; a key has letters, digits, _ . and -", 2)
+        raise Failure(f"--env {ini.brief(key)!r} is no NAME=VALUE; a key has letters, digits, _ . and -", 2)
     return key, value
 
 

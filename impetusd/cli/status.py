@@ -48,7 +48,8 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
 
         rows = answer["units"]
         lines = table.report(rows, screen, here.command, tails=LAST_WORDS)
-        print("\n".join([*lines, *notes(answer, noticed, screen, here.command, lines)]))
+        below = notes(answer, noticed, screen, here.command, lines)
+        print("\n".join([*lines, *below]))
     return 0 if protocol.all_as_wanted(answer["units"]) and not answer.get("held") else 1
 
 
@@ -58,7 +59,7 @@ def notes(
     """What stands below the table's own `lines`, of which the last is dropped where it would point to `why` twice."""
     told = [screen.paint(line, "yellow") for sentence in answer["attention"] for line in screen.wrap(plain(sentence))]
     if told:
-        if not protocol.all_as_wanted(answer["units"]):  # what to type stands last
+        if lines and lines[-1].startswith(screen.arrow):  # what to type stands last
             del lines[-1]
         told.append(f"{screen.arrow} {command} why")
     if noticed:

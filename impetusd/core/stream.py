@@ -31,7 +31,8 @@ class OutOfStep(Exception):
 
 def body(at: float, kind: str, key: str, value: str) -> bytes:
     """What a row's line and a change's line have in common, and end with; `value` is JSON already."""
-    return f'"at":{at:.3f},"kind":"{kind}","key":{json.dumps(key)},"value":{value}}}}}\n'.encode()
+    form = b'"at":%.3f,"kind":"%b","key":%b,"value":%b}}\n'
+    return form % (at, kind.encode(), json.dumps(key).encode(), value.encode())
 
 
 def row_line(common: bytes) -> bytes:

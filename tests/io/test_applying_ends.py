@@ -13,6 +13,7 @@ from taken_over import APPLY, changes, configuration, row, slot, taken_over
 
 from impetusd.core import protocol
 from impetusd.core.config import switches
+from impetusd.core.reasons import because
 from impetusd.core.rules.lifecycle import State, Want
 
 TIMERS = """
@@ -135,10 +136,11 @@ async def test_only_what_is_wrong_with_the_file_is_remembered_as_its_refusal(pat
         with pytest.raises(protocol.ProtocolError, match="problem"):
             await applying.apply({"token": "t"})
         (told,) = applying.attention(time.time())
-        assert "the INI file was refused" in told
+        assert told.find("ini_refused")
         with pytest.raises(protocol.ProtocolError, match="problem"):
             await applying.apply({"token": "t", "env": "typo"})
-        assert applying.attention(time.time()) == [told]
+        (again,) = applying.attention(time.time())
+        assert again.facts["problem"] == told.facts["problem"]
 
 
 @in_a_loop
@@ -172,8 +174,9 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
 @in_a_loop
 async def test_what_was_disabled_and_then_removed_is_spoken_of_no_more(paths):
     async with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
-        assert daemon._applying.disabled() == [("a", "a is disabled; impetusd enable a")]
-        assert daemon._commands._status({"names": []})["attention"] == ["a is disabled; impetusd enable a"]
+        assert daemon._applying.disabled() == [("a", because("disabled", name="a"))]
+        (notice,) = daemon._commands._status({"names": []})["notices"]
+        assert (notice["key"], notice["facts"]) == ("disabled", {"name": "a"})
 
 
 @pytest.mark.parametrize(

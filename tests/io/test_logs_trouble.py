@@ -183,6 +183,10 @@ def test_a_line_whose_beginning_was_dropped_is_dropped_to_its_end(bench, tmp_pat
 def test_what_cannot_be_written_now_is_told_in_a_sentence_for_each_directory(bench, tmp_path):
     ends = {name: bench.pipe(name, tmp_path / name) for name in ("d/o", "d/p", "e/o", "well")}
     assert not bench.writer.losses
+
+    def told(paths):
+        return [str(each) for each in bench.writer.losses.attention(paths)]
+
     for name in "de":
         (tmp_path / name).write_text("a file is in the way")
     for name, end in ends.items():
@@ -190,11 +194,11 @@ def test_what_cannot_be_written_now_is_told_in_a_sentence_for_each_directory(ben
     bench.settle()
     paths = [str(tmp_path / name) for name in ends]
     assert bench.writer.losses
-    assert bench.writer.losses.attention(paths) == [
+    assert told(paths) == [
         f"2 log files cannot be written (Not a directory), 6 lines dropped so far: {tmp_path}/d",
         f"a log file cannot be written (Not a directory), 3 lines dropped so far: {tmp_path}/e/o",
     ]
-    assert bench.writer.losses.attention(paths[:1] + paths[3:]) == [
+    assert told(paths[:1] + paths[3:]) == [
         f"a log file cannot be written (Not a directory), 3 lines dropped so far: {tmp_path}/d/o"
     ]
     for name in "de":

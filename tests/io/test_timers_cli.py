@@ -64,11 +64,12 @@ def lines(*rows, width=80, colour=False):
 class TestTable:
     def test_what_it_shows(self):
         failed = run(65.0, ok=False, result="exit 3", code=3, duration_s=1.26)
+        late = run(ok=False, result="timed out after 5 s", cause={"key": "timed_out"}, duration_s=5.0)
         assert lines(
             row(),
             row("backup", words="every 30 s", state="running", running_s=3.2, next_in_s=27.0),
             row("fails", words="every 1 h", runs=[failed, run()], state="retrying", next_in_s=9.5),
-            row("late", runs=[run(ok=False, result="timed out after 5 s", duration_s=5.0), run()]),
+            row("late", runs=[late, run()]),
             row("new", runs=[], next_in_s=0.4),
             row("off", enabled=False, next_in_s=None),
         ) == [
@@ -86,9 +87,8 @@ class TestTable:
     @pytest.mark.parametrize("width", [60, 80, 100, 200])
     def test_it_fits(self, width):
         words = "at minute 0 past every hour from 9 through 17 on Monday through Friday, Europe/Lisbon"
-        skipped = run(
-            ok=False, result="skipped: it still runs, and another run waits for its end (12 times)", code=None
-        )
+        result = "skipped: it still runs, and another run waits for its end (12 times)"
+        skipped = run(ok=False, result=result, skipped=True, code=None)
         shown = lines(row(words=words, schedule="0 9-17 * * 1-5", runs=[skipped, run()]), row("b"), width=width)
         assert max(map(len, shown)) <= width
         assert (words in shown[1]) == (width == 200)

@@ -97,6 +97,9 @@ def test_status_as_json_is_what_the_documentation_says(impetusd: Instance) -> No
         "pending",
         "attention",
         "troubles",
+        "notices",
+        "behind",
+        "held",
     }
     assert status.fields["version"] == _version()
     assert set(status.fields["shim"]) == set(status.fields["supervisor"]) == {"pid"}
