@@ -27,12 +27,14 @@ def logrotate() -> str:
 
 
 def parts(path: Path) -> list[bytes]:
-    """What is in a log and its rotated files, the oldest first."""
+    """What is in a log and its rotated files, the oldest first.
+
+    A supervisor that ends between the two may leave a file beside its compressed form, which is whole then.
+    """
     found: dict[int, Path] = {}
-    for each in path.parent.iterdir():
+    for each in sorted(path.parent.iterdir()):  # o.2 before o.2.gz
         match = re.fullmatch(re.escape(path.name) + r"\.([0-9]+)(\.gz)?", each.name)
         if match:
-            assert int(match[1]) not in found, f"{each.name} is there twice"
             found[int(match[1])] = each
     files = [found[number] for number in sorted(found, reverse=True)]
     return [
