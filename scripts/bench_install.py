@@ -115,9 +115,14 @@ def _debian(folder: Path, package: str) -> str:
     packages.mkdir(parents=True, exist_ok=True)
     if why := tried("apt-get", "download", package, *sorted(libraries), cwd=packages):
         return f"{why} (apt-get update may help)"
-    return next(
-        filter(None, (tried("dpkg", "-x", str(each), str(folder / "debian")) for each in packages.iterdir())), ""
-    )
+    for each in packages.iterdir():
+        if why := tried("dpkg", "-x", str(each), str(folder / "debian")):
+            return why
+    if package == "s6":  # it executes an absolute path, where nothing is: have it follow a link in the scanned folder
+        scanner = folder / "debian/usr/bin/s6-svscan"
+        there = b"/usr/bin/s6-supervise"
+        scanner.write_bytes(scanner.read_bytes().replace(there, S6_SUPERVISE.encode().ljust(len(there), b"\0")))
+    return ""
 
 
 def _ourselves(folder: Path) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import bench_install
@@ -25,7 +26,7 @@ from bench_row import Row
 
 from impetusd.shim import spawn
 
-ROWS: dict[str, Callable[[Peers], list[Row]]] = {
+ROWS: dict[str, Callable[[Peers], Iterable[Row]]] = {
     "workers": servers.workers_killed,
     "program": managers.program_killed,
     "many": managers.at_many,  # started, stopped, status, idle, memory at 500
@@ -59,6 +60,7 @@ def main() -> int:
         python = str(folder / "ours/bin/python")  # and impetusd as it is used: not editable
         os.execv(python, [python, __file__, "--as-is", "--folder", str(folder), "--rows", *options.rows])
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
     peers = Peers(folder)
     for name, why in peers.missing.items():
         print(f"missing: {name}: {why}")

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bench_flood
@@ -159,9 +159,8 @@ def at_many(peers: Peers, count: int = COUNT) -> list[Row]:
     return [start, stop, asked, idle, memory]
 
 
-def stopping(peers: Peers, count: int = 20) -> list[Row]:
+def stopping(peers: Peers, count: int = 20) -> Iterator[Row]:
     """As the manager stops everything, with its own means to kill at a deadline."""
-    rows = []
     for program, stop_s, what, limit in (
         ("SLOW", 10, "take 3 s to end", "3.0"),
         ("DEAF", 2, "ignore SIGTERM, killed after 2 s", "2.0"),
@@ -187,8 +186,7 @@ def stopping(peers: Peers, count: int = 20) -> list[Row]:
                     return float(_daemons(manager))
 
             row.add(kind.name, one)
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _daemons(manager: Manager) -> int:
