@@ -201,10 +201,10 @@ def test_a_compressor_that_cannot_be_started_is_tried_again_with_the_next_rotati
 
 def test_a_disk_that_does_not_answer_holds_up_no_other_rotation(tmp_path, monkeypatch):
     """Neither the renames nor the compressor of another folder wait for it."""
-    frozen, answered = threading.Event(), threading.Event()
+    packing, renaming, answered = threading.Event(), threading.Event(), threading.Event()
     rename, copy = os.rename, shutil.copyfileobj
 
-    def hang(*_, **__):
+    def hang(frozen):
         frozen.set()
         assert answered.wait(30)
 
@@ -212,17 +212,16 @@ def test_a_disk_that_does_not_answer_holds_up_no_other_rotation(tmp_path, monkey
         (tmp_path / name).mkdir()
         for number in ("", ".1", ".2"):
             (tmp_path / name / f"o{number}").write_text(f"{name}{number}\n")
-    monkeypatch.setattr(shutil, "copyfileobj", lambda *a: (hang(), copy(*a)))
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *a: (hang(packing), copy(*a)))
     rotation.compress_soon(str(tmp_path / "packed" / "o"))
-    assert frozen.wait(30)
-    frozen.clear()
+    assert packing.wait(30)
     monkeypatch.setattr(shutil, "copyfileobj", copy)
-    monkeypatch.setattr(os, "rename", lambda *a, **k: (hang(), rename(*a, **k)))
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (hang(renaming), rename(*a, **k)))
     lane = threading.Thread(
         target=rotation.rotate, args=(str(tmp_path / "renamed" / "o"), 5), kwargs={"compress": False}
     )
     lane.start()
-    assert frozen.wait(30)
+    assert renaming.wait(30)
     monkeypatch.setattr(os, "rename", rename)
     try:
         rotation.rotate(str(tmp_path / "fine" / "o"), 5, compress=True)

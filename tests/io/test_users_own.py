@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from fake_supervisor import PONG, FakeSupervisor
@@ -44,6 +46,13 @@ VAR = {"run_dir": "var/run", "state_dir": "var/lib", "log_dir": "var/log"}
 def test_its_folders_are_those_that_systemd_gives_user_services(path, environ, dirs):
     assert tuple(default_dirs(path, environ).values()) == dirs
     assert tuple(default_dirs(path, environ, former=True).values()) == tuple(VAR.values())
+
+
+@pytest.fixture
+def tmp_path():
+    """A short one: a socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="imps", dir="/tmp") as path:
+        yield Path(path).resolve()
 
 
 @pytest.fixture
