@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import hypothesis
 import jsonschema_rs
+import msgspec
 import pytest
 import schemathesis
 from fake_provider import KEY, FakeProvider
@@ -27,7 +28,10 @@ from server import run
 
 from impetus_service.app import APIS
 from impetus_service.kit import openapi
+from impetus_service.kit.api import Api, Id
+from impetus_service.kit.caller import Caller
 from impetus_service.kit.problems import CODES
+from impetus_service.kit.validation import Input
 from impetus_service.sessions import COOKIE
 
 if TYPE_CHECKING:
@@ -220,3 +224,22 @@ def test_times_are_described_as_such():
     query = DESCRIPTION["paths"]["/api/communications"]["get"]["parameters"]
     begin = next(each["schema"] for each in query if each["name"] == "from")
     assert "date-time" in str(begin)
+
+
+def test_two_subjects_may_have_types_of_one_name():
+    """As whoever copies the first one has."""
+
+    def subject(name):
+        async def get(me, path):
+            """One of them."""
+
+        by_id = msgspec.defstruct("ById", [("id", Id)], bases=(Input,), module=f"shop.{name}")
+        get.__annotations__ = {"me": Caller, "path": by_id, "return": None}
+        api = Api(name)
+        api.get(f"/api/{name}/{{id}}", status=204, entity=name)(get)
+        return api
+
+    described = openapi.describe("Two", "1", [subject("bread"), subject("milk")])
+    for name in ("bread", "milk"):
+        (parameter,) = described["paths"][f"/api/{name}/{{id}}"]["get"]["parameters"]
+        assert (parameter["name"], parameter["in"]) == ("id", "path")

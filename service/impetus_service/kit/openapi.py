@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, get_origin
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -168,7 +168,7 @@ class Described:
     def _parameters(self, kind: Any, where: str) -> list[dict[str, Any]]:
         if kind is None:
             return []
-        schema = self._components[(get_origin(kind) or kind).__name__]
+        schema = self._components[self._schema_of[repr(kind)]["$ref"].rpartition("/")[2]]
         found = []
         for name, each in schema["properties"].items():
             described = {
