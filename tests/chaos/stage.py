@@ -233,6 +233,8 @@ class Stage:
             now = self._descriptors(status)
             for held in now.values():  # a log file is opened once, with the first line for it
                 held[:] = [each for each in held if "/var/log/" not in each or held.count(each) > 1]
+                # The memory for beginnings of lines, and its mapping, which comes with the first of them.
+                held[:] = [each for each in held if "/memfd:impetusd-lines" not in each or held.count(each) > 2]
             return {who: found for who in now if (found := census.difference(now[who], self._held[who]))}
 
         try:
