@@ -11,11 +11,10 @@ import click
 from impetusd.cli import app
 
 
-def topics() -> dict[str, str]:
-    """Each page of impetusd/help by its name, with its title."""
+def topics() -> list[str]:
+    """The names of the pages of impetusd/help."""
     folder = resources.files("impetusd") / "help"
-    pages = sorted(page.name for page in folder.iterdir() if page.name.endswith(".md"))
-    return {name.removesuffix(".md"): text(name.removesuffix(".md")).split("\n", 1)[0].lstrip("# ") for name in pages}
+    return sorted(page.name.removesuffix(".md") for page in folder.iterdir() if page.name.endswith(".md"))
 
 
 def text(topic: str) -> str:
@@ -34,8 +33,8 @@ def command(ctx: click.Context, topic: str | None) -> int:
     pages = topics()
     if topic is None:
         width = max(map(len, pages))
-        for name, title in pages.items():
-            print(f"{name:<{width}}  {title}")
+        for name in pages:
+            print(f"{name:<{width}}  {text(name).split(chr(10), 1)[0].lstrip('# ')}")
         print("\nimpetusd help TOPIC shows a page, impetusd --help lists the commands.")
         return 0
     if topic in pages:

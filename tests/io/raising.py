@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from supervisor_world import Life
+from supervisor_world import Life, Shim
 
 import impetusd
 from impetusd.core.protocol import ProtocolError
@@ -21,7 +22,26 @@ NEVER = {"lock.release", "WeakSet.__init__.<locals>._remove"}
 # Of some 400 calls one in so many, from the FIRST on; 1 takes a minute and a half.
 EVERY, FIRST = int(os.environ.get("IMPETUSD_RAISE_EVERY", "25")), int(os.environ.get("IMPETUSD_RAISE_FIRST", "0"))
 
+KEYS = "kill_timeout = 100ms\nmin_uptime = 0\nexp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 10ms\nmax_restarts = 1000000\n"
+OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\n{KEYS}" for name in ("after", "before"))
+
 Site = tuple[str, int, str]  # the file and line of a call, and what is called
+
+
+@contextmanager
+def shims(folder: str) -> Iterator[Callable[[str], Shim]]:
+    """Makes shims of an INI file's text, under which whatever is started is ready. At its end no call raises any more."""
+    made: list[Shim] = []
+
+    def make(text: str) -> Shim:
+        made.append(Shim(folder, f"[impetusd]\n{text}"))
+        made[-1].ready = True
+        return made[-1]
+
+    yield make
+    sys.setprofile(None)
+    for each in made:
+        each.close()
 
 
 class Ours(Exception):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -217,6 +218,16 @@ class Shim:
         for fd in self.kept.values():
             os.close(fd)
         self.kept.clear()
+
+
+@contextmanager
+def in_a_folder(text: str) -> Iterator[Shim]:
+    """Under which whatever is started is ready. Its folder has a short name, for there are sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="impw", dir="/tmp") as folder:
+        shim = Shim(os.path.realpath(folder), text)
+        shim.ready = True
+        yield shim
+        shim.close()
 
 
 class Life:

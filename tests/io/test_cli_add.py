@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from fake_supervisor import FakeSupervisor, paths_in
+from fake_supervisor import FakeSupervisor
 
-from impetusd.cli import main
 from impetusd.core.protocol import FAILED, ProtocolError
 
 OURS = {"kind": "program", "name": "x", "effect": "added", "keys": []}
 THEIRS = {"kind": "program", "name": "other", "effect": "restart", "keys": []}
 REFUSED = ProtocolError(FAILED, "apply takes the role admin, and yours is viewer: ask for it", 1)
-
-
-@pytest.fixture
-def paths(tmp_path):
-    return paths_in(tmp_path)
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys, paths):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["impetusd", "-c", paths.conf, *args])
-        code = main.main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def read(paths):

@@ -6,36 +6,24 @@ one and the same supervisor, and the slot has to be whole again after a restart 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from raising import EVERY, FIRST, Calls, try_to
+from raising import EVERY, FIRST, KEYS, OTHERS, Calls, shims, try_to
 from supervisor_world import Life, Shim
 
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.reloads import Reloads
 from impetusd.supervisor.slots.rolling import Rolling
 
-KEYS = "kill_timeout = 100ms\nmin_uptime = 0\nexp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 10ms\nmax_restarts = 1000000\n"
-OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\n{KEYS}" for name in ("after", "before"))
 PROGRAM = f"[program:bad]\ncommand = sleep 1000\n{KEYS}"
 
 
 @pytest.fixture
 def shim(tmp_path) -> Iterator[Callable[[str], Shim]]:
-    made: list[Shim] = []
-
-    def make(text: str) -> Shim:
-        made.append(Shim(str(tmp_path), f"[impetusd]\n{text}"))
-        made[-1].ready = True
-        return made[-1]
-
-    yield make
-    sys.setprofile(None)
-    for each in made:
-        each.close()
+    with shims(str(tmp_path)) as make:
+        yield make
 
 
 async def journey(life: Life) -> None:

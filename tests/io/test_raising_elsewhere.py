@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from raising import EVERY, FIRST, Calls, try_to
+from raising import EVERY, FIRST, KEYS, OTHERS, Calls, shims, try_to
 from supervisor_world import Life, Shim
 
 from impetusd.core.rules.lifecycle import State
@@ -24,8 +23,6 @@ from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.reloads import Reloads
 from impetusd.supervisor.slots.rolling import Rolling
 
-KEYS = "kill_timeout = 100ms\nmin_uptime = 0\nexp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 10ms\nmax_restarts = 1000000\n"
-OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\n{KEYS}" for name in ("after", "before"))
 POOL = f"[pool:bad]\napp = x:y\nlisten = unix:w.sock\ninstances = 2\nstandby = 1\nreload_watch = 0\ndrain_timeout = 50ms\n{KEYS}"
 TIMER = "[timer:bad]\ncommand = true\nevery = 1h\n[health:probe]\ntarget = after\ntcp = 127.0.0.1:1\ninterval = 1h\n"
 OF_SLOTS = [Engine._guard, Engine._try_to_start, Engine._launch_when_found, Rolling._advance, Reloads._advance]
@@ -37,17 +34,8 @@ Act = Callable[[Life], Awaitable[None]]
 
 @pytest.fixture
 def shim(tmp_path) -> Iterator[Callable[[str], Shim]]:
-    made: list[Shim] = []
-
-    def make(text: str) -> Shim:
-        made.append(Shim(str(tmp_path), f"[impetusd]\n{text}"))
-        made[-1].ready = True
-        return made[-1]
-
-    yield make
-    sys.setprofile(None)
-    for each in made:
-        each.close()
+    with shims(str(tmp_path)) as make:
+        yield make
 
 
 def living(life: Life) -> dict[int, str]:

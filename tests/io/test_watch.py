@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import tempfile
 
 import pytest
-from supervisor_world import Shim
+from supervisor_world import in_a_folder
 from waiting import until
 
 from impetusd.core import protocol
@@ -35,11 +33,8 @@ every = 1d
 
 @pytest.fixture
 def shim():
-    with tempfile.TemporaryDirectory(prefix="impw", dir="/tmp") as folder:
-        made = Shim(os.path.realpath(folder), INI)
-        made.ready = True
+    with in_a_folder(INI) as made:
         yield made
-        made.close()
 
 
 class Watcher:

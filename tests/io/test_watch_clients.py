@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 import threading
 
 import pytest
 from fake_supervisor import FakeSupervisor, paths_in
-from supervisor_world import Shim
+from supervisor_world import in_a_folder
 from waiting import until
 
 from impetusd.client import async_control, control, watching
@@ -24,11 +22,8 @@ INI = "[impetusd]\n\n[program:a]\ncommand = sleep 1000\n"
 
 @pytest.fixture
 def shim():
-    with tempfile.TemporaryDirectory(prefix="impw", dir="/tmp") as folder:
-        made = Shim(os.path.realpath(folder), INI)
-        made.ready = True
+    with in_a_folder(INI) as made:
         yield made
-        made.close()
 
 
 def cut(life):

@@ -39,6 +39,12 @@ def program(name: str, *arguments: object) -> str:
     return " ".join([PYTHON, *(shlex.quote(str(word)) for word in (PROGRAMS / f"{name}.py", *arguments))])
 
 
+def in_all_log_modes(keys: str) -> str:
+    """Programs with these keys, one for each way in which lines become a log."""
+    more = {"plain": "", "time": "time = yes", "json": "log_format = json", "many": "instances = 3\nmerge_logs = yes"}
+    return "".join(f"[program:{name}]\n{keys}\n{own}\n" for name, own in more.items())
+
+
 def pool(port: int, app: str = "app_hello:make", **keys: object) -> str:
     """The keys of a pool of two workers on `port`; `keys` come last."""
     own: dict[str, object] = {"app": app, "cwd": PROGRAMS, "listen": f"127.0.0.1:{port}", "instances": 2, **keys}

@@ -17,7 +17,7 @@ from typing import Any
 
 import census
 import pytest
-from instance import Instance, Status, pool
+from instance import Instance, Status, in_all_log_modes, pool
 from lending import Lend
 from load import fetch
 from own_passwd import GHOST, Passwd
@@ -63,19 +63,7 @@ max_restarts = 1000
 [timer:job]
 command = sleep 0.05
 every = 1d
-[program:plain]
-{cat}
-[program:time]
-{cat}
-time = yes
-[program:json]
-{cat}
-log_format = json
-[program:many]
-{cat}
-instances = 3
-merge_logs = yes
-""")
+{in_all_log_modes(cat)}""")
         self.began = impetusd.wait_status(lambda now: all(now[name].pid for name in ("ghost", "web:1", "web:standby")))
         self.lasting = self._lasting(self.began)
         assert len([name for name in self.lasting if name.startswith("other:")]) == OTHERS

@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 
-from instance import Instance, pool, wait_for
+from instance import Instance, in_all_log_modes, pool, wait_for
 
 LINES = 20_000
 LINE = "an ordinary line of a program, number {}\n"
@@ -21,18 +21,7 @@ def test_every_line_of_large_writes_arrives(impetusd: Instance) -> None:
     ports = impetusd.port(), impetusd.port()
     cat = f"command = cat {impetusd.root}/text\nautorestart = never"
     impetusd.start(f"""
-[program:plain]
-{cat}
-[program:time]
-{cat}
-time = yes
-[program:json]
-{cat}
-log_format = json
-[program:many]
-{cat}
-instances = 3
-merge_logs = yes
+{in_all_log_modes(cat)}
 [pool:web]
 {pool(ports[0], app="app_prints_at_request:make", watchdog="5s", instances=1)}
 [pool:service]
