@@ -130,7 +130,7 @@ def one_line(text: str) -> str:
     return " ".join(printable.split())[:SHOWN]
 
 
-def gist(body: str) -> str:
+def excerpt(body: str) -> str:
     """What a JSON object says of what is wrong, as `database.error: no route to host`; else the whole text."""
     import json
 
@@ -346,7 +346,7 @@ def _with_body(said: str, answer: http.client.HTTPResponse) -> str:
     import http.client
 
     try:
-        body = one_line(gist(answer.read(MAX_BODY).decode("utf-8", "replace")))
+        body = one_line(excerpt(answer.read(MAX_BODY).decode("utf-8", "replace")))
     except (OSError, http.client.HTTPException):
         body = ""
     return f"{said}: {body}" if body else said

@@ -206,7 +206,7 @@ def _all_is_well(facts: Facts, screen: Screen, width: int) -> Iterator[str]:
 
     yield screen.paint(table.all_well(facts.rows) if facts.rows else "nothing is configured to run", "bold")
     late = [r for r in facts.own if r["at"] > facts.now - LATELY and r["kind"] in NOTABLE and not r.get("asked")]
-    lines = story.tell(late, 10, named=True)
+    lines = story.summarize(late, 10, named=True)
     if not lines:
         yield "Nothing unplanned has happened in the last 24 hours."
         return

@@ -138,7 +138,7 @@ def _lock(paths: Paths) -> Iterator[None]:
             if time.monotonic() >= end:
                 raise Held(f"impetusd runs on {paths.state_dir}: it is locked")
             if told is not None:
-                orphans.oust(told)
+                orphans.evict_stale_supervisor(told)
             time.sleep(_LOOK_AGAIN)
         yield
     finally:

@@ -8,11 +8,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# What a successor is told as it is; the fork socket is told apart, for it may be a template's or an unanswered fork's.
-PLAIN = (
-    *("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended", "acked", "left"),
-    *("doomed", "gate", "killed", "ours", "stop", "template", "told"),
-)
+# What a successor is told as it is: its name in the message, which older code reads as well, and here. The fork socket is told
+# apart, for it may be a template's or an unanswered fork's.
+PLAIN = {
+    **{
+        name: name
+        for name in ("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended")
+    },
+    **{name: name for name in ("acked", "left", "gate", "killed", "stop", "template")},
+    "doomed": "kill_tree",
+    "ours": "is_child",
+    "told": "tree_signalled",
+}
 
 
 # How a child is stopped without a supervisor: signal, seconds until SIGKILL, treekill. For one whose spec does not say.
@@ -22,7 +29,7 @@ STOP = (15, 10.0, True)
 class Child:
     """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
 
-    __slots__ = (*PLAIN, "asked", "exit_told", "failed", "forks", "known", "seen")
+    __slots__ = (*PLAIN.values(), "asked", "exit_told", "failed", "forks", "known", "seen")
 
     def __init__(self, process: int, invocation: str, cgroup: str) -> None:
         self.process = process
@@ -42,11 +49,11 @@ class Child:
         self.acked = False
         self.known: dict[int, int] = {}  # descendants when it was last signalled: pid and start time
         self.left = False  # descendants live on after it
-        self.doomed = False  # whoever is found of its tree is killed
-        self.told = False  # a signal was sent to its descendants
+        self.kill_tree = False  # whoever is found of its tree is killed
+        self.tree_signalled = False  # a signal was sent to its descendants
         self.killed = False  # SIGKILL was sent to it on command
         self.template = False  # it forks others, and ends when the shim does
-        self.ours = True  # a child in the kernel's books; not, if the shim that started it was killed
+        self.is_child = True  # a child in the kernel's books; not, if the shim that started it was killed
         self.stop: list[Any] = [*STOP]
         self.seen = 0.0  # when (monotonic) the end of one that is not was seen
 
@@ -56,7 +63,7 @@ class Child:
 
     def dump(self) -> dict[str, Any]:
         """All of it but the fork socket, descriptors by their numbers."""
-        return {**{name: getattr(self, name) for name in PLAIN}, **self._dump_failed()}
+        return {**{key: getattr(self, name) for key, name in PLAIN.items()}, **self._dump_failed()}
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> Child:
@@ -64,11 +71,11 @@ class Child:
         means nothing. Raises KeyError or TypeError for what is none of that.
         """
         child = cls(0, "", "")
-        for name in PLAIN:
+        for key, name in PLAIN.items():
             first = getattr(child, name)
-            value = saved[name] if name == "process" else saved.get(name, first)
-            if not _is_like(value, first, optional=name == "ended"):
-                raise TypeError(f"{name} of a child is {value!r}")
+            value = saved[key] if key == "process" else saved.get(key, first)
+            if not _is_like(value, first, optional=key == "ended"):
+                raise TypeError(f"{key} of a child is {value!r}")
             setattr(child, name, value)
         failed, cause = saved.get("failed"), saved.get("cause")
         if failed is not None and [type(each) for each in failed] != [str, str]:

@@ -45,7 +45,7 @@ class Ending:
             child = self._shim.children.get(process)
             if child is None or self._is_over(child):
                 del self._kill_at[process]
-            elif child.ended is not None and not child.told:
+            elif child.ended is not None and not child.tree_signalled:
                 self._shim.signal(child, signal.SIGTERM, "rest")
                 self._shim.signal(child, signal.SIGCONT, "rest")
             elif now >= self._kill_at[process]:

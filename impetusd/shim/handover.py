@@ -62,7 +62,7 @@ def dump(shim: Shim) -> dict[str, Any]:
         "lifeline": shim.lifeline,
         "corpses": [corpse.dump() for corpse in shim.corpses],
         "outbox": [[event, list(fds)] for event, fds in shim.outbox],
-        "clock": [shim.born, shim.due, shim.spoke, shim.mute],  # monotonic times hold over exec
+        "clock": [shim.born, shim.due, shim.has_reported, shim.silent_deaths],  # monotonic times hold over exec
     }
 
 
@@ -85,7 +85,7 @@ def restore(shim: Shim, state: dict[str, Any]) -> None:
     shim.lifeline = state.get("lifeline", -1)
     shim.corpses = [Child.load(saved) for saved in state.get("corpses", ())]
     shim.outbox.extend((event, fds) for event, fds in state["outbox"])
-    shim.born, shim.due, shim.spoke, shim.mute = state["clock"]
+    shim.born, shim.due, shim.has_reported, shim.silent_deaths = state["clock"]
     shim.heard = time.monotonic()
     shim.watch_again()
 

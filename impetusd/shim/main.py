@@ -77,7 +77,7 @@ class Shim(Supervision):
         """Serve until told to quit. Returns the exit status."""
         self._listen_to_signals()
         each_round = (
-            *(self._mind_supervisor, self._flush, self._beat, self._write_down, self._remove_emptied),
+            *(self._check_supervisor, self._flush, self._beat, self._write_down, self._remove_emptied),
             write_waiting,
         )
         if self.supervisor is not None:  # it was there before this code was
@@ -167,9 +167,9 @@ class Shim(Supervision):
 
         def wake() -> None:
             with contextlib.suppress(BlockingIOError):
-                heed(os.read(reader, 4096))
+                handle_signals(os.read(reader, 4096))
 
-        def heed(numbers: bytes) -> None:
+        def handle_signals(numbers: bytes) -> None:
             for number in numbers:
                 if number == signal.SIGCHLD:
                     self.sweep_due = True
@@ -193,7 +193,7 @@ class Shim(Supervision):
 
     def _patience(self) -> float:
         now = time.monotonic()
-        due = self._heed()
+        due = self._supervisor_deadline()
         others = (
             self.table.due,
             self.trial.deadline if self.trial else due,
@@ -362,7 +362,7 @@ class Shim(Supervision):
         finally:
             if theirs is not None:
                 theirs.close()
-        self._live(child)
+        self._register(child)
 
     def _reserved(self, more: int) -> int:
         """A pidfd for each process that is down: whoever has its pipes, two a stream, is to be started again."""
@@ -393,7 +393,7 @@ class Shim(Supervision):
             self._unwatch(fd)
             os.close(fd)
 
-    def _live(self, child: Child) -> None:
+    def _register(self, child: Child) -> None:
         child.session = child.pid
         member = None
         with contextlib.suppress(OSError):  # with no descriptor left to look with it is watched all the same
@@ -411,7 +411,7 @@ class Shim(Supervision):
         if child.pidfd >= 0 and child.ended is None:
             self._watch(child.pidfd, lambda: self._ended(child))
 
-    def _never_lived(self, child: Child, stage: str, cause: dict[str, Any]) -> None:
+    def _spawn_failed(self, child: Child, stage: str, cause: dict[str, Any]) -> None:
         self._shut(child)
         child.ended = {**failures.failed(stage, cause), "at": time.time()}
         self._tell_exit(child)
@@ -420,7 +420,7 @@ class Shim(Supervision):
         child = self._new(process, spec)
         template = self.children.get(via)
         if template is None or template.forks is None:
-            self._never_lived(child, "fork", failures.because("template_gone"))
+            self._spawn_failed(child, "fork", failures.because("template_gone"))
             return
         theirs = -1
         try:
@@ -431,13 +431,13 @@ class Shim(Supervision):
             fds.append(theirs)
             socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
-            self._never_lived(child, "fork", failures.because("template_ended"))
+            self._spawn_failed(child, "fork", failures.because("template_ended"))
             return
         except OSError as error:
-            self._never_lived(child, "fork", failures.because("template_mute", cause=failures.of_error(error)))
+            self._spawn_failed(child, "fork", failures.because("template_mute", cause=failures.of_error(error)))
             return
         except Exception as error:  # whatever is wrong with the spec, the supervisor is told of an end
-            self._never_lived(child, "fork", failures.of_error(error))
+            self._spawn_failed(child, "fork", failures.of_error(error))
             return
         finally:
             if theirs >= 0:
@@ -478,7 +478,7 @@ class Shim(Supervision):
         child.forks = None
         self.sweep_due = True  # strays are not reaped while a fork is under way
         if not pid:
-            self._never_lived(child, "fork", _cause_of(answer))
+            self._spawn_failed(child, "fork", _cause_of(answer))
             return
         try:
             # Not looked up in the kernel's list of our children: that leaves some out while others end.
@@ -487,12 +487,12 @@ class Shim(Supervision):
                 raise ChildProcessError(0, f"the template named pid {pid}, which is {foreign}")
             child.pidfd = os.pidfd_open(pid)
         except OSError as error:
-            self._never_lived(child, "adopt", failures.of_error(error))
+            self._spawn_failed(child, "adopt", failures.of_error(error))
             return
         child.pid = pid
         self.forked.append(child)
         self._move(child)
-        self._live(child)
+        self._register(child)
 
     def _foreign(self, pid: int, template: Child, child: Child) -> str:
         """Why `pid` cannot be what `template` forked for `child`; "" if it can. It may have ended: a zombie of ours stays.
@@ -542,7 +542,7 @@ class Shim(Supervision):
             if child.forks is template.forks:
                 del self.forking[process]
                 child.forks = None
-                self._never_lived(child, "fork", failures.because(why))
+                self._spawn_failed(child, "fork", failures.because(why))
         self._unwatch(template.forks.fileno())
         template.forks.close()
         template.forks = None
@@ -551,7 +551,7 @@ class Shim(Supervision):
     def signal(self, child: Child, number: int, scope: str) -> None:
         """Signal a process (`main`), its descendants (`rest`), or both (`tree`)."""
         if number == signal.SIGKILL:
-            child.doomed = child.doomed or scope == "tree"
+            child.kill_tree = child.kill_tree or scope == "tree"
             self.table.touch(child)
         if child.ended is None and child.pid and not child.cgroup:  # by its parent alone some are known
             child.known = {member.pid: member.started for member in self._seeing(lambda: proc.below(child.pid))}
@@ -560,7 +560,7 @@ class Shim(Supervision):
                 signal.pidfd_send_signal(child.pidfd, number)
             child.killed = child.killed or number == signal.SIGKILL
         if scope in {"rest", "tree"}:
-            child.told = self.sweep_due = True
+            child.tree_signalled = self.sweep_due = True
             self._signal_rest(child, number)
 
     def _signal_rest(self, child: Child, number: int) -> None:
@@ -569,7 +569,7 @@ class Shim(Supervision):
     def _signal_found(self, child: Child, number: int) -> None:
         if child.cgroup:
             mains = self.mains()  # of a worker, too, that its template's cgroup has not let go of yet
-            if child.doomed:
+            if child.kill_tree:
                 mains.discard(child.pid)
             pids = self.cgroups.members(child.cgroup)
             if number == signal.SIGKILL and mains.isdisjoint(pids) and self.cgroups.kill(child.cgroup):
@@ -615,7 +615,7 @@ class Shim(Supervision):
         Its pidfd is watched until the exit is emitted: if this raises, it is called again.
         """
         if child.ended is None:
-            how = self._how(child) if child.ours else self._how_by_hearsay(child)
+            how = self._how(child) if child.is_child else self._exit_status_via_pidfd(child)
             if how is None:
                 return
             if child.forks is not None:
@@ -642,7 +642,7 @@ class Shim(Supervision):
             how = {"signal": info.si_status, "core": info.si_code == os.CLD_DUMPED}
         return {**how, **usage.of_zombie(child.pidfd), "at": time.time()}
 
-    def _how_by_hearsay(self, child: Child) -> dict[str, Any] | None:
+    def _exit_status_via_pidfd(self, child: Child) -> dict[str, Any] | None:
         """Of one that somebody else has to reap: the kernel tells before that, or afterwards, if that comes soon."""
         status = self._seeing(lambda: orphans.status_of_zombie(child))
         if status is None:
@@ -693,7 +693,7 @@ class Shim(Supervision):
             return self.cgroups.populated(child.cgroup) and not self.mains().issuperset(
                 self.cgroups.members(child.cgroup)
             )
-        return bool(self.strays() or not child.ours) and bool(self._rest(child))
+        return bool(self.strays() or not child.is_child) and bool(self._rest(child))
 
     def _rest(self, child: Child) -> list[proc.Member]:
         """The descendants of a child without a cgroup; see `linux.proc` for how they are told."""
@@ -702,7 +702,7 @@ class Shim(Supervision):
         own = [member.pid for member in processes.values() if child.pid and member.parent == child.pid]
         own += [pid for pid, started in child.known.items() if pid in processes and processes[pid].started == started]
         # Nobody's children are the shim's, unless another shim was killed: then they are anybody's.
-        strays = self.strays() if child.ours else [pid for pid in processes if orphans.marked(pid, self.table.life)]
+        strays = self.strays() if child.is_child else [pid for pid in processes if orphans.marked(pid, self.table.life)]
         for pid in strays:  # one may have been forked since the snapshot
             if pid not in processes and (member := proc.read(pid)):
                 processes[pid] = member
@@ -747,10 +747,10 @@ class Shim(Supervision):
         if not child.left:
             return
         if self.has_rest(child):
-            if child.doomed:
+            if child.kill_tree:
                 self._signal_rest(child, signal.SIGKILL)
             # No SIGCHLD tells of what becomes of it: of whom somebody moved into its cgroup, or another shim's child.
-            self.sweep_due = self.sweep_due or child.told or not child.ours
+            self.sweep_due = self.sweep_due or child.tree_signalled or not child.is_child
             return
         self.table.touch(child)
         self.emit({"event": "gone", "process": child.process})
@@ -867,7 +867,7 @@ def main() -> int:
     lock = lock_of(paths["state_dir"], given)
     if not take(lock):
         if told is not None:
-            orphans.oust(told)
+            orphans.evict_stale_supervisor(told)
         if told is None or not take(lock):
             return EX_TEMPFAIL
     strays = (

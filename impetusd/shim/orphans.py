@@ -51,7 +51,7 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: It
     told["kept"].pop("lock", None)  # it has been taken
     for saved in told["children"].values():
         child = shim.children[saved["process"]] = Child.load(saved)
-        child.ours, child.pidfd, child.status = False, -1, -1
+        child.is_child, child.pidfd, child.status = False, -1, -1
         child.gate = SHUT if child.gate >= 0 else -1
         _find(child)
     search = descriptors.Search(told["kept"])
@@ -198,7 +198,7 @@ def marked(pid: int, life: str) -> bool:
     return proc.variable(pid, MARK) == life
 
 
-def oust(told: dict[str, Any]) -> None:
+def evict_stale_supervisor(told: dict[str, Any]) -> None:
     """The lock is held though the shim is dead: by its supervisor, which ends when it sees that. One that hangs is killed."""
     shim, supervisor = told["shim"], told["supervisor"]
     if proc.lives(shim) or not supervisor or not proc.lives(supervisor):

@@ -35,7 +35,7 @@ SILENCE = 30.0  # seconds without a message after which the supervisor is taken 
 LATE = 16.0  # seconds without one after which the shim looks whether it was killed and cannot end
 CORPSE = 2.0  # seconds that a killed one has to end; then a thread of it hangs in the kernel, and nobody waits for it
 DELAYS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before the n-th start in a row of one that does not come up
-HOPELESS = 3  # of them in a row: none is waited for when the end is asked for
+START_LIMIT = 3  # of them in a row: none is waited for when the end is asked for
 LASTING = 10.0  # seconds after which one has come up, whatever ends it
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 SPACING = 0.2  # seconds between two starts of one that comes up and then dies
@@ -68,8 +68,8 @@ class Supervision(Loop):
         self.heard = 0.0
         self.born = 0.0
         self.due: float | None = 0.0  # when to start the supervisor
-        self.spoke = False  # whether this one has said anything yet
-        self.mute = 0  # deaths in a row of one that had not, or went wrong before it had lasted
+        self.has_reported = False  # whether this one has said anything yet
+        self.silent_deaths = 0  # deaths in a row of one that had not, or went wrong before it had lasted
         self.troubles: dict[str, str] = {}  # what the operator is to know, in a sentence each
         self.told = ""  # how it ended, as the log has it
         self.silent_after: float | None = None  # seconds after its start that it fell silent, and is killed for it
@@ -94,7 +94,7 @@ class Supervision(Loop):
         """A message has been carried out: keep what changed for the shim after this one."""
         raise NotImplementedError
 
-    def _heed(self) -> float:
+    def _supervisor_deadline(self) -> float:
         """When (monotonic) the supervisor is due: to be started, to have said something, or to have ended."""
         if self.due is not None or self.supervisor is None:
             return math.inf if self.due is None else self.due
@@ -103,9 +103,9 @@ class Supervision(Loop):
     @property
     def gives_up(self) -> bool:
         """Whether the end, if it was asked for, is to come without a supervisor."""
-        return self.supervisor is None and self.mute >= HOPELESS
+        return self.supervisor is None and self.silent_deaths >= START_LIMIT
 
-    def _mind_supervisor(self) -> None:
+    def _check_supervisor(self) -> None:
         now = time.monotonic()
         if self.due is not None and now >= self.due:
             self.due = None
@@ -150,7 +150,7 @@ class Supervision(Loop):
 
     def _start_supervisor(self, now: float) -> None:
         self.born = self.heard = now
-        self.spoke, self.silent_after, self.unheard = False, None, False
+        self.has_reported, self.silent_after, self.unheard = False, None, False
         child, open_here = Child(-1, "", ""), contextlib.ExitStack()
         try:
             with contextlib.ExitStack() as theirs:
@@ -225,11 +225,13 @@ class Supervision(Loop):
     def _plan_supervisor(self, now: float, *, failed: bool = False) -> None:
         """`failed`: it went wrong by itself."""
         lasted = now - self.born if self.silent_after is None else self.silent_after
-        came_up = lasted >= LASTING or (self.spoke and not failed)
-        self.mute = 0 if came_up else self.mute + 1
+        came_up = lasted >= LASTING or (self.has_reported and not failed)
+        self.silent_deaths = 0 if came_up else self.silent_deaths + 1
         if self.silent_after is not None and (self.shutdown or "shutdown" in self.blobs):
-            self.mute = max(self.mute, HOPELESS)  # the end has waited for it, and does not wait for another
-        self.due = max(now + DELAYS[min(self.mute, len(DELAYS) - 1)], self.born + SPACING)
+            self.silent_deaths = max(
+                self.silent_deaths, START_LIMIT
+            )  # the end has waited for it, and does not wait for another
+        self.due = max(now + DELAYS[min(self.silent_deaths, len(DELAYS) - 1)], self.born + SPACING)
 
     def _supervisor_ended(self) -> None:
         """Its last messages count; then it is reaped and, unless it had told us to quit, started again."""
@@ -262,9 +264,9 @@ class Supervision(Loop):
 
     def _tell_end(self, pid: int, how: str) -> None:
         """Log an end; of many in a row that end alike, only the first ones."""
-        if self.mute < len(DELAYS) or how != self.told:
+        if self.silent_deaths < len(DELAYS) or how != self.told:
             log(f"the supervisor (pid {pid}) ended: {how}; starting it again")
-        elif self.mute == len(DELAYS):
+        elif self.silent_deaths == len(DELAYS):
             log(f"no supervisor comes up ({how}): trying again every {DELAYS[-1]:g} s; what runs goes on")
         self.told = how
 
@@ -379,7 +381,7 @@ class Supervision(Loop):
                 self._kill_supervisor()
                 break
             self.heard, self.looked = time.monotonic(), False
-            self.spoke = True
+            self.has_reported = True
             message, fds = packet
             while fds and not self._has_room(self._reserved(len(fds))):  # what is missing is told when it is asked for
                 os.close(fds.pop())

@@ -23,7 +23,7 @@ TOLD_WITHIN = 0.05  # seconds
 LOOKS, APART = 5, 0.02  # a thread that waits for a disk at each of so many looks, so many seconds apart, hangs
 
 
-def succeed(shim: int, command: Sequence[str], tell: Callable[[str], None]) -> None:
+def become_shim(shim: int, command: Sequence[str], tell: Callable[[str], None]) -> None:
     """Become the next shim. `shim` is a pidfd of the one that has hung up. Returns only if that cannot be."""
     poll = select.poll()
     poll.register(shim, select.POLLIN)

@@ -84,7 +84,7 @@ from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.notify import Notify
 from impetusd.supervisor.start.notify_sockets import NotifySockets
 from impetusd.supervisor.start.socketfiles import SocketFiles
-from impetusd.supervisor.start.sockets import admit, bind_unix
+from impetusd.supervisor.start.sockets import bind_unix, set_acl
 from impetusd.supervisor.start.starter import Starter
 from impetusd.supervisor.threads import NoAnswer, Threads
 from impetusd.supervisor.upstream import Upstream, status_of, stop_within
@@ -642,7 +642,7 @@ class Daemon:
             self._writer.close()  # what is on its way is written: the next shim may not have our memory
         else:
             self._lifeline.release()
-            custody.succeed(self._link.shim, self._link.command, custody.tell)
+            custody.become_shim(self._link.shim, self._link.command, custody.tell)
 
     # Our own sockets.
 
@@ -723,7 +723,7 @@ class Daemon:
 
     def _admit(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
-            if left_out := admit(self._paths.control_socket, self._people):
+            if left_out := set_acl(self._paths.control_socket, self._people):
                 self._warn(f"supervisor: {left_out}")
 
     async def _bind_control(self) -> None:
@@ -871,7 +871,7 @@ class Daemon:
         if entry.role is Role.CHECK:
             return
         now, one_shot = time.monotonic(), entry.role is Role.JOB
-        for fields in news.of_change(entry.policy, before, entry.slot, now, one_shot=one_shot):
+        for fields in news.transition_records(entry.policy, before, entry.slot, now, one_shot=one_shot):
             self._record(entry, **fields)
 
     def _log_change(self, entry: Entry, before: Slot) -> None:
@@ -934,7 +934,7 @@ class Daemon:
 
     def _shut_down(self, why: Reason | None = None) -> None:
         if self._ending is None:
-            self._commands.begin_the_end(why or because("signalled"))
+            self._commands.begin_shutdown(why or because("signalled"))
             self._ending = asyncio.create_task(self._stop_everything())
             self._ending.add_done_callback(self._has_stopped)
 

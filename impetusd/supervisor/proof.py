@@ -24,7 +24,7 @@ from impetusd.supervisor.start.link import Link
 SNAPSHOT = 3  # the descriptor at which the shim's `hello` is
 
 
-class Rehearsal(Link):
+class DryRunLink(Link):
     """A channel to nobody: it has told what `hello` tells, and what is said to it is not heard."""
 
     def __init__(self, hello: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
     """Come up, with `folder` in the place of the directories that are written to. Raises whatever is wrong."""
     hello = json.loads(os.pread(SNAPSHOT, os.fstat(SNAPSHOT).st_size, 0))
     aside = Paths(conf=paths.conf, base_dir=paths.base_dir, run_dir=folder, state_dir=folder, log_dir=folder)
-    daemon = Daemon(conf, aside, boot=boot, link=Rehearsal(hello))
+    daemon = Daemon(conf, aside, boot=boot, link=DryRunLink(hello))
     daemon.open_log()
     daemon.come_up(strict=True)
     daemon.stop_writing()

@@ -9,7 +9,7 @@ import sys
 from impetusd.worker import appload
 from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.ending import leave
-from impetusd.worker.environment import WorkerError, keep_to_oneself, set_title, settings
+from impetusd.worker.environment import WorkerError, set_cloexec, set_title, settings
 from impetusd.worker.lent import lend
 
 _MODES = ("template", "serve", "check")
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: leave(0))  # there is nothing to clean up until the app is built
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is a pipe, yet each line is wanted now
-    keep_to_oneself()
+    set_cloexec()
     name = os.environ.get("IMPETUSD_NAME", "impetusd.worker")
     set_title(name)
     on_sigabrt(

@@ -106,7 +106,7 @@ def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.soc
     return taken
 
 
-def keep_to_oneself() -> None:
+def set_cloexec() -> None:
     """What was passed on, also what is only held for those who may die before us, is nothing for the app's children."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:

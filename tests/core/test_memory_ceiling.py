@@ -16,9 +16,9 @@ from impetusd.core.rules.memory import (
     Process,
     Verdict,
     Watch,
-    far,
     look,
     lowest,
+    max_interval,
     next_look,
     trees,
     urgent,
@@ -87,8 +87,8 @@ def test_near_the_ceiling_and_growing_one_looks_each_200_ms_and_far_from_it_each
 
 
 def test_few_trees_are_looked_at_more_often():
-    assert [far(count) for count in (0, 1, 50, 500)] == [1.0, 1.0, 5.0, 10.0]
-    assert next_look(SOFT, Watch(0.0, 1 * MB), far(3)) == 1.0
+    assert [max_interval(count) for count in (0, 1, 50, 500)] == [1.0, 1.0, 5.0, 10.0]
+    assert next_look(SOFT, Watch(0.0, 1 * MB), max_interval(3)) == 1.0
 
 
 def test_the_reason_says_how_much_and_which_key():

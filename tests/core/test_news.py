@@ -45,7 +45,7 @@ def told(*events, policy=POLICY, gap=10.0):
     for event in events:
         before = slot
         slot, _ = step(policy, slot, event, at, 0.5)
-        records += news.of_change(policy, before, slot, at)
+        records += news.transition_records(policy, before, slot, at)
         at += gap
     return records
 
@@ -115,7 +115,7 @@ def test_each_decision_names_its_key():
 def test_what_follows_the_end_of_a_timers_run_is_not_the_restart_policys_to_say():
     before = Slot(state=State.RUNNING, want=Want.UP, pid=7, started=1.0)
     after, _ = step(Policy(autorestart=Autorestart.NEVER), before, Exited(FAILED), 2.0, 0.5)
-    (end,) = news.of_change(POLICY, before, after, 2.0, one_shot=True)
+    (end,) = news.transition_records(POLICY, before, after, 2.0, one_shot=True)
     assert (end["code"], end["state"], "decision" in end) == (1, "FATAL", False)
 
 
@@ -209,7 +209,7 @@ def test_every_process_that_began_is_told_and_every_end_too(events, gap):
     for event in events:
         before = slot
         slot, _ = step(POLICY, slot, event, at, 0.5)
-        records = list(news.of_change(POLICY, before, slot, at))
+        records = list(news.transition_records(POLICY, before, slot, at))
         assert all(each.keys() - {"kind", "failed"} <= KINDS[each["kind"]].keys() for each in records)
         kinds = [each["kind"] for each in records]
         assert kinds.count("start") == (slot.pid is not None and slot.pid != before.pid)

@@ -52,7 +52,7 @@ def test_every_stage_of_a_start_is_known():
         for tree in shim
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        for position in [{"_never_lived": 1, "failed": 0}.get(node.func.attr)]
+        for position in [{"_spawn_failed": 1, "failed": 0}.get(node.func.attr)]
         if position is not None and isinstance(node.args[position], ast.Constant)
     }
     told |= {

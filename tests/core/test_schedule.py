@@ -16,10 +16,10 @@ from impetusd.core.rules.schedule import (
     RETRY_AT_MOST,
     Cron,
     Every,
-    Meeting,
+    OverlapDecision,
     check,
+    decide_overlap,
     due,
-    meeting,
     retry_in,
     words,
 )
@@ -323,16 +323,16 @@ class TestOverlap:
     @pytest.mark.parametrize(
         ("overlap", "running", "queued", "expected"),
         [
-            *((overlap, False, False, Meeting.START) for overlap in Overlap),
-            (Overlap.SKIP, True, False, Meeting.SKIP),
-            (Overlap.QUEUE, True, False, Meeting.QUEUE),
-            (Overlap.QUEUE, True, True, Meeting.SKIP),
-            (Overlap.REPLACE, True, False, Meeting.REPLACE),
-            (Overlap.REPLACE, True, True, Meeting.SKIP),
+            *((overlap, False, False, OverlapDecision.START) for overlap in Overlap),
+            (Overlap.SKIP, True, False, OverlapDecision.SKIP),
+            (Overlap.QUEUE, True, False, OverlapDecision.QUEUE),
+            (Overlap.QUEUE, True, True, OverlapDecision.SKIP),
+            (Overlap.REPLACE, True, False, OverlapDecision.REPLACE),
+            (Overlap.REPLACE, True, True, OverlapDecision.SKIP),
         ],
     )
     def test_meeting(self, overlap, running, queued, expected):
-        assert meeting(overlap, running=running, queued=queued) is expected
+        assert decide_overlap(overlap, running=running, queued=queued) is expected
 
 
 class TestRetries:

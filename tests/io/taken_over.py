@@ -12,7 +12,7 @@ from impetusd.core.config.location import Paths
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.supervisor.api.applying import APPLY, BEFORE, CONFIG
 from impetusd.supervisor.daemon import Daemon
-from impetusd.supervisor.proof import Rehearsal
+from impetusd.supervisor.proof import DryRunLink
 from impetusd.supervisor.slots import record
 
 RAN = 1_000_000.0  # far from the present on every clock
@@ -42,7 +42,7 @@ def changes(effect: str, *names: str, kind: str = "timer") -> str:
     return json.dumps(state)
 
 
-class Heard(Rehearsal):
+class Heard(DryRunLink):
     """A channel on which nothing goes wrong; `ops` is all that was said on it."""
 
     def __init__(self, hello: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from impetusd.core.access import ACL, Person
 from impetusd.supervisor.api.control import Peer
-from impetusd.supervisor.start.sockets import admit, bind_unix
+from impetusd.supervisor.start.sockets import bind_unix, set_acl
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 ALICE = Person("viewer", "alice", 61001, frozenset({61001}))
@@ -57,15 +57,15 @@ def mode(path):
 
 
 def test_the_socket_is_its_owners_alone_when_nobody_has_a_role(path):
-    assert admit(path, []) == ""
+    assert set_acl(path, []) == ""
     assert mode(path) == 0o600
     assert ACL not in os.listxattr(path)
 
 
 def test_who_loses_the_role_is_out_again(path):
-    assert admit(path, [ALICE, OPS]) == ""
+    assert set_acl(path, [ALICE, OPS]) == ""
     assert ACL in os.listxattr(path)
-    assert admit(path, []) == ""
+    assert set_acl(path, []) == ""
     assert mode(path) == 0o600
     assert ACL not in os.listxattr(path)
 
@@ -80,13 +80,13 @@ class TestWithoutAccessLists:
 
     @needs_root
     def test_a_single_group_gets_the_socket(self, path):
-        assert admit(path, [OPS, Person("admin", "root", 0, frozenset({0}))]) == ""
+        assert set_acl(path, [OPS, Person("admin", "root", 0, frozenset({0}))]) == ""
         assert (mode(path), os.stat(path).st_gid) == (0o660, 61027)
-        assert admit(path, []) == ""
+        assert set_acl(path, []) == ""
         assert mode(path) == 0o600
 
     def test_of_more_nobody_gets_it_and_that_is_told(self, path):
-        assert "so alice, @ops cannot be let in" in admit(path, [ALICE, OPS])
+        assert "so alice, @ops cannot be let in" in set_acl(path, [ALICE, OPS])
         assert mode(path) == 0o600
 
 
@@ -97,6 +97,6 @@ def test_what_was_put_in_the_sockets_place_is_left_alone(path, tmp_path):
     os.unlink(path)
     for plant in (lambda: os.symlink(other, path), lambda: os.link(other, path)):
         plant()
-        assert "is not the socket that was bound there" in admit(path, [ALICE])
+        assert "is not the socket that was bound there" in set_acl(path, [ALICE])
         os.unlink(path)
         assert mode(other) == 0o604

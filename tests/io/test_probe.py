@@ -332,4 +332,4 @@ def test_what_is_shown_is_one_printable_line(text, shown):
     ids=range(8),
 )  # fmt: skip
 def test_of_a_json_answer_what_is_wrong_is_told(body, said):
-    assert probe.gist(body) == said
+    assert probe.excerpt(body) == said

@@ -22,7 +22,7 @@ TOLD = """
 plan = main.Shim._plan_supervisor
 def tell(self, now, **how):
     plan(self, now, **how)
-    main.log(f"start {self.mute} in {self.due - now:.1f} s")
+    main.log(f"start {self.silent_deaths} in {self.due - now:.1f} s")
     self.due = now
 main.Shim._plan_supervisor = tell
 supervision.SPACING = 0
@@ -325,7 +325,7 @@ def test_a_supervisor_that_falls_silent_is_replaced():
 
 
 def test_a_supervisor_that_never_speaks_is_started_again_by_the_delays():
-    with Shim(setup=f"{TOLD}supervision.HOPELESS = 100", command=["/bin/false"]) as shim:
+    with Shim(setup=f"{TOLD}supervision.START_LIMIT = 100", command=["/bin/false"]) as shim:
         shim.until_logged("start 8 in")
         starts = [line.split("shim: ")[1] for line in shim.log().splitlines() if "shim: start" in line][:8]
         delays = [0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0]

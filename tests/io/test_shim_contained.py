@@ -162,7 +162,7 @@ def test_any_other_operation_that_goes_wrong_is_done_once_more(kind):
 
 
 ACTS = (
-    *("_mind_supervisor", "_flush", "_beat", "_write_down", "_remove_emptied", "_sweep", "_end_alone"),
+    *("_check_supervisor", "_flush", "_beat", "_write_down", "_remove_emptied", "_sweep", "_end_alone"),
     *("_patience", "_take_up_again", "_hold_back"),
 )
 EVERY = 1 if raising.EVERY == 1 else 4  # of the calls of one act one in so many

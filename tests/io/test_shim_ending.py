@@ -105,7 +105,7 @@ def test_a_supervisor_that_goes_wrong_again_and_again_is_started_ever_more_slowl
 plan = main.Shim._plan_supervisor
 def tell(self, now, **how):
     plan(self, now, **how)
-    main.log(f"start {self.mute}")
+    main.log(f"start {self.silent_deaths}")
 main.Shim._plan_supervisor = tell
 supervision.SPACING = 0
 """

@@ -42,7 +42,7 @@ def test_only_a_new_connection_is_kept_out(flags: int, taken: bool) -> None:
 
 def test_a_listening_socket_that_is_shut_lets_nobody_in() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
-        sockets.shut_out(listener.fileno())
+        sockets.drop_new_connections(listener.fileno())
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.connect(listener.getsockname())

@@ -127,7 +127,7 @@ def test_of_what_nobody_knows_nothing_is_guessed():
     ],
 )  # fmt: skip
 def test_the_line_that_names_the_error(lines, line):
-    assert causes.telling(lines) == line
+    assert causes.error_line(lines) == line
 
 
 UNCAUGHT = [
@@ -154,11 +154,11 @@ def test_of_what_a_real_runtime_says_at_its_end(runtime, program, error, tmp_pat
     done = subprocess.run([runtime, str(file)], capture_output=True, text=True, check=False, cwd=tmp_path)
     lines = done.stderr.splitlines()
     assert done.returncode
-    assert causes.telling(lines).startswith(error)
+    assert causes.error_line(lines).startswith(error)
     for most in (20, 8, 5):  # as the ledger keeps it
         last = causes.kept(lines, most)
         assert len(last) <= most
-        assert causes.telling(last).startswith(error), last
+        assert causes.error_line(last).startswith(error), last
 
 
 def test_the_port_that_node_could_not_have_is_looked_up():
@@ -173,8 +173,8 @@ def test_the_port_that_node_could_not_have_is_looked_up():
 def test_where_it_hung_is_the_first_frame_of_the_main_thread():
     stacks = ["Fatal Python error: Aborted", "", "Thread 0x1 (most recent call first):", '  File "/a.py", line 1 in other', "",
               "Current thread 0x2 (most recent call first):", '  File "/b.py", line 6 in look_up', '  File "/c.py", line 9 in main']  # fmt: skip
-    assert causes.stuck(stacks) == "in look_up, /b.py line 6"
-    assert causes.stuck(["nothing"]) == ""
+    assert causes.hang_location(stacks) == "in look_up, /b.py line 6"
+    assert causes.hang_location(["nothing"]) == ""
 
 
 def test_what_the_shell_means():

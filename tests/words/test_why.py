@@ -308,7 +308,7 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
     for event in events:
         before = slot
         slot, _ = step(policy, slot, event, at, 0.5)
-        for record in news.of_change(policy, before, slot, at):
+        for record in news.transition_records(policy, before, slot, at):
             written = json.loads(json.dumps(as_json(record)))
             records.append({"n": len(records) + 1, "at": NOW - 1000 + at, "unit": "web", "slot": "web", **written})
         at += 0.7
@@ -321,7 +321,7 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
         assert all(finding.headline and all(text for _, text in finding.facts) for finding in found)
         if running and names:
             assert found
-    assert len(story.tell(records, 5, named=True)) <= 5
+    assert len(story.summarize(records, 5, named=True)) <= 5
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
 )
 def test_a_command_that_failed_is_said_to_have_failed_in_what_it_is_for(method, said):
     past = Past().command(method, "web", outcome="failed")
-    assert story.tell(past.facts().records, 1, named=False)[0].text.endswith(f": {said}")
+    assert story.summarize(past.facts().records, 1, named=False)[0].text.endswith(f": {said}")
 
 
 def test_of_what_puts_itself_into_the_background_it_says_how_it_stays():

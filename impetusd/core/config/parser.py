@@ -67,7 +67,7 @@ def parse_all(
     reading.socket_path(sections, paths)
     access = reading.access(sections)
     logs = reading.log_access(sections)
-    reading.all_of(sections)
+    reading.parse_sections(sections)
     relations(reading, sections)
     if rules > 1:
         collisions(reading, paths.log_dir)
@@ -139,7 +139,7 @@ class _Sections(Values):
                 self.warnings.append(Problem(entry.file, entry.line, f"{text}; remove its indentation if it is not"))
                 return
 
-    def all_of(self, sections: list[Section]) -> None:
+    def parse_sections(self, sections: list[Section]) -> None:
         """Read [impetusd], every unit, timer and check; refuse sections of no known kind."""
         told = {(problem.file, problem.line) for problem in self.problems}
         for section in sections:

@@ -217,7 +217,7 @@ def of_exit_code(code: int | None) -> str:
     }.get(code if code is not None else -1, "")
 
 
-def telling(lines: Iterable[str]) -> str:
+def error_line(lines: Iterable[str]) -> str:
     """The line that names the error, of those that a process wrote last; "" if it wrote nothing.
 
     Where a runtime (Node, Python, Java, Ruby, Go, PHP, Rust) tells what nobody caught, that error's own line. Else the last
@@ -235,8 +235,8 @@ def telling(lines: Iterable[str]) -> str:
 def kept(lines: Sequence[str], most: int) -> list[str]:
     """The last `most` lines, and before them the one that names the error, if a long stack has come between."""
     last = list(lines[-most:])
-    named = telling(lines)
-    return last if len(lines) <= most or named == telling(last) else [named, *last[1:]]
+    named = error_line(lines)
+    return last if len(lines) <= most or named == error_line(last) else [named, *last[1:]]
 
 
 # What comes behind an error, of the runtime or of what has started it.
@@ -310,7 +310,7 @@ def _of_rust(lines: Sequence[str]) -> int:
 _RUNTIMES = (_of_python, _of_node, _of_java, _of_ruby, _of_go, _of_php, _of_rust)
 
 
-def stuck(lines: Iterable[str]) -> str:
+def hang_location(lines: Iterable[str]) -> str:
     """Where a process hung, if these are the stacks that it wrote: `in look_up, /srv/shop.py line 6`; "" else."""
     text = "\n".join(lines)
     match = re.search(r'^Current thread .*\n\s*File "([^"]+)", line (\d+) in (.+)$', text, re.MULTILINE)

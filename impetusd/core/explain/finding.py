@@ -105,7 +105,7 @@ class End:
         """What it was, and what it said."""
         why = self.reason
         text = str(why)
-        said = causes.telling(self.lines)[:300] if self.rule is None else causes.stuck(self.lines)
+        said = causes.error_line(self.lines)[:300] if self.rule is None else causes.hang_location(self.lines)
         if self.rule is None and self.exit.get("code") == 0:
             text = "it ended by itself, with exit 0 (success)"
         return f"{text}: {said}" if said and not mentions(why, said) else text

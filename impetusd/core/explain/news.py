@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 OF_THE_MACHINE = ("watchdog", "not_ready")  # reasons of rules that the state machine itself applies
 
 
-def of_change(policy: Policy, before: Slot, after: Slot, now: float, *, one_shot: bool = False) -> Iterator[Record]:
+def transition_records(
+    policy: Policy, before: Slot, after: Slot, now: float, *, one_shot: bool = False
+) -> Iterator[Record]:
     """The records of one step of the machine; `now` is monotonic. They lack unit and slot.
 
     `one_shot`: what follows an end is not decided by the restart policy, but by a timer.

@@ -36,7 +36,7 @@ class _Mark(NamedTuple):
     more: str = ""
 
 
-def tell(records: Sequence[Record], most: int, *, named: bool) -> list[Line]:
+def summarize(records: Sequence[Record], most: int, *, named: bool) -> list[Line]:
     """The last `most` lines; with `named` each says whom it is about."""
     lines: list[Line] = []
     open_: dict[object, tuple[int, list[float]]] = {}  # key → its line, how long the runs were

@@ -157,7 +157,7 @@ def _quarantined(facts: Facts, row: Row) -> Finding:
             ("next", "nothing is decided for it: it is not restarted, recycled or reloaded; all others are"),
             ("hint", "this is a mistake in impetusd; its log has more"),
         ),
-        happened=tuple(story.tell(records, LINES, named=False)),
+        happened=tuple(story.summarize(records, LINES, named=False)),
         commands=(
             (f"{facts.command} stop {row['name']}", "end it, with all that it has started"),
             (f"{facts.command} start {row['name']}", "then try again"),
@@ -327,7 +327,7 @@ def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
         headline=f"{_listed(_names(rows))} {_are(rows)} {state}{MEANS.get(state, '')}"
         + (f" since {facts.when(since)}" if since else ""),
         facts=tuple(found),
-        happened=tuple(story.tell(records, LINES, named=len(rows) > 1)),
+        happened=tuple(story.summarize(records, LINES, named=len(rows) > 1)),
         words=end.last_words if end is not None else (),
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(*known.commands, *_to_type(facts, row)),
@@ -419,7 +419,7 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
         ok=False,
         headline=f"{check['target']} is {state}, but unhealthy" + (f" since {facts.when(began)}" if began else ""),
         facts=tuple(found),
-        happened=tuple(story.tell(records, LINES, named=len(own) > 1)),
+        happened=tuple(story.summarize(records, LINES, named=len(own) > 1)),
         words=tuple(words["lines"][-WORDS:]) if words else (),
         words_at=words["at"] if words else 0.0,
         commands=(
@@ -458,7 +458,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
         ok=True,
         headline=headline,
         facts=(*found, *([("hint", known.hint)] if known.hint else [])),
-        happened=tuple(story.tell(records, LINES, named=len(rows) > 1)),
+        happened=tuple(story.summarize(records, LINES, named=len(rows) > 1)),
         words=end.last_words if end is not None else (),
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(*(known.commands if end is not None else ()), *commands),
@@ -530,7 +530,7 @@ def _past(facts: Facts, row: Row) -> Finding:
         ok=end is None,
         headline=f"{row['name']} was {row['state']} when impetusd was there last",
         facts=(*found, *([("hint", known.hint)] if known.hint else [])),
-        happened=tuple(story.tell(records, LINES, named=False)),
+        happened=tuple(story.summarize(records, LINES, named=False)),
         words=end.last_words if end is not None else (),
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(
@@ -550,7 +550,7 @@ def _off(facts: Facts, name: str) -> Finding:
     else:
         cause = "enabled = no in the INI file, or the file has changed since and was not applied"
         commands = ((f"{facts.command} plan", "what the file would change"),)
-    happened = tuple(story.tell(records, LINES, named=False))
+    happened = tuple(story.summarize(records, LINES, named=False))
     return Finding(
         name=name,
         ok=True,

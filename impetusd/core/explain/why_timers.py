@@ -30,7 +30,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
         if timer["running_s"] is None:
             headline = f"{name} {'was done' if ok else 'failed'} at {facts.when(at)}"
         attempt = f", attempt {ran['attempt']}" if ran["attempt"] > 1 else ""
-        said = causes.telling(end.lines) if end is not None and not ok else ""
+        said = causes.error_line(end.lines) if end is not None and not ok else ""
         found.append(("result" if ok else "cause", f"{of_record(ran)}{f': {said}' if said else ''}"))
         found.append(("run", f"{ran['why']}{attempt}, after {span(ran['duration_s'])}"))
         if not ok:
@@ -51,7 +51,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
         ok=ok,
         headline=headline,
         facts=tuple(found),
-        happened=tuple(story.tell([r for r in records if r["kind"] not in {"exit", "start"}], LINES, named=False)),
+        happened=tuple(story.summarize([r for r in records if r["kind"] not in {"exit", "start"}], LINES, named=False)),
         words=end.last_words if end is not None and not ok else (),
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(

@@ -33,9 +33,9 @@ from supervisor.states import ProcessStates
 
 from impetusd.core.config.model import Autorestart
 from impetusd.core.reasons import NONE, Reason, because
-from impetusd.core.rules.policy import Exit, Fate, Policy, delay, fate, is_hopeless
+from impetusd.core.rules.policy import Exit, ExitVerdict, Policy, delay, exit_verdict, is_hopeless
 
-LAST_WORDS = 2.0  # seconds that a process which hangs has to write down where
+ABORT_GRACE = 2.0  # seconds that a process which hangs has to write down where
 UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
 
 
@@ -257,7 +257,7 @@ def _want_up(case: _Case) -> Step:
     return replace(case.slot, want=Want.UP), ()
 
 
-def _rest(case: _Case) -> Step:
+def _settle_stopped(case: _Case) -> Step:
     """Down is wanted and nothing runs."""
     return _enter(case, replace(case.slot, want=Want.DOWN), State.STOPPED), ()
 
@@ -390,7 +390,7 @@ def _hung(case: _Case) -> Step:
     if not case.policy.watchdog:
         return case.slot, ()
     reason = because("watchdog", within_s=case.policy.watchdog)
-    deadline = case.now + min(case.policy.kill_timeout, LAST_WORDS)
+    deadline = case.now + min(case.policy.kill_timeout, ABORT_GRACE)
     slot = _enter(case, replace(_settled(case), failed=reason), State.STOPPING, reason, deadline)
     return slot, (Signal(signal.SIGABRT, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
 
@@ -460,13 +460,13 @@ def _after(case: _Case, slot: Slot) -> Step:
     if slot.due:
         return _retry(case, slot, slot.due)
     end = slot.failed or slot.last_exit.reason
-    verdict = fate(case.policy, Exit(failed=slot.failed) if slot.failed else slot.last_exit)
-    if verdict is Fate.EXITED:
+    verdict = exit_verdict(case.policy, Exit(failed=slot.failed) if slot.failed else slot.last_exit)
+    if verdict is ExitVerdict.EXITED:
         return _enter(case, slot, State.EXITED, end), ()
-    if verdict is Fate.RETRY and not slot.recent and is_hopeless(slot.last_exit):
+    if verdict is ExitVerdict.RETRY and not slot.recent and is_hopeless(slot.last_exit):
         # What ran until now is tried again all the same: somebody may be just about to put another version there.
         return _give_up(case, slot, because("cannot_execute", end=end))
-    if verdict is Fate.RETRY and not slot.half_open:
+    if verdict is ExitVerdict.RETRY and not slot.half_open:
         return _retry(case, slot, end)
     return _give_up(case, slot, end)
 
@@ -555,7 +555,7 @@ def _taken(case: _Case) -> Step:
     assert isinstance(case.event, Taken)
     if case.event.again:
         return _launch_again(case)
-    return _rest(replace(case, slot=replace(case.slot, pid=None, started=None)))
+    return _settle_stopped(replace(case, slot=replace(case.slot, pid=None, started=None)))
 
 
 _S = State
@@ -600,7 +600,7 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.RUNNING, Fail): _fail,
     (_S.RUNNING, Ping): _ping,
     (_S.BACKOFF, Start): _start,
-    (_S.BACKOFF, Stop): _rest,
+    (_S.BACKOFF, Stop): _settle_stopped,
     (_S.BACKOFF, Restart): _start,
     (_S.BACKOFF, Spawned): _ignore,
     (_S.BACKOFF, Ready): _ignore,
@@ -626,7 +626,7 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.STOPPING, Fail): _fail_at_last,
     (_S.STOPPING, Ping): _ignore,
     (_S.EXITED, Start): _start,
-    (_S.EXITED, Stop): _rest,
+    (_S.EXITED, Stop): _settle_stopped,
     (_S.EXITED, Restart): _start,
     (_S.EXITED, Spawned): _ignore,
     (_S.EXITED, Ready): _ignore,
@@ -639,7 +639,7 @@ TABLE: dict[tuple[State, type[Event]], Callable[[_Case], Step]] = {
     (_S.EXITED, Fail): _ignore,
     (_S.EXITED, Ping): _ignore,
     (_S.FATAL, Start): _start,
-    (_S.FATAL, Stop): _rest,
+    (_S.FATAL, Stop): _settle_stopped,
     (_S.FATAL, Restart): _start,
     (_S.FATAL, Spawned): _ignore,
     (_S.FATAL, Ready): _ignore,

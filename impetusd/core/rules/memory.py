@@ -87,7 +87,7 @@ def look(ceiling: Ceiling, before: Watch, at: float, used: int, basis: str = "")
     return replace(after, told=at), Verdict(False, reason)
 
 
-def far(count: int) -> float:
+def max_interval(count: int) -> float:
     """Seconds between two looks at most, with so many trees."""
     return max(FIRST, min(FAR, EACH * count))
 

@@ -33,7 +33,7 @@ class Effect(Enum):
 
 
 # Keys that a process is started with; of all others it knows nothing.
-OF_THE_PROCESS = frozenset({
+PROCESS_KEYS = frozenset({
     "command", "app", "protocol", "threads", "root_path", "interpreter", "preload", "listen", "node", "backlog", "drain_timeout", "wait_ready", "watchdog", "max_requests",
     "header_timeout", "body_timeout",
     "cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "oom_score_adj", "cpu_affinity", "rlimits", "env", "env_file",
@@ -130,8 +130,8 @@ def _changes(
 
 def as_run(present: Unit, former: Unit) -> Unit:
     """`present` as far as no process is concerned, and what processes are started with as `former` has it."""
-    of_the_process = {key: getattr(former, key) for key in OF_THE_PROCESS}
-    return replace(present, **of_the_process, per_instance=former.per_instance | present.per_instance)
+    process_keys = {key: getattr(former, key) for key in PROCESS_KEYS}
+    return replace(present, **process_keys, per_instance=former.per_instance | present.per_instance)
 
 
 def refusal(old: Config, new: Config) -> str:
@@ -156,7 +156,7 @@ def _all_units(whole: Config) -> dict[str, Unit]:
 def _effect(was: Unit, unit: Unit, keys: set[str]) -> Effect:
     """An old and a new process side by side need both to be able to, and no address in the way of another."""
     keys = {"env" if key.startswith("env ") else key for key in keys}
-    if not keys & OF_THE_PROCESS:
+    if not keys & PROCESS_KEYS:
         return Effect.LIVE
     clash = any(old.place != new.place and old.clashes(new) for old in was.listen for new in unit.listen)
     return Effect.RELOAD if overlaps(was) and overlaps(unit) and not clash else Effect.RESTART

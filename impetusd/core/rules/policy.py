@@ -121,7 +121,7 @@ def is_hopeless(end: Exit) -> bool:
     return errno_of(end.failed) not in TRANSIENT
 
 
-class Fate(Enum):
+class ExitVerdict(Enum):
     """What follows an end that nobody asked for."""
 
     RETRY = "retry"
@@ -129,15 +129,15 @@ class Fate(Enum):
     FATAL = "fatal"
 
 
-def fate(policy: Policy, end: Exit) -> Fate:
+def exit_verdict(policy: Policy, end: Exit) -> ExitVerdict:
     """Whether a process that ended by itself is tried again."""
     if end.code is not None and end.code in policy.fatal_exit_codes:
-        return Fate.FATAL
+        return ExitVerdict.FATAL
     if end.code is not None and end.code in policy.stop_exit_codes:
-        return Fate.EXITED
+        return ExitVerdict.EXITED
     if policy.autorestart is not Autorestart.ALWAYS and end.code == os.EX_OK:
-        return Fate.EXITED
-    return Fate.FATAL if policy.autorestart is Autorestart.NEVER else Fate.RETRY
+        return ExitVerdict.EXITED
+    return ExitVerdict.FATAL if policy.autorestart is Autorestart.NEVER else ExitVerdict.RETRY
 
 
 def delay(policy: Policy, failures: int, jitter: float) -> float:

@@ -134,7 +134,7 @@ def due(schedule: Cron | Every, whose: str, jitter: float, after: float) -> floa
     return at + math.floor(1000 * share * (jitter if then is None else min(jitter, then - at))) / 1000
 
 
-class Meeting(Enum):
+class OverlapDecision(Enum):
     """What becomes of a run that is due."""
 
     START = "start"
@@ -143,16 +143,16 @@ class Meeting(Enum):
     REPLACE = "replace"
 
 
-def meeting(overlap: Overlap, *, running: bool, queued: bool) -> Meeting:
+def decide_overlap(overlap: Overlap, *, running: bool, queued: bool) -> OverlapDecision:
     """What becomes of a run that is due while another may be `running` and a third may be `queued` behind it.
 
     The queue holds one. After a replacement was decided on, the one that waits for the old one's end is in it.
     """
     if not running:
-        return Meeting.START
+        return OverlapDecision.START
     if overlap is Overlap.SKIP or queued:
-        return Meeting.SKIP
-    return Meeting.QUEUE if overlap is Overlap.QUEUE else Meeting.REPLACE
+        return OverlapDecision.SKIP
+    return OverlapDecision.QUEUE if overlap is Overlap.QUEUE else OverlapDecision.REPLACE
 
 
 def retry_in(retries: int, retry_delay: float, attempt: int) -> float | None:

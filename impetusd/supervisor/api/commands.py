@@ -367,7 +367,7 @@ class Commands:
         if names:
             self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
         else:
-            self.begin_the_end(because("stop_asked"))
+            self.begin_shutdown(because("stop_asked"))
             self._starter.put("shutdown", "yes")
         killed = await self.stop_in_order(asked)
         if names:
@@ -377,7 +377,7 @@ class Commands:
             self._end()
         return {"ok": not any(map(is_stuck, asked)), "killed": killed, "units": rows}
 
-    def begin_the_end(self, why: Reason) -> None:
+    def begin_shutdown(self, why: Reason) -> None:
         """From here on nothing is started, neither by command nor by a rule. `why` says who wants it."""
         if not self.ending:
             self.ending = True

@@ -104,7 +104,7 @@ class Upgrading:
         self._ended, self._answer = loop.create_future(), loop.create_future()
         out = os.memfd_create("proof", os.MFD_CLOEXEC)
         argv = [sys.executable, "-I", "-X", "utf8", "-m", "impetusd.supervisor", *sys.argv[1:3], "prove"]
-        self._process = process = self._starter.aside(argv, out)
+        self._process = process = self._starter.spawn_helper(argv, out)
         why = ""
         try:
             event = await asyncio.wait_for(asyncio.shield(self._ended), PROVE_WITHIN)
@@ -115,7 +115,7 @@ class Upgrading:
             event = await self._ended
         printed = os.pread(out, LONGEST, max(0, os.fstat(out).st_size - LONGEST)).decode("utf-8", "replace").strip()
         self._process = None
-        self._starter.end_aside(process)
+        self._starter.end_helper(process)
         if why or event.get("code") == 0:
             return "\n".join(filter(None, [why, printed])) if why else ""
         how = f"exit {event.get('code')}" if "signal" not in event else f"killed by {signal_name(event['signal'])}"

@@ -22,9 +22,9 @@ from impetusd.core.rules.memory import (
     Process,
     Watch,
     ceiling_of,
-    far,
     look,
     lowest,
+    max_interval,
     next_look,
     trees,
     urgent,
@@ -269,7 +269,7 @@ class Memory:
             return  # it has ended meanwhile
         tree.known = bool(members)
         tree.watch, verdict = look(tree.ceiling, tree.watch, at, used, basis)
-        tree.due = next_look(tree.ceiling, tree.watch, far(len(self._trees)))
+        tree.due = next_look(tree.ceiling, tree.watch, max_interval(len(self._trees)))
         over = None if tree.watch.over is None else (tree.pid, tree.watch.over)
         if over != self._over.get(entry.name):
             if over is None:

@@ -25,7 +25,7 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, FAILED, Proto
 from impetusd.core.reasons import NONE, SKIPPED, Reason, because, read
 from impetusd.core.rules import schedule
 from impetusd.core.rules.lifecycle import Slot, State
-from impetusd.core.rules.schedule import Cron, Every, Meeting
+from impetusd.core.rules.schedule import Cron, Every, OverlapDecision
 from impetusd.linux.alarm import Alarm
 from impetusd.supervisor.faults import AGAIN, BARE
 from impetusd.supervisor.slots.entry import IDLE
@@ -353,13 +353,13 @@ class Timers:
 
     def _request(self, job: Job, why: str, waiter: Waiter | None = None) -> None:
         """A run is due. ProtocolError for `waiter` when there is to be none."""
-        met = schedule.meeting(job.timer.overlap, running=job.run is not None, queued=bool(job.queued))
+        met = schedule.decide_overlap(job.timer.overlap, running=job.run is not None, queued=bool(job.queued))
         waiters = [waiter] if waiter is not None else []
-        if met is Meeting.START:
+        if met is OverlapDecision.START:
             job.waiters += waiters
             self._start(job, why, 1)
             return
-        if met is Meeting.SKIP:
+        if met is OverlapDecision.SKIP:
             if waiter is None:
                 self._skip(job, why, ANOTHER_WAITS if job.queued else STILL_RUNS)
                 return
@@ -369,7 +369,7 @@ class Timers:
         job.queued = why
         job.queued_waiters += waiters
         self._keep(job)
-        if met is Meeting.REPLACE and job.run is not None and not job.run.ending:
+        if met is OverlapDecision.REPLACE and job.run is not None and not job.run.ending:
             self._end_run(job, because("stopped_for_next"))
 
     def _start(self, job: Job, why: str, attempt: int) -> None:

@@ -803,7 +803,7 @@ class Engine(Slots):
 
     def _prepare_end(self, entry: Entry, process: int) -> None:
         if self._is_last(entry):
-            self._starter.shut_out(entry.unit)
+            self._starter.drop_new_connections(entry.unit)
             self._starter.tell(process, {"do": "quit"})
 
     def _is_last(self, entry: Entry) -> bool:

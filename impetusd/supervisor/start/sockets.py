@@ -59,7 +59,7 @@ def bind_unix(path: str, mask: int = 0o177) -> socket.socket:
     return sock
 
 
-def admit(path: str, people: Iterable[Person]) -> str:
+def set_acl(path: str, people: Iterable[Person]) -> str:
     """Let these connect to the unix socket that we have bound at `path`, besides ourselves and root, and nobody else.
 
     In one step, so that there is no moment in which anybody else may: by an access list, which can name them all. Where
@@ -142,7 +142,7 @@ def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.s
     return sock
 
 
-def shut_out(fd: int) -> None:
+def drop_new_connections(fd: int) -> None:
     """Let nobody else into the queue of a TCP socket that is to be closed: it would be accepted, and then reset.
 
     By a filter that takes no SYN. Who is in the queue stays there, and whose handshake is under way gets there; who comes is
@@ -173,7 +173,7 @@ def refuse(fd: int) -> bool:
 
 
 def let_in(fd: int, address: Listen, backlog: int) -> None:
-    """Have a socket accept connections again after `refuse` and `shut_out`. Raises CannotStart."""
+    """Have a socket accept connections again after `refuse` and `drop_new_connections`. Raises CannotStart."""
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
             with contextlib.suppress(FileNotFoundError):  # nobody was shut out

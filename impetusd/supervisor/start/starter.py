@@ -38,7 +38,7 @@ from impetusd.supervisor.start.childspec import CannotStart, Found
 from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.lookups import LookUps
 from impetusd.supervisor.start.socketfiles import SocketFiles
-from impetusd.supervisor.start.sockets import adjust, let_in, listen_on, refuse, shut_out
+from impetusd.supervisor.start.sockets import adjust, drop_new_connections, let_in, listen_on, refuse
 
 STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
@@ -179,10 +179,10 @@ class Starter:
 
     # New code.
 
-    def aside(self, argv: list[str], out: int) -> int:
+    def spawn_helper(self, argv: list[str], out: int) -> int:
         """Start a command that belongs to no slot, with the shim's snapshot at descriptor 3. Returns its number.
 
-        What it prints goes to `out`, which is the starter's from now on until `end_aside`.
+        What it prints goes to `out`, which is the starter's from now on until `end_helper`.
         """
         process = self._next_process
         self._next_process += 1
@@ -203,7 +203,7 @@ class Starter:
         self.flush()
         return process
 
-    def end_aside(self, process: int) -> None:
+    def end_helper(self, process: int) -> None:
         """It has ended, and what it printed was read."""
         self.ack(process)
         self.drop("aside:told")
@@ -587,10 +587,10 @@ class Starter:
                     self.files.show(address.path)
                 let_in(self._held[name], address, unit.backlog)
 
-    def shut_out(self, unit: Unit) -> None:
+    def drop_new_connections(self, unit: Unit) -> None:
         """Nobody takes over from the unit's processes: they serve who is in the queue, and nobody else gets there."""
         for name in [name for name in self._listening if name.split(":")[1] == unit.name]:
-            shut_out(self._held[name])
+            drop_new_connections(self._held[name])
 
     def _drop_listener(self, name: str) -> None:
         self.drop(name)
