@@ -11,7 +11,7 @@ from impetusd.cli.options import conf_option, env_option, here
 @env_option
 @conf_option
 def command(env: str | None) -> int:
-    """Do what `impetusd plan` shows, and nothing else, and wait until it is done.
+    """Apply exactly what `impetusd plan` shows, and wait until it is done.
 
     What has not changed is not touched. A pool gets new workers one at a time, and no request is lost. A file with a
     problem changes nothing. SIGHUP to the daemon does the same.

@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Show all details of NAME.")
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @conf_option
 def command(name: str, as_json: bool) -> int:
     """Show all details of a unit, a slot, a timer or a group: its state and why, its last end, its log files, its configuration.

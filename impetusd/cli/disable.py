@@ -11,7 +11,7 @@ from impetusd.cli.options import conf_option, here
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @conf_option
 def command(names: tuple[str, ...]) -> int:
-    """Stop each unit or timer NAME, and leave it out from now on, over reboots too: as `enabled = no` would.
+    """Stop each unit or timer NAME and keep it disabled, also after reboots, as `enabled = no` would.
 
     `stop` is for what comes back with the next `start`; this holds until `impetusd enable`.
 

@@ -24,10 +24,10 @@ COLUMN = 20  # where the sentences begin
 
 
 @click.command(short_help="Examine this host: limits, kernel, ports, disks, permissions, roles.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @conf_option
 def command(as_json: bool) -> int:
-    """Examine this host for what keeps impetusd or its programs from working, or will one day. Changes nothing.
+    """Check this host for problems, present and coming, of impetusd and its programs. Changes nothing.
 
     Each line is ok, warn or fail; under what is not ok stands why it matters, and how to fix it. Works whether impetusd
     runs or not; some is seen by root only. Exits with 0 if nothing fails, else with 1.

@@ -21,11 +21,13 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Show the environment that NAME was started with.")
 @click.argument("name")
-@click.option("--diff", is_flag=True, help="Only what a start would change: the INI file and env_file as they are now.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option(
+    "--diff", is_flag=True, help="Only what a start would change, with the INI file and env_file as they are now."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @conf_option
 def command(name: str, diff: bool, as_json: bool) -> int:
-    """Show with which environment the processes of NAME were started, by variable. What looks secret is shown as ***.
+    """Show the environment that the processes of NAME were started with. What looks secret is shown as ***.
 
     Takes the role admin. With --diff it exits with 0 if a start would change nothing, with 1 if something, with 2 if the
     INI file has problems.

@@ -25,7 +25,7 @@ _COLOUR = {"FATAL": "red", "BACKOFF": "yellow", "unhealthy": "red", "failing": "
 
 @click.command(short_help="Show what happened: starts, ends, rules, commands.")
 @names_argument()
-@click.option("-f", "--follow", is_flag=True, help="Keep showing what happens; Ctrl-C ends it.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new records until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(1), help="How many records: 20, or with --since all, unless given.")
 @click.option("--since", metavar="WHEN", help="Since 10m, 2h or 1d ago, 2026-11-23, or '2026-11-23 10:00'.")
 @click.option("--json", "as_json", is_flag=True, help="The records as they are, a JSON object a line, for programs.")

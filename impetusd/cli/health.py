@@ -58,8 +58,8 @@ def _checked(ctx: click.Context, param: click.Parameter, value: typing.Any) -> t
 @click.option(
     "--header", "headers", multiple=True, metavar="HEADER", callback=_checked, help="Sent to URL: 'Name: value'."
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print only what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only problems.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @conf_option
 def command(
     url: str | None,
@@ -71,7 +71,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Show what the health checks say, or with URL make one GET; no daemon is needed for that.
+    """Check health, or probe URL with one GET (which needs no daemon).
 
     Exits with 0 if every check is healthy and all that is wanted up is up (URL: if it answers as it should), 1 if not,
     3 if no daemon runs.

@@ -52,7 +52,7 @@ def since_when(text: str | None) -> float | None:
         return None if text is None else instant(text, time.time())
     except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text!r} is no time; say 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
+            f"{text!r} is not a time; say 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
         ) from None
 
 

@@ -88,9 +88,7 @@ def live_on(here: Place, left: Left) -> str:
     from impetusd.client import reaper
 
     one = len(left.members) == 1
-    count = (
-        f"{len(left.members)} {'process' if one else 'processes'} that it had started {'lives' if one else 'live'} on"
-    )
+    count = f"{len(left.members)} {'process' if one else 'processes'} that it had started {'is' if one else 'are'} still running"
     if left.why:
         return (
             f"{count} that cannot be taken over, because {left.why}: {reaper.named(left.members)};"

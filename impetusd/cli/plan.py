@@ -29,11 +29,11 @@ WORDS = {
 
 
 @click.command(short_help="Show what `impetusd apply` would change.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @env_option
 @conf_option
 def command(as_json: bool, env: str | None) -> int:
-    """Show, unit by unit and key by key, what `impetusd apply` would change; nothing is changed.
+    """Show, unit by unit and key by key, what `impetusd apply` would change.
 
     Exits with 0 if nothing would be, with 1 if something would, with 2 if the file has problems.
 

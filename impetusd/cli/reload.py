@@ -31,14 +31,14 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     "canaries",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="Watch the first N new workers, and go on only if their errors and memory are like the old ones'.",
+    help="Watch the first N new workers, and continue only if their errors and memory match the old ones'.",
 )
 @click.option("--watch", callback=_seconds, metavar="TIME", help="Watch the first for this long, not for reload_watch.")
-@click.option("--cancel", is_flag=True, help="End a reload that is under way: the old version stays.")
+@click.option("--cancel", is_flag=True, help="Cancel a reload in progress; the old version keeps serving.")
 @names_argument(required=True)
 @conf_option
 def command(names: tuple[str, ...], canaries: int | None, watch: float | None, cancel: bool) -> int:
-    """Replace the processes of each NAME by new ones, of the files as they are now, without losing a request.
+    """Deploy new code of each NAME without downtime; roll back if it fails.
 
     The first new worker serves beside the old ones for reload_watch. If it cannot be imported, is not ready in
     listen_timeout, ends, or fails its health checks, the new ones go and the old ones stay: exit code 1. A program

@@ -18,7 +18,7 @@ if typing.TYPE_CHECKING:
 @click.argument("name")
 @conf_option
 def command(name: str) -> int:
-    """Take the section of the pool, program or timer NAME out of the INI file, and stop what runs of it.
+    """Remove the pool, program or timer NAME from the INI file and stop it.
 
     Its [env:NAME] and the health checks that are of it go, too, each with the comment directly above it; nothing else is
     touched. A unit that others depend on, or that a group names, is not removed. Nothing is changed while the file has

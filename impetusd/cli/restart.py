@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
 @names_argument()
 @conf_option
 def command(names: tuple[str, ...], rolling: bool) -> int:
-    """Give everything, or each NAME, a new process, and wait until it is ready.
+    """Restart everything, or each NAME, and wait until it is ready.
 
     What does not run is started, the daemon included. Exits as `impetusd start` does.
 

@@ -21,7 +21,7 @@ HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 @env_option
 @conf_option
 def command(logs: str | None, env: str | None) -> int:
-    """Be the daemon, in the foreground; everything that has autostart is started.
+    """Run the daemon in the foreground and start everything that has autostart.
 
     This is what a container or a systemd unit executes. SIGTERM and SIGINT stop everything, in order, and end it; SIGHUP
     is `impetusd apply`, SIGUSR2 `impetusd reopen-logs`. As PID 1 it also reaps what programs leave behind.

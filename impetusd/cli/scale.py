@@ -24,7 +24,7 @@ def _number(_ctx: click.Context, _param: click.Parameter, text: str) -> int | st
 @click.argument("n", callback=_number)
 @conf_option
 def command(name: str, n: int | str) -> int:
-    """Run N instances of the unit NAME from now on, or with +N and -N so many more or fewer; wait until they are ready.
+    """Run N instances of the unit NAME, or +N more or -N fewer, and wait until they are ready.
 
     Holds until the daemon ends; `instances` in the INI file holds for good. Where that is a range like 2..8, N is at
     most its end.

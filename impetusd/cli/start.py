@@ -79,7 +79,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
             print(f"impetusd: {behind}", file=sys.stderr)
         if launched:
             count = len(left.members)
-            found = f", and found what lives on after the one before was killed ({count} processes)" if count else ""
+            found = f", and took over what a killed one had left ({count} processes)" if count else ""
             print(f"impetusd started{found}; its own log is {at.paths.log_file}", file=sys.stderr)
         try:
             return outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})

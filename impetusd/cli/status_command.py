@@ -9,11 +9,11 @@ from impetusd.cli.options import conf_option, given, names_argument
 
 @click.command(short_help="Show what runs, and what needs attention.")
 @names_argument()
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
-@click.option("--watch", is_flag=True, help="Keep showing it as it changes; Ctrl-C ends it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--watch", is_flag=True, help="Keep showing changes until Ctrl-C.")
 @conf_option
 def command(names: tuple[str, ...], as_json: bool, watch: bool) -> int:
-    """Show what runs, since when, how often it had to be restarted, and what needs attention.
+    """Show what runs, since when, its restarts, and what needs attention.
 
     With --watch a terminal shows it as it changes; through a pipe each change is a line, with --json a JSON object.
 

@@ -83,7 +83,7 @@ def _end_by_signal(at: Place, hooks: control.Hooks, error: control.ControlError)
     ended = launch.end_by_signal(at.paths, hooks)
     if ended is None:
         raise error
-    print(f"stopped; impetusd is not running (it did not answer, and was told to end by SIGTERM: pid {ended})")
+    print(f"stopped; impetusd is not running (it did not answer and was sent SIGTERM: pid {ended})")
     return 0
 
 

@@ -30,7 +30,7 @@ LAST_AT_LEAST = 24  # columns of it that SCHEDULE does not push out
 @click.option("--json", "as_json", is_flag=True, help="The last ten results of each, as JSON, for programs.")
 @conf_option
 def command(as_json: bool) -> int:
-    """Show each timer: when it runs, how its last run ended, and how long it is until the next.
+    """Show each timer: its schedule, how its last run ended, and when it runs next.
 
     Example: impetusd timers
     """

@@ -36,7 +36,7 @@ def command(name: str, no_wait: bool) -> int:
     try:
         if no_wait:
             control.call(at.paths, "trigger", {"name": name, "wait": False})
-            print(f"{name} was told to run; see it with: {at.command} logs -f {name}")
+            print(f"{name} was started; follow it with: {at.command} logs -f {name}")
             return 0
         run = follow(at, name)
     except control.NotRunning as error:

@@ -31,7 +31,7 @@ NOTABLE = {"exit", "rule", "health", "timer", "config", "command", "reload", "lo
 
 @click.command(short_help="Explain what is wrong, or how NAME came to be as it is.")
 @names_argument()
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @conf_option
 def command(names: tuple[str, ...], as_json: bool) -> int:
     """Tell of each NAME (a unit, slot, group, timer or health check) what it is and since when, what caused that, which key of

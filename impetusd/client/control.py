@@ -288,7 +288,7 @@ def _denied(path: str) -> ControlError:
             continue
     hint = "use sudo" if owner == "root" else f"run this command as {owner}"
     return ControlError(
-        f"this impetusd belongs to {owner}, and you may not access {path}; {hint}, or have yourself given a role"
+        f"this impetusd belongs to {owner}, and you may not access {path}; {hint}, or ask for a role"
         " ([impetusd] in the INI file: viewers, operators, admins)"
     )
 

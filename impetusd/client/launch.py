@@ -211,7 +211,7 @@ def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
                 hooks.tick()
             if time.monotonic() > end:
                 raise ControlError(
-                    f"impetusd's process {shim.pid} was told to end by SIGTERM and still runs after {ENDED_WITHIN:.0f} s; "
+                    f"impetusd's process {shim.pid} was sent SIGTERM and is still running after {ENDED_WITHIN:.0f} s; "
                     f"{paths.log_file} should say why"
                 )
         return shim.pid

@@ -265,7 +265,7 @@ def _memory(key: str) -> Callable[[Mapping[str, Any]], str]:
     def text(facts: Mapping[str, Any]) -> str:
         held = f" for {show_duration(facts['hold_s'])}" if facts["hold_s"] else ""
         basis = f" ({BASES.get(facts['basis'], facts['basis'])})" if facts["basis"] else ""
-        return f"uses {_mb(facts['used'])}{basis}, over {key} = {_mb(facts['limit'])}{held}"
+        return f"uses {_mb(facts['used'])}{basis}, above {key} = {_mb(facts['limit'])}{held}"
 
     return text
 
@@ -304,7 +304,7 @@ def _killed_too(facts: Mapping[str, Any]) -> str:
 
 
 def _stop_codes(facts: Mapping[str, Any]) -> str:
-    return f"left alone (stop_exit_codes = {', '.join(map(str, facts['codes']))})"
+    return f"left stopped (stop_exit_codes = {', '.join(map(str, facts['codes']))})"
 
 
 def _mistake(facts: Mapping[str, Any]) -> str:
@@ -388,40 +388,38 @@ KEYS: dict[str, Kind] = {
     "no_interpreter": Kind("name", "the interpreter that its first line names is missing"),
     "template_gone": Kind("", "its template is gone"),
     "template_ended": Kind("", "its template ended"),
-    "template_senseless": Kind("", "its template gave an answer that makes no sense"),
-    "template_mute": Kind("cause", "its template does not answer: {cause}"),
-    "process_unknown": Kind("", "the shim does not know it"),
+    "template_senseless": Kind("", "its template sent an invalid answer"),
+    "template_mute": Kind("cause", "its template does not respond: {cause}"),
+    "process_unknown": Kind("", "unknown to the shim"),
     "no_answer": Kind("within_s", "no answer within {within_s}"),
     "no_user": Kind("name", "user {name} does not exist on this host"),
     "no_group": Kind("name", "group {name} does not exist on this host"),
     "closed_to_others": Kind(
         "name path",
-        "{name} may not read it, for {path} is closed to others; install impetusd elsewhere, or write node = no",
+        "{name} cannot read it, because {path} is closed to others; install impetusd elsewhere, or set node = no",
     ),
-    "not_set": Kind("name", "{name} is set nowhere"),
-    "no_number": Kind("name", "{name} is no whole number"),
+    "not_set": Kind("name", "{name} is not set"),
+    "no_number": Kind("name", "{name} is not a whole number"),
     "untrusted": Kind("what fix", "{what}, and LD_PRELOAD in it would be code of theirs; {fix}"),
     "low_port": Kind("cause", "{cause} (a port below 1024 needs root or CAP_NET_BIND_SERVICE)"),
     "takes_ipv4": Kind("cause", "{cause} (it takes IPv4, too, unless you add v6only=yes)"),
-    "port_held": Kind("cause holder", "{cause}: {holder} has it"),
+    "port_held": Kind("cause holder", "{cause} by {holder}"),
     "shutting_down": Kind("", "impetusd is being stopped"),
     "internal": Kind("error", "internal error: {error}"),
     # What the state machine says of a slot.
     "not_ready": Kind("within_s", "not ready within {within_s}"),
     "watchdog": Kind("within_s", "event loop blocked for {within_s} (watchdog)"),
-    "left_behind": Kind("end", "{end}; ending what it left behind"),
-    "unkillable": Kind(
-        "", "does not end on SIGKILL: it hangs in the kernel (state D in ps); only that ending frees it"
-    ),
+    "left_behind": Kind("end", "{end}; stopping the processes it left behind"),
+    "unkillable": Kind("", "does not end on SIGKILL: it is stuck in the kernel (state D in ps)"),
     "not_ended": Kind("within_s signal", "did not end within {within_s} of {signal}: killed"),
-    "cannot_execute": Kind("end", "{end}; not tried again, for it cannot be executed"),
+    "cannot_execute": Kind("end", "{end}; not retried: it cannot be executed"),
     "backoff": Kind("end count most", "{end} ({count} of {most})"),
     "retrying": Kind("end wait_s", lambda f: f"{f['end']}; retrying in {f['wait_s']:.1f} s"),
     "gave_up": Kind("end restarts window_s", "{end}; gave up after {restarts} restarts in {window_s}"),
     "tried_slowly": Kind("end every_s", "{end}; tried once every {every_s} (retry_after)"),
     "bad_record": Kind("", "its record cannot be read"),
     "threads": Kind(
-        "", "the application has threads or connections at import: each worker is executed afresh (preload = no)"
+        "", "the app starts threads or opens connections at import: each worker imports it anew (preload = no)"
     ),
     "not_replaced": Kind("due cause", "not replaced ({due}): {cause}"),
     "is_state": Kind("name state cause", _is_state),
@@ -458,20 +456,20 @@ KEYS: dict[str, Kind] = {
     "bad_answer": Kind("question answer at errno", "{question}: {answer}"),
     "not_asked": Kind("", "not asked yet"),
     "held": Kind("cause held", "{cause}; not restarted yet: {held}"),
-    "one_is_out": Kind("name", "{name} is out already, and one at a time is enough"),
+    "one_is_out": Kind("name", "{name} is already being replaced, and only one is at a time"),
     "just_restarted": Kind(
         "ago_s every_s",
-        lambda f: f"a probe restarted it {f['ago_s']:.0f} s ago, and once in {f['every_s']:.0f} s is enough",
+        lambda f: f"a probe restarted it {f['ago_s']:.0f} s ago, and does so at most once in {f['every_s']:.0f} s",
     ),
     "check_unhealthy": Kind("target cause", "{target} is unhealthy: {cause}"),
     # What a start waits for.
     "waits_for": Kind("name state cause", _waits_for),
-    "waits_for_address": Kind("name", "waits for {name}, which may still have its address, to end"),
-    "waits_for_host": Kind("", "waits until its user, sockets and env_file are looked up"),
+    "waits_for_address": Kind("name", "waits for {name} to end, which may still hold its address"),
+    "waits_for_host": Kind("", "waits for its user, sockets and env_file to be looked up"),
     "waits_for_line": Kind("pattern", "waits for a line in its log that matches {pattern}"),
     "waits_for_listen": Kind("", "waits for its server to listen"),
     "waits_for_answer": Kind("what answer", lambda f: f"waits for {f['what']}: {f['answer'] or 'not asked yet'}"),
-    "waits_for_holder": Kind("end", "{end}; looking who has it"),
+    "waits_for_holder": Kind("end", "{end}; finding out what uses it"),
     "waits_for_turn": Kind("due", "waits for its turn to be replaced: {due}"),
     # What a new process was asked for.
     "reload": Kind("", "reload"),
@@ -481,8 +479,8 @@ KEYS: dict[str, Kind] = {
     "start": Kind("", "start"),
     # How a reload failed.
     "cancelled": Kind("", "cancelled"),
-    "restart_asked": Kind("", "a restart was asked for meanwhile"),
-    "not_wanted": Kind("", "nothing of it is wanted up any more"),
+    "restart_asked": Kind("", "a restart was requested meanwhile"),
+    "not_wanted": Kind("", "none of it is wanted up any more"),
     "slot_failed": Kind("slot cause", "{slot}: {cause}"),
     "more_errors": Kind(
         "errors requests errors_old requests_old",
@@ -493,41 +491,39 @@ KEYS: dict[str, Kind] = {
         "used used_old",
         lambda f: f"a new worker uses {f['used'] >> 20} MB of memory, the old ones {f['used_old'] >> 20} MB at most",
     ),
-    "from_disk": Kind(
-        "", "its template ended meanwhile: a worker that has to be replaced is of the version on the disk"
-    ),
+    "from_disk": Kind("", "its template ended meanwhile: workers replaced from now on run the version on the disk"),
     "not_restored": Kind("cause", "the old version could not be brought back: {cause}"),
     "and_stuck": Kind("cause stuck", "{cause}; {stuck}"),
-    "no_listen": Kind("", "it has no listen, so its old and its new process cannot serve side by side"),
+    "no_listen": Kind("", "it has no listen, so its old and new process cannot serve side by side"),
     "no_wait_ready": Kind(
-        "", "it has no wait_ready, so its new process cannot be known to serve before the old one ends"
+        "", "it has no wait_ready, so impetusd cannot know that the new process serves before the old one ends"
     ),
     # How a timer's run went, where that is no end of a process.
     "lost_run": Kind("", "lost: impetusd, or the host, went down while it ran"),
-    "skipped_missed": Kind("", "skipped: missed, for impetusd was down, the host asleep, or its clock was set"),
-    "skipped_running": Kind("", "skipped: it still runs"),
-    "skipped_queued": Kind("", "skipped: it still runs, and another run waits for its end"),
+    "skipped_missed": Kind("", "skipped: missed while impetusd was down, the host asleep, or its clock changed"),
+    "skipped_running": Kind("", "skipped: the previous run is still running"),
+    "skipped_queued": Kind("", "skipped: the previous run is still running, and another is queued"),
     "timed_out": Kind("limit_s", lambda f: f"timed out after {span(f['limit_s'])}"),
     "stopped": Kind("end", "stopped: {end}"),
     "stopped_before": Kind("", "stopped before it began"),
-    "stopped_for_next": Kind("", "stopped: the next run replaced it"),
+    "stopped_for_next": Kind("", "stopped: replaced by the next run"),
     # What was decided of a process that has ended.
-    "stopped_as_asked": Kind("", "stopped as asked"),
-    "ending_rest": Kind("", "what it left behind is being ended (treekill = yes)"),
+    "stopped_as_asked": Kind("", "stopped as requested"),
+    "ending_rest": Kind("", "stopping the processes it left behind (treekill = yes)"),
     "left_by_code": Kind("codes", _stop_codes),
-    "left_alone": Kind("autorestart", "left alone (autorestart = {autorestart})"),
+    "left_alone": Kind("autorestart", "left stopped (autorestart = {autorestart})"),
     "retried_in": Kind(
         "wait_s rule count most window_s", lambda f: f"started again in {span(f['wait_s'])} ({f['rule']}; {_within(f)})"
     ),
-    "started_as_asked": Kind("", "started again as asked"),
+    "started_as_asked": Kind("", "started again as requested"),
     "replaced": Kind("due", "replaced: {due}"),
     "retried": Kind(
         "autorestart count most window_s",
         lambda f: f"started again at once (autorestart = {f['autorestart']}; {_within(f)})",
     ),
-    "hopeless_code": Kind("code", "given up at once, for exit {code} says that trying again cannot help"),
+    "hopeless_code": Kind("code", "not retried: exit {code} means that retrying cannot help"),
     "left_down": Kind("", "left down (autorestart = never)"),
-    "not_executable": Kind("", "given up at once, for it cannot be executed"),
+    "not_executable": Kind("", "not retried: it cannot be executed"),
     "given_up_again": Kind("every_s", lambda f: f"given up again (retry_after = {span(f['every_s'])})"),
     "given_up": Kind(
         "most window_s",
@@ -535,7 +531,7 @@ KEYS: dict[str, Kind] = {
     ),
     "killed_too": Kind("decision timeout_s", _killed_too),
     # What becomes of impetusd itself.
-    "signalled": Kind("", "told to end by a signal"),
+    "signalled": Kind("", "stopped by a signal"),
     "stop_asked": Kind("", "impetusd stop"),
     "critical": Kind("name", "{name} is critical, and FATAL"),
     # What impetusd itself suffers from.
@@ -548,7 +544,7 @@ KEYS: dict[str, Kind] = {
     "ini_refused": Kind(
         "ago_s problem",
         "{problem}",
-        lambda f: f"the INI file was refused {ago(f['ago_s'])}, and the one before is in force",
+        lambda f: f"the INI file was rejected {ago(f['ago_s'])}; the previous one is in force",
     ),
     "ledger_lost": Kind(
         "path cause kept", "{cause}; {kept} records are kept in memory", "the ledger {path} cannot be written"

@@ -168,10 +168,10 @@ def refusal(path: str) -> str:
 
 
 def unlink_socket(path: str) -> None:
-    """Remove a unix socket, and nothing that is no socket. Raises OSError."""
+    """Remove a unix socket, and nothing that is not a socket. Raises OSError."""
     with folder_of(path) as (folder, name):
         if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            raise FileExistsError(errno.EEXIST, "there is something that is no socket; remove it", path)
+            raise FileExistsError(errno.EEXIST, "there is something that is not a socket; remove it", path)
         os.unlink(name, dir_fd=folder)
 
 

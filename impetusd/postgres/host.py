@@ -222,7 +222,7 @@ def _probe(bindir: str, account: Account) -> Server:
         said = account.run([postgres, "--version"])
     except PermissionError:
         raise Refusal(
-            f"user {account.name} may not execute {postgres} (a directory above it is closed to others):"
+            f"user {account.name} cannot execute {postgres} (a directory above it is closed to others):"
             " `apt-get install postgresql`, or move the installation"
         ) from None
     except OSError as error:

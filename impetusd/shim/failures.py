@@ -20,7 +20,7 @@ CAUSES = {
     "no_interpreter": "the interpreter that its first line names is missing",
     "template_gone": "its template is gone",
     "template_ended": "its template ended",
-    "template_senseless": "its template gave an answer that makes no sense",
+    "template_senseless": "its template sent an invalid answer",
 }
 
 
@@ -55,5 +55,5 @@ def text(cause: dict[str, Any]) -> str:
     if cause["key"] == "os_error":
         return str(facts["detail"] or os.strerror(facts["errno"]))
     if cause["key"] == "template_mute":
-        return f"its template does not answer: {text(facts['cause'])}"
+        return f"its template does not respond: {text(facts['cause'])}"
     return CAUSES.get(cause["key"]) or str(facts.get("text", cause["key"]))

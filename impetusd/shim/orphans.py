@@ -67,7 +67,7 @@ def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: It
     lost = sorted(told["kept"].keys() - search.found.keys() - {wire.PAGE})
     barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
     shim.log(
-        f"the shim before this one (pid {told['shim'][0]}) was killed: {alive} processes live on"
+        f"the shim before this one (pid {told['shim'][0]}) was killed: {alive} processes are still running"
         + (f"; lost with it: {', '.join(lost)}{barred}" if lost else "")
         + (
             f"; killed what it had only just started: {', '.join(str(member.pid) for member in strays)}"

@@ -267,7 +267,7 @@ class Supervision(Loop):
         if self.silent_deaths < len(DELAYS) or how != self.told:
             log(f"the supervisor (pid {pid}) ended: {how}; starting it again")
         elif self.silent_deaths == len(DELAYS):
-            log(f"no supervisor comes up ({how}): trying again every {DELAYS[-1]:g} s; what runs goes on")
+            log(f"no supervisor starts ({how}): retrying every {DELAYS[-1]:g} s; programs keep running")
         self.told = how
 
     def _let_go(self, child: Child, channel: socket.socket) -> None:

@@ -126,7 +126,7 @@ class Table:
                 shim.log(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
             shim.trouble(
                 NAME,
-                f"{self._path} cannot be written: {error.strerror}; if impetusd is killed now, the next one may not recognize what runs",
+                f"{self._path} cannot be written: {error.strerror}; if impetusd is killed now, the next one may not recognize running programs",
             )
 
     def _is_as_written(self) -> bool:
@@ -325,7 +325,7 @@ def _numbers(found: Any, count: int) -> None:
 
 def _check_blob(_: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no string")
+        raise TypeError(f"{value!r} is not a string")
 
 
 def _check_child(key: str, value: Any) -> None:

@@ -101,7 +101,7 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             raise ValueError("a message was cut off")
         message = json.loads(_body(body, fds))
         if not isinstance(message, dict):
-            raise ValueError(f"a message is no object: {message!r}"[:200])  # noqa: TRY004 - what came is wrong, not our call
+            raise ValueError(f"a message is not an object: {message!r}"[:200])  # noqa: TRY004 - what came is wrong, not our call
     except BaseException:
         for fd in fds:
             os.close(fd)

@@ -83,7 +83,7 @@ async def build(target: object, app: str, protocol: str) -> tuple[object, str]:
         return target, found
     if not callable(target) or not _makes(target):
         raise WorkerError(
-            f"app = {app} is no application of a kind that can be told, nor a function without arguments that returns "
+            f"app = {app} is neither an app of a known kind nor a function without arguments that returns "
             "one; set protocol = asgi or wsgi"
         )
     made: object = target()

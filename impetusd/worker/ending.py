@@ -57,7 +57,7 @@ class Ending:
 
     def _force(self) -> None:
         name, left = self._under_way()
-        lines = [f"{name}: forced exit {self.patience:.1f} s after it was told to stop; {left}"]
+        lines = [f"{name}: forced exit {self.patience:.1f} s after it was asked to stop; {left}"]
         lines += places(asyncio.get_running_loop(), _PLACES_NAMED)
         print("\n".join(lines), file=sys.stderr)
         leave(1)

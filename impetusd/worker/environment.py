@@ -98,7 +98,7 @@ def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.soc
             sock = socket.socket(fileno=fd)
             listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
-            raise WorkerError(f"LISTEN_FDS = {count}, but descriptor {fd} is no socket: {error}") from None
+            raise WorkerError(f"LISTEN_FDS = {count}, but descriptor {fd} is not a socket: {error}") from None
         if not listens:
             raise WorkerError(f"LISTEN_FDS = {count}, but descriptor {fd} is not listening")
         sock.set_inheritable(False)

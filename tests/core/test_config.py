@@ -285,9 +285,9 @@ class TestOneshot:
         ("line", "told"),
         [
             ("autorestart = always", "what is oneshot has done its work when it ends; write on-failure or never"),
-            ("wait_ready = yes", "wait_ready is for what goes on running, and this is oneshot; remove it"),
-            ("max_age = 1h", "max_age is for what goes on running"),
-            ("cron_restart = @daily", "cron_restart is for what goes on running"),
+            ("wait_ready = yes", "wait_ready does not apply to type = oneshot; remove it"),
+            ("max_age = 1h", "max_age does not apply to type = oneshot"),
+            ("cron_restart = @daily", "cron_restart does not apply to type = oneshot"),
         ],
     )
     def test_what_is_for_others_is_refused(self, line, told):
@@ -607,7 +607,7 @@ class TestProblems:
             (DB + "kill_timeout = ${KT}", 3, "kill_timeout = ${KT} (that is 10x): not a duration;"),
             (DB + "kill_timeout = ${NO}", 3, "kill_timeout = ${NO}: ${NO} is not set; set NO, or give a default: ${NO:-…}"),
             (DB + "instances = 2 # two", 3, "instances = 2 # two: write a whole number from 1 to 10000 or max for one per CPU, -1 for one less, or a range like 2..8; a comment behind a value begins with ;"),
-            (DB + "instances = 2\n  max_restarts = 3", 3, "instances = 2: goes on in the indented line below; remove its indentation"),
+            (DB + "instances = 2\n  max_restarts = 3", 3, "instances = 2: continues in the indented line below; remove its indentation"),
             ("[program:p]\ncommand = sh -c 'exit", 2, "command = sh -c 'exit: the ' is never closed"),
             ("[pool:web]\napp = shop\nlisten = unix:a", 2, "app = shop: not an application; write package.module:name"),
             # what values are to each other
@@ -658,7 +658,7 @@ class TestProblems:
             (DB + "[health:db]\nhttp = http://x/\nverify = no", 5, "verify is for https; remove it, or write the URL with https"),
             (DB + "[health:db]\ntcp = x:1\ninterval = 3s", 5, "timeout (5s) must not be longer than interval (3s); change one of them"),
             (DB + f"[health:db]\nhttp = /\nsocket = /{'x' * 107}", 5, "socket: the path is 108 bytes long, a socket's may have 107"),
-            (DB + "[health:db]\nhttp = http://x/\nheaders = Host x", 5, "headers: a line of it is no header; write one Name: value on each line"),
+            (DB + "[health:db]\nhttp = http://x/\nheaders = Host x", 5, "headers: a line of it is not a header; write one Name: value on each line"),
             (DB + "[env:health]\nA = 1\n[health:db]\ntcp = x:1", 3, "[env:health]: there is no unit 'health'"),
             (DB + "user = nobody", 3, "user = nobody needs impetusd to run as root; remove it, or start impetusd as root"),
             (DB + "group = nobody", 3, "group = nobody needs impetusd to run as root"),

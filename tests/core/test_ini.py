@@ -200,10 +200,13 @@ class TestReferences:
             ("${A:-${B:-", ["${B:- is never closed; add the }"]),
             (
                 "${A-b}",
-                ["${A… is no reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"],
+                ["${A… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"],
             ),
-            ("${}", ["${… is no reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"]),
-            ("${1}", ["${… is no reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"]),
+            ("${}", ["${… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"]),
+            (
+                "${1}",
+                ["${… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"],
+            ),
             ("$HOME/x", ["$HOME is ambiguous; write ${HOME} for the variable, $$HOME for a dollar"]),
             ("${A:-" * 10_000, ["references are nested more than 20 deep; use fewer"]),
         ],

@@ -45,7 +45,7 @@ def parse(command, rules=ini.RULES, **environ):
         ("(cd /srv && x)", "no shell runs this; write sh -c '…'"),
         ("x $(date)", "so nothing is put in the place of $(…) or `…`"),
         ("x `date`", "so nothing is put in the place of"),
-        ("~/bin/x", "so ~ is no folder; write ${HOME}, or the path"),
+        ("~/bin/x", "so ~ is not a folder; write ${HOME}, or the path"),
         ('"sleep 100"', "the quotes make one word of it"),
         ("'python app.py --port 80'", "the quotes make one word of it"),
         (

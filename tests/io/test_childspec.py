@@ -38,8 +38,8 @@ class TestIncrementVar:
     @pytest.mark.parametrize(
         ("extra", "says"),
         [
-            ({"PORT": "s3cret"}, "adding the instance's number to PORT failed: PORT is no whole number"),
-            ({}, "adding the instance's number to PORT failed: PORT is set nowhere"),
+            ({"PORT": "s3cret"}, "adding the instance's number to PORT failed: PORT is not a whole number"),
+            ({}, "adding the instance's number to PORT failed: PORT is not set"),
         ],
     )
     def test_or_the_process_cannot_start(self, extra, says):
@@ -127,7 +127,9 @@ def test_what_node_is_to_load_must_be_readable_by_its_user(tmp_path):
         path.touch()
         path.chmod(mode)
     childspec.refuse_unreadable(str(closed), "")
-    with pytest.raises(childspec.CannotStart, match=r"www-data may not read it, for .*closed\.cjs is closed to others"):
+    with pytest.raises(
+        childspec.CannotStart, match=r"www-data cannot read it, because .*closed\.cjs is closed to others"
+    ):
         childspec.refuse_unreadable(str(closed), "www-data")
     tmp_path.chmod(0o700)
     with pytest.raises(childspec.CannotStart, match=f"for {tmp_path} is closed to others"):

@@ -184,9 +184,9 @@ class TestCommand:
 
     def test_a_wrong_option_is_told(self, cli, three):
         code, _, err = cli("logs", "--grep", "(")
-        assert (code, "is no regular expression" in err) == (2, True)
+        assert (code, "is not a regular expression" in err) == (2, True)
         code, _, err = cli("logs", "--since", "soon")
-        assert (code, "'soon' is no time; say 10m" in err) == (2, True)
+        assert (code, "'soon' is not a time; say 10m" in err) == (2, True)
         assert three.asked == []
 
 

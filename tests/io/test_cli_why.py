@@ -65,8 +65,8 @@ def test_it_says_so_where_no_daemon_runs(paths, cli, records):
         file.writelines(json.dumps(each) + "\n" for each in records)
     code, out, err = cli("why", "web")
     assert (code, err) == (0, "")
-    assert out.startswith("impetusd does not run")
-    assert "web:0 was BACKOFF when impetusd was there last" in out
+    assert out.startswith("impetusd is not running")
+    assert "web:0 was BACKOFF when impetusd last ran" in out
 
 
 def test_of_a_group(paths, cli, records):

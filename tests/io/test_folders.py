@@ -121,7 +121,7 @@ class TestAFile:
 
     def test_is_not_removed_for_a_socket(self, home, secret, plant):
         plant(secret.file, home / "s")
-        with pytest.raises(CannotStart, match="no socket"):
+        with pytest.raises(CannotStart, match="not a socket"):
             listen_on(Listen("", 0, str(home / "s")), 10)
         assert (home / "s").lstat()
 

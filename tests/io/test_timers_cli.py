@@ -87,7 +87,7 @@ class TestTable:
     @pytest.mark.parametrize("width", [60, 80, 100, 200])
     def test_it_fits(self, width):
         words = "at minute 0 past every hour from 9 through 17 on Monday through Friday, Europe/Lisbon"
-        result = "skipped: it still runs, and another run waits for its end (12 times)"
+        result = "skipped: the previous run is still running, and another is queued (12 times)"
         skipped = run(ok=False, result=result, skipped=True, code=None)
         shown = lines(row(words=words, schedule="0 9-17 * * 1-5", runs=[skipped, run()]), row("b"), width=width)
         assert max(map(len, shown)) <= width
@@ -188,7 +188,7 @@ class TestTrigger:
     def test_without_waiting(self, paths, cli):
         with FakeSupervisor(paths, trigger={"ok": True, "run": None, "log_files": {}}) as supervisor:
             code, out, _ = cli("trigger", "job", "--no-wait")
-        assert (code, out.startswith(b"job was told to run")) == (0, True)
+        assert (code, out.startswith(b"job was started")) == (0, True)
         assert supervisor.asked == [("trigger", {"name": "job", "wait": False})]
 
     def test_a_refusal_is_a_sentence(self, paths, cli):

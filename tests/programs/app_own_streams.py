@@ -1,4 +1,4 @@
-"""An application that puts an object of its own, which is no file, in the place of its standard streams."""
+"""An application that puts an object of its own, which is not a file, in the place of its standard streams."""
 
 from __future__ import annotations
 

@@ -243,8 +243,8 @@ def test_a_bad_user_is_explained_and_changes_nothing(impetusd: Instance, as_root
     impetusd.write("[program:site]\ncommand = sleep 1000\nuser = deploi\n")
     impetusd.run("apply", code=2)
     assert impetusd.status().pids == before.pids
-    wait_for(lambda: "s ago, and the one before" in impetusd.run("status").out, "a second to pass")  # as wide each time
+    wait_for(lambda: "s ago; the previous one" in impetusd.run("status").out, "a second to pass")  # as wide each time
     compare("bad-user", shown(impetusd, ""))
     impetusd.write("[program:site]\ncommand = sleep 1000\n")
     impetusd.run("apply")
-    assert "refused" not in impetusd.run("status").out
+    assert "rejected" not in impetusd.run("status").out

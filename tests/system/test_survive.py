@@ -62,7 +62,7 @@ def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instan
     template = next(pid for name, pid in before.pids.items() if name.endswith(":template"))
     wait_for(lambda: dead(template), "the template, which ends with its shim, to end")
     alive = [pid for pid in before.pids.values() if not dead(pid)]
-    told = f"{len(alive)} processes that it had started live on"
+    told = f"{len(alive)} processes that it had started are still running"
     assert told in anyone.run("status", code=3).err
     assert told in anyone.run("stop", "api", code=3).err
     assert told in anyone.run("why").out
@@ -78,7 +78,7 @@ def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(an
     before = anyone.start(f"[program:p]\ncommand = {bare}\nmin_uptime = 0\n")
     wait_for(lambda: len(anyone.members()) == 4, "its child")
     kill_both(anyone, before)
-    assert "2 processes that it had started live on" in anyone.run("status", code=3).err
+    assert "2 processes that it had started are still running" in anyone.run("status", code=3).err
     assert "ended 2 processes" in anyone.run("stop").out
     wait_for(lambda: not anyone.members(), "their end")
 
@@ -106,7 +106,7 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
             kill_both(anyone, now)
             assert "is not running" in anyone.run("status", code=3).err
             load.go_on(20)
-            assert "found what lives on after the one before was killed" in anyone.run("start").err
+            assert "took over what a killed one had left" in anyone.run("start").err
             after = anyone.settle()
             assert lasting(after) == lasting(before)
             load.go_on(40)

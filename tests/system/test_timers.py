@@ -140,7 +140,7 @@ def test_replace_ends_the_one_that_runs(impetusd: Instance) -> None:
     assert census.read(first) is None
     tell(impetusd)
     impetusd.finish(second)
-    assert results(impetusd) == [("trigger", "exit 0"), ("trigger", "stopped: the next run replaced it")]
+    assert results(impetusd) == [("trigger", "exit 0"), ("trigger", "stopped: replaced by the next run")]
 
 
 def test_a_job_outlives_the_supervisor_and_its_result_is_noted(impetusd: Instance) -> None:

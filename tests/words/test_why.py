@@ -91,7 +91,7 @@ def test_what_was_given_up_has_its_cause_its_rule_and_what_to_type():
     assert facts["cause"] == "exit 1: ValueError: no"
     assert facts["rule"] == "given up (max_restarts = 16)"
     assert facts["often"] == "2 times in a row, since 22:04:55, 5 s ago"
-    assert facts["next"] == "nothing: it stays down until you start it"
+    assert facts["next"] == "it stays down until you start it"
     assert finding.words == ("ValueError: no",)
     assert typed(finding) == ["impetusd logs web", "impetusd restart web"]
 
@@ -104,10 +104,10 @@ def test_a_start_by_command_begins_the_count_anew():
 def test_what_is_tried_again_says_when():
     past = Past().run(1, state="BACKOFF", retry_s=9.0)
     finding, facts = told(past.facts(row(state="BACKOFF", reason="exit 1 (3 of 16)")), "web")
-    assert facts["next"] == "it is started again in 8 s"
+    assert facts["next"] == "it restarts in 8 s"
     assert typed(finding)[-1] == "impetusd restart web"
     again = Past().run(1, state="FATAL", retry_s=60.0)
-    assert told(again.facts(row(state="FATAL")), "web")[1]["next"] == "it is tried once more in 59 s (retry_after)"
+    assert told(again.facts(row(state="FATAL")), "web")[1]["next"] == "it is retried once in 59 s (retry_after)"
 
 
 def test_a_rule_that_ended_it_is_the_cause():
@@ -160,8 +160,8 @@ def test_one_that_is_unhealthy_names_the_check_and_its_keys():
     assert finding.headline == "web is RUNNING, but unhealthy since 22:04:59, 1 s ago"
     assert facts["cause"] == "GET /: 500"
     assert facts["rule"] == "[health:web] failures = 3, action = restart"
-    assert facts["next"] == "it is asked again every 10 s"
-    assert facts["held"] == "not restarted yet: a probe restarted it 5 s ago, and once in 60 s is enough"
+    assert facts["next"] == "it is checked again every 10 s"
+    assert facts["held"] == "not restarted yet: a probe restarted it 5 s ago, and does so at most once in 60 s"
     assert explain(past.facts(row(), checks=[{**check, "name": "probe", **held}]), ["probe"])
 
 
@@ -184,7 +184,7 @@ def test_a_reload_that_failed_is_told_with_its_unit_named_or_not():
 
 
 def test_who_stopped_it_is_told():
-    past = Past().run(7, asked=True, state="STOPPED", decision="stopped as asked").command("stop", "web")
+    past = Past().run(7, asked=True, state="STOPPED", decision="stopped as requested").command("stop", "web")
     finding, facts = told(past.facts(row(state="STOPPED", want="down")), "web")
     assert facts["cause"] == "impetusd stop web, by root (alice had logged in) on pts/3, at 22:04:59, 1 s ago"
     assert "until you start it" in facts["next"]
@@ -235,7 +235,7 @@ def test_a_timer_tells_its_last_run_and_its_next():
         attempt=1,
         cause={"key": "skipped_running", "facts": {}},
     )
-    assert told(skipped.facts(timers=[TIMER]))[1]["since"].startswith("skipped: it still runs")
+    assert told(skipped.facts(timers=[TIMER]))[1]["since"].startswith("skipped: the previous run is still running")
 
 
 def test_what_is_switched_off_says_by_whom():
@@ -260,7 +260,7 @@ def test_a_refused_file_is_told_with_every_problem():
             [("stopping", "impetusd stop"), "command", ("ended", "")],
             "impetusd stop, by root (alice had logged in) on pts/3",
         ),
-        ([("stopping", "told to end by a signal"), ("ended", "")], "told to end by a signal"),
+        ([("stopping", "stopped by a signal"), ("ended", "")], "stopped by a signal"),
         ([], "killed, or the host went down"),
     ],
 )
@@ -269,15 +269,15 @@ def test_without_a_daemon_it_says_how_that_ended_and_what_was_then(ends, cause):
     for end in ends:
         past = past.command("stop") if end == "command" else past.add("daemon", what=end[0], why=end[1], pid=1, shim=2)
     daemon, web = explain(past.facts(running=False), ["web"])
-    assert daemon.headline.startswith("impetusd does not run")
+    assert daemon.headline.startswith("impetusd is not running")
     assert cause in dict(daemon.facts)["cause"]
-    assert web.headline == "web was FATAL when impetusd was there last"
+    assert web.headline == "web was FATAL when impetusd last ran"
     assert dict(web.facts)["last end"].startswith("exit 1: no, at ")
 
 
 def test_nothing_at_all_is_known():
     (finding,) = explain(Facts(now=NOW, running=False), [])
-    assert finding.headline == "impetusd does not run, and has left no record"
+    assert finding.headline == "impetusd is not running and has left no record"
 
 
 ENDS = [

@@ -138,7 +138,7 @@ FILES = {"bash": "impetusd", "zsh": "_impetusd", "fish": "impetusd.fish"}  # wha
 @click.command(short_help="Print the shell completion script.")
 @click.argument("shell", type=click.Choice(list(SCRIPTS)))
 def command(shell: str) -> int:
-    """Print a script that makes SHELL complete commands, options and the names of what runs.
+    """Print the script that makes SHELL complete commands, options and names.
 
     For all users, as root, where the package has not done so already:
 

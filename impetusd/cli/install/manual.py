@@ -99,7 +99,7 @@ VALUES = {
     "path or name": "A path if it has a /, else found in PATH.",
     "text": "As it stands.",
     "application": "package.module:name.",
-    "command": "A program and its arguments, quoted as for a shell; may go on in indented lines.",
+    "command": "A program and its arguments, quoted as for a shell; may continue in indented lines.",
     "umask": "Three octal digits.",
     "file mode": "Octal digits, as in 0640.",
     "owner": "USER, USER:GROUP or :GROUP, by name or by number.",
@@ -188,7 +188,7 @@ def _commands() -> Iterator[str]:
     yield ".SH SYNOPSIS\n.B impetusd\n[\\fB\\-c\\fR \\fIFILE\\fR] \\fICOMMAND\\fR [\\fIOPTIONS\\fR] [\\fINAME\\fR]...\n"
     yield ".SH DESCRIPTION\n"
     yield _help(app.cli).replace(".IP\n", ".PP\n")
-    yield ".SH OPTIONS\n" + prose("Every command takes -c and --help; with --help it tells what stands here about it.")
+    yield ".SH OPTIONS\n" + prose("Every command takes -c and --help; --help prints what this page says about it.")
     yield _options(app.cli, top)
     yield ".SH COMMANDS\n"
     for title, names in app.GROUPS.items():

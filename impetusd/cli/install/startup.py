@@ -33,7 +33,7 @@ if typing.TYPE_CHECKING:
 @click.option("--print", "only_print", is_flag=True, help="Print the unit file, and change nothing.")
 @conf_option
 def command(*, user: bool, now: bool, name: str | None, profile: str, only_print: bool) -> int:
-    """Write a unit of systemd for this INI file and enable it: impetusd is started at boot, and again when it dies.
+    """Write and enable a systemd unit for this INI file: impetusd starts at boot, and again if it dies.
 
     The service is ready when all programs are up; systemctl status tells how many are, systemctl reload applies a changed
     INI file, and systemctl stop stops everything in order. Doing it twice changes nothing; with other options it
@@ -47,7 +47,7 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
     if name is not None and not re.fullmatch(r"[A-Za-z0-9:_.-]+", name):
         raise Failure(f"--name {name}: a service's name has letters, digits and :_.- only", 2)
     if user and profile != unitfiles.DEFAULT:
-        raise Failure(f"--profile {profile}: only a service of the system can be restricted; leave --user away", 2)
+        raise Failure(f"--profile {profile}: only a system service can be restricted; omit --user", 2)
     config = place.load(at.conf, former=False)  # from its next start on it lives where it is to
     manager = systemd.Manager(user=user)
     if not only_print:

@@ -17,7 +17,7 @@ from impetusd.cli.options import conf_option, given
 @click.option("--now", is_flag=True, help="Stop it first, if it runs.")
 @conf_option
 def command(*, user: bool, now: bool) -> int:
-    """Disable and remove the service that `impetusd startup` has made for this INI file.
+    """Disable and remove the service that `impetusd startup` made for this INI file.
 
     Example: impetusd unstartup --now
     """

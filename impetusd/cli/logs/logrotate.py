@@ -30,7 +30,7 @@ CREATE, TRUNCATE = "create", "copytruncate"
 )
 @conf_option
 def command(way: str) -> int:
-    """Print what logrotate needs to rotate the logs of this INI file, ours and those of every unit.
+    """Print a logrotate configuration for all logs of this INI file.
 
     Units that rotate their own (log_max_size, log_max_age) are left out.
 

@@ -10,7 +10,7 @@ from impetusd.cli.options import conf_option, here
 @click.command(short_help="Open every log file anew, for logrotate.")
 @conf_option
 def command() -> int:
-    """Open every log file anew at its path, after something has renamed it. When this returns, nothing goes to the old one.
+    """Reopen every log file at its path, after it was renamed. When this returns, nothing is written to the old file.
 
     For logrotate's `postrotate`. Without a daemon there is nothing to do, and that is no failure.
 

@@ -46,7 +46,7 @@ class Source(typing.NamedTuple):
 
 @click.command(short_help="Show what programs wrote.")
 @names_argument()
-@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines; Ctrl-C ends it.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines until Ctrl-C.")
 @click.option(
     "-n", "--lines", type=click.IntRange(0), help="How many lines of each file: 15, or with --since all, unless given."
 )
@@ -86,7 +86,7 @@ def _matcher(text: str | None) -> Callable[[bytes], object] | None:
     try:
         return re.compile(os.fsencode(text)).search
     except re.error as error:
-        raise click.BadParameter(f"{text!r} is no regular expression: {error}", param_hint="--grep") from None
+        raise click.BadParameter(f"{text!r} is not a regular expression: {error}", param_hint="--grep") from None
 
 
 def sources(at: Place, names: Sequence[str]) -> list[Source]:

@@ -43,7 +43,7 @@ class Live:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._draw("")
         if kind is KeyboardInterrupt and self.hooks.daemon:
-            print(f"{self._verb} goes on without this command; see how far: impetusd status", file=self._stream)
+            print(f"{self._verb} continues without this command; follow it with: impetusd status", file=self._stream)
 
     def line(self, seconds: float) -> str:
         """The line after so many seconds."""

@@ -95,7 +95,7 @@ def oneshot(reading: Values, section: Section, values: dict[str, Any]) -> None:
         values["listen_timeout"] = 0.0
     for key in OF_SIMPLE:
         if values[key]:
-            reading.problem(place(section, key), f"{key} is for what goes on running, and this is oneshot; remove it")
+            reading.problem(place(section, key), f"{key} does not apply to type = oneshot; remove it")
 
 
 def node(reading: Values, section: Section, values: dict[str, Any]) -> None:

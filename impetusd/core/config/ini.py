@@ -232,7 +232,7 @@ def split(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
     if quote:
         raise ValueError(f"the {quote} is never closed; add the second one, or write \\{quote} for the character")
     if escaped:
-        raise ValueError("it ends in a backslash; remove it, a longer command goes on in an indented line")
+        raise ValueError("it ends in a backslash; remove it, a longer command continues in an indented line")
     return done if word is None else [*done, ("".join(word), "".join(bare))]
 
 
@@ -314,7 +314,7 @@ class _Expansion:
         if not name or not (operator[:1] == "}" or operator in {":-", ":+"}):
             end = value.find("}", start)
             self.at = len(value) if end < 0 else end + 1
-            what = f"${{{name}… is no reference" if end >= 0 else "a ${ is never closed by }"
+            what = f"${{{name}… is not a reference" if end >= 0 else "a ${ is never closed by }"
             self.complaints.append(
                 f"{what}; write ${{NAME}}, ${{NAME:-default}} or ${{NAME:+other}}, and $$ for a dollar"
             )

@@ -161,7 +161,7 @@ class Reading:
                 )
                 return ""
         if "\n" in entry.value:
-            self.problem(entry, f"{name} goes on in the indented line below; remove its indentation")
+            self.problem(entry, f"{name} continues in the indented line below; remove its indentation")
             return ""
         pieces = self.expand(f"{name} = {ini.brief(entry.value)}", entry)
         return ini.joined(pieces).strip() if pieces else ""

@@ -61,7 +61,7 @@ class Values(Reading):
         """What the entry says, parsed and resolved; `key.value.none` for nothing; None after a problem."""
         if "\n" in entry.value and not key.value.lines:
             first = ini.brief(entry.value.partition("\n")[0])
-            self.problem(entry, f"{key.name} = {first}: goes on in the indented line below; remove its indentation")
+            self.problem(entry, f"{key.name} = {first}: continues in the indented line below; remove its indentation")
             return None
         secret = key.value is schema.COMMAND or key.value is schema.HEADERS
         written = key.name if key.value is schema.HEADERS else f"{key.name} = {ini.brief(entry.value)}"

@@ -229,7 +229,9 @@ def parse_people(text: str) -> tuple[str, ...]:
         if _digits(name) and (len(name) > 10 or int(name) >= (1 << 32) - 1):
             raise ValueError(f"{ini.brief(word)} is beyond the numbers that users and groups have")
         if not name or not name.isprintable() or set(name) & set(":/@") or name.startswith("-"):
-            raise ValueError(f"{ini.brief(word)} is no user and no @group; write names or numbers, like alice, @wheel")
+            raise ValueError(
+                f"{ini.brief(word)} is neither a user nor an @group; write names or numbers, like alice, @wheel"
+            )
     return words
 
 
@@ -438,7 +440,7 @@ def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     for line in filter(None, map(str.strip, text.splitlines())):
         name, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError("a line of it is no header; write one Name: value on each line")
+            raise ValueError("a line of it is not a header; write one Name: value on each line")
         if not value.isprintable() or not value.isascii():
             raise ValueError(f"the value of {ini.brief(name)} has a character that no header can have; remove it")
         headers.append((name, value))
@@ -708,7 +710,7 @@ KEYS: tuple[Key, ...] = (
     Key("start_period", _HEALTH, "When, and what follows", DURATION, "0", "Failures do not count for this long after a start."),
     Key("failures", _HEALTH, "When, and what follows", count(1, 1000), "3", "So many failures in a row make it unhealthy..."),
     Key("successes", _HEALTH, "When, and what follows", count(1, 1000), "1", "... and so many successes healthy again."),
-    Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What unhealthy leads to: restart, or alert, which only tells."),
+    Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What follows when it is unhealthy: restart, or alert, which only reports."),
 )  # fmt: skip
 
 _OF_SECTION = {
@@ -810,7 +812,7 @@ def _unix_address(text: str) -> Listen:
 
 def _mode(text: str) -> int:
     if not text or len(text) > 4 or text.strip("01234567") or int(text, 8) > 0o777:
-        raise ValueError(f"mode={ini.brief(text)} is no mode; write octal digits, like mode=0660 or mode=0666")
+        raise ValueError(f"mode={ini.brief(text)} is not a mode; write octal digits, like mode=0660 or mode=0666")
     return int(text, 8)
 
 
@@ -851,9 +853,9 @@ def _host(host: str, port: str) -> str:
             return str(ipaddress.IPv4Address(inner))
     except ipaddress.AddressValueError:
         raise ValueError(
-            f"{ini.brief(host)} is no address; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080"
+            f"{ini.brief(host)} is not an address; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080"
         ) from None
     labels = inner.split(".")
     if len(inner) > 253 or not all(label and label.replace("-", "").isalnum() and label.isascii() for label in labels):
-        raise ValueError(f"{ini.brief(host)} is no host; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
+        raise ValueError(f"{ini.brief(host)} is not a host; write HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
     return inner.lower()

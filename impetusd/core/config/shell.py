@@ -45,7 +45,7 @@ def _of_program(program: str, bare: str, *, alone: bool) -> str:
     if equals and is_name(name):
         return f"{NO_SHELL}, so {name}= would be the program's name; set {name} in the unit's [env:…]"
     if bare.startswith("~"):
-        return f"{NO_SHELL}, so ~ is no folder; write ${{HOME}}, or the path"
+        return f"{NO_SHELL}, so ~ is not a folder; write ${{HOME}}, or the path"
     if bare == "exec":
         return f"{NO_SHELL}, and exec is shell syntax; remove the word"
     if bare in BUILT_IN:

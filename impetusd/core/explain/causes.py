@@ -36,34 +36,39 @@ def _known(pattern: str, hint: str = "", command: str = "", tells: str = "") -> 
     return _Known(re.compile(pattern, re.IGNORECASE), hint, command, tells)
 
 
-PORT_TAKEN = "another process has its port, and may be an older one of its own"
-MAY_NOT = "the user that it runs as may not, or the file is not executable"
-EACH_STEP = "who may do what, at each step of the way"
+PORT_TAKEN = "its port is in use by another process, perhaps an older one of its own"
+MAY_NOT = "the user it runs as lacks permission, or the file is not executable"
+EACH_STEP = "permissions at each step of the path"
 NO_DESCRIPTORS = "its limit of open files is too low: rlimits = nofile=65536"
 OUT_OF_MEMORY = Advice(
-    "max_memory_restart, set below the limit, has it replaced in time",
-    (("journalctl -k --grep 'Killed process'", "the kernel's own account"),),
+    "set max_memory_restart below the limit, so that it is replaced in time",
+    (("journalctl -k --grep 'Killed process'", "the kernel's record of it"),),
 )
 _PATH = r"(?P<path>/[^\s'\":,;)]+)"
 # {names} are those of groups of the pattern. Of a text the last line that is known counts, and there the first row.
 KNOWN = (
     _known(
         r"no module named '?(?P<module>[\w.]+)",
-        "the Python that runs it has no module {module}: it is not installed there, or its name is misspelt",
+        "its Python has no module {module}: not installed there, or misspelt",
     ),
     _known(
         r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
         PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
-        "which process that is (as root)",
+        "the process that uses it (as root)",
     ),
     _known(
         r"address already in use.*?[:\]](?P<port>\d{2,5})\b",
         PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
-        "which process that is (as root)",
+        "the process that uses it (as root)",
     ),
-    _known(r"address already in use", "another process has its address", "ss -lnp", "who listens where (as root)"),
+    _known(
+        r"address already in use",
+        "its address is in use by another process",
+        "ss -lnp",
+        "all listening processes (as root)",
+    ),
     _known(
         r"no new privileges|sudo: effective uid is not 0",
         "it runs without new privileges (no_new_privs = auto, with a user of its own), which what it executes needs;"
@@ -81,20 +86,20 @@ KNOWN = (
         r"|(?P<host4>[\w.-]+):(?P<port4>\d+): connection refused",
         "nothing listens at {host}, port {port}",
         "nc -vz {host} {port}",
-        "whether it can be reached from here",
+        "whether it is reachable from here",
     ),
-    _known(r"connection refused", "what it wants to talk to does not listen: it is down, or elsewhere"),
+    _known(r"connection refused", "the server it connects to is not listening: it is down, or elsewhere"),
     _known(
         r"(name or service not known|name resolution|nodename nor servname)",
-        "the name of a host cannot be looked up",
+        "a host name cannot be resolved",
         "resolvectl status",
-        "which name servers are asked",
+        "the name servers in use",
     ),
     _known(
         r"name not found: '?(?P<user>[\w.-]+)",
-        "the user is not there (any more)",
+        "the user does not exist (any more)",
         "getent passwd {user}",
-        "whether the host knows it",
+        "whether it exists",
     ),
     _known(r"out of memory", OUT_OF_MEMORY.hint, *OUT_OF_MEMORY.commands[0]),
     _known(r"too many open files", NO_DESCRIPTORS),
@@ -125,8 +130,8 @@ def _of_reason(reason: Reason) -> Advice:
 def _refused(at: str) -> Advice:
     host, colon, port = at.rpartition(":")
     if not (colon and port.isdecimal() and "/" not in host):
-        return Advice("what it wants to talk to does not listen: it is down, or elsewhere")
-    reach = (f"nc -vz {host} {port}", "whether it can be reached from here")
+        return Advice("the server it connects to is not listening: it is down, or elsewhere")
+    reach = (f"nc -vz {host} {port}", "whether it is reachable from here")
     return Advice(f"nothing listens at {host}, port {port}", (reach,))
 
 
@@ -147,24 +152,23 @@ def _of_start(stage: str, what: str, cause: Reason) -> Advice:
         return _of_exec(what, cause, number)
     if stage == "cwd" and number == errno.ENOENT:
         return Advice(
-            "its cwd is not there; make it, or write another", ((f"namei -l {what}", "how far the way goes"),)
+            "its cwd does not exist; create it, or set another",
+            ((f"namei -l {what}", "which part of the path exists"),),
         )
     if stage == "cwd" and number == errno.EACCES:
         return Advice(MAY_NOT, ((f"namei -l {what}", EACH_STEP),))
     if stage == "env_file":
-        return Advice("", ((f"ls -l {what}", "what is there"),))
+        return Advice("", ((f"ls -l {what}", "whether it exists, and its permissions"),))
     if stage == "listen" and number == errno.EADDRINUSE:
         port = what.rpartition(":")[2]
         if port.isdecimal():
-            return Advice(PORT_TAKEN, ((f"ss -ltnp 'sport = :{port}'", "which process that is (as root)"),))
-        return Advice("another process has its address", (("ss -lnp", "who listens where (as root)"),))
+            return Advice(PORT_TAKEN, ((f"ss -ltnp 'sport = :{port}'", "the process that uses it (as root)"),))
+        return Advice("its address is in use by another process", (("ss -lnp", "all listening processes (as root)"),))
     if stage in {"host", "listen_host"}:
-        return Advice(
-            "the name of a host cannot be looked up", (("resolvectl status", "which name servers are asked"),)
-        )
+        return Advice("a host name cannot be resolved", (("resolvectl status", "the name servers in use"),))
     if stage == "account" and cause.key == "no_user":
         return Advice(
-            "the user is not there (any more)", ((f"getent passwd {cause.facts['name']}", "whether the host knows it"),)
+            "the user does not exist (any more)", ((f"getent passwd {cause.facts['name']}", "whether it exists"),)
         )
     return _of_errno(number, what if is_path else "")
 
@@ -172,23 +176,23 @@ def _of_start(stage: str, what: str, cause: Reason) -> Advice:
 def _of_exec(name: str, cause: Reason, number: int) -> Advice:
     if number == errno.EPERM:
         hint = (
-            f"{name} has file capabilities, which no_new_privs = auto keeps from it; write no_new_privs = no in its"
+            f"{name} has file capabilities, which no_new_privs = auto withholds; set no_new_privs = no in its"
             " section, or what it needs as capabilities = …"
         )
         return Advice(hint, ((f"getcap $(command -v {name})", "which they are"),))
     if name in shell.BUILT_IN:
-        return Advice(f"no shell runs a command, and {name} is shell syntax; write sh -c '…'")
+        return Advice(f"commands are not run by a shell, and {name} is shell syntax; write sh -c '…'")
     if cause.key == "no_program":
-        hint = f"no folder in its PATH has {name}; write the path of the program, or set PATH in its [env:…]"
+        hint = f"{name} is not in its PATH; write the program's full path, or set PATH in its [env:…]"
         return Advice(hint, ((f"command -v {name}", "where this shell finds it"),))
     if number == errno.EACCES and name.startswith("/"):
         return Advice(MAY_NOT, ((f"namei -l {name}", EACH_STEP),))
     if number == errno.ENOEXEC:
-        hint = "the kernel does not know what it is; a script begins with a line like #!/bin/sh"
+        hint = "not a program the kernel can run; a script needs a first line like #!/bin/sh"
         return Advice(hint, ((f"file {name}", "what it is"),))
     if cause.key in {"no_file", "no_interpreter"}:
-        hint = "it is not there, or the interpreter that its first line names is not"
-        return Advice(hint, ((f"ls -l {name}", "whether it is"),))
+        hint = "it does not exist, or the interpreter named in its first line does not"
+        return Advice(hint, ((f"ls -l {name}", "whether it exists"),))
     return _of_errno(number, "")
 
 
@@ -212,7 +216,7 @@ def _filled(known: _Known, match: re.Match[str]) -> Advice:
 def of_exit_code(code: int | None) -> str:
     """What the shell means by it, as a sentence; "" for others."""
     return {
-        126: "the shell found the command and may not execute it",
+        126: "the shell found the command but cannot execute it",
         127: "the shell did not find the command",
     }.get(code if code is not None else -1, "")
 

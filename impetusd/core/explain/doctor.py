@@ -140,7 +140,7 @@ def _descriptors(facts: Facts) -> Iterator[Finding]:
             "descriptors",
             FAIL if facts.nofile < need else WARN,
             f"the hard limit (RLIMIT_NOFILE) is {facts.nofile}; {facts.processes} processes take about {need}",
-            "without one to spare no program is started",
+            "without a spare one no program can be started",
             "raise it: LimitNOFILE= in the unit of systemd, ulimit -Hn in a shell, --ulimit nofile of a container",
         )
     else:

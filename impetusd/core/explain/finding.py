@@ -152,7 +152,7 @@ def advice_on(end: End | None, extra: Sequence[Reason] = (), command: Sequence[s
     if end.exit.get("core"):
         return with_commands(found, (("coredumpctl info " + str(end.exit.get("pid")), "where it crashed"),))
     if end.rule is not None and end.rule["rule"] == "watchdog" and end.lines:
-        return causes.Advice("the stacks that it wrote when it was ended, below, say where it hung", found.commands)
+        return causes.Advice("the stacks below, written when it was stopped, show where it hung", found.commands)
     return found if found.hint else causes.Advice(causes.of_exit_code(end.exit.get("code")), found.commands)
 
 

@@ -99,7 +99,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "timer": {
         "unit": "the timer",
         "ok": "whether it did what it is for",
-        "code": "what the job exited with; null if there is no such thing",
+        "code": "the job's exit code; null if it has none",
         "duration_s": "seconds",
         "why": "schedule, catch-up, retry or trigger",
         "reason": "the result in words",

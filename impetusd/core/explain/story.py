@@ -78,7 +78,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
             case "exit":
                 starts.pop(slot, None)
                 ended = " ".join(f"{who}{ledger.ending(record)}".split())
-                asked = ", as asked" if record.get("asked") else ""
+                asked = ", as requested" if record.get("asked") else ""
                 ran = None if record.get("stage") else record.get("ran_s")
                 yield _Mark(record["at"], (who, ledger.end_reason(record), asked), ended, ran, asked)
             case "health" if record["state"] == "failing" and _goes_on(record, later):
@@ -100,7 +100,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
             case "daemon" if record["what"] == "began":
                 yield _Mark(record["at"], "", "impetusd was started")
             case "daemon" if record["what"] == "stopping" and ledger.reason(record).key == "signalled":
-                yield _Mark(record["at"], "", "impetusd was told to end by a signal")
+                yield _Mark(record["at"], "", "impetusd was stopped by a signal")
     for slot, record in starts.items():
         yield _started(record, f"{slot}: " if named else "", "")
 

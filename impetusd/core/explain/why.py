@@ -85,16 +85,19 @@ def _daemon(facts: Facts) -> Finding:
     last = next((record for record in reversed(facts.own) if record["kind"] == "daemon"), None)
     if last is None:
         return Finding(
-            name="impetusd", ok=False, headline="impetusd does not run, and has left no record", commands=(start,)
+            name="impetusd", ok=False, headline="impetusd is not running and has left no record", commands=(start,)
         )
     if last["what"] != "ended" or facts.left:
         at = facts.own[-1]["at"]
-        cause = "it was killed, or the host went down: it has not written down that it ended"
-        headline = f"impetusd does not run; its last record is of {facts.when(at)}"
+        cause = "it was killed, or the host went down: no orderly end was recorded"
+        headline = f"impetusd is not running; its last record is of {facts.when(at)}"
         told: tuple[tuple[str, str], ...] = (("cause", cause),)
         commands: Commands = (start,)
         if facts.left:
-            told = (("cause", "it was killed"), ("left", f"{facts.left} processes that it had started live on"))
+            told = (
+                ("cause", "it was killed"),
+                ("left", f"{facts.left} processes that it had started are still running"),
+            )
             take, end = f"{facts.command} start", f"{facts.command} stop"
             commands = ((take, "take them over, with nothing lost"), (end, "end them"))
             if facts.lost:
@@ -104,10 +107,10 @@ def _daemon(facts: Facts) -> Finding:
     stopping = next((r for r in reversed(facts.own) if r["kind"] == "daemon" and r["what"] == "stopping"), last)
     stop = next((r for r in reversed(facts.own) if r["kind"] == "command" and r["method"] == "stop"), None)
     why = ledger.reason(stopping)
-    cause = str(why) if why else "it was told to end"
+    cause = str(why) if why else "it was asked to stop"
     if stop is not None and stopping["at"] <= stop["at"] <= last["at"] and not stop["names"]:
         cause = f"{ledger.typed(stop)}, by {ledger.who(stop)}"
-    headline = f"impetusd does not run; it ended at {facts.when(last['at'])}"
+    headline = f"impetusd is not running; it ended at {facts.when(last['at'])}"
     return Finding(name="impetusd", ok=False, headline=headline, facts=(("cause", cause),), commands=(start,))
 
 
@@ -119,9 +122,9 @@ def _mistaken(facts: Facts) -> Finding:
     since = f" since {facts.when(facts.changed_at)}" if facts.changed_at else ""
     headline = f"impetusd cannot be started: its INI file has mistakes{since}"
     if facts.running:
-        headline = f"the INI file has mistakes{since}, with which impetusd could not start again"
-        told.append(("next", "what runs goes on as before; after a reboot of the host it would not be started"))
-    commands = ((f"{facts.command} check", "every mistake of the file"),)
+        headline = f"the INI file has mistakes{since}; impetusd could not start with it"
+        told.append(("next", "running programs are not affected; after a reboot nothing would start"))
+    commands = ((f"{facts.command} check", "all mistakes in the file"),)
     return Finding(name="impetusd", ok=False, headline=headline, facts=tuple(told), commands=commands)
 
 
@@ -133,12 +136,12 @@ def _hold_only(facts: Facts, held: Mapping[str, Any]) -> Finding:
         headline=f"impetusd only holds what runs, since {facts.when(held['at'])}",
         facts=(
             ("cause", f"its supervisor ended {_twice(held)}"),
-            ("next", "programs go on; how they end is recorded; nothing is started, restarted or recycled"),
+            ("next", "programs keep running and their exits are recorded; nothing is started, restarted or recycled"),
             ("hint", "this is a mistake in impetusd; its log has more"),
         ),
         commands=(
-            (f"{facts.command} upgrade", "try again, with the code on the disk; programs go on"),
-            (f"{facts.command} stop", "or stop everything, and then start it"),
+            (f"{facts.command} upgrade", "try again with the code on the disk; programs keep running"),
+            (f"{facts.command} stop", "or stop everything, then start it"),
             (f"{facts.command} logs impetusd", "its own log"),
         ),
     )
@@ -154,12 +157,12 @@ def _quarantined(facts: Facts, row: Row) -> Finding:
         headline=f"{row['name']} is quarantined: {row['state']}{runs}, since {facts.when(held['at'])}",
         facts=(
             ("cause", f"impetusd's supervisor ended {_twice(held)}, while it handled {row['name']}"),
-            ("next", "nothing is decided for it: it is not restarted, recycled or reloaded; all others are"),
+            ("next", "it is not restarted, recycled or reloaded; all others are"),
             ("hint", "this is a mistake in impetusd; its log has more"),
         ),
         happened=tuple(story.summarize(records, LINES, named=False)),
         commands=(
-            (f"{facts.command} stop {row['name']}", "end it, with all that it has started"),
+            (f"{facts.command} stop {row['name']}", "stop it and everything it has started"),
             (f"{facts.command} start {row['name']}", "then try again"),
         ),
     )
@@ -189,12 +192,12 @@ def _configuration(facts: Facts) -> list[Finding]:
         labelled: tuple[tuple[str, str], ...] = (("cause", cause),) if cause else ()
         if trouble.key == "ini_refused":
             commands = (
-                (f"{facts.command} check", "every problem of the file"),
+                (f"{facts.command} check", "all problems in the file"),
                 (f"{facts.command} apply", "once it is fixed"),
             )
             if problems := _refused(facts):
                 labelled = tuple(("problem", each) for each in problems[:LINES])
-            labelled += (("next", "what runs goes on as before, until a file without a mistake is applied"),)
+            labelled += (("next", "running programs are not affected; a file without mistakes can be applied"),)
         found.append(Finding(name="impetusd", ok=False, headline=head, facts=labelled, commands=commands))
     return found
 
@@ -335,7 +338,7 @@ def _of_slots(facts: Facts, rows: list[Row]) -> Finding:
 
 
 def _still(row: Row) -> str:
-    return "it runs, and has not said yet that it is ready" if row.get("pid") else "it is about to be started"
+    return "it is running, but not ready yet" if row.get("pid") else "about to be started"
 
 
 def _decided(end: End) -> list[tuple[str, str]]:
@@ -357,23 +360,23 @@ def _next(facts: Facts, row: Row, end: End | None) -> list[tuple[str, str]]:
     wait = (end.exit["at"] + retry - facts.now) if end is not None and retry else None
     match row["state"]:
         case "BACKOFF" if wait is not None:
-            return [("next", f"it is started again {ahead(max(0.0, wait))}")]
+            return [("next", f"it restarts {ahead(max(0.0, wait))}")]
         case "FATAL" if wait is not None:
-            return [("next", f"it is tried once more {ahead(max(0.0, wait))} (retry_after)")]
+            return [("next", f"it is retried once {ahead(max(0.0, wait))} (retry_after)")]
         case "FATAL":
-            return [("next", "nothing: it stays down until you start it")]
+            return [("next", "it stays down until you start it")]
     return []
 
 
 def _to_type(facts: Facts, row: Row) -> Commands:
-    logs = (f"{facts.command} logs {row['unit']}", "all that it wrote")
+    logs = (f"{facts.command} logs {row['unit']}", "everything it wrote")
     match row["state"]:
         case "FATAL":
             return (logs, (f"{facts.command} restart {row['unit']}", "once it is fixed"))
         case "BACKOFF":
-            return (logs, (f"{facts.command} restart {row['unit']}", "now, without the wait"))
+            return (logs, (f"{facts.command} restart {row['unit']}", "restart now, without waiting"))
         case "STOPPED":
-            return ((f"{facts.command} start {row['unit']}", "have it up"), logs)
+            return ((f"{facts.command} start {row['unit']}", "start it"), logs)
     return (logs,)
 
 
@@ -395,16 +398,18 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
     section = f"[health:{check['name']}]"
     restarts = check["action"] == "restart"
     rule = f"{section} failures = {check.get('threshold', '?')}, action = {check['action']}"
-    every = f"it is asked again every {span(check['interval_s'])}" if check.get("interval_s") else "it is asked again"
+    every = (
+        f"it is checked again every {span(check['interval_s'])}" if check.get("interval_s") else "it is checked again"
+    )
     ends = [r for r in records if r["kind"] == "rule" and r["rule"] == "health"]
     why = of_record(check)
     held = why.facts["held"] if why.key == "held" else reasons.NONE
     cause = why.facts["cause"] if held else why
     found = [("cause", str(cause))]
-    found.append(("rule", rule + ("" if restarts else ": it is only told, nothing is restarted")))
+    found.append(("rule", rule + ("" if restarts else ": only reported, nothing is restarted")))
     if ends:
         times = "once" if len(ends) == 1 else f"{len(ends)} times, last"
-        found.append(("often", f"restarted for it {times} at {facts.when(ends[-1]['at'])}"))
+        found.append(("often", f"restarted {times} at {facts.when(ends[-1]['at'])}"))
     if restarts and not held:
         every += f", and restarted after {check.get('threshold', '?')} failures in a row"
     found.append(("next", every))
@@ -424,8 +429,8 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
         words_at=words["at"] if words else 0.0,
         commands=(
             *known.commands,
-            (f"{facts.command} health", "what every check says now"),
-            (f"{facts.command} logs {rows[0]['unit']}", "what it writes"),
+            (f"{facts.command} health", "the state of all checks"),
+            (f"{facts.command} logs {rows[0]['unit']}", "its output"),
         ),
     )
 
@@ -435,7 +440,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
     row, records = rows[0], _about(facts, rows)
     end = end_of(records)
     found: list[tuple[str, str]] = []
-    commands: Commands = ((f"{facts.command} logs {row['unit']}", "what it writes"),)
+    commands: Commands = ((f"{facts.command} logs {row['unit']}", "its output"),)
     if len(rows) > 1:
         up = sum(each["state"] == "RUNNING" for each in rows)
         headline = f"{row['unit']} is as wanted: {up} of {len(rows)} processes RUNNING"
@@ -451,7 +456,7 @@ def _well(facts: Facts, rows: list[Row]) -> Finding:
         found += _decided(end)
     restarts = sum(each.get("restarts") or 0 for each in rows)
     if restarts:
-        found.append(("often", f"restarted {restarts} time{'s' * (restarts != 1)} without being asked, ever"))
+        found.append(("often", f"{restarts} unplanned restart{'s' * (restarts != 1)} since it was first started"))
     known = advice_on(end, command=facts.programs.get(row["unit"], ()))
     return Finding(
         name=row["unit"],
@@ -481,7 +486,7 @@ def _not_reloaded(facts: Facts, unit: str, why: Reason) -> Finding:
     made_for = ledger.reason(began) if began is not None else reasons.NONE
     if made_for and made_for.key != "reload":
         found.append(("made for", str(made_for)))
-    found.append(("next", "what ran before goes on; the version on the disk is what a restart would start"))
+    found.append(("next", "the old version keeps serving; a restart would start the version on the disk"))
     known = causes.of_reasons([why])
     if known == causes.Advice():
         known = causes.advice(lines)
@@ -511,9 +516,9 @@ def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[st
         else []
     )
     return (
-        [*found, ("next", "it stays down, over a reboot too, until you start it")]
+        [*found, ("next", "it stays down, also after a reboot, until you start it")]
         if stops
-        else [("next", "nothing: it was not started yet, or has autostart = no")]
+        else [("next", "nothing: it was never started, or has autostart = no")]
     )
 
 
@@ -528,14 +533,14 @@ def _past(facts: Facts, row: Row) -> Finding:
     return Finding(
         name=row["unit"],
         ok=end is None,
-        headline=f"{row['name']} was {row['state']} when impetusd was there last",
+        headline=f"{row['name']} was {row['state']} when impetusd last ran",
         facts=(*found, *([("hint", known.hint)] if known.hint else [])),
         happened=tuple(story.summarize(records, LINES, named=False)),
         words=end.last_words if end is not None else (),
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(
             *(known.commands if end is not None else ()),
-            (f"{facts.command} logs {row['unit']}", "all that it wrote"),
+            (f"{facts.command} logs {row['unit']}", "everything it wrote"),
         ),
     )
 
@@ -546,9 +551,9 @@ def _off(facts: Facts, name: str) -> Finding:
     off = next((r for r in reversed(records) if r["kind"] == "command" and r["method"] in {"disable", "enable"}), None)
     if off is not None and off["method"] == "disable" and off["outcome"] == "done":
         cause = f"{ledger.typed(off)}, by {ledger.who(off)}, at {facts.when(off['at'])}"
-        commands: Commands = ((f"{facts.command} enable {name}", "have it again"),)
+        commands: Commands = ((f"{facts.command} enable {name}", "enable it again"),)
     else:
-        cause = "enabled = no in the INI file, or the file has changed since and was not applied"
+        cause = "enabled = no in the INI file, or a change of the file that was not applied"
         commands = ((f"{facts.command} plan", "what the file would change"),)
     happened = tuple(story.summarize(records, LINES, named=False))
     return Finding(

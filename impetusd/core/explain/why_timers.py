@@ -28,7 +28,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
         end = end_of([r for r in records if r.get("slot") == name or r["kind"] == "exit"])
         at = ran["at"]
         if timer["running_s"] is None:
-            headline = f"{name} {'was done' if ok else 'failed'} at {facts.when(at)}"
+            headline = f"{name} {'succeeded' if ok else 'failed'} at {facts.when(at)}"
         attempt = f", attempt {ran['attempt']}" if ran["attempt"] > 1 else ""
         said = causes.error_line(end.lines) if end is not None and not ok else ""
         found.append(("result" if ok else "cause", f"{of_record(ran)}{f': {said}' if said else ''}"))
@@ -56,7 +56,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
         words_at=end.words["at"] if end is not None and end.words is not None else 0.0,
         commands=(
             *known.commands,
-            (f"{facts.command} logs {name}", "all that it wrote"),
+            (f"{facts.command} logs {name}", "everything it wrote"),
             (f"{facts.command} trigger {name}", "run it now"),
         ),
     )
@@ -68,7 +68,7 @@ def _next_run(facts: Facts, timer: Row) -> str:
     if not timer["enabled"]:
         return "nothing: it is disabled (enabled = no)"
     if timer["next_in_s"] is None:
-        return "nothing: it never runs again by itself"
+        return "nothing: its schedule has no further run"
     if timer["state"] == "retrying":
-        return f"it is tried again {ahead(timer['next_in_s'])}"
+        return f"it is retried {ahead(timer['next_in_s'])}"
     return f"it runs again {ahead(timer['next_in_s'])} ({timer['words']})"

@@ -145,7 +145,7 @@ def way_out(key: str, name: str = "NAME") -> str:
     """What ends that state."""
     if key == QUARANTINED:
         return f"impetusd stop {name}, then impetusd start {name}"
-    return "impetusd upgrade (programs go on), or impetusd stop and impetusd start"
+    return "impetusd upgrade (programs keep running), or impetusd stop and impetusd start"
 
 
 # What is held.

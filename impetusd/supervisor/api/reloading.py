@@ -139,7 +139,7 @@ class Reloading:
         for unit in units:
             if not self._engine.reloads.cancel(unit, because("cancelled")):
                 raise ProtocolError(
-                    FAILED, f"{unit.name} runs the new version already; there is no way back any more", EXIT_FAILED
+                    FAILED, f"{unit.name} runs the new version already; it can no longer be rolled back", EXIT_FAILED
                 )
         self._engine.wake()
         answer = await self.over(units, dict.fromkeys((unit.name for unit in units), "cancel"))

@@ -124,7 +124,7 @@ def compress_all(path: str) -> None:
                 continue
             try:
                 if not stat.S_ISREG(os.fstat(source).st_mode):
-                    raise OSError(errno.EINVAL, "it is no file", name)
+                    raise OSError(errno.EINVAL, "it is not a file", name)
                 _compress(path, folder, base, source)
             finally:
                 os.close(source)

@@ -190,7 +190,7 @@ def sound(saved: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _text(entry: Any) -> None:
     if not isinstance(entry, str):
-        raise TypeError(f"{entry!r:.50} is no string")
+        raise TypeError(f"{entry!r:.50} is not a string")
 
 
 def dump_facts(facts: dict[str, Any]) -> str:

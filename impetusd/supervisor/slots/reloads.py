@@ -81,7 +81,9 @@ class Reloads:
         self._of[unit.name] = reload
         self._starter.put(f"reload:{unit.name}", core.dump(reload))
         if before is not None and reload.forward and not before.forward:
-            self._tell(f"{unit.name}: reload: the template of the old version has ended: there is no way back any more")
+            self._tell(
+                f"{unit.name}: reload: the template of the old version has ended: it can no longer be rolled back"
+            )
         if before is not None and before.phase is not reload.phase:
             self._turned(unit, reload)
 
