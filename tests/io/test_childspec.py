@@ -132,5 +132,5 @@ def test_what_node_is_to_load_must_be_readable_by_its_user(tmp_path):
     ):
         childspec.refuse_unreadable(str(closed), "www-data")
     tmp_path.chmod(0o700)
-    with pytest.raises(childspec.CannotStart, match=f"for {tmp_path} is closed to others"):
+    with pytest.raises(childspec.CannotStart, match=f"because {tmp_path} is closed to others"):
         childspec.refuse_unreadable(str(open_to_all), "www-data")
