@@ -32,9 +32,12 @@ class Inotify:
         return self._watch >= 0
 
     def add(self, folder: str) -> None:
-        """Watch `folder`, unless one is watched already."""
-        if self.fd >= 0 and self._watch < 0:
-            self._watch = _libc.inotify_add_watch(self.fd, os.fsencode(folder), MASK)
+        """Watch `folder`, as it is now: one of its name that was watched before may have been removed."""
+        if self.fd < 0:
+            return
+        before, self._watch = self._watch, _libc.inotify_add_watch(self.fd, os.fsencode(folder), MASK)
+        if before not in {-1, self._watch}:
+            _libc.inotify_rm_watch(self.fd, before)
 
     def changed(self, name: str) -> tuple[bool, bool]:
         """Whether another file may have the name, or none, and whether somebody has written to the one that has it.
@@ -50,11 +53,14 @@ class Inotify:
             watch, event, _, length = _EVENT.unpack_from(data)
             own = os.fsdecode(data[_EVENT.size : _EVENT.size + length].rstrip(b"\0")) == name
             data = data[_EVENT.size + length :]
+            lost = bool(event & IN_Q_OVERFLOW)
+            if watch != self._watch and not lost:
+                continue  # of the folder before this one
             itself = bool(event & (IN_DELETE_SELF | IN_MOVE_SELF))
-            if itself and watch == self._watch:  # the folder
+            if itself:
                 _libc.inotify_rm_watch(self.fd, watch)
                 self._watch = -1
-            other = other or own or itself or bool(event & IN_Q_OVERFLOW)
+            other = other or own or itself or lost
             if own and event & (IN_CLOSE_WRITE | IN_MOVED_TO):
                 written = bool(event & IN_CLOSE_WRITE)
         return other, written

@@ -40,7 +40,9 @@ VERSION = 1
 NAME = "table"
 DAMAGED = ".bad"  # what is appended to the name of one that cannot be used
 GROWTH = 1 << 20  # bytes added to twice what everything takes, until it is begun anew
-AGAIN = 5.0  # seconds until a file that was removed, or cannot be written, is made again
+AGAIN = (
+    5.0  # seconds until a file that cannot be written is tried again, and until one in no watched folder is looked at
+)
 WRITTEN_WITHIN = 1.0  # seconds that a disk may take at the end
 PARTS = ("blobs", "kept", "children")
 AT_ONCE = 50  # of a part in one line
@@ -106,28 +108,38 @@ class Table:
         looking = now >= self._look_at
         if not (self.news or looking) or (self._fd < 0 and not looking):
             return
-        try:
-            grown = self._fd < 0 or self._size > 2 * self._full + GROWTH
-            # Before each line, too: after it, the file's time is that of the line.
-            if grown or ((looking or not self._is_as_written()) and not self._is_intact(shim)):
-                self._begin(shim, now)
+        reported = self._fd < 0
+        for last in (False, True):
+            try:
+                self._write(shim, now, looking=looking)
                 return
-            if not self.news:
+            except OSError as error:
+                if self._fd >= 0:
+                    os.close(self._fd)
+                    self._fd = -1
+                if isinstance(error, FileNotFoundError) and not last:
+                    continue  # its folder went while it was made, as when somebody removes all that is in there
+                fault = f"{self._path} cannot be written: {error.strerror}"
+                self._look_at = now + AGAIN
+                if not reported:
+                    shim.log(f"{fault}; trying again every {AGAIN:g} s")
+                shim.trouble(
+                    NAME, f"{fault}; if impetusd is killed now, the next one may not recognize running programs"
+                )
                 return
-            children = {number: child and child.dump() for number, child in self.news.pop("children", {}).items()}
-            line = _line({**self.news, "children": children})
-            self.news = {}
-            self._add(line)
-        except OSError as error:
-            self._look_at = now + AGAIN
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-                shim.log(f"{self._path} cannot be written: {error.strerror}; trying again every {AGAIN:g} s")
-            shim.trouble(
-                NAME,
-                f"{self._path} cannot be written: {error.strerror}; if impetusd is killed now, the next one may not recognize running programs",
-            )
+
+    def _write(self, shim: Shim, now: float, *, looking: bool) -> None:
+        grown = self._fd < 0 or self._size > 2 * self._full + GROWTH
+        # Before each line, too: after it, the file's time is that of the line.
+        if grown or ((looking or not self._is_as_written()) and not self._is_intact(shim)):
+            self._begin(shim, now)
+            return
+        if not self.news:
+            return
+        children = {number: child and child.dump() for number, child in self.news.pop("children", {}).items()}
+        line = _line({**self.news, "children": children})
+        self.news = {}
+        self._add(line)
 
     def _is_as_written(self) -> bool:
         ours = os.fstat(self._fd)
@@ -136,6 +148,8 @@ class Table:
     def _is_intact(self, shim: Shim) -> bool:
         """Whether the file is there and holds what was written. One that somebody else has changed is set aside."""
         self._look_at = time.monotonic() + AGAIN
+        if not self.watched.on:  # the folder was made anew, perhaps by us, before it was known that the other had gone
+            self.watched.add(os.path.dirname(self._path))
         ours = os.fstat(self._fd)
         try:
             found = os.stat(self._path)

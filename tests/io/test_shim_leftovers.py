@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -308,6 +310,40 @@ class Holder:
 
     def trouble(self, *_):
         pass
+
+
+def test_a_folder_that_is_removed_again_and_again_is_watched_each_time(tmp_path):
+    """Also where it is made anew before the kernel's word that it had gone is read."""
+    shim, folder = Holder(), tmp_path / "run"
+    written = table.Table(str(folder), str(tmp_path))
+    written.write(shim)
+    for _ in range(3):
+        os.unlink(table.path_in(str(folder)))
+        written.noticed()
+        folder.rmdir()
+        for _ in range(3):
+            written.write(shim)
+            written.noticed()
+        written.write(shim)
+        assert (written.due, os.path.exists(table.path_in(str(folder)))) == (math.inf, True)
+    written.close()
+
+
+def test_a_folder_that_goes_while_the_table_is_made_is_made_once_more(tmp_path, monkeypatch):
+    shim, folder, rename = Holder(), tmp_path / "run", os.rename
+    written = table.Table(str(folder), str(tmp_path))
+
+    def gone_before(*paths):
+        monkeypatch.setattr(os, "rename", rename)
+        shutil.rmtree(folder)
+        rename(*paths)
+
+    written._begun = True
+    monkeypatch.setattr(os, "rename", gone_before)
+    written.write(shim)
+    assert table.read(str(folder), str(tmp_path)) is not None
+    assert shim.said == []
+    written.close()
 
 
 @pytest.mark.parametrize("damage", [removed, renamed, emptied, zeros, appended])
