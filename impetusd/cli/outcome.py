@@ -91,7 +91,7 @@ def live_on(here: Place, left: Left) -> str:
     count = f"{len(left.members)} {'process' if one else 'processes'} that it had started {'is' if one else 'are'} still running"
     if left.why:
         return (
-            f"{count} that cannot be taken over, because {left.why}: {reaper.named(left.members)};"
+            f"{count} and cannot be taken over, because {left.why}: {reaper.named(left.members)};"
             f" to stop them: {here.command} stop"
         )
     return f"{count}. {here.command} start takes them over, with nothing lost; {here.command} stop ends them"

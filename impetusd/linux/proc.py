@@ -113,6 +113,15 @@ def variable(pid: int, name: str) -> str:
     return rest.partition(b"\0")[0].decode("ascii", "replace") if found else ""
 
 
+def command_line(pid: int) -> list[bytes]:
+    """What `pid` was executed with, unless it has written over it; [] when there is no such process, or it is a zombie."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return []
+
+
 def now() -> int:
     """What `started` is of a process that starts now."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))

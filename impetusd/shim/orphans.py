@@ -34,6 +34,7 @@ GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by it
 JUST_NOW = 0.05  # seconds by which two clocks, and a start time in ticks, may differ
 # linux/pidfd.h: struct pidfd_info of 64 bytes, _IOWR(0xFF, 11), and in it the mask and the status of wait(2).
 SHUT = -2  # a gate that its shim's death has shut, unless it had been opened just before that
+WORKER = [b"impetusd.worker", b"template"]  # the end of a template's command line
 EX_UNBORN = 79  # the exit of a worker that waits there; worker/template.py has it, too
 _INFO = struct.Struct("=Q52xi")
 _GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
@@ -143,12 +144,13 @@ def _may_know(pid: int) -> bool:
 def unknown(told: dict[str, Any], state_dir: str) -> list[proc.Member]:
     """Processes that the dead shim had started, as their environment says, and that its table does not know.
 
-    A forked worker has the environment of its template, which may be gone from the table: hence the rest of the conditions.
-    A table of a life before the last one knows nobody. A child of the shim's has an INVOCATION_ID, and is in no other's
+    A forked worker has the environment of its template, which may be gone from the table, or be there without it: it counts
+    by what it is. A table of a life before the last one knows nobody. A child of the shim's has an INVOCATION_ID, and is in no other's
     cgroup: what a program starts may have lost that one's, or have another.
     """
     lives = {told["life"], leftovers.marks(state_dir)[0]} - {""}
     children = list(told["children"].values())
+    templates = {child["invocation"] for child in children if child.get("template")}
     invocations, sessions = ({child[key] for child in children} for key in ("invocation", "session"))
     processes = proc.snapshot()
     known = {member.pid for member in proc.descendants([child["pid"] for child in children], processes, set())}
@@ -162,8 +164,13 @@ def unknown(told: dict[str, Any], state_dir: str) -> list[proc.Member]:
         if member.pid not in known
         and member.session not in sessions
         and proc.variable(member.pid, MARK) in lives
-        and proc.invocation(member.pid) not in {*invocations, ""}
+        and ((own := proc.invocation(member.pid)) not in {*invocations, ""} or (own in templates and is_worker(member)))
     ]
+
+
+def is_worker(member: proc.Member) -> bool:
+    """Whether it is a worker that a template has forked: its command line is still the template's, its session its own."""
+    return member.session == member.pid and proc.command_line(member.pid)[-2:] == WORKER
 
 
 def overlooked(found: table.Found, strays: Iterable[proc.Member]) -> list[proc.Member]:

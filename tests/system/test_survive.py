@@ -11,6 +11,8 @@ from instance import Instance, Status, pool, program
 from load import Load
 from waiting import wait_for
 
+from impetusd.linux import proc
+
 TEMPLATE = "web:template"  # it forks for one shim, and ends with it
 
 
@@ -69,7 +71,7 @@ def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instan
     assert not any(map(dead, alive))
     assert f"ended {len(alive)} processes" in anyone.run("stop").out
     assert all(map(dead, alive))
-    assert "live on" not in anyone.run("status", code=3).err
+    assert "still running" not in anyone.run("status", code=3).err
 
 
 def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(anyone: Instance) -> None:
@@ -222,6 +224,26 @@ def _lost(instance: Instance, damage: str | None) -> None:
     after = instance.start()
     assert after["p"].pid != pid
     (instance.run_dir / "table.bad").unlink(missing_ok=True)
+
+
+def test_a_table_that_ends_before_a_worker_was_forked_has_nothing_started_beside_it(anyone: Instance) -> None:
+    """The template is in it, and the worker has its environment."""
+    anyone.start(f"[pool:web]\n{pool(anyone.port())}\n")
+    table = anyone.run_dir / "table"
+    early, before = table.read_bytes(), anyone.settle()
+    anyone.kill(before["web:1"].pid)
+    after = anyone.settle(lambda now: now.pids["web:standby"] not in before.pids.values())
+    later = after.pids["web:standby"]
+    wait_for(lambda: proc.age(proc.read(later)) > 0.2, "it to have run for a while")
+    kill_both(anyone, after)
+    owner = table.stat()
+    table.write_bytes(early)
+    os.chown(table, owner.st_uid, owner.st_gid)
+    said = anyone.run("start", code=1).err
+    assert "because its table does not know all of them" in said and f"(pid {later})" in said, said
+    anyone.run("stop")
+    assert all(map(dead, after.pids.values()))
+    anyone.start()
 
 
 def test_a_table_that_was_removed_is_back_before_anybody_needs_it(impetusd: Instance) -> None:
