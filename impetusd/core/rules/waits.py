@@ -1,0 +1,56 @@
+"""What a start waits for, how long a template has for a fork, and when a command need no longer wait for a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from impetusd.core.reasons import NONE, Reason, because
+from impetusd.core.rules.lifecycle import Slot, State, is_unkillable
+from impetusd.core.rules.policy import Policy, signal_name
+from impetusd.core.rules.reload import DOWN
+
+PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
+LONG = 5.0  # seconds until the next try for which it does not wait either
+SHOWN = 0.05  # seconds until the next try that are given as a number
+FORKED = 5.0  # seconds; a fork takes a few ms, of a large application on a busy host a few hundred
+
+
+def waits_for(name: str, slots: Iterable[Slot], *, oneshot: bool) -> Reason:
+    """Why a start waits for `name`, of which these are the slots; `oneshot`: that it is done is waited for."""
+    worst = next((slot for slot in slots if slot.state in DOWN or slot.state is State.BACKOFF), None)
+    if worst is None:
+        return because("waits_for", name=name, state="", cause=NONE)
+    cause = worst.reason if worst.state is State.FATAL and oneshot else NONE
+    return because("waits_for", name=name, state=worst.state.name, cause=cause)
+
+
+def fork_within(policy: Policy) -> float:
+    """Seconds that a template has for a fork: there is to be time for another template within listen_timeout."""
+    return min(FORKED, policy.listen_timeout / 3)
+
+
+def forking(policy: Policy, slot: Slot, now: float) -> Slot:
+    """The slot whose process a template was asked for, which is somebody else's code: it may never answer."""
+    return replace(slot, deadline=now + fork_within(policy))
+
+
+def is_settled(policy: Policy, slot: Slot, now: float) -> bool:
+    """Whether waiting longer for this slot to come up is pointless: it is up, or it will not be soon."""
+    if slot.state is State.BACKOFF:
+        return slot.failures >= PATIENCE or (slot.deadline or 0.0) - now > LONG
+    if slot.state is State.STOPPING:
+        return is_unkillable(policy, slot)
+    return slot.state is State.RUNNING or slot.state in DOWN
+
+
+def reason(policy: Policy, slot: Slot, now: float) -> Reason:
+    """Why the slot is as it is, as far as that is its own; NONE when there is nothing to say."""
+    if slot.state is State.BACKOFF and slot.deadline is not None:
+        left = slot.deadline - now
+        if left < SHOWN:
+            return because("retrying_now", end=slot.reason)
+        return because("retrying", end=slot.reason, wait_s=round(left, 3))
+    if slot.state is State.STOPPING and slot.kills and not slot.reason:
+        return because("not_ended", within_s=policy.kill_timeout, signal=signal_name(policy.kill_signal))
+    return slot.reason
