@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import impetusd
@@ -77,6 +77,7 @@ from impetusd.supervisor.rules.readiness import Readiness
 from impetusd.supervisor.rules.timers import Outcome, Timers
 from impetusd.supervisor.rules.vetting import Vetting
 from impetusd.supervisor.slots import record
+from impetusd.supervisor.slots.adoption import Adoption
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry, Role
 from impetusd.supervisor.slots.page import Page
@@ -154,11 +155,11 @@ class Daemon:
         keep_file(self._paths.state_dir, self._file, self._warn)
         keep_profile(self._paths.state_dir, self._configuration.profile, self._warn)
         self._bind_notify()
-        self._engine.adopt(self._link.table)
+        self._adopt(self._link.table)
         self._tell_held()
-        for unit in self._engine.units.values():
+        for unit in self._engine.slots.units.values():
             self._faults.contain(unit.name, "looking after its sockets", self._starter.follow_sockets, [unit])
-        if self._engine.held.whole is None:
+        if self._engine.slots.held.whole is None:
             self._applying.resume(blobs)
         self._upgrading.resume(blobs)
         self._begin()
@@ -181,15 +182,15 @@ class Daemon:
         self._code = int(blobs.get("exit", "0"))
         if self._link.shutdown or "shutdown" in blobs:
             self._shut_down()
-        elif self._engine.held.whole is not None:
+        elif self._engine.slots.held.whole is not None:
             pass  # the one that holds nothing begins again
         elif (first and self._boot) or "booting" in blobs:
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
             self._starter.put("booting", None)
             self._starter.flush()
-        for entry in self._engine.entries.values():  # it may be critical only from now on
+        for entry in self._engine.slots.entries.values():  # it may be critical only from now on
             given_up = entry.slot.state is State.FATAL and entry.slot.want is Want.UP
-            if given_up and entry.unit.critical and not self._engine.holds(entry):
+            if given_up and entry.unit.critical and not self._engine.slots.holds(entry):
                 self._give_up(entry)
         self._starter.flush()
         self._telling = asyncio.create_task(attend("the service manager", "telling it READY=1", self._tell_upstream))
@@ -238,7 +239,8 @@ class Daemon:
         self._starter.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
         self._oom = Oom()
         self._open.callback(self._oom.close)
-        self._engine = Engine(self._starter, self._publish, self._writer.line, self._oom.killed, self._record)
+        self._engine = Engine(self._starter, self._writer.line, self._oom.killed, self._record)
+        self._engine.changes.subscribe(self._publish, "publishing its change")
         self._faults = self._engine.faults
         self._contain = self._faults.contain
         self._writer.note = self._faults.note
@@ -247,14 +249,14 @@ class Daemon:
             part.faults = self._faults
         asyncio.get_running_loop().set_exception_handler(self._raised_by_nobody)
         self._judge(blobs)
-        self._link.gather = self._engine.gather
+        self._link.gather = self._engine.rounds.gather
         self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
-        self._starter.instances = self._engine.instances
-        self._starter.shown = self._engine.shown
+        self._starter.instances = self._engine.slots.instances
+        self._starter.shown = self._engine.slots.shown
         self._build(self._configuration.at(0))
         self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
         if self._prefix is not None:
-            self._prefix.width = max((len(entry.name) for entry in self._engine.entries.values()), default=0)
+            self._prefix.width = max((len(entry.name) for entry in self._engine.slots.entries.values()), default=0)
         self._remember(blobs, saved, first=first)
         self._starter.put(instance.NAME, json.dumps(self._file))
         if first:  # sent with the first round and all else that comes from the disk: no successor reads that again
@@ -264,23 +266,26 @@ class Daemon:
 
     def _judge(self, blobs: Mapping[str, str]) -> None:
         """Whether something is to be held, for supervisors have ended over it."""
-        self._engine.page = Page(self._link.fds)
+        self._engine.slots.page = Page(self._link.fds)
         noted = quarantine.ends_of(blobs.get(quarantine.ENDS, "[]"))
         if quarantine.HELD in blobs:
             self._faults.contain("impetusd", "reading what is held", self._load_held, blobs[quarantine.HELD])
-        self._held_before = self._engine.held
-        self._engine.held, rest = quarantine.judge([end for end, _ in noted], self._held_before)
-        if self._engine.held != self._held_before:
-            self._starter.put(quarantine.HELD, quarantine.dump(self._engine.held))
+        self._held_before = self._engine.slots.held
+        self._engine.slots.held, rest = quarantine.judge([end for end, _ in noted], self._held_before)
+        if self._engine.slots.held != self._held_before:
+            self._starter.put(quarantine.HELD, quarantine.dump(self._engine.slots.held))
         if len(rest) != len(noted):
             self._starter.put(quarantine.ENDS, json.dumps([each for end, each in noted if end in rest]))
 
     def _load_held(self, text: str) -> None:
-        self._engine.held = quarantine.load(text)
+        self._engine.slots.held = quarantine.load(text)
+
+    def _adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
+        Adoption(self._engine, self._starter, self._writer.line).adopt(table, changing=BEFORE in self._link.blobs)
 
     def _tell_held(self) -> None:
         """What is held from now on, once."""
-        held, before = self._engine.held, self._held_before
+        held, before = self._engine.slots.held, self._held_before
         for name, cause in held.slots.items():
             if name not in before.slots:
                 why = quarantine.reason(quarantine.facts(quarantine.QUARANTINED, cause))
@@ -352,22 +357,22 @@ class Daemon:
         self._checks = Checks(
             configuration.health.values(),
             ask=prober.ask,
-            slots=lambda name: engine.of_unit(engine.units[name]),
-            shown=engine.shown,
+            slots=lambda name: engine.slots.of_unit(engine.slots.units[name]),
+            shown=engine.slots.shown,
             fail=engine.fail,
             turned=self._turned,
             save=lambda: self._put("checks", self._checks.dump()),
         )
         engine.reloads.record = self._reload_turned
-        engine.reloads.vetting = Vetting(
+        engine.reloads.vetting = self._vetting = Vetting(
             configuration.health.values(),
             ask=prober.ask,
             count=lambda process: starter.tell(process, {"do": "count"}),
-            slots=engine.of_unit,
+            slots=engine.slots.of_unit,
             fail=engine.fail,
-            wake=engine.wake,
+            wake=engine.rounds.wake,
         )
-        self._readiness = Readiness(ready=engine.ready, watch_line=self._watch_line)
+        self._readiness = Readiness(ready=engine.reports.ready, watch_line=self._watch_line)
         self._memory = Memory(
             self._link.pid,
             engine.recycle,
@@ -378,8 +383,7 @@ class Daemon:
         self._ageing = Ageing(engine.recycle)
         for part in (self._timers, self._memory, self._ageing):
             self._open.callback(part.close)
-        vetting = engine.reloads.vetting
-        for containing in (self._timers, self._checks, self._ageing, self._memory, self._readiness, vetting):
+        for containing in (self._timers, self._checks, self._ageing, self._memory, self._readiness, self._vetting):
             containing.faults = self._faults
         ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
         self._file_watch = FileWatch(engine.renew, tell, ours)
@@ -401,14 +405,14 @@ class Daemon:
         self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over_to_new, record=self._ledger.add)
         environments = Environments(
             lambda names: self._commands.find(names),  # noqa: PLW0108  # they are made below
-            engine.shown,
+            engine.slots.shown,
             self._applying.on_disk,
         )
         surroundings = Surroundings(
             self._configuration.at,
             lambda names: self._commands.find(names),  # noqa: PLW0108
-            engine.instances,
-            engine.shown,
+            engine.slots.instances,
+            engine.slots.shown,
             self._link.baseline,
         )
         tailing = Tailing(
@@ -449,7 +453,7 @@ class Daemon:
                 *self._applying.disabled(),
             ],
             troubles=lambda: [
-                *starter.attention(engine.entries.values()),
+                *starter.attention(engine.slots.entries.values()),
                 *engine.reloads.attention(),
                 *self._ledger.attention(),
                 *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
@@ -478,12 +482,12 @@ class Daemon:
         self._open.callback(self._feed.close)
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
-            lambda: status_of(engine.entries.values(), engine.shown, engine.reason),
+            lambda: status_of(engine.slots.entries.values(), engine.slots.shown, engine.waits.reason),
         )
         self._upstream.faults = self._faults
 
     def _held_whole(self) -> dict[str, Any] | None:
-        cause = self._engine.held.whole
+        cause = self._engine.slots.held.whole
         return None if cause is None else quarantine.facts(quarantine.HOLD_ONLY, cause)
 
     def _hand_over(self, why: str) -> None:
@@ -495,17 +499,17 @@ class Daemon:
 
     def _socket_lost(self, name: str, path: str) -> None:
         def renew() -> None:
-            self._starter.let_go(self._engine.units[name], path)
-            self._engine.renew(self._engine.units[name], because("socket_removed", path=path))
+            self._starter.let_go(self._engine.slots.units[name], path)
+            self._engine.renew(self._engine.slots.units[name], because("socket_removed", path=path))
 
-        if name in self._engine.units:
+        if name in self._engine.slots.units:
             self._faults.contain(name, "binding its socket anew", renew)
 
     def _hand_over_to_new(self, why: str) -> None:
-        entries = self._engine.entries.values()
-        if self._engine.held != quarantine.Held():
+        entries = self._engine.slots.entries.values()
+        if self._engine.slots.held != quarantine.Held():
             self._ledger.add("hold", what="released")
-            self._engine.release()
+            self._engine.machine.release()
         self._notify_sockets.merge([each.rec.process for each in entries if each.rec.process is not None])
         if self._starter.files:
             self._starter.files.close()
@@ -527,25 +531,25 @@ class Daemon:
     def _begin(self) -> None:
         """The slots are known: follow what runs."""
         contain = self._faults.contain
-        if self._engine.held.whole is not None:
+        if self._engine.slots.held.whole is not None:
             return
-        for entry in list(self._engine.entries.values()):
-            if entry.slot.pid is not None and not self._engine.holds(entry):
-                self._engine.page.at(entry.name, "following it")
+        for entry in list(self._engine.slots.entries.values()):
+            if entry.slot.pid is not None and not self._engine.slots.holds(entry):
+                self._engine.slots.page.at(entry.name, "following it")
                 for part in (self._memory, self._readiness, self._ageing):
                     what = f"following it by {type(part).__name__.lower()}"
                     contain(entry.name, what, part.changed, entry, entry.slot)
-        self._engine.page.blank()
+        self._engine.slots.page.blank()
         contain("health checks", "beginning", self._checks.begin)
-        watched = [unit for unit in self._engine.units.values() if unit.enabled and unit.watch]
+        watched = [unit for unit in self._engine.slots.units.values() if unit.enabled and unit.watch]
         contain("watched files", "beginning", self._file_watch.watch, watched)
         if not self._link.shutdown and "shutdown" not in self._link.blobs:
-            slots = {entry.unit.name: entry.slot for entry in self._engine.entries.values()}
+            slots = {entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()}
             contain("timers", "beginning", self._timers.begin, slots)
 
     def _put(self, key: str, text: str) -> None:
         self._starter.put(key, text)
-        self._engine.wake()  # at the end of the round, if this is within one
+        self._engine.rounds.wake()  # at the end of the round, if this is within one
         if key.startswith("timer:"):
             self._feed.stale(watching.TIMER)
         self._save()
@@ -571,7 +575,7 @@ class Daemon:
         await self._state.saved()
 
     def _lasting(self) -> dict[str, Any]:
-        slots = {e.name: record.durable(e.rec) for e in self._engine.entries.values() if e.role not in PASSING}
+        slots = {e.name: record.durable(e.rec) for e in self._engine.slots.entries.values() if e.role not in PASSING}
         return {"slots": slots, "timers": self._timers.dump()}
 
     def _notify_upstream(self, text: str) -> None:
@@ -581,11 +585,11 @@ class Daemon:
         """READY=1 when `impetusd start` would return; from a supervisor that takes over, too: the one before may not have."""
 
         def settled() -> bool:
-            wanted = (e for e in self._engine.entries.values() if e.slot.want is Want.UP)
-            return all(map(self._engine.settled, (e for e in wanted if e.role not in ONE_SHOT | PASSING)))
+            wanted = (e for e in self._engine.slots.entries.values() if e.slot.want is Want.UP)
+            return all(map(self._engine.waits.settled, (e for e in wanted if e.role not in ONE_SHOT | PASSING)))
 
         if self._upstream.listens:
-            await self._engine.until(lambda: self._commands.ending or (settled() and self._applying.idle))
+            await self._engine.waits.until(lambda: self._commands.ending or (settled() and self._applying.idle))
             if not self._commands.ending:
                 self._upstream.ready()
 
@@ -611,7 +615,7 @@ class Daemon:
 
     async def _flush_logs(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
-        entries = self._commands.find(names) if names else self._engine.entries.values()
+        entries = self._commands.find(names) if names else self._engine.slots.entries.values()
         paths = sorted({path for entry in entries for path in self._starter.log_files(entry)} - {*stream.STREAMS})
         failed = await self._from_writer(functools.partial(self._writer.flush_files, paths))
         return {"ok": not failed, "files": paths, "failed": failed}
@@ -630,9 +634,9 @@ class Daemon:
 
     async def _trigger(self, params: dict[str, Any]) -> dict[str, Any]:
         run = await self._timers.trigger(params["name"], wait=params["wait"])
-        (entry,) = self._engine.of_unit(self._engine.units[params["name"]])
+        (entry,) = self._engine.slots.of_unit(self._engine.slots.units[params["name"]])
         if params["wait"]:
-            await self._engine.until(lambda: not entry.tail_due)  # its last words are in its log then
+            await self._engine.waits.until(lambda: not entry.tail_due)  # its last words are in its log then
         out, error = self._starter.log_files(entry)
         return {"ok": run is None or run["ok"], "run": run, "log_files": {"out": out, "error": error}}
 
@@ -652,11 +656,13 @@ class Daemon:
 
     def _bind_notify(self) -> None:
         engine, tell = self._engine, self._writer.line
-        self._notify = Notify(self._link, engine.of_pid, self._notified, engine.expects, tell, faults=self._faults)
+        self._notify = Notify(
+            self._link, engine.slots.of_pid, self._notified, engine.slots.expects, tell, faults=self._faults
+        )
         self._open.callback(self._notify.close)
         self._notify_sockets = NotifySockets(self._starter, self._paths, self._notify)
         self._starter.notify_address = self._notify_sockets.address
-        known = {entry.unit.name for entry in engine.entries.values()}
+        known = {entry.unit.name for entry in engine.slots.entries.values()}
         self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
 
     async def _open_control(self, *, watched: bool = False, failed: bool = False) -> None:
@@ -782,7 +788,7 @@ class Daemon:
                 return
         except Exception as error:
             self._faults.note("upgrade", "hearing the shim", error)
-        self._engine.hear(event)
+        self._engine.reports.hear(event)
         if event["event"] == "spawned":
             self._notify.replay()
         elif event["event"] in {"exited", "gone"} and not event.get("left"):
@@ -801,13 +807,9 @@ class Daemon:
             self._faults.note("SIGHUP", "applying", error)
 
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
-        if self._engine.holds(entry):
-            return
-        if message.get("READY") == "1" and entry.slot.pid is not None:
-            self._engine.ready(entry.slot.pid)
-        if message.get("WATCHDOG") == "1":
-            self._engine.ping(entry)
-        self._engine.reloads.notified(entry, message)
+        self._engine.notified(entry, message)
+        if "X_IMPETUSD_REQUESTS" in message and not self._engine.slots.holds(entry):
+            self._vetting.counted(entry, message)
 
     def _flush_soon(self) -> None:
         sending = "the engine", "sending a round"
@@ -823,7 +825,7 @@ class Daemon:
     def _record(self, entry: Entry, kind: str, **fields: Any) -> None:
         """Of a health check's command nothing: what it says is in the `health` records, each time that this turns."""
         if entry.role is not Role.CHECK:
-            self._ledger.add(kind, unit=entry.unit.name, slot=self._engine.shown(entry), **fields)
+            self._ledger.add(kind, unit=entry.unit.name, slot=self._engine.slots.shown(entry), **fields)
 
     def _timer_ran(self, name: str, outcome: Outcome, attempt: int) -> None:
         told = {"ok": outcome.ok, "code": outcome.code, "duration_s": round(outcome.duration_s, 3), "why": outcome.why}
@@ -853,7 +855,7 @@ class Daemon:
 
     def _publish(self, entry: Entry, before: Slot) -> None:
         """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""
-        after, held = entry.slot, self._engine.holds(entry)
+        after, held = entry.slot, self._engine.slots.holds(entry)
         contain, name = self._faults.contain, entry.name
         contain(name, "recording its change", self._record_change, entry, before)
         contain(name, "logging its change", self._log_change, entry, before)
@@ -887,12 +889,12 @@ class Daemon:
         told = told and not repeats.is_next_try(before, after)
         if told and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
             pid = after.pid or before.pid
-            reason = self._engine.reason(entry)
+            reason = self._engine.waits.reason(entry)
             process = f" (pid {pid})" if pid else ""
             level = LEVELS.get(after.state, INFO)
             cause = repeats.cause_of(after.last_exit) if after.state is State.BACKOFF else None
             if cause is not None:
-                if not self._repeats.is_new(cause, self._engine.shown(entry)):
+                if not self._repeats.is_new(cause, self._engine.slots.shown(entry)):
                     return
                 self._count_later(repeats.WINDOW, functools.partial(self._log_repeats, cause))
             self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}", level)
@@ -913,7 +915,7 @@ class Daemon:
     # The end.
 
     def _quiesce(self, why: Reason) -> None:
-        self._upstream.stopping(stop_within(self._engine.units))
+        self._upstream.stopping(stop_within(self._engine.slots.units))
         self._say("stopping", f" everything: {why}", why=why)
         self._parts = (self._memory, self._readiness, self._checks)  # the others are closed here
         self._timers.close()
@@ -939,7 +941,7 @@ class Daemon:
             self._ending.add_done_callback(self._has_stopped)
 
     async def _stop_everything(self) -> None:
-        await self._commands.stop_in_order(list(self._engine.entries.values()))
+        await self._commands.stop_in_order(list(self._engine.slots.entries.values()))
         self._done.set()
 
     def _has_stopped(self, task: asyncio.Task[None]) -> None:
@@ -959,7 +961,9 @@ class Daemon:
             self._starter.files.close()
         self._save(urgent=True)
         await self._state.close()
-        left = [f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.entries.values() if is_stuck(entry)]
+        left = [
+            f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.slots.entries.values() if is_stuck(entry)
+        ]
         self._say(
             "ended",
             f": left behind, for SIGKILL does not end it: {', '.join(left)}" if left else ": everything is stopped",

@@ -46,7 +46,7 @@ NAMED = {
     "prober.py: lambda ended: self._ended(check.name, ended)": "takes that outcome",
     "lookups.py: self._ask(question, unit)": "its outcome is taken by the starts that wait for it",
     "lookups.py: lambda done: done.cancelled() or done.exception()": "takes that outcome",
-    "engine.py: self._looking_up.discard": "of a set",
+    "starts.py: self._looking_up.discard": "of a set",
     "checks.py: self._tasks.discard": "of a set",
     "memory.py: self._look()": "its outcome is taken by `_ended`",
     "link.py: self._beat": "talking to the shim: what fails there ends the supervisor, its successor begins with what the shim knows",

@@ -145,6 +145,37 @@ def test_a_package_that_is_imported_brings_nothing_along():
             assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in found), module
 
 
+def circles(package):
+    """The sets of modules of a package that import each other in a circle, under TYPE_CHECKING too."""
+    arrows = {}
+    known = {module for module, _, _ in modules()}
+    for module, is_package, path in modules():
+        if module.startswith(f"{package}."):
+            found = imported(path.read_text(encoding="utf-8"), module, is_package=is_package)
+            arrows[module] = {name if name in known else name.rpartition(".")[0] for name in found} - {module}
+    reached = {module: set(to) & set(arrows) for module, to in arrows.items()}
+    while True:
+        further = {module: to.union(*(reached[each] for each in to)) for module, to in reached.items()}
+        if further == reached:
+            break
+        reached = further
+    found = {frozenset({each for each in to if module in reached[each]}) for module, to in reached.items()}
+    return {frozenset(name.removeprefix(f"{package}.") for name in each) for each in found if each}
+
+
+@pytest.mark.parametrize(
+    ("package", "known"),
+    [
+        ("impetusd.core", set()),
+        ("impetusd.linux", set()),
+        ("impetusd.supervisor.slots", set()),
+        ("impetusd.supervisor", {frozenset({"logs.loglane", "logs.logpipe", "logs.writer"})}),
+    ],
+)
+def test_no_modules_import_each_other_in_a_circle(package, known):
+    assert circles(package) == known
+
+
 def test_setup_cfg_names_every_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

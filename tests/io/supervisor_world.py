@@ -190,7 +190,7 @@ class Shim:
 
     def _say_ready(self, pid: int) -> None:
         lives = any(child.pid == pid and child.ended is None for child in self.children.values())
-        if lives and not self.engine.ready(pid):  # it was not told of the pid yet
+        if lives and not self.engine.reports.ready(pid):  # it was not told of the pid yet
             asyncio.get_running_loop().call_soon(self._say_ready, pid)
 
     def _say(self, event: dict[str, Any], fds: Iterable[int] = ()) -> None:

@@ -74,7 +74,7 @@ async def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str
     daemon.come_up()
     try:
         daemon._bind_notify()
-        daemon._engine.adopt(table)
+        daemon._adopt(table)
         daemon._applying.resume(dict(told))
         daemon._begin()
         yield daemon, link

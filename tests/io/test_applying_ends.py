@@ -45,7 +45,7 @@ def in_a_loop(test):
 
 async def until(daemon, condition):
     async with asyncio.timeout(5):
-        await daemon._engine.until(condition)
+        await daemon._engine.waits.until(condition)
 
 
 def job(process, state=State.RUNNING, want=Want.UP):
@@ -74,7 +74,7 @@ def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, e
                             await asyncio.sleep(0)
                             daemon._hear({"event": "exited", "process": process, "left": False, **ended})
                     await until(daemon, lambda: is_done(link))
-                    assert daemon._engine.entries == {}
+                    assert daemon._engine.slots.entries == {}
                     assert link.blob("slot:a") is None
                     assert json.loads(link.blob(APPLY) or "")["ok"] is True
 
@@ -161,7 +161,7 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
     pool = "[program:web]\ncommand = sleep 1000\ninstances = 2\n"
     blobs = {f"slot:web:{index}": job(index + 1) for index in range(2)}
     async with taken_over(paths, configuration(pool), None, blobs, [row(1), row(2)]) as (daemon, link):
-        unit = daemon._engine.units["web"]
+        unit = daemon._engine.slots.units["web"]
         commands = daemon._commands
         assert commands._wanted(unit, "+1", "t") == 3
         daemon._engine.scale(unit, commands._wanted(unit, "+1", "t"), "t")
@@ -204,7 +204,7 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
         request = protocol.Request(1, method, params)
         asked = asyncio.ensure_future(daemon._commands.handle(request, lambda *_: None))
         if params.get("names") == ["web"]:
-            await until(daemon, lambda: daemon._engine.entries["web:0"].slot.state is State.STOPPING)
+            await until(daemon, lambda: daemon._engine.slots.entries["web:0"].slot.state is State.STOPPING)
             daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
         answer = await asyncio.wait_for(asked, 5)
         (left,) = [each for each in answer["units"] if each["state"] == "STOPPING"] or [{"pid": 100_000_002}]
@@ -225,8 +225,8 @@ async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
     blobs[APPLY] = changes("added", "web", kind="program")
     now, before = configuration(text), configuration(text.partition("[program:web]")[0])
     async with taken_over(paths, now, before, blobs, [row(1)]) as (daemon, link):
-        assert daemon._engine.entries["migrate:0"].slot.pid is not None
+        assert daemon._engine.slots.entries["migrate:0"].slot.pid is not None
         assert daemon._applying._patience(daemon._applying.awaited()) is None
         daemon._hear({"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()})
-        assert daemon._applying._patience(list(daemon._engine.entries.values())) is not None
+        assert daemon._applying._patience(list(daemon._engine.slots.entries.values())) is not None
         await until(daemon, lambda: is_done(link))

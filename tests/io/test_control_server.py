@@ -181,11 +181,12 @@ class TestNames:
             entries[f"u{number % 500}:{number}"] = SimpleNamespace(unit=unit, name=f"u{number % 500}:{number}")
         commands = Commands.__new__(Commands)
         looked = []
-        commands._engine = SimpleNamespace(
+        slots = SimpleNamespace(
             entries=entries,
             units={f"u{n}": None for n in range(501)},
             shown=lambda entry: looked.append(1) or entry.name,
         )
+        commands._engine = SimpleNamespace(slots=slots)
         commands._groups = {"some": Group("some", "x.ini:1", ("u1", "u2"))}
         assert len(commands.find(list(entries) * 5)) == 2000
         assert len(looked) == 2000

@@ -13,9 +13,10 @@ import pytest
 from raising import EVERY, FIRST, KEYS, OTHERS, Calls, shims, try_to
 from supervisor_world import Life, Shim
 
-from impetusd.supervisor.slots.engine import Engine
+from impetusd.supervisor.slots.machine import Machine
 from impetusd.supervisor.slots.reloads import Reloads
 from impetusd.supervisor.slots.rolling import Rolling
+from impetusd.supervisor.slots.starts import Starts
 
 PROGRAM = f"[program:bad]\ncommand = sleep 1000\n{KEYS}"
 
@@ -56,7 +57,7 @@ async def settled(life: Life) -> dict[str, Any]:
 @pytest.mark.parametrize("first", [pytest.param(FIRST, id=f"from {FIRST} each {EVERY}th")])
 def test_what_raises_while_a_slot_is_handled_costs_that_slot_alone(shim: Callable[[str], Shim], first: int) -> None:
     told = shim(PROGRAM + OTHERS)
-    handlers = [Engine._guard, Engine._try_to_start, Engine._launch_when_found, Rolling._advance, Reloads._advance]
+    handlers = [Machine.handle, Starts._attempt, Starts._launch_when_found, Rolling._advance, Reloads._advance]
     calls = Calls(handlers)
 
     async def scenario(life: Life) -> None:

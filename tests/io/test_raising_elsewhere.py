@@ -19,13 +19,17 @@ from impetusd.core.rules.lifecycle import State
 from impetusd.supervisor.api.commands import Commands
 from impetusd.supervisor.rules.checks import Checks
 from impetusd.supervisor.rules.timers import Timers
-from impetusd.supervisor.slots.engine import Engine
+from impetusd.supervisor.slots.machine import Machine
 from impetusd.supervisor.slots.reloads import Reloads
 from impetusd.supervisor.slots.rolling import Rolling
+from impetusd.supervisor.slots.starts import Starts
 
 POOL = f"[pool:bad]\napp = x:y\nlisten = unix:w.sock\ninstances = 2\nstandby = 1\nreload_watch = 0\ndrain_timeout = 50ms\n{KEYS}"
 TIMER = "[timer:bad]\ncommand = true\nevery = 1h\n[health:probe]\ntarget = after\ntcp = 127.0.0.1:1\ninterval = 1h\n"
-OF_SLOTS = [Engine._guard, Engine._try_to_start, Engine._launch_when_found, Rolling._advance, Reloads._advance]
+OF_SLOTS = [Machine.handle, Starts._attempt, Starts._launch_when_found, Rolling._advance, Reloads._advance]
+ABOUT_SLOTS = {"lifecycle.py"} | {
+    f"{name}.py" for name in ("engine", "machine", "places", "reports", "rounds", "starts", "tails", "waits")
+}
 OF_TIMERS = [Timers._look_at, Timers._plan, Timers.changed, Timers.trigger]
 OF_CHECKS = [Checks._conclude, Checks.changed]
 
@@ -56,9 +60,9 @@ async def say_ready(life: Life) -> None:
     """A parked worker that is put to work says so."""
     engine = life.daemon._engine
     while True:
-        for entry in list(engine.entries.values()):
+        for entry in list(engine.slots.entries.values()):
             if entry.slot.state is State.STARTING and entry.slot.pid is not None:
-                engine.ready(entry.slot.pid)
+                engine.reports.ready(entry.slot.pid)
         await asyncio.sleep(0.005)
 
 
@@ -196,7 +200,7 @@ def test_the_smallest_thing_fails(
         assert len(calls.seen) > 50
         # What is lost between the two processes ends the supervisor: its successor begins with what the shim knows. And what
         # is done for a slot is walked above, and in `test_raising`.
-        apart = {"link.py", "wire.py", *(() if handlers is OF_SLOTS else ("engine.py", "lifecycle.py"))}
+        apart = {"link.py", "wire.py", *(() if handlers is OF_SLOTS else ABOUT_SLOTS)}
         seen = [site for site in calls.seen if os.path.basename(site[0]) not in apart]
         for site in seen[FIRST::every]:
             calls.begin(site)

@@ -230,7 +230,7 @@ def test_what_looks_secret_is_hidden_once_for_all(shim):
         async with Watcher(shim) as watcher, Watcher(shim) as other:
             await watcher.complete()
             await other.complete()
-            entry = life.daemon._engine.entries["a:0"]
+            entry = life.daemon._engine.slots.entries["a:0"]
             entry.rec.tail = ["connecting with password=hunter22hunter", "x" * 5000]
             life.daemon._feed.unit(entry)
             await watcher.until(lambda it: it.mirror.rows["unit"]["a:0"]["tail"])

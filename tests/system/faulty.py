@@ -54,7 +54,7 @@ def supervisor() -> None:
     if found().get("starts") is False:
         sys.exit("it cannot be started")
     from impetusd.supervisor.daemon import Daemon
-    from impetusd.supervisor.slots.engine import Engine
+    from impetusd.supervisor.slots.machine import Machine
     from impetusd.supervisor.start import link
 
     link.BEAT = 0.3
@@ -62,7 +62,7 @@ def supervisor() -> None:
 
     def come_up(self) -> None:
         begin(self)
-        if self._engine.held.whole is None:
+        if self._engine.slots.held.whole is None:
             asyncio.get_running_loop().call_soon(go_wrong, found(), "", "")
 
     def wrapped(handle):
@@ -73,7 +73,7 @@ def supervisor() -> None:
         return handling
 
     Daemon._begin = come_up
-    Engine._handle = wrapped(Engine._handle)
+    Machine._handle = wrapped(Machine._handle)
     runpy.run_module("impetusd.supervisor", run_name="__main__")
 
 

@@ -271,8 +271,10 @@ class Applying:
         former = self._behind.of() if disabled is None else {}
         started = [
             envfiles.Started(entry.unit.name, entry.index, said)
-            for entry in self._engine.entries.values()
-            if entry.slot.pid is not None and entry.role not in ONE_SHOT and (said := self._engine.started_as(entry))
+            for entry in self._engine.slots.entries.values()
+            if entry.slot.pid is not None
+            and entry.role not in ONE_SHOT
+            and (said := self._engine.slots.started_as(entry))
         ]
         instances = self._instances()
         try:
@@ -293,10 +295,10 @@ class Applying:
     def behind(self) -> list[str]:
         """Units that should have come to run what is in force, and do not: a reload has failed, say."""
         names = self._behind.left(self._instances()) if self.idle else []
-        return [name for name in names if not self._engine.reloads.active(self._engine.units[name])]
+        return [name for name in names if not self._engine.versions.active(self._engine.slots.units[name])]
 
     def _instances(self) -> Callable[[str], int]:
-        return {name: self._engine.instances(unit) for name, unit in self._engine.units.items()}.__getitem__
+        return {name: self._engine.slots.instances(unit) for name, unit in self._engine.slots.units.items()}.__getitem__
 
     async def on_disk(self) -> Callable[[int], Config]:
         """The configuration as the files have it now, as each instance sees it. ProtocolError with every problem."""
@@ -318,7 +320,7 @@ class Applying:
         while self._state is not None and (not self._state["done"] or (token and self._state["token"] == token)):
             if self._state["done"]:
                 return self._answer(self._state)
-            await self._engine.until(lambda: self._state is None or self._state["done"])
+            await self._engine.waits.until(lambda: self._state is None or self._state["done"])
         if self._going_over:
             raise ConnectionAbortedError  # the next supervisor answers
         conf = params.get("conf") or self._conf
@@ -358,7 +360,9 @@ class Applying:
         )
         for change in changes:
             if change.kind in {"pool", "program"} and any(key.name == "instances" for key in change.keys):
-                self._engine.expect(self._engine.units[change.name], configuration.at(0).units[change.name].instances)
+                self._engine.slots.expect(
+                    self._engine.slots.units[change.name], configuration.at(0).units[change.name].instances
+                )
         self._hand_over()
         raise ConnectionAbortedError
 
@@ -398,8 +402,8 @@ class Applying:
     def _refuse_while_reloading(self, changes: list[Change]) -> None:
         """One thing after the other: what a reload watches is not to become another thing meanwhile."""
         for change in changes:
-            unit = self._engine.units.get(change.name)
-            if change.effect is not Effect.LIVE and unit is not None and self._engine.reloads.active(unit):
+            unit = self._engine.slots.units.get(change.name)
+            if change.effect is not Effect.LIVE and unit is not None and self._engine.versions.active(unit):
                 raise ProtocolError(
                     FAILED,
                     f"{change.name} is being reloaded; nothing was changed. "
@@ -476,7 +480,7 @@ class Applying:
         if state["done"]:
             return
         if not state["begun"]:
-            with self._engine.at_once():
+            with self._engine.rounds.at_once():
                 self._begin(state)
                 state["begun"] = True
                 self._starter.put(APPLY, json.dumps(state))
@@ -488,11 +492,11 @@ class Applying:
         """Have new processes where the plan says so, and what is new started."""
 
         def lasting(unit: Unit) -> list[Entry]:
-            return [entry for entry in engine.of_unit(unit) if not entry.dismissed and entry.role not in PASSING]
+            return [entry for entry in engine.slots.of_unit(unit) if not entry.dismissed and entry.role not in PASSING]
 
         engine, afresh, new, reloaded = self._engine, [], [], set()
         for change in state["changes"]:
-            unit = engine.units.get(change["name"])
+            unit = engine.slots.units.get(change["name"])
             if unit is None or change["kind"] not in {"pool", "program"}:
                 continue
             entries = lasting(unit)
@@ -514,7 +518,7 @@ class Applying:
         state["pids"] = {entry.name: entry.slot.pid for entry in rolled}
         engine.roll(rolled, because("new_configuration"))
         engine.restart(ended)
-        for unit in engine.units.values():  # more instances, or parked workers, of what runs
+        for unit in engine.slots.units.values():  # more instances, or parked workers, of what runs
             entries = lasting(unit)
             if any(entry.slot.want is Want.UP for entry in entries):
                 # It has no record: it is new. What a reload brings is not to be started of the files now.
@@ -530,11 +534,13 @@ class Applying:
         given_up = {
             entry.name: entry for entry in (*self._awaited(state), *self._dismissed()) if entry.slot.state not in IDLE
         }
-        state["unfinished"] = list(map(self._engine.shown, given_up.values()))
+        state["unfinished"] = list(map(self._engine.slots.shown, given_up.values()))
         kept = [e for e in self._touched(state) if e.slot.pid is not None and state["pids"].get(e.name) == e.slot.pid]
         reloaded = [change["name"] for change in state["changes"] if change["effect"] == Effect.RELOAD.value]
         reloads = [
-            self._engine.reloads.account(self._engine.units[name]) for name in reloaded if name in self._engine.units
+            self._engine.reloads.account(self._engine.slots.units[name])
+            for name in reloaded
+            if name in self._engine.slots.units
         ]
         failed = [f"{each['name']} runs as before: {each['reason']}" for each in reloads if each["reason"]]
         down = [
@@ -547,18 +553,18 @@ class Applying:
         self._starter.put(APPLY, json.dumps(state))
         self._starter.put(BEFORE, None)
         self._behind.tidy()
-        self._engine.drop_listeners()
+        self._engine.reloads.drop_listeners()
         told = {entry.name: entry for entry in (*kept, *given_up.values())}.values()
-        reasons = (f"{entry.name} is {entry.slot.state.name}: {self._engine.reason(entry)}" for entry in told)
+        reasons = (f"{entry.name} is {entry.slot.state.name}: {self._engine.waits.reason(entry)}" for entry in told)
         reason = "; ".join([*failed, *reasons])
         self._record("config", what="applied", changes=state["changes"], ok=state["ok"], reason=reason)
-        self._engine.wake()
+        self._engine.rounds.wake()
 
     async def _wait(self, state: dict[str, Any]) -> None:
         """Return once nothing is awaited, or no awaited slot has changed for as long as its own keys allow."""
 
         async def move(before: list[tuple[str, State, int | None]]) -> None:
-            await self._engine.until(lambda: seen() != before)
+            await self._engine.waits.until(lambda: seen() != before)
 
         def seen() -> list[tuple[str, State, int | None]]:
             return [(entry.name, entry.slot.state, entry.slot.pid) for entry in self._awaited(state)]
@@ -579,16 +585,18 @@ class Applying:
         return leaving + [
             entry
             for entry in self._touched(state)
-            if (entry.role not in ONE_SHOT and not self._engine.settled(entry))
-            or self._engine.reloads.active(entry.unit)
+            if (entry.role not in ONE_SHOT and not self._engine.waits.settled(entry))
+            or self._engine.versions.active(entry.unit)
         ]
 
     def _dismissed(self) -> list[Entry]:
-        return [entry for entry in self._engine.entries.values() if entry.dismissed]
+        return [entry for entry in self._engine.slots.entries.values() if entry.dismissed]
 
     def _touched(self, state: dict[str, Any]) -> list[Entry]:
         names = {change["name"] for change in state["changes"] if change["effect"] != Effect.LIVE.value}
-        return [entry for entry in self._engine.entries.values() if entry.unit.name in names and not entry.dismissed]
+        return [
+            entry for entry in self._engine.slots.entries.values() if entry.unit.name in names and not entry.dismissed
+        ]
 
     def _answer(self, state: dict[str, Any]) -> dict[str, Any]:
         touched = [entry for entry in self._touched(state) if entry.role not in {Role.JOB, Role.CHECK}]
@@ -604,7 +612,11 @@ class Applying:
     def _unfinished(self, state: dict[str, Any]) -> list[Entry]:
         """What it stopped waiting for and has still not ended."""
         names = state.get("unfinished", ())
-        return [e for e in self._engine.entries.values() if self._engine.shown(e) in names and e.slot.state not in IDLE]
+        return [
+            e
+            for e in self._engine.slots.entries.values()
+            if self._engine.slots.shown(e) in names and e.slot.state not in IDLE
+        ]
 
     def _patience(self, awaited: list[Entry]) -> float | None:
         """Seconds within which one of them should change its state; None while a oneshot without listen_timeout runs."""
@@ -614,7 +626,7 @@ class Applying:
             keys = (policy.kill_timeout, policy.listen_timeout, policy.min_uptime, entry.unit.reload_watch)
             return max(*keys, (slot.deadline or 0.0) - time.monotonic())
 
-        slots = [entry.slot for entry in self._engine.entries.values()]
+        slots = [entry.slot for entry in self._engine.slots.entries.values()]
         if any(slot.state is State.STARTING and slot.pid is not None and slot.deadline is None for slot in slots):
             return None
         return SLACK + max(map(due, awaited))

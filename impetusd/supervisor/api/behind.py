@@ -89,11 +89,11 @@ class Behind:
         self._starter.put(BLOB, json.dumps({"was": was, "units": units}) if units else None)
 
     def _still(self, name: str) -> list[tuple[float, str]]:
-        unit = self._engine.units.get(name)
+        unit = self._engine.slots.units.get(name)
         oldest = min(
             (
                 entry.slot.started
-                for entry in (self._engine.of_unit(unit) if unit is not None else ())
+                for entry in (self._engine.slots.of_unit(unit) if unit is not None else ())
                 if entry.slot.pid is not None
                 and entry.slot.started is not None
                 and not entry.dismissed

@@ -99,7 +99,7 @@ class Commands:
         """A slot has changed: whoever waits for an answer hears of it."""
         if before.state is not entry.slot.state:
             for progress in self._listeners:
-                progress(self._engine.shown(entry), entry.slot.state.name, str(self._engine.reason(entry)))
+                progress(self._engine.slots.shown(entry), entry.slot.state.name, str(self._engine.waits.reason(entry)))
         if before.pid is not None and entry.slot.pid != before.pid:
             self._rows.forget(before.pid)
 
@@ -126,7 +126,7 @@ class Commands:
         self._listeners.add(progress)
         if request.method in CHANGE:
             for entry in self._awaited():
-                progress(self._engine.shown(entry), entry.slot.state.name, str(self._engine.reason(entry)))
+                progress(self._engine.slots.shown(entry), entry.slot.state.name, str(self._engine.waits.reason(entry)))
         try:
             answer = methods[request.method](request.params)
             result: Mapping[str, Any] | Flow = await answer if asyncio.iscoroutine(answer) else answer
@@ -142,21 +142,21 @@ class Commands:
             sentence = f"{quarantine.reason(whole)}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}"
             raise ProtocolError(FAILED, sentence, EXIT_FAILED)
         named = params.get("names") or ([params["name"]] if "name" in params else [])
-        if not self._engine.held.slots or (method == "start" and not named):
+        if not self._engine.slots.held.slots or (method == "start" and not named):
             return
         units = {entry.unit.name for entry in self.find(named)} if named and method not in CHANGE else None
-        concerned = [e for e in self._engine.entries.values() if units is None or e.unit.name in units]
+        concerned = [e for e in self._engine.slots.entries.values() if units is None or e.unit.name in units]
         if method in {"start", "restart"} and named:
             concerned = self.find(named)
-        concerned = [entry for entry in concerned if self._engine.holds(entry)]
+        concerned = [entry for entry in concerned if self._engine.slots.holds(entry)]
         for entry in concerned:
-            why = self._engine.held_because(entry)
+            why = self._engine.slots.held_because(entry)
             if why is not None and entry.rec.process is not None:
-                name = self._engine.shown(entry)
+                name = self._engine.slots.shown(entry)
                 sentence = f"{name} is {quarantine.reason(why)}; run: {quarantine.way_out(why['key'], name)}"
                 raise ProtocolError(FAILED, sentence, EXIT_FAILED)
         if method not in CHANGE:
-            self._engine.release({name for entry in concerned for name in (entry.name, entry.unit.name)})
+            self._engine.machine.release({name for entry in concerned for name in (entry.name, entry.unit.name)})
 
     # Names.
 
@@ -167,20 +167,20 @@ class Commands:
         for pattern in patterns:
             matching = fnmatch.filter(known, pattern) if is_pattern(pattern) else [pattern]
             named = [entry for name in matching for entry in known.get(name, ())]
-            if not named and pattern not in self._engine.units and pattern not in self._groups:
+            if not named and pattern not in self._engine.slots.units and pattern not in self._groups:
                 raise ProtocolError(FAILED, f"no unit '{pattern}'{self._near(pattern)}", EXIT_UNKNOWN_NAME)
             if not named:
                 raise ProtocolError(FAILED, disabled(pattern), EXIT_FAILED)
             found.update({entry.name: entry for entry in named})
-        return [entry for entry in self._engine.entries.values() if entry.name in found]
+        return [entry for entry in self._engine.slots.entries.values() if entry.name in found]
 
     def _names(self) -> dict[str, list[Entry]]:
         """Whom each name means: of a unit, a slot as it is called and as it is shown, or a group."""
         known: dict[str, list[Entry]] = {}
         of_unit: dict[str, list[Entry]] = {}
-        for entry in self._engine.entries.values():
+        for entry in self._engine.slots.entries.values():
             of_unit.setdefault(entry.unit.name, []).append(entry)
-            for name in {entry.unit.name, entry.name, self._engine.shown(entry)}:
+            for name in {entry.unit.name, entry.name, self._engine.slots.shown(entry)}:
                 known.setdefault(name, []).append(entry)
         for group in self._groups.values():
             members = [entry for name in group.members for entry in of_unit.get(name, ())]
@@ -191,10 +191,16 @@ class Commands:
         import difflib
 
         names = list(
-            dict.fromkeys([*self._engine.units, *self._groups, *map(self._engine.shown, self._engine.entries.values())])
+            dict.fromkeys(
+                [
+                    *self._engine.slots.units,
+                    *self._groups,
+                    *map(self._engine.slots.shown, self._engine.slots.entries.values()),
+                ]
+            )
         )
         near = difflib.get_close_matches(pattern, names, 1)
-        units = list(self._engine.units)
+        units = list(self._engine.slots.units)
         more = f" and {len(units) - MOST_TOLD} more" if len(units) > MOST_TOLD else ""
         if near:
             return f"; did you mean {near[0]}?"
@@ -253,10 +259,10 @@ class Commands:
         own = "impetusd"
         names = [name for name in params["names"] if name != own]
         files = []
-        for entry in self.find(names) if params["names"] else self._engine.entries.values():
+        for entry in self.find(names) if params["names"] else self._engine.slots.entries.values():
             for stream, path in zip(("out", "error"), self._starter.log_files(entry), strict=True):
                 if path != STDOUT:
-                    files.append({"name": self._engine.shown(entry), "stream": stream, "path": path})
+                    files.append({"name": self._engine.slots.shown(entry), "stream": stream, "path": path})
         if self._starter.prefix is not None:
             if not files:
                 text = "what programs print goes to the standard output of `impetusd run`, and its own log to standard error"
@@ -293,11 +299,11 @@ class Commands:
 
     def autostarted(self) -> list[Entry]:
         """The slots of each unit that starts with the daemon."""
-        return [entry for entry in self._engine.entries.values() if entry.unit.autostart and not is_done(entry)]
+        return [entry for entry in self._engine.slots.entries.values() if entry.unit.autostart and not is_done(entry)]
 
     def with_needs(self, entries: list[Entry]) -> list[Entry]:
         """Those, the units that they depend on, and their templates: what has to run for them to run."""
-        units = self._engine.units
+        units = self._engine.slots.units
         wanted = {entry.name for entry in entries}
         needed: set[str] = set()
         queue = [name for entry in entries for name in entry.unit.depends_on]
@@ -309,18 +315,18 @@ class Commands:
         pools = {entry.unit.name for entry in entries}
         return [
             entry
-            for entry in self._engine.entries.values()
+            for entry in self._engine.slots.entries.values()
             if entry.name in wanted
             or (entry.unit.name in needed and not is_done(entry))
-            or (entry.role is Role.TEMPLATE and entry.unit.name in pools and self._engine.preloads(entry.unit))
+            or (entry.role is Role.TEMPLATE and entry.unit.name in pools and self._engine.slots.preloads(entry.unit))
         ]
 
     async def _settled(self, entries: list[Entry], *, wait: bool) -> dict[str, Any]:
         def present() -> list[Entry]:
-            return [entry for entry in entries if entry.name in self._engine.entries]
+            return [entry for entry in entries if entry.name in self._engine.slots.entries]
 
         if wait:
-            await self._engine.until(lambda: all(self._engine.settled(entry) for entry in present()))
+            await self._engine.waits.until(lambda: all(self._engine.waits.settled(entry) for entry in present()))
         ok = all(entry.slot.state is State.RUNNING or self._is_fine(entry) for entry in present())
         return {"ok": ok or not wait, "units": self._rows.of(present())}
 
@@ -330,13 +336,13 @@ class Commands:
         return (
             slot.state is State.EXITED
             or entry.dismissed
-            or self._engine.reloads.puts_away(entry)
-            or (entry.role is Role.TEMPLATE and not self._engine.preloads(entry.unit))
+            or self._engine.versions.puts_away(entry)
+            or (entry.role is Role.TEMPLATE and not self._engine.slots.preloads(entry.unit))
         )
 
     async def _restart(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
-        active = [e for e in self._engine.entries.values() if e.role not in ONE_SHOT and e.slot.state not in IDLE]
+        active = [e for e in self._engine.slots.entries.values() if e.role not in ONE_SHOT and e.slot.state not in IDLE]
         named = self._lasting(names) if names else active
         asked = self.with_needs(named)
         reloaded = self.reloading.whole(named) if params["rolling"] else {}
@@ -353,7 +359,7 @@ class Commands:
         answer = await self._settled(asked, wait=params["wait"])
         kept = [entry for pid, entry in before.items() if entry.slot.pid == pid and entry.slot.state is State.RUNNING]
         if params["wait"] and answer["ok"] and kept:  # what failed was made for this alone, and is gone again
-            raise ProtocolError(FAILED, f"{kept[0].name} is {self._engine.reason(kept[0])}", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"{kept[0].name} is {self._engine.waits.reason(kept[0])}", EXIT_FAILED)
         if not reloaded:
             return answer
         if not params["wait"]:
@@ -363,7 +369,7 @@ class Commands:
 
     async def _stop(self, params: dict[str, Any]) -> dict[str, Any]:
         names = params["names"]
-        asked = self.find(names) if names else list(self._engine.entries.values())
+        asked = self.find(names) if names else list(self._engine.slots.entries.values())
         if names:
             self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
         else:
@@ -389,7 +395,7 @@ class Commands:
         What not even SIGKILL ends is left behind: neither a command nor the host's shutdown is to wait for it.
         """
         busy = [entry for entry in entries if entry.slot.state not in IDLE]
-        graph = {unit.name: unit.depends_on for unit in self._engine.units.values()}
+        graph = {unit.name: unit.depends_on for unit in self._engine.slots.units.values()}
         above = tree.dependents(graph)
         mine: dict[str, list[Entry]] = {}
         for entry in entries:
@@ -400,15 +406,15 @@ class Commands:
                 await over[dependent].wait()
             own = mine[name]
             self._engine.stop(own)
-            await self._engine.until(lambda: all(is_over(e) or is_stuck(e) for e in own))
+            await self._engine.waits.until(lambda: all(is_over(e) or is_stuck(e) for e in own))
             over[name].set()
 
         over = {name: asyncio.Event() for name in mine}
         await asyncio.gather(*(stop_unit(name) for name in mine))
-        return [self._engine.shown(entry) for entry in busy if entry.slot.kills]
+        return [self._engine.slots.shown(entry) for entry in busy if entry.slot.kills]
 
     async def _scale(self, params: dict[str, Any]) -> dict[str, Any]:
-        unit = self._engine.units.get(params["name"])
+        unit = self._engine.slots.units.get(params["name"])
         if params["name"] in self._groups:
             raise ProtocolError(FAILED, f"{params['name']} is a group; scale its members one by one", EXIT_USAGE)
         if unit is None:
@@ -417,15 +423,15 @@ class Commands:
         count = self._wanted(unit, params["n"], params["token"])
         self._refuse_scale(unit, count)
         changed = self._engine.scale(unit, count, params["token"])
-        await self._engine.until(lambda: all(is_over(e) or is_stuck(e) for e in changed if e.dismissed))
-        return await self._settled(self._engine.of_unit(unit), wait=True)
+        await self._engine.waits.until(lambda: all(is_over(e) or is_stuck(e) for e in changed if e.dismissed))
+        return await self._settled(self._engine.slots.of_unit(unit), wait=True)
 
     def _wanted(self, unit: Unit, n: int | str, token: str) -> int:
         """`n` is how many, or as "+1" how many more; not once more, if this was asked before with the same token."""
-        present = self._engine.instances(unit)
+        present = self._engine.slots.instances(unit)
         if isinstance(n, int):
             return n
-        return present if token and self._engine.was_scaled(unit, token) else present + int(n)
+        return present if token and self._engine.slots.was_scaled(unit, token) else present + int(n)
 
     @staticmethod
     def _refuse_scale(unit: Unit, count: int) -> None:
@@ -447,7 +453,7 @@ class Commands:
         if not sent:
             raise ProtocolError(FAILED, f"nothing runs in {', '.join(params['names'])}", EXIT_FAILED)
         self._engine.signal(sent, number)
-        return {"ok": True, "signalled": [self._engine.shown(entry) for entry in sent]}
+        return {"ok": True, "signalled": [self._engine.slots.shown(entry) for entry in sent]}
 
 
 def is_done(entry: Entry) -> bool:

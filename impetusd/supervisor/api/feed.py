@@ -168,7 +168,7 @@ class Feed:
             self._add(body)
 
     def _publish_unit(self, name: str) -> None:
-        entry = self._engine.entries.get(name)
+        entry = self._engine.slots.entries.get(name)
         if entry is None or not self._rows.is_shown(entry):
             self._marks.pop(name, None)
             self._publish(stream.UNIT, name, None)
@@ -185,8 +185,8 @@ class Feed:
     def _mark(self, entry: Entry) -> tuple[object, ...]:
         """What changes when the slot's row does; the clock apart."""
         rec, engine = entry.rec, self._engine
-        state = (rec.slot, rec.tail, rec.due, rec.generation, entry.waits, engine.shown(entry))
-        return (*state, engine.held_because(entry), self._dropped(entry))
+        state = (rec.slot, rec.tail, rec.due, rec.generation, entry.waits, engine.slots.shown(entry))
+        return (*state, engine.slots.held_because(entry), self._dropped(entry))
 
     def _publish_list(self, kind: str) -> None:
         rows = self._lists[kind]()
@@ -231,7 +231,7 @@ class Feed:
     async def _look(self) -> None:
         shown = {entry.name: entry for entry in self._rows.shown()}
         changed = await self._sampler.sample(shown) if self._measured else {}
-        now = self._engine.entries
+        now = self._engine.slots.entries
         self._dirty |= {name for name in self._marks if name not in now}
         self._dirty |= {name for name, each in shown.items() if self._marks.get(name) != self._mark(each)}
         self._stale |= self._lists.keys()

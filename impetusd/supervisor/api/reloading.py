@@ -49,7 +49,7 @@ class Reloading:
             if unit.name not in known:
                 self._refuse(unit, params)
         how = {}
-        with self._engine.at_once():
+        with self._engine.rounds.at_once():
             for unit in units:
                 if unit.name in known:
                     how[unit.name] = "reload" if core.overlaps(unit) else "restart"
@@ -59,7 +59,7 @@ class Reloading:
 
     def roll(self, units: Iterable[Unit], reason: Reason) -> dict[str, str]:
         """Reload those that are not being reloaded already."""
-        with self._engine.at_once():
+        with self._engine.rounds.at_once():
             for unit in units:
                 self._refuse(unit, {"canaries": 0, "watch": None})
             return {unit.name: self._begin(unit, {"canaries": 0, "watch": None, "token": ""}, reason) for unit in units}
@@ -67,9 +67,9 @@ class Reloading:
     async def over(self, units: list[Unit], how: dict[str, str]) -> dict[str, Any]:
         """The answer, when each has come to its end."""
         engine = self._engine
-        await engine.until(lambda: all(self._is_over(unit) for unit in units))
+        await engine.waits.until(lambda: all(self._is_over(unit) for unit in units))
         told = [engine.reloads.account(unit, how[unit.name]) for unit in units]
-        entries = [entry for unit in units for entry in engine.of_unit(unit) if entry.role not in PASSING]
+        entries = [entry for unit in units for entry in engine.slots.of_unit(unit) if entry.role not in PASSING]
         return {"ok": all(each["ok"] for each in told), "reloads": told, "units": self._rows.of(entries)}
 
     def _units(self, names: list[str]) -> list[Unit]:
@@ -87,14 +87,14 @@ class Reloading:
         return units
 
     def _serving(self, unit: Unit) -> list[Entry]:
-        return [entry for entry in self._engine.of_unit(unit) if entry.role in SERVING and not entry.dismissed]
+        return [entry for entry in self._engine.slots.of_unit(unit) if entry.role in SERVING and not entry.dismissed]
 
     def _token(self, unit: Unit) -> str:
-        reload = self._engine.reloads.last(unit)
+        reload = self._engine.versions.last(unit)
         return reload.token if reload is not None else ""
 
     def _refuse(self, unit: Unit, params: dict[str, Any]) -> None:
-        reload = self._engine.reloads.active(unit)
+        reload = self._engine.versions.active(unit)
         if reload is not None:
             raise ProtocolError(
                 FAILED,
@@ -109,7 +109,7 @@ class Reloading:
 
     def _begin(self, unit: Unit, params: dict[str, Any], reason: Reason = RELOAD) -> str:
         engine = self._engine
-        entries = [entry for entry in engine.of_unit(unit) if entry.role not in PASSING and not entry.dismissed]
+        entries = [entry for entry in engine.slots.of_unit(unit) if entry.role not in PASSING and not entry.dismissed]
         if not any(entry.slot.state is State.RUNNING for entry in self._serving(unit)):
             engine.reloads.note(unit, "start", params["token"])
             for entry in entries:
@@ -134,18 +134,18 @@ class Reloading:
 
     async def _cancel(self, units: list[Unit]) -> dict[str, Any]:
         for unit in units:
-            if self._engine.reloads.active(unit) is None:
+            if self._engine.versions.active(unit) is None:
                 raise ProtocolError(FAILED, f"{unit.name} is not being reloaded", EXIT_FAILED)
         for unit in units:
             if not self._engine.reloads.cancel(unit, because("cancelled")):
                 raise ProtocolError(
                     FAILED, f"{unit.name} runs the new version already; it can no longer be rolled back", EXIT_FAILED
                 )
-        self._engine.wake()
+        self._engine.rounds.wake()
         answer = await self.over(units, dict.fromkeys((unit.name for unit in units), "cancel"))
         return {**answer, "ok": not any(reload["stuck"] for reload in answer["reloads"])}
 
     def _is_over(self, unit: Unit) -> bool:
-        entries = self._engine.of_unit(unit)
-        settled = all(self._engine.settled(entry) for entry in entries if entry.role not in PASSING)
-        return settled and self._engine.reloads.active(unit) is None and not any(entry.tail_due for entry in entries)
+        entries = self._engine.slots.of_unit(unit)
+        settled = all(self._engine.waits.settled(entry) for entry in entries if entry.role not in PASSING)
+        return settled and self._engine.versions.active(unit) is None and not any(entry.tail_due for entry in entries)

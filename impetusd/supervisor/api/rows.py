@@ -33,7 +33,7 @@ class Rows:
 
     def shown(self) -> list[Entry]:
         """The slots that `status` shows unasked: of one-shot processes only those that run."""
-        return [entry for entry in self._engine.entries.values() if self.is_shown(entry)]
+        return [entry for entry in self._engine.slots.entries.values() if self.is_shown(entry)]
 
     @staticmethod
     def is_shown(entry: Entry) -> bool:
@@ -46,11 +46,11 @@ class Rows:
 
     def row(self, entry: Entry, usage: Callable[[int], Usage] | None = None) -> dict[str, Any]:
         """One slot as it is now. `usage`: as `Stats.read`, where somebody measures anyway."""
-        slot, now, reason = entry.slot, time.monotonic(), self._engine.reason(entry)
+        slot, now, reason = entry.slot, time.monotonic(), self._engine.waits.reason(entry)
         memory, cpu = (usage or self._stats.read)(slot.pid) if slot.pid is not None else (None, None)
         dropped_bytes, dropped_lines = self._starter.dropped(entry)
         return {
-            "name": self._engine.shown(entry),
+            "name": self._engine.slots.shown(entry),
             "unit": entry.unit.name,
             "kind": entry.role.value,
             "state": slot.state.name,
@@ -65,7 +65,7 @@ class Rows:
             "last_exit": exit_row(slot.last_exit),
             "reason": str(reason),
             "cause": reason.data(),
-            "held": self._engine.held_because(entry),
+            "held": self._engine.slots.held_because(entry),
             "dropped_lines": dropped_lines,
             "dropped_bytes": dropped_bytes,
             "tail": entry.rec.tail,

@@ -22,7 +22,7 @@ class Jobs:
 
     def slots(self, unit: Unit) -> list[Entry]:
         """The slot of the process; none when it is switched off."""
-        return self._engine.of_unit(unit)
+        return self._engine.slots.of_unit(unit)
 
     def start(self, unit: Unit) -> None:
         """Have it run, once."""
@@ -38,9 +38,9 @@ class Jobs:
         (entry,) = self.slots(unit)
         self.start(unit)
         try:
-            await self._engine.until(lambda: entry.slot.state in IDLE and not entry.tail_due)
+            await self._engine.waits.until(lambda: entry.slot.state in IDLE and not entry.tail_due)
         except asyncio.CancelledError:
             self.stop(unit)
-            await self._engine.until(lambda: entry.slot.state in IDLE)
+            await self._engine.waits.until(lambda: entry.slot.state in IDLE)
             raise
         return entry.slot.last_exit or Exit(failed=not_started("start", because("shutting_down"))), entry.rec.tail

@@ -13,6 +13,7 @@ from impetusd.core.config.model import Autorestart, Config, Kind, Unit
 from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.policy import EX_CONFIG, Policy, policy_of
+from impetusd.core.rules.reload import Part
 from impetusd.supervisor.slots.record import Record
 
 IDLE = frozenset({State.STOPPED, State.EXITED, State.FATAL})
@@ -37,12 +38,24 @@ FORKING = frozenset({Role.TEMPLATE, Role.NEXT_TEMPLATE})
 ONE_SHOT = frozenset({Role.JOB, Role.CHECK})
 PASSING = frozenset({Role.NEXT_TEMPLATE, Role.NEXT, Role.LEAVING})  # no configuration asks for them
 
+# What each role is to the rules by which processes are replaced.
+PARTS = {
+    Role.TEMPLATE: Part.TEMPLATE,
+    Role.NEXT_TEMPLATE: Part.NEXT_TEMPLATE,
+    Role.WORKER: Part.SERVING,
+    Role.PROGRAM: Part.SERVING,
+    Role.NEXT: Part.NEXT,
+    Role.STANDBY: Part.PARKED,
+    Role.LEAVING: Part.LEAVING,
+}
+
 
 class Entry:
     """A slot with its configuration, its record and its timer."""
 
     __slots__ = (
         *(
+            "armed",
             "dismissed",
             "index",
             "name",
@@ -66,6 +79,7 @@ class Entry:
         self.policy = policy_for(unit, role)
         self.rec = Record()
         self.timer: asyncio.TimerHandle | None = None
+        self.armed: float | None = None  # the deadline for which that was set
         self.waits: Callable[[], Reason] | None = None  # what its start waits for
         self.secrets: tuple[str, ...] = ()  # that its process was given, if this supervisor started it
         self.tail_due = False  # the writer was asked for the tail of the last run

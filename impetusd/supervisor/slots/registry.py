@@ -1,6 +1,6 @@
 """The slots that there are: made from the configuration and from what is remembered, forgotten when nothing asks for them.
 
-What happens in them is the engine's business.
+What happens in them is the machine's business.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from types import MappingProxyType
 from typing import Any
 
 from impetusd.core.config.model import Config, Kind, Unit
-from impetusd.core.reasons import because
-from impetusd.core.rules import quarantine
-from impetusd.core.rules.lifecycle import State, Want
+from impetusd.core.reasons import NONE
+from impetusd.core.rules import places, quarantine
+from impetusd.core.rules.lifecycle import Want
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
 from impetusd.supervisor.slots.page import Page
 from impetusd.supervisor.start.starter import Starter
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})  # is remembered
 
 
 class Slots:
@@ -26,10 +28,14 @@ class Slots:
 
     def __init__(self, starter: Starter, faults: Faults) -> None:
         self._starter = starter
-        self._faults = faults
+        self.faults = faults
         self.page = Page({})
         self.held = quarantine.Held()
-        self._dirty: dict[str, Entry] = {}  # whose records have changed
+        self.forgotten: Callable[[Unit], object] = lambda _: None  # called with a unit that is no more
+        self.dirty: dict[str, Entry] = {}  # whose records have changed
+        self.by_process: dict[int, Entry] = {}  # by the shim's number of what lives in it
+        self.by_pid: dict[int, Entry] = {}
+        self.replacing: dict[str, Unit] = {}  # units in which a process is due, leaving or to come
         self._explained: set[str] = set()  # whose reasons the shim has
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
@@ -59,8 +65,8 @@ class Slots:
             self._know(unit, blobs)
             if unit.enabled:
                 for role, index in roles(unit, self.instances(unit)):
-                    self._make(unit, role, index, blobs, saved)
-                self._faults.contain(unit.name, "making its passing slots", self._make_passing, unit, blobs)
+                    self.make(unit, role, index, blobs, saved)
+                self.faults.contain(unit.name, "making its passing slots", self._make_passing, unit, blobs)
         if before is not None:
             self._make_leaving(before, blobs)
 
@@ -69,7 +75,7 @@ class Slots:
         self._facts[unit.name] = {"instances": unit.instances}
         facts = blobs.get(f"unit:{unit.name}")
         if facts:
-            self._faults.contain(unit.name, "reading what is remembered of it", self._load_facts, unit, facts)
+            self.faults.contain(unit.name, "reading what is remembered of it", self._load_facts, unit, facts)
 
     def _load_facts(self, unit: Unit, text: str) -> None:
         self._facts[unit.name] = record.load_facts(text)
@@ -86,7 +92,7 @@ class Slots:
             present = len(self.entries)
             for role, index in roles(unit, self.instances(unit)):
                 if f"slot:{slot_name(unit, role, index)}" in blobs:
-                    self._make(unit, role, index, blobs).dismissed = True
+                    self.make(unit, role, index, blobs).dismissed = True
             self._make_passing(unit, blobs)
             if len(self.entries) == present:
                 self._forget_unit(unit)
@@ -100,29 +106,31 @@ class Slots:
         if known is not None:  # it is still in the configuration, switched off
             self.units[unit.name] = known
         self._starter.put(f"unit:{unit.name}", None)
+        self.forgotten(unit)
 
-    def _make(
+    def make(
         self,
         unit: Unit,
         role: Role,
         index: int,
-        blobs: Mapping[str, str],
-        saved: Mapping[str, Any] = MappingProxyType({}),
+        blobs: Mapping[str, str] = NOTHING,
+        saved: Mapping[str, Any] = NOTHING,
     ) -> Entry:
+        """A slot, with what is remembered of it. Its place among the others is found by `sort`."""
         entry = Entry(self._at(index).units[unit.name] if unit.per_instance else unit, role, index)
         self.page.at(entry.name, "reading its record")
-        if not self._faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
-            entry.rec.slot = replace(entry.slot, state=State.FATAL, reason=because("bad_record"))
+        if not self.faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
+            entry.rec.slot = places.unreadable(entry.slot)
         self.entries[entry.name] = entry
         self._of_unit.setdefault(unit.name, []).append(entry)
         self.page.blank()
         return entry
 
-    def _unmake(self, entry: Entry) -> None:
+    def unmake(self, entry: Entry) -> None:
         """Its making has come to nothing."""
         del self.entries[entry.name]
         self._of_unit[entry.unit.name].remove(entry)
-        self._dirty.pop(entry.name, None)
+        self.dirty.pop(entry.name, None)
 
     def _remember(self, entry: Entry, blobs: Mapping[str, str], saved: Mapping[str, Any]) -> None:
         text = blobs.get(f"slot:{entry.name}")
@@ -139,17 +147,17 @@ class Slots:
             if f"{unit.name}:{rest}" in self.entries:
                 continue
             if rest.isdigit():
-                self._make(unit, serving(unit), int(rest), blobs).dismissed = True
+                self.make(unit, serving(unit), int(rest), blobs).dismissed = True
             elif rest.endswith(":leaving"):
-                self._make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
+                self.make(unit, Role.LEAVING, int(rest.partition(":")[0]), blobs)
             elif rest == "template:next":
-                self._make(unit, Role.NEXT_TEMPLATE, 0, blobs)
+                self.make(unit, Role.NEXT_TEMPLATE, 0, blobs)
             elif rest.endswith(":next"):
-                self._make(unit, Role.NEXT, int(rest.partition(":")[0]), blobs)
+                self.make(unit, Role.NEXT, int(rest.partition(":")[0]), blobs)
             elif rest == "template":
-                self._make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
+                self.make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
             elif rest.startswith("standby"):
-                self._make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
+                self.make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
 
     # What is remembered of a unit.
 
@@ -162,7 +170,7 @@ class Slots:
         known: dict[str, str] = self._facts[entry.unit.name].get("env_files", {})
         if known.get(entry.name, "") != digest:
             rest = {name: each for name, each in known.items() if name in self.entries and name != entry.name}
-            self._note(entry.unit, env_files={**rest, entry.name: digest})
+            self.note(entry.unit, env_files={**rest, entry.name: digest})
 
     def started_as(self, entry: Entry) -> str:
         """That digest; "" where it is not known."""
@@ -182,33 +190,45 @@ class Slots:
 
     def commit(self, unit: Unit, generation: int, *, afresh: bool) -> None:
         """From now on the unit is of this generation."""
-        self._note(unit, generation=generation, afresh=afresh)
+        self.note(unit, generation=generation, afresh=afresh)
 
-    def _note(self, unit: Unit, **facts: Any) -> None:
+    def runs_afresh(self, unit: Unit) -> bool:
+        """Whether its template has ended because the application starts threads at import."""
+        return bool(self._facts[unit.name].get("afresh"))
+
+    def note(self, unit: Unit, **facts: Any) -> None:
+        """Have this remembered of a unit."""
         self._facts[unit.name].update(facts)
         self._starter.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
 
     def expect(self, unit: Unit, instances: int) -> None:
         """Have the supervisor after us find so many serving slots asked for."""
-        self._note(unit, instances=instances)
+        self.note(unit, instances=instances)
 
     # One slot.
 
     def touch(self, entry: Entry) -> None:
         """Its record has changed."""
-        self._dirty[entry.name] = entry
+        self.dirty[entry.name] = entry
+
+    def end_due(self, entry: Entry) -> None:
+        """Its process is to be replaced no more."""
+        if entry.rec.due:
+            entry.rec.due, entry.rec.asked = NONE, False
+            self.touch(entry)
 
     def make_passing(self, unit: Unit, role: Role, index: int) -> Entry:
         """A slot that no configuration asks for."""
-        entry = self._make(unit, role, index, {})
+        entry = self.make(unit, role, index)
         try:
-            self._sort()
+            self.sort()
         except BaseException:
-            self._unmake(entry)
+            self.unmake(entry)
             raise
         return entry
 
-    def _sort(self) -> None:
+    def sort(self) -> None:
+        """Have all of them in the order in which they are shown."""
         order = {name: at for at, name in enumerate(self.units)}
         roles_order = list(Role)
         keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
@@ -225,7 +245,7 @@ class Slots:
         self._starter.put(f"slot:{entry.name}", None)
         self._put_reasons(entry.name, None)
         self._starter.forget_pipe(entry)
-        self._dirty.pop(entry.name, None)
+        self.dirty.pop(entry.name, None)
         if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
             self._forget_unit(entry.unit)
 
@@ -247,11 +267,12 @@ class Slots:
             return None
         return quarantine.facts(quarantine.QUARANTINED, cause)
 
-    def _write_down(self, entry: Entry) -> None:
+    def write_down(self, entry: Entry) -> None:
+        """Put its record into the round."""
         text = record.dump(entry.rec)
         self._starter.put(f"slot:{entry.name}", text)
         self._put_reasons(entry.name, record.dump_reasons(entry.rec, text))
-        self._dirty.pop(entry.name, None)
+        self.dirty.pop(entry.name, None)
 
     def _put_reasons(self, name: str, text: str | None) -> None:
         if text is not None or name in self._explained:
@@ -263,6 +284,18 @@ class Slots:
     def of_unit(self, unit: Unit) -> list[Entry]:
         """The unit's slots."""
         return list(self._of_unit.get(unit.name, ()))
+
+    def of_pid(self, pid: int) -> Entry | None:
+        """The slot whose main process is `pid`."""
+        return self.by_pid.get(pid)
+
+    def expects(self) -> bool:
+        """Whether a process was asked for whose pid is not known yet."""
+        return any(each.rec.process is not None and each.slot.pid is None for each in self.entries.values())
+
+    def is_leaving(self, unit: Unit) -> bool:
+        """Whether the configuration has it no more, or switched off."""
+        return unit.name in self._leaving
 
     def is_ready(self, unit: Unit) -> bool:
         """Whether each serving slot of the unit is up."""

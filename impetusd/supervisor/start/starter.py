@@ -320,8 +320,13 @@ class Starter:
 
     def _open_channel(self, process: int) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.keep(f"chan:{process}", ours.detach(), ours=True)
-        self.keep(f"chan:{process}:theirs", theirs.detach(), ours=False)
+        for name, sock, is_ours in ((f"chan:{process}", ours, True), (f"chan:{process}:theirs", theirs, False)):
+            fd = sock.detach()
+            try:
+                self.keep(name, fd, ours=is_ours)
+            except BaseException:
+                os.close(fd)
+                raise
 
     def put_to_work(self, process: int, name: str) -> None:
         """Have a worker accept requests as slot `name`; said twice, it is done once."""

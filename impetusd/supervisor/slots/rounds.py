@@ -1,0 +1,118 @@
+"""One inbox, run to completion: what one round has changed and asked for goes to the shim as one message, records first.
+
+So whatever moment the supervisor dies at, its successor finds either none of a round or all of it. While the inbox is run
+empty nothing else is handled, so there are no locks, and nothing is entered twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from impetusd.core.rules.lifecycle import Event, Exited, Restart, Stop
+from impetusd.supervisor.slots.entry import Entry
+
+if TYPE_CHECKING:
+    from impetusd.supervisor.slots.registry import Slots
+    from impetusd.supervisor.start.starter import Starter
+
+LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
+
+
+class Rounds:
+    """The inbox, and when a round is over."""
+
+    def __init__(self, slots: Slots, starter: Starter) -> None:
+        self._slots = slots
+        self._faults = slots.faults
+        self._starter = starter
+        self._inbox: deque[tuple[Entry, Event]] = deque()
+        self._pumping = False
+        self._gathering = False
+        # Set when all parts are made: what handles one event (it raises nothing), what keeps the record of a slot that has
+        # changed, what may go on when the inbox is empty (each may put events into it), and what is called after a round.
+        self.handle: Callable[[Entry, Event], None]
+        self.keep: Callable[[Entry], None]
+        self.steps: Iterable[Callable[[], None]]
+        self.over: Callable[[], None]
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is asked for in here goes to the shim as one round."""
+        self._pumping = True
+        try:
+            yield
+        finally:
+            self._pumping = False
+            self.wake()
+
+    @contextlib.contextmanager
+    def gather(self) -> Iterator[None]:
+        """What follows from several events is decided event by event, and goes to the shim as one message."""
+        self._gathering = True
+        try:
+            yield
+        finally:
+            self._gathering = False
+            self._flush()
+
+    def put(self, *events: tuple[Entry, Event]) -> None:
+        """Put events into the inbox, for when it is run empty next."""
+        self._inbox += events
+
+    def post(self, entry: Entry, event: Event) -> None:
+        """Put an event into the inbox and run the inbox empty, unless that is already under way."""
+        self._inbox.append((entry, event))
+        self.wake()
+
+    def wake(self) -> None:
+        """Run the inbox empty. What somebody waits for may have come, though no slot has changed; and send what was put."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._inbox or self._more():
+                while self._inbox:
+                    self.handle(*self._inbox.popleft())
+            for entry in list(self._slots.dirty.values()):
+                self._slots.page.at(entry.name, "recording it")
+                self._faults.contain(entry.name, "recording it", self.keep, entry)
+            self._slots.page.blank()
+        except Exception as error:
+            self._faults.note("the engine", "going round", error)  # which has it go round again
+        finally:
+            self._pumping = False
+        if not self._gathering:
+            self._flush()
+        self.over()
+
+    def _more(self) -> bool:
+        """Whether anything follows from what the last events have changed."""
+        if self._slots.held.whole is None:
+            for step in self.steps:
+                step()
+            self._slots.page.blank()
+        return bool(self._inbox)
+
+    def _flush(self) -> None:
+        """Send the round. What this raises before that is as if the round were not over yet: see `Starter.flush`."""
+        try:
+            self._starter.flush()
+        except Exception as error:
+            self._faults.note("the engine", "sending a round", error)
+
+    # What is in the inbox.
+
+    def concerns(self, entry: Entry) -> bool:
+        """Whether anything is to be handled for this slot."""
+        return any(each is entry for each, _ in self._inbox)
+
+    def leaves(self, entry: Entry) -> bool:
+        """Whether its process is as good as gone."""
+        return any(each is entry and isinstance(event, LEAVES) for each, event in self._inbox)
+
+    def stopping(self) -> Iterable[Entry]:
+        """Slots that are to be stopped."""
+        return [each for each, event in self._inbox if isinstance(event, Stop)]
