@@ -240,7 +240,8 @@ def test_a_table_that_ends_before_a_worker_was_forked_has_nothing_started_beside
     table.write_bytes(early)
     os.chown(table, owner.st_uid, owner.st_gid)
     said = anyone.run("start", code=1).err
-    assert "because its table does not know all of them" in said and f"(pid {later})" in said, said
+    assert "because its table does not know all of them" in said, said
+    assert f"(pid {later})" in said, said
     anyone.run("stop")
     assert all(map(dead, after.pids.values()))
     anyone.start()
