@@ -65,9 +65,11 @@ def notes(
     if noticed:
         told += [screen.paint(line, "yellow") for line in screen.wrap(plain(noticed[0]))]
         told.append(f"{screen.arrow} {noticed[1]}")
-    if answer.get("profile"):
-        told += ["", screen.paint(screen.cut(f"profile {plain(answer['profile'])}"), "dim")]
-    return told
+    below = [f"profile {plain(answer['profile'])}"] if answer.get("profile") else []
+    if gateway := answer.get("gateway"):
+        scheme = "https" if gateway["tls"] else "http"
+        below += [f"gateway {scheme}://{address}/" for address in gateway["listen"] if not address.startswith("unix:")]
+    return told + ([""] if below else []) + [screen.paint(screen.cut(plain(line)), "dim") for line in below]
 
 
 def _waiting(sentence: str) -> None:

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from impetusd.client.control import ControlError, Unanswered, refused
+from impetusd.client.inherited import Inherited
 from impetusd.core import protocol, stream
 from impetusd.core.stream import Change, Mirror
 
@@ -29,6 +30,11 @@ def at(path: str) -> Connect:
     return functools.partial(asyncio.open_unix_connection, path, limit=protocol.MAX_ANSWER)
 
 
+def through(fd: int) -> Connect:
+    """Connections over the descriptor that one of our own units inherits: see `client.inherited`."""
+    return Inherited(fd)
+
+
 class AsyncControl:
     """One supervisor after the other, behind the same socket. `server` is what the last one has stated; {} for nothing."""
 
@@ -41,12 +47,13 @@ class AsyncControl:
         method: str,
         params: Mapping[str, Any] | None = None,
         progress: Callable[[Mapping[str, Any]], None] | None = None,
+        behalf: protocol.Behalf | None = None,
     ) -> dict[str, Any]:
-        """Ask, once. ControlError with the supervisor's own sentence and exit code; Unanswered if there is no answer.
+        """Ask, once; `behalf`: for whom, over a connection of `through`. ControlError with the supervisor's own sentence and exit code; Unanswered if there is no answer.
 
         What takes as long as programs take to start or stop has no deadline here.
         """
-        line = protocol.request_line(1, method, params or {})
+        line = protocol.request_line(1, method, params or {}, behalf)
         try:
             async with asyncio.timeout(None if protocol.METHODS[method].slow else ANSWER):
                 reader, writer = await self._connect()
@@ -80,8 +87,11 @@ class AsyncControl:
         self.server = answer.server or self.server
         return answer
 
-    async def watch(self, mirror: Mirror | None = None, *, usage: bool = True) -> AsyncIterator[Change]:
-        """Each change, once `mirror` has it, for ever: over lost connections and other supervisors.
+    async def watch(
+        self, mirror: Mirror | None = None, *, usage: bool = True, heard: Callable[[], object] = lambda: None
+    ) -> AsyncGenerator[Change, None]:
+        """Each change, once `mirror` has it, for ever: over lost connections and other supervisors. `heard` is called
+        for each line that comes, those included that say only that all is as it was.
 
         A lost connection, or one that cannot be made, is one of kind "lost" with the reason as `value`, once; then comes
         "resumed", or "snapshot", whose value is whether changes may be missing. Raises ControlError for what another try
@@ -91,7 +101,7 @@ class AsyncControl:
         again, lost = FIRST_AGAIN, False
         while True:
             try:
-                async with contextlib.aclosing(self._watch_once(mirror, usage=usage)) as changes:
+                async with contextlib.aclosing(self._watch_once(mirror, heard, usage=usage)) as changes:
                     async for change in changes:
                         again, lost = FIRST_AGAIN, False
                         yield change
@@ -102,13 +112,16 @@ class AsyncControl:
                 await asyncio.sleep(again)
                 again = min(2 * again, LAST_AGAIN)
 
-    async def _watch_once(self, mirror: Mirror, *, usage: bool) -> AsyncGenerator[Change, None]:
+    async def _watch_once(
+        self, mirror: Mirror, heard: Callable[[], object], *, usage: bool
+    ) -> AsyncGenerator[Change, None]:
         reader, writer = await self._connect()
         try:
             params = {"life": mirror.life, "since": mirror.n, "usage": usage}
             writer.write(protocol.request_line(1, "watch", params))
             while True:
                 answer = await asyncio.wait_for(self._read(reader), SILENT)
+                heard()
                 change = None
                 if answer.error is not None:
                     raise refused(answer.error)

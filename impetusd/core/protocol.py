@@ -26,12 +26,16 @@ MAX_PATTERNS = 32  # of these names: each with *, ? or [ is held against every s
 MAX_NAME = 256  # characters
 MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
+MAX_SILENCE = 366 * 86400  # seconds
+MAX_REPORT = 1 << 16  # bytes of what the observer reports
 MAX_COMMAND = 1000  # characters of a command, as it is told
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
 VERSION = 1  # of this protocol; higher once a peer could misunderstand. One that states none speaks as if it were 1
 OLDEST = 1  # that is still spoken
 STATED = {"protocol": VERSION, "version": __version__}  # as "client" of a request, and as "server" of its answer
+BEHALF = "on_behalf_of"  # beside "client"; see `Behalf`
+CONNECT, TAKE, FULL = b"connect", b"take", b"full"  # of `supervisor.api.inherited`: what is asked, and the answers
 OPTIONAL = "?"  # at the end of a parameter's name: whoever does not know it may ignore it
 
 # The standard's codes, and the one for a request that was understood and did not succeed.
@@ -44,6 +48,8 @@ FAILED = -32000
 
 # Who may ask what. Each may what those before it may.
 VIEWER, OPERATOR, ADMIN = ROLES = ("viewer", "operator", "admin")
+NOBODY = "nobody"  # of a method that is for one of our own units alone
+OBSERVER = "observer"  # that unit, see core.config.gateway
 
 # What the command line exits with, as `data.exit` of an error.
 EXIT_FAILED = 1
@@ -70,12 +76,35 @@ class ProtocolError(Exception):
         self.id = id
 
 
+class Behalf:
+    """For whom one of our own units asks, and what that one may; see `supervisor.api.inherited`."""
+
+    __slots__ = ("role", "user")
+
+    def __init__(self, user: str, role: str) -> None:
+        self.user = user
+        self.role = role
+
+
 class Request:
-    """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came, monotonic."""
+    """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came, monotonic.
 
-    __slots__ = ("at", "id", "method", "params", "stated")
+    `behalf`: None where whoever asks does so for itself. `by`: the name of whoever asks, once the supervisor knows it.
+    """
 
-    def __init__(self, id: int | str, method: str, params: dict[str, Any], *, stated: bool = False) -> None:  # noqa: A002  # the protocol's own words
+    __slots__ = ("at", "behalf", "by", "id", "method", "params", "stated")
+
+    def __init__(  # the protocol's own words
+        self,
+        id: int | str,  # noqa: A002
+        method: str,
+        params: dict[str, Any],
+        *,
+        stated: bool = False,
+        behalf: Behalf | None = None,
+    ) -> None:
+        self.behalf = behalf
+        self.by = ""
         self.id = id
         self.method = method
         self.params = params
@@ -222,6 +251,24 @@ def _seconds(value: Any) -> float | None:
     return float(value)
 
 
+def _silence(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_SILENCE:
+        raise ValueError(f"a number of seconds above 0 and up to {MAX_SILENCE}")
+    return float(value)
+
+
+def _why(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_COMMAND or not all(map(str.isprintable, value)):
+        raise ValueError(f"a line of at most {MAX_COMMAND} characters")
+    return value
+
+
+def _report(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or len(json.dumps(value)) > MAX_REPORT:
+        raise ValueError(f"an object of at most {MAX_REPORT} bytes as JSON")
+    return value
+
+
 class Param:
     """One parameter: how it is checked, and its value when it is left out (`required` when it may not be)."""
 
@@ -240,9 +287,10 @@ class Method:
     `looks`: it changes nothing, so the ledger hears of it only when it is refused; whatever a viewer may is such a one.
     `slow`: the answer may take as long as programs take to start or stop; the others are answered at once.
     `secrets`: the answer has them, unhidden. So it is for the user that the daemon runs as, whatever role others have.
+    `unit`: that one of our own units may ask it too, for itself. With the role NOBODY nobody else may.
     """
 
-    __slots__ = ("idempotent", "looks", "params", "role", "secrets", "slow")
+    __slots__ = ("idempotent", "looks", "params", "role", "secrets", "slow", "unit")
 
     def __init__(
         self,
@@ -252,9 +300,11 @@ class Method:
         slow: bool,
         secrets: bool = False,
         looks: bool = False,
+        unit: str = "",
         **params: Param,
     ) -> None:
         self.role = role
+        self.unit = unit
         self.looks = looks or role == VIEWER
         self.idempotent = idempotent
         self.slow = slow
@@ -281,6 +331,7 @@ METHODS: Mapping[str, Method] = {
         idempotent=True,
         slow=True,
         looks=True,
+        unit=OBSERVER,
         name=Param(_name, required=True),
         stream=Param(_stream, "out"),
         offset=Param(_offset),
@@ -356,12 +407,29 @@ METHODS: Mapping[str, Method] = {
         names=Param(_some_names, required=True),
         signal=Param(_name, required=True),
     ),
+    # No alerts about a unit, a timer, a group, or by an alert (`name`; "": none at all) for so many seconds.
+    "silence": Method(
+        OPERATOR,
+        idempotent=False,
+        slow=False,
+        name=Param(_text, ""),
+        seconds=Param(_silence, required=True),
+        why=Param(_why, ""),
+    ),
+    "unsilence": Method(OPERATOR, idempotent=True, slow=False, id=Param(_name, required=True)),
+    # Have an alert sent, which says that it is a test. The answer comes when the observer knows what became of it.
+    "alert-test": Method(ADMIN, idempotent=False, slow=True, name=Param(_name, required=True)),
+    # What has become of alerts; published to all who watch, as it is.
+    "observer-report": Method(
+        NOBODY, idempotent=True, slow=False, looks=True, unit=OBSERVER, report=Param(_report, required=True)
+    ),
 }
 
 
-def may(role: str, method: str) -> bool:
-    """Whether a peer with `role` may ask for `method`, which exists."""
-    return ROLES.index(role) >= ROLES.index(METHODS[method].role)
+def may(role: str, method: str, unit: str = "") -> bool:
+    """Whether a peer with `role` may ask for `method`, which exists; `unit`: the one of our own that it is, for itself."""
+    known = METHODS[method]
+    return (unit != "" and unit == known.unit) or (known.role in ROLES and ROLES.index(role) >= ROLES.index(known.role))
 
 
 def check_params(method: str, params: Any) -> dict[str, Any]:
@@ -482,11 +550,22 @@ def parse_request(line: bytes) -> Request:
             raise ProtocolError(INVALID_REQUEST, f"a request may be nested {MAX_DEPTH} deep at most")
         if refused := refusal(message.get("client")):
             raise ProtocolError(INVALID_REQUEST, refused, EXIT_FAILED)
+        behalf = _behalf(message[BEHALF]) if BEHALF in message else None
         params = check_params(method, message.get("params", {}))
     except ProtocolError as error:
         error.id = id_
         raise
-    return Request(id_, method, params, stated="client" in message)
+    return Request(id_, method, params, stated="client" in message, behalf=behalf)
+
+
+def _behalf(value: Any) -> Behalf:
+    form = f'{BEHALF} is {{"user": a name of at most {MAX_NAME} characters, "role": one of {", ".join(ROLES)}}}'
+    if not isinstance(value, dict) or value.keys() != {"user", "role"}:
+        raise ProtocolError(INVALID_REQUEST, form)
+    user, role = value["user"], value["role"]
+    if not isinstance(user, str) or not user.isprintable() or not 0 < len(user) <= MAX_NAME or role not in ROLES:
+        raise ProtocolError(INVALID_REQUEST, form)
+    return Behalf(user, role)
 
 
 def refusal(client: Any) -> str:
@@ -542,11 +621,17 @@ def progress_line(name: str, state: str, reason: str) -> bytes:
 # --- The client's side ---
 
 
-def request_line(id: int | str, method: str, params: Mapping[str, Any]) -> bytes:  # noqa: A002  # the protocol's own words
+def request_line(
+    id: int | str,  # noqa: A002  # the protocol's own words
+    method: str,
+    params: Mapping[str, Any],
+    behalf: Behalf | None = None,
+) -> bytes:
     """A request. ProtocolError if the method or a parameter is wrong, so a mistake is told without asking anybody."""
     check_params(method, params)
+    more = {} if behalf is None else {BEHALF: {"user": behalf.user, "role": behalf.role}}
     try:
-        return encode({"jsonrpc": "2.0", "id": id, "client": STATED, "method": method, "params": params})
+        return encode({"jsonrpc": "2.0", "id": id, "client": STATED, **more, "method": method, "params": params})
     except ValueError as error:
         raise ProtocolError(INVALID_PARAMS, f"{method}: too many names: {error}") from None
 

@@ -362,6 +362,7 @@ STAGES = {
     "look_up": "asking the host",
     "node": "loading impetusd's part into Node",
     "socket_owner": "looking up the owner of its socket",
+    "own_folder": "making its folder {what}",
     "listen_host": "looking up the address that it listens on",
     "env_file": "reading env_file {what}",
     "increment_var": "adding the instance's number to {what}",
@@ -398,6 +399,7 @@ KEYS: dict[str, Kind] = {
         "name path",
         "{name} cannot read it, because {path} is closed to others; install impetusd elsewhere, or set node = no",
     ),
+    "no_way": Kind("name path", "{name} cannot get there, because {path} is closed to others; run: chmod o+x {path}"),
     "not_set": Kind("name", "{name} is not set"),
     "no_number": Kind("name", "{name} is not a whole number"),
     "untrusted": Kind("what fix", "{what}, and LD_PRELOAD in it would be code of theirs; {fix}"),
@@ -552,6 +554,9 @@ KEYS: dict[str, Kind] = {
     "logs_lost": Kind("files cause lines where", "{where}", _log_lost),
     "mistake": Kind("source stage cause count ago_s", _mistake, "{source}"),
     "shim": Kind("what text", "{text}"),
+    "undelivered": Kind(
+        "count", lambda f: f"{f['count']} alert{'s' * (f['count'] != 1)} could not be delivered so far"
+    ),
     "disabled": Kind("name", "{name} is disabled; impetusd enable {name}"),
     "timer_failed": Kind("name ago_s cause again_s", _timer_failed),
 }

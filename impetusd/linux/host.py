@@ -5,9 +5,12 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import stat
+import sys
 from importlib.util import find_spec
 from typing import NamedTuple
 
+import impetusd
 from impetusd.core.access import Person
 from impetusd.core.config.model import Access, Host, number_of
 from impetusd.core.protocol import ADMIN, OPERATOR, VIEWER
@@ -21,7 +24,20 @@ def this_host() -> Host:
         user_exists=_user_exists,
         group_exists=_group_exists,
         has_watch=find_spec("watchfiles") is not None,
+        closed=closed_to_others(sys.executable) or closed_to_others(impetusd.__file__),
     )
+
+
+def closed_to_others(path: str, needed: int = stat.S_IROTH) -> str:
+    """What on the way to a file users without rights of their own may not enter, or of itself not what is `needed`; "" for
+    nothing. Raises OSError.
+    """
+    path = os.path.realpath(path)
+    while path != "/":
+        if not os.stat(path).st_mode & needed:
+            return path
+        path, needed = os.path.dirname(path), stat.S_IXOTH
+    return ""
 
 
 def user_name(uid: int) -> str:

@@ -23,6 +23,7 @@ from impetusd import traces
 from impetusd.client import instance
 from impetusd.core import access, redact
 from impetusd.core import stream as watching
+from impetusd.core.config.gateway import GATEWAY, OBSERVER
 from impetusd.core.config.location import Paths
 from impetusd.core.config.model import Access, Config, Health, LogAccess, Unit
 from impetusd.core.config.problem import ConfigError
@@ -39,7 +40,8 @@ from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, INFO, WARNING, is_journal
 from impetusd.linux.watch import watch
 from impetusd.supervisor import custody, lifeline
-from impetusd.supervisor.api import audit
+from impetusd.supervisor.api import alerting, audit
+from impetusd.supervisor.api.alerting import Alerting
 from impetusd.supervisor.api.applying import (
     BEFORE,
     CONFIG,
@@ -55,6 +57,7 @@ from impetusd.supervisor.api.control import ControlServer, Peer
 from impetusd.supervisor.api.environments import Environments
 from impetusd.supervisor.api.events import Events
 from impetusd.supervisor.api.feed import Feed
+from impetusd.supervisor.api.inherited import Inherited
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.surroundings import Surroundings
@@ -155,6 +158,7 @@ class Daemon:
         keep_file(self._paths.state_dir, self._file, self._warn)
         keep_profile(self._paths.state_dir, self._configuration.profile, self._warn)
         self._bind_notify()
+        self._inherit()
         self._adopt(self._link.table)
         self._tell_held()
         for unit in self._engine.slots.units.values():
@@ -169,6 +173,7 @@ class Daemon:
         audited = audit.Audit(self._command_given, self._count_later)
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, audited)
         self._control.faults = self._faults
+        self._inherited.listen()
         attend = self._faults.attend
         self._giving = asyncio.create_task(attend("log files", "giving them to who may read them", self._give_logs))
         await self._know_people(PEOPLE_WITHIN)
@@ -420,6 +425,13 @@ class Daemon:
             starter.log_files,
             self._paths.log_file,
         )
+        self._alerting = Alerting(
+            [alert.name for alert in configuration.alerts.values() if alert.values["enabled"]],
+            lambda: {*engine.slots.units, *configuration.timers, *configuration.groups},
+            runs=lambda: any(e.is_up for e in engine.slots.entries.values() if e.unit.name == OBSERVER),
+            changed=lambda: self._feed.stale(watching.DAEMON),
+            keep=lambda text: self._put(alerting.BLOB, text),
+        )
         self._commands = Commands(
             engine,
             starter,
@@ -446,6 +458,10 @@ class Daemon:
                 "disable": self._applying.disable,
                 "enable": self._applying.enable,
                 "upgrade": self._upgrading.upgrade,
+                "silence": self._alerting.silence,
+                "unsilence": self._alerting.unsilence,
+                "alert-test": self._alerting.test,
+                "observer-report": self._alerting.report,
             },
             attention=lambda: [
                 *self._checks.attention(),
@@ -459,7 +475,9 @@ class Daemon:
                 *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
                 *self._applying.attention(time.time()),
                 *self._faults.attention(),
+                *self._alerting.attention(),
             ],
+            more=self._of_gateway,
             held=self._held_whole,
             awaited=self._applying.awaited,
             behind=self._applying.behind,
@@ -485,6 +503,19 @@ class Daemon:
             lambda: status_of(engine.slots.entries.values(), engine.slots.shown, engine.waits.reason),
         )
         self._upstream.faults = self._faults
+
+    def _of_gateway(self) -> dict[str, Any]:
+        """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
+        told: dict[str, Any] = {}
+        gateway, observer = (self._engine.slots.units.get(name) for name in (GATEWAY, OBSERVER))
+        if gateway is not None and gateway.made is not None and gateway.enabled:
+            told["gateway"] = {
+                "listen": self._starter.addresses(gateway),
+                "tls": bool(gateway.made.settings["tls_cert"][0]),
+            }
+        if observer is not None and observer.made is not None and observer.enabled:
+            told["alerts"] = self._alerting.row()
+        return told
 
     def _held_whole(self) -> dict[str, Any] | None:
         cause = self._engine.slots.held.whole
@@ -525,6 +556,10 @@ class Daemon:
             self._starter.put(f"timer:{name}", text)
         if "checks" in blobs:
             contain("health checks", "reading what is remembered", self._checks.load, blobs["checks"])
+        silences = json.dumps(saved.get(alerting.BLOB, [])) if first else blobs.get(alerting.BLOB, "[]")
+        contain("silences", "reading what is remembered", self._alerting.load, silences)
+        if first:
+            self._starter.put(alerting.BLOB, silences)
         if "memory" in blobs:
             contain("memory ceilings", "reading what is remembered", self._memory.load, blobs["memory"])
 
@@ -576,7 +611,8 @@ class Daemon:
 
     def _lasting(self) -> dict[str, Any]:
         slots = {e.name: record.durable(e.rec) for e in self._engine.slots.entries.values() if e.role not in PASSING}
-        return {"slots": slots, "timers": self._timers.dump()}
+        silences = self._alerting.silences()
+        return {"slots": slots, "timers": self._timers.dump(), **({alerting.BLOB: silences} if silences else {})}
 
     def _notify_upstream(self, text: str) -> None:
         self._link.send([{"op": "notify", "text": redact.text(text)}])
@@ -664,6 +700,18 @@ class Daemon:
         self._starter.notify_address = self._notify_sockets.address
         known = {entry.unit.name for entry in engine.slots.entries.values()}
         self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
+
+    def _inherit(self) -> None:
+        """What our own units ask over; answered once the control socket is made."""
+        self._inherited = Inherited(
+            self._starter,
+            lambda sock, peer: self._control.serve(sock, peer),  # noqa: PLW0108  # it is made below
+            lambda unit: self._control.count(unit),  # noqa: PLW0108
+        )
+        self._inherited.faults = self._faults
+        self._open.callback(self._inherited.close)
+        gateway = self._configuration.at(0).gateway
+        self._inherited.resume(list(self._link.fds), self._engine.slots.units.values(), gateway)
 
     async def _open_control(self, *, watched: bool = False, failed: bool = False) -> None:
         """Answer on the control socket. While it cannot be made, what runs goes on, and it is tried again."""

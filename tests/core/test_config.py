@@ -580,7 +580,7 @@ class TestProblems:
         ("text", "line", "says"),
         [
             # sections
-            ("[worker:web]", 1, "unknown section [worker:web]; there are [impetusd], [include], [pool:NAME]"),
+            ("[worker:web]", 1, "unknown section [worker:web]; there are [impetusd], [pool:NAME], [program:NAME]"),
             ("[timers:x]", 1, "unknown section [timers:x]; did you mean [timer:x]?"),
             ("[progam:db]", 1, "unknown section [progam:db]; did you mean [program:db]?"),
             ("[impetusd:x]", 1, "[impetusd:x]: this section takes no name; write [impetusd]"),

@@ -101,6 +101,62 @@ def test_the_effect_of_each_key(section, key):
     assert [each.name for each in change.keys] == ([] if key == "enabled" else [key])
 
 
+# [gateway] and [alert:NAME] are no units: the units that they make are told all that they say when they start.
+OF_GATEWAY = {
+    "listen": "127.0.0.1:1", "socket": "run/gateway.sock", "tls_cert": "ops.pem", "tls_key": "ops.key", "behind_proxy": "yes",
+    "hosts": "ops.example.com", "url": "https://ops.example.com/", "ceiling": "admin", "metrics": "open", "xmlrpc": "127.0.0.1:2",
+    "user": "impetusd",
+}  # fmt: skip
+OF_ALERT = {
+    "type": "json", "url": "https://ntfy.sh/y", "to": "a@example.com", "from": "b@example.com", "smtp": "mail:25",
+    "smtp_user": "u", "smtp_password": "p", "command": "page", "events": "fatal", "units": "web", "for": "1m", "repeat": "1h",
+    "heartbeat": "https://hc-ping.com/x", "heartbeat_every": "2m",
+}  # fmt: skip
+NEEDED = {
+    "tls_cert": "tls_key = ops.key", "tls_key": "tls_cert = ops.pem", "behind_proxy": "hosts = ops.example.com",
+    "from": "to = a@example.com", "smtp": "to = a@example.com", "smtp_user": "smtp_password = p\nto = a@example.com",
+    "smtp_password": "smtp_user = u\nto = a@example.com", "heartbeat_every": "heartbeat = https://hc-ping.com/x",
+}  # fmt: skip
+# What the observer is told of [gateway], too.
+OF_BOTH = {"listen", "user", "url"}
+
+
+def effects_of(old, new):
+    """(kind, name, effect, keys) of each change."""
+    old, new = (parser.parse(TEXT + text, "/srv/impetusd.ini", {}, HOST) for text in (old, new))
+    found = plan.plan(lambda _: old, lambda _: new, lambda _: 1)
+    return [(each.kind, each.name, each.effect.value, {key.name for key in each.keys}) for each in found]
+
+
+@pytest.mark.parametrize("key", [key for key in schema.keys_of(schema.GATEWAY) if key != "enabled"])
+def test_the_effect_of_each_key_of_the_gateway(key):
+    found = effects_of("[gateway]\n", f"[gateway]\n{key} = {OF_GATEWAY[key]}\n{NEEDED.get(key, '')}\n")
+    of_gateway = next(each for each in found if each[1] == "gateway")
+    assert (of_gateway[:2], of_gateway[2]) == (("pool", "gateway"), "reload")
+    assert key in of_gateway[3]
+    # Its default address goes where it has a socket.
+    assert {each[1] for each in found} == {"gateway", *(["observer"] if key in {*OF_BOTH, "socket"} else [])}
+
+
+@pytest.mark.parametrize("key", [key for key in schema.keys_of(schema.ALERT) if key != "enabled"])
+def test_the_effect_of_each_key_of_an_alert(key):
+    own = f"{NEEDED.get(key, '')}\n"
+    reaches = "" if key in {"to", "command"} or "to =" in own else "url = https://ntfy.sh/x\n"
+    before = f"[alert:ops]\n{reaches or 'to = b@example.com'}\n"
+    after = f"[alert:ops]\n{'' if key == 'url' else reaches}{key} = {OF_ALERT[key]}\n{own}"
+    ((kind, name, effect, keys),) = effects_of(before, after)
+    assert (kind, name, effect) == ("program", "observer", "restart")
+    assert f"alert:ops {key}" in keys
+
+
+@pytest.mark.parametrize("section", ["[gateway]\n", "[alert:ops]\nurl = https://ntfy.sh/x\n"])
+def test_without_a_section_or_with_it_switched_off_there_is_no_unit(section):
+    added = {each[1:3] for each in effects_of("", section)}
+    assert added == {("observer", "added"), *([("gateway", "added")] if "gateway" in section else [])}
+    assert effects_of("", f"{section}enabled = no\n") == []
+    assert {each[2] for each in effects_of(section, f"{section}enabled = no\n")} == {"removed"}
+
+
 def test_a_variable_is_given_to_a_process_when_it_starts():
     old = parser.parse(TEXT, "/srv/impetusd.ini", {}, HOST)
     new = parser.parse(TEXT + "[env:web]\nA = b\n[env:db]\nA = b\n[env:tidy]\nA = b\n", "/srv/impetusd.ini", {}, HOST)

@@ -62,6 +62,12 @@ MAY = {
         *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
         *("impetusd.probe", "impetusd.traces"),
     ),
+    # Both are clients of the supervisor; the gateway reads what the observer writes.
+    "impetusd.gateway": (
+        *("impetusd.gateway", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.observer"),
+        *("impetusd.interop", "impetusd.worker.draining"),
+    ),
+    "impetusd.observer": ("impetusd.observer", "impetusd.client", "impetusd.core", "impetusd.files"),
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.worker.alone": (),
     "impetusd.postgres": ("impetusd.postgres",),
@@ -203,4 +209,4 @@ def test_what_is_not_allowed_is_found():
     assert broken({"impetusd.shim.spawn"}, MAY["impetusd.supervisor"]) == {"impetusd.shim.spawn"}
     assert broken({"impetusd.corex"}, MAY["impetusd.core.config"]) == {"impetusd.corex"}
     assert rule("impetusd.linux.host") == MAY["impetusd.linux.host"]
-    assert rule("impetusd.gateway.http") is None
+    assert rule("impetusd.nowhere.http") is None

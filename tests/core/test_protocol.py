@@ -40,6 +40,10 @@ GOOD_PARAMS = {
     "exec": {"name": "web", "command": ["env", "-0"]},
     "upgrade": {"token": "1f"},
     "signal": {"names": ["web"], "signal": "HUP"},
+    "silence": {"name": "web", "seconds": 3600.0, "why": "maintenance"},
+    "unsilence": {"id": "1"},
+    "alert-test": {"name": "ops"},
+    "observer-report": {"report": {"undelivered": 0}},
 }
 
 
@@ -66,6 +70,8 @@ def test_only_what_acts_anew_each_time_is_not_idempotent():
     assert {name for name, method in protocol.METHODS.items() if not method.idempotent} == {
         "restart",
         "signal",
+        "silence",
+        "alert-test",
         "trigger",
     }
 

@@ -308,6 +308,7 @@ class TestTable:
         fields["timer"] |= fields["program"]  # of its job
         fields["health"] |= {"exec", *agreement.OF_EXEC}
         fields |= {"group": {"members"}, "include": {"files"}}
+        fields |= {section: {*schema.keys_of(section)} for section in (schema.GATEWAY, schema.ALERT)}  # kept by name
         assert all(key.name in fields[section] for section in key.sections)
 
     def test_where_there_is_no_default_there_is_an_example(self, key):
@@ -317,7 +318,7 @@ class TestTable:
 @pytest.mark.parametrize(
     ("of", "others"),
     [
-        (Unit, {"name", "kind", "where", "env", "instances_max", "per_instance", "rules"}),
+        (Unit, {"name", "kind", "where", "env", "instances_max", "per_instance", "rules", "made"}),
         (Timer, {"name", "where", "unit"}),
         (Health, {"name", "where", "unit"}),
     ],
@@ -328,12 +329,16 @@ def test_every_field_is_a_key_or_comes_from_the_section(of, others):
 
 
 def test_no_key_is_there_twice_for_a_section():
-    for kind in (schema.IMPETUSD, *(kind.value for kind in Kind)):
+    for kind in schema.SECTIONS:
         assert len(schema.keys_of(kind)) == sum(kind in key.sections for key in schema.KEYS)
 
 
 HEADER = re.compile(r";?\[(\w+)(:\w+)?]$")
-OPTIONAL = {"group": ";[group:shop]", "include": ";[include]"}  # sections that are commented out
+OPTIONAL = {
+    "group": ";[group:shop]",
+    "include": ";[include]",
+    "alert": ";[alert:ops]",
+}  # sections that are commented out
 # What the sample sets, so that the default below it is not in force.
 LIVE = {("pool", "instances"), ("program", "wait_ready"), ("pool", "kill_signal"), ("pool", "enabled")}
 LIVE |= {("health", "interval"), ("health", "action"), ("timer", "timeout")}
@@ -343,7 +348,17 @@ TOGETHER = {
     "timezone": ("cron_restart = @daily",),
     "watch_ignore": ("watch = src",),
     "ca_file": ("http = https://127.0.0.1/",),
+    "tls_cert": ("tls_key = ops.key",),
+    "tls_key": ("tls_cert = ops.pem",),
+    "behind_proxy": ("hosts = ops.example.com",),
+    "from": ("to = ops@example.com",),
+    "smtp": ("to = ops@example.com",),
+    "smtp_user": ("smtp_password = x", "to = ops@example.com"),
+    "smtp_password": ("smtp_user = x", "to = ops@example.com"),
+    "heartbeat_every": ("heartbeat = https://hc-ping.com/x",),
 }
+# Of an alert: what it needs besides, unless the key is that itself.
+REACHES = ("url = https://hooks.slack.com/x",)
 ALONE = {"tcp": {"http"}, "exec": {"http"}, "every": {"cron"}, "ready": {"wait_ready"}}
 
 
@@ -410,6 +425,8 @@ class TestSample:
     )
     def test_removing_its_semicolon_sets_it(self, section, name, line):
         wanted = [line[1:], *TOGETHER.get(name, ())]
+        if section == "alert" and not any(each.startswith(("url", "to ", "command", "heartbeat ")) for each in wanted):
+            wanted += REACHES
         names = {each.partition("=")[0].strip() for each in wanted} | ALONE.get(name, set())
         lines, here = [], ""
         for each in sample.sample().splitlines():
@@ -424,10 +441,11 @@ class TestSample:
         parser.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
 
     def test_what_it_shows_as_defaults_are_the_defaults(self):
-        before = parser.parse(sample.sample(), "/srv/impetusd.ini", {}, HOST)
+        text = sample.sample().replace(OPTIONAL["alert"], f"[alert:ops]\n{REACHES[0]}")
+        before = parser.parse(text, "/srv/impetusd.ini", {}, HOST)
         defaults = {(key.sections[0], key.name) for key in schema.KEYS if key.default}
         shown = {line for section, name, line in keys_in(sample.sample()) if (section, name) in defaults - LIVE}
-        lines = [line[1:] if line in shown else line for line in sample.sample().splitlines()]
+        lines = [line[1:] if line in shown else line for line in text.splitlines()]
         after = parser.parse("\n".join(lines), "/srv/impetusd.ini", {}, HOST)
         assert after.paths == before.paths
         for name, unit in before.units.items():

@@ -39,7 +39,7 @@ def test_all_groups_of_a_peer_are_known_however_many(count):
         os.setuid(61001)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            peer = Peer(ours)
+            peer = Peer.of(ours)
             return (peer.uid, peer.gid, peer.groups) == (61001, 61002, {61002, *groups})
 
     in_child(body)

@@ -210,14 +210,14 @@ class TestTheAudit:
     def test_a_record_is_bounded_and_refusals_are_counted(self):
         records, due = [], []
         given = Audit(records.append, lambda seconds, act: due.append((seconds, act)))
-        viewer = SimpleNamespace(uid=BOB, gid=BOB, pid=os.getpid(), role="viewer")
+        viewer = SimpleNamespace(uid=BOB, who=BOB, via="", gid=BOB, pid=os.getpid(), role="viewer")
         request = Request(1, "stop", {"names": [f"name{n}" for n in range(9800)]})
         for _ in range(1000):
             given(viewer, request, "refused", "x" * 5000)
         assert len(records) == MOST_REFUSED
         assert all(len(json.dumps(record)) < 2500 for record in records)
         assert (len(records[0]["names"]), records[0]["more"]) == (MOST_NAMES, 9800 - MOST_NAMES)
-        given(SimpleNamespace(uid=0, gid=0, pid=os.getpid(), role="admin"), request, "failed", "no")
+        given(SimpleNamespace(uid=0, who=0, via="", gid=0, pid=os.getpid(), role="admin"), request, "failed", "no")
         assert records[-1]["uid"] == 0
         ((seconds, act),) = due
         assert seconds == audit.MINUTE
@@ -229,7 +229,7 @@ class TestTheAudit:
     def test_what_is_done_is_always_written_down(self):
         records = []
         given = Audit(records.append, lambda *_: None)
-        operator = SimpleNamespace(uid=BOB, gid=BOB, pid=os.getpid(), role="operator")
+        operator = SimpleNamespace(uid=BOB, who=BOB, via="", gid=BOB, pid=os.getpid(), role="operator")
         for _ in range(100):
             given(operator, Request(1, "restart", {"names": ["web"]}), "done", "")
             given(operator, Request(1, "restart", {"names": ["wbe"]}), "failed", "no unit 'wbe'")

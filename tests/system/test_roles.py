@@ -37,6 +37,10 @@ PARAMS: dict[str, dict[str, object]] = {
     "enable": {"names": ["q"]},
     "env": {"name": "p"},
     "exec": {"name": "p", "command": ["id"]},
+    "silence": {"seconds": 1},
+    "unsilence": {"id": "7"},
+    "alert-test": {"name": "q"},
+    "observer-report": {"report": {}},
 }
 TAKES = re.compile("takes the (role|user that)")
 # Asks, as another user, for each method on a connection of its own; prints what was answered.

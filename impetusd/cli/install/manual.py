@@ -64,16 +64,7 @@ its env, ${INSTANCE} is the number of the instance, from 0 on.
 `impetusd check` tells every mistake with its line; with one in it the file changes nothing. `impetusd plan` shows what it
 would change in what runs, `impetusd apply` does it. `impetusd init` writes a file to begin with.
 """
-SECTIONS = {
-    schema.IMPETUSD: "impetusd itself. Needs to be there only where a key of it is set.",
-    schema.POOL: "Workers that serve an application (aiohttp, ASGI or WSGI) on shared sockets.",
-    schema.PROGRAM: "Any command that stays in the foreground.",
-    schema.TIMER: "A command that runs at its times, and ends.",
-    schema.HEALTH: "What is asked of a unit, and what follows when it is not well.",
-    schema.GROUP: "A name for several units, which stands for all of them in every command. No unit or timer has the same.",
-    schema.INCLUDE: "Other files, read as if they stood here. A section is in one of them only. Started as root, impetusd "
-    "refuses a file that others than root and the owner of this one may write.",
-}
+SECTIONS = schema.SECTIONS
 ENV = (
     "What the unit NAME has in its environment. Each key is a variable. Besides, it has PATH, HOME, USER, LOGNAME, "
     "SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR of impetusd, with `user` those of the user; what "
@@ -115,6 +106,13 @@ VALUES = {
     "URL or path": "http://HOST:PORT/path, or /path alone.",
     "status codes": "Numbers and ranges, as in 200-299, 404.",
     "headers": "Name: value, each on a line of its own.",
+    "address or socket": "HOST:PORT, [IPV6]:PORT or unix:PATH; one of them.",
+    "socket": "The path of a unix socket, which mode=0660 and owner=USER:GROUP may follow.",
+    "URL": "http:// or https://, a host, and a path.",
+    "host names": "Separated by commas or blanks.",
+    "events": "Words that are named with the key, separated by commas or blanks.",
+    "mail address": "NAME@HOST.",
+    "mail addresses": "The same, separated by commas or blanks.",
 }
 EXAMPLE = """\
 [pool:web]
@@ -251,8 +249,8 @@ def _ini_file() -> Iterator[str]:
     yield ".SH SECTIONS\n"
     for section, meaning in SECTIONS.items():
         names = ", ".join(dict.fromkeys(key.name for key in schema.KEYS if section in key.sections))
-        yield f".TP\n{bold(header(section))}{prose(meaning)}.IP\n{prose(f'Keys: {names}.')}"
-    yield listed([(header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)])
+        yield f".TP\n{bold(schema.header(section))}{prose(meaning)}.IP\n{prose(f'Keys: {names}.')}"
+    yield listed([(schema.header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)])
     yield ".SH KEYS\n" + prose("What kind of value each takes stands behind it, and is explained below.")
     for group in dict.fromkeys(key.group for key in schema.KEYS):
         yield f'.SS "{quoted(group)}"\n'
@@ -268,12 +266,7 @@ def _key(key: schema.Key) -> str:
     term = f".TP\n\\fB{quoted(key.name)}\\fR = \\fI{quoted(key.value.name)}\\fR\n"
     more = f"Default: {key.default}. " if key.default else ""
     more += f"Example: {key.example}. " if key.example else ""
-    return f"{term}{prose(key.doc)}.IP\n{prose(more + 'In ' + ', '.join(map(header, key.sections)) + '.')}"
-
-
-def header(section: str) -> str:
-    """As it stands in the file."""
-    return f"[{section}]" if section in {schema.IMPETUSD, schema.INCLUDE} else f"[{section}:NAME]"
+    return f"{term}{prose(key.doc)}.IP\n{prose(more + 'In ' + ', '.join(map(schema.header, key.sections)) + '.')}"
 
 
 def pages() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 from impetusd.core import units
 from impetusd.core.config import ini, schema
 from impetusd.core.config import node as nodes
@@ -10,10 +12,11 @@ from impetusd.core.config.reading import place, size
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and every command that starts something comes by here
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from impetusd.core.config.ini import Section
+    from impetusd.core.config.model import Listen
     from impetusd.core.config.reading import Values
 
 # Keys that mean nothing unless one of others is set.
@@ -26,6 +29,13 @@ COMPANIONS = {
     "log_compress": ("log_max_size", "log_max_age"),
     "retry_delay": ("retries",),
     "node": ("listen",),
+    "tls_cert": ("tls_key",),
+    "tls_key": ("tls_cert",),
+    "from": ("to",),
+    "smtp": ("to",),
+    "smtp_user": ("smtp_password",),
+    "smtp_password": ("smtp_user",),
+    "heartbeat_every": ("heartbeat",),
 }
 # Keys of a pool that are for some protocols only.
 OF_PROTOCOLS = {"threads": ("wsgi",), "root_path": ("asgi", "wsgi")}
@@ -36,7 +46,8 @@ OF_EXEC = frozenset(
 )
 # Set by impetusd for each process; what an [env:…] put there would be lost.
 OWN_VARIABLES = frozenset({
-    "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_NAME", "IMPETUSD_NODE", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
+    "IMPETUSD_CHANNEL", "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_GATEWAY", "IMPETUSD_NAME", "IMPETUSD_NODE",
+    "IMPETUSD_OBSERVER", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
     "INSTANCE", "INVOCATION_ID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET",
     "WATCHDOG_PID", "WATCHDOG_USEC",
 })  # fmt: skip
@@ -54,10 +65,10 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
     oneshot(reading, section, values)
     if kind is Kind.PROGRAM:
         node(reading, section, values)
-    companions(reading, section, kind, values, faulty)
+    companions(reading, section, kind.value, values, faulty)
     timeouts(reading, section, kind, values, faulty)
-    listening(reading, section, values)
-    owners(reading, section, values)
+    listening(reading, section, values["listen"])
+    owners(reading, section, values["listen"])
     if values["watch"] and not reading.host.has_watch:
         text = "watch needs the package watchfiles, which is not installed; run: pip install 'impetusd[watch]'"
         reading.problem(place(section, "watch"), text)
@@ -109,12 +120,12 @@ def node(reading: Values, section: Section, values: dict[str, Any]) -> None:
         reading.problem(place(section, "ready"), text)
 
 
-def companions(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
-    keys = schema.keys_of(kind.value)
+def companions(reading: Values, section: Section, kind: str, values: dict[str, Any], faulty: set[str]) -> None:
+    keys = schema.keys_of(kind)
     for name, others in COMPANIONS.items():
         if name not in keys or name not in section.entries or name in faulty:
             continue
-        if values[name] == reading.default(kind.value, keys[name]):
+        if values[name] == reading.default(kind, keys[name]):
             continue
         known = [other for other in others if other in keys]
         if not any(values[other] or other in faulty for other in known):
@@ -203,19 +214,19 @@ def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
             reading.problem(place(section, key), text)
 
 
-def owners(reading: Values, section: Section, values: dict[str, Any]) -> None:
-    """Whose the unix sockets of `listen` are to be."""
-    for address in values.get("listen", ()):
+def owners(reading: Values, section: Section, addresses: Iterable[Listen], key: str = "listen") -> None:
+    """Whose the unix sockets among `addresses` are to be."""
+    for address in addresses:
         user, _, group = address.owner.partition(":")
-        at, host = place(section, "listen"), reading.host
+        at, host = place(section, key), reading.host
         if user and host.euid != 0:
             text = (
                 f"owner={ini.brief(address.owner)} needs impetusd to run as root; remove it, or start impetusd as root"
             )
-            reading.problem(at, f"listen: {text}")
+            reading.problem(at, f"{key}: {text}")
         for what, name, exists in (("user", user, host.user_exists), ("group", group, host.group_exists)):
             if name and (host.euid == 0 or what == "group") and not exists(name):
-                reading.problem(at, f"listen: this host has no {what} {ini.brief(name)}; create it, or write another")
+                reading.problem(at, f"{key}: this host has no {what} {ini.brief(name)}; create it, or write another")
 
 
 def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
@@ -232,19 +243,24 @@ def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, An
         reading.problem(place(section, most, first), text)
 
 
-def listening(reading: Values, section: Section, values: dict[str, Any]) -> None:
-    for address in values["listen"]:
+def listening(reading: Values, section: Section, addresses: Iterable[Listen], key: str = "listen") -> None:
+    for address in addresses:
         if reading.rules > 1 and address.path.rpartition("/")[2].startswith("@"):
             text = (
                 "anybody could connect to a socket in the abstract namespace, so there are none; write a path without @"
             )
-            reading.problem(place(section, "listen"), f"listen = {ini.brief(str(address), 120)}: {text}")
+            reading.problem(place(section, key), f"{key} = {ini.brief(str(address), 120)}: {text}")
         if size(address.path) > schema.UNIX_PATH_BYTES:
             text = (
-                f"listen = {ini.brief(str(address), 120)}: the path is {size(address.path)} bytes long, a socket's may have"
-                f" {schema.UNIX_PATH_BYTES}; set listen to a shorter one, like unix:${{RUN_DIR}}/{section.name.rpartition(':')[2]}.sock"
+                f"{key} = {ini.brief(str(address), 120)}: the path is {size(address.path)} bytes long, a socket's may have"
+                f" {schema.UNIX_PATH_BYTES}; set {key} to a shorter one, like unix:${{RUN_DIR}}/{section.name.rpartition(':')[2]}.sock"
             )
-            reading.problem(place(section, "listen"), text)
+            reading.problem(place(section, key), text)
+
+
+def matches(pattern: str, names: Iterable[str]) -> bool:
+    """Whether it is one of the names, or matches one."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def is_number(text: str) -> bool:

@@ -32,6 +32,8 @@ def health(check: Health) -> dict[str, str | list[str]]:
 def keys(each: Unit | Timer | Health) -> dict[str, tuple[Any, str]]:
     """Each key that its section takes: the value, and how one would write it, without what looks secret."""
     unit = each if isinstance(each, Unit) else each.unit
+    if unit is not None and unit.made is not None:
+        return dict(unit.made.settings)
     kind = each.kind if isinstance(each, Unit) else Kind.TIMER if isinstance(each, Timer) else Kind.HEALTH
     told: dict[str, tuple[Any, str]] = {}
     for name, key in schema.keys_of(kind.value).items():

@@ -175,8 +175,8 @@ KEYS = {**SYSTEMD, **GUNICORN, **SUPERVISORD, **PM2}
 SECTIONS = {
     "supervisord": "what impetusd itself needs stands in [impetusd]; remove the rest",
     "supervisorctl": "remove it: impetusd finds its socket by this file",
-    "unix_http_server": "remove it: the socket is in run_dir, and [impetusd] says who may use it",
-    "inet_http_server": "remove it: impetusd listens on no port of its own",
+    "unix_http_server": "remove it: impetusd's own socket is in run_dir; for supervisorctl write [gateway] with xmlrpc = unix:PATH",
+    "inet_http_server": "write [gateway]; for supervisorctl with xmlrpc = 127.0.0.1:PORT",
     "rpcinterface": "remove it: there is one way to control it, and it is always there",
     "eventlistener": "remove it: impetusd events -f prints each event",
     "fcgi-program": "write [program:NAME] with listen",

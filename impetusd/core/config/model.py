@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from impetusd.core.config.location import Paths
 from impetusd.core.config.problem import Problem
@@ -83,6 +84,7 @@ class Listen:
     mode: int = UNIX_MODE
     owner: str = ""
     v6only: bool | None = None
+    more_ports: int = 0  # above `port`, of which one is taken where that is in use
 
     def __str__(self) -> str:
         mode = f" mode={self.mode:04o}" if self.mode != UNIX_MODE else ""
@@ -112,6 +114,27 @@ class Listen:
         if self.host == ANY_V6:
             return ":" in other.host or not self.v6only
         return self.host == ANY_V4 and ":" not in other.host
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Of a unit that impetusd makes of sections like [gateway]: what these say, and the folder that is the unit's own.
+
+    `settings`: key → its value, and how one would write that without its secrets. The unit's processes inherit a descriptor
+    over which they ask for connections to the supervisor: see `supervisor.api.inherited`.
+    """
+
+    settings: Mapping[str, tuple[object, str]]
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A section that is no unit by itself, [gateway] or [alert:NAME]: each key that it takes, with its value."""
+
+    name: str  # "" of [gateway]
+    where: str  # "file:line" of the section's header
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +220,7 @@ class Unit:
     rlimits: tuple[tuple[str, int, int], ...] = ()  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
     env: Mapping[str, str]
     env_file: tuple[str, ...]
+    made: Made | None = None  # None: the unit has a section of its own
     rules: int = 3  # by which its section was read, and its env_file is: see `ini.RULES`
     # logs; "" is the default file of the slot in log_dir
     out_file: str = ""
@@ -306,6 +330,8 @@ class Config:
     timers: Mapping[str, Timer] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     groups: Mapping[str, Group] = field(default_factory=dict)
+    gateway: Settings | None = None
+    alerts: Mapping[str, Settings] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()  # what may be meant as it is written, and more often is not
     profile: str = ""  # whose [env:NAME@PROFILE] are laid over [env:NAME]; "" is none
 
@@ -319,3 +345,4 @@ class Host:
     user_exists: Callable[[str], bool]
     group_exists: Callable[[str], bool]
     has_watch: bool = True  # whether the package watchfiles is there
+    closed: str = ""  # the folder or file of impetusd's own code that other users do not get to; "" for none

@@ -6,14 +6,15 @@ machine it needs to know about is an argument (`Host`), as are the environment a
 
 from __future__ import annotations
 
-from impetusd.core.config import agreement, envfile, habits, ini, schema
+from impetusd.core.config import agreement, envfile, gateway, habits, ini, schema
 from impetusd.core.config.include import Source, included
 from impetusd.core.config.location import names_instance
 from impetusd.core.config.logpaths import collisions
 from impetusd.core.config.model import Config, Group, Health, Kind, Timer, Unit
 from impetusd.core.config.problem import Problem, error_of
-from impetusd.core.config.reading import LONGEST_NAME, Values, header, is_unit_name, parts, place
+from impetusd.core.config.reading import LONGEST_NAME, Values, is_unit_name, parts, place
 from impetusd.core.config.relations import members_of, relations
+from impetusd.core.config.schema import header
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def parse_all(
         timers=reading.timers,
         health=reading.checks,
         groups=reading.groups,
+        gateway=reading.gateway,
+        alerts=reading.alerts,
         profile=profile,
         warnings=tuple(sorted((*source.warnings, *reading.warnings))),
     )
@@ -145,22 +148,24 @@ class _Sections(Values):
         for section in sections:
             kind, colon, name = parts(section)
             shown = f"[{ini.brief(section.name)}]"
+            if kind in schema.UNNAMED and colon:
+                self.problem(section, f"{shown}: this section takes no name; write [{kind}]")
             if kind in {schema.IMPETUSD, schema.INCLUDE}:
                 self.of_the_main_file(section, kind, colon)
             elif kind in UNITS:
                 self.unit(section, Kind(kind), name)
             elif kind == schema.TIMER:
                 self.timer(section, name)
-            elif kind not in {schema.ENV, schema.HEALTH, schema.GROUP} and (section.file, section.line) not in told:
-                known = (*UNITS, schema.TIMER, schema.HEALTH, schema.GROUP)
-                near = self.nearest(kind, (schema.IMPETUSD, schema.INCLUDE, *known, schema.ENV))
+            elif kind not in {schema.ENV, *schema.SECTIONS} and (section.file, section.line) not in told:
+                near = self.nearest(kind, (*schema.SECTIONS, schema.ENV))
                 if kind in habits.SECTIONS:
                     hint = habits.SECTIONS[kind]
                 elif near:
-                    hint = f"did you mean [{near}{':' + name if colon else ''}]?"
+                    hint = f"did you mean [{near}{':' + name if colon and near not in schema.UNNAMED else ''}]?"
                 else:
-                    hint = f"there are [impetusd], [include], {', '.join(map(header, known))} and [env:NAME]"
+                    hint = f"there are {', '.join(map(header, schema.SECTIONS))} and [env:NAME]"
                 self.problem(section, f"unknown section {shown}; {hint}")
+        gateway.gateway(self, sections)
         for section in sections:  # when all units are known
             kind, _, name = parts(section)
             if kind == schema.HEALTH:
@@ -171,8 +176,6 @@ class _Sections(Values):
     def of_the_main_file(self, section: Section, kind: str, colon: str) -> None:
         """[impetusd] and [include]."""
         shown = f"[{ini.brief(section.name)}]"
-        if colon:
-            self.problem(section, f"{shown}: this section takes no name; write [{kind}]")
         if section.file != self.path:
             what = "a file that is included includes no others" if kind == schema.INCLUDE else "it is for the whole"
             self.problem(section, f"{shown} belongs in {self.path}, for {what}; move what it says there")
@@ -218,10 +221,10 @@ class _Sections(Values):
             else:
                 self.problem(entry, f"{unknown}; `impetusd init` writes a file with all of them")
 
-    def values(self, section: Section, kind: Kind) -> tuple[dict[str, Any], set[str]]:
+    def values(self, section: Section, kind: str) -> tuple[dict[str, Any], set[str]]:
         """Each key's value, and the keys that have a problem: these have their default."""
-        keys = schema.keys_of(kind.value)
-        values = self.all_defaults(kind.value).copy()
+        keys = schema.keys_of(kind)
+        values = self.all_defaults(kind).copy()
         faulty: set[str] = set()
         for key in [key for name, key in keys.items() if name in section.entries]:
             value = self.value(key, section.entries[key.name])
@@ -230,16 +233,16 @@ class _Sections(Values):
             values[key.name] = self.or_default(kind, key, value)
         return values, faulty
 
-    def or_default(self, kind: Kind, key: Key, value: Any) -> Any:
+    def or_default(self, kind: str, key: Key, value: Any) -> Any:
         """A number of 0 and a False are values; none is "" or ()."""
-        return self.default(kind.value, key) if value is None or value in ("", ()) else value
+        return self.default(kind, key) if value is None or value in ("", ()) else value
 
     def unit(self, section: Section, kind: Kind, name: str) -> None:
         """Read one [pool:…] or [program:…]."""
         self.instance = str(self.index)
         self.unknown_keys(section, kind.value)
         fresh = self.name(section, kind.value, name, self.headers)
-        values, faulty = self.values(section, kind)
+        values, faulty = self.values(section, kind.value)
         if not fresh:
             self.instance = ""
             return
@@ -314,7 +317,7 @@ class _Sections(Values):
             self.instance, self.problems = str(index), []
             own = {key: self.value(keys[key], section.entries[key]) for key in varying}
             bad = faulty | {key for key, value in own.items() if value is None}
-            its = values | {key: self.or_default(kind, keys[key], value) for key, value in own.items()}
+            its = values | {key: self.or_default(kind.value, keys[key], value) for key, value in own.items()}
             if varying & {"user", "group"}:
                 agreement.identity(self, section, its)
             agreement.agreement(self, section, kind, its, bad)
@@ -345,14 +348,14 @@ class _Sections(Values):
         kind = Kind.TIMER
         self.unknown_keys(section, kind.value)
         fresh = self.name(section, kind.value, name, self.headers)
-        values, faulty = self.values(section, kind)
+        values, faulty = self.values(section, kind.value)
         if not fresh:
             return
         self.headers[name] = section
         self.required(section, kind, "command", values, faulty)
         self.one_of(section, kind, ("cron", "every"), values, faulty)
         agreement.identity(self, section, values)
-        agreement.companions(self, section, kind, values, faulty)
+        agreement.companions(self, section, kind.value, values, faulty)
         for variable, entry in self.env_entries.get(name, {}).items():
             if names_instance(entry.value):
                 self.problem(entry, f"{variable}: a timer's job has no ${{INSTANCE}}; write the value")
@@ -368,7 +371,7 @@ class _Sections(Values):
         kind = Kind.HEALTH
         self.unknown_keys(section, kind.value)
         fresh = self.name(section, kind.value, name, self.check_headers)
-        values, faulty = self.values(section, kind)
+        values, faulty = self.values(section, kind.value)
         if not fresh:
             return
         self.check_headers[name] = section

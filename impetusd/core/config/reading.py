@@ -7,7 +7,7 @@ from posixpath import join, normpath
 
 from impetusd.core.config import ini, schema, shell
 from impetusd.core.config.location import Reading, names_instance, own_section
-from impetusd.core.config.model import ANY_V4, ANY_V6, Access, Listen, LogAccess, user_and_group
+from impetusd.core.config.model import ANY_V4, ANY_V6, Access, Listen, LogAccess, Settings, user_and_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ class Values(Reading):
         self.timers: dict[str, Timer] = {}
         self.checks: dict[str, Health] = {}
         self.groups: dict[str, Group] = {}
+        self.gateway: Settings | None = None
+        self.alerts: dict[str, Settings] = {}
         self.headers: dict[str, Section] = {}  # of `units`, `timers` and `groups`, which share their names
+        self.alert_headers: dict[str, Section] = {}  # the sections of `alerts`
         self.check_headers: dict[str, Section] = {}  # the sections of `checks`
         self.misnamed: set[str] = set()  # told once, and not again wherever something refers to them
         self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for
@@ -119,6 +122,8 @@ class Values(Reading):
             return tuple(
                 replace(one, path=self.absolute(one.path)) if one.path else self.of_v6(one, value) for one in value
             )
+        if isinstance(value, Listen) and value.path:
+            return replace(value, path=self.absolute(value.path))
         if key.value is schema.INSTANCES:
             return tuple(max(1, self.host.cpus + number) if number < 1 else number for number in value)
         return value
@@ -199,10 +204,6 @@ class Values(Reading):
 def parts(section: Section) -> tuple[str, str, str]:
     kind, colon, name = section.name.partition(":")
     return kind.strip(), colon, name.strip()
-
-
-def header(kind: str) -> str:
-    return f"[{kind}]" if kind in {schema.IMPETUSD, schema.INCLUDE} else f"[{kind}:NAME]"
 
 
 def place(section: Section, *keys: str) -> Section | Entry:

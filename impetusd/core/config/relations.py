@@ -54,7 +54,12 @@ def members_of(reading: Values, at: Section | Entry, words: tuple[str, ...]) -> 
     """The units that a group's `members` mean, each once."""
     found: dict[str, None] = {}
     for word in words:
-        units = [name for name in reading.units if fnmatch.fnmatchcase(name, word)]
+        # A pattern is for what the file describes; what impetusd makes is meant only by its name.
+        units = [
+            name
+            for name, unit in reading.units.items()
+            if name == word or (unit.made is None and fnmatch.fnmatchcase(name, word))
+        ]
         found.update(dict.fromkeys(units))
         if units or word in reading.misnamed:
             continue

@@ -105,6 +105,19 @@ INCLUDE = """
 ;[include]
 """
 
+GATEWAY = """
+; The web page, the API and the metrics, for this machine alone until listen says otherwise. The
+; first start prints a link by which to log in. Without this section nothing listens.
+
+[gateway]
+"""
+
+ALERT = """
+; An alert: who is notified of what. Remove the ; of its header and of one of url, to and command.
+
+;[alert:ops]
+"""
+
 ENVIRONMENT = """
 ; What a unit finds in its environment, beyond PATH, HOME and the like. After `impetusd start --env
 ; production` (or apply) what [env:web@production] has is laid over it, until another --env.
@@ -145,7 +158,14 @@ def sample(base_dir: str = "") -> str:
         shared = [key.name for key in pool if kind in key.sections and key.name != "enabled"]
         parts += (head, _note(f"{who} takes, besides enabled, these keys of a pool: {_words(shared)}."))
         parts += _further(kind)
-    parts += (GROUP, *_further(schema.GROUP), INCLUDE, *_further(schema.INCLUDE), ENVIRONMENT)
+    for section, head in (
+        (schema.GROUP, GROUP),
+        (schema.INCLUDE, INCLUDE),
+        (schema.GATEWAY, GATEWAY),
+        (schema.ALERT, ALERT),
+    ):
+        parts += (head, *_further(section))
+    parts.append(ENVIRONMENT)
     return "".join(parts)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from impetusd.core.config import capabilities, ini
 from impetusd.core.config.location import DEFAULTS, SECTION
 from impetusd.core.config.model import ANY_V6, UNIX_MODE, Action, Autorestart, Listen, Overlap, Ready
-from impetusd.core.protocol import MAX_INSTANCES
+from impetusd.core.protocol import MAX_INSTANCES, ROLES
 from impetusd.core.units import MILLISECONDS, show_duration
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
@@ -25,7 +25,26 @@ TIMER = "timer"
 HEALTH = "health"
 GROUP = "group"
 INCLUDE = "include"
+GATEWAY = "gateway"
+ALERT = "alert"
 ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
+
+# Every kind of section but [env:NAME], in the order in which they are listed, and what it describes.
+SECTIONS = {
+    IMPETUSD: "impetusd itself. Needs to be there only where a key of it is set.",
+    POOL: "Workers that serve an application (aiohttp, ASGI or WSGI) on shared sockets.",
+    PROGRAM: "Any command that stays in the foreground.",
+    TIMER: "A command that runs at its times, and ends.",
+    HEALTH: "What is asked of a unit, and what follows when it is not well.",
+    GROUP: "A name for several units, which stands for all of them in every command. No unit or timer has the same.",
+    INCLUDE: "Other files, read as if they stood here. A section is in one of them only. Started as root, impetusd "
+    "refuses a file that others than root and the owner of this one may write.",
+    GATEWAY: "The web page, the API and the metrics. Where it is, impetusd runs two units more, gateway and observer.",
+    ALERT: "Who is notified of what, and how. Where one is, impetusd runs the unit observer, which sends them.",
+}
+UNNAMED = frozenset({IMPETUSD, INCLUDE, GATEWAY})  # there is one of each
+# What an alert can be about, in the order in which `events` lists them.
+EVENTS = ("fatal", "unhealthy", "memory", "restarts", "timer", "disk", "daemon", "deploy", "recovered")
 
 LONGEST = 3650 * MILLISECONDS["d"]
 BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -389,6 +408,68 @@ def parse_http(text: str) -> str:
     return _path(text) if text.startswith("/") else parse_url(text)
 
 
+def show_secret_url(url: str) -> str:
+    """Its scheme and host: whoever knows the path of a webhook may write to it."""
+    from impetusd.core import redact
+
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.replace("?", "/", 1).partition("/")
+    return f"{scheme}://{host}/{redact.HIDDEN}" if path else f"{scheme}://{host}{slash}"
+
+
+def show_secret(_: str) -> str:
+    """Not at all."""
+    from impetusd.core import redact
+
+    return redact.HIDDEN
+
+
+def parse_address(text: str) -> Listen:
+    """One address to listen on."""
+    found = parse_listen(text)
+    if len(found) > 1:
+        raise ValueError("more than one address; write one")
+    return found[0]
+
+
+def parse_socket(text: str) -> Listen:
+    """The path of a unix socket, with who may connect to it."""
+    return _unix_address(text.removeprefix("unix:").strip())
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Names of hosts, as a browser's Host header has them, without a port."""
+    try:
+        return tuple(dict.fromkeys(_host(word, "443") for word in parse_words(text)))
+    except ValueError:
+        raise ValueError("not names of hosts; write them without port or path, like ops.example.com") from None
+
+
+def parse_events(text: str) -> tuple[str, ...]:
+    """Some of EVENTS."""
+    words = parse_words(text.lower())
+    for word in words:
+        if word not in EVENTS:
+            near = nearest(word, EVENTS)
+            raise ValueError(
+                f"there is no event {ini.brief(word)}; {f'did you mean {near}?' if near else 'write ' + ', '.join(EVENTS)}"
+            )
+    return words
+
+
+def parse_mail(text: str) -> str:
+    """One mail address."""
+    name, at, host = text.rpartition("@")
+    if not at or not name or not host or not text.isascii() or not text.isprintable() or set(text) & set(' ,;<>\\"()'):
+        raise ValueError("not a mail address; write it like ops@example.com")
+    return text
+
+
+def parse_mails(text: str) -> tuple[str, ...]:
+    """Mail addresses, separated by commas or blanks."""
+    return tuple(map(parse_mail, parse_words(text)))
+
+
 def parse_peer(text: str) -> str:
     """HOST:PORT to connect to, in its shortest form."""
     return _peer(text, "127.0.0.1:5432")
@@ -572,6 +653,18 @@ HTTP = Value("URL or path", parse_http, show_url)
 PEER = Value("address", parse_peer, str)
 STATUS = Value("status codes", parse_status, show_ranges, none=())
 HEADERS = Value("headers", parse_headers, show_headers, lines=True, none=())
+ADDRESS = Value("address or socket", parse_address, str)
+SOCKET = Value("socket", parse_socket, lambda address: str(address).removeprefix("unix:"))
+URL = Value("URL", parse_url, show_url)
+SECRET_URL = Value("URL", parse_url, show_secret_url)
+SECRET = Value("text", parse_text, show_secret)
+HOSTS = Value("host names", parse_hosts, show_words, lines=True, none=())
+EVENT_NAMES = Value("events", parse_events, show_words, lines=True, none=())
+MAIL = Value("mail address", parse_mail, str)
+MAILS = Value("mail addresses", parse_mails, show_words, lines=True, none=())
+CEILING = choice(*ROLES)
+ALERT_TYPE = choice("slack", "json", "ntfy", "email", "command")
+METRICS = choice("token", "open")
 
 # What a log file's path may be instead, and by which names programs know it: opened as files they would be our pipes.
 LOG_STREAMS = {
@@ -586,6 +679,8 @@ _PROGRAM = (PROGRAM,)
 _BOTH = (POOL, PROGRAM)
 _TIMER = (TIMER,)
 _HEALTH = (HEALTH,)
+_GATEWAY = (GATEWAY,)
+_ALERT = (ALERT,)
 _JOBS = (*_BOTH, TIMER)
 _EVERY = (*_JOBS, HEALTH)
 
@@ -619,7 +714,7 @@ KEYS: tuple[Key, ...] = (
     Key("root_path", _POOL, "What runs", ROOT_PATH, "", "The prefix of its URLs that a proxy takes away: ASGI's root_path, WSGI's SCRIPT_NAME.", "/shop"),
     Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "Connections that may queue; the kernel caps it at net.core.somaxconn."),
     # when
-    Key("enabled", _EVERY, "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
+    Key("enabled", (*_EVERY, GATEWAY, ALERT), "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
     Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
     Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
     Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
@@ -711,12 +806,41 @@ KEYS: tuple[Key, ...] = (
     Key("failures", _HEALTH, "When, and what follows", count(1, 1000), "3", "So many failures in a row make it unhealthy..."),
     Key("successes", _HEALTH, "When, and what follows", count(1, 1000), "1", "... and so many successes healthy again."),
     Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What follows when it is unhealthy: restart, or alert, which only reports."),
+    # the web page, the API and the metrics
+    Key("listen", _GATEWAY, "The gateway", LISTEN, "", "Where it listens: HOST:PORT or [IPV6]:PORT. Any address but the host's own (loopback) needs tls_cert, or behind_proxy. Default: 127.0.0.1:9615, or where that is in use the next free port up to 9624; nowhere if socket is set.", "127.0.0.1:9615"),
+    Key("socket", _GATEWAY, "The gateway", SOCKET, "", "A unix socket for a proxy; the path may be followed by mode=0660 (who may connect) and owner=USER:GROUP.", "${RUN_DIR}/gateway.sock owner=:www-data"),
+    Key("tls_cert", _GATEWAY, "The gateway", PATH, "", "Its certificate with the chain (PEM): with it, listen is HTTPS. Read again when the file is replaced. Its user must be able to read it.", "/etc/ssl/ops.pem"),
+    Key("tls_key", _GATEWAY, "The gateway", PATH, "", "The key of that certificate (PEM), not encrypted. Its user must be able to read it.", "/etc/ssl/ops.key"),
+    Key("behind_proxy", _GATEWAY, "The gateway", BOOL, "no", "yes: a proxy in front of it speaks HTTPS with the browsers, and sets X-Forwarded-For and X-Forwarded-Proto."),
+    Key("hosts", _GATEWAY, "The gateway", HOSTS, "", "The names under which browsers reach it, without port; the host's own and those of listen need not be named. Requests for other names are refused.", "ops.example.com"),
+    Key("url", _GATEWAY, "The gateway", URL, "", "What its address is to people who follow a link from an alert. Default: made of hosts or listen.", "https://ops.example.com/"),
+    Key("ceiling", _GATEWAY, "The gateway", CEILING, "operator", "The most that anybody may do through it, whatever their role: viewer, operator or admin."),
+    Key("metrics", _GATEWAY, "The gateway", METRICS, "token", "Who may read /metrics: whoever has a token of any role, or with open everybody who reaches it."),
+    Key("xmlrpc", _GATEWAY, "The gateway", ADDRESS, "", "Where it speaks supervisord's XML-RPC, for supervisorctl and the like: unix:PATH, which may be followed by mode=0660 and owner=USER:GROUP, or a loopback address. Default: nowhere.", "unix:${RUN_DIR}/supervisor.sock"),
+    Key("user", _GATEWAY, "The gateway", TEXT, "", "Run it and the observer as this user, by name or by number; impetusd must run as root. Default: nobody if impetusd runs as root, else impetusd's own.", "impetusd"),
+    # who is notified of what
+    Key("type", _ALERT, "Alerts", ALERT_TYPE, "", "How: slack (a webhook of Slack, Mattermost, Rocket.Chat or Discord's /slack), json (a webhook that takes JSON), ntfy, email or command. Default: email if to is set, command if command is, slack, ntfy or json by the host in url.", "slack"),
+    Key("url", _ALERT, "Alerts", SECRET_URL, "", "The webhook, or the topic of ntfy.", "https://hooks.slack.com/***"),
+    Key("to", _ALERT, "Alerts", MAILS, "", "Who gets a mail.", "ops@example.com"),
+    Key("from", _ALERT, "Alerts", MAIL, "", "Who it is from. Default: impetusd at this host's name.", "impetusd@example.com"),
+    Key("smtp", _ALERT, "Alerts", PEER, "127.0.0.1:25", "The mail server. Any but the host's own must offer STARTTLS, with a certificate that is valid for its name; at port 465 it is TLS from the start."),
+    Key("smtp_user", _ALERT, "Alerts", TEXT, "", "The name to log in with there.", "impetusd"),
+    Key("smtp_password", _ALERT, "Alerts", SECRET, "", "The password to log in with.", "***"),
+    Key("command", _ALERT, "Alerts", COMMAND, "", "A command that is run as the gateway's user, with the alert as JSON on its standard input; it has succeeded when it exits with 0.", "/usr/local/bin/page-me"),
+    Key("events", _ALERT, "Alerts", EVENT_NAMES, "", "Of what: fatal, unhealthy, memory, restarts (many in a short time), timer (failed or missed), disk, daemon (impetusd itself), deploy and recovered. Default: all.", "fatal, unhealthy, recovered"),
+    Key("units", _ALERT, "Alerts", GLOBS, "", "Of which units and timers, by name or pattern. Default: all.", "web, db*"),
+    Key("for", _ALERT, "Alerts", DURATION, "0", "Only if it has gone on for this long."),
+    Key("repeat", _ALERT, "Alerts", DURATION, "4h", "Again after this time, while it goes on; 0: once."),
+    Key("heartbeat", _ALERT, "Alerts", SECRET_URL, "", "A URL that is asked (GET) again and again while impetusd is well: whoever is behind it raises the alarm when that ends.", "https://hc-ping.com/***"),
+    Key("heartbeat_every", _ALERT, "Alerts", POSITIVE_DURATION, "1m", "How often."),
 )  # fmt: skip
 
-_OF_SECTION = {
-    section: {key.name: key for key in KEYS if section in key.sections}
-    for section in (IMPETUSD, INCLUDE, *_EVERY, GROUP)
-}
+_OF_SECTION = {section: {key.name: key for key in KEYS if section in key.sections} for section in SECTIONS}
+
+
+def header(kind: str) -> str:
+    """How a section of this kind begins."""
+    return f"[{kind}]" if kind in UNNAMED else f"[{kind}:NAME]"
 
 
 def keys_of(section: str) -> dict[str, Key]:

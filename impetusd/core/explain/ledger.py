@@ -125,6 +125,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "uid": "who gave it, as the kernel says",
         "gid": "their group",
         "user": "their name",
+        "via": "the unit of impetusd's own that asked on their behalf (the gateway); uid and what the kernel says are missing then",
         "login": "who had logged in, where that is somebody else (sudo)",
         "peer_pid": "the process that asked",
         "comm": "its name",
@@ -234,7 +235,9 @@ def decision(record: Record) -> Reason:
 
 
 def who(record: Record) -> str:
-    """`root (alice had logged in) on pts/3`."""
+    """`root (alice had logged in) on pts/3`; `alice via gateway`."""
+    if record.get("via"):
+        return f"{record.get('user', 'somebody')} via {record['via']}"
     login = f" ({record['login']} had logged in)" if record.get("login") else ""
     tty = f" on {record['tty']}" if record.get("tty") else ""
     return f"{record.get('user') or record.get('uid', 'somebody')}{login}{tty}"

@@ -37,7 +37,7 @@ PROCESS_KEYS = frozenset({
     "command", "app", "protocol", "threads", "root_path", "interpreter", "preload", "listen", "node", "backlog", "drain_timeout", "wait_ready", "watchdog", "max_requests",
     "header_timeout", "body_timeout",
     "cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "oom_score_adj", "cpu_affinity", "rlimits", "env", "env_file",
-    "increment_var",
+    "increment_var", "made",
 })  # fmt: skip
 # Where the instance lives: nothing of it can change while it runs.
 OF_THE_INSTANCE = ("run_dir", "state_dir", "log_dir", "base_dir")
@@ -156,7 +156,7 @@ def _all_units(whole: Config) -> dict[str, Unit]:
 def _effect(was: Unit, unit: Unit, keys: set[str]) -> Effect:
     """An old and a new process side by side need both to be able to, and no address in the way of another."""
     keys = {"env" if key.startswith("env ") else key for key in keys}
-    if not keys & PROCESS_KEYS:
+    if unit.made is None and not keys & PROCESS_KEYS:
         return Effect.LIVE
     clash = any(old.place != new.place and old.clashes(new) for old in was.listen for new in unit.listen)
     return Effect.RELOAD if overlaps(was) and overlaps(unit) and not clash else Effect.RESTART
@@ -177,7 +177,7 @@ def _of_the_whole(whole: Config) -> Described:
 def _described(each: Unit | Timer | Health) -> Described:
     """Its keys, with each variable as a key of its own: compared, never shown."""
     unit = each if isinstance(each, Unit) else each.unit  # a timer or a health check has its command's
-    env = unit.env if unit is not None else {}
+    env = unit.env if unit is not None and unit.made is None else {}
     told = describe.keys(each)
     if isinstance(each, Unit) and settling(each) > SETTLING and not (each.wait_ready or each.ready):
         told["ready"] = settling(each), f"after {units.show_duration(settling(each))}"  # by former rules

@@ -51,15 +51,15 @@ class Audit:
         """`record` writes down fields of a `command` record; `later(seconds, act)` has `act` called."""
         self._record = record
         self._later = later
-        self._counts: dict[tuple[int, str, str], int] = {}  # of this minute: uid, method, outcome
-        self._last: dict[tuple[int, str, str], dict[str, Any]] = {}  # and the last that was not written
+        self._counts: dict[tuple[int | str, str, str], int] = {}  # of this minute: who, method, outcome
+        self._last: dict[tuple[int | str, str, str], dict[str, Any]] = {}  # and the last that was not written
 
     def __call__(self, peer: Peer, request: Request, outcome: str, error: str) -> None:
         """A request was answered."""
-        if outcome == "done" or peer.role == ADMIN:
+        if outcome == "done" or (peer.role == ADMIN and not peer.via):
             self._record(command(peer, request, outcome, error))
             return
-        key = (peer.uid, request.method, outcome)
+        key = (peer.who, request.method, outcome)
         if not self._counts:
             self._later(MINUTE, self._settle)
         self._counts[key] = self._counts.get(key, 0) + 1
@@ -77,7 +77,9 @@ class Audit:
 
 
 def who(peer: Peer) -> dict[str, Any]:
-    """The peer: user, process, terminal, role."""
+    """The peer: user, process, terminal, role; or the unit of ours that asks, and for whom."""
+    if peer.via:
+        return {"user": peer.user or peer.via, "via": peer.via, "role": peer.role}
     login = _login(peer.pid)
     return {
         "uid": peer.uid,

@@ -23,7 +23,7 @@ from impetusd.core.protocol import (
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine, tree
 from impetusd.core.rules.lifecycle import Slot, State, Want, is_unkillable
-from impetusd.supervisor.api.control import Flow, Progress
+from impetusd.supervisor.api.control import SIGNED, Flow, Progress
 from impetusd.supervisor.api.reloading import Reloading
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.logs.stream import STDOUT
@@ -62,6 +62,7 @@ class Commands:
         awaited: Callable[[], list[Entry]],
         behind: Callable[[], list[str]],
         held: Callable[[], dict[str, Any] | None],
+        more: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         """`file`: the INI file, see `instance.report`. `pids` are the shim's and ours.
 
@@ -71,7 +72,7 @@ class Commands:
         `others` are methods that are not about slots; `attention` gives (unit, what to say) that `status` is to show,
         `troubles` what there is to say of impetusd itself; `awaited` what a change of the configuration waits for;
         `behind` units of which a change of the configuration has not come into effect.
-        `held`: why nothing is started at all, see `quarantine.facts`.
+        `held`: why nothing is started at all, see `quarantine.facts`. `more`: what `status` says besides.
         """
         self._others = others
         self._attention = attention
@@ -79,6 +80,7 @@ class Commands:
         self._awaited = awaited
         self._behind = behind
         self._held = held
+        self._more = more
         self._engine = engine
         self._starter = starter
         self._paths = configuration.paths
@@ -128,7 +130,8 @@ class Commands:
             for entry in self._awaited():
                 progress(self._engine.slots.shown(entry), entry.slot.state.name, str(self._engine.waits.reason(entry)))
         try:
-            answer = methods[request.method](request.params)
+            more = {"by": request.by} if request.method in SIGNED else {}
+            answer = methods[request.method]({**request.params, **more})
             result: Mapping[str, Any] | Flow = await answer if asyncio.iscoroutine(answer) else answer
         finally:
             self._listeners.discard(progress)
@@ -227,7 +230,7 @@ class Commands:
         names = params["names"]
         entries = self.find(names) if names else self._rows.shown()
         groups = {group.name: group.members for group in self._groups.values()}
-        answer = {**self._who(), "units": self._rows.of(entries), "groups": groups}
+        answer = {**self._who(), **self._more(), "units": self._rows.of(entries), "groups": groups}
         return {**answer, **self.attention({entry.unit.name for entry in entries} if names else None)}
 
     def attention(self, units: Collection[str] | None = None) -> dict[str, Any]:
@@ -244,7 +247,7 @@ class Commands:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """The one row, for `watch`, of what is nobody's in particular."""
-        return {"": {**self._who(), **self.attention()}}
+        return {"": {**self._who(), **self._more(), **self.attention()}}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
         name = params["name"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import os
 import socket
@@ -21,7 +22,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from impetusd.core import protocol, redact
+from impetusd.core.config.gateway import GATEWAY
 from impetusd.core.protocol import ProtocolError, Request
+from impetusd.linux.host import user_name
 from impetusd.supervisor.budget import Budget
 from impetusd.supervisor.faults import BARE
 
@@ -34,6 +37,8 @@ IDLE = 10.0  # seconds that a connection may be silent between two requests
 BACKLOG = 1024
 AT_ONCE = 64  # connections that are accepted before anything else has its turn
 AGAIN = 0.5  # seconds before a connection is accepted after the descriptors had run out
+
+SIGNED = frozenset({"silence", "alert-test"})  # methods that remember who asked for it
 
 SO_PEERGROUPS = 59  # of asm-generic/socket.h; Python has no name for it
 MOST_GROUPS = 65536  # that a process may be in: NGROUPS_MAX
@@ -53,15 +58,59 @@ Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any] | Flow]]
 
 
 class Peer:
-    """The process at the other end."""
+    """Who is at the other end: a process, or one of our own units (`via`), for itself or for the user `user`.
 
-    __slots__ = ("gid", "groups", "pid", "role", "uid")
+    `who` tells one from another, for what each may cost. Of a unit `ceiling` is the most that it may do for anybody, and
+    neither pid nor uid is known: what it asks for is not asked by a uid.
+    """
 
-    def __init__(self, sock: socket.socket) -> None:
+    __slots__ = ("ceiling", "gid", "groups", "pid", "role", "uid", "user", "via", "who")
+
+    def __init__(self) -> None:
+        self.pid, self.uid, self.gid = 0, -1, -1
+        self.groups: frozenset[int] = frozenset()
+        self.role = self.ceiling = self.via = self.user = ""
+        self.who: int | str = ""
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Peer:
+        """The process at the other end of a connection."""
+        peer = cls()
         # What the kernel noted when it connected: nothing that the peer does afterwards changes it.
-        self.pid, self.uid, self.gid = struct.unpack("i2I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        self.groups = frozenset({self.gid, *_groups(sock)})
-        self.role = ""
+        peer.pid, peer.uid, peer.gid = struct.unpack("i2I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        peer.groups = frozenset({peer.gid, *_groups(sock)})
+        peer.who = peer.uid
+        return peer
+
+    @classmethod
+    def unit(cls, name: str, ceiling: str) -> Peer:
+        """One of our own units, for itself."""
+        peer = cls()
+        peer.via = peer.who = name
+        peer.role, peer.ceiling = protocol.VIEWER, ceiling
+        return peer
+
+    def acting(self, request: Request) -> Peer:
+        """Whoever asks for this. Raises ProtocolError where nobody may be acted for."""
+        if request.behalf is None:
+            return self
+        if self.via != GATEWAY:
+            text = f"{protocol.BEHALF} is for the connections that impetusd's own gateway inherits"
+            raise ProtocolError(protocol.INVALID_REQUEST, text, protocol.EXIT_FAILED, request.id)
+        peer = copy.copy(self)
+        peer.user = request.behalf.user
+        peer.role = min(request.behalf.role, self.ceiling, key=protocol.ROLES.index)
+        return peer
+
+    @property
+    def unit_itself(self) -> str:
+        """The unit, where it asks for itself."""
+        return "" if self.user else self.via
+
+    @property
+    def name(self) -> str:
+        """Who it is, for people."""
+        return f"{self.user} via {self.via}" if self.user else self.via or user_name(self.uid)
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:
@@ -106,8 +155,8 @@ class ControlServer:
         self._audit = audit
         self._sock: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._open: Counter[int] = Counter()  # connections, by user
-        self._budgets: dict[int, Budget] = {}  # of users who are no admins
+        self._open: Counter[int | str] = Counter()  # connections, by user
+        self._budgets: dict[int | str, Budget] = {}  # of users who are no admins
         self.faults = BARE
         self._busy: set[asyncio.Task[None]] = set()  # those with a request under way
 
@@ -146,21 +195,29 @@ class ControlServer:
                 self._complain(f"control: a connection was not accepted: {error!r}")
 
     def _let_in(self, connection: socket.socket) -> None:
-        peer = Peer(connection)
+        peer = Peer.of(connection)
         peer.role = self._role_of(peer)
         if not peer.role or self._is_too_many(connection, peer):
             connection.close()
             return
+        self.serve(connection, peer)
+
+    def serve(self, connection: socket.socket, peer: Peer) -> None:
+        """Answer whoever is at the other end."""
         task = asyncio.get_running_loop().create_task(self._serve(connection, peer))
-        self._open[peer.uid] += 1
+        self._open[peer.who] += 1
         self._tasks.add(task)
+
+    def count(self, who: int | str) -> int:
+        """How many connections of a user, or of one of our own units, are open."""
+        return self._open[who]
 
     def _is_too_many(self, connection: socket.socket, peer: Peer) -> bool:
         ours = {0, os.geteuid()}
         if peer.uid in ours:
             many = self._open[peer.uid] >= OF_OURS
         else:
-            others = sum(count for uid, count in self._open.items() if uid not in ours)
+            others = sum(count for uid, count in self._open.items() if isinstance(uid, int) and uid not in ours)
             many = self._open[peer.uid] >= OF_ONE_USER or others >= CONNECTIONS
         if many:
             error = ProtocolError(
@@ -193,25 +250,25 @@ class ControlServer:
             self._complain(f"control: {error!r}")
         finally:
             self._tasks.discard(task)
-            self._open[peer.uid] -= 1
-            if not self._open[peer.uid]:
-                del self._open[peer.uid]
+            self._open[peer.who] -= 1
+            if not self._open[peer.who]:
+                del self._open[peer.who]
             (writer or connection).close()
 
     async def _wait_for_turn(self, peer: Peer) -> None:
         """Until what the peer's user has cost is within its share."""
         loop = asyncio.get_running_loop()
-        budget = self._budgets.get(peer.uid)
+        budget = self._budgets.get(peer.who)
         while budget is not None and (pause := budget.spend(0.0, loop.time())):  # noqa: ASYNC110  # it is time alone
             await asyncio.sleep(pause)
 
     def _charge(self, peer: Peer, seconds: float) -> None:
-        if peer.role == protocol.ADMIN:
+        if peer.role == protocol.ADMIN and not peer.via:
             return
         now = asyncio.get_running_loop().time()
-        for uid in [uid for uid, budget in self._budgets.items() if budget.full(now)]:
-            del self._budgets[uid]
-        self._budgets.setdefault(peer.uid, Budget(SHARE, BURST, now)).spend(seconds, now)
+        for who in [who for who, budget in self._budgets.items() if budget.full(now)]:
+            del self._budgets[who]
+        self._budgets.setdefault(peer.who, Budget(SHARE, BURST, now)).spend(seconds, now)
 
     async def _converse(
         self, task: asyncio.Task[None], peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -270,10 +327,12 @@ class ControlServer:
             request = protocol.parse_request(line)
             request.at = time.monotonic()
             method = protocol.METHODS[request.method]
-            if not protocol.may(peer.role, request.method):
+            peer = peer.acting(request)
+            if not protocol.may(peer.role, request.method, peer.unit_itself):
+                role = method.role if method.role in protocol.ROLES else f"of impetusd's own {method.unit}"
                 sentence = (
-                    f"{request.method} takes the role {method.role}, and yours is {peer.role}:"
-                    " see [impetusd] in the INI file"
+                    f"{request.method} takes the role {role}, and yours is {peer.role}:"
+                    f" see {'[gateway]' if peer.via else '[impetusd]'} in the INI file"
                 )
                 self._audit(peer, request, "refused", sentence)
                 raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
@@ -281,6 +340,7 @@ class ControlServer:
                 sentence = f"{request.method} takes the user that impetusd runs as, which has the number {os.geteuid()}"
                 self._audit(peer, request, "refused", sentence)
                 raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
+            request.by = peer.name if request.method in SIGNED else ""
             slow = method.slow
             besides = time.thread_time() - begun + SLOW if slow else 0.0
             return await self._carry_out(request, peer, method, progress, pass_on)

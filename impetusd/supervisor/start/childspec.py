@@ -20,6 +20,7 @@ from impetusd.core.config.model import Kind, Listen, Unit, user_and_group
 from impetusd.core.reasons import Reason, because, not_started, of_os_error, said
 from impetusd.core.trust import Trust
 from impetusd.files import vetted
+from impetusd.files.folders import open_folder
 from impetusd.linux import host
 from impetusd.linux.host import Account
 
@@ -75,7 +76,7 @@ class LookUp:
         """Whether there is anything to ask."""
         unit = self.unit
         named = any(each.owner or _is_name(each) for each in unit.listen)
-        return bool(unit.user or unit.group or unit.env_file or named)
+        return bool(unit.user or unit.group or unit.env_file or named or unit.made)
 
     def __call__(self) -> Found:
         """Raises CannotStart."""
@@ -84,6 +85,9 @@ class LookUp:
         if node.is_loaded(unit):
             self.stage = "node", ""
             refuse_unreadable(node.PRELOAD, user_and_group(unit.user)[0])
+        if unit.made is not None:
+            self.stage = "own_folder", unit.made.folder
+            own_folder(unit.made.folder, who.get("uid"), user_and_group(unit.user)[0])
         self.stage = "socket_owner", ""
         owners = {each.owner: owner_of(each.owner) for each in unit.listen if each.owner}
         self.stage = "listen_host", ""
@@ -152,6 +156,42 @@ def refuse_unreadable(path: str, user: str) -> None:
         if not os.stat(place).st_mode & needed:
             raise CannotStart("node", because("closed_to_others", name=user, path=place))
         place, needed = os.path.dirname(place), stat.S_IXOTH
+
+
+def own_folder(path: str, uid: int | None, user: str) -> None:
+    """Have the folder `path` be there and belong to the user, with what is in it; nobody else gets in. Raises CannotStart.
+
+    `uid`: None is impetusd's own. It is in state_dir, which others may pass through then, and not list.
+    """
+    try:
+        fd = open_folder(path, make=0o700)
+        try:
+            if uid not in {None, os.fstat(fd).st_uid}:
+                _give(fd, uid)
+            parent = os.stat("..", dir_fd=fd)
+            if uid not in {None, 0, parent.st_uid} and not parent.st_mode & stat.S_IXOTH:
+                os.chmod(os.path.dirname(path), stat.S_IMODE(parent.st_mode) | stat.S_IXOTH)
+        finally:
+            os.close(fd)
+        closed = "" if uid in {None, 0} else host.closed_to_others(os.path.dirname(path), stat.S_IXOTH)
+    except OSError as error:
+        raise CannotStart("own_folder", of_os_error(error), path) from None
+    if closed:
+        raise CannotStart("own_folder", because("no_way", name=user, path=closed), path)
+
+
+def _give(folder: int, uid: int) -> None:
+    """Give the folder, and each file in it that is its owner's under no other name, to another user. Raises OSError."""
+    before = os.fstat(folder).st_uid
+    for name in os.listdir(f"/proc/self/fd/{folder}"):
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            there = os.fstat(fd)
+            if stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_uid == before:
+                os.chown(f"/proc/self/fd/{fd}", uid, -1)
+        finally:
+            os.close(fd)
+    os.chown(f"/proc/self/fd/{folder}", uid, -1)
 
 
 def _is_name(address: Listen) -> bool:

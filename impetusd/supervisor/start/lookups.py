@@ -34,7 +34,7 @@ class LookUps:
 
     async def of(self, unit: Unit) -> Found:
         """What the host says of the unit. Raises CannotStart, also when it has said nothing after WITHIN seconds."""
-        question = (unit.user, unit.group, unit.env_file, unit.listen)
+        question = (unit.user, unit.group, unit.env_file, unit.listen, unit.made and unit.made.folder)
         task = self._coming.get(question)
         if task is None:
             task = self._coming[question] = asyncio.create_task(self._ask(question, unit))

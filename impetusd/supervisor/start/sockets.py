@@ -125,21 +125,40 @@ def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.s
                 sock.close()
                 raise
         else:
-            family, kind, proto, where = found.hosts.get(address.host) or childspec.address_of(address.host)
-            sock = socket.socket(family, kind, proto)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6 and address.v6only is not None:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.v6only))
-                sock.bind((where[0], address.port, *where[2:]))
-            except OSError:
-                sock.close()
-                raise
+            return _listen_on_port(address, backlog, found)
         sock.listen(backlog)
     except OSError as error:
         port = address.port if error.errno == errno.EADDRINUSE else 0
         raise CannotStart("listen", _with_hint(error, address), str(address), port=port) from None
     return sock
+
+
+def _listen_on_port(address: Listen, backlog: int, found: Found) -> socket.socket:
+    """Raises OSError, CannotStart."""
+    family, kind, proto, where = found.hosts.get(address.host) or childspec.address_of(address.host)
+    last = address.port + address.more_ports
+    for port in range(address.port, last + 1):
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and address.v6only is not None:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.v6only))
+            sock.bind((where[0], port, *where[2:]))
+            sock.listen(backlog)
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRINUSE or port == last:
+                raise
+        else:
+            return sock
+    raise AssertionError("the last port either listens or raises")
+
+
+def bound_to(fd: int) -> str:
+    """Where a socket listens, as one writes it: HOST:PORT, or unix:PATH. Raises OSError."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        name = sock.getsockname()
+    return str(Listen("", 0, os.fsdecode(name)) if isinstance(name, str | bytes) else Listen(name[0], name[1]))
 
 
 def drop_new_connections(fd: int) -> None:

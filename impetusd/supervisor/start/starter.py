@@ -4,6 +4,7 @@ Descriptors in the shim's store go by these names:
     log:7:out:r  log:7:out:w  log:7:err:r  log:7:err:w   the pipes of one slot, which outlive its processes
     chan:12                                              our end of the command channel of worker process 12
     listen:web:127.0.0.1:8080                            a unit's listening socket
+    inherited:gateway  inherited:gateway:theirs          see `supervisor.api.inherited`
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from impetusd.core.config import node, runtime
+from impetusd.core.config.gateway import CHANNEL as INHERITED
 from impetusd.core.config.model import Kind, Unit
 from impetusd.core.reasons import Reason, of_os_error
 from impetusd.core.rules.lifecycle import Scope
 from impetusd.files.folders import unlink_socket
+from impetusd.linux.priority import WARNING
 from impetusd.shim.wire import MOST_FDS
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.faults import BARE
@@ -38,7 +41,7 @@ from impetusd.supervisor.start.childspec import CannotStart, Found
 from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.lookups import LookUps
 from impetusd.supervisor.start.socketfiles import SocketFiles
-from impetusd.supervisor.start.sockets import adjust, drop_new_connections, let_in, listen_on, refuse
+from impetusd.supervisor.start.sockets import adjust, bound_to, drop_new_connections, let_in, listen_on, refuse
 
 STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
@@ -273,6 +276,10 @@ class Starter:
         else:
             about = {"listen": len(listeners), "identity": found.identity}
             fds = stdio + listeners
+            if unit.made is not None:
+                env[INHERITED] = str(len(fds))
+                fds.append(f"inherited:{unit.name}:theirs")
+                carried.append(f"inherited:{unit.name}")
             if node.is_loaded(unit):
                 theirs = self._node(unit, process, listeners, env)
             spec = self._exec_spec(entry, env, fds + theirs, f"chan:{process}:theirs", about)
@@ -519,6 +526,8 @@ class Starter:
             if name not in self._held:
                 self._listening.add(name)
                 fd = listen_on(address, unit.backlog, found).detach()
+                if address.more_ports and (elsewhere := bound_to(fd)) != str(address):
+                    self._writer.line(f"{unit.name}: {address} is in use; it listens on {elsewhere} instead", WARNING)
                 try:
                     self.keep(name, fd, ours=True)
                 except BaseException:
@@ -530,6 +539,14 @@ class Starter:
             names.append(name)
         self._follow(unit)
         return names
+
+    def addresses(self, unit: Unit) -> list[str]:
+        """Where it listens; of what is not bound yet, where it is to."""
+        found = []
+        for address in unit.listen:
+            fd = self._held.get(f"listen:{unit.name}:{address.place}")
+            found.append(bound_to(fd) if fd is not None and address.more_ports else str(address))
+        return found
 
     def follow_sockets(self, units: Iterable[Unit]) -> None:
         """Have the files of the unix sockets that were bound before our time made again when somebody removes them."""

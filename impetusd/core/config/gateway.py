@@ -1,0 +1,234 @@
+"""[gateway] and [alert:NAME]: what they must be, and the two units that impetusd makes of them.
+
+    gateway    a pool of our own: the page, the API, the metrics. With [gateway] only
+    observer   a program of our own: alerts and history. With [gateway] or any [alert:NAME]
+
+What they are told is in one variable each, JSON: IMPETUSD_GATEWAY and IMPETUSD_OBSERVER. There are secrets in it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+from itertools import count
+
+from impetusd.core.config import agreement, ini, schema
+from impetusd.core.config.model import Kind, Listen, Made, Settings, Unit
+from impetusd.core.config.problem import Problem
+from impetusd.core.config.reading import parts, place
+
+TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from impetusd.core.config.ini import Section
+    from impetusd.core.config.parser import _Sections
+
+GATEWAY, OBSERVER = "gateway", "observer"  # the units
+SETTINGS = {GATEWAY: "IMPETUSD_GATEWAY", OBSERVER: "IMPETUSD_OBSERVER"}
+CHANNEL = "IMPETUSD_CHANNEL"  # the number of the descriptor by which they reach the supervisor
+HOST, PORT, PORTS = "127.0.0.1", 9615, 10
+NOBODY = "nobody"
+# Hosts in the URL of an alert without a type, and what they are.
+KNOWN_HOSTS = {"hooks.slack.com": "slack", "ntfy.sh": "ntfy"}
+OF_WEBHOOK = ("slack", "json", "ntfy")
+
+
+def gateway(reading: _Sections, sections: list[Section]) -> None:
+    """Read them, once every other unit is known, and add the units that they make."""
+    ours = [section for section in sections if parts(section)[0] == schema.GATEWAY]
+    for section in ours[:1]:
+        _gateway(reading, section)
+    for section in sections:
+        kind, _, name = parts(section)
+        if kind == schema.ALERT:
+            _alert(reading, section, name)
+    if reading.gateway is not None:
+        _make(reading, ours[0], GATEWAY)
+    if reading.gateway is not None or reading.alerts:
+        _make(reading, ours[0] if ours else next(iter(reading.alert_headers.values())), OBSERVER)
+
+
+def is_loopback(address: Listen) -> bool:
+    """Whether nobody but processes of this host can connect to it."""
+    if address.path or address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _gateway(reading: _Sections, section: Section) -> None:
+    reading.unknown_keys(section, schema.GATEWAY)
+    values, faulty = reading.values(section, schema.GATEWAY)
+    agreement.companions(reading, section, schema.GATEWAY, values, faulty)
+    agreement.identity(reading, section, {"user": values["user"], "group": ""})
+    for key in ("listen", "socket", "xmlrpc"):
+        given = values[key] if key == "listen" else (values[key],) if values[key] else ()
+        agreement.listening(reading, section, given, key)
+        agreement.owners(reading, section, given, key)
+    for address in values["listen"]:
+        if address.path:
+            text = (
+                f"listen = {ini.brief(str(address), 120)}: for a unix socket write socket = {ini.brief(address.path)}"
+            )
+            reading.problem(place(section, "listen"), text)
+        elif not is_loopback(address) and not (values["tls_cert"] or values["behind_proxy"] or "tls_cert" in faulty):
+            text = f"listen = {address}: passwords would cross the network unencrypted"
+            hint = "set tls_cert and tls_key, or behind_proxy = yes if a proxy in front of it speaks HTTPS"
+            reading.problem(place(section, "listen"), f"{text}; {hint}")
+        elif not is_loopback(address) and values["metrics"] == "open":
+            text = f"metrics = open is for loopback addresses, and listen has {address}; write metrics = token"
+            reading.problem(place(section, "metrics"), text)
+    if values["behind_proxy"] and not values["hosts"] and "hosts" not in faulty:
+        text = "behind_proxy: the proxy passes on the name that browsers ask for, and no other is answered; set hosts to it"
+        reading.problem(place(section, "behind_proxy"), text)
+    xmlrpc = values["xmlrpc"]
+    if xmlrpc and not is_loopback(xmlrpc):
+        text = f"xmlrpc = {xmlrpc}: it has no encryption; write a loopback address, or unix:PATH"
+        reading.problem(place(section, "xmlrpc"), text)
+    if not section.entries.get("listen") and not values["socket"] and "listen" not in faulty:
+        values["listen"] = (_free(reading),)
+    reading.gateway = Settings("", f"{section.file}:{section.line}", values)
+
+
+def _free(reading: _Sections) -> Listen:
+    """The default address, past those that the file itself gives away."""
+    taken = [address for unit in reading.units.values() if unit.enabled for address in unit.listen]
+    for port in count(PORT):
+        found = Listen(HOST, port, more_ports=max(0, PORT + PORTS - 1 - port))
+        if not any(found.clashes(address) for address in taken):
+            return found
+    raise AssertionError
+
+
+def _alert(reading: _Sections, section: Section, name: str) -> None:
+    reading.unknown_keys(section, schema.ALERT)
+    fresh = reading.name(section, schema.ALERT, name, reading.alert_headers)
+    values, faulty = reading.values(section, schema.ALERT)
+    if not fresh:
+        return
+    reading.alert_headers[name] = section
+    agreement.companions(reading, section, schema.ALERT, values, faulty)
+    given = [key for key in ("url", "to", "command") if values[key] or key in faulty]
+    shown = f"[{ini.brief(section.name)}]"
+    if len(given) > 1:
+        reading.problem(place(section, given[1]), f"{shown} has {' and '.join(given)}; keep one of them")
+    elif not given and not values["heartbeat"] and "heartbeat" not in faulty:
+        example = schema.keys_of(schema.ALERT)["url"].example
+        reading.problem(section, f"{shown} reaches nobody; give it url, to or command, like url = {example}")
+    way = {"url": "", "to": "email", "command": "command"}[given[0]] if given else ""
+    if values["type"] and given and (values["type"] != way if way else values["type"] not in OF_WEBHOOK):
+        text = f"type = {values['type']} does not go with {given[0]}; remove type, or write what belongs to it"
+        reading.problem(place(section, "type"), text)
+    values["type"] = values["type"] or way or _by_host(values["url"])
+    known = [*reading.units, *reading.timers, GATEWAY, OBSERVER]
+    for pattern in values["units"]:
+        if not agreement.matches(pattern, known) and pattern not in reading.misnamed:
+            near = reading.nearest(pattern, known)
+            hint = f"did you mean {near}?" if near else "write the name of a unit or timer, or a pattern"
+            reading.problem(place(section, "units"), f"units: {ini.brief(pattern)} matches no unit; {hint}")
+    reading.alerts[name] = Settings(name, f"{section.file}:{section.line}", values)
+
+
+def _by_host(url: str) -> str:
+    host = url.partition("://")[2].partition("/")[0].partition(":")[0]
+    return KNOWN_HOSTS.get(host, "json") if url else ""
+
+
+def _make(reading: _Sections, section: Section, name: str) -> None:
+    """Add the unit, unless the file has one of that name."""
+    other = reading.headers.get(name)
+    if other is not None:
+        text = f"[{ini.brief(other.name)}]: {header_of(section)} makes a unit of that name; choose another"
+        reading.problem(other, text)
+        return
+    for entries in filter(None, [reading.env_entries.get(name)]):
+        text = f"[env:{name}]: impetusd makes the unit {name}, and its environment; remove this section"
+        reading.problem(next(iter(entries.values())), text)
+    reading.headers[name] = section
+    whole = reading.gateway.values if reading.gateway is not None else {}
+    kind = Kind.POOL if name == GATEWAY else Kind.PROGRAM
+    folder = f"{reading.built_in['STATE_DIR']}/{name}"
+    user = whole.get("user", "") or (NOBODY if reading.host.euid == 0 else "")
+    values = reading.all_defaults(kind.value).copy()
+    values.pop("instances")
+    values.update(cwd=folder, user=user, enabled=_enabled(reading, section, name, user), umask=0o077)
+    if name == GATEWAY:
+        addresses = (*whole["listen"], *filter(None, (whole["socket"], whole["xmlrpc"])))
+        values.update(app="impetusd.gateway.app:create_app", listen=addresses, standby=0, wait_ready=True)
+    else:
+        values.update(command=(sys.executable, "-m", "impetusd.observer"), ready=None, wait_ready=True)
+    told = {"folder": folder, **_told(reading, name)}
+    reading.units[name] = Unit(
+        name=name,
+        kind=kind,
+        where=f"{section.file}:{section.line}",
+        # Without the folder that it runs in among those that modules are imported from: others than root write there.
+        env={SETTINGS[name]: json.dumps(told), "PYTHONSAFEPATH": "1"},
+        instances=1,
+        instances_max=1,
+        rules=reading.rules,
+        made=Made(_shown(reading, name), folder),
+        **values,
+    )
+
+
+def header_of(section: Section) -> str:
+    """As it stands in the file."""
+    return f"[{ini.brief(section.name)}]"
+
+
+def _enabled(reading: _Sections, section: Section, name: str, user: str) -> bool:
+    """Whether it runs. As a user who was not asked for it does not where that user cannot read impetusd itself."""
+    gateway = reading.gateway
+    if user == NOBODY and reading.host.closed and not (gateway and gateway.values["user"]):
+        text = f"{header_of(section)}: the unit {name} is not started, for its user nobody does not get to {reading.host.closed}"
+        hint = f"run: chmod o+rX {reading.host.closed}, or set user in [gateway], or install impetusd elsewhere"
+        reading.warnings.append(Problem(section.file, section.line, f"{text}; {hint}"))
+        return False
+    alive = any(alert.values["enabled"] for alert in reading.alerts.values())
+    on = gateway is not None and bool(gateway.values["enabled"])
+    return on or (name == OBSERVER and alive)
+
+
+def _told(reading: _Sections, name: str) -> dict[str, Any]:
+    """What the unit is told, as JSON."""
+    whole = reading.gateway.values if reading.gateway is not None else {}
+    conf = {"conf": reading.path, "state_dir": reading.built_in["STATE_DIR"], "url": whole.get("url", "")}
+    alerts = {each.name: each.values for each in reading.alerts.values() if each.values["enabled"]}
+    if name == OBSERVER:
+        return {**conf, "listen": _written(whole.get("listen", ())), "alerts": alerts}
+    told = {key: value for key, value in whole.items() if key not in {"enabled", "user"}}
+    for key in ("listen", "socket", "xmlrpc"):
+        told[key] = _written(told[key]) if key == "listen" else str(told[key])
+    return {**conf, **told, "alerts": list(alerts), "history": f"{reading.built_in['STATE_DIR']}/{OBSERVER}"}
+
+
+def _written(addresses: tuple[Listen, ...]) -> list[str]:
+    return [str(address) for address in addresses]
+
+
+def _shown(reading: _Sections, name: str) -> dict[str, tuple[object, str]]:
+    """What the unit's sections say, by key, as `describe.keys`; of an alert the key has its name in front."""
+    shown: dict[str, tuple[object, str]] = {}
+    if reading.gateway is not None:
+        shown = _keys(schema.GATEWAY, reading.gateway.values, "")
+    if name == OBSERVER:
+        shown = {key: each for key, each in shown.items() if key in {"user", "url", "listen"}}
+        for alert in reading.alerts.values():
+            if alert.values["enabled"]:
+                shown |= _keys(schema.ALERT, alert.values, f"alert:{alert.name} ")
+    return shown
+
+
+def _keys(kind: str, values: Mapping[str, Any], prefix: str) -> dict[str, tuple[object, str]]:
+    keys = schema.keys_of(kind)
+    return {
+        f"{prefix}{name}": (values[name], key.value.show(values[name]) if values[name] or key.default else "")
+        for name, key in keys.items()
+        if name != "enabled"
+    }

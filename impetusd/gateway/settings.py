@@ -1,0 +1,39 @@
+"""What impetusd tells the gateway at its start: the variable IMPETUSD_GATEWAY, made by `core.config.gateway`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from impetusd.core.config.gateway import GATEWAY, SETTINGS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The keys of [gateway], as `core.config.schema` documents them, and where things are. Addresses as one writes them."""
+
+    conf: str
+    state_dir: str
+    folder: str  # the gateway's own, which it runs in
+    history: str  # the observer's folder
+    alerts: tuple[str, ...]  # names of those that are enabled
+    listen: tuple[str, ...]  # as configured: the port in use may be a higher one
+    socket: str
+    xmlrpc: str
+    tls_cert: str
+    tls_key: str
+    behind_proxy: bool
+    hosts: tuple[str, ...]
+    url: str
+    ceiling: str
+    metrics: str
+
+
+def settings(environ: Mapping[str, str]) -> Settings:
+    """Raises KeyError, ValueError where they are missing or make no sense."""
+    given: dict[str, Any] = json.loads(environ[SETTINGS[GATEWAY]])
+    known = ((each.name, given[each.name]) for each in fields(Settings))
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known}
+    return Settings(**values)

@@ -1,0 +1,122 @@
+"""Connections for the units that impetusd makes itself, [gateway]'s and the observer: they act for others, within a ceiling.
+
+Who they are is no matter of a uid, which others may have. Each of these units has a pair of sockets, which the shim holds and
+whose other end its processes inherit. Whoever has that asks for a connection, CONNECT, and gets one with the answer; there it
+speaks the control protocol as everybody does, and may say on whose behalf ("on_behalf_of", see `control`). What was asked of a
+supervisor that has died waits for the next.
+
+The unit speaks HTTP with strangers, so what it sends is hostile: no descriptor is ever taken from it (closing another user's
+file may take for ever, and flags of a socket are shared by whoever has it), and nothing that it does costs more than a share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable
+
+from impetusd.core.config.gateway import GATEWAY
+from impetusd.core.config.model import Settings, Unit
+from impetusd.core.protocol import CONNECT, FULL, TAKE, VIEWER
+from impetusd.supervisor.api.control import Peer
+from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.start.starter import Starter
+
+MOST = 64  # connections of one unit
+AT_ONCE = 16  # messages of a unit that are read before everything else has its turn, and for so many seconds no more:
+APART = 0.05
+PREFIX, THEIRS = "inherited:", ":theirs"  # in the shim's store, around the unit's name
+
+
+class Inherited:
+    """The pairs, and who asks over them. `serve` takes a connection; it says how many of a peer's are open already."""
+
+    def __init__(
+        self, starter: Starter, serve: Callable[[socket.socket, Peer], object], count: Callable[[str], int]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._starter = starter
+        self._serve = serve
+        self._count = count
+        self._socks: dict[str, socket.socket] = {}
+        self._peers: dict[str, Peer] = {}
+        self.faults = BARE
+
+    def resume(self, held: Iterable[str], units: Iterable[Unit], gateway: Settings | None) -> None:
+        """Take over what is `held`, as the shim names it, and make what is missing for `units`."""
+        wanted = {unit.name for unit in units if unit.made is not None}
+        for name in [name for name in held if name.startswith(PREFIX)]:
+            if name.removeprefix(PREFIX).removesuffix(THEIRS) not in wanted:
+                self._starter.drop(name)
+        ceiling = gateway.values["ceiling"] if gateway is not None else VIEWER
+        for unit in wanted:
+            self._socks[unit] = self._pair(f"{PREFIX}{unit}")
+            self._peers[unit] = Peer.unit(unit, ceiling if unit == GATEWAY else VIEWER)
+
+    def _pair(self, name: str) -> socket.socket:
+        """Our end: the one that is held, or that of a new pair where either end was lost with a shim that was killed."""
+        held, theirs = (self._starter.held(each) for each in (name, name + THEIRS))
+        if theirs is not None:
+            os.close(theirs)
+        if held is not None and theirs is not None:
+            ours = socket.socket(fileno=held)
+        else:
+            if held is not None:
+                os.close(held)
+            ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._starter.keep(name, os.dup(ours.fileno()), ours=False)
+            self._starter.keep(name + THEIRS, other.detach(), ours=False)
+        ours.setblocking(False)
+        return ours
+
+    def listen(self) -> None:
+        """Answer from now on."""
+        for unit in self._socks:
+            self._hear(unit)
+
+    def _hear(self, unit: str) -> None:
+        sock = self._socks.get(unit)
+        if sock is not None:
+            self.faults.hear(sock, unit, "giving it a connection", self._asked, unit)
+
+    def _asked(self, unit: str) -> None:
+        sock = self._socks[unit]
+        for _ in range(AT_ONCE):
+            try:
+                # Without room for descriptors: those that come along are let go by the kernel.
+                message = sock.recv(len(CONNECT) + 1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENOBUFS, errno.ENOMEM}:
+                    break
+                raise
+            if message == CONNECT:
+                self._connect(unit, sock)
+        self._loop.remove_reader(sock)
+        self._loop.call_later(APART, self.faults.contain, unit, "hearing it again", self._hear, unit)
+
+    def _connect(self, unit: str, sock: socket.socket) -> None:
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        with contextlib.suppress(OSError):  # who asked does not take the answers of before; no descriptor is left
+            if self._count(unit) >= MOST:
+                sock.send(FULL, flags)
+                return
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    socket.send_fds(sock, [TAKE], [theirs.fileno()], flags)
+                except OSError:
+                    ours.close()
+                    return
+            self._serve(ours, self._peers[unit])
+
+    def close(self) -> None:
+        """Answer no more."""
+        for sock in self._socks.values():
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._socks.clear()

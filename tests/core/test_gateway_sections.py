@@ -1,0 +1,198 @@
+"""[gateway] and [alert:NAME]: the units that they make, every mistake in them, and that no secret of them is shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from impetusd.core import redact
+from impetusd.core.config import describe, environment, gateway, parser
+from impetusd.core.config.model import Host, Kind, Listen
+from impetusd.core.config.problem import ConfigError
+
+ROOT = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
+ALICE = Host(euid=1000, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True)
+CLOSED = Host(euid=0, cpus=4, user_exists=lambda _: True, group_exists=lambda _: True, closed="/root")
+WEBHOOK = "https://hooks.slack.com/services/T0/B0/s3cr3t"
+
+
+def parse(text, host=ROOT):
+    return parser.parse(text, "/srv/impetusd.ini", {}, host)
+
+
+def problems(text, host=ROOT):
+    with pytest.raises(ConfigError) as raised:
+        parse(text, host)
+    return [(each.line, each.text) for each in raised.value.problems]
+
+
+def told(config, name):
+    return json.loads(config.units[name].env[gateway.SETTINGS[name]])
+
+
+class TestUnits:
+    def test_without_the_sections_there_are_none(self):
+        assert not parse("[program:x]\ncommand = x\n").units.keys() & {"gateway", "observer"}
+
+    def test_a_gateway_is_a_pool_of_our_own_beside_the_observer(self):
+        found = parse("[gateway]\n")
+        pool, program = found.units["gateway"], found.units["observer"]
+        assert (pool.kind, pool.app, pool.instances) == (Kind.POOL, "impetusd.gateway.app:create_app", 1)
+        assert (program.kind, program.command[1:]) == (Kind.PROGRAM, ("-m", "impetusd.observer"))
+        for unit in (pool, program):
+            assert unit.user == "nobody"
+            assert unit.enabled
+            assert unit.autostart
+            assert unit.cwd == unit.made.folder == f"/srv/var/lib/{unit.name}"
+            assert told(found, unit.name)["folder"] == unit.cwd
+
+    def test_an_alert_alone_makes_the_observer_alone(self):
+        assert set(parse(f"[alert:ops]\nurl = {WEBHOOK}\n").units) == {"observer"}
+
+    def test_of_an_ordinary_user_they_run_as_that(self):
+        assert {unit.user for unit in parse("[gateway]\n", ALICE).units.values()} == {""}
+
+    def test_by_default_it_takes_the_next_port_that_is_free(self):
+        (address,) = parse("[gateway]\n").units["gateway"].listen
+        assert (address.host, address.port, address.more_ports) == ("127.0.0.1", 9615, 9)
+        (address,) = parse("[program:x]\ncommand = x\nlisten = 127.0.0.1:9615\n[gateway]\n").units["gateway"].listen
+        assert (address.port, address.port + address.more_ports) == (9616, 9624)
+
+    def test_an_address_that_is_written_is_meant(self):
+        assert parse("[gateway]\nlisten = 127.0.0.1:9615\n").units["gateway"].listen == (Listen("127.0.0.1", 9615),)
+
+    def test_with_a_socket_it_has_no_port_unless_that_is_written(self):
+        text = "[gateway]\nsocket = run/gate.sock mode=0600 owner=:www-data\nxmlrpc = unix:run/x.sock\n"
+        first, second = parse(text).units["gateway"].listen
+        assert first == Listen("", 0, "/srv/run/gate.sock", 0o600, ":www-data")
+        assert second.path == "/srv/run/x.sock"
+        assert len(parse(f"{text}listen = 127.0.0.1:1\n").units["gateway"].listen) == 3
+
+    def test_where_nobody_gets_to_our_code_it_is_not_started_and_that_is_said(self):
+        found = parse("[gateway]\n", CLOSED)
+        assert not any(unit.enabled for unit in found.units.values())
+        assert "chmod o+rX /root" in found.warnings[0].text
+        assert parse("[gateway]\nuser = alice\n", CLOSED).units["gateway"].enabled
+
+    def test_a_pattern_of_a_group_is_for_what_the_file_describes(self):
+        text = "[program:a]\ncommand = x\n[gateway]\n[group:all]\nmembers = *\n[group:both]\nmembers = a, gateway\n"
+        groups = parse(text).groups
+        assert groups["all"].members == ("a",)
+        assert groups["both"].members == ("a", "gateway")
+
+    def test_its_own_health_can_be_checked(self):
+        assert parse("[gateway]\n[health:gateway]\nhttp = /health\n").health["gateway"].target == "gateway"
+
+
+@pytest.mark.parametrize(
+    ("keys", "line", "says"),
+    [
+        ("listen = 0.0.0.0:9615", 2, "passwords would cross the network unencrypted"),
+        ("listen = [::]:9615", 2, "set tls_cert and tls_key, or behind_proxy = yes"),
+        ("listen = ops:9615", 2, "passwords would cross the network"),
+        ("listen = unix:/run/x", 2, "for a unix socket write socket = /run/x"),
+        ("tls_cert = a.pem", 2, "tls_cert means nothing without tls_key"),
+        ("behind_proxy = yes", 2, "set hosts to it"),
+        ("xmlrpc = 10.0.0.1:9001", 2, "write a loopback address, or unix:PATH"),
+        ("xmlrpc = 127.0.0.1:1, 127.0.0.1:2", 2, "more than one address"),
+        (
+            "listen = 10.0.0.1:1\ntls_cert = a\ntls_key = b\nmetrics = open",
+            5,
+            "metrics = open is for loopback addresses",
+        ),
+        ("hosts = ops.example.com/x", 2, "write them without port or path"),
+        ("ceiling = root", 2, "write viewer, operator or admin"),
+        ("lissen = 127.0.0.1:1", 2, "did you mean listen?"),
+        ("instances = 2", 2, "'instances' is a key of [pool:NAME] and [program:NAME], not of [gateway]"),
+    ],
+)
+def test_a_mistake_in_the_gateway(keys, line, says):
+    ((at, text),) = problems(f"[gateway]\n{keys}\n")
+    assert at == line
+    assert says in text
+
+
+@pytest.mark.parametrize(
+    "keys", ["listen = 10.0.0.1:1\ntls_cert = a\ntls_key = b", "listen = [::]:1\nbehind_proxy = yes\nhosts = a"]
+)
+def test_another_address_than_loopback_needs_one_of_two(keys):
+    assert parse(f"[gateway]\n{keys}\n").units["gateway"].listen
+
+
+@pytest.mark.parametrize(
+    ("keys", "line", "says"),
+    [
+        ("", 1, "reaches nobody; give it url, to or command"),
+        (f"url = {WEBHOOK}\nto = a@example.com", 3, "has url and to; keep one of them"),
+        ("type = email\nurl = https://a/b", 2, "type = email does not go with url"),
+        ("type = ntfy\nto = a@example.com", 2, "type = ntfy does not go with to"),
+        ("to = a@b, nobody", 2, "not a mail address"),
+        ("to = a@b\nfrom = x\\r@b", 3, "not a mail address"),
+        ("to = a@b\nsmtp_user = u", 3, "smtp_user means nothing without smtp_password"),
+        (f"url = {WEBHOOK}\nsmtp = mail:25", 3, "smtp means nothing without to"),
+        (f"url = {WEBHOOK}\nevents = fatl", 3, "did you mean fatal?"),
+        (f"url = {WEBHOOK}\nunits = weeb", 3, "units: weeb matches no unit; did you mean web?"),
+        (f"url = {WEBHOOK}\nheartbeat_every = 5s", 3, "heartbeat_every means nothing without heartbeat"),
+        ("url = ftp://x", 2, "not a URL"),
+    ],
+)
+def test_a_mistake_in_an_alert(keys, line, says):
+    ((at, text),) = problems(f"[alert:ops]\n{keys}\n[program:web]\ncommand = x\n")
+    assert at == line
+    assert says in text
+    assert "s3cr3t" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[gateway]\n[program:gateway]\ncommand = x\n", "[gateway] makes a unit of that name"),
+        ("[gateway]\n[timer:observer]\ncommand = x\nevery = 1h\n", "[gateway] makes a unit of that name"),
+        (
+            f"[alert:a]\nurl = {WEBHOOK}\n[pool:observer]\napp = a:b\nlisten = 127.0.0.1:1\n",
+            "makes a unit of that name",
+        ),
+        ("[gateway]\n[env:gateway]\nA = b\n", "impetusd makes the unit gateway, and its environment"),
+        ("[gateway:x]\n", "this section takes no name; write [gateway]"),
+        ("[alert]\nurl = https://a/b\n", "has no name; write [alert:NAME]"),
+        ("[gatewy]\n", "did you mean [gateway]?"),
+        ("[env:x]\nIMPETUSD_GATEWAY = x\n[program:x]\ncommand = x\n", "IMPETUSD_GATEWAY is set by impetusd itself"),
+    ],
+)
+def test_nothing_overrides_these_units(text, says):
+    assert any(says in text for _, text in problems(text))
+
+
+@pytest.mark.parametrize(
+    ("keys", "way"),
+    [
+        (f"url = {WEBHOOK}", "slack"),
+        ("url = https://ntfy.sh/mine", "ntfy"),
+        ("url = https://example.com/hook", "json"),
+        ("url = https://example.com/hook\ntype = slack", "slack"),
+        ("to = a@example.com", "email"),
+        ("command = page 'the one'", "command"),
+        ("heartbeat = https://hc-ping.com/x", ""),
+    ],
+)
+def test_how_an_alert_goes_follows_from_what_is_given(keys, way):
+    config = parse(f"[alert:ops]\n{keys}\n")
+    assert told(config, "observer")["alerts"]["ops"]["type"] == config.alerts["ops"].values["type"] == way
+
+
+def test_no_secret_is_shown():
+    text = f"[gateway]\n[alert:a]\nurl = {WEBHOOK}\n[alert:b]\nto = a@b\nsmtp_user = u\nsmtp_password = pa\"ss'wörd\n"
+    found = parse(text + "[alert:c]\nheartbeat = https://hc-ping.com/s3cr3t\n")
+    assert told(found, "observer")["alerts"]["b"]["smtp_password"] == "pa\"ss'wörd"
+    shown = [describe.unit(found.units[name]) for name in ("gateway", "observer")]
+    assert not any(secret in repr(shown) for secret in ("s3cr3t", "ss'w"))
+    assert shown[1]["alert:a url"] == "https://hooks.slack.com/***"
+    env = {**found.units["observer"].env, **found.units["gateway"].env}
+    assert {redact.value(name, env[name]) for name in gateway.SETTINGS.values()} == {redact.HIDDEN}
+    assert not {row["name"] for row in environment.shown(env)} & {*gateway.SETTINGS.values()}
+
+
+def test_an_alert_that_is_switched_off_is_not_told():
+    found = parse(f"[alert:a]\nurl = {WEBHOOK}\nenabled = no\n[alert:b]\nurl = {WEBHOOK}\n")
+    assert set(told(found, "observer")["alerts"]) == {"b"}
