@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from impetusd.core.config.ini import Section
-    from impetusd.core.config.parser import _Sections
+    from impetusd.core.config.reading import Values
 
 GATEWAY, OBSERVER = "gateway", "observer"  # the units
 SETTINGS = {GATEWAY: "IMPETUSD_GATEWAY", OBSERVER: "IMPETUSD_OBSERVER"}
@@ -36,7 +36,7 @@ KNOWN_HOSTS = {"hooks.slack.com": "slack", "ntfy.sh": "ntfy"}
 OF_WEBHOOK = ("slack", "json", "ntfy")
 
 
-def gateway(reading: _Sections, sections: list[Section]) -> None:
+def gateway(reading: Values, sections: list[Section]) -> None:
     """Read them, once every other unit is known, and add the units that they make."""
     ours = [section for section in sections if parts(section)[0] == schema.GATEWAY]
     for section in ours[:1]:
@@ -61,7 +61,7 @@ def is_loopback(address: Listen) -> bool:
         return False
 
 
-def _gateway(reading: _Sections, section: Section) -> None:
+def _gateway(reading: Values, section: Section) -> None:
     reading.unknown_keys(section, schema.GATEWAY)
     values, faulty = reading.values(section, schema.GATEWAY)
     agreement.companions(reading, section, schema.GATEWAY, values, faulty)
@@ -95,7 +95,7 @@ def _gateway(reading: _Sections, section: Section) -> None:
     reading.gateway = Settings("", f"{section.file}:{section.line}", values)
 
 
-def _free(reading: _Sections) -> Listen:
+def _free(reading: Values) -> Listen:
     """The default address, past those that the file itself gives away."""
     taken = [address for unit in reading.units.values() if unit.enabled for address in unit.listen]
     for port in count(PORT):
@@ -105,7 +105,7 @@ def _free(reading: _Sections) -> Listen:
     raise AssertionError
 
 
-def _alert(reading: _Sections, section: Section, name: str) -> None:
+def _alert(reading: Values, section: Section, name: str) -> None:
     reading.unknown_keys(section, schema.ALERT)
     fresh = reading.name(section, schema.ALERT, name, reading.alert_headers)
     values, faulty = reading.values(section, schema.ALERT)
@@ -139,7 +139,7 @@ def _by_host(url: str) -> str:
     return KNOWN_HOSTS.get(host, "json") if url else ""
 
 
-def _make(reading: _Sections, section: Section, name: str) -> None:
+def _make(reading: Values, section: Section, name: str) -> None:
     """Add the unit, unless the file has one of that name."""
     other = reading.headers.get(name)
     if other is not None:
@@ -182,7 +182,7 @@ def header_of(section: Section) -> str:
     return f"[{ini.brief(section.name)}]"
 
 
-def _enabled(reading: _Sections, section: Section, name: str, user: str) -> bool:
+def _enabled(reading: Values, section: Section, name: str, user: str) -> bool:
     """Whether it runs. As a user who was not asked for it does not where that user cannot read impetusd itself."""
     gateway = reading.gateway
     if user == NOBODY and reading.host.closed and not (gateway and gateway.values["user"]):
@@ -195,7 +195,7 @@ def _enabled(reading: _Sections, section: Section, name: str, user: str) -> bool
     return on or (name == OBSERVER and alive)
 
 
-def _told(reading: _Sections, name: str) -> dict[str, Any]:
+def _told(reading: Values, name: str) -> dict[str, Any]:
     """What the unit is told, as JSON."""
     whole = reading.gateway.values if reading.gateway is not None else {}
     conf = {"conf": reading.path, "state_dir": reading.built_in["STATE_DIR"], "url": whole.get("url", "")}
@@ -212,7 +212,7 @@ def _written(addresses: tuple[Listen, ...]) -> list[str]:
     return [str(address) for address in addresses]
 
 
-def _shown(reading: _Sections, name: str) -> dict[str, tuple[object, str]]:
+def _shown(reading: Values, name: str) -> dict[str, tuple[object, str]]:
     """What the unit's sections say, by key, as `describe.keys`; of an alert the key has its name in front."""
     shown: dict[str, tuple[object, str]] = {}
     if reading.gateway is not None:

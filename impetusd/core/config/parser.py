@@ -12,7 +12,7 @@ from impetusd.core.config.location import names_instance
 from impetusd.core.config.logpaths import collisions
 from impetusd.core.config.model import Config, Group, Health, Kind, Timer, Unit
 from impetusd.core.config.problem import Problem, error_of
-from impetusd.core.config.reading import LONGEST_NAME, Values, is_unit_name, parts, place
+from impetusd.core.config.reading import Values, is_unit_name, parts, place
 from impetusd.core.config.relations import members_of, relations
 from impetusd.core.config.schema import header
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     from impetusd.core.config.ini import Entry, Section
     from impetusd.core.config.model import Host
-    from impetusd.core.config.schema import Key
 
-RESERVED_NAME = "impetusd"
 UNITS = (schema.POOL, schema.PROGRAM)
 OF_A_TIMER = ("cron", "timezone", "every", "timeout", "retries", "retry_delay", "overlap", "jitter", "catch_up")
 
@@ -201,42 +199,6 @@ class _Sections(Values):
             )
         self.groups[name] = Group(name, f"{section.file}:{section.line}", members)
 
-    def unknown_keys(self, section: Section, kind: str) -> None:
-        known = schema.keys_of(kind)
-        for name, entry in section.entries.items():
-            if name in known:
-                continue
-            said = ini.brief(name)
-            unknown = f"unknown key '{said}' in [{ini.brief(section.name)}]"
-            if advice := habits.advice(name, known):
-                self.problem(entry, f"{unknown}: {advice}")
-                continue
-            others = dict.fromkeys(other for key in schema.KEYS if key.name == name for other in key.sections)
-            if others:
-                *most, last = map(header, others)
-                places = f"{', '.join(most)} and {last}" if most else last
-                self.problem(entry, f"'{said}' is a key of {places}, not of {header(kind)}; move or remove it")
-            elif near := self.nearest(name.lower(), known):
-                self.problem(entry, f"{unknown}; did you mean {near}?")
-            else:
-                self.problem(entry, f"{unknown}; `impetusd init` writes a file with all of them")
-
-    def values(self, section: Section, kind: str) -> tuple[dict[str, Any], set[str]]:
-        """Each key's value, and the keys that have a problem: these have their default."""
-        keys = schema.keys_of(kind)
-        values = self.all_defaults(kind).copy()
-        faulty: set[str] = set()
-        for key in [key for name, key in keys.items() if name in section.entries]:
-            value = self.value(key, section.entries[key.name])
-            if value is None:
-                faulty.add(key.name)
-            values[key.name] = self.or_default(kind, key, value)
-        return values, faulty
-
-    def or_default(self, kind: str, key: Key, value: Any) -> Any:
-        """A number of 0 and a False are values; none is "" or ()."""
-        return self.default(kind, key) if value is None or value in ("", ()) else value
-
     def unit(self, section: Section, kind: Kind, name: str) -> None:
         """Read one [pool:…] or [program:…]."""
         self.instance = str(self.index)
@@ -396,26 +358,3 @@ class _Sections(Values):
                 **surroundings,
             )
         self.checks[name] = Health(name=name, where=where, unit=unit, **values)
-
-    def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
-        """Whether the section has a name that it can have."""
-        shown = f"[{ini.brief(section.name)}]"
-        if not name:
-            self.problem(section, f"{shown} has no name; write [{kind}:NAME]")
-        elif name == RESERVED_NAME:
-            self.misnamed.add(name)
-            self.problem(section, f"{shown}: impetusd itself has that name; choose another")
-        elif not is_unit_name(name):
-            self.misnamed.add(name)
-            form = "letters, digits, '_', '-' and '.', and begins with one of the first three"
-            text = f"{shown}: a name is at most {LONGEST_NAME} {form}; choose another"
-            self.problem(section, text)
-        elif name not in taken:
-            return True
-        else:
-            other = taken[name]
-            if parts(other)[0] != kind:
-                at = f"on line {other.line}" if other.file == section.file else f"at {other.file}:{other.line}"
-                text = f"[{ini.brief(other.name)}] {at} has that name; choose another"
-                self.problem(section, f"{shown}: {text}")
-        return False
