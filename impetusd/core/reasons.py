@@ -559,6 +559,16 @@ KEYS: dict[str, Kind] = {
     ),
     "disabled": Kind("name", "{name} is disabled; impetusd enable {name}"),
     "timer_failed": Kind("name ago_s cause again_s", _timer_failed),
+    # What the observer finds.
+    "restarted_often": Kind(
+        "end count window_s", lambda f: f"{f['end']}; restarted {f['count']} times within {span(f['window_s'])}"
+    ),
+    "supervisor_replaced": Kind("", "its supervisor ended unexpectedly and was replaced; no program was touched"),
+    "supervisor_silent": Kind("within_s", "its supervisor has not answered for {within_s}"),
+    "not_kept": Kind(
+        "path cause", "{cause}; what is not written there is kept in memory", "the observer cannot write {path}"
+    ),
+    "set_aside": Kind("path what", "{path} was damaged; it was renamed to {what} and a new one begun"),
 }
 # By key, the key of the INI file whose rule it is.
 RULES = {

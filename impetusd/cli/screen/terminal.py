@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import re
 
+from impetusd.core import inert
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TextIO
 
 _SGR = r"\x1b\[[0-9;:]*m"
-# Escape sequences (CSI, OSC and the other strings, two-byte ones), then every control character but the tab.
-_ESCAPE = (
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]"
-    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
-)
-_UNSAFE = re.compile(_ESCAPE)
-_UNSAFE_BUT_COLOUR = re.compile(f"({_SGR})|{_ESCAPE}")
+_UNSAFE_BUT_COLOUR = re.compile(f"({_SGR})|{inert.ESCAPE}")
+
+plain = inert.plain
 
 INDENT = "    "
 COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
@@ -80,11 +78,6 @@ def screen_of(stream: TextIO, environ: Mapping[str, str]) -> Screen:
             width = 80
     colour = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     return Screen(width=width, colour=colour, utf8=utf8)
-
-
-def plain(text: str) -> str:
-    """`text` as one line that cannot move the cursor, ring, retitle or colour: what a program wrote is shown, not obeyed."""
-    return _UNSAFE.sub("", text)
 
 
 def coloured(text: str) -> str:

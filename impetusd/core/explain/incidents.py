@@ -1,0 +1,253 @@
+"""What is wrong now, grouped by cause: the rows of `watch` → problems → incidents. Pure.
+
+A problem is one thing that is wrong with one name (a unit, a timer, impetusd itself). Problems that follow from each
+other are one incident: its root is the unit at the far end of `depends_on` that does not serve, so the database comes
+before what needs it. Units whose last words name the same trouble outside (a refused connection, a name that is not
+found, a full disk) are one incident, too, although no dependency is declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from impetusd.core import stream
+from impetusd.core.explain import causes
+from impetusd.core.protocol import as_wanted
+from impetusd.core.reasons import NONE, SKIPPED, Reason, alike, because, errno_of, of_record, read
+from impetusd.core.rules import quarantine
+
+Rows: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by kind and key, as of `stream.Mirror`
+Needs: TypeAlias = Mapping[str, Collection[str]]  # unit or timer -> units that it depends on
+
+# The worst first. What stands in WARNINGS goes on working.
+EVENTS = ("fatal", "unhealthy", "timer", "deploy", "daemon", "disk", "memory", "restarts")
+WARNINGS = frozenset({"memory", "restarts"})
+IMPETUSD = "impetusd"  # the name of problems of the daemon itself
+_OF_DISKS = frozenset({"ledger_lost", "logs_lost"})
+_NO_RESULT = (SKIPPED - {"skipped_missed"}) | {"stopped", "stopped_before", "stopped_for_next"}  # of a timer's run
+_AGAIN = frozenset({"STARTING", "BACKOFF", "STOPPING"})  # states of a unit that was given up, and is tried again
+_WAITING = frozenset({"waits_for", "waits_for_address"})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `since`: Unix time, 0.0 where the rows do not say; `lines`: what was written last."""
+
+    event: str
+    name: str
+    cause: Reason
+    since: float = 0.0
+    slots: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What stays the same for as long as it lasts."""
+        return f"{self.event} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """What follows from one root. `problems`: the root's own first, else the worst first.
+
+    `state` is the root's where it has no problem of its own, as a database that was stopped; `waiting`: units whose start
+    waits for it.
+    """
+
+    root: str
+    problems: tuple[Problem, ...]
+    state: str = ""
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> bool:
+        """Whether something does not work; a warning else."""
+        return any(problem.event not in WARNINGS for problem in self.problems)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of everything that it concerns, the root first."""
+        return tuple(dict.fromkeys([self.root, *(problem.name for problem in self.problems), *self.waiting]))
+
+
+@dataclass(slots=True)
+class _Unit:
+    states: set[str] = field(default_factory=set)  # of its slots that are not as wanted, or are wanted down
+    waits: set[str] = field(default_factory=set)
+
+
+def standing(rows: Rows, known: Collection[str] = ()) -> list[Problem]:
+    """What the rows themselves show to be wrong. `known`: keys of what was wrong before.
+
+    What is being tried again is as it was, and how that ends decides: a unit that is started, a check that was not asked
+    yet, a timer whose job runs.
+    """
+    return [*_fatal(rows, known), *_unhealthy(rows, known), *_timers(rows, known), *_instance(rows)]
+
+
+def group(problems: Iterable[Problem], rows: Rows, needs: Needs) -> list[Incident]:
+    """The incidents that these problems make, the worst first."""
+    units = _units(rows)
+    found = list(problems)
+    down = {name for name, unit in units.items() if unit.states}
+    down |= {problem.name for problem in found if problem.event in {"fatal", "unhealthy", "restarts"}}
+    edges = {name: [*needs.get(name, ()), *sorted(unit.waits)] for name, unit in units.items()}
+    edges.update({name: list(each) for name, each in needs.items() if name not in edges})
+    members: dict[str, list[Problem]] = {}  # in their order: the worst first
+    same: dict[str, str] = {}  # trouble outside -> the root that it was met at first
+    for problem in sorted(found, key=_rank):
+        root = _root(problem.name, edges, down)
+        if root == problem.name and (outside := _outside(problem)):
+            root = same.setdefault(outside, root)
+        members.setdefault(root, []).append(problem)
+    incidents = []
+    for root, each in members.items():
+        own = [problem for problem in each if problem.name == root]
+        each = [*own, *(problem for problem in each if problem.name != root)]
+        named = {problem.name for problem in each} | {root}
+        waiting = [name for name, unit in units.items() if unit.waits and name not in named]
+        waits = tuple(sorted(name for name in waiting if _root(name, edges, down | named) in named))
+        state = "" if each[0].name == root else "/".join(sorted(units[root].states)) if root in units else ""
+        incidents.append(Incident(root, tuple(each), state, waits))
+    return sorted(incidents, key=lambda incident: min(map(_rank, incident.problems)))
+
+
+def _rank(problem: Problem) -> tuple[int, str]:
+    return EVENTS.index(problem.event), problem.name
+
+
+def _root(name: str, edges: Mapping[str, Collection[str]], down: Collection[str]) -> str:
+    """The unit at the far end of what `name` needs that does not serve; `name` itself if all of that does."""
+
+    seen = {name}
+    walk = [(name, iter(edges.get(name, ())))]
+    while walk:
+        at, rest = walk[-1]
+        need = next((each for each in rest if each not in seen), None)
+        if need is not None:
+            seen.add(need)
+            walk.append((need, iter(edges.get(need, ()))))
+            continue
+        walk.pop()
+        if at in down:
+            return at
+    return name
+
+
+def _outside(problem: Problem) -> str:
+    """What it says of the world outside; "" if nothing that two units could have in common."""
+    said = causes.error_line(problem.lines)
+    if said and causes.advice([said]).hint:
+        return said
+    inward = problem.cause.find("bad_answer") is not None  # it is the unit itself that was asked
+    return repr(alike(problem.cause)) if errno_of(problem.cause) and not inward else ""
+
+
+def _units(rows: Rows) -> dict[str, _Unit]:
+    units: dict[str, _Unit] = {}
+    for row in rows.get(stream.UNIT, {}).values():
+        unit = units.setdefault(row["unit"], _Unit())
+        if row["want"] != "up" or not as_wanted(row):
+            unit.states.add(str(row["state"]))
+            reason = of_record(row)
+            if reason.key in _WAITING:
+                unit.waits.add(str(reason.facts["name"]).partition(":")[0])
+    return units
+
+
+def _fatal(rows: Rows, known: Collection[str]) -> Iterable[Problem]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows.get(stream.UNIT, {}).values():
+        failed = row["state"] == "FATAL" or (row["state"] in _AGAIN and f"fatal {row['unit']}" in known)
+        if row["want"] == "up" and (failed or row.get("held")):
+            found.setdefault(row["unit"], []).append(row)
+    for unit, each in found.items():
+        first = min(each, key=_ended)
+        held = first.get("held")
+        cause = quarantine.reason(held) if held else of_record(first)
+        since = held["at"] if held else _ended(first)
+        slots = tuple(str(row["name"]) for row in each)
+        yield Problem("fatal", unit, cause, since, slots, tuple(first.get("tail") or ()))
+
+
+def _ended(row: Mapping[str, Any]) -> float:
+    return _time((row.get("last_exit") or {}).get("at"))
+
+
+def _unhealthy(rows: Rows, known: Collection[str]) -> Iterable[Problem]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows.get(stream.CHECK, {}).values():
+        unit = str(row["target"]).partition(":")[0]
+        if row["state"] == "unhealthy" or (row["state"] == "starting" and f"unhealthy {unit}" in known):
+            found.setdefault(unit, []).append(row)
+    for unit, each in found.items():
+        slots = [row for row in rows.get(stream.UNIT, {}).values() if row["unit"] == unit]
+        lines = next((tuple(row["tail"]) for row in slots if row.get("tail")), ())
+        targets = tuple(dict.fromkeys(str(row["target"]) for row in each))
+        yield Problem("unhealthy", unit, of_record(each[0]), 0.0, targets, lines)
+
+
+def _timers(rows: Rows, known: Collection[str]) -> Iterable[Problem]:
+    for row in rows.get(stream.TIMER, {}).values():
+        last = next((run for run in row["runs"] if _key(run) not in _NO_RESULT), None)
+        if last is not None and not last.get("ok"):
+            ended = _time(last.get("at")) + (last.get("duration_s") or 0.0)
+            problem = Problem("timer", row["name"], of_record(last, "result"), ended)
+            if row["state"] == "waiting" or problem.key in known:
+                yield problem
+
+
+def _key(run: Mapping[str, Any]) -> str:
+    return str((run.get("cause") or {}).get("key", ""))
+
+
+def _instance(rows: Rows) -> Iterable[Problem]:
+    row = rows.get(stream.DAEMON, {}).get("", {})
+    if row.get("held"):
+        yield Problem("daemon", IMPETUSD, quarantine.reason(row["held"]), row["held"]["at"])
+    for notice in row.get("notices", ()):
+        cause = read(notice, str(notice.get("text", "")))
+        if cause.key in _OF_DISKS:
+            yield Problem("disk", str(cause.facts.get("path") or "logs"), cause)
+        elif cause.key == "shim":
+            yield Problem("disk", str(cause.facts["what"]), cause)
+        elif cause.key == "not_reloaded":
+            yield Problem("deploy", str(cause.facts["unit"]), cause)
+        elif cause.key == "ini_refused":
+            yield Problem("deploy", IMPETUSD, cause)
+        elif cause.key == "mistake":
+            yield Problem("daemon", str(cause.facts["source"]), cause)
+
+
+def _time(iso: object) -> float:
+    try:
+        return datetime.fromisoformat(str(iso)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def problem_data(problem: Problem) -> dict[str, Any]:
+    """As JSON."""
+    return {
+        "event": problem.event,
+        "name": problem.name,
+        "since": problem.since,
+        "cause": problem.cause.data(),
+        "slots": list(problem.slots),
+        "lines": list(problem.lines),
+    }
+
+
+def problem_of(data: Mapping[str, Any]) -> Problem:
+    """What `problem_data` made. KeyError, TypeError for what it did not make."""
+    cause = read(data["cause"]) or NONE
+    since, slots, lines = float(data["since"]), tuple(data["slots"]), tuple(data["lines"])
+    return Problem(str(data["event"]), str(data["name"]), cause, since, slots, lines)
+
+
+def stopped(name: str, state: str) -> Reason:
+    """Why an incident is, whose root has no problem of its own."""
+    return because("is_state", name=name, state=state, cause=NONE)
