@@ -67,7 +67,10 @@ MAY = {
         *("impetusd.gateway", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.observer"),
         *("impetusd.interop", "impetusd.worker.draining"),
     ),
-    "impetusd.observer": ("impetusd.observer", "impetusd.client", "impetusd.core", "impetusd.files"),
+    "impetusd.observer": (
+        *("impetusd.observer", "impetusd.client", "impetusd.core", "impetusd.files"),
+        *("impetusd.supervisor.threads", "impetusd.worker.notify"),
+    ),
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.worker.alone": (),
     "impetusd.postgres": ("impetusd.postgres",),

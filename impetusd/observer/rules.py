@@ -1,0 +1,423 @@
+"""When an alert is sent: the ledger's records and the rows of `watch` → notices. No I/O; the clock is an argument.
+
+Two sources say what is wrong. Rows show what stands (FATAL, unhealthy, a timer that failed); it is over when they no longer
+do. Records show what happened (restarts, memory limits, a supervisor that died); it is over when nothing like it has
+happened for a while. Both become incidents (`core.explain.incidents`), and of each incident each alert is sent:
+
+    firing      once, when it has lasted for `for`, GATHER at least, so that what follows from it is in the same notice
+    worse       its cause was found behind what was sent, or a warning has become an error
+    repeat      every `repeat`, while it lasts
+    flapping    in the place of the third `firing` within FLAP_WINDOW: nothing more until it was well for CALM
+    recovered   when it has been over for RECOVERY, if it was sent
+
+All of it is in `State`, which is written down together with the notices: who begins with the last one written sends
+nothing twice. Times are Unix time, in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from impetusd.core import stream
+from impetusd.core.explain import incidents, ledger
+from impetusd.core.explain.finding import STARTS_UP
+from impetusd.core.explain.incidents import IMPETUSD, Incident, Problem, Rows
+from impetusd.core.reasons import because
+from impetusd.observer.settings import Alert, Settings
+
+GATHER = 2.0  # seconds
+RECOVERY = 5.0
+CALM = 900.0
+FLAPS, FLAP_WINDOW = 3, 3600.0
+RESTARTS, RESTART_WINDOW = 3, 600.0  # so many unplanned ends of a unit's processes within that are a problem
+LASTS = {"restarts": 120.0, "memory": CALM, "unhealthy": 300.0, "daemon": 300.0}  # seconds after the last record of it
+MOST, KEYS = 20, 500  # problems, slots and units of an incident that a notice names; keys that are remembered
+MEMORY = frozenset({"max_memory_restart", "max_memory_kill"})
+
+Silence = Mapping[str, Any]  # {"name", "until"}: name of a unit, timer or alert, a pattern, or "" for everything
+
+
+@dataclass(slots=True)
+class Mark:
+    """A problem that records show, and until when without another one."""
+
+    problem: dict[str, Any]
+    until: float
+
+
+@dataclass(slots=True)
+class Told:
+    """An incident that an alert was sent of. `keys`: its problems; `gone`: since when there are none, 0.0 if there are."""
+
+    incident: str
+    root: str
+    since: float
+    sent: float
+    error: bool
+    keys: list[str]
+    problems: list[dict[str, Any]]
+    gone: float = 0.0
+    flapping: bool = False
+    merged: list[str] = field(default_factory=list)  # incidents that have turned out to be this one
+
+
+@dataclass(slots=True)
+class State:
+    """What is remembered. `salt` makes ids unique, `count` numbers them; `record`: the number of the last record taken.
+
+    By alert and root: `told`, and when it was `fired`.
+    """
+
+    salt: str
+    count: int = 0
+    record: int | None = None
+    handing: bool = False  # the supervisor hands over: the next one is no surprise
+    since: dict[str, float] = field(default_factory=dict)  # by a problem's key
+    marks: dict[str, Mark] = field(default_factory=dict)
+    exits: dict[str, list[float]] = field(default_factory=dict)  # by unit
+    told: dict[str, dict[str, Told]] = field(default_factory=dict)
+    fired: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def data(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> State:
+        """What `data` gave. KeyError, TypeError, ValueError for anything else."""
+        told = {alert: {root: Told(**each) for root, each in of.items()} for alert, of in data["told"].items()}
+        marks = {key: Mark(**each) for key, each in data["marks"].items()}
+        for mark in marks.values():
+            incidents.problem_of(mark.problem)
+        return cls(**{**data, "told": told, "marks": marks})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One message of one alert. `id` is its own, `incident` that of all messages about the same incident.
+
+    `kind` as above, or "test", asked for `by` somebody. `states`: of the root's slots now.
+    `merged`: other incidents that have turned out to be this one, and are over with it.
+    """
+
+    id: str
+    incident: str
+    alert: str
+    kind: str
+    at: float
+    root: str = ""
+    since: float = 0.0
+    error: bool = False
+    problems: tuple[Problem, ...] = ()
+    state: str = ""
+    waiting: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    by: str = ""
+    merged: tuple[str, ...] = ()
+
+    def data(self) -> dict[str, Any]:
+        """As JSON."""
+        shown = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**shown, "problems": [incidents.problem_data(each) for each in self.problems]}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Notice:
+        """What `data` gave, as it comes out of JSON."""
+        found: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in data.items()}
+        return cls(**{**found, "problems": tuple(map(incidents.problem_of, data["problems"]))})
+
+
+# What records show.
+
+
+def take(state: State, record: ledger.Record) -> bool:
+    """Remember what a record of the ledger says; False if it was taken before."""
+    if state.record is not None and record["n"] <= state.record:
+        return False
+    state.record = record["n"]
+    taken = _TAKEN.get(record["kind"])
+    if taken is not None:
+        taken(state, record)
+    return True
+
+
+def _daemon(state: State, record: ledger.Record) -> None:
+    what = record.get("what")
+    if what == "began":
+        state.marks.clear()
+        state.exits.clear()
+    elif what == "took over" and not state.handing:
+        _mark(state, record["at"], Problem("daemon", IMPETUSD, because("supervisor_replaced"), record["at"]))
+    state.handing = what == "handing over"
+
+
+def _exit(state: State, record: ledger.Record) -> None:
+    unit, slot, at, end = record["unit"], record["slot"], record["at"], ledger.end_reason(record)
+    if record.get("oom"):
+        _mark(state, at, Problem("memory", unit, end, at, (slot,)))
+    if record.get("asked") or "decision" not in record:  # of a timer's job nothing is decided here
+        return
+    ends = state.exits[unit] = [each for each in state.exits.get(unit, ()) if at - each < RESTART_WINDOW] + [at]
+    del ends[:-100]
+    if len(ends) >= RESTARTS:
+        cause = because("restarted_often", end=end, count=len(ends), window_s=RESTART_WINDOW)
+        _mark(state, at, Problem("restarts", unit, cause, ends[0], (slot,)))
+
+
+def _stderr(state: State, record: ledger.Record) -> None:
+    for event in ("restarts", "memory", "unhealthy"):
+        mark = state.marks.get(f"{event} {record['unit']}")
+        if mark is not None:
+            mark.problem["lines"] = [str(line)[:200] for line in record.get("lines", ())[-10:]]
+
+
+def _rule(state: State, record: ledger.Record) -> None:
+    event = "memory" if record["rule"] in MEMORY else "unhealthy" if record["rule"] == "watchdog" else ""
+    if event:
+        cause = ledger.reason(record)
+        _mark(state, record["at"], Problem(event, record["unit"], cause, record["at"], (record["slot"],)))
+
+
+def _command(state: State, record: ledger.Record) -> None:
+    names = record.get("names", ())
+    if record["outcome"] == "refused":
+        return
+    if record["method"] in STARTS_UP:  # what was before is forgiven
+        units = [str(name).partition(":")[0] for name in names]
+        began = ledger.began(record)
+        for key, mark in list(state.marks.items()):
+            name = mark.problem["name"]
+            if mark.until - LASTS[mark.problem["event"]] <= began and (not units or _matches(units, [name])):
+                del state.marks[key]
+        for unit, ends in state.exits.items():
+            if not units or _matches(units, [unit]):
+                ends[:] = [at for at in ends if at > began]
+
+
+_TAKEN: Mapping[str, Callable[[State, ledger.Record], None]] = {
+    "daemon": _daemon,
+    "exit": _exit,
+    "stderr": _stderr,
+    "rule": _rule,
+    "command": _command,
+}
+
+
+def _mark(state: State, at: float, problem: Problem) -> None:
+    before = state.marks.get(problem.key)
+    data = incidents.problem_data(problem)
+    if before is not None:
+        data["since"] = before.problem["since"]
+        data["slots"] = sorted({*before.problem["slots"], *problem.slots})
+        data["lines"] = data["lines"] or before.problem["lines"]
+    state.marks[problem.key] = Mark(data, at + LASTS[problem.event])
+
+
+# What is sent.
+
+
+def step(
+    settings: Settings, state: State, rows: Rows, now: float, *, own: Iterable[Problem] = ()
+) -> tuple[list[Notice], float | None]:
+    """The notices that are due, and when to ask again if nothing changes (None: never).
+
+    `own`: what is wrong with the observer itself, or with reaching the supervisor.
+    """
+    return _Turn(settings, state, rows, now).run(own)
+
+
+class _Turn:
+    """One look at everything."""
+
+    def __init__(self, settings: Settings, state: State, rows: Rows, now: float) -> None:
+        self._settings = settings
+        self._state = state
+        self._rows = rows
+        self._now = now
+        alerts = rows.get(stream.DAEMON, {}).get("", {}).get("alerts") or {}
+        self._silences: list[Silence] = [each for each in alerts.get("silences", ()) if each["until"] > now]
+        self._due: list[float] = [each["until"] for each in self._silences]
+        self._notices: list[Notice] = []
+
+    def run(self, own: Iterable[Problem]) -> tuple[list[Notice], float | None]:
+        state = self._state
+        found = incidents.group(self._problems(own), self._rows, self._settings.needs)
+        for gone in state.told.keys() - self._settings.alerts.keys():
+            del state.told[gone]
+        for gone in state.fired.keys() - self._settings.alerts.keys():
+            del state.fired[gone]
+        for alert in self._settings.alerts.values():
+            if alert.sends:
+                self._alert(alert, found)
+        return self._notices, min((at for at in self._due if at > self._now), default=None)
+
+    def _problems(self, own: Iterable[Problem]) -> list[Problem]:
+        """Everything that is wrong, each with the time since when."""
+        state, now = self._state, self._now
+        state.marks = {key: mark for key, mark in state.marks.items() if mark.until > now}
+        self._due += [mark.until for mark in state.marks.values()]
+        found = {key: incidents.problem_of(mark.problem) for key, mark in state.marks.items()}
+        for problem in (*incidents.standing(self._rows, state.since), *own):
+            known = found.get(problem.key)
+            lines = problem.lines or (known.lines if known is not None else ())
+            found[problem.key] = replace(problem, lines=lines)
+        for problem in list(found.values()):
+            if problem.event == "restarts" and f"fatal {problem.name}" in found:  # that is what became of it
+                del found[problem.key]
+        state.since = {key: state.since.get(key) or self._began(each) for key, each in found.items()}
+        return [replace(each, since=state.since[key]) for key, each in found.items()]
+
+    def _began(self, problem: Problem) -> float:
+        return problem.since if 0 < problem.since <= self._now else self._now
+
+    def _alert(self, alert: Alert, found: Iterable[Incident]) -> None:
+        before = self._state.told.get(alert.name, {})
+        after = self._state.told[alert.name] = {}
+        going_on: set[str] = set()
+        for incident in found:
+            if not _concerns(alert, incident):
+                continue
+            keys = {problem.key for problem in incident.problems}
+            same = [told for told in before.values() if told.root == incident.root or keys & {*told.keys}]
+            going_on.update(told.root for told in same)
+            known = next((told for told in same if told.root == incident.root), same[0] if same else None)
+            kept = self._begin(alert, incident) if known is None else self._go_on(alert, incident, known, same)
+            after.update({told.root: told for told in kept})
+        for told in before.values():
+            if told.root not in going_on:
+                self._end(alert, told)
+        fired = self._state.fired.get(alert.name, {})
+        for root in [root for root, times in fired.items() if self._now - times[-1] >= FLAP_WINDOW]:
+            if root not in after:
+                del fired[root]
+
+    def _begin(self, alert: Alert, incident: Incident) -> list[Told]:
+        """An incident that nothing was sent of yet."""
+        if _silenced(alert, incident, self._silences):
+            return []
+        now, problems = self._now, _wanted(alert, incident.problems)
+        if not self._ready(alert, problems):
+            return []
+        fired = self._state.fired.setdefault(alert.name, {})
+        times = fired[incident.root] = [at for at in fired.get(incident.root, ()) if now - at < FLAP_WINDOW] + [now]
+        flapping = len(times) >= FLAPS
+        ident = self._next_id()
+        self._make(alert, "flapping" if flapping else "firing", ident, incident)
+        since = min(problem.since for problem in incident.problems)
+        if alert.repeat:
+            self._due.append(now + alert.repeat)
+        return [_told(incident, incident=ident, since=since, sent=now, flapping=flapping)]
+
+    def _go_on(self, alert: Alert, incident: Incident, known: Told, same: list[Told]) -> list[Told]:
+        """One of which something was sent."""
+        told_keys = {key for told in same for key in told.keys}
+        merged = {each for told in same for each in (told.incident, *told.merged)} - {known.incident}
+        behind = [
+            each
+            for each in _wanted(alert, incident.problems)
+            if each.name == incident.root != known.root and each.key not in told_keys
+        ]
+        news = behind or (list(_wanted(alert, incident.problems)) if incident.error and not known.error else [])
+        silenced = _silenced(alert, incident, self._silences)
+        if news and not known.flapping and (silenced or not self._ready(alert, news)):
+            for told in same:  # as it was, until that can be sent
+                told.gone = 0.0
+            return list(same)
+        kind = "worse" if news and not known.flapping else ""
+        if not kind and alert.repeat and not silenced:
+            kind = "repeat" if self._now >= known.sent + alert.repeat else ""
+        sent = self._now if kind else known.sent
+        if alert.repeat:
+            self._due.append(sent + alert.repeat)
+        if kind:
+            self._make(alert, kind, known.incident, incident, since=known.since)
+        told = _told(
+            incident,
+            told_keys,
+            incident=known.incident,
+            since=known.since,
+            sent=sent,
+            flapping=known.flapping,
+            merged=sorted(merged)[:KEYS],
+        )
+        return [told]
+
+    def _end(self, alert: Alert, told: Told) -> None:
+        """It is over, and was sent."""
+        told.gone = told.gone or self._now
+        over = told.gone + (CALM if told.flapping else RECOVERY)
+        if over > self._now:
+            self._state.told[alert.name][told.root] = told
+            self._due.append(over)
+            return
+        if told.flapping:
+            self._state.fired.get(alert.name, {}).pop(told.root, None)
+        if "recovered" in alert.events:
+            problems = tuple(map(incidents.problem_of, told.problems))
+            self._make(
+                alert, "recovered", told.incident, Incident(told.root, problems), since=told.since, merged=told.merged
+            )
+
+    def _ready(self, alert: Alert, problems: Iterable[Problem]) -> bool:
+        """Whether one of them has lasted long enough."""
+        at = min(problem.since for problem in problems) + max(alert.for_, GATHER)
+        if at > self._now:
+            self._due.append(at)
+        return at <= self._now
+
+    def _make(
+        self, alert: Alert, kind: str, ident: str, incident: Incident, *, since: float = 0.0, merged: Iterable[str] = ()
+    ) -> None:
+        units = self._rows.get(stream.UNIT, {}).values()
+        states = tuple(f"{row['name']} {row['state']}" for row in units if row["unit"] == incident.root)
+        made = Notice(
+            id=ident if kind in {"firing", "flapping"} else self._next_id(),
+            incident=ident,
+            alert=alert.name,
+            kind=kind,
+            at=self._now,
+            root=incident.root,
+            since=since or min(problem.since for problem in incident.problems),
+            error=incident.error,
+            problems=incident.problems[:MOST],
+            state=incident.state,
+            waiting=incident.waiting[:MOST],
+            states=states[:MOST],
+            merged=tuple(sorted(merged))[:MOST],
+        )
+        self._notices.append(made)
+
+    def _next_id(self) -> str:
+        self._state.count += 1
+        return f"{self._state.salt}-{self._state.count}"
+
+
+def _told(of: Incident, keys: Iterable[str] = (), **known: Any) -> Told:
+    """The incident as it was sent now; `keys`: of problems that it had before."""
+    problems = [{**incidents.problem_data(each), "lines": []} for each in of.problems[:MOST]]
+    every = sorted({*keys, *(problem.key for problem in of.problems)})[:KEYS]
+    return Told(root=of.root, error=of.error, keys=every, problems=problems, **known)
+
+
+def _wanted(alert: Alert, problems: Iterable[Problem]) -> list[Problem]:
+    return [problem for problem in problems if problem.event in alert.events]
+
+
+def _concerns(alert: Alert, incident: Incident) -> bool:
+    """Whether the alert is for this."""
+    return bool(_wanted(alert, incident.problems)) and (not alert.units or _matches(alert.units, incident.names))
+
+
+def _silenced(alert: Alert, incident: Incident, silences: Iterable[Silence]) -> bool:
+    """Whether somebody wants to hear nothing of this alert, of the root, or of all that is wrong."""
+    patterns = [str(each["name"]) for each in silences]
+    names = {problem.name for problem in incident.problems}
+    whole = "" in patterns or _matches(patterns, [alert.name, incident.root])
+    return whole or all(_matches(patterns, [name]) for name in names)
+
+
+def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)

@@ -1,0 +1,151 @@
+"""How a notice reads: what, where, since when, the cause, the last lines on stderr, what to type, a link. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from impetusd.core import inert
+from impetusd.core.explain import causes
+from impetusd.core.explain.incidents import IMPETUSD, Problem, stopped
+from impetusd.core.reasons import mentions
+from impetusd.core.units import span
+from impetusd.observer.rules import Notice
+from impetusd.observer.settings import Settings
+
+LINES = 5  # of stderr
+LENGTH = 300  # characters of a line and of a title
+_BEFORE = {"worse": "worse: ", "repeat": "still: ", "flapping": "again and again: ", "recovered": "recovered: "}
+_DIRECTION = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # what turns the order of characters around
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A notice as text. `data`: the same for programs; `error`: something does not work."""
+
+    id: str
+    kind: str
+    title: str
+    text: str
+    link: str
+    error: bool
+    data: dict[str, Any]
+
+
+def message(notice: Notice, settings: Settings, zone: dt.tzinfo | None = None) -> Message:
+    """`zone` is for tests; None is the host's."""
+    title = clean(f"[{settings.host}] {_title(notice)}")[:LENGTH]
+    lines = [title, "", *map(clean, _body(notice, settings, zone))]
+    command = _command(notice, settings)
+    if command:
+        lines += ["", f"→ {command}"]
+    if settings.link:
+        lines += [settings.link]
+    data = {
+        **notice.data(),
+        "host": settings.host,
+        "severity": "error" if notice.error else "warning",
+        "title": title,
+        "text": "\n".join(lines),
+        "command": command,
+        "link": settings.link,
+    }
+    for problem, shown in zip(notice.problems, data["problems"], strict=True):
+        shown["cause"] = _inert(problem.cause.shown())
+        shown["lines"] = list(map(clean, problem.lines[-LINES:]))
+    text = "\n".join([*lines, "", f"id {notice.id}"])
+    return Message(notice.id, notice.kind, title, text, settings.link, notice.error, data)
+
+
+def clean(text: str) -> str:
+    """As one line that nothing obeys."""
+    return _DIRECTION.sub("", inert.plain(text.replace("\t", " ")))[:LENGTH]
+
+
+def _inert(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _inert(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_inert, value))
+    return _DIRECTION.sub("", inert.plain(value)) if isinstance(value, str) else value
+
+
+def what(problem: Problem) -> str:
+    """What is wrong, and why, in one line."""
+    cause = because(problem)
+    match problem.event:
+        case "fatal":
+            return f"{problem.name} is FATAL: {cause}"
+        case "unhealthy":
+            return f"{problem.name} is unhealthy: {cause}"
+        case "timer":
+            return f"timer {problem.name} failed: {cause}"
+        case "restarts":
+            return f"{problem.name} is restarted again and again: {cause}"
+        case "memory":
+            return f"{problem.name} was restarted for its memory: {cause}"
+        case "deploy" if problem.name != IMPETUSD:
+            return cause
+    return f"{IMPETUSD}: {cause}"
+
+
+def because(problem: Problem) -> str:
+    """The cause, and what the process said of it."""
+    cause, said = str(problem.cause), causes.error_line(problem.lines)
+    return f"{cause}: {said}" if said and not mentions(problem.cause, said) else cause
+
+
+def _title(notice: Notice) -> str:
+    if notice.kind == "test":
+        return f"test of alert {notice.alert}, asked for by {notice.by or 'somebody'}"
+    first = notice.problems[0]
+    if notice.kind == "recovered":
+        return f"{_BEFORE['recovered']}{notice.root}, after {span(max(0.0, notice.at - notice.since))}"
+    told = what(first)
+    if notice.state:
+        told = f"{stopped(notice.root, notice.state)}; {told}"
+    more = len({problem.name for problem in notice.problems} | {*notice.waiting}) - 1
+    return f"{_BEFORE.get(notice.kind, '')}{told}{f' (and {more} more)' if more > 0 else ''}"
+
+
+def _body(notice: Notice, settings: Settings, zone: dt.tzinfo | None) -> Iterator[str]:
+    clock = dt.datetime.fromtimestamp(notice.since or notice.at, zone).astimezone(zone)
+    if notice.kind == "test":
+        yield "This alert works: nothing is wrong."
+        yield f"host   {settings.host}"
+        return
+    yield f"host   {settings.host}"
+    lasted = span(max(0.0, notice.at - notice.since))
+    yield f"since  {clock:%Y-%m-%d %H:%M:%S %Z} ({lasted})"
+    if notice.kind == "recovered":
+        yield from (f"was    {what(problem)}" for problem in notice.problems)
+        if notice.states:
+            yield f"now    {', '.join(notice.states)}"
+        return
+    if notice.kind == "flapping":
+        yield "next   nothing more is sent about it until it has been well for 15 min"
+    if notice.state:
+        yield f"cause  {stopped(notice.root, notice.state)}"
+    for number, problem in enumerate(notice.problems):
+        yield f"{'cause' if not number and not notice.state else 'also '}  {what(problem)}"
+        if hint := causes.of_reasons([problem.cause]).hint or causes.advice(problem.lines).hint:
+            yield f"hint   {hint}"
+    if notice.waiting:
+        yield f"waits  {', '.join(notice.waiting)}"
+    if notice.states:
+        yield f"slots  {', '.join(notice.states)}"
+    lines = next((problem.lines for problem in notice.problems if problem.lines), ())
+    if lines:
+        yield ""
+        yield "Last lines on stderr:"
+        yield from (f"    {line}" for line in causes.kept(lines, LINES))
+
+
+def _command(notice: Notice, settings: Settings) -> str:
+    if notice.kind in {"test", "recovered"}:
+        return ""
+    ours = {problem.event for problem in notice.problems} <= {"daemon", "disk"} or notice.root == IMPETUSD
+    return f"{settings.command} why" if ours else f"{settings.command} why {clean(notice.root)}"

@@ -1,0 +1,308 @@
+"""The observer on a supervisor in this process: what happens becomes alerts, once, over every restart of either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from supervisor_world import in_a_folder
+from waiting import until
+
+from impetusd.client import async_control
+from impetusd.client.async_control import AsyncControl
+from impetusd.observer import history, program, rules
+from impetusd.observer.program import Observer
+from impetusd.observer.settings import Alert, Settings
+
+INI = """[impetusd]
+[program:web]
+command = sleep 1000
+max_restarts = 1
+exp_backoff_restart_delay = 10ms
+exp_backoff_max_delay = 10ms
+[program:db]
+command = sleep 1000
+"""
+
+
+class Receiver:
+    """Takes notices as JSON; `status` is its answer."""
+
+    def __init__(self):
+        self.got, self.status, self.headers = [], 200, {}
+        self.hold = threading.Event()
+        self.hold.set()
+        of = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                of.got.append(told)
+                of.hold.wait(20)
+                self.send_response(of.status)
+                for name, value in of.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def do_GET(self):
+                of.got.append({"kind": "ping"})
+                self.send_response(of.status)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+
+    def kinds(self):
+        return [(each["kind"], each["root"]) for each in self.got]
+
+
+@pytest.fixture
+def receiver():
+    made = Receiver()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.hold.set()
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@pytest.fixture
+def shim():
+    with in_a_folder(INI) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(rules, "GATHER", 0.1)
+    monkeypatch.setattr(rules, "RECOVERY", 0.1)
+    monkeypatch.setattr(program, "FIRST_AGAIN", 0.05)
+    monkeypatch.setattr(program, "APART", 0.0)
+
+
+@asynccontextmanager
+async def observing(shim, folder, *alerts, **keys):
+    settings = Settings(folder=str(folder), host="h", alerts={alert.name: alert for alert in alerts}, **keys)
+    made = Observer(settings, AsyncControl(async_control.at(shim.paths.control_socket)))
+    task = asyncio.create_task(made.run())
+    try:
+        await until(lambda: task.done() or made._ready, "the observer")
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await made.close()
+
+
+def hook(receiver, **keys):
+    return Alert(name="ops", type="json", url=receiver.url, **keys)
+
+
+async def fail(life, name="web"):
+    """Have it be given up."""
+    await life.ask("start", names=[name])
+    while (await life.rows())[name]["state"] != "FATAL":
+        if f"{name}:0" in life.shim.pids():
+            life.shim.kill(f"{name}:0")
+        await asyncio.sleep(0.01)
+
+
+async def mend(life, name="web"):
+    await life.ask("start", names=[name])
+    await life.until_state("RUNNING", name)
+
+
+def test_a_failure_and_its_recovery_are_delivered_once_each(shim, tmp_path, receiver):
+    async def scenario(life):
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await fail(life)
+            await until(lambda: receiver.kinds() == [("firing", "web")], receiver.kinds)
+            await mend(life)
+            await until(lambda: receiver.kinds()[1:] == [("recovered", "web")], receiver.kinds)
+            await until(lambda: observer.outbox.report()["undelivered"] == 0)
+        first, last = receiver.got
+        assert first["problems"][0]["cause"]["key"] == "gave_up"
+        assert first["id"] == first["incident"] == last["incident"] != last["id"]
+
+    shim.live(scenario)
+
+
+def test_what_happens_while_it_is_away_is_sent_and_what_was_sent_is_not_again(shim, tmp_path, receiver):
+    async def scenario(life):
+        async with observing(shim, tmp_path, hook(receiver)):
+            pass
+        await fail(life)
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await until(lambda: observer.outbox.recent)
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await until(lambda: observer._saved)
+        await mend(life)
+        async with observing(shim, tmp_path, hook(receiver)):
+            await until(lambda: receiver.kinds() == [("firing", "web"), ("recovered", "web")], receiver.kinds)
+
+    shim.live(scenario)
+
+
+def test_restarts_that_the_ledger_alone_knows_of_are_seen(shim, tmp_path, receiver):
+    async def scenario(life):
+        await life.ask("start", names=["db"])
+        async with observing(shim, tmp_path, hook(receiver)):
+            pass
+        for _ in range(rules.RESTARTS):
+            await until(lambda: "db:0" in shim.pids())
+            shim.kill("db:0")
+            await life.until(lambda rows: rows["db"]["state"] != "RUNNING")
+            await mend(life, "db")  # what was asked for comes after the end
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await asyncio.sleep(0)
+            assert observer.state.record > 5
+            assert len(observer.state.exits["db"]) <= rules.RESTARTS
+
+    shim.live(scenario)
+
+
+def test_what_is_not_taken_is_tried_again_and_reported_until_it_is(shim, tmp_path, receiver):
+    async def scenario(life):
+        receiver.status = 500
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await fail(life)
+            await until(lambda: len(receiver.got) >= 3)
+            told = observer.outbox.report()
+            assert told["undelivered"] == 1
+            assert told["alerts"]["ops"]["error"] == "127.0.0.1 answered 500"
+        receiver.status = 200
+        async with observing(shim, tmp_path, hook(receiver)) as observer:  # and over a restart of the observer
+            await until(lambda: observer.outbox.report()["undelivered"] == 0)
+        assert len({each["id"] for each in receiver.got}) == 1
+
+    shim.live(scenario)
+
+
+def test_a_receiver_that_wants_to_be_left_alone_is(shim, tmp_path, receiver):
+    async def scenario(life):
+        receiver.status, receiver.headers = 429, {"Retry-After": "3000"}
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await fail(life)
+            await until(lambda: observer.outbox.report()["alerts"].get("ops", {}).get("error"))
+            (waiting,) = observer.outbox.waiting["ops"]
+            loop = asyncio.get_running_loop()
+            assert waiting.due - loop.time() > 2900
+            assert observer._sent_at["ops"] - loop.time() > 2900
+        assert len(receiver.got) == 1
+
+    shim.live(scenario)
+
+
+def test_one_that_hangs_holds_up_no_other(shim, tmp_path, receiver):
+    async def scenario(life):
+        other = Receiver()
+        thread = threading.Thread(target=other.server.serve_forever, args=(0.01,))
+        thread.start()
+        receiver.hold.clear()
+        alerts = (hook(receiver), Alert(name="other", type="json", url=other.url))
+        async with observing(shim, tmp_path, *alerts):
+            await fail(life)
+            await until(lambda: other.kinds() == [("firing", "web")])
+            await mend(life)
+            await until(lambda: other.kinds()[1:] == [("recovered", "web")])
+            assert len(receiver.got) == 1
+            receiver.hold.set()
+            await until(lambda: len(receiver.got) == 2)
+        other.server.shutdown()
+        thread.join()
+        other.server.server_close()
+
+    shim.live(scenario)
+
+
+def test_a_supervisor_that_stays_away_is_a_problem(shim, tmp_path, receiver, monkeypatch):
+    monkeypatch.setattr(program, "SILENT", 0.3)
+
+    async def away():
+        settings = Settings(folder=str(tmp_path), host="h", alerts={"ops": hook(receiver)})
+        made = Observer(settings, AsyncControl(async_control.at(shim.paths.control_socket)))
+        made._ready = True  # it was there before
+        task = asyncio.create_task(made.run())
+        await until(lambda: receiver.kinds() == [("firing", "impetusd")], receiver.kinds)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await made.close()
+        assert receiver.got[0]["problems"][0]["cause"]["key"] == "supervisor_silent"
+
+    asyncio.run(away())
+
+
+def test_a_heartbeat_beats_while_all_is_well(shim, tmp_path, receiver):
+    async def scenario(life):
+        alert = Alert(name="dead", heartbeat=receiver.url, heartbeat_every=0.05)
+        async with observing(shim, tmp_path, alert) as observer:
+            await until(lambda: len(receiver.got) >= 3)
+            observer._lost = 1.0
+            await asyncio.sleep(0.2)  # one that is under way
+            count = len(receiver.got)
+            await asyncio.sleep(0.2)
+            assert len(receiver.got) == count
+
+    shim.live(scenario)
+
+
+def test_samples_and_marks_become_history(shim, tmp_path, receiver):
+    async def scenario(life):
+        async with observing(shim, tmp_path) as observer:
+            await mend(life)
+            shim.kill("web:0")
+            await until(lambda: any(mark[2] == "restart" for mark in observer._marks))
+            await observer.sample()
+        found = history.read(str(tmp_path / "history.sqlite"), "web", ["restarts"], 0, 1 << 40)
+        assert list(found["series"]["restarts"]) == ["web"]
+        assert {mark["kind"] for mark in found["marks"]} == {"restart"}
+
+    shim.live(scenario)
+
+
+def test_damaged_files_are_set_aside_and_reported(shim, tmp_path, receiver):
+    for name in ("alerts.sqlite", "history.sqlite"):
+        (tmp_path / name).write_bytes(b"no database, and long enough to be taken for one" * 100)
+
+    async def scenario(life):
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await observer.sample()
+            await until(lambda: len(receiver.got) == 2, receiver.kinds)
+        assert {each["problems"][0]["cause"]["key"] for each in receiver.got} == {"set_aside"}
+        assert (tmp_path / "history.sqlite.damaged").exists()
+
+    shim.live(scenario)
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_alert_back(shim, tmp_path, receiver):
+    async def scenario(life):
+        gone = tmp_path / "gone"
+        async with observing(shim, gone, hook(receiver)):
+            await fail(life)
+            await until(lambda: len(receiver.got) == 2, receiver.kinds)
+            assert {each["problems"][0]["cause"]["key"] for each in receiver.got} == {"not_kept", "gave_up"}
+            gone.mkdir()
+
+    shim.live(scenario)
+
+
+def test_a_mistake_in_one_part_is_logged_and_the_others_go_on(shim, tmp_path, receiver, monkeypatch, capfd):
+    monkeypatch.setattr(program, "AFTER_MISTAKE", 0.01)
+    monkeypatch.setattr(Observer, "_remember", lambda _: 1 / 0)
+
+    async def scenario(life):
+        async with observing(shim, tmp_path, hook(receiver)):
+            await fail(life)
+            await until(lambda: receiver.kinds() == [("firing", "web")], receiver.kinds)
+
+    shim.live(scenario)
+    assert "ZeroDivisionError" in capfd.readouterr().err
