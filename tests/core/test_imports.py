@@ -71,6 +71,8 @@ MAY = {
         *("impetusd.observer", "impetusd.client", "impetusd.core", "impetusd.files"),
         *("impetusd.supervisor.threads", "impetusd.worker.notify"),
     ),
+    # Other managers' protocols are clients of the supervisor, served by the gateway.
+    "impetusd.interop": ("impetusd.interop", "impetusd.client.control", "impetusd.core"),
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.worker.alone": (),
     "impetusd.postgres": ("impetusd.postgres",),

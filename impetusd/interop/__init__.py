@@ -1,0 +1,1 @@
+"""What other process managers speak and write, and what that is here."""
