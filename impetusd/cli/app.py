@@ -43,6 +43,7 @@ GROUPS = {
     },
     "Look": {
         "status": "impetusd.cli.status_command",
+        "monit": "impetusd.cli.monit.command",
         "why": "impetusd.cli.why",
         "events": "impetusd.cli.events",
         "describe": "impetusd.cli.describe",
@@ -63,7 +64,7 @@ GROUPS = {
 }
 # Words of PM2 and supervisorctl, and what they are here. Those that show something are taken as that without a word.
 WORDS = {
-    **dict.fromkeys(("list", "ls", "l", "ps", "avail", "pid", "top", "monit"), "status"),
+    **dict.fromkeys(("list", "ls", "l", "ps", "avail", "pid", "top"), "status"),
     **dict.fromkeys(("show", "info", "desc"), "describe"),
     **dict.fromkeys(("tail", "log"), "logs"),
     "maintail": "logs impetusd",

@@ -1,4 +1,4 @@
-"""Where the command `impetusd` begins: `status` goes a short way of its own, the rest through click.
+"""Where the command `impetusd` begins: `status` and `monit` go a short way of their own, the rest through click.
 
 Whatever goes wrong ends here: one sentence on stderr and an exit code for an operator's mistake, a traceback only for
 ours.
@@ -107,6 +107,11 @@ def _run(args: list[str]) -> int:
         from impetusd.cli import status
 
         return status.show(asked[0], asked[2], as_json=asked[1])
+    if args[-1:] == ["monit"] and (len(args) == 1 or (len(args) == 3 and args[0] in {"-c", "--conf"})):
+        from impetusd.cli import place
+        from impetusd.cli.monit import loop
+
+        return loop.show(place.find(args[1] if len(args) == 3 else None))
     from impetusd.cli import app
 
     return app.run(args)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AT_MOST = 12  # lines below the table on a terminal; 500 of them would push the table out of sight
 _NAME_AT_LEAST = 16
-_COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("PID", lambda row: _number(row.get("pid"))),
     ("UPTIME", lambda row: uptime(row.get("uptime_s"))),
     ("RESTARTS", lambda row: _number(row.get("restarts"))),
@@ -28,7 +28,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("CPU", lambda row: _cpu(row.get("cpu_percent"))),
 )
 ALL = 1_000_000  # as `tails`: every line there is, and none cut
-_DROPPED_FIRST = ("CPU", "MEMORY", "PID", "UPTIME", "RESTARTS")
+DROPPED_FIRST = ("CPU", "MEMORY", "PID", "UPTIME", "RESTARTS")
 _COLOUR = {"RUNNING": "green", "STARTING": "yellow", "STOPPING": "yellow", "BACKOFF": "yellow", "FATAL": "red"}
 
 
@@ -45,10 +45,10 @@ def table(rows: Sequence[Row], screen: Screen) -> list[str]:
     states = [plain(row["state"]) for row in rows]
     name_width = max(map(len, [*names, "NAME"]))
     state_width = max(map(len, [*states, "STATE"]))
-    columns = {title: [cell(row) for row in rows] for title, cell in _COLUMNS}
+    columns = {title: [cell(row) for row in rows] for title, cell in COLUMNS}
     widths = {title: max(len(title), *map(len, cells)) for title, cells in columns.items()}
     if screen.width is not None:
-        for title in _DROPPED_FIRST:
+        for title in DROPPED_FIRST:
             rest = state_width + 2 + sum(width + 2 for width in widths.values())
             if rest + min(name_width, _NAME_AT_LEAST) <= screen.width:
                 break
@@ -62,7 +62,7 @@ def table(rows: Sequence[Row], screen: Screen) -> list[str]:
         name = f"{screen.cut_name(names[i], name_width):<{name_width}}"
         cells = "".join(f"  {columns[title][i]:>{width}}" for title, width in widths.items())
         state = f"{states[i]:<{state_width}}" if cells else states[i]
-        lines.append(f"{name}  {screen.paint(state, _state_colour(row))}{cells}")
+        lines.append(f"{name}  {screen.paint(state, state_colour(row))}{cells}")
     return lines
 
 
@@ -74,7 +74,7 @@ def below(rows: Sequence[Row], screen: Screen, command: str, *, tails: int = 0) 
     shown = fitting(map(sentence, wrong), screen)
     told: set[tuple[str, str]] = set()
     for row, said in zip(wrong, shown, strict=False):
-        lines += [screen.paint(line, _state_colour(row)) for line in ([sentence(row)] if tails == ALL else said)]
+        lines += [screen.paint(line, state_colour(row)) for line in ([sentence(row)] if tails == ALL else said)]
         if tails:
             lines += _tail(row, told, tails)
     if len(wrong) > len(shown):
@@ -143,7 +143,8 @@ def _cpu(percent: float | None) -> str:
     return "-" if percent is None else f"{percent:.1f}%"
 
 
-def _state_colour(row: Row) -> str:
+def state_colour(row: Row) -> str:
+    """Of a row's state; "" for none."""
     if row["want"] != "up" and row["state"] in {"STOPPED", "EXITED"}:
         return "dim"
     if row["state"] == "RUNNING" and not row.get("ready", True):

@@ -1,0 +1,1 @@
+"""`impetusd monit`: what runs, on a terminal, as it changes."""
