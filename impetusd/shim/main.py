@@ -98,6 +98,8 @@ class Shim(Supervision):
 
     def _round(self, each_round: Iterable[Callable[[], None]]) -> int | None:
         """Wait, and do what is due. The exit status when that was all."""
+        # Whatever failed while it had signals blocked: without SIGCHLD no stray is reaped, and SIGTERM ends nothing.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         events = self.epoll.poll(self._patience())
         self._hold_back()  # as soon as there is room again
         for fd, _ in events:

@@ -68,6 +68,12 @@ def armed(kind, error, cgroups):
     return Shim(setup=text, cgroups=cgroups)
 
 
+def blocked(pid):
+    """The mask of the signals that a process blocks. One that blocks SIGCHLD never learns that a child of a child is to be reaped."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk:"))
+
+
 def put(key):
     return {"op": "put", "key": key, "blob": "x"}
 
@@ -93,6 +99,7 @@ def test_a_start_that_goes_wrong_anywhere_is_told_and_costs_no_other_operation(e
             assert shim.wait("exited", other)["signal"] == signal.SIGKILL
             shim.ack(victim, other)
             wait_for(lambda: set(shim.children()) == {pid, shim.supervisor.pid}, f"nothing to be left after {call}")
+            wait_for(lambda: blocked(shim.pid) == 0, f"it to hear signals after {call}")
             if not call:
                 break
         assert count > 50
