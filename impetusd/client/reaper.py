@@ -59,11 +59,11 @@ def left_behind(paths: Paths) -> Left:
     if not os.path.isdir(paths.state_dir):
         return Left([], "")
     found = table.examine(paths.run_dir, paths.state_dir)
-    if found.told is None:
+    if found.saved is None:
         left = orphans.forgotten(found, paths.state_dir)
         return Left(left, (found.fault or "its table is missing") if left else "")
-    left = orphans.of_table(found.told, proc.snapshot())
-    lost = orphans.overlooked(found, orphans.unknown(found.told, paths.state_dir))
+    left = orphans.of_table(found.saved, proc.snapshot())
+    lost = orphans.overlooked(found, orphans.unknown(found.saved, paths.state_dir))
     left += [member for member in lost if member.pid not in {each.pid for each in left}]
     return Left(left, "its table does not know all of them" if lost else "")
 
@@ -103,7 +103,7 @@ def _all(paths: Paths, cgroup: str) -> list[proc.Member]:
 def _clear(paths: Paths) -> None:
     """Nothing is left: remove the records of it, and its sockets."""
     found = table.examine(paths.run_dir, paths.state_dir)
-    children = found.told["children"].values() if found.told else ()
+    children = found.saved["children"].values() if found.saved else ()
     for cgroup in {os.path.dirname(child["cgroup"]) for child in children} - {""}:
         Cgroups.remove(cgroup)
     if found.other is not None and proc.lives(found.other["shim"]):
@@ -113,7 +113,7 @@ def _clear(paths: Paths) -> None:
     with contextlib.suppress(OSError):
         os.unlink(table.path_in(paths.run_dir))
     with contextlib.suppress(OSError):
-        leftovers.write(paths.state_dir, found.told["life"] if found.told else "", over=True)
+        leftovers.write(paths.state_dir, found.saved["life"] if found.saved else "", over=True)
     with contextlib.suppress(OSError):
         os.unlink(paths.control_socket)  # nobody answers on it
     for folder in notify_folders(paths.run_dir, paths.state_dir):

@@ -332,7 +332,7 @@ def _timer_failed(facts: Mapping[str, Any]) -> str:
     return f"{facts['name']} failed {ago(facts['ago_s'])}: {facts['cause']}{again}"
 
 
-# By stage of a start, what is tried. The shim's are those of `shim.spawn` and `shim.main`.
+# By stage of a start, what is tried. The shim's are those of `shim.spawn`, `shim.children` and `shim.forks`.
 STAGES = {
     "descriptors": "moving descriptors",
     "cgroup": "joining cgroup {what}",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 
-from impetusd.linux.proc import unless_blind
+from impetusd.linux.errors import suppress, unless_blind
 
 
 class Cgroups:
@@ -17,7 +16,7 @@ class Cgroups:
         own = own_cgroup()
         if own:
             path = f"{own}/{name}"
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.makedirs(path, exist_ok=True)
                 if os.path.exists(f"{path}/cgroup.kill") and os.access(f"{own}/cgroup.procs", os.W_OK):
                     self.root = path
@@ -39,7 +38,7 @@ class Cgroups:
                 try:
                     os.makedirs(new)
                 except FileExistsError:  # left over, or somebody is in it whom a shim with another memory had started
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         os.rmdir(new)
                 except OSError:
                     return ""
@@ -50,7 +49,7 @@ class Cgroups:
     @staticmethod
     def add(path: str, pid: int) -> None:
         """Move `pid` into the cgroup, unless it has ended. Takes 10 ms: see `linux.clone`."""
-        with contextlib.suppress(OSError), open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:
+        with suppress(OSError), open(f"{path}/cgroup.procs", "w", encoding="ascii") as procs:
             procs.write(str(pid))
 
     @staticmethod
@@ -105,7 +104,7 @@ class Cgroups:
     def remove(path: str) -> None:
         """Remove the cgroup and those below it, as far as they are empty."""
         for folder, _, _ in os.walk(path, topdown=False, onerror=unless_blind):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.rmdir(folder)
 
 

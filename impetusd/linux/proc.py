@@ -11,11 +11,12 @@ Whoever looks here with no descriptor or memory left to look with gets an OSErro
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import signal
 import time
+
+from impetusd.linux.errors import unless_blind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 CAP_SYS_PTRACE = 19
 MOST_BELOW = 10_000  # descendants that are looked for
-
-
-def unless_blind(error: OSError) -> None:
-    """What is not there any more is an answer; that nothing can be seen is none."""
-    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-        raise error
 
 
 class Member:

@@ -1,16 +1,19 @@
-"""What the shim knows of one process that the supervisor asked for; as JSON, too, for the code that takes over."""
+"""What the shim knows of one process that the supervisor asked for, and how that is saved as JSON."""
 
 from __future__ import annotations
 
+import os
 import socket
+
+from impetusd.linux.errors import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# What a successor is told as it is: its name in the message, which older code reads as well, and here. The fork socket is told
-# apart, for it may be a template's or an unanswered fork's.
-PLAIN = {
+# What is saved as it is: key in the JSON, which older code reads as well, and name here. Not the fork socket, which may be a
+# template's or that of a fork without an answer yet: see `handover.dump`.
+SAVED = {
     **{
         name: name
         for name in ("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended")
@@ -21,57 +24,64 @@ PLAIN = {
     "told": "tree_signalled",
 }
 
-
 # How a child is stopped without a supervisor: signal, seconds until SIGKILL, treekill. For one whose spec does not say.
 STOP = (15, 10.0, True)
 
 
 class Child:
-    """One process that the supervisor asked for, from its start until its tree is empty and its exit written down."""
+    """One process that the supervisor asked for, from its start until its exit is acknowledged and nothing of its tree lives."""
 
-    __slots__ = (*PLAIN.values(), "asked", "exit_told", "failed", "forks", "known", "seen")
+    __slots__ = (*SAVED.values(), "asked", "exit_reported", "failed", "forks", "known", "seen")
 
     def __init__(self, process: int, invocation: str, cgroup: str) -> None:
         self.process = process
         self.invocation = invocation
         self.cgroup = cgroup
         self.pid = 0  # 0 once it is reaped, or when it could not be started
-        self.started = 0  # with the pid, this is one process for ever: see `proc.Member`
+        self.started = 0  # its start time, which tells it from a later process with its pid: see `proc.Member`
         self.session = 0  # its pid for good: the kernel keeps the number while the session has a member
         self.pidfd = -1
-        self.status = -1  # the start's status descriptor, until it has told
+        self.status = -1  # the status descriptor of `spawn.start`, until it is read
         self.failed: dict[str, Any] | None = None  # how the start failed: see `failures.failed`
-        self.gate = -1  # of a forked worker that waits until its pid is written down: our end of the pipe that it reads
+        self.gate = -1  # our end of the pipe that a forked worker reads: it waits there until its pid is written down
         self.forks: socket.socket | None = None  # a template's fork socket
         self.asked = 0  # when a template was asked to fork it: see `proc.now`
         self.ended: dict[str, Any] | None = None
-        self.exit_told = False  # `exited` was emitted, by this process
+        self.exit_reported = False  # `exited` was sent, by this shim process
         self.acked = False
         self.known: dict[int, int] = {}  # descendants when it was last signalled: pid and start time
-        self.left = False  # descendants live on after it
-        self.kill_tree = False  # whoever is found of its tree is killed
+        self.left = False  # it has ended, and descendants of it live
+        self.kill_tree = False  # whatever is found of its tree is killed
         self.tree_signalled = False  # a signal was sent to its descendants
         self.killed = False  # SIGKILL was sent to it on command
         self.template = False  # it forks others, and ends when the shim does
-        self.is_child = True  # a child in the kernel's books; not, if the shim that started it was killed
+        self.is_child = True  # the kernel has it as a child of ours; not, if a shim before this one started it
         self.stop: list[Any] = [*STOP]
-        self.seen = 0.0  # when (monotonic) the end of one that is not was seen
+        self.seen = 0.0  # when (monotonic) one that is no child of ours was first seen to have ended
+
+    def close_gate(self, word: bytes = b"") -> None:
+        """Close its gate, if it has one. A worker that still waits there ends, unless it is given a `word`."""
+        if self.gate >= 0:
+            gate, self.gate = self.gate, -1
+            with suppress(OSError):  # it has ended
+                os.write(gate, word)
+            os.close(gate)
 
     def row(self) -> dict[str, Any]:
-        """What a new supervisor is told of it."""
+        """Its row in the `hello` of a new supervisor."""
         return {"process": self.process, "pid": self.pid, "ended": self.ended, "left": self.left, "acked": self.acked}
 
     def dump(self) -> dict[str, Any]:
-        """All of it but the fork socket, descriptors by their numbers."""
-        return {**{key: getattr(self, name) for key, name in PLAIN.items()}, **self._dump_failed()}
+        """All that is saved of it; descriptors by their numbers."""
+        return {**{key: getattr(self, name) for key, name in SAVED.items()}, **self._dump_failed()}
 
     @classmethod
     def load(cls, saved: dict[str, Any]) -> Child:
-        """What `dump` told, by this version or another: what it does not tell is as at first, and what it tells besides
-        means nothing. Raises KeyError or TypeError for what is none of that.
+        """The child of what `dump` of this version or another returned: a missing key means the first value, an unknown one
+        nothing. Raises KeyError or TypeError for anything else.
         """
         child = cls(0, "", "")
-        for key, name in PLAIN.items():
+        for key, name in SAVED.items():
             first = getattr(child, name)
             value = saved[key] if key == "process" else saved.get(key, first)
             if not _is_like(value, first, optional=key == "ended"):
@@ -85,7 +95,7 @@ class Child:
         return child
 
     def _dump_failed(self) -> dict[str, Any]:
-        """As the first version reads it, and the cause beside it."""
+        """In the form that the first version reads, with the cause beside it."""
         failed = self.failed
         return (
             {"failed": [failed["stage"], failed["error"]], "cause": failed.get("cause")} if failed else {"failed": None}
@@ -93,7 +103,7 @@ class Child:
 
 
 def _is_like(value: Any, first: Any, *, optional: bool) -> bool:
-    """Whether it is of the kind that it was at first, or the record of an end (`optional`)."""
+    """Whether `value` is of the kind of the `first` one, or is None or a dict (`optional`)."""
     if optional:
         return value is None or isinstance(value, dict)
     if isinstance(first, list):

@@ -8,12 +8,12 @@ read first, which no file system is asked for: a look at a file on a hung one wo
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import errno
 import fcntl
 import os
 import stat
+
+from impetusd.linux.errors import suppress, unless_blind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Search:
                     self.barred.append(child.pid)
                 return
         except OSError as error:
-            _unless_lacking(error)
+            unless_blind(error)
             return
         try:
             if os.readlink(f"/proc/self/fd/{fd}") in self._links:  # it is still what it was
@@ -118,9 +118,9 @@ def _reopened(fd: int, mode: int) -> int:
 
 def _links(pid: int) -> Iterator[tuple[int, str]]:
     folder = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for number in os.listdir(folder):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 yield int(number), os.readlink(f"{folder}/{number}")
 
 
@@ -129,7 +129,7 @@ def _opened(pid: int, number: int) -> int:
     try:
         return os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        _unless_lacking(error)
+        unless_blind(error)
         return -1
 
 
@@ -141,12 +141,6 @@ def _is_our_equal(pid: int) -> bool:
     except OSError:
         return False
     return {*uids} == {str(os.geteuid())}
-
-
-def _unless_lacking(error: OSError) -> None:
-    """That it has ended, or let go of it, is an answer; that we have no descriptor or memory left is none."""
-    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-        raise error
 
 
 def _getfd(pidfd: int, number: int) -> int:

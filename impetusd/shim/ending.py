@@ -14,7 +14,8 @@ from impetusd.shim.log import log
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from impetusd.shim.child import Child
-    from impetusd.shim.main import Shim
+    from impetusd.shim.state import ShimState
+    from impetusd.shim.strays import Strays
 
 GRACE = (
     2.0  # seconds between SIGTERM and SIGKILL for what no unit has a say about; with UNKILLABLE, `stop` waits so long
@@ -25,33 +26,34 @@ UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for
 class Ending:
     """`due` is when (monotonic) there is something to do."""
 
-    def __init__(self, shim: Shim, now: float) -> None:
-        self._shim = shim
+    def __init__(self, state: ShimState, strays: Strays, now: float) -> None:
+        self._state = state
+        self._strays = strays
         self._kill_at: dict[int, float] = {}
         self._give_up_at: dict[int, float] = {}
-        for child in shim.children.values():
+        for child in state.children.values():
             if self._is_over(child):
                 continue
             number, seconds, _ = child.stop
             self._kill_at[child.process] = now + seconds
             scope = "main" if child.ended is None else "rest"
-            shim.signal(child, number if child.ended is None else signal.SIGTERM, scope)
-            shim.signal(child, signal.SIGCONT, scope)  # a stopped process hears nothing else
+            strays.signal(child, number if child.ended is None else signal.SIGTERM, scope)
+            strays.signal(child, signal.SIGCONT, scope)  # a stopped process hears nothing else
         self.due = now
 
     def is_over(self, now: float) -> bool:
         """Go on with it. Whether all has ended that can be ended."""
         for process in list(self._kill_at):
-            child = self._shim.children.get(process)
+            child = self._state.children.get(process)
             if child is None or self._is_over(child):
                 del self._kill_at[process]
             elif child.ended is not None and not child.tree_signalled:
-                self._shim.signal(child, signal.SIGTERM, "rest")
-                self._shim.signal(child, signal.SIGCONT, "rest")
+                self._strays.signal(child, signal.SIGTERM, "rest")
+                self._strays.signal(child, signal.SIGCONT, "rest")
             elif now >= self._kill_at[process]:
                 self._kill_at[process] = math.inf
                 self._give_up_at.setdefault(process, now + UNKILLABLE)
-                self._shim.signal(child, signal.SIGKILL, "tree" if child.stop[2] else "main")
+                self._strays.signal(child, signal.SIGKILL, "tree" if child.stop[2] else "main")
             elif now >= self._give_up_at.get(process, math.inf):
                 del self._kill_at[process]
         self.due = min((min(at, self._give_up_at.get(each, at)) for each, at in self._kill_at.items()), default=now)
@@ -59,7 +61,7 @@ class Ending:
 
     def left(self) -> list[int]:
         """The pids of what SIGKILL does not end."""
-        children = self._shim.children.values()
+        children = self._state.children.values()
         return [child.pid for child in children if child.process in self._give_up_at and not self._is_over(child)]
 
     @staticmethod
@@ -73,8 +75,9 @@ class Last:
     Where a unit has left something that it spares (treekill = no), that may be among them: then they are let be.
     """
 
-    def __init__(self, shim: Shim, now: float) -> None:
-        self._shim = shim
+    def __init__(self, state: ShimState, strays: Strays, now: float) -> None:
+        self._state = state
+        self._strays = strays
         self._kill_at = self.due = now + GRACE
         found = self._found()
         if found:
@@ -93,10 +96,10 @@ class Last:
         return not found or now >= self._kill_at + UNKILLABLE
 
     def _found(self) -> list[proc.Member]:
-        if self._shim.spares or any(child.left or not child.stop[2] for child in self._shim.children.values()):
+        if self._state.spares or any(child.left or not child.stop[2] for child in self._state.children.values()):
             return []
-        strays = self._shim.strays()
-        return proc.descendants(strays, proc.snapshot(), self._shim.mains()) if strays else []
+        strays = self._strays.pids()
+        return proc.descendants(strays, proc.snapshot(), self._state.mains()) if strays else []
 
     @staticmethod
     def _send(found: list[proc.Member], number: int) -> None:

@@ -1,29 +1,34 @@
 """New code for a shim that holds processes: tried first, then executed in its place.
 
-exec(2) keeps the pid, the children (those that died meanwhile, too: a zombie waits), the descriptors that are said to stay,
-the locks on them, and blocked signals. What the code itself knows goes over as JSON, in a memfd, with descriptors by their
-numbers. Before that, a process of its own runs the new code up to the point where it would begin to serve: code that
-cannot be imported, or cannot read the state of this one, never takes over.
+exec(2) keeps the pid, the children (those that died meanwhile, too: a zombie waits), the descriptors that are marked to stay,
+the locks on them, and blocked signals. The state goes over as JSON, in a memfd, with descriptors by their numbers. Before
+that, a process of its own runs the new code up to the point where it would begin to serve: code that cannot be imported,
+or cannot read the state, never takes over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 import signal
 import socket
 import sys
 import time
 
+from impetusd.linux.errors import suppress
+from impetusd.linux.priority import INFO
 from impetusd.shim import spawn
 from impetusd.shim.child import Child
+from impetusd.shim.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from impetusd.shim.main import Shim
+    from impetusd.shim.loop import Loop
+    from impetusd.shim.state import ShimState
 
 VERSION = 1  # of the state; code that does not know it refuses
 WITHIN = 5.0  # seconds that the trial may take; measured: 0.05
@@ -36,67 +41,65 @@ class Unreadable(Exception):
     """A state that this code cannot go on from."""
 
 
-def dump(shim: Shim) -> dict[str, Any]:
-    """All that this shim knows."""
-    owners = {id(child.forks): child.process for child in shim.children.values() if child.process not in shim.forking}
+def dump(state: ShimState) -> dict[str, Any]:
+    """The state as JSON."""
+    owners = {id(child.forks): child.process for child in state.children.values() if child.process not in state.forking}
     return {
         "version": VERSION,
         "children": [
             {
                 **child.dump(),
-                "forks": -1 if child.forks is None or child.process in shim.forking else child.forks.fileno(),
-                "via": owners.get(id(child.forks)) if child.process in shim.forking else None,
+                "forks": -1 if child.forks is None or child.process in state.forking else child.forks.fileno(),
+                "via": owners.get(id(child.forks)) if child.process in state.forking else None,
             }
-            for child in shim.children.values()
+            for child in state.children.values()
         ],
-        "blobs": shim.blobs,
-        "kept": shim.kept,
-        "lost": sorted(shim.lost),
-        "life": shim.table.life,
-        "baseline": shim.baseline,
-        "shutdown": shim.shutdown,
-        "quitting": shim.quitting,
-        "code": shim.code,
-        "supervisor": shim.supervisor.dump() if shim.supervisor else None,
-        "channel": shim.channel.fileno() if shim.channel else -1,
-        "lifeline": shim.lifeline,
-        "corpses": [corpse.dump() for corpse in shim.corpses],
-        "outbox": [[event, list(fds)] for event, fds in shim.outbox],
-        "clock": [shim.born, shim.due, shim.has_reported, shim.silent_deaths],  # monotonic times hold over exec
+        "blobs": state.blobs,
+        "kept": state.kept,
+        "lost": sorted(state.lost),
+        "life": state.life,
+        "baseline": state.baseline,
+        "shutdown": state.shutdown,
+        "quitting": state.quitting,
+        "code": state.code,
+        "supervisor": state.supervisor.dump() if state.supervisor else None,
+        "channel": state.channel.fileno() if state.channel else -1,
+        "lifeline": state.lifeline,
+        "corpses": [corpse.dump() for corpse in state.corpses],
+        "outbox": [[event, list(fds)] for event, fds in state.outbox],
+        "clock": [state.born, state.due, state.has_reported, state.silent_deaths],  # monotonic times hold over exec
     }
 
 
-def restore(shim: Shim, state: dict[str, Any]) -> None:
-    """Have `shim`, which is new, know what `state` tells, and watch what is to be watched."""
-    for saved in state["children"]:
-        child = shim.children[saved["process"]] = Child.load(saved)
-        if saved["forks"] >= 0:
-            child.forks = socket.socket(fileno=saved["forks"])
-    for saved in state["children"]:
-        if saved["via"] is not None:
-            child = shim.forking[saved["process"]] = shim.children[saved["process"]]
-            child.forks = shim.children[saved["via"]].forks
-    shim.forked += [child for child in shim.children.values() if child.gate >= 0 and child.pid]
-    shim.blobs, shim.kept, shim.lost = state["blobs"], state["kept"], set(state["lost"])
-    shim.shutdown, shim.quitting, shim.code = state["shutdown"], state["quitting"], state.get("code", 0)
-    if state["supervisor"] is not None:
-        shim.supervisor = Child.load(state["supervisor"])
-        shim.channel = socket.socket(fileno=state["channel"])
-    shim.lifeline = state.get("lifeline", -1)
-    shim.corpses = [Child.load(saved) for saved in state.get("corpses", ())]
-    shim.outbox.extend((event, fds) for event, fds in state["outbox"])
-    shim.born, shim.due, shim.has_reported, shim.silent_deaths = state["clock"]
-    shim.heard = time.monotonic()
-    shim.watch_again()
+def restore(state: ShimState, saved: dict[str, Any]) -> None:
+    """Fill `state`, which is new, with what `dump` of this version or another returned."""
+    for each in saved["children"]:
+        child = state.children[each["process"]] = Child.load(each)
+        if each["forks"] >= 0:
+            child.forks = socket.socket(fileno=each["forks"])
+    for each in saved["children"]:
+        if each["via"] is not None:
+            child = state.forking[each["process"]] = state.children[each["process"]]
+            child.forks = state.children[each["via"]].forks
+    state.forked += [child for child in state.children.values() if child.gate >= 0 and child.pid]
+    state.blobs, state.kept, state.lost = saved["blobs"], saved["kept"], set(saved["lost"])
+    state.shutdown, state.quitting, state.code = saved["shutdown"], saved["quitting"], saved.get("code", 0)
+    if saved["supervisor"] is not None:
+        state.supervisor = Child.load(saved["supervisor"])
+        state.channel = socket.socket(fileno=saved["channel"])
+    state.lifeline = saved.get("lifeline", -1)
+    state.corpses = [Child.load(each) for each in saved.get("corpses", ())]
+    state.outbox.extend((event, fds) for event, fds in saved["outbox"])
+    state.born, state.due, state.has_reported, state.silent_deaths = saved["clock"]
 
 
-def descriptors(state: dict[str, Any]) -> set[int]:
-    """The numbers that are to stay open."""
-    children = [*state["children"], *([state["supervisor"]] if state["supervisor"] else []), *state.get("corpses", ())]
-    found = {state["channel"], state.get("lifeline", -1), *state["kept"].values()}
+def descriptors(saved: dict[str, Any]) -> set[int]:
+    """The descriptors that must stay open over the exec."""
+    children = [*saved["children"], *([saved["supervisor"]] if saved["supervisor"] else []), *saved.get("corpses", ())]
+    found = {saved["channel"], saved.get("lifeline", -1), *saved["kept"].values()}
     for child in children:
         found |= {child["pidfd"], child["status"], child.get("forks", -1), child.get("gate", -1)}
-    for _, fds in state["outbox"]:
+    for _, fds in saved["outbox"]:
         found.update(fds)
     return found - {-1}
 
@@ -104,19 +107,19 @@ def descriptors(state: dict[str, Any]) -> set[int]:
 def load(memory: int) -> dict[str, Any]:
     """The state in a memfd. Raises Unreadable."""
     try:
-        state = json.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+        saved = json.loads(os.pread(memory, os.fstat(memory).st_size, 0))
     except (OSError, ValueError) as error:
         raise Unreadable(f"the state cannot be read: {error}") from None
-    if not isinstance(state, dict) or state.get("version") != VERSION:
-        version = state.get("version") if isinstance(state, dict) else None
+    if not isinstance(saved, dict) or saved.get("version") != VERSION:
+        version = saved.get("version") if isinstance(saved, dict) else None
         raise Unreadable(f"the state is of version {version}, and this code knows version {VERSION}")
-    return state
+    return saved
 
 
-def pack(state: dict[str, Any]) -> int:
+def pack(saved: dict[str, Any]) -> int:
     """A memfd with the state."""
     memory = os.memfd_create("state", os.MFD_CLOEXEC)
-    view = memoryview(json.dumps(state, separators=(",", ":")).encode())
+    view = memoryview(json.dumps(saved, separators=(",", ":")).encode())
     while view:
         view = view[os.write(memory, view) :]
     return memory
@@ -128,19 +131,69 @@ def command(*mode: str) -> list[str]:
     return [sys.executable, *own, *mode]
 
 
+class Upgrade:
+    """Puts the code that is on the disk in the place of this one, if it can go on from here."""
+
+    def __init__(self, state: ShimState, loop: Loop, settle: Callable[[], None]) -> None:
+        """`settle`: called with signals blocked; deals with all that must not be left to the new code."""
+        self._state = state
+        self._loop = loop
+        self._settle = settle
+        self._trial: Trial | None = None
+
+    @property
+    def due(self) -> float:
+        """When (monotonic) `check` has something to do."""
+        return self._trial.deadline if self._trial is not None else math.inf
+
+    def check(self, now: float) -> None:
+        """End a trial that has had its time."""
+        if now >= self.due and self._trial is not None:
+            self._trial.kill()
+
+    def begin(self) -> None:
+        """Have the code prove itself; the answer decides whether it takes over."""
+        if self._trial is None:
+            try:
+                self._trial = Trial(dump(self._state), self._loop.null)
+            except OSError as error:
+                self._state.emit({"event": "refused", "error": f"it cannot be tried: {error.strerror}"})
+            else:
+                self._state.trial_pid = self._trial.pid
+                self._loop.watch(self._trial.pidfd, self._tried)
+
+    def _tried(self) -> None:
+        trial, self._trial, self._state.trial_pid = self._trial, None, 0
+        if trial is None:
+            return
+        self._loop.unwatch(trial.pidfd)
+        why = trial.verdict()
+        if not why:
+            log("going on with the code that is now on the disk", INFO)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, spawn.SIGNALS)
+            self._settle()
+            try:
+                become(dump(self._state))
+            except OSError as error:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                why = f"executing it failed: {error.strerror}"
+        log(f"the code that is now on the disk cannot take over: {why}")
+        self._state.emit({"event": "refused", "error": why})
+
+
 class Trial:
     """The code on the disk, in a process of its own that holds copies of all that is held here."""
 
-    def __init__(self, state: dict[str, Any], null: int) -> None:
+    def __init__(self, saved: dict[str, Any], null: int) -> None:
         """Raises OSError when it cannot be started."""
-        memory = pack(state)
+        memory = pack(saved)
         self._out = os.memfd_create("trial", os.MFD_CLOEXEC)
         try:
             spec = {
                 **spawn.PLAIN,
                 "argv": command(f"{CHECK}{memory}"),
                 "env": dict(os.environ),
-                "fds": {str(fd): fd for fd in (*descriptors(state), memory)}
+                "fds": {str(fd): fd for fd in (*descriptors(saved), memory)}
                 | {"0": null, "1": self._out, "2": self._out},
             }
             self.pid, self._status = spawn.start(spec)
@@ -154,7 +207,7 @@ class Trial:
 
     def kill(self) -> None:
         """It has had its time."""
-        self.deadline = float("inf")
+        self.deadline = math.inf
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def verdict(self) -> str:
@@ -168,18 +221,18 @@ class Trial:
             return f"{failed['stage']}: {failed['error']}"
         if info is not None and info.si_code == os.CLD_EXITED and info.si_status == 0:
             return ""
-        if self.deadline == float("inf"):
+        if self.deadline == math.inf:
             return f"it did not answer within {WITHIN:g} s"
         return text.strip() or f"it ended with {info.si_status if info is not None else 'no status'} and said nothing"
 
 
-def become(state: dict[str, Any]) -> NoReturn:
-    """Execute the code on the disk in this process. Comes back only by raising OSError, with everything as it was.
+def become(saved: dict[str, Any]) -> NoReturn:
+    """Execute the code on the disk in this process. Returns only by raising OSError, with everything as it was.
 
-    Signals are to be blocked by the caller: those that come meanwhile are found by the new code.
+    The caller blocks signals: the new code finds those that come meanwhile.
     """
-    memory = pack(state)
-    fds = descriptors(state) | {memory}
+    memory = pack(saved)
+    fds = descriptors(saved) | {memory}
     argv = command(f"{RESUME}{memory}")
     try:
         for fd in fds:
@@ -188,6 +241,6 @@ def become(state: dict[str, Any]) -> NoReturn:
     except OSError:
         os.close(memory)
         for fd in fds - {memory}:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.set_inheritable(fd, False)
         raise

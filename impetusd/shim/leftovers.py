@@ -13,7 +13,6 @@ The file `life` in state_dir:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ import time
 
 from impetusd.linux import proc
 from impetusd.linux.cgroup import cgroup_of
+from impetusd.linux.errors import suppress
 from impetusd.shim.log import call_it_writer
 
 TYPE_CHECKING = False
@@ -51,15 +51,20 @@ def group_name(state_dir: str) -> str:
 
 
 def new_life(state_dir: str) -> str:
-    """A mark that no other life has, and that tells whose it is without any memory of it."""
+    """A mark that no other life has. It begins with the name of the instance, so whose it is need not be remembered."""
     return f"{instance(state_dir)}-{os.urandom(8).hex()}"
+
+
+def is_marked(pid: int, life: str) -> bool:
+    """Whether a process was started by a shim of this life, or is a descendant of one that was."""
+    return proc.variable(pid, MARK) == life
 
 
 def write(state_dir: str, life: str, *, over: bool) -> None:
     """Remember the life that is under way, or that it has ended in order. Raises OSError."""
     path = f"{state_dir}/{NAME}"
     text = json.dumps({"version": VERSION, "boot": boot_id(), "life": life, "over": over})
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         os.unlink(f"{path}.new")
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -107,8 +112,8 @@ def marks(state_dir: str) -> tuple[str, str]:
     """
     try:
         with open(f"{state_dir}/{NAME}", encoding="ascii") as file:
-            told = json.loads(file.read(4096))
-        life, boot, over = told["life"], told["boot"], told["over"]
+            saved = json.loads(file.read(4096))
+        life, boot, over = saved["life"], saved["boot"], saved["over"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         life, boot, over = "", boot_id(), False  # nothing is remembered: any life
     if boot != boot_id() or over is True:
@@ -139,7 +144,7 @@ def group_of(pid: int, name: str, owners: dict[str, bool]) -> str:
     before, slash, _ = f"{cgroup_of(pid)}/".partition(f"/{name}/")
     folder = f"{before}/{name}"
     if slash and folder not in owners:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             owners[folder] = os.stat(folder).st_uid in {0, os.geteuid()}
     return folder if slash and owners.get(folder) else ""
 

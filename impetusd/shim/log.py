@@ -5,7 +5,6 @@ So a process of its own writes into a file, and while that hangs, lines wait her
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ import stat
 import time
 from collections import deque
 
+from impetusd.linux.errors import suppress
 from impetusd.linux.priority import WARNING, is_journal
 
 NAME = b"impetusd-log"  # of a process that writes: its command is the shim's
@@ -27,7 +27,7 @@ def log(text: str, level: str = WARNING) -> None:
     """Write one line, or have it wait. Returns within WITHIN seconds. `level`: for systemd's journal, see sd-daemon(3)."""
     stamp = level if is_journal(os.environ) else f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} "
     line = f"{stamp}shim: {text}".encode()[: select.PIPE_BUF - 1] + b"\n"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if stat.S_ISREG(os.fstat(2).st_mode):
             _lines.append(line)
             write_waiting(WITHIN)
@@ -89,7 +89,7 @@ def _write(text: bytes) -> None:
     try:
         os.closerange(3, 1 << 20)
         file = 2
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             call_it_writer()
             file = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND)
         while text:

@@ -8,7 +8,6 @@ the survivors: see `shim.descriptors`.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
@@ -18,16 +17,18 @@ import time
 
 from impetusd.linux import proc
 from impetusd.linux.cgroup import Cgroups
+from impetusd.linux.errors import suppress
 from impetusd.shim import descriptors, leftovers, table, wire
 from impetusd.shim.child import Child
 from impetusd.shim.leftovers import MARK
+from impetusd.shim.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from impetusd.shim.main import Shim
+    from impetusd.shim.state import ShimState
 
 REAPED_WITHIN = 1.5  # seconds after an end in which whoever adopted the process should have reaped it: an init may poll
 GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by itself
@@ -41,40 +42,35 @@ _GET_INFO = 0xC0000000 | _INFO.size << 16 | 0xFF << 8 | 11
 _EXIT = 1 << 3
 
 
-def take_over(shim: Shim, told: dict[str, Any], given: Iterable[int], strays: Iterable[proc.Member]) -> None:
-    """Have `shim`, which is new, know what `told` tells and hold what is left. `given` are descriptors that were passed on.
+def take_over(state: ShimState, saved: dict[str, Any], given: Iterable[int]) -> descriptors.Search:
+    """Fill `state`, which is new, with the table's content `saved`, and hold what is left. `given` are descriptors that were passed on.
 
-    Those of `given` that nothing is known of are closed. `strays` were started in the instant in which the shim was
-    killed, and are in nobody's books: they are killed.
+    Those of `given` that the table does not know are closed. Returns what was found of the descriptors.
     """
-    strays = list(strays)
-    shim.blobs, shim.shutdown = told["blobs"], told["shutdown"]
-    told["kept"].pop("lock", None)  # it has been taken
-    for saved in told["children"].values():
-        child = shim.children[saved["process"]] = Child.load(saved)
+    state.blobs, state.shutdown = saved["blobs"], saved["shutdown"]
+    saved["kept"].pop("lock", None)  # it has been taken
+    for each in saved["children"].values():
+        child = state.children[each["process"]] = Child.load(each)
         child.is_child, child.pidfd, child.status = False, -1, -1
         child.gate = SHUT if child.gate >= 0 else -1
         _find(child)
-    search = descriptors.Search(told["kept"])
+    search = descriptors.Search(saved["kept"])
     search.among(given)
-    search.within(child for child in shim.children.values() if child.pidfd >= 0)
-    shim.kept.update(search.found)
-    for child in shim.children.values():
-        if child.ended is not None and not child.acked:
-            child.left = shim.has_rest(child)
-    for member in strays:
-        proc.send(member, signal.SIGKILL)
-    alive = sum(child.pidfd >= 0 for child in shim.children.values())
-    lost = sorted(told["kept"].keys() - search.found.keys() - {wire.PAGE})
+    search.within(child for child in state.children.values() if child.pidfd >= 0)
+    state.kept.update(search.found)
+    return search
+
+
+def report(state: ShimState, saved: dict[str, Any], search: descriptors.Search, killed: Iterable[proc.Member]) -> None:
+    """Log what was taken over, what is lost, and what was killed: see `unknown`."""
+    alive = sum(child.pidfd >= 0 for child in state.children.values())
+    lost = ", ".join(sorted(saved["kept"].keys() - search.found.keys() - {wire.PAGE}))
     barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
-    shim.log(
-        f"the shim before this one (pid {told['shim'][0]}) was killed: {alive} processes are still running"
-        + (f"; lost with it: {', '.join(lost)}{barred}" if lost else "")
-        + (
-            f"; killed what it had only just started: {', '.join(str(member.pid) for member in strays)}"
-            if strays
-            else ""
-        )
+    pids = ", ".join(str(member.pid) for member in killed)
+    log(
+        f"the shim before this one (pid {saved['shim'][0]}) was killed: {alive} processes are still running"
+        + (f"; lost with it: {lost}{barred}" if lost else "")
+        + (f"; killed what it had only just started: {pids}" if pids else "")
     )
 
 
@@ -84,7 +80,7 @@ def _find(child: Child) -> None:
     if child.ended is not None:
         return
     if pid:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             pidfd = os.pidfd_open(pid)
             member = proc.read(pid)
             if member is not None and member.started == child.started:
@@ -95,7 +91,7 @@ def _find(child: Child) -> None:
 
 
 def ended(status: int | None = None) -> dict[str, Any]:
-    """How a process has ended, as the supervisor is told; without the `status` of wait(2) that is not known."""
+    """How a process has ended, in the form of an `exited` event; without the `status` of wait(2) that is not known."""
     how: dict[str, Any]
     if status is None:
         how = {"unknown": True}
@@ -141,15 +137,15 @@ def _may_know(pid: int) -> bool:
     return {*ids} == {str(os.geteuid()).encode()} or proc.may_trace()
 
 
-def unknown(told: dict[str, Any], state_dir: str) -> list[proc.Member]:
+def unknown(saved: dict[str, Any], state_dir: str) -> list[proc.Member]:
     """Processes that the dead shim had started, as their environment says, and that its table does not know.
 
     A forked worker has the environment of its template, which may be gone from the table, or be there without it: it counts
     by what it is. A table of a life before the last one knows nobody. A child of the shim's has an INVOCATION_ID, and is in no other's
     cgroup: what a program starts may have lost that one's, or have another.
     """
-    lives = {told["life"], leftovers.marks(state_dir)[0]} - {""}
-    children = list(told["children"].values())
+    lives = {saved["life"], leftovers.marks(state_dir)[0]} - {""}
+    children = list(saved["children"].values())
     templates = {child["invocation"] for child in children if child.get("template")}
     invocations, sessions = ({child[key] for child in children} for key in ("invocation", "session"))
     processes = proc.snapshot()
@@ -175,10 +171,14 @@ def is_worker(member: proc.Member) -> bool:
 
 def overlooked(found: table.Found, strays: Iterable[proc.Member]) -> list[proc.Member]:
     """Those of `strays` (see `unknown`) that show that the table is not whole: older than its last line, or of a later life."""
-    if found.told is None:
+    if found.saved is None:
         return []
-    written, life = time.time() - found.written, found.told["life"]
-    return [member for member in strays if proc.age(member) > written + JUST_NOW or not marked(member.pid, life)]
+    written, life = time.time() - found.written, found.saved["life"]
+    return [
+        member
+        for member in strays
+        if proc.age(member) > written + JUST_NOW or not leftovers.is_marked(member.pid, life)
+    ]
 
 
 def forgotten(found: table.Found, state_dir: str) -> list[proc.Member]:
@@ -189,10 +189,10 @@ def forgotten(found: table.Found, state_dir: str) -> list[proc.Member]:
     return list(left.values())
 
 
-def of_table(told: dict[str, Any], processes: dict[int, proc.Member]) -> list[proc.Member]:
+def of_table(saved: dict[str, Any], processes: dict[int, proc.Member]) -> list[proc.Member]:
     """The processes that are in a dead shim's table, in its cgroups or marked by its life, and what belongs to them."""
-    pids = {pid for pid in processes if marked(pid, told["life"])}
-    for child in told["children"].values():
+    pids = {pid for pid in processes if leftovers.is_marked(pid, saved["life"])}
+    for child in saved["children"].values():
         member = processes.get(child["pid"])
         if member is not None and member.started == child["started"]:
             pids.add(member.pid)
@@ -200,17 +200,12 @@ def of_table(told: dict[str, Any], processes: dict[int, proc.Member]) -> list[pr
     return leftovers.family(pids, processes)
 
 
-def marked(pid: int, life: str) -> bool:
-    """Whether a process was started by a shim of this life, or is a descendant of one that was."""
-    return proc.variable(pid, MARK) == life
-
-
-def evict_stale_supervisor(told: dict[str, Any]) -> None:
+def evict_stale_supervisor(saved: dict[str, Any]) -> None:
     """The lock is held though the shim is dead: by its supervisor, which ends when it sees that. One that hangs is killed."""
-    shim, supervisor = told["shim"], told["supervisor"]
+    shim, supervisor = saved["shim"], saved["supervisor"]
     if proc.lives(shim) or not supervisor or not proc.lives(supervisor):
         return
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         pidfd = os.pidfd_open(supervisor[0])
         try:
             poll = select.poll()

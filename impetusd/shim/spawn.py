@@ -20,7 +20,6 @@ from __future__ import annotations
 
 # The functions behind those of `signal`, which make an enum of each of 64 signals: 0.4 of the 2 ms of a start.
 import _signal  # type: ignore[import-not-found]
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -29,6 +28,7 @@ import resource
 import signal
 
 from impetusd.linux import clone
+from impetusd.linux.errors import suppress
 from impetusd.shim import failures
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ def failure(status: int) -> dict[str, Any] | None:
 
     A shim that has upgraded itself may find what one of the first version wrote: a sentence of the stage, and one of why.
     """
-    with contextlib.suppress(BlockingIOError):
+    with suppress(BlockingIOError):
         fields = os.read(status, 16384).decode("utf-8", "replace").split("\0")
         if len(fields) == REPORTED:
             stage, _, key, number, said, what = fields
@@ -138,7 +138,7 @@ def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bo
     except BaseException as error:
         if stage == stages[-1][0]:
             code = NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
-        with contextlib.suppress(BaseException):
+        with suppress(BaseException):
             told = f"{stage}\0\0{_cause(error, stage, spec)}\0{what}"
             os.write(report, told.encode("utf-8", "backslashreplace"))
     finally:

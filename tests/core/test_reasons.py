@@ -46,22 +46,23 @@ def test_every_stage_of_a_start_is_known():
         if isinstance(call.args[0], ast.Constant)
     }
     assert stages <= STAGES.keys()
-    shim = [ast.parse((ROOT / "shim" / name).read_text(encoding="utf-8")) for name in ("spawn.py", "main.py")]
-    told = {
+    paths = [ROOT / "shim" / "spawn.py", *(ROOT / "shim").glob("*.py")]
+    shim = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    found = {
         node.args[position].value
         for tree in shim
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        for position in [{"_spawn_failed": 1, "failed": 0}.get(node.func.attr)]
+        for position in [{"fail_start": 1, "failed": 0}.get(node.func.attr)]
         if position is not None and isinstance(node.args[position], ast.Constant)
     }
-    told |= {
+    found |= {
         node.elts[0].value
         for node in ast.walk(shim[0])
         if isinstance(node, ast.Tuple) and len(node.elts) == 3 and isinstance(node.elts[2], (ast.Lambda, ast.Attribute))
         if isinstance(node.elts[0], ast.Constant)
     }
-    assert {"exec", "cwd", "uid", "fork", "process"} <= told <= STAGES.keys()
+    assert {"exec", "cwd", "uid", "fork", "process"} <= found <= STAGES.keys()
 
 
 @pytest.mark.parametrize("reason", [NONE, END, DEEP, said("x"), because("left_by_code", codes=["3", "4"])])

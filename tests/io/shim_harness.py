@@ -32,6 +32,13 @@ PATIENCE = 30.0  # seconds until a test that waits for something gives up
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _PR_SET_CHILD_SUBREAPER = 36
 
+# Of a `setup`: supervisors come up until `break_supervisors` is called.
+BREAKABLE = """
+import json, sys
+broken = json.loads(sys.argv[2])["base_dir"] + "/broken"
+supervision.SUPERVISOR = ("/bin/sh", "-c", 'test -e "$0" && exit 1; exec "$@"', broken, *supervision.SUPERVISOR)
+"""
+
 CGROUPS = bool(own_cgroup()) and os.access(f"{own_cgroup()}/cgroup.procs", os.W_OK)
 
 
@@ -236,6 +243,15 @@ class Shim:
             raise AssertionError(f"the shim started no supervisor: {self.log()}") from None
         self._lives.append(Supervisor(link))
         return self.supervisor
+
+    def break_supervisors(self) -> None:
+        """No supervisor comes up any more: see BREAKABLE."""
+        open(self.path("broken"), "w").close()
+
+    def unlock(self) -> None:
+        """Let go of what every life of the supervisor has of the instance lock."""
+        for life in self._lives:
+            life.unlock()
 
     def say(self, *ops: Any, fds: Iterable[int] = ()) -> None:
         self.supervisor.say(*ops, fds=fds)

@@ -19,25 +19,26 @@ SH = "/bin/sh"
 FAST = "supervision.SPACING = 0\nsupervision.DELAYS = (0.0, 0.0, 0.01, 0.02)\n"
 # Says how each start is planned, and starts at once.
 TOLD = """
-plan = main.Shim._plan_supervisor
-def tell(self, now, **how):
+plan = supervision.Supervision.plan
+def plan_and_log(self, now, **how):
     plan(self, now, **how)
-    main.log(f"start {self.silent_deaths} in {self.due - now:.1f} s")
-    self.due = now
-main.Shim._plan_supervisor = tell
+    state = shims[0].state
+    log.log(f"start {state.silent_deaths} in {state.due - now:.1f} s")
+    state.due = now
+supervision.Supervision.plan = plan_and_log
 supervision.SPACING = 0
 """
 # A beat makes the shim impatient until it has killed the supervisor: so no other start is hurried.
 IMPATIENT = """
-kill, obey = main.Shim._kill_supervisor, main.Shim._obey
+kill, dispatch = supervision.Supervision.kill, main.Shim.dispatch
 def patient(self):
     kill(self)
     supervision.SILENCE = 30.0
 def hurry(self, op, fds):
-    obey(self, op, fds)
+    dispatch(self, op, fds)
     if op["op"] == "beat":
         supervision.SILENCE = 0.5
-main.Shim._kill_supervisor, main.Shim._obey = patient, hurry
+supervision.Supervision.kill, main.Shim.dispatch = patient, hurry
 """
 
 
@@ -366,7 +367,7 @@ def test_no_descriptor_left_for_a_supervisor_is_waited_out(shim):
 def test_each_descriptor_of_a_supervisors_start_may_be_the_one_that_is_missing(spare):
     setup = f"""
 import os, resource
-start, calls = main.Shim._start_supervisor, []
+start, calls = supervision.Supervision.start, []
 def scarce(self, now):
     calls.append(1)
     if len(calls) != 2:
@@ -377,7 +378,7 @@ def scarce(self, now):
     resource.setrlimit(resource.RLIMIT_NOFILE, (probe + {spare}, limits[1]))
     start(self, now)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-main.Shim._start_supervisor = scarce
+supervision.Supervision.start = scarce
 supervision.SPACING = 0
 """
     with Shim(setup=setup) as shim:

@@ -44,21 +44,22 @@ def armed(real, kind, process):
         finally:
             sys.setprofile(None)
             if os.getpid() == me:
-                self.emit({"event": "fired", "process": target, "call": fired.pop() if fired else ""})
+                fire = {"event": "fired", "process": target, "call": fired.pop() if fired else ""}
+                shims[0].state.emit(fire)
     return act
 
 import os
-Shim = main.Shim
-obey = armed(Shim._obey, "op", lambda op, fds: op.get("process", op.get("name")) if op["op"] == KIND else None)
-Shim._ended = armed(Shim._ended, "event", lambda child: child.process)
+Shim, Children = main.Shim, children.Children
+dispatch = armed(Shim.dispatch, "op", lambda op, fds: op.get("process", op.get("name")) if op["op"] == KIND else None)
+Children.check_end = armed(Children.check_end, "event", lambda child: child.process)
 
 def aimed(self, op, fds):
     if op["op"] == "aim":
         aim.update(op["at"])
-        self.emit({"event": "aimed"})
+        self.state.emit({"event": "aimed"})
     else:
-        obey(self, op, fds)
-Shim._obey = aimed
+        dispatch(self, op, fds)
+Shim.dispatch = aimed
 """
 ERRORS = {"mistake": "RuntimeError('raised by the test')", "host": "OSError(5, 'raised by the test')"}
 
@@ -169,18 +170,20 @@ def test_any_other_operation_that_goes_wrong_is_done_once_more(kind):
 
 
 ACTS = (
-    *("_check_supervisor", "_flush", "_beat", "_write_down", "_remove_emptied", "_sweep", "_end_alone"),
-    *("_patience", "_take_up_again", "_hold_back"),
+    *("supervision.Supervision.check", "supervision.Supervision.flush", "main.Shim.beat", "main.Shim.write_down"),
+    *("children.Children.remove_emptied", "main.Shim.sweep", "main.Shim.end_alone", "main.Shim.patience"),
+    *("loop.Loop.resume", "loop.Loop.reserve"),
 )
+RECEIVE = "supervision.Supervision.receive"
 EVERY = 1 if raising.EVERY == 1 else 4  # of the calls of one act one in so many
 
 
 def armed_act(act):
-    arm = f"\nShim.{act} = armed(Shim.{act}, 'act', lambda *_: {act!r})\nsupervision.SPACING = 0.0\n"
+    arm = f"\n{act} = armed({act}, 'act', lambda *_: {act!r})\nsupervision.SPACING = 0.0\n"
     return Shim(setup=ARMED.replace("ERROR", ERRORS["mistake"]).replace("KIND", "'none'") + arm)
 
 
-@pytest.mark.parametrize("act", ACTS, ids=lambda act: f"{act.strip('_')}-each {EVERY}th of its calls")
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: f"{act}-each {EVERY}th of its calls")
 def test_what_goes_wrong_anywhere_in_its_loop_loses_nothing_and_starts_nothing_twice(act):
     with armed_act(act) as shim:
         _, pid = shim.started("/bin/sleep", "1000")
@@ -203,16 +206,16 @@ def test_what_goes_wrong_anywhere_in_its_loop_loses_nothing_and_starts_nothing_t
 def test_of_a_supervisor_of_which_a_message_is_lost_nothing_that_follows_is_carried_out():
     """It is replaced: the next one begins with what is known here."""
     replaced = 0
-    with armed_act("_receive") as shim:
+    with armed_act(RECEIVE) as shim:
         _, pid = shim.started("/bin/sleep", "1000")
         for count in range(0, 200, EVERY):
-            shim.say({"op": "aim", "at": {"kind": "act", "process": "_receive", "count": count}})
+            shim.say({"op": "aim", "at": {"kind": "act", "process": RECEIVE, "count": count}})
             shim.wait("aimed")
             try:
                 shim.say(put(f"{count}:lost"))
                 shim.say(put(f"{count}:next"))
                 shim.echo()
-                call = shim.wait("fired", "_receive")["call"]
+                call = shim.wait("fired", RECEIVE)["call"]
             except (AssertionError, ConnectionError):
                 replaced += 1
                 told = shim.next_life().hello
@@ -227,12 +230,12 @@ def test_of_a_supervisor_of_which_a_message_is_lost_nothing_that_follows_is_carr
 
 def test_a_source_that_goes_wrong_again_and_again_is_set_aside_and_told_twice():
     setup = """
-ended = main.Shim._ended
+check_end = children.Children.check_end
 def bad(self, child):
-    if child.process == 1 and "mended" not in self.blobs:
+    if child.process == 1 and "mended" not in shims[0].state.blobs:
         raise OSError(5, "raised by the test")
-    ended(self, child)
-main.Shim._ended = bad
+    check_end(self, child)
+children.Children.check_end = bad
 """
     with Shim(setup=setup) as shim:
         bad, good = shim.started("/bin/sleep", "1000"), shim.started("/bin/sleep", "1000")

@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from shim_harness import Shim, lines, state
+from shim_harness import BREAKABLE, Shim, lines, state
 from waiting import wait_for
 
 from impetusd.linux import proc as tree
@@ -14,28 +14,20 @@ from impetusd.shim import leftovers
 
 QUIET = {"0": "", "1": "", "2": ""}
 SH = "/bin/sh"
-BROKEN = """
-supervision.DELAYS, supervision.SPACING = (0.0,) * 7, 0.0
-broken = ("/bin/sh", "-c", "exit 1")
-obey = main.Shim._obey
-def then_broken(self, op, fds):
-    obey(self, op, fds)
-    if op["op"] == "put":
-        supervision.SUPERVISOR = broken
-main.Shim._obey = then_broken
-"""
+QUICK = "supervision.DELAYS, supervision.SPACING = (0.0,) * 7, 0.0"
 
 
 @pytest.fixture
 def shim():
     """One whose supervisors cannot come up any more once `abandon` is called."""
-    with Shim(setup=BROKEN) as shim:
+    with Shim(setup=f"{BREAKABLE}{QUICK}") as shim:
         yield shim
 
 
 def abandon(shim):
     shim.say({"op": "put", "key": "a", "blob": "b"})
     shim.echo()
+    shim.break_supervisors()
     shim.supervisor.kill()
 
 
@@ -86,7 +78,7 @@ def test_told_to_end_before_the_supervisors_fail_it_ends_once_they_do(shim):
 def test_what_runs_goes_on_while_no_supervisor_comes_up_and_it_is_told_once(shim):
     _, pid = shim.started("/bin/sleep", "1000")
     abandon(shim)
-    shim.until_logged("no supervisor comes up (exit 1): trying again every 0 s; what runs goes on")
+    shim.until_logged("no supervisor starts (exit 1): retrying every 0 s; programs keep running")
     here, seen = shim.log().count("\n"), set()
     wait_for(lambda: seen.update(shim.children()) or len(seen) > 10, "many more tries")
     assert shim.log().count("\n") == here
@@ -102,11 +94,11 @@ def test_with_nothing_to_hold_it_gives_up():
 def test_a_supervisor_that_goes_wrong_again_and_again_is_started_ever_more_slowly():
     """Although each says something before: it spoke, and that made the shim start five a second."""
     setup = """
-plan = main.Shim._plan_supervisor
-def tell(self, now, **how):
+plan = supervision.Supervision.plan
+def plan_and_log(self, now, **how):
     plan(self, now, **how)
-    main.log(f"start {self.silent_deaths}")
-main.Shim._plan_supervisor = tell
+    log.log(f"start {shims[0].state.silent_deaths}")
+supervision.Supervision.plan = plan_and_log
 supervision.SPACING = 0
 """
     with Shim(setup=setup) as shim:
@@ -153,7 +145,7 @@ def test_a_descendant_that_hides_is_known_by_its_parent_when_that_is_stopped():
 
 def test_what_no_unit_has_a_say_about_ends_with_all_of_them():
     """Its parent ended before anybody looked."""
-    with Shim(cgroups=False, setup="main.ending.GRACE = 0.1") as shim:
+    with Shim(cgroups=False, setup="ending.GRACE = 0.1") as shim:
         process, _, pidfd, writer = hidden(shim)
         os.close(writer)
         assert shim.wait("exited", process)["left"] is False

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from shim_harness import Shim
+from shim_harness import BREAKABLE, Shim
 
 from impetusd.shim import wire
 
@@ -109,8 +109,7 @@ def test_page_and_ends_outlive_the_shim_and_new_code_in_it(shim):
     given = [os.dup(shim.supervisor.page)]
     os.kill(shim.pid, signal.SIGKILL)
     shim.supervisor.kill()
-    for life in shim._lives:
-        life.unlock()
+    shim.unlock()
     shim.succeed(mode="orphaned", fds=given)
     os.close(given[0])
     assert os.fstat(shim.supervisor.page).st_ino == first
@@ -130,20 +129,12 @@ def test_a_supervisor_that_always_hangs_does_not_hold_up_an_end_that_was_asked_f
 
 
 def test_an_end_that_a_supervisor_was_asked_for_is_carried_out_without_it_if_none_comes_up():
-    setup = """
-supervision.DELAYS, supervision.SPACING = (0.0,) * 7, 0.0
-obey = main.Shim._obey
-def then_broken(self, op, fds):
-    obey(self, op, fds)
-    if op["op"] == "put":
-        supervision.SUPERVISOR = ("/bin/sh", "-c", "exit 1")
-main.Shim._obey = then_broken
-"""
-    with Shim(setup=setup) as shim:
+    with Shim(setup=f"{BREAKABLE}supervision.DELAYS, supervision.SPACING = (0.0,) * 7, 0.0") as shim:
         _, pid = shim.started("/bin/sleep", "1000")
         ended = shim.watch(pid)
         shim.say({"op": "put", "key": "shutdown", "blob": "yes"})
         shim.echo()
+        shim.break_supervisors()
         shim.supervisor.kill()
         assert shim.process.wait(30) == 1
         shim.until_ended(ended, "the program")

@@ -20,17 +20,17 @@ from impetusd.supervisor.start.starter import Starter
 
 DIES = """
 import os
-act = main.Shim.{where}
+act = {where}
 def dies(self):
-    if self.forked:
+    if shims[0].state.forked:
         os.kill(os.getpid(), 9)
     act(self)
-main.Shim.{where} = dies
+{where} = dies
 """
 MOMENTS = {
     "asked": "",
-    "answered": DIES.format(where="_write_down"),
-    "written down": DIES.format(where="_let_go_on"),
+    "answered": DIES.format(where="main.Shim.write_down"),
+    "written down": DIES.format(where="forks.Forks.open_gates"),
 }
 
 

@@ -18,6 +18,7 @@ from impetusd.client import reaper
 from impetusd.core.config.location import Paths
 from impetusd.linux import proc
 from impetusd.shim import leftovers, table
+from impetusd.shim.state import ShimState
 
 SH = "/bin/sh"
 REFUSED = 73
@@ -280,7 +281,7 @@ def appended(path):
 @pytest.mark.parametrize("inotify", [True, False])
 @pytest.mark.parametrize("damage", [removed, renamed, emptied, zeros, appended])
 def test_a_table_that_is_damaged_while_the_shim_lives_is_written_anew_without_a_word_from_anybody(damage, inotify):
-    setup = "" if inotify else "main.table.Inotify.add = lambda *_: None\nmain.table.AGAIN = 0.1"
+    setup = "" if inotify else "table.Inotify.add = lambda *_: None\ntable.AGAIN = 0.1"
     with Shim(setup=setup) as shim:
         _, pid = shim.started("/bin/sleep", "1000")
         shim.echo()
@@ -298,68 +299,70 @@ def test_a_table_that_is_damaged_while_the_shim_lives_is_written_anew_without_a_
         assert os.path.exists(f"{path_of(shim)}{table.DAMAGED}") == (damage not in {removed, renamed})
 
 
-class Holder:
-    """What a table is written of: a shim that holds nothing."""
-
-    def __init__(self):
-        self.blobs, self.kept, self.children, self.baseline = {}, {}, {}, {"oom_score": 0, "nofile": [1, 1]}
-        self.supervisor, self.shutdown, self.said = None, False, []
-
-    def log(self, sentence):
-        self.said.append(sentence)
-
-    def trouble(self, *_):
-        pass
+def nothing_held():
+    return ShimState("a life", {"oom_score": 0, "nofile": [1, 1]})
 
 
-def test_a_folder_that_is_removed_again_and_again_is_watched_each_time(tmp_path):
+@pytest.fixture
+def logged(monkeypatch):
+    """What the table logs."""
+    found = []
+    monkeypatch.setattr(table, "log", found.append)
+    return found
+
+
+def test_a_folder_that_is_removed_again_and_again_is_watched_each_time(tmp_path, logged):
     """Also where it is made anew before the kernel's word that it had gone is read."""
-    shim, folder = Holder(), tmp_path / "run"
+    held, folder = nothing_held(), tmp_path / "run"
     written = table.Table(str(folder), str(tmp_path))
-    written.write(shim)
+    written.write(held)
     for _ in range(3):
         os.unlink(table.path_in(str(folder)))
         written.noticed()
         folder.rmdir()
         for _ in range(3):
-            written.write(shim)
+            written.write(held)
             written.noticed()
-        written.write(shim)
+        written.write(held)
         assert (written.due, os.path.exists(table.path_in(str(folder)))) == (math.inf, True)
     written.close()
 
 
-def test_a_folder_that_goes_while_the_table_is_made_is_made_once_more(tmp_path, monkeypatch):
-    shim, folder, rename = Holder(), tmp_path / "run", os.rename
+def test_a_folder_that_goes_while_the_table_is_made_is_made_once_more(tmp_path, monkeypatch, logged):
+    folder, rename = tmp_path / "run", os.rename
     written = table.Table(str(folder), str(tmp_path))
 
-    def gone_before(*paths):
-        monkeypatch.setattr(os, "rename", rename)
-        shutil.rmtree(folder)
-        rename(*paths)
+    def gone_before(source, target):
+        if target == table.path_in(str(folder)):
+            monkeypatch.setattr(os, "rename", rename)
+            shutil.rmtree(folder)
+        rename(source, target)
 
-    written._begun = True
     monkeypatch.setattr(os, "rename", gone_before)
-    written.write(shim)
+    written.write(nothing_held())
+    assert os.rename is rename
     assert table.read(str(folder), str(tmp_path)) is not None
-    assert shim.said == []
+    assert logged == []
     written.close()
 
 
 @pytest.mark.parametrize("damage", [removed, renamed, emptied, zeros, appended])
-def test_what_is_told_late_of_a_damaged_table_does_not_count_against_the_one_that_took_its_place(damage, tmp_path):
+def test_what_is_told_late_of_a_damaged_table_does_not_count_against_the_one_that_took_its_place(
+    damage, tmp_path, logged
+):
     """The next line finds the damage before the kernel's word of it is read."""
-    shim, written = Holder(), table.Table(str(tmp_path), str(tmp_path))
-    written.write(shim)
+    held = nothing_held()
+    written = table.Table(str(tmp_path), str(tmp_path))
+    written.write(held)
     path = table.path_in(str(tmp_path))
     wait_for(lambda: touched(tmp_path / "clock") > os.stat(path).st_mtime_ns, "the next tick")
     for _ in range(2):
         damage(path)
         for number in range(3):
-            written.note("blobs", "a", str(number))
-            written.write(shim)
+            held.note("blobs", "a", str(number))
+            written.write(held)
             written.noticed()
-    assert len(shim.said) == 2
+    assert len(logged) == 2
     assert table.read(str(tmp_path), str(tmp_path))["blobs"] == {"a": "2"}
     written.close()
 
@@ -437,13 +440,13 @@ class TestTheFileItself:
         told = header(tmp_path, children={"1": child}, mood="good", blobs={"a": "b"})
         found = self.found(tmp_path, told, {"children": {"1": {**child, "acked": True}}, "weather": [1]})
         assert found.fault == ""
-        assert found.told["children"]["1"]["acked"] is True
+        assert found.saved["children"]["1"]["acked"] is True
 
     def test_what_an_older_version_does_not_say_is_as_at_first(self, tmp_path):
         child = {key: value for key, value in CHILD.items() if key not in {"template", "told", "killed"}}
         told = header(tmp_path, children={"1": child})
         del told["instance"]
-        assert self.found(tmp_path, told).told["children"]["1"]["pid"] == 5
+        assert self.found(tmp_path, told).saved["children"]["1"]["pid"] == 5
 
     @pytest.mark.parametrize("key", CHILD)
     def test_each_field_of_a_child_is_checked(self, tmp_path, key):

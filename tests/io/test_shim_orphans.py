@@ -114,8 +114,8 @@ def test_how_an_orphan_ends_is_told_at_once_whoever_reaps_it_when(shim, command,
 
 
 def test_an_end_that_nobody_reaps_or_that_came_while_nobody_was_there_is_said_to_be_unknown():
-    blind = "main.orphans.status_of_zombie = lambda child: None"
-    with Shim(setup=f"main.orphans.REAPED_WITHIN = 0.1\nmain.LOOK_AGAIN = 0.05\n{blind}") as shim:
+    blind = "orphans.status_of_zombie = lambda child: None"
+    with Shim(setup=f"orphans.REAPED_WITHIN = 0.1\nmain.LOOK_AGAIN = 0.05\n{blind}") as shim:
         kept, pid = shim.started("/bin/sleep", "1000")
         gone, other = shim.started("/bin/sleep", "1000")
         shim.echo()
@@ -275,7 +275,7 @@ def test_an_orphans_descendants_are_still_its_own():
 
 
 def test_a_supervisor_that_hangs_with_the_lock_is_ended():
-    with Shim(setup="main.orphans.GONE_WITHIN = 0.1") as shim:
+    with Shim(setup="orphans.GONE_WITHIN = 0.1") as shim:
         _, pid = shim.started("/bin/sleep", "1000")
         hangs = subprocess.Popen(["/bin/sleep", "1000"], pass_fds=shim.supervisor.locks)
         try:
@@ -315,7 +315,7 @@ def test_after_an_orderly_end_there_is_no_table(shim):
 
 
 def test_a_table_that_was_removed_is_made_again():
-    with Shim(setup="main.table.AGAIN = 0.0") as shim:
+    with Shim(setup="table.AGAIN = 0.0") as shim:
         path = f"{shim.paths['run_dir']}/{table.NAME}"
         _, pid = shim.started("/bin/sleep", "1000")
         os.unlink(path)
@@ -325,7 +325,7 @@ def test_a_table_that_was_removed_is_made_again():
 
 
 def test_a_table_that_cannot_be_written_is_told_once_and_made_later():
-    with Shim(setup="main.table.AGAIN = 0.0\nmain.table.GROWTH = 0") as shim:
+    with Shim(setup="table.AGAIN = 0.0\ntable.GROWTH = 0") as shim:
         path = f"{shim.paths['run_dir']}/{table.NAME}"
         os.mkdir(f"{path}.new")  # in the way
         for number in range(50):

@@ -296,7 +296,7 @@ def test_a_worker_is_not_counted_into_its_templates_tree(shim):
 def test_a_template_killed_with_its_tree_leaves_its_workers_alive():
     """Even one that has not yet been moved out of the template's cgroup: here, none ever is."""
     for cgroups in (True, False):
-        with Shim(cgroups=cgroups, setup="main.Shim._move = lambda self, child: None") as shim:
+        with Shim(cgroups=cgroups, setup="forks.move_into_cgroup = lambda child: None") as shim:
             via, _ = template(shim)
             process, pid = worker(shim, via)
             shim.signal(via, signal.SIGKILL, "tree")

@@ -123,9 +123,9 @@ def test_a_signal_that_falls_into_the_gap_is_heeded():
     ("what", "said"),
     [
         ("raise ImportError('no module named x')", "ImportError: no module named x"),
-        ("main.handover.VERSION = 99", "the state is of version 1, and this code knows version 99"),
+        ("handover.VERSION = 99", "the state is of version 1, and this code knows version 99"),
         ("import os; os._exit(3)", "it ended with 3 and said nothing"),
-        ("main.Child.load = None", "TypeError"),
+        ("child.Child.load = None", "TypeError"),
     ],
 )
 def test_code_that_cannot_take_over_is_refused_with_the_reason_and_nothing_is_touched(what, said):
@@ -140,7 +140,7 @@ def test_code_that_cannot_take_over_is_refused_with_the_reason_and_nothing_is_to
 
 
 def test_code_that_hangs_is_refused_in_time():
-    setup = BROKEN.format(when="check:", what="import time; time.sleep(1000)") + "main.handover.WITHIN = 0.2\n"
+    setup = BROKEN.format(when="check:", what="import time; time.sleep(1000)") + "handover.WITHIN = 0.2\n"
     with Shim(setup=setup) as shim:
         assert refused(shim) == "it did not answer within 0.2 s"
         shim.echo()
@@ -152,7 +152,7 @@ def test_an_exec_that_fails_leaves_everything_as_it_was():
 import os
 def execv(path, argv):
     raise FileNotFoundError(2, "No such file or directory")
-main.handover.os = type("os", (), {**vars(os), "execv": staticmethod(execv)})
+handover.os = type("os", (), {**vars(os), "execv": staticmethod(execv)})
 """
     with Shim(setup=setup) as shim:
         _, pid = sleeping(shim)

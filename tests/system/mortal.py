@@ -43,7 +43,7 @@ def shim() -> None:
     supervision.SUPERVISOR = (*interpreter, os.path.abspath(__file__), "supervisor")
     del sys.argv[1]
     told = os.path.join(os.path.dirname(sys.argv[1]), "mortal")
-    recv, write_down = wire.recv, main.Shim._write_down
+    recv, write_down = wire.recv, main.Shim.write_down
     done = False  # what it was to do before it dies
 
     def mortal(sock):
@@ -67,7 +67,7 @@ def shim() -> None:
             holder = self
 
     holder = None
-    main.Shim, main.Shim._write_down, wire.recv = Mortal, last_words, mortal
+    main.Shim, main.Shim.write_down, wire.recv = Mortal, last_words, mortal
     sys.exit(main.main())
 
 
@@ -96,8 +96,8 @@ def die(told: str, shim=None) -> None:
     """Be killed; `shim`: with its supervisor, if that is to die, too."""
     both = "both" in whom(told)
     os.unlink(f"{told}.at")
-    if both and shim.supervisor is not None:
-        os.kill(shim.supervisor.pid, signal.SIGKILL)
+    if both and shim.state.supervisor is not None:
+        os.kill(shim.state.supervisor.pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

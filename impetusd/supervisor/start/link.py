@@ -49,7 +49,7 @@ class Link:
         self.fds: dict[str, int] = {}
         self.shutdown = False
         self.troubles: dict[str, str] = {}  # the shim's own, in a sentence each
-        self.baseline: dict[str, Any] = {}  # see `shim.main.measured`; an older shim does not tell
+        self.baseline: dict[str, Any] = {}  # see `shim.startup.measured`; an older shim does not tell
 
     async def begin(self) -> None:
         """Wait until the shim has told what it holds. What happens from then on is kept until `deliver`."""
