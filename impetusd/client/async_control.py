@@ -120,7 +120,8 @@ class AsyncControl:
             params = {"life": mirror.life, "since": mirror.n, "usage": usage}
             writer.write(protocol.request_line(1, "watch", params))
             while True:
-                answer = await asyncio.wait_for(self._read(reader), SILENT)
+                async with asyncio.timeout(SILENT):  # wait_for of Python 3.11 may lose a cancellation (gh-86296)
+                    answer = await self._read(reader)
                 heard()
                 change = None
                 if answer.error is not None:
