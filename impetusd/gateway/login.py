@@ -1,0 +1,190 @@
+"""Logging in and out: by password, or by the code of a one-time link; both become a session's cookie.
+
+One password is worked on at a time, in a thread: 76 ms of a core and 32 MiB. Who fails FAILURES times has to wait, by the
+address that the connection comes from; a browser in which the same user has logged in before is counted for itself, and a code is not
+counted at all. So nobody can lock the owner out by guessing, from the same address or another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections import OrderedDict
+
+from aiohttp import hdrs, web
+
+from impetusd.core.protocol import ROLES
+from impetusd.gateway import accessfile, guard, passwords, tokens
+from impetusd.gateway.access import Access
+from impetusd.gateway.accessfile import State
+from impetusd.gateway.problems import Problem
+from impetusd.gateway.routes import NOTHING, OPEN, PREFIX, SECRET, Param, Route, read_body
+from impetusd.supervisor.threads import NoAnswer, Threads
+
+FAILURES = 5  # at once
+EACH = 12.0  # seconds after which one is forgotten
+COUNTED = 1000  # addresses and browsers; the one that was heard of longest ago goes
+WAITING = 8  # passwords that wait for their turn
+WITHIN = 10.0  # seconds for all of them
+
+
+class Failures:
+    """How often each has failed lately. Times are seconds of any clock that only goes on."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[str, float] = OrderedDict()  # when all of one's failures are forgotten
+
+    def wait(self, who: str, now: float) -> float:
+        """Seconds until this one may try again; 0.0 if now."""
+        return max(0.0, self._until.get(who, 0.0) - now - EACH * (FAILURES - 1))
+
+    def add(self, who: str, now: float) -> None:
+        """One more failure."""
+        self._until[who] = max(self._until.pop(who, 0.0), now) + EACH
+        while len(self._until) > COUNTED:
+            self._until.popitem(last=False)
+
+    def forget(self, who: str) -> None:
+        """It has got it right."""
+        self._until.pop(who, None)
+
+
+class Doorkeeper:
+    """What all logins of one gateway share."""
+
+    def __init__(self) -> None:
+        self.failures = Failures()
+        self._threads = Threads("password", 1)
+        self._waiting = 0
+
+    async def is_right(self, password: str, kept: str) -> bool:
+        """As `passwords.is_right`; 429 if too many wait already."""
+        if self._waiting >= WAITING:
+            raise Problem(429, "too many logins at once", {hdrs.RETRY_AFTER: "1"})
+        self._waiting += 1
+        try:
+            return await self._threads.run(lambda: passwords.is_right(password, kept), WITHIN)
+        except NoAnswer:
+            raise Problem(503, "the password could not be checked in time", {hdrs.RETRY_AFTER: "1"}) from None
+        finally:
+            self._waiting -= 1
+
+
+DOORKEEPER = web.AppKey("impetusd.doorkeeper", Doorkeeper)
+
+
+async def log_in(request: web.Request) -> web.Response:
+    """A session for a password, or for a one-time code."""
+    given = await read_body(request, LOGIN)
+    access = request.app[guard.ACCESS]
+    by_code = given["code"] is not None
+    if by_code is (given["user"] is not None or given["password"] is not None) or (
+        not by_code and None in {given["user"], given["password"]}
+    ):
+        raise Problem(400, "give a user and a password, or a code")
+    if by_code:
+        user, role = await _redeem(access, given["code"])
+        kept = None
+    else:
+        user, kept = given["user"], await _check(request, given["user"], given["password"])
+        role = access.state.users[user].role if user in access.state.users else ROLES[0]
+    session, browser, now = tokens.new(), tokens.new(), time.time()
+
+    def add(state: State) -> bool:
+        if kept is not None and (user not in state.users or state.users[user].password != kept):
+            return False  # it was changed meanwhile
+        state.add_session(tokens.digest(session), user, role, now)
+        state.add_browser(tokens.digest(browser), user, role, now)
+        return True
+
+    if not await access.change(add):
+        raise _wrong()
+    response = web.Response(status=204)
+    rules = request.app[guard.RULES]
+    name = rules.cookie(request)
+    for cookie, value, age in ((name, session, accessfile.SESSION), (f"{name}-known", browser, accessfile.BROWSER)):
+        response.set_cookie(
+            cookie, value, max_age=int(age), path="/", httponly=True, samesite="Strict", secure=rules.secure
+        )
+    return response
+
+
+async def _redeem(access: Access, code: str) -> tuple[str, str]:
+    """The user and role of a one-time code, which is used up by it."""
+    digest = tokens.digest(code)
+    if digest not in access.state.links:  # nobody has the file written by guessing
+        raise _wrong()
+    grant = await access.change(lambda state: state.links.pop(digest, None))
+    if grant is None or grant.expires <= time.time():
+        raise _wrong()
+    return grant.user, grant.role
+
+
+async def _check(request: web.Request, user: str, password: str) -> str:
+    """What is kept of the user's password, if this is it; 401, or 429 for one who has failed too often."""
+    doorkeeper, access = request.app[DOORKEEPER], request.app[guard.ACCESS]
+    who, now = _counted_as(request, access, user), asyncio.get_running_loop().time()
+    if wait := doorkeeper.failures.wait(who, now):
+        raise Problem(429, "too many wrong passwords", {hdrs.RETRY_AFTER: str(int(wait) + 1)})
+    kept = access.state.users[user].password if user in access.state.users else ""
+    doorkeeper.failures.add(who, now)  # before it is known: those that wait for their turn count, too
+    if not await doorkeeper.is_right(password, kept):
+        raise _wrong()
+    doorkeeper.failures.forget(who)
+    return kept
+
+
+def _counted_as(request: web.Request, access: Access, user: str) -> str:
+    """The browser, if this user has logged in there before; else the address, of IPv6 the network of it."""
+    known = request.cookies.get(f"{request.app[guard.RULES].cookie(request)}-known", "")
+    digest = tokens.digest(known[: tokens.LONGEST])
+    browser = access.state.browsers.get(digest)
+    if browser is not None and browser.user == user and browser.expires > time.time():
+        return f"browser {digest}"
+    try:
+        address = ipaddress.ip_address((request.remote or "").partition("%")[0])
+    except ValueError:
+        return "unix socket"
+    return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
+
+
+def _wrong() -> Problem:
+    return Problem(401, "wrong user, password or code")
+
+
+async def log_out(request: web.Request) -> web.Response:
+    """The session ends, with all its streams. A token has none."""
+    access = request.app[guard.ACCESS]
+    await read_body(request, LOGOUT)
+    name = request.app[guard.RULES].cookie(request)
+    digest = tokens.digest(request.cookies.get(name, "")[: tokens.LONGEST])
+    if digest in access.state.sessions:
+        await access.change(lambda state: state.sessions.pop(digest, None))
+    response = web.Response(status=204)
+    response.del_cookie(name, path="/", httponly=True, samesite="Strict", secure=request.app[guard.RULES].secure)
+    return response
+
+
+LOGIN = Route(
+    "POST",
+    f"{PREFIX}/login",
+    OPEN,
+    log_in,
+    "Log in by user and password, or by the code of a one-time link; sets the session's cookie.",
+    body=(
+        Param("user", SECRET, "the user's name"),
+        Param("password", SECRET, "the password"),
+        Param("code", SECRET, "of a one-time link; instead of both"),
+    ),
+    answer=NOTHING,
+)
+LOGOUT = Route(
+    "POST", f"{PREFIX}/logout", OPEN, log_out, "End the session, and all its streams.", body=(), answer=NOTHING
+)
+ROUTES = (LOGIN, LOGOUT)
+
+
+def install(app: web.Application) -> None:
+    """What logins share."""
+    app[DOORKEEPER] = Doorkeeper()
