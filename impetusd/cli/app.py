@@ -51,6 +51,11 @@ GROUPS = {
         "env": "impetusd.cli.env",
         "health": "impetusd.cli.health",
     },
+    "Web page": {
+        "login-link": "impetusd.cli.login_link",
+        "passwd": "impetusd.cli.passwd",
+        "token": "impetusd.cli.token",
+    },
     "Timers": {
         "timers": "impetusd.cli.timers",
         "trigger": "impetusd.cli.trigger",

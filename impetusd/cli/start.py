@@ -82,10 +82,27 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
             found = f", and took over what a killed one had left ({count} processes)" if count else ""
             print(f"impetusd started{found}; its own log is {at.paths.log_file}", file=sys.stderr)
         try:
-            return outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})
+            code = outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})
         except control.NotRunning:
             continue
+        if not names and "gateway" in config.units:
+            _report_page(at)
+        return code
     raise control.ControlError(f"impetusd ended while it was asked to start; {at.paths.log_file} should say why")
+
+
+def _report_page(at: Place) -> None:
+    """Where the gateway is, as long as nobody has a password or a session: with a link that logs in."""
+    import contextlib
+
+    from impetusd.cli import access, login_link
+    from impetusd.cli.failure import Failure
+    from impetusd.client import control
+
+    with contextlib.suppress(Failure, control.ControlError):
+        status = control.call(at.paths, "status", {"names": []})
+        if status.get("gateway") and not (known := access.read(at)).users and not known.sessions:
+            print(f"web page, by a link that works once: {login_link.made(at, status)}", file=sys.stderr)
 
 
 RUN_BY = {".py": "python3", ".js": "node", ".mjs": "node", ".cjs": "node", ".sh": "sh", ".rb": "ruby", ".php": "php"}

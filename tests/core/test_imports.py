@@ -72,6 +72,8 @@ MAY = {
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
         *("impetusd.probe", "impetusd.traces"),
+        # who may log in is written by both
+        *("impetusd.gateway.accessfile", "impetusd.gateway.passwords", "impetusd.gateway.tokens"),
     ),
     # Both are clients of the supervisor; the gateway reads what the observer writes, and takes the supervisor's threads.
     "impetusd.gateway": (

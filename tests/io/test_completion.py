@@ -47,6 +47,9 @@ FREE = {
     ("add", "listen"),
     ("add", "variables"),
     ("add", "user"),
+    ("token", "name"),
+    ("token", "expires"),
+    ("passwd", "user"),
 }
 
 

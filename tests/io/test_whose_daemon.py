@@ -24,6 +24,7 @@ ARGUMENTS = {
     "exec": ["web", "--", "true"],
     "signal": ["HUP", "web"],
     **{name: ["web"] for name in ("reload", "enable", "disable", "describe", "env", "trigger", "remove")},
+    "token": ["list"],
     "add": ["--name", "x", "--", "sleep", "9"],
 }
 

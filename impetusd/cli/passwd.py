@@ -1,0 +1,56 @@
+"""`impetusd passwd`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from impetusd.cli.options import conf_option, here
+from impetusd.core.protocol import ADMIN, ROLES
+
+
+@click.command(short_help="Set the password of a user of the gateway.")
+@click.argument("user", required=False)
+@click.option(
+    "--role", type=click.Choice(ROLES), help="What the user may do; a new one is admin unless this says less."
+)
+@click.option("--remove", is_flag=True, help="Remove the user instead.")
+@conf_option
+def command(user: str | None, role: str | None, remove: bool) -> int:
+    """Set the password with which USER logs in to the gateway; without USER, yours. A new user is made.
+
+    Asks for it twice on a terminal; else reads one line from stdin. Whoever is logged in as USER is logged out.
+
+    Example: impetusd passwd alice --role operator
+    """
+    from impetusd.cli import access
+    from impetusd.cli.failure import Failure
+    from impetusd.gateway import passwords
+
+    at, name = here(), access.name(user or access.me(), "USER")
+    if remove:
+        access.change(at, lambda state: state.remove_user(name))
+        return 0
+    known = access.read(at).users.get(name)
+    password = _asked(name)
+    if why := passwords.refusal(password):
+        raise Failure(why)
+    its = role or (known.role if known is not None else ADMIN)
+    kept = passwords.hashed(password)
+    access.change(at, lambda state: state.set_user(name, its, kept))
+    print(f"{name} can log in as {its}", file=sys.stderr)
+    return 0
+
+
+def _asked(name: str) -> str:
+    from impetusd.cli.failure import Failure
+
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    import getpass
+
+    password = getpass.getpass(f"New password of {name}: ")
+    if password != getpass.getpass("The same again: "):
+        raise Failure("the two differ; nothing was changed")
+    return password
