@@ -74,6 +74,31 @@ class AsyncControl:
         except OSError as error:
             raise Unanswered(f"impetusd did not answer {method}: {error.strerror or error}") from None
 
+    async def follow(self, method: str, params: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
+        """The answer to a question that goes on after it (`tail` with follow), then the parameters of each notification.
+
+        Ends when the supervisor ends the connection. ControlError as of `call`; Unanswered before there is an answer.
+        """
+        line, answered = protocol.request_line(1, method, params), False
+        try:
+            reader, writer = await self._connect()
+            try:
+                writer.write(line)
+                while True:
+                    answer = await self._read(reader)
+                    if answer.error is not None:
+                        raise refused(answer.error)
+                    if answer.result is not None:
+                        answered = True
+                        yield answer.result
+                    elif answer.notice is not None:
+                        yield answer.notice[1]
+            finally:
+                writer.close()
+        except OSError as error:
+            if not answered:
+                raise Unanswered(f"impetusd did not answer {method}: {error.strerror or error}") from None
+
     async def _read(self, reader: asyncio.StreamReader) -> protocol.Answer:
         try:
             line = await reader.readline()

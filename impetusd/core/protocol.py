@@ -28,6 +28,8 @@ MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
 MAX_SILENCE = 366 * 86400  # seconds
 MAX_REPORT = 1 << 16  # bytes of what the observer reports
+MAX_LOG_LINES = 2000  # of a log in one answer
+LATEST = 253_370_764_800  # Unix time: the year 9999
 MAX_COMMAND = 1000  # characters of a command, as it is told
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
@@ -199,6 +201,19 @@ def _size(value: Any) -> int:
     return value
 
 
+def _lines(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LOG_LINES:
+        raise ValueError(f"a whole number from 0 to {MAX_LOG_LINES}")
+    return value
+
+
+def _instant(value: Any) -> float:
+    """0: none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LATEST:
+        raise ValueError("Unix time in seconds")
+    return float(value)
+
+
 def _profile(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_NAME:
         raise ValueError(f"the name of a profile, or '' for none: a string of at most {MAX_NAME} characters")
@@ -337,6 +352,24 @@ METHODS: Mapping[str, Method] = {
         offset=Param(_offset),
         file=Param(_text, ""),
         follow=Param(_flag, False),
+    ),
+    # Lines of a slot's log, rotated files included: the last `limit` with `text` (in any case) from `since` to `until`, Unix
+    # time, with so many around each; or, where `offset` is given, those around the one that begins there in `file`.
+    "search": Method(
+        OPERATOR,
+        idempotent=True,
+        slow=True,
+        looks=True,
+        name=Param(_name, required=True),
+        stream=Param(_stream, "out"),
+        text=Param(_text, ""),
+        since=Param(_instant, 0.0),
+        until=Param(_instant, 0.0),
+        limit=Param(_lines, 200),
+        before=Param(_lines, 0),
+        after=Param(_lines, 0),
+        file=Param(_text, ""),
+        offset=Param(_offset),
     ),
     "start": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES, wait=_WAIT),
     "stop": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),

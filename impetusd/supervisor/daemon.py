@@ -60,6 +60,7 @@ from impetusd.supervisor.api.feed import Feed
 from impetusd.supervisor.api.inherited import Inherited
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
+from impetusd.supervisor.api.searching import Searching
 from impetusd.supervisor.api.surroundings import Surroundings
 from impetusd.supervisor.api.tailing import Tailing
 from impetusd.supervisor.api.upgrading import Upgrading
@@ -432,6 +433,7 @@ class Daemon:
             changed=lambda: self._feed.stale(watching.DAEMON),
             keep=lambda text: self._put(alerting.BLOB, text),
         )
+        searching = Searching(tailing.where)
         self._commands = Commands(
             engine,
             starter,
@@ -450,6 +452,7 @@ class Daemon:
                 "flush": self._flush_logs,
                 "events": self._events.page,
                 "tail": tailing.tail,
+                "search": searching.search,
                 "watch": lambda params: self._feed.watch(params),  # noqa: PLW0108  # it is made below
                 "plan": self._applying.plan,
                 "env": environments.env,

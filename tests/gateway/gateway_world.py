@@ -18,7 +18,7 @@ from impetusd.client.async_control import AsyncControl
 from impetusd.client.control import ControlError
 from impetusd.core import protocol
 from impetusd.core.stream import Mirror
-from impetusd.gateway import accessfile, guard, login, passwords, rest, routes, stream, tokens
+from impetusd.gateway import accessfile, guard, login, logs, passwords, rest, routes, stream, tokens
 from impetusd.gateway.access import Access
 from impetusd.gateway.accessfile import Token
 from impetusd.gateway.backend import BACKEND
@@ -73,6 +73,13 @@ class OverSocket:
                 yield await queue.get()
         finally:
             self._queues.remove(queue)
+
+    async def follow(self, method, params, caller):
+        self.asked.append((method, dict(params), caller))
+        if not protocol.may(caller.role, method) or self.dry:
+            raise ControlError(f"{method} is not carried out")
+        async for told in self._control.follow(method, params):
+            yield told
 
     async def call(self, method, params, caller, progress=None):
         self.asked.append((method, dict(params), caller))
@@ -160,7 +167,7 @@ def make(backend, folder, rules, ceiling):
     guard.install(app, rules, Access(folder, ceiling))
     login.install(app)
     stream.install(app, backend)
-    routes.add(app, [*login.ROUTES, *rest.ROUTES, *stream.ROUTES])
+    routes.add(app, [*login.ROUTES, *rest.ROUTES, *logs.ROUTES, *stream.ROUTES])
     return app
 
 

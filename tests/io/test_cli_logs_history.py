@@ -11,7 +11,8 @@ from fake_supervisor import FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.cli.logs import history, tail, when
+from impetusd.cli.logs import tail, when
+from impetusd.files import rotated
 from impetusd.supervisor.logs.lines import Options, dress, stamp
 
 NOW = 1_800_000_000.0
@@ -35,11 +36,11 @@ class TestInstants:
     @given(st.floats(0, 4e9))
     def test_what_the_writer_puts_is_read(self, at):
         for line in (dress(b"text", Options(time=True), at), dress(b"text", Options(json=True), at)):
-            assert when.time_of(line) == pytest.approx(at, abs=0.0011)
+            assert rotated.time_of(line) == pytest.approx(at, abs=0.0011)
 
     @pytest.mark.parametrize("line", [b"", b"text", b"2026-13-45T99:00:00.000+0000 x", b"2026-11-23 10:00 x", b"{}"])
     def test_other_lines_have_none(self, line):
-        assert when.time_of(line) is None
+        assert rotated.time_of(line) is None
 
     @pytest.mark.parametrize(
         ("text", "ago"), [("10m", 600), ("2h", 7200), ("1.5d", 129600), ("30s", 30), ("1w", 604800)]
@@ -101,7 +102,7 @@ class TestRotated:
     def test_names_of_logrotates_dateext(self, tmp_path):
         for name in ("o", "o-20261122.gz", "o-20261123", "o-20261121.gz", "o.1", "other", "o-x", "o.gz"):
             (tmp_path / name).write_bytes(b"")
-        found = [os.path.basename(path) for path in history.older(str(tmp_path / "o"))]
+        found = [os.path.basename(path) for path in rotated.older(str(tmp_path / "o"))]
         assert found == ["o.1", "o-20261123", "o-20261122.gz", "o-20261121.gz"]
 
     def test_a_line_without_a_time_goes_with_the_one_before_it(self, tmp_path):

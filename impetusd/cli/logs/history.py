@@ -8,10 +8,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import re
 
 from impetusd.cli.logs.tail import last_lines, open_log
-from impetusd.cli.logs.when import time_of
+from impetusd.files.rotated import older, time_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,26 +18,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _BLOCK = 1 << 16
-_DATED = re.compile(r"-([0-9]{8}[0-9-]*)(?:\.gz)?")
-_NUMBERED = re.compile(r"\.([1-9][0-9]*)(?:\.gz)?")
-
-
-def older(path: str) -> list[str]:
-    """The rotated files of `path`, the newest first. Where a number is there plain and compressed, it is half done: one."""
-    base = os.path.basename(path)
-    found: dict[tuple[float, str], str] = {}
-    with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(os.path.dirname(path) or ".")):
-            end = name[len(base) :]
-            if not name.startswith(base):
-                continue
-            if (number := _NUMBERED.fullmatch(end)) is not None:
-                found.setdefault((int(number[1]), ""), name)
-            elif (date := _DATED.fullmatch(end)) is not None:
-                found.setdefault((float("inf"), date[1]), name)
-    numbered = sorted(key for key in found if not key[1])
-    dated = sorted((key for key in found if key[1]), reverse=True)
-    return [os.path.join(os.path.dirname(path), found[key]) for key in numbered + dated]
 
 
 def _opened(path: str, first: BinaryIO | None, unreadable: list[str]) -> Generator[tuple[str, BinaryIO], None, None]:

@@ -307,7 +307,7 @@ def _print(prefixes: Sequence[bytes], batches: Sequence[Iterable[bytes]]) -> boo
 
 def _timed(prefix: bytes, lines: Iterable[bytes]) -> Iterator[tuple[float, bytes, bytes]]:
     """Each line with its time: its own, else that of the one before it; what begins without one comes first."""
-    from impetusd.cli.logs.when import time_of
+    from impetusd.files.rotated import time_of
 
     at = float("-inf")
     for line in lines:

@@ -145,11 +145,11 @@ class Follower:
 
     def _between(self, old: BinaryIO) -> list[BinaryIO]:
         """The files that came after `old` and were rotated already, the oldest first."""
-        from impetusd.cli.logs import history
+        from impetusd.files.rotated import older
 
         inode = os.fstat(old.fileno()).st_ino
         between: list[BinaryIO] = []
-        for path in history.older(self._path):
+        for path in older(self._path):
             if path.endswith(".gz"):
                 break
             try:

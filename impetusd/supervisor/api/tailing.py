@@ -6,6 +6,7 @@ The disk is asked in threads, which it may hang; each page is bounded, and read 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from impetusd.core import redact
 from impetusd.core.protocol import EXIT_FAILED, EXIT_USAGE, FAILED, ProtocolError
 from impetusd.core.stream import lines_line
 from impetusd.files.logpage import Log, Page
+from impetusd.files.rotated import time_of
 from impetusd.supervisor.api.control import Flow
 from impetusd.supervisor.api.feed import send
 from impetusd.supervisor.slots.entry import Entry
@@ -44,7 +46,7 @@ class Tailing:
 
     async def tail(self, params: dict[str, Any]) -> Mapping[str, Any] | Flow:
         """A page, from `offset` of `file` on, or the last one; with `follow` each that comes after it."""
-        path, secrets = self._where(params["name"], params["stream"])
+        path, secrets = self.where(params["name"], params["stream"])
         log = Log(path, params["file"], params["offset"])
         try:
             first = await self._read(log, path, secrets)
@@ -57,7 +59,7 @@ class Tailing:
             return result
         return Flow(result, lambda writer: self._follow(log, path, secrets, writer))
 
-    def _where(self, name: str, stream: str) -> tuple[str, tuple[str, ...]]:
+    def where(self, name: str, stream: str) -> tuple[str, tuple[str, ...]]:
         """The file, and what must not be seen of it."""
         if name == OWN:
             return self._own, ()
@@ -99,5 +101,8 @@ class Tailing:
 
 
 def _told(page: Page, secrets: Iterable[str]) -> dict[str, Any]:
+    """As JSON. `offsets`: where each line begins; `times`: when it was written, null where it does not say."""
     lines = [redact.text(line.decode("utf-8", "backslashreplace"), secrets) for line in page.lines]
-    return {**page._asdict(), "lines": lines}
+    offsets = list(itertools.accumulate((len(line) + 1 for line in page.lines[:-1]), initial=page.offset))
+    places = {"offsets": offsets[: len(lines)], "times": list(map(time_of, page.lines))}
+    return {**page._asdict(), "lines": lines, **places}
