@@ -74,12 +74,14 @@ class AsyncControl:
         except OSError as error:
             raise Unanswered(f"impetusd did not answer {method}: {error.strerror or error}") from None
 
-    async def follow(self, method: str, params: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
+    async def follow(
+        self, method: str, params: Mapping[str, Any], behalf: protocol.Behalf | None = None
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
         """The answer to a question that goes on after it (`tail` with follow), then the parameters of each notification.
 
         Ends when the supervisor ends the connection. ControlError as of `call`; Unanswered before there is an answer.
         """
-        line, answered = protocol.request_line(1, method, params), False
+        line, answered = protocol.request_line(1, method, params, behalf), False
         try:
             reader, writer = await self._connect()
             try:

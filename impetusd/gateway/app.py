@@ -11,21 +11,30 @@ from aiohttp import web
 
 from impetusd.client import inherited
 from impetusd.client.async_control import through
+from impetusd.gateway import guard, login, logs, rest, routes, stream
+from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
+from impetusd.gateway.keys import BACKEND, SETTINGS
+from impetusd.gateway.routes import OPEN, Route
 from impetusd.gateway.settings import Settings, settings
-
-BACKEND = web.AppKey("backend", Backend)
-SETTINGS = web.AppKey("settings", Settings)
-MOST_BODY = 1 << 20  # bytes of a request's body
 
 
 def create_app() -> web.Application:
     """Of the environment that the worker has. Raises KeyError, ValueError where that is not what impetusd gives it."""
-    app = web.Application(client_max_size=MOST_BODY)
-    app[SETTINGS] = settings(os.environ)
-    app[BACKEND] = Backend(through(inherited.number(os.environ)))
+    ours = settings(os.environ)
+    return assembled(ours, Backend(through(inherited.number(os.environ))))
+
+
+def assembled(ours: Settings, backend: Backend) -> web.Application:
+    """Of its parts: what passes the guard goes to one of the routes."""
+    app = web.Application(client_max_size=guard.LARGEST_BODY)
+    app[SETTINGS], app[BACKEND] = ours, backend
     app.cleanup_ctx.append(_watching)
-    app.router.add_get("/health", health)
+    rules = guard.Rules(frozenset(ours.hosts), tls=bool(ours.tls_cert), proxy=ours.behind_proxy)
+    guard.install(app, rules, Access(ours.folder, ours.ceiling))
+    login.install(app)
+    stream.install(app, backend)
+    routes.add(app, [*ROUTES, *login.ROUTES, *rest.ROUTES, *logs.ROUTES, *stream.ROUTES])
     return app
 
 
@@ -40,3 +49,6 @@ async def _watching(app: web.Application) -> AsyncIterator[None]:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+ROUTES = (Route("GET", "/health", OPEN, health, "Whether the gateway serves.", answer="text/plain"),)

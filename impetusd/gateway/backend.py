@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from impetusd.client.async_control import AsyncControl, Connect
@@ -79,6 +79,10 @@ class Backend:
         Raises ControlError with its sentence and exit code, Unanswered where there is no answer.
         """
         return await self._control.call(method, params, progress, caller.behalf if caller is not None else None)
+
+    def follow(self, method: str, params: Mapping[str, Any], caller: Caller) -> AsyncGenerator[Mapping[str, Any], None]:
+        """As `AsyncControl.follow`: an answer that goes on."""
+        return self._control.follow(method, params, caller.behalf)
 
     def _hear(self) -> None:
         self._heard = time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,9 +255,3 @@ def _caller(request: web.Request, rules: Rules) -> Caller:
     if caller is None:
         raise Problem(401, "log in first, or send a valid token", {hdrs.WWW_AUTHENTICATE: 'Bearer realm="impetusd"'})
     return caller
-
-
-def of_settings(settings: Mapping[str, Any]) -> Rules:
-    """The rules that [gateway] asks for."""
-    hosts = frozenset(map(str, settings.get("hosts", ())))
-    return Rules(hosts, tls=bool(settings.get("tls_cert")), proxy=bool(settings.get("proxy")))

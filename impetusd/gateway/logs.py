@@ -18,7 +18,7 @@ from impetusd.client.control import ControlError
 from impetusd.core import protocol, stream
 from impetusd.core.protocol import METHODS
 from impetusd.core.stream import Mirror
-from impetusd.gateway.backend import BACKEND
+from impetusd.gateway.keys import BACKEND
 from impetusd.gateway.problems import Problem
 from impetusd.gateway.rest import ask, route
 from impetusd.gateway.routes import (

@@ -15,8 +15,9 @@ from aiohttp import web
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol, stream
 from impetusd.core.protocol import METHODS, VIEWER, ProtocolError
-from impetusd.gateway.backend import BACKEND, Backend
+from impetusd.gateway.backend import Backend
 from impetusd.gateway.caller import Caller
+from impetusd.gateway.keys import BACKEND
 from impetusd.gateway.problems import OF_EXIT, Problem
 from impetusd.gateway.routes import (
     BEGUN,

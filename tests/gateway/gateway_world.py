@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import fields
 
 import aiohttp
 from aiohttp import web
@@ -18,10 +19,11 @@ from impetusd.client.async_control import AsyncControl
 from impetusd.client.control import ControlError
 from impetusd.core import protocol
 from impetusd.core.stream import Mirror
-from impetusd.gateway import accessfile, guard, login, logs, passwords, rest, routes, stream, tokens
-from impetusd.gateway.access import Access
+from impetusd.gateway import accessfile, guard, passwords, tokens
 from impetusd.gateway.accessfile import Token
-from impetusd.gateway.backend import BACKEND
+from impetusd.gateway.app import assembled
+from impetusd.gateway.keys import BACKEND
+from impetusd.gateway.settings import Settings
 
 INI = """[impetusd]
 
@@ -49,17 +51,10 @@ class OverSocket:
         self.mirror = Mirror()
         self.live = False
         self._queues = []
-        self._task = None
         self.asked = []
         self.dry = False  # nothing is carried out
 
-    async def run(self, app):
-        self._task = asyncio.create_task(self._watch())
-        yield
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _watch(self):
+    async def run(self):
         async for change in self._control.watch(self.mirror):
             self.live = change.kind != "lost"
             for queue in self._queues:
@@ -138,12 +133,20 @@ class Gateway:
                 told = {}
 
 
+def settings(folder, **given):
+    none = {
+        each.name: () if each.name in {"alerts", "listen", "hosts"} else False if each.name == "behind_proxy" else ""
+        for each in fields(Settings)
+    }
+    return Settings(**{**none, "folder": folder, "metrics": "token", **given})
+
+
 @contextlib.asynccontextmanager
-async def serving(life, *, rules=None, ceiling=protocol.ADMIN, listen=None) -> AsyncIterator[Gateway]:
+async def serving(life, *, ceiling=protocol.ADMIN, listen=None, **given) -> AsyncIterator[Gateway]:
     folder = f"{life.shim.paths.state_dir}/gateway"
     os.makedirs(folder, mode=0o700, exist_ok=True)
     backend = OverSocket(life.shim.paths.control_socket)
-    app = make(backend, folder, rules or guard.Rules(), ceiling)
+    app = assembled(settings(folder, ceiling=ceiling, **given), backend)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     site = web.UnixSite(runner, listen) if listen else web.TCPSite(runner, "127.0.0.1", 0)
@@ -158,17 +161,6 @@ async def serving(life, *, rules=None, ceiling=protocol.ADMIN, listen=None) -> A
         await gateway.http.close()
         await runner.cleanup()
         await until(lambda: not life.daemon._feed._watchers, "the watcher has gone")
-
-
-def make(backend, folder, rules, ceiling):
-    app = web.Application(client_max_size=guard.LARGEST_BODY)
-    app[BACKEND] = backend
-    app.cleanup_ctx.append(backend.run)
-    guard.install(app, rules, Access(folder, ceiling))
-    login.install(app)
-    stream.install(app, backend)
-    routes.add(app, [*login.ROUTES, *rest.ROUTES, *logs.ROUTES, *stream.ROUTES])
-    return app
 
 
 def run(scenario, ini=INI, **how):

@@ -442,7 +442,7 @@ def test_a_cookie_is_for_tls_alone_where_browsers_speak_it():
         async with gateway.get("/api/v1/me", cookie) as answer:
             assert answer.status == 200
 
-    run(scenario, rules=guard.Rules(proxy=True))
+    run(scenario, behind_proxy=True)
 
 
 def test_nobody_is_more_than_the_ceiling():
