@@ -37,6 +37,8 @@ MAY = {
     "impetusd.linux.host": ("impetusd.core.access", "impetusd.core.config.model", "impetusd.core.protocol"),
     "impetusd.linux.processes": ("impetusd.core.rules.memory",),
     "impetusd.files": ("impetusd.core", "impetusd.files"),
+    # The page's files alone: what serves them brings no more of ours.
+    "impetusd.gateway.pages": (),
     "impetusd.probe": ("impetusd.core.rules.health",),
     "impetusd.traces": ("impetusd.core.redact",),
     "impetusd.shim": ("impetusd.shim", *SHIM_LINUX),

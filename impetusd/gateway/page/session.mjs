@@ -1,0 +1,19 @@
+// Logging in and out.
+import { send } from "./api.mjs";
+import { forget } from "./cache.mjs";
+import { go, route } from "./route.mjs";
+import { begin, leave, me, who } from "./store.mjs";
+
+// After a login, and when the page is opened: who is logged in, and the stream. Nothing, if nobody is.
+export async function enter(asked = who()) {
+  if (!(await asked)) return;
+  if (route.peek().view === "login") go("");
+  await begin();
+}
+
+export async function logout() {
+  await send("POST", "logout").catch(() => {});
+  leave();
+  forget();
+  me.value = null;
+}

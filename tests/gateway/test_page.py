@@ -1,0 +1,544 @@
+"""The web page in a real browser, against a gateway with staged data: what it shows, what it sends, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import PROGRAM, Browser, Loop, Tab
+from page_server import MB, World, because, served, unit
+
+from impetusd.gateway import pages
+
+AXE = Path(__file__).parents[2] / ".node" / "node_modules" / "axe-core" / "axe.min.js"
+# View → where it is, and what is there once it is drawn.
+VIEWS = {
+    "overview": ("#/", ".slots [role=row]:nth-child(9)"),
+    "unit": ("#/unit/web", ".u-over"),
+    "unit-down": ("#/unit/search", ".card"),
+    "logs": ("#/logs", ".line"),
+    "timers": ("#/timers", ".timers tbody tr"),
+    "plan": ("#/plan", ".change"),
+    "reload": ("#/reload/web", ".phases"),
+    "audit": ("#/audit", ".audit tbody tr"),
+    "login": ("#/login", "form.login"),
+    "lost": ("#/nowhere", "main.empty"),
+}
+CHANGES = [
+    {"kind": "pool", "name": "web", "effect": "reload", "keys": [{"key": "instances", "from": "4", "to": "6"}]},
+    {"kind": "program", "name": "thumbs", "effect": "added", "keys": []},
+]
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium in PATH")
+needs_axe = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there: scripts/setup-node")
+
+
+@pytest.fixture(scope="module")
+def loop():
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def browser(loop):
+    return loop.enter(Browser)
+
+
+class Page:
+    """A tab on a gateway of its own."""
+
+    def __init__(self, loop: Loop, world: World, tab: Tab, address: str) -> None:
+        self.loop, self.world, self.tab, self.address = loop, world, tab, address
+
+    def open(self, path: str = "#/", there: str = ".slots [role=row]:nth-child(2)") -> None:
+        self.loop.run(self.tab.goto(self.address + path))
+        self.there(there)
+
+    def there(self, selector: str) -> None:
+        self.until(f"document.querySelector({json.dumps(selector)})")
+
+    def until(self, script: str) -> Any:
+        return self.loop.run(self.tab.until(script))
+
+    def run(self, script: str) -> Any:
+        return self.loop.run(self.tab.run(script))
+
+    def module(self, name: str, script: str) -> Any:
+        """The value of an expression about one of the page's own modules, `m`."""
+        return self.run(f"import('{self.address}page/{pages.digest()}/{name}').then(async (m) => {script})")
+
+    def text(self, selector: str) -> str:
+        return str(self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
+
+    def says(self, text: str, selector: str = "body") -> None:
+        self.until(f"document.querySelector({json.dumps(selector)})?.innerText.includes({json.dumps(text)})")
+
+    def click(self, selector: str) -> None:
+        self.loop.run(self.tab.click(selector))
+
+    def button(self, text: str, within: str = "body") -> None:
+        self.until(
+            f"""(() => {{ document.querySelector("[data-test]")?.removeAttribute("data-test");
+            const found = [...document.querySelectorAll({json.dumps(within)} + " :is(button, a.button)")].find((each) => each.innerText.trim() === {json.dumps(text)} && !each.disabled);
+            found?.setAttribute("data-test", ""); return Boolean(found); }})()"""
+        )
+        self.click("[data-test]")
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.loop.run(self.tab.press(key))
+
+    def type(self, text: str) -> None:
+        self.loop.run(self.tab.type(text))
+
+    def asked(self, method: str) -> list[tuple[str, Any]]:
+        return [(path, body) for each, path, body in self.world.asked if each == method]
+
+
+@pytest.fixture
+def make(loop, browser):
+    """A page on a world; `how` as of Tab.be."""
+    opened = []
+
+    def made(world: World | None = None, **how: Any) -> Page:
+        world = world or World()
+        stack = loop.run(_entered(browser, world, how))
+        opened.append(stack)
+        return Page(loop, world, stack.tab, stack.address)
+
+    yield made
+    for stack in opened:
+        loop.run(stack.stack.aclose())
+
+
+class _Opened:
+    stack: Any
+    tab: Tab
+    address: str
+
+
+async def _entered(browser: Browser, world: World, how: dict[str, Any]) -> _Opened:
+    opened = _Opened()
+    opened.stack = contextlib.AsyncExitStack()
+    opened.address = await opened.stack.enter_async_context(served(world))
+    opened.tab = await opened.stack.enter_async_context(browser.tab(**how))
+    return opened
+
+
+@pytest.fixture
+def page(make):
+    return make()
+
+
+# Each view.
+
+
+@needs_axe
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_breaks_no_policy_and_can_be_used_by_everybody(make, name):
+    """In light and dark, wide and narrow: nothing serious for axe, nothing in the console, nothing wider than the window."""
+    page = make()
+    page.world.changes = CHANGES
+    page.world.logged_in = name != "login"
+    path, there = VIEWS[name]
+    page.open(path, there)
+    page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    troubles = [each for each in page.tab.troubles if not (name == "login" and "401" in each)]
+    assert troubles == []
+    page.run(AXE.read_text(encoding="utf-8"))
+    for how in ({"width": 1280}, {"width": 1280, "mode": "dark"}, {"width": 390, "height": 844}):
+        page.loop.run(page.tab.be(**how))
+        found = page.run(
+            "axe.run(document, {resultTypes: ['violations']}).then((said) => said.violations.filter((each) => ['serious', 'critical'].includes(each.impact)).map((each) => [each.id, each.nodes.map((node) => node.html + ' ' + node.failureSummary)]))"
+        )
+        assert found == [], how
+        assert page.run("document.documentElement.scrollWidth <= innerWidth"), how
+
+
+def test_the_first_view_loads_what_it_is_said_to_load(page):
+    page.open()
+    loaded = {url.partition(f"page/{pages.digest()}/")[2] for url in page.tab.bytes if "/page/" in url}
+    assert loaded - {"icon.svg"} == {*pages.first_modules(), "style.css", "en.json"}
+
+
+def test_a_part_that_cannot_be_loaded_says_so_and_the_rest_goes_on(page):
+    page.open()
+    page.loop.run(page.tab.send("Network.setBlockedURLs", urls=["*views/timers.mjs"]))
+    page.run("location.hash = '#/timers'")
+    page.says("could not be loaded", "main")
+    page.loop.run(page.tab.send("Network.setBlockedURLs", urls=[]))
+    page.run("location.hash = '#/'")
+    page.there(".headline")
+    page.run("location.hash = '#/timers'")
+    page.there(".timers")
+
+
+def test_portuguese(page):
+    page.open()
+    page.run("localStorage.setItem('impetusd.language', 'pt'); location.reload()")
+    page.says("2 de 16 fora do desejado", "h1")
+    assert page.run("document.documentElement.lang") == "pt"
+
+
+# The overview.
+
+
+def test_the_first_screen_names_cause_rule_next_and_what_to_do(page):
+    page.open(there=".card")
+    assert "2 of 16 not as wanted since" in page.text("h1")
+    page.says("Last change: alice, apply", ".headline")
+    card = page.text(".card")
+    assert "lock file /var/lib/search/index/.lock is held by PID 31377" in card
+    assert "max_restarts = 16 within restart_window = 1 min /etc/impetusd/shop.ini:84" in card
+    assert "impetusd start search" in card
+    assert "restart 6 of 16 in" in page.text(".card:nth-child(2)")
+    page.says("1 undelivered alert", ".foot")
+    page.says("214 log lines lost", ".foot")
+    page.says("Silenced until", ".foot")
+    order = page.run("[...document.querySelectorAll('.c-name a')].map((each) => each.innerText)")
+    assert order[:2] == ["search", "imap-sync"]
+    assert order[-1] == "old-import"
+    page.there(".marks a.deploy")
+    assert "8 exits" in page.text(".strip")
+
+
+def test_a_crash_shows_at_once(make):
+    page = make(World(troubled=False))
+    page.open()
+    assert "14 as wanted" in page.text("h1")
+    down = unit("redis", state="FATAL", **because("gave_up", "killed by SIGSEGV; gave up"), tail=["panic"])
+    page.world.change("unit", "redis", down)
+    page.says("1 of 14 not as wanted", "h1")
+    page.says("killed by SIGSEGV", ".card")
+    assert page.text(".c-name a") == "redis"
+    page.world.change("unit", "redis", unit("redis"))
+    page.says("All 14 as wanted", "h1")
+
+
+def test_the_stream_ends_while_nobody_looks_and_goes_on_where_it_ended(page):
+    page.open()
+    hide = "Object.defineProperty(document, 'hidden', {{value: {0}, configurable: true}}); document.dispatchEvent(new Event('visibilitychange'))"
+    page.world.change("unit", "redis", unit("redis", restarts=7))
+    page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '7')")
+    page.run(hide.format("true"))
+    page.world.change("unit", "redis", unit("redis", restarts=8))  # the write by which the server sees that it is gone
+    page.loop.run(_gone(page.world))
+    n = page.world.n
+    page.run(hide.format("false"))
+    page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '8')")
+    assert page.asked("GET")[-1][0] == f"stream?last={page.world.life}%3A{n - 1}"
+
+
+async def _gone(world: World) -> None:
+    while world.listeners:
+        world.say("alive", {"n": 0})
+        await asyncio.sleep(0.01)
+
+
+def test_a_stream_that_broke_is_said_to_be_stale_and_comes_back(page):
+    page.open()
+    page.says("live", ".top .live")
+    page.world.say("lost", {"at": 0, "why": "the supervisor does not answer"})
+    page.says("stale", ".top .live")
+    page.world.say("resumed", {})
+    page.says("live", ".top .live")
+    page.world.logged_in = False
+    page.world.say("close", None)
+    page.there("form.login")
+
+
+def test_the_keyboard_goes_everywhere(page):
+    page.open()
+    page.press("/")
+    page.type("web")
+    page.until("location.hash === '#/?q=web'")
+    page.until("document.querySelectorAll('.slots [role=row]').length === 7")
+    page.press("Escape", "j", "j", "k", "j")
+    assert page.run("document.activeElement.innerText") == "web:1"
+    page.press("Enter")
+    page.until("location.hash === '#/unit/web'")
+    page.says("Configuration", "main")
+    assert page.run("document.activeElement.id") == "main"
+    page.press("?")
+    page.says("previous", "dialog")
+    page.press("Escape")
+    page.until("!document.querySelector('dialog')")
+    page.press("g", "l")
+    page.there("main.logs")
+    page.press("g", "o")
+    page.there(".headline")
+
+
+def test_a_filter_in_the_address_is_in_force(page):
+    page.open("#/?q=fatal")
+    assert page.run("[...document.querySelectorAll('.c-name a')].map((each) => each.innerText)") == ["search"]
+
+
+# Commands.
+
+
+def test_a_command_is_asked_about_shown_and_followed(page):
+    page.open("#/unit/redis", ".headline .buttons")
+    page.button("Stop", ".headline")
+    page.says("$ impetusd stop redis".removeprefix("$ "), "dialog")
+    page.button("Stop", "dialog")
+    page.says("Done", ".deeds")
+    page.says("impetusd stop redis", ".deeds")
+    assert page.asked("POST") == [("units/redis/stop", {})]
+
+
+def test_a_viewer_sees_what_it_takes(make):
+    world = World()
+    world.role = "viewer"
+    page = make(world)
+    page.open("#/unit/redis", ".headline .buttons")
+    assert page.run(
+        "[...document.querySelectorAll('.headline button')].filter((each) => /Stop|Restart|Disable/.test(each.innerText)).every((each) => each.disabled && each.title)"
+    )
+    assert "Needs the role admin" in page.text("main")
+
+
+def test_what_is_refused_says_why(page):
+    page.open("#/unit/redis", ".headline .buttons")
+    page.world.role = "viewer"  # it was taken away meanwhile
+    page.button("Restart", ".headline")
+    page.button("Restart", "dialog")
+    page.says("restart takes the role operator; you are a viewer.", ".deeds .failed")
+
+
+def test_alerts_are_silenced_with_a_reason(page):
+    page.open(there=".card")
+    page.button("Silence", ".card")
+    page.there("dialog input[name=why]")
+    page.run("document.querySelector('dialog input[name=why]').focus()")
+    page.type("known, <b>disk</b> swap")
+    page.button("Silence", "dialog")
+    page.says("known, <b>disk</b> swap", ".foot")
+    assert page.asked("POST") == [("silences", {"name": "search", "for": "1h", "why": "known, <b>disk</b> swap"})]
+
+
+def test_apply_does_what_plan_shows(make):
+    world = World()
+    world.changes = CHANGES
+    page = make(world)
+    page.open("#/plan", ".change")
+    page.says("instances", ".change")
+    page.button("Apply…")
+    page.button("Apply", "dialog")
+    page.says("Done", ".deeds")
+    path, body = page.asked("POST")[0]
+    assert path == "apply"
+    assert body["token"]
+
+
+def test_a_reload_shows_both_versions_and_can_be_cancelled(page):
+    page.open("#/reload/web", ".phases")
+    page.button("Reload", "main")
+    page.says("Done", ".deeds")
+    assert page.asked("POST") == [("units/web/reload", {"canaries": 1, "watch": None})]
+    page.world.change(
+        "reload",
+        "web",
+        {"name": "web", "phase": "watch", "generation": 3, "ok": True, "reason": "", "lines": [], "took_s": 0.0},
+    )
+    page.world.change("unit", "web:0 next", unit("web:0 (next)", "next", unit="web", generation=4, memory=512))
+    page.says("New version 1", "main")
+    page.says("512 MB", "main table")
+    page.button("Cancel reload", "main")
+    page.until("document.querySelectorAll('.deeds article.done').length === 2")
+    assert page.asked("POST")[-1] == ("units/web/cancel", {})
+    page.world.change(
+        "reload",
+        "web",
+        {
+            "name": "web",
+            "phase": "failed",
+            "generation": 3,
+            "ok": False,
+            "reason": "more errors",
+            "lines": ["\x1b[31mboom"],
+            "took_s": 2.0,
+        },
+    )
+    page.says("the old version keeps serving: more errors", "[role=alert]")
+    assert page.text("[role=alert] pre").strip() == "boom"
+
+
+def test_login_by_password_and_by_link(make):
+    world = World()
+    world.logged_in = False
+    page = make(world)
+    page.open("#/timers", "form.login")
+    page.run("document.querySelector('[name=user]').focus()")
+    page.type("alice")
+    page.press("Tab")
+    page.type("wrong")
+    page.press("Enter")
+    page.says("User or password is wrong.", ".login")
+    page.run("document.querySelector('[name=password]').select()")
+    page.type("correct")
+    page.press("Enter")
+    page.there(".timers")
+    world.logged_in = False
+    page.open("#/login?code=one-time-code")
+    assert page.run("location.hash") == "#/"
+    assert page.asked("POST")[-1] == ("login", {"code": "one-time-code"})
+
+
+# The unit's view.
+
+
+def test_charts_show_the_ceiling_and_a_drag_selects_a_window(page):
+    page.open("#/unit/web", ".u-over")
+    page.until("document.querySelectorAll('.u-over').length === 6")
+    box = page.run(
+        "(() => { const found = document.querySelector('.u-over'); found.scrollIntoView({block: 'center'}); const box = found.getBoundingClientRect(); return [box.x, box.y, box.width]; })()"
+    )
+    page.loop.run(page.tab.drag((box[0] + box[2] * 0.2, box[1] + 40), (box[0] + box[2] * 0.6, box[1] + 44)))
+    page.there(".window")
+    where = page.run("[...document.querySelectorAll('.window a')].map((each) => each.hash)")
+    assert where[0].startswith("#/logs?unit=web&from=")
+    assert where[1].startswith("#/audit?unit=web&from=")
+    page.button("Zoom", ".window")
+    page.until("/from=\\d+&to=\\d+/.test(location.hash)")
+
+
+def test_exits_are_shown_with_what_was_written_last_and_secrets_are_not(page):
+    page.open("#/unit/search", "#exits")
+    page.says("IndexLocked: cannot open index", "main")
+    page.open("#/unit/web", "#env")
+    assert "SECRET_KEY" not in page.text("main")
+    page.button("Show, with secrets hidden")
+    page.says("SECRET_KEY", "main")
+    page.says("shop.ini:32", "main")
+
+
+# Logs.
+
+
+def test_log_lines_are_inert_coloured_and_filtered(make):
+    world = World()
+    evil = "\x1b]0;title\x07\x1b[31mred\x1b[0m <img src=x onerror=alert(1)> \x9b2J\u202efdp.exe"
+    world.lines.append({"unit": "web:0", "stream": "out", "at": world.now, "text": evil, "id": "evil"})
+    page = make(world)
+    page.open("#/logs?q=red", ".line")
+    assert page.text(".line > span") == "red <img src=x onerror=alert(1)> \ufffdfdp.exe"
+    assert page.text(".line .a1 mark") == "red"
+    page.press("/")
+    page.run("document.activeElement.select()")
+    page.type("/^job .*done/")
+    page.until(
+        "document.querySelectorAll('.line').length > 5 && [...document.querySelectorAll('.line > span')].every((each) => each.innerText.startsWith('job'))"
+    )
+    assert page.run("location.hash") == "#/logs?q=%2F%5Ejob+.*done%2F"
+
+
+def test_following_pauses_when_one_scrolls_and_goes_on_on_request(page):
+    page.open("#/logs", ".line")
+    at_end = "(() => { const box = document.querySelector('.lines'); return box.scrollTop + box.clientHeight >= box.scrollHeight - 40; })()"
+    page.until(at_end)
+    readers = page.world.__dict__["readers"]
+
+    def write(text: str) -> None:
+        for reader in readers:
+            reader.put_nowait(
+                ("line", "", {"unit": "api", "stream": "out", "at": page.world.now, "text": text, "id": text})
+            )
+
+    page.loop.run(_filled(readers))
+    write("first of the new")
+    page.says("first of the new", ".lines")
+    page.run("document.querySelector('.lines').scrollTop = 0")
+    page.there("button.follow")
+    write("second of the new")
+    page.says("1 new", "button.follow")
+    assert page.run("document.querySelector('.lines').scrollTop") == 0
+    page.click("button.follow")
+    page.says("second of the new", ".lines")
+    page.until(at_end)
+
+
+async def _filled(what: Any) -> None:
+    async with asyncio.timeout(30):
+        while not what:  # noqa: ASYNC110  # of the server's own, which tells nobody
+            await asyncio.sleep(0.01)
+
+
+def test_a_line_has_a_link_and_a_context(page):
+    page.open("#/logs?unit=search", ".line")
+    page.click(".line a")
+    page.button("Context", ".chosen-line")
+    page.until("document.querySelectorAll('.chosen-line pre > span').length > 2")
+    page.button("Copy link", ".chosen-line")
+    page.open("#/logs?unit=search&line=l5", ".line")
+    page.open("#/logs?line=gone", "[role=alert]")
+    page.says("rotated away", "[role=alert]")
+
+
+def test_history_is_searched_on_the_server(page):
+    page.open("#/logs?past=1&q=lock+file&unit=search", ".line")
+    assert page.run("[...document.querySelectorAll('.line mark')].every((each) => each.innerText === 'lock file')")
+    page.there("input[name=from]")
+
+
+def test_a_hundred_thousand_lines_are_a_few_nodes(page):
+    page.open("#/logs", ".line")
+    script = """{
+        const lines = new m.Lines();
+        const made = Array.from({length: 130000}, (_, n) => ({unit: "web:0", stream: "out", at: n, id: n, text: n % 100 ? "\\u001b[32m200\\u001b[0m GET /" + n : "an error"}));
+        for (let n = 0; n < made.length; n += 1000) lines.add(made.slice(n, n + 1000));
+        lines.filter(m.matcher("ERROR"));
+        return [lines.all.length <= 110000, lines.shown.length === lines.all.filter((line) => line.plain === "an error").length, lines.ids.size === lines.all.length];
+    }"""
+    assert page.module("views/logs.mjs", script) == [True, True, True]
+    page.run("0")
+    assert page.run("document.querySelectorAll('.line').length") < 100
+
+
+# What it costs.
+
+
+def test_answers_are_kept_for_fifty_addresses_at_most(page):
+    page.open()
+    script = """{
+        for (let n = 0; n < 200; n += 1) m.known("units/u" + n);
+        const [used, unused] = [m.known("units/u160"), m.known("units/u161")];
+        for (let n = 200; n < 248; n += 1) m.known("units/u" + n);
+        m.known("units/u160");
+        for (let n = 248; n < 260; n += 1) m.known("units/u" + n);
+        return [m.size(), m.known("units/u160") === used, m.known("units/u161") !== unused, m.MOST];
+    }"""
+    assert page.module("cache.mjs", script) == [50, True, True, 50]
+
+
+def test_memory_is_flat_over_two_hours_of_updates(make):
+    """7,200 of them, as many as come in two hours; each has every unit in it."""
+    page = make(World(many=30))
+    page.open(there=".slots [role=row]:nth-child(30)")
+    names = list(page.world.rows["unit"])
+    script = f"""{{
+        const names = {json.dumps(names)};
+        const frame = () => new Promise(requestAnimationFrame);
+        for (let n = 0; n < COUNT; n += 1) {{
+            const at = 1.8e9 + n;
+            m.replay({{n, at, kind: "usage", key: "", value: Object.fromEntries(names.map((name, place) => [name, [{MB} * (50 + (n + place) % 40), (n * place) % 100]]))}});
+            if (n % 3 === 0) m.replay({{n, at, kind: "unit", key: names[n % names.length], value: {{...{json.dumps(page.world.rows["unit"][names[0]])}, name: names[n % names.length], unit: names[n % names.length], restarts: n, reason: "x".repeat(200)}}}});
+            if (n % 10 === 0) m.replay({{n, at, kind: "ledger", key: "", value: {{n, at: 1e9, kind: "exit", unit: names[0], slot: names[0], code: 1}}}});
+            if (n % 40 === 39) await frame();
+        }}
+        await frame();
+        await frame();
+        return true;
+    }}"""
+    page.module("store.mjs", script.replace("COUNT", "1200"))
+    before = page.loop.run(page.tab.heap())
+    nodes = page.run("document.querySelectorAll('*').length")
+    page.module("store.mjs", script.replace("COUNT", "7200"))
+    after = page.loop.run(page.tab.heap())
+    assert page.run("document.querySelectorAll('*').length") == nodes
+    assert after - before < 1 * MB, f"{before} → {after}"
