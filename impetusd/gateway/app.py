@@ -11,7 +11,7 @@ from aiohttp import web
 
 from impetusd.client import inherited
 from impetusd.client.async_control import through
-from impetusd.gateway import guard, login, logs, rest, routes, stream
+from impetusd.gateway import guard, login, logs, rest, routes, stream, supervisord
 from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.keys import BACKEND, SETTINGS
@@ -35,6 +35,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     login.install(app)
     stream.install(app, backend)
     routes.add(app, [*ROUTES, *login.ROUTES, *rest.ROUTES, *logs.ROUTES, *stream.ROUTES])
+    supervisord.install(app, ours, backend)  # last: what comes on its listener passes nothing else
     return app
 
 

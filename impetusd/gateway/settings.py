@@ -29,6 +29,8 @@ class Settings:
     url: str
     ceiling: str
     metrics: str
+    owner: int  # the user that impetusd runs as
+    roles: Mapping[str, list[str]]  # who has which on the control socket: viewers, operators, admins; for xmlrpc alone
 
 
 def settings(environ: Mapping[str, str]) -> Settings:

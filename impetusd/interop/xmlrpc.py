@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from aiohttp import hdrs, web
 
 from impetusd.client.control import ControlError
+from impetusd.core import protocol
 from impetusd.interop import xmlrpc_text
 from impetusd.interop.supervisord import Fault
 from impetusd.interop.xmlrpc_methods import OURS, Methods, Progress, Refused
@@ -49,8 +50,8 @@ class Peer(NamedTuple):
     gids: frozenset[int]
 
 
-OfPeer = Callable[[Peer], Any]  # its Caller; None for one that may not ask anything
-OfPassword = Callable[[str, str], Awaitable[Any]]  # of a user and its password: the same
+OfPeer = Callable[[Peer], Awaitable[Any]]  # its Caller; None for one that may not ask anything
+OfPassword = Callable[[str, str, str], Awaitable[Any]]  # of whoever guesses, a user and a password: the same
 
 
 class Supervisord:
@@ -63,15 +64,17 @@ class Supervisord:
         of_password: OfPassword,
         *,
         hosts: Iterable[str] = (),
+        ceiling: str = protocol.ADMIN,
         over: asyncio.Event | None = None,
     ) -> None:
-        """`hosts`: names besides those of the loopback that a request may be for. `over`: set once whoever follows a log
-        is to be let go.
+        """`hosts`: names besides those of the loopback that a request may be for. `ceiling`: the highest role that the
+        supervisor lets anybody have here. `over`: set once whoever follows a log is to be let go.
         """
         self._backend = backend
         self._of_peer = of_peer
         self._of_password = of_password
         self._hosts = LOOPBACK | {host.lower() for host in hosts}
+        self._ceiling = ceiling
         self._over = over or asyncio.Event()
         self._background: set[asyncio.Task[Any]] = set()
         self._applied: dict[str, bool] = {}
@@ -111,16 +114,17 @@ class Supervisord:
         def call(method: str, params: Mapping[str, Any], progress: Progress | None) -> Awaitable[dict[str, Any]]:
             return self._backend.call(method, params, caller, progress)
 
-        return Methods(call, caller.role, self._background, self._applied)
+        role = min(caller.role, self._ceiling, key=protocol.ROLES.index)
+        return Methods(call, role, self._background, self._applied)
 
     async def _caller(self, request: web.Request) -> Any:
         if _is_unix(request):
-            caller = self._of_peer(_peer(request))
+            caller = await self._of_peer(_peer(request))
             if caller is None:
-                raise web.HTTPForbidden(text="your user has no role: see [impetusd] in the INI file")
+                raise _forbidden("your user has no role: see [impetusd] in the INI file")
             return caller
         user, password = _basic(request)
-        caller = await self._of_password(user, password) if user else None
+        caller = await self._of_password(request.remote or "", user, password) if user else None
         if caller is None:
             raise web.HTTPUnauthorized(headers={hdrs.WWW_AUTHENTICATE: 'Basic realm="impetusd"'})
         return caller
@@ -134,8 +138,7 @@ class Supervisord:
         except Fault as fault:
             body = xmlrpc_text.fault(fault.code, str(fault))
         except Refused as error:
-            # Its clients show the reason of a refused request, and of most faults their numbers alone.
-            raise web.HTTPForbidden(reason=_reason(str(error)), text=str(error)) from None
+            raise _forbidden(str(error)) from None
         return web.Response(body=body, content_type="text/xml")
 
     async def _follow(self, request: web.Request, methods: Methods, words: list[str]) -> web.StreamResponse:
@@ -147,7 +150,7 @@ class Supervisord:
             lines = log.follow()
             first = await anext(lines)
         except Refused as error:
-            raise web.HTTPForbidden(reason=_reason(str(error)), text=str(error)) from None
+            raise _forbidden(str(error)) from None
         except (Fault, ControlError) as error:
             raise web.HTTPNotFound(text=str(error)) from None
         response = web.StreamResponse(
@@ -195,9 +198,10 @@ async def _call(request: web.Request) -> tuple[str, list[Any]]:
         raise web.HTTPBadRequest(text=str(error)) from None
 
 
-def _reason(sentence: str) -> str:
-    """What fits into the first line of an answer."""
-    return "".join(char if " " <= char <= "~" else "?" for char in sentence)[:300]
+def _forbidden(sentence: str) -> web.HTTPForbidden:
+    """Clients show the first line of such an answer, and of most faults the number alone."""
+    reason = "".join(char if " " <= char <= "~" else "?" for char in sentence)[:300]
+    return web.HTTPForbidden(reason=reason, text=sentence)
 
 
 def _socket(request: web.Request) -> socket.socket:
@@ -234,11 +238,3 @@ def _basic(request: web.Request) -> tuple[str, str]:
     except (binascii.Error, UnicodeDecodeError):
         raise web.HTTPBadRequest(text="the Authorization header cannot be read") from None
     return user, password
-
-
-def role_of_peer(peer: Peer, owner: int, people: Iterable[Mapping[str, Any]]) -> str:
-    """The role of a process, as the control socket gives it: see `core.access`. `people`: {"role", "uid", "gids"} each."""
-    from impetusd.core.access import Person, role_of
-
-    known = [Person(each["role"], "", each["uid"], frozenset(each["gids"])) for each in people]
-    return role_of(peer.uid, peer.gids, owner, known)

@@ -30,7 +30,7 @@ ATTEMPTS, AGAIN = (
     0.25,
 )  # how often what may be asked twice is asked, and seconds between: a supervisor is back in 0.5
 BEGUN = 2.0  # seconds in which a request that is not waited for must have begun, or is taken for begun
-UNITS = ("pool", "program")  # kinds of sections whose names are groups; others are shown as KIND:NAME
+UNITS = ("pool", "program")  # kinds of sections whose names are groups; others are shown as [KIND:NAME]
 
 
 class Refused(Exception):
@@ -176,7 +176,7 @@ class Methods:
             found.append(supervisord.config_info(each, details.get(each.slot, {}), own))
         with contextlib.suppress(Fault):
             for change in await self._plan():
-                if change["effect"] == "added" and change["kind"] in UNITS:
+                if change["effect"] == "added" and change["kind"] in UNITS and change["name"] not in supervisord.OWN:
                     keys = {key["key"]: key["to"] for key in change["keys"]}
                     found.append(supervisord.available(change["name"], keys))
         return sorted(found, key=lambda each: (each["group"], each["name"]))
@@ -233,7 +233,7 @@ class Methods:
 
     async def stop_group(self, name: str, wait: bool = True) -> list[dict[str, Any]]:
         """Stop all processes of a group."""
-        if ":" in name:  # what `reloadConfig` calls a section without processes
+        if name.startswith("["):  # what `reloadConfig` calls a section without processes
             return []
         return await self._stop((await self._processes()).group(name), wait=wait)
 
@@ -298,8 +298,8 @@ class Methods:
         found: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
         for change in changes:
             name = change["name"]
-            if change["kind"] not in UNITS:
-                found["changed"].append(":".join(filter(None, (change["kind"], name))))
+            if change["kind"] not in UNITS or name in supervisord.OWN:
+                found["changed"].append(_section(change["kind"], name))
             elif change["effect"] in {"added", "removed"} and processes.group_of(name) == name:
                 found[change["effect"]].append(name)
             else:
@@ -326,7 +326,7 @@ class Methods:
             else:
                 raise Fault(Faults.ALREADY_ADDED, name)
         self._applied.pop(name, None)
-        if ":" not in name:
+        if not name.startswith("["):
             with contextlib.suppress(Fault):  # a group without processes
                 group = (await self._processes()).group(name)
                 await self._start([each for each in group if await self._is_autostarted(each)], wait=True)
@@ -352,7 +352,10 @@ class Methods:
         return True
 
     async def _apply_all(self, found: Mapping[str, Iterable[str]]) -> None:
-        await self._apply()
+        if _section("", "gateway") in found["changed"]:
+            await self._begin("apply", {"token": _token()})  # which ends when we have been replaced, and are gone
+        else:
+            await self._apply()
         self._applied.update({name: False for names in found.values() for name in names})
 
     async def _apply(self) -> None:
@@ -442,6 +445,11 @@ class Methods:
             return {"faultCode": fault.code, "faultString": str(fault)}
         except Refused as error:
             return {"faultCode": Faults.FAILED, "faultString": f"{NAMES[Faults.FAILED]}: {error}"}
+
+
+def _section(kind: str, name: str) -> str:
+    """What stands for a section of which there are no processes to show; of our own units: what makes them."""
+    return f"[{name}]" if name in supervisord.OWN else f"[{':'.join(filter(None, (kind, name)))}]"
 
 
 def _token() -> str:

@@ -80,7 +80,8 @@ MAY = {
     # Both are clients of the supervisor; the gateway reads what the observer writes, and takes the supervisor's threads.
     "impetusd.gateway": (
         *("impetusd.gateway", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.observer"),
-        *("impetusd.interop", "impetusd.linux.inotify", "impetusd.supervisor.threads", "impetusd.worker.draining"),
+        *("impetusd.interop", "impetusd.linux.host", "impetusd.linux.inotify"),
+        *("impetusd.supervisor.threads", "impetusd.worker.draining"),
     ),
     "impetusd.observer": (
         *("impetusd.observer", "impetusd.client", "impetusd.core", "impetusd.files"),

@@ -18,9 +18,8 @@ from fake_supervisor import row
 
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol
-from impetusd.interop import xmlrpc as served
 from impetusd.interop import xmlrpc_methods
-from impetusd.interop.xmlrpc import Peer, Supervisord, role_of_peer
+from impetusd.interop.xmlrpc import Peer, Supervisord
 
 PAGE = {
     "path": "/l",
@@ -82,11 +81,11 @@ class World:
         self.over = asyncio.Event()
         self.seen = []
 
-        def of_peer(peer):
+        async def of_peer(peer):
             self.seen.append(peer)
             return self.peer
 
-        async def of_password(user, password):
+        async def of_password(_, user, password):
             return caller(user, user) if password == "right" else None
 
         self.server = Supervisord(self.backend, of_peer, of_password, hosts=["Panel.Example"], over=self.over)
@@ -358,12 +357,3 @@ def test_a_supervisor_that_is_replaced_is_asked_again(monkeypatch):
             await world.call("supervisor.getPID")
 
     run(scenario)
-
-
-def test_roles_are_those_of_the_control_socket():
-    people = [{"role": "viewer", "uid": None, "gids": [5]}, {"role": "operator", "uid": 7, "gids": []}]
-    found = [
-        role_of_peer(Peer(uid, frozenset({gid})), 3, people) for uid, gid in ((0, 0), (3, 0), (7, 5), (8, 5), (8, 6))
-    ]
-    assert found == ["admin", "admin", "operator", "viewer", ""]
-    assert {"localhost", "127.0.0.1", "[::1]"} == served.LOOPBACK

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import pwd
 import signal
 import subprocess
 import sys
-import threading
 import xmlrpc.client
 
 import pytest
-from aiohttp import web
+from instance import Instance, Status
 from supervisor.xmlrpc import SupervisorTransport
 from waiting import wait_for
-
-from impetusd.client import async_control
-from impetusd.client.async_control import AsyncControl
-from impetusd.interop.xmlrpc import Supervisord
 
 SUPERVISORCTL = [f"{os.path.dirname(sys.executable)}/supervisorctl"]
 EVERY_KEY = {
@@ -26,56 +21,54 @@ EVERY_KEY = {
 }
 
 
-class Direct:
-    def __init__(self, path):
-        self.client = AsyncControl(async_control.at(path))
+GATEWAY = """[gateway]
+socket = ${RUN_DIR}/gateway.sock
+xmlrpc = unix:${RUN_DIR}/supervisor.sock mode=0666
+ceiling = admin
+"""
 
-    async def call(self, method, params, caller, progress=None):
-        return await self.client.call(method, params, progress)
 
+class Ctl:
+    """supervisorctl on an instance that has a gateway."""
 
-class Caller:
-    role = "admin"
+    def __init__(self, impetusd: Instance) -> None:
+        self._impetusd = impetusd
+        self.url = f"unix://{impetusd.run_dir}/supervisor.sock"
+        impetusd.root.chmod(0o755)  # nobody, who serves it, gets to its folder
+
+    def start(self, ini: str) -> Status:
+        return self._impetusd.start(GATEWAY + ini)
+
+    def write(self, ini: str) -> None:
+        self._impetusd.write(GATEWAY + ini)
+
+    def pids(self) -> dict[str, int]:
+        """Of programs."""
+        pids = self._impetusd.status().pids
+        return {name: pid for name, pid in pids.items() if name.partition(":")[0] not in {"gateway", "observer"}}
+
+    def popen(self, *words: str, user: str | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*SUPERVISORCTL, "-s", self.url, *words],
+            user=user,
+            group=user and pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else [],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self._impetusd.root,
+        )
+
+    def __call__(self, *words: str, code: int | None = 0, user: str | None = None) -> str:
+        process = self.popen(*words, user=user)
+        out, err = process.communicate(timeout=60)
+        assert code in {process.returncode, None}, (out, err, self._impetusd.log())
+        return out + err
 
 
 @pytest.fixture
-def ctl(impetusd):
-    path = str(impetusd.root / "sv.sock")
-    loop = asyncio.new_event_loop()
-    server = Supervisord(Direct(str(impetusd.control_socket)), lambda peer: Caller(), None)
-
-    async def up():
-        @web.middleware
-        async def all_of_it(request, handler):
-            return await server.handle(request)
-
-        runner = web.AppRunner(web.Application(middlewares=[all_of_it]), access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.UnixSite(runner, path).start()
-        return runner
-
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    runner = asyncio.run_coroutine_threadsafe(up(), loop).result()
-
-    def run(*args, code=0, err=False):
-        done = subprocess.run(
-            [*SUPERVISORCTL, "-s", f"unix://{path}", *args],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=impetusd.root,
-        )
-        assert done.returncode == code, done
-        return done.stderr if err else done.stdout
-
-    run.path = path
-    yield run
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+def ctl(impetusd: Instance) -> Ctl:
+    return Ctl(impetusd)
 
 
 WRITES = "sh -c 'echo one; echo two >&2; exec sleep 300'"
@@ -97,8 +90,8 @@ members = b, c
 """
 
 
-def test_each_command_of_supervisorctl(impetusd, ctl):
-    before = impetusd.start(INI)
+def test_each_command_of_supervisorctl(impetusd: Instance, ctl: Ctl) -> None:
+    before = ctl.start(INI)
     said = ctl("status", code=3).splitlines()
     assert [line.split()[:2] for line in said] == [
         ["a", "RUNNING"],
@@ -150,21 +143,22 @@ def test_each_command_of_supervisorctl(impetusd, ctl):
     assert "a: started" in ctl("start", "all", code=7).splitlines()
 
 
-def test_update_does_what_the_file_says(impetusd, ctl):
+def test_update_does_what_the_file_says(impetusd: Instance, ctl: Ctl) -> None:
     one = "[program:{}]\ncommand = sleep {}\n"
-    impetusd.start(one.format("a", 300) + one.format("b", 300) + one.format("c", 300))
+    ctl.start(one.format("a", 300) + one.format("b", 300) + one.format("c", 300))
     assert ctl("reread") == "No config updates to processes\n"
     assert ctl("update") == ""
-    before = impetusd.status().pids
-    impetusd.write(one.format("a", 300) + one.format("b", 301) + one.format("d", 300) + "[group:x]\nmembers = a\n")
+    before = ctl.pids()
+    ctl.write(one.format("a", 300) + one.format("b", 301) + one.format("d", 300) + "[group:x]\nmembers = a\n")
     said = ctl("reread").splitlines()
-    assert said == ["b: changed", "c: disappeared", "d: available", "group:x: changed"]
+    assert said == ["[group:x]: changed", "b: changed", "c: disappeared", "d: available"]
     assert "d                                avail     auto" in ctl("avail")
     assert set(ctl("update").splitlines()) == {
         *("c: stopped", "c: removed process group", "b: stopped", "b: updated process group"),
-        *("group:x: stopped", "group:x: updated process group", "d: added process group"),
+        *("[group:x]: stopped", "[group:x]: updated process group", "d: added process group"),
     }
-    now = impetusd.settle().pids
+    impetusd.settle()
+    now = ctl.pids()
     assert now.keys() == {"a", "b", "d"}
     assert now["a"] == before["a"]
     assert now["b"] != before["b"]
@@ -177,16 +171,14 @@ def test_update_does_what_the_file_says(impetusd, ctl):
     assert ctl("add", "d") == "d: added process group\n"
     assert impetusd.wait_state("d", "RUNNING")
     assert ctl("add", "nope", code=1) == "ERROR: no such process/group: nope\n"
-    impetusd.write("[program:a]\ncommand =\n")
+    ctl.write("[program:a]\ncommand =\n")
     assert ctl("reread", code=1).startswith("ERROR: CANT_REREAD: ")
 
 
-def test_a_log_is_followed(impetusd, ctl):
-    impetusd.start(f"[program:a]\ncommand = {WRITES}\n")
+def test_a_log_is_followed(impetusd: Instance, ctl: Ctl) -> None:
+    ctl.start(f"[program:a]\ncommand = {WRITES}\n")
     for words, expected in ((["tail", "-f", "a"], "one\n"), (["maintail", "-f"], "a:0: RUNNING")):
-        following = subprocess.Popen(
-            [*SUPERVISORCTL, "-s", f"unix://{ctl.path}", *words], stdout=subprocess.PIPE, text=True, cwd=impetusd.root
-        )
+        following = ctl.popen(*words)
         try:
             text = ""
             while expected not in text:
@@ -198,22 +190,23 @@ def test_a_log_is_followed(impetusd, ctl):
         finally:
             following.send_signal(signal.SIGINT)
             following.communicate(timeout=60)
-    assert "Cannot read, status code 404" in ctl("tail", "-f", "nope", err=True)
+    assert "Cannot read, status code 404" in ctl("tail", "-f", "nope")
 
 
-def test_reload_and_shutdown(impetusd, ctl):
-    before = impetusd.start("[program:a]\ncommand = sleep 300\n[program:b]\ncommand = sleep 300\n")
-    impetusd.write("[program:a]\ncommand = sleep 300\n[program:c]\ncommand = sleep 300\n")
+def test_reload_and_shutdown(impetusd: Instance, ctl: Ctl) -> None:
+    before = ctl.start("[program:a]\ncommand = sleep 300\n[program:b]\ncommand = sleep 300\n")
+    ctl.write("[program:a]\ncommand = sleep 300\n[program:c]\ncommand = sleep 300\n")
     assert ctl("reload") == "Restarted supervisord\n"
-    now = impetusd.wait_status(lambda status: status.pids.keys() == {"a", "c"} and status["a"].pid != before["a"].pid)
+    wait_for(lambda: ctl.pids().keys() == {"a", "c"} and ctl.pids()["a"] != before["a"].pid, ctl.pids)
+    now = impetusd.status()
     assert now.shim == before.shim
     assert ctl("shutdown") == "Shut down\n"
     wait_for(lambda: not impetusd.members(), "the end of the daemon")
 
 
-def test_calls_of_other_clients(impetusd, ctl):
-    impetusd.start(f"[program:a]\ncommand = {WRITES}\n[program:b]\ncommand = sleep 300\n")
-    transport = SupervisorTransport(None, None, f"unix://{ctl.path}")
+def test_calls_of_other_clients(impetusd: Instance, ctl: Ctl) -> None:
+    ctl.start(f"[program:a]\ncommand = {WRITES}\n[program:b]\ncommand = sleep 300\n")
+    transport = SupervisorTransport(None, None, ctl.url)
     proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
     try:
         assert proxy.supervisor.getAPIVersion() == proxy.supervisor.getVersion() == "3.0"
@@ -257,3 +250,38 @@ def test_calls_of_other_clients(impetusd, ctl):
                 call()
     finally:
         transport.close()
+
+
+def test_a_user_may_what_its_role_on_the_control_socket_and_the_ceiling_allow(
+    impetusd: Instance, ctl: Ctl, command_of_anyone: list[str]
+) -> None:
+    programs = "[program:a]\ncommand = sleep 300\n"
+    ctl.start(programs)
+    assert "403 your user has no role" in ctl("status", user="nobody", code=1)
+    ctl.write(f"{programs}[impetusd]\nviewers = nobody\n")
+    impetusd.run("apply")
+    wait_for(
+        lambda: "RUNNING" in ctl("status", user="nobody", code=None), lambda: ctl("status", user="nobody", code=None)
+    )
+    refused = ctl("stop", "a", user="nobody", code=1)
+    assert "403 stop takes the role operator, and yours is viewer" in refused
+    assert "403 tail takes the role operator" in ctl("tail", "a", user="nobody", code=1)
+    assert "status code 403" in ctl("tail", "-f", "a", user="nobody")
+    impetusd.write(GATEWAY.replace("ceiling = admin", "") + f"{programs}[impetusd]\nadmins = nobody\n")
+    impetusd.run("apply")
+    wait_for(lambda: ctl("restart", "a", user="nobody", code=None) == "a: stopped\na: started\n")
+    impetusd.write(GATEWAY.replace("ceiling = admin", "") + f"{programs}[program:b]\ncommand = sleep 300\n")
+    assert set(ctl("reread").splitlines()) == {"[gateway]: changed", "[impetusd]: changed", "b: available"}
+    assert "403 apply takes the role admin, and yours is operator" in ctl("update", code=1)
+    assert "nobody via gateway" in impetusd.run("events", "a").out
+
+
+def test_the_gateway_itself_is_changed_by_update(impetusd: Instance, ctl: Ctl) -> None:
+    ctl.start("[program:a]\ncommand = sleep 300\n")
+    before = impetusd.status()
+    ctl.write("metrics = open\n[program:a]\ncommand = sleep 301\n")
+    said = set(ctl("update").splitlines())
+    assert said >= {"[gateway]: updated process group", "a: updated process group"}
+    after = impetusd.wait_status(lambda status: status["gateway:0"].pid not in {None, before["gateway:0"].pid})
+    assert after["a"].pid != before["a"].pid
+    assert ctl("reread") == "No config updates to processes\n"

@@ -90,9 +90,16 @@ def _gateway(reading: Values, section: Section) -> None:
     if xmlrpc and not is_loopback(xmlrpc):
         text = f"xmlrpc = {xmlrpc}: it has no encryption; write a loopback address, or unix:PATH"
         reading.problem(place(section, "xmlrpc"), text)
+    if xmlrpc and xmlrpc.path and values["socket"] and _file(xmlrpc) == _file(values["socket"]):
+        text = f"xmlrpc = {xmlrpc}: the file of socket has the same name; give this one another"
+        reading.problem(place(section, "xmlrpc"), text)  # of a bound socket the kernel keeps no more than that
     if not section.entries.get("listen") and not values["socket"] and "listen" not in faulty:
         values["listen"] = (_free(reading),)
     reading.gateway = Settings("", f"{section.file}:{section.line}", values)
+
+
+def _file(address: Listen) -> str:
+    return address.path.rpartition("/")[2]
 
 
 def _free(reading: Values) -> Listen:
@@ -205,7 +212,16 @@ def _told(reading: Values, name: str) -> dict[str, Any]:
     told = {key: value for key, value in whole.items() if key not in {"enabled", "user"}}
     for key in ("listen", "socket", "xmlrpc"):
         told[key] = _written(told[key]) if key == "listen" else str(told[key])
+    told |= {"owner": reading.host.euid, "roles": _roles(reading)}
     return {**conf, **told, "alerts": list(alerts), "history": f"{reading.built_in['STATE_DIR']}/{OBSERVER}"}
+
+
+def _roles(reading: Values) -> dict[str, tuple[str, ...]]:
+    """Who has which on the control socket: it is also theirs where supervisord's protocol is spoken, and only there."""
+    if reading.gateway is None or not reading.gateway.values["xmlrpc"]:
+        return {}
+    given = {"viewers": reading.roles.viewers, "operators": reading.roles.operators, "admins": reading.roles.admins}
+    return {role: words for role, words in given.items() if words}
 
 
 def _written(addresses: tuple[Listen, ...]) -> list[str]:
@@ -217,6 +233,7 @@ def _shown(reading: Values, name: str) -> dict[str, tuple[object, str]]:
     shown: dict[str, tuple[object, str]] = {}
     if reading.gateway is not None:
         shown = _keys(schema.GATEWAY, reading.gateway.values, "")
+        shown |= {role: (words, ", ".join(words)) for role, words in _roles(reading).items()}
     if name == OBSERVER:
         shown = {key: each for key, each in shown.items() if key in {"user", "url", "listen"}}
         for alert in reading.alerts.values():

@@ -64,7 +64,7 @@ def parse_all(
     if instance:
         return Config(paths=paths, units=reading.instance_of(sections))
     reading.socket_path(sections, paths)
-    access = reading.access(sections)
+    access = reading.roles = reading.access(sections)
     logs = reading.log_access(sections)
     reading.parse_sections(sections)
     relations(reading, sections)

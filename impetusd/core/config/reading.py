@@ -50,6 +50,7 @@ class Values(Reading):
         self.checks: dict[str, Health] = {}
         self.groups: dict[str, Group] = {}
         self.gateway: Settings | None = None
+        self.roles = Access()  # of the control socket
         self.alerts: dict[str, Settings] = {}
         self.headers: dict[str, Section] = {}  # of `units`, `timers` and `groups`, which share their names
         self.alert_headers: dict[str, Section] = {}  # the sections of `alerts`
