@@ -18,26 +18,24 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import impetusd
 from impetusd import traces
 from impetusd.client import instance
 from impetusd.core import access, redact
 from impetusd.core import stream as watching
 from impetusd.core.config.gateway import GATEWAY, OBSERVER
 from impetusd.core.config.location import Paths
-from impetusd.core.config.model import Access, Config, Health, LogAccess, Unit
+from impetusd.core.config.model import Access, Config, Health, LogAccess
 from impetusd.core.config.problem import ConfigError
-from impetusd.core.explain import news
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.core.reasons import Reason, because
-from impetusd.core.rules import quarantine, repeats
+from impetusd.core.rules import quarantine
 from impetusd.core.rules.health import Turn
-from impetusd.core.rules.lifecycle import Slot, State, Want
+from impetusd.core.rules.lifecycle import State, Want
 from impetusd.files import ledgerfile
 from impetusd.files.folders import folder_of, open_folder, unlink_socket
 from impetusd.linux.host import people
 from impetusd.linux.oom import Oom
-from impetusd.linux.priority import ERROR, INFO, WARNING, is_journal
+from impetusd.linux.priority import ERROR, WARNING, is_journal
 from impetusd.linux.watch import watch
 from impetusd.supervisor import custody, lifeline
 from impetusd.supervisor.api import alerting, audit
@@ -71,6 +69,8 @@ from impetusd.supervisor.logs import stream
 from impetusd.supervisor.logs.console import JournalWriter
 from impetusd.supervisor.logs.logaccess import rights_of
 from impetusd.supervisor.logs.writer import Writer, is_ours
+from impetusd.supervisor.observers import Change
+from impetusd.supervisor.reporting import Reporting
 from impetusd.supervisor.rules.ageing import Ageing
 from impetusd.supervisor.rules.checks import Checks
 from impetusd.supervisor.rules.filewatch import FileWatch
@@ -78,12 +78,12 @@ from impetusd.supervisor.rules.jobs import Jobs
 from impetusd.supervisor.rules.memory import Memory
 from impetusd.supervisor.rules.prober import Prober
 from impetusd.supervisor.rules.readiness import Readiness
-from impetusd.supervisor.rules.timers import Outcome, Timers
+from impetusd.supervisor.rules.timers import Timers
 from impetusd.supervisor.rules.vetting import Vetting
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.adoption import Adoption
 from impetusd.supervisor.slots.engine import Engine
-from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry, Role
+from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry
 from impetusd.supervisor.slots.page import Page
 from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.notify import Notify
@@ -100,7 +100,6 @@ MOST = 8  # threads that the supervisor itself waits for
 WITHIN = 20.0  # seconds for the disk; the shim's patience is 30
 PEOPLE_WITHIN = 2.0  # seconds in which nobody can ask, for it is not known who may
 CLOSED_WITHIN = 5.0  # seconds at the end for what is on its way to a disk
-LEVELS = {State.FATAL: ERROR, State.BACKOFF: WARNING}
 SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are written to the disk
 
 
@@ -136,7 +135,6 @@ class Daemon:
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._saving: asyncio.TimerHandle | None = None
-        self._repeats = repeats.Repeats()
         self._loop = asyncio.get_running_loop()
         self._contain: Callable[..., bool] = BARE.contain  # until the parts are made
 
@@ -171,7 +169,7 @@ class Daemon:
         self._link.deliver()
         if "hup" in blobs:
             self._hear({"event": "apply"})
-        audited = audit.Audit(self._command_given, self._count_later)
+        audited = audit.Audit(self._command_given, self._later)
         self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, audited)
         self._control.faults = self._faults
         self._inherited.listen()
@@ -245,8 +243,9 @@ class Daemon:
         self._starter.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
         self._oom = Oom()
         self._open.callback(self._oom.close)
-        self._engine = Engine(self._starter, self._writer.line, self._oom.killed, self._record)
-        self._engine.changes.subscribe(self._publish, "publishing its change")
+        self._reporting = Reporting(self._ledger, self._writer, self._link.pid, self._later)
+        self._engine = Engine(self._starter, self._writer.line, self._oom.killed, self._reporting.record)
+        self._reporting.engine = self._engine
         self._faults = self._engine.faults
         self._contain = self._faults.contain
         self._writer.note = self._faults.note
@@ -336,7 +335,7 @@ class Daemon:
         contained = functools.partial(self._contain, "a thread", "hearing from it", call)
         return self._loop.call_soon_threadsafe(contained)
 
-    def _count_later(self, seconds: float, act: Callable[[], object]) -> object:
+    def _later(self, seconds: float, act: Callable[[], object]) -> object:
         return self._loop.call_later(seconds, self._contain, "the log", "counting what is repeated", act)
 
     def _warn(self, text: str) -> None:
@@ -356,7 +355,9 @@ class Daemon:
             jobs.stop,
             lambda name, text: self._put(f"timer:{name}", text),
             tell,
-            record=self._timer_ran,
+            record=lambda name, outcome, attempt: self._reporting.timer_ran(
+                configuration.timers[name].retries, name, outcome, attempt
+            ),
             boot_id=boot_id(),
         )
         prober = Prober(connect=self._connect, run_job=jobs.run)
@@ -366,10 +367,10 @@ class Daemon:
             slots=lambda name: engine.slots.of_unit(engine.slots.units[name]),
             shown=engine.slots.shown,
             fail=engine.fail,
-            turned=self._turned,
+            turned=self._check_turned,
             save=lambda: self._put("checks", self._checks.dump()),
         )
-        engine.reloads.record = self._reload_turned
+        engine.reloads.record = self._reporting.reload_turned
         engine.reloads.vetting = self._vetting = Vetting(
             configuration.health.values(),
             ask=prober.ask,
@@ -394,8 +395,6 @@ class Daemon:
         ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
         self._file_watch = FileWatch(engine.renew, tell, ours)
         self._file_watch.faults = self._faults
-        self._parts: tuple[Memory | Readiness | Checks | Ageing, ...]
-        self._parts = (self._memory, self._readiness, self._checks, self._ageing)
         rows = Rows(engine, starter, configuration, self._memory.of)
         self._applying = Applying(
             self._file,
@@ -506,6 +505,22 @@ class Daemon:
             lambda: status_of(engine.slots.entries.values(), engine.slots.shown, engine.waits.reason),
         )
         self._upstream.faults = self._faults
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        """Who is to know of each change of a slot, in which order."""
+        subscribe = self._engine.changes.subscribe
+        subscribe(self._reporting.record_change, "recording its change", within=True)
+        subscribe(self._end_if_critical, "ending everything with it", within=True, of_held=False)
+        if self._configuration.at(0).timers:
+            subscribe(self._timers.changed, "telling its timer", within=True)
+        subscribe(self._reporting.log_change, "logging its change")
+        subscribe(self._commands.changed, "answering who waits for it")
+        subscribe(self._upstream.changed, "telling the manager of it")
+        for part in (self._memory, self._readiness, self._checks, self._ageing):
+            subscribe(part.changed, f"telling {type(part).__name__.lower()} of its change", of_held=False)
+        subscribe(self._feed.changed, "telling who watches")
+        subscribe(lambda _: self._save(), "having it saved")
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
@@ -576,7 +591,7 @@ class Daemon:
                 self._engine.slots.page.at(entry.name, "following it")
                 for part in (self._memory, self._readiness, self._ageing):
                     what = f"following it by {type(part).__name__.lower()}"
-                    contain(entry.name, what, part.changed, entry, entry.slot)
+                    contain(entry.name, what, part.follow, entry)
         self._engine.slots.page.blank()
         contain("health checks", "beginning", self._checks.begin)
         watched = [unit for unit in self._engine.slots.units.values() if unit.enabled and unit.watch]
@@ -834,16 +849,21 @@ class Daemon:
         if event["event"] == "reopen-logs":
             self._writer.reopen()
             return
-        try:
-            if self._upgrading.hear(event):
-                return
-        except Exception as error:
-            self._faults.note("upgrade", "hearing the shim", error)
+        process = event.get("process")
+        if process not in self._engine.slots.by_process and self._is_of_upgrade(event):
+            return
         self._engine.reports.hear(event)
         if event["event"] == "spawned":
             self._notify.replay()
-        elif event["event"] in {"exited", "gone"} and not event.get("left"):
+        elif process in self._notify_sockets.old and event["event"] in {"exited", "gone"} and not event.get("left"):
             self._notify_sockets.ended(event["process"])
+
+    def _is_of_upgrade(self, event: dict[str, Any]) -> bool:
+        try:
+            return self._upgrading.hear(event)
+        except Exception as error:
+            self._faults.note("upgrade", "hearing the shim", error)
+            return False
 
     async def _apply_on_signal(self) -> None:
         try:
@@ -867,33 +887,11 @@ class Daemon:
         asyncio.get_running_loop().call_soon(self._faults.contain, *sending, self._starter.flush)
 
     def _say(self, what: str, more: str = "", **why: Reason) -> None:
-        """What becomes of the daemon itself."""
-        self._writer.line(f"supervisor: {what}{more}")
-        pids = {"pid": os.getpid(), "shim": self._link.pid}
-        self._ledger.add("daemon", what=what, **pids, version=impetusd.__version__, **why)
+        self._reporting.say(what, more, **why)
         self._flush_soon()
 
-    def _record(self, entry: Entry, kind: str, **fields: Any) -> None:
-        """Of a health check's command nothing: what it says is in the `health` records, each time that this turns."""
-        if entry.role is not Role.CHECK:
-            self._ledger.add(kind, unit=entry.unit.name, slot=self._engine.slots.shown(entry), **fields)
-
-    def _timer_ran(self, name: str, outcome: Outcome, attempt: int) -> None:
-        told = {"ok": outcome.ok, "code": outcome.code, "duration_s": round(outcome.duration_s, 3), "why": outcome.why}
-        retries = self._configuration.at(0).timers[name].retries
-        self._ledger.add("timer", unit=name, **told, reason=outcome.result, attempt=attempt, retries=retries)
-
-    def _reload_turned(self, unit: Unit, **fields: Any) -> None:
-        self._ledger.add("reload", unit=unit.name, **fields)
-        self._feed.stale(watching.RELOAD)
-
-    def _turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
-        if turn is not Turn.FAILING:
-            level = WARNING if turn is Turn.ILL else INFO
-            self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}", level)
-        told = {"check": check.name, "unit": check.target, "slot": target, "state": turn.value, "reason": reason}
-        self._ledger.add("health", **told, failures=failures, action=check.action.value)
-        self._feed.stale(watching.CHECK)
+    def _check_turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
+        self._reporting.check_turned(check, target, turn, failures, reason)
         if turn is Turn.ILL:
             self._engine.reloads.turned(check.target, target, reason)
 
@@ -904,75 +902,20 @@ class Daemon:
     def _role_of(self, peer: Peer) -> str:
         return access.role_of(peer.uid, peer.groups, os.geteuid(), self._people)
 
-    def _publish(self, entry: Entry, before: Slot) -> None:
-        """Each change is told once: to the ledger, to the daemon's log, and to those who wait for an answer."""
-        after, held = entry.slot, self._engine.slots.holds(entry)
-        contain, name = self._faults.contain, entry.name
-        contain(name, "recording its change", self._record_change, entry, before)
-        contain(name, "logging its change", self._log_change, entry, before)
-        if after.state is State.FATAL and entry.unit.critical and not held:
-            self._give_up(entry)
-        contain(name, "answering who waits for it", self._commands.changed, entry, before)
-        contain(name, "telling the manager of it", self._upstream.changed)
-        contain(name, "telling its timer", self._timers.changed, entry.unit.name, before, after)
-        for part in () if held else self._parts:
-            contain(name, f"telling {type(part).__name__.lower()} of its change", part.changed, entry, before)
-        contain(name, "telling who watches", self._feed.unit, entry)
-        contain(name, "having it saved", self._save)
-
-    def _record_change(self, entry: Entry, before: Slot) -> None:
-        if entry.role is Role.CHECK:
-            return
-        now, one_shot = time.monotonic(), entry.role is Role.JOB
-        for fields in news.transition_records(entry.policy, before, entry.slot, now, one_shot=one_shot):
-            self._record(entry, **fields)
-
-    def _log_change(self, entry: Entry, before: Slot) -> None:
-        after = entry.slot
-        told = after.state is not before.state or after.kills != before.kills
-        if (
-            entry.role in PASSING
-            and after.pid is None
-            and before.state is State.RUNNING
-            and after.state is State.STOPPED
-        ):
-            told = False  # its process has moved to another slot
-        told = told and not repeats.is_next_try(before, after)
-        if told and entry.role is not Role.CHECK and not self._is_one_more_try(before, after):
-            pid = after.pid or before.pid
-            reason = self._engine.waits.reason(entry)
-            process = f" (pid {pid})" if pid else ""
-            level = LEVELS.get(after.state, INFO)
-            cause = repeats.cause_of(after.last_exit) if after.state is State.BACKOFF else None
-            if cause is not None:
-                if not self._repeats.is_new(cause, self._engine.slots.shown(entry)):
-                    return
-                self._count_later(repeats.WINDOW, functools.partial(self._log_repeats, cause))
-            self._writer.line(f"{entry.name}: {after.state.name}{process}{f': {reason}' if reason else ''}", level)
-
-    def _log_repeats(self, cause: repeats.Cause) -> None:
-        """The failed starts of one cause since the last line on it."""
-        if line := self._repeats.summary(cause):
-            self._writer.line(line, WARNING)
-            self._count_later(repeats.WINDOW, functools.partial(self._log_repeats, cause))
-
-    @staticmethod
-    def _is_one_more_try(before: Slot, after: Slot) -> bool:
-        """With retry_after, that it was given up is told once, and next that it runs again."""
-        return (
-            after.half_open and (after.state is not State.RUNNING) and (before.half_open or before.state is State.FATAL)
-        )
-
     # The end.
 
     def _quiesce(self, why: Reason) -> None:
         self._upstream.stopping(stop_within(self._engine.slots.units))
         self._say("stopping", f" everything: {why}", why=why)
-        self._parts = (self._memory, self._readiness, self._checks)  # the others are closed here
         self._timers.close()
         self._ageing.close()
+        self._engine.changes.unsubscribe(self._ageing.changed)
         self._memory.end()
         self._file_watch.watch(())
+
+    def _end_if_critical(self, change: Change) -> None:
+        if change.after.state is State.FATAL and change.entry.unit.critical:
+            self._give_up(change.entry)
 
     def _give_up(self, entry: Entry) -> None:
         """All of it ends with a critical unit, and whoever started us learns that by the exit status."""

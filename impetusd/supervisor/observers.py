@@ -1,49 +1,80 @@
-"""Who is to know of a change of a slot: each has subscribed, and is called once for each change, in the order of subscription.
+"""Who is to know of changes of slots: whoever has subscribed is called once for each, in the order of subscription.
 
-A change is published within the round that made it, so that what follows from it (a record of the ledger, say) goes to the
-shim in the same message.
+What belongs to the change itself (its record in the ledger) is called within the round that makes it, and goes to the shim
+in the same message. Everybody else hears of it when that message is on its way, so nobody keeps a start waiting.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from impetusd.core.rules.lifecycle import Slot
-from impetusd.supervisor.slots.entry import Entry
-
 if TYPE_CHECKING:
+    from impetusd.core.rules.lifecycle import Slot
     from impetusd.supervisor.faults import Faults
+    from impetusd.supervisor.slots.entry import Entry
 
-Changed = Callable[[Entry, Slot], object]  # the slot as it is now, and what it was before
+
+class Change(NamedTuple):
+    """A slot was `before`, and became `after`. By the time that somebody hears of it, it may be another already."""
+
+    entry: Entry
+    before: Slot
+    after: Slot
 
 
 class _Observer(NamedTuple):
-    changed: Changed
+    changed: Callable[[Change], object]
     stage: str
     of_held: bool
 
 
 class Publisher:
-    """One kind of news, and who has subscribed to it. What raises in one of them concerns no other."""
+    """The changes, and who has subscribed to them. What raises in one of them concerns no other."""
 
     def __init__(self, faults: Faults, holds: Callable[[Entry], bool]) -> None:
         """`holds`: whether nothing is decided for a slot."""
         self._faults = faults
         self._holds = holds
-        self._observers: list[_Observer] = []
+        self._within: list[_Observer] = []
+        self._later: list[_Observer] = []
+        self._made: deque[Change] = deque()
+        self._delivering = False
 
-    def subscribe(self, changed: Changed, stage: str, *, of_held: bool = True) -> None:
-        """Have `changed` called. `stage` names it where it raises; `of_held`: for slots that are held, too."""
-        self._observers.append(_Observer(changed, stage, of_held))
+    def subscribe(
+        self, changed: Callable[[Change], object], stage: str, *, within: bool = False, of_held: bool = True
+    ) -> None:
+        """Have `changed` called: `within` the round, or after it. `stage`: what it does, for who reads that it has raised.
 
-    def unsubscribe(self, changed: Changed) -> None:
+        `of_held`: also of slots that are held.
+        """
+        (self._within if within else self._later).append(_Observer(changed, stage, of_held))
+
+    def unsubscribe(self, changed: Callable[[Change], object]) -> None:
         """Call it no more."""
-        self._observers = [each for each in self._observers if each.changed != changed]
+        self._within = [each for each in self._within if each.changed != changed]
+        self._later = [each for each in self._later if each.changed != changed]
 
     def publish(self, entry: Entry, before: Slot) -> None:
         """The slot has changed."""
-        held = self._holds(entry)
-        for observer in self._observers:
+        change = Change(entry, before, entry.slot)
+        self._made.append(change)
+        self._tell(self._within, change)
+
+    def deliver(self) -> None:
+        """The round is over. What observers do now may begin another one, whose changes come after these."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._made:
+                self._tell(self._later, self._made.popleft())
+        finally:
+            self._delivering = False
+
+    def _tell(self, observers: list[_Observer], change: Change) -> None:
+        held = self._holds(change.entry)
+        for observer in observers:
             if observer.of_held or not held:
-                self._faults.contain(entry.name, observer.stage, observer.changed, entry, before)
+                self._faults.contain(change.entry.name, observer.stage, observer.changed, change)

@@ -14,6 +14,7 @@ from impetusd.core.config.model import Unit
 from impetusd.core.rules import tree
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry
 
 SOON = 0.1  # seconds in which changes are gathered before they are told
@@ -38,7 +39,7 @@ class Upstream:
         self._told = self._status()
         self._say(f"READY=1\nSTATUS={self._told}")
 
-    def changed(self) -> None:
+    def changed(self, _: Change | None = None) -> None:
         """The status may be another: it is told soon."""
         if self._timer is None and self.listens:
             self._timer = asyncio.get_running_loop().call_later(

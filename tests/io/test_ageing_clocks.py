@@ -47,9 +47,9 @@ class Bench:
         return entry
 
     def become(self, entry, state, pid):
-        before, now = entry.slot, time.monotonic()
+        now = time.monotonic()
         entry.slot = Slot(state=state, pid=pid, started=now, since=now)
-        self.ageing.changed(entry, before)
+        self.ageing.follow(entry)
 
     async def until_asked(self, count=1):
         await until(lambda: len(self.asked) >= count, lambda: self.asked)

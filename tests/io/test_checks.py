@@ -18,6 +18,7 @@ from impetusd.core.config.model import Action, Kind
 from impetusd.core.reasons import NONE, Reason, because, read
 from impetusd.core.rules.health import RESTART_EVERY, Result, Turn
 from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.rules.checks import Checks
 from impetusd.supervisor.slots.entry import Entry, Role
 
@@ -96,7 +97,7 @@ class World:
         pid = 100 + round(now) if running else before.pid if state is State.STOPPING else None
         started = now if running else before.started
         entry.rec.slot = replace(before, state=state, want=want, since=now, pid=pid, started=started)
-        self.checks.changed(entry, before)
+        self.checks.changed(Change(entry, before, entry.slot))
 
     def fail(self, entry, reason):
         assert entry.slot.state is State.RUNNING

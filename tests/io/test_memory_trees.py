@@ -61,7 +61,7 @@ class Bench:
         )
         slot = Slot(state=state, pid=pid, started=0.0)  # long ago: it is looked at at once
         entry = SimpleNamespace(name=f"p{len(self.processes)}", unit=unit, role=role, slot=slot, line=line)
-        self.memory.changed(entry, slot)
+        self.memory.follow(entry)
         return entry
 
     async def until(self, condition):
@@ -158,7 +158,7 @@ def test_a_pools_worker_is_counted_without_what_it_shares_with_the_others(bench)
         holder = bench.run("leak_share", 60, 3, restart=10_000)
         one = bench.entry(int(holder.line.split()[1]), restart=50, role=Role.WORKER)
         one.name = "web:0"
-        bench.memory.changed(one, one.slot)
+        bench.memory.follow(one)
         await bench.until(lambda: bench.memory.of("web:0") is not None)
         assert 15 * MB < bench.memory.of("web:0") < 45 * MB
 
@@ -252,7 +252,7 @@ def test_of_a_slot_that_is_down_nothing_is_known(bench):
         entry = bench.run("leak_memory", "--from", 40, 0, restart=100)
         await bench.until(lambda: (bench.memory.of("p1") or 0) > 40 * MB)
         entry.slot = Slot(state=State.STOPPING, pid=entry.slot.pid, started=0.0)
-        bench.memory.changed(entry, entry.slot)
+        bench.memory.follow(entry)
         assert bench.memory.of("p1") is None
         assert bench.memory._timer is None or not bench.memory._trees
 
@@ -276,7 +276,7 @@ def test_how_long_it_has_been_over_survives_a_supervisor(bench):
         text = bench.kept[-1].replace(str(bench.memory._over["p1"][1]), "0.5")
         successor = Bench()
         successor.memory.load(text)
-        successor.memory.changed(entry, entry.slot)
+        successor.memory.follow(entry)
         entry.unit.memory_hold = 0.0
         await bench.until(lambda: successor.memory.of("p1") is not None)
         assert successor.memory._trees["p1"].watch.over == 0.5

@@ -56,9 +56,8 @@ class World:
         return cancel
 
     def move(self, state, pid=None):
-        before = self.entry.slot
-        self.entry.rec.slot = replace(before, state=state, pid=pid)
-        self.readiness.changed(self.entry, before)
+        self.entry.rec.slot = replace(self.entry.slot, state=state, pid=pid)
+        self.readiness.follow(self.entry)
 
     @property
     def reason(self):

@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timer_world import BEGIN, NO_PROGRAM, World, brief, timer
+from timer_world import BEGIN, NO_PROGRAM, World, brief, job_changed, timer
 from waiting import turns
 
 from impetusd.core.config.model import Overlap
@@ -720,7 +720,7 @@ class TestTheEnd:
     def test_without_timers_there_is_no_alarm(self):
         world = World()
         assert (world.alarms, world.timers.rows(), world.timers.attention()) == ([], [], [])
-        world.timers.changed("web", Slot(), Slot(state=State.RUNNING))
+        world.timers.changed(job_changed("web", Slot(), Slot(state=State.RUNNING)))
         world.timers.close()
 
 

@@ -13,6 +13,7 @@ from waiting import until
 from impetusd.core import protocol
 from impetusd.core.stream import Mirror
 from impetusd.supervisor.api import feed
+from impetusd.supervisor.observers import Change
 
 INI = """
 [impetusd]
@@ -232,7 +233,7 @@ def test_what_looks_secret_is_hidden_once_for_all(shim):
             await other.complete()
             entry = life.daemon._engine.slots.entries["a:0"]
             entry.rec.tail = ["connecting with password=hunter22hunter", "x" * 5000]
-            life.daemon._feed.unit(entry)
+            life.daemon._feed.changed(Change(entry, entry.slot, entry.slot))
             await watcher.until(lambda it: it.mirror.rows["unit"]["a:0"]["tail"])
             tail = watcher.mirror.rows["unit"]["a:0"]["tail"]
             assert tail == ["connecting with password=***", "x" * feed.WORDS[1]]

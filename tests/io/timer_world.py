@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 from impetusd.core.config.model import Kind, Overlap, Timer, Unit
@@ -11,6 +12,7 @@ from impetusd.core.reasons import Reason, because, not_started, read
 from impetusd.core.rules import lifecycle
 from impetusd.core.rules.lifecycle import Deadline, Event, Exited, Scope, Signal, Slot, Spawn, Spawned, Start, Stop
 from impetusd.core.rules.policy import Exit, policy_of
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.rules.timers import Now, Timers
 
 BEGIN = 1_774_742_400.0  # 2026-03-29 00:00 UTC
@@ -22,6 +24,12 @@ def brief(reason: Reason) -> str:
     """The reason as its key and its facts: `exit 1`, `timed_out 5.0`."""
     facts = [brief(fact) if isinstance(fact, Reason) else str(fact) for fact in reason.facts.values()]
     return " ".join([reason.key, *facts])
+
+
+def job_changed(unit: str, before: Slot, after: Slot) -> Change:
+    """The slot of the unit has changed."""
+    entry: Any = SimpleNamespace(unit=SimpleNamespace(name=unit))
+    return Change(entry, before, after)
 
 
 def timer(name: str = "job", **keys: Any) -> Timer:
@@ -155,7 +163,7 @@ class World:
             for action in actions:
                 self.act(name, action)
             if after != before:
-                self.timers.changed(name, before, after)
+                self.timers.changed(job_changed(name, before, after))
             if after.state is lifecycle.State.STARTING and after.deadline is not None and after.deadline <= self.run:
                 self.inbox.append((name, Deadline()))
         self.pumping = False

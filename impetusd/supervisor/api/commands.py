@@ -22,11 +22,12 @@ from impetusd.core.protocol import (
 )
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine, tree
-from impetusd.core.rules.lifecycle import Slot, State, Want, is_unkillable
+from impetusd.core.rules.lifecycle import State, Want, is_unkillable
 from impetusd.supervisor.api.control import SIGNED, Flow, Progress
 from impetusd.supervisor.api.reloading import Reloading
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.logs.stream import STDOUT
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, Entry, Role
 from impetusd.supervisor.start.starter import Starter
@@ -97,12 +98,14 @@ class Commands:
         self.ending = False  # everything is being stopped for good: nothing is started any more
         self.over = asyncio.Event()  # and now it is
 
-    def changed(self, entry: Entry, before: Slot) -> None:
+    def changed(self, change: Change) -> None:
         """A slot has changed: whoever waits for an answer hears of it."""
-        if before.state is not entry.slot.state:
+        entry, before, after = change
+        if before.state is not after.state:
             for progress in self._listeners:
-                progress(self._engine.slots.shown(entry), entry.slot.state.name, str(self._engine.waits.reason(entry)))
-        if before.pid is not None and entry.slot.pid != before.pid:
+                reason = self._engine.waits.reason(entry, after)
+                progress(self._engine.slots.shown(entry), after.state.name, str(reason))
+        if before.pid is not None and after.pid != before.pid:
             self._rows.forget(before.pid)
 
     async def handle(self, request: Request, progress: Progress) -> Mapping[str, Any] | Flow:

@@ -23,6 +23,7 @@ from impetusd.supervisor.api.ring import Ring
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import Entry
 
@@ -38,6 +39,9 @@ WORDS = 10, 200  # lines of what a failed slot wrote last, and characters of eac
 FREE = ("reason", "cause", "held", "tail")  # fields of a unit's row in which there is what others wrote
 # No change by themselves: clocks, what usage tells, how each answer to a probe came; notices have seconds, attention has not.
 VOLATILE = ("uptime_s", "memory_bytes", "cpu_percent", "next", "next_in_s", "running_s", "at", "latency_ms", "notices")
+
+# Kinds of rows that change with a record of this kind in the ledger.
+TOLD_BY = {"timer": (stream.TIMER,), "health": (stream.CHECK,), "reload": (stream.RELOAD,)}
 
 
 class Feed:
@@ -84,10 +88,10 @@ class Feed:
 
     # What changes.
 
-    def unit(self, entry: Entry) -> None:
+    def changed(self, change: Change) -> None:
         """A slot has changed."""
         if self._filled is not None:
-            self._dirty.add(entry.name)
+            self._dirty.add(change.entry.name)
             self._soon()
 
     def stale(self, kind: str) -> None:
@@ -96,10 +100,11 @@ class Feed:
             self._stale.add(kind)
             self._soon()
 
-    def record(self, line: str) -> None:
+    def record(self, kind: str, line: str) -> None:
         """The ledger has one more record: JSON, redacted."""
         if self._filled is not None:
             self._records.append(line)
+            self._stale.update(TOLD_BY.get(kind, ()))
             self._soon()
 
     def _soon(self) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.ageing import expires, turn
-from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.lifecycle import State
 from impetusd.core.rules.schedule import Cron
 from impetusd.linux.alarm import Alarm
 from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.rules.timers import Rings, zone
 from impetusd.supervisor.slots.entry import Entry, Role
 
@@ -44,8 +45,12 @@ class Ageing:
         self._closed = False
         self.faults = BARE
 
-    def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
+    def changed(self, change: Change) -> None:
         """The slot has another state or another process."""
+        self.follow(change.entry)
+
+    def follow(self, entry: Entry) -> None:
+        """As the slot is now."""
         unit, slot = entry.unit, entry.slot
         if self._closed or (not unit.max_age and not unit.cron_restart):
             return

@@ -22,9 +22,10 @@ from impetusd.core.config.model import Action, Health
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import health
 from impetusd.core.rules.health import Condition, Observed, Result, Turn
-from impetusd.core.rules.lifecycle import Slot, State, Want
+from impetusd.core.rules.lifecycle import State, Want
 from impetusd.supervisor.disk.state import boot_id
 from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import SERVING, Entry
 
 VERSION = 1
@@ -122,8 +123,9 @@ class Checks:
 
     # Whom to ask.
 
-    def changed(self, entry: Entry, before: Slot) -> None:
+    def changed(self, change: Change) -> None:
         """A slot changed."""
+        entry, before, _ = change
         checks = self._of_unit.get(entry.unit.name)
         if checks is None or entry.role not in SERVING:
             return

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from impetusd.core.reasons import Reason
-from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.lifecycle import State
 from impetusd.core.rules.memory import (
     FAR,
     FIRST,
@@ -31,6 +31,7 @@ from impetusd.core.rules.memory import (
 )
 from impetusd.linux import processes
 from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import Entry, Role
 from impetusd.supervisor.threads import NoAnswer, Threads
 
@@ -93,8 +94,12 @@ class Memory:
         self.faults = BARE
         self.cost = 0.0  # seconds of CPU in all
 
-    def changed(self, entry: Entry, before: Slot) -> None:  # noqa: ARG002
+    def changed(self, change: Change) -> None:
         """The slot has another state or another process."""
+        self.follow(change.entry)
+
+    def follow(self, entry: Entry) -> None:
+        """As the slot is now."""
         slot, tree = entry.slot, self._trees.get(entry.name)
         lasting = slot.state in {State.STARTING, State.RUNNING} and entry.role in ROLES
         if slot.pid is None or not (lasting or entry.unit.max_memory_kill):  # which holds for whatever lives

@@ -14,8 +14,9 @@ from impetusd import probe
 from impetusd.core.config.model import Ready
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.health import Result
-from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.lifecycle import State
 from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.rules.prober import in_thread
 from impetusd.supervisor.slots.entry import Entry
 
@@ -63,10 +64,14 @@ class Readiness:
     def begin(self, entries: Iterable[Entry]) -> None:
         """Take up what was under way when the supervisor before us died; called once, when the slots are known."""
         for entry in entries:
-            self.changed(entry, entry.slot)
+            self.follow(entry)
 
-    def changed(self, entry: Entry, _before: Slot) -> None:
+    def changed(self, change: Change) -> None:
         """A slot changed."""
+        self.follow(change.entry)
+
+    def follow(self, entry: Entry) -> None:
+        """As the slot is now."""
         wait, slot = self._waits.get(entry.name), entry.slot
         pid = slot.pid if slot.state is State.STARTING else None
         if wait is not None and wait.pid != pid:

@@ -28,6 +28,7 @@ from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron, Every, OverlapDecision
 from impetusd.linux.alarm import Alarm
 from impetusd.supervisor.faults import AGAIN, BARE
+from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import IDLE
 
 VERSION = 1
@@ -389,9 +390,10 @@ class Timers:
         self._keep(job)
         self._stop_slot(job.timer.unit)
 
-    def changed(self, unit: str, before: Slot, after: Slot) -> None:
-        """The slot of a job has changed; `unit` is its name. Others are ignored."""
-        name = self._names.get(unit)
+    def changed(self, change: Change) -> None:
+        """The slot of a job has changed. Others are ignored."""
+        _, before, after = change
+        name = self._names.get(change.entry.unit.name)
         if name is None:
             return
         job = self._jobs[name]

@@ -69,10 +69,18 @@ class Engine:
         self.reloads = Reloads(slots, rounds, versions, self.places, starter=starter, log=log)
         self.rolling = Rolling(slots, rounds, versions, self.places, log)
         self.waits = Waits(slots, versions)
-        self.machine.decided.subscribe(self.reloads.changed, "going on with its reload")
+        self.machine.decided.subscribe(self.reloads.changed, "going on with its reload", within=True)
         self.machine.not_forked = self._not_forked
-        rounds.handle, rounds.keep, rounds.over = self.machine.handle, self.machine.keep, self.waits.look_soon
-        rounds.steps = (self.starts.advance, self.reloads.advance, self.rolling.advance)
+        rounds.handle, rounds.keep, rounds.over = self.machine.handle, self.machine.keep, self._round_over
+        rounds.steps = (
+            (self.starts.waiting, self.starts.advance),
+            (versions.of, self.reloads.advance),
+            (slots.replacing, self.rolling.advance),
+        )
+
+    def _round_over(self) -> None:
+        self.changes.deliver()
+        self.waits.look_soon()
 
     def configure(
         self,

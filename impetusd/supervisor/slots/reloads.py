@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import reload as core
-from impetusd.core.rules.lifecycle import HandOver, Restart, Slot, Start, State, Stop, Taken, Want, has_budget
+from impetusd.core.rules.lifecycle import HandOver, Restart, Start, State, Stop, Taken, Want, has_budget
 from impetusd.core.rules.reload import Do, Order, Part, Phase, Reload, Seen, View
 from impetusd.supervisor.slots.entry import IDLE, PARTS, PASSING, SERVING, Entry, Role, serving, slot_name
 from impetusd.supervisor.slots.versions import forks
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
+    from impetusd.supervisor.observers import Change
     from impetusd.supervisor.slots.places import Places
     from impetusd.supervisor.slots.registry import Slots
     from impetusd.supervisor.slots.rounds import Rounds
@@ -190,9 +191,10 @@ class Reloads:
 
     # What happens.
 
-    def changed(self, entry: Entry, before: Slot) -> None:
+    def changed(self, change: Change) -> None:
         """A slot has changed; what follows for it is still to be carried out."""
-        after, reload = entry.slot, self._versions.active(entry.unit)
+        entry, before, after = change
+        reload = self._versions.active(entry.unit)
         begun = after.last_exit is not before.last_exit or before.state is not State.STOPPED
         if reload is not None and not begun and after.state is State.FATAL and entry.role in PASSING:
             # Its start could not even be decided on, and no process of it will end.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from impetusd.core.rules.lifecycle import Event, Exited, Restart, Stop
@@ -32,10 +32,10 @@ class Rounds:
         self._pumping = False
         self._gathering = False
         # Set when all parts are made: what handles one event (it raises nothing), what keeps the record of a slot that has
-        # changed, what may go on when the inbox is empty (each may put events into it), and what is called after a round.
+        # changed, who may go on when the inbox is empty and how (which may put events into it), and what is called once it is sent.
         self.handle: Callable[[Entry, Event], None]
         self.keep: Callable[[Entry], None]
-        self.steps: Iterable[Callable[[], None]]
+        self.steps: Iterable[tuple[Collection[str], Callable[[], None]]]
         self.over: Callable[[], None]
 
     @contextlib.contextmanager
@@ -56,7 +56,7 @@ class Rounds:
             yield
         finally:
             self._gathering = False
-            self._flush()
+            self._end()
 
     def put(self, *events: tuple[Entry, Event]) -> None:
         """Put events into the inbox, for when it is run empty next."""
@@ -85,23 +85,24 @@ class Rounds:
         finally:
             self._pumping = False
         if not self._gathering:
-            self._flush()
-        self.over()
+            self._end()
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
         if self._slots.held.whole is None:
-            for step in self.steps:
-                step()
+            for whom, step in self.steps:
+                if whom:
+                    step()
             self._slots.page.blank()
         return bool(self._inbox)
 
-    def _flush(self) -> None:
+    def _end(self) -> None:
         """Send the round. What this raises before that is as if the round were not over yet: see `Starter.flush`."""
         try:
             self._starter.flush()
         except Exception as error:
             self._faults.note("the engine", "sending a round", error)
+        self.over()
 
     # What is in the inbox.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import quarantine, waits
-from impetusd.core.rules.lifecycle import State
+from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.supervisor.slots.entry import Entry, Role
 
 if TYPE_CHECKING:
@@ -81,8 +81,10 @@ class Waits:
         needs += [template] if template is not None else []
         return any(self.settled(need) and not need.is_up for need in needs)
 
-    def reason(self, entry: Entry) -> Reason:
-        """Why the slot is as it is; NONE when there is nothing to say."""
+    def reason(self, entry: Entry, slot: Slot | None = None) -> Reason:
+        """Why the slot is as it is, or was as it was `slot`; NONE when there is nothing to say."""
+        if slot is not None and slot is not entry.slot:
+            return waits.reason(entry.policy, slot, time.monotonic())
         slot, slots = entry.slot, self._slots
         if (why := slots.held_because(entry)) and slot.state is not State.STOPPING:
             return quarantine.reason(why)

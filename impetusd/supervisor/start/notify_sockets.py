@@ -45,7 +45,7 @@ class NotifySockets:
         self._paths = paths
         self._at: dict[str, tuple[str, int]] = {}  # unit → path, uid
         self._single = ""  # its address, while there is one
-        self._old: set[int] = set()  # who knows it, of those that were there when we came
+        self.old: set[int] = set()  # who knows it, of those that were there when we came
         self._lasting = False  # and some that were started since
 
     def resume(self, blobs: Mapping[str, str], units: Collection[str], processes: Collection[int]) -> None:
@@ -70,8 +70,8 @@ class NotifySockets:
         low, high = json.loads(blobs.get(OLD, "[0, null]"))
         if high is None:
             high = max(processes, default=-1) + 1
-        self._old = {process for process in processes if low <= process < high}
-        if SINGLE in blobs and self._old:
+        self.old = {process for process in processes if low <= process < high}
+        if SINGLE in blobs and self.old:
             sock, address = (socket.socket(fileno=fd), blobs[SINGLE]) if fd is not None else _again(blobs[SINGLE])
             self._have_single(sock, address, [low, high], held=fd is not None)
         elif SINGLE in blobs:
@@ -104,9 +104,9 @@ class NotifySockets:
 
     def ended(self, process: int) -> None:
         """The shim's number of a process that is gone: with the last that knows the single socket, that goes, too."""
-        if process in self._old:
-            self._old.discard(process)
-            if not (self._old or self._lasting):
+        if process in self.old:
+            self.old.discard(process)
+            if not (self.old or self._lasting):
                 self._drop_single()
 
     def merge(self, processes: Collection[int]) -> None:
