@@ -15,16 +15,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from impetusd import traces
 from impetusd.client import instance
-from impetusd.core import access, redact
+from impetusd.core import redact
 from impetusd.core import stream as watching
 from impetusd.core.config.gateway import GATEWAY, OBSERVER
 from impetusd.core.config.location import Paths
-from impetusd.core.config.model import Access, Config, Health, LogAccess
+from impetusd.core.config.model import Config, Health
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.core.reasons import Reason, because
@@ -32,8 +32,6 @@ from impetusd.core.rules import quarantine
 from impetusd.core.rules.health import Turn
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.files import ledgerfile
-from impetusd.files.folders import folder_of, open_folder, unlink_socket
-from impetusd.linux.host import people
 from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, WARNING, is_journal
 from impetusd.linux.watch import watch
@@ -51,11 +49,13 @@ from impetusd.supervisor.api.applying import (
     read,
 )
 from impetusd.supervisor.api.commands import Commands, is_stuck
-from impetusd.supervisor.api.control import ControlServer, Peer
+from impetusd.supervisor.api.control import ControlServer
+from impetusd.supervisor.api.control_socket import ControlSocket
 from impetusd.supervisor.api.environments import Environments
 from impetusd.supervisor.api.events import Events
 from impetusd.supervisor.api.feed import Feed
 from impetusd.supervisor.api.inherited import Inherited
+from impetusd.supervisor.api.logfiles import LogFiles
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.searching import Searching
@@ -63,11 +63,12 @@ from impetusd.supervisor.api.surroundings import Surroundings
 from impetusd.supervisor.api.tailing import Tailing
 from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
+from impetusd.supervisor.disk.saving import Saving
 from impetusd.supervisor.disk.state import StateFile, boot_id
-from impetusd.supervisor.faults import AGAIN, BARE
+from impetusd.supervisor.faults import BARE
+from impetusd.supervisor.holding import Holding
 from impetusd.supervisor.logs import stream
 from impetusd.supervisor.logs.console import JournalWriter
-from impetusd.supervisor.logs.logaccess import rights_of
 from impetusd.supervisor.logs.writer import Writer, is_ours
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.reporting import Reporting
@@ -89,18 +90,14 @@ from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.notify import Notify
 from impetusd.supervisor.start.notify_sockets import NotifySockets
 from impetusd.supervisor.start.socketfiles import SocketFiles
-from impetusd.supervisor.start.sockets import bind_unix, set_acl
 from impetusd.supervisor.start.starter import Starter
 from impetusd.supervisor.threads import NoAnswer, Threads
 from impetusd.supervisor.upstream import Upstream, status_of, stop_within
 
 CHANNEL = 3
-CONTROL = "control"  # the socket's name in the shim's store
 MOST = 8  # threads that the supervisor itself waits for
 WITHIN = 20.0  # seconds for the disk; the shim's patience is 30
-PEOPLE_WITHIN = 2.0  # seconds in which nobody can ask, for it is not known who may
 CLOSED_WITHIN = 5.0  # seconds at the end for what is on its way to a disk
-SAVE_AFTER = 0.2  # seconds in which changes are gathered before they are written to the disk
 
 
 class Daemon:
@@ -131,10 +128,8 @@ class Daemon:
         self._open = contextlib.ExitStack()  # closes what the parts hold open
         self._open.callback(self._link.close)
         self._threads = Threads("supervisor", MOST)
-        self._people: list[access.Person] = []
         self._done = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
-        self._saving: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._contain: Callable[..., bool] = BARE.contain  # until the parts are made
 
@@ -159,7 +154,7 @@ class Daemon:
         self._bind_notify()
         self._inherit()
         self._adopt(self._link.table)
-        self._tell_held()
+        self._holding.report()
         for unit in self._engine.slots.units.values():
             self._faults.contain(unit.name, "looking after its sockets", self._starter.follow_sockets, [unit])
         if self._engine.slots.held.whole is None:
@@ -170,13 +165,15 @@ class Daemon:
         if "hup" in blobs:
             self._hear({"event": "apply"})
         audited = audit.Audit(self._command_given, self._later)
-        self._control = ControlServer(self._commands.handle, self._writer.line, self._role_of, audited)
+        self._control = ControlServer(self._commands.handle, self._writer.line, self._control_socket.role_of, audited)
         self._control.faults = self._faults
         self._inherited.listen()
         attend = self._faults.attend
-        self._giving = asyncio.create_task(attend("log files", "giving them to who may read them", self._give_logs))
-        await self._know_people(PEOPLE_WITHIN)
-        await self._open_control()
+        give = functools.partial(self._log_files.give, self._logs, self._paths.log_dir, self._threads)
+        self._giving = asyncio.create_task(attend("log files", "giving them to who may read them", give))
+        self._control_socket.server, self._control_socket.missing = self._control, self._notify_sockets.restore
+        self._control_socket.over = lambda: self._ending is not None or self._done.is_set()
+        await self._control_socket.open()
         self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_gone))
         loop = asyncio.get_running_loop()
         contain = self._faults.contain
@@ -230,7 +227,9 @@ class Daemon:
         self._configuration = configuration or Configuration(self._conf, blobs[CONFIG], in_force=True)
         blobs[CONFIG] = self._configuration.remembered
         before = Configuration(self._conf, blobs[BEFORE], in_force=True) if BEFORE in blobs else None
-        self._state = StateFile(f"{self._paths.state_dir}/state.json", self._warn)
+        path = f"{self._paths.state_dir}/state.json"
+        self._state = StateFile(path, self._warn)
+        self._saving = Saving(self._state, path, self._lasting, self._warn)
         saved, faults = record.sound(self._state.load() if first else {})
         if faults:
             self._state.faulty(faults)
@@ -250,10 +249,12 @@ class Daemon:
         self._contain = self._faults.contain
         self._writer.note = self._faults.note
         self._faults.strict = strict
-        for part in (self._state, self._starter, self._starter.files):
+        for part in (self._state, self._saving, self._starter, self._starter.files):
             part.faults = self._faults
         asyncio.get_running_loop().set_exception_handler(self._raised_by_nobody)
-        self._judge(blobs)
+        self._engine.slots.page = Page(self._link.fds)
+        self._holding = Holding(self._engine.slots, self._starter, self._ledger, self._writer)
+        self._holding.judge(blobs)
         self._link.gather = self._engine.rounds.gather
         self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
         self._starter.instances = self._engine.slots.instances
@@ -269,38 +270,8 @@ class Daemon:
             if self._boot:
                 self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
 
-    def _judge(self, blobs: Mapping[str, str]) -> None:
-        """Whether something is to be held, for supervisors have ended over it."""
-        self._engine.slots.page = Page(self._link.fds)
-        noted = quarantine.ends_of(blobs.get(quarantine.ENDS, "[]"))
-        if quarantine.HELD in blobs:
-            self._faults.contain("impetusd", "reading what is held", self._load_held, blobs[quarantine.HELD])
-        self._held_before = self._engine.slots.held
-        self._engine.slots.held, rest = quarantine.judge([end for end, _ in noted], self._held_before)
-        if self._engine.slots.held != self._held_before:
-            self._starter.put(quarantine.HELD, quarantine.dump(self._engine.slots.held))
-        if len(rest) != len(noted):
-            self._starter.put(quarantine.ENDS, json.dumps([each for end, each in noted if end in rest]))
-
-    def _load_held(self, text: str) -> None:
-        self._engine.slots.held = quarantine.load(text)
-
     def _adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
         Adoption(self._engine, self._starter, self._writer.line).adopt(table, changing=BEFORE in self._link.blobs)
-
-    def _tell_held(self) -> None:
-        """What is held from now on, once."""
-        held, before = self._engine.slots.held, self._held_before
-        for name, cause in held.slots.items():
-            if name not in before.slots:
-                why = quarantine.reason(quarantine.facts(quarantine.QUARANTINED, cause))
-                out = quarantine.way_out(quarantine.QUARANTINED, name)
-                self._writer.line(f"{name}: {why}; nothing is decided for it until it is stopped: {out}", ERROR)
-                self._ledger.add("hold", unit=name.partition(":")[0], slot=name, what="quarantined", reason=why)
-        if held.whole is not None and before.whole is None:
-            why = quarantine.reason(quarantine.facts(quarantine.HOLD_ONLY, held.whole))
-            self._writer.line(f"supervisor: {why}; run: {quarantine.way_out(quarantine.HOLD_ONLY)}", ERROR)
-            self._ledger.add("hold", what="hold-only", reason=why)
 
     def _raised_by_nobody(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What was raised in a callback or a task that belongs to no slot, command, connection, timer, check or pipe."""
@@ -347,7 +318,12 @@ class Daemon:
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
         engine, starter, tell = self._engine, self._starter, self._writer.line
-        self._access, self._logs = configuration.access, configuration.logs
+        self._logs = configuration.logs
+        self._log_files = LogFiles(self._writer, self._faults, self._paths_of)
+        self._control_socket = ControlSocket(
+            self._paths, starter, self._writer, self._faults, allowed=configuration.access, threads=self._threads
+        )
+        self._open.callback(self._control_socket.close)
         jobs = Jobs(engine, lambda: self._commands.ending)
         self._timers = Timers(
             configuration.timers,
@@ -440,15 +416,15 @@ class Daemon:
             configuration=configuration,
             file={**self._file, "in_force": self._configuration.in_force},
             pids=(self._link.pid, os.getpid()),
-            saved=self._saved,
+            saved=self._saving.done,
             quiesce=self._quiesce,
             end=self._done.set,
             others={
                 "health": lambda _: {"checks": self._checks.rows()},
                 "timers": lambda _: {"timers": self._timers.rows()},
                 "trigger": self._trigger,
-                "reopen-logs": self._reopen_logs,
-                "flush": self._flush_logs,
+                "reopen-logs": self._log_files.reopen,
+                "flush": self._log_files.flush,
                 "events": self._events.page,
                 "tail": tailing.tail,
                 "search": searching.search,
@@ -480,7 +456,7 @@ class Daemon:
                 *self._alerting.attention(),
             ],
             more=self._of_gateway,
-            held=self._held_whole,
+            held=self._holding.whole,
             awaited=self._applying.awaited,
             behind=self._applying.behind,
         )
@@ -520,7 +496,7 @@ class Daemon:
         for part in (self._memory, self._readiness, self._checks, self._ageing):
             subscribe(part.changed, f"telling {type(part).__name__.lower()} of its change", of_held=False)
         subscribe(self._feed.changed, "telling who watches")
-        subscribe(lambda _: self._save(), "having it saved")
+        subscribe(lambda _: self._saving.soon(), "having it saved")
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
@@ -534,10 +510,6 @@ class Daemon:
         if observer is not None and observer.made is not None and observer.enabled:
             told["alerts"] = self._alerting.row()
         return told
-
-    def _held_whole(self) -> dict[str, Any] | None:
-        cause = self._engine.slots.held.whole
-        return None if cause is None else quarantine.facts(quarantine.HOLD_ONLY, cause)
 
     def _hand_over(self, why: str) -> None:
         """End as by a kill, once the shim has got everything that was said: the next supervisor goes on."""
@@ -605,27 +577,14 @@ class Daemon:
         self._engine.rounds.wake()  # at the end of the round, if this is within one
         if key.startswith("timer:"):
             self._feed.stale(watching.TIMER)
-        self._save()
+        self._saving.soon()
 
-    def _save(self, *, urgent: bool = False) -> None:
-        """Have what survives a reboot written: soon, for much may change at once, or now."""
-        if urgent:
-            if self._saving is not None:  # this is all that it would write
-                self._saving.cancel()
-                self._saving = None
-            self._state.save(self._lasting(), urgent=True)
-        elif self._saving is None:
-            self._saving = asyncio.get_running_loop().call_later(
-                SAVE_AFTER, self._faults.attempt, "state.json", "saving what is to survive a reboot", self._save_now
-            )
+    def _state_gone(self) -> None:
+        self._faults.attempt("state.json", "writing it anew", self._state_missing)
 
-    def _save_now(self) -> None:
-        self._saving = None
-        self._state.save(self._lasting())
-
-    async def _saved(self) -> None:
-        self._save(urgent=True)
-        await self._state.saved()
+    def _state_missing(self) -> None:
+        if not self._done.is_set():
+            self._saving.restore()
 
     def _lasting(self) -> dict[str, Any]:
         slots = {e.name: record.durable(e.rec) for e in self._engine.slots.entries.values() if e.role not in PASSING}
@@ -664,27 +623,9 @@ class Daemon:
 
         return end
 
-    async def _reopen_logs(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"ok": True, "files": await self._from_writer(self._writer.reopen)}
-
-    async def _flush_logs(self, params: dict[str, Any]) -> dict[str, Any]:
-        names = params["names"]
+    def _paths_of(self, names: list[str]) -> Iterable[str]:
         entries = self._commands.find(names) if names else self._engine.slots.entries.values()
-        paths = sorted({path for entry in entries for path in self._starter.log_files(entry)} - {*stream.STREAMS})
-        failed = await self._from_writer(functools.partial(self._writer.flush_files, paths))
-        return {"ok": not failed, "files": paths, "failed": failed}
-
-    async def _from_writer(self, ask: Callable[[Callable[[Any], object]], object]) -> Any:
-        """What the writer's threads answer."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-
-        def settle(value: Any) -> None:
-            if not answer.done():  # who asked may have gone
-                answer.set_result(value)
-
-        ask(lambda value: loop.call_soon_threadsafe(self._faults.contain, "log files", "answering", settle, value))
-        return await answer
+        return (path for entry in entries for path in self._starter.log_files(entry))
 
     async def _trigger(self, params: dict[str, Any]) -> dict[str, Any]:
         run = await self._timers.trigger(params["name"], wait=params["wait"])
@@ -703,10 +644,6 @@ class Daemon:
             custody.become_shim(self._link.shim, self._link.command, custody.tell)
 
     # Our own sockets.
-
-    def _keep(self, name: str, sock: socket.socket) -> None:
-        """Have the shim hold it for the supervisor after us."""
-        self._starter.keep(name, os.dup(sock.fileno()), ours=False)
 
     def _bind_notify(self) -> None:
         engine, tell = self._engine, self._writer.line
@@ -730,112 +667,6 @@ class Daemon:
         self._open.callback(self._inherited.close)
         gateway = self._configuration.at(0).gateway
         self._inherited.resume(list(self._link.fds), self._engine.slots.units.values(), gateway)
-
-    async def _open_control(self, *, watched: bool = False, failed: bool = False) -> None:
-        """Answer on the control socket. While it cannot be made, what runs goes on, and it is tried again."""
-        path = self._paths.control_socket
-        try:
-            await self._bind_control()
-        except OSError as error:
-            if not failed:
-                self._writer.line(
-                    f"cannot make {path}: {error.strerror}; trying again every {AGAIN:g} s, no command is answered meanwhile"
-                )
-            watched = watched and os.path.isdir(self._paths.run_dir)  # the watch went with the folder
-            self._make_control(functools.partial(self._open_control_later, watched=watched))
-            return
-        if failed:
-            self._writer.line(f"{path} is made: commands are answered")
-        if not watched:
-            self._open.callback(watch(self._paths.run_dir, {"control.sock"}, self._control_gone))
-
-    def _make_control(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._opening = asyncio.create_task(self._faults.attend("the control socket", "making it", work))
-
-    async def _open_control_later(self, *, watched: bool) -> None:
-        await asyncio.sleep(AGAIN)
-        if self._ending is None and not self._done.is_set():
-            await self._open_control(watched=watched, failed=True)
-
-    async def _know_people(self, within: float) -> None:
-        """Look up who besides root and the owner may ask; where that is not answered, until it is."""
-        if self._access == Access():
-            return
-        try:
-            self._people = await self._threads.run(lambda: people(self._access), within)
-        except NoAnswer as error:
-            self._warn(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again")
-            attended = self._faults.attend("[impetusd]", "looking up who may ask", self._know_people_later)
-            self._asking = asyncio.create_task(attended)
-
-    async def _give_logs(self) -> None:
-        """Let those read the logs who may; where nobody says who they are, it is asked until somebody does."""
-        asked = 0
-        while self._logs != LogAccess():
-            try:
-                rights = await self._threads.run(functools.partial(rights_of, self._logs), WITHIN)
-            except NoAnswer as error:
-                if not asked:
-                    self._warn(f"supervisor: {error} to who log_owner = {self._logs.log_owner} is: asked again")
-                asked += 1
-                await asyncio.sleep(AGAIN)
-            except (KeyError, ValueError):
-                self._warn(
-                    f"supervisor: log_owner = {self._logs.log_owner}: this host has no such user or group any more"
-                )
-                return
-            else:
-                self._writer.give(rights, self._paths.log_dir)
-                return
-
-    async def _know_people_later(self) -> None:
-        await asyncio.sleep(AGAIN)
-        await self._know_people(WITHIN)
-        self._admit()
-
-    def _admit(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # removed: it is about to be made again
-            if left_out := set_acl(self._paths.control_socket, self._people):
-                self._warn(f"supervisor: {left_out}")
-
-    async def _bind_control(self) -> None:
-        """The socket that the supervisor before us had, unless its file was removed; else a new one."""
-        fd, path = self._starter.held(CONTROL), self._paths.control_socket
-        if fd is not None and os.path.exists(path):
-            sock = socket.socket(fileno=fd)
-        else:
-            if fd is not None:
-                os.close(fd)
-            with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
-                os.unlink(name, dir_fd=folder)  # whatever it is: the name in run_dir is ours
-            sock = bind_unix(path)
-            self._keep(CONTROL, sock)
-            self._starter.flush()
-        self._admit()
-        await self._control.listen(sock)
-
-    def _control_gone(self) -> None:
-        self._faults.attempt("the control socket", "making it anew", self._control_missing)
-
-    def _control_missing(self) -> None:
-        """Somebody removed the socket (a cleaner of temporary files, say): it is made again."""
-        if self._ending is not None or self._done.is_set():
-            return
-        if not os.path.exists(self._paths.control_socket):
-            self._warn(f"{self._paths.control_socket} was removed: made again")
-            with contextlib.suppress(OSError):
-                os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
-            self._notify_sockets.restore()
-            self._make_control(functools.partial(self._open_control, watched=True))
-
-    def _state_gone(self) -> None:
-        self._faults.attempt("state.json", "writing it anew", self._state_missing)
-
-    def _state_missing(self) -> None:
-        """Somebody removed the file: what is to survive a reboot is written anew, not only once something changes."""
-        if not self._done.is_set() and not os.path.exists(f"{self._paths.state_dir}/state.json"):
-            self._warn(f"{self._paths.state_dir}/state.json was removed: written anew")
-            self._save(urgent=True)
 
     # What happens.
 
@@ -899,9 +730,6 @@ class Daemon:
         self._ledger.add("command", **fields)
         self._flush_soon()
 
-    def _role_of(self, peer: Peer) -> str:
-        return access.role_of(peer.uid, peer.groups, os.geteuid(), self._people)
-
     # The end.
 
     def _quiesce(self, why: Reason) -> None:
@@ -948,12 +776,11 @@ class Daemon:
         self._events.close()
         await self._control.close()
         await self._file_watch.close()
-        with contextlib.suppress(OSError):
-            unlink_socket(self._paths.control_socket)
+        self._control_socket.remove()
         self._notify_sockets.close()
         if self._starter.files:
             self._starter.files.close()
-        self._save(urgent=True)
+        self._saving.now()
         await self._state.close()
         left = [
             f"{entry.name} (pid {entry.slot.pid})" for entry in self._engine.slots.entries.values() if is_stuck(entry)

@@ -81,7 +81,7 @@ async def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str
     finally:
         daemon._notify_sockets.close()
         daemon._starter.files.close()
-        daemon._save(urgent=True)
+        daemon._saving.now()
         await daemon._state.close()
         daemon._ledger.close()
         daemon._writer.close()
