@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from impetusd.worker.accept import Acceptor
+from impetusd.worker.cells import Page
 from impetusd.worker.drain import Drain
 from impetusd.worker.draining import DRAINING
 from impetusd.worker.environment import Settings, WorkerError
@@ -34,12 +36,13 @@ if TYPE_CHECKING:
 
 
 class AiohttpServer(Server):
-    def __init__(self, settings: Settings, tally: Tally, grace: float) -> None:
-        super().__init__(settings, tally, grace)
+    def __init__(self, settings: Settings, tally: Tally, grace: float, page: Page) -> None:
+        super().__init__(settings, tally, grace, page)
         self._drain = Drain()
         self._draining = asyncio.Event()
         self._websockets = WebSockets()
         self._runner: web.AppRunner | None = None
+        self._acceptor: Acceptor | None = None
         self._of_probes: web.Server | None = None
         self._probes: Probes | None = None
 
@@ -67,9 +70,11 @@ class AiohttpServer(Server):
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
         assert self._runner is not None
-        for sock in sockets:
-            # With our own backlog: listen() again, with aiohttp's 128, would shrink the queue that all workers share.
-            await web.SockSite(self._runner, sock, backlog=self.settings.backlog).start()
+        server = self._runner.server
+        assert server is not None
+        self._acceptor = Acceptor(self.page, server, lambda: len(server.connections))
+        _when_left(server, self._acceptor.left)
+        self._acceptor.begin(sockets)
 
     def announce_drain(self) -> None:
         self._draining.set()
@@ -83,7 +88,7 @@ class AiohttpServer(Server):
 
     async def drain(self, seconds: float, queues: Sequence[socket.socket]) -> int:
         if self._runner is not None and self._runner.server is not None:
-            await self._drain.run(Connections(self._runner), seconds, queues)
+            await self._drain.run(Connections(self._runner.server, self._acceptor), seconds, queues)
         return self._drain.cut
 
     async def close(self) -> None:
@@ -95,21 +100,20 @@ class AiohttpServer(Server):
 
     @property
     def connections(self) -> int:
-        server = self._runner.server if self._runner is not None else None
-        return len(server.connections) if server is not None else 0
+        return self._acceptor.connections if self._acceptor is not None else 0
 
 
 SERVER = AiohttpServer
 
 
 class Connections:
-    """Those of a runner's server, for its drain."""
+    """Those of aiohttp's server, for its drain."""
 
-    def __init__(self, runner: web.AppRunner) -> None:
-        assert runner.server is not None
-        self._runner = runner
-        self._server = runner.server
-        self._left = _leavers(runner.server)
+    def __init__(self, server: web.Server, acceptor: Acceptor | None) -> None:
+        self._server = server
+        self._acceptor = acceptor
+        self._left = asyncio.Event()
+        _when_left(server, self._left.set)
 
     def open(self) -> Collection[web.RequestHandler]:
         return self._server.connections
@@ -124,9 +128,9 @@ class Connections:
     def make(self) -> asyncio.BaseProtocol:
         return self._server()
 
-    async def stop_accepting(self) -> None:
-        for site in self._runner.sites:
-            await site.stop()
+    def stop_accepting(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.stop()
 
     def close_after_each_answer(self, hurried: asyncio.Event) -> None:
         # Not by an on_response_prepare handler, which every request of the worker's life would pay for. aiohttp calls
@@ -165,22 +169,20 @@ class Connections:
         connection.force_close()
 
 
-def _leavers(server: web.Server) -> asyncio.Event:
-    """An event that is set whenever a connection has left `server` and no handler runs for it any more."""
-    left = asyncio.Event()
+def _when_left(server: web.Server, left: Callable[[], None]) -> None:
+    """Call `left` whenever a connection has left `server` and no handler runs for it any more."""
     lost = server.connection_lost
 
     def connection_lost(handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         task = handler._task_handler  # noqa: SLF001
         lost(handler, exc)
         if task is None:
-            left.set()
+            left()
         else:
             # aiohttp forgets the connection in a callback of this task that it has added in lost(), so before ours.
-            task.add_done_callback(lambda _: left.set())
+            task.add_done_callback(lambda _: left())
 
     server.connection_lost = connection_lost  # type: ignore[method-assign]
-    return left
 
 
 def _count_answers(tally: Tally) -> None:

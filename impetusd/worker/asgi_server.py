@@ -25,6 +25,8 @@ from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.server import ServerState
 
+from impetusd.worker.accept import Acceptor
+from impetusd.worker.cells import Page
 from impetusd.worker.drain import Drain
 from impetusd.worker.environment import Settings
 from impetusd.worker.probe import Probes
@@ -52,8 +54,8 @@ _uvicorn = logging.getLogger("uvicorn.error")
 class AsgiServer(Server):
     has_websockets = True
 
-    def __init__(self, settings: Settings, tally: Tally, grace: float) -> None:
-        super().__init__(settings, tally, grace)
+    def __init__(self, settings: Settings, tally: Tally, grace: float, page: Page) -> None:
+        super().__init__(settings, tally, grace, page)
         self._loop = asyncio.get_running_loop()
         self._drain = Drain()
         self._draining = asyncio.Event()
@@ -61,7 +63,7 @@ class AsgiServer(Server):
         self._state = State()
         self._websockets = WebSockets(tally)
         self._app_state: dict[str, Any] = {DRAINING: self._draining}
-        self._servers: list[asyncio.Server] = []
+        self._acceptor = Acceptor(page, self.make, lambda: len(self._state.connections))
         self._probed: set[State] = set()
         self._probes = Probes(self._make_probe)
         self._config: Config
@@ -130,10 +132,12 @@ class AsgiServer(Server):
         self._probes.take(fd)
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        for sock in sockets:
-            # With our own backlog: listen() again, with another, would shrink the queue that all workers share.
-            made = await self._loop.create_server(self.make, sock=sock, backlog=self.settings.backlog)
-            self._servers.append(made)
+        self._state.connections.when_left = self._connection_left
+        self._acceptor.begin(sockets)
+
+    def _connection_left(self) -> None:
+        self._state.connections.left.set()
+        self._acceptor.left()
 
     def announce_drain(self) -> None:
         self._draining.set()
@@ -171,7 +175,7 @@ class AsgiServer(Server):
 
     @property
     def connections(self) -> int:
-        return len(self._state.connections)
+        return self._acceptor.connections
 
     # What its drain has to know.
 
@@ -192,9 +196,8 @@ class AsgiServer(Server):
     def make(self) -> asyncio.Protocol:
         return self._make(self._state)
 
-    async def stop_accepting(self) -> None:
-        for each in self._servers:
-            each.close()
+    def stop_accepting(self) -> None:
+        self._acceptor.stop()
 
     def close_after_each_answer(self, hurried: asyncio.Event) -> None:
         self._hurried = hurried

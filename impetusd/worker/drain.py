@@ -37,7 +37,7 @@ class Connections(Protocol):
     def make(self) -> asyncio.BaseProtocol:
         """The protocol of a new one."""
 
-    async def stop_accepting(self) -> None: ...
+    def stop_accepting(self) -> None: ...
 
     def close_after_each_answer(self, hurried: asyncio.Event) -> None:
         """From now on each answer ends its connection, and says so.
@@ -79,8 +79,7 @@ class Drain:
             if self._hurried.is_set():
                 await _take_all(held, connections)
             connections.close_after_each_answer(self._hurried)
-            await _let_in_no_more(queues)
-            await connections.stop_accepting()
+            connections.stop_accepting()
             for _ in range(_ITERATIONS_TO_SETTLE):
                 await asyncio.sleep(0)
             served = asyncio.create_task(self._all_served(connections, held))
@@ -117,16 +116,6 @@ class Drain:
                 else:
                     due = min(due, since + _IDLE)
             await asyncio.sleep(due - now)
-
-
-async def _let_in_no_more(queues: Iterable[socket.socket]) -> None:
-    """asyncio's own loop resets whom it accepts in the iteration in which its server is closed (Server._attach asserts)."""
-    loop = asyncio.get_running_loop()
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        for queue in queues:
-            loop.remove_reader(queue.fileno())
-        for _ in range(_ITERATIONS_TO_SETTLE):
-            await asyncio.sleep(0)
 
 
 async def _take_all(queues: Iterable[socket.socket], connections: Connections) -> int:

@@ -4,16 +4,21 @@ IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (sec
 IMPETUSD_NAME        the slot, "web:0"
 IMPETUSD_CHANNEL_FD  serve: the SOCK_SEQPACKET socket that commands come from
 IMPETUSD_FORK_FD     template: the SOCK_SEQPACKET socket that fork requests come from
+IMPETUSD_CELLS_FD    the page of memory that the pool's workers share, see `worker.cells`; none of an older impetusd's
 LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES, NOTIFY_SOCKET: systemd's protocols
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from impetusd.worker.cells import Page
 
 EX_CONFIG = 78  # sysexits.h: trying again does not help until somebody has changed something
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
@@ -81,6 +86,31 @@ def take_socket(environ: MutableMapping[str, str], variable: str) -> socket.sock
         raise WorkerError(f"{variable} = {number} does not name an open socket: {error}") from None
     taken.set_inheritable(False)
     return taken
+
+
+class Passed(NamedTuple):
+    """The descriptors that a worker was given."""
+
+    sockets: list[socket.socket]
+    channel: socket.socket
+    page: Page
+
+    @classmethod
+    def take(cls, environ: MutableMapping[str, str]) -> Self:
+        """Neither they nor the variables that name them go to the app's children. Raises WorkerError."""
+        return cls(take_listening_sockets(environ), take_socket(environ, "IMPETUSD_CHANNEL_FD"), take_page(environ))
+
+
+def take_page(environ: MutableMapping[str, str]) -> Page:
+    """The page of IMPETUSD_CELLS_FD; one that nobody shares where there is none."""
+    number = environ.pop("IMPETUSD_CELLS_FD", "")
+    if not number.isdecimal():
+        return Page(None, os.getpid())
+    try:
+        return Page(int(number), os.getpid())
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(int(number))
 
 
 def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:

@@ -16,7 +16,6 @@ import atexit
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from types import FrameType
@@ -26,7 +25,7 @@ from impetusd.worker import appload
 from impetusd.worker.abort import on_sigabrt
 from impetusd.worker.channel import Channel
 from impetusd.worker.ending import Ending, leave, places
-from impetusd.worker.environment import Settings, WorkerError, set_title, take_listening_sockets, take_socket
+from impetusd.worker.environment import Passed, Settings, WorkerError, set_title
 from impetusd.worker.heartbeat import Heartbeat
 from impetusd.worker.notify import Notifier
 from impetusd.worker.server import Server, prepare
@@ -47,11 +46,10 @@ _PLACES_AT_SIGABRT = 50  # of waiting tasks, named
 
 def run(settings: Settings, target: object) -> int:
     """Live a worker's life with `target`, an application or its factory; returns the process's exit code."""
-    sockets = take_listening_sockets(os.environ)
-    channel = take_socket(os.environ, "IMPETUSD_CHANNEL_FD")
+    passed = Passed.take(os.environ)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         loop = runner.get_loop()
-        worker = Worker(settings, target, sockets, channel, loop)
+        worker = Worker(settings, target, passed, loop)
         worker.take_signals()
         life = loop.create_task(worker.live(), name="impetusd.worker")
         while True:
@@ -75,14 +73,13 @@ class Worker:
         self,
         settings: Settings,
         target: object,
-        sockets: list[socket.socket],
-        channel: socket.socket,
+        passed: Passed,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
         self._target = target
-        self._sockets = sockets
-        self._commands = channel
+        self._sockets = passed.sockets
+        self._commands = passed.channel
         self._loop = loop
         self._name = os.environ.get("IMPETUSD_NAME", settings.pool)
         self._notify = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
@@ -92,6 +89,7 @@ class Worker:
         self._ending = Ending(settings.kill_timeout, self._under_way)
         self._grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 8)
         self._tally = Tally(settings.max_requests, self._notify)
+        self._page = passed.page
         self._serve = asyncio.Event()
         self._stop = asyncio.Event()
         self._ready = False
@@ -114,6 +112,7 @@ class Worker:
 
     def stop(self, code: int = 0) -> None:
         """Begin the end; the worst `code` that was asked for counts."""
+        self._page.leave()
         self._code = max(self._code, code)
         self._ending.begin()
         if not self._stop.is_set():
@@ -165,7 +164,7 @@ class Worker:
             app, protocol = await appload.build(self._target, self._settings.app, self._settings.protocol)
             if not logging.getLogger().handlers:
                 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-            self._starting = prepare(protocol)(self._settings, self._tally, self._grace)
+            self._starting = prepare(protocol)(self._settings, self._tally, self._grace, self._page)
             await self._starting.start_up(app)
         except SystemExit as error:  # as such it would stop the loop, and with it the cleanup
             raise RuntimeError(f"it called sys.exit({error.code!r})") from error
@@ -235,6 +234,7 @@ class Worker:
                 log.error("the supervisor sent a command that this worker does not know: %s", command)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._page.leave()
         if self._ending.begin():  # a second signal changes nothing: the supervisor escalates by SIGKILL
             self._loop.call_soon_threadsafe(self.stop)
 
@@ -254,6 +254,7 @@ class Worker:
 
     def _tell_serving(self) -> None:
         set_title(self._name)
+        self._page.take(self._name, self._server.connections if self._server is not None else 0)
         self._tell("READY=1", "STATUS=serving")
         self._heartbeat.start()
 

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
+from impetusd.worker.cells import Page
 from impetusd.worker.environment import Settings, WorkerError
 from impetusd.worker.tally import Tally
 
@@ -33,11 +34,12 @@ class Server(ABC):
     # What has not beaten when the watchdog ends the worker although its event loop runs.
     pulse = "the event loop"
 
-    def __init__(self, settings: Settings, tally: Tally, grace: float) -> None:
+    def __init__(self, settings: Settings, tally: Tally, grace: float, page: Page) -> None:
         """`grace`: seconds that handlers get after the drain, and WebSockets' clients to answer."""
         self.settings = settings
         self.tally = tally
         self.grace = grace
+        self.page = page
 
     @abstractmethod
     async def start_up(self, app: object) -> None:
@@ -49,7 +51,7 @@ class Server(ABC):
 
     @abstractmethod
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept from these listening sockets from now on."""
+        """Accept from these listening sockets from now on. They are the server's, which closes them when it drains."""
 
     @abstractmethod
     def announce_drain(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from impetusd.worker.asgi_server import App, AsgiServer, Message
+from impetusd.worker.cells import Page
 from impetusd.worker.environment import Settings
 from impetusd.worker.tally import Tally
 
@@ -36,8 +37,8 @@ log = logging.getLogger("impetusd.worker")
 class WsgiServer(AsgiServer):
     has_websockets = False
 
-    def __init__(self, settings: Settings, tally: Tally, grace: float) -> None:
-        super().__init__(settings, tally, grace)
+    def __init__(self, settings: Settings, tally: Tally, grace: float, page: Page) -> None:
+        super().__init__(settings, tally, grace, page)
         self._threads = Threads(settings.threads)
         self.pulse = f"each of the {settings.threads} threads"
 

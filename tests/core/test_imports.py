@@ -16,7 +16,8 @@ VERSION = "impetusd.__version__"  # everybody may
 
 # Module or package -> what of ours its modules may import, besides the version; a package's own modules are named too.
 # The nearest name counts. In words: linux and core know nobody; files reads for all; the shim knows linux; the supervisor
-# and the client know core, linux, files, and what the shim says or writes down; the command line knows the client.
+# and the client know core, linux, files, and what the shim says or writes down (the supervisor also what workers write into
+# the page that it keeps for them); the command line knows the client.
 SHIM_LINUX = tuple(
     f"impetusd.linux.{name}" for name in ("cgroup", "clone", "errors", "inotify", "priority", "proc", "usage")
 )
@@ -51,6 +52,7 @@ MAY = {
     "impetusd.supervisor": (
         *("impetusd.core", "impetusd.linux", "impetusd.files", "impetusd.shim.wire", "impetusd.supervisor"),
         *("impetusd.client.instance", "impetusd.client.ports", "impetusd.probe", "impetusd.traces"),
+        "impetusd.worker.cells",  # the page that it keeps for the workers of a pool
     ),
     "impetusd.supervisor.disk": (
         *("impetusd.core", "impetusd.files", "impetusd.supervisor.disk", "impetusd.supervisor.faults"),

@@ -12,7 +12,9 @@ from aiohttp import web
 from waiting import until
 
 from impetusd.worker import drain
+from impetusd.worker.accept import Acceptor
 from impetusd.worker.aiohttp_server import Connections
+from impetusd.worker.cells import Page
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
@@ -21,8 +23,11 @@ class Place:
     """One application on a socket of ours, and the drain that ends it."""
 
     def __init__(self, runner: web.AppRunner, listener: socket.socket) -> None:
-        self.runner = runner
+        assert runner.server is not None
+        self.server = server = runner.server
         self.listener = listener
+        self.acceptor = Acceptor(Page(None, 0), server, lambda: len(server.connections))
+        self.acceptor.begin([listener.dup()])
         self.drain = drain.Drain()
         self.release = asyncio.Event()
 
@@ -37,15 +42,15 @@ class Place:
                 await writer.wait_closed()
 
     async def accepted(self, count: int) -> None:
-        assert self.runner.server is not None
-        await until(lambda: len(self.runner.server.connections) == count, f"{count} connections")  # type: ignore[union-attr]
+        await until(lambda: len(self.server.connections) == count, f"{count} connections")
 
     def begin(self) -> asyncio.Task[None]:
         self.drain.hurry()
-        return asyncio.create_task(self.drain.run(Connections(self.runner), 60.0, [self.listener]))
+        self.connections = Connections(self.server, self.acceptor)
+        return asyncio.create_task(self.drain.run(self.connections, 60.0, [self.listener]))
 
     async def began(self) -> None:
-        await until(lambda: not self.runner.sites, "the sites to stop")
+        await until(lambda: not self.acceptor.accepts, "it to stop accepting")
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +69,6 @@ async def placed() -> AsyncIterator[Place]:
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place = Place(runner, listener)
-        await web.SockSite(runner, listener.dup()).start()
         try:
             yield place
         finally:

@@ -29,7 +29,7 @@ def _waits_to_tell(pid: int) -> bool:
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
             links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return _state(pid) == "S" and sum(link.startswith("socket:") for link in links) == 3 and len(links) == 6
+    return _state(pid) == "S" and sum(link.startswith("socket:") for link in links) == 3 and len(links) == 7
 
 
 def test_a_forked_worker_belongs_to_the_subreaper_and_serves():

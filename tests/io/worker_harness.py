@@ -17,6 +17,8 @@ from typing import Self
 
 from waiting import readable, wait_for
 
+from impetusd.worker import cells
+
 PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 ROOT = os.path.dirname(os.path.dirname(PROGRAMS))
 PATIENCE = 30.0  # seconds until a test that waits for something gives up
@@ -119,6 +121,7 @@ class Pool:
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
+        self.page = cells.make()
         # Forked workers become ours when their first parent ends, as they become the shim's.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.listening = self._keep(socket.socket(socket.AF_UNIX if self._unix else socket.AF_INET))
@@ -138,18 +141,24 @@ class Pool:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         for sock in self._sockets:
             sock.close()
+        os.close(self.page)
         self._folder.cleanup()
 
     def path(self, name: str) -> str:
         return os.path.join(self._folder.name, name)
 
+    def cells(self) -> dict[int, tuple[int, int]]:
+        """What stands in the page: pid → phase and count."""
+        page = os.pread(self.page, cells.SIZE, 16)
+        return {pid: (phase, count) for pid, phase, count, _ in struct.iter_unpack("=4i", page) if pid}
+
     def run(self, mode: str = "serve", name: str = "web:standby", stdout: int | None = None, **env: str) -> Worker:
         """Execute `python -m impetusd.worker MODE`."""
         ours, theirs = self._pair()
         out, err = self._output()
-        # Above what the shell and the numbers 3 and 4 need; moved into place by the shell, whose pid stays.
-        high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 64) for each in (self.listening, theirs)]
-        moves = f"3<&{high[0]} 4<&{high[1]} {high[0]}<&- {high[1]}<&-"
+        # Above what the shell and the numbers 3 to 5 need; moved into place by the shell, whose pid stays.
+        high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 64) for each in (self.listening, theirs, self.page)]
+        moves = " ".join([*(f"{at}<&{fd}" for at, fd in enumerate(high, 3)), *(f"{fd}<&-" for fd in high)])
         with open(out, "wb") as out_file, open(err, "wb") as err_file:
             process = subprocess.Popen(
                 [
@@ -166,6 +175,7 @@ class Pool:
                     "IMPETUSD_WORKER": json.dumps(self.settings),
                     "IMPETUSD_NAME": name,
                     "IMPETUSD_FORK_FD" if mode == "template" else "IMPETUSD_CHANNEL_FD": "4",
+                    "IMPETUSD_CELLS_FD": "5",
                     "LISTEN_FDS": "1",
                     "LISTEN_FDNAMES": "web",
                     "NOTIFY_SOCKET": self.notify_path,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from impetusd.core.config.model import Kind
 from impetusd.core.reasons import NONE, cause_key, errno_of, read_start
 from impetusd.core.rules.lifecycle import Exited, Gone, Ready, Restart, Scope, Spawned, State, Stop
 from impetusd.core.rules.policy import Exit
@@ -108,6 +109,9 @@ class Reports:
         if entry is None:
             self._rounds.wake()
             return
+        pid = entry.slot.pid
+        if entry.unit.kind is Kind.POOL and pid is not None:
+            self._faults.contain(entry.name, "blanking its cell", self._starter.blank_cell, entry.unit, pid)
         end = _exit_of(event)
         left = bool(event["left"]) and entry.policy.treekill
         held = self._slots.holds(entry)

@@ -28,6 +28,7 @@ from impetusd.linux.host import Account
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
 FORK_FD = "IMPETUSD_FORK_FD"
+CELLS_FD = "IMPETUSD_CELLS_FD"
 
 
 class CannotStart(Exception):

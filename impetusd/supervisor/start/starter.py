@@ -5,6 +5,7 @@ Descriptors in the shim's store go by these names:
     chan:12                                              our end of the command channel of worker process 12
     listen:web:127.0.0.1:8080                            a unit's listening socket
     inherited:gateway  inherited:gateway:theirs          see `supervisor.api.inherited`
+    cells:web                                            the page of memory that a pool's workers share
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.lookups import LookUps
 from impetusd.supervisor.start.socketfiles import SocketFiles
 from impetusd.supervisor.start.sockets import adjust, bound_to, drop_new_connections, let_in, listen_on, refuse
+from impetusd.worker import cells
 
 STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
@@ -316,6 +318,10 @@ class Starter:
             return childspec.spec(unit, list(unit.command), env, fds, **about)
         env.update(runtime.variables(unit, env))
         env["PYTHONUNBUFFERED"] = "1"
+        page = self._page(unit)
+        if page:
+            env[childspec.CELLS_FD] = str(len(fds))
+            fds = [*fds, page]
         if entry.role in FORKING:
             env[childspec.FORK_FD] = str(len(fds))
             argv = runtime.command(unit, "template")
@@ -369,6 +375,24 @@ class Starter:
         """The worker is gone."""
         if f"chan:{process}" in self._held:
             self.drop(f"chan:{process}")
+
+    # The page that the workers of a pool share.
+
+    def _page(self, unit: Unit) -> str:
+        """Its name. "" where none can be made: such a pool serves as well, if not as evenly."""
+        name = f"cells:{unit.name}"
+        if name not in self._held:
+            try:
+                self.keep(name, cells.make(), ours=True)
+            except OSError:
+                return ""
+        return name
+
+    def blank_cell(self, unit: Unit, pid: int) -> None:
+        """A worker has ended: it takes no share of the connections."""
+        page = self._held.get(f"cells:{unit.name}")
+        if page is not None:
+            cells.blank(page, pid)
 
     # Log pipes.
 
@@ -569,10 +593,15 @@ class Starter:
 
     def drop_listeners_but(self, units: Iterable[Unit], busy: Collection[str]) -> None:
         """Close what no unit has as its address any more. Units named in `busy` have processes that listen there still."""
+        units = list(units)
         wanted = {f"listen:{unit.name}:{address.place}" for unit in units for address in unit.listen}
         for name in sorted(self._listening):
             if name not in wanted and name.split(":")[1] not in busy:
                 self._drop_listener(name)
+        pools = {unit.name for unit in units if unit.kind is Kind.POOL}
+        for name in [name for name in self._held if name.startswith("cells:")]:
+            if name.partition(":")[2] not in {*pools, *busy}:
+                self.drop(name)
 
     def drop_former_listeners(self, unit: Unit) -> None:
         """Close what the unit does not listen on any more, before its next process binds that, or what is in its way."""

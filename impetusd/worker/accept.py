@@ -1,0 +1,119 @@
+"""Accept connections in turns, and only as many as are this worker's share.
+
+The event loops' own servers accept whatever is in the queue as soon as they are woken: of connections that are opened at once,
+the first worker that runs gets most (of 64 over 4 workers up to 53). Here one is accepted in a turn of the loop, and a worker
+that has more than others passes its turn (see `cells`): for PASS it does not look at the queue, and others do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from impetusd.worker.cells import PASS, Page
+
+_PAUSE = 0.1  # seconds without looking at the queue when there is no room for what waits there
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+log = logging.getLogger("impetusd.worker")
+
+
+class Acceptor:
+    """The listening sockets of one worker. `make` makes the protocol of a connection; `known` says how many are open."""
+
+    def __init__(self, page: Page, make: Callable[[], asyncio.BaseProtocol], known: Callable[[], int]) -> None:
+        self._page = page
+        self._make = make
+        self._known = known
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._pausing: asyncio.TimerHandle | None = None
+        self._connecting = 0
+        self._has_room = True
+
+    @property
+    def connections(self) -> int:
+        """How many are open, or about to be."""
+        return self._known() + self._connecting
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it has begun and has not been stopped."""
+        return bool(self._sockets)
+
+    def begin(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept from these, which are ours from here on."""
+        self._sockets = list(sockets)
+        for sock in self._sockets:
+            sock.setblocking(False)
+        self._look()
+
+    def left(self) -> None:
+        """A connection has been closed."""
+        self._page.left(self.connections, self._loop.time())
+
+    def stop(self) -> None:
+        """Accept no more. Who has been accepted is known to the server two iterations of the loop later."""
+        if self._pausing is not None:
+            self._pausing.cancel()
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets.clear()
+
+    def _look(self) -> None:
+        for sock in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._turn, sock)
+
+    def _turn(self, sock: socket.socket) -> None:
+        if self._page.passes(self.connections, self._loop.time()):
+            self._pause(PASS)
+            return
+        try:
+            connection, _ = sock.accept()
+        except OSError as error:  # that another was quicker, or that the client has gone, is nothing
+            if error.errno in _NO_ROOM:
+                self._wait_for_room(error)
+            return
+        self._has_room = True
+        connection.setblocking(False)
+        self._connecting += 1
+        self._page.show(self.connections)
+        self._connect(connection, self._loop.connect_accepted_socket(self._make, connection))
+
+    def _connect(self, connection: socket.socket, steps: Coroutine[Any, Any, object]) -> None:
+        """Go on with `steps` until they have connected the protocol. A task for it would take longer than they do."""
+        try:
+            waits_for: asyncio.Future[object] = steps.send(None)
+        except StopIteration:
+            self._connecting -= 1
+            self._page.show(self.connections)
+        except Exception as error:
+            self._connecting -= 1
+            log.warning("a connection cannot be served: %r", error)
+            connection.close()
+        else:
+            waits_for.add_done_callback(lambda _: self._connect(connection, steps))
+
+    def _pause(self, seconds: float) -> None:
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+        self._pausing = self._loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pausing = None
+        self._look()
+        for sock in self._sockets:
+            if self._pausing is None:
+                self._turn(sock)
+
+    def _wait_for_room(self, error: OSError) -> None:
+        """What waits in the queue may be taken by other workers."""
+        if self._has_room:
+            self._has_room = False
+            log.error("a connection cannot be accepted: %s; trying again every %g s", error.strerror, _PAUSE)
+        self._pause(_PAUSE)
