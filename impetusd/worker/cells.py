@@ -24,9 +24,8 @@ PASS = 0.001  # seconds
 LEAD = 4  # so many connections more than another worker has are always too many, and from one to that of few
 CREDIT = 16  # so many connections that have left within
 CREDIT_LASTS = 0.02  # seconds may be replaced with others less exactly shared out
-PATIENCE = (
-    4  # passes in vain after which a worker that gives no sign of life is waited for every 2nd time; then every 3rd, …
-)
+# Passes in vain after which a worker that gives no sign of life is waited for every 2nd time; then every 3rd, and so on.
+PATIENCE = 4
 _CELL = struct.Struct("=4i")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
