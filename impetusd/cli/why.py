@@ -55,7 +55,7 @@ def command(names: tuple[str, ...], as_json: bool) -> int:
     require(names, sorted(known))
     found = why.explain(facts, names)
     if as_json:
-        print(json.dumps({"running": facts.running, "findings": list(map(_as_json, found))}, indent=2))
+        print(json.dumps({"running": facts.running, "findings": [finding.data() for finding in found]}, indent=2))
         return 0
     screen = screen_of(sys.stdout, os.environ)
     print("\n".join(text(facts, found, screen, whole=bool(names))))
@@ -214,16 +214,3 @@ def _all_is_well(facts: Facts, screen: Screen, width: int) -> Iterator[str]:
     yield "Lately:"
     for line in lines:
         yield from _happened(facts, line, width)
-
-
-def _as_json(finding: Finding) -> dict[str, typing.Any]:
-    return {
-        "name": finding.name,
-        "ok": finding.ok,
-        "headline": finding.headline,
-        "facts": [{"what": label, "text": sentence} for label, sentence in finding.facts],
-        "happened": [line._asdict() for line in finding.happened],
-        "stderr": list(finding.words),
-        "more": list(finding.more),
-        "commands": [{"command": what, "purpose": purpose} for what, purpose in finding.commands],
-    }

@@ -42,10 +42,10 @@ _RULES = tuple(
             rf"\1{HIDDEN}",
         ),
         (r"(\bbearer[ \t]+)[\w.~+/=-]{8,}", rf"\1{HIDDEN}"),
-        # of AWS, GitHub, GitLab, Slack, Stripe, Google; a JSON web token; a private key
+        # of AWS, GitHub, our own gateway, GitLab, Slack, Stripe, Google; a JSON web token; a private key
         (
             (
-                r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
+                r"\b(?:(?:AKIA|ASIA)[A-Z0-9]{16}|gh[pousr]_\w{20,}|impd_[\w-]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}"
                 r"|[rs]k_(?:live|test)_\w{10,}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)|-----BEGIN [^\n]*"
             ),
             HIDDEN,
@@ -53,7 +53,9 @@ _RULES = tuple(
     )
 )
 # Without one of these no rule can match: most of what is told is spared the rules.
-_HINT = re.compile(rf"://|{_WORD}|bearer|AKIA|ASIA|gh[pousr]_|glpat|xox|[rs]k_|AIza|eyJ|-----BEGIN", re.IGNORECASE)
+_HINT = re.compile(
+    rf"://|{_WORD}|bearer|AKIA|ASIA|gh[pousr]_|impd_|glpat|xox|[rs]k_|AIza|eyJ|-----BEGIN", re.IGNORECASE
+)
 
 
 def is_secret(name: str) -> bool:

@@ -153,6 +153,11 @@ class Access:
         role = self._at_most(self._state.tokens[found].role)
         return self._valid(Caller(f"token:{found}", role, f"token:{digest}"))
 
+    def of_user(self, name: str) -> Caller | None:
+        """A user who has shown the password otherwise; None if there is none of this name."""
+        user = self._state.users.get(name)
+        return Caller(name, self._at_most(user.role)) if user is not None else None
+
     def _at_most(self, role: str) -> str:
         return min(role, self._ceiling, key=ROLES.index)
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from impetusd.client import inherited
 from impetusd.client.async_control import through
-from impetusd.gateway import guard, login, logs, rest, routes, stream, supervisord
+from impetusd.gateway import explaining, guard, login, logs, openapi, rest, routes, stream, supervisord
 from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.keys import BACKEND, SETTINGS
@@ -33,8 +33,11 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     rules = guard.Rules(frozenset(ours.hosts), tls=bool(ours.tls_cert), proxy=ours.behind_proxy)
     guard.install(app, rules, Access(ours.folder, ours.ceiling))
     login.install(app)
+    explaining.install(app)
     stream.install(app, backend)
-    routes.add(app, [*ROUTES, *login.ROUTES, *rest.ROUTES, *logs.ROUTES, *stream.ROUTES])
+    routes.add(
+        app, [*ROUTES, *login.ROUTES, *rest.ROUTES, *explaining.ROUTES, *logs.ROUTES, *stream.ROUTES, openapi.DOCUMENT]
+    )
     supervisord.install(app, ours, backend)  # last: what comes on its listener passes nothing else
     return app
 

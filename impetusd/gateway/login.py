@@ -18,6 +18,7 @@ from impetusd.core.protocol import ROLES
 from impetusd.gateway import accessfile, guard, passwords, tokens
 from impetusd.gateway.access import Access
 from impetusd.gateway.accessfile import State
+from impetusd.gateway.caller import Caller
 from impetusd.gateway.problems import Problem
 from impetusd.gateway.routes import NOTHING, OPEN, PREFIX, SECRET, Param, Route, read_body
 from impetusd.supervisor.threads import NoAnswer, Threads
@@ -87,7 +88,10 @@ async def log_in(request: web.Request) -> web.Response:
         user, role = await _redeem(access, given["code"])
         kept = None
     else:
-        user, kept = given["user"], await _check(request, given["user"], given["password"])
+        user, kept = (
+            given["user"],
+            await _check(request.app, _counted_as(request, access, given["user"]), given["user"], given["password"]),
+        )
         role = access.state.users[user].role if user in access.state.users else ROLES[0]
     session, browser, now = tokens.new(), tokens.new(), time.time()
 
@@ -121,10 +125,21 @@ async def _redeem(access: Access, code: str) -> tuple[str, str]:
     return grant.user, grant.role
 
 
-async def _check(request: web.Request, user: str, password: str) -> str:
+async def caller_by_password(app: web.Application, who: str, user: str, password: str) -> Caller | None:
+    """For listeners that have no sessions: the user, if this is the password. None also while `who`, by whom failures are
+    counted, has to wait.
+    """
+    try:
+        await _check(app, who, user, password)
+    except Problem:
+        return None
+    return app[guard.ACCESS].of_user(user)
+
+
+async def _check(app: web.Application, who: str, user: str, password: str) -> str:
     """What is kept of the user's password, if this is it; 401, or 429 for one who has failed too often."""
-    doorkeeper, access = request.app[DOORKEEPER], request.app[guard.ACCESS]
-    who, now = _counted_as(request, access, user), asyncio.get_running_loop().time()
+    doorkeeper, access = app[DOORKEEPER], app[guard.ACCESS]
+    now = asyncio.get_running_loop().time()
     if wait := doorkeeper.failures.wait(who, now):
         raise Problem(429, "too many wrong passwords", {hdrs.RETRY_AFTER: str(int(wait) + 1)})
     kept = access.state.users[user].password if user in access.state.users else ""

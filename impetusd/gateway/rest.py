@@ -17,7 +17,7 @@ from impetusd.core import protocol, stream
 from impetusd.core.protocol import METHODS, VIEWER, ProtocolError
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.caller import Caller
-from impetusd.gateway.keys import BACKEND
+from impetusd.gateway.keys import BACKEND, SETTINGS
 from impetusd.gateway.problems import OF_EXIT, Problem
 from impetusd.gateway.routes import (
     BEGUN,
@@ -104,6 +104,8 @@ async def me(request: web.Request) -> web.Response:
             "instance": instance,
             "server_time": time.time(),
             "live": backend.live,
+            "alerts": "alerts" in its,
+            "history": bool(request.app[SETTINGS].history),
         }
     )
 

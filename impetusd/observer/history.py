@@ -8,6 +8,7 @@ both go earlier. A row has up to BLOCK samples of one series of one slot, as 32-
 from __future__ import annotations
 
 import array
+import json
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -204,7 +205,7 @@ def _floats(data: bytes) -> array.array[float]:
 
 
 def read(path: str, unit: str, series: Collection[str], since: float, until: float) -> dict[str, Any]:
-    """The samples of a unit's slots in [since, until], Unix time, and its marks; nothing for what is not there.
+    """The samples of a unit's slots (of all, for "") in [since, until], Unix time, and its marks; nothing for what is not there.
 
     {"step": 60 or 900, "from": since, "series": {name: {slot: [[time, value], …]}}, "marks": [{"at", "kind", "unit", "text"}]}.
     The step is the finer one, unless the other reaches back farther, and `since` lies there. Raises OSError, sqlite3.Error.
@@ -220,12 +221,13 @@ def read(path: str, unit: str, series: Collection[str], since: float, until: flo
         step = COARSE if earlier and (fine is None or since < fine) else FINE
         rows = connection.execute(
             "SELECT slot, series, start, data FROM samples JOIN names ON names.id = name"
-            " WHERE step = ? AND start BETWEEN ? AND ? AND (unit = ? OR slot = ?) ORDER BY start",
-            (step, since - step * BLOCK, until, unit, unit),
+            " WHERE step = ? AND start BETWEEN ? AND ? AND (? IN ('', unit, slot))"
+            " AND series IN (SELECT value FROM json_each(?)) ORDER BY start",
+            (step, since - step * BLOCK, until, unit, json.dumps(list(series))),
         ).fetchall()
         marks = connection.execute(
-            "SELECT at, kind, unit, text FROM marks WHERE at BETWEEN ? AND ? AND unit IN (?, ?, '') ORDER BY at",
-            (since, until, unit, unit.partition(":")[0]),
+            "SELECT at, kind, unit, text FROM marks WHERE at BETWEEN ? AND ? AND (unit IN (?, '') OR ? = '') ORDER BY at",
+            (since, until, unit.partition(":")[0], unit),
         ).fetchall()
     finally:
         connection.close()

@@ -84,7 +84,7 @@ def test_a_long_line_takes_no_time(text):
 @pytest.mark.parametrize(
     "secret",
     [
-        "AKIAIOSFODNN7EXAMPLE", "ghp_" + "a1" * 18, "glpat-" + "x" * 20, "xoxb-1234567890-abc", "sk_live_" + "4" * 24,
+        "AKIAIOSFODNN7EXAMPLE", "impd_" + "aB-_" * 10, "ghp_" + "a1" * 18, "glpat-" + "x" * 20, "xoxb-1234567890-abc", "sk_live_" + "4" * 24,
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "-----BEGIN RSA PRIVATE KEY-----MIIE",
     ],
 )  # fmt: skip

@@ -74,6 +74,19 @@ class Finding:
     more: tuple[str, ...] = ()
     commands: Commands = ()
 
+    def data(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "headline": self.headline,
+            "facts": [{"what": label, "text": sentence} for label, sentence in self.facts],
+            "happened": [line._asdict() for line in self.happened],
+            "stderr": list(self.words),
+            "more": list(self.more),
+            "commands": [{"command": what, "purpose": purpose} for what, purpose in self.commands],
+        }
+
 
 def _begins(record: Record) -> bool:
     """From here on the past is forgiven."""

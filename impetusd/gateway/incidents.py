@@ -1,0 +1,177 @@
+"""What is wrong now, as the first screen tells it: one card an incident, with cause, rule, what comes next and what to do. Pure.
+
+`core.explain.incidents` groups by cause; here each incident gets what a person at 3 a.m. looks for, from the rows and the
+ledger. Nothing looks at sentences: they are made of keys and facts at the end.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from impetusd.core import reasons, stream
+from impetusd.core.explain import incidents as grouping
+from impetusd.core.explain import ledger
+from impetusd.core.explain.finding import End, advice_on, end_of
+from impetusd.core.explain.incidents import IMPETUSD, Incident, Problem, Rows
+from impetusd.core.protocol import as_wanted
+from impetusd.core.reasons import Reason, of_record
+
+STDERR = 5  # lines
+MOST = 50  # incidents
+_WAITING = frozenset({"waits_for", "waits_for_address"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """`records` of the ledger about what is wrong, the oldest first; `where`: of units the "file:line" of their sections;
+    `needs`: the units that one depends on; `now`: Unix time; `command` reaches this instance on the command line.
+    """
+
+    rows: Rows
+    records: Sequence[ledger.Record] = ()
+    where: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    now: float
+    command: str = "impetusd"
+
+
+def problems(rows: Rows) -> list[Problem]:
+    """Everything that is wrong: what was given up, and also what is being tried again or does not come up."""
+    found = grouping.standing(rows)
+    named = {problem.name for problem in found if problem.event in {"fatal", "unhealthy"}}
+    others: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows.get(stream.UNIT, {}).values():
+        wrong = not as_wanted(row) and row["state"] in {"BACKOFF", "STARTING", "FATAL"}
+        fresh = row["state"] == "STARTING" and not row.get("restarts") and not row.get("last_exit")
+        if wrong and not fresh and row["unit"] not in named and of_record(row).key not in _WAITING:
+            others.setdefault(row["unit"], []).append(row)
+    for unit, each in others.items():
+        slots = tuple(str(row["name"]) for row in each)
+        lines = next((tuple(row["tail"]) for row in each if row.get("tail")), ())
+        found.append(Problem("restarts", unit, of_record(each[0]), 0.0, slots, lines))
+    return found
+
+
+def concerned(rows: Rows) -> list[str]:
+    """The names of units and timers that something is wrong with, or that wait: what the ledger is to be asked about."""
+    names = [problem.name for problem in problems(rows) if problem.event not in {"daemon", "disk"}]
+    units = rows.get(stream.UNIT, {}).values()
+    names += [row["unit"] for row in units if row["want"] != "up" or not as_wanted(row)]
+    return [name for name in dict.fromkeys(names) if name != IMPETUSD]
+
+
+def explained(known: Known) -> list[dict[str, Any]]:
+    """Each incident as JSON, the worst first: see the API's contract."""
+    found = grouping.group(problems(known.rows), known.rows, known.needs)
+    return [_told(known, incident) for incident in found[:MOST]]
+
+
+def _told(known: Known, incident: Incident) -> dict[str, Any]:
+    first = incident.problems[0]
+    own = first.name == incident.root
+    records = [record for record in known.records if incident.root in ledger.subjects(record)]
+    end = end_of(records) if own else None
+    cause = first.cause if own else grouping.stopped(incident.root, incident.state)
+    if end is not None and first.event in {"fatal", "restarts"}:
+        cause = end.reason
+    method, name = _action(incident, own=own)
+    since = [problem.since for problem in incident.problems if problem.since]
+    since += [end.since] if end is not None and first.event in {"fatal", "restarts"} else []
+    since += _began(records, first) if own else []
+    lines = first.lines or next((problem.lines for problem in incident.problems if problem.lines), ())
+    lines = lines or (end.last_words if end is not None else ())
+    known_cause = advice_on(end, [cause]) if own else None
+    return {
+        "id": f"{first.event}:{incident.root}",
+        "cause": {**cause.shown(), "text": end.text if end is not None and cause == end.reason else str(cause)},
+        "units": _slots(incident),
+        "since": min(since, default=None),
+        "rule": _rule(known, first, end, cause),
+        "next": _next(known, first, end),
+        "stderr": list(lines[-STDERR:]),
+        "hint": known_cause.hint if known_cause is not None else "",
+        "command": _typed(known, first, method, name),
+        "action": {"method": method, "name": name} if method else None,
+        "severity": "error" if incident.error or first.event == "restarts" else "warning",
+    }
+
+
+def _slots(incident: Incident) -> list[str]:
+    """What it concerns: slots where they are known, else names; the root's first."""
+    found: list[str] = []
+    for problem in incident.problems:
+        found += problem.slots or (problem.name,)
+    if incident.root not in {problem.name for problem in incident.problems}:
+        found.insert(0, incident.root)
+    return list(dict.fromkeys([*found, *incident.waiting]))
+
+
+def _began(records: Iterable[ledger.Record], problem: Problem) -> list[float]:
+    """Since when it is so, of what the rows do not say it of: from the record that reports the turn."""
+    if problem.since or problem.event not in {"unhealthy", "deploy"}:
+        return []
+    wanted = {"unhealthy": ("health", "state", {"unhealthy"}), "deploy": ("reload", "what", {"failed", "rolled back"})}
+    kind, key, states = wanted[problem.event]
+    last = [record["at"] for record in records if record["kind"] == kind and record.get(key) in states]
+    return last[-1:]
+
+
+def _rule(known: Known, problem: Problem, end: End | None, cause: Reason) -> dict[str, Any] | None:
+    """The key of the INI file that decided, and where its section is; None if none did."""
+    key = str((end.exit.get("rule") if end is not None else "") or "")
+    if not key:
+        inner = cause if reasons.rule_of(cause) != "other" else problem.cause
+        key = reasons.rule_of(inner)
+    if end is not None and end.rule is not None and end.rule["rule"] != "other":
+        key = str(end.rule["rule"])
+    if key == "other" and problem.event != "unhealthy":
+        return None
+    file, _, line = known.where.get(problem.name, "").rpartition(":")
+    place = {"file": file, "line": int(line)} if file and line.isdecimal() else {"file": None, "line": None}
+    return {"key": "health" if key == "other" else key, **place}
+
+
+def _next(known: Known, problem: Problem, end: End | None) -> dict[str, Any] | None:
+    """What happens by itself, and when (Unix time); None if nothing does."""
+    if problem.event in {"fatal", "restarts"} and end is not None and end.exit.get("retry_s"):
+        at = end.exit["at"] + end.exit["retry_s"]
+        if at > known.now:
+            return {"at": at, "what": "start"}
+    if problem.event == "timer":
+        at = _time(known.rows.get(stream.TIMER, {}).get(problem.name, {}).get("next"))
+        return {"at": at, "what": "run"} if at else None
+    return None
+
+
+def _time(iso: object) -> float:
+    try:
+        return datetime.fromisoformat(str(iso)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _action(incident: Incident, *, own: bool) -> tuple[str, str]:
+    """The method of the one button, and what it is for; "" for none."""
+    first = incident.problems[0]
+    if not own:
+        return "start", incident.root
+    if first.event == "deploy":
+        return ("reload", first.name) if first.name != IMPETUSD else ("", "")
+    by_event = {"fatal": "restart", "restarts": "restart", "unhealthy": "restart", "timer": "trigger"}
+    return by_event.get(first.event, ""), first.name
+
+
+def _typed(known: Known, problem: Problem, method: str, name: str) -> str:
+    """The same as one types it; where there is no button, what shows more."""
+    if method:
+        return f"{known.command} {method} {shlex.quote(name)}"
+    if problem.event == "deploy":
+        return f"{known.command} check"
+    if problem.event == "disk":
+        path = str(problem.cause.facts.get("path") or "")
+        return f"df -h {shlex.quote(path)}" if path else "df -h"
+    return f"{known.command} logs impetusd"
