@@ -11,7 +11,7 @@ from aiohttp import web
 
 from impetusd.client import inherited
 from impetusd.client.async_control import through
-from impetusd.gateway import explaining, guard, login, logs, openapi, rest, routes, stream, supervisord
+from impetusd.gateway import explaining, guard, login, logs, openapi, pages, rest, routes, stream, supervisord, tls
 from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.keys import BACKEND, SETTINGS
@@ -35,8 +35,20 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     login.install(app)
     explaining.install(app)
     stream.install(app, backend)
+    if ours.tls_cert:
+        tls.install(app, ours.tls_cert, ours.tls_key, ours.xmlrpc)
     routes.add(
-        app, [*ROUTES, *login.ROUTES, *rest.ROUTES, *explaining.ROUTES, *logs.ROUTES, *stream.ROUTES, openapi.DOCUMENT]
+        app,
+        [
+            *ROUTES,
+            *pages.ROUTES,
+            *login.ROUTES,
+            *rest.ROUTES,
+            *explaining.ROUTES,
+            *logs.ROUTES,
+            *stream.ROUTES,
+            openapi.DOCUMENT,
+        ],
     )
     supervisord.install(app, ours, backend)  # last: what comes on its listener passes nothing else
     return app

@@ -57,6 +57,11 @@ def described(routes: Iterable[Route]) -> dict[str, Any]:
     }
 
 
+def is_api(route: Route) -> bool:
+    """Whether it is for programs: the page's files are not."""
+    return not route.path.startswith("/page/") and route.path != "/"
+
+
 def _operation(route: Route) -> dict[str, Any]:
     names = re.findall(r"{(\w+)}", route.path)
     parameters = [{"name": name, "in": "path", "required": True, "schema": dict(NAME)} for name in names]
@@ -111,7 +116,7 @@ def _responses(route: Route) -> dict[str, Any]:
 async def document(request: web.Request) -> web.Response:
     """The document, of all routes of this application."""
     read(request, DOCUMENT)
-    return json_answer(described(request.app[ROUTES].values()))
+    return json_answer(described(route for route in request.app[ROUTES].values() if is_api(route)))
 
 
 DOCUMENT = Route("GET", f"{PREFIX}/openapi.json", OPEN, document, "This description.")

@@ -10,12 +10,15 @@ import gzip
 import hashlib
 import posixpath
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from aiohttp import hdrs, web
+
+from impetusd.gateway import routes
+from impetusd.gateway.routes import OPEN, Route
 
 FOLDER = Path(__file__).parent / "page"
 TYPES = {
@@ -112,9 +115,12 @@ async def _file(request: web.Request) -> web.Response:
     return _answer(request, file, {hdrs.CACHE_CONTROL: FOREVER})
 
 
+ROUTES = (
+    Route("GET", "/", OPEN, _index, "The web page.", answer="text/html"),
+    Route("GET", r"/page/{hash:[0-9a-f]+}/{name:[a-z0-9_./-]+}", OPEN, _file, "Its files.", answer="text/plain"),
+)
+
+
 def add_routes(app: web.Application) -> None:
-    """The page's routes. `open_to_all` on a handler: it needs no login."""
-    handlers: list[Callable[[web.Request], Awaitable[web.Response]]] = [_index, _file]
-    for handler, path in zip(handlers, ("/", r"/page/{hash:[0-9a-f]+}/{name:[a-z0-9_./-]+}"), strict=True):
-        handler.open_to_all = True  # type: ignore[attr-defined]
-        app.router.add_get(path, handler)
+    """The page's routes."""
+    routes.add(app, ROUTES)

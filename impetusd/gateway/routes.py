@@ -82,8 +82,9 @@ def add(app: web.Application, routes: Iterable[Route]) -> None:
     """Have the app answer these, and nothing else by the same path: no HEAD, no OPTIONS."""
     known = app.setdefault(ROUTES, {})
     for route in routes:
-        app.router.add_route(route.method, route.path, route.handler)
-        known[route.method, route.path] = route
+        resource = app.router.add_route(route.method, route.path, route.handler).resource
+        assert resource is not None  # of a route that is added by its path
+        known[route.method, resource.canonical] = route
 
 
 def route_of(request: web.Request) -> Route | None:

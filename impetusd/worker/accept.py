@@ -12,10 +12,14 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from impetusd.worker.cells import PASS, Page
 
+if TYPE_CHECKING:
+    import ssl
+
+HANDSHAKE = 10.0  # seconds for that of TLS
 _PAUSE = 0.1  # seconds without looking at the queue when there is no room for what waits there
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -25,7 +29,15 @@ log = logging.getLogger("impetusd.worker")
 class Acceptor:
     """The listening sockets of one worker. `make` makes the protocol of a connection; `known` says how many are open."""
 
-    def __init__(self, page: Page, make: Callable[[], asyncio.BaseProtocol], known: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        page: Page,
+        make: Callable[[], asyncio.BaseProtocol],
+        known: Callable[[], int],
+        tls: Callable[[socket.socket], ssl.SSLContext | None] | None = None,
+    ) -> None:
+        """`tls`: the context for connections to a listening socket, None for plain ones."""
+        self._tls = tls or (lambda _: None)
         self._page = page
         self._make = make
         self._known = known
@@ -83,7 +95,9 @@ class Acceptor:
         connection.setblocking(False)
         self._connecting += 1
         self._page.show(self.connections)
-        self._connect(connection, self._loop.connect_accepted_socket(self._make, connection))
+        tls = self._tls(sock)
+        more: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE} if tls is not None else {}
+        self._connect(connection, self._loop.connect_accepted_socket(self._make, connection, **more))
 
     def _connect(self, connection: socket.socket, steps: Coroutine[Any, Any, object]) -> None:
         """Go on with `steps` until they have connected the protocol. A task for it would take longer than they do."""
@@ -94,7 +108,9 @@ class Acceptor:
             self._page.show(self.connections)
         except Exception as error:
             self._connecting -= 1
-            log.warning("a connection cannot be served: %r", error)
+            # What a client gets wrong, as in its TLS handshake, is not for the log, which anybody could fill so.
+            if not isinstance(error, OSError) or error.errno in _NO_ROOM:
+                log.warning("a connection cannot be served: %r", error)
             connection.close()
         else:
             waits_for.add_done_callback(lambda _: self._connect(connection, steps))

@@ -27,6 +27,7 @@ from impetusd.worker.probe import Probes
 from impetusd.worker.server import Server
 from impetusd.worker.slow import Body, SlowClients
 from impetusd.worker.tally import Tally
+from impetusd.worker.tls import TLS
 from impetusd.worker.websockets import WebSockets
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class AiohttpServer(Server):
         assert self._runner is not None
         server = self._runner.server
         assert server is not None
-        self._acceptor = Acceptor(self.page, server, lambda: len(server.connections))
+        self._acceptor = Acceptor(self.page, server, lambda: len(server.connections), self._runner.app.get(TLS))
         _when_left(server, self._acceptor.left)
         self._acceptor.begin(sockets)
 

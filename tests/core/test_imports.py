@@ -39,7 +39,7 @@ MAY = {
     "impetusd.linux.processes": ("impetusd.core.rules.memory",),
     "impetusd.files": ("impetusd.core", "impetusd.files"),
     # The page's files alone: what serves them brings no more of ours.
-    "impetusd.gateway.pages": (),
+    "impetusd.gateway.pages": ("impetusd.gateway.routes",),
     "impetusd.probe": ("impetusd.core.rules.health",),
     "impetusd.traces": ("impetusd.core.redact",),
     "impetusd.shim": ("impetusd.shim", *SHIM_LINUX),
@@ -83,7 +83,7 @@ MAY = {
     "impetusd.gateway": (
         *("impetusd.gateway", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.observer"),
         *("impetusd.interop", "impetusd.linux.host", "impetusd.linux.inotify"),
-        *("impetusd.supervisor.threads", "impetusd.worker.draining"),
+        *("impetusd.supervisor.threads", "impetusd.worker.draining", "impetusd.worker.tls"),
     ),
     "impetusd.observer": (
         *("impetusd.observer", "impetusd.client", "impetusd.core", "impetusd.files"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -338,7 +339,7 @@ def test_10_only_methods_of_the_table():
         for path in {path for _, path in table}:
             for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
                 if (method, path) not in table:
-                    at = path.replace("{name}", "api")
+                    at = re.sub("{.*?}", "a", path)
                     async with gateway.http.request(method, at, headers=admin) as answer:
                         assert answer.status == 405, (method, path)
                         assert set(answer.headers["Allow"].split(",")) == {one for one, each in table if each == path}

@@ -1,0 +1,126 @@
+"""Through the gateway as it runs: from the first start's link to who did it in the ledger; over TLS; and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+from instance import Instance, program, wait_for
+
+INI = f"""
+[gateway]
+{{}}
+[program:p]
+command = {program("ignore_term")}
+kill_timeout = 100ms
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+class Browser:
+    """Asks with the cookies that it was given; `ca`: the certificate that it trusts."""
+
+    def __init__(self, base: str, ca: str = "") -> None:
+        self.base = base
+        self.cookies: dict[str, str] = {}
+        self._context = ssl.create_default_context(cafile=ca) if ca else None
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.base}{path}", data, method=method)
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
+        if self.cookies:
+            request.add_header("Cookie", "; ".join(f"{name}={value}" for name, value in self.cookies.items()))
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=self._context) as answer:
+                for cookie in answer.headers.get_all("Set-Cookie", []):
+                    name, _, value = cookie.partition(";")[0].partition("=")
+                    self.cookies[name] = value
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+def code_in(text: str) -> tuple[str, str]:
+    """Of a link: where the gateway is, and the code."""
+    found = re.search(r"(https?://[^/\s]+)/#/login\?code=(\S+)", text)
+    assert found is not None, text
+    return found[1], found[2]
+
+
+def test_from_the_first_link_to_the_ledger_and_killed_in_between(impetusd: Instance) -> None:
+    impetusd.root.chmod(0o755)
+    impetusd.write(INI.format(f"listen = 127.0.0.1:{free_port()}"))
+    base, code = code_in(impetusd.run("start").err)
+    browser = Browser(base)
+    assert browser.ask("GET", "/api/v1/me")[0] == 401
+    assert browser.ask("POST", "/api/v1/login", {"code": code})[0] == 204
+    assert Browser(base).ask("POST", "/api/v1/login", {"code": code})[0] == 401
+    status, text = browser.ask("GET", "/api/v1/me")
+    me = json.loads(text)
+    assert (status, me["role"]) == (200, "operator")  # the ceiling, whatever the link said
+    status, text = browser.ask("POST", "/api/v1/units/p/stop", {})
+    assert (status, json.loads(text.splitlines()[-1])["result"]["ok"]) == (200, True)
+    assert impetusd.status()["p"].state == "STOPPED"
+    assert browser.ask("POST", "/api/v1/units/p/start", {})[0] == 200
+    records = json.loads(browser.ask("GET", "/api/v1/events?unit=p&last=20")[1])["records"]
+    stop = next(each for each in records if each["kind"] == "command" and each["method"] == "stop")
+    assert (stop["user"], stop["role"], stop["outcome"]) == (me["user"], "operator", "done")
+    assert f"by {me['user']} via gateway" in impetusd.run("events", "p").out
+    assert browser.ask("POST", "/api/v1/units/p/disable", {})[0] == 403
+    (lines,) = [json.loads(browser.ask("GET", "/api/v1/logs?unit=gateway&last=5")[1])["lines"]]
+    assert isinstance(lines, list)
+
+    before = impetusd.status()
+    os.kill(before["gateway:0"].pid, signal.SIGKILL)
+    wait_for(lambda: impetusd.status()["gateway:0"].pid not in {None, before["gateway:0"].pid}, "another gateway")
+    wait_for(lambda: impetusd.status()["gateway:0"].state == "RUNNING", "it serves")
+    assert browser.ask("GET", "/api/v1/me")[0] == 200  # still logged in
+    after = impetusd.status()
+    assert (after["p"].pid, after.supervisor, after.shim) == (before["p"].pid, before.supervisor, before.shim)
+
+    impetusd.run("token", "add", "ci", "--role", "viewer")
+    assert "login?code" in impetusd.run("login-link").out
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate with")
+def test_over_tls(impetusd: Instance) -> None:
+    impetusd.root.chmod(0o755)
+    cert, key = str(impetusd.root / "cert.pem"), str(impetusd.root / "key.pem")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", key, "-out", cert, "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    os.chmod(key, 0o644)  # for nobody; a real one is the gateway's user's alone
+    keys = f"listen = 127.0.0.1:{free_port()}\ntls_cert = {cert}\ntls_key = {key}"
+    impetusd.write(INI.format(keys))
+    base, code = code_in(impetusd.run("start").err)
+    assert base.startswith("https://127.0.0.1:")
+    browser = Browser(base, cert)
+    assert browser.ask("POST", "/api/v1/login", {"code": code})[0] == 204
+    assert all(name.startswith("__Host-") for name in browser.cookies)
+    assert browser.ask("GET", "/api/v1/snapshot")[0] == 200
+    plain = base.replace("https", "http")
+    with pytest.raises((OSError, ValueError)):
+        Browser(plain).ask("GET", "/health")
+    impetusd.run("reload", "gateway")
+    assert browser.ask("GET", "/health")[0] == 200
