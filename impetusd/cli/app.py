@@ -60,6 +60,10 @@ GROUPS = {
         "timers": "impetusd.cli.timers",
         "trigger": "impetusd.cli.trigger",
     },
+    "Alerts": {
+        "alert": "impetusd.cli.alert",
+        "silence": "impetusd.cli.silence",
+    },
     "Logs": {
         "logs": "impetusd.cli.logs.show",
         "flush": "impetusd.cli.logs.flush",

@@ -1,4 +1,4 @@
-"""`python -m impetusd.observer`: what impetusd starts where there is a [gateway] or an [alert:NAME]; not for people."""
+"""`python -m impetusd.observer`: one at a time, by a lock in its folder; the settings are in IMPETUSD_OBSERVER."""
 
 from __future__ import annotations
 
@@ -7,55 +7,47 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
+import sys
 
-from impetusd.client import inherited
-from impetusd.client.async_control import AsyncControl, through
-from impetusd.core.stream import Mirror
+from impetusd.client import async_control, inherited
+from impetusd.client.async_control import AsyncControl
+from impetusd.observer import settings
+from impetusd.observer.program import Observer, say
+from impetusd.worker.notify import notify_waiting
 
-EX_TEMPFAIL = 75
-LOCK = "lock"
+CLOSING = 3.0  # seconds for what is to be written down at the end
 
 
 def main() -> int:
     """Returns the exit code."""
-    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        told = settings.read(os.environ["IMPETUSD_OBSERVER"])
+        fd = inherited.number(os.environ)
+    except (KeyError, TypeError, ValueError) as error:
+        say(f"this program is started by impetusd, for an INI file with [alert:NAME] or [gateway] ({error!r})")
+        return 2
+    lock = os.open(os.path.join(told.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another observer holds {os.path.realpath(LOCK)}")
-        return EX_TEMPFAIL
-    asyncio.run(observe())
+        say(f"another observer holds {told.folder}/lock; waiting for it to end")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    asyncio.run(work(told, AsyncControl(async_control.through(fd))))
     return 0
 
 
-async def observe() -> None:
-    """Watch until SIGTERM."""
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
+async def work(told: settings.Settings, client: AsyncControl) -> None:
+    """Until SIGTERM or SIGINT."""
+    observer = Observer(told, client)
+    running = asyncio.create_task(observer.run())
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, over.set)
-    watching = asyncio.create_task(watch())
-    await asyncio.wait({watching, asyncio.create_task(over.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    watching.cancel()
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    notify_waiting("READY=1")
     with contextlib.suppress(asyncio.CancelledError):
-        await watching
-
-
-async def watch() -> None:
-    """Ready once the supervisor has told all; what it tells then is in the mirror."""
-    control, mirror = AsyncControl(through(inherited.number(os.environ))), Mirror()
-    async for change in control.watch(mirror):
-        if change.kind == "snapshot":
-            await control.call("observer-report", {"report": {"undelivered": 0}})
-            notify("READY=1")
-
-
-def notify(text: str) -> None:
-    """Tell the supervisor by the notify protocol."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(text.encode(), f"\0{path[1:]}" if path.startswith("@") else path)
+        await running
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(observer.close(), CLOSING)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

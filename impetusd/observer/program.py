@@ -29,7 +29,7 @@ from impetusd.observer import channels, history, rules
 from impetusd.observer.outbox import Damaged, Outbox, Waiting, aside
 from impetusd.observer.rules import Notice, State
 from impetusd.observer.settings import Alert, Settings
-from impetusd.observer.text import LINES, message
+from impetusd.observer.text import LINES, Message, message
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 SILENT = 30.0  # seconds without the supervisor, after which that is a problem
@@ -245,7 +245,7 @@ class Observer:
             await self._try(alert, min(ready, key=lambda each: each.due))
 
     async def _try(self, alert: Alert, waiting: Waiting) -> None:
-        shown = message(waiting.notice, self._settings)
+        shown = self._message(waiting.notice)
         error, again = await self._send(alert, shown.id, lambda: channels.send(alert, shown))
         if not error:
             self.outbox.delivered(waiting, self._clock(), shown.title)
@@ -257,6 +257,13 @@ class Observer:
             wait = again or min(LAST_AGAIN, FIRST_AGAIN * 2 ** min(waiting.tries - 1, 10))
             waiting.due = time.monotonic() + wait
         self._report_due.set()
+
+    def _message(self, notice: Notice) -> Message:
+        """With a link to the page, which listens where the supervisor says."""
+        gateway = self._mirror.rows.get(stream.DAEMON, {}).get("", {}).get("gateway") or {}
+        listen = gateway.get("listen") or ()
+        link = self._settings.link or (f"http{'s' if gateway['tls'] else ''}://{listen[0]}/" if listen else "")
+        return message(notice, replace(self._settings, link=link))
 
     async def _send(self, alert: Alert, ident: str, send: Callable[[], None]) -> tuple[str, float]:
         """Why it was not delivered, "" if it was, and how long the receiver wants to be left alone; one at a time."""
@@ -312,7 +319,7 @@ class Observer:
     async def _send_test(self, alert: Alert, asked: Mapping[str, Any]) -> None:
         ident = f"{self.state.salt}-test-{asked['id']}"
         notice = Notice(id=ident, incident=ident, alert=alert.name, kind="test", at=asked["at"], by=str(asked["by"]))
-        shown = message(notice, self._settings)
+        shown = self._message(notice)
         send = (lambda: channels.send(alert, shown)) if alert.sends else (lambda: channels.ping(alert.heartbeat))
         error, _ = await self._send(alert, ident, send)
         text = f"not delivered: {error}" if error else f"delivered, id {ident}" if alert.sends else "heartbeat taken"

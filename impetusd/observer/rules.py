@@ -296,7 +296,7 @@ class _Turn:
 
     def _begin(self, alert: Alert, incident: Incident) -> list[Told]:
         """An incident that nothing was sent of yet."""
-        if _silenced(alert, incident, self._silences):
+        if self._silenced(alert, incident):
             return []
         now, problems = self._now, _wanted(alert, incident.problems)
         if not self._ready(alert, problems):
@@ -321,7 +321,7 @@ class _Turn:
             if each.name == incident.root != known.root and each.key not in told_keys
         ]
         news = behind or (list(_wanted(alert, incident.problems)) if incident.error and not known.error else [])
-        silenced = _silenced(alert, incident, self._silences)
+        silenced = self._silenced(alert, incident)
         if news and not known.flapping and (silenced or not self._ready(alert, news)):
             for told in same:  # as it was, until that can be sent
                 told.gone = 0.0
@@ -360,6 +360,14 @@ class _Turn:
             self._make(
                 alert, "recovered", told.incident, Incident(told.root, problems), since=told.since, merged=told.merged
             )
+
+    def _silenced(self, alert: Alert, incident: Incident) -> bool:
+        """Whether somebody wants to hear nothing of this alert, of the root, or of all that is wrong."""
+        silenced = [str(each["name"]) for each in self._silences]
+        patterns = [each for name in silenced for each in (name, *self._settings.groups.get(name, ()))]
+        names = {problem.name for problem in incident.problems}
+        whole = "" in silenced or _matches(patterns, [alert.name, incident.root])
+        return whole or all(_matches(patterns, [name]) for name in names)
 
     def _ready(self, alert: Alert, problems: Iterable[Problem]) -> bool:
         """Whether one of them has lasted long enough."""
@@ -409,14 +417,6 @@ def _wanted(alert: Alert, problems: Iterable[Problem]) -> list[Problem]:
 def _concerns(alert: Alert, incident: Incident) -> bool:
     """Whether the alert is for this."""
     return bool(_wanted(alert, incident.problems)) and (not alert.units or _matches(alert.units, incident.names))
-
-
-def _silenced(alert: Alert, incident: Incident, silences: Iterable[Silence]) -> bool:
-    """Whether somebody wants to hear nothing of this alert, of the root, or of all that is wrong."""
-    patterns = [str(each["name"]) for each in silences]
-    names = {problem.name for problem in incident.problems}
-    whole = "" in patterns or _matches(patterns, [alert.name, incident.root])
-    return whole or all(_matches(patterns, [name]) for name in names)
 
 
 def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:

@@ -45,7 +45,7 @@ class Alert:
 class Settings:
     """`folder`: the observer's own. `command` reaches this instance on a command line; `link`: the page, "" if there is none.
 
-    `needs`: depends_on, of those that have it.
+    `needs`: depends_on, of those that have it; `groups`: their members.
     """
 
     folder: str
@@ -53,6 +53,7 @@ class Settings:
     link: str = ""
     host: str = ""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     alerts: Mapping[str, Alert] = field(default_factory=dict)
 
 
@@ -65,9 +66,14 @@ def read(text: str) -> Settings:
         command=f"impetusd -c {shlex.quote(conf)}" if conf else "impetusd",
         link=str(found.get("url") or ""),
         host=str(found.get("host") or socket.gethostname()),
-        needs={str(name): tuple(map(str, needs)) for name, needs in (found.get("needs") or {}).items()},
+        needs=_names(found.get("needs") or {}),
+        groups=_names(found.get("groups") or {}),
         alerts={str(name): _alert(str(name), each) for name, each in (found.get("alerts") or {}).items()},
     )
+
+
+def _names(found: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {str(name): tuple(map(str, each)) for name, each in found.items()}
 
 
 def _alert(name: str, found: Mapping[str, Any]) -> Alert:

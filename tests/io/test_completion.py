@@ -37,6 +37,8 @@ FREE = {
     ("reload", "watch"),
     ("logs", "grep"),
     ("scale", "n"),
+    ("silence", "end"),
+    ("silence", "why"),
     ("startup", "name"),
     ("unstartup", "name"),
     ("reap-leftovers", "after"),
@@ -107,6 +109,12 @@ class TestWithoutADaemon:
         with open(paths.conf, "ab") as file:
             file.write(b"\xff\xfe no key\n[impetusd]\nrun_dir = ${UNSET}\n[[[\n[pool:more]\ninstances = many\n")
         assert list(offered("start ")) == ["web", "db", "more"]
+
+    def test_alerts_are_those_of_the_file(self, offered, paths):
+        with open(paths.conf, "a", encoding="utf-8") as file:
+            file.write("[alert:ops]\nurl = https://ntfy.sh/x\n")
+        assert offered("alert test ") == {"ops": "alert"}
+        assert list(offered("silence ")) == ["web", "db"]
 
     @pytest.mark.parametrize("line", ["start ", "trigger ", "scale ", "no-such-command ", "start 'unclosed "])
     def test_nothing_is_offered_where_nothing_is_known(self, offered, line, monkeypatch, tmp_path):

@@ -42,7 +42,7 @@ PATIENCE = 0.25  # seconds for the daemon; after that the INI file is asked
 
 FILE, FOLDER = "file", "dir"
 UNITS, SLOTS, TIMERS, OWN_LOG, CONFIGURED, SIGNALS = "units", "slots", "timers", "own log", "configured", "signals"
-PROFILES = "profiles"
+PROFILES, ALERTS = "profiles", "alerts"
 # What each parameter takes, by its own name, or as COMMAND.NAME where the command makes a difference.
 WANTED: dict[str, tuple[str, ...]] = {
     "conf": (FILE,),
@@ -66,6 +66,8 @@ WANTED: dict[str, tuple[str, ...]] = {
     "scale.name": (UNITS,),
     "trigger.name": (TIMERS,),
     "signal.sig": (SIGNALS,),
+    "alert.name": (ALERTS,),
+    "silence.words": (UNITS, TIMERS),
 }
 
 BASH = """\
@@ -238,7 +240,7 @@ def names(kinds: Collection[str], conf: str | None) -> dict[str, str]:
     path = place.find_conf(conf and os.path.expanduser(conf), os.environ)
     if not os.path.isfile(path):  # a pipe would be waited for
         return own
-    if CONFIGURED not in kinds and PROFILES not in kinds:
+    if {CONFIGURED, PROFILES, ALERTS}.isdisjoint(kinds):
         try:
             return _running(place.find(path).paths, kinds) | own
         except (ControlError, Failure, _Late):
@@ -282,6 +284,7 @@ def _configured(path: str, kinds: Collection[str]) -> dict[str, str]:
         schema.PROGRAM: units,
         schema.GROUP: units,
         schema.TIMER: {TIMERS, CONFIGURED}.isdisjoint,
+        schema.ALERT: {ALERTS}.isdisjoint,
     }
     texts = source.read(path, os.environ).texts
     headers = [section.name.partition(":") for file, text in texts for section in ini.parse(text, file)[0]]

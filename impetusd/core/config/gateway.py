@@ -208,7 +208,10 @@ def _told(reading: Values, name: str) -> dict[str, Any]:
     conf = {"conf": reading.path, "state_dir": reading.built_in["STATE_DIR"], "url": whole.get("url", "")}
     alerts = {each.name: each.values for each in reading.alerts.values() if each.values["enabled"]}
     if name == OBSERVER:
-        return {**conf, "listen": _written(whole.get("listen", ())), "alerts": alerts}
+        units = {**reading.units, **{timer.name: timer.unit for timer in reading.timers.values()}}
+        needs = {unit: made.depends_on for unit, made in units.items() if made.depends_on}
+        groups = {group.name: group.members for group in reading.groups.values()}
+        return {**conf, "alerts": alerts, "needs": needs, "groups": groups}
     told = {key: value for key, value in whole.items() if key not in {"enabled", "user"}}
     for key in ("listen", "socket", "xmlrpc"):
         told[key] = _written(told[key]) if key == "listen" else str(told[key])

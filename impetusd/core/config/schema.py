@@ -826,7 +826,7 @@ KEYS: tuple[Key, ...] = (
     Key("smtp", _ALERT, "Alerts", PEER, "127.0.0.1:25", "The mail server. Any but the host's own must offer STARTTLS, with a certificate that is valid for its name; at port 465 it is TLS from the start."),
     Key("smtp_user", _ALERT, "Alerts", TEXT, "", "The name to log in with there.", "impetusd"),
     Key("smtp_password", _ALERT, "Alerts", SECRET, "", "The password to log in with.", "***"),
-    Key("command", _ALERT, "Alerts", COMMAND, "", "A command that is run as the gateway's user, with the alert as JSON on its standard input; it has succeeded when it exits with 0.", "/usr/local/bin/page-me"),
+    Key("command", _ALERT, "Alerts", COMMAND, "", "A command that is run as the gateway's user, with the alert's text on its standard input and IMPETUSD_ALERT_ID, …_KIND, …_TITLE and …_JSON in its environment; it has succeeded when it exits with 0.", "/usr/local/bin/page-me"),
     Key("events", _ALERT, "Alerts", EVENT_NAMES, "", "Of what: fatal, unhealthy, memory, restarts (many in a short time), timer (failed or missed), disk, daemon (impetusd itself), deploy and recovered. Default: all.", "fatal, unhealthy, recovered"),
     Key("units", _ALERT, "Alerts", GLOBS, "", "Of which units and timers, by name or pattern. Default: all.", "web, db*"),
     Key("for", _ALERT, "Alerts", DURATION, "0", "Only if it has gone on for this long."),
