@@ -100,6 +100,12 @@ def test_what_is_not_as_wanted_comes_first_and_says_why():
     assert styles(view, "cache is FATAL") == {"red"}
 
 
+def test_who_waits_for_it_stands_below_it():
+    waits = {"state": "STARTING", "reason": "waits for db", "cause": {"key": "waits_for", "facts": {"name": "db"}}}
+    lines = text(made(row("web", **waits), row("api", **waits), failed_row("db", tail=[]), row("x")))
+    assert lines[1:4] == ["db is BACKOFF: exit 1; retrying in 3.2 s (3 of 16)", "waiting for db: api, web", ""]
+
+
 def test_the_last_words_of_the_only_one_are_shown():
     lines = text(made(row("db"), failed_row("web")))
     assert lines[2:5] == [

@@ -168,15 +168,25 @@ def _units(view: View, screen: Screen, room: int, now: float) -> Picture:
 
 
 def _incidents(view: View, screen: Screen, room: int) -> list[Line]:
-    """What is not as wanted and why, those that suffer from the same together; then what needs attention otherwise."""
+    """What is not as wanted and why, those that suffer from the same together; then who waits for it, and what needs attention
+    otherwise.
+    """
     wrong: dict[tuple[str, str, str], list[Row]] = {}
+    waiting: dict[str, list[str]] = {}
     for _, row in sorted(view.units(), key=lambda each: each[1]["unit"]):
-        if not as_wanted(row):
+        cause = row.get("cause") or {}
+        if as_wanted(row):
+            continue
+        if cause.get("key") in {"waits_for", "waits_for_address"}:
+            waiting.setdefault(str(cause["facts"]["name"]), []).append(str(row["name"]))
+        else:
             wrong.setdefault((row["unit"], row["state"], _shape(row)), []).append(row)
     said: list[tuple[str, str]] = []
     for rows in wrong.values():
         others = f" (and {len(rows) - 1} more of {rows[0]['unit']})" if len(rows) > 1 else ""
         said.append((plain(table.sentence(rows[0])) + plain(others), table.state_colour(rows[0])))
+    for name, names in waiting.items():
+        said.append((plain(f"waiting for {name}: {', '.join(names)}"), "yellow"))
     daemon = view.rows.get(stream.DAEMON, {}).get("", {})
     said += [(plain(sentence), "yellow") for sentence in daemon.get("attention", ())]
     lines: list[Line] = [[(line, style)] for sentence, style in said for line in screen.wrap(sentence)]
@@ -184,7 +194,7 @@ def _incidents(view: View, screen: Screen, room: int) -> list[Line]:
         ((row, *_),) = wrong.values()
         lines += [[(f"    {plain(line)}", "dim")] for line in (row.get("tail") or ())[-(room - len(lines)) :]]
     if len(lines) > room:
-        lines = [*lines[: room - 1], [(f"{screen.ellipsis} w or Enter shows why", "dim")]]
+        lines = [*lines[: room - 1], [(f"{screen.ellipsis} w shows why", "dim")]]
     return [*lines, []] if lines else []
 
 
