@@ -105,7 +105,7 @@ class Supervisord:
         if _is_unix(request) and not host:  # of a unix socket supervisorctl gives none
             return
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
-        if name not in self._hosts:
+        if name not in self._hosts and name != _own_address(request):
             raise web.HTTPMisdirectedRequest(text=f"{name[:100]!r} is not a name of this host: see hosts in [gateway]")
 
     async def _methods(self, request: web.Request) -> Methods:
@@ -209,6 +209,14 @@ def _socket(request: web.Request) -> socket.socket:
     if sock is None:
         raise web.HTTPBadRequest(text="the connection is gone")
     return sock
+
+
+def _own_address(request: web.Request) -> str:
+    """That the connection was made to, as a URL has it; "" of a unix socket."""
+    name = _socket(request).getsockname()
+    if not isinstance(name, tuple):
+        return ""
+    return f"[{name[0]}]" if ":" in name[0] else str(name[0])
 
 
 def _is_unix(request: web.Request) -> bool:

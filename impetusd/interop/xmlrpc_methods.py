@@ -24,7 +24,7 @@ Call = Callable[[str, Mapping[str, Any], Progress | None], Awaitable[dict[str, A
 
 API_VERSION = "3.0"  # of supervisor.rpcinterface
 OURS = "impetusd"  # as identification, and as the name of the daemon's own log
-MOST_CALLS = 1000  # in one multicall
+MOST_CALLS = 200  # in one multicall
 ATTEMPTS, AGAIN = (
     20,
     0.25,
@@ -137,18 +137,14 @@ class Methods:
         return True
 
     async def restart(self) -> bool:
-        """Apply the INI file, then restart every program. The daemon itself goes on."""
-        changes = await self._plan()
-
-        async def all_of_them() -> None:
-            if changes:
-                await self._apply()
-            await self._ask("restart", {"names": [each.slot for each in await self._processes()]})
-
-        if changes:
-            await self._begin("plan", {}, all_of_them)
-        elif slots := [each.slot for each in await self._processes()]:
-            await self._begin("restart", {"names": slots})
+        """Restart every program, and apply the INI file. The daemon itself goes on."""
+        changes, slots = await self._plan(), [each.slot for each in await self._processes()]
+        if changes and not protocol.may(self._role, "apply"):
+            raise Refused("the INI file has changes, and apply takes the role admin: see ceiling in [gateway]")
+        if slots:  # first: to apply a change of [gateway] ends this process
+            await self._begin("restart", {"names": slots}, self._apply if changes else None)
+        elif changes:
+            await self._begin("apply", {"token": _token()})
         return True
 
     # What runs.
@@ -235,7 +231,16 @@ class Methods:
         """Stop all processes of a group."""
         if name.startswith("["):  # what `reloadConfig` calls a section without processes
             return []
-        return await self._stop((await self._processes()).group(name), wait=wait)
+        return await self._stop(await self._group(name), wait=wait)
+
+    async def _group(self, name: str) -> list[Process]:
+        """Those of a group; none of one that a change of the INI file disables, or removes once it is. Fault BAD_NAME."""
+        try:
+            return (await self._processes()).group(name)
+        except Fault:
+            if name not in self._applied and not any(name in names for names in (await self._changed()).values()):
+                raise
+            return []
 
     async def stop_all(self, wait: bool = True) -> list[dict[str, Any]]:
         """Stop all processes; the daemon goes on."""
@@ -340,7 +345,7 @@ class Methods:
         if self._applied.get(name) is False:
             self._applied[name] = True
             return True
-        group = (await self._processes()).group(name)
+        group = await self._group(name)
         if not all(each.is_stopped for each in group):
             raise Fault(Faults.STILL_RUNNING, name)
         if name in found["removed"]:

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from fake_supervisor import row
+from waiting import until
 
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol
@@ -185,6 +186,7 @@ def test_on_tcp_it_is_a_user_with_a_password(authorization, status):
         ("127.0.0.1:9001", 200),
         ("[::1]:9001", 200),
         ("panel.example", 200),
+        ("127.0.0.2", 421),
         ("127.evil.com", 421),
         ("localhost.evil.com:9001", 421),
         ("evil.com", 421),
@@ -323,6 +325,22 @@ def test_every_method_is_for_the_role_that_ours_takes():
                     )
                     assert found[0]["faultCode"] == 30
         assert not world.server._background
+
+    run(scenario)
+
+
+def test_a_restart_that_has_to_apply_changes_takes_the_role_for_that(monkeypatch):
+    change = {"kind": "program", "name": "db", "effect": "restart", "keys": []}
+    monkeypatch.setitem(ANSWERS, "plan", {"changes": [change], "problems": []})
+
+    async def scenario(world):
+        world.peer = caller("operator")
+        assert await world.call("supervisor.restart") == 403
+        assert {method for _, method in world.backend.asked} == {"plan", "status"}
+        world.peer = caller("admin")
+        assert await world.call("supervisor.restart") is True
+        await until(lambda: not world.server._background)
+        assert [method for _, method in world.backend.asked][-2:] == ["restart", "apply"]
 
     run(scenario)
 

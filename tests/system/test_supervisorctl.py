@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 import xmlrpc.client
 
 import pytest
-from instance import Instance, Status
+from instance import COMMAND, Instance, Status
 from supervisor.xmlrpc import SupervisorTransport
 from waiting import wait_for
 
@@ -171,6 +173,9 @@ def test_update_does_what_the_file_says(impetusd: Instance, ctl: Ctl) -> None:
     assert ctl("add", "d") == "d: added process group\n"
     assert impetusd.wait_state("d", "RUNNING")
     assert ctl("add", "nope", code=1) == "ERROR: no such process/group: nope\n"
+    ctl.write(one.format("a", 300) + one.format("d", 300) + "enabled = no\n")
+    assert "b: removed process group" in ctl("update")
+    assert ctl("update") == ""
     ctl.write("[program:a]\ncommand =\n")
     assert ctl("reread", code=1).startswith("ERROR: CANT_REREAD: ")
 
@@ -285,3 +290,42 @@ def test_the_gateway_itself_is_changed_by_update(impetusd: Instance, ctl: Ctl) -
     after = impetusd.wait_status(lambda status: status["gateway:0"].pid not in {None, before["gateway:0"].pid})
     assert after["a"].pid != before["a"].pid
     assert ctl("reread") == "No config updates to processes\n"
+
+
+def test_on_a_port_it_takes_a_user_of_the_gateway_with_its_password(impetusd: Instance, ctl: Ctl) -> None:
+    def passwd(user: str, password: str, *more: str) -> None:
+        words = [*COMMAND, "-c", str(impetusd.conf), "passwd", user, *more]
+        subprocess.run(words, input=f"{password}\n", text=True, check=True, capture_output=True, env=impetusd.environ)
+
+    def rpc(path: str, user: str, password: str) -> int:
+        with socket.create_connection(("127.0.0.1", port)) if not path else unix(path) as sock:
+            login = base64.b64encode(f"{user}:{password}".encode()).decode()
+            body = xmlrpc.client.dumps((), "supervisor.getPID").encode()
+            head = (
+                f"POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {login}\r\nContent-Type: text/xml\r\n"
+            )
+            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            return int(sock.recv(4096).split()[1])
+
+    def unix(path: str) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        return sock
+
+    port = impetusd.port()
+    keys = f"[gateway]\nsocket = ${{RUN_DIR}}/gateway.sock\nxmlrpc = 127.0.0.1:{port}\n"
+    impetusd.start(f"{keys}[program:a]\ncommand = sleep 300\n")
+    passwd("alice", "correct horse battery", "--role", "operator")
+    passwd("eve", "staple of a viewer", "--role", "viewer")
+    ctl.url = f"http://127.0.0.1:{port}"
+    alice = ("-u", "alice", "-p", "correct horse battery")
+    wait_for(lambda: "RUNNING" in ctl(*alice, "status", code=None), lambda: ctl(*alice, "status", code=None))
+    assert ctl(*alice, "restart", "a") == "a: stopped\na: started\n"
+    assert "alice via gateway" in impetusd.run("events", "a").out
+    assert "Server requires authentication" in ctl("-u", "alice", "-p", "wrong", "version", code=1)
+    assert "403 stop takes the role operator" in ctl("-u", "eve", "-p", "staple of a viewer", "stop", "a", code=1)
+    assert rpc("", "alice", "correct horse battery") == 200
+    assert rpc(f"{impetusd.run_dir}/gateway.sock", "alice", "correct horse battery") in {401, 404}
+    passwd("alice", "another horse battery")
+    wait_for(lambda: rpc("", "alice", "correct horse battery") == 401)
+    assert rpc("", "alice", "another horse battery") == 200
