@@ -398,6 +398,7 @@ METHODS: Mapping[str, Method] = {
     # of the last change that the client has, of the supervisor's life `life`. `usage`: memory and CPU, too.
     "watch": Method(VIEWER, idempotent=True, slow=True, life=Param(_text, ""), since=_SIZE, usage=Param(_flag, True)),
     "health": Method(VIEWER, idempotent=True, slow=False),
+    "metrics": Method(VIEWER, idempotent=True, slow=False),
     "timers": Method(VIEWER, idempotent=True, slow=False),
     "trigger": Method(OPERATOR, idempotent=False, slow=True, name=Param(_name, required=True), wait=_WAIT),
     "reopen-logs": Method(OPERATOR, idempotent=True, slow=True),

@@ -24,7 +24,7 @@ from impetusd.core import redact
 from impetusd.core import stream as watching
 from impetusd.core.config.gateway import GATEWAY, OBSERVER
 from impetusd.core.config.location import Paths
-from impetusd.core.config.model import Config, Health
+from impetusd.core.config.model import Config, Health, Kind
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.core.reasons import Reason, because
@@ -56,6 +56,7 @@ from impetusd.supervisor.api.events import Events
 from impetusd.supervisor.api.feed import Feed
 from impetusd.supervisor.api.inherited import Inherited
 from impetusd.supervisor.api.logfiles import LogFiles
+from impetusd.supervisor.api.measured import BOUNDS, Measured
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.searching import Searching
@@ -239,6 +240,8 @@ class Daemon:
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
         self._open.callback(self._starter.close)
         self._starter.prefix = self._prefix
+        self._measured = self._starter.measured = Measured(self._starter.put)
+        self._open.callback(self._measured.close)
         self._starter.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
         self._oom = Oom()
         self._open.callback(self._oom.close)
@@ -421,6 +424,7 @@ class Daemon:
             end=self._done.set,
             others={
                 "health": lambda _: {"checks": self._checks.rows()},
+                "metrics": lambda _: self._metrics(),
                 "timers": lambda _: {"timers": self._timers.rows()},
                 "trigger": self._trigger,
                 "reopen-logs": self._log_files.reopen,
@@ -496,7 +500,15 @@ class Daemon:
         for part in (self._memory, self._readiness, self._checks, self._ageing):
             subscribe(part.changed, f"telling {type(part).__name__.lower()} of its change", of_held=False)
         subscribe(self._feed.changed, "telling who watches")
+        subscribe(self._measured.changed, "counting it")
         subscribe(lambda _: self._saving.soon(), "having it saved")
+
+    def _metrics(self) -> dict[str, Any]:
+        """The control method: see `api.measured`."""
+        slots = self._engine.slots
+        pools = [unit.name for unit in slots.units.values() if unit.kind is Kind.POOL]
+        counted = self._measured.slots(slots.entries.values(), slots.shown)
+        return {"slots": counted, "pools": self._measured.pools(pools), "bounds": BOUNDS}
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
@@ -547,6 +559,7 @@ class Daemon:
         if "checks" in blobs:
             contain("health checks", "reading what is remembered", self._checks.load, blobs["checks"])
         silences = json.dumps(saved.get(alerting.BLOB, [])) if first else blobs.get(alerting.BLOB, "[]")
+        contain("metrics", "reading what is remembered", self._measured.load, blobs)
         contain("silences", "reading what is remembered", self._alerting.load, silences)
         if first:
             self._starter.put(alerting.BLOB, silences)
@@ -564,6 +577,8 @@ class Daemon:
                 for part in (self._memory, self._readiness, self._ageing):
                     what = f"following it by {type(part).__name__.lower()}"
                     contain(entry.name, what, part.follow, entry)
+            if entry.serves and entry.rec.process is not None and not self._engine.slots.holds(entry):
+                contain(entry.name, "measuring on", self._starter.go_on_measuring, entry.rec.process, entry.name)
         self._engine.slots.page.blank()
         contain("health checks", "beginning", self._checks.begin)
         watched = [unit for unit in self._engine.slots.units.values() if unit.enabled and unit.watch]

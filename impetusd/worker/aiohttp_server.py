@@ -4,7 +4,8 @@ Everything that depends on the inside of aiohttp 3.14 is in this file: `RequestH
 connection that are read but not begun), `._waiter` (pending exactly while the connection is idle: what aiohttp's own
 keep-alive timer looks at), `._current_request` (the one that a handler runs for), `._next_keepalive_close_time`
 (keepalive_timeout after it became idle, or was accepted), `._task_handler` (the connection's task), `StreamResponse._req`,
-its request, `BaseRequest._payload`, its body, and `BaseProtocol._buffer_paused`.
+its request, `BaseRequest._payload`, its body, `BaseProtocol._buffer_paused`, and `RequestHandler._handle_request` (its second argument is
+when the request began, and comes to `finish_response`).
 
 Methods are replaced on aiohttp's classes where it has no hook, or where a hook would be paid for by every request.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
@@ -192,11 +194,27 @@ def _count_answers(tally: Tally) -> None:
     A middleware would see neither those nor what handlers raise, and cost a coroutine each.
     """
     finish, answered = web.RequestHandler.finish_response, tally.answered
+    made, stir = web.RequestHandler.connection_made, tally.measures.stir
+    handle = web.RequestHandler._handle_request  # noqa: SLF001
+
+    def connection_made(handler: web.RequestHandler, transport: asyncio.BaseTransport) -> None:
+        made(handler, transport)
+        stir()
+
+    def timed(
+        handler: web.RequestHandler, request: BaseRequest, _: float | None, request_handler: Any
+    ) -> Awaitable[tuple[web.StreamResponse, bool]]:
+        # In the place of the loop's own time, which uvloop takes once for all that it does before it waits again.
+        return handle(handler, request, monotonic(), request_handler)
+
+    web.RequestHandler.connection_made = connection_made  # type: ignore[method-assign,assignment]
+    web.RequestHandler._handle_request = timed  # type: ignore[method-assign,assignment]  # noqa: SLF001
 
     def counted(
         handler: web.RequestHandler, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Awaitable[tuple[web.StreamResponse, bool]]:
-        answered(resp.status if isinstance(resp, web.StreamResponse) else 500)  # anything else becomes a 500
+        seconds = monotonic() - start_time if start_time is not None else None
+        answered(resp.status if isinstance(resp, web.StreamResponse) else 500, seconds)  # anything else becomes a 500
         return finish(handler, request, resp, start_time)
 
     web.RequestHandler.finish_response = counted  # type: ignore[method-assign,assignment]

@@ -205,10 +205,22 @@ class AsgiServer(Server):
     def _see_answers(self) -> None:
         """Count each answer and, once the drain has begun, have it end its connection."""
         send, send_400_response, answered = _CYCLE.send, _HTTP.send_400_response, self.tally.answered
+        run, made, stir = _CYCLE.run_asgi, _HTTP.connection_made, self.tally.measures.stir
+
+        def timed(cycle: Any, app: Any) -> Awaitable[None]:
+            cycle.impetusd_began = time.monotonic()
+            result: Awaitable[None] = run(cycle, app)
+            return result
+
+        def connection_made(connection: Any, transport: Any) -> None:
+            made(connection, transport)
+            stir()
+
+        _CYCLE.run_asgi, _HTTP.connection_made = timed, connection_made
 
         def seen(cycle: Any, message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and not cycle.response_started:
-                answered(message["status"])
+                answered(message["status"], time.monotonic() - cycle.impetusd_began)
                 if self._hurried is not None and not _has_more(cycle.transport.get_protocol()):
                     headers = [each for each in message.get("headers", ()) if each[0].lower() != b"connection"]
                     message = {**message, "headers": [*headers, (b"connection", b"close")]}

@@ -171,7 +171,8 @@ class Worker:
 
     async def _work(self) -> None:
         assert self._starting is not None  # _start_up() succeeded
-        self._server = self._starting
+        self._server = server = self._starting
+        self._tally.measures.connections = lambda: server.connections
         self._heartbeat.watch(self._server)
         if not self._serve.is_set() and not self._stop.is_set():
             self._phase = "parked"
@@ -212,6 +213,8 @@ class Worker:
         self._phase = "exiting"
 
     def _on_command(self, command: dict[str, Any], fds: list[int]) -> None:
+        if command.get("page") and fds:
+            self._share(fds[0])
         match command:
             case {"do": "serve", "name": str(name)}:
                 self._name = os.environ["IMPETUSD_NAME"] = name
@@ -232,6 +235,13 @@ class Worker:
                     self._starting.hurry()
             case _:
                 log.error("the supervisor sent a command that this worker does not know: %s", command)
+
+    def _share(self, fd: int) -> None:
+        """Measure in the supervisor's page from now on."""
+        try:
+            self._tally.measures.share(fd)
+        except (OSError, ValueError) as error:
+            log.warning("what this worker measures cannot be shared with the supervisor: %s", error)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._page.leave()

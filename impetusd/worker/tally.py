@@ -1,4 +1,4 @@
-"""How many requests a worker has answered, and how many of them with 500 or above.
+"""How many requests a worker has answered, how many of them with 500 or above, and what else it measures of them.
 
 Told when asked for, and once when they are as many as the worker may answer (max_requests, give or take a tenth, so that
 workers that were started together are not replaced together); from then on now and then, for its turn may not have come.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+
+from impetusd.worker.measures import Measures
 
 _SPREAD = 0.1  # of max_requests, either way
 _AGAIN = 0.1  # of max_requests: so many further requests until it is told again
@@ -19,15 +21,17 @@ class Tally:
     def __init__(self, max_requests: int, notify: Callable[..., None]) -> None:
         self._max = max_requests
         self._notify = notify
+        self.measures = Measures()
         self.requests = 0
         self.errors = 0
         # A fork has a `random` of its own: it reseeds itself.
         spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
         self._limit = max(1, round(max_requests * spread)) if max_requests else 0
 
-    def answered(self, status: int) -> None:
-        """Count one answer."""
+    def answered(self, status: int, seconds: float | None = None) -> None:
+        """Count one answer, which took so long."""
         self.requests += 1
+        self.measures.answered(status, seconds)
         if status >= 500:
             self.errors += 1
         if self.requests == self._limit:

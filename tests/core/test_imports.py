@@ -52,7 +52,8 @@ MAY = {
     "impetusd.supervisor": (
         *("impetusd.core", "impetusd.linux", "impetusd.files", "impetusd.shim.wire", "impetusd.supervisor"),
         *("impetusd.client.instance", "impetusd.client.ports", "impetusd.probe", "impetusd.traces"),
-        "impetusd.worker.cells",  # the page that it keeps for the workers of a pool
+        # The pages of memory that workers share with each other, and with the supervisor.
+        *("impetusd.worker.cells", "impetusd.worker.measures"),
     ),
     "impetusd.supervisor.disk": (
         *("impetusd.core", "impetusd.files", "impetusd.supervisor.disk", "impetusd.supervisor.faults"),

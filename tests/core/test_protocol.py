@@ -38,6 +38,7 @@ GOOD_PARAMS = {
     },
     "tail": {"name": "web:0", "stream": "error", "offset": 7, "file": "1:2", "follow": True},
     "health": {},
+    "metrics": {},
     "timers": {},
     "trigger": {"name": "maintenance", "wait": True},
     "reopen-logs": {},

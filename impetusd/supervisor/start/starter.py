@@ -30,6 +30,7 @@ from impetusd.core.rules.lifecycle import Scope
 from impetusd.files.folders import unlink_socket
 from impetusd.linux.priority import WARNING
 from impetusd.shim.wire import MOST_FDS
+from impetusd.supervisor.api.measured import Measured
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.logs.logpipe import own_end
@@ -66,6 +67,7 @@ class Starter:
         """`environ` is the daemon's environment, of which a few variables are handed on."""
         self.files: SocketFiles | None = None
         self.faults = BARE
+        self.measured: Measured | None = None
         self.prefix: Prefix | None = None  # with one, what has no file of its own in the INI goes to standard output
         self._ledger = ledger
         self._link = link
@@ -343,9 +345,24 @@ class Starter:
 
     def put_to_work(self, process: int, name: str) -> None:
         """Have a worker accept requests as slot `name`; said twice, it is done once."""
-        self.tell(process, {"do": "serve", "name": name})
+        self._tell_with_page(process, name, {"do": "serve", "name": name})
 
-    def tell(self, process: int, message: Mapping[str, str], fds: Sequence[int] = ()) -> bool:
+    def go_on_measuring(self, process: int, name: str) -> None:
+        """Have a worker that serves as slot `name`, since before our time, measure where we can see it."""
+        self._tell_with_page(process, name, {"do": "tell"})
+
+    def _tell_with_page(self, process: int, name: str, message: Mapping[str, Any]) -> None:
+        page = -1
+        if self.measured is not None:
+            with contextlib.suppress(OSError):  # none is left: it is put to work, and what it measures is not seen
+                page = self.measured.page(process, name.partition(":")[0])
+        try:
+            self.tell(process, {**message, "page": True} if page >= 0 else message, [page] if page >= 0 else ())
+        finally:
+            if page >= 0:
+                os.close(page)
+
+    def tell(self, process: int, message: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
         """Send a command to a worker; one that does not listen any more is about to be noticed, and False."""
         fd = self._held.get(f"chan:{process}")
         if fd is None:
@@ -373,6 +390,8 @@ class Starter:
 
     def forget_channel(self, process: int) -> None:
         """The worker is gone."""
+        if self.measured is not None:
+            self.measured.ended(process)
         if f"chan:{process}" in self._held:
             self.drop(f"chan:{process}")
 

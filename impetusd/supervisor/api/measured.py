@@ -1,0 +1,161 @@
+"""The control method `metrics`: what is counted and not seen in a row of `watch`, for whoever makes metrics of it.
+
+    slots   by name, as `status` shows it: {unit, starts: {reason: number}, exits: {"code:1" | "signal:SIGSEGV" | "stage:exec" …:
+            number}, cpu_s, limit_bytes}; counted since this supervisor began
+    pools   by name: {workers, connections, requests: {status: number}, durations, lags: {sum, counts}}, see `worker.measures`; of
+            the workers that live, and of those that have ended, so that no sum falls. It outlives supervisors.
+    bounds  of the histograms: {durations, lags}, in seconds; the last count is of what is above the last bound
+
+A worker writes into a page of memory, which is read as it is: none is asked, so none that is stuck is waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from impetusd.core.rules.policy import Exit, signal_name
+from impetusd.linux.processes import stat
+from impetusd.supervisor.observers import Change
+from impetusd.supervisor.slots.entry import ONE_SHOT, Entry
+from impetusd.worker import measures
+
+BLOB = "measured:"  # and a pool's name: what its workers that have ended had measured
+MOST = 64  # kinds of starts and ends of a slot that are told apart
+TICK = 1.0 / os.sysconf("SC_CLK_TCK")
+ASKED = "asked"  # the reason of a start that has none
+
+
+class Measured:
+    """Counts, and the pages of workers. `put` has a blob remembered."""
+
+    def __init__(self, put: Callable[[str, str], object]) -> None:
+        self._put = put
+        self._starts: dict[str, Counter[str]] = {}  # by the slot's own name
+        self._ends: dict[str, Counter[str]] = {}
+        self._pages: dict[int, tuple[str, mmap.mmap]] = {}  # by process: its pool, and what it writes into
+        self._past: dict[str, dict[str, Any]] = {}  # by pool
+
+    def load(self, blobs: Mapping[str, str]) -> None:
+        """What the supervisor before knew of workers that have ended. Raises what makes no sense of it."""
+        for key, text in blobs.items():
+            if key.startswith(BLOB):
+                found = json.loads(text)
+                self._past[key.removeprefix(BLOB)] = added(found, nothing())
+
+    # Slots.
+
+    def changed(self, change: Change) -> None:
+        """A slot has: its process has ended, or another one has begun."""
+        entry, before, after = change
+        if after.last_exit is not None and after.last_exit is not before.last_exit:
+            _count(self._ends, entry.name, _end(after.last_exit))
+        if after.pid is not None and after.pid != before.pid:
+            _count(self._starts, entry.name, (before.reason or after.reason).key or ASKED)
+
+    def slots(self, entries: Iterable[Entry], shown: Callable[[Entry], str]) -> dict[str, dict[str, Any]]:
+        """What is counted of each; of one that is not there any more nothing is kept."""
+        found: dict[str, dict[str, Any]] = {}
+        kept: set[str] = set()
+        for entry in entries:
+            kept.add(entry.name)
+            if entry.role in ONE_SHOT:
+                continue
+            found[shown(entry)] = {
+                "unit": entry.unit.name,
+                "starts": self._starts.get(entry.name, {}),
+                "exits": self._ends.get(entry.name, {}),
+                "cpu_s": cpu_seconds(entry.slot.pid) if entry.slot.pid is not None else None,
+                "limit_bytes": entry.unit.max_memory_restart or entry.unit.max_memory_kill or None,
+            }
+        for counts in (self._starts, self._ends):
+            for name in counts.keys() - kept:
+                del counts[name]
+        return found
+
+    # Pools.
+
+    def page(self, process: int, pool: str) -> int:
+        """A descriptor of the page that this worker is to write into from now on: the caller's. Raises OSError."""
+        fd = measures.make()
+        try:
+            page = mmap.mmap(fd, measures.SIZE, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            os.close(fd)
+            raise
+        before = self._pages.pop(process, None)
+        if before is not None:
+            before[1].close()
+        self._pages[process] = pool, page
+        return fd
+
+    def ended(self, process: int) -> None:
+        """The worker is gone: what it has measured stays."""
+        pool, page = self._pages.pop(process, ("", None))
+        if page is None:
+            return
+        self._past[pool] = added(self._past.get(pool, nothing()), {**measures.read(page), "connections": 0})
+        page.close()
+        self._put(f"{BLOB}{pool}", json.dumps(self._past[pool], separators=(",", ":")))
+
+    def pools(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What the workers of each have measured, all together."""
+        found = {name: {"workers": 0, **self._past.get(name, nothing())} for name in names}
+        for pool, page in self._pages.values():
+            if pool in found:
+                workers = found[pool]["workers"] + 1
+                found[pool] = {"workers": workers, **added(found[pool], measures.read(page))}
+        return found
+
+    def close(self) -> None:
+        """Let go of the pages."""
+        for _, page in self._pages.values():
+            page.close()
+        self._pages.clear()
+
+
+BOUNDS = {"durations": measures.DURATIONS, "lags": measures.LAGS}
+
+
+def nothing() -> dict[str, Any]:
+    """What a pool has measured whose workers have not."""
+    return measures.read(bytes(measures.SIZE))
+
+
+def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Both together. Raises LookupError, TypeError, ValueError for what does not have the form of `measures.read`."""
+
+    def histogram(name: str) -> dict[str, Any]:
+        counts = [a + b for a, b in zip(one[name]["counts"], other[name]["counts"], strict=True)]
+        return {"sum": round(one[name]["sum"] + other[name]["sum"], 6), "counts": counts}
+
+    requests = Counter(one["requests"])
+    requests.update(other["requests"])
+    return {
+        "connections": one["connections"] + other["connections"],
+        "requests": dict(sorted(requests.items())),
+        **{name: histogram(name) for name in BOUNDS},
+    }
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """What a process, and the children that it has waited for, have used of the processor; None if it is gone."""
+    fields = stat(pid)
+    return None if fields is None else round(sum(map(int, fields[11:15])) * TICK, 2)
+
+
+def _count(counts: dict[str, Counter[str]], name: str, key: str) -> None:
+    counter = counts.setdefault(name, Counter())
+    counter[key if key in counter or len(counter) < MOST else "other"] += 1
+
+
+def _end(end: Exit) -> str:
+    if end.failed:
+        return f"stage:{end.failed.facts.get('stage', '')}"
+    if end.signal is not None:
+        return f"signal:{signal_name(end.signal)}"
+    return "unknown:" if end.code is None else f"code:{end.code}"
