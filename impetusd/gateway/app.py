@@ -11,7 +11,20 @@ from aiohttp import web
 
 from impetusd.client import inherited
 from impetusd.client.async_control import through
-from impetusd.gateway import explaining, guard, login, logs, openapi, pages, rest, routes, stream, supervisord, tls
+from impetusd.gateway import (
+    explaining,
+    guard,
+    login,
+    logs,
+    metrics,
+    openapi,
+    pages,
+    rest,
+    routes,
+    stream,
+    supervisord,
+    tls,
+)
 from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.keys import BACKEND, SETTINGS
@@ -35,6 +48,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     login.install(app)
     explaining.install(app)
     stream.install(app, backend)
+    metrics.install(app, backend)
     if ours.tls_cert:
         tls.install(app, ours.tls_cert, ours.tls_key, ours.xmlrpc)
     routes.add(
@@ -42,6 +56,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
         [
             *ROUTES,
             *pages.ROUTES,
+            *metrics.ROUTES,
             *login.ROUTES,
             *rest.ROUTES,
             *explaining.ROUTES,

@@ -57,7 +57,7 @@ class Param(NamedTuple):
 
 
 class Route(NamedTuple):
-    """`role` is the lowest that may ask, or OPEN; `answer` the media type, NOTHING for 204; `schema` of a JSON answer.
+    """`role` is the lowest that may ask, or OPEN; `opened` says of which requests it asks for none all the same. `answer` the media type, NOTHING for 204; `schema` of a JSON answer.
 
     `body` None: it takes none.
     """
@@ -71,6 +71,7 @@ class Route(NamedTuple):
     body: tuple[Param, ...] | None = None
     answer: str = JSON
     schema: Schema = OBJECT
+    opened: Callable[[web.Request], bool] = lambda _: False
 
 
 CALLER = web.RequestKey("impetusd.caller", Caller)

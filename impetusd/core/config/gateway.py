@@ -205,13 +205,15 @@ def _enabled(reading: Values, section: Section, name: str, user: str) -> bool:
 def _told(reading: Values, name: str) -> dict[str, Any]:
     """What the unit is told, as JSON."""
     whole = reading.gateway.values if reading.gateway is not None else {}
-    conf = {"conf": reading.path, "state_dir": reading.built_in["STATE_DIR"], "url": whole.get("url", "")}
+    url = whole.get("url", "") or (_url(whole) if whole else "")
+    conf = {"conf": reading.path, "state_dir": reading.built_in["STATE_DIR"], "url": url}
     alerts = {each.name: each.values for each in reading.alerts.values() if each.values["enabled"]}
     if name == OBSERVER:
         units = {**reading.units, **{timer.name: timer.unit for timer in reading.timers.values()}}
         needs = {unit: made.depends_on for unit, made in units.items() if made.depends_on}
         groups = {group.name: group.members for group in reading.groups.values()}
-        return {**conf, "alerts": alerts, "needs": needs, "groups": groups}
+        listen = _written(whole.get("listen", ()))
+        return {**conf, "listen": listen, "alerts": alerts, "needs": needs, "groups": groups}
     told = {key: value for key, value in whole.items() if key not in {"enabled", "user"}}
     for key in ("listen", "socket", "xmlrpc"):
         told[key] = _written(told[key]) if key == "listen" else str(told[key])
@@ -225,6 +227,17 @@ def _roles(reading: Values) -> dict[str, tuple[str, ...]]:
         return {}
     given = {"viewers": reading.roles.viewers, "operators": reading.roles.operators, "admins": reading.roles.admins}
     return {role: words for role, words in given.items() if words}
+
+
+def _url(whole: Mapping[str, Any]) -> str:
+    """What a browser reaches it by, as far as the section tells; "" if it does not."""
+    secure, hosts, addresses = whole["tls_cert"] or whole["behind_proxy"], whole["hosts"], whole["listen"]
+    if whole["behind_proxy"] and hosts:
+        return f"https://{hosts[0]}/"
+    if not addresses:
+        return ""
+    at = f"{hosts[0]}:{addresses[0].port}" if hosts else str(addresses[0])
+    return f"{'https' if secure else 'http'}://{at}/"
 
 
 def _written(addresses: tuple[Listen, ...]) -> list[str]:
