@@ -20,6 +20,7 @@ import uvloop
 from bench_base import IMPETUSD, PYTHON, Instance, Load, compile_c, free_port, get, percentile, show
 from bench_ceiling import memory_ceiling
 from bench_flood import flooding_child
+from bench_gateway import gateway
 from bench_many import many_idle, many_started_and_stopped
 from bench_reload import reloads
 from bench_service import service_figures
@@ -245,6 +246,7 @@ def main() -> None:
         "ceiling": lambda n: memory_ceiling(max(3, n // 10)),
         "service": lambda _: service_figures(),
         "watch": lambda _: watchers(),
+        "gateway": lambda _: gateway(),
         "reload": lambda n: reloads(max(3, n // 6)),
     }
     parser.add_argument("only", nargs="*", metavar="WHICH", help=f"of {', '.join(benches)}; all of them unless named")
