@@ -13,6 +13,7 @@ import time
 
 from impetusd.client import instance
 from impetusd.client.instance import SHIM, SUPERVISOR
+from impetusd.linux import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +134,6 @@ def evict_stale(paths: Paths) -> bool:
 
 def _parent(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b") ")[2].split()[1])
-    except (OSError, IndexError, ValueError):
+        return int((procfs.fields(pid, 2) or [b"", b"0"])[1])
+    except OSError:
         return 0

@@ -1,4 +1,4 @@
-"""Tells that a file in a folder has changed: inotify(7), so that nothing has to look for it."""
+"""inotify(7): what changes in a folder is reported, so that nothing has to look for it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,42 @@ import ctypes
 import os
 import struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x8, 0x40, 0x80, 0x200
 IN_DELETE_SELF, IN_MOVE_SELF, IN_Q_OVERFLOW, IN_EXCL_UNLINK = 0x400, 0x800, 0x4000, 0x4000000
-# Not IN_MODIFY: whoever writes to a file closes it as well, and we, who keep ours open until another has its name, are not
-# woken by our own lines.
-MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_EXCL_UNLINK
 IN_CLOEXEC, IN_NONBLOCK = 0o2000000, 0o4000
+ITSELF = IN_DELETE_SELF | IN_MOVE_SELF  # the folder: its watch goes with it
+# Of a file that others may write to. Not IN_MODIFY: whoever writes to a file closes it as well, and we, who keep ours open
+# until another has its name, are not woken by our own lines.
+MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | ITSELF | IN_EXCL_UNLINK
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def create() -> int:
+    """A descriptor that is readable when something is reported; -1 where the kernel has none left to give."""
+    fd: int = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
+    return fd
+
+
+def add(fd: int, folder: str, mask: int) -> int:
+    """Have what `mask` says of `folder` reported. Returns the watch; -1 where the kernel has none left to give."""
+    watch: int = _libc.inotify_add_watch(fd, os.fsencode(folder), mask)
+    return watch
+
+
+def events(fd: int) -> Iterator[tuple[int, int, str]]:
+    """(watch, mask, name) of what was reported. Raises OSError; BlockingIOError when nothing was."""
+    data = os.read(fd, 65536)
+    while data:
+        watch, mask, _, length = _EVENT.unpack_from(data)
+        name = os.fsdecode(data[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
+        data = data[_EVENT.size + length :]
+        yield watch, mask, name
 
 
 class Inotify:
@@ -23,7 +50,7 @@ class Inotify:
     __slots__ = ("_watch", "fd")
 
     def __init__(self) -> None:
-        self.fd: int = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
+        self.fd = create()
         self._watch = -1
 
     @property
@@ -35,32 +62,27 @@ class Inotify:
         """Watch `folder`, as it is now: one of its name that was watched before may have been removed."""
         if self.fd < 0:
             return
-        before, self._watch = self._watch, _libc.inotify_add_watch(self.fd, os.fsencode(folder), MASK)
+        before, self._watch = self._watch, add(self.fd, folder, MASK)
         if before not in {-1, self._watch}:
             _libc.inotify_rm_watch(self.fd, before)
 
     def changed(self, name: str) -> tuple[bool, bool]:
         """Whether another file may have the name, or none, and whether somebody has written to the one that has it.
 
-        What is told of the file before it does not count.
+        What was reported of the file before it does not count.
         """
         other = written = False
         try:
-            data = os.read(self.fd, 65536)
+            for watch, mask, each in events(self.fd):
+                own, itself, lost = each == name, bool(mask & ITSELF), bool(mask & IN_Q_OVERFLOW)
+                if watch != self._watch and not lost:
+                    continue  # of the folder before this one
+                if itself:
+                    _libc.inotify_rm_watch(self.fd, watch)
+                    self._watch = -1
+                other = other or own or itself or lost
+                if own and mask & (IN_CLOSE_WRITE | IN_MOVED_TO):
+                    written = bool(mask & IN_CLOSE_WRITE)
         except BlockingIOError:
-            return False, False
-        while data:
-            watch, event, _, length = _EVENT.unpack_from(data)
-            own = os.fsdecode(data[_EVENT.size : _EVENT.size + length].rstrip(b"\0")) == name
-            data = data[_EVENT.size + length :]
-            lost = bool(event & IN_Q_OVERFLOW)
-            if watch != self._watch and not lost:
-                continue  # of the folder before this one
-            itself = bool(event & (IN_DELETE_SELF | IN_MOVE_SELF))
-            if itself:
-                _libc.inotify_rm_watch(self.fd, watch)
-                self._watch = -1
-            other = other or own or itself or lost
-            if own and event & (IN_CLOSE_WRITE | IN_MOVED_TO):
-                written = bool(event & IN_CLOSE_WRITE)
+            pass
         return other, written

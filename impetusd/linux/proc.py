@@ -16,7 +16,9 @@ import os
 import signal
 import time
 
+from impetusd.linux import procfs
 from impetusd.linux.errors import unless_blind
+from impetusd.linux.procfs import fields, lines, rights
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,25 +44,11 @@ class Member:
 
 def read(pid: int) -> Member | None:
     """The process `pid`, or None when there is none."""
-    told = fields(pid)
-    if not told:
+    stat = fields(pid)
+    if not stat:
         return None
-    zombie = told[0] in {b"Z", b"X", b"x"}
-    return Member(pid, int(told[1]), int(told[2]), int(told[3]), int(told[19]), zombie=zombie)
-
-
-def fields(pid: int) -> list[bytes]:
-    """/proc/PID/stat from the state on, which is field 3 of proc(5); [] when there is no such process."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(fd, 4096)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        unless_blind(error)
-        return []
-    return text[text.rindex(b")") + 2 :].split()  # the name may hold blanks and brackets
+    zombie = stat[0] in {b"Z", b"X", b"x"}
+    return Member(pid, int(stat[1]), int(stat[2]), int(stat[3]), int(stat[19]), zombie=zombie)
 
 
 def children() -> list[int]:
@@ -87,7 +75,7 @@ def _children_file() -> int:
 
 def snapshot() -> dict[int, Member]:
     """Every process of the host, by pid: one pass over /proc."""
-    found = (read(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    found = map(read, procfs.pids())
     return {member.pid: member for member in found if member is not None}
 
 
@@ -122,29 +110,20 @@ def now() -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
-def rights(pid: int) -> bytes:
-    """The user ids that `pid` has, as /proc shows them; b"" when there is no such process."""
-    return next((line for line in _lines(pid, "status") if line.startswith(b"Uid:")), b"")
+def is_our_equal(pid: int) -> bool:
+    """Whether it runs as the user that we are, and as nobody else."""
+    return {*rights(pid).split()[1:]} == {str(os.geteuid()).encode()}
 
 
 def may_trace() -> bool:
     """Whether we have CAP_SYS_PTRACE."""
-    told = next((line.split()[1] for line in _lines(os.getpid(), "status") if line.startswith(b"CapEff:")), b"0")
-    return bool(int(told, 16) >> CAP_SYS_PTRACE & 1)
+    found = next((line.split()[1] for line in lines(os.getpid(), "status") if line.startswith(b"CapEff:")), b"0")
+    return bool(int(found, 16) >> CAP_SYS_PTRACE & 1)
 
 
 def place(pid: int) -> bytes:
     """The cgroup v2 that `pid` is in, as /proc shows it; it is known of a zombie, too."""
-    return next((line for line in _lines(pid, "cgroup") if line.startswith(b"0::")), b"")
-
-
-def _lines(pid: int, name: str) -> list[bytes]:
-    try:
-        with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:
-            return file.read(65536).splitlines()
-    except OSError as error:
-        unless_blind(error)
-        return []
+    return next((line for line in lines(pid, "cgroup") if line.startswith(b"0::")), b"")
 
 
 def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set[int]) -> list[Member]:
@@ -165,22 +144,15 @@ def descendants(roots: Iterable[int], processes: Mapping[int, Member], stop: set
 
 
 def below(pid: int) -> list[Member]:
-    """The descendants of one process, told by the kernel's lists: quicker than `snapshot`, and it may miss some."""
+    """The descendants of one process by the kernel's lists: quicker than `snapshot`, and it may miss some."""
     found: dict[int, Member] = {}
     queue = [pid]
     while queue and len(found) < MOST_BELOW:
-        each = queue.pop()
-        try:
-            tasks = os.listdir(f"/proc/{each}/task")
-        except OSError as error:
-            unless_blind(error)
-            continue
-        for line in (line for task in tasks for line in _lines(each, f"task/{task}/children")):
-            for child in map(int, line.split()):
-                member = read(child)
-                if member is not None and child not in found:
-                    found[child] = member
-                    queue.append(child)
+        for child in procfs.children(queue.pop()):
+            member = read(child)
+            if member is not None and child not in found:
+                found[child] = member
+                queue.append(child)
     return list(found.values())
 
 

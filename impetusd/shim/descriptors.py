@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 
+from impetusd.linux import proc
 from impetusd.linux.errors import suppress, unless_blind
 
 TYPE_CHECKING = False
@@ -72,7 +73,7 @@ class Search:
             fd = _getfd(child.pidfd, number)
         except PermissionError:
             # Yama wants an ancestor or CAP_SYS_PTRACE. What runs as ourselves has no rights that we have not.
-            fd = _opened(child.pid, number) if _is_our_equal(child.pid) else -1
+            fd = _opened(child.pid, number) if proc.is_our_equal(child.pid) else -1
             if fd < 0:
                 if child.pid not in self.barred:
                     self.barred.append(child.pid)
@@ -131,16 +132,6 @@ def _opened(pid: int, number: int) -> int:
     except OSError as error:
         unless_blind(error)
         return -1
-
-
-def _is_our_equal(pid: int) -> bool:
-    """Whether it runs as the user that we are, and as nobody else."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            uids = next((line.split()[1:5] for line in file if line.startswith("Uid:")), [])
-    except OSError:
-        return False
-    return {*uids} == {str(os.geteuid())}
 
 
 def _getfd(pidfd: int, number: int) -> int:

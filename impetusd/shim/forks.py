@@ -11,7 +11,7 @@ import os
 import select
 import socket
 
-from impetusd.linux import proc
+from impetusd.linux import proc, procfs
 from impetusd.linux.cgroup import Cgroups
 from impetusd.shim import failures
 from impetusd.shim.log import log
@@ -129,7 +129,7 @@ class Forks:
             return "another child's" if pid in self._state.mains() else "no child of the shim's"
         if member.started < child.asked:
             return "older than the request"
-        if proc.rights(pid) != proc.rights(template.pid):
+        if procfs.rights(pid) != procfs.rights(template.pid):
             return "not of the template's user"
         if template.cgroup:
             place, own = proc.place(pid), proc.place(template.pid)

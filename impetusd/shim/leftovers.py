@@ -21,6 +21,7 @@ import time
 from impetusd.linux import proc
 from impetusd.linux.cgroup import cgroup_of
 from impetusd.linux.errors import suppress
+from impetusd.linux.procfs import boot_id, pids
 from impetusd.shim.log import call_it_writer
 
 TYPE_CHECKING = False
@@ -31,12 +32,6 @@ MARK = "IMPETUSD_DAEMON"  # in the environment of each child: the `life` of the 
 NAME = "life"
 VERSION = 1
 SHOWN = 8  # processes that a sentence names
-
-
-def boot_id() -> str:
-    """The kernel's name for this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def instance(state_dir: str) -> str:
@@ -129,7 +124,7 @@ def search(state_dir: str) -> list[proc.Member]:
     group = group_name(state_dir)
     owners: dict[str, bool] = {}
     found = set()
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+    for pid in pids():
         own = proc.variable(pid, MARK)
         if (own and (own == mark or (beginning and own.startswith(beginning)))) or group_of(pid, group, owners):
             found.add(pid)

@@ -15,7 +15,7 @@ import signal
 import struct
 import time
 
-from impetusd.linux import proc
+from impetusd.linux import proc, procfs
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.errors import suppress
 from impetusd.shim import descriptors, leftovers, table, wire
@@ -124,17 +124,11 @@ def status_of_zombie(child: Child) -> int | None:
 
     As the last field of /proc/PID/stat, which is 0 for whoever might not trace the process.
     """
-    fields = proc.fields(child.pid)
+    fields = procfs.fields(child.pid)
     if fields[:1] != [b"Z"] or int(fields[19]) != child.started or len(fields) < 50:
         return None
     status = int(fields[49])
-    return status if status or _may_know(child.pid) else None
-
-
-def _may_know(pid: int) -> bool:
-    """Whether we run as the user that `pid` is, or may trace any process."""
-    ids = proc.rights(pid).split()[1:]
-    return {*ids} == {str(os.geteuid()).encode()} or proc.may_trace()
+    return status if status or proc.is_our_equal(child.pid) or proc.may_trace() else None
 
 
 def unknown(saved: dict[str, Any], state_dir: str) -> list[proc.Member]:

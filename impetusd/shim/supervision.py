@@ -17,7 +17,7 @@ import sys
 import time
 from itertools import takewhile
 
-from impetusd.linux import proc
+from impetusd.linux import proc, procfs
 from impetusd.linux.errors import suppress
 from impetusd.shim import handover, spawn, store, table, wire
 from impetusd.shim.child import Child
@@ -109,7 +109,7 @@ class Supervision:
                 self.kill()
 
     def _run_state(self, pid: int) -> bytes:
-        return b"".join(self._loop.with_spares(lambda: proc.fields(pid))[:1])
+        return b"".join(self._loop.with_spares(lambda: procfs.fields(pid))[:1])
 
     def kill(self) -> None:
         """Kill the supervisor; its end is seen later."""

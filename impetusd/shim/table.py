@@ -25,9 +25,9 @@ from itertools import islice
 from impetusd.linux import proc
 from impetusd.linux.errors import suppress
 from impetusd.linux.inotify import Inotify
+from impetusd.linux.procfs import boot_id
 from impetusd.shim import leftovers
 from impetusd.shim.child import Child
-from impetusd.shim.leftovers import boot_id
 from impetusd.shim.log import log
 
 TYPE_CHECKING = False

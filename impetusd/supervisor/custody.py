@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from impetusd.linux import procfs
 from impetusd.supervisor.logs.lines import stamp
 
 ORPHANED = "orphaned"  # the shim's mode: see `shim.main`
@@ -77,7 +78,6 @@ def _hangs() -> bool:
 
 def _state(tid: str) -> bytes:
     try:
-        with open(f"/proc/self/task/{tid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1]
+        return b"".join(procfs.fields(f"self/task/{tid}")[:1])
     except OSError:
         return b""

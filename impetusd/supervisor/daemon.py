@@ -34,6 +34,7 @@ from impetusd.core.rules.lifecycle import State, Want
 from impetusd.files import ledgerfile
 from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, WARNING, is_journal
+from impetusd.linux.procfs import boot_id
 from impetusd.linux.watch import watch
 from impetusd.supervisor import custody, lifeline
 from impetusd.supervisor.api import alerting, audit
@@ -65,7 +66,7 @@ from impetusd.supervisor.api.tailing import Tailing
 from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.disk.saving import Saving
-from impetusd.supervisor.disk.state import StateFile, boot_id
+from impetusd.supervisor.disk.state import StateFile
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.holding import Holding
 from impetusd.supervisor.logs import stream

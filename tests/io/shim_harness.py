@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from waiting import wait_for
 
-from impetusd.linux import proc
+from impetusd.linux import proc, procfs
 from impetusd.linux.cgroup import Cgroups, own_cgroup
 from impetusd.shim import leftovers, table, wire
 
@@ -365,7 +365,7 @@ def header(state_dir: object, **parts: Any) -> dict[str, Any]:
     """The first line of a table of the instance in `state_dir`, as a shim of this version writes it."""
     return {
         "version": table.VERSION,
-        "boot": leftovers.boot_id(),
+        "boot": procfs.boot_id(),
         "life": "x",
         "instance": leftovers.instance(str(state_dir)),
         "shim": [1, 1],

@@ -16,7 +16,7 @@ from waiting import until
 
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.memory import MB
-from impetusd.linux import processes
+from impetusd.linux import processes, procfs
 from impetusd.supervisor.rules import memory
 from impetusd.supervisor.rules.memory import Memory
 from impetusd.supervisor.slots.entry import Role
@@ -237,7 +237,7 @@ def test_while_everything_is_stopped_only_max_memory_kill_holds(bench):
 
 
 def test_without_a_ceiling_nothing_is_looked_at(bench, monkeypatch):
-    monkeypatch.setattr(processes, "pids", None)
+    monkeypatch.setattr(procfs, "pids", None)
 
     async def scenario(bench):
         bench.run("leak_memory", 0)
@@ -287,7 +287,7 @@ def test_how_long_it_has_been_over_survives_a_supervisor(bench):
 
 def test_a_measurement_that_fails_is_told_and_tried_again(bench, monkeypatch):
     monkeypatch.setattr(memory, "FAR", 0.05)
-    real, failed = processes.pids, []
+    real, failed = procfs.pids, []
 
     def failing():
         if not failed:
@@ -295,7 +295,7 @@ def test_a_measurement_that_fails_is_told_and_tried_again(bench, monkeypatch):
             raise OSError(24, "Too many open files")
         return real()
 
-    monkeypatch.setattr(processes, "pids", failing)
+    monkeypatch.setattr(procfs, "pids", failing)
 
     async def scenario(bench):
         bench.run("leak_memory", "--from", 60, 0, restart=30)
@@ -341,7 +341,7 @@ def test_the_process_table_is_read_as_psutil_reads_it():
     me, theirs = processes.read(os.getpid()), psutil.Process()
     assert (me.pid, me.parent, me.group, me.session) == (os.getpid(), theirs.ppid(), os.getpgrp(), os.getsid(0))
     assert abs(me.rss - theirs.memory_info().rss) < 8 * MB
-    assert set(processes.pids()) & set(psutil.pids()) >= {1, os.getpid()}
+    assert set(procfs.pids()) & set(psutil.pids()) >= {1, os.getpid()}
     total, whole = processes.proportional([me])
     assert whole
     assert 0.5 < total / theirs.memory_full_info().pss < 2.0

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from impetusd.linux import proc
 from impetusd.shim import descriptors, table
 
 NOBODY = 65534
@@ -132,7 +133,7 @@ def test_where_nothing_may_be_copied_pipes_of_our_own_user_are_found_all_the_sam
 
     monkeypatch.setattr(descriptors, "_getfd", refused)
     if not same:
-        monkeypatch.setattr(descriptors, "_is_our_equal", lambda pid: False)
+        monkeypatch.setattr(proc, "is_our_equal", lambda pid: False)
     reader, writer = pipe
     kept = {"r": table.ident(reader), "w": table.ident(writer)}
     with survivor(signal.pause) as alive:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from waiting import turns, until
 
+from impetusd.linux.procfs import boot_id
 from impetusd.supervisor.disk import state as module
-from impetusd.supervisor.disk.state import StateFile, boot_id, write
+from impetusd.supervisor.disk.state import StateFile, write
 
 WRITER = Path(__file__).parent.parent / "programs" / "job_write_state.py"
 KILLS = 100

@@ -22,15 +22,6 @@ SHOWN = 5  # faults that a sentence names
 AGAIN = 5.0  # seconds until a write that failed is tried again
 
 
-def boot_id() -> str:
-    """The kernel's name for this boot; "" where /proc does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
 class StateFile:
     """The file at `path`, and `path`.old. `tell` takes a sentence for the daemon's log, in the loop's thread."""
 

@@ -19,6 +19,8 @@ import termios
 import threading
 from typing import NamedTuple
 
+from impetusd.linux import procfs
+
 CHUNK = 65536  # bytes a read; a pipe's default capacity
 _EMPTY, _READING, _READ, _MARKED, _MARKED_TOO = range(5)
 _STATE = struct.Struct("Q")  # stored last, in one instruction
@@ -144,8 +146,7 @@ class Journal:
 def _started(tid: int) -> int | None:
     """When the thread was started; None when there is none that has still something to do."""
     try:
-        with open(f"/proc/{tid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        fields = procfs.fields(tid)
     except OSError:
         return None
-    return None if fields[0] in {b"Z", b"X", b"x"} else int(fields[19])
+    return None if not fields or fields[0] in {b"Z", b"X", b"x"} else int(fields[19])

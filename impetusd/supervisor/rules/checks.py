@@ -23,7 +23,7 @@ from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import health
 from impetusd.core.rules.health import Condition, Observed, Result, Turn
 from impetusd.core.rules.lifecycle import State, Want
-from impetusd.supervisor.disk.state import boot_id
+from impetusd.linux.procfs import boot_id
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import SERVING, Entry

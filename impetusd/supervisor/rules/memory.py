@@ -29,7 +29,7 @@ from impetusd.core.rules.memory import (
     trees,
     urgent,
 )
-from impetusd.linux import processes
+from impetusd.linux import processes, procfs
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import Entry, Role
@@ -203,7 +203,7 @@ class Memory:
         """Measure every tree from one reading of the process table."""
         began, spent = time.thread_time(), 0.0
         table: dict[int, Process] = {}
-        for count, pid in enumerate(processes.pids(), 1):
+        for count, pid in enumerate(procfs.pids(), 1):
             process = processes.read(pid)
             if process is not None:
                 table[pid] = process
