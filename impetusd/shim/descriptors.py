@@ -1,9 +1,9 @@
-"""Descriptors that a shim which was killed had held, known again by device and inode.
+"""Finding the descriptors that a killed shim had kept, by device and inode.
 
 They are among those that were passed on to this process, and in the survivors themselves, whose pipes and sockets they
 are. A survivor may be hostile, and put another file at a number between any two of our steps. So nothing is opened that
-it can replace: a copy is taken of what it has (pidfd_getfd(2)), and looked at; only then is it used. What it links to is
-read first, which no file system is asked for: a look at a file on a hung one would hang as well.
+it can replace: a copy is taken of what it has (pidfd_getfd(2)), and looked at; only then is it used. Its link in /proc is
+read first, which asks no file system: a look at a file on a hung one would hang as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sift(given: Iterable[int], wanted: Iterable[list[int]]) -> list[int]:
-    """Of descriptors of this process those that are one of `wanted`, as `table.ident` tells them; the others are closed."""
+    """Close those of `given`, descriptors of this process, that are none of `wanted` (see `table.ident`); returns the others."""
     files = {(device, inode) for device, inode, _ in wanted}
     kept = []
     for fd in given:
@@ -44,7 +44,7 @@ class Search:
     """`found`: name → descriptor. `barred`: the pids of survivors out of which we may take nothing."""
 
     def __init__(self, kept: dict[str, list[int]]) -> None:
-        """`kept`: name → what `table.ident` told of it."""
+        """`kept`: name → its `table.ident`."""
         self._kept = kept
         self._wanted: dict[tuple[int, int], list[str]] = {}
         for name, (device, inode, _) in kept.items():
@@ -88,7 +88,7 @@ class Search:
             os.close(fd)
 
     def _take(self, fd: int) -> None:
-        """Have a copy of ours for each name that it is wanted for."""
+        """Take a copy for each name that it is wanted for."""
         there, flags = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
         if flags & os.O_PATH:
             return

@@ -1,6 +1,6 @@
-"""The end of everything without a supervisor, when none comes up: each process gets its stop signal and its time, all at once.
+"""The end of everything without a supervisor, when none starts: each process gets its stop signal and its time, all at once.
 
-In no order, for that is known to the supervisor alone.
+In no order: only the supervisor knows that.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from impetusd.shim.state import ShimState
     from impetusd.shim.strays import Strays
 
-GRACE = (
-    2.0  # seconds between SIGTERM and SIGKILL for what no unit has a say about; with UNKILLABLE, `stop` waits so long
-)
-UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process
+GRACE = 2.0  # seconds between SIGTERM and SIGKILL for what belongs to no unit; with UNKILLABLE, `stop` waits so long
+UNKILLABLE = 5.0  # seconds after SIGKILL after which a process counts as one that cannot be ended
 
 
 class Ending:
-    """`due` is when (monotonic) there is something to do."""
+    """Of all children. `due` is when (monotonic) to call `is_over` again."""
 
     def __init__(self, state: ShimState, strays: Strays, now: float) -> None:
         self._state = state
@@ -42,7 +40,7 @@ class Ending:
         self.due = now
 
     def is_over(self, now: float) -> bool:
-        """Go on with it. Whether all has ended that can be ended."""
+        """Send the signals that are due. Whether all has ended that can be ended."""
         for process in list(self._kill_at):
             child = self._state.children.get(process)
             if child is None or self._is_over(child):
@@ -60,7 +58,7 @@ class Ending:
         return not self._kill_at
 
     def left(self) -> list[int]:
-        """The pids of what SIGKILL does not end."""
+        """The pids of those that SIGKILL does not end."""
         children = self._state.children.values()
         return [child.pid for child in children if child.process in self._give_up_at and not self._is_over(child)]
 
@@ -70,9 +68,9 @@ class Ending:
 
 
 class Last:
-    """When all units are down: the end of processes that descend from one of them, nobody can say from which.
+    """When all units are down: the end of processes that descend from one of them, but nobody can say from which.
 
-    Where a unit has left something that it spares (treekill = no), that may be among them: then they are let be.
+    If a unit has left something on purpose (treekill = no), that may be among them: then none of them is signalled.
     """
 
     def __init__(self, state: ShimState, strays: Strays, now: float) -> None:
@@ -88,7 +86,7 @@ class Last:
         self._send(found, signal.SIGCONT)
 
     def is_over(self, now: float) -> bool:
-        """Go on with it. Whether all has ended that can be ended."""
+        """Send the signals that are due. Whether all has ended that can be ended."""
         found = self._found()
         if found and now >= self.due:
             self._send(found, signal.SIGKILL)

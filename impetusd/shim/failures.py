@@ -1,6 +1,6 @@
-"""How the shim tells that a start failed: as a reason, and in the words that a supervisor of the first version reads.
+"""How the shim reports a failed start: as a reason, and in the words that a supervisor of the first version reads.
 
-The reason is JSON of `core.reasons`, which the shim does not import: a `start_failed` with the stage, what that is about,
+The reason is JSON of `core.reasons`, which the shim does not import: a `start_failed` with the stage, what it was done to,
 and why it failed.
 """
 
@@ -25,11 +25,11 @@ CAUSES = {
 
 
 def failed(stage: str, cause: dict[str, Any], what: str = "") -> dict[str, Any]:
-    """Of an `exited` event, the fields that say so. `stage` is one of `core.reasons`' STAGES."""
+    """The fields of an `exited` event for it. `stage` is one of `core.reasons`' STAGES."""
     words = STAGES.get(stage, stage.replace("_", " "))
     facts = {"stage": stage, "what": what, "cause": cause}
-    told = {"stage": f"{words} {what}".rstrip(), "error": text(cause)}
-    return {**told, "cause": {"key": "start_failed", "facts": facts}}
+    first = {"stage": f"{words} {what}".rstrip(), "error": text(cause)}
+    return {**first, "cause": {"key": "start_failed", "facts": facts}}
 
 
 def because(key: str, **facts: Any) -> dict[str, Any]:
@@ -38,14 +38,14 @@ def because(key: str, **facts: Any) -> dict[str, Any]:
 
 
 def of_error(error: BaseException) -> dict[str, Any]:
-    """The cause that an exception is: its errno where it has one, else what it says."""
+    """The cause of an exception: its errno where it has one, else its text."""
     number = error.errno if isinstance(error, OSError) else None
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)
     return of_errno(number, said) if number else because("text", text=said)
 
 
 def of_errno(number: int, said: str) -> dict[str, Any]:
-    """The cause that an errno is; `said`: what was said of it."""
+    """The cause of an errno; `said`: the text that came with it."""
     return because("os_error", errno=number, detail="" if said == os.strerror(number) else said)
 
 

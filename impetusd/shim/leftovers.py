@@ -2,8 +2,8 @@
 
 The table in run_dir can be lost (removed, damaged, another instance's). Three things remain: a file in state_dir that says
 whether the last life ended in order; the cgroups of the instance, which carry its name; and the mark in the environment of
-each process, with all that descends from one or shares its session. A program that overwrites its environment, where no
-cgroup holds it, is found as a descendant or not at all.
+each process, with all that descends from one or shares its session. Without a cgroup, a program that overwrites its
+environment is found as a descendant or not at all.
 
 The file `life` in state_dir:
     version, boot      of this format, and of the host
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MARK = "IMPETUSD_DAEMON"  # in the environment of each child: the `life` of the shim that started it
 NAME = "life"
 VERSION = 1
-SHOWN = 8  # processes that a sentence names
+SHOWN = 8  # processes that a message names
 
 
 def instance(state_dir: str) -> str:
@@ -41,7 +41,7 @@ def instance(state_dir: str) -> str:
 
 
 def group_name(state_dir: str) -> str:
-    """What the cgroup that holds the instance's programs is called, wherever it is. Raises OSError."""
+    """The name of the cgroup that holds the instance's programs, wherever it is. Raises OSError."""
     return f"impetusd-{instance(state_dir)}"
 
 

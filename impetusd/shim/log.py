@@ -24,7 +24,7 @@ _writer = 0  # the pid of the process that writes, until it is reaped
 
 
 def log(text: str, level: str = WARNING) -> None:
-    """Write one line, or have it wait. Returns within WITHIN seconds. `level`: for systemd's journal, see sd-daemon(3)."""
+    """Write one line, or queue it. Returns within WITHIN seconds. `level`: for systemd's journal, see sd-daemon(3)."""
     stamp = level if is_journal(os.environ) else f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} "
     line = f"{stamp}shim: {text}".encode()[: select.PIPE_BUF - 1] + b"\n"
     with suppress(OSError):
@@ -44,7 +44,7 @@ def writer() -> int:
 
 
 def write_waiting(patience: float = 0.0) -> None:
-    """Have the lines that wait written, unless some are being written still; wait `patience` seconds for that."""
+    """Start writing the queued lines, unless earlier ones are still being written; wait `patience` seconds for the end of it."""
     global _writer  # noqa: PLW0603 - one process has one stderr
     if not _is_free() or not _lines:
         return
@@ -76,15 +76,15 @@ def _is_free() -> bool:
 
 
 def call_it_writer() -> None:
-    """Have nobody take this process, which a shim has forked to wait for a disk, for a shim. Raises OSError."""
+    """Name this process, which a shim has forked to wait for a disk, so that nobody takes it for a shim. Raises OSError."""
     with open("/proc/self/comm", "wb", buffering=0) as name:
         name.write(NAME)
 
 
 def _write(text: bytes) -> None:
-    """In the process that writes, which is called NAME: what the shim holds must not be held by one that hangs.
+    """In the process that writes, called NAME. If it hangs, it must hold nothing that the shim holds: it closes all that.
 
-    Nor the lock on the open file's position, which an interpreter takes at its start (lseek): so the file is opened anew.
+    Nor may it hold the lock on the file's position, which an interpreter takes at its start (lseek): it opens the file anew.
     """
     try:
         os.closerange(3, 1 << 20)

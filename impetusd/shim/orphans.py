@@ -1,7 +1,7 @@
-"""Taking over what a shim that was killed has left: its processes live on, but they are no longer anybody's children.
+"""Taking over what a killed shim has left: its processes still run, but they are nobody's children any more.
 
 They are found by the table that it wrote (`shim.table`), each by pid and start time, and held by a pidfd: no signal can hit a
-stranger. How one of them ends is asked of the kernel (PIDFD_GET_INFO, Linux 6.15), once whoever adopted it has reaped it.
+stranger. The kernel says how one of them ended (PIDFD_GET_INFO, Linux 6.15), once whoever adopted it has reaped it.
 Descriptors were passed on to this process (by the supervisor that has become it, or by systemd's store), or are found in
 the survivors: see `shim.descriptors`.
 """
@@ -34,7 +34,7 @@ REAPED_WITHIN = 1.5  # seconds after an end in which whoever adopted the process
 GONE_WITHIN = 2.0  # seconds that the supervisor of a dead shim has to end by itself
 JUST_NOW = 0.05  # seconds by which two clocks, and a start time in ticks, may differ
 # linux/pidfd.h: struct pidfd_info of 64 bytes, _IOWR(0xFF, 11), and in it the mask and the status of wait(2).
-SHUT = -2  # a gate that its shim's death has shut, unless it had been opened just before that
+SHUT = -2  # a gate that the death of its shim has closed, unless it had been opened just before
 WORKER = [b"impetusd.worker", b"template"]  # the end of a template's command line
 EX_UNBORN = 79  # the exit of a worker that waits there; worker/template.py has it, too
 _INFO = struct.Struct("=Q52xi")

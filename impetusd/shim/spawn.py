@@ -139,8 +139,8 @@ def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bo
         if stage == stages[-1][0]:
             code = NOT_FOUND if isinstance(error, FileNotFoundError | NotADirectoryError) else NOT_EXECUTABLE
         with suppress(BaseException):
-            told = f"{stage}\0\0{_cause(error, stage, spec)}\0{what}"
-            os.write(report, told.encode("utf-8", "backslashreplace"))
+            text = f"{stage}\0\0{_cause(error, stage, spec)}\0{what}"
+            os.write(report, text.encode("utf-8", "backslashreplace"))
     finally:
         os._exit(code)
 
@@ -316,6 +316,6 @@ def _execute(places: list[str], argv: list[str], env: dict[str, str], listen: in
             os.execve(place, argv, env)  # noqa: S606  # no shell is wanted
         except (FileNotFoundError, NotADirectoryError) as error:
             failure = failure or error
-        except PermissionError as error:  # told rather than that it is not there
+        except PermissionError as error:  # reported rather than that another place does not have it
             failure = error if failure is None or not isinstance(failure, PermissionError) else failure
     raise failure or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -41,9 +41,7 @@ VERSION = 1
 NAME = "table"
 DAMAGED = ".bad"  # what is appended to the name of one that cannot be used
 GROWTH = 1 << 20  # bytes added to twice what everything takes, until it is begun anew
-AGAIN = (
-    5.0  # seconds until a file that cannot be written is tried again, and until one in no watched folder is looked at
-)
+AGAIN = 5.0  # seconds until a file that cannot be written is tried again, or one in no watched folder is looked at
 WRITTEN_WITHIN = 1.0  # seconds that a disk may take at the end
 PARTS = ("blobs", "kept", "children")
 AT_ONCE = 50  # of a part in one line

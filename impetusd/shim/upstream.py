@@ -1,9 +1,9 @@
-"""What the manager that started us is told by sd_notify(3), as systemd is with Type=notify: the shim's end of it.
+"""Messages to the manager that started us, by sd_notify(3), as systemd expects them with Type=notify.
 
 The shim is the main process, so with NotifyAccess=main its messages count and those of no program that it runs. It passes
-on what the supervisor says; of its own it says WATCHDOG=1, from its one loop: a shim that is stuck falls silent, and a
-supervisor that is stuck is the shim's own business. And it gives the manager copies of what it holds, for the shim after
-this one (FileDescriptorStoreMax= in the unit), by the name DEVICE-INODE, for both ends of a pipe are one file.
+on what the supervisor says, and adds WATCHDOG=1, from its one loop: a shim that is stuck falls silent, and a supervisor
+that is stuck is the shim's own business. And it gives the manager copies of what it keeps, for the shim after this one
+(FileDescriptorStoreMax= in the unit), by the name DEVICE-INODE, since both ends of a pipe are one file.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-AGAIN = 0.05  # seconds until what the manager had no room for is said again
+AGAIN = 0.05  # seconds until a message that the manager had no room for is sent again
 
 
 class Upstream:
-    """`due` is when (monotonic) the next WATCHDOG=1 is to be said; infinity where nobody asked for it."""
+    """`due` is when (monotonic) to call `beat`; infinity where the manager wants no WATCHDOG=1 and nothing waits."""
 
     __slots__ = ("_address", "_beat_at", "_period", "_sock", "_waiting", "due")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """What systemd says in our environment; without NOTIFY_SOCKET there is nobody to tell, and nothing is sent."""
+        """`environ`: ours, as systemd made it. Without NOTIFY_SOCKET nothing is sent."""
         path = environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._period = 0.0
         self._sock: socket.socket | None = None
-        self._waiting: deque[tuple[str, int]] = deque()  # what is to be stored: a copy of it, or -1: no more
+        self._waiting: deque[tuple[str, int]] = deque()  # name and a copy to store, or -1: to discard
         self._beat_at = math.inf
         self.due = math.inf
         if not path.startswith(("/", "@")):
@@ -52,19 +52,19 @@ class Upstream:
                 pass
 
     def store(self, name: str, fd: int) -> None:
-        """Have the manager hold a copy of `fd` for the next shim. `name` as `name_of` gives it."""
+        """Have the manager hold a copy of `fd` for the next shim. `name`: see `name_of`."""
         if self._sock is not None:
             self._waiting.append((name, os.dup(fd)))
             self.due = 0.0
 
     def discard(self, name: str) -> None:
-        """Have it close its copies of what is called so."""
+        """Have it close its copies under this name."""
         if self._sock is not None:
             self._waiting.append((name, -1))
             self.due = 0.0
 
     def beat(self, now: float) -> None:
-        """Say that we are alive, if that is due at `now` (monotonic), and what waits to be said of descriptors."""
+        """Send WATCHDOG=1 if that is due at `now` (monotonic), and the descriptors that wait."""
         if now < self.due:
             return
         if now >= self._beat_at:
@@ -92,5 +92,5 @@ class Upstream:
 
 
 def name_of(ident: Sequence[int]) -> str:
-    """The name of an open file in the store, of what `table.ident` tells."""
+    """The name of an open file in systemd's store. `ident`: see `table.ident`."""
     return f"{ident[0]}-{ident[1]}"

@@ -1,4 +1,4 @@
-"""What the shim and the supervisor say to each other: JSON objects with descriptors, one a packet.
+"""The messages between the shim and the supervisor: JSON objects with descriptors, one a packet.
 
 A SOCK_SEQPACKET pair keeps the borders of messages and delivers what a dead supervisor had already sent. A packet is
 limited by the socket's buffer (208 KiB unless tuned), so a longer message travels as a sealed-off memfd.
@@ -11,27 +11,27 @@ From the supervisor, a message is {"ops": [...]} and is carried out as a whole, 
     fork process via spec   have the template `via` fork one
     signal process number scope   scope is main, rest or tree
     ack process         the exit has been written down: reap
-    snapshot name       remember a memfd with what a new supervisor would be told now
+    snapshot name       remember a memfd with the `hello` that a new supervisor would get now
     upgrade             go on with the code that is now on the disk: see `shim.handover`
     beat                alive
-    notify text         tell the manager that started us (sd_notify)
+    notify text         send this to the manager that started us (sd_notify)
     quit                end, once the supervisor has exited
 
 From the shim, a message is {"events": [...]}, a round's; one with descriptors is alone in its message:
     hello               {"table", "blobs", "shutdown", "pid", "command", "troubles", "baseline"}, after which come
     fds                 {"names"} with as many descriptors, and then
-    begin               the past is told; what follows is news
+    begin               that was the state; what follows has happened since
     spawned             {"process", "pid"}
     exited              {"process", "code" | "signal" + "core" | "stage" + "error" + "cause", "left"}, "cpu_s" and "max_rss" (bytes)
                         where they are known, and "oom": true when the memory controller of its own cgroup says that
-                        the kernel killed it; else nothing is known of that
+                        the kernel killed it (without it, that is not known)
     gone                {"process"}: nothing of its tree is left
     apply               SIGHUP: it stays in the blobs, as "hup", until it is forgotten
     reopen-logs         SIGUSR2
     upgraded            other code is in the shim now, and all else as it was
     refused             {"error"}: the code that is now on the disk cannot take over
-    trouble             {"what", "sentence"}: the shim itself is in trouble; "" when it is no more
-    shutdown            the shim was told to end (SIGTERM)
+    trouble             {"what", "sentence"}: a part of the shim is in trouble; "" when it no longer is
+    shutdown            SIGTERM came: everything is to end
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message with its descriptors (close-on-exec), or None when the peer is gone and all it sent is read.
 
     A process that has no number left for a descriptor gets fewer than were sent: the last ones are missing. Raises
-    BlockingIOError when there is no message yet, OSError (EMFILE), with nothing lost, when there is none for the text
-    of a long one, and ValueError for one that is none of ours; the next may be read.
+    BlockingIOError when there is no message yet, OSError (EMFILE), with nothing lost, when no number is left for the
+    text of a long one, and ValueError for one that is none of ours; the next may be read.
     """
     if _next_is_long(sock):
         os.close(os.dup(sock.fileno()))
@@ -110,12 +110,12 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 
 def note(slot: str, stage: str) -> bytes:
-    """The page of a supervisor that handles `slot`."""
+    """The page to write while `slot` is handled."""
     return f"{slot}\n{stage}".encode()[:PAGE_SIZE].ljust(PAGE_SIZE, b"\0")
 
 
 def noted(page: bytes) -> tuple[str, str]:
-    """The slot and the stage that a page says; "" each if it is blank."""
+    """The slot and the stage on a page; "" each if it is blank."""
     slot, _, stage = page.partition(b"\0")[0].decode("utf-8", "replace").partition("\n")
     return slot, stage
 

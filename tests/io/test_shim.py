@@ -392,6 +392,34 @@ supervision.SPACING = 0
         wait_for(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
 
 
+@pytest.mark.parametrize("call", ["spawn.start", "os.pidfd_open", "proc.read"])
+def test_whatever_fails_in_a_supervisors_start_it_is_started_again_and_nothing_is_left_of_it(call):
+    setup = f"""
+import os
+start, calls = supervision.Supervision.start, []
+def once(self, now):
+    calls.append(1)
+    if len(calls) != 2:
+        return start(self, now)
+    def fails(*_):
+        raise RuntimeError("raised by the test")
+    real, {call} = {call}, fails
+    start(self, now)
+    {call} = real
+supervision.Supervision.start = once
+supervision.SPACING = 0
+"""
+    with Shim(setup=setup) as shim:
+        shim.echo()
+        before = shim.open_fds()
+        shim.supervisor.kill()
+        shim.next_life()
+        shim.echo()
+        assert "starting the supervisor failed: RuntimeError('raised by the test')" in shim.log()
+        assert len(shim.open_fds()) == len(before)
+        wait_for(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
+
+
 def test_events_wait_for_a_supervisor_that_does_not_read(shim):
     """The shim goes on meanwhile, and nothing is lost."""
     text = "x" * 60_000
