@@ -29,6 +29,8 @@ def command(user: str | None, role: str | None, remove: bool) -> int:
     from impetusd.gateway import passwords
 
     at, name = here(), access.name(user or access.me(), "USER")
+    if name.startswith("token:"):
+        raise click.BadParameter("names that begin with token: are those of tokens in the ledger", param_hint="USER")
     if remove:
         access.change(at, lambda state: state.remove_user(name))
         return 0

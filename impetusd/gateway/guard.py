@@ -7,6 +7,7 @@ role. There is no CORS: no other origin is ever allowed anything.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import logging
 import re
@@ -99,7 +100,7 @@ async def _complete(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers[name] = value
     if request.path.startswith("/api/"):
-        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-cache" if hdrs.ETAG in response.headers else "no-store")
 
 
 @web.middleware
@@ -109,7 +110,7 @@ async def guard(
     """Let a request through to its handler, or answer what is wrong with it."""
     try:
         _check(request)
-        return await handler(request)
+        return _revalidated(request, await handler(request))
     except Problem as problem:
         return _unless_begun(request, problem)
     except web.HTTPException as error:
@@ -128,6 +129,19 @@ async def guard(
     except Exception:
         _log.exception("%s %s failed", request.method, request.match_info.route.resource)
         return _unless_begun(request, Problem(500, "this is a mistake in impetusd; the gateway's log has more"))
+
+
+def _revalidated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """A JSON answer with its tag; without its body, if the client has it already."""
+    if request.method != hdrs.METH_GET or not isinstance(response, web.Response) or response.status != 200:
+        return response
+    if response.content_type != routes.JSON or not isinstance(response.body, bytes):
+        return response
+    tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
+        response = web.Response(status=304)
+    response.headers[hdrs.ETAG] = tag
+    return response
 
 
 def _unless_begun(request: web.Request, problem: Problem) -> web.Response:

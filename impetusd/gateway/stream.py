@@ -69,8 +69,9 @@ class Hub:
         """Read the backend, for ever."""
         while True:
             async for change in self._source.subscribe():
-                self.take(change)
-            await asyncio.sleep(0.05)  # too slow: it has said "lost", and begins anew
+                if (change.kind, change.value) != ("lost", "slow"):
+                    self.take(change)
+            await asyncio.sleep(0.05)  # too slow: everything is sent anew
             self._add(Event(self._source.mirror.life, self._source.mirror.n, VIEWER, b"", anew=True))
 
     def take(self, change: Change) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 
+import aiohttp
 import pytest
 from gateway_world import run
 from waiting import until
+
+from impetusd.worker.draining import DRAINING
 
 
 class TestLooking:
@@ -33,6 +36,19 @@ class TestLooking:
             async with gateway.get("/api/v1/units/nobody", viewer) as answer:
                 assert (answer.status, answer.content_type) == (404, "application/problem+json")
                 assert "nobody" in (await answer.json())["detail"]
+
+        run(scenario)
+
+    def test_what_the_client_has_already_is_not_sent_again(self):
+        async def scenario(gateway):
+            viewer = await gateway.bearer("viewer")
+            async with gateway.get("/api/v1/units/api", viewer) as answer:
+                tag = answer.headers["ETag"]
+            async with gateway.get("/api/v1/units/api", {**viewer, "If-None-Match": tag}) as answer:
+                assert (answer.status, answer.headers["ETag"], await answer.read()) == (304, tag, b"")
+            await gateway.life.ask("start", names=["api"])
+            async with gateway.get("/api/v1/units/api", {**viewer, "If-None-Match": tag}) as answer:
+                assert answer.status == 200
 
         run(scenario)
 
@@ -105,6 +121,18 @@ class TestStream:
                     if name == "resumed":
                         break
                 assert seen == ["lost", "resumed"]
+
+        run(scenario)
+
+    def test_ends_when_its_worker_leaves(self):
+        async def scenario(gateway):
+            viewer = await gateway.bearer("viewer")
+            async with gateway.get("/api/v1/stream", viewer) as answer:
+                await anext(gateway.events(answer))
+                gateway.app[DRAINING].set()
+                with pytest.raises(aiohttp.ClientError):
+                    while True:
+                        await answer.content.readany()
 
         run(scenario)
 
