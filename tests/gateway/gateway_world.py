@@ -168,7 +168,7 @@ def run(scenario, ini=INI, **how):
     with in_a_folder(ini) as shim:
 
         async def live(life):
-            async with asyncio.timeout(60), serving(life, **how) as gateway:
+            async with asyncio.timeout(110), serving(life, **how) as gateway:
                 await scenario(gateway)
 
         shim.live(live)
