@@ -18,6 +18,7 @@ from impetusd.client.control import ControlError
 from impetusd.core import protocol, stream
 from impetusd.core.protocol import METHODS
 from impetusd.core.stream import Mirror
+from impetusd.gateway.access import TooMany
 from impetusd.gateway.keys import BACKEND
 from impetusd.gateway.problems import Problem
 from impetusd.gateway.rest import ask, route
@@ -25,6 +26,7 @@ from impetusd.gateway.routes import (
     EVENTS,
     NAME,
     PREFIX,
+    TEXT,
     TIME,
     Param,
     Route,
@@ -37,11 +39,27 @@ from impetusd.gateway.routes import (
 )
 from impetusd.gateway.stream import ALIVE, Writer, event
 
-MOST = 32  # logs at once: a slot's stdout and stderr are two
+MOST = 32  # logs in one answer: a slot's stdout and stderr are two
+SEARCHED, FOLLOWED = 8, 40  # at once, of all requests: the supervisor gives the gateway 64 connections
 PAGES = 64  # of new lines that wait for a client; then the supervisor is asked for no more
 STREAMS = {"out": "out", "err": "error"}
 OWN = "impetusd"  # the supervisor's own log
 _ID = re.compile(r"([0-9]{1,15})-([0-9a-f]{1,16}:[0-9a-f]{1,16})-(out|err)-(.{1,256})", re.ASCII)
+
+
+class Following:
+    """How many logs are followed now, of all requests."""
+
+    total = 0
+
+
+TURN = web.AppKey("impetusd.search", asyncio.Semaphore)
+FOLLOWING = web.AppKey("impetusd.following", Following)
+
+
+def install(app: web.Application) -> None:
+    """What requests share."""
+    app[TURN], app[FOLLOWING] = asyncio.Semaphore(SEARCHED), Following()
 
 
 class Log(NamedTuple):
@@ -62,10 +80,13 @@ class Log(NamedTuple):
 
 
 def chosen(mirror: Mirror, units: Iterable[str], streams: Iterable[str]) -> list[Log]:
-    """The logs of units and slots; of a name that no row has (a timer between two runs) its own. 400 if there are too many."""
+    """The logs of units and slots, of all if none is named; of a name that no row has (a timer between two runs) its own.
+
+    400 if there are too many.
+    """
     rows = mirror.rows.get(stream.UNIT, {})
     slots: dict[str, None] = {}
-    for name in units:
+    for name in units or list(dict.fromkeys(row["unit"] for row in rows.values())):
         own = [key for key, row in rows.items() if name in {key, row.get("unit"), row.get("name")}]
         slots.update(dict.fromkeys(own or [name]))
     found = [Log(slot, each) for slot in slots for each in (streams or STREAMS) if slot != OWN or each == "out"]
@@ -106,13 +127,14 @@ async def _found(
     request: web.Request, query: Mapping[str, Any], params: Mapping[str, Any], most: int
 ) -> dict[str, Any]:
     """Of each log what `search` finds, as one; what is wrong with one is a problem beside the lines of the others."""
-    backend, caller = request.app[BACKEND], caller_of(request)
+    backend, caller, turn = request.app[BACKEND], caller_of(request), request.app[TURN]
     logs = chosen(backend.mirror, query["unit"], query["stream"])
 
     async def look(log: Log) -> dict[str, Any] | ControlError:
         try:
             its = {"name": log.slot, "stream": STREAMS[log.stream], **params}
-            return dict(await ask(backend, "search", its, caller))
+            async with turn:
+                return dict(await ask(backend, "search", its, caller))
         except ControlError as error:
             return error
 
@@ -187,10 +209,13 @@ async def follow(request: web.Request) -> web.StreamResponse:
         """Whether another one before it writes into the same file, and is followed already."""
         return paths.setdefault(path, log) != log
 
+    if request.app[FOLLOWING].total + len(logs) > FOLLOWED:
+        raise TooMany
     paths: dict[str, Log] = {}
     loop = asyncio.get_running_loop()
     firsts: list[asyncio.Future[tuple[str, list[dict[str, Any]]]]] = [loop.create_future() for _ in logs]
     tasks = [asyncio.create_task(read(log, first)) for log, first in zip(logs, firsts, strict=True)]
+    request.app[FOLLOWING].total += len(logs)
     try:
         begun = await asyncio.gather(*firsts, return_exceptions=True)
         errors = [each for each in begun if isinstance(each, BaseException)]
@@ -215,6 +240,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
                 await writer.send(b"".join(event("line", line, line["id"]) for line in page))
         return response
     finally:
+        request.app[FOLLOWING].total -= len(logs)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *firsts, return_exceptions=True)
@@ -227,7 +253,7 @@ def _lines(log: Log, page: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [log.line(text, at, page["file"], offset) for text, offset, at in zip(texts, offsets, times, strict=False)]
 
 
-_UNITS = Param("unit", NAME, "a unit or slot; several times for several", required=True, many=True)
+_UNITS = Param("unit", NAME, "a unit or slot; several times for several, all if none is given", many=True)
 _STREAMS = Param("stream", one_of(*STREAMS), "stdout or stderr; both if none is given", many=True)
 _LAST = count(0, protocol.MAX_LOG_LINES)
 ROLE = METHODS["search"].role
@@ -259,7 +285,7 @@ ROUTES = (
         query=(
             _UNITS,
             _STREAMS,
-            Param("q", {"type": "string", "minLength": 1, "maxLength": 256}, "the text, in any case", required=True),
+            Param("q", TEXT, "the text, in any case", ""),
             Param("from", TIME, "Unix time", 0.0),
             Param("to", TIME, "Unix time", 0.0),
             Param("before", count(0, 50), "lines before each", 0),

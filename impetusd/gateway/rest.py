@@ -153,7 +153,8 @@ async def events(request: web.Request) -> web.Response:
         raise Problem(400, "after and last do not go together")
     if not query["after"] and not query["since"] and not query["last"]:
         params["last"] = 200
-    return json_answer(await ask(request.app[BACKEND], "events", params, caller_of(request)))
+    told = await ask(request.app[BACKEND], "events", params, caller_of(request))
+    return json_answer({"events": told["records"], "last": told["last"], "more": told["more"]})
 
 
 # Doing.

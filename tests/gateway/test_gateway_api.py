@@ -29,7 +29,7 @@ class TestLooking:
                 told = await answer.json()
             assert told["units"][0]["name"] == "api"
             assert {"key": "autorestart", "value": "always", "origin": f"{gateway.life.shim.conf}:3"} in told["config"]
-            for path, key in (("timers", "timers"), ("plan", "changes"), ("events?last=5&unit=api", "records")):
+            for path, key in (("timers", "timers"), ("plan", "changes"), ("events?last=5&unit=api", "events")):
                 async with gateway.get(f"/api/v1/{path}", viewer) as answer:
                     assert answer.status == 200, await answer.text()
                     assert key in await answer.json()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from gateway_world import run
 
+from impetusd.gateway import logs
+
 INI = "[impetusd]\n[program:a]\ncommand = x\n[program:b]\ncommand = x\ninstances = 2\n"
 
 
@@ -17,6 +19,10 @@ def stamped(second, text):
 def write(gateway, name, *lines):
     with Path(gateway.life.shim.paths.log_dir, name).open("a", encoding="utf-8") as file:
         file.writelines(lines)
+
+
+def lines_at(found):
+    return found["lines"][-1]["at"]
 
 
 async def told(gateway, path, headers):
@@ -41,6 +47,8 @@ def test_several_logs_as_one_and_what_is_around_a_line():
         assert (found["lost"], found["problems"], found["more"]) == (0, [], False)
         found = await told(gateway, "?unit=a&unit=b&last=2", operator)
         assert (words(found["lines"]), found["more"]) == (names[2:], True)
+        assert words((await told(gateway, "", operator))["lines"]) == names
+        assert words((await told(gateway, f"/search?from={lines_at(found)}", operator))["lines"]) == names[3:]
         assert words((await told(gateway, "?unit=a&stream=err", operator))["lines"]) == names[1:2]
         (line,) = (await told(gateway, "/search?unit=a&unit=b&q=FOUR", operator))["lines"]
         assert words([line]) == names[3:]
@@ -55,6 +63,21 @@ def test_several_logs_as_one_and_what_is_around_a_line():
                 assert answer.status in {400, 404}
         async with gateway.get("/api/v1/logs?unit=nobody", operator) as answer:
             assert answer.status == 404
+
+    run(scenario, INI)
+
+
+def test_no_more_logs_are_followed_than_the_supervisor_gives_connections(monkeypatch):
+    monkeypatch.setattr(logs, "FOLLOWED", 4)
+
+    async def scenario(gateway):
+        operator = await gateway.bearer("operator")
+        async with gateway.get("/api/v1/logs/stream?unit=a", operator) as answer:
+            assert answer.status == 200
+            async with gateway.get("/api/v1/logs/stream?unit=b", operator) as other:
+                assert other.status == 429
+        async with gateway.get("/api/v1/logs/stream?unit=b", operator) as answer:
+            assert answer.status in {200, 429}  # the one before is noticed to have gone with its next event
 
     run(scenario, INI)
 

@@ -77,7 +77,7 @@ def test_from_the_first_link_to_the_ledger_and_killed_in_between(impetusd: Insta
     assert (status, json.loads(text.splitlines()[-1])["result"]["ok"]) == (200, True)
     assert impetusd.status()["p"].state == "STOPPED"
     assert browser.ask("POST", "/api/v1/units/p/start", {})[0] == 200
-    records = json.loads(browser.ask("GET", "/api/v1/events?unit=p&last=20")[1])["records"]
+    records = json.loads(browser.ask("GET", "/api/v1/events?unit=p&last=20")[1])["events"]
     stop = next(each for each in records if each["kind"] == "command" and each["method"] == "stop")
     assert (stop["user"], stop["role"], stop["outcome"]) == (me["user"], "operator", "done")
     assert f"by {me['user']} via gateway" in impetusd.run("events", "p").out
