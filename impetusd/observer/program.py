@@ -43,7 +43,7 @@ AFTER_MISTAKE = 5.0
 TOGETHER = 0.1  # seconds in which changes are looked at once
 REPORTS = 1.0  # seconds between two reports
 SET_ASIDE = 3600.0  # seconds that a damaged file is a problem
-SEND = frozenset({"fatal", "unhealthy", "restarts", "memory"})  # problems that a unit's stderr may say more of
+SEND = frozenset({"fatal", "unhealthy", "restarts", "memory", "timer"})  # problems of which stderr may say more
 
 
 class Observer:

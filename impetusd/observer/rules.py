@@ -5,7 +5,7 @@ do. Records show what happened (restarts, memory limits, a supervisor that died)
 happened for a while. Both become incidents (`core.explain.incidents`), and of each incident each alert is sent:
 
     firing      once, when it has lasted for `for`, GATHER at least, so that what follows from it is in the same notice
-    worse       its cause was found behind what was sent, or a warning has become an error
+    worse       its cause was found behind what was sent, a warning has become an error, or more is wrong with its root
     repeat      every `repeat`, while it lasts
     flapping    in the place of the third `firing` within FLAP_WINDOW: nothing more until it was well for CALM
     recovered   when it has been over for RECOVERY, if it was sent
@@ -16,15 +16,15 @@ nothing twice. Times are Unix time, in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from impetusd.core import stream
 from impetusd.core.explain import incidents, ledger
 from impetusd.core.explain.finding import STARTS_UP
-from impetusd.core.explain.incidents import IMPETUSD, Incident, Problem, Rows
+from impetusd.core.explain.incidents import EVENTS, IMPETUSD, Incident, Problem, Rows
 from impetusd.core.reasons import because
 from impetusd.observer.settings import Alert, Settings
 
@@ -35,9 +35,17 @@ FLAPS, FLAP_WINDOW = 3, 3600.0
 RESTARTS, RESTART_WINDOW = 3, 600.0  # so many unplanned ends of a unit's processes within that are a problem
 LASTS = {"restarts": 120.0, "memory": CALM, "unhealthy": 300.0, "daemon": 300.0}  # seconds after the last record of it
 MOST, KEYS = 20, 500  # problems, slots and units of an incident that a notice names; keys that are remembered
+OF_PROCESS = ("fatal", "unhealthy", "memory", "restarts")  # events that follow from each other
 MEMORY = frozenset({"max_memory_restart", "max_memory_kill"})
 
+T = TypeVar("T")
 Silence = Mapping[str, Any]  # {"name", "until"}: name of a unit, timer or alert, a pattern, or "" for everything
+
+
+def _known(kind: type[T], data: Mapping[str, Any]) -> T:
+    """One of this kind; fields of a newer version are left out."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # it is a dataclass
+    return kind(**{name: value for name, value in data.items() if name in names})
 
 
 @dataclass(slots=True)
@@ -50,14 +58,17 @@ class Mark:
 
 @dataclass(slots=True)
 class Told:
-    """An incident that an alert was sent of. `keys`: its problems; `gone`: since when there are none, 0.0 if there are."""
+    """An incident that an alert was sent of. `keys`: its problems, and since when each is gone, 0.0 if it is not.
+
+    `gone`: since when all are.
+    """
 
     incident: str
     root: str
     since: float
     sent: float
     error: bool
-    keys: list[str]
+    keys: dict[str, float]
     problems: list[dict[str, Any]]
     gone: float = 0.0
     flapping: bool = False
@@ -87,12 +98,12 @@ class State:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> State:
-        """What `data` gave. KeyError, TypeError, ValueError for anything else."""
-        told = {alert: {root: Told(**each) for root, each in of.items()} for alert, of in data["told"].items()}
-        marks = {key: Mark(**each) for key, each in data["marks"].items()}
+        """What `data` gave, of this version or a newer one. KeyError, TypeError, ValueError, AttributeError for anything else."""
+        told = {alert: {root: _known(Told, each) for root, each in of.items()} for alert, of in data["told"].items()}
+        marks = {key: _known(Mark, each) for key, each in data["marks"].items()}
         for mark in marks.values():
             incidents.problem_of(mark.problem)
-        return cls(**{**data, "told": told, "marks": marks})
+        return _known(cls, {**data, "told": told, "marks": marks})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +138,7 @@ class Notice:
     def of(cls, data: Mapping[str, Any]) -> Notice:
         """What `data` gave, as it comes out of JSON."""
         found: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in data.items()}
-        return cls(**{**found, "problems": tuple(map(incidents.problem_of, data["problems"]))})
+        return _known(cls, {**found, "problems": tuple(map(incidents.problem_of, data["problems"]))})
 
 
 # What records show.
@@ -313,14 +324,10 @@ class _Turn:
 
     def _go_on(self, alert: Alert, incident: Incident, known: Told, same: list[Told]) -> list[Told]:
         """One of which something was sent."""
-        told_keys = {key for told in same for key in told.keys}
+        told_keys = self._keys(incident, same, CALM if known.flapping else RECOVERY)
         merged = {each for told in same for each in (told.incident, *told.merged)} - {known.incident}
-        behind = [
-            each
-            for each in _wanted(alert, incident.problems)
-            if each.name == incident.root != known.root and each.key not in told_keys
-        ]
-        news = behind or (list(_wanted(alert, incident.problems)) if incident.error and not known.error else [])
+        wanted = _wanted(alert, incident.problems)
+        news = wanted if incident.error and not known.error else _news(incident.root, wanted, told_keys)
         silenced = self._silenced(alert, incident)
         if news and not known.flapping and (silenced or not self._ready(alert, news)):
             for told in same:  # as it was, until that can be sent
@@ -333,7 +340,9 @@ class _Turn:
         if alert.repeat:
             self._due.append(sent + alert.repeat)
         if kind:
-            self._make(alert, kind, known.incident, incident, since=known.since)
+            rest = tuple(problem for problem in incident.problems if problem not in news)
+            shown = replace(incident, problems=(*news, *rest)) if kind == "worse" else incident
+            self._make(alert, kind, known.incident, shown, since=known.since)
         told = _told(
             incident,
             told_keys,
@@ -344,6 +353,14 @@ class _Turn:
             merged=sorted(merged)[:KEYS],
         )
         return [told]
+
+    def _keys(self, incident: Incident, same: Iterable[Told], hold: float) -> dict[str, float]:
+        """Of problems that were sent: those that are there, or are gone for less than `hold`."""
+        here = {problem.key for problem in incident.problems}
+        gone = {key: at or self._now for told in same for key, at in told.keys.items() if key not in here}
+        kept = {key: at for key, at in gone.items() if self._now - at < hold}
+        self._due += [at + hold for at in kept.values()]
+        return kept | {key: 0.0 for told in same for key in told.keys if key in here}
 
     def _end(self, alert: Alert, told: Told) -> None:
         """It is over, and was sent."""
@@ -403,10 +420,18 @@ class _Turn:
         return f"{self._state.salt}-{self._state.count}"
 
 
-def _told(of: Incident, keys: Iterable[str] = (), **known: Any) -> Told:
-    """The incident as it was sent now; `keys`: of problems that it had before."""
+def _news(root: str, problems: Iterable[Problem], told: Collection[str]) -> list[Problem]:
+    """Those of the root itself that were not sent yet. Of what is wrong with a process only what is worse is news."""
+    ranks = [EVENTS.index(event) for event in OF_PROCESS if f"{event} {root}" in told]
+    best = min(ranks, default=len(EVENTS))
+    own = [problem for problem in problems if problem.name == root and problem.key not in told]
+    return [each for each in own if each.event not in OF_PROCESS or EVENTS.index(each.event) < best]
+
+
+def _told(of: Incident, keys: Mapping[str, float] | None = None, **known: Any) -> Told:
+    """The incident as it was sent now; `keys`: as in Told, of problems that it had before."""
     problems = [{**incidents.problem_data(each), "lines": []} for each in of.problems[:MOST]]
-    every = sorted({*keys, *(problem.key for problem in of.problems)})[:KEYS]
+    every = {**(keys or {}), **{problem.key: 0.0 for problem in of.problems[:KEYS]}}
     return Told(root=of.root, error=of.error, keys=every, problems=problems, **known)
 
 

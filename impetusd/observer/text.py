@@ -10,7 +10,7 @@ from typing import Any
 
 from impetusd.core import inert
 from impetusd.core.explain import causes
-from impetusd.core.explain.incidents import IMPETUSD, Problem, stopped
+from impetusd.core.explain.incidents import CONFIGURATION, IMPETUSD, Problem, stopped
 from impetusd.core.reasons import mentions
 from impetusd.core.units import span
 from impetusd.observer.rules import Notice
@@ -87,7 +87,7 @@ def what(problem: Problem) -> str:
             return f"{problem.name} is restarted again and again: {cause}"
         case "memory":
             return f"{problem.name} was restarted for its memory: {cause}"
-        case "deploy" if problem.name != IMPETUSD:
+        case "deploy":
             return cause
     return f"{IMPETUSD}: {cause}"
 
@@ -147,5 +147,5 @@ def _body(notice: Notice, settings: Settings, zone: dt.tzinfo | None) -> Iterato
 def _command(notice: Notice, settings: Settings) -> str:
     if notice.kind in {"test", "recovered"}:
         return ""
-    ours = {problem.event for problem in notice.problems} <= {"daemon", "disk"} or notice.root == IMPETUSD
+    ours = {problem.event for problem in notice.problems} <= {"daemon", "disk"} or notice.root == CONFIGURATION
     return f"{settings.command} why" if ours else f"{settings.command} why {clean(notice.root)}"

@@ -55,10 +55,16 @@ def test_a_failure_is_sent_once_and_then_its_recovery():
         (rows(timers=[timer("t", run(False, "skipped_running"), run(False))]), "timer t"),
         (rows(notices=[LOST]), "disk logs"),
         (rows(notices=[because("shim", what="table", text="x")]), "disk table"),
-        (rows(notices=[because("mistake", source="s", stage="t", cause=said("x"), count=1, ago_s=1.0)]), "daemon s"),
+        (
+            rows(notices=[because("mistake", source="s", stage="t", cause=said("x"), count=1, ago_s=1.0)]),
+            "daemon s mistake",
+        ),
         (rows(notices=[NOT_RELOADED]), "deploy web"),
-        (rows(notices=[because("ini_refused", ago_s=1.0, problem="x")]), "deploy impetusd"),
-        (rows(held={"key": "hold-only", "how": "x", "stage": "y", "at": T0, "within_s": 60}), "daemon impetusd"),
+        (rows(notices=[because("ini_refused", ago_s=1.0, problem="x")]), "deploy configuration"),
+        (
+            rows(held={"key": "hold-only", "how": "x", "stage": "y", "at": T0, "within_s": 60}),
+            "daemon impetusd hold-only",
+        ),
     ],
 )
 def test_what_rows_show(found, key):
@@ -177,6 +183,47 @@ class TestRecords:
         life = Life()
         life.record("of a newer version", unit="web")
         assert life.until(10) == []
+
+
+class TestOneUnit:
+    """Of which something was sent already."""
+
+    @pytest.mark.parametrize(
+        ("first", "then", "sent"),
+        [
+            (rows([RUNNING], notices=[NOT_RELOADED]), rows([FATAL], notices=[NOT_RELOADED]), True),
+            (rows([FATAL]), rows([FATAL], notices=[NOT_RELOADED]), True),
+            (rows([RUNNING], [check("web")]), rows([FATAL], [check("web")]), True),
+            (rows([FATAL]), rows([FATAL], [check("web")]), False),  # which follows from that
+        ],
+    )
+    def test_what_is_new_is_sent_and_what_follows_is_not(self, first, then, sent):
+        life = Life()
+        life.rows = first
+        assert [kind for _, kind, _ in life.until(10)] == ["firing"]
+        life.rows = then
+        assert [kind for _, kind, _ in life.until(10)] == ["worse"] * sent
+        life.rows = rows([RUNNING])
+        assert [kind for _, kind, _ in life.until(60)] == ["recovered"]
+
+    def test_what_is_over_and_comes_again_is_sent_again(self):
+        life = Life()
+        life.rows = rows([FATAL], notices=[NOT_RELOADED])
+        assert [kind for _, kind, _ in life.until(10)] == ["firing"]
+        life.rows = rows([FATAL])
+        assert life.until(60) == []
+        life.rows = rows([FATAL], notices=[NOT_RELOADED])
+        assert [kind for _, kind, _ in life.until(10)] == ["worse"]
+        assert problems(life.sent[-1]) == ["deploy web", "fatal web"]
+
+    def test_impetusds_own_troubles_are_told_apart(self):
+        life = Life()
+        life.rows = rows(notices=[because("ini_refused", ago_s=1.0, problem="x")])
+        assert [kind for _, kind, _ in life.until(10)] == ["firing"]
+        life.record("daemon", what="took over", pid=1, shim=2, version="1")
+        assert life.until(10)[0][1:] == ("firing", "impetusd")
+        life.rows = rows(held={"key": "hold-only", "how": "x", "stage": "y", "at": T0, "within_s": 60})
+        assert [kind for _, kind, _ in life.until(4)] == ["worse"]
 
 
 class TestGrouping:
@@ -335,6 +382,16 @@ class TestKeys:
         life.look(own=own)
         life.now += rules.GATHER
         assert life.look(own=own) == [("firing", "/x")]
+
+
+def test_what_a_newer_version_remembers_more_is_passed_over():
+    life = Life()
+    life.rows = rows([FATAL])
+    life.until(10)
+    data = life.state.data()
+    newer = {**data, "new": 1, "told": {"ops": {"web": {**data["told"]["ops"]["web"], "new": 2}}}}
+    assert rules.State.of(newer) == life.state
+    assert rules.Notice.of({**life.sent[0].data(), "new": 3}) == life.sent[0]
 
 
 STATES = st.sampled_from(["RUNNING", "FATAL", "STARTING", "STOPPED", "unhealthy", "exit", "wait"])

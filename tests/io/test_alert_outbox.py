@@ -49,7 +49,7 @@ def path(tmp_path):
 
 def test_what_waits_and_what_the_rules_remember_come_back(path):
     box = filled(path, notice(1), notice(2, alert="other"))
-    box.state("").told = {"ops": {"web": rules.Told("s-1", "web", 1.0, 2.0, True, ["fatal web"], [])}}
+    box.state("").told = {"ops": {"web": rules.Told("s-1", "web", 1.0, 2.0, True, {"fatal web": 0.0}, [])}}
     box.delivered(box.waiting["ops"][0], 5.0, "title")
     assert box.write(box.image())
     box.close()

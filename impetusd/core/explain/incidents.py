@@ -24,8 +24,10 @@ Needs: TypeAlias = Mapping[str, Collection[str]]  # unit or timer -> units that 
 
 # The worst first. What stands in WARNINGS goes on working.
 EVENTS = ("fatal", "unhealthy", "timer", "deploy", "daemon", "disk", "memory", "restarts")
+LINES = 10  # of stderr
 WARNINGS = frozenset({"memory", "restarts"})
 IMPETUSD = "impetusd"  # the name of problems of the daemon itself
+CONFIGURATION = "configuration"  # of those of the INI file
 _OF_DISKS = frozenset({"ledger_lost", "logs_lost"})
 _NO_RESULT = (SKIPPED - {"skipped_missed"}) | {"stopped", "stopped_before", "stopped_for_next"}  # of a timer's run
 _AGAIN = frozenset({"STARTING", "BACKOFF", "STOPPING"})  # states of a unit that was given up, and is tried again
@@ -45,8 +47,8 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """What stays the same for as long as it lasts."""
-        return f"{self.event} {self.name}"
+        """What stays the same for as long as it lasts; impetusd itself may have several troubles at once."""
+        return f"{self.event} {self.name}" + (f" {self.cause.key}" if self.event == "daemon" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +217,11 @@ def _instance(rows: Rows) -> Iterable[Problem]:
         elif cause.key == "shim":
             yield Problem("disk", str(cause.facts["what"]), cause)
         elif cause.key == "not_reloaded":
-            yield Problem("deploy", str(cause.facts["unit"]), cause)
+            unit = str(cause.facts["unit"])
+            lines = rows.get(stream.RELOAD, {}).get(unit, {}).get("lines") or ()
+            yield Problem("deploy", unit, cause, lines=tuple(map(str, lines))[-LINES:])
         elif cause.key == "ini_refused":
-            yield Problem("deploy", IMPETUSD, cause)
+            yield Problem("deploy", CONFIGURATION, cause)
         elif cause.key == "mistake":
             yield Problem("daemon", str(cause.facts["source"]), cause)
 
