@@ -16,7 +16,7 @@ from impetusd.core import reasons, stream
 from impetusd.core.explain import incidents as grouping
 from impetusd.core.explain import ledger
 from impetusd.core.explain.finding import End, advice_on, end_of
-from impetusd.core.explain.incidents import IMPETUSD, Incident, Problem, Rows
+from impetusd.core.explain.incidents import CONFIGURATION, Incident, Problem, Rows
 from impetusd.core.protocol import as_wanted
 from impetusd.core.reasons import Reason, of_record
 
@@ -61,7 +61,7 @@ def concerned(rows: Rows) -> list[str]:
     names = [problem.name for problem in problems(rows) if problem.event not in {"daemon", "disk"}]
     units = rows.get(stream.UNIT, {}).values()
     names += [row["unit"] for row in units if row["want"] != "up" or not as_wanted(row)]
-    return [name for name in dict.fromkeys(names) if name != IMPETUSD]
+    return [name for name in dict.fromkeys(names) if name != CONFIGURATION]
 
 
 def explained(known: Known) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def _action(incident: Incident, *, own: bool) -> tuple[str, str]:
     if not own:
         return "start", incident.root
     if first.event == "deploy":
-        return ("reload", first.name) if first.name != IMPETUSD else ("", "")
+        return ("reload", first.name) if first.name != CONFIGURATION else ("", "")
     by_event = {"fatal": "restart", "restarts": "restart", "unhealthy": "restart", "timer": "trigger"}
     return by_event.get(first.event, ""), first.name
 

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from impetusd.client.async_control import AsyncControl
 from impetusd.client.control import ControlError
@@ -259,10 +260,12 @@ class Observer:
         self._report_due.set()
 
     def _message(self, notice: Notice) -> Message:
-        """With a link to the page, which listens where the supervisor says."""
+        """With a link to the unit's view on the page, which listens where the supervisor says."""
         gateway = self._mirror.rows.get(stream.DAEMON, {}).get("", {}).get("gateway") or {}
         listen = gateway.get("listen") or ()
         link = self._settings.link or (f"http{'s' if gateway['tls'] else ''}://{listen[0]}/" if listen else "")
+        if link and any(row["unit"] == notice.root for row in self._mirror.rows.get(stream.UNIT, {}).values()):
+            link = f"{link}#/unit/{quote(notice.root)}"
         return message(notice, replace(self._settings, link=link))
 
     async def _send(self, alert: Alert, ident: str, send: Callable[[], None]) -> tuple[str, float]:

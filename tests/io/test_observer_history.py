@@ -41,6 +41,7 @@ def test_samples_are_read_by_unit_and_slot_and_time_while_they_are_written(path)
     assert set(found["series"]["memory"]) == {"web:0", "web:1"}
     assert found["series"]["lag"] == {}
     assert list(points(path, unit="web:1")) == ["web:1"]
+    assert sorted(points(path, unit="")) == ["db", "web:0", "web:1"]
     assert points(path, since=T0 + 5 * FINE, until=T0 + 6 * FINE)["web:0"] == [[T0 + 300, 5.0], [T0 + 360, 6.0]]
     writer.close()
     assert len(points(path)["web:0"]) == 130
@@ -88,6 +89,7 @@ def test_marks_come_with_it_once_each(path):
         ("restart", "web"),
         ("deploy", ""),
     ]
+    assert len(read(path, "", [], T0, T0 + 9)["marks"]) == 3
     writer.close()
 
 
