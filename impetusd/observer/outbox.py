@@ -134,6 +134,12 @@ class Outbox:
                 self.dropped[notice.alert] = self.dropped.get(notice.alert, 0) + len(of) - MOST
                 del of[: len(of) - MOST]
 
+    def improve(self, notice: Notice) -> None:
+        """This in the place of the one with its id, if that was not sent yet."""
+        for waiting in self.waiting.get(notice.alert, ()):
+            if waiting.notice.id == notice.id:
+                waiting.notice = notice
+
     def release(self) -> None:
         """What was added is due."""
         for waiting in (each for of in self.waiting.values() for each in of if each.due == math.inf):

@@ -74,6 +74,7 @@ class Observer:
         self._running: set[asyncio.Task[None]] = set()
         self._last_report: dict[str, Any] = {}
         self._beats: dict[str, str] = {}  # by alert, why its heartbeat fails
+        self._complained = ""
         self._marks: list[tuple[float, int, str, str, str]] = []
         self._history_error = ""
         self._writer: history.Writer | None = None
@@ -106,11 +107,18 @@ class Observer:
                 tasks.create_task(_contained(act))
 
     async def close(self) -> None:
-        """Write down what there is."""
+        """Write down what there is; a file that hangs is left as it is."""
         await self._save()
-        self.outbox.close()
-        if self._writer is not None:
+        if not self.outbox.error:
+            self.outbox.close()
+        if self._writer is not None and not self._history_error:
             self._writer.close()
+
+    def _complain(self, text: str) -> None:
+        """Once, while it is the same again and again."""
+        if text != self._complained:
+            self._complained = text
+            say(text)
 
     # What comes in.
 
@@ -120,7 +128,7 @@ class Observer:
                 async for change in self._client.watch(self._mirror, usage=False):
                     await self._take(change)
             except ControlError as error:  # an older supervisor, say: another try may meet another one
-                say(f"cannot watch: {error}")
+                self._complain(f"cannot watch: {error}")
                 self._lost = self._lost or self._clock()
                 self._changed.set()
                 await asyncio.sleep(5.0)
@@ -158,7 +166,7 @@ class Observer:
                     self._record(record)
                 more = page["more"] and bool(page["records"])
         except ControlError as error:
-            say(f"cannot read the ledger: {error}")
+            self._complain(f"cannot read the ledger: {error}")
 
     def _record(self, record: Mapping[str, Any]) -> None:
         if rules.take(self.state, record) and (mark := history.mark(record)) is not None:
@@ -172,7 +180,9 @@ class Observer:
             due = None
             if self._ready:
                 notices, due = rules.step(self._settings, self.state, self._mirror.rows, self._clock(), own=self._own())
-                self.outbox.add(await asyncio.gather(*map(self._with_lines, notices)))
+                self.outbox.add(notices)  # at once: the rules take them for sent
+                for notice in await asyncio.gather(*map(self._with_lines, notices)):
+                    self.outbox.improve(notice)
                 if notices or self._memory() != self._saved:
                     await self._save()
                 self.outbox.release()
@@ -220,7 +230,7 @@ class Observer:
         if notice.kind == "recovered" or first is None or any(each.lines for each in notice.problems):
             return notice
         slot = first.slots[0] if first.slots else first.name
-        with contextlib.suppress(ControlError, TimeoutError, LookupError, TypeError):
+        with contextlib.suppress(Exception):  # it is as good without
             asked = self._client.call("tail", {"name": slot, "stream": "error"})
             page = await asyncio.wait_for(asked, TAIL)
             lines = tuple(redact.text(str(line)) for line in page["lines"][-LINES:])
@@ -346,7 +356,7 @@ class Observer:
                 await self._client.call("observer-report", {"report": report})
                 self._last_report = report
             except ControlError as error:
-                say(f"cannot report: {error}")
+                self._complain(f"cannot report: {error}")
                 self._last_report = {}
             await asyncio.sleep(REPORTS)
 
@@ -370,7 +380,7 @@ class Observer:
         try:
             rows = (await self._client.call("status"))["units"]
         except ControlError as error:
-            say(f"cannot ask for samples: {error}")
+            self._complain(f"cannot ask for samples: {error}")
             return
         samples = {row["name"]: history.values(row) for row in rows}
         marks, self._marks = self._marks, []

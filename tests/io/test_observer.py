@@ -153,6 +153,31 @@ def test_what_happens_while_it_is_away_is_sent_and_what_was_sent_is_not_again(sh
     shim.live(scenario)
 
 
+def test_one_that_ends_while_it_asks_for_the_last_lines_has_lost_nothing(shim, tmp_path, receiver, monkeypatch):
+    asked = asyncio.Event()
+    call = AsyncControl.call
+
+    async def hang(self, method, *args, **how):
+        if method == "tail":
+            asked.set()
+            await asyncio.Event().wait()
+        return await call(self, method, *args, **how)
+
+    async def scenario(life):
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncControl, "call", hang)
+            patched.setattr(program, "TAIL", 60.0)
+            async with observing(shim, tmp_path, hook(receiver)):
+                await fail(life)
+                await asked.wait()
+        assert receiver.got == []
+        async with observing(shim, tmp_path, hook(receiver)) as observer:
+            await until(lambda: observer.outbox.recent)
+        assert receiver.kinds() == [("firing", "web")]
+
+    shim.live(scenario)
+
+
 def test_restarts_that_the_ledger_alone_knows_of_are_seen(shim, tmp_path, receiver, monkeypatch):
     monkeypatch.setattr(rules, "RESTARTS", 3)
 
@@ -291,7 +316,7 @@ def test_a_folder_that_cannot_be_written_keeps_no_alert_back(shim, tmp_path, rec
             await fail(life)
             await until(lambda: len(receiver.got) == 2, receiver.kinds)
             assert {each["problems"][0]["cause"]["key"] for each in receiver.got} == {"not_kept", "gave_up"}
-            gone.mkdir()
+            gone.mkdir()  # from now on it can
 
     shim.live(scenario)
 
