@@ -315,6 +315,8 @@ def main() -> int:
         if saved is not None:
             orphans.evict_stale_supervisor(saved)
         if saved is None or not startup.take(lock):
+            if mode == handover.ORPHANED:  # whoever starts a daemon reports it by itself
+                log(f"cannot take the place of the shim: another process has locked {state_dir}", ERROR)
             return EX_TEMPFAIL
     strays = orphans.unknown(saved, state_dir) if saved is not None else orphans.forgotten(found, state_dir)
     if refused := startup.refusal(found, strays, conf):

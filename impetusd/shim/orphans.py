@@ -197,8 +197,8 @@ def of_table(saved: dict[str, Any], processes: dict[int, proc.Member]) -> list[p
 def evict_stale_supervisor(saved: dict[str, Any]) -> None:
     """The lock is held though the shim is dead: by its supervisor, which ends when it sees that. One that hangs is killed."""
     shim, supervisor = saved["shim"], saved["supervisor"]
-    if proc.lives(shim) or not supervisor or not proc.lives(supervisor):
-        return
+    if proc.lives(shim) or not supervisor or supervisor[0] == os.getpid() or not proc.lives(supervisor):
+        return  # it may have become this process
     with suppress(OSError):
         pidfd = os.pidfd_open(supervisor[0])
         try:

@@ -68,25 +68,34 @@ def _is_open(fd: int) -> bool:
 
 
 def lock_of(state_dir: str, given: list[int]) -> int:
-    """The state directory, opened; the copy of it in `given`, if there is one, since that may have the lock already."""
+    """The state directory, opened: of its copies in `given` the one that has the lock already, or else any; or a new one.
+
+    There may be others: what a thread of the supervisor had open when that was executed as the shim.
+    """
     there = os.stat(state_dir)
-    for fd in given:
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
-            given.remove(fd)
-            return fd
-    return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    copies = [fd for fd in given if (found := os.fstat(fd)).st_ino == there.st_ino and found.st_dev == there.st_dev]
+    if not copies:
+        return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = next(filter(_locks, copies), copies[0])
+    given.remove(lock)
+    return lock
+
+
+def _locks(fd: int) -> bool:
+    """Lock the folder, unless another open file has the lock."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def take(lock: int) -> bool:
     """Take the instance lock. One that only looks whether an impetusd runs holds it for a moment: that is waited for."""
     for _ in range(LOOKS):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.01)
-        else:
+        if _locks(lock):
             return True
+        time.sleep(0.01)
     return False
 
 
