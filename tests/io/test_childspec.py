@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 import pytest
 
@@ -11,7 +12,9 @@ from impetusd.core.config import parser, runtime
 from impetusd.core.config.problem import ConfigError
 from impetusd.linux.host import this_host
 from impetusd.supervisor.start import childspec
-from impetusd.supervisor.start.childspec import Found
+from impetusd.supervisor.start.childspec import CannotStart, Found
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about other users")
 
 
 def unit(text):
@@ -134,3 +137,49 @@ def test_what_node_is_to_load_must_be_readable_by_its_user(tmp_path):
     tmp_path.chmod(0o700)
     with pytest.raises(childspec.CannotStart, match=f"because {tmp_path} is closed to others"):
         childspec.refuse_unreadable(str(open_to_all), "www-data")
+
+
+class TestTheFolderOfAUnitOfOurOwn:
+    """It is made by a thread, and others of this process change its umask meanwhile."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        (tmp_path / "lib").mkdir(mode=0o700)
+        return str(tmp_path / "lib/observer")
+
+    @pytest.mark.parametrize("mask", [0o022, 0o177, 0o777])
+    def test_it_is_there_for_its_user_alone_whatever_the_umask_is(self, path, mask):
+        before = os.umask(mask)
+        try:
+            childspec.own_folder(path, None, "")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+        os.chmod(path, 0o755)
+        childspec.own_folder(path, None, "")
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+
+    @needs_root
+    def test_another_user_gets_it_with_its_files_and_nothing_that_is_elsewhere_too(self, path, monkeypatch):
+        monkeypatch.setattr(childspec.host, "closed_to_others", lambda *_: "")  # this test's own folder is
+        childspec.own_folder(path, 61001, "alice")
+        names = {name: os.path.join(path, name) for name in ("own", "link", "second", "roots")}
+        elsewhere = os.path.join(os.path.dirname(path), "elsewhere")
+        for each in (names["own"], names["roots"], elsewhere):
+            with open(each, "w", encoding="utf-8"):
+                pass
+        os.chown(names["own"], 61001, -1)
+        os.chown(elsewhere, 61001, -1)
+        os.symlink(elsewhere, names["link"])
+        os.link(elsewhere, names["second"])
+        childspec.own_folder(path, 61002, "bob")
+        owners = {name: os.lstat(each).st_uid for name, each in names.items()}
+        assert owners == {"own": 61002, "link": 0, "second": 61001, "roots": 0}
+        assert os.stat(path).st_uid == 61002
+        assert os.stat(os.path.dirname(path)).st_mode & stat.S_IXOTH
+
+    @needs_root
+    def test_a_user_who_does_not_get_there_is_named_with_what_is_closed(self, path, tmp_path):
+        os.chmod(tmp_path, 0o700)
+        with pytest.raises(CannotStart, match=r"bob cannot get there, because .* is closed to others; run: chmod o\+x"):
+            childspec.own_folder(path, 61002, "bob")

@@ -167,7 +167,10 @@ def own_folder(path: str, uid: int | None, user: str) -> None:
     try:
         fd = open_folder(path, make=0o700)
         try:
-            if uid not in {None, os.fstat(fd).st_uid}:
+            there = os.fstat(fd)
+            if stat.S_IMODE(there.st_mode) != 0o700:  # as another thread's umask had it, for one
+                os.chmod(f"/proc/self/fd/{fd}", 0o700)
+            if uid not in {None, there.st_uid}:
                 _give(fd, uid)
             parent = os.stat("..", dir_fd=fd)
             if uid not in {None, 0, parent.st_uid} and not parent.st_mode & stat.S_IXOTH:

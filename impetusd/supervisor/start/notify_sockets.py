@@ -25,7 +25,7 @@ from impetusd.core.reasons import of_os_error
 from impetusd.files.folders import address_of, notify_folders, open_folder, remove_sockets, unlink_socket
 from impetusd.supervisor.start.childspec import CannotStart
 from impetusd.supervisor.start.notify import Notify
-from impetusd.supervisor.start.sockets import umask
+from impetusd.supervisor.start.sockets import bind_with_mode
 from impetusd.supervisor.start.starter import Starter
 
 SINGLE = "notify"  # in the shim's store and its memory: the single socket, and its address
@@ -204,8 +204,9 @@ def bind(path: str, uid: int, mode: int, aside: str = ".new") -> socket.socket:
             os.unlink(f"{name}{aside}", dir_fd=fd)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            with address_of(f"{path}{aside}") as address, umask(0o777 & ~mode):
-                sock.bind(address)
+            with address_of(f"{path}{aside}") as address:
+                bind_with_mode(sock, address, mode)
+            os.chmod(f"/proc/self/fd/{fd}/{name}{aside}", mode)  # nobody else puts anything there
             os.chown(f"{name}{aside}", uid, -1, dir_fd=fd, follow_symlinks=False)
             os.rename(f"{name}{aside}", name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError:

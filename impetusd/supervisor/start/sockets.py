@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from impetusd.core import access
 from impetusd.core.access import Person
@@ -32,17 +32,17 @@ ONLY_KNOWN = (  # SYN alone: nothing of the packet; whoever has been answered ma
 )
 
 
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    """A socket is born with its mode: chmod afterwards would leave a moment in which anyone may connect."""
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
+def bind_with_mode(sock: socket.socket, address: str, mode: int) -> None:
+    """Bind a unix socket whose file has no more than this mode from the beginning, less what our umask takes. Raises OSError.
+
+    chmod afterwards would leave a moment in which anyone may connect; another umask would be that of all threads, which make
+    files and folders meanwhile. On Linux the file is born with the mode of the socket itself.
+    """
+    os.fchmod(sock.fileno(), mode)
+    sock.bind(address)
 
 
-def bind_unix(path: str, mask: int = 0o177) -> socket.socket:
+def bind_unix(path: str, mode: int = 0o600) -> socket.socket:
     """A unix socket bound at `path`, in the place of a stale one. Raises OSError (EADDRINUSE when one is alive)."""
     with address_of(path, make=0o755) as address:
         if _answers(address):
@@ -51,8 +51,7 @@ def bind_unix(path: str, mask: int = 0o177) -> socket.socket:
         try:
             with contextlib.suppress(FileNotFoundError):
                 unlink_socket(path)
-            with umask(mask):
-                sock.bind(address)
+            bind_with_mode(sock, address, mode)
         except OSError:
             sock.close()
             raise
@@ -118,7 +117,7 @@ def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.s
     """A listening socket for a unit of which `found` is known. Raises CannotStart."""
     try:
         if address.path:
-            sock = bind_unix(address.path, 0o777 & ~(0o600 if address.owner else address.mode))
+            sock = bind_unix(address.path, 0o600 if address.owner else address.mode)
             try:
                 dress(address, found)
             except OSError:
