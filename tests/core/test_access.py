@@ -36,7 +36,7 @@ PEERS = {
 }
 LOOKING = {"ping", "status", "describe", "logs", "health", "timers", "plan", "events", "watch", "metrics"}
 RUNNING = {"start", "stop", "scale", "restart", "reload", "trigger", "reopen-logs", "flush", "signal", "tail"}
-RUNNING |= {"silence", "unsilence"}
+RUNNING |= {"silence", "unsilence", "search"}
 OF_OUR_OWN = {"observer-report"}  # for a unit of impetusd's own, and for nobody else
 
 
