@@ -158,7 +158,7 @@ class Daemon:
         self._adopt(self._link.table)
         self._holding.report()
         for unit in self._engine.slots.units.values():
-            self._faults.contain(unit.name, "looking after its sockets", self._starter.follow_sockets, [unit])
+            self._faults.contain(unit.name, "looking after its sockets", self._starter.listeners.follow, [unit])
         if self._engine.slots.held.whole is None:
             self._applying.resume(blobs)
         self._upgrading.resume(blobs)
@@ -189,13 +189,13 @@ class Daemon:
             pass  # the one that holds nothing begins again
         elif (first and self._boot) or "booting" in blobs:
             self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
-            self._starter.put("booting", None)
-            self._starter.flush()
+            self._starter.outbox.put("booting", None)
+            self._starter.outbox.flush()
         for entry in self._engine.slots.entries.values():  # it may be critical only from now on
             given_up = entry.slot.state is State.FATAL and entry.slot.want is Want.UP
             if given_up and entry.unit.critical and not self._engine.slots.holds(entry):
                 self._give_up(entry)
-        self._starter.flush()
+        self._starter.outbox.flush()
         self._telling = asyncio.create_task(attend("the service manager", "telling it READY=1", self._tell_upstream))
         await self._done.wait()
         await self._end()
@@ -239,11 +239,11 @@ class Daemon:
         self._ledger = Ledger(ledger, blobs, self._soon, self._warn)
         self._events = Events(self._ledger, ledger)
         self._starter = Starter(self._link, self._writer, self._ledger, os.environ, self._paths.log_dir)
-        self._open.callback(self._starter.close)
-        self._starter.prefix = self._prefix
-        self._measured = self._starter.measured = Measured(self._starter.put)
+        self._open.callback(self._starter.outbox.close)
+        self._starter.pipes.prefix = self._prefix
+        self._measured = self._starter.channels.measured = Measured(self._starter.outbox.put)
         self._open.callback(self._measured.close)
-        self._starter.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
+        self._starter.listeners.files = SocketFiles(self._paths.run_dir, self._writer.line, self._socket_lost)
         self._oom = Oom()
         self._open.callback(self._oom.close)
         self._reporting = Reporting(self._ledger, self._writer, self._link.pid, self._later)
@@ -253,26 +253,26 @@ class Daemon:
         self._contain = self._faults.contain
         self._writer.note = self._faults.note
         self._faults.strict = strict
-        for part in (self._state, self._saving, self._starter, self._starter.files):
+        for part in (self._state, self._saving, self._starter.pipes, self._starter.listeners.files):
             part.faults = self._faults
         asyncio.get_running_loop().set_exception_handler(self._raised_by_nobody)
         self._engine.slots.page = Page(self._link.fds)
-        self._holding = Holding(self._engine.slots, self._starter, self._ledger, self._writer)
+        self._holding = Holding(self._engine.slots, self._starter.outbox, self._ledger, self._writer)
         self._holding.judge(blobs)
         self._link.gather = self._engine.rounds.gather
         self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
-        self._starter.instances = self._engine.slots.instances
-        self._starter.shown = self._engine.slots.shown
+        self._starter.pipes.instances = self._engine.slots.instances
+        self._starter.pipes.shown = self._engine.slots.shown
         self._build(self._configuration.at(0))
         self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
         if self._prefix is not None:
             self._prefix.width = max((len(entry.name) for entry in self._engine.slots.entries.values()), default=0)
         self._remember(blobs, saved, first=first)
-        self._starter.put(instance.NAME, json.dumps(self._file))
+        self._starter.outbox.put(instance.NAME, json.dumps(self._file))
         if first:  # sent with the first round and all else that comes from the disk: no successor reads that again
-            self._starter.put(CONFIG, blobs[CONFIG])
+            self._starter.outbox.put(CONFIG, blobs[CONFIG])
             if self._boot:
-                self._starter.put("booting", "yes")  # until the last portion is out: a successor begins again
+                self._starter.outbox.put("booting", "yes")  # until the last portion is out: a successor begins again
 
     def _adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
         Adoption(self._engine, self._starter, self._writer.line).adopt(table, changing=BEFORE in self._link.blobs)
@@ -325,7 +325,7 @@ class Daemon:
         self._logs = configuration.logs
         self._log_files = LogFiles(self._writer, self._faults, self._paths_of)
         self._control_socket = ControlSocket(
-            self._paths, starter, self._writer, self._faults, allowed=configuration.access, threads=self._threads
+            self._paths, starter.outbox, self._writer, self._faults, allowed=configuration.access, threads=self._threads
         )
         self._open.callback(self._control_socket.close)
         jobs = Jobs(engine, lambda: self._commands.ending)
@@ -354,7 +354,7 @@ class Daemon:
         engine.reloads.vetting = self._vetting = Vetting(
             configuration.health.values(),
             ask=prober.ask,
-            count=lambda process: starter.tell(process, {"do": "count"}),
+            count=lambda process: starter.channels.tell(process, {"do": "count"}),
             slots=engine.slots.of_unit,
             fail=engine.fail,
             wake=engine.rounds.wake,
@@ -402,7 +402,7 @@ class Daemon:
         )
         tailing = Tailing(
             lambda names: self._commands.find(names),  # noqa: PLW0108
-            starter.log_files,
+            starter.pipes.log_files,
             self._paths.log_file,
         )
         self._alerting = Alerting(
@@ -452,7 +452,7 @@ class Daemon:
                 *self._applying.disabled(),
             ],
             troubles=lambda: [
-                *starter.attention(engine.slots.entries.values()),
+                *starter.pipes.attention(engine.slots.entries.values()),
                 *engine.reloads.attention(),
                 *self._ledger.attention(),
                 *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
@@ -469,7 +469,7 @@ class Daemon:
             engine,
             rows,
             sampler=Sampler(self._memory.of),
-            dropped=starter.dropped,
+            dropped=starter.pipes.dropped,
             lists={
                 watching.DAEMON: self._commands.state,
                 watching.TIMER: lambda: {row["name"]: row for row in self._timers.rows()},
@@ -479,7 +479,7 @@ class Daemon:
             tell=tell,
         )
         self._feed.faults = self._faults
-        self._ledger.added = self._feed.record
+        self._feed.listen = self._ledger.pass_on
         self._open.callback(self._feed.close)
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
@@ -517,7 +517,7 @@ class Daemon:
         gateway, observer = (self._engine.slots.units.get(name) for name in (GATEWAY, OBSERVER))
         if gateway is not None and gateway.made is not None and gateway.enabled:
             told["gateway"] = {
-                "listen": self._starter.addresses(gateway),
+                "listen": self._starter.listeners.addresses(gateway),
                 "tls": bool(gateway.made.settings["tls_cert"][0]),
             }
         if observer is not None and observer.made is not None and observer.enabled:
@@ -528,12 +528,12 @@ class Daemon:
         """End as by a kill, once the shim has got everything that was said: the next supervisor goes on."""
         self._say("handing over", f": {why}")
         self._upstream.reloading()  # the next one says READY=1
-        self._starter.flush()
+        self._starter.outbox.flush()
         self._link.when_sent(lambda: os._exit(0))
 
     def _socket_lost(self, name: str, path: str) -> None:
         def renew() -> None:
-            self._starter.let_go(self._engine.slots.units[name], path)
+            self._starter.listeners.let_go(self._engine.slots.units[name], path)
             self._engine.renew(self._engine.slots.units[name], because("socket_removed", path=path))
 
         if name in self._engine.slots.units:
@@ -545,8 +545,8 @@ class Daemon:
             self._ledger.add("hold", what="released")
             self._engine.machine.release()
         self._notify_sockets.merge([each.rec.process for each in entries if each.rec.process is not None])
-        if self._starter.files:
-            self._starter.files.close()
+        if self._starter.listeners.files:
+            self._starter.listeners.files.close()
         self._hand_over(why)
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
@@ -556,14 +556,14 @@ class Daemon:
         records = saved.get("timers", {}) if first else of_timers
         contain("timers", "reading what is remembered", self._timers.load, records, anew=first)
         for name, text in self._timers.dump().items() if first else ():
-            self._starter.put(f"timer:{name}", text)
+            self._starter.outbox.put(f"timer:{name}", text)
         if "checks" in blobs:
             contain("health checks", "reading what is remembered", self._checks.load, blobs["checks"])
         silences = json.dumps(saved.get(alerting.BLOB, [])) if first else blobs.get(alerting.BLOB, "[]")
         contain("metrics", "reading what is remembered", self._measured.load, blobs)
         contain("silences", "reading what is remembered", self._alerting.load, silences)
         if first:
-            self._starter.put(alerting.BLOB, silences)
+            self._starter.outbox.put(alerting.BLOB, silences)
         if "memory" in blobs:
             contain("memory ceilings", "reading what is remembered", self._memory.load, blobs["memory"])
 
@@ -579,7 +579,9 @@ class Daemon:
                     what = f"following it by {type(part).__name__.lower()}"
                     contain(entry.name, what, part.follow, entry)
             if entry.serves and entry.rec.process is not None and not self._engine.slots.holds(entry):
-                contain(entry.name, "measuring on", self._starter.go_on_measuring, entry.rec.process, entry.name)
+                contain(
+                    entry.name, "measuring on", self._starter.channels.go_on_measuring, entry.rec.process, entry.name
+                )
         self._engine.slots.page.blank()
         contain("health checks", "beginning", self._checks.begin)
         watched = [unit for unit in self._engine.slots.units.values() if unit.enabled and unit.watch]
@@ -589,7 +591,7 @@ class Daemon:
             contain("timers", "beginning", self._timers.begin, slots)
 
     def _put(self, key: str, text: str) -> None:
-        self._starter.put(key, text)
+        self._starter.outbox.put(key, text)
         self._engine.rounds.wake()  # at the end of the round, if this is within one
         if key.startswith("timer:"):
             self._feed.stale(watching.TIMER)
@@ -623,13 +625,13 @@ class Daemon:
                 self._upstream.ready()
 
     def _connect(self, worker: Entry) -> socket.socket | None:
-        return self._starter.connect(worker.rec.process) if worker.rec.process is not None else None
+        return self._starter.channels.connect(worker.rec.process) if worker.rec.process is not None else None
 
     def _watch_line(self, entry: Entry, pattern: str, found: Callable[[], None]) -> Callable[[], object]:
         """Call `found` at the first line of the slot's present run that the pattern is found in."""
         source, loop = (entry.name, "hearing that it is ready"), asyncio.get_running_loop()
         soon = functools.partial(loop.call_soon_threadsafe, self._faults.contain, *source, found)
-        pipes = self._starter.pipes(entry)
+        pipes = self._starter.pipes.names(entry)
         for pipe in pipes:
             self._writer.watch_line(pipe, pattern.encode(), soon)
 
@@ -641,14 +643,14 @@ class Daemon:
 
     def _paths_of(self, names: list[str]) -> Iterable[str]:
         entries = self._commands.find(names) if names else self._engine.slots.entries.values()
-        return (path for entry in entries for path in self._starter.log_files(entry))
+        return (path for entry in entries for path in self._starter.pipes.log_files(entry))
 
     async def _trigger(self, params: dict[str, Any]) -> dict[str, Any]:
         run = await self._timers.trigger(params["name"], wait=params["wait"])
         (entry,) = self._engine.slots.of_unit(self._engine.slots.units[params["name"]])
         if params["wait"]:
             await self._engine.waits.until(lambda: not entry.tail_due)  # its last words are in its log then
-        out, error = self._starter.log_files(entry)
+        out, error = self._starter.pipes.log_files(entry)
         return {"ok": run is None or run["ok"], "run": run, "log_files": {"out": out, "error": error}}
 
     def _shim_lost(self) -> None:
@@ -667,7 +669,7 @@ class Daemon:
             self._link, engine.slots.of_pid, self._notified, engine.slots.expects, tell, faults=self._faults
         )
         self._open.callback(self._notify.close)
-        self._notify_sockets = NotifySockets(self._starter, self._paths, self._notify)
+        self._notify_sockets = NotifySockets(self._starter.outbox, self._paths, self._notify)
         self._starter.notify_address = self._notify_sockets.address
         known = {entry.unit.name for entry in engine.slots.entries.values()}
         self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
@@ -696,25 +698,22 @@ class Daemon:
         if event["event"] == "reopen-logs":
             self._writer.reopen()
             return
-        process = event.get("process")
-        if process not in self._engine.slots.by_process and self._is_of_upgrade(event):
-            return
+        process = event["process"] if "process" in event else None  # noqa: SIM401  # nothing is called
+        if process not in self._engine.slots.by_process:
+            try:
+                if self._upgrading.hear(event):
+                    return
+            except Exception as error:
+                self._faults.note("upgrade", "hearing the shim", error)
         self._engine.reports.hear(event)
         if event["event"] == "spawned":
             self._notify.replay()
         elif process in self._notify_sockets.old and event["event"] in {"exited", "gone"} and not event.get("left"):
             self._notify_sockets.ended(event["process"])
 
-    def _is_of_upgrade(self, event: dict[str, Any]) -> bool:
-        try:
-            return self._upgrading.hear(event)
-        except Exception as error:
-            self._faults.note("upgrade", "hearing the shim", error)
-            return False
-
     async def _apply_on_signal(self) -> None:
         try:
-            self._starter.put("hup", None)
+            self._starter.outbox.put("hup", None)
             self._commands.refuse_while_held("apply", {})
             await self._applying.apply({"token": ""})
         except ProtocolError as error:
@@ -731,7 +730,7 @@ class Daemon:
 
     def _flush_soon(self) -> None:
         sending = "the engine", "sending a round"
-        asyncio.get_running_loop().call_soon(self._faults.contain, *sending, self._starter.flush)
+        asyncio.get_running_loop().call_soon(self._faults.contain, *sending, self._starter.outbox.flush)
 
     def _say(self, what: str, more: str = "", **why: Reason) -> None:
         self._reporting.say(what, more, **why)
@@ -765,8 +764,8 @@ class Daemon:
         """All of it ends with a critical unit, and whoever started us learns that by the exit status."""
         if not (self._code or self._commands.ending or self._link.shutdown):
             self._code = EXIT_CRITICAL
-            self._starter.put("shutdown", "yes")
-            self._starter.put("exit", str(EXIT_CRITICAL))
+            self._starter.outbox.put("shutdown", "yes")
+            self._starter.outbox.put("exit", str(EXIT_CRITICAL))
             why = because("critical", name=entry.name)
             asyncio.get_running_loop().call_soon(
                 self._faults.attempt, entry.name, "ending everything with it", self._shut_down, why
@@ -794,8 +793,8 @@ class Daemon:
         await self._file_watch.close()
         self._control_socket.remove()
         self._notify_sockets.close()
-        if self._starter.files:
-            self._starter.files.close()
+        if self._starter.listeners.files:
+            self._starter.listeners.files.close()
         self._saving.now()
         await self._state.close()
         left = [
@@ -805,11 +804,11 @@ class Daemon:
             "ended",
             f": left behind, for SIGKILL does not end it: {', '.join(left)}" if left else ": everything is stopped",
         )
-        self._starter.flush()
+        self._starter.outbox.flush()
         for close in (self._ledger.close, self._writer.close):
             with contextlib.suppress(NoAnswer):  # what a disk has not taken by now is not waited for
                 await self._threads.run(close, CLOSED_WITHIN)
-        self._starter.quit(self._code)
+        self._starter.outbox.quit(self._code)
 
     def stop_writing(self) -> None:
         """End the threads that write files. Blocks, 10 s at most."""

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from impetusd.supervisor.disk.ledger import Ledger
     from impetusd.supervisor.logs.writer import Writer
     from impetusd.supervisor.slots.registry import Slots
-    from impetusd.supervisor.start.starter import Starter
+    from impetusd.supervisor.start.outbox import Outbox
 
 
 class Holding:
     """Slots that are in quarantine, or all of the instance."""
 
-    def __init__(self, slots: Slots, starter: Starter, ledger: Ledger, writer: Writer) -> None:
+    def __init__(self, slots: Slots, outbox: Outbox, ledger: Ledger, writer: Writer) -> None:
         self._slots = slots
-        self._starter = starter
+        self._outbox = outbox
         self._ledger = ledger
         self._writer = writer
         self._before = slots.held
@@ -34,9 +34,9 @@ class Holding:
         self._before = self._slots.held
         self._slots.held, rest = quarantine.judge([end for end, _ in noted], self._before)
         if self._slots.held != self._before:
-            self._starter.put(quarantine.HELD, quarantine.dump(self._slots.held))
+            self._outbox.put(quarantine.HELD, quarantine.dump(self._slots.held))
         if len(rest) != len(noted):
-            self._starter.put(quarantine.ENDS, json.dumps([each for end, each in noted if end in rest]))
+            self._outbox.put(quarantine.ENDS, json.dumps([each for end, each in noted if end in rest]))
 
     def _load(self, text: str) -> None:
         self._slots.held = quarantine.load(text)

@@ -85,7 +85,7 @@ class Shim:
         daemon = Daemon(self.conf, self.paths, boot=False, link=link)
         after.callback(theirs.close)
         after.callback(daemon.close)
-        daemon._hand_over = lambda _why: daemon._starter.flush()  # type: ignore[method-assign]
+        daemon._hand_over = lambda _why: daemon._starter.outbox.flush()  # type: ignore[method-assign]
         loop.add_reader(theirs, self._readable)
         run = loop.create_task(daemon.run())
         self._events = []

@@ -80,7 +80,7 @@ async def taken_over(paths: Paths, now: str, before: str | None, blobs: dict[str
         yield daemon, link
     finally:
         daemon._notify_sockets.close()
-        daemon._starter.files.close()
+        daemon._starter.listeners.files.close()
         daemon._saving.now()
         await daemon._state.close()
         daemon._ledger.close()

@@ -19,11 +19,12 @@ from impetusd.supervisor.slots.machine import Machine
 from impetusd.supervisor.slots.reports import Reports
 from impetusd.supervisor.slots.starts import Starts
 from impetusd.supervisor.start.link import Link
+from impetusd.supervisor.start.outbox import Outbox
 from impetusd.supervisor.start.starter import Starter
 
 OURS = f"{os.path.dirname(impetusd.__file__)}/"
 # Each of these is what the way consists of.
-STEPS = (Reports.hear, Machine.handle, lifecycle.step, Starts.begin, Starter.launch, Starter.flush)
+STEPS = (Reports.hear, Machine.handle, lifecycle.step, Starts.begin, Starter.launch, Outbox.flush)
 FILES = 33  # of impetusd: those that are passed now; fewer are better
 # Who hears of the change when the message is on its way, and not before.
 LATER = ("api/commands", "api/rows", "rules/memory", "rules/checks", "rules/ageing", "rules/readiness", "upstream")

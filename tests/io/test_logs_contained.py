@@ -15,7 +15,7 @@ from writer_harness import DEADLINE, Bench, read
 from impetusd.supervisor.logs import loglane, logpipe, rotation
 from impetusd.supervisor.logs.lines import Options
 from impetusd.supervisor.logs.logpipe import own_end
-from impetusd.supervisor.start import starter
+from impetusd.supervisor.start import pipes
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_no_flag_and_no_rival_reader_of_a_unit_makes_anybody_wait(bench, tmp_pat
 
 
 def test_the_read_end_that_is_ours_shares_no_flag_with_the_one_that_programs_have():
-    ends = starter._pipes()
+    ends = pipes._pipes()
     try:
         for theirs, writer, ours in ends:
             os.set_blocking(theirs, False)

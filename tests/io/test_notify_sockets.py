@@ -28,7 +28,7 @@ class Life:
         self.shim = shim
         self.heard: dict[str, socket.socket] = {}
         held = {name: os.dup(fd) for name, fd in shim.fds.items()}
-        self.held = lambda name: held.pop(name, None)
+        self.take = lambda name: held.pop(name, None)
         self.sockets = NotifySockets(self, shim.paths, self)
         self.sockets.resume(dict(shim.blobs), units, processes)
 

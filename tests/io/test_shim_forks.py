@@ -16,7 +16,7 @@ from waiting import wait_for
 from impetusd.core.rules.lifecycle import State
 from impetusd.linux import proc
 from impetusd.shim import leftovers, table
-from impetusd.supervisor.start.starter import Starter
+from impetusd.supervisor.start.channels import Channels
 
 DIES = """
 import os
@@ -99,7 +99,7 @@ def test_to_the_supervisor_it_is_no_failed_start_and_what_is_left_of_it_goes_bef
 ):
     """`known`: its pid had been told, and its end is heard after the take-over."""
     end = {"unknown": True, "at": 1.0}
-    monkeypatch.setattr(Starter, "reaches", lambda *_: True)  # it held its channel itself
+    monkeypatch.setattr(Channels, "reaches", lambda *_: True)  # it held its channel itself
 
     async def scenario():
         blobs = {

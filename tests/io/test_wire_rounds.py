@@ -31,7 +31,7 @@ def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dic
             link.fds = held
             starter = Starter(link, WRITER, LEDGER, {}, "")
             act(starter)
-            starter.flush()
+            starter.outbox.flush()
             ours.shutdown(socket.SHUT_WR)
             messages = []
             while packet := wire.recv(theirs):
@@ -39,7 +39,7 @@ def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dic
                 for fd in packet[1]:
                     os.close(fd)
             link.close()
-            starter.close()
+            starter.outbox.close()
             return messages
 
     return asyncio.run(main())
@@ -53,9 +53,9 @@ def dup() -> int:
 def test_descriptors_records_and_operations_are_one_message(count):
     def act(starter: Starter) -> None:
         for number in range(count):
-            starter.keep(f"log:{number}:out:w", dup(), ours=False)
-        starter.put("slot:web:0", "a record")
-        starter.ack(7)
+            starter.outbox.keep(f"log:{number}:out:w", dup(), ours=False)
+        starter.outbox.put("slot:web:0", "a record")
+        starter.outbox.ack(7)
 
     (message, descriptors) = only(told({}, act))
     assert descriptors == count
@@ -65,8 +65,8 @@ def test_descriptors_records_and_operations_are_one_message(count):
 def test_more_descriptors_than_a_message_takes_go_ahead_of_the_record():
     def act(starter: Starter) -> None:
         for number in range(2 * wire.MOST_FDS + 1):
-            starter.keep(f"log:{number}:out:w", dup(), ours=False)
-        starter.put("slot:web:0", "a record")
+            starter.outbox.keep(f"log:{number}:out:w", dup(), ours=False)
+        starter.outbox.put("slot:web:0", "a record")
 
     messages = told({}, act)
     assert [descriptors for _, descriptors in messages] == [wire.MOST_FDS, wire.MOST_FDS, 1]
@@ -107,9 +107,9 @@ def test_a_long_message_is_sent_when_no_descriptor_is_left():
     """As it needs one itself, it would be the last thing that was ever said."""
 
     def act(starter: Starter) -> None:
-        starter.put("slot:web:0", "x" * 2 * wire.INLINE)
+        starter.outbox.put("slot:web:0", "x" * 2 * wire.INLINE)
         with no_descriptor_left():
-            starter.flush()
+            starter.outbox.flush()
 
     message, _ = only(told({}, act))
     assert len(message["ops"][0]["blob"]) == 2 * wire.INLINE

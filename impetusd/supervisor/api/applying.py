@@ -350,10 +350,10 @@ class Applying:
             "pids": {},
         }
         if disabled is None:
-            self._starter.put(instance.NAME, json.dumps(instance.report(conf, read_at)))
-        self._starter.put(CONFIG, configuration.remembered)
-        self._starter.put(BEFORE, self._present.remembered)
-        self._starter.put(APPLY, json.dumps(state))
+            self._starter.outbox.put(instance.NAME, json.dumps(instance.report(conf, read_at)))
+        self._starter.outbox.put(CONFIG, configuration.remembered)
+        self._starter.outbox.put(BEFORE, self._present.remembered)
+        self._starter.outbox.put(APPLY, json.dumps(state))
         anew = {Effect.RELOAD, Effect.RESTART}
         self._behind.note(
             (each.name for each in changes if each.effect in anew), self._present.remembered, time.monotonic()
@@ -382,8 +382,8 @@ class Applying:
     def _put_refused(self, refused: dict[str, Any] | None) -> None:
         if refused != self._refused:
             self._refused = refused
-            self._starter.put(REFUSED, json.dumps(refused) if refused else None)
-            self._starter.flush()
+            self._starter.outbox.put(REFUSED, json.dumps(refused) if refused else None)
+            self._starter.outbox.flush()
 
     def disabled(self) -> list[tuple[str, Reason]]:
         """(name, what to say) for what is disabled and in the INI file; for `status`."""
@@ -483,7 +483,7 @@ class Applying:
             with self._engine.rounds.at_once():
                 self._begin(state)
                 state["begun"] = True
-                self._starter.put(APPLY, json.dumps(state))
+                self._starter.outbox.put(APPLY, json.dumps(state))
         self._finishing = asyncio.create_task(
             self._engine.faults.attend("apply", "waiting for its end", functools.partial(self._finish, state))
         )
@@ -508,7 +508,7 @@ class Applying:
                     engine.reloads.begin(unit, because("new_configuration"), asked=True)
                     continue
                 if change["effect"] == Effect.RESTART.value:
-                    self._starter.drop_former_listeners(unit)
+                    self._starter.listeners.drop_former(unit)
                 # Not one after another where one of the new would meet what the old ones have.
                 moved = any(key["key"] == "listen" for key in change["keys"])
                 gently = change["kind"] == "program" and not overlaps(unit) and not moved
@@ -550,8 +550,8 @@ class Applying:
         ]
         state["done"], state["reloads"] = True, reloads
         state["ok"] = not (kept or down or failed or given_up)
-        self._starter.put(APPLY, json.dumps(state))
-        self._starter.put(BEFORE, None)
+        self._starter.outbox.put(APPLY, json.dumps(state))
+        self._starter.outbox.put(BEFORE, None)
         self._behind.tidy()
         self._engine.reloads.drop_listeners()
         told = {entry.name: entry for entry in (*kept, *given_up.values())}.values()

@@ -86,7 +86,7 @@ class Behind:
         self._noted = {name: noted for name in self._noted if (noted := self._still(name))}
         was = list(dict.fromkeys(each for noted in self._noted.values() for _, each in noted))
         units = {name: [(at, was.index(each)) for at, each in noted] for name, noted in self._noted.items()}
-        self._starter.put(BLOB, json.dumps({"was": was, "units": units}) if units else None)
+        self._starter.outbox.put(BLOB, json.dumps({"was": was, "units": units}) if units else None)
 
     def _still(self, name: str) -> list[tuple[float, str]]:
         unit = self._engine.slots.units.get(name)

@@ -266,10 +266,10 @@ class Commands:
         names = [name for name in params["names"] if name != own]
         files = []
         for entry in self.find(names) if params["names"] else self._engine.slots.entries.values():
-            for stream, path in zip(("out", "error"), self._starter.log_files(entry), strict=True):
+            for stream, path in zip(("out", "error"), self._starter.pipes.log_files(entry), strict=True):
                 if path != STDOUT:
                     files.append({"name": self._engine.slots.shown(entry), "stream": stream, "path": path})
-        if self._starter.prefix is not None:
+        if self._starter.pipes.prefix is not None:
             if not files:
                 text = "what programs print goes to the standard output of `impetusd run`, and its own log to standard error"
                 raise ProtocolError(
@@ -380,7 +380,7 @@ class Commands:
             self._engine.hold(entry for entry in asked if entry.role not in ONE_SHOT)
         else:
             self.begin_shutdown(because("stop_asked"))
-            self._starter.put("shutdown", "yes")
+            self._starter.outbox.put("shutdown", "yes")
         killed = await self.stop_in_order(asked)
         if names:
             await self._saved()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.api.control import ControlServer, Peer
     from impetusd.supervisor.faults import Faults
     from impetusd.supervisor.logs.writer import Writer
-    from impetusd.supervisor.start.starter import Starter
+    from impetusd.supervisor.start.outbox import Outbox
 
 CONTROL = "control"  # the socket's name in the shim's store
 WITHIN = 20.0  # seconds for who knows of users and groups
@@ -36,12 +36,12 @@ class ControlSocket:
     """A name in run_dir, and who may use it."""
 
     def __init__(
-        self, paths: Paths, starter: Starter, writer: Writer, faults: Faults, *, allowed: Access, threads: Threads
+        self, paths: Paths, outbox: Outbox, writer: Writer, faults: Faults, *, allowed: Access, threads: Threads
     ) -> None:
         """`allowed`: who besides root and the owner may connect. What waits for the host waits in one of `threads`."""
         self._paths = paths
         self._path = paths.control_socket
-        self._starter = starter
+        self._outbox = outbox
         self._log = writer.line
         self._faults = faults
         self._allowed = allowed
@@ -96,7 +96,7 @@ class ControlSocket:
 
     async def _bind(self) -> None:
         """The socket that the supervisor before us had, unless its file was removed; else a new one."""
-        fd, path = self._starter.held(CONTROL), self._path
+        fd, path = self._outbox.take(CONTROL), self._path
         if fd is not None and os.path.exists(path):
             sock = socket.socket(fileno=fd)
         else:
@@ -105,8 +105,8 @@ class ControlSocket:
             with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
                 os.unlink(name, dir_fd=folder)  # whatever it is: the name in run_dir is ours
             sock = bind_unix(path)
-            self._starter.keep(CONTROL, os.dup(sock.fileno()), ours=False)  # for the supervisor after us
-            self._starter.flush()
+            self._outbox.keep(CONTROL, os.dup(sock.fileno()), ours=False)  # for the supervisor after us
+            self._outbox.flush()
         self._admit()
         await self.server.listen(sock)
 

@@ -85,6 +85,8 @@ class Feed:
         self._said = 0.0  # when something was published last
         self._complained = ""
         self.faults = BARE
+        # Called with what is to hear of each record of the ledger; None: nothing.
+        self.listen: Callable[[Callable[[str, str], None] | None], object] = lambda _: None
 
     # What changes.
 
@@ -277,6 +279,7 @@ class Feed:
             self._ending.cancel()
             self._ending = None
         if self._filled is None:
+            self.listen(self.record)
             self._filled = self._loop.create_task(self._fill())
             self._filled.add_done_callback(
                 lambda filled: self.faults.contain(SOURCE, "telling everything", self._has_filled, filled)
@@ -295,6 +298,7 @@ class Feed:
 
     def close(self) -> None:
         """Nobody watches: keep nothing."""
+        self.listen(None)
         for handle in (self._flushing, self._ending):
             if handle is not None:
                 handle.cancel()

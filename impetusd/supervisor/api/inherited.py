@@ -50,7 +50,7 @@ class Inherited:
         wanted = {unit.name for unit in units if unit.made is not None}
         for name in [name for name in held if name.startswith(PREFIX)]:
             if name.removeprefix(PREFIX).removesuffix(THEIRS) not in wanted:
-                self._starter.drop(name)
+                self._starter.outbox.drop(name)
         ceiling = gateway.values["ceiling"] if gateway is not None else VIEWER
         for unit in wanted:
             self._socks[unit] = self._pair(f"{PREFIX}{unit}")
@@ -58,7 +58,7 @@ class Inherited:
 
     def _pair(self, name: str) -> socket.socket:
         """Our end: the one that is held, or that of a new pair where either end was lost with a shim that was killed."""
-        held, theirs = (self._starter.held(each) for each in (name, name + THEIRS))
+        held, theirs = (self._starter.outbox.take(each) for each in (name, name + THEIRS))
         if theirs is not None:
             os.close(theirs)
         if held is not None and theirs is not None:
@@ -67,8 +67,8 @@ class Inherited:
             if held is not None:
                 os.close(held)
             ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._starter.keep(name, os.dup(ours.fileno()), ours=False)
-            self._starter.keep(name + THEIRS, other.detach(), ours=False)
+            self._starter.outbox.keep(name, os.dup(ours.fileno()), ours=False)
+            self._starter.outbox.keep(name + THEIRS, other.detach(), ours=False)
         ours.setblocking(False)
         return ours
 

@@ -48,7 +48,7 @@ class Rows:
         """One slot as it is now. `usage`: as `Stats.read`, where somebody measures anyway."""
         slot, now, reason = entry.slot, time.monotonic(), self._engine.waits.reason(entry)
         memory, cpu = (usage or self._stats.read)(slot.pid) if slot.pid is not None else (None, None)
-        dropped_bytes, dropped_lines = self._starter.dropped(entry)
+        dropped_bytes, dropped_lines = self._starter.pipes.dropped(entry)
         return {
             "name": self._engine.slots.shown(entry),
             "unit": entry.unit.name,
@@ -73,7 +73,7 @@ class Rows:
 
     def details(self, entry: Entry) -> dict[str, Any]:
         """The same, with its configuration, its log files and its latest restarts, in seconds ago."""
-        out, error = self._starter.log_files(entry)
+        out, error = self._starter.pipes.log_files(entry)
         now = time.monotonic()
         return {
             **self.row(entry),

@@ -70,11 +70,13 @@ class Upgrading:
         if why:
             own = {"pid": os.getpid(), "shim": self._shim, "version": impetusd.__version__}
             self._record("daemon", what="refused an upgrade", why=why[-2000:], **own)
-            self._starter.flush()
+            self._starter.outbox.flush()
             raise ProtocolError(
                 FAILED, f"the {what} now on the disk cannot take over, and nothing was changed: {why}", EXIT_FAILED
             )
-        self._starter.put(UPGRADE, json.dumps({"token": token, "from": impetusd.__version__, "pid": os.getpid()}))
+        self._starter.outbox.put(
+            UPGRADE, json.dumps({"token": token, "from": impetusd.__version__, "pid": os.getpid()})
+        )
         self._hand_over("to the code that is now on the disk")
         raise ConnectionAbortedError  # the next supervisor answers
 
@@ -110,8 +112,8 @@ class Upgrading:
             event = await asyncio.wait_for(asyncio.shield(self._ended), PROVE_WITHIN)
         except TimeoutError:
             why = f"it did not come up within {PROVE_WITHIN:g} s"
-            self._starter.signal(process, signal.SIGKILL, Scope.TREE)
-            self._starter.flush()
+            self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
+            self._starter.outbox.flush()
             event = await self._ended
         printed = os.pread(out, LONGEST, max(0, os.fstat(out).st_size - LONGEST)).decode("utf-8", "replace").strip()
         self._process = None

@@ -49,7 +49,7 @@ class Ledger:
         self._waiting: deque[tuple[int, str, str]] = deque()
         self.failing = NONE  # why the disk takes nothing now
         self.news = asyncio.Event()  # set with each round that has records; whoever waits clears it
-        self.added: Callable[[str, str], object] = lambda _kind, _line: None  # called with each record, as JSON
+        self._added: Callable[[str, str], object] | None = None
         self._puts: dict[str, str | None] = {}
         self._lost = 0
         self._calls: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
@@ -77,7 +77,12 @@ class Ledger:
         record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **redact.everything(as_json(fields))}
         line = json.dumps(record, separators=(",", ":"))
         self._new.append(line + "\n")
-        self.added(kind, line)
+        if self._added is not None:
+            self._added(kind, line)
+
+    def pass_on(self, added: Callable[[str, str], object] | None) -> None:
+        """Have `added` called with the kind of each record, and with the record as JSON; None: nobody."""
+        self._added = added
 
     def puts(self) -> dict[str, str | None]:
         """What the shim is to remember or to forget with this round; the thread has it once `sent` is called."""

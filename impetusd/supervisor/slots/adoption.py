@@ -80,13 +80,13 @@ class Adoption:
             self._engine.reloads.drop_listeners()
         for process, row in held.items():
             if not row["acked"]:  # of a slot that is gone; what was acked is a rest that treekill = no has spared
-                self._starter.signal(process, signal.SIGKILL, Scope.TREE)
-                self._starter.ack(process)
+                self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
+                self._starter.outbox.ack(process)
         self._contain("replacing processes", "taking it over", self._engine.rolling.resume)
         self._contain("replacing processes", "looking for those out of reach", self._replace_unreachable)
 
     def _take_over_pipes(self, entry: Entry) -> None:
-        if entry.rec.pipe is not None and not self._starter.adopt_pipe(entry):
+        if entry.rec.pipe is not None and not self._starter.pipes.adopt(entry):
             self._log(f"{entry.name}: its log pipes are lost: what it prints is, until its next start")
             self._slots.touch(entry)
 
@@ -99,7 +99,7 @@ class Adoption:
                 entry.works
                 and process is not None
                 and not self._slots.holds(entry)
-                and not self._starter.reaches(process)
+                and not self._starter.channels.reaches(process)
             ):
                 if entry.role is Role.WORKER and entry.slot.state is State.RUNNING:
                     self._engine.recycle([entry], reason)
@@ -136,5 +136,5 @@ class Adoption:
             return
         elif entry.slot.state is State.STARTING and entry.works and entry.rec.process is not None:
             if entry.serves:
-                self._starter.put_to_work(entry.rec.process, entry.name)
-            self._starter.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with who read it
+                self._starter.channels.put_to_work(entry.rec.process, entry.name)
+            self._starter.channels.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with who read it

@@ -55,13 +55,13 @@ class Engine:
         self.faults = Faults(log, lambda: self.rounds.wake())  # noqa: PLW0108  # they are made below
         self.slots = slots = Slots(starter, self.faults)
         self.changes = Publisher(self.faults, slots.holds)
-        self.rounds = rounds = Rounds(slots, starter)
-        self.versions = versions = Versions(slots, starter)
+        self.rounds = rounds = Rounds(slots, starter.outbox)
+        self.versions = versions = Versions(slots, starter.outbox)
         self.places = Places(slots, rounds, versions, starter=starter, changes=self.changes, log=log)
         self.starts = Starts(slots, rounds, versions, self.places, starter)
         tails = Tails(slots, rounds, versions, starter, record)
         self.machine = Machine(
-            slots, rounds, self.places, self.starts, tails=tails, starter=starter, changes=self.changes
+            slots, rounds, versions, self.places, self.starts, tails=tails, starter=starter, changes=self.changes
         )
         self.reports = Reports(
             slots, rounds, versions, places=self.places, starts=self.starts, starter=starter, oom=oom
@@ -69,7 +69,7 @@ class Engine:
         self.reloads = Reloads(slots, rounds, versions, self.places, starter=starter, log=log)
         self.rolling = Rolling(slots, rounds, versions, self.places, log)
         self.waits = Waits(slots, versions)
-        self.machine.decided.subscribe(self.reloads.changed, "going on with its reload", within=True)
+        self.machine.reloading = self.reloads.changed
         self.machine.not_forked = self._not_forked
         rounds.handle, rounds.keep, rounds.over = self.machine.handle, self.machine.keep, self._round_over
         rounds.steps = (
@@ -167,8 +167,8 @@ class Engine:
         """Send a signal to the main process of each."""
         for entry in entries:
             if entry.rec.process is not None and entry.slot.pid is not None:
-                self._starter.signal(entry.rec.process, number, Scope.MAIN)
-        self._starter.flush()
+                self._starter.outbox.signal(entry.rec.process, number, Scope.MAIN)
+        self._starter.outbox.flush()
 
     def scale(self, unit: Unit, count: int, token: str = "") -> list[Entry]:
         """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change.

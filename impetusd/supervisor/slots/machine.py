@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from impetusd.core.reasons import not_started
 from impetusd.core.rules import lifecycle, places, quarantine
 from impetusd.core.rules.lifecycle import Cancel, Deadline, Event, Exited, Gone, Ping, Signal, Slot, Spawn, State, Want
-from impetusd.supervisor.observers import Publisher
+from impetusd.supervisor.observers import Change, Publisher
 from impetusd.supervisor.slots.entry import IDLE, PASSING, Entry, Role
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.slots.rounds import Rounds
     from impetusd.supervisor.slots.starts import Starts
     from impetusd.supervisor.slots.tails import Tails
+    from impetusd.supervisor.slots.versions import Versions
     from impetusd.supervisor.start.starter import Starter
 
 LATE = 1.0  # seconds by which a watchdog's timer is late when it was we who hung, or the host that slept
@@ -37,6 +38,7 @@ class Machine:
         self,
         slots: Slots,
         rounds: Rounds,
+        versions: Versions,
         places: Places,
         starts: Starts,
         *,
@@ -48,6 +50,7 @@ class Machine:
         self._slots = slots
         self._faults = slots.faults
         self._rounds = rounds
+        self._versions = versions
         self._places = places
         self._starts = starts
         self._tails = tails
@@ -55,7 +58,8 @@ class Machine:
         self._changes = changes
         self._loop = asyncio.get_running_loop()
         self._stage = ""  # of the event that is being handled
-        self.decided = Publisher(slots.faults, slots.holds)  # a change of which nothing was carried out yet
+        # Called with a change in a unit that is being reloaded, of which nothing was carried out yet.
+        self.reloading: Callable[[Change], object] = lambda _: None
         self.not_forked: Callable[[Entry], object] = lambda _: None  # called when a template has not forked it in time
 
     # Deciding.
@@ -85,10 +89,11 @@ class Machine:
         self._enter(entry, after)
         name, contain = entry.name, self._faults.contain
         if after.pid is None and before.pid is not None:
-            contain(name, "ending its log lines", self._starter.end_run, entry)
+            contain(name, "ending its log lines", self._starter.pipes.end_run, entry)
         if isinstance(event, Exited) and (entry.role is Role.JOB or (after.want is Want.UP and not after.asked)):
             contain(name, "asking for its last lines", self._tails.fetch, entry, before.pid)
-        self.decided.publish(entry, before)
+        if self._versions.active(entry.unit) is not None:
+            contain(name, "going on with its reload", self.reloading, Change(entry, before, after))
         for action in actions:
             self._carry_out(entry, action)
         self._follow_up(entry, before)
@@ -102,10 +107,10 @@ class Machine:
             return
         self._enter(entry, after)
         if after.pid is None and before.pid is not None:
-            self._faults.contain(entry.name, "ending its log lines", self._starter.end_run, entry)
+            self._faults.contain(entry.name, "ending its log lines", self._starter.pipes.end_run, entry)
         for action in actions:
             if isinstance(action, Signal) and entry.rec.process is not None:
-                self._starter.signal(entry.rec.process, action.number, action.scope)
+                self._starter.outbox.signal(entry.rec.process, action.number, action.scope)
         self._changes.publish(entry, before)
         if entry.rec.process is None and after.state not in {State.STARTING, State.STOPPING}:
             if entry.role in PASSING or entry.dismissed:
@@ -138,7 +143,7 @@ class Machine:
             case Signal(number, scope) if process is not None:
                 if number == entry.policy.kill_signal:
                     self._faults.contain(entry.name, "preparing its end", self._places.end_gently, entry, process)
-                self._starter.signal(process, number, scope)
+                self._starter.outbox.signal(process, number, scope)
 
     def _follow_up(self, entry: Entry, before: Slot) -> None:
         """Publish the change of its state, and clear up after it."""
@@ -241,11 +246,13 @@ class Machine:
         known = [entry for entry in slots.entries.values() if slots.holds(entry)]
         if names is None:
             slots.held = quarantine.Held()
-            self._starter.put(quarantine.ENDS, None)
+            self._starter.outbox.put(quarantine.ENDS, None)
         else:
             kept = {name: cause for name, cause in slots.held.slots.items() if name not in names}
             slots.held = replace(slots.held, slots=kept)
-        self._starter.put(quarantine.HELD, quarantine.dump(slots.held) if slots.held != quarantine.Held() else None)
+        self._starter.outbox.put(
+            quarantine.HELD, quarantine.dump(slots.held) if slots.held != quarantine.Held() else None
+        )
         for entry in known:
             if not slots.holds(entry):
                 entry.rec.slot = quarantine.end(entry.slot, now)

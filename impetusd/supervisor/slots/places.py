@@ -65,7 +65,7 @@ class Places:
 
     def promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
-        self._starter.let_in(worker.unit)
+        self._starter.listeners.let_in(worker.unit)
         events: list[tuple[Entry, Event]] = [(parked, _taken(parked)), (worker, Spawned(parked.slot.pid or 0))]
         if parked.role is Role.NEXT:
             events.append((worker, Ready()))
@@ -116,12 +116,12 @@ class Places:
         process, pid = source.rec.process, source.slot.pid
         if process is None or pid is None:
             raise AssertionError(f"{source.name} is RUNNING without a process")
-        self._starter.swap_pipes(target, source)
+        self._starter.pipes.swap(target, source)
         try:
             if target.serves:
-                self._starter.put_to_work(process, target.name)
+                self._starter.channels.put_to_work(process, target.name)
         except BaseException:
-            self._starter.swap_pipes(target, source)
+            self._starter.pipes.swap(target, source)
             raise
         # From here on nothing is called that could raise.
         target.rec.process, source.rec.process = process, None
@@ -136,7 +136,8 @@ class Places:
         """Nothing of its process is left."""
         if entry.rec.process is not None:
             self._slots.by_process.pop(entry.rec.process, None)
-            self._starter.forget_channel(entry.rec.process)
+            if entry.unit.kind is Kind.POOL:
+                self._starter.channels.forget(entry.rec.process)
             entry.rec.process = None
             self._slots.touch(entry)
 
@@ -145,8 +146,8 @@ class Places:
     def end_gently(self, entry: Entry, process: int) -> None:
         """The process is about to be told to end: where nobody takes over from it, nobody new is let in."""
         if self._is_last(entry):
-            self._starter.drop_new_connections(entry.unit)
-            self._starter.tell(process, {"do": "quit"})
+            self._starter.listeners.drop_new_connections(entry.unit)
+            self._starter.channels.tell(process, {"do": "quit"})
 
     def _is_last(self, entry: Entry) -> bool:
         """Whether nobody takes over from this process: then its idle connections need not be waited for."""
@@ -173,7 +174,7 @@ class Places:
         present = self._slots.of_unit(entry.unit)
         if not self._keeps_waiting(entry.unit) and all(each.slot.state in IDLE for each in present):
             for each in [entry, *present]:
-                self._starter.close_listeners(each.unit)
+                self._starter.listeners.close(each.unit)
 
     def _keeps_waiting(self, unit: Unit) -> bool:
         """Whether clients are to wait although the unit was given up."""
@@ -187,7 +188,9 @@ class Places:
             return
         if self._keeps_waiting(unit) or self._slots.holds_any(unit):
             return
-        if not any(self._may_serve(entry) for entry in self._slots.of_unit(unit)) and self._starter.refuse(unit):
+        if not any(self._may_serve(entry) for entry in self._slots.of_unit(unit)) and self._starter.listeners.refuse(
+            unit
+        ):
             self._log(f"{unit.name}: none of its workers runs: connections are refused until one is started")
 
     def _may_serve(self, entry: Entry) -> bool:

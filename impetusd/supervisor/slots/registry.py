@@ -105,7 +105,7 @@ class Slots:
         del self.units[unit.name]
         if known is not None:  # it is still in the configuration, switched off
             self.units[unit.name] = known
-        self._starter.put(f"unit:{unit.name}", None)
+        self._starter.outbox.put(f"unit:{unit.name}", None)
         self.forgotten(unit)
 
     def make(
@@ -199,7 +199,7 @@ class Slots:
     def note(self, unit: Unit, **facts: Any) -> None:
         """Have this remembered of a unit."""
         self._facts[unit.name].update(facts)
-        self._starter.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
+        self._starter.outbox.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
 
     def expect(self, unit: Unit, instances: int) -> None:
         """Have the supervisor after us find so many serving slots asked for."""
@@ -242,9 +242,9 @@ class Slots:
         """Forget a slot in which nothing runs."""
         if self.entries.pop(entry.name, None) is not None:
             self._of_unit[entry.unit.name].remove(entry)
-        self._starter.put(f"slot:{entry.name}", None)
+        self._starter.outbox.put(f"slot:{entry.name}", None)
         self._put_reasons(entry.name, None)
-        self._starter.forget_pipe(entry)
+        self._starter.pipes.forget(entry)
         self.dirty.pop(entry.name, None)
         if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
             self._forget_unit(entry.unit)
@@ -270,13 +270,13 @@ class Slots:
     def write_down(self, entry: Entry) -> None:
         """Put its record into the round."""
         text = record.dump(entry.rec)
-        self._starter.put(f"slot:{entry.name}", text)
+        self._starter.outbox.put(f"slot:{entry.name}", text)
         self._put_reasons(entry.name, record.dump_reasons(entry.rec, text))
         self.dirty.pop(entry.name, None)
 
     def _put_reasons(self, name: str, text: str | None) -> None:
         if text is not None or name in self._explained:
-            self._starter.put(f"why:{name}", text)
+            self._starter.outbox.put(f"why:{name}", text)
             (self._explained.discard if text is None else self._explained.add)(name)
 
     # What is to be known.

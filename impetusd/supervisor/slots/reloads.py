@@ -115,7 +115,7 @@ class Reloads:
     def drop_listeners(self) -> None:
         """Close what nobody listens on any more."""
         listening = (entry.unit for entry in self._slots.entries.values())
-        self._starter.drop_listeners_but(listening, self._versions.unfinished())
+        self._starter.listeners.drop_but(listening, self._versions.unfinished())
 
     def account(self, unit: Unit, how: str = "reload") -> dict[str, Any]:
         """How the last one ended, for the operator; `how` it was carried out: reload, restart, start or cancel."""

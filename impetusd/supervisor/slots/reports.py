@@ -94,7 +94,7 @@ class Reports:
                     self._places.release(entry)
                     self._rounds.put((entry, Gone()))
                 case "exited":
-                    self._starter.ack(process)
+                    self._starter.outbox.ack(process)
                     end = _exit_of(event)
                     if not event["left"]:
                         self._places.release(entry)
@@ -104,14 +104,14 @@ class Reports:
     def exited(self, event: Mapping[str, Any]) -> None:
         """A process has ended; the shim keeps the fact until we have written it down."""
         process = event["process"]
-        self._starter.ack(process)
+        self._starter.outbox.ack(process)
         entry = self._slots.by_process.get(process)
         if entry is None:
             self._rounds.wake()
             return
         pid = entry.slot.pid
         if entry.unit.kind is Kind.POOL and pid is not None:
-            self._faults.contain(entry.name, "blanking its cell", self._starter.blank_cell, entry.unit, pid)
+            self._faults.contain(entry.name, "blanking its cell", self._starter.listeners.blank_cell, entry.unit, pid)
         end = _exit_of(event)
         left = bool(event["left"]) and entry.policy.treekill
         held = self._slots.holds(entry)
@@ -123,7 +123,7 @@ class Reports:
             if unborn and entry.slot.state is State.STARTING and not held:
                 # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
                 if event["left"]:  # and what it has left is nobody's: it goes before another is started
-                    self._starter.signal(process, signal.SIGKILL, Scope.TREE)
+                    self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
                 self._places.release(entry)
                 self._starts.wait(entry)
                 self._rounds.wake()
@@ -148,7 +148,7 @@ class Reports:
     def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:
         """What else follows from an end than that the process is gone."""
         if errno_of(end.failed) == errno.EMFILE:  # the shim may have none of its pipes: the next start makes others
-            self._starter.forget_pipe(entry)
+            self._starter.pipes.forget(entry)
         if end.code == EX_THREADS and entry.role is Role.TEMPLATE:
             # No fork survives what the application does at import: each worker is executed afresh.
             self._slots.note(entry.unit, afresh=True)

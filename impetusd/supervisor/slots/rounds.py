@@ -16,7 +16,7 @@ from impetusd.supervisor.slots.entry import Entry
 
 if TYPE_CHECKING:
     from impetusd.supervisor.slots.registry import Slots
-    from impetusd.supervisor.start.starter import Starter
+    from impetusd.supervisor.start.outbox import Outbox
 
 LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
 
@@ -24,10 +24,10 @@ LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is 
 class Rounds:
     """The inbox, and when a round is over."""
 
-    def __init__(self, slots: Slots, starter: Starter) -> None:
+    def __init__(self, slots: Slots, outbox: Outbox) -> None:
         self._slots = slots
         self._faults = slots.faults
-        self._starter = starter
+        self._outbox = outbox
         self._inbox: deque[tuple[Entry, Event]] = deque()
         self._pumping = False
         self._gathering = False
@@ -97,9 +97,9 @@ class Rounds:
         return bool(self._inbox)
 
     def _end(self) -> None:
-        """Send the round. What this raises before that is as if the round were not over yet: see `Starter.flush`."""
+        """Send the round. What this raises before that is as if the round were not over yet: see `Outbox.flush`."""
         try:
-            self._starter.flush()
+            self._outbox.flush()
         except Exception as error:
             self._faults.note("the engine", "sending a round", error)
         self.over()

@@ -88,7 +88,7 @@ class Starts:
 
     def _attempt(self, entry: Entry, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `act`, which starts a process. If it raises, the start has failed, and nothing of it reaches the shim."""
-        mark = self._starter.mark()
+        mark = self._starter.outbox.mark()
         port = 0
         try:
             act(*args, **kwargs)
@@ -123,7 +123,7 @@ class Starts:
         if entry.role in SERVING and self._places.parked(entry) is not None:
             return None
         ending = [e for e in slots.of_unit(entry.unit) if e is not entry and e.slot.state is State.STOPPING]
-        if ending and self._starter.has_to_bind(entry.unit):
+        if ending and self._starter.listeners.has_to_bind(entry.unit):
             return lambda: because("waits_for_address", name=ending[0].name)
         template = self._versions.parent(entry)
         if template is not None and template.slot.state is not State.RUNNING:

@@ -46,7 +46,7 @@ class Tails:
             came = functools.partial(self._came, entry, pid, data)
             self._loop.call_soon_threadsafe(self._contain, entry.name, "keeping its last lines", came)
 
-        self._starter.tail(entry.rec.pipe, answer)
+        self._starter.pipes.tail(entry.rec.pipe, answer)
         late = functools.partial(self._late, entry, pid)
         self._loop.call_later(TAILED, self._contain, entry.name, "waiting for its last lines", late)
         entry.tail_due, entry.tail_of = True, pid

@@ -17,7 +17,7 @@ from impetusd.supervisor.slots.entry import Entry, Role, slot_name
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
     from impetusd.supervisor.slots.registry import Slots
-    from impetusd.supervisor.start.starter import Starter
+    from impetusd.supervisor.start.outbox import Outbox
 
 LINES = 40  # of the last words of a process that failed
 
@@ -25,9 +25,9 @@ LINES = 40  # of the last words of a process that failed
 class Versions:
     """The reload under way in each unit, or the last one, and what that means for each slot."""
 
-    def __init__(self, slots: Slots, starter: Starter) -> None:
+    def __init__(self, slots: Slots, outbox: Outbox) -> None:
         self._slots = slots
-        self._starter = starter
+        self._outbox = outbox
         self.of: dict[str, Reload] = {}  # by unit
         slots.forgotten = self.forget
 
@@ -44,12 +44,12 @@ class Versions:
     def keep(self, unit: Unit, reload: Reload) -> None:
         """This is how its reload stands now."""
         self.of[unit.name] = reload
-        self._starter.put(f"reload:{unit.name}", core.dump(reload))
+        self._outbox.put(f"reload:{unit.name}", core.dump(reload))
 
     def forget(self, unit: Unit) -> None:
         """The unit is no more, or its last reload means nothing any more."""
         if self.of.pop(unit.name, None) is not None:
-            self._starter.put(f"reload:{unit.name}", None)
+            self._outbox.put(f"reload:{unit.name}", None)
 
     def last(self, unit: Unit) -> Reload | None:
         """The reload under way, or the one before."""

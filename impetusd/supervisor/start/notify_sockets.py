@@ -25,8 +25,8 @@ from impetusd.core.reasons import of_os_error
 from impetusd.files.folders import address_of, notify_folders, open_folder, remove_sockets, unlink_socket
 from impetusd.supervisor.start.childspec import CannotStart
 from impetusd.supervisor.start.notify import Notify
+from impetusd.supervisor.start.outbox import Outbox
 from impetusd.supervisor.start.sockets import bind_with_mode
-from impetusd.supervisor.start.starter import Starter
 
 SINGLE = "notify"  # in the shim's store and its memory: the single socket, and its address
 OLD = "notify:old"  # which processes know that: the shim's numbers [from, to), null for all since
@@ -39,8 +39,8 @@ HASHED = 16  # characters in the place of a name that is too long
 class NotifySockets:
     """The sockets. `notify` hears them."""
 
-    def __init__(self, starter: Starter, paths: Paths, notify: Notify) -> None:
-        self._starter = starter
+    def __init__(self, outbox: Outbox, paths: Paths, notify: Notify) -> None:
+        self._outbox = outbox
         self._notify = notify
         self._paths = paths
         self._at: dict[str, tuple[str, int]] = {}  # unit → path, uid
@@ -55,7 +55,7 @@ class NotifySockets:
             if unit != key:
                 path, uid = json.loads(text)
                 self._at[unit] = path, uid
-                fd = self._starter.held(key)
+                fd = self._outbox.take(key)
                 if unit not in units:
                     self._forget(unit)
                 elif fd is not None and os.path.exists(path):
@@ -66,7 +66,7 @@ class NotifySockets:
                         self._bind(unit, path, uid)
                 if fd is not None:
                     os.close(fd)
-        fd = self._starter.held(SINGLE)
+        fd = self._outbox.take(SINGLE)
         low, high = json.loads(blobs.get(OLD, "[0, null]"))
         if high is None:
             high = max(processes, default=-1) + 1
@@ -92,7 +92,7 @@ class NotifySockets:
             self._lasting = True
             if not self._single:
                 self._have_single(*_again(""), [0, None], held=False)
-            self._starter.put(OLD, "[0, null]")
+            self._outbox.put(OLD, "[0, null]")
         return path or self._single
 
     def restore(self) -> None:
@@ -129,7 +129,7 @@ class NotifySockets:
         for unit in self._at:
             self._notify.drain(unit)
             self._notify.unlisten(unit)
-            self._starter.drop(f"{OF_UNIT}{unit}")
+            self._outbox.drop(f"{OF_UNIT}{unit}")
         self._have_single(sock, shared, [max(processes, default=-1) + 1, None], held=False)
 
     def close(self) -> None:
@@ -148,29 +148,29 @@ class NotifySockets:
         except OSError as error:
             raise CannotStart("notify_socket", of_os_error(error), path) from None
         self._at[unit] = path, uid
-        self._starter.keep_now(f"{OF_UNIT}{unit}", os.dup(sock.fileno()), json.dumps([path, uid]))
+        self._outbox.keep_now(f"{OF_UNIT}{unit}", os.dup(sock.fileno()), json.dumps([path, uid]))
         self._notify.listen(unit, sock)
 
     def _forget(self, unit: str) -> None:
         path, _ = self._at.pop(unit)
         self._notify.unlisten(unit)
-        self._starter.drop(f"{OF_UNIT}{unit}")
-        self._starter.put(f"{OF_UNIT}{unit}", None)
+        self._outbox.drop(f"{OF_UNIT}{unit}")
+        self._outbox.put(f"{OF_UNIT}{unit}", None)
         with contextlib.suppress(OSError):
             unlink_socket(path)
 
     def _have_single(self, sock: socket.socket, address: str, old: list[int | None], *, held: bool) -> None:
         self._single = address
         if not held:
-            self._starter.keep_now(SINGLE, os.dup(sock.fileno()), address)
-        self._starter.put(OLD, json.dumps(old))
+            self._outbox.keep_now(SINGLE, os.dup(sock.fileno()), address)
+        self._outbox.put(OLD, json.dumps(old))
         self._notify.listen(ALL, sock)
 
     def _drop_single(self) -> None:
         self._notify.unlisten(ALL)
-        self._starter.drop(SINGLE)
-        self._starter.put(SINGLE, None)
-        self._starter.put(OLD, None)
+        self._outbox.drop(SINGLE)
+        self._outbox.put(SINGLE, None)
+        self._outbox.put(OLD, None)
         if not self._single.startswith("@"):
             with contextlib.suppress(OSError):
                 unlink_socket(self._single)

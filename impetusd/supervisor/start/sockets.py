@@ -113,19 +113,28 @@ def _answers(path: str) -> bool:
     return True
 
 
+def another(fd: int) -> socket.socket:
+    """The socket `fd` on a descriptor of its own. Raises OSError."""
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except BaseException:
+        os.close(copy)
+        raise
+
+
 def listen_on(address: Listen, backlog: int, found: Found = NOTHING) -> socket.socket:
     """A listening socket for a unit of which `found` is known. Raises CannotStart."""
     try:
-        if address.path:
-            sock = bind_unix(address.path, 0o600 if address.owner else address.mode)
-            try:
-                dress(address, found)
-            except OSError:
-                sock.close()
-                raise
-        else:
+        if not address.path:
             return _listen_on_port(address, backlog, found)
-        sock.listen(backlog)
+        sock = bind_unix(address.path, 0o600 if address.owner else address.mode)
+        try:
+            dress(address, found)
+            sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
         port = address.port if error.errno == errno.EADDRINUSE else 0
         raise CannotStart("listen", _with_hint(error, address), str(address), port=port) from None
@@ -155,7 +164,7 @@ def _listen_on_port(address: Listen, backlog: int, found: Found) -> socket.socke
 
 def bound_to(fd: int) -> str:
     """Where a socket listens, as one writes it: HOST:PORT, or unix:PATH. Raises OSError."""
-    with socket.socket(fileno=os.dup(fd)) as sock:
+    with another(fd) as sock:
         name = sock.getsockname()
     return str(Listen("", 0, os.fsdecode(name)) if isinstance(name, str | bytes) else Listen(name[0], name[1]))
 
@@ -167,7 +176,7 @@ def drop_new_connections(fd: int) -> None:
     as if his packet had been lost, and sends it again after a second: by then nobody listens any more, or somebody does again.
     """
     program = array.array("B", b"".join(struct.pack("HBBI", *each) for each in ONLY_KNOWN))
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+    with contextlib.suppress(OSError), another(fd) as sock:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(
                 socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(ONLY_KNOWN), program.buffer_info()[0])
@@ -180,7 +189,7 @@ def refuse(fd: int) -> bool:
     A TCP socket stays bound, and listens again after `let_in`. After shutdown(2) a unix socket never listens again, so
     only its queue is closed: that nobody else gets there is its file's business.
     """
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+    with contextlib.suppress(OSError), another(fd) as sock:
         if sock.family != socket.AF_UNIX:
             sock.shutdown(socket.SHUT_RD)  # ENOTCONN when it does not listen
             return True
@@ -193,7 +202,7 @@ def refuse(fd: int) -> bool:
 def let_in(fd: int, address: Listen, backlog: int) -> None:
     """Have a socket accept connections again after `refuse` and `drop_new_connections`. Raises CannotStart."""
     try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with another(fd) as sock:
             with contextlib.suppress(FileNotFoundError):  # nobody was shut out
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
             sock.listen(backlog)
@@ -208,7 +217,7 @@ def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, secon
     `second`: where the file of a unix socket has its second name, see `supervisor.start.socketfiles`.
     """
     try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with another(fd) as sock:
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # it may refuse: see `refuse`
                 sock.listen(backlog)
         if address.path:

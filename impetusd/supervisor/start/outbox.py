@@ -1,0 +1,131 @@
+"""What one round asks of the shim: records, operations and descriptors, gathered into one message."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from impetusd.shim.wire import MOST_FDS
+
+if TYPE_CHECKING:
+    from impetusd.core.rules.lifecycle import Scope
+    from impetusd.supervisor.disk.ledger import Ledger
+    from impetusd.supervisor.start.link import Link
+
+
+class Mark(NamedTuple):
+    """How much of each a round has gathered."""
+
+    puts: int
+    ops: int
+    keeps: int
+
+
+class Outbox:
+    """Gathers, and sends."""
+
+    def __init__(self, link: Link, ledger: Ledger) -> None:
+        self._link = link
+        self._ledger = ledger
+        self._puts: list[tuple[str, str | None]] = []
+        self._ops: list[dict[str, Any]] = []
+        self._keeps: list[tuple[str, int]] = []
+        self._close_when_sent: list[tuple[str, int]] = []
+        self.fds = dict(link.fds)  # name → our copy, of what the shim holds
+
+    def put(self, key: str, blob: str | None) -> None:
+        """Have `blob` remembered under `key`; None forgets it."""
+        self._puts.append((key, blob))
+
+    def ask(self, operation: dict[str, Any]) -> None:
+        """Have it carried out, after what was asked for before."""
+        self._ops.append(operation)
+
+    def signal(self, process: int, number: int, scope: Scope) -> None:
+        """Signal a process, its descendants, or both."""
+        self.ask({"op": "signal", "process": process, "number": number, "scope": scope.value})
+
+    def ack(self, process: int) -> None:
+        """The exit of `process` is written down with this round's records: it may be reaped."""
+        self.ask({"op": "ack", "process": process})
+
+    def keep(self, name: str, fd: int, *, ours: bool) -> None:
+        """Have the shim hold a descriptor; we keep our copy only when it is `ours`."""
+        self._keeps.append((name, fd))
+        if ours:
+            self.fds[name] = fd
+        else:
+            self._close_when_sent.append((name, fd))
+
+    def keep_now(self, name: str, fd: int, blob: str) -> None:
+        """Have the shim hold a descriptor, and remember `blob` under the same name, whatever becomes of the round."""
+        ops = [{"op": "keep", "name": name}, {"op": "put", "key": name, "blob": blob}]
+        self._link.send(ops, [fd], lambda: os.close(fd))
+
+    def take(self, name: str) -> int | None:
+        """What the supervisor before us had kept under `name`, for good: the descriptor is the caller's now."""
+        return self.fds.pop(name, None)
+
+    def drop(self, name: str) -> None:
+        """Have the shim close a descriptor, and close our copy."""
+        self.ask({"op": "drop", "name": name})
+        fd = self.fds.pop(name, None)
+        if fd is not None:
+            self._close_when_sent.append((name, fd))
+
+    def mark(self) -> Mark:
+        """Where this round is now, for `roll_back`."""
+        return Mark(len(self._puts), len(self._ops), len(self._keeps))
+
+    def roll_back(self, mark: Mark) -> None:
+        """What a start has asked for since `mark` is not sent. Log pipes stay: they are the slot's, not the process's."""
+        del self._puts[mark.puts :], self._ops[mark.ops :]
+        undone = [each for each in self._keeps[mark.keeps :] if not each[0].startswith("log:")]
+        for each in undone:
+            self._keeps.remove(each)
+            if each in self._close_when_sent:
+                self._close_when_sent.remove(each)
+            else:
+                self.fds.pop(each[0], None)
+            os.close(each[1])
+
+    def flush(self) -> None:
+        """Send what was gathered as one message, so that the shim gets all of it or nothing.
+
+        Of more descriptors than one message takes, the first go ahead: see `Starter.continue_from`.
+        """
+        self._puts += self._ledger.puts().items()
+        if not (self._puts or self._ops or self._keeps):
+            return
+        keeps = self._keeps
+        messages = []
+        while len(keeps) > MOST_FDS:
+            ahead, keeps = keeps[:MOST_FDS], keeps[MOST_FDS:]
+            messages.append(([{"op": "keep", "name": name} for name, _ in ahead], [fd for _, fd in ahead]))
+        ops: list[dict[str, Any]] = [{"op": "keep", "name": name} for name, _ in keeps]
+        ops += [{"op": "put", "key": key, "blob": blob} for key, blob in dict(self._puts).items()]
+        messages.append((ops + self._ops, [fd for _, fd in keeps]))
+        closing = self._close_when_sent
+
+        def sent() -> None:
+            for _, fd in closing:
+                os.close(fd)
+
+        # What raises before this line leaves all as it was; after it, `Link.send` raises nothing.
+        self._puts, self._ops, self._keeps, self._close_when_sent = [], [], [], []
+        for message, fds in messages[:-1]:
+            self._link.send(message, fds)
+        self._link.send(*messages[-1], sent)
+        self._ledger.sent()
+
+    def quit(self, code: int) -> None:
+        """Have the shim exit with `code` once we have."""
+        self.ask({"op": "quit", "code": code})
+        self.flush()
+
+    def close(self) -> None:
+        """Let go of our copies of what the shim holds."""
+        for fd in (*self.fds.values(), *(fd for _, fd in self._close_when_sent)):
+            os.close(fd)
+        self.fds.clear()
+        self._close_when_sent.clear()
