@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
+import io
 import os
 import pwd
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 import xmlrpc.client
 
 import pytest
 from instance import COMMAND, Instance, Status
+from supervisor import supervisorctl
 from supervisor.xmlrpc import SupervisorTransport
 from waiting import wait_for
 
@@ -62,10 +67,26 @@ class Ctl:
         )
 
     def __call__(self, *words: str, code: int | None = 0, user: str | None = None) -> str:
-        process = self.popen(*words, user=user)
-        out, err = process.communicate(timeout=60)
-        assert code in {process.returncode, None}, (out, err, self._impetusd.log())
-        return out + err
+        """What it says. In a process of its own for another user only: one takes longer than what it asks for."""
+        if user is None:
+            found, said = self._here(*words)
+        else:
+            process = self.popen(*words, user=user)
+            said = "".join(process.communicate(timeout=60))
+            found = process.returncode
+        assert code in {found, None}, (said, self._impetusd.log())
+        return said
+
+    def _here(self, *words: str) -> tuple[object, str]:
+        said = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its connection open
+            with pytest.raises(SystemExit) as ended:
+                supervisorctl.main(["-s", self.url, *words])
+            code = ended.value.code
+            del ended
+            gc.collect()
+        return code, said.getvalue()
 
 
 @pytest.fixture
@@ -108,7 +129,7 @@ def test_each_command_of_supervisorctl(impetusd: Instance, ctl: Ctl) -> None:
     assert ctl("status", "nope", code=4) == "nope: ERROR (no such process)\n"
     assert ctl("pid") == f"{before.shim}\n"
     assert ctl("pid", "a") == f"{before['a'].pid}\n"
-    assert ctl("version") == "4.3.0\n"
+    assert ctl.popen("version").communicate(timeout=60)[0] == ctl("version") == "4.3.0\n"
     avail = [line.split()[:3] for line in ctl("avail").splitlines()]
     assert ["a", "in", "use"] in avail
     assert len(avail) == 6
