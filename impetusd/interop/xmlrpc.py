@@ -21,7 +21,8 @@ from impetusd.client.control import ControlError
 from impetusd.core import protocol
 from impetusd.interop import xmlrpc_text
 from impetusd.interop.supervisord import Fault
-from impetusd.interop.xmlrpc_methods import OURS, Methods, Progress, Refused
+from impetusd.interop.xmlrpc_asking import Progress, Refused
+from impetusd.interop.xmlrpc_methods import OURS, Methods
 
 LONGEST_LOGIN = 1024  # characters of an Authorization header
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})

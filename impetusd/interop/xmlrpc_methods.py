@@ -5,7 +5,6 @@ What changes something is asked of the supervisor in the caller's name, and it i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
@@ -16,38 +15,17 @@ from typing import Any, NamedTuple
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol
 from impetusd.interop import supervisord
-from impetusd.interop.supervisord import NAMES, Fault, Faults, Process, Processes
+from impetusd.interop.supervisord import NAMES, Fault, Faults, Process
+from impetusd.interop.xmlrpc_asking import UNITS, Asking, Refused, section_name
 from impetusd.interop.xmlrpc_logs import Log
-
-Progress = Callable[[Mapping[str, Any]], None]
-Call = Callable[[str, Mapping[str, Any], Progress | None], Awaitable[dict[str, Any]]]
 
 API_VERSION = "3.0"  # of supervisor.rpcinterface
 OURS = "impetusd"  # as identification, and as the name of the daemon's own log
 MOST_CALLS = 200  # in one multicall
-ATTEMPTS, AGAIN = (
-    20,
-    0.25,
-)  # how often what may be asked twice is asked, and seconds between: a supervisor is back in 0.5
-BEGUN = 2.0  # seconds in which a request that is not waited for must have begun, or is taken for begun
-UNITS = ("pool", "program")  # kinds of sections whose names are groups; others are shown as [KIND:NAME]
 
 
-class Refused(Exception):
-    """The caller's role does not allow it; the text is the supervisor's sentence."""
-
-
-class Methods:
-    """The calls of one caller. `background`: where what is not waited for is kept until it is done."""
-
-    def __init__(self, call: Call, role: str, background: set[asyncio.Task[Any]], applied: dict[str, bool]) -> None:
-        """`call` asks the supervisor in the caller's name. `applied`: groups that an `apply` has put into force, all at
-        once, and whose turn has not come yet, for supervisorctl removes and adds them one by one; whether it has removed it.
-        """
-        self._call = call
-        self._role = role
-        self._background = background
-        self._applied = applied
+class Methods(Asking):
+    """The calls of one caller."""
 
     async def run(self, name: str, params: Sequence[Any]) -> Any:
         """The value of one call. Raises Fault, and Refused where the role does not allow it."""
@@ -64,49 +42,6 @@ class Methods:
             raise Fault(
                 Faults.BAD_NAME if error.exit == protocol.EXIT_UNKNOWN_NAME else Faults.FAILED, str(error)
             ) from None
-
-    async def _ask(self, method: str, params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
-        """The supervisor's answer; of the next one's, where one was replaced or died over it. ControlError, Refused."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return await self._call(method, params, progress)
-            except Unanswered:
-                if not protocol.METHODS[method].idempotent or attempt == ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(AGAIN)
-            except ControlError as error:
-                if not protocol.may(self._role, method):
-                    raise Refused(str(error)) from None
-                raise
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _begin(
-        self, method: str, params: Mapping[str, Any], then: Callable[[], Awaitable[Any]] | None = None
-    ) -> None:
-        """Ask, and wait only until it has begun: a refusal is raised, its end is not awaited."""
-        begun = asyncio.Event()
-
-        async def whole() -> None:
-            await self._ask(method, params, lambda _: begun.set())
-            if then is not None:
-                begun.set()
-                with contextlib.suppress(ControlError, Refused):  # it is in the ledger, and nobody waits
-                    await then()
-
-        task = asyncio.create_task(whole())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        waiting = asyncio.create_task(begun.wait())
-        done, _ = await asyncio.wait({task, waiting}, timeout=BEGUN, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if task in done:
-            task.result()
-        else:
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # which nobody waits for
-
-    async def _processes(self) -> Processes:
-        status = await self._ask("status", {"names": []})
-        return Processes(status["units"], status.get("groups", {}))
 
     # The daemon.
 
@@ -290,27 +225,6 @@ class Methods:
 
     # The configuration.
 
-    async def _plan(self) -> list[dict[str, Any]]:
-        """What the INI file would change. Fault CANT_REREAD with its mistakes."""
-        answer = await self._ask("plan", {"problems": True})
-        if answer["problems"]:
-            raise Fault(Faults.CANT_REREAD, "; ".join(answer["problems"]))
-        return list(answer["changes"])
-
-    async def _changed(self) -> dict[str, list[str]]:
-        """The same, as groups: added, changed, removed."""
-        changes, processes = await self._plan(), await self._processes()
-        found: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
-        for change in changes:
-            name = change["name"]
-            if change["kind"] not in UNITS or name in supervisord.OWN:
-                found["changed"].append(_section(change["kind"], name))
-            elif change["effect"] in {"added", "removed"} and processes.group_of(name) == name:
-                found[change["effect"]].append(name)
-            else:
-                found["changed"].append(processes.group_of(name))
-        return {what: list(dict.fromkeys(names)) for what, names in found.items()}
-
     async def reload_config(self) -> list[list[list[str]]]:
         """Compare the INI file with what is in force: [[added, changed, removed]]. Nothing is changed."""
         found = await self._changed()
@@ -357,7 +271,7 @@ class Methods:
         return True
 
     async def _apply_all(self, found: Mapping[str, Iterable[str]]) -> None:
-        if _section("", "gateway") in found["changed"]:
+        if section_name("", "gateway") in found["changed"]:
             await self._begin("apply", {"token": _token()})  # which ends when we have been replaced, and are gone
         else:
             await self._apply()
@@ -450,11 +364,6 @@ class Methods:
             return {"faultCode": fault.code, "faultString": str(fault)}
         except Refused as error:
             return {"faultCode": Faults.FAILED, "faultString": f"{NAMES[Faults.FAILED]}: {error}"}
-
-
-def _section(kind: str, name: str) -> str:
-    """What stands for a section of which there are no processes to show; of our own units: what makes them."""
-    return f"[{name}]" if name in supervisord.OWN else f"[{':'.join(filter(None, (kind, name)))}]"
 
 
 def _token() -> str:
