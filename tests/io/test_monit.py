@@ -40,7 +40,7 @@ def press(view, *keys):
     return found[-1]
 
 
-HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31mred\x1b[0m\r\n\x07\x00é漢字🙂"
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31mred\x1b[0m\r\n\x07\x00é漢字🙂\udc80\u202e\xa0\u2028"
 
 
 @pytest.mark.parametrize("utf8", [True, False])

@@ -75,6 +75,8 @@ def _fit(lines: list[Line], width: int, height: int, *, utf8: bool) -> list[Line
 
 def _cut(line: Line, width: int, *, utf8: bool) -> Iterator[tuple[str, str]]:
     for text, style in line:
+        if not text.isprintable():  # lone surrogates, and what turns the direction of writing
+            text = "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
         if not text.isascii():
             text = fitting(text, width) if utf8 else text.encode("ascii", "replace").decode()
         text = text[:width]
