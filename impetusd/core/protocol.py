@@ -28,6 +28,7 @@ MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # that a reload may be watched
 MAX_SILENCE = 366 * 86400  # seconds
 MAX_REPORT = 1 << 16  # bytes of what the observer reports
+MAX_LOGS = 32  # that are searched at once
 MAX_LOG_LINES = 2000  # of a log in one answer
 LATEST = 253_370_764_800  # Unix time: the year 9999
 MAX_COMMAND = 1000  # characters of a command, as it is told
@@ -201,6 +202,19 @@ def _size(value: Any) -> int:
     return value
 
 
+def _few_names(value: Any) -> list[str]:
+    names = _some_names(value)
+    if len(names) > MAX_LOGS:
+        raise ValueError(f"a list of at most {MAX_LOGS} names")
+    return names
+
+
+def _streams(value: Any) -> list[str]:
+    if not isinstance(value, list) or not 1 <= len(value) <= 2 or len({*map(_stream, value)}) != len(value):
+        raise ValueError("a list of out, error or both")
+    return value
+
+
 def _lines(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LOG_LINES:
         raise ValueError(f"a whole number from 0 to {MAX_LOG_LINES}")
@@ -353,15 +367,15 @@ METHODS: Mapping[str, Method] = {
         file=Param(_text, ""),
         follow=Param(_flag, False),
     ),
-    # Lines of a slot's log, rotated files included: the last `limit` with `text` (in any case) from `since` to `until`, Unix
-    # time, with so many around each; or, where `offset` is given, those around the one that begins there in `file`.
+    # Lines of slots' logs, rotated files included: of each the last `limit` with `text` (in any case) from `since` to `until`,
+    # Unix time, with so many around each; or, of one where `offset` is given, those around the one that begins there in `file`.
     "search": Method(
         OPERATOR,
         idempotent=True,
         slow=True,
         looks=True,
-        name=Param(_name, required=True),
-        stream=Param(_stream, "out"),
+        names=Param(_few_names, required=True),
+        streams=Param(_streams, ("out",)),
         text=Param(_text, ""),
         since=Param(_instant, 0.0),
         until=Param(_instant, 0.0),
@@ -495,7 +509,7 @@ def check_params(method: str, params: Any) -> dict[str, Any]:
         elif param.required:
             raise ProtocolError(INVALID_PARAMS, f"{method}: {name} is missing")
         else:
-            checked[name] = list(param.default) if param.default == () else param.default
+            checked[name] = list(param.default) if isinstance(param.default, tuple) else param.default
     return checked
 
 

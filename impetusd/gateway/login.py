@@ -14,7 +14,6 @@ from collections import OrderedDict
 
 from aiohttp import hdrs, web
 
-from impetusd.core.protocol import ROLES
 from impetusd.gateway import accessfile, guard, passwords, tokens
 from impetusd.gateway.access import Access
 from impetusd.gateway.accessfile import State
@@ -88,18 +87,19 @@ async def log_in(request: web.Request) -> web.Response:
         user, role = await _redeem(access, given["code"])
         kept = None
     else:
+        role = ""
         user, kept = (
             given["user"],
             await _check(request.app, _counted_as(request, access, given["user"]), given["user"], given["password"]),
         )
-        role = access.state.users[user].role if user in access.state.users else ROLES[0]
     session, browser, now = tokens.new(), tokens.new(), time.time()
 
     def add(state: State) -> bool:
         if kept is not None and (user not in state.users or state.users[user].password != kept):
             return False  # it was changed meanwhile
-        state.add_session(tokens.digest(session), user, role, now)
-        state.add_browser(tokens.digest(browser), user, role, now)
+        its = role if kept is None else state.users[user].role
+        state.add_session(tokens.digest(session), user, its, now)
+        state.add_browser(tokens.digest(browser), user, its, now)
         return True
 
     if not await access.change(add):

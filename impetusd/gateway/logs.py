@@ -40,9 +40,10 @@ from impetusd.gateway.routes import (
 from impetusd.gateway.stream import ALIVE, Writer, event
 
 MOST = 32  # logs in one answer: a slot's stdout and stderr are two
-SEARCHED, FOLLOWED = 8, 40  # at once, of all requests: the supervisor gives the gateway 64 connections
+FOLLOWED = 40  # at once, of all requests: the supervisor gives the gateway 64 connections
 PAGES = 64  # of new lines that wait for a client; then the supervisor is asked for no more
 STREAMS = {"out": "out", "err": "error"}
+SHOWN = {control: ours for ours, control in STREAMS.items()}
 OWN = "impetusd"  # the supervisor's own log
 _ID = re.compile(r"([0-9]{1,15})-([0-9a-f]{1,16}:[0-9a-f]{1,16})-(out|err)-(.{1,256})", re.ASCII)
 
@@ -53,13 +54,12 @@ class Following:
     total = 0
 
 
-TURN = web.AppKey("impetusd.search", asyncio.Semaphore)
 FOLLOWING = web.AppKey("impetusd.following", Following)
 
 
 def install(app: web.Application) -> None:
     """What requests share."""
-    app[TURN], app[FOLLOWING] = asyncio.Semaphore(SEARCHED), Following()
+    app[FOLLOWING] = Following()
 
 
 class Log(NamedTuple):
@@ -127,35 +127,28 @@ async def _found(
     request: web.Request, query: Mapping[str, Any], params: Mapping[str, Any], most: int
 ) -> dict[str, Any]:
     """Of each log what `search` finds, as one; what is wrong with one is a problem beside the lines of the others."""
-    backend, caller, turn = request.app[BACKEND], caller_of(request), request.app[TURN]
+    backend = request.app[BACKEND]
     logs = chosen(backend.mirror, query["unit"], query["stream"])
-
-    async def look(log: Log) -> dict[str, Any] | ControlError:
-        try:
-            its = {"name": log.slot, "stream": STREAMS[log.stream], **params}
-            async with turn:
-                return dict(await ask(backend, "search", its, caller))
-        except ControlError as error:
-            return error
-
-    answers = await asyncio.gather(*map(look, logs))
-    errors = [(log, answer) for log, answer in zip(logs, answers, strict=True) if isinstance(answer, ControlError)]
-    if errors and len(errors) == len(logs):
-        raise errors[0][1]
-    found: dict[str, list[dict[str, Any]]] = {}  # by path: slots may share a file
-    more = False
-    for log, answer in zip(logs, answers, strict=True):
-        if not isinstance(answer, ControlError):
-            more = more or answer["more"]
-            found.setdefault(answer["path"], [_line(log, line) for line in answer["lines"]])
-    lines = merged(found.values())
+    slots = list(dict.fromkeys(log.slot for log in logs))
+    found: list[list[dict[str, Any]]] = []
+    problems, more = [], False
+    if slots:
+        streams = [STREAMS[each] for each in query["stream"] or STREAMS]
+        told = await ask(backend, "search", {"names": slots, "streams": streams, **params}, caller_of(request))
+        for answer in told["logs"]:
+            log = Log(answer["name"], SHOWN[answer["stream"]])
+            if "error" in answer:
+                problems.append({"unit": log.slot, "stream": log.stream, "text": answer["error"]})
+            else:
+                found.append([_line(log, line) for line in answer["lines"]])
+                more = more or answer["more"]
+    lines = merged(found)
     rows = backend.mirror.rows.get(stream.UNIT, {})
-    slots = {log.slot for log in logs}
     return {
         "lines": lines[-most:] if most else [],
         "more": more or len(lines) > most,
         "lost": sum(rows[slot].get("dropped_lines") or 0 for slot in slots if slot in rows),
-        "problems": [{"unit": log.slot, "stream": log.stream, "text": str(error)} for log, error in errors],
+        "problems": problems,
     }
 
 
@@ -173,9 +166,11 @@ async def context(request: web.Request) -> web.Response:
         log = Log(str(checked(NAME, found[4])), found[3])
     except ValueError:
         raise Problem(400, "id must be one that a line has") from None
-    params = {"name": log.slot, "stream": STREAMS[log.stream], "file": found[2], "offset": int(found[1])}
+    params = {"names": [log.slot], "streams": [STREAMS[log.stream]], "file": found[2], "offset": int(found[1])}
     params |= {"before": query["before"], "after": query["after"]}
-    told = await ask(request.app[BACKEND], "search", params, caller_of(request))
+    (told,) = (await ask(request.app[BACKEND], "search", params, caller_of(request)))["logs"]
+    if "error" in told:
+        raise Problem(409, told["error"])
     return json_answer({"lines": [_line(log, line) for line in told["lines"]]})
 
 

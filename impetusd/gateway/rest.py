@@ -40,7 +40,7 @@ from impetusd.gateway.routes import (
 )
 
 AGAIN, LONGEST_WAIT = 0.1, 1.0  # seconds until a question is asked anew that the supervisor died over; it doubles
-TRIES = 10
+PATIENCE = 5.0  # seconds after which it is not asked anew
 UNREAD = 1000  # lines of progress that wait for a client
 LEDGER_AT_ONCE = 5000  # records
 
@@ -68,18 +68,18 @@ async def ask(backend: Backend, method: str, params: Mapping[str, Any], caller: 
     ProtocolError before anything is asked, if the parameters are wrong.
     """
     protocol.check_params(method, params)
-    wait = AGAIN
-    for left in reversed(range(TRIES)):
+    wait, began = AGAIN, time.monotonic()
+    while True:
+        asked = time.monotonic()
         try:
             return await backend.call(method, params, caller, progress)
         except Unanswered as error:
             if not METHODS[method].idempotent:
                 raise Unanswered(f"{error}; whether it was done is not known") from None
-            if not left:
+            if asked - began > PATIENCE:
                 raise
         await asyncio.sleep(wait)
         wait = min(2 * wait, LONGEST_WAIT)
-    raise AssertionError("the last try returns or raises")
 
 
 # Looking.

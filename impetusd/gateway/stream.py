@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
@@ -34,6 +35,7 @@ KEPT = 4 << 20  # bytes of events
 ALIVE = 5.0  # seconds of silence
 STALLED = 30.0  # seconds in which a client must take something
 HELD = 1 << 16  # bytes written at once
+AT_ONCE = 256  # events
 KINDS = (stream.UNIT, stream.TIMER, stream.CHECK, stream.RELOAD, stream.DAEMON, stream.USAGE)  # of a snapshot
 ROLE_OF = {**dict.fromkeys(KINDS, VIEWER), stream.LEDGER: VIEWER}  # what a kind takes; one that is not here takes ADMIN
 _ID = re.compile(r"([0-9a-f]{1,64}):([0-9]{1,16})", re.ASCII)
@@ -98,9 +100,10 @@ class Hub:
         self._news.set()
         self._news.clear()
 
-    def after(self, position: int) -> Iterable[Event]:
-        """The events from a position on, which is not before `begin`."""
-        return [self._events[at - self.end] for at in range(position, self.end)]
+    def after(self, position: int) -> list[Event]:
+        """The next events from a position on, which is not before `begin`."""
+        first = position - self.begin
+        return list(itertools.islice(self._events, first, first + AT_ONCE))
 
     async def news(self, within: float) -> bool:
         """Wait for the next event; False if none came within so many seconds."""

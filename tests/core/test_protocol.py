@@ -25,8 +25,8 @@ GOOD_PARAMS = {
     "reload": {"names": ["web"], "canaries": 1, "watch": 60.0, "cancel": False, "token": "t"},
     "watch": {"life": "5eed", "since": 7, "usage": False},
     "search": {
-        "name": "web:0",
-        "stream": "error",
+        "names": ["web:0"],
+        "streams": ["error"],
         "text": "x",
         "since": 1.5,
         "until": 2.5,

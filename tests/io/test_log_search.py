@@ -128,17 +128,25 @@ def test_the_method_hides_secrets_from_those_who_look_for_them():
         Path(f"{shim.paths.log_dir}/a-out.log").write_text("password=abc\nit is hunter22hunter\nplain\n")
 
         async def scenario(life):
-            found = await life.ask("search", name="a")
-            assert [line["text"] for line in found["lines"]] == ["password=***", "it is ***", "plain"]
+            async def lines(**params):
+                (log,) = (await life.ask("search", names=["a"], **params))["logs"]
+                return log["lines"]
+
+            assert [line["text"] for line in await lines()] == ["password=***", "it is ***", "plain"]
             for secret in ("hunter", "abc", "22"):
-                assert (await life.ask("search", name="a", text=secret))["lines"] == []
-            (line,) = (await life.ask("search", name="a", text="PLAIN"))["lines"]
-            found = await life.ask("search", name="a", file=line["file"], offset=line["offset"], before=1)
-            assert [each["text"] for each in found["lines"]] == ["it is ***", "plain"]
+                assert await lines(text=secret) == []
+            (line,) = await lines(text="PLAIN")
+            found = await lines(file=line["file"], offset=line["offset"], before=1)
+            assert [each["text"] for each in found] == ["it is ***", "plain"]
             with pytest.raises(ProtocolError, match="no longer in") as caught:
-                await life.ask("search", name="a", file="0:0", offset=0)
+                await lines(file="0:0", offset=0)
             assert caught.value.exit == 4
             with pytest.raises(ProtocolError, match="several slots"):
-                await life.ask("search", name="b")
+                await life.ask("search", names=["b"])
+            logs = (await life.ask("search", names=["a", "b:0", "b"], streams=["out", "error"]))["logs"]
+            found = [(log["name"], "error" in log) for log in logs]
+            assert found == [("a", False)] * 2 + [("b:0", False)] * 2 + [("b", True)] * 2
+            with pytest.raises(ProtocolError, match="a line is in one log"):
+                await life.ask("search", names=["a", "b:0"], file="0:0", offset=0)
 
         shim.live(scenario)

@@ -32,6 +32,7 @@ CONNECTIONS = 64  # of all users together but root and the owner
 OF_ONE_USER = 16  # of these
 OF_OURS = 256  # of root and the owner
 SHARE, BURST = 0.04, 1.0  # of a core, and seconds of it at once: 50 times `status` of 500 units
+OF_GATEWAY, BURST_OF_GATEWAY = 0.12, 3.0  # the same of one of our own units, which asks for many people
 SLOW = 0.02  # seconds that are taken for what a thread does in a request that is answered slowly
 IDLE = 10.0  # seconds that a connection may be silent between two requests
 BACKLOG = 1024
@@ -268,7 +269,8 @@ class ControlServer:
         now = asyncio.get_running_loop().time()
         for who in [who for who, budget in self._budgets.items() if budget.full(now)]:
             del self._budgets[who]
-        self._budgets.setdefault(peer.who, Budget(SHARE, BURST, now)).spend(seconds, now)
+        share = (OF_GATEWAY, BURST_OF_GATEWAY) if peer.via else (SHARE, BURST)
+        self._budgets.setdefault(peer.who, Budget(*share, now)).spend(seconds, now)
 
     async def _converse(
         self, task: asyncio.Task[None], peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

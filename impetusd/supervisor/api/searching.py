@@ -1,4 +1,4 @@
-"""The control method `search`: lines of a slot's log and its rotated files, by text and time, or around one line.
+"""The control method `search`: lines of logs and their rotated files, by text and time, or around one line.
 
 Whoever may `tail` may search. It goes on in a thread, of which there are few, and gives up in time: what it has found by then
 is the answer. What looks secret is hidden, and cannot be found out by looking for it either: only lines that have the text
@@ -8,11 +8,11 @@ after that are shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from impetusd.core import redact
-from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, FAILED, ProtocolError
+from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, EXIT_USAGE, FAILED, ProtocolError
 from impetusd.files import logsearch
 from impetusd.files.logsearch import Found, Gone, Line, Query
 from impetusd.supervisor.threads import NoAnswer, Threads
@@ -32,44 +32,73 @@ class Searching:
         self._threads = Threads("search", MOST)
 
     async def search(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The control method."""
-        path, secrets = self._where(params["name"], params["stream"])
+        """The control method: {"logs": [{"name", "stream", "path", "lines", "more"}, or with "error" for the last three]}.
+
+        A file that several slots write into is searched once. ProtocolError if nothing can be searched.
+        """
+        logs: list[dict[str, Any]] = []
+        todo: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {}
+        failed: ProtocolError | None = None
+        for name in params["names"]:
+            for stream in params["streams"]:
+                log: dict[str, Any] = {"name": name, "stream": stream}
+                try:
+                    path, secrets = self._where(name, stream)
+                except ProtocolError as error:
+                    logs.append({**log, "error": error.message})
+                    failed = error
+                    continue
+                if path not in todo:
+                    todo[path] = log, secrets
+                    logs.append(log)
+        if not todo and failed is not None:
+            raise failed
+        if params["offset"] is not None and len(todo) > 1:
+            raise ProtocolError(FAILED, "a line is in one log: give one name, and one stream", EXIT_USAGE)
+        try:
+            await self._threads.run(lambda: self._look(params, todo), WITHIN)
+        except Gone:
+            sentence = f"the line is no longer in {next(iter(todo))}: its file was removed, or compressed since"
+            raise ProtocolError(FAILED, sentence, EXIT_UNKNOWN_NAME) from None
+        except NoAnswer as error:
+            raise ProtocolError(FAILED, f"logs cannot be searched: {error}", EXIT_FAILED) from None
+        return {"logs": [dict(log) for log in logs]}
+
+    @staticmethod
+    def _look(params: Mapping[str, Any], todo: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]]) -> None:
         deadline = time.monotonic() + ENOUGH
         until = params["until"] or float("inf")
         query = Query(params["text"], params["since"], until, params["limit"], params["before"], params["after"])
-
-        def look() -> dict[str, Any]:
-            if params["offset"] is None:
-                found = logsearch.search(path, query, lambda: time.monotonic() > deadline)
-            else:
-                at = logsearch.around(path, params["file"], params["offset"], query.before, query.after)
-                found = Found(at, more=False)
-            return {"path": path, **_shown(found, query.text, secrets)}
-
-        try:
-            return await self._threads.run(look, WITHIN)
-        except Gone:
-            sentence = f"the line is no longer in {path}: its file was removed, or compressed since"
-            raise ProtocolError(FAILED, sentence, EXIT_UNKNOWN_NAME) from None
-        except NoAnswer as error:
-            raise ProtocolError(FAILED, f"cannot search {path}: {error}", EXIT_FAILED) from None
-        except OSError as error:
-            raise ProtocolError(FAILED, f"cannot read {path}: {error.strerror}", EXIT_FAILED) from None
+        left = ANSWER
+        for path, (log, secrets) in todo.items():
+            try:
+                if params["offset"] is None:
+                    found = logsearch.search(path, query, lambda: time.monotonic() > deadline)
+                else:
+                    at = logsearch.around(path, params["file"], params["offset"], query.before, query.after)
+                    found = Found(at, more=False)
+            except OSError as error:
+                log["error"] = f"cannot read {path}: {error.strerror}"
+                continue
+            lines, more, size = _shown(found, query.text, secrets, left)
+            left -= size
+            log.update(path=path, lines=lines, more=more)
 
 
-def _shown(found: Found, text: str, secrets: Iterable[str]) -> dict[str, Any]:
+def _shown(found: Found, text: str, secrets: Iterable[str], left: int) -> tuple[list[dict[str, Any]], bool, int]:
+    """The lines that may be seen, whether there are more, and their size; the newest, where not all of them have room."""
     lines: list[dict[str, Any]] = []
-    left, more = ANSWER, found.more
+    more, size = found.more, 0
     for line in reversed(found.lines):
         row = _row(line, secrets)
         if line.match and text.lower() not in row["text"].lower():
             continue  # what was found is hidden
-        left -= len(row["text"])
-        if left < 0:
+        if size + len(row["text"]) > left:
             more = True
             break
+        size += len(row["text"])
         lines.append(row)
-    return {"lines": lines[::-1], "more": more}
+    return lines[::-1], more, size
 
 
 def _row(line: Line, secrets: Iterable[str]) -> dict[str, Any]:
