@@ -83,8 +83,8 @@ async def all_incidents(request: web.Request) -> web.Response:
 async def _records(backend: Backend, caller: Caller, names: list[str]) -> list[dict[str, Any]]:
     if not names:
         return []
-    told = await ask(backend, "events", {"names": names[:200], "last": RECORDS}, caller)
-    return list(told["records"])
+    result = await ask(backend, "events", {"names": names[:200], "last": RECORDS}, caller)
+    return list(result["records"])
 
 
 async def _places(backend: Backend, caller: Caller, names: Iterable[str]) -> dict[str, tuple[str, list[str]]]:
@@ -172,15 +172,15 @@ async def history(request: web.Request) -> web.Response:
 async def alerts(request: web.Request) -> web.Response:
     """Alerts, silences, and what was sent lately."""
     read_query(request, route(request))
-    told = request.app[BACKEND].mirror.rows.get(stream.DAEMON, {}).get("", {}).get("alerts") or {}
-    report = told.get("report") or {}
+    result = request.app[BACKEND].mirror.rows.get(stream.DAEMON, {}).get("", {}).get("alerts") or {}
+    report = result.get("report") or {}
     return json_answer(
         {
-            "names": told.get("names", []),
+            "names": result.get("names", []),
             "undelivered": report.get("undelivered", 0),
-            "silences": told.get("silences", []),
+            "silences": result.get("silences", []),
             "recent": report.get("recent", []),
-            "reported": told.get("reported", 0.0),
+            "reported": result.get("reported", 0.0),
         }
     )
 
@@ -189,8 +189,8 @@ async def silence(request: web.Request) -> web.Response:
     """A new silence."""
     given = await read_body(request, route(request))
     params = {"name": given["name"], "seconds": given["for"], "why": given["why"]}
-    told = await ask(request.app[BACKEND], "silence", params, caller_of(request))
-    return json_answer(told["silence"], 201)
+    result = await ask(request.app[BACKEND], "silence", params, caller_of(request))
+    return json_answer(result["silence"], 201)
 
 
 async def unsilence(request: web.Request) -> web.Response:
@@ -206,9 +206,9 @@ async def unsilence(request: web.Request) -> web.Response:
 async def alert_test(request: web.Request) -> web.Response:
     """Have a configured alert send a test. What its receiver answered is not passed on."""
     await read_body(request, route(request))
-    told = await ask(request.app[BACKEND], "alert-test", {"name": name_of(request)}, caller_of(request))
-    text = "" if told["ok"] else "it was not delivered; the observer's log says why: impetusd logs observer"
-    return json_answer({"ok": told["ok"], "text": text})
+    result = await ask(request.app[BACKEND], "alert-test", {"name": name_of(request)}, caller_of(request))
+    text = "" if result["ok"] else "it was not delivered; the observer's log says why: impetusd logs observer"
+    return json_answer({"ok": result["ok"], "text": text})
 
 
 _OPTIONAL = Param("unit", NAME, "a unit or slot; all if none is given", "")

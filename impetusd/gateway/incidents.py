@@ -1,4 +1,4 @@
-"""What is wrong now, as the first screen tells it: one card an incident, with cause, rule, what comes next and what to do. Pure.
+"""What is wrong now, as the first screen shows it: one card an incident, with cause, rule, what comes next and what to do. Pure.
 
 `core.explain.incidents` groups by cause; here each incident gets what a person at 3 a.m. looks for, from the rows and the
 ledger. Nothing looks at sentences: they are made of keys and facts at the end.
@@ -67,10 +67,10 @@ def concerned(rows: Rows) -> list[str]:
 def explained(known: Known) -> list[dict[str, Any]]:
     """Each incident as JSON, the worst first: see the API's contract."""
     found = grouping.group(problems(known.rows), known.rows, known.needs)
-    return [_told(known, incident) for incident in found[:MOST]]
+    return [_card(known, incident) for incident in found[:MOST]]
 
 
-def _told(known: Known, incident: Incident) -> dict[str, Any]:
+def _card(known: Known, incident: Incident) -> dict[str, Any]:
     first = incident.problems[0]
     own = first.name == incident.root
     records = [record for record in known.records if incident.root in ledger.subjects(record)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import time
 from collections import OrderedDict
 
@@ -27,6 +28,9 @@ EACH = 12.0  # seconds after which one is forgotten
 COUNTED = 1000  # addresses and browsers; the one that was heard of longest ago goes
 WAITING = 8  # passwords that wait for their turn
 WITHIN = 10.0  # seconds for all of them
+
+
+_log = logging.getLogger("impetusd.gateway")
 
 
 class Failures:
@@ -104,6 +108,7 @@ async def log_in(request: web.Request) -> web.Response:
 
     if not await access.change(add):
         raise _wrong()
+    _log.info("%s logged in from %s", ascii(user), request.remote or "a unix socket")
     response = web.Response(status=204)
     rules = request.app[guard.RULES]
     name = rules.cookie(request)
@@ -145,6 +150,7 @@ async def _check(app: web.Application, who: str, user: str, password: str) -> st
     kept = access.state.users[user].password if user in access.state.users else ""
     doorkeeper.failures.add(who, now)  # before it is known: those that wait for their turn count, too
     if not await doorkeeper.is_right(password, kept):
+        _log.warning("a wrong password for %s came from %s", ascii(user[:100]), who)
         raise _wrong()
     doorkeeper.failures.forget(who)
     return kept

@@ -69,7 +69,7 @@ class Log(NamedTuple):
     stream: str
 
     def line(self, text: str, at: float | None, file: str, offset: int) -> dict[str, Any]:
-        """One line as JSON. Its id tells where it begins, as long as its file is there."""
+        """One line as JSON. its id says where it begins, as long as its file is there."""
         return {
             "unit": self.slot,
             "stream": self.stream,
@@ -134,8 +134,8 @@ async def _found(
     problems, more = [], False
     if slots:
         streams = [STREAMS[each] for each in query["stream"] or STREAMS]
-        told = await ask(backend, "search", {"names": slots, "streams": streams, **params}, caller_of(request))
-        for answer in told["logs"]:
+        result = await ask(backend, "search", {"names": slots, "streams": streams, **params}, caller_of(request))
+        for answer in result["logs"]:
             log = Log(answer["name"], SHOWN[answer["stream"]])
             if "error" in answer:
                 problems.append({"unit": log.slot, "stream": log.stream, "text": answer["error"]})
@@ -168,10 +168,10 @@ async def context(request: web.Request) -> web.Response:
         raise Problem(400, "id must be one that a line has") from None
     params = {"names": [log.slot], "streams": [STREAMS[log.stream]], "file": found[2], "offset": int(found[1])}
     params |= {"before": query["before"], "after": query["after"]}
-    (told,) = (await ask(request.app[BACKEND], "search", params, caller_of(request)))["logs"]
-    if "error" in told:
-        raise Problem(409, told["error"])
-    return json_answer({"lines": [_line(log, line) for line in told["lines"]]})
+    (result,) = (await ask(request.app[BACKEND], "search", params, caller_of(request)))["logs"]
+    if "error" in result:
+        raise Problem(409, result["error"])
+    return json_answer({"lines": [_line(log, line) for line in result["lines"]]})
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
@@ -185,8 +185,8 @@ async def follow(request: web.Request) -> web.StreamResponse:
     async def read(log: Log, first: asyncio.Future[tuple[str, list[dict[str, Any]]]]) -> None:
         params = {"name": log.slot, "stream": STREAMS[log.stream], "follow": True}
         try:
-            async with contextlib.aclosing(backend.follow("tail", params, caller)) as told:
-                async for page in told:
+            async with contextlib.aclosing(backend.follow("tail", params, caller)) as result:
+                async for page in result:
                     if not first.done():
                         first.set_result((page["path"], _lines(log, page)))
                         if await shared(log, page["path"]):

@@ -67,7 +67,7 @@ def _operation(route: Route) -> dict[str, Any]:
     parameters = [{"name": name, "in": "path", "required": True, "schema": dict(NAME)} for name in names]
     parameters += [_query(param) for param in route.query]
     words = [word for word in re.split(r"[/{}.-]+", route.path.removeprefix(PREFIX)) if word]
-    told: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": "_".join([route.method.lower(), *words]),
         "summary": route.about,
         "parameters": parameters,
@@ -75,10 +75,10 @@ def _operation(route: Route) -> dict[str, Any]:
         "x-role": route.role or None,
     }
     if route.body is not None:
-        told["requestBody"] = {"required": True, "content": {JSON: {"schema": _body(route.body)}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": _body(route.body)}}}
     if route.role == OPEN:
-        told["security"] = []
-    return told
+        operation["security"] = []
+    return operation
 
 
 def _query(param: Param) -> dict[str, Any]:

@@ -40,5 +40,5 @@ class Problem(Exception):
 
 def body(status: int, detail: str) -> bytes:
     """{"type", "title", "status", "detail"}."""
-    told: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    return json.dumps({**told, "detail": detail}).encode()
+    head: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    return json.dumps({**head, "detail": detail}).encode()

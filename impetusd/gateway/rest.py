@@ -114,16 +114,16 @@ async def unit(request: web.Request) -> web.Response:
     """A unit or slot with all details."""
     read_query(request, route(request))
     name = name_of(request)
-    told = await ask(request.app[BACKEND], "describe", {"name": name}, caller_of(request))
-    if not told["units"] and not told["groups"]:
+    result = await ask(request.app[BACKEND], "describe", {"name": name}, caller_of(request))
+    if not result["units"] and not result["groups"]:
         raise Problem(404, f"there is no unit {name}")
     config: list[dict[str, Any]] = []
-    for row in told["units"][:1]:
+    for row in result["units"][:1]:
         spec = row.get("spec") or {}
         config = [{"key": key, "value": value, "origin": row.get("where")} for key, value in spec.items()]
-    for row in told["units"]:
+    for row in result["units"]:
         row["reason"] = protocol.reason_of(row)
-    return json_answer({**told, "config": config})
+    return json_answer({**result, "config": config})
 
 
 async def env(request: web.Request) -> web.Response:
@@ -153,8 +153,8 @@ async def events(request: web.Request) -> web.Response:
         raise Problem(400, "after and last do not go together")
     if not query["after"] and not query["since"] and not query["last"]:
         params["last"] = 200
-    told = await ask(request.app[BACKEND], "events", params, caller_of(request))
-    return json_answer({"events": told["records"], "last": told["last"], "more": told["more"]})
+    result = await ask(request.app[BACKEND], "events", params, caller_of(request))
+    return json_answer({"events": result["records"], "last": result["last"], "more": result["more"]})
 
 
 # Doing.
@@ -188,9 +188,9 @@ async def _carry_out(request: web.Request, method: str, params: Mapping[str, Any
     """Lines of progress, then the result. What is refused before there was any progress is a problem of its own."""
     said: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def progress(told: Mapping[str, Any]) -> None:
+    def progress(step: Mapping[str, Any]) -> None:
         if said.qsize() < UNREAD:
-            said.put_nowait(_line("progress", told))
+            said.put_nowait(_line("progress", step))
 
     asking = asyncio.create_task(ask(request.app[BACKEND], method, params, caller_of(request), progress))
     asking.add_done_callback(lambda _: said.put_nowait(b""))

@@ -82,14 +82,14 @@ class Hub:
         if change.kind == "snapshot":
             self._add(Event(life, change.n, VIEWER, b"", anew=True))
         elif change.kind == "lost":
-            told = {"at": change.at or time.time(), "why": change.value}
-            self._add(Event(life, change.n, VIEWER, event("lost", told)))
+            data = {"at": change.at or time.time(), "why": change.value}
+            self._add(Event(life, change.n, VIEWER, event("lost", data)))
         elif change.kind == "resumed":
             self._add(Event(life, change.n, VIEWER, event("resumed", {"n": change.n, "at": time.time()})))
         else:
-            told = {"n": change.n, "at": change.at, "kind": change.kind, "key": change.key, "value": change.value}
+            data = {"n": change.n, "at": change.at, "kind": change.kind, "key": change.key, "value": change.value}
             role = ROLE_OF.get(change.kind, ADMIN)
-            self._add(Event(life, change.n, role, event("change", told, f"{life}:{change.n}")))
+            self._add(Event(life, change.n, role, event("change", data, f"{life}:{change.n}")))
 
     def _add(self, one: Event) -> None:
         self._events.append(one)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
-from dataclasses import fields
+from dataclasses import fields as fields_of
 
 import aiohttp
 from aiohttp import web
@@ -73,8 +73,8 @@ class OverSocket:
         self.asked.append((method, dict(params), caller))
         if not protocol.may(caller.role, method) or self.dry:
             raise ControlError(f"{method} is not carried out")
-        async for told in self._control.follow(method, params):
-            yield told
+        async for part in self._control.follow(method, params):
+            yield part
 
     async def call(self, method, params, caller, progress=None):
         self.asked.append((method, dict(params), caller))
@@ -123,20 +123,20 @@ class Gateway:
 
     async def events(self, response):
         """Of an SSE answer: (event, data, id) each."""
-        told = {}
+        fields = {}
         async for line in response.content:
             name, _, value = line.decode().rstrip("\n").partition(": ")
             if name:
-                told[name] = value
-            elif told:
-                yield told.get("event"), told.get("data"), told.get("id")
-                told = {}
+                fields[name] = value
+            elif fields:
+                yield fields.get("event"), fields.get("data"), fields.get("id")
+                fields = {}
 
 
 def settings(folder, **given):
     none = {
         each.name: () if each.name in {"alerts", "listen", "hosts"} else False if each.name == "behind_proxy" else ""
-        for each in fields(Settings)
+        for each in fields_of(Settings)
     }
     return Settings(**{**none, "folder": folder, "metrics": "token", **given})
 

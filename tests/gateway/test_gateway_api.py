@@ -18,17 +18,17 @@ class TestLooking:
         async def scenario(gateway):
             viewer = await gateway.bearer("viewer", "ci")
             async with gateway.get("/api/v1/me", viewer) as answer:
-                told = await answer.json()
-            assert (told["user"], told["role"], told["live"]) == ("token:ci", "viewer", True)
-            assert told["instance"]["conf"] == gateway.life.shim.conf
+                shown = await answer.json()
+            assert (shown["user"], shown["role"], shown["live"]) == ("token:ci", "viewer", True)
+            assert shown["instance"]["conf"] == gateway.life.shim.conf
             async with gateway.get("/api/v1/snapshot", viewer) as answer:
                 rows = (await answer.json())["rows"]
             assert set(rows["unit"]) == {"api:0", "db:0"}
             assert list(rows["timer"]) == ["clean"]
             async with gateway.get("/api/v1/units/api", viewer) as answer:
-                told = await answer.json()
-            assert told["units"][0]["name"] == "api"
-            assert {"key": "autorestart", "value": "always", "origin": f"{gateway.life.shim.conf}:3"} in told["config"]
+                shown = await answer.json()
+            assert shown["units"][0]["name"] == "api"
+            assert {"key": "autorestart", "value": "always", "origin": f"{gateway.life.shim.conf}:3"} in shown["config"]
             for path, key in (("timers", "timers"), ("plan", "changes"), ("events?last=5&unit=api", "events")):
                 async with gateway.get(f"/api/v1/{path}", viewer) as answer:
                     assert answer.status == 200, await answer.text()
@@ -178,7 +178,7 @@ async def _state(events, key, state, never=None):
     """Until a unit has come to this state; the id of that event."""
     async for name, data, id_ in events:
         assert name != never
-        told = json.loads(data)
-        if name == "change" and (told["kind"], told["key"]) == ("unit", key) and told["value"]["state"] == state:
+        shown = json.loads(data)
+        if name == "change" and (shown["kind"], shown["key"]) == ("unit", key) and shown["value"]["state"] == state:
             return id_
     raise pytest.fail.Exception("the stream has ended")

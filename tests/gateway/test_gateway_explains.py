@@ -20,7 +20,7 @@ END = {"code": 1, "at": "2027-01-15T08:00:00+00:00"}
 
 
 def row(name, state="RUNNING", reason=None, **more):
-    told = (
+    shown = (
         {"cause": reason.data(), "reason": str(reason)} if reason else {"cause": {"key": "", "facts": {}}, "reason": ""}
     )
     unit = name.partition(":")[0]
@@ -32,7 +32,7 @@ def row(name, state="RUNNING", reason=None, **more):
         "want": "up",
         "restarts": 0,
         "tail": [],
-        **told,
+        **shown,
         **more,
     }
 
@@ -254,8 +254,8 @@ class TestApi:
                 assert (answer.status, made["name"], made["why"]) == (201, "api", "deploying")
             await until(lambda: gateway.backend.mirror.rows["daemon"][""]["alerts"]["silences"], "the silence")
             async with gateway.get("/api/v1/alerts", operator) as answer:
-                told = await answer.json()
-            assert (told["names"], told["undelivered"], [each["id"] for each in told["silences"]]) == (
+                shown = await answer.json()
+            assert (shown["names"], shown["undelivered"], [each["id"] for each in shown["silences"]]) == (
                 ["ops"],
                 0,
                 [made["id"]],
@@ -298,13 +298,13 @@ class TestDescription:
             ids = [each["operationId"] for path in document["paths"].values() for each in path.values()]
             assert len(ids) == len(set(ids))
             for (method, path), route in table.items():
-                told = document["paths"][path][method.lower()]
-                assert told["x-role"] == (route.role or None)
-                assert {each["name"] for each in told["parameters"]} == {
+                shown = document["paths"][path][method.lower()]
+                assert shown["x-role"] == (route.role or None)
+                assert {each["name"] for each in shown["parameters"]} == {
                     *re.findall(r"{(\w+)}", path),
                     *(param.name for param in route.query),
                 }
-                assert ("requestBody" in told) is (route.body is not None)
+                assert ("requestBody" in shown) is (route.body is not None)
             assert {route.role for route in table.values()} <= {routes.OPEN, *ROLES}
 
         run(scenario)

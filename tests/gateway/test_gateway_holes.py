@@ -411,8 +411,8 @@ def test_13_there_is_no_default_password_and_a_link_works_once():
             assert answer.status == 401
         headers = {"Cookie": "; ".join(f"{each.key}={each.value}" for each in cookies.values())}
         async with gateway.get("/api/v1/me", headers) as answer:
-            told = await answer.json()
-            assert (told["user"], told["role"]) == ("alice", "admin")
+            shown = await answer.json()
+            assert (shown["user"], shown["role"]) == ("alice", "admin")
         late = tokens.new()
         await gateway.access.change(lambda state: state.add_link(tokens.digest(late), "alice", "admin", 0.0))
         async with gateway.post("/api/v1/login", {"code": late}) as answer:

@@ -25,7 +25,7 @@ def lines_at(found):
     return found["lines"][-1]["at"]
 
 
-async def told(gateway, path, headers):
+async def asked(gateway, path, headers):
     async with gateway.get(f"/api/v1/logs{path}", headers) as answer:
         assert answer.status == 200, await answer.text()
         return await answer.json()
@@ -41,22 +41,22 @@ def test_several_logs_as_one_and_what_is_around_a_line():
         write(gateway, "a-out.log", stamped(1, "one"), stamped(4, "four"))
         write(gateway, "a-error.log", stamped(2, "two"))
         write(gateway, "b-1-out.log", stamped(3, "three"))
-        found = await told(gateway, "?unit=a&unit=b", operator)
+        found = await asked(gateway, "?unit=a&unit=b", operator)
         names = [("a:0", "out", "one"), ("a:0", "err", "two"), ("b:1", "out", "three"), ("a:0", "out", "four")]
         assert words(found["lines"]) == names
         assert (found["lost"], found["problems"], found["more"]) == (0, [], False)
-        found = await told(gateway, "?unit=a&unit=b&last=2", operator)
+        found = await asked(gateway, "?unit=a&unit=b&last=2", operator)
         assert (words(found["lines"]), found["more"]) == (names[2:], True)
-        assert words((await told(gateway, "", operator))["lines"]) == names
-        assert words((await told(gateway, f"/search?from={lines_at(found)}", operator))["lines"]) == names[3:]
-        assert words((await told(gateway, "?unit=a&stream=err", operator))["lines"]) == names[1:2]
-        (line,) = (await told(gateway, "/search?unit=a&unit=b&q=FOUR", operator))["lines"]
+        assert words((await asked(gateway, "", operator))["lines"]) == names
+        assert words((await asked(gateway, f"/search?from={lines_at(found)}", operator))["lines"]) == names[3:]
+        assert words((await asked(gateway, "?unit=a&stream=err", operator))["lines"]) == names[1:2]
+        (line,) = (await asked(gateway, "/search?unit=a&unit=b&q=FOUR", operator))["lines"]
         assert words([line]) == names[3:]
         async with gateway.get("/api/v1/logs/context", operator, params={"id": line["id"], "before": 5}) as answer:
             around = (await answer.json())["lines"]
         assert [(each["text"][-4:], each["match"]) for each in around] == [(" one", False), ("four", True)]
         at = line["at"]
-        found = await told(gateway, f"/search?unit=a&unit=b&q=2025&from={at - 2}&to={at - 1}", operator)
+        found = await asked(gateway, f"/search?unit=a&unit=b&q=2025&from={at - 2}&to={at - 1}", operator)
         assert words(found["lines"]) == names[1:3]
         for wrong in ("0-0:0-out-a", "x", "1-1:1-out-", "1-1:1-err-../x", "1-1:1-out-*"):
             async with gateway.get("/api/v1/logs/context", operator, params={"id": wrong}) as answer:
@@ -100,7 +100,7 @@ def test_what_comes_is_streamed_and_a_line_has_the_same_id_everywhere():
                     line = json.loads(data)
                     seen[line["text"].rpartition(" ")[2]] = line
             assert (seen["two"]["unit"], seen["two"]["stream"]) == ("b:0", "err")
-        lines = (await told(gateway, "?unit=a", operator))["lines"]
+        lines = (await asked(gateway, "?unit=a", operator))["lines"]
         assert [line["id"] for line in lines] == [first["id"], seen["three"]["id"]]
 
     run(scenario, INI)

@@ -46,17 +46,17 @@ def test_every_route_by_every_role():
                 body = json.dumps(BODIES.get(word, {})) if route.body is not None else None
                 more = {"Content-Type": "application/json"} if body else {}
                 async with gateway.http.request(method, at, data=body, headers={**headers, **more}) as answer:
-                    told = f"{method} {path} as {name}: {answer.status}"
+                    what = f"{method} {path} as {name}: {answer.status}"
                     if route.role == routes.OPEN:
-                        assert answer.status in {200, 204, 401, 404}, told
+                        assert answer.status in {200, 204, 401, 404}, what
                     elif name not in ROLES:
-                        assert answer.status == 401, told
+                        assert answer.status == 401, what
                     elif ROLES.index(name) < ROLES.index(route.role):
-                        assert answer.status == 403, told
+                        assert answer.status == 403, what
                     else:
-                        assert answer.status in {200, 204, 404, 409}, f"{told} {await answer.text()}"
+                        assert answer.status in {200, 204, 404, 409}, f"{what} {await answer.text()}"
                 for asked, _, caller in gateway.backend.asked:
-                    assert protocol.may(caller.role, asked), f"{told} asked for {asked}"
+                    assert protocol.may(caller.role, asked), f"{what} asked for {asked}"
                     assert caller.role == name
 
     run(scenario)

@@ -73,7 +73,7 @@ class TestSearch:
         assert [each.data for each in found if each.match] == [line.data]
         assert len(found) == 3 - (number in {0, 20, 40}) - (number in {19, 39, 59})
 
-    def test_one_that_is_gone_is_told_so(self, log):
+    def test_one_that_is_gone_is_reported(self, log):
         (line,) = search(log, Query("line 25"), never).lines
         os.unlink(f"{log}.1")
         with pytest.raises(Gone):
@@ -81,7 +81,7 @@ class TestSearch:
         with pytest.raises(Gone):
             around(log, line.file, 1 << 50, 1, 1)
 
-    def test_gives_up_when_told_to_and_says_so(self, log):
+    def test_gives_up_when_asked_to_and_reports_it(self, log):
         assert search(log, Query("line"), lambda: True).more
 
     def test_reads_no_more_than_a_bound(self, log, monkeypatch):

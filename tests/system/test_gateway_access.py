@@ -111,7 +111,7 @@ def test_over_tls(impetusd: Instance) -> None:
         capture_output=True,
     )
     os.chmod(key, 0o644)  # for nobody; a real one is the gateway's user's alone
-    keys = f"listen = 127.0.0.1:{free_port()}\ntls_cert = {cert}\ntls_key = {key}"
+    keys = f"listen = 127.0.0.1:{free_port()}\ntls_cert = {cert}\ntls_key = {key}\nceiling = admin"
     impetusd.write(INI.format(keys))
     base, code = code_in(impetusd.run("start").err)
     assert base.startswith("https://127.0.0.1:")
@@ -122,5 +122,10 @@ def test_over_tls(impetusd: Instance) -> None:
     plain = base.replace("https", "http")
     with pytest.raises((OSError, ValueError)):
         Browser(plain).ask("GET", "/health")
+    impetusd.write(INI.format(keys) + f"[program:more]\ncommand = {program('ignore_term')}\nkill_timeout = 100ms\n")
+    assert [each["name"] for each in json.loads(browser.ask("GET", "/api/v1/plan")[1])["changes"]] == ["more"]
+    status, text = browser.ask("POST", "/api/v1/apply", {"token": "once"})
+    assert (status, json.loads(text.splitlines()[-1])["result"]["ok"]) == (200, True)
+    assert impetusd.status()["more"].state == "RUNNING"
     impetusd.run("reload", "gateway")
     assert browser.ask("GET", "/health")[0] == 200
