@@ -100,7 +100,7 @@ async def _complete(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers[name] = value
     if request.path.startswith("/api/"):
-        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-cache" if hdrs.ETAG in response.headers else "no-store")
+        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
 
 
 @web.middleware

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from impetusd.client.control import ControlError
+from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol, stream
 from impetusd.core.protocol import METHODS
 from impetusd.core.stream import Mirror
@@ -41,6 +41,7 @@ from impetusd.gateway.stream import ALIVE, Writer, event
 
 MOST = 32  # logs in one answer: a slot's stdout and stderr are two
 FOLLOWED = 40  # at once, of all requests: the supervisor gives the gateway 64 connections
+AGAIN = 0.3  # seconds until a log is followed anew, after the supervisor has ended the connection
 PAGES = 64  # of new lines that wait for a client; then the supervisor is asked for no more
 STREAMS = {"out": "out", "err": "error"}
 SHOWN = {control: ours for ours, control in STREAMS.items()}
@@ -183,26 +184,27 @@ async def follow(request: web.Request) -> web.StreamResponse:
     writer = Writer(request, caller)
 
     async def read(log: Log, first: asyncio.Future[tuple[str, list[dict[str, Any]]]]) -> None:
-        params = {"name": log.slot, "stream": STREAMS[log.stream], "follow": True}
-        try:
-            async with contextlib.aclosing(backend.follow("tail", params, caller)) as result:
-                async for page in result:
-                    if not first.done():
-                        first.set_result((page["path"], _lines(log, page)))
-                        if await shared(log, page["path"]):
-                            return
-                    else:
-                        await pages.put(_lines(log, page))
-            raise ControlError(f"the log of {log.slot} cannot be followed any more")
-        except ControlError as error:
-            if first.done():
-                await pages.put(error)
-            else:
-                first.set_exception(error)
-
-    async def shared(log: Log, path: str) -> bool:
-        """Whether another one before it writes into the same file, and is followed already."""
-        return paths.setdefault(path, log) != log
+        """Over supervisors that die and come back: each goes on where the one before has come to."""
+        params: dict[str, Any] = {"name": log.slot, "stream": STREAMS[log.stream], "follow": True}
+        while True:
+            try:
+                async with contextlib.aclosing(backend.follow("tail", params, caller)) as answers:
+                    async for page in answers:
+                        if first.done():
+                            await pages.put(_lines(log, page))
+                        else:
+                            first.set_result((page["path"], _lines(log, page)))
+                            if paths.setdefault(page["path"], log) != log:
+                                return  # another slot writes into the same file, and is followed already
+                        params |= {"offset": page["next"], "file": page["file"]}
+            except ControlError as error:
+                if not first.done():
+                    first.set_exception(error)
+                    return
+                if not isinstance(error, Unanswered):
+                    await pages.put(error)
+                    return
+            await asyncio.sleep(AGAIN)
 
     if request.app[FOLLOWING].total + len(logs) > FOLLOWED:
         raise TooMany

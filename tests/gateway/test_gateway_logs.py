@@ -100,7 +100,14 @@ def test_what_comes_is_streamed_and_a_line_has_the_same_id_everywhere():
                     line = json.loads(data)
                     seen[line["text"].rpartition(" ")[2]] = line
             assert (seen["two"]["unit"], seen["two"]["stream"]) == ("b:0", "err")
+            for task in gateway.life.daemon._control._tasks:  # as a supervisor's death does
+                task.cancel()
+            write(gateway, "a-out.log", stamped(4, "four"))
+            async for name, data, _ in events:
+                if name == "line":
+                    assert words([json.loads(data)]) == [("a:0", "out", "four")]  # none is missed, and none comes twice
+                    break
         lines = (await asked(gateway, "?unit=a", operator))["lines"]
-        assert [line["id"] for line in lines] == [first["id"], seen["three"]["id"]]
+        assert [line["id"] for line in lines[:2]] == [first["id"], seen["three"]["id"]]
 
     run(scenario, INI)
