@@ -50,7 +50,7 @@ SERIES: Mapping[str, Callable[[Collection[float]], float]] = {
     "requests": _mean,  # a second
     "latency": _most,  # seconds
     "lag": _most,  # seconds, of the event loop
-    "connections": _most,
+    "connections": _most,  # a worker
 }
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS names (id INTEGER PRIMARY KEY, unit TEXT NOT NULL, slot TEXT NOT NULL UNIQUE)",
@@ -64,16 +64,29 @@ _TABLES = (
 
 def values(row: Mapping[str, Any]) -> dict[str, float]:
     """The samples that a unit's row has."""
-    of = {
-        "memory": row.get("memory_bytes"),
-        "cpu": row.get("cpu_percent"),
-        "restarts": row.get("restarts"),
-        "requests": row.get("requests_per_s"),
-        "latency": row.get("latency_s"),
-        "lag": row.get("lag_s"),
-        "connections": row.get("connections"),
-    }
+    of = {"memory": row.get("memory_bytes"), "cpu": row.get("cpu_percent"), "restarts": row.get("restarts")}
     return {name: float(each) for name, each in of.items() if isinstance(each, int | float) and math.isfinite(each)}
+
+
+def of_pools(pools: Mapping[str, Any], before: Mapping[str, Any], seconds: float) -> dict[str, dict[str, float]]:
+    """The samples of each pool, of two answers to `metrics` so far apart; its unit's name stands for all its workers.
+
+    `connections` are of a worker, `latency` and `lag` the mean since `before`.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, pool in pools.items():
+        samples = found[name] = {"connections": pool["connections"] / max(1, pool["workers"])}
+        old = before.get(name)
+        if old is None or seconds <= 0:
+            continue
+        requests = sum(pool["requests"].values()) - sum(old["requests"].values())
+        if requests >= 0:  # else it was begun anew
+            samples["requests"] = requests / seconds
+        for series, histogram in (("latency", "durations"), ("lag", "lags")):
+            count = sum(pool[histogram]["counts"]) - sum(old[histogram]["counts"])
+            if count > 0:
+                samples[series] = max(0.0, (pool[histogram]["sum"] - old[histogram]["sum"]) / count)
+    return found
 
 
 def mark(record: ledger.Record) -> tuple[str, str, str] | None:

@@ -76,6 +76,7 @@ class Observer:
         self._beats: dict[str, str] = {}  # by alert, why its heartbeat fails
         self._complained = ""
         self._marks: list[tuple[float, int, str, str, str]] = []
+        self._pools: tuple[Mapping[str, Any], float] = {}, 0.0  # what `metrics` said of them last, and when
         self._history_error = ""
         self._writer: history.Writer | None = None
         self.outbox = self._open_outbox()
@@ -379,10 +380,14 @@ class Observer:
         """A minute's samples, and what happened in it, into the file."""
         try:
             rows = (await self._client.call("status"))["units"]
+            pools = (await self._client.call("metrics"))["pools"]
         except ControlError as error:
             self._complain(f"cannot ask for samples: {error}")
             return
         samples = {row["name"]: history.values(row) for row in rows}
+        earlier, at = self._pools
+        self._pools = pools, self._clock()
+        samples |= history.of_pools(pools, earlier, self._clock() - at)
         marks, self._marks = self._marks, []
         before, now = self._history_error, self._clock()
         try:

@@ -109,6 +109,21 @@ def test_what_is_worth_a_mark(record, kind):
     assert (made and made[:2]) == (kind and (kind, "web"))
 
 
+def measured(requests, durations, lags=(0.0, [0]), connections=6, workers=2):
+    named = [{"sum": total, "counts": counts} for total, counts in (durations, lags)]
+    own = {"requests": requests, "durations": named[0], "lags": named[1]}
+    return {"web": {"workers": workers, "connections": connections, **own}}
+
+
+def test_of_a_pool_two_answers_make_a_sample():
+    before = measured({"200": 10}, (1.0, [10, 0]), (0.5, [5]))
+    after = measured({"200": 60, "500": 10}, (4.0, [50, 20]), (0.5, [5]))
+    assert history.of_pools(after, before, 60.0) == {"web": {"connections": 3.0, "requests": 1.0, "latency": 0.05}}
+    assert history.of_pools(after, {}, 60.0) == {"web": {"connections": 3.0}}
+    assert history.of_pools(before, after, 60.0) == {"web": {"connections": 3.0}}  # begun anew
+    assert history.of_pools(measured({}, (0.0, []), connections=0, workers=0), {}, 0.0) == {"web": {"connections": 0.0}}
+
+
 def test_the_file_is_bounded_and_the_oldest_go_first(path, monkeypatch):
     monkeypatch.setattr(history, "MOST", 1 << 20)
     slots = [f"web:{each}" for each in range(40)]
