@@ -41,7 +41,8 @@ FIRST_AGAIN, LAST_AGAIN = 5.0, 600.0  # seconds until an undelivered one is trie
 HEAD = 5  # tries of the oldest, after which those behind it are tried, too
 MINUTE = 60.0
 AFTER_MISTAKE = 5.0
-TOGETHER = 0.1  # seconds in which changes are looked at once
+SPARING = 10  # times what a look at everything took, until the next one
+TOGETHER = 0.25  # seconds in which changes are looked at once
 REPORTS = 1.0  # seconds between two reports
 SET_ASIDE = 3600.0  # seconds that a damaged file is a problem
 SEND = frozenset({"fatal", "unhealthy", "restarts", "memory", "timer"})  # problems of which stderr may say more
@@ -178,9 +179,10 @@ class Observer:
 
     async def _think(self) -> None:
         while True:
-            due = None
+            due, began, took = None, time.monotonic(), 0.0
             if self._ready:
                 notices, due = rules.step(self._settings, self.state, self._mirror.rows, self._clock(), own=self._own())
+                took = time.monotonic() - began
                 self.outbox.add(notices)  # at once: the rules take them for sent
                 for notice in await asyncio.gather(*map(self._with_lines, notices)):
                     self.outbox.improve(notice)
@@ -194,7 +196,7 @@ class Observer:
                 due = min(due or math.inf, self._lost + SILENT)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), None if due is None else max(0.05, due - self._clock()))
-            await asyncio.sleep(TOGETHER)
+            await asyncio.sleep(max(TOGETHER, SPARING * took))
             self._changed.clear()
 
     def _own(self) -> Iterable[Problem]:

@@ -34,6 +34,7 @@ CALM = 900.0
 FLAPS, FLAP_WINDOW = 3, 3600.0
 RESTARTS, RESTART_WINDOW = 3, 600.0  # so many unplanned ends of a unit's processes within that are a problem
 LASTS = {"restarts": 120.0, "memory": CALM, "unhealthy": 300.0, "daemon": 300.0}  # seconds after the last record of it
+SEVERAL = 5  # incidents that begin at once, of which each has its own message
 MOST, KEYS = 20, 500  # problems, slots and units of an incident that a notice names; keys that are remembered
 OF_PROCESS = ("fatal", "unhealthy", "memory", "restarts")  # events that follow from each other
 MEMORY = frozenset({"max_memory_restart", "max_memory_kill"})
@@ -111,7 +112,7 @@ class Notice:
     """One message of one alert. `id` is its own, `incident` that of all messages about the same incident.
 
     `kind` as above, or "test", asked for `by` somebody. `states`: of the root's slots now.
-    `merged`: other incidents that have turned out to be this one, and are over with it.
+    `merged`: other incidents that have turned out to be this one, and are over with it. `more`: problems besides these.
     """
 
     id: str
@@ -128,6 +129,7 @@ class Notice:
     states: tuple[str, ...] = ()
     by: str = ""
     merged: tuple[str, ...] = ()
+    more: int = 0
 
     def data(self) -> dict[str, Any]:
         """As JSON."""
@@ -288,39 +290,50 @@ class _Turn:
         before = self._state.told.get(alert.name, {})
         after = self._state.told[alert.name] = {}
         going_on: set[str] = set()
+        new: list[Incident] = []
+        by_key: dict[str, list[Told]] = {}
+        for told in before.values():
+            for key in told.keys:
+                by_key.setdefault(key, []).append(told)
         for incident in found:
             if not _concerns(alert, incident):
                 continue
-            keys = {problem.key for problem in incident.problems}
-            same = [told for told in before.values() if told.root == incident.root or keys & {*told.keys}]
+            of_root = [before[incident.root]] if incident.root in before else []
+            of_keys = [told for problem in incident.problems for told in by_key.get(problem.key, ())]
+            same = list({told.root: told for told in (*of_root, *of_keys)}.values())
             going_on.update(told.root for told in same)
             known = next((told for told in same if told.root == incident.root), same[0] if same else None)
-            kept = self._begin(alert, incident) if known is None else self._go_on(alert, incident, known, same)
-            after.update({told.root: told for told in kept})
-        for told in before.values():
-            if told.root not in going_on:
-                self._end(alert, told)
+            if known is not None:
+                after.update({told.root: told for told in self._go_on(alert, incident, known, same)})
+            elif not self._silenced(alert, incident) and self._ready(alert, _wanted(alert, incident.problems)):
+                new.append(incident)
+        for group in [new] if len(new) > SEVERAL else [[each] for each in new]:
+            after.update({told.root: told for told in self._begin(alert, group)})
+        self._end(alert, [told for told in before.values() if told.root not in going_on])
         fired = self._state.fired.get(alert.name, {})
         for root in [root for root, times in fired.items() if self._now - times[-1] >= FLAP_WINDOW]:
             if root not in after:
                 del fired[root]
 
-    def _begin(self, alert: Alert, incident: Incident) -> list[Told]:
-        """An incident that nothing was sent of yet."""
-        if self._silenced(alert, incident):
-            return []
-        now, problems = self._now, _wanted(alert, incident.problems)
-        if not self._ready(alert, problems):
-            return []
-        fired = self._state.fired.setdefault(alert.name, {})
-        times = fired[incident.root] = [at for at in fired.get(incident.root, ()) if now - at < FLAP_WINDOW] + [now]
-        flapping = len(times) >= FLAPS
-        ident = self._next_id()
-        self._make(alert, "flapping" if flapping else "firing", ident, incident)
-        since = min(problem.since for problem in incident.problems)
+    def _begin(self, alert: Alert, group: list[Incident]) -> Iterable[Told]:
+        """Incidents that nothing was sent of yet; of several at once one message, as if they were one."""
+        now, first, ident = self._now, group[0], self._next_id()
+        flapping = False
+        if len(group) == 1:
+            fired = self._state.fired.setdefault(alert.name, {})
+            times = fired[first.root] = [at for at in fired.get(first.root, ()) if now - at < FLAP_WINDOW] + [now]
+            flapping = len(times) >= FLAPS
+        whole = replace(
+            first,
+            problems=tuple(problem for each in group for problem in each.problems),
+            waiting=tuple(name for each in group for name in each.waiting),
+        )
+        self._make(alert, "flapping" if flapping else "firing", ident, whole)
         if alert.repeat:
             self._due.append(now + alert.repeat)
-        return [_told(incident, incident=ident, since=since, sent=now, flapping=flapping)]
+        for each in group:
+            since = min(problem.since for problem in each.problems)
+            yield _told(each, incident=ident, since=since, sent=now, flapping=flapping)
 
     def _go_on(self, alert: Alert, incident: Incident, known: Told, same: list[Told]) -> list[Told]:
         """One of which something was sent."""
@@ -339,7 +352,8 @@ class _Turn:
         sent = self._now if kind else known.sent
         if alert.repeat:
             self._due.append(sent + alert.repeat)
-        if kind:
+        again = any(made.incident == known.incident and made.kind == kind == "repeat" for made in self._notices)
+        if kind and not again:
             rest = tuple(problem for problem in incident.problems if problem not in news)
             shown = replace(incident, problems=(*news, *rest)) if kind == "worse" else incident
             self._make(alert, kind, known.incident, shown, since=known.since)
@@ -362,21 +376,30 @@ class _Turn:
         self._due += [at + hold for at in kept.values()]
         return kept | {key: 0.0 for told in same for key in told.keys if key in here}
 
-    def _end(self, alert: Alert, told: Told) -> None:
-        """It is over, and was sent."""
-        told.gone = told.gone or self._now
-        over = told.gone + (CALM if told.flapping else RECOVERY)
-        if over > self._now:
-            self._state.told[alert.name][told.root] = told
-            self._due.append(over)
-            return
-        if told.flapping:
-            self._state.fired.get(alert.name, {}).pop(told.root, None)
-        if "recovered" in alert.events:
-            problems = tuple(map(incidents.problem_of, told.problems))
-            self._make(
-                alert, "recovered", told.incident, Incident(told.root, problems), since=told.since, merged=told.merged
-            )
+    def _end(self, alert: Alert, ended: Iterable[Told]) -> None:
+        """They are over, and were sent. What was sent together is over together."""
+        after = self._state.told[alert.name]
+        over: dict[str, list[Told]] = {}
+        for told in ended:
+            told.gone = told.gone or self._now
+            until = told.gone + (CALM if told.flapping else RECOVERY)
+            if until > self._now:
+                after[told.root] = told
+                self._due.append(until)
+            else:
+                over.setdefault(told.incident, []).append(told)
+                if told.flapping:
+                    self._state.fired.get(alert.name, {}).pop(told.root, None)
+        going_on = {told.incident: told for told in after.values()}
+        for ident, each in over.items():
+            merged = {other for told in each for other in told.merged}
+            if ident in going_on:
+                going_on[ident].merged = sorted({*going_on[ident].merged, *merged})
+            elif "recovered" in alert.events:
+                first = min(each, key=lambda told: told.since)
+                problems = tuple(incidents.problem_of(data) for told in (first, *each) for data in told.problems)
+                whole = Incident(first.root, tuple({problem.key: problem for problem in problems}.values()))
+                self._make(alert, "recovered", ident, whole, since=first.since, merged=merged)
 
     def _silenced(self, alert: Alert, incident: Incident) -> bool:
         """Whether somebody wants to hear nothing of this alert, of the root, or of all that is wrong."""
@@ -408,6 +431,7 @@ class _Turn:
             since=since or min(problem.since for problem in incident.problems),
             error=incident.error,
             problems=incident.problems[:MOST],
+            more=max(0, len(incident.problems) - MOST),
             state=incident.state,
             waiting=incident.waiting[:MOST],
             states=states[:MOST],

@@ -107,7 +107,7 @@ def _title(notice: Notice) -> str:
     told = what(first)
     if notice.state:
         told = f"{stopped(notice.root, notice.state)}; {told}"
-    more = len({problem.name for problem in notice.problems} | {*notice.waiting}) - 1
+    more = len({problem.name for problem in notice.problems} | {*notice.waiting}) - 1 + notice.more
     return f"{_BEFORE.get(notice.kind, '')}{told}{f' (and {more} more)' if more > 0 else ''}"
 
 

@@ -288,7 +288,25 @@ class TestGrouping:
         life.rows = rows([*whole, slot("db")])
         assert life.until(600) == []
         life.rows = rows([slot("web"), slot("jobs"), slot("db")])
-        assert [each[1] for each in life.until(60)] == ["recovered", "recovered"]
+        assert [each[1] for each in life.until(60)] == ["recovered"]
+
+    def test_many_at_once_are_one_message_and_are_over_together(self):
+        life = Life(repeat=600.0)
+        names = [f"u{number}" for number in range(30)]
+        life.rows = rows([slot(name, "FATAL", cause=GAVE_UP, tail=[name]) for name in names])
+        assert life.until(10) == [(2, "firing", "u0")]
+        assert len(life.sent[0].problems) + life.sent[0].more == 30
+        assert [each[1] for each in life.until(600)] == ["repeat"]
+        life.rows = rows([slot(name) for name in names[1:]] + [slot("u0", "FATAL", cause=GAVE_UP)])
+        assert life.until(60) == []
+        life.rows = rows([slot(name) for name in names])
+        assert [each[1] for each in life.until(60)] == ["recovered"]
+        assert {notice.incident for notice in life.sent} == {life.sent[0].id}
+
+    def test_a_few_at_once_have_their_own(self):
+        life = Life()
+        life.rows = rows([slot(f"u{number}", "FATAL", cause=GAVE_UP) for number in range(rules.SEVERAL)])
+        assert [each[1] for each in life.until(10)] == ["firing"] * rules.SEVERAL
 
     def test_a_circle_of_needs_ends(self):
         life = Life(needs={"a": ["b"], "b": ["a"]})

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from impetusd.core import stream
@@ -105,15 +106,18 @@ def group(problems: Iterable[Problem], rows: Rows, needs: Needs) -> list[Inciden
         if root == problem.name and (outside := _outside(problem)):
             root = same.setdefault(outside, root)
         members.setdefault(root, []).append(problem)
+    of = {name: root for root, each in members.items() for name in (root, *(problem.name for problem in each))}
+    serves_not = down | of.keys()
+    waiting: dict[str, list[str]] = {}
+    for name, unit in units.items():
+        if unit.waits and name not in of and (root := of.get(_root(name, edges, serves_not), "")):
+            waiting.setdefault(root, []).append(name)
     incidents = []
     for root, each in members.items():
         own = [problem for problem in each if problem.name == root]
-        each = [*own, *(problem for problem in each if problem.name != root)]
-        named = {problem.name for problem in each} | {root}
-        waiting = [name for name, unit in units.items() if unit.waits and name not in named]
-        waits = tuple(sorted(name for name in waiting if _root(name, edges, down | named) in named))
-        state = "" if each[0].name == root else "/".join(sorted(units[root].states)) if root in units else ""
-        incidents.append(Incident(root, tuple(each), state, waits))
+        ordered = (*own, *(problem for problem in each if problem.name != root))
+        state = "" if own or root not in units else "/".join(sorted(units[root].states))
+        incidents.append(Incident(root, ordered, state, tuple(sorted(waiting.get(root, ())))))
     return sorted(incidents, key=lambda incident: min(map(_rank, incident.problems)))
 
 
@@ -141,11 +145,17 @@ def _root(name: str, edges: Mapping[str, Collection[str]], down: Collection[str]
 
 def _outside(problem: Problem) -> str:
     """What it says of the world outside; "" if nothing that two units could have in common."""
-    said = causes.error_line(problem.lines)
-    if said and causes.advice([said]).hint:
+    if said := _known_line(problem.lines):
         return said
     inward = problem.cause.find("bad_answer") is not None  # it is the unit itself that was asked
     return repr(alike(problem.cause)) if errno_of(problem.cause) and not inward else ""
+
+
+@lru_cache(maxsize=1000)  # the same lines are looked at again whenever anything changes
+def _known_line(lines: tuple[str, ...]) -> str:
+    """The line that names the error, if it is one that everybody meets."""
+    said = causes.error_line(lines)
+    return said if said and causes.advice([said]).hint else ""
 
 
 def _units(rows: Rows) -> dict[str, _Unit]:
