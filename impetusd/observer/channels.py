@@ -199,7 +199,7 @@ def _command(alert: Alert, message: Message) -> None:
         raise Undelivered(f"{name} cannot be run: {_why(error)}") from None
     with process:
         try:
-            process.communicate(message.text.encode(), timeout=DEADLINE - 5.0)
+            process.communicate(f"{message.text}\n".encode(), timeout=DEADLINE - 5.0)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

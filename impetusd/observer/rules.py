@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from impetusd.core import stream
 from impetusd.core.explain import incidents, ledger
 from impetusd.core.explain.finding import STARTS_UP
-from impetusd.core.explain.incidents import EVENTS, IMPETUSD, Incident, Problem, Rows
+from impetusd.core.explain.incidents import EVENTS, IMPETUSD, WARNINGS, Incident, Problem, Rows
 from impetusd.core.reasons import because
 from impetusd.observer.settings import Alert, Settings
 
@@ -333,14 +333,16 @@ class _Turn:
             self._due.append(now + alert.repeat)
         for each in group:
             since = min(problem.since for problem in each.problems)
-            yield _told(each, incident=ident, since=since, sent=now, flapping=flapping)
+            error = _is_error(_wanted(alert, each.problems))
+            yield _told(each, incident=ident, since=since, sent=now, error=error, flapping=flapping)
 
     def _go_on(self, alert: Alert, incident: Incident, known: Told, same: list[Told]) -> list[Told]:
         """One of which something was sent."""
         told_keys = self._keys(incident, same, CALM if known.flapping else RECOVERY)
         merged = {each for told in same for each in (told.incident, *told.merged)} - {known.incident}
         wanted = _wanted(alert, incident.problems)
-        news = wanted if incident.error and not known.error else _news(incident.root, wanted, told_keys)
+        error = _is_error(wanted)
+        news = wanted if error and not known.error else _news(incident.root, wanted, told_keys)
         silenced = self._silenced(alert, incident)
         if news and not known.flapping and (silenced or not self._ready(alert, news)):
             for told in same:  # as it was, until that can be sent
@@ -363,6 +365,7 @@ class _Turn:
             incident=known.incident,
             since=known.since,
             sent=sent,
+            error=error,
             flapping=known.flapping,
             merged=sorted(merged)[:KEYS],
         )
@@ -456,11 +459,16 @@ def _told(of: Incident, keys: Mapping[str, float] | None = None, **known: Any) -
     """The incident as it was sent now; `keys`: as in Told, of problems that it had before."""
     problems = [{**incidents.problem_data(each), "lines": []} for each in of.problems[:MOST]]
     every = {**(keys or {}), **{problem.key: 0.0 for problem in of.problems[:KEYS]}}
-    return Told(root=of.root, error=of.error, keys=every, problems=problems, **known)
+    return Told(root=of.root, keys=every, problems=problems, **known)
 
 
 def _wanted(alert: Alert, problems: Iterable[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.event in alert.events]
+
+
+def _is_error(problems: Iterable[Problem]) -> bool:
+    """Whether something does not work; a warning else."""
+    return any(problem.event not in WARNINGS for problem in problems)
 
 
 def _concerns(alert: Alert, incident: Incident) -> bool:

@@ -347,6 +347,14 @@ class TestKeys:
             ("b", "recovered"),
         ]
 
+    def test_what_is_not_selected_makes_nothing_worse(self):
+        life = Life(events=("restarts", "recovered"))
+        for _ in range(3):
+            life.exit()
+        assert [each[1:] for each in life.until(10)] == [("firing", "web")]
+        life.rows = rows([RUNNING], [check("web")])
+        assert life.until(60) == []
+
     def test_what_needs_a_selected_unit_selects_the_cause(self):
         life = Life(units=("web",), needs={"web": ["db"]})
         life.rows = rows([FATAL, slot("db", "FATAL", cause=GAVE_UP)])
