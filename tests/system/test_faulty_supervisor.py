@@ -125,5 +125,5 @@ def test_without_any_supervisor_stop_ends_everything_in_the_time_that_each_proce
     faulty.kill(status.supervisor)
     wait_for(lambda: faulty.log().count("starting it again") > 3, "failures")
     told = faulty.run("stop", env={"FAULTY_PATIENCE": "1"}).out
-    assert "stopped; impetusd is not running (it did not answer, and was told to end by SIGTERM" in told
+    assert "stopped; impetusd is not running (it did not answer and was sent SIGTERM" in told
     wait_for(lambda: not faulty.members(), "the end of everything")

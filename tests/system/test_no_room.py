@@ -120,7 +120,7 @@ def test_a_run_dir_that_is_lost_is_told_and_what_runs_goes_on_until_stop(
     lost(impetusd, 2)
     assert census.read(before["p"].pid) is not None
     ended = impetusd.run("stop")
-    assert f"told to end by SIGTERM: pid {before.shim}" in ended.out
+    assert f"was sent SIGTERM: pid {before.shim}" in ended.out
     assert not impetusd.members()
     assert "p:0: STOPPED" in impetusd.log()  # in order, by its supervisor
     uncover()
