@@ -9,6 +9,7 @@ import typing
 
 from impetusd.cli.facts import trust_of
 from impetusd.core.config import envfile, ini
+from impetusd.core.config.environment import passes_path
 from impetusd.core.config.problem import Problem
 from impetusd.core.config.reading import place
 from impetusd.files import vetted
@@ -76,16 +77,21 @@ def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterat
         yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: this host has no such folder")
         return  # a relative path begins there
     for key, name in (("command", unit.command[0] if unit.command else ""), ("interpreter", unit.interpreter)):
-        fault = _of_program(name, unit.cwd, environ.get("PATH", os.defpath)) if name else ""
+        fault = _of_program(name, unit.cwd, _path(unit, environ)) if name else ""
         if fault:
             at = place(section, key, "exec")
             yield Problem(at.file, at.line, f"{key}: {fault}")
 
 
+def _path(unit: Unit, environ: Mapping[str, str]) -> str:
+    path = environ.get("PATH", os.defpath)
+    return path if passes_path(unit.env_pass) else f"{os.path.dirname(sys.executable)}:{path}"
+
+
 def _of_program(name: str, cwd: str, path: str) -> str:
     said = ini.brief(name, 200)
     if "/" not in name:
-        found = shutil.which(name, path=f"{os.path.dirname(sys.executable)}:{path}")
+        found = shutil.which(name, path=path)
         return _of_script(found) if found else f"no program in PATH is called {said} on this host"
     program = os.path.normpath(os.path.join(cwd, name))
     if os.path.isdir(program):

@@ -216,10 +216,30 @@ class TestEnvironment:
         assert "s3cret" not in str(found)
 
     def test_it_must_belong_to_a_unit(self):
-        assert problems(DB + "[env:dbb]\nA = 1\n[env]") == [
+        assert problems(DB + "[env:dbb]\nA = 1\n[env:]") == [
             (3, "[env:dbb]: there is no unit 'dbb'; did you mean [env:db]?"),
-            (5, "[env] has no name; write [env:NAME] for the unit NAME"),
+            (5, "[env:] has no name; write [env:NAME] for the unit NAME, or [env] for all"),
         ]
+
+    def test_of_all_is_laid_under_that_of_each(self):
+        text = "[env]\nA = all\nB = all ${INSTANCE}\n" + DB + "[env:db]\nA = own\n[health:db]\nexec = ask\n"
+        config = parse(text)
+        assert config.units["db"].env == {"A": "own", "B": "all 0"}
+        assert config.units["db"].per_instance == {"B"}
+        assert config.health["db"].unit.env == {"A": "own", "B": "all 0"}
+        assert parse(TIDY + "[env]\nA = all\n").timers["tidy"].unit.env == {"A": "all"}
+
+    def test_what_increment_var_counts_from_may_be_that_of_all(self):
+        assert parse("[env]\nPORT = 8000\n" + DB + "increment_var = PORT\n").units["db"].env == {"PORT": "8000"}
+        assert problems("[env]\nPORT = x\n" + DB + "increment_var = PORT\n") == [
+            (2, "PORT must be a whole number, for increment_var of [program:db] counts from it; write one")
+        ]
+
+    @pytest.mark.parametrize("word", ["!", "A=1", "$HOME", "ä", "*/"])
+    def test_what_is_handed_on_is_named(self, word):
+        ((line, said),) = problems(DB + f"env_pass = *, {word.replace('$', '$$')}\n")
+        assert line == 3
+        assert f"{word} is no name or pattern of variables; write some like *, !AWS_*" in said
 
     def test_a_name_may_have_dots_and_dashes_as_docker_has_them(self):
         assert unit(DB + "[env:db]\ndiscovery.type = x\nX-Y = z").env == {"discovery.type": "x", "X-Y": "z"}

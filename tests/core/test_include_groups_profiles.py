@@ -165,7 +165,7 @@ class TestProfiles:
         [
             ("[env:dbb@test]\n", "[env:dbb@test]: there is no unit 'dbb'; did you mean [env:db@test]?"),
             ("[env:db@]\n", "[env:db@]: nothing names no profile; write [env:db@production]"),
-            ("[env:@test]\n", "[env:@test] has no name; write [env:NAME] for the unit NAME"),
+            ("[env:@test]\n", "[env:@test] has no name; write [env:NAME] for the unit NAME, or [env] for all"),
             ("[env:db@a b]\n", "[env:db@a b]: a b names no profile; write [env:db@production]"),
             (
                 "[env:db@test]\n1A = x\n",

@@ -45,6 +45,15 @@ def test_a_secret_is_not_shown(template, secret, name):
     assert redact.text(shown) == shown
 
 
+def test_the_key_env_pass_has_names_alone():
+    line = "env_pass = *, !AWS_*"
+    assert redact.text(line) == line
+    assert not redact.is_secret("env_pass")
+    for name in ("ENV_PASS", "MY_ENV_PASS", "env_password", "db.env_pass"):
+        assert redact.is_secret(name)
+        assert redact.text(f"{name}=h1dden") == f"{name}=***"
+
+
 @given(
     secret=st.text("".join(set(string.ascii_letters + string.digits + "-._~")), min_size=10).map(
         lambda made: f"z{made}Z"

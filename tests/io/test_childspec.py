@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 
 import pytest
 
@@ -52,6 +53,43 @@ class TestIncrementVar:
 
     def test_without_it_a_variable_stays_as_it_is(self):
         assert environment("[env:p]\nPORT = 8000", 3)["PORT"] == "8000"
+
+
+DAEMON = {
+    "PATH": "/home/me/bin:/usr/bin", "LANG": "C.UTF-8", "LC_TIME": "C", "AWS_KEY": "a", "AWS_REGION": "b", "TOKEN": "c", "PORT": "9",
+    "INSTANCE": "7", "NOTIFY_SOCKET": "@x", "LISTEN_FDS": "3", "IMPETUSD_LIFELINE": "4", "IMPETUSD_CONF": "/x.ini", "JOURNAL_STREAM": "8:1",
+}  # fmt: skip
+ALWAYS = {"PATH", "LANG", "LC_TIME"}
+OWN = {"INVOCATION_ID", "IMPETUSD_UNIT", "IMPETUSD_NAME", "INSTANCE"}
+
+
+class TestEnvPass:
+    @pytest.mark.parametrize(
+        ("env_pass", "handed_on"),
+        [
+            ("", ALWAYS),
+            ("TOKEN, NO_SUCH", ALWAYS | {"TOKEN"}),
+            ("AWS_*", ALWAYS | {"AWS_KEY", "AWS_REGION"}),
+            ("*", ALWAYS | {"AWS_KEY", "AWS_REGION", "TOKEN", "PORT"}),
+            ("!AWS_*, *", ALWAYS | {"TOKEN", "PORT"}),
+            ("*, !AWS_K??, !LC_*", {"PATH", "LANG", "AWS_REGION", "TOKEN", "PORT"}),
+            ("!LANG", {"PATH", "LC_TIME"}),
+        ],
+    )
+    def test_says_what_is_handed_on(self, env_pass, handed_on):
+        env = childspec.environment(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"), "p", 0, DAEMON)
+        assert env.keys() == handed_on | OWN
+        assert env["INSTANCE"] == "0"
+
+    @pytest.mark.parametrize(("env_pass", "ours"), [("", True), ("TOKEN", True), ("PATH", False), ("*", False)])
+    def test_has_the_path_as_it_is_when_it_is_among_them(self, env_pass, ours):
+        env = childspec.environment(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"), "p", 0, DAEMON)
+        assert env["PATH"] == (f"{os.path.dirname(sys.executable)}:" if ours else "") + DAEMON["PATH"]
+
+    def test_goes_behind_all_that_the_file_says(self):
+        own = unit("[env]\nTOKEN = all\nPORT = all\n[env:p]\nPORT = own\n[program:p]\ncommand = p\nenv_pass = *\n")
+        env = childspec.environment(own, "p", 0, DAEMON, Found(env_file={"TOKEN": "file", "AWS_KEY": "file"}))
+        assert [env[name] for name in ("TOKEN", "PORT", "AWS_KEY", "AWS_REGION")] == ["all", "own", "file", "b"]
 
 
 def test_the_worker_runtime_is_told_its_watchdog():

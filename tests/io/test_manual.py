@@ -15,8 +15,8 @@ from impetusd.cli import app
 from impetusd.cli.install import completion, manual
 from impetusd.core import protocol
 from impetusd.core.config import parser, schema
+from impetusd.core.config.environment import HANDED_ON
 from impetusd.linux.host import this_host
-from impetusd.supervisor.start.childspec import HANDED_ON
 
 ROOT = Path(__file__).parents[2]
 PAGES = manual.pages()

@@ -66,10 +66,11 @@ would change in what runs, `impetusd apply` does it. `impetusd init` writes a fi
 """
 SECTIONS = schema.SECTIONS
 ENV = (
-    "What the unit NAME has in its environment. Each key is a variable. Besides, it has PATH, HOME, USER, LOGNAME, "
-    "SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR of impetusd, with `user` those of the user; what "
+    "What the unit NAME has in its environment. Each key is a variable. Besides, it has the variables of [env]; PATH, HOME, "
+    "USER, LOGNAME, SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR of impetusd, and with env_pass others, with `user` those of the user; what "
     "env_file holds (as root, impetusd refuses one that others may write); and IMPETUSD_UNIT, IMPETUSD_NAME, INSTANCE and INVOCATION_ID."
 )
+ENV_OF_ALL = "What every unit, timer and health check of the file has in its environment, in the same way; [env:NAME] goes before it."
 PROFILE = (
     "The same for one profile: its variables are laid over those of [env:NAME] while the profile is in force. It comes into "
     "force by --env PROFILE (or IMPETUSD_ENV) of start, run or apply, and stays so, over reboots too, until another does."
@@ -94,6 +95,7 @@ VALUES = {
     "umask": "Three octal digits.",
     "file mode": "Octal digits, as in 0640.",
     "owner": "USER, USER:GROUP or :GROUP, by name or by number.",
+    "variables": "Names or patterns of environment variables, separated by commas or blanks.",
     "capabilities": "Names of capabilities(7), separated by commas or blanks, with or without CAP_ in front.",
     "CPUs": "Numbers and ranges, as in 0, 2-3.",
     "limits": "name=both or name=soft:hard, separated by commas, as in nofile=65536.",
@@ -250,7 +252,9 @@ def _ini_file() -> Iterator[str]:
     for section, meaning in SECTIONS.items():
         names = ", ".join(dict.fromkeys(key.name for key in schema.KEYS if section in key.sections))
         yield f".TP\n{bold(schema.header(section))}{prose(meaning)}.IP\n{prose(f'Keys: {names}.')}"
-    yield listed([(schema.header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)])
+    yield listed(
+        [(f"[{schema.ENV}]", ENV_OF_ALL), (schema.header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)]
+    )
     yield ".SH KEYS\n" + prose("What kind of value each takes stands behind it, and is explained below.")
     for group in dict.fromkeys(key.group for key in schema.KEYS):
         yield f'.SS "{quoted(group)}"\n'

@@ -40,6 +40,7 @@ def _page() -> Iterator[str]:
     yield "### Sections\n"
     for section, meaning in manual.SECTIONS.items():
         yield from _item(f"`{schema.header(section)}`", meaning)
+    yield from _item("`[env]`", manual.ENV_OF_ALL)
     yield from _item("`[env:NAME]`", manual.ENV)
     yield from _item("`[env:NAME@PROFILE]`", manual.PROFILE)
     for group in dict.fromkeys(key.group for key in schema.KEYS):

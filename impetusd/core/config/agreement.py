@@ -42,11 +42,11 @@ OF_PROTOCOLS = {"threads": ("wsgi",), "root_path": ("asgi", "wsgi")}
 # Keys of a health check that are for one way of asking only.
 OF_HTTP = frozenset({"status", "body", "headers", "socket", "ca_file", "verify"})
 OF_EXEC = frozenset(
-    {"cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "env_file", "kill_timeout"}
+    {"cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "env_file", "env_pass", "kill_timeout"}
 )
 # Set by impetusd for each process; what an [env:…] put there would be lost.
 OWN_VARIABLES = frozenset({
-    "IMPETUSD_CHANNEL", "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_GATEWAY", "IMPETUSD_NAME", "IMPETUSD_NODE",
+    "IMPETUSD_CELLS_FD", "IMPETUSD_CHANNEL", "IMPETUSD_CHANNEL_FD", "IMPETUSD_DAEMON", "IMPETUSD_FORK_FD", "IMPETUSD_GATEWAY", "IMPETUSD_NAME", "IMPETUSD_NODE",
     "IMPETUSD_OBSERVER", "IMPETUSD_UNIT", "IMPETUSD_WORKER",
     "INSTANCE", "INVOCATION_ID", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET",
     "WATCHDOG_PID", "WATCHDOG_USEC",
@@ -189,7 +189,7 @@ def increment(reading: Values, name: str, env: Mapping[str, str], values: dict[s
     elif variable not in env and not values["env_file"]:
         reading.problem(at, f"increment_var = {variable}: there is no such variable; set {variable} in [env:{name}]")
     elif variable in env and not is_number(env[variable]):
-        entry = reading.env_entries[name][variable]
+        entry = reading.env_entries_of(name)[variable]
         text = f"{variable} must be a whole number, for increment_var of [{ini.brief(section.name)}] counts from it"
         reading.problem(entry, f"{text}; write one")
 

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from impetusd.core import redact
 from impetusd.core.config.agreement import OWN_VARIABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 # Ours, and of each process another.
 LEFT_OUT = OWN_VARIABLES | {"PYTHONUNBUFFERED"}
+
+
+# What is handed on of impetusd's own environment whatever env_pass says; LC_* too.
+HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+# What is about impetusd's own process: of whoever started it, for it alone.
+_OF_THE_DAEMON = ("IMPETUSD_", "LISTEN_", "NOTIFY_SOCKET", "JOURNAL_STREAM", "MAINPID", "SYSTEMD_EXEC_PID")
+
+
+def handed_on(daemon: Mapping[str, str], env_pass: Sequence[str]) -> dict[str, str]:
+    """What a process is given of impetusd's environment."""
+    wanted = [pattern for pattern in env_pass if pattern[0] != "!"]
+    refused = [pattern[1:] for pattern in env_pass if pattern[0] == "!"]
+
+    def is_for_it(name: str) -> bool:
+        if any(fnmatchcase(name, pattern) for pattern in refused):
+            return False
+        if name in HANDED_ON or name.startswith("LC_"):
+            return True
+        own = name in OWN_VARIABLES or name.startswith(_OF_THE_DAEMON)
+        return not own and any(fnmatchcase(name, pattern) for pattern in wanted)
+
+    return {name: value for name, value in daemon.items() if is_for_it(name)}
+
+
+def passes_path(env_pass: Sequence[str]) -> bool:
+    """Whether the PATH is to be the caller's."""
+    return any(pattern[0] != "!" and fnmatchcase("PATH", pattern) for pattern in env_pass)
 
 
 def parse(environ: bytes) -> dict[str, str] | None:

@@ -24,7 +24,7 @@ def _none(how: str) -> Habit:
     return Habit("", how)
 
 
-_ENV = _none("write an [env:NAME] with a line for each variable")
+_ENV = _none("write an [env:NAME] with a line for each variable, or [env] for all units")
 _FOREGROUND = _none("remove it: `impetusd run` stays in the foreground, `impetusd start` does not")
 _ROTATION = "of both files"
 _REMOVE = _none("remove it: it has no counterpart, and needs none here")
@@ -137,7 +137,7 @@ SYSTEMD = {
     "WorkingDirectory": Habit("cwd"),
     "Environment": _ENV,
     "EnvironmentFile": Habit("env_file"),
-    "PassEnvironment": _none("write an [env:NAME] with a line for each: NAME = ${NAME}"),
+    "PassEnvironment": Habit("env_pass"),
     "Restart": Habit("autorestart"),
     "RestartSec": Habit("restart_delay", "with a unit: restart_delay = 1s"),
     "RestartPreventExitStatus": Habit("stop_exit_codes"),

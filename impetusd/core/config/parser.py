@@ -91,7 +91,7 @@ class _Sections(Values):
     """The sections of a file, one after another."""
 
     def environments(self, sections: list[Section], profile: str) -> None:
-        """Read every [env:NAME], and over them every [env:NAME@profile]. Of the other profiles only the names are."""
+        """Read [env] and every [env:NAME], and over them every [env:NAME@profile]. Of the other profiles only the names are."""
         ours = [section for section in sections if parts(section)[0] == schema.ENV]
         for section in ours:
             if "@" not in section.name:
@@ -161,7 +161,7 @@ class _Sections(Values):
                 elif near:
                     hint = f"did you mean [{near}{':' + name if colon and near not in schema.UNNAMED else ''}]?"
                 else:
-                    hint = f"there are {', '.join(map(header, schema.SECTIONS))} and [env:NAME]"
+                    hint = f"there are {', '.join(map(header, schema.SECTIONS))}, [env] and [env:NAME]"
                 self.problem(section, f"unknown section {shown}; {hint}")
         gateway.gateway(self, sections)
         for section in sections:  # when all units are known
@@ -211,7 +211,7 @@ class _Sections(Values):
         self.headers[name] = section
         for required in ("app", "listen") if kind is Kind.POOL else ("command",):
             self.required(section, kind, required, values, faulty)
-        env = self.envs.get(name, {})
+        env = self.env_of(name)
         agreement.identity(self, section, values)
         agreement.agreement(self, section, kind, values, faulty)
         agreement.increment(self, name, env, values)
@@ -262,7 +262,7 @@ class _Sections(Values):
 
     def varying(self, section: Section, name: str) -> frozenset[str]:
         """The keys of the section and the variables of its [env:…] that use ${INSTANCE}."""
-        written = (section.entries, self.env_entries.get(name, {}))
+        written = (section.entries, self.env_entries_of(name))
         return frozenset(key for entries in written for key, entry in entries.items() if names_instance(entry.value))
 
     def other_instances(
@@ -270,10 +270,10 @@ class _Sections(Values):
     ) -> None:
         """What the values are for every instance but the first: a line is told with the first for which it is wrong."""
         varying = {key for key, entry in section.entries.items() if key in values and names_instance(entry.value)}
-        entries = self.env_entries.get(name, {})
+        entries = self.env_entries_of(name)
         varying_env = {variable for variable, entry in entries.items() if names_instance(entry.value)}
         here, told = self.problems, {(problem.file, problem.line) for problem in self.problems}
-        keys, env = schema.keys_of(kind.value), self.envs.get(name, {})
+        keys, env = schema.keys_of(kind.value), self.env_of(name)
         listens = [values["listen"]]
         for index in range(1, values["instances"][1]):
             self.instance, self.problems = str(index), []
@@ -318,13 +318,13 @@ class _Sections(Values):
         self.one_of(section, kind, ("cron", "every"), values, faulty)
         agreement.identity(self, section, values)
         agreement.companions(self, section, kind.value, values, faulty)
-        for variable, entry in self.env_entries.get(name, {}).items():
+        for variable, entry in self.env_entries_of(name).items():
             if names_instance(entry.value):
                 self.problem(entry, f"{variable}: a timer's job has no ${{INSTANCE}}; write the value")
         own = {key: values.pop(key) for key in OF_A_TIMER}
         own["every"] = own["every"] or 0.0
         where = f"{section.file}:{section.line}"
-        env = self.envs.get(name, {})
+        env = self.env_of(name)
         unit = Unit(name=name, kind=kind, where=where, env=env, rules=self.rules, **values)
         self.timers[name] = Timer(name=name, where=where, unit=unit, enabled=unit.enabled, **own)
 
@@ -353,7 +353,7 @@ class _Sections(Values):
                 where=where,
                 command=command,
                 enabled=values["enabled"],
-                env=self.envs.get(target, {}),
+                env=self.env_of(target),
                 rules=self.rules,
                 **surroundings,
             )

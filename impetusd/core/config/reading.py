@@ -56,12 +56,20 @@ class Values(Reading):
         self.alert_headers: dict[str, Section] = {}  # the sections of `alerts`
         self.check_headers: dict[str, Section] = {}  # the sections of `checks`
         self.misnamed: set[str] = set()  # told once, and not again wherever something refers to them
-        self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for
+        self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for; "" are all
         self.env_entries: dict[str, dict[str, Entry]] = {}  # what they were read from
         self.listens: dict[str, list[tuple[Listen, ...]]] = {}  # by unit, of each instance: where these may differ
         self.defaults: dict[str, dict[str, Any]] = {}  # kind of section -> key -> parsed default
         self.suggested = 0
         self.warnings: list[Problem] = []  # of what may be meant as it is written
+
+    def env_of(self, name: str) -> dict[str, str]:
+        """The variables of a unit: those of [env], and over them those of its [env:NAME]."""
+        return {**self.envs.get("", {}), **self.envs.get(name, {})}
+
+    def env_entries_of(self, name: str) -> dict[str, Entry]:
+        """What they were read from."""
+        return {**self.env_entries.get("", {}), **self.env_entries.get(name, {})}
 
     def value(self, key: Key, entry: Entry) -> Any:
         """What the entry says, parsed and resolved; `key.value.none` for nothing; None after a problem."""

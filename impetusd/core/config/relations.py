@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def relations(reading: Values, sections: list[Section]) -> None:
     """What sections say of each other: environments, dependencies, addresses that two would take."""
     for section in sections:
-        kind, _, name = parts(section)
+        kind, colon, name = parts(section)
         shown = f"[{ini.brief(section.name)}]"
-        if kind != schema.ENV:
+        if kind != schema.ENV or not colon:  # [env] is for all
             continue
         name, at_sign, profile = (part.strip() for part in name.partition("@"))
         if not name:
-            reading.problem(section, f"{shown} has no name; write [env:NAME] for the unit NAME")
+            reading.problem(section, f"{shown} has no name; write [env:NAME] for the unit NAME, or [env] for all")
         elif name in reading.groups:
             text = f"{shown}: {name} is a group; write one for each of its members"
             reading.problem(section, text)

@@ -226,6 +226,16 @@ def parse_words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.replace(",", " ").split()))
 
 
+def parse_env_pass(text: str) -> tuple[str, ...]:
+    """Names of variables, or patterns of such; with ! in front, of those that are left out."""
+    words = parse_words(text)
+    for word in words:
+        name = word.removeprefix("!")
+        if not name or not name.isascii() or not all(char.isalnum() or char in "_.-*?[]" for char in name):
+            raise ValueError(f"{ini.brief(word)} is no name or pattern of variables; write some like *, !AWS_*")
+    return words
+
+
 def parse_capabilities(text: str) -> tuple[str, ...]:
     """Names of capabilities(7), with CAP_ in front or not, in any case."""
     names = tuple(word.lower().removeprefix("cap_") for word in parse_words(text))
@@ -643,6 +653,7 @@ OVERLAP = choice(*Overlap)
 ACTION = choice(*Action)
 LOG_FORMAT = choice("plain", "json")
 NO_NEW_PRIVS = choice("auto", "yes", "no")
+ENV_PASS = Value("variables", parse_env_pass, show_words, none=())
 CAPABILITIES = Value("capabilities", parse_capabilities, show_words, none=())
 ON_FATAL = choice("refuse", "hold")
 PROTOCOL = choice("auto", "aiohttp", "asgi", "wsgi")
@@ -769,6 +780,7 @@ KEYS: tuple[Key, ...] = (
     Key("cpu_affinity", _JOBS, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
     Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
     Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them.", "web.env"),
+    Key("env_pass", _EVERY, "Surroundings", ENV_PASS, "", "Which variables of impetusd's own environment are handed on, beside PATH, HOME and the like: names or patterns (as in a shell), and behind ! which are not, as in *, !AWS_*. One that is not set is not handed on. With PATH among them, the PATH is impetusd's own, without the folder of its python in front. Never: what impetusd sets itself. `impetusd env NAME` shows the outcome.", "*, !AWS_*"),
     # logs
     Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr, which are those of `impetusd run` (of `impetusd start`: its own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),
     Key("error_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard error goes, in the same way. Default: a file in log_dir.", "${LOG_DIR}/error.log"),

@@ -201,7 +201,9 @@ class Starts:
     def _launch(self, entry: Entry, found: Found) -> None:
         template = self._versions.parent(entry)
         process = self._starter.launch(entry, found, template.rec.process if template is not None else None)
-        entry.secrets = redact.secrets({**found.env_file, **entry.unit.env}.items(), entry.unit.command)
+        entry.secrets = redact.secrets(
+            {**self._starter.handed_on(entry.unit), **found.env_file, **entry.unit.env}.items(), entry.unit.command
+        )
         self._slots.by_process[process] = entry
         entry.rec.process = process
         self._slots.touch(entry)

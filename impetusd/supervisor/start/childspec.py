@@ -1,7 +1,7 @@
 """From a unit to the spec that the shim starts: argv, environment, identity, limits.
 
 The environment is built, not inherited: a short list of the daemon's own variables, then what the INI gives, then what
-the protocols need. So what a program sees does not depend on whose shell started the daemon.
+the protocols need. So what a program sees does not depend on whose shell started the daemon, unless env_pass says so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from impetusd.core.config import capabilities, envfile, node, schema
 from impetusd.core.config.agreement import is_number
+from impetusd.core.config.environment import handed_on, passes_path
 from impetusd.core.config.model import Kind, Listen, Unit, user_and_group
 from impetusd.core.reasons import Reason, because, not_started, of_os_error, said
 from impetusd.core.trust import Trust
@@ -24,8 +25,7 @@ from impetusd.files.folders import open_folder
 from impetusd.linux import host
 from impetusd.linux.host import Account
 
-# What is handed on of the daemon's environment; LC_* too.
-HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
 FORK_FD = "IMPETUSD_FORK_FD"
 CELLS_FD = "IMPETUSD_CELLS_FD"
@@ -217,10 +217,9 @@ def environment(unit: Unit, name: str, index: int, daemon: Mapping[str, str], fo
 
     Raises CannotStart when increment_var has nothing to count from.
     """
-    env = {key: daemon[key] for key in HANDED_ON if key in daemon}
-    env.update({key: value for key, value in daemon.items() if key.startswith("LC_")})
-    bin_dir = os.path.dirname(sys.executable)
-    env["PATH"] = f"{bin_dir}:{env.get('PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin')}"
+    env = handed_on(daemon, unit.env_pass)
+    path, own = env.get("PATH", DEFAULT_PATH), os.path.dirname(sys.executable)
+    env["PATH"] = path if passes_path(unit.env_pass) else f"{own}:{path}"
     env.update(found.home)
     env.update(found.env_file)
     env.update(unit.env)

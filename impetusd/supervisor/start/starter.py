@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from impetusd.core.config import node, runtime
+from impetusd.core.config.environment import handed_on
 from impetusd.core.config.gateway import CHANNEL as INHERITED
 from impetusd.core.config.model import Kind, Unit
 from impetusd.supervisor.disk.ledger import Ledger
@@ -104,6 +105,10 @@ class Starter:
         if entry.works or theirs:
             self.outbox.drop(f"chan:{process}:theirs")
         return process
+
+    def handed_on(self, unit: Unit) -> dict[str, str]:
+        """What the unit's processes are given of the daemon's environment."""
+        return handed_on(self._environ, unit.env_pass)
 
     def _node(self, unit: Unit, process: int, listeners: list[str], env: dict[str, str]) -> list[str]:
         """Load our preload into a program: its variables into `env`; returns what it needs besides its sockets.
