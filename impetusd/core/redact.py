@@ -18,8 +18,8 @@ HIDDEN = "***"
 SHORTEST = 6  # characters of a secret that is looked for as such: a shorter one is a word of many lines
 
 # The key env_pass, written like that and with nothing around it, has names alone.
-_PASS = r"pass(?!(?<=(?<![\w.-])(?-i:env_pass))(?![\w.-]))"
-_WORD = rf"(?:{_PASS}|secret|token|key|dsn|credential|auth(?!ors?(?![a-z]))|cookie|private|signature|pwd|salt)"
+_FIRST = r"pass(?!(?<=(?<![\w.-])(?-i:env_pass))(?![\w.-]))"
+_WORD = rf"(?:{_FIRST}|secret|token|key|dsn|credential|auth(?!ors?(?![a-z]))|cookie|private|signature|pwd|salt)"
 _SECRET = re.compile(_WORD, re.IGNORECASE)
 _NO_SECRET = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK", "XAUTHORITY"})  # what every login shell has
 _HAVE_SECRETS = frozenset({"IMPETUSD_GATEWAY", "IMPETUSD_OBSERVER"})  # all that [gateway] and [alert:NAME] say, as JSON

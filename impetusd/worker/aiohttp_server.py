@@ -4,8 +4,8 @@ Everything that depends on the inside of aiohttp 3.14 is in this file: `RequestH
 connection that are read but not begun), `._waiter` (pending exactly while the connection is idle: what aiohttp's own
 keep-alive timer looks at), `._current_request` (the one that a handler runs for), `._next_keepalive_close_time`
 (keepalive_timeout after it became idle, or was accepted), `._task_handler` (the connection's task), `StreamResponse._req`,
-its request, `BaseRequest._payload`, its body, `BaseProtocol._buffer_paused`, and `RequestHandler._handle_request` (its second argument is
-when the request began, and comes to `finish_response`).
+its request, `BaseRequest._payload`, its body, `._message`, its head, `BaseProtocol._buffer_paused`, and
+`RequestHandler._handle_request` (its second argument is when the request began, and comes to `finish_response`).
 
 Methods are replaced on aiohttp's classes where it has no hook, or where a hook would be paid for by every request.
 """
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from impetusd.worker.accept import Acceptor
+from impetusd.worker.accesslog import AccessLog, Answer
 from impetusd.worker.cells import Page
 from impetusd.worker.drain import Drain
 from impetusd.worker.draining import DRAINING
@@ -34,6 +35,7 @@ from impetusd.worker.websockets import WebSockets
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
     from aiohttp.web_request import BaseRequest
 
@@ -58,7 +60,7 @@ class AiohttpServer(Server):
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
-        _count_answers(self.tally)
+        _see_answers(self.tally, self.access_log)
         self._websockets.begin()
         _watch_for_slow_clients(SlowClients(self.settings.header_timeout, self.settings.body_timeout, _Handlers()))
         # A server object of their own: no drain waits for them.
@@ -100,6 +102,14 @@ class AiohttpServer(Server):
             await self._of_probes.shutdown(self.grace)
         if self._runner is not None:
             await self._runner.cleanup()
+        if self.access_log is not None:
+            self.access_log.flush()
+
+    @staticmethod
+    def answer_of(given: tuple[str | None, RawRequestMessage, int, int | None]) -> Answer:
+        client, message, status, size = given
+        version = f"{message.version.major}.{message.version.minor}"
+        return Answer(client, f"{message.method} {message.path} HTTP/{version}", status, size)
 
     @property
     def connections(self) -> int:
@@ -188,7 +198,7 @@ def _when_left(server: web.Server, left: Callable[[], None]) -> None:
     server.connection_lost = connection_lost  # type: ignore[method-assign]
 
 
-def _count_answers(tally: Tally) -> None:
+def _see_answers(tally: Tally, access_log: AccessLog | None) -> None:
     """Every answer of aiohttp goes through this one method, also those to what it cannot parse.
 
     A middleware would see neither those nor what handlers raise, and cost a coroutine each.
@@ -196,6 +206,7 @@ def _count_answers(tally: Tally) -> None:
     finish, answered = web.RequestHandler.finish_response, tally.answered
     made, stir = web.RequestHandler.connection_made, tally.measures.stir
     handle = web.RequestHandler._handle_request  # noqa: SLF001
+    add = access_log.add if access_log is not None else None
 
     def connection_made(handler: web.RequestHandler, transport: asyncio.BaseTransport) -> None:
         made(handler, transport)
@@ -213,8 +224,11 @@ def _count_answers(tally: Tally) -> None:
     def counted(
         handler: web.RequestHandler, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Awaitable[tuple[web.StreamResponse, bool]]:
-        seconds = monotonic() - start_time if start_time is not None else None
-        answered(resp.status if isinstance(resp, web.StreamResponse) else 500, seconds)  # anything else becomes a 500
+        status = resp.status if isinstance(resp, web.StreamResponse) else 500  # anything else becomes a 500
+        answered(status, monotonic() - start_time if start_time is not None else None)
+        if add is not None:
+            body = getattr(resp, "body", None)
+            add((request.remote, request._message, status, len(body) if type(body) is bytes else None))  # noqa: SLF001
         return finish(handler, request, resp, start_time)
 
     web.RequestHandler.finish_response = counted  # type: ignore[method-assign,assignment]

@@ -16,7 +16,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -26,6 +26,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.server import ServerState
 
 from impetusd.worker.accept import Acceptor
+from impetusd.worker.accesslog import Answer
 from impetusd.worker.cells import Page
 from impetusd.worker.drain import Drain
 from impetusd.worker.environment import Settings
@@ -61,7 +62,7 @@ class AsgiServer(Server):
         self._draining = asyncio.Event()
         self._hurried: asyncio.Event | None = None  # from when each answer ends its connection
         self._state = State()
-        self._websockets = WebSockets(tally)
+        self._websockets = WebSockets(self._answered_socket)
         self._app_state: dict[str, Any] = {DRAINING: self._draining}
         self._acceptor = Acceptor(page, self.make, lambda: len(self._state.connections))
         self._probed: set[State] = set()
@@ -135,6 +136,12 @@ class AsgiServer(Server):
         self._state.connections.when_left = self._connection_left
         self._acceptor.begin(sockets)
 
+    def _answered_socket(self, scope: Message) -> None:
+        """A WebSocket was accepted."""
+        self.tally.answered(101)
+        if self.access_log is not None:
+            self.access_log.add(_given(scope, 101, ()))
+
     def _connection_left(self) -> None:
         self._state.connections.left.set()
         self._acceptor.left()
@@ -161,6 +168,8 @@ class AsgiServer(Server):
         tasks = {*self._state.tasks, *(task for state in self._probed for task in state.tasks)}
         if tasks:
             await asyncio.wait(tasks, timeout=self.grace)
+        if self.access_log is not None:
+            self.access_log.flush()
         for connection in list(self._state.connections):
             connection.transport.abort()
         left = [task for task in tasks if not task.done()]
@@ -172,6 +181,13 @@ class AsgiServer(Server):
             await self._lifespan.shutdown()
             if self._lifespan.should_exit:
                 raise RuntimeError("its lifespan failed to shut down, as told above")
+
+    @staticmethod
+    def answer_of(given: Any) -> Answer:
+        client, method, path, query, version, status, headers = given
+        target = (path + b"?" + query if query else path).decode("latin-1")
+        sizes = (value.decode("latin-1") for name, value in headers if name.lower() == b"content-length")
+        return Answer(client[0] if client else None, f"{method} {target} HTTP/{version}", status, next(sizes, None))
 
     @property
     def connections(self) -> int:
@@ -206,6 +222,7 @@ class AsgiServer(Server):
         """Count each answer and, once the drain has begun, have it end its connection."""
         send, send_400_response, answered = _CYCLE.send, _HTTP.send_400_response, self.tally.answered
         run, made, stir = _CYCLE.run_asgi, _HTTP.connection_made, self.tally.measures.stir
+        add = self.access_log.add if self.access_log is not None else None
 
         def timed(cycle: Any, app: Any) -> Awaitable[None]:
             cycle.impetusd_began = time.monotonic()
@@ -221,6 +238,8 @@ class AsgiServer(Server):
         def seen(cycle: Any, message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start" and not cycle.response_started:
                 answered(message["status"], time.monotonic() - cycle.impetusd_began)
+                if add is not None:
+                    add(_given(cycle.scope, message["status"], message.get("headers", ())))
                 if self._hurried is not None and not _has_more(cycle.transport.get_protocol()):
                     headers = [each for each in message.get("headers", ()) if each[0].lower() != b"connection"]
                     message = {**message, "headers": [*headers, (b"connection", b"close")]}
@@ -231,6 +250,8 @@ class AsgiServer(Server):
 
         def seen_400(connection: Any, *given: Any) -> None:
             answered(400)
+            if add is not None:
+                add((connection.client, "-", b"-", b"", "1.1", 400, ()))
             send_400_response(connection, *given)
 
         _CYCLE.send = seen
@@ -304,8 +325,9 @@ class Connections(set[Any]):
 class WebSockets:
     """Those that are open. An application is not asked: the last message is sent past it, as if it were its own."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, accepted: Callable[[Message], None]) -> None:
+        """`accepted` is called with the scope of each that the application accepts."""
+        self._accepted = accepted
         self._open: dict[object, Callable[[Message], Awaitable[None]]] = {}
 
     def make(self, **given: Any) -> asyncio.Protocol:
@@ -318,7 +340,7 @@ class WebSockets:
             async def send_known(message: Message) -> None:
                 await send(message)
                 if message["type"] == "websocket.accept":
-                    self._tally.answered(101)
+                    self._accepted(scope)
                     self._open[protocol] = send
                 elif message["type"] == "websocket.close":
                     self._open.pop(protocol, None)
@@ -366,6 +388,13 @@ def _has_more(connection: Any) -> bool:
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
     """uvicorn logs the traceback of each request that is cancelled; how many there were is told in one line."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def _given(scope: Message, status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Any, ...]:
+    """What the access log is given: parts of the scope, for the whole of it holds the application's state."""
+    path = scope.get("raw_path") or scope["path"].encode()
+    method = scope.get("method", "GET")
+    return scope["client"], method, path, scope["query_string"], scope["http_version"], status, headers
 
 
 class _Cycles:

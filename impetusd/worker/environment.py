@@ -1,6 +1,6 @@
 """What a pool worker is told at its start: environment variables and the descriptors that they name.
 
-IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests, header_timeout, body_timeout (0: any), protocol, threads, root_path, lend (folders)
+IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests, header_timeout, body_timeout (0: any), protocol, threads, root_path, access_log, lend (folders)
 IMPETUSD_NAME        the slot, "web:0"
 IMPETUSD_CHANNEL_FD  serve: the SOCK_SEQPACKET socket that commands come from
 IMPETUSD_FORK_FD     template: the SOCK_SEQPACKET socket that fork requests come from
@@ -48,6 +48,7 @@ class Settings:
     protocol: str = "auto"  # or aiohttp, asgi, wsgi
     threads: int = 8
     root_path: str = ""
+    access_log: bool = False
     lend: tuple[str, ...] = ()
 
 
@@ -71,6 +72,7 @@ def settings(environ: MutableMapping[str, str]) -> Settings:
             protocol=str(given.get("protocol", "auto")),
             threads=int(given.get("threads", 8)),
             root_path=str(given.get("root_path", "")),
+            access_log=bool(given.get("access_log", False)),
             lend=tuple(map(str, given.get("lend", ()))),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -13,8 +13,9 @@ import importlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
+from impetusd.worker.accesslog import AccessLog, Answer
 from impetusd.worker.cells import Page
 from impetusd.worker.environment import Settings, WorkerError
 from impetusd.worker.tally import Tally
@@ -40,6 +41,7 @@ class Server(ABC):
         self.tally = tally
         self.grace = grace
         self.page = page
+        self.access_log = AccessLog(self.answer_of) if settings.access_log else None
 
     @abstractmethod
     async def start_up(self, app: object) -> None:
@@ -73,6 +75,11 @@ class Server(ABC):
     @abstractmethod
     def connections(self) -> int:
         """How many are open."""
+
+    @staticmethod
+    @abstractmethod
+    def answer_of(given: Any) -> Answer:
+        """What the access log was given, as it shows it."""
 
     @property
     def lingers(self) -> bool:

@@ -193,6 +193,7 @@ class Unit:
     timezone: str = ""  # of cron_restart; "" is the host's
     max_age: float = 0.0
     max_requests: int = 0  # pools
+    access_log: bool = False  # pools
     header_timeout: float = 0.0  # pools; seconds, 0 is any time
     body_timeout: float = 0.0
     watch: tuple[str, ...] = ()

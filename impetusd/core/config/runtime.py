@@ -55,5 +55,6 @@ def _settings(unit: Unit) -> dict[str, object]:
         "max_requests": unit.max_requests,
         "header_timeout": unit.header_timeout,
         "body_timeout": unit.body_timeout,
+        "access_log": unit.access_log,
         **({"lend": sorted({paths["purelib"], paths["platlib"]})} if unit.interpreter else {}),
     }

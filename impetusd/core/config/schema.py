@@ -784,6 +784,7 @@ KEYS: tuple[Key, ...] = (
     # logs
     Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr, which are those of `impetusd run` (of `impetusd start`: its own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),
     Key("error_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard error goes, in the same way. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
+    Key("access_log", _POOL, "Logs", BOOL, "no", "A line for each request on standard output, so in out_file, in the common log format: client, time, request, status, bytes of the answer."),
     Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
     Key("time", _JOBS, "Logs", BOOL, "no", "Put the time before each line."),
     Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines as they come; json: each in an object with its time and where it is from."),
