@@ -78,7 +78,7 @@ PM2 = {
 }  # fmt: skip
 SUPERVISORD = {
     "numprocs": Habit("instances"),
-    "numprocs_start": _none("instances are numbered from 0 on: ${INSTANCE}"),
+    "numprocs_start": _none("instances are numbered from 0 on: ${INSTANCE}; with increment_var = N, from N in [env:NAME] on"),
     "process_name": _none("remove it: instances are called NAME:0, NAME:1 and so on"),
     "directory": Habit("cwd"),
     "environment": _ENV,
@@ -126,7 +126,7 @@ GUNICORN = {
     "reload": Habit("watch"),
     "errorlog": Habit("error_file"),
     "pythonpath": _none("set PYTHONPATH in its [env:NAME]"),
-    "accesslog": _none("have the application log its requests"),
+    "accesslog": Habit("access_log", "yes: on standard output"),
     "daemon": _FOREGROUND,
 }
 SYSTEMD = {
