@@ -2,6 +2,9 @@
 
 It comes up the same way after a boot and after its own death: the shim tells what it holds, the configuration that was
 in force is read from there (from the file only the first time), slots are rebuilt from their records, and life goes on.
+
+It is as long as the list of parts: `_build` makes them, `_subscribe` says who hears of a change of a slot. What a part does
+stands with the part.
 """
 
 from __future__ import annotations

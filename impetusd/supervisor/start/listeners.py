@@ -150,7 +150,7 @@ class Listeners:
     # Sharing.
 
     def page(self, unit: Unit) -> str:
-        """The name of the page that the workers of a pool share. "" where none can be made: such a pool serves as well, if not as evenly."""
+        """The name of the page that the workers of a pool share; "" where none can be made: it serves less evenly then."""
         name = f"cells:{unit.name}"
         if name not in self._outbox.fds:
             try:

@@ -209,7 +209,7 @@ def bind(path: str, uid: int, mode: int, aside: str = ".new") -> socket.socket:
             os.chmod(f"/proc/self/fd/{fd}/{name}{aside}", mode)  # nobody else puts anything there
             os.chown(f"{name}{aside}", uid, -1, dir_fd=fd, follow_symlinks=False)
             os.rename(f"{name}{aside}", name, src_dir_fd=fd, dst_dir_fd=fd)
-        except OSError:
+        except BaseException:
             sock.close()
             raise
     finally:

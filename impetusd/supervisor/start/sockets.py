@@ -52,7 +52,7 @@ def bind_unix(path: str, mode: int = 0o600) -> socket.socket:
             with contextlib.suppress(FileNotFoundError):
                 unlink_socket(path)
             bind_with_mode(sock, address, mode)
-        except OSError:
+        except BaseException:
             sock.close()
             raise
     return sock
@@ -153,9 +153,9 @@ def _listen_on_port(address: Listen, backlog: int, found: Found) -> socket.socke
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.v6only))
             sock.bind((where[0], port, *where[2:]))
             sock.listen(backlog)
-        except OSError as error:
+        except BaseException as error:
             sock.close()
-            if error.errno != errno.EADDRINUSE or port == last:
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE or port == last:
                 raise
         else:
             return sock
