@@ -554,6 +554,10 @@ KEYS: dict[str, Kind] = {
     "logs_lost": Kind("files cause lines where", "{where}", _log_lost),
     "mistake": Kind("source stage cause count ago_s", _mistake, "{source}"),
     "shim": Kind("what text", "{text}"),
+    "closed_code": Kind(
+        "name path",
+        "{name} is not started, because its user, nobody, cannot get to {path}; run: chmod o+rX {path}, or set user in [gateway]",
+    ),
     "undelivered": Kind(
         "count", lambda f: f"{f['count']} alert{'s' * (f['count'] != 1)} could not be delivered so far"
     ),

@@ -453,6 +453,11 @@ class Daemon:
                 *self._checks.attention(),
                 *self._timers.attention(),
                 *self._applying.disabled(),
+                *(
+                    (unit.name, because("closed_code", name=unit.name, path=unit.made.closed))
+                    for unit in engine.slots.units.values()
+                    if unit.made is not None and unit.made.closed
+                ),
             ],
             troubles=lambda: [
                 *starter.pipes.attention(engine.slots.entries.values()),

@@ -73,6 +73,8 @@ class TestUnits:
         found = parse("[gateway]\n", CLOSED)
         assert not any(unit.enabled for unit in found.units.values())
         assert "chmod o+rX /root" in found.warnings[0].text
+        assert {unit.made.closed for unit in found.units.values()} == {"/root"}
+        assert not parse("[gateway]\nenabled = no\n", CLOSED).warnings
         assert parse("[gateway]\nuser = alice\n", CLOSED).units["gateway"].enabled
 
     def test_a_pattern_of_a_group_is_for_what_the_file_describes(self):

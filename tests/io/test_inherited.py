@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import json
 import os
@@ -18,6 +19,8 @@ from impetusd.client.async_control import AsyncControl, at, through
 from impetusd.client.control import ControlError
 from impetusd.core import protocol
 from impetusd.core.protocol import Behalf
+from impetusd.linux.host import this_host
+from impetusd.supervisor.api import applying
 from impetusd.supervisor.api.inherited import AT_ONCE, MOST
 
 INI = """
@@ -305,3 +308,18 @@ def test_of_a_unit_that_is_there_no_more_nothing_is_held():
         await until(lambda: not any("inherited" in name for name in shim.kept), "the descriptors")
 
     live(look, gone)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: who is not runs them as themselves")
+def test_where_nobody_gets_to_our_code_status_says_what_to_type(monkeypatch):
+    host = dataclasses.replace(this_host(), closed="/root/clone")
+    monkeypatch.setattr(applying, "this_host", lambda: host)
+
+    async def look(life):
+        status = await life.ask("status")
+        assert [row["name"] for row in status["units"]] == ["web"]
+        assert len([each for each in status["attention"] if "run: chmod o+rX /root/clone" in each]) == 2
+        assert "gateway" not in status
+
+    with in_a_folder("[gateway]\n[program:web]\ncommand = serve\n") as shim:
+        shim.live(look)

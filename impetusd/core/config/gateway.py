@@ -17,6 +17,7 @@ from impetusd.core.config import agreement, ini, schema
 from impetusd.core.config.model import Kind, Listen, Made, Settings, Unit
 from impetusd.core.config.problem import Problem
 from impetusd.core.config.reading import parts, place
+from impetusd.core.reasons import because
 
 TYPE_CHECKING = False  # typing takes 2 ms to import, and `impetusd status` comes by here
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def _make(reading: Values, section: Section, name: str) -> None:
     user = whole.get("user", "") or (NOBODY if reading.host.euid == 0 else "")
     values = reading.all_defaults(kind.value).copy()
     values.pop("instances")
-    values.update(cwd=folder, user=user, enabled=_enabled(reading, section, name, user), umask=0o077)
+    enabled = _enabled(reading, name)
+    closed = _closed(reading, section, name, user) if enabled else ""
+    values.update(cwd=folder, user=user, enabled=enabled and not closed, umask=0o077)
     if name == GATEWAY:
         addresses = (*whole["listen"], *filter(None, (whole["socket"], whole["xmlrpc"])))
         values.update(app="impetusd.gateway.app:create_app", listen=addresses, standby=0, wait_ready=True)
@@ -179,7 +182,7 @@ def _make(reading: Values, section: Section, name: str) -> None:
         instances=1,
         instances_max=1,
         rules=reading.rules,
-        made=Made(_shown(reading, name), folder),
+        made=Made(_shown(reading, name), folder, closed),
         **values,
     )
 
@@ -189,17 +192,22 @@ def header_of(section: Section) -> str:
     return f"[{ini.brief(section.name)}]"
 
 
-def _enabled(reading: Values, section: Section, name: str, user: str) -> bool:
-    """Whether it runs. As a user who was not asked for it does not where that user cannot read impetusd itself."""
+def _enabled(reading: Values, name: str) -> bool:
+    """Whether the sections want it."""
     gateway = reading.gateway
-    if user == NOBODY and reading.host.closed and not (gateway and gateway.values["user"]):
-        text = f"{header_of(section)}: the unit {name} is not started, for its user nobody does not get to {reading.host.closed}"
-        hint = f"run: chmod o+rX {reading.host.closed}, or set user in [gateway], or install impetusd elsewhere"
-        reading.warnings.append(Problem(section.file, section.line, f"{text}; {hint}"))
-        return False
     alive = any(alert.values["enabled"] for alert in reading.alerts.values())
     on = gateway is not None and bool(gateway.values["enabled"])
     return on or (name == OBSERVER and alive)
+
+
+def _closed(reading: Values, section: Section, name: str, user: str) -> str:
+    """What of impetusd's own code its user, for whom nobody has asked, does not get to, with a warning; "" for nothing."""
+    gateway, path = reading.gateway, reading.host.closed
+    if user != NOBODY or not path or (gateway is not None and gateway.values["user"]):
+        return ""
+    reason = because("closed_code", name=name, path=path)
+    reading.warnings.append(Problem(section.file, section.line, f"{header_of(section)}: {reason}"))
+    return path
 
 
 def _told(reading: Values, name: str) -> dict[str, Any]:

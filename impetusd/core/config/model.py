@@ -122,10 +122,13 @@ class Made:
 
     `settings`: key → its value, and how one would write that without its secrets. The unit's processes inherit a descriptor
     over which they ask for connections to the supervisor: see `supervisor.api.inherited`.
+
+    `closed`: what of impetusd's code its user does not get to, which is why it is not started; "" for nothing.
     """
 
     settings: Mapping[str, tuple[object, str]]
     folder: str
+    closed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
