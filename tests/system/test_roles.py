@@ -37,6 +37,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "enable": {"names": ["q"]},
     "env": {"name": "p"},
     "exec": {"name": "p", "command": ["id"]},
+    "search": {"names": ["p"]},
     "silence": {"seconds": 1},
     "unsilence": {"id": "7"},
     "alert-test": {"name": "q"},
