@@ -517,7 +517,8 @@ class Daemon:
         slots = self._engine.slots
         pools = [unit.name for unit in slots.units.values() if unit.kind is Kind.POOL]
         counted = self._measured.slots(slots.entries.values(), slots.shown)
-        return {"slots": counted, "pools": self._measured.pools(pools), "bounds": BOUNDS}
+        alive = [entry.rec.process for entry in slots.entries.values() if entry.rec.process is not None]
+        return {"slots": counted, "pools": self._measured.pools(pools, alive), "bounds": BOUNDS}
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""

@@ -25,6 +25,7 @@ class World:
     """A supervisor's side, and workers of the pool web."""
 
     def __init__(self, blobs=None):
+        self.alive = []  # all that there are
         self.blobs = dict(blobs or {})
         self.it = Measured(self.blobs.__setitem__)
         self.it.load(self.blobs)
@@ -39,7 +40,7 @@ class World:
 
     @property
     def web(self):
-        return self.it.pools(["web"])["web"]
+        return self.it.pools(["web"], self.alive or list(self.it._pages))["web"]
 
 
 def closing(*worlds):
@@ -66,6 +67,15 @@ def test_what_workers_measure_is_summed_and_stays_when_they_end():
     assert world.web == {**before, "workers": 1, "connections": 0}
     world.it.ended(2)
     assert world.web["requests"] == before["requests"]
+    closing(world)
+
+
+def test_a_worker_that_was_never_started_is_none():
+    world = World()
+    world.worker(1)
+    world.worker(2)
+    world.alive = [1]
+    assert world.web["workers"] == 1
     closing(world)
 
 

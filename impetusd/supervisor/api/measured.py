@@ -15,7 +15,7 @@ import json
 import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from impetusd.core.rules.policy import Exit, signal_name
@@ -102,8 +102,10 @@ class Measured:
         page.close()
         self._put(f"{BLOB}{pool}", json.dumps(self._past[pool], separators=(",", ":")))
 
-    def pools(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What the workers of each have measured, all together."""
+    def pools(self, names: Iterable[str], alive: Collection[int]) -> dict[str, dict[str, Any]]:
+        """What the workers of each have measured, all together. `alive`: processes; of a start that failed there is none."""
+        for process in self._pages.keys() - set(alive):
+            self.ended(process)
         found = {name: {"workers": 0, **self._past.get(name, nothing())} for name in names}
         for pool, page in self._pages.values():
             if pool in found:
