@@ -21,6 +21,7 @@ from impetusd.observer.rules import Notice, State
 
 MOST = 200  # notices that wait for one channel; beyond, the oldest are dropped, and counted
 RECENT = 50  # delivered ones that are remembered
+REPORTED = 20  # of these, and alerts with undelivered ones, in a report: the supervisor takes 64 KiB
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, notice TEXT NOT NULL)",
@@ -202,12 +203,17 @@ class Outbox:
 
     def report(self) -> dict[str, Any]:
         """What is undelivered, and what was delivered lately, for `status` and the page."""
-        alerts = {name: self._report(each) for name, each in self.waiting.items() if each}
-        return {"undelivered": sum(map(len, self.waiting.values())), "alerts": alerts, "recent": self.recent[-20:]}
+        waiting = sorted((each for each in self.waiting.values() if each), key=lambda of: of[0].notice.at)
+        alerts = {each[0].notice.alert: self._report(each) for each in waiting[:REPORTED]}
+        return {
+            "undelivered": sum(map(len, self.waiting.values())),
+            "alerts": alerts,
+            "recent": self.recent[-REPORTED:],
+        }
 
     def _report(self, of: list[Waiting]) -> Mapping[str, Any]:
         dropped = self.dropped.get(of[0].notice.alert, 0)
-        return {"undelivered": len(of), "oldest": of[0].notice.at, "error": of[0].error, "dropped": dropped}
+        return {"undelivered": len(of), "oldest": of[0].notice.at, "error": of[0].error[:200], "dropped": dropped}
 
     def close(self) -> None:
         """What is not on the disk by now stays where it is."""

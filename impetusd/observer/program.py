@@ -27,7 +27,7 @@ from impetusd.core.explain.incidents import IMPETUSD, Problem
 from impetusd.core.reasons import because, said
 from impetusd.core.stream import Change, Mirror
 from impetusd.observer import channels, history, rules
-from impetusd.observer.outbox import Damaged, Outbox, Waiting, aside
+from impetusd.observer.outbox import REPORTED, Damaged, Outbox, Waiting, aside
 from impetusd.observer.rules import Notice, State
 from impetusd.observer.settings import Alert, Settings
 from impetusd.observer.text import LINES, Message, message
@@ -350,7 +350,7 @@ class Observer:
             report = {
                 **self.outbox.report(),
                 "tests": {key: told for key, told in self._tests.items() if told},
-                "heartbeats": {name: error for name, error in self._beats.items() if error},
+                "heartbeats": dict([(name, error[:200]) for name, error in self._beats.items() if error][:REPORTED]),
                 "troubles": [problem.cause.shown() for problem in self._own()],
             }
             if report == self._last_report and self._lost is None:

@@ -6,12 +6,14 @@ import os
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from impetusd.core.explain.incidents import Problem
+from impetusd.core.protocol import check_params
 from impetusd.core.reasons import because
 from impetusd.observer import channels, outbox, rules
 from impetusd.observer.outbox import Damaged, Outbox
@@ -85,6 +87,19 @@ def test_a_repetition_takes_the_place_of_the_one_before_and_too_many_are_counted
     box.add([notice(number) for number in range(10, 10 + outbox.MOST)])
     assert len(waiting(box)) == outbox.MOST
     assert box.report()["alerts"]["ops"]["dropped"] == 3
+    box.close()
+
+
+def test_a_report_is_one_that_the_supervisor_takes(path):
+    box = Outbox(str(path))
+    for number in range(200):
+        alert = f"alert-{number}-{'x' * 100}"
+        box.add([notice(number, alert=alert)])
+        box.waiting[alert][0].error = "e" * 5000
+    told = box.report()
+    assert check_params("observer-report", {"report": told})["report"] == told
+    assert told["undelivered"] == 200
+    assert len(told["alerts"]) == outbox.REPORTED
     box.close()
 
 
@@ -278,13 +293,14 @@ def _pending(receiver):
     return bool(select.select([receiver], [], [], 0)[0])
 
 
-def test_killed_at_any_point_nothing_is_lost_and_what_comes_twice_can_be_told(tmp_path):
-    with Receiver() as receiver:
+def test_killed_at_any_point_nothing_is_lost_and_what_comes_twice_can_be_told():
+    # In memory: a killed process, unlike a host that lost its power, leaves what it wrote whether it was synced or not.
+    with Receiver() as receiver, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         killed, twice, last = True, 0, 0
         while killed:
             last += 1
             receiver.ids.clear()
-            path = tmp_path / f"{last}.sqlite"
+            path = os.path.join(folder, f"{last}.sqlite")
             killed = child(receiver, path, last)
             assert not child(receiver, path, -1)
             assert set(receiver.ids) == {"s-1", "s-2", "s-3"}
