@@ -21,24 +21,24 @@ CLOSING = 3.0  # seconds for what is to be written down at the end
 def main() -> int:
     """Returns the exit code."""
     try:
-        told = settings.read(os.environ["IMPETUSD_OBSERVER"])
+        given = settings.read(os.environ["IMPETUSD_OBSERVER"])
         fd = inherited.number(os.environ)
     except (KeyError, TypeError, ValueError) as error:
         say(f"this program is started by impetusd, for an INI file with [alert:NAME] or [gateway] ({error!r})")
         return 2
-    lock = os.open(os.path.join(told.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(os.path.join(given.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"another observer holds {told.folder}/lock; waiting for it to end")
+        say(f"another observer holds {given.folder}/lock; waiting for it to end")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    asyncio.run(work(told, AsyncControl(async_control.through(fd))))
+    asyncio.run(work(given, AsyncControl(async_control.through(fd))))
     return 0
 
 
-async def work(told: settings.Settings, client: AsyncControl) -> None:
+async def work(given: settings.Settings, client: AsyncControl) -> None:
     """Until SIGTERM or SIGINT."""
-    observer = Observer(told, client)
+    observer = Observer(given, client)
     running = asyncio.create_task(observer.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -323,7 +323,7 @@ class Observer:
         """Send what somebody wants tested, once each."""
         asked = (row.get("alerts") or {}).get("tests") or ()
         waiting = {each["id"] for each in asked}
-        self._tests = {key: told for key, told in self._tests.items() if key in waiting}
+        self._tests = {key: result for key, result in self._tests.items() if key in waiting}
         for each in asked:
             alert = self._settings.alerts.get(each["name"])
             if each["id"] not in self._tests and alert is not None:
@@ -349,7 +349,7 @@ class Observer:
             self._report_due.clear()
             report = {
                 **self.outbox.report(),
-                "tests": {key: told for key, told in self._tests.items() if told},
+                "tests": {key: result for key, result in self._tests.items() if result},
                 "heartbeats": dict([(name, error[:200]) for name, error in self._beats.items() if error][:REPORTED]),
                 "troubles": [problem.cause.shown() for problem in self._own()],
             }

@@ -58,7 +58,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Told:
+class Case:
     """An incident that an alert was sent of. `keys`: its problems, and since when each is gone, 0.0 if it is not.
 
     `gone`: since when all are.
@@ -80,7 +80,7 @@ class Told:
 class State:
     """What is remembered. `salt` makes ids unique, `count` numbers them; `record`: the number of the last record taken.
 
-    By alert and root: `told`, and when it was `fired`.
+    By alert and root: `cases`, and when it was `fired`.
     """
 
     salt: str
@@ -90,7 +90,7 @@ class State:
     since: dict[str, float] = field(default_factory=dict)  # by a problem's key
     marks: dict[str, Mark] = field(default_factory=dict)
     exits: dict[str, list[float]] = field(default_factory=dict)  # by unit
-    told: dict[str, dict[str, Told]] = field(default_factory=dict)
+    cases: dict[str, dict[str, Case]] = field(default_factory=dict)
     fired: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
@@ -100,11 +100,11 @@ class State:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> State:
         """What `data` gave, of this version or a newer one. KeyError, TypeError, ValueError, AttributeError for anything else."""
-        told = {alert: {root: _known(Told, each) for root, each in of.items()} for alert, of in data["told"].items()}
+        cases = {alert: {root: _known(Case, each) for root, each in of.items()} for alert, of in data["cases"].items()}
         marks = {key: _known(Mark, each) for key, each in data["marks"].items()}
         for mark in marks.values():
             incidents.problem_of(mark.problem)
-        return _known(cls, {**data, "told": told, "marks": marks})
+        return _known(cls, {**data, "cases": cases, "marks": marks})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +258,8 @@ class _Turn:
     def run(self, own: Iterable[Problem]) -> tuple[list[Notice], float | None]:
         state = self._state
         found = incidents.group(self._problems(own), self._rows, self._settings.needs)
-        for gone in state.told.keys() - self._settings.alerts.keys():
-            del state.told[gone]
+        for gone in state.cases.keys() - self._settings.alerts.keys():
+            del state.cases[gone]
         for gone in state.fired.keys() - self._settings.alerts.keys():
             del state.fired[gone]
         for alert in self._settings.alerts.values():
@@ -287,35 +287,35 @@ class _Turn:
         return problem.since if 0 < problem.since <= self._now else self._now
 
     def _alert(self, alert: Alert, found: Iterable[Incident]) -> None:
-        before = self._state.told.get(alert.name, {})
-        after = self._state.told[alert.name] = {}
+        before = self._state.cases.get(alert.name, {})
+        after = self._state.cases[alert.name] = {}
         going_on: set[str] = set()
         new: list[Incident] = []
-        by_key: dict[str, list[Told]] = {}
-        for told in before.values():
-            for key in told.keys:
-                by_key.setdefault(key, []).append(told)
+        by_key: dict[str, list[Case]] = {}
+        for case in before.values():
+            for key in case.keys:
+                by_key.setdefault(key, []).append(case)
         for incident in found:
             if not _concerns(alert, incident):
                 continue
             of_root = [before[incident.root]] if incident.root in before else []
-            of_keys = [told for problem in incident.problems for told in by_key.get(problem.key, ())]
-            same = list({told.root: told for told in (*of_root, *of_keys)}.values())
-            going_on.update(told.root for told in same)
-            known = next((told for told in same if told.root == incident.root), same[0] if same else None)
+            of_keys = [case for problem in incident.problems for case in by_key.get(problem.key, ())]
+            same = list({case.root: case for case in (*of_root, *of_keys)}.values())
+            going_on.update(case.root for case in same)
+            known = next((case for case in same if case.root == incident.root), same[0] if same else None)
             if known is not None:
-                after.update({told.root: told for told in self._go_on(alert, incident, known, same)})
+                after.update({case.root: case for case in self._go_on(alert, incident, known, same)})
             elif not self._silenced(alert, incident) and self._ready(alert, _wanted(alert, incident.problems)):
                 new.append(incident)
         for group in [new] if len(new) > SEVERAL else [[each] for each in new]:
-            after.update({told.root: told for told in self._begin(alert, group)})
-        self._end(alert, [told for told in before.values() if told.root not in going_on])
+            after.update({case.root: case for case in self._begin(alert, group)})
+        self._end(alert, [case for case in before.values() if case.root not in going_on])
         fired = self._state.fired.get(alert.name, {})
         for root in [root for root, times in fired.items() if self._now - times[-1] >= FLAP_WINDOW]:
             if root not in after:
                 del fired[root]
 
-    def _begin(self, alert: Alert, group: list[Incident]) -> Iterable[Told]:
+    def _begin(self, alert: Alert, group: list[Incident]) -> Iterable[Case]:
         """Incidents that nothing was sent of yet; of several at once one message, as if they were one."""
         now, first, ident = self._now, group[0], self._next_id()
         flapping = False
@@ -334,19 +334,19 @@ class _Turn:
         for each in group:
             since = min(problem.since for problem in each.problems)
             error = _is_error(_wanted(alert, each.problems))
-            yield _told(each, incident=ident, since=since, sent=now, error=error, flapping=flapping)
+            yield _case(each, incident=ident, since=since, sent=now, error=error, flapping=flapping)
 
-    def _go_on(self, alert: Alert, incident: Incident, known: Told, same: list[Told]) -> list[Told]:
+    def _go_on(self, alert: Alert, incident: Incident, known: Case, same: list[Case]) -> list[Case]:
         """One of which something was sent."""
-        told_keys = self._keys(incident, same, CALM if known.flapping else RECOVERY)
-        merged = {each for told in same for each in (told.incident, *told.merged)} - {known.incident}
+        case_keys = self._keys(incident, same, CALM if known.flapping else RECOVERY)
+        merged = {each for case in same for each in (case.incident, *case.merged)} - {known.incident}
         wanted = _wanted(alert, incident.problems)
         error = _is_error(wanted)
-        news = wanted if error and not known.error else _news(incident.root, wanted, told_keys)
+        news = wanted if error and not known.error else _news(incident.root, wanted, case_keys)
         silenced = self._silenced(alert, incident)
         if news and not known.flapping and (silenced or not self._ready(alert, news)):
-            for told in same:  # as it was, until that can be sent
-                told.gone = 0.0
+            for case in same:  # as it was, until that can be sent
+                case.gone = 0.0
             return list(same)
         kind = "worse" if news and not known.flapping else ""
         if not kind and alert.repeat and not silenced:
@@ -359,9 +359,9 @@ class _Turn:
             rest = tuple(problem for problem in incident.problems if problem not in news)
             shown = replace(incident, problems=(*news, *rest)) if kind == "worse" else incident
             self._make(alert, kind, known.incident, shown, since=known.since)
-        told = _told(
+        case = _case(
             incident,
-            told_keys,
+            case_keys,
             incident=known.incident,
             since=known.since,
             sent=sent,
@@ -369,38 +369,38 @@ class _Turn:
             flapping=known.flapping,
             merged=sorted(merged)[:KEYS],
         )
-        return [told]
+        return [case]
 
-    def _keys(self, incident: Incident, same: Iterable[Told], hold: float) -> dict[str, float]:
+    def _keys(self, incident: Incident, same: Iterable[Case], hold: float) -> dict[str, float]:
         """Of problems that were sent: those that are there, or are gone for less than `hold`."""
         here = {problem.key for problem in incident.problems}
-        gone = {key: at or self._now for told in same for key, at in told.keys.items() if key not in here}
+        gone = {key: at or self._now for case in same for key, at in case.keys.items() if key not in here}
         kept = {key: at for key, at in gone.items() if self._now - at < hold}
         self._due += [at + hold for at in kept.values()]
-        return kept | {key: 0.0 for told in same for key in told.keys if key in here}
+        return kept | {key: 0.0 for case in same for key in case.keys if key in here}
 
-    def _end(self, alert: Alert, ended: Iterable[Told]) -> None:
+    def _end(self, alert: Alert, ended: Iterable[Case]) -> None:
         """They are over, and were sent. What was sent together is over together."""
-        after = self._state.told[alert.name]
-        over: dict[str, list[Told]] = {}
-        for told in ended:
-            told.gone = told.gone or self._now
-            until = told.gone + (CALM if told.flapping else RECOVERY)
+        after = self._state.cases[alert.name]
+        over: dict[str, list[Case]] = {}
+        for case in ended:
+            case.gone = case.gone or self._now
+            until = case.gone + (CALM if case.flapping else RECOVERY)
             if until > self._now:
-                after[told.root] = told
+                after[case.root] = case
                 self._due.append(until)
             else:
-                over.setdefault(told.incident, []).append(told)
-                if told.flapping:
-                    self._state.fired.get(alert.name, {}).pop(told.root, None)
-        going_on = {told.incident: told for told in after.values()}
+                over.setdefault(case.incident, []).append(case)
+                if case.flapping:
+                    self._state.fired.get(alert.name, {}).pop(case.root, None)
+        going_on = {case.incident: case for case in after.values()}
         for ident, each in over.items():
-            merged = {other for told in each for other in told.merged}
+            merged = {other for case in each for other in case.merged}
             if ident in going_on:
                 going_on[ident].merged = sorted({*going_on[ident].merged, *merged})
             elif "recovered" in alert.events:
-                first = min(each, key=lambda told: told.since)
-                problems = tuple(incidents.problem_of(data) for told in (first, *each) for data in told.problems)
+                first = min(each, key=lambda case: case.since)
+                problems = tuple(incidents.problem_of(data) for case in (first, *each) for data in case.problems)
                 whole = Incident(first.root, tuple({problem.key: problem for problem in problems}.values()))
                 self._make(alert, "recovered", ident, whole, since=first.since, merged=merged)
 
@@ -447,19 +447,19 @@ class _Turn:
         return f"{self._state.salt}-{self._state.count}"
 
 
-def _news(root: str, problems: Iterable[Problem], told: Collection[str]) -> list[Problem]:
+def _news(root: str, problems: Iterable[Problem], known: Collection[str]) -> list[Problem]:
     """Those of the root itself that were not sent yet. Of what is wrong with a process only what is worse is news."""
-    ranks = [EVENTS.index(event) for event in OF_PROCESS if f"{event} {root}" in told]
+    ranks = [EVENTS.index(event) for event in OF_PROCESS if f"{event} {root}" in known]
     best = min(ranks, default=len(EVENTS))
-    own = [problem for problem in problems if problem.name == root and problem.key not in told]
+    own = [problem for problem in problems if problem.name == root and problem.key not in known]
     return [each for each in own if each.event not in OF_PROCESS or EVENTS.index(each.event) < best]
 
 
-def _told(of: Incident, keys: Mapping[str, float] | None = None, **known: Any) -> Told:
-    """The incident as it was sent now; `keys`: as in Told, of problems that it had before."""
+def _case(of: Incident, keys: Mapping[str, float] | None = None, **known: Any) -> Case:
+    """The incident as it was sent now; `keys`: as in Case, of problems that it had before."""
     problems = [{**incidents.problem_data(each), "lines": []} for each in of.problems[:MOST]]
     every = {**(keys or {}), **{problem.key: 0.0 for problem in of.problems[:KEYS]}}
-    return Told(root=of.root, keys=every, problems=problems, **known)
+    return Case(root=of.root, keys=every, problems=problems, **known)
 
 
 def _wanted(alert: Alert, problems: Iterable[Problem]) -> list[Problem]:

@@ -104,11 +104,11 @@ def _title(notice: Notice) -> str:
     first = notice.problems[0]
     if notice.kind == "recovered":
         return f"{_BEFORE['recovered']}{notice.root}, after {span(max(0.0, notice.at - notice.since))}"
-    told = what(first)
+    title = what(first)
     if notice.state:
-        told = f"{stopped(notice.root, notice.state)}; {told}"
+        title = f"{stopped(notice.root, notice.state)}; {title}"
     more = len({problem.name for problem in notice.problems} | {*notice.waiting}) - 1 + notice.more
-    return f"{_BEFORE.get(notice.kind, '')}{told}{f' (and {more} more)' if more > 0 else ''}"
+    return f"{_BEFORE.get(notice.kind, '')}{title}{f' (and {more} more)' if more > 0 else ''}"
 
 
 def _body(notice: Notice, settings: Settings, zone: dt.tzinfo | None) -> Iterator[str]:

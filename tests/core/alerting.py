@@ -73,8 +73,8 @@ class Life:
         assert not rules.take(self.state, record)
 
     def exit(self, unit="web", code=1, **fields):
-        told = {"asked": False, "decision": "again", "state": "BACKOFF", **fields}
-        self.record("exit", unit=unit, slot=unit, pid=1, code=code, **told)
+        record = {"asked": False, "decision": "again", "state": "BACKOFF", **fields}
+        self.record("exit", unit=unit, slot=unit, pid=1, code=code, **record)
 
     def look(self, *, own=()):
         """The kinds of the notices that are due now, each with its alert and root."""

@@ -171,7 +171,7 @@ class TestRecords:
         assert life.sent[0].problems[0].slots == ("web:0",)
         assert [each[1:] for each in life.until(3600)] == [("recovered", "web")]
 
-    def test_a_supervisor_that_was_killed_is_told_and_one_that_handed_over_is_not(self):
+    def test_a_supervisor_that_was_killed_is_a_problem_and_one_that_handed_over_is_no_problem(self):
         life = Life()
         for what in ("began", "handing over", "took over"):
             life.record("daemon", what=what, pid=1, shim=2, version="1")
@@ -216,7 +216,7 @@ class TestOneUnit:
         assert [kind for _, kind, _ in life.until(10)] == ["worse"]
         assert problems(life.sent[-1]) == ["deploy web", "fatal web"]
 
-    def test_impetusds_own_troubles_are_told_apart(self):
+    def test_impetusds_own_troubles_are_different_ones(self):
         life = Life()
         life.rows = rows(notices=[because("ini_refused", ago_s=1.0, problem="x")])
         assert [kind for _, kind, _ in life.until(10)] == ["firing"]
@@ -400,7 +400,7 @@ class TestKeys:
         life.until(10)
         life.settings.alerts.clear()
         assert life.until(10) == []
-        assert (life.state.told, life.state.fired) == ({}, {})
+        assert (life.state.cases, life.state.fired) == ({}, {})
 
     def test_its_own_troubles_are_problems(self):
         life = Life()
@@ -415,7 +415,7 @@ def test_what_a_newer_version_remembers_more_is_passed_over():
     life.rows = rows([FATAL])
     life.until(10)
     data = life.state.data()
-    newer = {**data, "new": 1, "told": {"ops": {"web": {**data["told"]["ops"]["web"], "new": 2}}}}
+    newer = {**data, "new": 1, "cases": {"ops": {"web": {**data["cases"]["ops"]["web"], "new": 2}}}}
     assert rules.State.of(newer) == life.state
     assert rules.Notice.of({**life.sent[0].data(), "new": 3}) == life.sent[0]
 
@@ -443,7 +443,7 @@ def test_whatever_happens_each_incident_is_opened_once_and_ends(steps):
         assert life.look() == []
     life.rows = rows([slot(name) for name in units])
     life.until(3 * 3600.0)
-    assert life.state.told == {"ops": {}}
+    assert life.state.cases == {"ops": {}}
     assert life.due is None
     ids = [notice.id for notice in life.sent]
     assert len(set(ids)) == len(ids)

@@ -51,7 +51,7 @@ def path(tmp_path):
 
 def test_what_waits_and_what_the_rules_remember_come_back(path):
     box = filled(path, notice(1), notice(2, alert="other"))
-    box.state("").told = {"ops": {"web": rules.Told("s-1", "web", 1.0, 2.0, True, {"fatal web": 0.0}, [])}}
+    box.state("").cases = {"ops": {"web": rules.Case("s-1", "web", 1.0, 2.0, True, {"fatal web": 0.0}, [])}}
     box.delivered(box.waiting["ops"][0], 5.0, "title")
     assert box.write(box.image())
     box.close()
@@ -96,10 +96,10 @@ def test_a_report_is_one_that_the_supervisor_takes(path):
         alert = f"alert-{number}-{'x' * 100}"
         box.add([notice(number, alert=alert)])
         box.waiting[alert][0].error = "e" * 5000
-    told = box.report()
-    assert check_params("observer-report", {"report": told})["report"] == told
-    assert told["undelivered"] == 200
-    assert len(told["alerts"]) == outbox.REPORTED
+    report = box.report()
+    assert check_params("observer-report", {"report": report})["report"] == report
+    assert report["undelivered"] == 200
+    assert len(report["alerts"]) == outbox.REPORTED
     box.close()
 
 
@@ -293,7 +293,7 @@ def _pending(receiver):
     return bool(select.select([receiver], [], [], 0)[0])
 
 
-def test_killed_at_any_point_nothing_is_lost_and_what_comes_twice_can_be_told():
+def test_killed_at_any_point_nothing_is_lost_and_what_comes_twice_has_one_id():
     # In memory: a killed process, unlike a host that lost its power, leaves what it wrote whether it was synced or not.
     with Receiver() as receiver, tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         killed, twice, last = True, 0, 0

@@ -40,8 +40,8 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                of.got.append(told)
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                of.got.append(message)
                 of.hold.wait(20)
                 self.send_response(of.status)
                 for name, value in of.headers.items():
@@ -202,9 +202,9 @@ def test_what_is_not_taken_is_tried_again_and_reported_until_it_is(shim, tmp_pat
         async with observing(shim, tmp_path, hook(receiver)) as observer:
             await fail(life)
             await until(lambda: len(receiver.got) >= 3)
-            told = observer.outbox.report()
-            assert told["undelivered"] == 1
-            assert told["alerts"]["ops"]["error"] == "127.0.0.1 answered 500"
+            report = observer.outbox.report()
+            assert report["undelivered"] == 1
+            assert report["alerts"]["ops"]["error"] == "127.0.0.1 answered 500"
         receiver.status = 200
         async with observing(shim, tmp_path, hook(receiver)) as observer:  # and over a restart of the observer
             await until(lambda: observer.outbox.report()["undelivered"] == 0)
