@@ -154,7 +154,8 @@ def snapshot(source: Backend, role: str) -> dict[str, Any]:
         kind: mirror.rows.get(kind, {}) for kind in KINDS if may_see(role, kind) and kind != stream.USAGE
     }
     units = rows.get(stream.UNIT, {})
-    rows[stream.USAGE] = {name: [row.get("memory_bytes"), row.get("cpu_percent")] for name, row in units.items()}
+    usage = {name: [row.get("memory_bytes"), row.get("cpu_percent")] for name, row in units.items()}
+    rows[stream.USAGE] = {"": usage}  # as the changes of this kind
     return {"life": mirror.life, "n": mirror.n, "at": time.time(), "live": source.live, "rows": rows}
 
 

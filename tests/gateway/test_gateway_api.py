@@ -25,6 +25,7 @@ class TestLooking:
                 rows = (await answer.json())["rows"]
             assert set(rows["unit"]) == {"api:0", "db:0"}
             assert list(rows["timer"]) == ["clean"]
+            assert set(rows["usage"][""]) == {"api:0", "db:0"}
             async with gateway.get("/api/v1/units/api", viewer) as answer:
                 shown = await answer.json()
             assert shown["units"][0]["name"] == "api"
