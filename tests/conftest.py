@@ -37,6 +37,7 @@ LONG = (
     "io/test_logs_kill",
     "system/test_upgrade",
     "system/test_service",
+    "gateway/test_page",
     "system/test_listening",
     "system/test_recipes",
     "system/test_node",

@@ -120,7 +120,9 @@ async def unit(request: web.Request) -> web.Response:
     config: list[dict[str, Any]] = []
     for row in result["units"][:1]:
         spec = row.get("spec") or {}
-        config = [{"key": key, "value": value, "origin": row.get("where")} for key, value in spec.items()]
+        origins = row.get("origins") or {}  # an older supervisor does not say which keys are written where
+        else_ = "default" if origins else row.get("where")
+        config = [{"key": key, "value": value, "origin": origins.get(key, else_)} for key, value in spec.items()]
     for row in result["units"]:
         row["reason"] = protocol.reason_of(row)
     return json_answer({**result, "config": config})

@@ -128,6 +128,11 @@ class TestLocate:
 
 
 class TestUnits:
+    def test_where_each_key_is_written_is_known_and_makes_no_other_unit_of_it(self):
+        db = unit("[program:db]\ncommand = postgres\n\n; how long\nkill_timeout = 30s\n")
+        assert describe.origins(db) == {"command": f"{FILE}:2", "kill_timeout": f"{FILE}:5"}
+        assert db == unit("[program:db]\ncommand = postgres\nkill_timeout = 30s\n")
+
     def test_a_program_needs_a_command_and_has_defaults_for_the_rest(self):
         db = unit(DB)
         assert (db.name, db.kind, db.where) == ("db", Kind.PROGRAM, f"{FILE}:1")

@@ -318,7 +318,7 @@ class TestTable:
 @pytest.mark.parametrize(
     ("of", "others"),
     [
-        (Unit, {"name", "kind", "where", "env", "instances_max", "per_instance", "rules", "made"}),
+        (Unit, {"name", "kind", "where", "lines", "env", "instances_max", "per_instance", "rules", "made"}),
         (Timer, {"name", "where", "unit"}),
         (Health, {"name", "where", "unit"}),
     ],

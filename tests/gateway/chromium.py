@@ -161,6 +161,7 @@ class Tab:
         self, width: int = 1280, height: int = 900, mode: str = "light", *, motion: bool = False, slower: float = 1
     ) -> None:
         """How large the window is, what the user prefers, and how many times slower the processor."""
+        self._is = {"mode": mode, "motion": motion, "slower": slower}
         await self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -201,7 +202,7 @@ class Tab:
             try:
                 return await self.run(watch)
             except RuntimeError as error:
-                if "context" not in str(error):  # the page before has gone meanwhile
+                if "context" not in str(error) and "navigated" not in str(error):  # the page before has gone meanwhile
                     raise
 
     async def press(self, key: str) -> None:
@@ -240,15 +241,11 @@ class Tab:
 
     async def picture(self, path: Path, *, whole: bool = False) -> None:
         """A PNG of the window, or of the whole page."""
-        more: dict[str, Any] = {}
         if whole:
-            height = await self.run("document.documentElement.scrollHeight")
-            width = await self.run("innerWidth")
-            more = {
-                "captureBeyondViewport": True,
-                "clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
-            }
-        shot = await self.send("Page.captureScreenshot", format="png", **more)
+            size = await self.run("[innerWidth, document.documentElement.scrollHeight]")
+            await self.be(*size, **self._is)
+            await self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        shot = await self.send("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
 

@@ -169,6 +169,7 @@ class World:
 
     def _trouble(self) -> None:
         now = self.now
+        at = time.strftime("%H:%M:%S", time.localtime(now - 11.2 * MINUTE))
         self._put(
             unit(
                 "search",
@@ -226,8 +227,8 @@ class World:
                 },
                 "next": None,
                 "stderr": [
-                    "2026-11-30 02:51:07 INFO  opening index /var/lib/search/index",
-                    "2026-11-30 02:51:07 ERROR lock file .lock is held by PID 31377 (search-reindex)",
+                    f"{at} INFO  opening index /var/lib/search/index",
+                    f"{at} ERROR lock file .lock is held by PID 31377 (search-reindex)",
                     "Traceback (most recent call last):",
                     '  File "/srv/search/server.py", line 212, in open_index',
                     "IndexLocked: cannot open index: lock file /var/lib/search/index/.lock is held by PID 31377",
@@ -246,7 +247,7 @@ class World:
                     "text": "killed for memory: it reached its ceiling of 256 MB, 5 times in 9 min",
                 },
                 "rule": {"key": "max_memory_kill = 256M", "file": "/etc/impetusd/shop.ini", "line": 112},
-                "next": {"at": now + 22, "what": "restart 6 of 16"},
+                "next": {"at": now + 22, "what": "start"},
                 "stderr": [
                     "fetched 48,112 of 211,540 messages (ada@example.org)",
                     "fetched 48,640 of 211,540 messages (ada@example.org)",
@@ -464,22 +465,22 @@ class World:
             at = math.ceil(since / step) * step
             while at < until:
                 part = (at - since) / max(1.0, until - since)
-                level = 0.9 * level + draw.gauss(0, 1)
-                wave = math.sin(at / 9000 + index)
+                level = 0.94 * level + draw.gauss(0, 0.3)
+                wave = math.sin(at / 5200) + 0.3 * math.sin(at / 1700 + index)
                 match name:
                     case "memory":
-                        leak = 150 * part + 40 if slot.endswith(":3") else 0
-                        value = max(10.0, 180 + 6 * level + leak + index * 4) * MB
+                        leak = 270 * part if slot.endswith(":3") else 0
+                        value = max(10.0, 178 + 4 * level + leak + index * 5) * MB
                     case "cpu":
-                        value = max(0.1, 12 + 3 * level + 5 * wave)
+                        value = max(0.1, 11 + 1.6 * level + 4 * wave)
                     case "requests":
-                        value = max(0.0, 46 + 4 * level + 18 * wave)
+                        value = max(0.0, 46 + 3 * level + 16 * wave + index)
                     case "latency":
-                        value = max(0.002, 0.018 + 0.002 * level + 0.006 * wave)
+                        value = max(0.002, 0.017 + 0.0012 * level + 0.004 * wave)
                     case "lag":
-                        value = max(0.0001, 0.0012 + 0.0004 * abs(level))
+                        value = max(0.0002, 0.0011 + 0.0002 * level + 0.0003 * wave)
                     case _:
-                        value = max(0, round(24 + 3 * level + 8 * wave))
+                        value = max(0, round(24 + 2 * level + 8 * wave))
                 points.append([at, value])
                 at += step
             found[slot] = points
@@ -640,7 +641,7 @@ async def silence(request: web.Request) -> web.Response:
         {
             "id": str(len(world.silences) + 10),
             "name": body["name"],
-            "until": world.now + HOUR,
+            "until": world.now + body["for"],
             "why": body["why"],
             "by": world.user,
         }
@@ -701,7 +702,17 @@ async def env(request: web.Request) -> web.Response:
     }
     found = [row for row in world.rows["unit"].values() if row["unit"] == name and row["pid"]]
     return web.json_response(
-        {"slots": [{"name": row["name"], "unit": name, "pid": row["pid"], "variables": variables} for row in found]}
+        {
+            "slots": [
+                {
+                    "name": row["name"],
+                    "unit": name,
+                    "pid": row["pid"],
+                    "variables": [{"name": key, "value": value} for key, value in variables.items()],
+                }
+                for row in found
+            ]
+        }
     )
 
 

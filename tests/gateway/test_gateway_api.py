@@ -29,7 +29,9 @@ class TestLooking:
             async with gateway.get("/api/v1/units/api", viewer) as answer:
                 shown = await answer.json()
             assert shown["units"][0]["name"] == "api"
-            assert {"key": "autorestart", "value": "always", "origin": f"{gateway.life.shim.conf}:3"} in shown["config"]
+            origins = {each["key"]: each["origin"] for each in shown["config"]}
+            assert origins["command"] == f"{gateway.life.shim.conf}:4"
+            assert origins["autorestart"] == "default"
             for path, key in (("timers", "timers"), ("plan", "changes"), ("events?last=5&unit=api", "events")):
                 async with gateway.get(f"/api/v1/{path}", viewer) as answer:
                     assert answer.status == 200, await answer.text()

@@ -29,6 +29,12 @@ def health(check: Health) -> dict[str, str | list[str]]:
     return _told(check, check.unit)
 
 
+def origins(unit: Unit) -> dict[str, str]:
+    """Of each key that the unit's section sets, its "file:line"; whatever is not in it has its default."""
+    file = unit.where.rpartition(":")[0]
+    return {key: f"{file}:{line}" for key, line in unit.lines.items()}
+
+
 def keys(each: Unit | Timer | Health) -> dict[str, tuple[Any, str]]:
     """Each key that its section takes: the value, and how one would write it, without what looks secret."""
     unit = each if isinstance(each, Unit) else each.unit

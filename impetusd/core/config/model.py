@@ -152,6 +152,7 @@ class Unit:
     name: str
     kind: Kind
     where: str  # "file:line" of the section's header
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # of the keys that its section sets
     # what runs
     command: tuple[str, ...] = ()  # all but pools: argv
     type: str = "simple"  # programs: "oneshot" does its work and ends

@@ -281,6 +281,11 @@ def place(section: Section, *keys: str) -> Section | Entry:
     return next((section.entries[key] for key in keys if key in section.entries), section)
 
 
+def lines(section: Section) -> dict[str, int]:
+    """Where each key that is set stands: its line, in the section's file."""
+    return {key: entry.line for key, entry in section.entries.items()}
+
+
 def size(path: str) -> int:
     return len(path.encode("utf-8", "surrogatepass"))
 

@@ -23,7 +23,8 @@ export async function act(method, name, params = {}, path = `units/${encodeURICo
   deeds.value = [...over, ...going, made];
   const states = new Map();
   try {
-    const result = await command(path, params, (said) => {
+    const given = Object.fromEntries(Object.entries(params).filter(([, value]) => value != null));
+    const result = await command(path, given, (said) => {
       states.set(said.name ?? "", said);
       update(id, () => ({ lines: [...states.values()].slice(-12) }));
     });

@@ -34,7 +34,7 @@ let tries = 0;
 let queue = [];
 let frame = 0;
 let step = 2; // seconds that a point of a sparkline stands for
-let asked = 0;
+let asked = -PAUSE;
 let asking = null;
 
 export const server_now = () => Date.now() / 1000 + skew;
@@ -131,7 +131,7 @@ function whole(snapshot) {
     for (const key of rows[kind].keys()) if (!(key in found)) put(kind, key, null, snapshot.at);
     for (const [key, row] of Object.entries(found)) put(kind, key, row, snapshot.at);
   }
-  for (const value of Object.values(snapshot.rows.usage ?? {})) put("usage", "", value, snapshot.at);
+  put("usage", "", snapshot.rows.usage, snapshot.at);
   life = snapshot.life;
   last = `${life}:${snapshot.n}`;
 }
@@ -149,11 +149,15 @@ function draw() {
   if (taken.some((change) => change.rows || !["usage", "ledger"].includes(change.kind))) ask_incidents();
 }
 
+// A word from the supervisor. "alive" is the gateway's own, which may have lost the supervisor.
 function hear(event) {
-  heard = performance.now();
+  const data = event.data ? JSON.parse(event.data) : {};
   tries = 0;
-  if (stream.peek() !== "live") stream.value = "live";
-  return event.data ? JSON.parse(event.data) : {};
+  if (event.type !== "alive" || stream.peek() === "live") {
+    heard = performance.now();
+    stream.value = data.live === false ? "lost" : "live";
+  }
+  return data;
 }
 
 function take(change) {
@@ -174,10 +178,7 @@ function open() {
     take(hear(event));
   });
   for (const name of ["alive", "resumed"]) source.addEventListener(name, hear);
-  source.addEventListener("lost", (event) => {
-    heard = event.data ? heard : performance.now(); // the gateway has lost the supervisor, and we have the gateway
-    stream.value = "lost";
-  });
+  source.addEventListener("lost", () => (stream.value = "lost")); // the gateway has lost the supervisor
   source.onerror = () => {
     stream.value = "lost";
     if (source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
@@ -230,9 +231,10 @@ export async function who() {
 // The ledger's latest records, and the stream from now on.
 export async function begin() {
   open();
-  const { events } = await api.get("events?last=200").catch(() => ({ events: [] }));
+  ask_incidents();
+  const { events: past } = await api.get("events?last=200").catch(() => ({ events: [] }));
   const known = new Set(records.peek().map((record) => record.n));
-  records.value = [...events.filter((record) => !known.has(record.n)), ...records.peek()];
+  records.value = [...past.filter((record) => !known.has(record.n)), ...records.peek()];
 }
 
 export function leave() {
@@ -306,7 +308,7 @@ export const cards = computed(() => {
     else {
       made.push({
         ...{ id: `row:${row.name}`, unit: row.unit, units: [row.name], cause: { ...row.cause, text: row.reason || row.state } },
-        ...{ since: since(row) ?? row.at, rule: null, next: null, stderr: (row.tail ?? []).slice(-5) },
+        ...{ since: since(row) ?? row.at, rule: null, next: undefined, stderr: (row.tail ?? []).slice(-5) },
         ...{ command: `impetusd why ${row.unit}`, action: null, severity: row.state === "FATAL" ? "error" : "warning" },
       });
     }

@@ -60,6 +60,7 @@ class Rows:
             "uptime_s": round(now - slot.started, 3) if slot.pid is not None and slot.started is not None else None,
             "restarts": slot.restarts,
             "memory_bytes": self._sampled(entry.name) or memory if slot.pid is not None else None,
+            "memory_limit_bytes": entry.unit.max_memory_restart or entry.unit.max_memory_kill or None,
             "cpu_percent": cpu,
             "generation": entry.rec.generation,
             "last_exit": exit_row(slot.last_exit),
@@ -88,6 +89,7 @@ class Rows:
             ],
             "log_files": {"out": out, "error": error},
             "where": entry.unit.where,
+            "origins": describe.origins(entry.unit),
             "history": [round(now - at, 1) for at in entry.slot.recent],
         }
 

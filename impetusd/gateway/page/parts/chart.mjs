@@ -103,14 +103,15 @@ export function Chart({ title, series, show, marks = [], ceiling = null, range, 
     let chart = null;
     let watch = null;
     let over = false;
+    const element = box.current;
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     const redraw = () => chart?.redraw();
     (library ??= import("../vendor/uplot.mjs")).then(
       ({ default: uPlot }) => {
         if (over) return;
-        chart = new uPlot(options(uPlot, { width: box.current.clientWidth, names, marks, ceiling, show, range, increments, moved: (index) => (place.value = index) }), data, box.current);
-        watch = new ResizeObserver(() => chart.setSize({ width: box.current.clientWidth, height: HEIGHT }));
-        watch.observe(box.current);
+        chart = new uPlot(options(uPlot, { width: element.clientWidth, names, marks, ceiling, show, range, increments, moved: (index) => (place.value = index) }), data, element);
+        watch = new ResizeObserver(() => chart.setSize({ width: element.clientWidth, height: HEIGHT }));
+        watch.observe(element);
         scheme.addEventListener("change", redraw);
       },
       (error) => {

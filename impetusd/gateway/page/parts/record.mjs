@@ -14,7 +14,7 @@ export const subject = (record) =>
 // {user, how}: as the kernel says, or as the gateway has it.
 export function who(record) {
   if (record.kind !== "command") return null;
-  const how = [record.login && record.login !== record.user ? t("rec.login", { name: record.login }) : "", record.tty, record.comm ? `${record.comm} ${record.peer_pid ?? ""}` : ""];
+  const how = [record.via ?? "", record.login && record.login !== record.user ? t("rec.login", { name: record.login }) : "", record.tty, record.comm ? `${record.comm} ${record.peer_pid ?? ""}` : ""];
   return { user: record.by ?? record.user ?? `uid ${record.uid}`, how: how.filter(Boolean).join(" · "), role: record.role };
 }
 

@@ -7,8 +7,10 @@ const POINTS = 60;
 const LEAST = 10; // percent that the whole height stands for at least: noise at 0.1 % is no mountain
 
 export function path(points, width = WIDTH, height = HEIGHT, most = Math.max(LEAST, ...points)) {
-  if (points.length < 2) return "";
-  const step = width / (POINTS - 1);
+  if (!points.length) return "";
+  const flat = points.length === 1; // it has not changed since
+  if (flat) points = [points[0], points[0]];
+  const step = flat ? width : width / (POINTS - 1);
   const from = width - (points.length - 1) * step;
   let made = "";
   for (const [place, value] of points.entries()) {

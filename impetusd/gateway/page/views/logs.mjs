@@ -1,7 +1,7 @@
 // Lines of several units, merged: as they come, those around one line, or those found on the server by words and time.
 import { html, signal, useComputed, useEffect, useRef, useSignal } from "../h.mjs";
 import * as api from "../api.mjs";
-import { me, rows, unit_names } from "../store.mjs";
+import { me, rows, unit_names, worst_first } from "../store.mjs";
 import { href, refine, route } from "../route.mjs";
 import { clock, t, whole } from "../text.mjs";
 import { plain } from "../plain.mjs";
@@ -14,7 +14,8 @@ const FIRST = 1000; // asked for when it begins
 const HEIGHT = 20; // pixels of a line, as in views.css
 const BEYOND = 12; // lines drawn above and below what is seen
 const AROUND = 200; // lines on each side of a line that is linked to
-const FOUND = 2000; // lines of one search
+const FOUND = 1000; // lines of one search
+const LOGS = 32; // at once, of which each slot has two
 
 // /x/ is a regular expression; anything else is to be in the line, whatever its case. null: one that cannot be read.
 export function matcher(text) {
@@ -96,7 +97,7 @@ function marked(text, words) {
 function Line({ line, words, chosen, place, choose }) {
   const query = { ...Object.fromEntries(["unit", "stream"].map((key) => [key, route.peek().query.getAll(key)])), line: line.id };
   return html`<div class=${`line ${chosen ? "chosen" : ""} ${line.stream}`} style=${{ transform: `translateY(${place * HEIGHT}px)` }} onClick=${() => choose(line)}>
-    <a data-walk href=${href("logs", "", query)} title=${whole(line.at)} onClick=${(event) => (event.preventDefault(), event.stopPropagation(), choose(line))}>${clock(line.at)}</a>
+    <a data-walk href=${href("logs", "", query)} title=${line.at ? whole(line.at) : ""} onClick=${(event) => (event.preventDefault(), event.stopPropagation(), choose(line))}>${line.at ? clock(line.at) : "–"}</a>
     <b class=${`u${hue(line.unit)}`} title=${line.unit}>${line.unit}</b><i>${line.stream === "err" || line.stream === "error" ? "err" : ""}</i>
     <span>${parts(line.text).map(([text, style]) => (style ? html`<span class=${style}>${marked(text, words)}</span>` : marked(text, words)))}</span>
   </div>`;
@@ -109,8 +110,9 @@ export function List({ lines, following, words, chosen, choose, focus }) {
   const height = useSignal(600);
   const by_us = useRef(0);
   useEffect(() => {
-    const watch = new ResizeObserver(() => (height.value = box.current.clientHeight));
-    watch.observe(box.current);
+    const element = box.current;
+    const watch = new ResizeObserver(() => (height.value = element.clientHeight));
+    watch.observe(element);
     return () => watch.disconnect();
   }, []);
   lines.drawn.value;
@@ -165,13 +167,13 @@ function Chosen({ line, words, close }) {
     done.value = t(what);
   };
   return html`<aside ref=${box} class="chosen-line" aria-label=${t("logs.line")}>
-    <header><b>${line.unit}</b><span class="mute">${line.stream} · ${whole(line.at)}</span>
+    <header><b>${line.unit}</b><span class="mute">${line.stream}${line.at ? ` · ${whole(line.at)}` : ""}</span>
       <button type="button" onClick=${around}>${t("logs.context")}</button>
       <button type="button" onClick=${(event) => take(line.plain ?? plain(line.text), "copied", event)}>${t("logs.copy")}</button>
       <button type="button" onClick=${(event) => take(link, "logs.link_copied", event)}>${t("logs.link")}</button>
       <span role="status" class="mute">${done}</span>
       <button type="button" class="quiet" aria-label=${t("close")} onClick=${close}>✕</button></header>
-    <pre tabindex="0">${(context.value ?? [line]).map((each) => html`<span class=${each.id === line.id && context.value ? "this" : ""}>${context.value ? `${clock(each.at)}  ` : ""}${parts(each.text).map(([text, style]) => html`<span class=${style}>${marked(text, words)}</span>`)}${"\n"}</span>`)}</pre>
+    <pre tabindex="0">${(context.value ?? [line]).map((each) => html`<span class=${each.id === line.id && context.value ? "this" : ""}>${context.value ? `${each.at ? clock(each.at) : "–"}  ` : ""}${parts(each.text).map(([text, style]) => html`<span class=${style}>${marked(text, words)}</span>`)}${"\n"}</span>`)}</pre>
   </aside>`;
 }
 
@@ -192,7 +194,25 @@ export default function Logs() {
   const seen = useSignal(0);
   const match = matcher(filter);
   const words = filter.startsWith("/") ? "" : filter.toLowerCase();
-  const asked = { unit: units, stream };
+  // Without a choice: every unit, or of too many the worst ones.
+  const per_slot = stream ? 1 : 2;
+  const slots = new Map(); // unit → how many
+  for (const key of worst_first.value) {
+    const name = rows.unit.get(key)?.peek().unit;
+    if (name) slots.set(name, (slots.get(name) ?? 0) + 1);
+  }
+  const logs = (names) => names.reduce((sum, name) => sum + (slots.get(name) ?? 1) * per_slot, 0);
+  const fit = [];
+  let room = LOGS;
+  for (const [name, count] of slots) {
+    if (count * per_slot > room) continue;
+    room -= count * per_slot;
+    fit.push(name);
+  }
+  const asked = { unit: units.length ? units : fit, stream };
+  const left_out = units.length ? 0 : slots.size - fit.length;
+  const too_many = !line && logs(asked.unit) > LOGS;
+  const ready = line || (asked.unit.length > 0 && !too_many && (!past || filter));
 
   // The filter of lines that are here already; of a search, the server's.
   useEffect(() => {
@@ -204,7 +224,8 @@ export default function Logs() {
     own.clear();
     if (past) own.match = () => true;
     error.value = "";
-    state.value = "loading";
+    state.value = ready ? "loading" : "";
+    if (!ready) return undefined;
     let source = null;
     let over = false;
     const abort = new AbortController();
@@ -217,7 +238,8 @@ export default function Logs() {
         if (over) return;
         own.add(answer.lines);
         if (line) chosen.value = own.all.find((each) => each.id === line) ?? null;
-        state.value = answer.more ? "more" : "";
+        state.value = answer.more && past ? "more" : "";
+        error.value = (answer.problems ?? []).map((each) => `${each.unit}: ${each.text}`).join("; ");
         following.value = !line && !past;
         if (!line && !past) follow();
       } catch (problem) {
@@ -229,6 +251,7 @@ export default function Logs() {
     const follow = () => {
       if (over || document.hidden || source) return;
       source = new EventSource(api.BASE + "logs/stream" + api.query(asked));
+      source.addEventListener("problem", (event) => (error.value = JSON.parse(event.data).text));
       source.addEventListener("line", (event) => own.add([JSON.parse(event.data)].flat()));
       source.onopen = () => (error.value = "");
       source.onerror = () => (error.value = t("logs.broken"));
@@ -249,7 +272,7 @@ export default function Logs() {
       own.frame = 0;
       document.removeEventListener("visibilitychange", looked);
     };
-  }, [units.join(), stream, line, past, from, until, past ? filter : ""]);
+  }, [[...asked.unit].sort().join(), stream, line, past, from, until, past ? filter : "", Boolean(ready)]);
 
   const total = useComputed(() => (lines.current.drawn.value, lines.current.shown.length));
   if (following.value) seen.value = total.value;
@@ -274,12 +297,12 @@ export default function Logs() {
       ${past && html`<label>${t("from")}<input name="from" type="datetime-local" step="1" value=${moment.show(from)} /></label>
         <label>${t("to")}<input name="to" type="datetime-local" step="1" value=${moment.show(until)} /></label><button class="primary">${t("logs.search")}</button>`}
       <button type="button" aria-pressed=${past || Boolean(line)} onClick=${() => refine(past || line ? { past: "", from: "", to: "", line: "" } : { past: "1" })}>${t(past || line ? "logs.live" : "logs.history")}</button>
-      <span class="mute grow" role="status">${state.value === "loading" ? t("loading") : t("logs.count", { n: total.value })}${state.value === "more" && ` · ${t("logs.more", { n: FOUND })}`}${lost.value > 0 && html` · <span class="warn">${t("foot.lost", { n: lost.value })}</span>`}</span>
+      <span class="mute grow" role="status">${state.value === "loading" ? t("loading") : t("logs.count", { n: total.value })}${state.value === "more" && ` · ${t("logs.more", { n: FOUND })}`}${left_out > 0 && ` · ${t("logs.left_out", { n: left_out })}`}${lost.value > 0 && html` · <span class="warn">${t("foot.lost", { n: lost.value })}</span>`}</span>
     </form>
     ${!may && html`<p class="warn">${t("logs.role")}</p>`}
     ${error.value && html`<p class="error" role="alert">${error}</p>`}
     <div class="frame"><${List} lines=${lines.current} following=${following} words=${words} chosen=${chosen.value?.id} choose=${choose} focus=${line} />
       ${!following.value && !past && !line && html`<button type="button" class="primary follow" onClick=${() => (following.value = true)}>↓ ${t("logs.follow")}${total.value > seen.value ? ` · ${t("logs.new", { n: total.value - seen.value })}` : ""}</button>`}
-      ${!total.value && state.value === "" && !error.value && html`<p class="empty over">${t(filter ? "filter.none" : "logs.none")}</p>`}</div>
+      ${!total.value && state.value === "" && !error.value && html`<p class="empty over">${too_many ? t("logs.too_many", { n: logs(asked.unit), most: LOGS }) : past && !filter ? t("logs.what") : t(filter ? "filter.none" : "logs.none")}</p>`}</div>
     ${chosen.value && html`<${Chosen} key=${chosen.value.id} line=${chosen.value} words=${words} close=${() => (chosen.value = null)} />`}`;
 }

@@ -1,7 +1,7 @@
 // The first screen: what is wrong and why, what to do, the last day, and every unit, worst first.
 import { html, useComputed, useEffect } from "../h.mjs";
 import { useAnswer } from "../cache.mjs";
-import { ask_past, cards, count, last_change, lists, lost_lines, me, now, records, rows, worst_first } from "../store.mjs";
+import { ask_past, cards, count, last_change, lists, lost_lines, me, now, records, rows, stream, worst_first } from "../store.mjs";
 import { href, refine, route } from "../route.mjs";
 import { clock, instant, t, whole } from "../text.mjs";
 import { shape } from "../parts/badge.mjs";
@@ -15,11 +15,11 @@ const KINDS = { exit: "exit", reload: "deploy", config: "deploy", command: "comm
 
 function TopLine() {
   const [wrong, all] = count.value;
-  const troubled = wrong || cards.value.length;
+  const troubled = all && (wrong || cards.value.length);
   const began = Math.min(...cards.value.map((each) => instant(each.since) || Infinity));
   const change = last_change.value;
   const who = change && t("top.change", { who: change.by ?? change.user, what: [change.method, ...(change.names ?? [])].join(" "), at: clock(change.at, true) });
-  const head = !all ? t("top.none") : troubled ? t(wrong ? "top.wrong" : "top.minor", { n: wrong || cards.value.length, all }) : t("top.well", { n: all });
+  const head = !all ? t(stream.value === "connecting" ? "loading" : "top.none") : troubled ? t(wrong ? "top.wrong" : "top.minor", { n: wrong || cards.value.length, all }) : t("top.well", { n: all });
   return html`<div class=${`headline ${troubled ? "bad" : "good"}`}>
     <h1>${shape(troubled ? "unhealthy" : "healthy", troubled ? "bad" : "good")}${head}
       ${Boolean(troubled) && Number.isFinite(began) && html` <span title=${whole(began)}>${t("top.since", { at: clock(began, true) })}</span>`}</h1>

@@ -126,13 +126,14 @@ function Environment({ name }) {
       : !open.value ? html`<button type="button" onClick=${() => (open.value = true)}>${t("unit.env.show")}</button>`
       : error ? html`<p class="error">${error.message}</p>`
       : slot && html`<p class="mute">${t("unit.env.of", { slot: slot.name, pid: slot.pid })}</p>${slot.unknown ? html`<p class="none">${slot.unknown}</p>`
-        : html`<table class="sheet stack"><tbody>${Object.entries(slot.variables ?? {}).map(([key, value]) => html`<tr><th scope="row"><code>${key}</code></th><td><code>${value}</code></td></tr>`)}</tbody></table>`}`}</section>`;
+        : html`<table class="sheet stack"><tbody>${(slot.variables ?? []).map(({ name: key, value }) => html`<tr><th scope="row"><code>${key}</code></th><td><code>${value}</code></td></tr>`)}</tbody></table>`}`}</section>`;
 }
 
 function Configuration({ data }) {
   const all = useSignal(false);
   const config = data?.config ?? [];
-  const is_set = (each) => each.origin && each.origin !== "default";
+  const own = config.some((each) => each.origin !== config[0].origin); // each key has an origin of its own, and not its section's
+  const is_set = (each) => [each.value].flat().join("") !== "" && (!own || (each.origin && each.origin !== "default"));
   const shown = config.filter((each) => all.value || is_set(each));
   return html`<section aria-labelledby="config"><header><h2 id="config">${t("unit.config")} <span class="count">${data?.profile ? t("unit.profile", { name: data.profile }) : ""}</span></h2>
       <label><input type="checkbox" checked=${all.value} onChange=${(event) => (all.value = event.target.checked)} />${t("unit.config.all", { n: config.length })}</label></header>
