@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,11 +78,11 @@ def tried(*command: str, cwd: Path | None = None) -> str:
     return f"{Path(command[0]).name} {' '.join(command[1:3])}: {lines[-1] if lines else f'exit {done.returncode}'}"
 
 
-def install(folder: Path) -> None:
-    """All that is not there yet, and impetusd anew. Why something could not be had is in missing.json."""
+def install(folder: Path, only: Collection[str] = tuple(HAVE)) -> None:
+    """What is not there yet of these peers, and impetusd anew. Why something could not be had is in missing.json."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
-    wanted = {peer for peer, place in HAVE.items() if not (folder / place).exists()}
+    wanted = {peer for peer in only if not (folder / HAVE[peer]).exists()}
     pip = [str(folder / "py/bin/python"), "-m", "pip", "install", "-q"]
     python = [peer for peer in PYTHON_PEERS if peer in wanted]
     if python:
@@ -130,6 +131,6 @@ def _ourselves(folder: Path) -> None:
     python = folder / "ours/bin/python"
     why = "" if python.exists() else tried(sys.executable, "-m", "venv", str(folder / "ours"))
     pip = [str(python), "-m", "pip", "install", "-q"]
-    why = why or tried(*pip, str(ROOT)) or tried(*pip, "--force-reinstall", "--no-deps", str(ROOT))
+    why = why or tried(*pip, f"{ROOT}[asgi]") or tried(*pip, "--force-reinstall", "--no-deps", str(ROOT))
     if why:
         raise SystemExit(f"scripts/bench peers: impetusd could not be installed into {folder}: {why}")

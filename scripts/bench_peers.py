@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import bench_install
@@ -42,10 +42,16 @@ ROWS: dict[str, Callable[[Peers], Iterable[Row]]] = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench peers", description=__doc__)
+def main(
+    program: str = "peers",
+    text: str | None = __doc__,
+    rows: Mapping[str, Callable[[Peers], Iterable[Row]]] = ROWS,
+    only: Collection[str] = tuple(bench_install.HAVE),
+) -> int:
+    """Install the peers that are named in `only`, and measure the rows that the command line asks for."""
+    parser = argparse.ArgumentParser(prog=f"scripts/bench {program}", description=text)
     parser.add_argument(
-        "--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}"
+        "--rows", nargs="+", choices=rows, default=list(rows), metavar="ROW", help=f"of {', '.join(rows)}"
     )
     parser.add_argument(
         "--folder", type=Path, default=bench_install.ROOT / "var/peers", help="where the peers are installed"
@@ -56,14 +62,15 @@ def main() -> int:
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
     if not options.as_is:
-        bench_install.install(folder)
+        bench_install.install(folder, only)
         python = str(folder / "ours/bin/python")  # and impetusd as it is used: not editable
-        os.execv(python, [python, __file__, "--as-is", "--folder", str(folder), "--rows", *options.rows])
+        os.execv(python, [python, sys.argv[0], "--as-is", "--folder", str(folder), "--rows", *options.rows])
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
     peers = Peers(folder)
-    for name, why in peers.missing.items():
-        print(f"missing: {name}: {why}")
+    for name in only:
+        if name in peers.missing:
+            print(f"missing: {name}: {peers.missing[name]}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ib-peers-") as scratch:
         peers.scratch = Path(scratch)
@@ -71,7 +78,7 @@ def main() -> int:
         try:
             for name in options.rows:
                 print(f"\n[{name}: load average {os.getloadavg()[0]:.1f}]", flush=True)
-                for row in ROWS[name](peers):
+                for row in rows[name](peers):
                     print(row.show(), flush=True)
         finally:
             end_all()

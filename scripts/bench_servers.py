@@ -47,6 +47,11 @@ require("http").createServer((_, answer) => {
     answer.end(body);
 }).listen(PORT, "127.0.0.1");
 """
+SECTIONS = {
+    "aiohttp": "[pool:web]\napp = app:create_app",
+    "asgi": "[pool:web]\napp = app:asgi",
+    "node": "[program:web]\ncommand = node server.js",
+}
 NAMES = ("impetusd", *COMMANDS, "pm2 cluster")
 
 
@@ -70,6 +75,7 @@ class Server:
     workers: int
     port: int
     keys: str = ""
+    app: str = "aiohttp"  # what impetusd serves: that, asgi or node
 
     def env(self) -> dict[str, str]:
         here = {"HOME": str(self.folder), "PYTHONPATH": str(self.folder), "PM2_HOME": f"{self.folder}/pm2"}
@@ -86,7 +92,7 @@ class Server:
         (self.folder / "app.py").write_text(APP)
         (self.folder / "bare.py").write_text(BARE)
         listen = f"instances = {self.workers}\nlisten = 127.0.0.1:{self.port}\nmax_restarts = 100000\n{self.keys}\n"
-        (self.folder / "impetusd.ini").write_text(f"[pool:web]\napp = app:create_app\n{listen}")
+        (self.folder / "impetusd.ini").write_text(f"{SECTIONS[self.app]}\n{listen}")
         (self.folder / "server.js").write_text(NODE.replace("PORT", str(self.port)))
         app = {"name": "web", "script": "server.js", "instances": self.workers, "exec_mode": "cluster"}
         (self.folder / "apps.json").write_text(json.dumps({"apps": [app]}))
@@ -141,12 +147,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(name: str, peers: Peers, workers: int, keys: str = "") -> Iterator[Server]:
+def serving(name: str, peers: Peers, workers: int, keys: str = "", app: str = "aiohttp") -> Iterator[Server]:
     """It, started, and all its workers answer; afterwards nothing of it is left."""
     folder = peers.scratch / f"{name.replace(' ', '-')}-{time.monotonic_ns()}"
     folder.mkdir()
     before = set(below_us())
-    server = Server(name, peers, folder, workers, free_port(), keys)
+    server = Server(name, peers, folder, workers, free_port(), keys, app)
     try:
         server.write()
         server.start()

@@ -28,3 +28,17 @@ def test_a_row_without_any_peer(tmp_path):
     assert float(row.partition("impetusd")[2].split()[0]) > 1
     assert "supervisord  supervisord is not there" in row
     assert "no peer to compare with" in row
+
+
+def test_one_app_without_any_peer(tmp_path):
+    command = [sys.executable, str(BENCH.with_name("bench_apps.py")), "--as-is", "--folder", str(tmp_path / "none")]
+    with tempfile.TemporaryDirectory() as scratch:
+        env = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run([*command, "--rows", "memory"], capture_output=True, text=True, check=False, env=env)
+        assert os.listdir(scratch) == []
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "missing: granian: not installed" in done.stdout
+    assert "missing: runit" not in done.stdout  # it runs no app
+    row = done.stdout.partition("aiohttp: memory of 4 workers")[2]
+    assert float(row.partition("impetusd")[2].split()[0]) > 1
+    assert "gunicorn     gunicorn is not there" in row
