@@ -108,7 +108,7 @@ class TestASlotInQuarantine:
         async def scenario(life: Life) -> None:
             pids = told.pids()
             message = await refused(life, method, **params)
-            assert message.startswith("bad is quarantined: ")
+            assert message.startswith("bad is ")
             assert message.endswith("run: impetusd stop bad, then impetusd start bad")
             for other, its in (("restart", {"names": ["good"]}), ("start", {}), ("scale", {"name": "good", "n": 2})):
                 assert (await life.ask(other, **its))["ok"]
@@ -181,7 +181,7 @@ class TestASlotInQuarantine:
         async def scenario(life: Life) -> None:
             pids = told.pids()
             assert (await life.rows())["web:0"]["held"]["key"] == "quarantined"
-            assert "web:0 is quarantined" in await refused(life, "reload", names=["web"])
+            assert "impetusd stop web:0" in await refused(life, "reload", names=["web"])
             life.daemon._engine.recycle(life.daemon._engine.slots.of_unit(life.daemon._engine.slots.units["web"]), OLD)
             life.daemon._engine.renew(life.daemon._engine.slots.units["web"], CHANGED)
             told.kill("web:1")
@@ -201,7 +201,7 @@ class TestASlotInQuarantine:
             await life.until(lambda _: "job" in told.pids())
 
         async def scenario(life: Life) -> None:
-            assert "job is quarantined" in await refused(life, "trigger", name="job", wait=True)
+            assert "impetusd stop job" in await refused(life, "trigger", name="job", wait=True)
             assert (await life.ask("stop", names=["job"]))["ok"]
             await life.ask("trigger", name="job", wait=False)
             await life.until(lambda _: "job" in told.pids())
@@ -227,14 +227,16 @@ class TestHoldOnly:
             count = count or len(told.started)
             status = await life.ask("status")
             assert status["held"]["key"] == "hold-only"
-            assert "nothing is started, restarted or recycled; run: impetusd upgrade" in status["attention"][0]
+            notice = status["notices"][0]
+            assert (notice["key"], notice["facts"]["cause"]["key"]) == ("way_out", "hold-only")
+            assert notice["facts"]["what"].startswith("impetusd upgrade")
             for method, params in [
                 *OF_A_SLOT,
                 ("trigger", {"name": "job"}),
                 ("start", {}),
                 ("enable", {"names": ["bad"]}),
             ]:
-                assert "impetusd only holds what runs" in await refused(life, method, **params)
+                assert "run: impetusd upgrade" in await refused(life, method, **params)
             life.daemon._hear({"event": "apply"})  # SIGHUP
             for method in ("logs", "events", "health", "timers", "plan", "ping"):
                 await life.ask(method)

@@ -79,8 +79,8 @@ def test_what_raises_while_a_slot_is_handled_costs_that_slot_alone(shim: Callabl
             assert not died, site
             if calls.raised:
                 status = await life.ask("status")
-                reported = [each for each in status["troubles"] if "Ours" in each]
-                assert reported, (site, status["troubles"])
+                reported = [each for each in status["notices"] if each["key"] == "mistake" and "Ours" in str(each)]
+                assert reported, (site, status["notices"])
             await try_to(life, "restart", names=["bad"])
             rows = await life.until(
                 lambda rows: set(rows) == slots and all(row["state"] == "RUNNING" for row in rows.values()),
