@@ -219,6 +219,6 @@ def test_what_a_unit_waits_for_is_what_holds_now_and_a_port_has_a_holder(impetus
         rows = impetusd.status().rows
         assert rows["db"].state == "RUNNING"
         assert not [row for row in rows.values() if row.why.facts.get("name") == "db"]
-        holder = f"Address already in use: pid {os.getpid()} ("
+        holder = f"Address already in use by pid {os.getpid()} ("
         wait_for(lambda: holder in impetusd.status()["web:template"].reason, holder)
         wait_for(lambda: f"pid {os.getpid()} (" in " ".join(impetusd.run("why", "web").out.split()), "why to say so")
