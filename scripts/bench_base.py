@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 PYTHON = sys.executable
+ANSWER_WITHIN = 10.0  # seconds after which a request has failed
 IMPETUSD = str(Path(sys.executable).with_name("impetusd"))
 
 
@@ -119,13 +120,14 @@ class Load:
             due = max(due + self.interval, time.monotonic())
             began = time.monotonic()
             try:
-                streams = streams or await asyncio.open_connection("127.0.0.1", self.port)
-                reader, writer = streams
-                connection = b"keep-alive" if keep else b"close"
-                writer.write(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: " + connection + b"\r\n\r\n")
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length:")[2].split()[0])
-                body = await reader.readexactly(length)
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    streams = streams or await asyncio.open_connection("127.0.0.1", self.port)
+                    reader, writer = streams
+                    connection = b"keep-alive" if keep else b"close"
+                    writer.write(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: " + connection + b"\r\n\r\n")
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+                    body = await reader.readexactly(length)
                 if b" 200 " in head[:16]:
                     self.seen.setdefault(body, time.monotonic())
                     self.slowest = max(self.slowest, time.monotonic() - began)

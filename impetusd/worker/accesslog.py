@@ -44,18 +44,21 @@ class AccessLog:
         self._poll = select.poll()
         self._poll.register(_STDOUT, select.POLLOUT)
         self._given: list[object] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._lost = 0
 
     def add(self, given: object) -> None:
         """One answer, in whatever form; it is not to hold on to a body."""
         self._given.append(given)
         if len(self._given) == 1:
-            self._loop.call_later(_EVERY, self.flush)
+            self._timer = self._loop.call_later(_EVERY, self.flush)
         elif len(self._given) > _MOST:
             self.flush()
 
     def flush(self) -> None:
         """Write what has been gathered, as far as it can be without waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
         given, self._given = self._given, []
         when = _clock(int(time.time()))
         lines = [_line(self._read(each), when) for each in given]
@@ -79,10 +82,11 @@ class AccessLog:
 
 def _line(answer: Answer, when: str) -> str:
     client, request, status, size = answer
+    if not request.isascii():
+        request = request.encode("ascii", "backslashreplace").decode()
     if '"' in request or len(request) > _LONGEST:
-        request = request[:_LONGEST].replace('"', "%22")
-    line = f'{client or "-"} - - [{when}] "{request}" {status} {"-" if size is None else size}\n'
-    return line if line.isascii() else line.encode("ascii", "backslashreplace").decode()
+        request = request.replace('"', "%22")[:_LONGEST]  # so that a line has less than PIPE_BUF bytes
+    return f'{client or "-"} - - [{when}] "{request}" {status} {"-" if size is None else size}\n'
 
 
 def _parts(lines: Iterable[str], most: int) -> Iterator[list[str]]:

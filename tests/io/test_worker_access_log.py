@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import select
 
 import pytest
 from worker_harness import SERVED, Pool
@@ -39,6 +40,13 @@ def test_each_answer_has_a_line(served: dict) -> None:
     assert found[2][1:3] == ("GET /no%0Asuch HTTP/1.1", "404")
     assert len(found) == 4
     assert all(len(request) <= 2000 for _, request, *_ in found)
+
+
+@pytest.mark.parametrize("target", ["x" * 9000, '"' * 9000, "\xff" * 9000])
+def test_a_line_is_shorter_than_a_pipe_takes_without_waiting(target: str) -> None:
+    line = accesslog._line(Answer("2001:db8::1", f"GET /{target} HTTP/1.1", 200, 15), accesslog._clock(0))
+    assert LINE.match(line)
+    assert len(line.encode()) < select.PIPE_BUF
 
 
 def test_without_the_key_there_is_none() -> None:

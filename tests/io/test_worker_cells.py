@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -18,6 +19,7 @@ from impetusd.worker import cells
 from impetusd.worker.cells import CREDIT_LASTS, DRAINING, FREE, PATIENCE, SERVING, Page, lighter, place
 
 NOW = 100.0
+TRIES = 10  # on a busy host a worker may not get a CPU for longer than others wait for it
 
 
 def serving(*counts: int) -> list[cells.Cell]:
@@ -183,20 +185,18 @@ def test_without_a_page_nobody_passes() -> None:
 # Real workers.
 
 
-def opened(pool: Pool, count: int) -> list[Client]:
-    clients = [pool.client() for _ in range(count)]
-    for client in clients:
-        client.send("/")
-    return clients
+@contextlib.contextmanager
+def opened(pool: Pool, count: int) -> Iterator[list[Client]]:
+    """Connections that have been asked on."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(pool.client()) for _ in range(count)]
+        for client in clients:
+            client.send("/")
+        yield clients
 
 
 def owners(clients: list[Client]) -> Counter[str]:
     return Counter(client.receive().body for client in clients)
-
-
-def close(clients: list[Client]) -> None:
-    for client in clients:
-        client.__exit__()
 
 
 @pytest.mark.parametrize("served", SERVED.values(), ids=SERVED)
@@ -207,12 +207,11 @@ def test_a_worker_shows_what_it_is_and_how_many_it_has(served: dict) -> None:
         assert pool.cells() == {}
         worker.serve("web:0:next")
         assert pool.cells() == {worker.pid: (SERVING, 0)}
-        clients = opened(pool, 3)
-        owners(clients)
-        assert pool.cells() == {worker.pid: (SERVING, 3)}
-        worker.serve("web:0")
-        assert sorted(os.pread(pool.page, 32, 16)[:4]) == sorted(struct.pack("=i", worker.pid))
-        close(clients)
+        with opened(pool, 3) as clients:
+            owners(clients)
+            assert pool.cells() == {worker.pid: (SERVING, 3)}
+            worker.serve("web:0")
+            assert sorted(os.pread(pool.page, 32, 16)[:4]) == sorted(struct.pack("=i", worker.pid))
         wait_for(lambda: pool.cells()[worker.pid] == (SERVING, 0), "nobody to be there")
         with pool.client() as client:
             client.send("/")
@@ -227,11 +226,13 @@ def test_a_stopped_worker_takes_no_share_and_keeps_nobody() -> None:
     with Pool() as pool:
         one, other, stopped = workers(pool, 3)
         stopped.signal(signal.SIGSTOP)
-        clients = opened(pool, 40)
-        found = owners(clients)
-        assert found.keys() == {str(one.pid), str(other.pid)}
-        assert abs(found[str(one.pid)] - found[str(other.pid)]) <= 2 * cells.LEAD
-        close(clients)
+        seen = []
+        while not seen or abs(seen[-1][0] - seen[-1][1]) > 2 * cells.LEAD:
+            assert len(seen) < TRIES, seen
+            with opened(pool, 40) as clients:
+                found = owners(clients)
+            assert found.keys() <= {str(one.pid), str(other.pid)}
+            seen.append((found[str(one.pid)], found[str(other.pid)]))
 
 
 def test_a_worker_that_writes_nonsense_harms_nobody() -> None:
@@ -241,9 +242,8 @@ def test_a_worker_that_writes_nonsense_harms_nobody() -> None:
         for turn in range(40):
             os.pwrite(pool.page, struct.pack("=4i", 2**31 - 1, 0, 0, 0) + hostile * 400, 16 * 10)
             os.pwrite(pool.page, struct.pack("=i", 2**31 - 1 - turn), 0)
-            clients = opened(pool, 3)
-            assert owners(clients).total() == 3
-            close(clients)
+            with opened(pool, 3) as clients:
+                assert owners(clients).total() == 3
 
 
 def workers(pool: Pool, count: int) -> list[Worker]:

@@ -225,9 +225,7 @@ class Unit:
     rlimits: tuple[tuple[str, int, int], ...] = ()  # (name as in resource.RLIMIT_<NAME>, soft, hard); -1 is infinity
     env: Mapping[str, str]
     env_file: tuple[str, ...]
-    env_pass: tuple[
-        str, ...
-    ] = ()  # patterns of names that impetusd has and hands on; with ! in front: that it does not
+    env_pass: tuple[str, ...] = ()  # patterns of what impetusd hands on, and behind ! of what it does not
     made: Made | None = None  # None: the unit has a section of its own
     rules: int = 3  # by which its section was read, and its env_file is: see `ini.RULES`
     # logs; "" is the default file of the slot in log_dir
