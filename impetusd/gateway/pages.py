@@ -17,7 +17,6 @@ from pathlib import Path
 
 from aiohttp import hdrs, web
 
-from impetusd.gateway import routes
 from impetusd.gateway.routes import OPEN, Route
 
 FOLDER = Path(__file__).parent / "page"
@@ -27,10 +26,6 @@ TYPES = {
     ".json": "application/json; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'none'; "
-    "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
 FIRST = "views/overview.mjs"  # what it and app.mjs import is fetched at once, and not one after the other
 COMMENT = re.compile(rb"^ *//.*$", re.MULTILINE)
 FOREVER = "public, max-age=31536000, immutable"
@@ -94,7 +89,7 @@ def index() -> File:
 
 def _answer(request: web.Request, file: File, headers: Mapping[str, str]) -> web.Response:
     packs = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
-    more = {hdrs.CONTENT_TYPE: file.type, hdrs.VARY: hdrs.ACCEPT_ENCODING, "X-Content-Type-Options": "nosniff"}
+    more: dict[str, str] = {hdrs.CONTENT_TYPE: file.type, hdrs.VARY: hdrs.ACCEPT_ENCODING}
     if packs:
         more[hdrs.CONTENT_ENCODING] = "gzip"
     return web.Response(body=file.packed if packs else file.plain, headers={**more, **headers})
@@ -102,7 +97,7 @@ def _answer(request: web.Request, file: File, headers: Mapping[str, str]) -> web
 
 async def _index(request: web.Request) -> web.Response:
     tag = f'"{digest()}"'
-    headers: dict[str, str] = {hdrs.ETAG: tag, hdrs.CACHE_CONTROL: "no-cache", hdrs.CONTENT_SECURITY_POLICY: CSP}
+    headers: dict[str, str] = {hdrs.ETAG: tag, hdrs.CACHE_CONTROL: "no-cache"}
     if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
         return web.Response(status=304, headers=headers)
     return _answer(request, index(), headers)
@@ -119,8 +114,3 @@ ROUTES = (
     Route("GET", "/", OPEN, _index, "The web page.", answer="text/html"),
     Route("GET", r"/page/{hash:[0-9a-f]+}/{name:[a-z0-9_./-]+}", OPEN, _file, "Its files.", answer="text/plain"),
 )
-
-
-def add_routes(app: web.Application) -> None:
-    """The page's routes."""
-    routes.add(app, ROUTES)

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from impetusd.gateway import pages
+from impetusd.gateway import guard, pages, routes
 
 MB = 1 << 20
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -781,11 +781,16 @@ async def context(request: web.Request) -> web.Response:
     )
 
 
+async def headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(guard.HEADERS)
+
+
 def application(world: World) -> web.Application:
     app = web.Application(middlewares=[login])
     app[WORLD] = world
     app.add_routes(ROUTES)
-    pages.add_routes(app)
+    routes.add(app, pages.ROUTES)
+    app.on_response_prepare.append(headers)
     return app
 
 

@@ -24,13 +24,14 @@ def texts(language: str) -> dict[str, str]:
     return found
 
 
-def first_view() -> list[pages.File]:
-    names = [*pages.first_modules(), "style.css", "en.json", "icon.svg"]
+def first_view(language: str) -> list[pages.File]:
+    names = [*pages.first_modules(), "style.css", f"{language}.json", "icon.svg"]
     return [pages.index(), *(pages.files()[name] for name in names)]
 
 
-def test_the_first_view_is_small():
-    assert sum(len(file.packed) for file in first_view()) <= MOST
+@pytest.mark.parametrize("language", ["en", "pt"])
+def test_the_first_view_is_small(language):
+    assert sum(len(file.packed) for file in first_view(language)) <= MOST
 
 
 def test_charts_are_no_part_of_the_first_view():

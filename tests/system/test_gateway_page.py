@@ -120,9 +120,11 @@ def test_the_page_of_a_real_gateway(impetusd: Instance, loop: Loop, tab: Tab) ->
     until("document.querySelectorAll('.line .a2').length > 3")
     before = loop.run(tab.run("document.querySelector('main.logs [role=status]').innerText"))
     until(f"document.querySelector('main.logs [role=status]').innerText !== {before!r}")
-    loop.run(tab.click(".line a"))
+    loop.run(tab.run("document.querySelector('.line a').click()"))
     press("Context", ".chosen-line")
     until("document.querySelectorAll('.chosen-line pre > span').length > 2")
     go("#/logs?unit=talker&past=1&q=LINE+1")
     says("line 1 <b>", ".lines")
-    assert [each for each in tab.troubles if "401" not in each] == []
+    # Not logged in before the link was used; and no history is there before the observer has written its first.
+    answers = ("status of 401", "/api/v1/history")
+    assert [each for each in tab.troubles if not any(answer in each for answer in answers)] == []

@@ -131,7 +131,7 @@ function whole(snapshot) {
     for (const key of rows[kind].keys()) if (!(key in found)) put(kind, key, null, snapshot.at);
     for (const [key, row] of Object.entries(found)) put(kind, key, row, snapshot.at);
   }
-  put("usage", "", snapshot.rows.usage, snapshot.at);
+  put("usage", "", snapshot.rows.usage?.[""], snapshot.at);
   life = snapshot.life;
   last = `${life}:${snapshot.n}`;
 }
@@ -259,7 +259,6 @@ setInterval(() => document.hidden || (now.value = server_now()), 1000);
 const RANK = { FATAL: 0, BACKOFF: 1, STARTING: 2, STOPPING: 3, RUNNING: 5, EXITED: 6, STOPPED: 7 };
 const rank = (row) => (as_wanted(row) ? RANK[row.state] : row.held ? 0 : Math.min(RANK[row.state], 2));
 const natural = new Intl.Collator("en", { numeric: true }).compare;
-export const SHOWN = ["program", "worker", "template", "standby"];
 
 // The slots, worst first: their keys. It changes when one changes its state, not with each of its numbers.
 export const worst_first = computed(() => {

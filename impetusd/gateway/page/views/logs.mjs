@@ -135,7 +135,7 @@ export function List({ lines, following, words, chosen, choose, focus }) {
   };
   const from = Math.max(0, Math.floor(top.value / HEIGHT) - BEYOND);
   const until = Math.min(count, Math.ceil((top.value + height.value) / HEIGHT) + BEYOND);
-  return html`<div ref=${box} class="lines" role="log" aria-live="off" aria-label=${t("nav.logs")} tabindex="0" onScroll=${scrolled}>
+  return html`<div ref=${box} class="lines" role="log" aria-live="off" aria-label=${t("nav.logs")} tabindex="0" onScroll=${scrolled} onPointerDown=${() => (following.value = false)}>
     <div class="all" style=${{ height: `${count * HEIGHT}px` }}>
       ${lines.shown.slice(from, until).map((line, index) => html`<${Line} key=${line.id ?? from + index} line=${line} place=${from + index} words=${words} chosen=${line.id != null && line.id === chosen} choose=${choose} />`)}
     </div></div>`;
