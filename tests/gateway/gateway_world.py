@@ -93,6 +93,7 @@ class Gateway:
         self.backend = app[BACKEND]
         self.access = app[guard.ACCESS]
         self.path = ""  # of its socket, if it is a unix socket
+        self.server = None  # aiohttp's: makes what serves one connection
         self.http = aiohttp.ClientSession(base_url=url, cookie_jar=aiohttp.DummyCookieJar())
 
     def token(self, role, name=None, expires=0.0):
@@ -153,7 +154,7 @@ async def serving(life, *, ceiling=protocol.ADMIN, listen=None, **given) -> Asyn
     await site.start()
     url = "http://localhost" if listen else f"http://127.0.0.1:{runner.addresses[0][1]}"
     gateway = Gateway(life, folder, app, url)
-    gateway.path = listen or ""
+    gateway.path, gateway.server = listen or "", runner.server
     try:
         await until(lambda: backend.live, "the backend's snapshot")
         yield gateway

@@ -25,6 +25,7 @@ ARGUMENTS = {
     "signal": ["HUP", "web"],
     **{name: ["web"] for name in ("reload", "enable", "disable", "describe", "env", "trigger", "remove")},
     "token": ["list"],
+    "alert": ["test", "ops"],
     "add": ["--name", "x", "--", "sleep", "9"],
 }
 

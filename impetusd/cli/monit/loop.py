@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import curses
 import locale
 import os
@@ -54,6 +55,8 @@ REDRAW = "\x0c"  # Ctrl-L
 def show(here: Place) -> int:
     """Until q, Ctrl-C, or until no daemon runs any more, which is raised."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        with contextlib.suppress(OSError):  # it does not answer, or may not be asked
+            control.ping(here.paths, mine=True)  # of another file's daemon there is nothing to watch on any terminal
         raise Failure("monit needs a terminal; through a pipe, use: impetusd status --watch", EXIT_USAGE)
     locale.setlocale(locale.LC_ALL, "")
     try:
