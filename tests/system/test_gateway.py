@@ -104,8 +104,10 @@ def test_an_address_that_is_written_is_the_only_one(impetusd: Instance) -> None:
         impetusd.root.chmod(0o755)
         impetusd.write(INI.format(f"listen = 127.0.0.1:{taken.getsockname()[1]}"))
         impetusd.run("start", "p")
-        impetusd.popen("start", "gateway")
+        starting = impetusd.popen("start", "gateway")
         wait_for(lambda: "listening on" in impetusd.status()["gateway:template"].reason, "the reason")
+        starting.kill()  # it would wait until all tries are made
+        starting.wait()
 
 
 @pytest.mark.usefixtures("as_root")
@@ -113,8 +115,10 @@ def test_where_nobody_gets_to_its_folder_it_says_what_to_type(impetusd: Instance
     impetusd.root.chmod(0o700)
     impetusd.write(INI.format(f"listen = 127.0.0.1:{free_port()}"))
     impetusd.run("start", "p")
-    impetusd.popen("start", "observer")
+    starting = impetusd.popen("start", "observer")
     said = f"nobody cannot get there, because {impetusd.root} is closed to others; run: chmod o+x {impetusd.root}"
     wait_for(lambda: said in impetusd.status()["observer"].reason, "the reason")
+    starting.kill()
+    starting.wait()
     impetusd.root.chmod(0o755)
     wait_for(lambda: impetusd.run("start", code=None).code == 0, "the start")

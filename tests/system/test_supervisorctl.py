@@ -14,9 +14,11 @@ import subprocess
 import sys
 import warnings
 import xmlrpc.client
+from collections.abc import Iterator
 
 import pytest
 from instance import COMMAND, Instance, Status
+from lending import Lend
 from supervisor import supervisorctl
 from supervisor.xmlrpc import SupervisorTransport
 from waiting import wait_for
@@ -95,6 +97,17 @@ def ctl(impetusd: Instance) -> Ctl:
 
 
 WRITES = "sh -c 'echo one; echo two >&2; exec sleep 300'"
+
+
+@pytest.fixture(scope="module")
+def shared(lend: Lend) -> Iterator[tuple[Instance, Ctl]]:
+    """One for those that leave it as they find it, and at last for the one that ends it."""
+    with lend(None) as instance:
+        ctl = Ctl(instance)
+        ctl.start(f"[program:a]\ncommand = {WRITES}\n[program:b]\ncommand = sleep 300\n")
+        yield instance, ctl
+
+
 INI = f"""[program:a]
 command = {WRITES}
 [program:b]
@@ -199,39 +212,17 @@ def test_update_does_what_the_file_says(impetusd: Instance, ctl: Ctl) -> None:
     assert ctl("update") == ""
     ctl.write("[program:a]\ncommand =\n")
     assert ctl("reread", code=1).startswith("ERROR: CANT_REREAD: ")
+    # The gateway itself, which carries this out, is changed by it as well.
+    was = impetusd.status()
+    ctl.write("metrics = open\n" + one.format("a", 301))
+    assert set(ctl("update").splitlines()) >= {"[gateway]: updated process group", "a: updated process group"}
+    after = impetusd.wait_status(lambda status: status["gateway:0"].pid not in {None, was["gateway:0"].pid})
+    assert after["a"].pid != was["a"].pid
+    assert ctl("reread") == "No config updates to processes\n"
 
 
-def test_a_log_is_followed(impetusd: Instance, ctl: Ctl) -> None:
-    ctl.start(f"[program:a]\ncommand = {WRITES}\n")
-    for words, expected in ((["tail", "-f", "a"], "one\n"), (["maintail", "-f"], "a:0: RUNNING")):
-        following = ctl.popen(*words)
-        try:
-            text = ""
-            while expected not in text:
-                text += following.stdout.readline()
-            assert text.startswith("==> Press Ctrl-C to exit <==")
-            if "tail" in words:
-                impetusd.run("restart", "a")
-                assert following.stdout.readline() == "one\n"
-        finally:
-            following.send_signal(signal.SIGINT)
-            following.communicate(timeout=60)
-    assert "Cannot read, status code 404" in ctl("tail", "-f", "nope")
-
-
-def test_reload_and_shutdown(impetusd: Instance, ctl: Ctl) -> None:
-    before = ctl.start("[program:a]\ncommand = sleep 300\n[program:b]\ncommand = sleep 300\n")
-    ctl.write("[program:a]\ncommand = sleep 300\n[program:c]\ncommand = sleep 300\n")
-    assert ctl("reload") == "Restarted supervisord\n"
-    wait_for(lambda: ctl.pids().keys() == {"a", "c"} and ctl.pids()["a"] != before["a"].pid, ctl.pids)
-    now = impetusd.status()
-    assert now.shim == before.shim
-    assert ctl("shutdown") == "Shut down\n"
-    wait_for(lambda: not impetusd.members(), "the end of the daemon")
-
-
-def test_calls_of_other_clients(impetusd: Instance, ctl: Ctl) -> None:
-    ctl.start(f"[program:a]\ncommand = {WRITES}\n[program:b]\ncommand = sleep 300\n")
+def test_calls_of_other_clients(shared: tuple[Instance, Ctl]) -> None:
+    impetusd, ctl = shared
     transport = SupervisorTransport(None, None, ctl.url)
     proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
     try:
@@ -278,6 +269,36 @@ def test_calls_of_other_clients(impetusd: Instance, ctl: Ctl) -> None:
         transport.close()
 
 
+def test_a_log_is_followed(shared: tuple[Instance, Ctl]) -> None:
+    impetusd, ctl = shared
+    for words, expected in ((["tail", "-f", "a"], "one\n"), (["maintail", "-f"], "a:0: RUNNING")):
+        following = ctl.popen(*words)
+        try:
+            text = ""
+            while expected not in text:
+                text += following.stdout.readline()
+            assert text.startswith("==> Press Ctrl-C to exit <==")
+            if "tail" in words:
+                impetusd.run("restart", "a")
+                assert following.stdout.readline() == "one\n"
+        finally:
+            following.send_signal(signal.SIGINT)
+            following.communicate(timeout=60)
+    assert "Cannot read, status code 404" in ctl("tail", "-f", "nope")
+
+
+def test_reload_and_shutdown(shared: tuple[Instance, Ctl]) -> None:
+    impetusd, ctl = shared
+    before = impetusd.status()
+    ctl.write("[program:a]\ncommand = sleep 300\n[program:c]\ncommand = sleep 300\n")
+    assert ctl("reload") == "Restarted supervisord\n"
+    wait_for(lambda: ctl.pids().keys() == {"a", "c"} and ctl.pids()["a"] != before["a"].pid, ctl.pids)
+    now = impetusd.status()
+    assert now.shim == before.shim
+    assert ctl("shutdown") == "Shut down\n"
+    wait_for(lambda: not impetusd.members(), "the end of the daemon")
+
+
 def test_a_user_may_what_its_role_on_the_control_socket_and_the_ceiling_allow(
     impetusd: Instance, ctl: Ctl, command_of_anyone: list[str]
 ) -> None:
@@ -300,17 +321,6 @@ def test_a_user_may_what_its_role_on_the_control_socket_and_the_ceiling_allow(
     assert set(ctl("reread").splitlines()) == {"[gateway]: changed", "[impetusd]: changed", "b: available"}
     assert "403 apply takes the role admin, and yours is operator" in ctl("update", code=1)
     assert "nobody via gateway" in impetusd.run("events", "a").out
-
-
-def test_the_gateway_itself_is_changed_by_update(impetusd: Instance, ctl: Ctl) -> None:
-    ctl.start("[program:a]\ncommand = sleep 300\n")
-    before = impetusd.status()
-    ctl.write("metrics = open\n[program:a]\ncommand = sleep 301\n")
-    said = set(ctl("update").splitlines())
-    assert said >= {"[gateway]: updated process group", "a: updated process group"}
-    after = impetusd.wait_status(lambda status: status["gateway:0"].pid not in {None, before["gateway:0"].pid})
-    assert after["a"].pid != before["a"].pid
-    assert ctl("reread") == "No config updates to processes\n"
 
 
 def test_on_a_port_it_takes_a_user_of_the_gateway_with_its_password(impetusd: Instance, ctl: Ctl) -> None:
