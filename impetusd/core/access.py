@@ -1,7 +1,7 @@
-"""Who may use the control socket, as which role; and what the file system has to say of it. Pure.
+"""Who may use the control socket, in which role, and whether file permissions allow it. Pure.
 
-A role is given by name or number of a user, or of a group behind @. The daemon looks the names up once, when it comes up
-or when its configuration changes, so no question to a directory server stands between a peer and its answer.
+A role is granted to a user by name or number, or to a group prefixed with @. The daemon looks the names up once, when
+it comes up or when its configuration changes, so no peer waits for a directory server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Inode:
-    """What decides who gets at a file or through a directory. `acl` is the extended attribute, b"" for none."""
+    """The attributes that decide access to a file or directory. `acl` is the extended attribute, b"" for none."""
 
     path: str
     uid: int
@@ -70,7 +70,7 @@ def acl_of(people: Iterable[Person], own: int) -> bytes:
 
 
 def permits(inode: Inode, want: int, uid: int | None, gids: Collection[int]) -> bool:
-    """What the kernel would say to this user (None: to somebody who is not the owner, and not named); acl(5)."""
+    """The access that the kernel grants this user (None: a user who is neither the owner nor named); acl(5)."""
     if uid == 0:
         return True
     if uid == inode.uid:
@@ -102,7 +102,7 @@ def writers(acl: bytes) -> tuple[set[int], set[int]]:
 
 
 def kept_out(people: Iterable[Person], way: Iterable[tuple[Inode, int]]) -> list[tuple[Person, Inode]]:
-    """Who does not get to the end of the `way` (each with what is wanted of it), and what is in the way first."""
+    """Who cannot reach the end of the path `way` (each element with the access needed), and the first obstacle."""
     way = list(way)
     found = ((person, _obstacle(person, way)) for person in people)
     return [(person, inode) for person, inode in found if inode is not None]

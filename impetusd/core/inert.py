@@ -1,4 +1,4 @@
-"""What programs wrote, as text that a terminal or a mail program shows and does not obey."""
+"""Program output as text that a terminal or mail program displays without interpreting it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The control protocol, without any I/O: what a line may hold, which methods exist, what a wrong request is told.
+"""The control protocol, without any I/O: what a line may hold, which methods exist, how a wrong request is answered.
 
-JSON-RPC 2.0, one object a line, UTF-8, ended by "\\n", over the unix stream socket `Paths.control_socket`. The supervisor
-and the control client both use this file and nothing else, so they cannot disagree. While a request is under way the
-supervisor may send notifications with the method "progress"; every request has an id, for every request is answered.
+JSON-RPC 2.0, one object a line, UTF-8, ended by "\\n", over the unix stream socket `Paths.control_socket`. The
+supervisor and the control client both use this file and nothing else, so they cannot disagree. While a request is under
+way the supervisor may send notifications with the method "progress"; every request has an id, because every request is
+answered.
 
-Only json is imported: this is on the way of `impetusd status`, whose whole budget is 50 ms.
+Only json is imported: `impetusd status` imports this module, whose whole budget is 50 ms.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ MAX_NAMES = 10_000  # in one request
 MAX_PATTERNS = 32  # of these names: each with *, ? or [ is held against every slot
 MAX_NAME = 256  # characters
 MAX_PATH = 4095
-MAX_SECONDS = 7 * 86400  # that a reload may be watched
+MAX_SECONDS = 7 * 86400  # the longest watch of a reload
 MAX_SILENCE = 366 * 86400  # seconds
 MAX_REPORT = 1 << 16  # bytes of what the observer reports
 MAX_LOGS = 32  # that are searched at once
 MAX_LOG_LINES = 2000  # of a log in one answer
 LATEST = 253_370_764_800  # Unix time: the year 9999
-MAX_COMMAND = 1000  # characters of a command, as it is told
+MAX_COMMAND = 1000  # characters of a command, as it is shown
 MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, this one catches a slip of the finger
 
 VERSION = 1  # of this protocol; higher once a peer could misunderstand. One that states none speaks as if it were 1
@@ -39,7 +40,7 @@ OLDEST = 1  # that is still spoken
 STATED = {"protocol": VERSION, "version": __version__}  # as "client" of a request, and as "server" of its answer
 BEHALF = "on_behalf_of"  # beside "client"; see `Behalf`
 CONNECT, TAKE, FULL = b"connect", b"take", b"full"  # of `supervisor.api.inherited`: what is asked, and the answers
-OPTIONAL = "?"  # at the end of a parameter's name: whoever does not know it may ignore it
+OPTIONAL = "?"  # at the end of a parameter's name: a peer that does not know it may ignore it
 
 # The standard's codes, and the one for a request that was understood and did not succeed.
 PARSE_ERROR = -32700
@@ -80,7 +81,7 @@ class ProtocolError(Exception):
 
 
 class Behalf:
-    """For whom one of our own units asks, and what that one may; see `supervisor.api.inherited`."""
+    """The user for whom one of our own units asks, with that user's role; see `supervisor.api.inherited`."""
 
     __slots__ = ("role", "user")
 
@@ -90,9 +91,10 @@ class Behalf:
 
 
 class Request:
-    """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came, monotonic.
+    """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came,
+    monotonic.
 
-    `behalf`: None where whoever asks does so for itself. `by`: the name of whoever asks, once the supervisor knows it.
+    `behalf`: None if the peer asks for itself. `by`: the peer's name, once the supervisor knows it.
     """
 
     __slots__ = ("at", "behalf", "by", "id", "method", "params", "stated")
@@ -112,7 +114,7 @@ class Request:
         self.method = method
         self.params = params
         self.at = 0.0
-        self.stated = stated  # the client has said which version it speaks, and is to be told ours
+        self.stated = stated  # the client has stated its version and expects ours
 
 
 class Answer:
@@ -262,7 +264,7 @@ def _length(words: Iterable[str]) -> int:
 
 
 def told_command(words: Iterable[str]) -> list[str]:
-    """A command as `exec` tells it: as many of its words as there is room for, "..." for the rest."""
+    """A command as `exec` reports it: as many words as fit, "..." for the rest."""
     told: list[str] = []
     for word in words:
         if _length(told) + len(word) + 1 > MAX_COMMAND - len("...") - 1:
@@ -310,13 +312,13 @@ class Param:
 
 
 class Method:
-    """What may be asked, and which role it takes.
+    """A method and the role it requires.
 
     `idempotent`: asking twice leaves what asking once does, so a client whose connection dropped may ask again.
-    `looks`: it changes nothing, so the ledger hears of it only when it is refused; whatever a viewer may is such a one.
+    `looks`: it changes nothing, so the ledger records it only when refused; all that a viewer may call are such.
     `slow`: the answer may take as long as programs take to start or stop; the others are answered at once.
-    `secrets`: the answer has them, unhidden. So it is for the user that the daemon runs as, whatever role others have.
-    `unit`: that one of our own units may ask it too, for itself. With the role NOBODY nobody else may.
+    `secrets`: the answer contains secrets in clear, so only the daemon's own user may call it, whatever role others
+    have. `unit`: the one of our own units that may call it too, for itself. With the role NOBODY nobody else may.
     """
 
     __slots__ = ("idempotent", "looks", "params", "role", "secrets", "slow", "unit")
@@ -353,8 +355,8 @@ METHODS: Mapping[str, Method] = {
     "status": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
     "describe": Method(VIEWER, idempotent=True, slow=False, name=Param(_name, required=True)),
     "logs": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
-    # A page of a slot's log, and with `follow` each that comes after it: from `offset` of `file` on, both as a page before
-    # has told them. What looks secret is hidden, as everywhere; for whom programs write is not for every viewer, though.
+    # A page of a slot's log, and with `follow` each that comes after it: from `offset` of `file` on, both as given by
+    # an earlier page. What looks secret is hidden, as everywhere; but program output is not for every viewer.
     "tail": Method(
         OPERATOR,
         idempotent=True,
@@ -397,7 +399,7 @@ METHODS: Mapping[str, Method] = {
         token=_TOKEN,
     ),
     "restart": Method(OPERATOR, idempotent=False, slow=True, names=_ANY_NAMES, wait=_WAIT, rolling=Param(_flag, False)),
-    # A client that lost its supervisor over it asks again: `token` tells the next one that it is the same request.
+    # A client that lost its supervisor meanwhile asks again: `token` identifies it to the next one as the same request.
     "reload": Method(
         OPERATOR,
         idempotent=True,
@@ -429,8 +431,8 @@ METHODS: Mapping[str, Method] = {
     ),
     # `problems`: those of the file are a part of the answer, not an error.
     "plan": Method(VIEWER, idempotent=True, slow=True, env=_ENV, problems=Param(_flag, False)),
-    # Over it the supervisor is replaced by another, which is asked again: `token` tells it that this is the same request.
-    # `conf`: the file to go by from now on, where the one until now is gone.
+    # Over it the supervisor is replaced by another, which is asked again: `token` identifies the same request.
+    # `conf`: the file to use from now on, if the current one is gone.
     "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV, conf=Param(_path, "")),
     "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
@@ -467,7 +469,7 @@ METHODS: Mapping[str, Method] = {
     "unsilence": Method(OPERATOR, idempotent=True, slow=False, id=Param(_name, required=True)),
     # Have an alert sent, which says that it is a test. The answer comes when the observer knows what became of it.
     "alert-test": Method(ADMIN, idempotent=False, slow=True, name=Param(_name, required=True)),
-    # What has become of alerts; published to all who watch, as it is.
+    # The outcome of alerts; published unchanged to all watchers.
     "observer-report": Method(
         NOBODY, idempotent=True, slow=False, looks=True, unit=OBSERVER, report=Param(_report, required=True)
     ),
@@ -675,7 +677,7 @@ def request_line(
     params: Mapping[str, Any],
     behalf: Behalf | None = None,
 ) -> bytes:
-    """A request. ProtocolError if the method or a parameter is wrong, so a mistake is told without asking anybody."""
+    """A request. ProtocolError if the method or a parameter is wrong, so a mistake is reported without a round trip."""
     check_params(method, params)
     more = {} if behalf is None else {BEHALF: {"user": behalf.user, "role": behalf.role}}
     try:
@@ -708,10 +710,10 @@ def parse_answer(line: bytes) -> Answer:
 
 
 def as_wanted(row: Mapping[str, Any]) -> bool:
-    """Whether a status row is what the operator asked for: wanted up and serving, or wanted down.
+    """Whether a status row is as the operator wants it: wanted up and serving, or wanted down.
 
-    A program that is EXITED has ended as it should (one that has not is FATAL): that is as wanted, too. One for which nothing
-    is decided (`held`) is not, although it runs.
+    An EXITED program has ended as it should (otherwise it would be FATAL), which is as wanted, too. A held one (`held`)
+    is not, although it runs.
     """
     return row["want"] != "up" or (row["state"] in {"RUNNING", "EXITED"} and not row.get("held"))
 

@@ -111,7 +111,7 @@ def read(data: object, text: str = "") -> Reason:
 
 
 def read_start(data: object, stage: str, error: str) -> Reason:
-    """Why a start failed; where that is not said as data, of the sentences of a version that has no keys."""
+    """Why a start failed; if that is not given as data, from the sentence of a version that has no keys."""
     return read(data) or not_started(stage, said(error))
 
 
@@ -175,7 +175,7 @@ def _fact(fact: Any, deep: int) -> Any:
 
 
 def stage(failed: Reason) -> str:
-    """What was tried of a start that failed, as a part of a sentence; "" of anything else."""
+    """The failed step of a start, as a part of a sentence; "" for anything else."""
     if failed.key == "start_failed":
         return _tried(failed.facts["stage"], failed.facts["what"])
     return "start" if failed else ""
@@ -500,7 +500,7 @@ KEYS: dict[str, Kind] = {
     "no_wait_ready": Kind(
         "", "it has no wait_ready, so impetusd cannot know that the new process serves before the old one ends"
     ),
-    # How a timer's run went, where that is no end of a process.
+    # How a timer's run went, if it is not the end of a process.
     "lost_run": Kind("", "lost: impetusd, or the host, went down while it ran"),
     "skipped_missed": Kind("", "skipped: missed while impetusd was down, the host asleep, or its clock changed"),
     "skipped_running": Kind("", "skipped: the previous run is still running"),
@@ -532,11 +532,11 @@ KEYS: dict[str, Kind] = {
         lambda f: f"given up (max_restarts = {f['most']} within restart_window = {span(f['window_s'])})",
     ),
     "killed_too": Kind("decision timeout_s", _killed_too),
-    # What becomes of impetusd itself.
+    # What happens to impetusd itself.
     "signalled": Kind("", "stopped by a signal"),
     "stop_asked": Kind("", "impetusd stop"),
     "critical": Kind("name", "{name} is critical, and FATAL"),
-    # What impetusd itself suffers from.
+    # impetusd's own troubles.
     "not_reloaded": Kind("unit cause", "{cause}", "Reload of {unit} failed; the old version keeps serving"),
     "being_watched": Kind(
         "unit left_s",

@@ -1,8 +1,9 @@
-"""What looks like a secret, and text without it. Whatever is shown, told or written down goes through here.
+"""What looks like a secret, and text without it. Everything that is shown, sent or recorded passes through here.
 
 Secrets are known by the names they go by (`is_secret`), and in free text by what stands around them: the password of a
-URL, the value in NAME=value, behind --name, in a header; and by the form of well-known tokens. It is a net and no proof: a
-password without a name is text like any other. What is hidden wrongly costs a look into the file, what is shown the secret.
+URL, the value in NAME=value, behind --name, in a header; and by the form of well-known tokens. It is a net and no
+proof: a password without a name is text like any other. Hiding too much costs a look into the file; hiding too little
+exposes the secret.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _HAVE_SECRETS = frozenset({"IMPETUSD_GATEWAY", "IMPETUSD_OBSERVER"})  # all that
 # Bounded, and from the beginning of a word on: each word is looked through once, however long a line is.
 _NAME = rf"(?<![\w.-])[\w.-]{{0,100}}?{_WORD}[\w.-]{{0,100}}"
 _VALUE = (
-    r"(?:\"[^\"\n]*\"|'[^'\n]*'|\S+?(?=[\"')\]}>,;]*(?:\s|$)))"  # what closes a bracket or a sentence is no part of it
+    r"(?:\"[^\"\n]*\"|'[^'\n]*'|\S+?(?=[\"')\]}>,;]*(?:\s|$)))"  # what closes a bracket or a sentence is not part of it
 )
 _RULES = tuple(
     (re.compile(pattern, re.IGNORECASE | re.MULTILINE), shown)
@@ -54,14 +55,14 @@ _RULES = tuple(
         ),
     )
 )
-# Without one of these no rule can match: most of what is told is spared the rules.
+# Without one of these no rule can match: most text skips the rules.
 _HINT = re.compile(
     rf"://|{_WORD}|bearer|AKIA|ASIA|gh[pousr]_|impd_|glpat|xox|[rs]k_|AIza|eyJ|-----BEGIN", re.IGNORECASE
 )
 
 
 def is_secret(name: str) -> bool:
-    """Whether what goes by this name (of a variable, a header, a parameter) is not to be shown."""
+    """Whether the value of this name (a variable, header or parameter) must be hidden."""
     return name in _HAVE_SECRETS or (name not in _NO_SECRET and _SECRET.search(name) is not None)
 
 
@@ -104,7 +105,7 @@ def _named(word: str) -> tuple[str, str, str]:
 
 
 def secrets(env: Iterable[tuple[str, str]], command: Sequence[str] = ()) -> tuple[str, ...]:
-    """What must not be seen of what a process was given, the longest first."""
+    """The secret values among a process's variables, the longest first."""
     found: set[str] = set()
     for name, written in env:
         found.update([written] if is_secret(name) else (match[1] for match in _PASSWORD.finditer(written)))

@@ -1,12 +1,14 @@
 """What `watch` and `tail` send after their answers, one JSON-RPC notification a line. Pure; both sides use it.
 
-The answer to `watch` is {"life", "n", "resumed"}. Unless it is a resumed one, "row" lines follow with everything as it is now, then
-"complete" with the number `n` as of which that is so. From there on "change" lines, numbered without a gap: `n`, `at` (Unix
-time), `kind`, `key` and `value` (null: it is gone). "alive" comes when nothing else has come for a while.
+The answer to `watch` is {"life", "n", "resumed"}. Unless it is a resumed one, "row" lines follow with the present state
+of everything, then "complete" with the number `n` that it is as of. From there on "change" lines, numbered without a
+gap: `n`, `at` (Unix time), `kind`, `key` and `value` (null: it is gone). "alive" is sent when nothing else was sent for
+a while.
 
-Kinds: unit (a row as in `status`; the key is the slot's own name), timer, check, reload (rows as in `timers`, `health` and
-`reload`), daemon (attention, troubles, held, behind, profile), ledger (a record; never part of a snapshot), usage (by slot:
-bytes of memory, percent of a core). A row is sent when more has changed in it than a clock or how long a probe took.
+Kinds: unit (a row as in `status`; the key is the slot's own name), timer, check, reload (rows as in `timers`, `health`
+and `reload`), daemon (attention, troubles, held, behind, profile), ledger (a record; never part of a snapshot), usage
+(by slot: bytes of memory, percent of a core). A row is sent when more than a clock or a probe's duration has changed in
+it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ _HEAD = b'{"jsonrpc":"2.0","method":"%s","params":{%s'
 
 
 class OutOfStep(Exception):
-    """What came cannot follow what came before: a number is missing, or it is nothing that `watch` sends."""
+    """The stream is inconsistent: a number is missing, or `watch` does not send such a line."""
 
 
 def body(at: float, kind: str, key: str, value: str) -> bytes:
-    """What a row's line and a change's line have in common, and end with; `value` is JSON already."""
+    """The common end of a row's line and a change's line; `value` is JSON already."""
     form = b'"at":%.3f,"kind":"%b","key":%b,"value":%b}}\n'
     return form % (at, kind.encode(), json.dumps(key).encode(), value.encode())
 
@@ -71,7 +73,7 @@ class Change:
 
 
 class Mirror:
-    """What a watcher knows: `rows` by kind and key, as of number `n` of the supervisor's life `life`.
+    """A watcher's state: `rows` by kind and key, as of number `n` of the supervisor's life `life`.
 
     Rows of units carry `at`, as of when their `uptime_s` is; memory and CPU are brought up to date in them.
     """
@@ -91,7 +93,7 @@ class Mirror:
         return Change(self.n, 0.0, "resumed", "", None) if resumed else None
 
     def take(self, method: str, params: Mapping[str, Any]) -> Change | None:
-        """One notification; the change that it tells, if any. OutOfStep: connect anew."""
+        """Apply one notification; return its change, if any. OutOfStep: reconnect."""
         try:
             if method == ROW and self._coming is not None:
                 self._put(self._coming[1], params["at"], params["kind"], params["key"], params["value"])

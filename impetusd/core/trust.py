@@ -1,4 +1,4 @@
-"""Who else could have written a file that impetusd goes by, or put another one in its place. Pure."""
+"""Who else could have written or replaced a file that impetusd relies on. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class Trust(namedtuple("Trust", ("uid", "gids"), defaults=(0, frozenset()))):  # noqa: PYI024 (typing)
-    """Whose files count: root's, and those of user `uid`. The groups `gids` may write to folders on the way, too."""
+    """Whose files are trusted: root's, and those of user `uid`. The groups `gids` may write to folders on the way,
+    too."""
 
     __slots__ = ()
     uid: int
@@ -20,7 +21,7 @@ class Trust(namedtuple("Trust", ("uid", "gids"), defaults=(0, frozenset()))):  #
 
 
 class Fault(namedtuple("Fault", ("what", "command"))):  # noqa: PYI024 (typing)
-    """Why not to go by a file, as a clause; and the command that puts it right."""
+    """Why a file is not trusted, as a clause; and the command that fixes it."""
 
     __slots__ = ()
     what: str
@@ -33,10 +34,11 @@ class Fault(namedtuple("Fault", ("what", "command"))):  # noqa: PYI024 (typing)
 
 
 def distrusted(uid: int, gid: int, mode: int, owner: int, gids: Collection[int] = ()) -> str:
-    """Why not to go by what has these numbers, as a clause without its object; "" if one may.
+    """Why a file with these numbers is not trusted, as a clause without its object; "" if it is.
 
-    `owner` may have it besides root; the groups `gids` may write to it. A group whose number is the owner's is his own, as
-    Debian and Red Hat make one for each user. In a folder with the sticky bit others may make files, and replace none.
+    `owner` may have it besides root; the groups `gids` may write to it. A group whose number is the owner's is his own,
+    as Debian and Red Hat make one for each user. In a folder with the sticky bit others may create files but replace
+    none.
     """
     if uid not in {0, owner}:
         return f"belongs to user {uid}"
@@ -58,7 +60,7 @@ def file_fault(path: str, there: stat_result, trust: Trust) -> Fault | None:
 
 
 def folder_fault(path: str, folder: str, there: stat_result, trust: Trust) -> Fault | None:
-    """Of a folder on the way to the file at `path`: whoever may write to it can put another file there."""
+    """The same for a folder on the way to the file at `path`: a user who may write to it can replace the file."""
     what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid, trust.gids)
     if there.st_uid not in {0, trust.uid}:
         return Fault(f"the folder {folder} {what}", _elsewhere(path, trust))
@@ -66,7 +68,7 @@ def folder_fault(path: str, folder: str, there: stat_result, trust: Trust) -> Fa
 
 
 def link_fault(path: str, link: str, there: stat_result, trust: Trust) -> Fault | None:
-    """Of a symbolic link on the way: whoever has it can have it lead elsewhere."""
+    """The same for a symbolic link on the way: its owner can point it elsewhere."""
     if there.st_uid in {0, trust.uid}:
         return None
     return Fault(f"the link {link} belongs to user {there.st_uid}", _elsewhere(path, trust))

@@ -1,4 +1,4 @@
-"""What the values of one section must be to each other and to the machine. Each function tells `reading` its problems."""
+"""Checks of a section's values against each other and the machine. Each function reports problems to `reading`."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ OF_SIMPLE = ("wait_ready", "ready", "watchdog", "watch", "cron_restart", "max_ag
 
 
 def oneshot(reading: Values, section: Section, values: dict[str, Any]) -> None:
-    """What ends by itself, which is told before defaults are: not started again by default, and given any time."""
+    """Units that end by themselves, determined before defaults: by default not restarted and without a time limit."""
     if values.get("type") != "oneshot":
         return
     if "autorestart" not in section.entries:
@@ -155,7 +155,7 @@ def target(reading: Values, section: Section, target: str, http: str) -> None:
 
 
 def asking(reading: Values, section: Section, way: str, values: dict[str, Any], faulty: set[str]) -> None:
-    """What a health check says, against the `way` in which it asks."""
+    """Check a health check's keys against its `way` of probing."""
     for keys, whose in ((OF_HTTP, "http"), (OF_EXEC, "exec")):
         for key in section.entries:
             if way not in {"", whose} and key in keys:
@@ -215,7 +215,7 @@ def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
 
 
 def owners(reading: Values, section: Section, addresses: Iterable[Listen], key: str = "listen") -> None:
-    """Whose the unix sockets among `addresses` are to be."""
+    """Check the owners of the unix sockets among `addresses`."""
     for address in addresses:
         user, _, group = address.owner.partition(":")
         at, host = place(section, key), reading.host
@@ -264,6 +264,6 @@ def matches(pattern: str, names: Iterable[str]) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether increment_var can count from it."""
+    """Whether increment_var can start counting from it."""
     digits = text.strip().removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) < 19

@@ -30,7 +30,7 @@ def health(check: Health) -> dict[str, str | list[str]]:
 
 
 def origins(unit: Unit) -> dict[str, str]:
-    """Of each key that the unit's section sets, its "file:line"; whatever is not in it has its default."""
+    """The "file:line" of each key that the unit's section sets; keys not in it have their default."""
     file = unit.where.rpartition(":")[0]
     return {key: f"{file}:{line}" for key, line in unit.lines.items()}
 

@@ -1,7 +1,7 @@
-"""Sections put into the text of an INI file, or taken out of it. Every other byte of it stays as it is.
+"""Add sections to the text of an INI file, or remove them. Every other byte stays as it is.
 
-What is written is read back by who calls: `written` and `command` say how a value is to be written, and ValueError says that
-it cannot be.
+The caller reads back what is written. `written` and `command` return the form of a value in the file, and raise
+ValueError if there is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def written(value: str) -> str:
-    """How an INI file has to say this value, `${}` and quotes in it as they stand. ValueError where none can."""
+    """This value as written in an INI file, its `${}` and quotes taken literally. ValueError if it cannot be
+    written."""
     _require_one_line(value)
     plain = value.replace("$", "$$")
     quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
@@ -48,7 +49,7 @@ def _require_one_line(text: str) -> None:
 
 
 def _read(text: str, *, quotes: bool, expand: bool = True) -> str:
-    """What a file that says `key = text` means by it."""
+    """The value that `key = text` in a file stands for."""
     value = ini.parse(f"[s]\nk = {text}\n", "")[0][0].entries["k"].value
     if not quotes:
         value = ini.unquoted(value)
@@ -116,7 +117,7 @@ def without(text: str, sections: Sequence[Section], all_sections: Iterable[Secti
         last = max((section.line, *(entry.line for entry in section.entries.values())))
         while last < len(lines) and lines[last].strip() and last + 1 not in headers:
             last += 1
-        if last + 1 in headers:  # a comment that runs into the next header is that one's
+        if last + 1 in headers:  # a comment directly above the next header belongs to it
             while last > section.line and lines[last - 1].strip()[:1] in {";", "#"}:
                 last -= 1
         first = section.line

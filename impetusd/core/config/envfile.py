@@ -45,7 +45,7 @@ def parse(data: bytes, rules: int = RULES) -> dict[str, str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether it can name a variable here and in [env:NAME]: more may than a shell can write as $NAME."""
+    """Whether it is a valid variable name here and in [env:NAME]; more are valid than a shell accepts as $NAME."""
     return name.replace(".", "_").replace("-", "_").isidentifier()
 
 
@@ -136,7 +136,7 @@ def _unescaped(inner: str) -> str:
     parts = [first]
     at = iter(rest)
     for piece in at:
-        if not piece:  # a backslash behind the backslash: the next piece begins with what is no escape
+        if not piece:  # a backslash behind the backslash: the next piece does not begin with an escape
             parts.append("\\" + next(at, ""))
         elif piece[0] in ESCAPED:
             parts.append(piece)

@@ -1,4 +1,4 @@
-"""What a process was started with against what it would be started with now, without what looks secret."""
+"""Compare a process's environment with the one it would be started with now, without what looks secret."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-# Ours, and of each process another.
+# Set by impetusd, with another value in each process.
 LEFT_OUT = OWN_VARIABLES | {"PYTHONUNBUFFERED"}
 
 
-# What is handed on of impetusd's own environment whatever env_pass says; LC_* too.
+# Variables of impetusd's own environment that are passed on regardless of env_pass; LC_* too.
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
-# What is about impetusd's own process: of whoever started it, for it alone.
+# Variables about impetusd's own process, set by its parent for it alone.
 _OF_THE_DAEMON = ("IMPETUSD_", "LISTEN_", "NOTIFY_SOCKET", "JOURNAL_STREAM", "MAINPID", "SYSTEMD_EXEC_PID")
 
 
@@ -41,7 +41,7 @@ def handed_on(daemon: Mapping[str, str], env_pass: Sequence[str]) -> dict[str, s
 
 
 def passes_path(env_pass: Sequence[str]) -> bool:
-    """Whether the PATH is to be the caller's."""
+    """Whether the caller's PATH is used."""
     return any(pattern[0] != "!" and fnmatchcase("PATH", pattern) for pattern in env_pass)
 
 
@@ -58,7 +58,7 @@ def shown(env: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def differing(started: Mapping[str, str], anew: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A row for each variable that would be another; None for one that is not there."""
+    """A row for each variable that would differ; None for a missing one."""
 
     def side(env: Mapping[str, str], name: str) -> str | None:
         return redact.value(name, env[name]) if name in env else None

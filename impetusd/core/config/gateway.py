@@ -1,9 +1,9 @@
-"""[gateway] and [alert:NAME]: what they must be, and the two units that impetusd makes of them.
+"""[gateway] and [alert:NAME]: their checks, and the two units that impetusd makes of them.
 
     gateway    a pool of our own: the page, the API, the metrics. With [gateway] only
     observer   a program of our own: alerts and history. With [gateway] or any [alert:NAME]
 
-What they are told is in one variable each, JSON: IMPETUSD_GATEWAY and IMPETUSD_OBSERVER. There are secrets in it.
+Each gets its settings as JSON in one variable, IMPETUSD_GATEWAY or IMPETUSD_OBSERVER, which contains secrets.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def gateway(reading: Values, sections: list[Section]) -> None:
 
 
 def is_loopback(address: Listen) -> bool:
-    """Whether nobody but processes of this host can connect to it."""
+    """Whether only processes of this host can connect to it."""
     if address.path or address.host == "localhost":
         return True
     try:
@@ -201,7 +201,7 @@ def _enabled(reading: Values, name: str) -> bool:
 
 
 def _closed(reading: Values, section: Section, name: str, user: str) -> str:
-    """What of impetusd's own code its user, for whom nobody has asked, does not get to, with a warning; "" for nothing."""
+    """The part of impetusd's own code that its default user cannot read, with a warning; "" if there is none."""
     gateway, path = reading.gateway, reading.host.closed
     if user != NOBODY or not path or (gateway is not None and gateway.values["user"]):
         return ""
@@ -211,7 +211,7 @@ def _closed(reading: Values, section: Section, name: str, user: str) -> str:
 
 
 def _told(reading: Values, name: str) -> dict[str, Any]:
-    """What the unit is told, as JSON."""
+    """The unit's settings, as JSON."""
     whole = reading.gateway.values if reading.gateway is not None else {}
     url = whole.get("url", "") or (_url(whole) if whole else "")
     conf = {"conf": reading.path, "state_dir": reading.built_in["STATE_DIR"], "url": url}
@@ -238,7 +238,7 @@ def _roles(reading: Values) -> dict[str, tuple[str, ...]]:
 
 
 def _url(whole: Mapping[str, Any]) -> str:
-    """What a browser reaches it by, as far as the section tells; "" if it does not."""
+    """The URL for a browser, as far as the section gives it; "" if it does not."""
     secure, hosts, addresses = whole["tls_cert"] or whole["behind_proxy"], whole["hosts"], whole["listen"]
     if whole["behind_proxy"] and hosts:
         return f"https://{hosts[0]}/"

@@ -1,6 +1,6 @@
-"""Keys and sections of PM2, supervisord, gunicorn and systemd, and what they are here: for who writes what the fingers know.
+"""Keys and sections of PM2, supervisord, gunicorn and systemd, and their names here, for operators used to those.
 
-One table each, by the name as it is written there. What has the same name and meaning here is not in it.
+One table each, by the name as it is written there. Names with the same meaning here are not listed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Habit(namedtuple("Habit", ("ours", "how"), defaults=("",))):  # noqa: PYI024 (typing)
-    """`ours`: the key, where it is told as one; `how`: what to write, or why nothing is to be, as a clause."""
+    """`ours`: the key here, if a key replaces it; `how`: what to write, or why nothing is needed, as a clause."""
 
     __slots__ = ()
     ours: str

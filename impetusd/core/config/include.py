@@ -53,7 +53,7 @@ class Pattern:
 
 
 def patterns(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> list[Pattern]:
-    """What the INI file at `path` includes. Its problems are told by `config.parse`; what has one is left out."""
+    """What the INI file at `path` includes. `config.parse` reports problems; entries with one are left out."""
     if schema.INCLUDE not in text:
         return []
     sections, _ = ini.parse(text, path)
@@ -64,7 +64,7 @@ def patterns(text: str, path: str, environ: Mapping[str, str], *, former: bool =
 
 
 def included(reading: Reading, section: Section) -> list[Pattern]:
-    """The same of the section itself. Tells `reading` its problems."""
+    """The same for the section itself. Reports its problems to `reading`."""
     entry = section.entries.get("files")
     pieces = reading.expand("files", entry, quotes=reading.rules > 1) if entry else None
     try:

@@ -1,8 +1,8 @@
 """The text of an INI file: its sections with their lines, `${}` references, and words as a shell splits them.
 
 configparser cannot serve here: it forgets on which line a value stood, and it stops at the first duplicate, so a
-file's mistakes could not be told all at once, each with file and line. Nothing here raises for what a file may
-contain: what cannot be read becomes a `Problem` (or a complaint, for one value) and reading goes on.
+file's mistakes could not be reported all at once, each with file and line. No content of a file makes this raise: what
+cannot be read becomes a `Problem` (or a complaint, for one value) and reading goes on.
 
     [section]           a header; spaces around it are free
     key = value         keys keep their case; the value's surrounding blanks are dropped
@@ -10,8 +10,8 @@ contain: what cannot be read becomes a `Problem` (or a complaint, for one value)
     ; or # at the start of a line, and " ;" behind a value (outside quotes), begin a comment
 
 A blank line ends a value. A value wholly in one pair of quotes loses them, so that blanks at its ends and " ;" can be
-written. In double quotes \\" is a quote and \\\\ a backslash, as in systemd and Docker; single quotes keep all as it is.
-A value that only begins or ends with a quote is taken as it stands.
+written. In double quotes \\" is a quote and \\\\ a backslash, as in systemd and Docker; single quotes keep all as it
+is. A value that only begins or ends with a quote is taken as it stands.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def parse(
             name, fault = _header(stripped)
             if fault:
                 problems.append(Problem(file, number, fault))
-            if not name:  # what stands under it is looked through for its form, and left out
+            if not name:  # what stands under it is checked for syntax only, and left out
                 continue
             if name in headers and not fault:
                 other, first = headers[name]
@@ -159,7 +159,7 @@ def unquoted(value: str, rules: int = RULES) -> str:
 
 
 class Origin(Enum):
-    """Where a piece of an expanded value is from, which decides how a command line takes it."""
+    """The origin of a piece of an expanded value, which decides how it is split in a command line."""
 
     FILE = "written in the file: its quotes and blanks mean what they mean to a shell"
     ENVIRON = "from a reference: outside quotes it is split at blanks; its own quotes mean nothing"
@@ -237,7 +237,7 @@ def split(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
 
 
 def _past_quotes(value: str, at: int, unclosed: set[str]) -> int:
-    """Where the quotes end that begin at `at`; `at` where none do. A quote that is never closed is told by `unclosed`."""
+    """Where the quotes end that begin at `at`; `at` where none do. `unclosed` reports a quote that is never closed."""
     char = value[at]
     if char not in "\"'" or char in unclosed or (at and value[at - 1].isalnum()):
         return at
@@ -271,7 +271,7 @@ class _Expansion:
         self.built_in = built_in
         self.at = 0
         self.complaints: list[str] = []
-        self.broken = False  # its syntax is, so that what follows from that is not told as well
+        self.broken = False  # its syntax is, so that consequences of that are not reported too
 
     def text(self, origin: Origin, *, live: bool, depth: int) -> list[Piece]:
         """Read on to the end, or in a reference to its brace. Where not `live`, only the syntax counts."""

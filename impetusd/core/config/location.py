@@ -1,4 +1,4 @@
-"""Where an instance of impetusd lives, as its INI file tells: all that those need who only look for a running one.
+"""Where an instance of impetusd lives, according to its INI file: all that is needed to find a running one.
 
 `locate` reads that, and overlooks every mistake that does not concern it.
 """
@@ -22,9 +22,9 @@ SECTION = "impetusd"
 DIRECTORIES = {"base_dir": "BASE_DIR", "run_dir": "RUN_DIR", "state_dir": "STATE_DIR", "log_dir": "LOG_DIR"}
 DEFAULTS = {"base_dir": "", "run_dir": "var/run", "state_dir": "var/lib", "log_dir": "var/log"}
 SYSTEM_DIRS = {"run_dir": "/run/impetusd", "state_dir": "/var/lib/impetusd", "log_dir": "/var/log/impetusd"}  # in /etc
-PLAIN = "impetusd.ini"  # the file whose folders do not have its name in theirs
+PLAIN = "impetusd.ini"  # the folders of this file do not contain its name
 SYSTEM = "/etc/"
-USERS = "impetusd"  # what is a user's own is in a folder of this name
+USERS = "impetusd"  # the name of the folder for a user's own files
 
 
 class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "log_dir"))):  # noqa: PYI024 (typing)
@@ -78,7 +78,7 @@ def is_users_own(path: str, environ: Mapping[str, str]) -> bool:
 
 
 def _folder(environ: Mapping[str, str], variable: str, below_home: str) -> str:
-    """What the variable names; a relative one does not count."""
+    """The path in the variable; a relative one is ignored."""
     given, home = environ.get(variable, ""), environ.get("HOME", "")
     if given.startswith("/"):
         return normpath(given)
@@ -118,10 +118,10 @@ class Reading:
         self.default_dirs = {"base_dir": DEFAULTS["base_dir"], **default_dirs(normpath(path), environ, former=former)}
         self.rules = rules
         self.built_in = {"CONF_DIR": dirname(normpath(path))}
-        self.instance = ""  # what ${INSTANCE} is where reading has come to; "" where there is none
+        self.instance = ""  # the value of ${INSTANCE} at the line being read; "" if there is none
 
     def problem(self, at: Section | Entry | None, text: str) -> None:
-        """`at` is what it is told of; None is the file as a whole."""
+        """Record a problem at `at`; None is the file as a whole."""
         self.problems.append(Problem(at.file if at else self.path, at.line if at else 1, text))
 
     def expand(self, said: str, entry: Entry, *, quotes: bool = False) -> list[ini.Piece] | None:

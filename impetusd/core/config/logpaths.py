@@ -1,4 +1,4 @@
-"""Which file each slot's output goes to, and which two would share one without having been told to."""
+"""Which file each slot's output goes to, and which slots would share one by mistake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class _Path:
 
 
 def log_file(unit: Unit, stream: str, suffix: str, log_dir: str) -> str:
-    """The file of one slot, or stdout or stderr: `suffix` tells the unit's slots apart, "" where there is but one. `stream`: out or error."""
+    """The file of one slot, or stdout or stderr: `suffix` distinguishes the unit's slots, "" if there is only one.
+    `stream`: out or error."""
     key = KEYS[stream]
     given: str = getattr(unit, key)
     if given and (not given.startswith("/") or key in unit.per_instance or not suffix):
@@ -44,7 +45,7 @@ def log_file(unit: Unit, stream: str, suffix: str, log_dir: str) -> str:
 
 
 def collisions(reading: Values, log_dir: str) -> None:
-    """Tell of units whose slots would write into another's file, where that is not what the INI says."""
+    """Report units whose slots would write to another unit's file although the INI file does not say so."""
     units = [unit for unit in reading.units.values() if unit.enabled]
     units += [timer.unit for timer in reading.timers.values() if timer.enabled]
     paths = [path for unit in units for path in _paths(unit, log_dir)]

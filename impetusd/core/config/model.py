@@ -27,7 +27,7 @@ class Kind(Enum):
 
 
 class Autorestart(Enum):
-    """When an ended process is started again without being asked."""
+    """When an ended process is restarted automatically."""
 
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
@@ -35,7 +35,7 @@ class Autorestart(Enum):
 
 
 class Overlap(Enum):
-    """What becomes of a run of a timer that is due while the one before it is still going."""
+    """What happens to a timer's run that is due while the previous one still runs."""
 
     SKIP = "skip"
     QUEUE = "queue"
@@ -54,7 +54,7 @@ class Ready:
     """How a program that does not speak the notify protocol is known to be ready.
 
     `kind` and `value`: "http" and a URL, "tcp" and HOST:PORT, "log" and a regular expression for a line of this run,
-    "listen" and "" of Node, whose preload says it.
+    "listen" and "" for Node, whose preload reports it.
     """
 
     kind: str
@@ -74,8 +74,8 @@ UNIX_MODE = 0o660  # of a unix socket that nothing else is said of
 class Listen:
     """One listening address: `host` and `port` for tcp, `path` for a unix socket (then host is '' and port 0).
 
-    Of a unix socket `mode` is who may connect, `owner` ("user", "user:group", ":group") whose it is; "": impetusd's own.
-    `v6only`: whether [::] leaves IPv4 alone; None is as the host has it (net.ipv6.bindv6only).
+    For a unix socket, `mode` is its file mode and `owner` its owner ("user", "user:group", ":group"); "": impetusd's
+    own. `v6only`: whether [::] leaves IPv4 alone; None is as the host has it (net.ipv6.bindv6only).
     """
 
     host: str
@@ -99,7 +99,7 @@ class Listen:
 
     @property
     def place(self) -> str:
-        """Where it is, whoever may connect: a name for the socket. A [::] without more is IPv6 alone, as it once was."""
+        """The address without mode and owner: a name for the socket. A plain [::] is IPv6 alone, as it once was."""
         both = self.host == ANY_V6 and not self.v6only
         return self._address + (f" v6only={'host' if self.v6only is None else 'no'}" if both else "")
 
@@ -110,7 +110,7 @@ class Listen:
         return self.host == other.host or self._covers(other) or other._covers(self)
 
     def _covers(self, other: Listen) -> bool:
-        """Whether it is a wildcard that the other's address is under; [::] may take IPv4, too, unless it is told not to."""
+        """Whether it is a wildcard that covers the other's address; [::] may cover IPv4, too, unless v6only is set."""
         if self.host == ANY_V6:
             return ":" in other.host or not self.v6only
         return self.host == ANY_V4 and ":" not in other.host
@@ -133,7 +133,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A section that is no unit by itself, [gateway] or [alert:NAME]: each key that it takes, with its value."""
+    """A section that is not a unit itself, [gateway] or [alert:NAME]: each key that it takes, with its value."""
 
     name: str  # "" of [gateway]
     where: str  # "file:line" of the section's header
@@ -142,10 +142,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """What may be started, how often, as whom, under which policy: a `[pool:NAME]`, a `[program:NAME]`, or the one-shot
+    """A unit's command, number of processes, user and policies: a `[pool:NAME]`, a `[program:NAME]`, or the one-shot
     command of a `[timer:NAME]` or `[health:NAME]`.
 
-    A default here is what a unit has whose kind does not take the key; the keys' own defaults are in
+    A default here applies to units whose kind does not take the key; the keys' own defaults are in
     `core.config.schema`.
     """
 
@@ -308,7 +308,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Who has which role besides root and the daemon's own user: names and numbers of users, and of groups behind @."""
+    """Who has which role besides root and the daemon's own user: users by name or number, groups prefixed with @."""
 
     viewers: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
@@ -338,13 +338,13 @@ class Config:
     groups: Mapping[str, Group] = field(default_factory=dict)
     gateway: Settings | None = None
     alerts: Mapping[str, Settings] = field(default_factory=dict)
-    warnings: tuple[Problem, ...] = ()  # what may be meant as it is written, and more often is not
+    warnings: tuple[Problem, ...] = ()  # valid, but more often a mistake
     profile: str = ""  # whose [env:NAME@PROFILE] are laid over [env:NAME]; "" is none
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What checking a configuration needs to know of the machine; tests pass another one."""
+    """The facts about the machine that checking a configuration needs; tests pass their own."""
 
     euid: int
     cpus: int

@@ -19,7 +19,7 @@ LINGER = 5.0  # seconds at most that idle connections of a stopping server are k
 
 
 def is_node(command: Sequence[str]) -> bool:
-    """Whether a command is Node or a script of it, as far as its words say."""
+    """Whether a command runs Node or a Node script, judged by its words."""
     words = list(command)
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
@@ -39,7 +39,7 @@ def is_loaded(unit: Unit) -> bool:
 
 
 def listens(unit: Unit) -> bool:
-    """Whether listening is being ready."""
+    """Whether the program counts as ready once it listens."""
     return unit.ready is not None and unit.ready.kind == "listen"
 
 

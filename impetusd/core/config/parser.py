@@ -44,10 +44,10 @@ def parse_all(
 ) -> Config:
     """The configuration that the files describe, with the sections of `profile` laid over the others.
 
-    Raises ConfigError with every problem, by line; those of other instances than the first are among them.
+    Raises ConfigError with every problem, by line, including those of instances other than the first.
 
-    With another `instance` it raises nothing and tells one thing: the units that use ${INSTANCE}, as this one has them.
-    A unit that cannot have such an instance is not there.
+    With another `instance` it raises nothing and returns only the units that use ${INSTANCE}, with this instance's
+    values. Units that cannot have such an instance are left out.
 
     `rules`: those that the text was first read by, see `ini.RULES`.
     """
@@ -269,7 +269,8 @@ class _Sections(Values):
     def other_instances(
         self, section: Section, kind: Kind, name: str, values: dict[str, Any], faulty: set[str]
     ) -> None:
-        """What the values are for every instance but the first: a line is told with the first for which it is wrong."""
+        """Check the values of every instance but the first: a line is reported once, with the first instance it fails
+        for."""
         varying = {key for key, entry in section.entries.items() if key in values and names_instance(entry.value)}
         entries = self.env_entries_of(name)
         varying_env = {variable for variable, entry in entries.items() if names_instance(entry.value)}

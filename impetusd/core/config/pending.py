@@ -1,4 +1,4 @@
-"""Whether an INI file says something else than what is in force: told by numbers, not by the text, which may hold secrets.
+"""Whether an INI file differs from what is in force, by comparing checksums, not the text, which may hold secrets.
 
 The daemon has two for each file that it has read: of all of it, which is cheap to compare, and of what it says, in which
 comments and blanks do not count.
@@ -29,14 +29,14 @@ def meaning(text: str, path: str) -> int:
 
 
 def report(texts: Iterable[tuple[str, str]], globs: Iterable[str]) -> dict[str, Any]:
-    """What a daemon tells of the files in force: the INI file first, and what else it includes, as patterns."""
+    """A daemon's report on the files in force: the INI file first, then what it includes, as patterns."""
     return {"files": [[path, whole(text), meaning(text, path)] for path, text in texts], "globs": list(globs)}
 
 
 def differs(
     told: Mapping[str, Any], conf: str, read: Callable[[str], str], listing: Callable[[str], list[str]]
 ) -> bool:
-    """Whether `conf`, or what it includes, says something else than what is in force.
+    """Whether `conf`, or what it includes, differs from what is in force.
 
     `told` is a `report`, or {} of an older daemon; `listing` gives the files that a pattern means. Raises OSError.
     """

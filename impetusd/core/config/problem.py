@@ -1,7 +1,6 @@
 """What is wrong with an INI file, as the operator reads it.
 
-No dataclass, here and in `core.config.location`: that module and what it imports take 10 ms, and each
-command comes by here.
+No dataclass, here and in `core.config.location`: that module and its imports take 10 ms, and each command imports this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The values of one INI file by themselves: parsed, resolved, or told of as a problem."""
+"""The values of one INI file, each by itself: parsed, resolved, or reported as a problem."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Values(Reading):
         self.headers: dict[str, Section] = {}  # of `units`, `timers` and `groups`, which share their names
         self.alert_headers: dict[str, Section] = {}  # the sections of `alerts`
         self.check_headers: dict[str, Section] = {}  # the sections of `checks`
-        self.misnamed: set[str] = set()  # told once, and not again wherever something refers to them
+        self.misnamed: set[str] = set()  # reported once, not again wherever something refers to them
         self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for; "" are all
         self.env_entries: dict[str, dict[str, Entry]] = {}  # what they were read from
         self.listens: dict[str, list[tuple[Listen, ...]]] = {}  # by unit, of each instance: where these may differ
@@ -72,7 +72,7 @@ class Values(Reading):
         return {**self.env_entries.get("", {}), **self.env_entries.get(name, {})}
 
     def value(self, key: Key, entry: Entry) -> Any:
-        """What the entry says, parsed and resolved; `key.value.none` for nothing; None after a problem."""
+        """The entry's value, parsed and resolved; `key.value.none` for nothing; None after a problem."""
         if "\n" in entry.value and not key.value.lines:
             first = ini.brief(entry.value.partition("\n")[0])
             self.problem(entry, f"{key.name} = {first}: continues in the indented line below; remove its indentation")
@@ -100,7 +100,7 @@ class Values(Reading):
             if key.value is schema.READY and self.rules > 1 and (fault := schema.pattern_fault(value)):
                 raise ValueError(fault)
         except ValueError as error:
-            # What a reference stood for is told, except of a command or a header: there it may be a password.
+            # The value of a reference is shown, except in a command or a header: there it may be a password.
             meant = "" if secret or "$" not in entry.value else f" (that is {ini.brief(text)})"
             comment = "; a comment behind a value begins with ;" if " #" in entry.value else ""
             self.problem(entry, f"{written}{meant}: {error}{comment}")
@@ -150,7 +150,7 @@ class Values(Reading):
         return normpath(join(self.built_in["BASE_DIR"], path))
 
     def all_defaults(self, kind: str) -> dict[str, Any]:
-        """What each key of a section is when it is not there. Not to be changed."""
+        """The default of each key of a section. Do not modify it."""
         keys, known = schema.keys_of(kind), self.defaults.get(kind, {})
         return known if len(known) == len(keys) else {name: self.default(kind, key) for name, key in keys.items()}
 
@@ -204,7 +204,7 @@ class Values(Reading):
         return self.default(kind, key) if value is None or value in ("", ()) else value
 
     def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
-        """Whether the section has a name that it can have."""
+        """Whether the section's name is valid."""
         shown = f"[{ini.brief(section.name)}]"
         if not name:
             self.problem(section, f"{shown} has no name; write [{kind}:NAME]")
@@ -277,12 +277,12 @@ def parts(section: Section) -> tuple[str, str, str]:
 
 
 def place(section: Section, *keys: str) -> Section | Entry:
-    """The first of these keys that is set, or else the header: where a problem of them is told."""
+    """The first of these keys that is set, or else the header: where to report a problem with them."""
     return next((section.entries[key] for key in keys if key in section.entries), section)
 
 
 def lines(section: Section) -> dict[str, int]:
-    """Where each key that is set stands: its line, in the section's file."""
+    """The line of each key that is set, in the section's file."""
     return {key: entry.line for key, entry in section.entries.items()}
 
 

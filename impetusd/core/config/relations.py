@@ -96,7 +96,7 @@ def addresses(reading: Values) -> None:
 
 
 def owned(reading: Values, unit: Unit) -> list[tuple[str, Listen]]:
-    """Each address of the unit with who has it: the unit, or one instance if not all have it."""
+    """Each address of the unit with its user: the unit, or one instance if not all use it."""
     of_each = reading.listens.get(unit.name, [unit.listen])
     shared = set(unit.listen).intersection(*of_each)
     found = [(unit.name, address) for address in unit.listen if address in shared]

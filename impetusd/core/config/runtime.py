@@ -1,7 +1,7 @@
-"""How the worker runtime is executed for a pool: its command, and what it is told by environment variables.
+"""How the worker runtime is executed for a pool: its command and its environment variables.
 
-With `interpreter`, it is a Python that need not know impetusd: PYTHONPATH leads it to the package, and `lend` names the
-folders of our libraries, which it falls back upon (see `worker.lent`).
+With `interpreter`, it is a Python that need not have impetusd installed: PYTHONPATH leads it to the package, and `lend`
+names the folders of our libraries, which it falls back on (see `worker.lent`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def command(unit: Unit, mode: str) -> list[str]:
 
 
 def variables(unit: Unit, env: Mapping[str, str]) -> dict[str, str]:
-    """What is to be in the environment besides `env`."""
+    """The variables to set besides `env`."""
     told = {"IMPETUSD_WORKER": json.dumps(_settings(unit))}
     if unit.interpreter:
         told["PYTHONPATH"] = os.pathsep.join(filter(None, (_ALONE, env.get("PYTHONPATH"))))

@@ -176,7 +176,7 @@ def parse_autorestart(text: str) -> Autorestart:
 
 
 def parse_instances(text: str) -> tuple[int, int]:
-    """How many, and the most there may be; below 1 it is a value of `PER_CPU`."""
+    """The number and its maximum; a number below 1 is a value of `PER_CPU`."""
     special = PER_CPU.get(text.lower())
     if special is not None:
         return special, special
@@ -512,7 +512,7 @@ def parse_ready(text: str) -> Ready:
 
 
 def pattern_fault(ready: Ready) -> str:
-    """Why its regular expression is not taken, which `parse_ready` has found to be one; "" if it is."""
+    """Why its regular expression, which `parse_ready` has compiled, is refused; "" if it is accepted."""
     import re
 
     from impetusd.core.config.linepattern import LinePattern
@@ -677,7 +677,7 @@ CEILING = choice(*ROLES)
 ALERT_TYPE = choice("slack", "json", "ntfy", "email", "command")
 METRICS = choice("token", "open")
 
-# What a log file's path may be instead, and by which names programs know it: opened as files they would be our pipes.
+# Values that a log file's path may have instead, and programs' names for them: opened as files they would be our pipes.
 LOG_STREAMS = {
     name: stream
     for number, stream in ((1, "stdout"), (2, "stderr"))
@@ -755,7 +755,7 @@ KEYS: tuple[Key, ...] = (
     Key("watch", _BOTH, "Planned restarts", PATHS, "", "Restart it when something changes in these files and folders. Needs impetusd[watch].", "src, conf/app.toml"),
     Key("watch_ignore", _BOTH, "Planned restarts", GLOBS, "", "Names in them that do not count, as patterns.", "*.log, tmp"),
     Key("watch_delay", _BOTH, "Planned restarts", DURATION, "500ms", "It restarts when nothing has changed for this long."),
-    # what it may use and how it may hang
+    # what it may use and when it counts as hung
     Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it, gracefully, when it and its descendants use more memory than this; 0: never."),
     Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
     Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
@@ -831,7 +831,7 @@ KEYS: tuple[Key, ...] = (
     Key("metrics", _GATEWAY, "The gateway", METRICS, "token", "Who may read /metrics: whoever has a token of any role, or with open everybody who reaches it."),
     Key("xmlrpc", _GATEWAY, "The gateway", ADDRESS, "", "Where it speaks supervisord's XML-RPC, for supervisorctl and the like: unix:PATH, which may be followed by mode=0660 and owner=USER:GROUP, or a loopback address. Default: nowhere.", "unix:${RUN_DIR}/supervisor.sock"),
     Key("user", _GATEWAY, "The gateway", TEXT, "", "Run it and the observer as this user, by name or by number; impetusd must run as root. Default: nobody if impetusd runs as root, else impetusd's own.", "impetusd"),
-    # who is notified of what
+    # whom to notify of what
     Key("type", _ALERT, "Alerts", ALERT_TYPE, "", "How: slack (a webhook of Slack, Mattermost, Rocket.Chat or Discord's /slack), json (a webhook that takes JSON), ntfy, email or command. Default: email if to is set, command if command is, slack, ntfy or json by the host in url.", "slack"),
     Key("url", _ALERT, "Alerts", SECRET_URL, "", "The webhook, or the topic of ntfy.", "https://hooks.slack.com/***"),
     Key("to", _ALERT, "Alerts", MAILS, "", "Who gets a mail.", "ops@example.com"),
@@ -852,7 +852,7 @@ _OF_SECTION = {section: {key.name: key for key in KEYS if section in key.section
 
 
 def header(kind: str) -> str:
-    """How a section of this kind begins."""
+    """The header's beginning for a section of this kind."""
     return f"[{kind}]" if kind in UNNAMED else f"[{kind}:NAME]"
 
 

@@ -1,6 +1,6 @@
-"""What only a shell would do with a command: no shell runs it, so it is refused with what to write.
+"""Shell syntax in a command: no shell runs it, so it is refused with what to write instead.
 
-Judged by what stands outside of quotes, and by words that mean nothing but that to a program: an argument like
+Only unquoted text counts, and words that can only be meant for a shell: an argument like
 'a && b', a|b or --if>5 is fine.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from impetusd.core.config.ini import Piece
 
 OPERATORS = frozenset({"&&", "||", "|", "|&", ";", ";;"})
-# Of the shell's own commands those that are no programs, or do nothing as one.
+# The shell's built-in commands that are not programs, or have no effect as one.
 BUILT_IN = frozenset({
     ".", "!", "alias", "builtin", "case", "cd", "command", "declare", "eval", "export", "for", "function", "if", "let", "local",
     "popd", "pushd", "set", "shopt", "source", "trap", "typeset", "ulimit", "umask", "unalias", "unset", "until", "while", "{",
@@ -72,7 +72,7 @@ def _of_word(bare: str) -> str:
 
 
 def _of_end(words: list[str]) -> str:
-    """What stands at the end of a word, or of all."""
+    """The operator at the end of a word, or of the command."""
     if any(len(word) > 1 and word.endswith(";") for word in words[:-1]):
         return f"{NO_SHELL}, and ; is shell syntax; {SHELL}"
     last = words[-1]

@@ -1,6 +1,6 @@
-"""Errors that everybody meets: what they mean, and what to type to see for oneself. Nothing is guessed.
+"""Common errors: what they mean, and which commands to type to see the facts. Nothing is guessed.
 
-Of what a program wrote the text is looked at (`advice`); of what impetusd says, key and facts (`of_reasons`).
+Programs' output is matched as text (`advice`), impetusd's reasons by key and facts (`of_reasons`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Advice(NamedTuple):
-    """`hint` is a sentence, or ""; `commands` are (what to type, what it tells)."""
+    """`hint` is a sentence, or ""; `commands` are (what to type, what it shows)."""
 
     hint: str = ""
     commands: tuple[tuple[str, str], ...] = ()
@@ -122,7 +122,7 @@ def _of_reason(reason: Reason) -> Advice:
     answer = reason.find("bad_answer")
     if answer is not None and answer.facts["errno"] == errno.ECONNREFUSED:
         return _refused(str(answer.facts["at"]))
-    if answer is not None and not answer.facts["errno"]:  # the words of whoever was asked
+    if answer is not None and not answer.facts["errno"]:  # the answer of the server that was asked
         return advice([str(answer.facts["answer"])])
     return _of_errno(errno_of(reason), str(reason.facts.get("path") or reason.facts.get("where") or ""))
 
@@ -214,7 +214,7 @@ def _filled(known: _Known, match: re.Match[str]) -> Advice:
 
 
 def of_exit_code(code: int | None) -> str:
-    """What the shell means by it, as a sentence; "" for others."""
+    """The shell's meaning of this exit code, as a sentence; "" for other codes."""
     return {
         126: "the shell found the command but cannot execute it",
         127: "the shell did not find the command",
@@ -224,8 +224,8 @@ def of_exit_code(code: int | None) -> str:
 def error_line(lines: Iterable[str]) -> str:
     """The line that names the error, of those that a process wrote last; "" if it wrote nothing.
 
-    Where a runtime (Node, Python, Java, Ruby, Go, PHP, Rust) tells what nobody caught, that error's own line. Else the last
-    line that is not indented: what most programs say before they go.
+    Where a runtime (Node, Python, Java, Ruby, Go, PHP, Rust) reports an uncaught error, that error's own line. Else the
+    last line that is not indented: what most programs say before they go.
     """
     written = [line.rstrip() for line in lines if line.strip()]
     while len(written) > 1 and _AFTERWARDS.match(written[-1]) and not written[-1].startswith("Node.js"):
@@ -243,7 +243,7 @@ def kept(lines: Sequence[str], most: int) -> list[str]:
     return last if len(lines) <= most or named == error_line(last) else [named, *last[1:]]
 
 
-# What comes behind an error, of the runtime or of what has started it.
+# Lines that follow an error, from the runtime or its parent.
 _AFTERWARDS = re.compile(
     r"Node\.js v\d|\(Use `node |\}$|npm (?:ERR!|error|notice)|.?ELIFECYCLE|error Command failed with exit code|info Visit "
     r"|exit status \d+$|note: (?:run with|Some details)|sys:1: "

@@ -1,7 +1,7 @@
 """What is wrong with a host, or soon will be, for an impetusd: facts in, findings out. Pure.
 
-A finding says what is so; where it is not as it should be, why that matters and how to mend it. `FAIL` is what keeps
-impetusd or a program from working, `WARN` what will hurt one day. `JUDGES` is in the order in which they are told.
+A finding states a fact and, if something is wrong, why it matters and how to fix it. `FAIL` keeps impetusd or a program
+from working; `WARN` will hurt one day. `JUDGES` is in the order of the report.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OK, WARN, FAIL = LEVELS = ("ok", "warn", "fail")
 DESCRIPTORS = 8  # of the shim for each process: two pipes, a pidfd, a channel
 OWN_DESCRIPTORS = 64
-# What the kernel must have, since when, and what is lost without it; "" for what there is no impetusd without.
+# Required kernel features, since when they exist, and what is lost without them; "" if impetusd cannot run without.
 FEATURES = {
     "pidfd_open": ("5.3", ""),
     "P_PIDFD": ("5.4", ""),
@@ -75,7 +75,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was found; None is what could not be found out, and of which nothing is said."""
+    """What was found; None: it could not be found out, and nothing is reported."""
 
     conf: str
     command: str = "impetusd"  # what reaches this instance, for hints
@@ -99,7 +99,7 @@ class Facts:
     first_port: int = 1024  # the lowest that needs no privilege
     may_bind: bool = True  # any port, all the same
     disks: tuple[Disk, ...] = ()
-    files: tuple[tuple[str, Fault], ...] = ()  # what commands are read from, and others could have written
+    files: tuple[tuple[str, Fault], ...] = ()  # files that commands are read from and others can write
     code: tuple[tuple[str, str, Fault], ...] = ()  # unit, and the same of what it runs
     folders: Mapping[str, Inode] = field(default_factory=dict)  # run_dir, state_dir, log_dir, where they are there
     people: tuple[Person, ...] = ()

@@ -1,4 +1,4 @@
-"""What an explanation is made of: what is known, one finding, and the last end of a slot as the ledger tells it."""
+"""What an explanation is made of: what is known, one finding, and the last end of a slot as recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class End:
     rule: Record | None
     words: Record | None
     times: int  # ends like it in a row
-    since: float  # when the first of those was
+    since: float  # the time of the first of those
 
     @property
     def lines(self) -> list[str]:
@@ -130,7 +130,7 @@ class End:
 
 
 def end_of(records: Sequence[Record]) -> End | None:
-    """None if there was none that nobody asked for."""
+    """None if there was no unplanned one."""
     ends = [record for record in records if record["kind"] == "exit"]
     if not ends or ends[-1].get("asked"):
         return None

@@ -45,7 +45,7 @@ KNOWN = (
 
 
 def advice(command: Sequence[str]) -> str:
-    """What to write for this command, as a sentence; "" for a program that nobody knows, or that stays where it is."""
+    """What to write for this command, as a sentence; "" for an unknown program, or one that stays in the foreground."""
     words = [part for word in command for part in word.split()]
     for place, word in enumerate(words):
         name = basename(word.strip("'\";"))

@@ -48,7 +48,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """What stays the same for as long as it lasts; impetusd itself may have several troubles at once."""
+        """The problem's identity for as long as it lasts; impetusd itself may have several troubles at once."""
         return f"{self.event} {self.name}" + (f" {self.cause.key}" if self.event == "daemon" else "")
 
 
@@ -85,8 +85,8 @@ class _Unit:
 def standing(rows: Rows, known: Collection[str] = ()) -> list[Problem]:
     """What the rows themselves show to be wrong. `known`: keys of what was wrong before.
 
-    What is being tried again is as it was, and how that ends decides: a unit that is started, a check that was not asked
-    yet, a timer whose job runs.
+    Whatever is being retried keeps its problem until the outcome is known: a unit that is starting, a check that has
+    not probed yet, a timer whose job runs.
     """
     return [*_fatal(rows, known), *_unhealthy(rows, known), *_timers(rows, known), *_instance(rows)]
 
@@ -144,7 +144,7 @@ def _root(name: str, edges: Mapping[str, Collection[str]], down: Collection[str]
 
 
 def _outside(problem: Problem) -> str:
-    """What it says of the world outside; "" if nothing that two units could have in common."""
+    """The external cause that it names; "" if there is none that two units could share."""
     if said := _known_line(problem.lines):
         return said
     inward = problem.cause.find("bad_answer") is not None  # it is the unit itself that was asked
@@ -263,5 +263,5 @@ def problem_of(data: Mapping[str, Any]) -> Problem:
 
 
 def stopped(name: str, state: str) -> Reason:
-    """Why an incident is, whose root has no problem of its own."""
+    """The reason for an incident whose root has no problem of its own."""
     return because("is_state", name=name, state=state, cause=NONE)

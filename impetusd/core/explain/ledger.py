@@ -2,7 +2,7 @@
 
 A record is a JSON object on a line of its own, ASCII, in `state_dir/ledger.jsonl` and the file before it,
 `ledger.jsonl.1`. Each has `n` (1, 2, 3 …: a gap means that records were lost), `at` (Unix time in seconds, to the
-millisecond) and `kind`, and then what KINDS says of its kind. A reader passes over what it does not know.
+millisecond) and `kind`, and then what KINDS says of its kind. Readers ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "kills": "how often SIGKILL was sent to end it",
         **_DECIDED,
     },
-    "gone": {**_OF_A_SLOT, **_DECIDED},  # what a process left behind has ended, too
+    "gone": {**_OF_A_SLOT, **_DECIDED},  # the processes that it left behind have ended, too
     "stderr": {**_OF_A_SLOT, "pid": "of the run that has ended", "lines": "the last that it wrote to stderr"},
     "rule": {
         **_OF_A_SLOT,
@@ -142,13 +142,13 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 
 
 def began(record: Record) -> float:
-    """When what it tells of began: a command's record is written when it is done."""
+    """When the recorded event began: a command's record is written when it is done."""
     at: float = record["at"] - record.get("took_s", 0.0)
     return at
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The record on a line; None if it is none, as a torn one, or one that somebody has written into the file."""
+    """The record on a line; None if the line is not a record (torn, or written by somebody else)."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -166,7 +166,7 @@ def _is_sound(record: Mapping[str, Any]) -> bool:
 
 
 def about(patterns: Collection[str]) -> Callable[[Record], bool]:
-    """Tells whether a record is about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
+    """A test for records about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
     exact, globs = frozenset(patterns), [pattern for pattern in patterns if is_pattern(pattern)]
 
     def found(record: Record) -> bool:
@@ -177,7 +177,7 @@ def about(patterns: Collection[str]) -> Callable[[Record], bool]:
 
 
 def literals(patterns: Collection[str]) -> list[bytes]:
-    """One of these is in the line of each record that concerns the patterns; empty: there is no telling."""
+    """One of these is in the line of each record that concerns the patterns; empty: unknown."""
     if len(patterns) > MOST_LITERALS:
         return []
     found = [json.dumps(re.split(r"[*?[]", pattern)[0])[1:-1].encode() for pattern in patterns]
@@ -200,7 +200,7 @@ def _list(record: Record, field: str) -> list[Any]:
 
 
 def sentence(record: Record) -> str:
-    """What a record tells, in one line, without its time and its slot. As JSON, if it is of no kind that is known."""
+    """A record in one line, without its time and slot; as JSON if its kind is unknown."""
     told = _SENTENCES.get(record["kind"])
     # A record that somebody else has written into the file may lack anything.
     with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
@@ -225,12 +225,12 @@ def end_reason(record: Record) -> Reason:
 
 
 def reason(record: Record) -> Reason:
-    """Why, of a record that says so in `reason` or in `why`."""
+    """The reason of a record, from its `reason` or `why`."""
     return of_record(record, "reason" if "reason" in record else "why")
 
 
 def decision(record: Record) -> Reason:
-    """What was decided of a process that has ended; NONE where nothing was."""
+    """What was decided after a process ended; NONE if nothing was."""
     return of_record(record, "decision", "decided")
 
 
@@ -308,7 +308,7 @@ def _reload(record: Record) -> str:
 
 
 def _without_its_rule(why: Reason) -> Reason:
-    """What a health check has found: that it is unhealthy is said already."""
+    """A health check's finding; that it is unhealthy is already in the sentence."""
     found = why.facts.get("cause")
     return found if why.key == "unhealthy" and isinstance(found, Reason) else why
 

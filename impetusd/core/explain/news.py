@@ -1,7 +1,7 @@
-"""What a change of a slot is worth telling later: the ledger's records of starts, ends and rules.
+"""Which changes of a slot are recorded: the ledger's records of starts, ends and rules.
 
-Pure: from the slot before and after to dicts, with Reasons in them; `supervisor.disk.ledger` numbers, dates and keeps them.
-`core.explain.ledger` has the format as its readers see it.
+Pure: from the slot before and after to dicts, with Reasons in them; `supervisor.disk.ledger` numbers, dates and keeps
+them. `core.explain.ledger` has the format as its readers see it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def transition_records(
 
 
 def how(end: Exit) -> Record:
-    """How a process ended: code, signal, or the stage of the start that failed; and what it had used."""
+    """How a process ended: code, signal, or the failed stage of the start; and what it used."""
     told: Record = {"code": end.code} if end.signal is None else {"signal": signal_name(end.signal)}
     if end.failed:
         told = {"failed": end.failed}
@@ -67,7 +67,7 @@ def _nothing(_: Policy, before: Slot, after: Slot, __: float) -> Record:
 
 
 def _decision(policy: Policy, before: Slot, after: Slot, now: float) -> Record:
-    """What was decided of a process that has ended, and by which key."""
+    """What was decided after a process ended, and by which key."""
     retry_s = round(max(0.0, after.deadline - now), 3) if after.deadline is not None else None
     decision, rule = _decided(policy, before, after, retry_s or 0.0)
     if before.kills and not before.failed and after.state is not State.STOPPING:

@@ -1,4 +1,4 @@
-"""What happened, from the ledger's records, as a few dated lines: what came again and again is one line with a count."""
+"""What happened, from the ledger's records, as a few dated lines; repeated events are one line with a count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from impetusd.core.explain.ledger import Record
 
 LONG = 10.0  # seconds until ready, from which on that is worth a line
-# What a command that failed without an error has not done, by its method; of all others, not everything came up.
+# What a command that failed without an error did not do, by method; for all others, not everything came up.
 FAILED = {"trigger": "the job failed", "reload": "it failed", "stop": "not all ended", "shutdown": "not all ended"}
 
 
@@ -32,12 +32,12 @@ class _Mark(NamedTuple):
     at: float
     key: object
     text: str
-    ran: float | None = None  # seconds, told between `text` and `more`
+    ran: float | None = None  # seconds, shown between `text` and `more`
     more: str = ""
 
 
 def summarize(records: Sequence[Record], most: int, *, named: bool) -> list[Line]:
-    """The last `most` lines; with `named` each says whom it is about."""
+    """The last `most` lines; with `named` each names its unit."""
     lines: list[Line] = []
     open_: dict[object, tuple[int, list[float]]] = {}  # key → its line, how long the runs were
     for mark in _marks(sorted(records, key=ledger.began), named=named):
@@ -61,7 +61,7 @@ def _spread(runs: Sequence[float]) -> str:
 
 
 def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
-    starts: dict[str, Record] = {}  # slots whose last start has not been told
+    starts: dict[str, Record] = {}  # slots whose last start is not in the lines yet
     lived: dict[int, str] = {}  # pid → the slot that it was started in
     for number, record in enumerate(records):
         later = records[number + 1 :]
@@ -110,7 +110,7 @@ def _started(record: Record, who: str, more: str) -> _Mark:
 
 
 def _goes_on(failing: Record, later: Sequence[Record]) -> bool:
-    """Whether the check became unhealthy over it: then that is the line."""
+    """Whether it made the check unhealthy: then that is the line."""
     own = (r for r in later if r["kind"] == "health" and (r["check"], r["slot"]) == (failing["check"], failing["slot"]))
     return next((r["state"] == "unhealthy" for r in own), False)
 

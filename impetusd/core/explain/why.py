@@ -1,7 +1,7 @@
 """Why it is as it is: from the ledger's records and the rows of `status`, `health` and `timers` to an explanation.
 
-What is told of a slot: what it is and since when, what caused it, which key decided, how often, what happens next, what
-happened before, what was on stderr, and what to type. Slots of a unit that suffer from the same are told once.
+Reported of a slot: its state and since when, its cause, which key decided, how often, what happens next, what happened
+before, what was on stderr, and what to type. Slots of a unit with the same cause are reported once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def waited_for(row: Row) -> str:
 
 
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
-    """What there is to say of the units, slots, timers and checks that `patterns` name; of all that is wrong if none."""
+    """Findings about the units, slots, timers and checks that `patterns` name; if none, about all that is wrong."""
     found = [] if facts.running else [_daemon(facts)]
     told = facts.running and (patterns or _refused(facts) == list(facts.mistakes))
     if facts.mistakes and not told:
@@ -182,11 +182,11 @@ def _refused(facts: Facts) -> list[str]:
 
 
 def _configuration(facts: Facts) -> list[Finding]:
-    """What the daemon itself suffers from: a refused INI file, disks that take nothing."""
+    """The daemon's own troubles: a refused INI file, disks that cannot be written."""
     found = []
     for trouble in facts.troubles:
         if trouble.key == "not_reloaded":
-            continue  # told with its unit
+            continue  # reported with its unit
         head, cause = reasons.parts(trouble)
         commands = causes.of_reasons([trouble]).commands
         labelled: tuple[tuple[str, str], ...] = (("cause", cause),) if cause else ()
@@ -210,7 +210,7 @@ def _rows(facts: Facts) -> list[Row]:
 
 
 def _rows_of_records(facts: Facts) -> list[Row]:
-    """What the slots were when the daemon was there last."""
+    """The slots' states when the daemon last ran."""
     rows: dict[str, dict[str, Any]] = {}
     jobs = {record["unit"] for record in facts.records if record["kind"] == "timer"}
     for record in facts.records:
@@ -238,7 +238,7 @@ def _with_causes(asked: list[Row], rows: Sequence[Row]) -> list[Row]:
 
 
 def _of_unit(facts: Facts, rows: list[Row], *, told: bool) -> list[Finding]:
-    """`told`: also if all is well."""
+    """`told`: report also if all is well."""
     wrong = [row for row in rows if not as_wanted(row)]
     waiting = [row for row in wrong if of_record(row).key in WAITING]
     groups: dict[tuple[object, ...], list[Row]] = {}
@@ -381,13 +381,13 @@ def _to_type(facts: Facts, row: Row) -> Commands:
 
 
 def _waiting(rows: list[Row]) -> Finding:
-    """Nothing of the unit is wrong but that it waits for another, which is told, too."""
+    """The finding on slots that only wait for another unit, which is reported, too."""
     headline = f"{_listed(_names(rows))} {_are(rows)} STARTING: {of_record(rows[0])}"
     return Finding(name=rows[0]["unit"], ok=False, headline=headline)
 
 
 def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
-    """What is up, and does not answer as it should."""
+    """The finding on slots that are up but unhealthy."""
     own = [row for row in rows if check["target"] in {row["name"], row["unit"]}]
     records = _about(facts, own)
     turns = [
@@ -477,7 +477,7 @@ def _failed_reloads(facts: Facts) -> list[tuple[str, Reason]]:
 
 
 def _not_reloaded(facts: Facts, unit: str, why: Reason) -> Finding:
-    """Another version than the one on the disk runs, for that one is no good."""
+    """The finding on a unit that runs an older version because the one on disk failed."""
     own = [r for r in facts.records if r["kind"] == "reload" and r["unit"] == unit]
     back = next((r for r in reversed(own) if r["what"] in {"rolled back", "failed"}), None)
     began = next((r for r in reversed(own) if r["what"] == "began"), None)
@@ -504,7 +504,7 @@ def _not_reloaded(facts: Facts, unit: str, why: Reason) -> Finding:
 
 
 def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Who stopped it, if it is down because somebody wanted that."""
+    """Who stopped it, if it is down on request."""
     if row["state"] != "STOPPED":
         return []
     stops = [
@@ -523,7 +523,7 @@ def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[st
 
 
 def _past(facts: Facts, row: Row) -> Finding:
-    """What it was before the daemon ended."""
+    """Its state before the daemon ended."""
     records = _about(facts, [row])
     end = end_of([record for record in records if record.get("slot") in {None, row["name"]}])
     found: list[tuple[str, str]] = []

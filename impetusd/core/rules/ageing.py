@@ -1,4 +1,4 @@
-"""When a process that is well has become old: after max_age, and at the times of cron_restart."""
+"""When a healthy process has become old: after max_age, and at the times of cron_restart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SPREAD = 0.1  # of max_age, either way: workers that were started together are n
 def expires(name: str, started: float, max_age: float) -> float:
     """The instant, on the clock of `started`, at which the process of slot `name` is max_age old, spread by a tenth.
 
-    How it is spread depends on the two alone, so a supervisor that comes back finds the same.
+    The spread depends on these two alone, so a restarted supervisor computes the same.
     """
     share = zlib.crc32(f"{name}/{started:.3f}".encode()) / 2**32
     return started + max_age * (1.0 + SPREAD * (2.0 * share - 1.0))
 
 
 class Turn(NamedTuple):
-    """What a look at the clock has shown."""
+    """The result of a look at the clock."""
 
     fire: bool
     seen: float  # all times up to here are done with
@@ -30,8 +30,8 @@ class Turn(NamedTuple):
 def turn(cron: Cron, seen: float, since: float, now: float) -> Turn:
     """Whether a time of `cron` has come for a process that runs since `since`. Unix seconds.
 
-    A time that passed more than LATE ago is left out: the host slept, or the clock was set. So is one that comes again
-    because the clock was set back.
+    A time more than LATE ago is skipped: the host slept, or the clock was set. So is one that recurs because the clock
+    was set back.
     """
     seen = cron.resume(seen, now)
     at = cron.following(max(seen, since, now - LATE))

@@ -1,8 +1,8 @@
 """What a health check concludes from the answers it gets, when it asks again, and when a probe may restart a slot.
 
 A check never asks why: a 503 because the database is away is a failure like any other. Where a restart cannot help, the
-INI file says so with `action = alert`. What says nothing about the target at all (its name cannot be resolved, impetusd
-has no descriptor left) counts as a failure, too, for nobody knows how the target is; but nothing is restarted for it
+INI file says so with `action = alert`. A probe that shows nothing about the target (its name cannot be resolved,
+impetusd is out of descriptors) counts as a failure, too, because the target's state is unknown; but it restarts nothing
 (`Result.blame`).
 
 All times are seconds on the monotonic clock.
@@ -33,7 +33,7 @@ class Condition(Enum):
 
 
 class Turn(Enum):
-    """What the operator is told, once; that it begins to fail only in the ledger."""
+    """What is reported to the operator, once; the first failures are only in the ledger."""
 
     FAILING = "failing"
     ILL = "unhealthy"
@@ -41,7 +41,7 @@ class Turn(Enum):
 
 
 class Result(NamedTuple):
-    """What came of asking once."""
+    """The result of one probe."""
 
     ok: bool
     text: str  # "200 OK", "503 Service Unavailable: no database", "connection refused"
@@ -100,9 +100,9 @@ def restarted(seen: Observed) -> Observed:
 
 
 def hold(now: float, last: float | None, out: Sequence[str]) -> Reason:
-    """Why a probe may not restart a slot of the target now; NONE when it may.
+    """Why a probe may not restart a slot of the target now; NONE if it may.
 
-    `last`: when one did so last. `out`: the target's other slots that are wanted up and are not RUNNING.
+    `last`: when a probe last did. `out`: the target's other slots that are wanted up and are not RUNNING.
     """
     if out:
         return because("one_is_out", name=out[0])
@@ -139,7 +139,7 @@ def what(check: Health) -> str:
 
 
 def asked(check: Health) -> str:
-    """How a sentence on its answer begins: `GET /health`, `connect to 127.0.0.1:5432`, `pg_isready -q`."""
+    """The beginning of a sentence about its answer: `GET /health`, `connect to 127.0.0.1:5432`, `pg_isready -q`."""
     if check.http:
         return f"GET {check.http}"
     return f"connect to {check.tcp}" if check.tcp else _command(check)

@@ -6,7 +6,7 @@ Two axes: what a slot *is* (`State`, the names and numbers of `supervisor.states
     STARTING  asked to run; without a pid it waits for its turn, with one it is not ready yet
     RUNNING   ready
     BACKOFF   ended by itself; the deadline starts it again
-    STOPPING  told to end, or ended and what it left behind is being ended; want UP: it is started again afterwards
+    STOPPING  signalled to end, or ended and its leftovers are being ended; want UP: it is started again afterwards
     EXITED    ended by itself, as it should: with 0 or one of stop_exit_codes, and autorestart leaves it at that
     FATAL     given up; `reason` says why; a command starts it again, or the deadline, once every retry_after
 
@@ -14,7 +14,7 @@ The rules:
   1. `step` is pure: policy, slot, event, clock and jitter go in; the new slot and the actions come out.
   2. TABLE has a cell for every state and event. An event that means nothing in a state is an explicit `_ignore`.
   3. A slot has one deadline. What its passing means is the cell of (state, Deadline).
-  4. Each start that nobody asked for is counted and within the budget of max_restarts in restart_window: after an end
+  4. Each automatic start is counted and within the budget of max_restarts in restart_window: after an end
      by `_retry`, from FATAL by `_try_once`, for a process that is replaced before it ends by `_hand_over`.
   5. A pid is there in STARTING, RUNNING and STOPPING only.
 
@@ -73,7 +73,7 @@ class Slot:
     due: Reason = NONE  # why the present process, though well, is being replaced by another
     kills: int = 0  # SIGKILLs sent in the present stop
     failures: int = 0  # runs in a row that did not last min_uptime
-    restarts: int = 0  # starts that nobody asked for, ever
+    restarts: int = 0  # automatic starts, ever
     recent: tuple[float, ...] = ()  # those within restart_window
     half_open: bool = False  # tried once after it was given up: one more failure and it is given up again
     reason: Reason = NONE
@@ -192,7 +192,7 @@ EVENTS: tuple[type[Event], ...] = (
 
 
 class Scope(Enum):
-    """Whom a signal is for."""
+    """Which processes a signal goes to."""
 
     MAIN = "main"  # the process itself
     REST = "rest"  # its descendants without it
@@ -249,7 +249,7 @@ def _launch(case: _Case, slot: Slot, reason: Reason = NONE) -> Step:
 
 
 def _start(case: _Case) -> Step:
-    """A start that was asked for: the past is forgiven."""
+    """A requested start: earlier failures are forgotten."""
     return _launch(case, replace(case.slot, failures=0, recent=(), half_open=False))
 
 
@@ -323,7 +323,7 @@ def _next_ping(case: _Case) -> float | None:
 
 
 def _still_starting(case: _Case) -> Step:
-    """Without wait_ready, having lived for a moment is being ready; with it, listen_timeout is the end of patience."""
+    """Without wait_ready, a process that has lived for a moment is ready; with it, listen_timeout has expired."""
     if not (case.policy.wait_ready or case.policy.oneshot):
         return _ready(case)
     failed = because("not_ready", within_s=case.policy.listen_timeout)
@@ -372,7 +372,7 @@ def _fail(case: _Case) -> Step:
 
 
 def _fail_at_last(case: _Case) -> Step:
-    """It is being stopped anyway; what is to be killed at once does not get the rest of its time."""
+    """It is being stopped anyway; an immediate kill cancels the rest of its grace period."""
     assert isinstance(case.event, Fail)
     slot = case.slot
     if not case.event.hard or slot.pid is None or slot.kills:
@@ -447,7 +447,7 @@ def kill_again(policy: Policy) -> float:
 
 
 def is_unkillable(policy: Policy, slot: Slot) -> bool:
-    """Whether SIGKILL has not ended it for UNKILLABLE seconds at least: it hangs in the kernel."""
+    """Whether SIGKILL has not ended it for UNKILLABLE seconds at least: it is stuck in the kernel."""
     return (slot.kills - 1) * kill_again(policy) >= UNKILLABLE
 
 
@@ -464,7 +464,7 @@ def _after(case: _Case, slot: Slot) -> Step:
     if verdict is ExitVerdict.EXITED:
         return _enter(case, slot, State.EXITED, end), ()
     if verdict is ExitVerdict.RETRY and not slot.recent and is_hopeless(slot.last_exit):
-        # What ran until now is tried again all the same: somebody may be just about to put another version there.
+        # A program that has run so far is retried all the same: somebody may be deploying another version right now.
         return _give_up(case, slot, because("cannot_execute", end=end))
     if verdict is ExitVerdict.RETRY and not slot.half_open:
         return _retry(case, slot, end)
@@ -476,12 +476,12 @@ def _recent(policy: Policy, slot: Slot, now: float) -> tuple[float, ...]:
 
 
 def has_budget(policy: Policy, slot: Slot, now: float) -> bool:
-    """Whether one more restart that nobody asked for would be within max_restarts in restart_window."""
+    """Whether one more automatic restart is within max_restarts in restart_window."""
     return len(_recent(policy, slot, now)) < policy.max_restarts
 
 
 def _retry(case: _Case, slot: Slot, end: Reason) -> Step:
-    """A start that nobody asked for, after an end: counted, delayed, refused above max_restarts."""
+    """An automatic start after an end: counted, delayed, refused above max_restarts."""
     policy = case.policy
     wait = delay(policy, slot.failures, case.jitter)
     due = case.now + wait
@@ -525,9 +525,9 @@ def _launch_again(case: _Case) -> Step:
 
 
 def undecided(policy: Policy, slot: Slot, event: Event, now: float, why: Reason) -> Step:
-    """What is left to do when `step` has raised: it is a failed start, or a failed process, which is killed.
+    """The fallback when `step` has raised: a failed start, or a failed process, which is killed.
 
-    It is made of as little as possible, for it is the second try: no cell of TABLE, and the longest delay.
+    It uses as little code as possible, because it is the second try: no cell of TABLE, and the longest delay.
     """
     want = {Start: Want.UP, Restart: Want.UP, Stop: Want.DOWN}.get(type(event), slot.want)
     slot = replace(slot, want=want, since=now, reason=why)

@@ -2,7 +2,7 @@
 
 Looking costs, so it is done when the ceiling could have been reached: the room that is left, over the fastest growth
 to be expected. A tree that begins to leak USUAL right after a look is seen at most SLACK over its ceiling, and one that
-is known to grow faster is looked at by its own pace. Bytes and monotonic seconds throughout.
+is known to grow faster is looked at according to its own rate. Bytes and monotonic seconds throughout.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SLACK = 4 * MB  # over the ceiling by which that may then be seen; the promise i
 NEAR, FIRST, FAR = 0.1, 1.0, 10.0  # seconds: between two looks at least, before the first, between two at most
 EACH = 0.1  # seconds between two looks for each tree there is, from FIRST to FAR: few trees can be looked at more often
 HELD = 1.0  # seconds between two looks at a tree that is over, until memory_hold has passed
-AGAIN = 30.0  # seconds after which a tree that is still there is told again
+AGAIN = 30.0  # seconds after which a tree that is still there is reported again
 
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What a unit allows each of its slots; 0 is no ceiling."""
+    """A unit's ceilings for each of its slots; 0 is no ceiling."""
 
     restart: int
     hold: float
@@ -40,7 +40,7 @@ class Watch:
     used: int
     growth: float = 0.0  # bytes a second
     over: float | None = None  # since when it has been over `restart`
-    told: float | None = None  # when its recycle was last asked for
+    told: float | None = None  # when its recycle was last requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Verdict:
 
 
 class Process(NamedTuple):
-    """A process as /proc shows it. `started` (clock ticks since boot) tells it from a later one with its pid."""
+    """A process as /proc shows it. `started` (clock ticks since boot) distinguishes it from a later process with its
+    pid."""
 
     pid: int
     parent: int
@@ -70,7 +71,8 @@ def ceiling_of(unit: Unit) -> Ceiling | None:
 
 
 def look(ceiling: Ceiling, before: Watch, at: float, used: int, basis: str = "") -> tuple[Watch, Verdict | None]:
-    """What seeing `used` at `at` means. `basis`: of `reasons.BASES`, where it was not measured as it should be."""
+    """The action after measuring `used` at `at`. `basis`: one of `reasons.BASES`, if a fallback measurement was
+    used."""
     span = at - before.at
     growth = before.growth
     if span > 0 and before.used:  # the first look's says only how big the program is
@@ -120,7 +122,7 @@ def trees(
 
     They are its descendants. One whose parent died is a child of the shim, which is a subreaper; it belongs to the root
     whose session or process group it is in, or to the one below which it was seen before: `known` is that root by pid
-    and start. What is below another root is that one's.
+    and start. Processes below another root belong to that root.
     """
     below: dict[int, list[Process]] = {}
     for process in table.values():

@@ -1,7 +1,7 @@
-"""What becomes of slots when a process moves from one to another, or is found by a supervisor that has just come up.
+"""How slots change when a process moves from one to another, or is found by a supervisor that has just started.
 
-A parked worker is put to work, the next process takes the place of one that serves, the next template takes the name of the
-one before: nothing is started and nothing ends, so no event of `lifecycle` tells of it. The functions are pure.
+A parked worker is put to work, the next process takes the place of one that serves, the next template takes the name of
+the one before: nothing is started and nothing ends, so no event of `lifecycle` covers it. The functions are pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What another configuration would change in what runs: unit by unit, key by key, and what each change takes."""
+"""What a new configuration would change in what runs: unit by unit, key by key, with the action each change needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Effect(Enum):
-    """What it takes for a change to be in force, from the least to the most."""
+    """The action a change needs to take effect, from the least to the most."""
 
     LIVE = "live"  # nothing is touched: from now on another rule holds
     RELOAD = "reload"  # new processes take over from the old ones, once they have proved themselves
@@ -54,7 +54,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of one section."""
+    """The change of one section."""
 
     kind: str  # pool, program, timer, health or group; impetusd for its own section, which has no name
     name: str
@@ -92,7 +92,7 @@ def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: 
         *([Change("impetusd", "", Effect.LIVE, tuple(whole))] if whole else []),
         *_groups(before, after),
         *_changes(before.units, after.units, lambda unit: unit.kind.value, of_unit, _effect),
-        # What these run is started anew each time, so all of it is live.
+        # These start a new process for each run, so every change is live.
         *_changes(before.timers, after.timers, lambda _: "timer", of_job),
         *_changes(before.health, after.health, lambda _: "health", of_job),
     ]
@@ -163,7 +163,7 @@ def _effect(was: Unit, unit: Unit, keys: set[str]) -> Effect:
 
 
 def _of_the_whole(whole: Config) -> Described:
-    """What [impetusd] says of who may use it and read its logs, and the profile."""
+    """[impetusd]'s keys about access, readers of logs, and the profile."""
     access = {name: getattr(whole.access, name) for name in ("viewers", "operators", "admins")}
     mode, owner = whole.logs.log_mode, whole.logs.log_owner
     return {

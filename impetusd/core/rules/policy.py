@@ -41,11 +41,12 @@ class Policy:
     retry_after: float = 0.0
     watchdog: float = 0.0
     oneshot: bool = False  # ready when it has ended, as it should
-    settling: float = 1.0  # seconds after which it counts as started, if it does not tell
+    settling: float = 1.0  # seconds after which it counts as started, unless it reports readiness
 
 
 def settling(unit: Unit) -> float:
-    """Seconds until a program that does not tell counts as started: whether its run lasts is judged by min_uptime."""
+    """Seconds until a program that does not report readiness counts as started; min_uptime decides whether its run
+    lasted."""
     return unit.min_uptime if unit.rules < 2 else min(unit.min_uptime, SETTLING)
 
 
@@ -77,7 +78,7 @@ def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
 class Exit:
     """How a process ended: `code`, or `signal`, or `failed` when it could not be started at all.
 
-    None of these: it ended while nobody was there to whom the kernel would have told how.
+    None of these: it ended while no parent was there to collect its exit status.
 
     `at` is Unix time in seconds; `oom` says, in the kernel's words, that it killed the process for memory. `core`: it
     dumped core. `cpu_s` and `max_rss` (bytes) are what it used, with the children that it waited for; 0 is not known.
@@ -110,7 +111,7 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-# What may pass while nobody changes anything: of these a start is tried again, whatever it was that failed.
+# Errors that may pass by themselves: a start that fails with one is retried, whatever step failed.
 TRANSIENT = frozenset({errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETXTBSY})
 
 
@@ -122,7 +123,7 @@ def is_hopeless(end: Exit) -> bool:
 
 
 class ExitVerdict(Enum):
-    """What follows an end that nobody asked for."""
+    """What follows an unexpected end."""
 
     RETRY = "retry"
     EXITED = "exited"

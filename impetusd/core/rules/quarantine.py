@@ -1,11 +1,12 @@
-"""What follows when the supervisor ends by itself: with exit code 70, by a fault signal, or silent until the shim kills it.
+"""What follows when the supervisor ends by itself: with exit code 70, by a fault signal, or silent until the shim kills
+it.
 
-The shim notes each such end, with the slot that was being handled. Two within WITHIN seconds over the same slot quarantine
-that slot; two over none have the whole instance held (hold-only mode). So has an end over a slot that is in quarantine
-already, for then something else is wrong. Somebody's SIGKILL is noted by nobody.
+The shim notes each such end, with the slot that was being handled. Two within WITHIN seconds over the same slot
+quarantine that slot; two over none have the whole instance held (hold-only mode). So does an end over a slot that is
+already in quarantine, because then something else is wrong. A SIGKILL from outside is not noted.
 
-What is held is handled by `step`, which is no part of `core.rules.lifecycle.TABLE`: that may be what fails. It records how a
-process ends, carries out a stop, and decides nothing else.
+Held slots are handled by `step`, which is not part of `core.rules.lifecycle.TABLE`: that may be what fails. It records
+how a process ends, carries out a stop, and decides nothing else.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why something is held: how the supervisor ended the last time, what it was at, and when (Unix time)."""
+    """Why something is held: how the supervisor last ended, what it was handling, and when (Unix time)."""
 
     how: str
     stage: str
@@ -95,7 +96,7 @@ def judge(ends: Iterable[End], before: Held) -> tuple[Held, list[End]]:
 
 
 def ends_of(text: str) -> list[tuple[End, Any]]:
-    """What the shim has noted, each with the object that it was noted as. What makes no sense is left out."""
+    """The ends noted by the shim, each with its original object. Invalid ones are left out."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -132,7 +133,7 @@ def _cause(found: Mapping[str, Any]) -> Cause:
 
 
 def facts(key: str, cause: Cause) -> dict[str, Any]:
-    """What `status` says of it. `at` is Unix time."""
+    """The text that `status` shows for it. `at` is Unix time."""
     return {"key": key, "how": cause.how, "stage": cause.stage, "at": cause.time, "times": 2, "within_s": WITHIN}
 
 
@@ -142,7 +143,7 @@ def reason(held: Mapping[str, Any]) -> Reason:
 
 
 def way_out(key: str, name: str = "NAME") -> str:
-    """What ends that state."""
+    """What to do to end that state."""
     if key == QUARANTINED:
         return f"impetusd stop {name}, then impetusd start {name}"
     return "impetusd upgrade (programs keep running), or impetusd stop and impetusd start"
@@ -152,7 +153,8 @@ def way_out(key: str, name: str = "NAME") -> str:
 
 
 def step(policy: Policy, slot: Slot, event: Event, now: float, *, lives: bool) -> tuple[Slot, tuple[Action, ...]]:
-    """What `event` makes of a slot that is held. `lives`: anything of its process tree does, as far as is known."""
+    """What `event` makes of a slot that is held. `lives`: whether anything of its process tree lives, as far as
+    known."""
     match event:
         case Stop():
             return _stop(policy, slot, now, lives=lives)
@@ -186,7 +188,7 @@ def _stop(policy: Policy, slot: Slot, now: float, *, lives: bool) -> tuple[Slot,
 
 
 def _exited(policy: Policy, slot: Slot, now: float, *, left: bool) -> tuple[Slot, tuple[Action, ...]]:
-    """It is to be started again, if it was wanted up, by who holds it no more: BACKOFF without a deadline."""
+    """The slot once it is no longer held: if wanted up, BACKOFF without a deadline, to be started again."""
     if left and slot.state is State.STOPPING:
         slot = replace(slot, deadline=slot.deadline or now + policy.kill_timeout)
         return slot, (Signal(signal.SIGTERM, Scope.REST), Signal(signal.SIGCONT, Scope.REST))

@@ -10,10 +10,10 @@
     BACK     the new processes go; where one has a place already, the old version takes it back
     FAILED   entirely old
 
-`decide` is pure: what is to be done is read off the slots as they are, not off what was done before. So a supervisor that
-comes up in the middle goes on, and an order that is given twice is obeyed once. The old version lives on in the old
-template, which forks it anew at any time. Without one (programs, preload = no) an old process, once gone, does not come
-back; there all new ones have to be ready before the first of them takes a place.
+`decide` is pure: the next step follows from the slots as they are, not from earlier steps. So a supervisor that starts
+midway continues, and an order given twice is carried out once. The old version lives on in the old template, which
+forks it anew at any time. Without one (programs, preload = no) an old process, once gone, does not come back; there all
+new ones have to be ready before the first of them takes a place.
 
 All times are seconds on the monotonic clock.
 """
@@ -62,14 +62,14 @@ class Reload:
     deadline: float | None = None  # of WATCH
     reason: Reason  # what it is made for
     asked: bool = True  # by an operator: not counted as a restart by a rule
-    canaries: int = 0  # how many serve in WATCH, and are compared with the old ones; 0: one, and it is not
+    canaries: int = 0  # how many serve in WATCH and are compared with the old ones; 0: one serves, without comparison
     watch: float = 0.0
     token: str = ""  # of the command
     base: int | None = None  # the number of the process that forks the old version
     afresh: bool = False  # the next version cannot be forked: it starts threads at import
-    failed: Reason = NONE  # why it went back
+    failed: Reason = NONE  # why it was rolled back
     lines: tuple[str, ...] = ()  # the last words of the process that failed
-    stuck: Reason = NONE  # what the way back has not restored
+    stuck: Reason = NONE  # what the rollback has not restored
     forward: bool = False  # no way back: the new version serves, and what forked the old one has ended
     again: Reason = NONE  # the reason for another one, as soon as this one is over
     took: float = 0.0
@@ -111,7 +111,7 @@ class View:
 
 
 class Do(Enum):
-    """What is to be done with a slot."""
+    """The action on a slot."""
 
     START = "start"  # made if it is not there
     STOP = "stop"
@@ -154,9 +154,8 @@ class _Case:
 
 
 def decide(reload: Reload, view: View, now: float) -> Decision:
-    """The reload as it goes on at `now`, and what is to be done. To be asked again when anything has changed.
-
-    When the phase has changed, it is to be asked again at once.
+    """The reload's next state at `now`, and the actions to take. If the phase has changed, call it again at once, else
+    after any change.
     """
     case = _Case(reload, view, now)
     if reload.phase in REVERSIBLE and not any(slot.up for slot in case.of(Part.SERVING)):
@@ -176,7 +175,7 @@ def fail(reload: Reload, why: Reason, lines: Iterable[str] = ()) -> Reload:
 
 
 def _is_past_return(case: _Case) -> bool:
-    """Whether the new version serves in some places, and nothing can be forked any more of the one before.
+    """Whether the new version serves in some places while the old one can no longer be forked.
 
     It may have ended by itself, or with the shim that had it.
     """
@@ -331,7 +330,7 @@ def _starts(case: _Case, wanted: list[int]) -> list[Order]:
 
 
 def _strays(case: _Case) -> list[Order]:
-    """What was to take a place that is gone, or was made by a rule before this reload began."""
+    """New processes whose place is gone, or that a rule made before this reload began."""
     wanted = {slot.index for slot in _old(case)}
     return [order for slot in case.of(Part.NEXT) if not slot.new or slot.index not in wanted for order in _away(slot)]
 
@@ -353,8 +352,8 @@ def _park(case: _Case) -> list[Order]:
 def overlaps(unit: Unit) -> bool:
     """Whether an old and a new process of the unit can serve side by side, each known to be ready by itself.
 
-    A program has to take its sockets from us, and to say itself that it is ready: a connection proves nothing, for the
-    old process accepts it.
+    A program has to take its sockets from us and report that it is ready: a connection proves nothing, because the old
+    process accepts it.
     """
     if unit.kind is Kind.POOL:
         return True

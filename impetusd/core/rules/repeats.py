@@ -26,7 +26,7 @@ def cause_of(end: Exit | None) -> Cause | None:
 
 
 def is_next_try(before: Slot, after: Slot) -> bool:
-    """Whether a failed start is tried again, of which the outcome is logged."""
+    """Whether a failed start is retried and its outcome logged."""
     return before.state is State.BACKOFF and after.state is State.STARTING and cause_of(before.last_exit) is not None
 
 
@@ -45,7 +45,7 @@ class Repeats:
         return True
 
     def summary(self, cause: Cause) -> str:
-        """A line on what was counted, to be asked for again after a WINDOW; "" when nothing was: it is over."""
+        """A line about what was counted; call again after a WINDOW. "" if nothing was: it is over."""
         counted = self._since.pop(cause)
         if not counted:
             return ""

@@ -25,8 +25,8 @@ ON_ITS_WAY = frozenset({State.STARTING, State.STOPPING, State.BACKOFF})
 class Seen:
     """A slot as it is.
 
-    `due`: its process is to be replaced; `heir`: another is ready to take its place at once; `told`: the last words of its
-    last process are known.
+    `due`: its process is to be replaced; `heir`: another is ready to take its place at once; `told`: the last output of
+    its last process is known.
     """
 
     part: Part
@@ -44,14 +44,14 @@ class Do(Enum):
     NOT_DUE = "not due"  # it is getting a new process anyway, or none is wanted
     STOP = "stop"
     FORGET = "forget"
-    CALL_OFF = "call off"  # what was to take its place does not come up
+    CALL_OFF = "call off"  # its replacement does not come up
     HAND_OVER = "hand over"  # another takes its place, and it leaves
     MAKE = "make"  # have another come up, to take its place
     RESTART = "restart"  # in its own place
 
 
 class Order(NamedTuple):
-    """One thing that is to be done. `slot`: which of those that were given; `why`: which of them is the cause."""
+    """One thing that is to be done. `slot`: which of the given slots; `why`: the one that causes it."""
 
     do: Do
     slot: int
@@ -59,9 +59,8 @@ class Order(NamedTuple):
 
 
 def may_replace(policy: Policy, slot: Slot, now: float, *, asked: bool) -> bool:
-    """Whether the process of this slot can be replaced. By a rule of the INI only within the budget of restarts.
-
-    A process that is well is better than none.
+    """Whether the process of this slot can be replaced. By a rule of the INI file only within the budget of restarts: a
+    healthy process is better than none.
     """
     if slot.want is Want.DOWN or slot.state is not State.RUNNING:
         return False
@@ -74,7 +73,7 @@ def not_replaced(slot: Slot, reason: Reason) -> Slot:
 
 
 def tidy(slots: Sequence[Seen], *, reloading: bool) -> list[Order]:
-    """What follows from how the slots are by now, before anything more is replaced; in the order of the slots."""
+    """Actions that follow from the slots' present states, before anything more is replaced; in the slots' order."""
     orders: list[Order] = []
     due = {at for at, slot in enumerate(slots) if slot.due}
     for at, slot in enumerate(slots):
@@ -94,7 +93,7 @@ def tidy(slots: Sequence[Seen], *, reloading: bool) -> list[Order]:
 
 
 def _is_awaited(slots: Sequence[Seen], leaving: Seen) -> bool:
-    """Whether what leaves has to serve until the process in its place does."""
+    """Whether the old process has to serve until its replacement does."""
     heir = next((each for each in slots if each.part is Part.SERVING and each.index == leaving.index), None)
     return heir is not None and heir.state is not State.RUNNING and heir.up
 

@@ -4,10 +4,12 @@ A schedule is a cron expression in a time zone (`Cron`, on the wall clock) or a 
 sets: seconds since boot, sleep included). Both answer one question, `following`, and remember nothing.
 
 Cron expressions have 5 fields, or 6 with seconds first. Clock changes twice a year are treated as Debian's cron does:
-  - A job at a fixed hour and minute runs once a day. In spring, when 02:30 does not exist, it runs as soon as the gap is
+  - A job at a fixed hour and minute runs once a day. In spring, when 02:30 does not exist, it runs as soon as the gap
+  is
     over (03:00); in autumn, when it comes twice, it runs the first time.
-  - A job whose minute or hour begins with `*` goes by real time: `*/15 * * * *` runs every 15 minutes in those nights, too.
-So it is when somebody sets the clock: see `Cron.resume`.
+  - A job whose minute or hour begins with `*` goes by real time: `*/15 * * * *` runs every 15 minutes in those nights,
+  too.
+The same applies when somebody sets the clock: see `Cron.resume`.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Cron:
 
     @property
     def fixed(self) -> bool:
-        """Whether it names the hour and the minute, and so is for certain times of the day."""
+        """Whether it fixes the hour and the minute, that is, certain times of the day."""
         minute, hour = self.fields.split()[-5:-3]
         return not minute.startswith("*") and not hour.startswith("*")
 
@@ -95,10 +97,10 @@ class Cron:
             local = local.replace(second=0) + timedelta(minutes=1)
 
     def resume(self, seen: float, now: float) -> float:
-        """Where to look on from when all up to `seen` is done with and the clock shows `now`.
+        """The instant to search from when all up to `seen` is done and the clock shows `now`.
 
-        Behind `seen` the clock was set back. What has run is not run again in the time that comes again, unless the
-        clock was set back by so much that it had been wrong; a job that goes by real time goes by the new time at once.
+        If `now` is before `seen`, the clock was set back. Jobs are not run again in the repeated time, unless the clock
+        was set back so far that it must have been wrong; a job that goes by real time goes by the new time at once.
         """
         return now if seen - now > (CORRECTED if self.fixed else STEPPED) else seen
 
@@ -117,14 +119,14 @@ class Every:
 
     @staticmethod
     def resume(seen: float, now: float) -> float:  # noqa: ARG004  # the same as Cron's
-        """Where to look on from: this clock is never set back."""
+        """The instant to search from: this clock is never set back."""
         return seen
 
 
 def due(schedule: Cron | Every, whose: str, jitter: float, after: float) -> float | None:
     """When a timer runs next after `after`: up to `jitter` seconds after the schedule's time, and before the one after.
 
-    How much depends on `whose` it is and on that time alone, so a supervisor that comes back finds the same.
+    How much depends on `whose` it is and on that time alone, so a restarted supervisor computes the same.
     """
     at = schedule.following(after)
     if at is None or jitter <= 0:
@@ -135,7 +137,7 @@ def due(schedule: Cron | Every, whose: str, jitter: float, after: float) -> floa
 
 
 class OverlapDecision(Enum):
-    """What becomes of a run that is due."""
+    """What to do with a run that is due."""
 
     START = "start"
     SKIP = "skip"
@@ -144,7 +146,7 @@ class OverlapDecision(Enum):
 
 
 def decide_overlap(overlap: Overlap, *, running: bool, queued: bool) -> OverlapDecision:
-    """What becomes of a run that is due while another may be `running` and a third may be `queued` behind it.
+    """What to do with a run that is due while another may be `running` and a third may be `queued` behind it.
 
     The queue holds one. After a replacement was decided on, the one that waits for the old one's end is in it.
     """

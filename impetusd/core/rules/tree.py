@@ -51,7 +51,7 @@ def _walk(graph: Mapping[str, Sequence[str]]) -> tuple[list[str], list[tuple[str
     """Depth first, with a stack of its own: a chain of a thousand units is deeper than Python recurses."""
     order: list[str] = []
     found: list[tuple[str, ...]] = []
-    told: set[str] = set()  # names in a circle already found: one edge back among them tells nothing new
+    told: set[str] = set()  # names in a circle already found: another edge back among them adds nothing
     done: set[str] = set()
     for root in graph:
         if root in done:

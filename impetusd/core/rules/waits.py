@@ -31,7 +31,7 @@ def fork_within(policy: Policy) -> float:
 
 
 def forking(policy: Policy, slot: Slot, now: float) -> Slot:
-    """The slot whose process a template was asked for, which is somebody else's code: it may never answer."""
+    """The slot that a template was asked to fork for; the template runs foreign code and may never answer."""
     return replace(slot, deadline=now + fork_within(policy))
 
 
@@ -45,7 +45,7 @@ def is_settled(policy: Policy, slot: Slot, now: float) -> bool:
 
 
 def reason(policy: Policy, slot: Slot, now: float) -> Reason:
-    """Why the slot is as it is, as far as that is its own; NONE when there is nothing to say."""
+    """The slot's own reason for its state; NONE if there is none."""
     if slot.state is State.BACKOFF and slot.deadline is not None:
         left = slot.deadline - now
         if left < SHOWN:
