@@ -5,8 +5,8 @@ With `prove` after that it only says whether it could: see `supervisor.proof`.
 
 import sys
 
-# asyncio imports ssl for transports that are not used here: 25 ms at each start, and 2.9 MB as long as we live. The one
-# who asks over TLS (`impetusd.probe`) imports it then.
+# asyncio imports ssl for transports that are not used here: 25 ms at each start, and 2.9 MB as long as we live.
+# `impetusd.probe`, which uses TLS, imports it when needed.
 sys.modules["ssl"] = None  # type: ignore[assignment]
 import asyncio  # noqa: E402, F401
 

@@ -21,5 +21,5 @@ class Budget:
         return max(0.0, -self._credit / self._share)
 
     def full(self, now: float) -> bool:
-        """Whether nothing was spent for so long that it may be forgotten."""
+        """Whether it has been unused for so long that it can be dropped."""
         return self.spend(0.0, now) == 0.0 and self._credit >= self._burst

@@ -1,10 +1,10 @@
 """The composition root: what the supervisor is made of, how it comes up, how it ends.
 
-It comes up the same way after a boot and after its own death: the shim tells what it holds, the configuration that was
-in force is read from there (from the file only the first time), slots are rebuilt from their records, and life goes on.
+It comes up the same way after a boot and after its own death: the shim sends what it holds, the configuration in force
+is read from there (from the file only the first time), slots are rebuilt from their records, and work continues.
 
-It is as long as the list of parts: `_build` makes them, `_subscribe` says who hears of a change of a slot. What a part does
-stands with the part.
+It is as long as the list of parts: `_build` makes them, `_subscribe` lists who is notified of a slot's changes. Each
+part is described in its own module.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Daemon:
         `profile`: the one to begin with; None is the one that was in force last. `link`: to the shim.
         """
         self._prefix = stream.Prefix(os.environ) if logs == "stdout" else None
-        self._code = 0  # what the shim is to exit with
+        self._code = 0  # the exit status for the shim
         self._profile = profile
         self._conf = conf
         self._paths = paths
@@ -139,7 +139,7 @@ class Daemon:
         self._contain: Callable[..., bool] = BARE.contain  # until the parts are made
 
     async def run(self) -> None:
-        """Be the supervisor until told to end."""
+        """Run the supervisor until it is ordered to end."""
         await self._link.begin()
         self._paths = instance.present(self._paths, self._link.pid)
         self._lifeline = lifeline.take(self._link.fds)
@@ -204,7 +204,7 @@ class Daemon:
         await self._end()
 
     async def _read(self) -> Configuration:
-        """The files as they are, in a thread: a disk may hang, and so may who knows of users. Raises what is wrong."""
+        """The files as they are, in a thread: a disk may hang, and so may a lookup of users. Raises any error."""
         threads, conf = self._threads, self._conf
 
         def look() -> str:
@@ -221,7 +221,7 @@ class Daemon:
         return found
 
     def come_up(self, configuration: Configuration | None = None, *, strict: bool = False) -> None:
-        """Build every part from what the shim told; `configuration` is what the disk has, the first time.
+        """Build every part from the shim's data; `configuration` is the one on the disk, the first time.
 
         Raises OSError, ConfigError; when `strict`, whatever is wrong with a record.
         """
@@ -289,7 +289,7 @@ class Daemon:
             self._faults.fatal(str(context.get("message", "the event loop")), error)
 
     def _known_file(self, remembered: str | None) -> dict[str, Any]:
-        """The INI file that this goes by: what another took the place of is gone, whatever the shim was started with."""
+        """The INI file in use: one that was replaced may be gone, even if the shim was started with it."""
         if remembered is not None:
             known: dict[str, Any] = json.loads(remembered)
             return known
@@ -497,7 +497,7 @@ class Daemon:
         self._subscribe()
 
     def _subscribe(self) -> None:
-        """Who is to know of each change of a slot, in which order."""
+        """Subscribe the parts that are notified of each change of a slot, in order."""
         subscribe = self._engine.changes.subscribe
         subscribe(self._reporting.record_change, "recording its change", within=True)
         subscribe(self._end_if_critical, "ending everything with it", within=True, of_held=False)
@@ -559,7 +559,7 @@ class Daemon:
         self._hand_over(why)
 
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
-        """Tell the parts what they knew, in the life of the supervisor before or of the daemon before."""
+        """Restore each part's state from the previous supervisor, or from the previous daemon."""
         contain = self._faults.contain
         of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
         records = saved.get("timers", {}) if first else of_timers
@@ -665,7 +665,7 @@ class Daemon:
     def _shim_lost(self) -> None:
         """Take its place; if somebody has started it in the foreground, that one will start it again."""
         if self._boot:
-            self._writer.close()  # what is on its way is written: the next shim may not have our memory
+            self._writer.close()  # write pending output: the next shim may not have our memory
         else:
             self._lifeline.release()
             custody.become_shim(self._link.shim, self._link.command, custody.tell)
@@ -684,7 +684,7 @@ class Daemon:
         self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
 
     def _inherit(self) -> None:
-        """What our own units ask over; answered once the control socket is made."""
+        """The connections of our own units; answered once the control socket is made."""
         self._inherited = Inherited(
             self._starter,
             lambda sock, peer: self._control.serve(sock, peer),  # noqa: PLW0108  # it is made below
@@ -728,7 +728,7 @@ class Daemon:
         except ProtocolError as error:
             self._writer.line(f"supervisor: SIGHUP: {error.message}", ERROR)
         except ConnectionAbortedError:
-            pass  # the next supervisor tells how it went
+            pass  # the next supervisor reports the outcome
         except Exception as error:
             self._faults.note("SIGHUP", "applying", error)
 
@@ -770,7 +770,7 @@ class Daemon:
             self._give_up(change.entry)
 
     def _give_up(self, entry: Entry) -> None:
-        """All of it ends with a critical unit, and whoever started us learns that by the exit status."""
+        """The daemon ends with a critical unit, and its exit status reports that to its parent."""
         if not (self._code or self._commands.ending or self._link.shutdown):
             self._code = EXIT_CRITICAL
             self._starter.outbox.put("shutdown", "yes")
@@ -815,7 +815,7 @@ class Daemon:
         )
         self._starter.outbox.flush()
         for close in (self._ledger.close, self._writer.close):
-            with contextlib.suppress(NoAnswer):  # what a disk has not taken by now is not waited for
+            with contextlib.suppress(NoAnswer):  # writes that a disk has not finished by now are not waited for
                 await self._threads.run(close, CLOSED_WITHIN)
         self._starter.outbox.quit(self._code)
 
@@ -830,7 +830,7 @@ class Daemon:
 
 
 def main() -> NoReturn:
-    """Run. The exit status only tells the shim's log; whether to start again is said over the channel."""
+    """Run. The exit status is only for the shim's log; whether to start again is sent over the channel."""
     fields = json.loads(sys.argv[2])
     how = {name: fields.pop(name) for name in ("logs", "profile") if name in fields}
     boot = fields.pop("boot", False)

@@ -1,7 +1,7 @@
-"""Mistakes of our own: whatever raises costs the smallest thing that it could be done for, and is reported.
+"""Bugs of our own: an exception costs only the smallest thing that the work was done for, and is reported.
 
 A source is what something was done for: a slot, the reload of a unit, a part of the supervisor. Its traceback is in the
-daemon's log, once; `status` shows it. What is done again and again for a source rests once that has raised three times.
+daemon's log, once; `status` shows it. Repeated work for a source is suspended once it has raised three times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST = 200  # sources and tracebacks that are remembered
 
 
 class Handle(Protocol):
-    """What can still be called off."""
+    """A handle that can be cancelled."""
 
     def cancel(self) -> None:
         """Do not do it."""
@@ -54,7 +54,7 @@ class _Fault:
 
 
 class Faults:
-    """What has raised, by source. Called in the event loop's thread."""
+    """The exceptions raised, by source. Call it in the event loop's thread."""
 
     def __init__(
         self,
@@ -63,16 +63,16 @@ class Faults:
         now: Callable[[], float] = time.monotonic,
         later: Callable[..., Handle] = _in_the_loop,
     ) -> None:
-        """`tell` writes into the daemon's log; `wake` has what rested be asked again; `later`: as `loop.call_later`."""
+        """`tell` writes into the daemon's log; `wake` resumes suspended work; `later`: as `loop.call_later`."""
         self._tell = tell
         self._wake = wake
         self._now = now
         self._later = later
         self._of: dict[str, _Fault] = {}
-        self._again: dict[tuple[str, str], Handle] = {}  # what `attempt` does once more, by source and stage
+        self._again: dict[tuple[str, str], Handle] = {}  # what `attempt` will retry, by source and stage
         self._logged: set[tuple[str, ...]] = set()
         self.die: Callable[[int], object] = os._exit
-        self.strict = False  # nothing is contained: it is to be found out whether anything raises
+        self.strict = False  # nothing is contained, to find out whether anything raises
 
     def note(self, source: str, stage: str, error: BaseException) -> Reason:
         """`stage` has raised for `source`. Returns the reason for which `stage` has failed."""
@@ -122,9 +122,9 @@ class Faults:
         return True
 
     def attempt(self, source: str, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Do it until it is done: again SOON, and as long as the source rests not at all. False if it is still to be done.
+        """Do it until it succeeds: retry SOON, but not while the source is suspended. False if it is still to be done.
 
-        Asked for again meanwhile, it is done once, with what was given last.
+        If requested again meanwhile, it is done once, with the latest arguments.
         """
         before = self._again.pop((source, stage), None)
         if before is not None:
@@ -173,12 +173,12 @@ class Faults:
         return max(SOON, fault.resting - self._now()) if fault is not None else SOON
 
     def rests(self, source: str) -> bool:
-        """Whether it has raised so often that it is left alone for now."""
+        """Whether it has raised so often that it is suspended for now."""
         fault = self._of.get(source)
         return fault is not None and fault.resting > self._now()
 
     def attention(self) -> list[Reason]:
-        """What to say of each source that has raised within the last hour, for `status`."""
+        """The text for `status` on each source that has raised within the last hour."""
         now = self._now()
         return [
             because(

@@ -1,4 +1,5 @@
-"""What is held because supervisors have ended over it: judged as one comes up, and reported once; see `core.rules.quarantine`."""
+"""What is held because supervisors died while handling it: decided at startup, and reported once; see
+`core.rules.quarantine`."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Holding:
         self._before = slots.held
 
     def judge(self, blobs: Mapping[str, str]) -> None:
-        """Find out what is to be held, of what the shim remembers."""
+        """Decide what to hold, from what the shim remembers."""
         noted = quarantine.ends_of(blobs.get(quarantine.ENDS, "[]"))
         if quarantine.HELD in blobs:
             self._slots.faults.contain("impetusd", "reading what is held", self._load, blobs[quarantine.HELD])
@@ -56,6 +57,6 @@ class Holding:
             self._ledger.add("hold", what="hold-only", reason=why)
 
     def whole(self) -> dict[str, Any] | None:
-        """Why all of the instance is held, as `status` says it; None when it is not."""
+        """Why the whole instance is held, as `status` shows it; None if it is not."""
         cause = self._slots.held.whole
         return None if cause is None else quarantine.facts(quarantine.HOLD_ONLY, cause)

@@ -1,8 +1,8 @@
-"""What this process is to lose as soon as it is killed, although one of its threads may hang in the kernel for long.
+"""Descriptors that must close as soon as this process is killed, even while one of its threads hangs in the kernel.
 
 A thread that writes to a frozen disk cannot be killed, and descriptors are shared by all threads: none is closed before
-the disk thaws. So a thread that only waits has a table of descriptors of its own (unshare(2), CLONE_FILES). It alone holds
-the instance's locks, which nobody could take otherwise, and our end of the pipe by which the shim learns of our death.
+the disk thaws. So a thread that only waits has a table of descriptors of its own (unshare(2), CLONE_FILES). It alone
+holds the instance's locks, which could not be taken otherwise, and our end of the pipe that shows the shim our death.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who is to know of changes of slots: whoever has subscribed is called once for each, in the order of subscription.
+"""Notification of slot changes: each subscriber is called once for each change, in the order of subscription.
 
-What belongs to the change itself (its record in the ledger) is called within the round that makes it, and goes to the shim
-in the same message. Everybody else hears of it when that message is on its way, so nobody keeps a start waiting.
+What belongs to the change itself (its record in the ledger) is called within the round that makes it, and goes to the
+shim in the same message. All others are called once that message is sent, so they cannot delay a start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Observer(NamedTuple):
 
 
 class Publisher:
-    """The changes, and who has subscribed to them. What raises in one of them concerns no other."""
+    """The changes and their subscribers. An exception in one subscriber does not affect the others."""
 
     def __init__(self, faults: Faults, holds: Callable[[Entry], bool]) -> None:
         """`holds`: whether nothing is decided for a slot."""
@@ -45,7 +45,8 @@ class Publisher:
     def subscribe(
         self, changed: Callable[[Change], object], stage: str, *, within: bool = False, of_held: bool = True
     ) -> None:
-        """Have `changed` called: `within` the round, or after it. `stage`: what it does, for who reads that it has raised.
+        """Call `changed` on each change: `within` the round, or after it. `stage`: what it does, for the report if it
+        raises.
 
         `of_held`: also of slots that are held.
         """

@@ -1,8 +1,8 @@
-"""A supervisor from the code now on the disk, asked whether it could take over: `impetusd.supervisor CONF PATHS prove`.
+"""Check that a supervisor from the code now on the disk could take over: `impetusd.supervisor CONF PATHS prove`.
 
-It reads at descriptor 3 what the shim would tell it, and comes up with that as far as one can without touching anything:
-every module is imported, the configuration in force is parsed, each record is read, every part is built. Exit status 0 is
-the proof; else stderr says why not.
+It reads from descriptor 3 what the shim would send it, and starts up with that as far as possible without changing
+anything: every module is imported, the configuration in force is parsed, each record is read, every part is built. Exit
+status 0 means yes; else stderr says why not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SNAPSHOT = 3  # the descriptor at which the shim's `hello` is
 
 
 class DryRunLink(Link):
-    """A channel to nobody: it has told what `hello` tells, and what is said to it is not heard."""
+    """A dummy channel: it has received `hello`, and drops all that is sent."""
 
     def __init__(self, hello: dict[str, Any]) -> None:
         self.pid, self.shutdown = hello["pid"], hello["shutdown"]
@@ -41,7 +41,7 @@ class DryRunLink(Link):
 
 
 async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:
-    """Come up, with `folder` in the place of the directories that are written to. Raises whatever is wrong."""
+    """Start up, with `folder` in place of the directories that are written to. Raises any error."""
     hello = json.loads(os.pread(SNAPSHOT, os.fstat(SNAPSHOT).st_size, 0))
     aside = Paths(conf=paths.conf, base_dir=paths.base_dir, run_dir=folder, state_dir=folder, log_dir=folder)
     daemon = Daemon(conf, aside, boot=boot, link=DryRunLink(hello))

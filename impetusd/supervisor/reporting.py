@@ -1,4 +1,4 @@
-"""What is written into the ledger and into the daemon's own log: of slots, rules, reloads, commands, and the daemon itself."""
+"""Writes the ledger and the daemon's own log: slots, rules, reloads, commands, and the daemon itself."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Reporting:
         self._ledger.add("reload", unit=unit.name, **fields)
 
     def check_turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
-        """What a health check says is another than before."""
+        """A health check's state has changed."""
         if turn is not Turn.FAILING:
             level = WARNING if turn is Turn.ILL else INFO
             self._writer.line(f"health:{check.name}: {target} is {turn.value}{f': {reason}' if reason else ''}", level)
@@ -102,7 +102,7 @@ class Reporting:
     # The daemon.
 
     def say(self, what: str, more: str = "", **why: Reason) -> None:
-        """What becomes of the daemon itself."""
+        """Events of the daemon itself."""
         self._writer.line(f"supervisor: {what}{more}")
         pids = {"pid": os.getpid(), "shim": self._shim}
         self._ledger.add("daemon", what=what, **pids, version=impetusd.__version__, **why)

@@ -29,7 +29,7 @@ class Threads:
         self._free = asyncio.Semaphore(most)
 
     async def run(self, act: Callable[[], T], within: float | None) -> T:
-        """What `act` returns or raises, or NoAnswer after `within` seconds (None: never)."""
+        """Return or raise what `act` does, or NoAnswer after `within` seconds (None: never)."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[Callable[[], T]] = loop.create_future()
 

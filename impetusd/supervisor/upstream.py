@@ -1,6 +1,6 @@
-"""What systemd, or whoever started `impetusd run` with a NOTIFY_SOCKET, is told: ready, reloading, stopping, and how it is.
+"""Notifies systemd, or another parent of `impetusd run` with a NOTIFY_SOCKET: ready, reloading, stopping, and status.
 
-Said through the shim, which is the main process: see `shim.upstream`.
+Sent through the shim, which is the main process: see `shim.upstream`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry
 
-SOON = 0.1  # seconds in which changes are gathered before they are told
+SOON = 0.1  # seconds in which changes are gathered before they are sent
 MARGIN = 15.0  # seconds added to what programs may take to stop: for what comes after them
 LONGEST = 1000  # characters of a status text
 
 
 class Upstream:
-    """Tells what has changed."""
+    """Sends what has changed."""
 
     def __init__(self, say: Callable[[str], None] | None, status: Callable[[], str]) -> None:
-        """`say` takes the text of one message, None: nobody is told. `status` gives the sentence for STATUS=."""
+        """`say` takes the text of one message, None: nobody is notified. `status` gives the sentence for STATUS=."""
         self._say = say or (lambda _: None)
         self._status = status
         self._told = ""
@@ -40,7 +40,7 @@ class Upstream:
         self._say(f"READY=1\nSTATUS={self._told}")
 
     def changed(self, _: Change | None = None) -> None:
-        """The status may be another: it is told soon."""
+        """The status may have changed: send it soon."""
         if self._timer is None and self.listens:
             self._timer = asyncio.get_running_loop().call_later(
                 SOON, self.faults.attempt, "the service manager", "telling it how it is", self._tell

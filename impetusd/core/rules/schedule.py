@@ -5,8 +5,7 @@ sets: seconds since boot, sleep included). Both answer one question, `following`
 
 Cron expressions have 5 fields, or 6 with seconds first. Clock changes twice a year are treated as Debian's cron does:
   - A job at a fixed hour and minute runs once a day. In spring, when 02:30 does not exist, it runs as soon as the gap
-  is
-    over (03:00); in autumn, when it comes twice, it runs the first time.
+    is over (03:00); in autumn, when it comes twice, it runs the first time.
   - A job whose minute or hour begins with `*` goes by real time: `*/15 * * * *` runs every 15 minutes in those nights,
   too.
 The same applies when somebody sets the clock: see `Cron.resume`.

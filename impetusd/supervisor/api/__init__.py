@@ -1,1 +1,1 @@
-"""Where commands are answered: the control socket, each method, and what rows show."""
+"""Answers to commands: the control socket, each method, and the contents of rows."""

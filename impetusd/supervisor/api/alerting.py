@@ -1,11 +1,11 @@
-"""What is known of alerts here: silences, which are kept, tests that were asked for, and what the observer reports of them.
+"""The supervisor's part in alerts: silences, which are kept, requested tests, and the observer's report.
 
 The observer sends the alerts. It sees all this in the row `daemon` of `watch`, as everybody does, under "alerts":
     names        of [alert:NAME] that are enabled
     silences     [{id, name, until, why, by}]; name is that of a unit, timer, group or alert, "" for everything; `until` Unix time
     tests        [{id, name, at, by}] that wait for a report
     report       the observer's last: {"undelivered": number, "recent": [...], "tests": {id: {"ok", "text"}}} and more
-    reported     when that came, Unix time; 0: since this supervisor began none has
+    reported     when that came, Unix time; 0: none since this supervisor began
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class Alerting:
         return self._silences
 
     def attention(self) -> list[Reason]:
-        """What `status` says of alerts."""
+        """The part of `status` about alerts."""
         count = self._report.get("undelivered")
         return [because("undelivered", count=count)] if isinstance(count, int) and count > 0 else []
 
     def load(self, text: str) -> None:
-        """What was remembered; what makes no sense of it is left out. Raises ValueError."""
+        """Load what was remembered, without invalid parts. Raises ValueError."""
         found = json.loads(text)
         self._silences = [
             each
@@ -101,7 +101,7 @@ class Alerting:
         return {"ok": True, "silence": made}
 
     def unsilence(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """By its id. One that is over already, or that there never was, is no error: it is not there."""
+        """Remove a silence by its id. One that has expired or never existed is not an error."""
         left = [each for each in self.silences() if each["id"] != params["id"]]
         ended = len(left) != len(self._silences)
         self._set(left)

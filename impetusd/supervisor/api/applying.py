@@ -1,8 +1,8 @@
-"""Another configuration for what runs: `plan` shows what it would change, `apply` and SIGHUP have it so.
+"""Apply a new configuration to what runs: `plan` shows what it would change, `apply` and SIGHUP carry it out.
 
-The new text, and what is to be done about it, go to the shim as one message, after which this supervisor ends. The next one
-comes up with the new configuration in the same way as after a kill, and goes on from there. So whatever is killed at
-whatever moment, what comes up is entirely the old configuration or entirely the new one.
+The new text and the planned actions go to the shim as one message, after which this supervisor ends. The next
+one comes up with the new configuration in the same way as after a kill, and goes on from there. So a kill at any moment
+leaves either the old configuration or the new one, entirely.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.start.starter import Starter
 
 MOST = 4  # threads that read
-WITHIN = 20.0  # seconds for the disk, and for the host to tell of users
+WITHIN = 20.0  # seconds for the disk, and for looking up users
 # What the shim remembers of all this.
 CONFIG, BEFORE, APPLY, REFUSED = "config", "config:before", "apply", "config:refused"
 SLACK = 10.0  # seconds beyond what a slot's own keys allow
@@ -56,8 +56,8 @@ class Configuration:
     def __init__(self, conf: str, remembered: str, *, in_force: bool, known: Collection[str] = ()) -> None:
         """`remembered` is what `read` returned. Raises ConfigError.
 
-        `in_force`: it was found good before. That a user of it was deleted since must end nothing that runs. `known`:
-        users and groups that were found good before; that one of them is missing is no mistake of the file's.
+        `in_force`: it was valid before. A user deleted since must not end anything that runs. `known`: users and groups
+        that were valid before; if one of them is missing, the file is not at fault.
         """
         self.remembered = remembered
         self._conf = conf
@@ -95,7 +95,7 @@ class Configuration:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What `${VAR}` in it means: the environment of whoever started the daemon."""
+        """The values for `${VAR}` in it: the environment that the daemon was started with."""
         environ: dict[str, str] = self._saved["environ"]
         return environ
 
@@ -107,7 +107,7 @@ class Configuration:
 
     @functools.cached_property
     def in_force(self) -> dict[str, Any]:
-        """What it was read from, for who compares: see `core.config.pending`."""
+        """What it was read from, for comparison: see `core.config.pending`."""
         saved = self._saved
         patterns = include.patterns(saved["text"], self._conf, saved["environ"], former=self.former)
         texts = ((self._conf, saved["text"]), *saved.get("included", ()))
@@ -115,18 +115,18 @@ class Configuration:
 
     @property
     def former(self) -> bool:
-        """Whether it lives where it did before each file had folders of its own: so says an older impetusd."""
+        """Whether it uses the folders from before each file had its own, as an older impetusd states."""
         if self._saved.get("former", True):
             return True
         return not self._saved.get("xdg") and is_users_own(self._conf, self.environ)
 
     def with_disabled(self, names: Collection[str]) -> str:
-        """What would be remembered with these switched off."""
+        """What would be remembered with these disabled."""
         return json.dumps({**self._saved, "disabled": sorted(names)})
 
     @property
     def disabled(self) -> list[str]:
-        """What an operator has switched off."""
+        """Units and timers that an operator has disabled."""
         names: list[str] = self._saved["disabled"]
         return names
 
@@ -152,7 +152,7 @@ def read(conf: str, state_dir: str, environ: Mapping[str, str], profile: str | N
         profile = remembered_profile(state_dir)
     source = read_source(conf, environ, former=former)
     if source.problems:
-        parser.parse_all(source, environ, this_host(), profile=profile)  # which tells these with all others
+        parser.parse_all(source, environ, this_host(), profile=profile)  # which reports these with all others
     try:
         with open(f"{state_dir}/{switches.FILE}", encoding="utf-8", errors="replace") as file:
             disabled = switches.parse(file.read())
@@ -198,7 +198,7 @@ PROBLEMS = 12  # of a refused file that are written down
 
 
 class _Mistaken(ProtocolError):
-    """The files have `problems`, told as sentences."""
+    """The files have `problems`, as sentences."""
 
     def __init__(self, error: ConfigError) -> None:
         super().__init__(FAILED, error.told()[:200_000], EXIT_USAGE)
@@ -246,11 +246,11 @@ class Applying:
     async def _read(
         self, profile: str | None, disabled: Collection[str] | None = None, conf: str = ""
     ) -> tuple[Configuration, list[Change]]:
-        """What the disk has, and what it would change. ProtocolError with every problem.
+        """The configuration on the disk, and what it would change. ProtocolError with every problem.
 
         `profile`: another one than is in force. `conf`: another file.
 
-        With `disabled` it is what is in force, with these names switched off.
+        With `disabled` it is the one in force, with these names disabled.
         """
 
         conf = conf or self._conf
@@ -373,7 +373,7 @@ class Applying:
             raise ProtocolError(FAILED, text, EXIT_USAGE)
 
     def _refuse(self, reason: str, problems: list[str], *, of_the_file: bool) -> None:
-        """`of_the_file`: it would be refused whoever asked; not for the profile that a command named, say."""
+        """`of_the_file`: the file itself is refused, not, say, the profile that a command named."""
         problems = problems[:PROBLEMS]
         self._record("config", what="refused", changes=[], reason=reason[:2000], problems=problems)
         if of_the_file:
@@ -392,7 +392,7 @@ class Applying:
         return [(name, because("disabled", name=name)) for name in known]
 
     def attention(self, now: float) -> list[Reason]:
-        """What to say if what the disk has was refused when it was last asked for; for `status`."""
+        """The text for `status` if the configuration on the disk was refused at the last attempt."""
         if self._refused is None:
             return []
         problems = self._refused.get("problems") or [self._refused["reason"]]
@@ -489,7 +489,7 @@ class Applying:
         )
 
     def _begin(self, state: dict[str, Any]) -> None:
-        """Have new processes where the plan says so, and what is new started."""
+        """Replace processes where the plan says so, and start new units."""
 
         def lasting(unit: Unit) -> list[Entry]:
             return [entry for entry in engine.slots.of_unit(unit) if not entry.dismissed and entry.role not in PASSING]
@@ -580,7 +580,7 @@ class Applying:
         return [] if self._state is None or self._state["done"] else self._awaited(self._state)
 
     def _awaited(self, state: dict[str, Any]) -> list[Entry]:
-        """What is to be stopped for good, and what is to come up. A job runs when its time has come: nobody waits for it."""
+        """The slots to stop for good and those to wait for. A job runs at its time and is not waited for."""
         leaving = [entry for entry in self._dismissed() if not is_stuck(entry)]
         return leaving + [
             entry
@@ -610,7 +610,7 @@ class Applying:
         }
 
     def _unfinished(self, state: dict[str, Any]) -> list[Entry]:
-        """What it stopped waiting for and has still not ended."""
+        """Slots that it stopped waiting for and that have still not ended."""
         names = state.get("unfinished", ())
         return [
             e

@@ -1,4 +1,4 @@
-"""Who gave a command, for the ledger: what /proc tells of the peer while it still waits for the answer."""
+"""Who gave a command, for the ledger: what /proc shows of the peer while it waits for the answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOBODY = (1 << 32) - 1  # AUDIT_UID_UNSET
 
 
 def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str, Any]:
-    """The fields of a `command` record: of bounded size, whatever was asked."""
+    """The fields of a `command` record: of bounded size for any request."""
     params = {name: value for name, value in request.params.items() if name != "token"}
     if "command" in params:
         params["command"] = redact.argv(params["command"])
@@ -40,9 +40,9 @@ def command(peer: Peer, request: Request, outcome: str, error: str) -> dict[str,
 
 
 class Audit:
-    """Who gave a command, for the ledger; so that nobody can push out what others did by asking for what is refused.
+    """Who gave a command, for the ledger; bounded so that refused requests cannot push out others' records.
 
-    Of what an operator was refused, or failed at, so many a minute are written down one by one, and the rest as one.
+    Of an operator's refused or failed commands, a limited number a minute is recorded singly, and the rest as one.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ def _comm(pid: int) -> str:
 
 
 def _login(pid: int) -> int | None:
-    """Who had logged in, and became somebody else since; None where the kernel does not keep that, or nobody had."""
+    """The user who logged in, whatever identity the process has since taken; None where the kernel does not keep that,
+    or nobody had."""
     try:
         with open(f"/proc/{pid}/loginuid", encoding="ascii") as file:
             uid = int(file.read())

@@ -1,8 +1,8 @@
-"""Units of which processes run that were started by a configuration before the one in force.
+"""Units with processes that were started by a configuration before the one in force.
 
-A reload that failed leaves them, and so does a restart that was called off. Before a change of the configuration is carried
-out, each unit that is to get new processes is noted, with the configuration that its processes are of. A process that
-began before that is behind; when none is left, so ends what was noted, whoever has replaced it.
+A reload that failed leaves them, and so does a restart that was called off. Before a change of the configuration is
+carried out, each unit that is to get new processes is noted, with the configuration that its processes are of. A
+process that began before that is behind; when none is left, the note is removed, whatever has replaced them.
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ class Behind:
     def left(self, instances: Callable[[str], int]) -> list[str]:
         """Units that are behind, and would get new processes by what is in force; `instances`: see `plan`."""
         former = self.of()
-        if former != self._known[0]:  # what is in force is the same for as long as we live
+        if former != self._known[0]:  # the configuration in force stays the same for as long as we live
             changes = plan(self.as_it_runs(former), self._present, instances)
             self._known = former, [change.name for change in changes]
         return self._known[1]
 
     def as_it_runs(self, former: Mapping[str, str]) -> At:
-        """What is in force, but for the units in `former`, each by the configuration that is remembered so."""
+        """The configuration in force, except for the units in `former`, each taken from its remembered
+        configuration."""
 
         @functools.cache
         def at(instance: int) -> Config:

@@ -1,4 +1,4 @@
-"""What an operator may ask, and the answers: the meaning of each method of the control protocol."""
+"""An operator's requests and their answers: the implementation of each method of the control protocol."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from impetusd.supervisor.start.starter import Starter
 
 BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})
 CHANGE = frozenset({"apply", "enable", "disable"})
-MOST_TOLD = 50  # units, where a name is none
+MOST_TOLD = 50  # units listed for an unknown name
 
 
 def disabled(name: str) -> str:
-    """Why nothing is done with it, and how to have it again, by whichever of the two it was disabled."""
+    """Why it is disabled and how to re-enable it, depending on which of the two disabled it."""
     return f"{name} is disabled; run: impetusd enable {name} (or remove enabled = no from the INI file and apply)"
 
 
 class Commands:
-    """The methods, by name. `ending` is set once everything was told to stop for good."""
+    """The methods, by name. `ending` is set once everything has been ordered to stop for good."""
 
     def __init__(
         self,
@@ -67,13 +67,13 @@ class Commands:
     ) -> None:
         """`file`: the INI file, see `instance.report`. `pids` are the shim's and ours.
 
-        `saved` waits until what is to survive a reboot is on the disk; `quiesce` has nothing be started or replaced by
-        itself any more; `end` has the daemon end once the answer is out.
+        `saved` waits until all that must survive a reboot is on the disk; `quiesce` stops automatic starts and
+        replacements; `end` ends the daemon once the answer is out.
 
         `others` are methods that are not about slots; `attention` gives (unit, what to say) that `status` is to show,
-        `troubles` what there is to say of impetusd itself; `awaited` what a change of the configuration waits for;
-        `behind` units of which a change of the configuration has not come into effect.
-        `held`: why nothing is started at all, see `quarantine.facts`. `more`: what `status` says besides.
+        `troubles` those of impetusd itself; `awaited` what a change of the configuration waits for; `behind` units
+        where a change of the configuration has not taken effect. `held`: why nothing is started at all, see
+        `quarantine.facts`. `more`: what `status` says besides.
         """
         self._others = others
         self._attention = attention
@@ -124,7 +124,7 @@ class Commands:
             **self._others,
         }
         if self.ending and request.method in BEGIN:
-            # What is started now would be left to nobody. The client is let go when all is over, and begins anew.
+            # A process started now would have no supervisor. The client is disconnected at the end and tries again.
             await self.over.wait()
             raise ConnectionAbortedError
         self.refuse_while_held(request.method, request.params)
@@ -181,7 +181,7 @@ class Commands:
         return [entry for entry in self._engine.slots.entries.values() if entry.name in found]
 
     def _names(self) -> dict[str, list[Entry]]:
-        """Whom each name means: of a unit, a slot as it is called and as it is shown, or a group."""
+        """The slots that each name stands for: a unit, a slot (by its own or its displayed name), or a group."""
         known: dict[str, list[Entry]] = {}
         of_unit: dict[str, list[Entry]] = {}
         for entry in self._engine.slots.entries.values():
@@ -364,7 +364,7 @@ class Commands:
         self._engine.start([entry for entry in asked if entry not in taken])
         answer = await self._settled(asked, wait=params["wait"])
         kept = [entry for pid, entry in before.items() if entry.slot.pid == pid and entry.slot.state is State.RUNNING]
-        if params["wait"] and answer["ok"] and kept:  # what failed was made for this alone, and is gone again
+        if params["wait"] and answer["ok"] and kept:  # the failed slot was made for this alone and is already removed
             raise ProtocolError(FAILED, f"{kept[0].name} is {self._engine.waits.reason(kept[0])}", EXIT_FAILED)
         if not reloaded:
             return answer
@@ -390,7 +390,7 @@ class Commands:
         return {"ok": not any(map(is_stuck, asked)), "killed": killed, "units": rows}
 
     def begin_shutdown(self, why: Reason) -> None:
-        """From here on nothing is started, neither by command nor by a rule. `why` says who wants it."""
+        """From here on refuse all starts, by commands and by rules. `why` is the reason."""
         if not self.ending:
             self.ending = True
             self._quiesce(why)
@@ -398,7 +398,8 @@ class Commands:
     async def stop_in_order(self, entries: list[Entry]) -> list[str]:
         """Stop all at once, except that a unit waits until those that depend on it are down. Returns who was killed.
 
-        What not even SIGKILL ends is left behind: neither a command nor the host's shutdown is to wait for it.
+        Processes that even SIGKILL does not end are left behind: neither a command nor the host's shutdown waits for
+        them.
         """
         busy = [entry for entry in entries if entry.slot.state not in IDLE]
         graph = {unit.name: unit.depends_on for unit in self._engine.slots.units.values()}
@@ -463,7 +464,7 @@ class Commands:
 
 
 def is_done(entry: Entry) -> bool:
-    """Whether it is oneshot and has done its work: it is run again only by its name."""
+    """Whether it is oneshot and has done its work: it is run again only if named."""
     return entry.is_up and entry.slot.state is State.EXITED
 
 

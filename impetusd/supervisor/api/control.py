@@ -1,10 +1,10 @@
-"""The control socket's server: lines in, lines out, bounded in every direction. What a request means is `commands`.
+"""The control socket's server: lines in, lines out, bounded in every direction. `commands` implements the requests.
 
-Who asks is what the kernel says of the peer (SO_PEERCRED), and what it may ask for is its role, in the one table of
-`core.protocol`. Who has none is closed without an answer.
+The kernel identifies the peer (SO_PEERCRED), and its role decides what it may request, by the one table of
+`core.protocol`. A peer without a role is disconnected without an answer.
 
-Nobody keeps root and the owner out: the others have so many connections each, and so many in all. And whoever is no admin
-has a share of the processor, beyond which its requests wait.
+Nobody can lock out root and the owner: other users' connections are limited for each user and in all. A peer that is
+not an admin has a share of the processor, beyond which its requests wait.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BACKLOG = 1024
 AT_ONCE = 64  # connections that are accepted before anything else has its turn
 AGAIN = 0.5  # seconds before a connection is accepted after the descriptors had run out
 
-SIGNED = frozenset({"silence", "alert-test"})  # methods that remember who asked for it
+SIGNED = frozenset({"silence", "alert-test"})  # methods that remember the requester
 
 SO_PEERGROUPS = 59  # of asm-generic/socket.h; Python has no name for it
 MOST_GROUPS = 65536  # that a process may be in: NGROUPS_MAX
@@ -61,8 +61,8 @@ Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any] | Flow]]
 class Peer:
     """Who is at the other end: a process, or one of our own units (`via`), for itself or for the user `user`.
 
-    `who` tells one from another, for what each may cost. Of a unit `ceiling` is the most that it may do for anybody, and
-    neither pid nor uid is known: what it asks for is not asked by a uid.
+    `who` tells one from another, for what each may cost. For a unit, `ceiling` is the highest role that it may act in,
+    and pid and uid are unknown: its requests are not made by a uid.
     """
 
     __slots__ = ("ceiling", "gid", "groups", "pid", "role", "uid", "user", "via", "who")
@@ -77,7 +77,7 @@ class Peer:
     def of(cls, sock: socket.socket) -> Peer:
         """The process at the other end of a connection."""
         peer = cls()
-        # What the kernel noted when it connected: nothing that the peer does afterwards changes it.
+        # Recorded by the kernel at connect(): nothing that the peer does afterwards changes it.
         peer.pid, peer.uid, peer.gid = struct.unpack("i2I", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         peer.groups = frozenset({peer.gid, *_groups(sock)})
         peer.who = peer.uid
@@ -92,7 +92,7 @@ class Peer:
         return peer
 
     def acting(self, request: Request) -> Peer:
-        """Whoever asks for this. Raises ProtocolError where nobody may be acted for."""
+        """The peer that this request is for. Raises ProtocolError if this peer may not act for others."""
         if request.behalf is None:
             return self
         if self.via != GATEWAY:
@@ -145,10 +145,10 @@ class ControlServer:
         role_of: Callable[[Peer], str],
         audit: Callable[[Peer, Request, str, str], None],
     ) -> None:
-        """`complain` is told of mistakes of ours: a request that failed for no reason of the caller's.
+        """`complain` is called for bugs of ours: a request that failed through no fault of the caller.
 
-        `role_of` gives one of ROLES, or "" for who may ask nothing. `audit` hears of each request for more than to look:
-        its outcome ("done", "failed", "refused") and the error, if there was one.
+        `role_of` gives one of ROLES, or "" for a peer without access. `audit` is called for each request that is not
+        read-only: its outcome ("done", "failed", "refused") and the error, if there was one.
         """
         self._handle = handle
         self._complain = complain
@@ -180,7 +180,7 @@ class ControlServer:
             self._sock = None
 
     def _accept(self, sock: socket.socket) -> None:
-        """Let in who has a role and not too many connections: decided before anything else is done for it."""
+        """Accept a peer that has a role and not too many connections: decided before anything else is done for it."""
         for _ in range(AT_ONCE):
             try:
                 connection, _ = sock.accept()
@@ -204,7 +204,7 @@ class ControlServer:
         self.serve(connection, peer)
 
     def serve(self, connection: socket.socket, peer: Peer) -> None:
-        """Answer whoever is at the other end."""
+        """Answer the peer."""
         task = asyncio.get_running_loop().create_task(self._serve(connection, peer))
         self._open[peer.who] += 1
         self._tasks.add(task)
@@ -278,7 +278,7 @@ class ControlServer:
         while True:
             try:
                 line = await asyncio.wait_for(reader.readline(), IDLE)
-            except ValueError:  # longer than the limit: what follows cannot be told from it
+            except ValueError:  # longer than the limit: its end cannot be found
                 error = ProtocolError(protocol.PARSE_ERROR, f"a line may have at most {protocol.MAX_LINE} bytes")
                 writer.write(protocol.error_line(error))
                 await asyncio.wait_for(writer.drain(), IDLE)
@@ -299,7 +299,8 @@ class ControlServer:
 
     @staticmethod
     async def _flow(follow: Follow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The rest of the connection is this answer's: whatever the client says, or that it goes, ends it."""
+        """The rest of the connection belongs to this answer: any input from the client, or its disconnection, ends
+        it."""
         flowing, heard = asyncio.ensure_future(follow(writer)), asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait({flowing, heard}, return_when=asyncio.FIRST_COMPLETED)
@@ -309,7 +310,7 @@ class ControlServer:
             for task in (flowing, heard):
                 task.cancel()
             await asyncio.gather(flowing, heard, return_exceptions=True)
-            writer.transport.abort()  # what it has not taken by now is not waited for
+            writer.transport.abort()  # data that it has not read by now is dropped
 
     async def _answer(self, line: bytes, peer: Peer, writer: asyncio.StreamWriter) -> tuple[bytes, Follow | None]:
         news: list[bytes] = []

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from impetusd.supervisor.start.outbox import Outbox
 
 CONTROL = "control"  # the socket's name in the shim's store
-WITHIN = 20.0  # seconds for who knows of users and groups
-FIRST_WITHIN = 2.0  # seconds in which nobody can ask, for it is not known who may
+WITHIN = 20.0  # seconds to look up users and groups
+FIRST_WITHIN = 2.0  # seconds without service while the permitted users are unknown
 
 
 class ControlSocket:
@@ -53,11 +53,11 @@ class ControlSocket:
         self.missing: Callable[[], object] = lambda: None  # called when what is in run_dir may be gone, too
 
     def role_of(self, peer: Peer) -> str:
-        """What the peer may do; "" nothing."""
+        """The peer's role; "" is none."""
         return access.role_of(peer.uid, peer.groups, os.geteuid(), self._people)
 
     async def open(self) -> None:
-        """Answer on it, once it is known who may ask, or that this is not to be learned soon."""
+        """Answer on it once the permitted users are known, or cannot be looked up soon."""
         await self._know_people(FIRST_WITHIN)
         await self._open()
 
@@ -103,7 +103,7 @@ class ControlSocket:
             if fd is not None:
                 os.close(fd)
             with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
-                os.unlink(name, dir_fd=folder)  # whatever it is: the name in run_dir is ours
+                os.unlink(name, dir_fd=folder)  # any kind of file: the name in run_dir is ours
             sock = bind_unix(path)
             self._outbox.keep(CONTROL, os.dup(sock.fileno()), ours=False)  # for the supervisor after us
             self._outbox.flush()
@@ -119,7 +119,7 @@ class ControlSocket:
             return
         self._log(f"{self._path} was removed: made again", WARNING)
         with contextlib.suppress(OSError):
-            os.close(open_folder(self._paths.run_dir, make=0o755))  # now: it is to be watched again
+            os.close(open_folder(self._paths.run_dir, make=0o755))  # run now: it must be watched again
         self.missing()
         self._make(functools.partial(self._open, watched=True))
 

@@ -19,7 +19,7 @@ from impetusd.supervisor.start.childspec import CannotStart
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 MOST = 4  # threads
-WITHIN = 10.0  # seconds for the users and env_files of what is asked for
+WITHIN = 10.0  # seconds for the users and env_files of the requested units
 
 
 class Environments:

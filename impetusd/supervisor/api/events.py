@@ -1,6 +1,6 @@
-"""The control method `events`: what is in the ledger, page by page, for those who may not read its files, too.
+"""The control method `events`: the ledger, page by page, also for users who may not read its files.
 
-Whoever follows asks for what comes after the last record that he has, and is answered as soon as there is one.
+A client that follows asks for records after the last one it has, and is answered as soon as there is one.
 """
 
 from __future__ import annotations

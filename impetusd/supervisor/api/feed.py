@@ -1,11 +1,11 @@
 """The control method `watch`: everything as it is, then what changes, numbered; see `core.stream` for the lines.
 
-Changes are marked while a round goes on, and published after it: each is put into JSON once, redacted once, and the same
-bytes go to everybody. What no mark tells of is compared once a second. While nobody watches nothing of this happens; what
-happened is kept for KEEP seconds after the last one has gone, for one that lost its connection only.
+Changes are marked while a round goes on, and published after it: each is put into JSON once, redacted once, and the
+same bytes go to everybody. What has no mark is compared once a second. Without watchers nothing of this happens;
+changes are kept for KEEP seconds after the last watcher has gone, in case it only lost its connection.
 
-Of what a reader has not taken yet nothing is kept for it alone but what its socket and transport hold, HELD bytes: it reads on
-in the ring when it comes back in time, and is disconnected when it does not.
+Of its unread data, a reader has only what its socket and transport hold, HELD bytes, to itself: it continues in the
+ring if it catches up in time, and is disconnected if it does not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STALLED = 30.0  # seconds in which a reader must take something
 SLICE = 64  # rows made between two turns of the loop: 3 ms
 WORDS = 10, 200  # lines of what a failed slot wrote last, and characters of each
 FREE = ("reason", "cause", "held", "tail")  # fields of a unit's row in which there is what others wrote
-# No change by themselves: clocks, what usage tells, how each answer to a probe came; notices have seconds, attention has not.
+# Not changes by themselves: clocks, usage, how each probe was answered; notices have seconds, attention has not.
 VOLATILE = ("uptime_s", "memory_bytes", "cpu_percent", "next", "next_in_s", "running_s", "at", "latency_ms", "notices")
 
 # Kinds of rows that change with a record of this kind in the ledger.
@@ -77,12 +77,12 @@ class Feed:
         self._records: list[str] = []
         self._news = asyncio.Event()
         self._watchers = 0
-        self._measured = 0  # of these, who want to know memory and CPU
+        self._measured = 0  # those of them that want memory and CPU
         self._filled: asyncio.Task[None] | None = None  # everything was, or is being, made for the first one
         self._ticking: asyncio.Task[None] | None = None
         self._flushing: asyncio.TimerHandle | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self._said = 0.0  # when something was published last
+        self._said = 0.0  # when something was last published
         self._complained = ""
         self.faults = BARE
         # Called with what is to hear of each record of the ledger; None: nothing.
@@ -148,7 +148,7 @@ class Feed:
 
     def _wake(self) -> None:
         self._said = self._loop.time()
-        self._news.set()  # whoever waits now is woken
+        self._news.set()  # wakes all present waiters
         self._news.clear()
 
     def _add(self, body: bytes) -> None:
@@ -190,7 +190,7 @@ class Feed:
         self._publish(stream.UNIT, name, row)
 
     def _mark(self, entry: Entry) -> tuple[object, ...]:
-        """What changes when the slot's row does; the clock apart."""
+        """What changes with the slot's row, apart from clocks."""
         rec, engine = entry.rec, self._engine
         state = (rec.slot, rec.tail, rec.due, rec.generation, entry.waits, engine.slots.shown(entry))
         return (*state, engine.slots.held_because(entry), self._dropped(entry))

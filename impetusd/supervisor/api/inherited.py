@@ -1,12 +1,14 @@
-"""Connections for the units that impetusd makes itself, [gateway]'s and the observer: they act for others, within a ceiling.
+"""Connections for the units that impetusd makes itself, [gateway]'s and the observer: they act for others, within a
+ceiling.
 
-Who they are is no matter of a uid, which others may have. Each of these units has a pair of sockets, which the shim holds and
-whose other end its processes inherit. Whoever has that asks for a connection, CONNECT, and gets one with the answer; there it
-speaks the control protocol as everybody does, and may say on whose behalf ("on_behalf_of", see `control`). What was asked of a
-supervisor that has died waits for the next.
+They are not identified by uid, which others may share. Each of these units has a pair of sockets, which the shim holds
+and whose other end its processes inherit. A process with that end requests a connection, CONNECT, and gets one with the
+answer; there it speaks the control protocol like any client, and may name the user it acts for ("on_behalf_of", see
+`control`). Requests to a supervisor that has died wait for the next.
 
-The unit speaks HTTP with strangers, so what it sends is hostile: no descriptor is ever taken from it (closing another user's
-file may take for ever, and flags of a socket are shared by whoever has it), and nothing that it does costs more than a share.
+The unit speaks HTTP with strangers, so what it sends is hostile: no descriptor is ever taken from it (closing another
+user's file may take for ever, and flags of a socket are shared by whoever has it), and nothing that it does costs more
+than a share.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ PREFIX, THEIRS = "inherited:", ":theirs"  # in the shim's store, around the unit
 
 
 class Inherited:
-    """The pairs, and who asks over them. `serve` takes a connection; it says how many of a peer's are open already."""
+    """The pairs and the requests over them. `serve` takes a connection and returns how many that peer has open
+    already."""
 
     def __init__(
         self, starter: Starter, serve: Callable[[socket.socket, Peer], object], count: Callable[[str], int]

@@ -1,4 +1,4 @@
-"""What may be asked of the log files: opened anew, emptied, given to who may read them."""
+"""Requests about log files: reopen, empty, set who may read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 if TYPE_CHECKING:
     from impetusd.supervisor.logs.writer import Writer
 
-WITHIN = 20.0  # seconds for who knows of users and groups
+WITHIN = 20.0  # seconds to look up users and groups
 
 
 class LogFiles:
@@ -40,19 +40,19 @@ class LogFiles:
         return {"ok": not failed, "files": paths, "failed": failed}
 
     async def _answer(self, ask: Callable[[Callable[[Any], object]], object]) -> Any:
-        """What the writer's threads answer."""
+        """The answer of the writer's threads."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
 
         def settle(value: Any) -> None:
-            if not answer.done():  # who asked may have gone
+            if not answer.done():  # the requester may have gone
                 answer.set_result(value)
 
         ask(lambda value: loop.call_soon_threadsafe(self._faults.contain, "log files", "answering", settle, value))
         return await answer
 
     async def give(self, allowed: LogAccess, folder: str, threads: Threads) -> None:
-        """Let those read the logs who may; where nobody says who they are, it is asked until somebody does."""
+        """Set the permitted readers on the logs; if the lookup of users fails, repeat it until it succeeds."""
         asked = 0
         while allowed != LogAccess():
             try:

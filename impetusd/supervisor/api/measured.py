@@ -1,4 +1,4 @@
-"""The control method `metrics`: what is counted and not seen in a row of `watch`, for whoever makes metrics of it.
+"""The control method `metrics`: counters that are not in a row of `watch`, for exporters of metrics.
 
     slots   by name, as `status` shows it: {unit, starts: {reason: number}, exits: {"code:1" | "signal:SIGSEGV" | "stage:exec" …:
             number}, cpu_s, limit_bytes}; counted since this supervisor began
@@ -6,7 +6,7 @@
             the workers that live, and of those that have ended, so that no sum falls. It outlives supervisors.
     bounds  of the histograms: {durations, lags}, in seconds; the last count is of what is above the last bound
 
-A worker writes into a page of memory, which is read as it is: none is asked, so none that is stuck is waited for.
+Workers write into a page of memory, which is read as it is: no worker is asked, so a stuck one delays nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from impetusd.supervisor.slots.entry import ONE_SHOT, Entry
 from impetusd.worker import measures
 
 BLOB = "measured:"  # and a pool's name: what its workers that have ended had measured
-MOST = 64  # kinds of starts and ends of a slot that are told apart
+MOST = 64  # kinds of starts and ends of a slot that are counted separately
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 ASKED = "asked"  # the reason of a start that has none
 
@@ -41,7 +41,7 @@ class Measured:
         self._past: dict[str, dict[str, Any]] = {}  # by pool
 
     def load(self, blobs: Mapping[str, str]) -> None:
-        """What the supervisor before knew of workers that have ended. Raises what makes no sense of it."""
+        """Load the previous supervisor's sums of ended workers. Raises whatever invalid data causes."""
         for key, text in blobs.items():
             if key.startswith(BLOB):
                 found = json.loads(text)
@@ -58,7 +58,7 @@ class Measured:
             _count(self._starts, entry.name, (before.reason or after.reason).key or ASKED)
 
     def slots(self, entries: Iterable[Entry], shown: Callable[[Entry], str]) -> dict[str, dict[str, Any]]:
-        """What is counted of each; of one that is not there any more nothing is kept."""
+        """The counts of each slot; those of removed slots are dropped."""
         found: dict[str, dict[str, Any]] = {}
         kept: set[str] = set()
         for entry in entries:
@@ -103,7 +103,7 @@ class Measured:
         self._put(f"{BLOB}{pool}", json.dumps(self._past[pool], separators=(",", ":")))
 
     def pools(self, names: Iterable[str], alive: Collection[int]) -> dict[str, dict[str, Any]]:
-        """What the workers of each have measured, all together. `alive`: processes; of a start that failed there is none."""
+        """What the workers of each have measured, all together. `alive`: processes; a failed start has none."""
         for process in self._pages.keys() - set(alive):
             self.ended(process)
         found = {name: {"workers": 0, **self._past.get(name, nothing())} for name in names}
@@ -124,7 +124,7 @@ BOUNDS = {"durations": measures.DURATIONS, "lags": measures.LAGS}
 
 
 def nothing() -> dict[str, Any]:
-    """What a pool has measured whose workers have not."""
+    """The measurements of a pool whose workers have measured nothing."""
     return measures.read(bytes(measures.SIZE))
 
 

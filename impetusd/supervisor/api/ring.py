@@ -6,7 +6,8 @@ from collections import deque
 
 
 class Ring:
-    """Lines with consecutive numbers; `last` is the newest one's, `first` that before the oldest one that is still there."""
+    """Lines with consecutive numbers; `last` is the newest line's number, `first` the number before the oldest one
+    kept."""
 
     def __init__(self, most: int) -> None:
         """`most` bytes are kept, and the newest line whatever its size."""
@@ -18,7 +19,7 @@ class Ring:
 
     @property
     def first(self) -> int:
-        """Whoever has come as far as this, or farther, can go on."""
+        """Readers at this number or beyond can continue."""
         return self.last - len(self._lines)
 
     def add(self, line: bytes) -> None:
@@ -36,9 +37,10 @@ class Ring:
         self.last += 1
 
     def after(self, number: int, most: int) -> tuple[bytes, int] | None:
-        """The lines that follow `number`, up to `most` bytes but one at least, and the last one's number; None: too late.
+        """The lines that follow `number`, up to `most` bytes but at least one line, and the last one's number; None:
+        too late.
 
-        Those who have come equally far get the same bytes.
+        Readers at the same position get the same bytes.
         """
         if not self.first <= number <= self.last:
             return None

@@ -15,7 +15,7 @@ SLICE = 64  # processes between two turns of the loop: 1 ms
 
 
 class Sampler:
-    """Looks when it is told to, and remembers what it saw."""
+    """Samples when called, and remembers the result."""
 
     def __init__(self, sampled: Callable[[str], int | None]) -> None:
         """`sampled` is the memory of a slot's whole tree, where that is measured anyway."""

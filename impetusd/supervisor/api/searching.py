@@ -1,8 +1,8 @@
 """The control method `search`: lines of logs and their rotated files, by text and time, or around one line.
 
-Whoever may `tail` may search. It goes on in a thread, of which there are few, and gives up in time: what it has found by then
-is the answer. What looks secret is hidden, and cannot be found out by looking for it either: only lines that have the text
-after that are shown.
+The role that may `tail` may search. It runs in one of a few threads and has a time limit: the answer is what it has
+found by then. What looks secret is hidden and cannot be found by searching for it either: only lines that match once
+redacted are shown.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 from impetusd.linux.processes import PAGE, stat
 
-Usage = tuple[int | None, float | None]  # resident bytes, percent of one core; None for what cannot be told
+Usage = tuple[int | None, float | None]  # resident bytes, percent of one core; None if unknown
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -40,7 +40,7 @@ class Stats:
 
 
 def details(pid: int) -> dict[str, Any]:
-    """What else an operator may ask about one process; {} when it is gone or may not be looked into."""
+    """Further facts about one process; {} if it is gone or must not be inspected."""
     import psutil
 
     try:

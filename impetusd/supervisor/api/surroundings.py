@@ -1,7 +1,7 @@
-"""The method `exec`: what a process of a unit would be started with now, for a command that somebody runs by hand.
+"""The method `exec`: what a process of a unit would be started with now, for a command run by hand.
 
-It is resolved as for the unit's next start: by the configuration in force, with its env_files and users as they are. The
-one who asks starts the command; we only say with what.
+It is resolved as for the unit's next start: by the configuration in force, with its env_files and users as they are.
+The client starts the command; we only supply the settings.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Surroundings:
         return mine[unit], index
 
     def _limits(self) -> list[list[Any]]:
-        """What processes have that name no other limits: the shim's own, but for the one that it raises for itself."""
+        """The limits of processes that set none: the shim's own, except for the one that it raises for itself."""
         ours = {
             name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}")) for name in LIMITS if name != "ofile"
         }

@@ -1,6 +1,7 @@
-"""The control method `tail`: what a slot has written, for those whose role allows it, whoever may read the files.
+"""The control method `tail`: what a slot has written, for peers whose role allows it, regardless of who may read the
+files.
 
-The disk is asked in threads, which it may hang; each page is bounded, and read only once the one before it was taken.
+The disk is read in threads, which may hang; each page is bounded, and read only once the one before it was taken.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 
 MOST = 8  # threads that read
 WITHIN = 10.0  # seconds for the disk
-AGAIN = 0.25  # seconds until one who follows is given what has come meanwhile
+AGAIN = 0.25  # seconds between deliveries to a client that follows
 SPARING = 10  # times what a page took, until the next one is read
 OWN = "impetusd"  # the daemon's own log
 NOTHING = Page([], 0, 0, "", anew=False, more=False)._asdict()  # there is no file yet

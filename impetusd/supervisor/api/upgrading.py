@@ -1,9 +1,9 @@
 """`impetusd upgrade`: the code now on the disk takes over from the code that runs, after it has proved that it can.
 
-A supervisor of the new code comes up beside this one, on a copy of what the shim knows (`supervisor.proof`); the shim tries
-its own new code and goes on with it in place (`shim.handover`); then this supervisor hands over to the next. Up to the
-shim's exec nothing has changed, and whatever is wrong by then is the answer. What is killed meanwhile comes back from the
-disk anyway, and the answer is the next supervisor's.
+A supervisor of the new code comes up beside this one, on a copy of what the shim knows (`supervisor.proof`); the shim
+tries its own new code and goes on with it in place (`shim.handover`); then this supervisor hands over to the next. Up
+to the shim's exec nothing has changed, and any failure by then is the answer. If one is killed meanwhile, it restarts
+from the new code anyway, and the next supervisor answers.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Upgrading:
             self._done = json.loads(blobs[UPGRADE])
 
     def hear(self, event: Mapping[str, Any]) -> bool:
-        """Whether this event of the shim's was ours."""
+        """Whether this event from the shim concerns the upgrade."""
         match event["event"]:
             case "upgraded" | "refused" if self._under_way and not self._answer.done():
                 self._answer.set_result(event.get("error", ""))

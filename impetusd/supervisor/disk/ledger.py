@@ -1,8 +1,8 @@
 """The ledger's file: every start, end, rule and command, appended, bounded, and exact over the supervisor's own death.
 
-A record is numbered and given to the shim together with the round that it tells of; a thread writes it. A supervisor that
-dies in between leaves it with the shim, and the next one writes what the file does not have yet. A line that a power cut
-tore is cut off before anything is added.
+A record is numbered and given to the shim together with the round that it records; a thread writes it. A supervisor
+that dies in between leaves it with the shim, and the next one writes what the file does not have yet. A line that a
+power cut tore is cut off before anything is added.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Ledger:
         self._new: list[str] = []  # records of this round
         # (last number, key, text) of what the disk does not have yet
         self._waiting: deque[tuple[int, str, str]] = deque()
-        self.failing = NONE  # why the disk takes nothing now
+        self.failing = NONE  # why the disk cannot be written now
         self.news = asyncio.Event()  # set with each round that has records; whoever waits clears it
         self._added: Callable[[str, str], object] | None = None
         self._puts: dict[str, str | None] = {}
@@ -85,7 +85,7 @@ class Ledger:
         self._added = added
 
     def puts(self) -> dict[str, str | None]:
-        """What the shim is to remember or to forget with this round; the thread has it once `sent` is called."""
+        """What the shim should store or drop with this round; the thread gets it once `sent` is called."""
         if self._new:
             key, lines = f"{KEY}{self._n}", self._new
             self._new = []
@@ -103,7 +103,7 @@ class Ledger:
             self._begin()
 
     def _begin(self) -> None:
-        """Start the thread. Where there can be none now, what is to be written waits, with the shim as well."""
+        """Start the thread. If that fails, records wait, here and in the shim."""
         thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         try:
             thread.start()
@@ -123,7 +123,7 @@ class Ledger:
         return [line for _, _, text in self._waiting for line in text.encode("ascii").splitlines()]
 
     def attention(self) -> list[Reason]:
-        """What to say if the disk takes nothing, for `status`."""
+        """The text for `status` if the disk cannot be written."""
         if not self.failing:
             return []
         return [because("ledger_lost", path=self._path, cause=self.failing, kept=len(self.waiting()))]
@@ -161,7 +161,7 @@ class Ledger:
                         os.fdatasync(fd)
                         synced = time.monotonic()
                     break
-                except Exception as error:  # whatever it is: else nothing would be written ever again
+                except Exception as error:  # any exception: else nothing would ever be written again
                     if not failing:
                         reason = (
                             of_os_error(error) if isinstance(error, OSError) else because("internal", error=repr(error))

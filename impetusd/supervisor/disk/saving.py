@@ -1,4 +1,4 @@
-"""When what is to survive a reboot is written to state.json: soon after a change, or at once."""
+"""When to write to state.json what must survive a reboot: soon after a change, or at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Saving:
         self._timer: asyncio.TimerHandle | None = None
 
     def soon(self) -> None:
-        """For much may change at once."""
+        """Save a little later, because much may change at once."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
                 SAVE_AFTER, self.faults.attempt, SOURCE, "saving what is to survive a reboot", self._write

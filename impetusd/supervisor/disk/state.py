@@ -40,7 +40,7 @@ class StateFile:
         self._idle.set()
 
     def load(self) -> dict[str, Any]:
-        """What was saved last; {} when nothing was, or nothing of it can be read. Reads files: before the loop serves."""
+        """What was saved last; {} if nothing was, or it cannot be read. Reads files: before the loop serves."""
         troubles: list[str] = []
         for path in (self._path, f"{self._path}.old"):
             try:
@@ -60,7 +60,8 @@ class StateFile:
         return {}
 
     def faulty(self, faults: Sequence[str]) -> None:
-        """Of what was loaded a part makes no sense: say so, and keep the file under another name, for it is written anew."""
+        """Report invalid parts of the loaded file, and keep a copy under another name, because the file is
+        rewritten."""
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         told = "; ".join(faults[:SHOWN])
         self._tell(f"{self._path} is damaged ({told}{more}): that is left out, and the file kept as {self._path}.bad")
@@ -117,7 +118,7 @@ class StateFile:
             try:
                 write(self._path, content)
                 error = ""
-            except Exception as failure:  # whatever it is: else nothing would be written ever again
+            except Exception as failure:  # any exception: else nothing would ever be written again
                 error = getattr(failure, "strerror", None) or repr(failure)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._has_ended, content, error)

@@ -1,4 +1,5 @@
-"""What is between the pipe and the file survives the supervisor: memory that the shim holds, and what was to be done with it.
+"""Data between the pipe and the file survives the supervisor: it is in memory that the shim holds, with what to do with
+it.
 
 A process can be killed between any two instructions, so each step leaves a witness. Bytes are read from a pipe straight
 into this memory: if the 16 random bytes that stood there are gone, the read took place (of fewer than 16 bytes, as many
@@ -43,7 +44,7 @@ class Pending(NamedTuple):
     inode: int  # 0: writing had not begun
     size: int
     before: int
-    ended: bool  # its last line is to be written as it is: nothing follows
+    ended: bool  # its last line is written as it is: nothing follows
 
 
 class Journal:
@@ -68,7 +69,7 @@ class Journal:
         _OWNER.pack_into(self._map, _AT_OWNER, tid, _started(tid) or 0)
 
     def is_in_use(self) -> bool:
-        """Whether its thread lives: in a supervisor that was killed, one that hangs in the kernel. What it writes is here."""
+        """Whether its thread lives: one of a killed supervisor, stuck in the kernel. What it writes is here."""
         tid, started = _OWNER.unpack_from(self._map, _AT_OWNER)
         return bool(tid) and _started(tid) == started
 
@@ -144,7 +145,7 @@ class Journal:
 
 
 def _started(tid: int) -> int | None:
-    """When the thread was started; None when there is none that has still something to do."""
+    """When the thread was started; None if there is none with work left."""
     try:
         fields = procfs.fields(tid)
     except OSError:

@@ -25,7 +25,7 @@ class Options:
     time: bool = False
     json: bool = False  # implies a time
     merged: bool = False  # other pipes go to the same file: only whole lines are written
-    prefix: str = ""  # before each line that is no JSON
+    prefix: str = ""  # before each line that is not JSON
     max_line: int = 1 << 18  # a longer line is written in parts; without by_lines there are none
     tail: bool = True  # keep the last of each run, to explain its end
     max_size: int = 0  # 0: no rotation by size
@@ -53,10 +53,10 @@ class Piece(NamedTuple):
 
 
 def split(data: bytes, most: int, *, ended: bool) -> tuple[list[Piece], bytes]:
-    """What of `data` is to be written now, and what is waited with: the beginning of a line, `most` bytes of it or fewer.
+    """The part of `data` to write now, and the part to hold back: the beginning of a line, at most `most` bytes.
 
-    A line of more than `most` bytes is in parts, of which none ends within a character. `ended`: nothing follows, and
-    what there is of the last line is all of it.
+    A line of more than `most` bytes is split, never within a character. `ended`: nothing follows, so the last line is
+    complete as it is.
     """
     pieces = []
     begin = at = 0  # of what is in no piece yet; of the line that is looked at

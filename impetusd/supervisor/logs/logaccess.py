@@ -1,7 +1,7 @@
-"""Whose log files are and who may read them, where [impetusd] says so (log_owner, log_mode).
+"""Owner and mode of log files, if [impetusd] sets them (log_owner, log_mode).
 
-Files that are open are changed at once, others when they are opened; what cannot be changed is said once, and written
-all the same.
+Files that are open are changed at once, others when they are opened; a file that cannot be changed is reported once,
+and written all the same.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Rights:
     refused: set[str] = field(default_factory=set)  # paths of which it has been said
 
     def given(self, fd: int, path: str) -> list[str]:
-        """Give them to an open log file, and to those that it was before it was rotated. Returns what to tell.
+        """Set them on an open log file and its rotated files. Returns messages for the operator.
 
-        Where others may put files, one that is not empty may be anything of somebody else, under the log's name.
+        If others may create files there, a non-empty one may be another user's file under the log's name.
         """
         try:
             with folder_of(path) as (folder, _):
@@ -64,14 +64,14 @@ class Rights:
                 os.fchmod(fd, self.mode)
 
     def _lacks(self, there: os.stat_result) -> bool:
-        """Whether any of them is to be given yet."""
+        """Whether any of them is still to be set."""
         owned = self.uid in {-1, there.st_uid} and self.gid in {-1, there.st_gid}
         return not owned or self.mode not in {None, stat.S_IMODE(there.st_mode)}
 
     def folder_given(self, path: str) -> list[str]:
-        """Let those who may read files in log_dir find them there. Returns what to tell.
+        """Let readers of files in log_dir enter it. Returns messages for the operator.
 
-        Only a folder of our own and our own group is changed: another, like /var/log, is not ours to open.
+        Only a folder owned by us and our group is changed: another, like /var/log, is not ours to open up.
         """
         mode = NEW if self.mode is None else self.mode
         try:
@@ -102,7 +102,8 @@ class Rights:
 
 
 def rights_of(access: LogAccess) -> Rights:
-    """Asks the host, which may take any time. Raises KeyError, ValueError: there is no such user or group."""
+    """Looks them up on the host, which may take any time. Raises KeyError, ValueError if there is no such user or
+    group."""
     user, group = user_and_group(access.log_owner)
     person = host.account(user) if user else None
     gid = host.gid_of(group) if group else person.gid if person is not None else -1

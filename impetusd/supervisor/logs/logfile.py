@@ -60,7 +60,7 @@ class LogFile:
         self.fd = -1
         self.due_since: float | None = None  # since when it should be opened anew (monotonic)
         self.midline = False  # the last byte is no newline
-        self._target = path  # what it is behind a link
+        self._target = path  # its target if it is a link
         self._regular = True
         self._device = self._inode = 0
         self._line_start = 0  # offset of the last line's beginning
@@ -75,9 +75,9 @@ class LogFile:
     def write(
         self, out: bytes | memoryview, raw: bytes | None = None, marks: Marks | None = None, skip: int = 0
     ) -> list[str]:
-        """Append all of `out` but its first `skip` bytes. Returns what the operator should be told.
+        """Append all of `out` but its first `skip` bytes. Returns messages for the operator.
 
-        `raw` is what `out` was made of, where that is something else: it is what is counted when dropped.
+        `raw` is the source of `out`, if that differs: it is what is counted when dropped.
         """
         now = time.monotonic()
         self._at, self._told = skip, []
@@ -111,7 +111,7 @@ class LogFile:
             self._change(now)
 
     def give(self, rights: Rights | None) -> list[str]:
-        """Have it, and what it is when it is opened anew, with these rights. Returns what the operator should be told."""
+        """Set these rights, now and whenever it is reopened. Returns messages for the operator."""
         self.rights = rights
         return rights.given(self.fd, self._target) if rights is not None and self.fd >= 0 and self._regular else []
 
@@ -138,7 +138,7 @@ class LogFile:
     # Writing.
 
     def _put(self, out: bytes | memoryview, marks: Marks | None) -> None:
-        """Append what belongs into the present file, or open the next one."""
+        """Append what belongs in the present file, or open the next one."""
         size = os.lseek(self.fd, 0, os.SEEK_END) if self._regular else 0
         if size < self._line_start or (size == 0 and self.midline):  # somebody truncated it
             self._line_start, self.midline = size, False
@@ -164,7 +164,7 @@ class LogFile:
         return os.write(self.fd, data)
 
     def _cut(self, out: bytes | memoryview, size: int) -> int:
-        """How much of `out` belongs into this file, never into the middle of a line; `_at` if another was opened."""
+        """How much of `out` belongs in this file, never ending within a line; `_at` if another was opened."""
         at, end, options = self._at, len(out), self.options
         if self.due_since is not None:
             if self.midline:
@@ -243,7 +243,7 @@ class LogFile:
             self._born = rotation.birth(self.fd)
         if not self._tidied and (self.options.max_size or self.options.max_age) and self.options.compress:
             self._tidied = True
-            rotation.compress_soon(self._target)  # what a kill left half done
+            rotation.compress_soon(self._target)  # left unfinished by a kill
 
     # Trouble.
 

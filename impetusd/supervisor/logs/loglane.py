@@ -1,9 +1,10 @@
 """One thread of the log writer, with its pipes and files.
 
-Where lines are cut, a line that has not ended is held (`unfinished`), and written when it has. One that is longer than
-`max_line` is written in parts. Parts are together in the file: where several pipes go to one, the others wait for its
-end, a second at most, and a pipe that has others wait for long has that right no more for a while; then the line ends at
-the cut. A pipe of which little is read very often is read every few milliseconds: each read costs us more than its writer.
+If output is split into lines, an incomplete line is held (`unfinished`) and written when it ends. One that is longer
+than `max_line` is written in parts. Parts are together in the file: if several pipes go to one, the others wait for its
+end, a second at most, and a pipe that makes others wait for long loses that right for a while; then the line ends at
+the cut. A pipe of which little is read very often is read every few milliseconds: each read costs us more than it costs
+the writer.
 """
 
 from __future__ import annotations
@@ -77,13 +78,13 @@ class Lane:
         self._own.rights = writer.rights
         self._again: set[Pipe] = set()  # to be read as soon as what a predecessor took is where it belongs
         self._frozen: list[tuple[Pipe, str, tuple[Pending, Journal]]] = []  # pipes to add once a dead thread has ended
-        self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap: what is to be done when
+        self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap: what to do when
         self._laters = itertools.count()
         self._holds: dict[LogFile, _Hold] = {}
         self._reopening: list[tuple[list[LogFile], Callable[[int], None], int]] = []
         self._running = True
         self._faults, self._fault_at = 0, 0.0  # in a row, and when the last was (monotonic)
-        self._begin_at = 0.0  # when the thread is tried to be started again (monotonic)
+        self._begin_at = 0.0  # when to try to start the thread again (monotonic)
         self.thread = threading.Thread(target=self._run, name="log writer", daemon=True)
 
     def begin(self) -> None:
@@ -214,7 +215,7 @@ class Lane:
             self._park(pipe, now + NAP)
 
     def _contain(self, pipe: Pipe, function: Callable[..., None], *arguments: Any) -> None:
-        """What raises for one pipe is that pipe's trouble: told once, and rests when it was the third in a row."""
+        """Contain an exception for one pipe: reported once; after three in a row the pipe rests."""
         try:
             function(*arguments)
         except Exception as error:
@@ -271,7 +272,7 @@ class Lane:
         return len(data) == limit
 
     def _end_line(self, pipe: Pipe) -> None:
-        """What there is of the pipe's last line is all of it."""
+        """The pipe's last line is complete as it is."""
         at = time.time()
         self._journal.end(pipe.key, at)
         try:
@@ -325,7 +326,7 @@ class Lane:
             self._release(file)
 
     def _is_added(self, pipe: Pipe, text: bytes, at: float) -> bool:
-        """Whether it has no line's end in it, and is held with what is."""
+        """Whether it contains no newline, and is held with what is held already."""
         if b"\n" in text or len(pipe.beginning or b"") + len(text) > pipe.options.max_line:
             return False
         if not self._has_place(pipe):
@@ -335,7 +336,7 @@ class Lane:
         return True
 
     def _split(self, pipe: Pipe, text: bytes, *, ended: bool) -> tuple[list[Piece], bytes]:
-        """What is to be written, with what is held, and what is to be held from then on."""
+        """What to write, including what is held, and what to hold from then on."""
         if pipe.beginning:
             text = pipe.beginning.data() + text
         if not pipe.by_lines:
@@ -348,7 +349,7 @@ class Lane:
         return pieces, rest
 
     def _has_place(self, pipe: Pipe) -> bool:
-        """Whether the beginning of a line can be held; where there is no memory for it, the line is cut."""
+        """Whether the beginning of a line can be held; without memory for it, the line is cut."""
         if pipe.beginning is None:
             with contextlib.suppress(OSError):
                 pipe.beginning = self._writer.unfinished.make(pipe.inode)
@@ -404,7 +405,7 @@ class Lane:
             self._writer.resolved(name)
         return True
 
-    # What is asked.
+    # Requests.
 
     def line(self, text: str, at: float) -> None:
         """Write a line into the daemon's own log."""
@@ -487,12 +488,12 @@ class Lane:
         done()
 
     def tail(self, pipe: Pipe, answer: Callable[[bytes], None]) -> None:
-        """Tell the last of this run."""
+        """Pass on the last lines of this run."""
         self.read(pipe)
         answer(pipe.tail())
 
     def give(self, rights: Rights, folder: str) -> None:
-        """Have each file with these rights, and those who may read them get into `folder`, if it is named."""
+        """Set these rights on each file, and let its readers enter `folder`, if given."""
         for text in rights.folder_given(folder) if folder else ():
             self._writer.line(text)
         for file in (self._own, *self._files.values()):
@@ -504,7 +505,7 @@ class Lane:
         now = time.monotonic()
         files = [file for file in (self._own, *self._files.values()) if file.fd >= 0]
         for file in files:
-            with contextlib.suppress(OSError):  # the next write tells
+            with contextlib.suppress(OSError):  # the next write reports it
                 file.reopen(now)
         self._reopening.append((files, answer, len(files)))
 

@@ -69,7 +69,7 @@ class Pipe:
         self.by_lines = False  # only whole lines are written
         self.beginning: Beginning | None = None  # of a line that has not ended
         self.parked = False  # it is not read for a while
-        self.read_at = 0.0  # when it was read last (monotonic)
+        self.read_at = 0.0  # when it was last read (monotonic)
         self.small = 0  # reads of little, one soon after the other
         self.faults = 0  # how often handling it has raised, one soon after the other
         self.fault_at = 0.0  # when it last did (monotonic)
@@ -117,7 +117,7 @@ class Pipe:
                 self.lock.release()
 
     def begin_run(self) -> None:
-        """What is read from now on, and is not in the pipe yet, is another process's."""
+        """Data that is not yet in the pipe comes from a new process."""
         with self.locked():
             self.watch = None
             self.run = self.total + self.unread()
@@ -148,7 +148,7 @@ class Pipe:
         return self._tail if self.total > self.run else b""
 
     def look(self, data: bytes | memoryview, before: int) -> None:
-        """Call whoever waits for a line of this run, if it has come."""
+        """Call the waiter for a line of this run, if it has come."""
         watch = self.watch
         if watch is None:
             return
@@ -172,9 +172,10 @@ def _line_pattern(pattern: bytes) -> LinePattern:
 
 
 def own_end(fd: int) -> int:
-    """Another read end of the same pipe, with flags of its own: whoever has the first cannot make us wait. Raises OSError.
+    """Another read end of the same pipe, with flags of its own: the holder of the first cannot make us block. Raises
+    OSError.
 
-    Where that is refused (there is no /proc), it is the same one.
+    If that is refused (there is no /proc), return the same one.
     """
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -37,7 +37,7 @@ class Lost:
     )
 
     def __init__(self, losses: Losses | None = None, path: str = "", at: int = 0, half: int = 0) -> None:
-        """Of the file `path`; `at` is where its record begins, 0 as long as there is none."""
+        """The losses of the file `path`; `at` is the offset of its record, 0 while it has none."""
         self._losses = losses
         self._path = path
         self._at = at
@@ -79,7 +79,7 @@ class Lost:
         self._store()
 
     def accounted(self, chunk: float) -> int:
-        """How much of that chunk's output need not be looked at again."""
+        """How much of that chunk's output is already accounted for."""
         return self._upto if self._chunk == chunk else 0
 
     def load(self, values: tuple[int, int, int, int, float, int, int, float, int]) -> None:
@@ -109,7 +109,7 @@ class Losses:
         self._map = mmap.mmap(self.fd, SIZE)
         self._lost: dict[str, Lost] = {}
         self._lock = threading.Lock()
-        self._end = 8  # of the records; 0 is no place of one
+        self._end = 8  # of the records; no record is at 0
         while self._end + _HEAD.size <= SIZE:
             half, length = _HEAD.unpack_from(self._map, self._end)
             if not length:

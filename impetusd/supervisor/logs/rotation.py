@@ -1,9 +1,9 @@
 """Rotation of our own: app.log, app.log.1, app.log.2.gz, the highest number the oldest.
 
 Renames happen in the writer's thread, compression in another one with the lowest priority: one of each a folder, so
-that a disk that does not answer holds up nobody else's logs. Whatever is killed at
-whatever moment, each byte is in a file with a number: a compressed file gets its name only when it is complete and on
-the disk, and where both app.log.2 and app.log.2.gz are found, the latter is whole and the former goes.
+that a disk that does not answer holds up nobody else's logs. A kill at any moment leaves each byte in a file with a
+number: a compressed file gets its name only when it is complete and on the disk, and where both app.log.2 and
+app.log.2.gz are found, the latter is whole and the former goes.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _work(folder: str) -> None:
                 del _waiting[folder]
                 return
             path = _waiting[folder].pop(0)
-        # What cannot be compressed stays as it is, and is tried again with the next rotation.
+        # A file that cannot be compressed stays as it is and is retried at the next rotation.
         with contextlib.suppress(Exception):
             compress_all(path)
 
@@ -172,7 +172,7 @@ def _name(path: str, number: int, old: str) -> str:
 
 
 def birth(fd: int) -> float:
-    """When the open file was made, in seconds of time.time(): it survives every restart. Its last change where unknown."""
+    """When the open file was made, in seconds of time.time(): it survives every restart. Its last change if unknown."""
     import ctypes
 
     buffer = ctypes.create_string_buffer(256)

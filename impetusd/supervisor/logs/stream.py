@@ -1,9 +1,10 @@
-"""A standard stream in the place of a log file: with `impetusd run --logs stdout`, as in a container, or out_file = stdout.
+"""A standard stream in the place of a log file: with `impetusd run --logs stdout`, as in a container, or out_file =
+stdout.
 
-On stdout is what programs print, each line behind the name of its slot (unchanged with out_file = stdout); on stderr the
-daemon's own log. A stream that takes nothing for a while costs lines, which are counted, and never the programs' time; one
-that is only slow is waited for. Over the supervisor's own death a line may come twice, for nobody can tell how much of a
-pipe was read.
+Programs' output goes to stdout, each line prefixed with its slot's name (unchanged with out_file = stdout); on stderr
+the daemon's own log. A stream that takes nothing for a while costs lines, which are counted, and never the programs'
+time; one that is only slow is waited for. If the supervisor dies a line may come twice, because nobody knows how much
+of a pipe was read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from impetusd.supervisor.logs.lost import Lost
 
 STDOUT, STDERR = "standard output", "standard error"  # in the place of a log file's path
 STREAMS = {STDOUT: 1, STDERR: 2}
-NAMES = {"stdout": STDOUT, "stderr": STDERR}  # what out_file and error_file call them
+NAMES = {"stdout": STDOUT, "stderr": STDERR}  # their names in out_file and error_file
 STUCK = 1.0  # seconds that a stream may take nothing
 COLOURS = range(31, 37)  # of ECMA-48, red to cyan
 
@@ -32,7 +33,7 @@ class Stream(LogFile):
 
     def _open(self, now: float) -> None:  # noqa: ARG002  # as a file does
         self.fd = os.dup(STREAMS[self.path])
-        self._regular, self._device, self._inode = False, 0, 0  # whatever it is, it is neither rotated nor cut
+        self._regular, self._device, self._inode = False, 0, 0  # any kind of file: it is neither rotated nor truncated
         self._look_at = math.inf
         self._line_start, self.midline = 0, False
 

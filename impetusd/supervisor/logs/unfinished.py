@@ -1,7 +1,7 @@
 """The beginnings of lines whose ends have not come yet, in memory that the shim holds: they outlive the supervisor.
 
-A pipe has to be emptied whatever is in it, for a program that finds it full waits. So the beginning of a line that is to
-be written whole waits here. Each pipe that had one has a place, which is found by the pipe's inode. What is held, and
+A pipe must always be emptied, because a program blocks when it is full. So the beginning of a line that is to be
+written whole waits here. Each pipe that had one has a place, which is found by the pipe's inode. What is held, and
 which chunk of the journal (`journal`) is accounted for by it, changes in one instruction: a kill leaves what was before
 it or what is after.
 """

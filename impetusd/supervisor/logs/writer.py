@@ -52,12 +52,12 @@ class Writer:
         held: Mapping[str, int] | None = None,
         keep: Callable[[str, int | None], object] | None = None,
     ) -> None:
-        """`path` is the daemon's own log, where these threads tell of their troubles.
+        """`path` is the daemon's own log, where these threads report their troubles.
 
         `soon` puts off waking a thread until the caller's present work is done: each wake costs it the interpreter's
         lock, half a millisecond in the middle of a restart. `held` are the descriptors that `keep` was given, by the
-        name that it was given with, by the supervisor before us; they are the writer's now. `keep` is given None for what
-        need not be kept any more, in the thread that `soon` calls in.
+        name that it was given with, by the supervisor before us; they are the writer's now. `keep` is given None for
+        what need not be kept any more, in the thread that `soon` calls in.
         """
         held = held or {}
         self._soon = soon or (lambda call: call())
@@ -75,7 +75,7 @@ class Writer:
         self._journals = 1 + max([-1, *numbers])  # how many numbers are taken
         self._free: list[Journal] = []  # those that no thread uses
         self.found: dict[str, tuple[Pending, Journal]] = {}
-        self.frozen: dict[str, tuple[Pending, Journal]] = {}  # whose thread was killed and hangs: it may write them yet
+        self.frozen: dict[str, tuple[Pending, Journal]] = {}  # whose thread hangs, killed: it may write them
         self._thawed: dict[str, functools.partial[None]] = {}  # what to do once it has ended
         for number in numbers:
             journal = Journal(held[f"{JOURNAL}{number}"])
@@ -98,7 +98,7 @@ class Writer:
         self._making = threading.Lock()
         self._main = self._lane(path)
 
-    # What others ask of it.
+    # Requests from other parts.
 
     def line(self, text: str, level: str = INFO) -> None:  # noqa: ARG002  # files have none
         """Write a line into the daemon's own log, without what looks secret in it. `level`: see `linux.priority`."""
@@ -137,7 +137,7 @@ class Writer:
     def begin_run(self, pipe: str) -> None:
         """A new process is about to write into `pipe`: its tail begins after what was read and what lies in the pipe.
 
-        Said without the thread, for the process may print before that has had its turn. Ends a watch.
+        Recorded without the thread, because the process may print before the thread runs. Ends a watch.
         """
         known = self._pipes.get(pipe)
         if known is not None:
@@ -175,7 +175,7 @@ class Writer:
             known.wait_for(None)
 
     def give(self, rights: Rights, folder: str) -> None:
-        """Have all log files with these rights from now on, and whoever may read them get into `folder`."""
+        """Set these rights on all log files from now on, and let their readers enter `folder`."""
         with self._making:
             self.rights = rights
             lanes = tuple(self._threads)
@@ -211,7 +211,7 @@ class Writer:
         """Write everything that has been printed, then end. Blocks until that is done, 5 seconds at most."""
         for lane in self._threads:
             lane.call(lane.close)
-            lane.rouse()  # whoever waits for the thread cannot do so soon
+            lane.rouse()  # a waiter for the thread cannot act soon
         end = time.monotonic() + 5.0
         for lane in self._threads:
             if lane.thread.ident is not None:

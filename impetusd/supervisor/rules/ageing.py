@@ -67,7 +67,7 @@ class Ageing:
             self._set()
 
     def close(self) -> None:
-        """Recycle nothing more, whatever still changes."""
+        """Stop recycling, whatever still changes."""
         for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -1,8 +1,8 @@
-"""Health checks: whom each one asks, when, and what follows from the answers.
+"""Health checks: what each one probes, when, and what follows from the answers.
 
-A check asks only while its target is RUNNING. One that names a path alone asks each worker of its pool by itself; every
-other one asks the unit at its address. Of one target only one question is under way at a time, also when several checks
-have it. `core.rules.health` concludes; this module keeps the timers.
+A check probes only while its target is RUNNING. One that names a path alone probes each worker of its pool by itself;
+every other one probes the unit at its address. A target has only one probe under way at a time, even with several
+checks. `core.rules.health` concludes; this module keeps the timers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEPT = 4  # fields of a result that are remembered: the first version reads no o
 
 
 class _Subject:
-    """Who is asked by one check: one slot, or (`entry` None) the unit at its address."""
+    """What one check probes: one slot, or (`entry` None) the unit at its address."""
 
     __slots__ = ("active", "at", "check", "entry", "held", "last", "queued", "rule", "seen", "serial", "timer")
 
@@ -48,7 +48,7 @@ class _Subject:
         self.queued = False
         self.last: Result | None = None
         self.at: float | None = None  # Unix time of the last answer
-        self.held = NONE  # why a restart that is due is not made yet
+        self.held = NONE  # why a due restart is delayed
 
     @property
     def key(self) -> str:
@@ -106,7 +106,7 @@ class Checks:
         return json.dumps({"version": VERSION, "boot": boot_id(), "subjects": subjects, "restarts": self._restarts})
 
     def load(self, text: str) -> None:
-        """What `dump` said in the life of the supervisor before; of another version, or of before a reboot, nothing."""
+        """Restore the previous supervisor's `dump`; nothing from another version, or from before a reboot."""
         data: dict[str, Any] = json.loads(text)
         # A monotonic time means something in its own boot only, and no process of an earlier one is left.
         if data.get("version") != VERSION or data.get("boot") != boot_id():
@@ -121,7 +121,7 @@ class Checks:
                 for check in checks:
                     self._follow(check, entry)
 
-    # Whom to ask.
+    # What to probe.
 
     def changed(self, change: Change) -> None:
         """A slot changed."""
@@ -172,7 +172,7 @@ class Checks:
         self._arm(subject, health.first_wait(subject.check.interval, self._jitter()))
 
     def _pause(self, subject: _Subject, *, wanted: bool) -> None:
-        """There is nobody to ask. What is known of the process goes with it; what the operator was told stays true."""
+        """There is nothing to probe. Knowledge of the process is dropped; the state reported to the operator stays."""
         subject.active = subject.queued = False
         subject.serial += 1
         if subject.timer is not None:
@@ -248,7 +248,7 @@ class Checks:
             self._fail(victim, because("unhealthy", cause=self._reason(subject)))
 
     def _victim(self, subject: _Subject, now: float) -> Entry | None:
-        """The slot that is to be restarted: the one that was asked, or the oldest of those that serve the address."""
+        """The slot to restart: the one that was probed, or the oldest of those that serve the address."""
         running = [each for each in self._whose(subject) if each.slot.state is State.RUNNING]
         if not running:
             return None
@@ -260,7 +260,7 @@ class Checks:
         subject.held = health.hold(now, self._restarts.get(subject.check.target), out)
         return None if subject.held else victim
 
-    # What is to be known.
+    # State to show.
 
     def rows(self) -> list[dict[str, Any]]:
         """The control method `health`: a row for each check, or for each worker that a check asks by itself."""
@@ -313,7 +313,7 @@ class Checks:
         return subject.check.target if subject.entry is None else self._shown(subject.entry)
 
     def _reason(self, subject: _Subject) -> Reason:
-        """Why the check is as it is; NONE when the last answer was a good one."""
+        """The reason for the check's state; NONE if the last answer was good."""
         if not subject.active:
             behind = self._whose(subject)
             state = behind[0].slot.state.name if behind else "disabled"

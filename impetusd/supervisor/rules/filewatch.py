@@ -1,4 +1,4 @@
-"""Restart on change: a thread for each unit with `watch`, which has the kernel tell what happens to those paths.
+"""Restart on change: a thread for each unit with `watch`, which has the kernel report changes of those paths.
 
 The watching is done by watchfiles (the extra `watch`), imported only when something is to be watched: it takes 3 MB,
 and for each unit two threads and 16 ms of CPU a minute.
@@ -24,7 +24,7 @@ from impetusd.supervisor.faults import BARE, Faults
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 ALWAYS = (".git", "__pycache__", "*.pyc", "node_modules", "*.swp", "*~")
-STEP = 100  # milliseconds between two looks of watchfiles at what the kernel has told
+STEP = 100  # milliseconds between two checks by watchfiles of what the kernel has reported
 LOOK = 1000  # milliseconds between two looks at whether the paths are still the same
 RETRY = 5.0  # seconds until watching that failed is tried again
 LONGEST = 10  # watch_delays until changes are acted on although they have not come to rest
@@ -33,7 +33,7 @@ Identity = tuple[int, int] | None
 
 
 class FileWatch:
-    """Tells which units' files have changed, once they have come to rest."""
+    """Reports which units' files have changed, once changes have settled."""
 
     def __init__(
         self, changed_files: Callable[[Unit, Reason], None], tell: Callable[[str], None], ours: Iterable[str]
@@ -139,9 +139,9 @@ class Resting:
 
 
 class Watcher:
-    """A unit's thread. `hear` is called in it, with this watcher, the paths that changed and what is to be told.
+    """A unit's thread. `hear` is called in it, with this watcher, the paths that changed and messages to log.
 
-    No paths but None: one that is watched has gone, and a process that is well is left alone until it is there again.
+    None instead of paths: a watched one is gone, and a healthy process is left alone until it is back.
     """
 
     def __init__(self, unit: Unit, ours: Iterable[str], hear: Callable[[Watcher, list[str] | None, str], None]) -> None:
@@ -207,7 +207,7 @@ class Watcher:
 
 
 def identity(path: str) -> Identity:
-    """What `path` is now, behind symlinks; None when there is nothing."""
+    """The identity of `path`, following symlinks; None if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -216,7 +216,7 @@ def identity(path: str) -> Identity:
 
 
 def ignored(path: str, roots: Iterable[str], globs: Iterable[str], ours: Iterable[str]) -> bool:
-    """Whether a change of `path` is none: a glob matches a part of it below the watched root, or all of that.
+    """Whether to ignore a change of `path`: a glob matches a part of it below the watched root, or all of that.
 
     `ours` are globs of whole paths.
     """
@@ -229,7 +229,8 @@ def ignored(path: str, roots: Iterable[str], globs: Iterable[str], ours: Iterabl
 
 
 def log_glob(path: str) -> str:
-    """What matches a log file, those of the single slots (app-0.log) and rotated ones; a unit's output is no change."""
+    """Globs for a log file, those of single slots (app-0.log) and rotated ones; a unit's output does not count as a
+    change."""
     base, extension = os.path.splitext(glob.escape(path))
     return f"{base}*{extension}*" if extension else path
 

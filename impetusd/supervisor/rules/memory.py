@@ -40,7 +40,7 @@ SHARE = 0.0025  # of one core, for passes
 SLICE = 64  # processes between two turns of the loop: 1 ms
 ROLES = frozenset({Role.PROGRAM, Role.WORKER, Role.STANDBY})
 MEASURED = ROLES | {Role.NEXT, Role.LEAVING}
-SPARING = 50  # times what reading a tree's PSS takes, until it is read again; meanwhile RSS tells how much it grows
+SPARING = 50  # times what reading a tree's PSS takes, until it is read again; meanwhile RSS shows its growth
 MOST = 4  # threads that read PSS
 WITHIN = 2.0  # seconds for it
 TOGETHER = 0.02  # seconds; what is due within is looked at in one go
@@ -102,7 +102,7 @@ class Memory:
         """As the slot is now."""
         slot, tree = entry.slot, self._trees.get(entry.name)
         lasting = slot.state in {State.STARTING, State.RUNNING} and entry.role in ROLES
-        if slot.pid is None or not (lasting or entry.unit.max_memory_kill):  # which holds for whatever lives
+        if slot.pid is None or not (lasting or entry.unit.max_memory_kill):  # which holds for all live processes
             self._forget(entry.name)
             return
         if (tree is not None and tree.pid == slot.pid) or entry.role not in MEASURED or self._closed:
@@ -145,7 +145,7 @@ class Memory:
         self._ending = True
 
     def close(self) -> None:
-        """Look no more, whatever still changes."""
+        """Stop looking, whatever still changes."""
         self._closed = True
         self._trees.clear()
         if self._timer is not None:
@@ -154,7 +154,7 @@ class Memory:
             self._round.cancel()
 
     def _arm(self) -> None:
-        """One timer, for whatever is due first; none during a round, which ends here."""
+        """Set the one timer for what is due first; none during a round, which ends here."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -246,7 +246,7 @@ class Memory:
         return verdict is not None or (after.over is None) is not (tree.watch.over is None)
 
     async def _try_to_judge(self, tree: Tree) -> None:
-        """What raises for one tree costs no other its look."""
+        """An exception for one tree does not keep the others from being looked at."""
         try:
             await self._judge(tree)
         except Exception as error:

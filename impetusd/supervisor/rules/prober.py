@@ -1,7 +1,7 @@
-"""Asks what a health check asks, without holding up the event loop: each question in a thread, each command as a job.
+"""Runs the probes of health checks without blocking the event loop: each request in a thread, each command as a job.
 
-A thread lives as long as its question and no longer: between two probes there is none, and one that hangs in the
-look-up of a name holds up no other check. It is a daemon thread, so it does not hold up the end of the supervisor either.
+A thread lives only as long as its probe: between two probes there is none, and one that hangs in a name lookup delays
+no other check. It is a daemon thread, so it does not hold up the end of the supervisor either.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def in_thread(ask: Callable[[], Result], limit: float) -> Result:
 
 
 class Prober:
-    """What `Checks` asks with."""
+    """The interface that `Checks` probes through."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Prober:
         run_job: Callable[[Unit], Awaitable[tuple[Exit, Sequence[str]]]],
     ) -> None:
         """`connect(worker)`: our end of a connection that the worker accepts as one of its own, None if there is no way
-        to it. `run_job(unit)` runs the one-shot process to its end: how it ended, and the last lines that it wrote; when
-        it is cancelled it ends the process, and returns or raises when nothing of that is left.
+        to it. `run_job(unit)` runs the one-shot process to its end: how it ended, and its last lines; if cancelled it
+        ends the process, and returns or raises once nothing of it is left.
         """
         self._connect = connect
         self._run_job = run_job
@@ -71,7 +71,7 @@ class Prober:
         ] = {}  # of a check: its run that came to its timeout
 
     async def ask(self, check: Health, worker: Entry | None) -> Result:
-        """Ask once; `worker` is whom, where each is asked by itself."""
+        """Probe once; `worker` is the target if each is probed by itself."""
         if check.unit is not None:
             return await self._run(check, check.unit)
         if check.tcp:

@@ -114,6 +114,6 @@ class Readiness:
 def _asks(kind: str, what: str) -> Callable[[], Awaitable[Result]]:
     if kind == "tcp":
         return lambda: in_thread(lambda: probe.connect(what, PATIENCE), PATIENCE)
-    # Whether it is up is asked, not who it is: no certificate names 127.0.0.1.
+    # The probe tests whether it is up, not its identity: no certificate names 127.0.0.1.
     question = probe.Get(what, verify=False)
     return lambda: in_thread(lambda: probe.get(question, PATIENCE), PATIENCE)

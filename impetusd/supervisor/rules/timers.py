@@ -1,11 +1,11 @@
 """Timers: each drives the slot of its job. When it runs is `core.rules.schedule`'s decision; how it is started,
 stopped and killed is the slot's.
 
-Three clocks: a cron expression goes by the wall clock; `every` by the time since boot, sleep of the host included, which
-nobody can set; a run's timeout, its length and the wait before a retry by the monotonic clock that slots use.
+Three clocks: a cron expression goes by the wall clock; `every` by the time since boot, sleep of the host included,
+which nobody can set; a run's timeout, its length and the wait before a retry by the monotonic clock that slots use.
 
-What is remembered of a timer is kept, as one JSON string, before anything is started, so a successor can tell from it and
-the slot what has happened: a run goes on, has ended, or never began.
+A timer's state is stored, as one JSON string, before anything is started, so a successor can see from it and the slot
+what has happened: a run goes on, has ended, or never began.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from impetusd.supervisor.slots.entry import IDLE
 VERSION = 1
 KEPT = 10  # results a timer
 JUMP = 1.0  # seconds by which the wall clock may part from the time since boot until it counts as set
-SCHEDULE, CATCH_UP, RETRY, TRIGGER = "schedule", "catch-up", "retry", "trigger"  # why a run runs
+SCHEDULE, CATCH_UP, RETRY, TRIGGER = "schedule", "catch-up", "retry", "trigger"  # why a run was started
 LOST = because("lost_run")
 MISSED = because("skipped_missed")
 STILL_RUNS = because("skipped_running")
@@ -55,7 +55,7 @@ def read_clocks() -> Now:
 
 
 class Rings(Protocol):
-    """What is asked of an `Alarm`."""
+    """The interface of an `Alarm`."""
 
     def set(self, seconds: float | None) -> None: ...
     def close(self) -> None: ...
@@ -89,7 +89,7 @@ class Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A run under way. `ending`: what its result will be, for we are stopping it."""
+    """A run under way. `ending`: what its result will be, because we are stopping it."""
 
     why: str
     attempt: int
@@ -124,7 +124,7 @@ class Job:
         return now.wall if isinstance(self.schedule, Cron) else now.boot
 
     def deadline(self) -> float | None:
-        """When the run will have lasted too long."""
+        """When the run exceeds its time limit."""
         if self.run is None or self.run.ending or not self.timer.timeout:
             return None
         if self.slot is not None and self.slot.state is State.STOPPING:
@@ -156,7 +156,7 @@ class Timers:
     ) -> None:
         """`start` and `stop` the slot of a job; `keep` the record of the timer so named; `tell` the daemon's log.
 
-        `record` hears of each result, with the number of the attempt, for the ledger.
+        `record` is called with each result and the number of the attempt, for the ledger.
         """
         self._record_result = record
         self._start_slot = start
@@ -280,7 +280,7 @@ class Timers:
         self._keep(job)
 
     def close(self) -> None:
-        """Start nothing any more. Runs that end are still noted; who waits for a queued one is told."""
+        """Start nothing any more. Runs that end are still noted; waiters for a queued one get an error."""
         self._may_start = False
         if self._alarm is not None:
             self._alarm.close()
@@ -353,7 +353,7 @@ class Timers:
     # Runs.
 
     def _request(self, job: Job, why: str, waiter: Waiter | None = None) -> None:
-        """A run is due. ProtocolError for `waiter` when there is to be none."""
+        """A run is due. ProtocolError for `waiter` if it is not run."""
         met = schedule.decide_overlap(job.timer.overlap, running=job.run is not None, queued=bool(job.queued))
         waiters = [waiter] if waiter is not None else []
         if met is OverlapDecision.START:
@@ -422,7 +422,7 @@ class Timers:
         waiters, job.waiters = job.waiters, []
         try:
             outcome = self._conclude(job, run, slot, now)
-        except Exception as error:  # whoever waits is not to wait for ever
+        except Exception as error:  # waiters must not wait for ever
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_exception(
@@ -503,16 +503,16 @@ class Timers:
             if not waiter.done():
                 waiter.set_exception(ProtocolError(FAILED, f"{job.timer.name} is not run: {reason}", EXIT_FAILED))
 
-    # What the operator asks.
+    # Operators' requests.
 
     def has(self, name: str) -> bool:
-        """Whether there is a timer of that name."""
+        """Whether a timer of that name exists."""
         return name in self._jobs
 
     async def trigger(self, name: str, *, wait: bool = True) -> dict[str, Any] | None:
         """Run it now, as `overlap` allows, and return its result; with `wait` false return None at once.
 
-        Raises ProtocolError when there is no such timer, or it is not to run now.
+        Raises ProtocolError if there is no such timer, or it may not run now.
         """
         job = self._jobs.get(name)
         if job is None:

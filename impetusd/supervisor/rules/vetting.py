@@ -1,7 +1,7 @@
-"""What is asked of new processes before they take the place of old ones: their health checks, and how they compare.
+"""Tests of new processes before they replace old ones: their health checks, and a comparison.
 
-Only a check that asks each worker by itself can tell a new one from an old one; one that asks at the unit's address is
-answered by either, so what counts there is that it turns unhealthy (`Reloads.turned`).
+Only a check that probes each worker by itself can distinguish new from old; one at the unit's address is answered by
+either, so only its turning unhealthy counts (`Reloads.turned`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.slots.entry import SERVING, Entry, Role
 
 FIRST, LONGEST, GROWTH = 0.05, 1.0, 1.5  # seconds between two questions, and what each wait is to the one before
-PATIENCE = 2.0  # seconds in which a worker is to tell its count
+PATIENCE = 2.0  # seconds in which a worker must report its count
 
 
 class Vetting:
@@ -37,7 +37,7 @@ class Vetting:
         fail: Callable[[Entry, Reason], object],
         wake: Callable[[], None],
     ) -> None:
-        """`ask`: as `Prober.ask`. `count(process)` has a worker tell its count, which comes to `counted`.
+        """`ask`: as `Prober.ask`. `count(process)` requests a worker's count, which arrives at `counted`.
 
         `fail(entry, why)`: a new process is judged to be broken. `wake()`: what was not known may be known now.
         """
@@ -53,7 +53,7 @@ class Vetting:
         self._loop = asyncio.get_running_loop()
         self._asking: dict[int, asyncio.Task[None]] = {}  # by the process's number
         self._well: set[int] = set()
-        self._counts: dict[str, dict[int, Count | None]] = {}  # of a unit at the end of WATCH; None: not told yet
+        self._counts: dict[str, dict[int, Count | None]] = {}  # of a unit at the end of WATCH; None: not reported yet
         self._before: dict[str, dict[int, Count | None]] = {}  # and at its beginning
         self._patience: dict[str, asyncio.TimerHandle] = {}
         self.faults = BARE
@@ -61,7 +61,8 @@ class Vetting:
     # Health checks.
 
     def follow(self, unit: Unit, reload: Reload) -> None:
-        """Ask whom is to be asked, and nobody else any more; called after each step of the unit's reload."""
+        """Probe the processes due to be probed, and stop probing others; called after each step of the unit's
+        reload."""
         new = {
             entry.rec.process: entry
             for entry in self._slots(unit)
@@ -84,7 +85,7 @@ class Vetting:
             timer.cancel()
 
     def well(self, entry: Entry) -> bool:
-        """Whether a new process has answered all its checks well. What has a place already has."""
+        """Whether a new process has passed all its checks. One that has a place already has."""
         if entry.role is not Role.NEXT or entry.unit.kind is not Kind.POOL or entry.unit.name not in self._checks:
             return True
         return entry.rec.process in self._well
@@ -129,7 +130,7 @@ class Vetting:
     # Comparing.
 
     def counted(self, entry: Entry, message: Mapping[str, str]) -> None:
-        """A worker tells its count."""
+        """A worker reports its count."""
         process = entry.rec.process
         if process is None:
             return
@@ -179,7 +180,7 @@ class Vetting:
         return counts
 
     def _impatient(self, unit: Unit) -> None:
-        """Who has not told is left out of the comparison, but for what it uses."""
+        """Workers that have not reported are left out of the comparison, except for their usage."""
         if unit.name not in self._counts:  # the reload is over
             return
         counts = self._counts[unit.name]

@@ -1,4 +1,4 @@
-"""What a supervisor that has just come up takes over of what the shim holds: nothing is started that runs, no exit is missed."""
+"""What a newly started supervisor takes over from the shim: nothing that runs is started again, no exit is missed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Adoption:
             self._contain(entry.name, "taking it over", self._reconcile, entry, row)
             if (
                 entry.dismissed and entry.slot.want is Want.UP and not self._slots.holds(entry)
-            ):  # it was scaled away, and nobody has told it yet
+            ):  # it was scaled away, but not signalled yet
                 self._rounds.put((entry, Stop()))
         for entry in list(self._slots.entries.values()):
             if entry.dismissed and entry.slot.state in IDLE and entry.rec.process is None:
@@ -137,4 +137,4 @@ class Adoption:
         elif entry.slot.state is State.STARTING and entry.works and entry.rec.process is not None:
             if entry.serves:
                 self._starter.channels.put_to_work(entry.rec.process, entry.name)
-            self._starter.channels.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with who read it
+            self._starter.channels.tell(entry.rec.process, {"do": "tell"})  # its READY=1 may have died with its reader

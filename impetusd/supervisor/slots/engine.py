@@ -1,4 +1,4 @@
-"""What may be asked of the slots, by commands and by rules; and how the parts that carry it out are put together.
+"""The operations on slots, for commands and rules, and the composition of the parts that carry them out.
 
     slots     which there are, with their records              rounds   the inbox, and the end of a round
     versions  which version a process is of                    places   which process lives in which slot
@@ -7,7 +7,7 @@
     reloads   another version, gated and reversible            rolling  one process after the other
     waits     commands that wait for slots
 
-A part knows only those that stand before it.
+A part knows only those listed before it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Engine:
     def __init__(self, starter: Starter, log: Callable[[str], None], oom: Oom, record: Callable[..., None]) -> None:
         """`log` writes into the daemon's log; `oom`: see `Reports`.
 
-        `record(entry, kind, **fields)` writes into the ledger what no change of a slot tells.
+        `record(entry, kind, **fields)` writes into the ledger what no change of a slot shows.
         """
         self._starter = starter
         self._log = log
@@ -114,7 +114,7 @@ class Engine:
             self.changes.publish(entry, entry.slot)
 
     def _ask(self, entries: Iterable[Entry], event: Event) -> None:
-        """A few at a time: the shim has begun by when the next are told, and a fork copies the pipes of fewer slots."""
+        """A few at a time: the shim has begun before the next are sent, and a fork copies the pipes of fewer slots."""
         waiting = iter(entries)
         while some := list(islice(waiting, AT_ONCE)):
             self._ask_some(some, event)
@@ -171,7 +171,7 @@ class Engine:
         self._starter.outbox.flush()
 
     def scale(self, unit: Unit, count: int, token: str = "") -> list[Entry]:
-        """Have `count` serving slots of the unit: the highest ones go, new ones are started. Returns those that change.
+        """Scale the unit to `count` serving slots: remove the highest or start new ones. Returns those that change.
 
         `token`: of who asks, for `was_scaled`.
         """
@@ -197,7 +197,7 @@ class Engine:
                 self.slots.dismiss(entry)
         return changed + leaving
 
-    # What rules ask for.
+    # Requests by rules.
 
     def recycle(self, entries: Iterable[Entry], reason: Reason) -> None:
         """A rule of the INI wants new processes in the place of healthy ones: one at a time, counted."""
@@ -205,7 +205,7 @@ class Engine:
         for unit in {entry.unit.name: entry.unit for entry in entries if entry.role is Role.TEMPLATE}.values():
             entries = [entry for entry in entries if entry.unit is not unit]
             self.renew(unit, reason)  # with its template a pool is imported anew
-        known = [entry for entry in entries if entry.rec.due]  # a rule says so again until their turn has come
+        known = [entry for entry in entries if entry.rec.due]  # a rule repeats the request until their turn has come
         if marked := self.rolling.mark(entries, reason):
             for entry in marked:
                 if entry not in known:
@@ -258,7 +258,7 @@ class Engine:
             )
 
     def notified(self, entry: Entry, message: Mapping[str, str]) -> None:
-        """What the process of a slot says by itself: that it is ready or lives, what a worker has answered and what it has not."""
+        """A report by a slot's process: that it is ready or alive, what a worker has answered and what it has not."""
         if self.slots.holds(entry):
             return
         if message.get("READY") == "1" and entry.slot.pid is not None:

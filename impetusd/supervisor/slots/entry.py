@@ -20,7 +20,7 @@ IDLE = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 
 class Role(Enum):
-    """What a slot is in its unit."""
+    """A slot's role in its unit."""
 
     PROGRAM = "program"
     TEMPLATE = "template"
@@ -38,7 +38,7 @@ FORKING = frozenset({Role.TEMPLATE, Role.NEXT_TEMPLATE})
 ONE_SHOT = frozenset({Role.JOB, Role.CHECK})
 PASSING = frozenset({Role.NEXT_TEMPLATE, Role.NEXT, Role.LEAVING})  # no configuration asks for them
 
-# What each role is to the rules by which processes are replaced.
+# Each role, in the terms of the rules for replacing processes.
 PARTS = {
     Role.TEMPLATE: Part.TEMPLATE,
     Role.NEXT_TEMPLATE: Part.NEXT_TEMPLATE,
@@ -81,8 +81,8 @@ class Entry:
         self.timer: asyncio.TimerHandle | None = None
         self.armed: float | None = None  # the deadline for which that was set
         self.waits: Callable[[], Reason] | None = None  # what its start waits for
-        self.secrets: tuple[str, ...] = ()  # that its process was given, if this supervisor started it
-        self.tail_due = False  # the writer was asked for the tail of the last run
+        self.secrets: tuple[str, ...] = ()  # given to its process, if this supervisor started it
+        self.tail_due = False  # the tail of the last run was requested from the writer
         self.tail_of = 0  # whose pid that had
         self.dismissed = False  # scaled away: forgotten once it is stopped
 
@@ -93,7 +93,7 @@ class Entry:
 
     @property
     def is_up(self) -> bool:
-        """Whether who depends on it need not wait: it runs, or has done its work."""
+        """Whether its dependents need not wait: it runs, or has done its work."""
         done = self.unit.type == "oneshot" and self.slot.state is State.EXITED
         return done or self.slot.state is State.RUNNING
 
@@ -104,7 +104,7 @@ class Entry:
 
     @property
     def serves(self) -> bool:
-        """Whether its worker is to accept requests as soon as it has started up."""
+        """Whether its worker accepts requests as soon as it has started up."""
         return self.unit.kind is Kind.POOL and self.role in {Role.WORKER, Role.NEXT}
 
 
@@ -128,10 +128,10 @@ def slot_name(unit: Unit, role: Role, index: int) -> str:
 
 
 def policy_for(unit: Unit, role: Role) -> Policy:
-    """A pool's slots tell when they are ready, and exit with EX_CONFIG when the application cannot be imported.
+    """A pool's slots report readiness, and exit with EX_CONFIG when the application cannot be imported.
 
-    A template has no event loop that a watchdog could watch. What leaves is not replaced, for it has been; neither is
-    what has still to prove itself.
+    A template has no event loop that a watchdog could watch. A leaving process is not replaced, because it already has
+    been; neither is one on trial.
     """
     once = functools.partial(replace, autorestart=Autorestart.NEVER, retry_after=0.0)
     match role:
@@ -155,7 +155,7 @@ def serving(unit: Unit) -> Role:
 
 
 def differ(unit: Unit) -> bool:
-    """Whether a process is made for one place, since each instance has values of its own."""
+    """Whether a process is made for one place, because each instance has its own values."""
     return bool(unit.per_instance or unit.increment_var)
 
 
@@ -181,10 +181,10 @@ def roles(unit: Unit, instances: int) -> list[tuple[Role, int]]:
 
 
 def log_files(unit: Unit, role: Role, index: int, instances: int, log_dir: str) -> tuple[str, str]:
-    """Where a slot's stdout and stderr go: out_file and error_file, one a slot unless merge_logs."""
+    """Where a slot's stdout and stderr go: out_file and error_file, one per slot unless merge_logs is set."""
     if role is Role.NEXT_TEMPLATE:
         role = Role.TEMPLATE
-    elif role in PASSING:  # where the slot writes whose place it has, or will have
+    elif role in PASSING:  # where the slot writes whose place it has or will have
         role = serving(unit)
     single = role in ONE_SHOT or (role is Role.PROGRAM and instances == 1)
     suffix = "" if single or unit.merge_logs else "-" + slot_name(unit, role, index).partition(":")[2].replace(":", "-")

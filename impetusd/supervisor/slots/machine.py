@@ -1,7 +1,7 @@
-"""From an event to what is done about it: `core.rules.lifecycle.step` decides, and this carries it out, slot by slot.
+"""Turns events into actions: `core.rules.lifecycle.step` decides, and this carries it out, slot by slot.
 
-Handling one event for one slot is a transaction: what raises costs that slot its start or its process, and no other. Each
-slot has one timer, which is set at the end of the round in which its deadline has changed.
+Handling one event for one slot is a transaction: an exception costs that slot its start or process, and no other.
+Each slot has one timer, which is set at the end of the round in which its deadline has changed.
 """
 
 from __future__ import annotations
@@ -234,14 +234,14 @@ class Machine:
     # What is held: see `core.rules.quarantine`.
 
     def _release_stopped(self, entry: Entry) -> None:
-        """What was stopped is in quarantine no more: the next start is the operator's."""
+        """End the quarantine of stopped slots: the next start is the operator's."""
         for name in (entry.name, entry.unit.name):
             covered = [each for each in self._slots.entries.values() if name in {each.name, each.unit.name}]
             if name in self._slots.held.slots and all(each.rec.process is None for each in covered):
                 self.release([name])
 
     def release(self, names: Collection[str] | None = None) -> None:
-        """Hold these (names of `Held.slots`) no more; None: whatever is held, with all that has counted against it."""
+        """Release these (names of `Held.slots`); None: all that is held, with all that has counted against it."""
         slots, now = self._slots, time.monotonic()
         known = [entry for entry in slots.entries.values() if slots.holds(entry)]
         if names is None:

@@ -79,7 +79,7 @@ class Places:
         events: list[tuple[Entry, Event]] = [(parked, _taken(parked)), (worker, event)]
         slots.replacing[worker.unit.name] = (
             worker.unit
-        )  # first, for whatever is raised below, what leaves is to be ended
+        )  # first: the leaving process must be ended whatever is raised below
         leaving = slots.make(worker.unit, Role.LEAVING, worker.index)
         try:
             slots.started_with(leaving, slots.started_as(worker))
@@ -141,16 +141,16 @@ class Places:
             entry.rec.process = None
             self._slots.touch(entry)
 
-    # Who serves.
+    # Which processes serve.
 
     def end_gently(self, entry: Entry, process: int) -> None:
-        """The process is about to be told to end: where nobody takes over from it, nobody new is let in."""
+        """The process is about to be signalled to end: without a successor, refuse new connections."""
         if self._is_last(entry):
             self._starter.listeners.drop_new_connections(entry.unit)
             self._starter.channels.tell(process, {"do": "quit"})
 
     def _is_last(self, entry: Entry) -> bool:
-        """Whether nobody takes over from this process: then its idle connections need not be waited for."""
+        """Whether this process has no successor: then its idle connections need not be waited for."""
 
         def serves(e: Entry) -> bool:
             return e.serves or e.role is Role.PROGRAM
@@ -177,13 +177,13 @@ class Places:
                 self._starter.listeners.close(each.unit)
 
     def _keeps_waiting(self, unit: Unit) -> bool:
-        """Whether clients are to wait although the unit was given up."""
+        """Whether clients should wait although the unit was given up."""
         if unit.on_fatal != "hold":
             return False
         return any(each.slot.state is State.FATAL for each in self._slots.of_unit(unit))
 
     def refuse_if_nobody_serves(self, unit: Unit) -> None:
-        """A template and parked workers hold a pool's sockets, too: clients are to be refused all the same."""
+        """A template and parked workers hold a pool's sockets, too: clients must be refused all the same."""
         if unit.kind is not Kind.POOL or self._slots.is_leaving(unit):
             return
         if self._keeps_waiting(unit) or self._slots.holds_any(unit):

@@ -1,7 +1,7 @@
 """A slot as the shim keeps it for the next supervisor: one JSON string, complete and versioned.
 
-It may have been written by another version: what that says besides means nothing, what it does not say is as at first. What
-is not of its kind is refused, for nobody looks at it again.
+It may have been written by another version: unknown fields are ignored, missing ones have their initial value. Values
+of the wrong type are refused, because nothing checks them later.
 
 The first version refuses a field that it does not know. So the record has the sentence of each reason, and the reasons
 themselves are a second string, bound to the first by its checksum: one that another version has written alone is read
@@ -29,16 +29,16 @@ EXIT = tuple(each.name for each in fields(Exit) if each.name != "failed")
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """What is remembered of a slot besides its configuration."""
+    """A slot's state besides its configuration."""
 
     slot: Slot = field(default_factory=Slot)
     process: int | None = None  # the shim's number of its process, while anything of that is left
     pipe: int | None = None  # the number of its pair of log pipes
     generation: int = 0
-    gated: bool = False  # its dependencies are to be ready first
+    gated: bool = False  # its dependencies must be ready first
     stopped: bool = False  # by the operator, by name: it stays stopped over reboots
     due: Reason = NONE  # why its process is to be replaced, as soon as its turn has come
-    asked: bool = False  # and that was asked for
+    asked: bool = False  # and that was requested
     tail: list[str] = field(default_factory=list)  # the last stderr lines of its last failed run
 
 
@@ -102,7 +102,7 @@ def _reasons(text: str | None, of: str) -> dict[str, Any]:
 
 
 def _reason(sentence: Any, data: Any) -> Reason:
-    """Raises TypeError for a sentence that is none."""
+    """Raises TypeError for an invalid sentence."""
     if not isinstance(sentence, str):
         raise TypeError(f"a reason is {sentence!r:.100}")
     return read(data, sentence)
@@ -128,7 +128,7 @@ def _made(kind: type[T], data: Mapping[str, Any]) -> T:
 
 
 def _is(value: Any, kind: str) -> bool:
-    """Whether a value is what an annotation says, and such that it can be shown: a time is not beyond all calendars."""
+    """Whether a value matches an annotation and can be displayed: a time is within the calendar's range."""
     match kind:
         case "None":
             return value is None
@@ -145,7 +145,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def durable(record: Record) -> dict[str, Any]:
-    """What is to survive a reboot: counters and ends, and that the operator has stopped it. No clock, no pid."""
+    """What survives a reboot: counters and ends, and that the operator has stopped it. No clock, no pid."""
     slot = record.slot
     return {
         "stopped": record.stopped,
@@ -170,7 +170,8 @@ def revive(data: Mapping[str, Any]) -> Record:
 
 
 def sound(saved: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What of a state file can be used, and what is wrong with the rest: `slots` as `durable` kept them, texts of `timers`."""
+    """The valid parts of a state file, and what is wrong with the rest: `slots` as `durable` kept them, texts of
+    `timers`."""
     found: dict[str, Any] = {**saved, "slots": {}, "timers": {}}
     faults = []
     for part, check in (("slots", revive), ("timers", _text)):
@@ -194,7 +195,7 @@ def _text(entry: Any) -> None:
 
 
 def dump_facts(facts: dict[str, Any]) -> str:
-    """What is remembered of a unit: generation, afresh, instances."""
+    """The state kept of a unit: generation, afresh, instances."""
     return json.dumps(facts)
 
 

@@ -1,6 +1,6 @@
-"""The slots that there are: made from the configuration and from what is remembered, forgotten when nothing asks for them.
+"""The existing slots: made from the configuration and stored state, removed when nothing needs them.
 
-What happens in them is the machine's business.
+`machine` handles what happens in them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Slots:
         self.faults = faults
         self.page = Page({})
         self.held = quarantine.Held()
-        self.forgotten: Callable[[Unit], object] = lambda _: None  # called with a unit that is no more
+        self.forgotten: Callable[[Unit], object] = lambda _: None  # called with a removed unit
         self.dirty: dict[str, Entry] = {}  # whose records have changed
         self.by_process: dict[int, Entry] = {}  # by the shim's number of what lives in it
         self.by_pid: dict[int, Entry] = {}
@@ -159,7 +159,7 @@ class Slots:
             elif rest.startswith("standby"):
                 self.make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
 
-    # What is remembered of a unit.
+    # Stored state of a unit.
 
     def instances(self, unit: Unit) -> int:
         """How many serving slots the unit has now."""
@@ -173,11 +173,11 @@ class Slots:
             self.note(entry.unit, env_files={**rest, entry.name: digest})
 
     def started_as(self, entry: Entry) -> str:
-        """That digest; "" where it is not known."""
+        """That digest; "" if unknown."""
         return str(self._facts[entry.unit.name].get("env_files", {}).get(entry.name, ""))
 
     def was_scaled(self, unit: Unit, token: str) -> bool:
-        """Whether the last `scale` of it was asked for with this token."""
+        """Whether its last `scale` was requested with this token."""
         return bool(self._facts[unit.name].get("scaled") == token)
 
     def generation(self, unit: Unit) -> int:
@@ -202,7 +202,7 @@ class Slots:
         self._starter.outbox.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
 
     def expect(self, unit: Unit, instances: int) -> None:
-        """Have the supervisor after us find so many serving slots asked for."""
+        """Store the requested number of serving slots for the next supervisor."""
         self.note(unit, instances=instances)
 
     # One slot.
@@ -212,7 +212,7 @@ class Slots:
         self.dirty[entry.name] = entry
 
     def end_due(self, entry: Entry) -> None:
-        """Its process is to be replaced no more."""
+        """Its process no longer needs to be replaced."""
         if entry.rec.due:
             entry.rec.due, entry.rec.asked = NONE, False
             self.touch(entry)
@@ -236,7 +236,7 @@ class Slots:
         of_unit: dict[str, list[Entry]] = {}
         for entry in entries.values():
             of_unit.setdefault(entry.unit.name, []).append(entry)
-        self.entries, self._of_unit = entries, of_unit  # both or neither, whatever has raised
+        self.entries, self._of_unit = entries, of_unit  # both or neither, whatever is raised
 
     def dismiss(self, entry: Entry) -> None:
         """Forget a slot in which nothing runs."""
@@ -261,7 +261,7 @@ class Slots:
         return (bool(self.held.slots) or self.held.whole is not None) and any(map(self.holds, self.of_unit(unit)))
 
     def held_because(self, entry: Entry) -> dict[str, Any] | None:
-        """Why this slot is in quarantine, see `quarantine.facts`; None if it is not, or is down as was wanted."""
+        """Why this slot is in quarantine, see `quarantine.facts`; None if it is not, or is down as wanted."""
         cause = self.held.slots.get(entry.name) or self.held.slots.get(entry.unit.name)
         if cause is None or (entry.rec.process is None and entry.slot.want is Want.DOWN):
             return None
@@ -279,7 +279,7 @@ class Slots:
             self._starter.outbox.put(f"why:{name}", text)
             (self._explained.discard if text is None else self._explained.add)(name)
 
-    # What is to be known.
+    # State to show.
 
     def of_unit(self, unit: Unit) -> list[Entry]:
         """The unit's slots."""
@@ -290,11 +290,11 @@ class Slots:
         return self.by_pid.get(pid)
 
     def expects(self) -> bool:
-        """Whether a process was asked for whose pid is not known yet."""
+        """Whether a process was requested whose pid is not known yet."""
         return any(each.rec.process is not None and each.slot.pid is None for each in self.entries.values())
 
     def is_leaving(self, unit: Unit) -> bool:
-        """Whether the configuration has it no more, or switched off."""
+        """Whether the configuration no longer has it, or has it disabled."""
         return unit.name in self._leaving
 
     def is_ready(self, unit: Unit) -> bool:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Vetting(Protocol):
-    """Whether what is new does its work: see `supervisor.rules.vetting`."""
+    """Tests whether new processes work: see `supervisor.rules.vetting`."""
 
     def well(self, entry: Entry) -> bool:
-        """Whether its health checks, if any, answer well."""
+        """Whether its health checks, if any, pass."""
 
     def verdict(self, unit: Unit, reload: Reload) -> Reason | None:
         """On the new processes at the end of WATCH; None: not known yet."""
@@ -99,10 +99,10 @@ class Reloads:
                 self._log(f"{unit.name}: reload: done in {reload.took:.2f} s")
                 self.record(unit, what="done", generation=reload.generation, took_s=round(reload.took, 3))
 
-    # What is to be known.
+    # State to show.
 
     def attention(self) -> list[Reason]:
-        """What to say of each unit whose last reload has failed, or whose present one waits on purpose."""
+        """The report on each unit whose last reload has failed, or whose present one waits on purpose."""
         told: list[Reason] = []
         for name, reload in self._versions.of.items():
             if reload.phase in {Phase.BACK, Phase.FAILED} and reload.failed.key != "cancelled":
@@ -142,7 +142,7 @@ class Reloads:
         )
         return {unit.name: {**self.account(unit), "phase": reload.phase.value} for unit, reload in known}
 
-    # What is asked for.
+    # Requests.
 
     def begin(
         self, unit: Unit, reason: Reason, *, asked: bool, canaries: int = 0, watch: float | None = None, token: str = ""
@@ -170,7 +170,8 @@ class Reloads:
         self._set(unit, Reload(phase=Phase.DONE, generation=generation, began=now, reason=because(how), token=token))
 
     def renew(self, unit: Unit, reason: Reason) -> list[Entry]:
-        """A rule of the INI wants the version on the disk, within the budget of restarts. Returns whom it acts on."""
+        """A rule of the INI file requests the version on the disk, within the budget of restarts. Returns the slots it
+        acts on."""
         reload = self._versions.active(unit)
         if reload is not None:
             self._set(unit, replace(reload, again=reason))
@@ -251,7 +252,7 @@ class Reloads:
                 self._faults.contain(f"reload of {name}", "calling it off", self._call_off, name, why)
 
     def _call_off(self, name: str, why: Reason) -> None:
-        """What raises on the way forth goes back, while that is possible; and is tried again where it is not."""
+        """An exception on the way forward rolls back while that is possible, and is retried if it is not."""
         reload = self._versions.of[name]
         if reload.phase in core.REVERSIBLE:
             self._set(self._slots.units[name], core.fail(reload, why))

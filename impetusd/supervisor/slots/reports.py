@@ -1,7 +1,7 @@
-"""What the shim reports of processes: born, ended, and that the last of their descendants has ended.
+"""The shim's reports on processes: started, ended, and the last of their descendants ended.
 
-The shim keeps each end until it is acknowledged, which is sent in the round that writes it down. No report is lost, whatever
-is raised over it.
+The shim keeps each end until it is acknowledged, which is sent in the round that records it. No report is lost,
+whatever exception it causes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.start.starter import Starter
 
 EX_THREADS = 77  # the template's exit when the application starts threads or opens connections at import
-TEMPLATE_GONE = frozenset({"template_gone", "template_ended"})  # why a fork failed: there was nobody to make it
+TEMPLATE_GONE = frozenset({"template_gone", "template_ended"})  # why a fork failed: there was no template
 Oom = Callable[[int, float], str | None]
 
 
@@ -56,7 +56,7 @@ class Reports:
         self._oom = oom
 
     def hear(self, event: dict[str, Any]) -> None:
-        """An event from the shim, which is not lost whatever is raised over it."""
+        """An event from the shim, which is not lost whatever exception it causes."""
         process, by_process = event["process"], self._slots.by_process
         entry = by_process[process] if process in by_process else None  # noqa: SIM401  # nothing is called
         pid = entry.slot.pid if entry is not None else None
@@ -146,7 +146,7 @@ class Reports:
         return replace(end, oom=oom, core=event.get("core", end.core), cpu_s=used[0], max_rss=used[1])
 
     def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:
-        """What else follows from an end than that the process is gone."""
+        """Further consequences of an end besides that the process is gone."""
         if errno_of(end.failed) == errno.EMFILE:  # the shim may have none of its pipes: the next start makes others
             self._starter.pipes.forget(entry)
         if end.code == EX_THREADS and entry.role is Role.TEMPLATE:

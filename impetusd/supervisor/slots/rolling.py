@@ -1,9 +1,9 @@
-"""Replacing processes that are well: one at a time in a unit, and where two can serve side by side the next is ready first.
+"""Replaces healthy processes: one at a time in a unit; if two can serve side by side, the next one is ready first.
 
 A rule of the INI (memory, age, requests) or a rolling restart marks slots as due. What is due waits for its turn, which
 `core.rules.rolling` decides. A worker's place is taken by a parked one at once; the process before lives on as
-`web:0:leaving` until the new one serves, then drains. Where none is parked, the next one is made as `web:0:next`, and
-takes over when it serves. Marks are part of the slots' records: a supervisor that dies in the middle is no end of it.
+`web:0:leaving` until the new one serves, then drains. If none is parked, the next one is made as `web:0:next`, and
+takes over when it serves. Marks are part of the slots' records, so a roll continues if the supervisor dies midway.
 While a unit is reloaded, which replaces everything, what is due waits.
 """
 

@@ -1,7 +1,8 @@
-"""One inbox, run to completion: what one round has changed and asked for goes to the shim as one message, records first.
+"""One inbox, run to completion: what one round has changed and asked for goes to the shim as one message, records
+first.
 
-So whatever moment the supervisor dies at, its successor finds either none of a round or all of it. While the inbox is run
-empty nothing else is handled, so there are no locks, and nothing is entered twice.
+So at whatever moment the supervisor dies, its successor finds either none of a round or all of it. While the inbox is
+being emptied nothing else is handled, so there are no locks and no re-entrancy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.slots.registry import Slots
     from impetusd.supervisor.start.outbox import Outbox
 
-LEAVES = (Restart, Stop, Exited)  # what, once it is in the inbox, a process is as good as gone by
+LEAVES = (Restart, Stop, Exited)  # events that, once in the inbox, mean that a process is as good as gone
 
 
 class Rounds:
@@ -40,7 +41,7 @@ class Rounds:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """What is asked for in here goes to the shim as one round."""
+        """Requests made within this context go to the shim as one round."""
         self._pumping = True
         try:
             yield
@@ -50,7 +51,7 @@ class Rounds:
 
     @contextlib.contextmanager
     def gather(self) -> Iterator[None]:
-        """What follows from several events is decided event by event, and goes to the shim as one message."""
+        """Decide event by event, and send all that follows to the shim as one message."""
         self._gathering = True
         try:
             yield
@@ -104,7 +105,7 @@ class Rounds:
             self._faults.note("the engine", "sending a round", error)
         self.over()
 
-    # What is in the inbox.
+    # Contents of the inbox.
 
     def concerns(self, entry: Entry) -> bool:
         """Whether anything is to be handled for this slot."""
@@ -115,5 +116,5 @@ class Rounds:
         return any(each is entry and isinstance(event, LEAVES) for each, event in self._inbox)
 
     def stopping(self) -> Iterable[Entry]:
-        """Slots that are to be stopped."""
+        """Slots to be stopped."""
         return [each for each, event in self._inbox if isinstance(event, Stop)]

@@ -1,7 +1,7 @@
-"""A start, from the decision to what the shim is asked: what it waits for first, and what becomes of it when it cannot be made.
+"""A start, from the decision to the order to the shim: what it waits for first, and what happens if it fails.
 
-It waits for dependencies, for an address that a process which ends still has, for the template, and for what the host is
-asked (users, env_files). Whatever raises on the way is a failed start, and nothing of that start reaches the shim.
+It waits for dependencies, for an address that a process which ends still has, for the template, and for lookups on the
+host (users, env_files). Any exception on the way is a failed start, and nothing of that start reaches the shim.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Starts:
         return entry.name in self.waiting or entry.waits is not None
 
     def cancel(self, entry: Entry) -> None:
-        """Call off a start that the shim has not been asked for."""
+        """Cancel a start that has not been sent to the shim."""
         if entry.rec.process is None:
             self._end_wait(entry)
             self._rounds.put((entry, Gone()))
@@ -72,7 +72,7 @@ class Starts:
         entry.waits = None
 
     def advance(self) -> None:
-        """Start whoever no longer has to wait."""
+        """Start the slots that no longer have to wait."""
         for entry in list(self.waiting.values()):
             if entry.slot.state is not State.STARTING:
                 self._end_wait(entry)
@@ -113,7 +113,7 @@ class Starts:
     # What it waits for.
 
     def _gate(self, entry: Entry) -> Callable[[], Reason] | None:
-        """What the start has to wait for, as a reason that is made when it is asked for; None when it may go on."""
+        """What the start has to wait for, as a function that makes the reason; None if it may go on."""
         slots = self._slots
         if entry.rec.gated:
             for name in entry.unit.depends_on:

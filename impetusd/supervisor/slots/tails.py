@@ -1,4 +1,4 @@
-"""The last lines that a process wrote to stderr before it ended, for whoever asks why."""
+"""The last lines that a process wrote to stderr before it ended, to explain why."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Which version of a unit a process is of: what is known of its reloads, one record each in the shim.
+"""Which version of a unit a process belongs to: the state of its reloads, one record each in the shim.
 
-The record of a reload is sent with those of the slots in the same message: whenever the supervisor dies, the next one finds
-how far it had come. That of the last one is kept, for `status` and for a client that asks again. `reloads` carries them out.
+The record of a reload is sent with those of the slots in the same message: whenever the supervisor dies, the next one
+finds how far it had come. That of the last one is kept, for `status` and for a client that asks again. `reloads`
+carries them out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Versions:
         slots.forgotten = self.forget
 
     def load(self, blobs: Mapping[str, str]) -> None:
-        """What the supervisor before us knew."""
+        """Restore the previous supervisor's state."""
         for key, text in blobs.items():
             if key.startswith("reload:"):
                 name = key.partition(":")[2]
@@ -47,7 +48,7 @@ class Versions:
         self._outbox.put(f"reload:{unit.name}", core.dump(reload))
 
     def forget(self, unit: Unit) -> None:
-        """The unit is no more, or its last reload means nothing any more."""
+        """The unit is gone, or its last reload no longer matters."""
         if self.of.pop(unit.name, None) is not None:
             self._outbox.put(f"reload:{unit.name}", None)
 
@@ -91,11 +92,11 @@ class Versions:
         return entries[slot_name(unit, Role.TEMPLATE, 0)] if self._slots.preloads(unit) else None
 
     def puts_away(self, entry: Entry) -> bool:
-        """Whether it is a template that is to end for good: a start of the unit is none of it."""
+        """Whether it is a template that will end for good: a start of the unit does not include it."""
         reload = self.active(entry.unit)
         return entry.role is Role.TEMPLATE and reload is not None and reload.phase is Phase.ENDING
 
-    # What is learned of a version as it comes up.
+    # Facts about a version, found as it comes up.
 
     def last_words(self, entry: Entry, lines: Iterable[str]) -> None:
         """Of a process that has ended: kept if its reload has failed over it."""

@@ -1,4 +1,4 @@
-"""What can be said of a slot at any moment, and commands that wait until something can be."""
+"""Conditions of a slot at any moment, and commands that wait for one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPARING = 10  # times what looking at the conditions of `until` takes, until the
 
 
 class Waits:
-    """Who waits for a condition; looked at after each round, or a little later."""
+    """A waiter for a condition; checked after each round, or a little later."""
 
     def __init__(self, slots: Slots, versions: Versions) -> None:
         self._slots = slots
@@ -58,7 +58,7 @@ class Waits:
             try:
                 if condition():
                     met.set_result(None)
-            except Exception as error:  # whoever waits is to hear of it
+            except Exception as error:  # waiters must be notified
                 met.set_exception(error)
         self._look_at = time.monotonic() + SPARING * (time.thread_time() - began)
 
@@ -82,7 +82,7 @@ class Waits:
         return any(self.settled(need) and not need.is_up for need in needs)
 
     def reason(self, entry: Entry, slot: Slot | None = None) -> Reason:
-        """Why the slot is as it is, or was as it was `slot`; NONE when there is nothing to say."""
+        """The reason for the slot's state, or its former state `slot`; NONE if there is none."""
         if slot is not None and slot is not entry.slot:
             return waits.reason(entry.policy, slot, time.monotonic())
         slot, slots = entry.slot, self._slots

@@ -1,4 +1,4 @@
-"""Command channels: a socket to each worker of a pool, over which it is put to work, asked, and told to end."""
+"""Command channels: a socket to each worker of a pool, over which it is activated, queried, and ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Channels:
         self.measured: Measured | None = None  # with one, workers write into pages that it sees
 
     def open(self, process: int) -> None:
-        """Have a worker that is about to be started find its end under `chan:PROCESS:theirs`."""
+        """Store the worker's end as `chan:PROCESS:theirs` for a worker that is about to be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for name, sock, is_ours in ((f"chan:{process}", ours, True), (f"chan:{process}:theirs", theirs, False)):
             fd = sock.detach()

@@ -51,7 +51,7 @@ Address = tuple[int, int, int, Any]  # family, kind, protocol and address of a s
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the host says of a unit. Each answer may take for ever: of a name service, or of a disk."""
+    """The host's answers about a unit. Each may take for ever: a name service or a disk gives it."""
 
     identity: Mapping[str, Any] = field(default_factory=dict)
     home: Mapping[str, str] = field(default_factory=dict)  # the variables that a user brings
@@ -64,8 +64,8 @@ NOTHING = Found()  # of a unit that asks nothing of the host
 
 
 class LookUp:
-    """Asks the host what a start of `unit` has to know; called in a thread, for it may hang. `stage` says in what,
-    and of what (`reasons.STAGES`).
+    """Looks up on the host what a start of `unit` needs; called in a thread, because it may hang. `stage` says in which
+    step, and of what (`reasons.STAGES`).
     """
 
     def __init__(self, unit: Unit) -> None:
@@ -74,7 +74,7 @@ class LookUp:
 
     @property
     def needed(self) -> bool:
-        """Whether there is anything to ask."""
+        """Whether there is anything to look up."""
         unit = self.unit
         named = any(each.owner or _is_name(each) for each in unit.listen)
         return bool(unit.user or unit.group or unit.env_file or named or unit.made)
@@ -149,7 +149,7 @@ def gid_of(group: str) -> int:
 
 
 def refuse_unreadable(path: str, user: str) -> None:
-    """Raises CannotStart where others than root may not read a file of ours that `user` has to: Node would end with a
+    """Raises CannotStart if `user` cannot read a file of ours that it needs (only root may): Node would end with a
     traceback. "" is impetusd's own user.
     """
     place, needed = path, stat.S_IROTH
@@ -199,7 +199,7 @@ def _give(folder: int, uid: int) -> None:
 
 
 def _is_name(address: Listen) -> bool:
-    """Whether its host is a name, for which somebody has to be asked."""
+    """Whether its host is a name, which must be resolved."""
     return ":" not in address.host and bool(address.host.strip("0123456789."))
 
 
@@ -213,9 +213,9 @@ def address_of(host: str) -> Address:
 
 
 def environment(unit: Unit, name: str, index: int, daemon: Mapping[str, str], found: Found = NOTHING) -> dict[str, str]:
-    """The environment of slot `name`: handed on, of the user, from its env_file, from the INI, ours.
+    """The environment of slot `name`: passed on, of the user, from its env_file, from the INI file, our own.
 
-    Raises CannotStart when increment_var has nothing to count from.
+    Raises CannotStart if increment_var has nothing to count from.
     """
     env = handed_on(daemon, unit.env_pass)
     path, own = env.get("PATH", DEFAULT_PATH), os.path.dirname(sys.executable)
@@ -312,7 +312,7 @@ def named(
 
 
 def stop(unit: Unit) -> list[Any]:
-    """How the shim stops a process of the unit, should there be no supervisor: signal, seconds until SIGKILL, treekill."""
+    """How the shim stops a process of the unit, if there is no supervisor: signal, seconds until SIGKILL, treekill."""
     return [int(unit.kill_signal), unit.kill_timeout, unit.treekill]
 
 
@@ -329,7 +329,7 @@ def read_env_files(unit: Unit) -> dict[str, str]:
 
 
 def trust_of(unit: Unit) -> Trust | None:
-    """Whose files root runs this unit by: root's own and those of the unit's user. None where we are not root.
+    """Whose files root trusts for this unit: root's own and those of the unit's user. None if we are not root.
 
     Raises CannotStart, as `identity`.
     """
@@ -340,7 +340,8 @@ def trust_of(unit: Unit) -> Trust | None:
 
 
 def _env_file(path: str, trust: Trust | None) -> bytes:
-    """What is in it. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would be code of theirs."""
+    """Its variables. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would run their
+    code."""
     try:
         data, fault = vetted.read(path, vetted.MOST_ENV_FILE, trust)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Whether env_files have other values than those that the processes that run were started with.
+"""Whether env_files have other values than the running processes were started with.
 
-A process does not tell, and files are edited without a word: of each start a digest of the values is kept.
+A process does not report its values, and files are edited unnoticed: a digest of the values of each start is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def changes(
 ) -> list[Change]:
     """`planned`, with what takes new processes since the values of env_files have changed. Reads files: for a thread.
 
-    A file that cannot be read is no change: the next start tells.
+    A file that cannot be read is not a change: the next start reports it.
     """
     anew = {change.name for change in planned if change.effect is not Effect.LIVE}
     found: dict[str, Change] = {}

@@ -23,20 +23,20 @@ TRANSIENT = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, 
 
 
 class Link:
-    """The channel. `table`, `blobs`, `fds`, `shutdown` and `pid` are what the shim told at the beginning."""
+    """The channel. `table`, `blobs`, `fds`, `shutdown` and `pid` are what the shim sent at the beginning."""
 
     def __init__(self, sock: socket.socket, hear: Callable[[dict[str, Any]], None]) -> None:
         """`hear` is called with each later event."""
         self._sock = sock
         self._hear = hear
         self._outbox: deque[tuple[dict[str, Any], Sequence[int], Callable[[], None] | None]] = deque()
-        self._spare = _any_descriptor()  # what a long message takes, when there is no other
+        self._spare = _any_descriptor()  # for a long message, if no other is left
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.create_future()
         self._next_beat: asyncio.TimerHandle | None = None
         self._early: list[dict[str, Any]] | None = []  # events until `deliver`
-        self.broken: Callable[[str, str, Exception], object] = _raised  # told of what raises: source, stage, error
-        self.fatal: Callable[[str, Exception], object] = _fatal  # told of what nothing contains; does not return
+        self.broken: Callable[[str, str, Exception], object] = _raised  # on exceptions: source, stage, error
+        self.fatal: Callable[[str, Exception], object] = _fatal  # called for what nothing contains; does not return
         self.lost: Callable[[], object] = lambda: None  # called when the shim is gone, before the end
         self.gather: Callable[[], AbstractContextManager[None]] = (
             contextlib.nullcontext
@@ -49,10 +49,10 @@ class Link:
         self.fds: dict[str, int] = {}
         self.shutdown = False
         self.troubles: dict[str, str] = {}  # the shim's own, in a sentence each
-        self.baseline: dict[str, Any] = {}  # see `shim.startup.measured`; an older shim does not tell
+        self.baseline: dict[str, Any] = {}  # see `shim.startup.measured`; an older shim does not report it
 
     async def begin(self) -> None:
-        """Wait until the shim has told what it holds. What happens from then on is kept until `deliver`."""
+        """Wait until the shim has sent what it holds. Later events are kept until `deliver`."""
         self._loop.add_reader(self._sock, self._readable)
         await self._begun
         self._beat()
@@ -70,11 +70,11 @@ class Link:
             if len(self._outbox) == 1:
                 self._flush()
         except Exception as error:
-            # What was said may be lost, or come twice: the next supervisor begins with what the shim knows.
+            # Messages may be lost, or arrive twice: the next supervisor begins with what the shim knows.
             self.fatal("talking to the shim", error)
 
     def when_sent(self, act: Callable[[], None]) -> None:
-        """Call `act` once the shim will get all that was said before, whatever becomes of this process."""
+        """Call `act` once the shim is sure to get all earlier messages, whatever happens to this process."""
         if self._outbox:
             self.send([], (), act)
         else:
@@ -167,7 +167,7 @@ class Link:
                     self._one(event, functools.partial(self._take, fds=fds))
 
     def _one(self, event: dict[str, Any], hear: Callable[[dict[str, Any]], object]) -> None:
-        """Whatever comes of one event, the others are to be heard."""
+        """An exception over one event must not lose the others."""
         try:
             hear(event)
         except Exception as error:

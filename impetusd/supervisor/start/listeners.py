@@ -53,7 +53,7 @@ class Listeners:
         return names
 
     def addresses(self, unit: Unit) -> list[str]:
-        """Where it listens; of what is not bound yet, where it is to."""
+        """Where it listens, or will listen if not bound yet."""
         found = []
         for address in unit.listen:
             fd = self._outbox.fds.get(f"listen:{unit.name}:{address.place}")
@@ -94,7 +94,7 @@ class Listeners:
                 let_in(self._outbox.fds[name], address, unit.backlog)
 
     def drop_new_connections(self, unit: Unit) -> None:
-        """Nobody takes over from the unit's processes: they serve who is in the queue, and nobody else gets there."""
+        """The unit's processes have no successor: they serve the queued clients, and no others are queued."""
         for name in [name for name in self._names if name.split(":")[1] == unit.name]:
             drop_new_connections(self._outbox.fds[name])
 
@@ -129,7 +129,7 @@ class Listeners:
                 self._drop(name)
 
     def close(self, unit: Unit) -> None:
-        """Nobody will accept any more: clients are to be refused, not kept waiting."""
+        """Nobody will accept any more: refuse clients instead of keeping them waiting."""
         for name in [name for name in self._names if name.split(":")[1] == unit.name]:
             self._drop(name)
 
@@ -144,7 +144,7 @@ class Listeners:
                 unlink_socket(path.removeprefix("unix:"))
 
     def roll_back(self) -> None:
-        """What was bound for a start that is not made is closed already."""
+        """Forget sockets bound for a cancelled start: they are closed already."""
         self._names.intersection_update(self._outbox.fds)
 
     # Sharing.

@@ -1,7 +1,7 @@
-"""Asks the host what starts have to know (`childspec.LookUp`), without the event loop waiting for it.
+"""Looks up on the host what starts need (`childspec.LookUp`), without blocking the event loop.
 
-What asks the same has one thread between them: where that hangs, however many instances start and however often they are
-tried again, it is one thread that hangs. Each start learns what was so after it had asked.
+Equal lookups share one thread: if it hangs, only one thread hangs, however many instances start and however often they
+are retried. Each start gets an answer that is no older than its request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 
 MOST = 32  # threads
 WITHIN = 10.0  # seconds for an answer
-HOLDER_WITHIN = 2.0  # seconds in which a start that has failed for a port learns who has it
+HOLDER_WITHIN = 2.0  # seconds to find out who has the port that a start failed for
 
 Question: TypeAlias = tuple[object, ...]
 
@@ -33,7 +33,7 @@ class LookUps:
         self._coming: dict[Question, asyncio.Task[Found]] = {}  # those that have not begun yet
 
     async def of(self, unit: Unit) -> Found:
-        """What the host says of the unit. Raises CannotStart, also when it has said nothing after WITHIN seconds."""
+        """The host's answers about the unit. Raises CannotStart, also if there is none within WITHIN seconds."""
         question = (unit.user, unit.group, unit.env_file, unit.listen, unit.made and unit.made.folder)
         task = self._coming.get(question)
         if task is None:
@@ -48,7 +48,7 @@ class LookUps:
             raise CannotStart("look_up", said(str(error))) from None
 
     async def holder(self, port: int) -> str:
-        """Who listens on the port; "" where that cannot be told soon."""
+        """Who listens on the port; "" if that cannot be found out soon."""
         try:
             return await self._threads.run(functools.partial(ports.holder, port), HOLDER_WITHIN)
         except NoAnswer:

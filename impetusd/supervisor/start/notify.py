@@ -1,13 +1,13 @@
-"""What programs tell: systemd's sd_notify protocol, heard on the sockets of `notify_sockets`.
+"""Programs' notifications: systemd's sd_notify protocol, received on the sockets of `notify_sockets`.
 
-Who sent a message is what the kernel says (SCM_CREDENTIALS), not what the message says. It counts for a slot when it
+The kernel identifies the sender (SCM_CREDENTIALS), not the message. It counts for a slot when it
 comes from the slot's main process or from a descendant of that: wrappers and helpers notify for their program.
 
-Nobody says READY=1 twice, so none is lost with a supervisor that dies: a message stays in the socket, which the shim
-holds, until what came of it is with the shim. The next supervisor may hear one again, which changes nothing.
+Programs send READY=1 only once, so none may be lost with a supervisor that dies: a message stays in the socket, which
+the shim holds, until its effect is stored in the shim. The next supervisor may hear one again, which changes nothing.
 
-Whoever may write to a socket may flood it. So a message has a size and each socket a share of the processor, beyond which
-its messages wait: what a flood costs is known, and it holds up nobody but those who use the same socket.
+Any process that may write to a socket may flood it. So a message has a size and each socket a share of the processor,
+beyond which its messages wait: the cost of a flood is bounded, and it delays only users of the same socket.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EARLY, MOST_EARLY = "notify:early", 64  # the shim keeps under this key what cam
 SHARE = 0.02  # of a core, for the messages of one socket
 BURST = 0.1  # seconds of it that a socket may use at once: 1,000 messages and more
 AROUND = 60e-6  # seconds that a message takes besides being dealt with: to be woken, to be taken
-TELL_AGAIN = 60.0  # seconds before a flood that goes on is told again
+TELL_AGAIN = 60.0  # seconds before a continuing flood is reported again
 
 
 class _Source:
@@ -65,9 +65,9 @@ class Notify:
         *,
         faults: Faults = BARE,
     ) -> None:
-        """`link` leads to the shim: what does not descend from that has nothing to say here.
+        """`link` leads to the shim: messages from processes that do not descend from it are ignored.
 
-        `expects` tells whether a process was started whose pid is not known yet. `complain` hears of floods.
+        `expects` returns whether a process was started whose pid is not known yet. `complain` is called for floods.
         """
         self._link = link
         self._of_pid = of_pid
@@ -76,17 +76,17 @@ class Notify:
         self._complain = complain
         self._sources: dict[str, _Source] = {}
         self._faults = faults
-        # A process can be ready before the shim has told its pid: such messages, each with the pids from its sender up
-        # to the shim's child, wait for `replay`.
+        # A process can be ready before the shim has reported its pid: such messages, each with the pids from its sender
+        # up to the shim's child, wait for `replay`.
         early: list[tuple[list[int], dict[str, str]]] = json.loads(link.blobs.get(EARLY, "[]"))
         self._early = deque(((line, message) for line, message in early), maxlen=MOST_EARLY)
         self._loop = asyncio.get_running_loop()
         self._loop.call_soon(
             faults.contain, EARLY, "delivering what came early", self.replay
-        )  # what the supervisor before us had not been able to tell
+        )  # what the previous supervisor could not report
 
     def listen(self, name: str, sock: socket.socket) -> None:
-        """Hear `sock`, which is ours from now on, in the place of the one that was called `name`."""
+        """Listen on `sock`, which is ours from now on, in place of the one called `name`."""
         self.unlisten(name)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -149,7 +149,7 @@ class Notify:
                 self._loop.remove_reader(source.sock)
 
     def _take(self, source: _Source, pause: float) -> None:
-        """What came of the first message is with the shim: on to the next."""
+        """The effect of the first message is stored in the shim: continue with the next."""
         source.taken = True
         if self._sources.get(source.name) is not source:
             return
@@ -195,7 +195,8 @@ class Notify:
             return False
 
     def _delivered(self, line: list[int], message: dict[str, str]) -> bool:
-        """False for a process that is not known: the child of the shim, or of a template, whose pid is still to be told."""
+        """False for a process that is not known: the child of the shim, or of a template, whose pid is still to be
+        reported."""
         found = next(((pid, entry) for pid in line if (entry := self._of_pid(pid)) is not None), None)
         if found is None or (found[1].role in FORKING and found[0] != line[0]):
             return False

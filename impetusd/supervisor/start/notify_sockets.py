@@ -1,13 +1,13 @@
 """Where programs notify: a socket for each unit, and only its user may write to it.
 
-A datagram socket's queue is short. One that everybody reaches is filled by anybody, and then neither READY nor WATCHDOG of a
-healthy program gets through. So these have a path, in a folder that only we may write to, and a mode. The folder is in
-run_dir; for users who do not get there, root has one in /run. Without either (run_dir of an ordinary user, with too long a
-path) all units share one in the abstract namespace, as they did in older versions.
+A datagram socket's queue is short. If everybody can reach it, anybody can fill it, and then neither READY nor WATCHDOG
+of a healthy program gets through. So these have a path, in a folder that only we may write to, and a mode. The folder
+is in run_dir; for users who cannot reach it, root has one in /run. Without either (run_dir of an ordinary user, with
+too long a path) all units share one in the abstract namespace, as they did in older versions.
 
-The shim holds the sockets. After its death they are bound anew where they were: programs go on without noticing. What an
-older version had started goes on to notify at the single one, which is kept until the last of these processes has ended;
-and a version that knows only the single one can take over, too: see `merge`.
+The shim holds the sockets. After its death they are bound anew where they were: programs go on without noticing.
+Processes that an older version started still notify the single one, which is kept until the last of them has ended; and
+a version that knows only the single one can take over, too: see `merge`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NotifySockets:
         self._paths = paths
         self._at: dict[str, tuple[str, int]] = {}  # unit → path, uid
         self._single = ""  # its address, while there is one
-        self.old: set[int] = set()  # who knows it, of those that were there when we came
+        self.old: set[int] = set()  # those that know it, of the processes that ran before us
         self._lasting = False  # and some that were started since
 
     def resume(self, blobs: Mapping[str, str], units: Collection[str], processes: Collection[int]) -> None:
@@ -62,7 +62,7 @@ class NotifySockets:
                     self._notify.listen(unit, socket.socket(fileno=fd))
                     continue
                 else:
-                    with contextlib.suppress(CannotStart):  # at its next start it is tried again, and told
+                    with contextlib.suppress(CannotStart):  # its next start tries again and reports it
                         self._bind(unit, path, uid)
                 if fd is not None:
                     os.close(fd)
@@ -81,7 +81,7 @@ class NotifySockets:
             self._drop_single()
 
     def address(self, unit: str, uid: int) -> str:
-        """What NOTIFY_SOCKET says to a process of this unit, which runs as user `uid`. Raises CannotStart."""
+        """The NOTIFY_SOCKET of a process of this unit, which runs as user `uid`. Raises CannotStart."""
         path, owner = self._at.get(unit, ("", -1))
         if owner != uid:
             folder = folder_for(self._paths, uid)
@@ -118,7 +118,7 @@ class NotifySockets:
         if self._single or not self._at:
             return
         folders = {os.path.dirname(path) for path, _ in self._at.values()}
-        shared = f"{max(folders, key=lambda folder: folder.startswith('/run/impetusd-'))}/.all"  # where all get to
+        shared = f"{max(folders, key=lambda folder: folder.startswith('/run/impetusd-'))}/.all"  # which all can reach
         try:
             sock = bind(shared, os.geteuid(), 0o666, aside="")
             for path, _ in self._at.values():
@@ -178,7 +178,7 @@ class NotifySockets:
 
 
 def folder_for(paths: Paths, uid: int) -> str:
-    """Where the sockets of this user's units are to be: a folder that it gets to; "" for none."""
+    """The folder for sockets of this user's units, which the user can reach; "" for none."""
     own, *shared = notify_folders(paths.run_dir, paths.state_dir)
     if _fits(own) and (uid == os.geteuid() or _open_to_all(paths.run_dir)):
         return own
@@ -234,7 +234,7 @@ def _fits(folder: str) -> bool:
 
 
 def _open_to_all(folder: str) -> bool:
-    """Whether every user gets to what is in it; what is missing on the way is going to be made so."""
+    """Whether every user can reach its contents; missing folders on the way will be made so."""
     folder = os.path.realpath(folder)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What one round asks of the shim: records, operations and descriptors, gathered into one message."""
+"""The orders of one round to the shim: records, operations and descriptors, gathered into one message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Outbox:
         self._puts.append((key, blob))
 
     def ask(self, operation: dict[str, Any]) -> None:
-        """Have it carried out, after what was asked for before."""
+        """Add an operation, after those added before."""
         self._ops.append(operation)
 
     def signal(self, process: int, number: int, scope: Scope) -> None:
@@ -50,7 +50,7 @@ class Outbox:
         self.ask({"op": "ack", "process": process})
 
     def keep(self, name: str, fd: int, *, ours: bool) -> None:
-        """Have the shim hold a descriptor; we keep our copy only when it is `ours`."""
+        """Let the shim hold a descriptor; we keep our copy only if it is `ours`."""
         self._keeps.append((name, fd))
         if ours:
             self.fds[name] = fd
@@ -58,12 +58,12 @@ class Outbox:
             self._close_when_sent.append((name, fd))
 
     def keep_now(self, name: str, fd: int, blob: str) -> None:
-        """Have the shim hold a descriptor, and remember `blob` under the same name, whatever becomes of the round."""
+        """Let the shim hold a descriptor and store `blob` under the same name, whatever happens to the round."""
         ops = [{"op": "keep", "name": name}, {"op": "put", "key": name, "blob": blob}]
         self._link.send(ops, [fd], lambda: os.close(fd))
 
     def take(self, name: str) -> int | None:
-        """What the supervisor before us had kept under `name`, for good: the descriptor is the caller's now."""
+        """What the previous supervisor kept under `name`: the descriptor is the caller's from now on."""
         return self.fds.pop(name, None)
 
     def drop(self, name: str) -> None:
@@ -74,11 +74,11 @@ class Outbox:
             self._close_when_sent.append((name, fd))
 
     def mark(self) -> Mark:
-        """Where this round is now, for `roll_back`."""
+        """The current position in this round, for `roll_back`."""
         return Mark(len(self._puts), len(self._ops), len(self._keeps))
 
     def roll_back(self, mark: Mark) -> None:
-        """What a start has asked for since `mark` is not sent. Log pipes stay: they are the slot's, not the process's."""
+        """Do not send the orders of a start since `mark`. Log pipes stay: they are the slot's, not the process's."""
         del self._puts[mark.puts :], self._ops[mark.ops :]
         undone = [each for each in self._keeps[mark.keeps :] if not each[0].startswith("log:")]
         for each in undone:
@@ -111,7 +111,7 @@ class Outbox:
             for _, fd in closing:
                 os.close(fd)
 
-        # What raises before this line leaves all as it was; after it, `Link.send` raises nothing.
+        # An exception before this line leaves everything unchanged; after it, `Link.send` raises nothing.
         self._puts, self._ops, self._keeps, self._close_when_sent = [], [], [], []
         for message, fds in messages[:-1]:
             self._link.send(message, fds)

@@ -45,7 +45,7 @@ class LogPipes:
     # Its pipes.
 
     def make(self, entry: Entry) -> int:
-        """The slot's pair of pipes, made when there is none yet."""
+        """The slot's pair of pipes, made if there is none yet."""
         if entry.rec.pipe is not None:
             return entry.rec.pipe
         pipe = entry.rec.pipe = self._next_pipe
@@ -176,7 +176,7 @@ class LogPipes:
         return sum(count), sum(lines)
 
     def attention(self, entries: Iterable[Entry]) -> list[Reason]:
-        """What log files cannot be written now."""
+        """Log files that cannot be written now."""
         if not self._writer.losses:
             return []
         return self._writer.losses.attention(dict.fromkeys(path for each in entries for path in self.log_files(each)))

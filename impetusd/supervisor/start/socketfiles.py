@@ -1,12 +1,12 @@
 """The files of unix sockets that units listen on: one that somebody removes is restored.
 
-Whoever connects to a unix socket finds it by the inode of its file, and with the last name of that the way to the socket is
-gone, though the socket and its queue live on. So each has a second name, in a folder that only we may enter, and a file that
-is missing gets its name back from there: the same socket, the same queue, the same processes. Where the second name is gone,
-too, or its folder is on another file system, which has no links to this one, a new socket is bound, and new processes are
-made for it; the old ones serve those who wait in the old queue, and leave.
+A client finds a unix socket by the inode of its file; when its last name is removed, the socket can no longer be
+reached, though the socket and its queue live on. So each has a second name, in a folder that only we may enter, and a
+file that is missing gets its name back from there: the same socket, the same queue, the same processes. If the second
+name is gone, too, or its folder is on another file system, which allows no links to this one, a new socket is bound,
+and new processes are made for it; the old ones serve those who wait in the old queue, and leave.
 
-While nobody can serve, the file has another name beside its own, so that a client is told at once and asks elsewhere.
+While nobody can serve, the file is renamed, so that a client is refused at once and tries elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from impetusd.linux.watch import watch
 from impetusd.supervisor.faults import BARE
 
 FOLDER = "sockets"  # in run_dir, 0700
-HIDDEN = ".{}.refused"  # what a socket's file is called while nobody is to find it
+HIDDEN = ".{}.refused"  # the name of a socket's file while it is hidden
 SECONDS_APART = 1.0  # of two repairs of one file: somebody may remove it again and again
 
 
@@ -32,7 +32,8 @@ class SocketFiles:
     """Called in the event loop's thread."""
 
     def __init__(self, run_dir: str, tell: Callable[[str], None], lost: Callable[[str, str], None]) -> None:
-        """`tell` is for the daemon's log. `lost(unit, path)`: the socket can be reached no more; another one is to be bound."""
+        """`tell` is for the daemon's log. `lost(unit, path)`: the socket can no longer be reached; another one must be
+        bound."""
         self._folder = f"{run_dir}/{FOLDER}"
         self._tell = tell
         self._lost = lost
@@ -46,7 +47,7 @@ class SocketFiles:
         self.faults = BARE
 
     def second_name(self, path: str) -> str:
-        """Where the socket at `path` has its second name, if it has one."""
+        """The second name of the socket at `path`, if it has one."""
         return f"{self._folder}/{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}"
 
     def follow(self, path: str, unit: str) -> None:
@@ -72,7 +73,7 @@ class SocketFiles:
             self._remove(path)
 
     def hide(self, path: str, unit: str) -> bool:
-        """Have nobody find the socket of `unit` at `path` until it is to be shown. False if nobody could."""
+        """Hide the socket of `unit` at `path` until it is to be shown. False if it was hidden or missing already."""
         self._units[path] = unit
         self._hidden.add(path)
         with contextlib.suppress(OSError), folder_of(path) as (folder, name):
@@ -130,7 +131,7 @@ class SocketFiles:
 
     def _look(self, folder: str) -> None:
         with contextlib.suppress(OSError):
-            os.close(open_folder(folder, make=0o755))  # now: it is to be watched again
+            os.close(open_folder(folder, make=0o755))  # run now: it must be watched again
         for path in self._units.keys() - self._hidden:
             if os.path.dirname(path) == folder:
                 if os.path.lexists(path):

@@ -24,7 +24,7 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 # TCP header, whose byte 13 has the flags.
 BPF_LD_B_ABS, BPF_JSET, BPF_RET = 0x30, 0x45, 0x06
 TCP_FLAGS, TCP_ACK = 13, 0x10
-ONLY_KNOWN = (  # SYN alone: nothing of the packet; whoever has been answered may go on
+ONLY_KNOWN = (  # a bare SYN: drop the packet; established peers may go on
     (BPF_LD_B_ABS, 0, 0, TCP_FLAGS),
     (BPF_JSET, 0, 1, TCP_ACK),
     (BPF_RET, 0, 0, 0xFFFFFFFF),
@@ -61,9 +61,9 @@ def bind_unix(path: str, mode: int = 0o600) -> socket.socket:
 def set_acl(path: str, people: Iterable[Person]) -> str:
     """Let these connect to the unix socket that we have bound at `path`, besides ourselves and root, and nobody else.
 
-    In one step, so that there is no moment in which anybody else may: by an access list, which can name them all. Where
-    the file system has none, a single group gets it as the socket's own. Returns why somebody stays out, as a sentence;
-    "" if nobody does.
+    Done in one step, so that nobody else may connect at any moment: by an access list, which can name them all. If the
+    file system has none, a single group becomes the socket's own. Returns why somebody is excluded, as a sentence; ""
+    if nobody is.
     """
     people = list(people)
     with folder_of(path) as (folder, name):
@@ -170,10 +170,10 @@ def bound_to(fd: int) -> str:
 
 
 def drop_new_connections(fd: int) -> None:
-    """Let nobody else into the queue of a TCP socket that is to be closed: it would be accepted, and then reset.
+    """Keep new connections out of the queue of a TCP socket that will be closed: they would be accepted, then reset.
 
-    By a filter that takes no SYN. Who is in the queue stays there, and whose handshake is under way gets there; who comes is
-    as if his packet had been lost, and sends it again after a second: by then nobody listens any more, or somebody does again.
+    A filter drops every SYN. Queued connections stay, and handshakes under way complete; to a new client its packet
+    seems lost, and it sends it again after a second: by then nobody listens any more, or somebody does again.
     """
     program = array.array("B", b"".join(struct.pack("HBBI", *each) for each in ONLY_KNOWN))
     with contextlib.suppress(OSError), another(fd) as sock:
@@ -227,13 +227,13 @@ def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, secon
 
 
 def dress(address: Listen, found: Found, second: str = "") -> None:
-    """Have the file of a unix socket belong to whom it is to belong, with its mode. Raises OSError."""
+    """Set the owner and mode of a unix socket's file. Raises OSError."""
     uid, gid = found.owners.get(address.owner, (os.geteuid(), os.getegid()))
     with folder_of(address.path) as (folder, name):
         try:
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         except FileNotFoundError:
-            return  # somebody has removed it: who has connected stays so
+            return  # somebody has removed it: clients stay connected
     try:
         now = os.fstat(fd)
         names = 1 + (bool(second) and os.path.lexists(second) and os.path.samestat(os.lstat(second), now))

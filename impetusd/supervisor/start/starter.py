@@ -1,4 +1,4 @@
-"""How a decision to start a process reaches the shim: what it is executed or forked with, and the descriptors that it gets.
+"""Turns a decision to start a process into orders to the shim: how it is executed or forked, and its descriptors.
 
 Descriptors in the shim's store go by these names:
     log:7:out:r  log:7:out:w  log:7:err:r  log:7:err:w   the pipes of one slot, which outlive its processes
@@ -30,7 +30,7 @@ from impetusd.supervisor.start.lookups import LookUps
 from impetusd.supervisor.start.outbox import Mark, Outbox
 from impetusd.supervisor.start.pipes import LogPipes
 
-# What of its environment a forked worker does not have from its template.
+# Variables that a forked worker does not get from its template.
 OF_A_FORK = ("INVOCATION_ID", "IMPETUSD_NAME", "INSTANCE", "NOTIFY_SOCKET", "WATCHDOG_USEC")
 
 
@@ -46,7 +46,7 @@ class Starter:
         self.look_ups = LookUps()
         self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked
         self._next_process = 1
-        # What NOTIFY_SOCKET is to say to a process of a unit, which runs as the user. Raises CannotStart.
+        # The NOTIFY_SOCKET of a process of a unit, which runs as the user. Raises CannotStart.
         self.notify_address: Callable[[str, int], str] = lambda _unit, _uid: ""
 
     # Processes.
@@ -54,7 +54,7 @@ class Starter:
     def launch(self, entry: Entry, found: Found, template: int | None) -> int:
         """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart.
 
-        Whatever it raises, `roll_back` is the caller's.
+        If it raises, the caller must call `roll_back`.
         """
         unit = entry.unit
         process = self._next_process
@@ -71,7 +71,8 @@ class Starter:
         pipe = self.pipes.make(entry)
         self.pipes.own(pipe, found.identity.get("uid", os.geteuid()))
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
-        # What only the dead may have held: with the pipes' other ends a process outlives all of impetusd without SIGPIPE.
+        # Carried in case all their holders die: with the pipes' other ends a process outlives all of impetusd
+        # without SIGPIPE.
         carried = [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
         theirs: list[str] = []
         self.pipes.begin_run(entry)
@@ -107,7 +108,7 @@ class Starter:
         return process
 
     def handed_on(self, unit: Unit) -> dict[str, str]:
-        """What the unit's processes are given of the daemon's environment."""
+        """The part of the daemon's environment that the unit's processes get."""
         return handed_on(self._environ, unit.env_pass)
 
     def _node(self, unit: Unit, process: int, listeners: list[str], env: dict[str, str]) -> list[str]:
@@ -146,15 +147,16 @@ class Starter:
         return childspec.spec(unit, runtime.command(unit, "serve"), env, [*fds, channel], **about)
 
     def roll_back(self, mark: Mark) -> None:
-        """What a start has asked for since `mark` is not sent."""
+        """Do not send the orders of a start since `mark`."""
         self.outbox.roll_back(mark)
         self.listeners.roll_back()
 
     def continue_from(self, process: int, pipes: set[int]) -> None:
-        """Begin with `process`, the first number that was never used, and close what the records do not name.
+        """Begin with `process`, the first unused number, and close descriptors that the records do not name.
 
         A supervisor that died between two messages may have left descriptors that no record speaks of. Their numbers
-        count as used: within a round what is kept comes before what is dropped, whatever was said first.
+        count as used: within a round descriptors are stored before others are dropped, in whatever order they were
+        added.
         """
         self._next_process = process
         for name in list(self.outbox.fds):
