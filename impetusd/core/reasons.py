@@ -556,7 +556,7 @@ KEYS: dict[str, Kind] = {
     "shim": Kind("what text", "{text}"),
     "closed_code": Kind(
         "name path",
-        "{name} is not started, because its user, nobody, cannot get to {path}; run: chmod o+rX {path}, or set user in [gateway]",
+        "{name} is not started, because its user, who is not root, cannot get to {path}; run: chmod o+rX {path}, or set user in [gateway]",
     ),
     "undelivered": Kind(
         "count", lambda f: f"{f['count']} alert{'s' * (f['count'] != 1)} could not be delivered so far"

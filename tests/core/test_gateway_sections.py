@@ -41,7 +41,7 @@ class TestUnits:
         assert (pool.kind, pool.app, pool.instances) == (Kind.POOL, "impetusd.gateway.app:create_app", 1)
         assert (program.kind, program.command[1:]) == (Kind.PROGRAM, ("-m", "impetusd.observer"))
         for unit in (pool, program):
-            assert unit.user == "nobody"
+            assert unit.user == gateway.own_user("/srv/var/lib")
             assert unit.enabled
             assert unit.autostart
             assert unit.cwd == unit.made.folder == f"/srv/var/lib/{unit.name}"
@@ -49,6 +49,12 @@ class TestUnits:
 
     def test_an_alert_alone_makes_the_observer_alone(self):
         assert set(parse(f"[alert:ops]\nurl = {WEBHOOK}\n").units) == {"observer"}
+
+    def test_as_root_they_run_as_a_number_that_no_other_service_and_no_other_instance_has(self):
+        first, second = gateway.own_user("/a/var/lib"), gateway.own_user("/b/var/lib")
+        assert first != second
+        assert all(60578 <= int(user) <= 61183 for user in (first, second))
+        assert {unit.user for unit in parse("[gateway]\nuser = alice\n").units.values()} == {"alice"}
 
     def test_of_an_ordinary_user_they_run_as_that(self):
         assert {unit.user for unit in parse("[gateway]\n", ALICE).units.values()} == {""}

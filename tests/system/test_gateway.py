@@ -6,11 +6,14 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 from instance import Instance, program, wait_for
+
+from impetusd.core.config.gateway import own_user
 
 INI = f"""
 [gateway]
@@ -42,6 +45,10 @@ def start(impetusd: Instance, keys: str = "") -> None:
     impetusd.start(INI.format(keys or f"listen = 127.0.0.1:{free_port()}"))
 
 
+def as_nobody(*command: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, user="nobody", group="nogroup", extra_groups=(), capture_output=True, check=False)
+
+
 def reported(impetusd: Instance) -> float:
     return float(impetusd.status().fields["alerts"]["reported"])
 
@@ -50,16 +57,19 @@ def test_they_run_unprivileged_with_a_folder_each_and_outlive_supervisor_and_shi
     start(impetusd)
     status = impetusd.status()
     pids = {name: status[name].pid for name in ("gateway:0", "observer", "p")}
+    own = int(own_user(f"{impetusd.root}/var/lib")) if os.geteuid() == 0 else os.geteuid()
     if os.geteuid() == 0:
         for name in ("gateway:template", "gateway:0", "observer"):
             ids = Path(f"/proc/{status[name].pid}/status").read_text(encoding="utf-8")
-            assert next(line for line in ids.splitlines() if line.startswith("Uid:")).split()[1:] == ["65534"] * 4
+            assert next(line for line in ids.splitlines() if line.startswith("Uid:")).split()[1:] == [str(own)] * 4
+            assert next(line for line in ids.splitlines() if line.startswith("Groups:")).split()[1:] == [str(own)]
+            assert as_nobody("cat", f"/proc/{status[name].pid}/environ").returncode  # where their secrets are
             assert "NoNewPrivs:\t1" in ids
             assert "CapEff:\t0000000000000000" in ids
     for name in ("gateway", "observer"):
         there = (impetusd.root / "var/lib" / name).stat()
         assert stat.S_IMODE(there.st_mode) == 0o700
-        assert there.st_uid == (65534 if os.geteuid() == 0 else os.geteuid())
+        assert there.st_uid == own
     address = listens(impetusd)
     assert health(address) == "ok\n"
     for victims in (("supervisor",), ("shim",), ("shim", "supervisor")):
@@ -116,7 +126,8 @@ def test_where_nobody_gets_to_its_folder_it_says_what_to_type(impetusd: Instance
     impetusd.write(INI.format(f"listen = 127.0.0.1:{free_port()}"))
     impetusd.run("start", "p")
     starting = impetusd.popen("start", "observer")
-    said = f"nobody cannot get there, because {impetusd.root} is closed to others; run: chmod o+x {impetusd.root}"
+    own = own_user(f"{impetusd.root}/var/lib")
+    said = f"{own} cannot get there, because {impetusd.root} is closed to others; run: chmod o+x {impetusd.root}"
     wait_for(lambda: said in impetusd.status()["observer"].reason, "the reason")
     starting.kill()
     starting.wait()

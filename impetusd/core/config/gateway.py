@@ -12,6 +12,7 @@ import ipaddress
 import json
 import sys
 from itertools import count
+from zlib import crc32
 
 from impetusd.core.config import agreement, ini, schema
 from impetusd.core.config.model import Kind, Listen, Made, Settings, Unit
@@ -31,7 +32,9 @@ GATEWAY, OBSERVER = "gateway", "observer"  # the units
 SETTINGS = {GATEWAY: "IMPETUSD_GATEWAY", OBSERVER: "IMPETUSD_OBSERVER"}
 CHANNEL = "IMPETUSD_CHANNEL"  # the number of the descriptor by which they reach the supervisor
 HOST, PORT, PORTS = "127.0.0.1", 9615, 10
-NOBODY = "nobody"
+# As root they run as a number of their own, one of those that systemd and distributions leave unused. `nobody` would share
+# it with other services: those could read their secrets in /proc and in their folders, or trace them.
+OWN, OWN_MANY = 60578, 606
 # Hosts in the URL of an alert without a type, and what they are.
 KNOWN_HOSTS = {"hooks.slack.com": "slack", "ntfy.sh": "ntfy"}
 OF_WEBHOOK = ("slack", "json", "ntfy")
@@ -161,11 +164,11 @@ def _make(reading: Values, section: Section, name: str) -> None:
     whole = reading.gateway.values if reading.gateway is not None else {}
     kind = Kind.POOL if name == GATEWAY else Kind.PROGRAM
     folder = f"{reading.built_in['STATE_DIR']}/{name}"
-    user = whole.get("user", "") or (NOBODY if reading.host.euid == 0 else "")
+    user = whole.get("user", "") or (own_user(reading.built_in["STATE_DIR"]) if reading.host.euid == 0 else "")
     values = reading.all_defaults(kind.value).copy()
     values.pop("instances")
     enabled = _enabled(reading, name)
-    closed = _closed(reading, section, name, user) if enabled else ""
+    closed = _closed(reading, section, name) if enabled else ""
     values.update(cwd=folder, user=user, enabled=enabled and not closed, umask=0o077)
     if name == GATEWAY:
         addresses = (*whole["listen"], *filter(None, (whole["socket"], whole["xmlrpc"])))
@@ -200,10 +203,15 @@ def _enabled(reading: Values, name: str) -> bool:
     return on or (name == OBSERVER and alive)
 
 
-def _closed(reading: Values, section: Section, name: str, user: str) -> str:
+def own_user(state_dir: str) -> str:
+    """The default user, when impetusd runs as root: a number, another for each instance."""
+    return str(OWN + crc32(state_dir.encode("utf-8", "surrogateescape")) % OWN_MANY)
+
+
+def _closed(reading: Values, section: Section, name: str) -> str:
     """The part of impetusd's own code that its default user cannot read, with a warning; "" if there is none."""
     gateway, path = reading.gateway, reading.host.closed
-    if user != NOBODY or not path or (gateway is not None and gateway.values["user"]):
+    if reading.host.euid != 0 or not path or (gateway is not None and gateway.values["user"]):
         return ""
     reason = because("closed_code", name=name, path=path)
     reading.warnings.append(Problem(section.file, section.line, f"{header_of(section)}: {reason}"))

@@ -830,7 +830,7 @@ KEYS: tuple[Key, ...] = (
     Key("ceiling", _GATEWAY, "The gateway", CEILING, "operator", "The most that anybody may do through it, whatever their role: viewer, operator or admin."),
     Key("metrics", _GATEWAY, "The gateway", METRICS, "token", "Who may read /metrics: whoever has a token of any role, or with open everybody who reaches it."),
     Key("xmlrpc", _GATEWAY, "The gateway", ADDRESS, "", "Where it speaks supervisord's XML-RPC, for supervisorctl and the like: unix:PATH, which may be followed by mode=0660 and owner=USER:GROUP, or a loopback address. Default: nowhere.", "unix:${RUN_DIR}/supervisor.sock"),
-    Key("user", _GATEWAY, "The gateway", TEXT, "", "Run it and the observer as this user, by name or by number; impetusd must run as root. Default: nobody if impetusd runs as root, else impetusd's own.", "impetusd"),
+    Key("user", _GATEWAY, "The gateway", TEXT, "", "Run it and the observer as this user, by name or by number; impetusd must run as root. Default: if impetusd runs as root, a number that no other process has, else impetusd's own.", "impetusd"),
     # whom to notify of what
     Key("type", _ALERT, "Alerts", ALERT_TYPE, "", "How: slack (a webhook of Slack, Mattermost, Rocket.Chat or Discord's /slack), json (a webhook that takes JSON), ntfy, email or command. Default: email if to is set, command if command is, slack, ntfy or json by the host in url.", "slack"),
     Key("url", _ALERT, "Alerts", SECRET_URL, "", "The webhook, or the topic of ntfy.", "https://hooks.slack.com/***"),
