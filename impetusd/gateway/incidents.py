@@ -136,11 +136,14 @@ def _rule(known: Known, problem: Problem, end: End | None, cause: Reason) -> dic
 
 
 def _next(known: Known, problem: Problem, end: End | None) -> dict[str, Any] | None:
-    """What happens by itself, and when (Unix time); None if nothing does."""
-    if problem.event in {"fatal", "restarts"} and end is not None and end.exit.get("retry_s"):
-        at = end.exit["at"] + end.exit["retry_s"]
+    """What happens by itself, and when (Unix time; None: soon); None if nothing does."""
+    if problem.event in {"fatal", "restarts"}:
+        at = end.exit["at"] + (end.exit.get("retry_s") or 0.0) if end is not None else 0.0
         if at > known.now:
             return {"at": at, "what": "start"}
+        slots = (known.rows.get(stream.UNIT, {}).get(slot, {}) for slot in problem.slots)
+        if any(row.get("state") in {"BACKOFF", "STARTING"} for row in slots):  # the ledger may be behind the rows
+            return {"at": None, "what": "start"}
     if problem.event == "timer":
         at = _time(known.rows.get(stream.TIMER, {}).get(problem.name, {}).get("next"))
         return {"at": at, "what": "run"} if at else None

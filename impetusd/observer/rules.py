@@ -25,7 +25,7 @@ from impetusd.core import stream
 from impetusd.core.explain import incidents, ledger
 from impetusd.core.explain.finding import STARTS_UP
 from impetusd.core.explain.incidents import EVENTS, IMPETUSD, WARNINGS, Incident, Problem, Rows
-from impetusd.core.reasons import because
+from impetusd.core.reasons import NONE, Reason, because
 from impetusd.observer.settings import Alert, Settings
 
 GATHER = 2.0  # seconds
@@ -278,10 +278,23 @@ class _Turn:
             lines = problem.lines or (known.lines if known is not None else ())
             found[problem.key] = replace(problem, lines=lines)
         for problem in list(found.values()):
+            if problem.cause == NONE:  # it is started, and has not failed again
+                found[problem.key] = replace(problem, cause=self._cause_before(problem.key))
             if problem.event == "restarts" and f"fatal {problem.name}" in found:  # that is what became of it
                 del found[problem.key]
         state.since = {key: state.since.get(key) or self._began(each) for key, each in found.items()}
         return [replace(each, since=state.since[key]) for key, each in found.items()]
+
+    def _cause_before(self, key: str) -> Reason:
+        """What was sent as the cause of a problem; NONE if nothing was."""
+        cases = (case for of in self._state.cases.values() for case in of.values() if key in case.keys)
+        sent = (incidents.problem_of(data) for case in cases for data in case.problems)
+        return next((problem.cause for problem in sent if problem.key == key), NONE)
+
+    def _fails(self, unit: str) -> bool:
+        """Whether a process of it waits to be started again: what was forgiven it is not well for that."""
+        rows = self._rows.get(stream.UNIT, {}).values()
+        return any(row["unit"] == unit and row["state"] == "BACKOFF" and row["want"] == "up" for row in rows)
 
     def _began(self, problem: Problem) -> float:
         return problem.since if 0 < problem.since <= self._now else self._now
@@ -384,7 +397,7 @@ class _Turn:
         after = self._state.cases[alert.name]
         over: dict[str, list[Case]] = {}
         for case in ended:
-            case.gone = case.gone or self._now
+            case.gone = self._now if self._fails(case.root) else case.gone or self._now
             until = case.gone + (CALM if case.flapping else RECOVERY)
             if until > self._now:
                 after[case.root] = case

@@ -29,13 +29,14 @@ def test_a_failure_is_sent_once_and_then_its_recovery():
     assert life.look() == []  # what follows from it may still come
     assert life.due == T0 + rules.GATHER
     assert life.until(3600) == [(2, "firing", "web")]
-    life.rows = rows([slot("web", "STARTING", cause=because("start"))])
+    life.rows = rows([slot("web", "STARTING")])
     assert life.until(600) == []  # tried again: how that ends decides
     life.rows = rows([RUNNING])
     assert life.until(3600) == [(4205, "recovered", "web")]
     assert life.due is None
     first, last = life.sent
     assert problems(first) == problems(last) == ["fatal web"]
+    assert last.problems[0].cause == GAVE_UP
     assert (first.id, last.incident) == (first.incident, first.id)
     assert last.id != first.id
     assert last.states == ("web RUNNING",)
@@ -121,6 +122,24 @@ class TestRecords:
         )
         assert notice.problems[0].lines[-1] == "ValueError: nope"
         assert notice.since == T0
+
+    def test_what_is_started_by_hand_and_fails_on_has_not_recovered(self):
+        life = Life()
+        for _ in range(rules.RESTARTS):
+            life.exit()
+        backoff = rows([slot("web", "BACKOFF", cause=because("exit", code=1))])
+        life.rows = backoff
+        assert [each[1:] for each in life.until(10)] == [("firing", "web")]
+        life.record("command", method="start", names=["web"], outcome="done", took_s=1.0)
+        assert life.until(60) == []
+        life.rows = rows([RUNNING])
+        assert life.until(rules.RECOVERY - 1) == []
+        life.rows = backoff
+        for _ in range(rules.RESTARTS):
+            life.exit()
+        assert life.until(60) == []
+        life.rows = rows([RUNNING])
+        assert [each[1:] for each in life.until(600)] == [("recovered", "web")]
 
     @pytest.mark.parametrize("more", [{"asked": True}, {"decision": None}])
     def test_ends_that_were_asked_for_and_those_of_jobs_are_none(self, more):
@@ -252,6 +271,12 @@ class TestGrouping:
         life.rows = rows([slot("web", "FATAL", cause=GAVE_UP), slot("db", "STOPPED", "down")])
         assert life.until(10) == [(2, "firing", "db")]
         assert (life.sent[0].state, problems(life.sent[0])) == ("STOPPED", ["fatal web"])
+
+    def test_a_reload_that_failed_is_no_consequence_of_what_is_down(self):
+        life = Life(needs=self.NEEDS)
+        life.rows = rows([RUNNING, slot("db", "STOPPED", "down")], notices=[NOT_RELOADED])
+        assert life.until(10) == [(2, "firing", "web")]
+        assert (life.sent[0].state, problems(life.sent[0])) == ("", ["deploy web"])
 
     def test_a_cause_that_is_found_later_is_sent_and_its_end_ends_it(self):
         life = Life(needs=self.NEEDS)

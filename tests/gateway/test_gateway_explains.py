@@ -100,6 +100,13 @@ class TestIncidents:
         assert card["since"] == NOW - 30
         assert card["severity"] == "error"
 
+    def test_what_is_tried_again_is_said_to_be_where_the_ledger_is_behind(self):
+        retrying = because("retrying", end=because("exit", code=1), wait_s=30.0)
+        records = [ended("web", at=NOW - 40, state="BACKOFF", rule="max_restarts", retry_s=30.0)]
+        for known in (records, []):
+            (card,) = explained(rows(row("web:0", "BACKOFF", retrying, restarts=2)), records=known)
+            assert card["next"] == {"at": None, "what": "start"}
+
     def test_a_stopped_database_is_offered_to_be_started(self):
         waits = because("waits_for", name="db", state="STOPPED", cause=because("stopped_as_asked"))
         failed = because("gave_up", end=because("exit", code=1), restarts=3, window_s=60.0)

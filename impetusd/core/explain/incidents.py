@@ -102,8 +102,9 @@ def group(problems: Iterable[Problem], rows: Rows, needs: Needs) -> list[Inciden
     members: dict[str, list[Problem]] = {}  # in their order: the worst first
     same: dict[str, str] = {}  # trouble outside -> the root that it was met at first
     for problem in sorted(found, key=_rank):
-        root = _root(problem.name, edges, down)
-        if root == problem.name and (outside := _outside(problem)):
+        # A failed reload was that of another version: starting what it needs does not repeat it, so it is its own root.
+        root = problem.name if problem.event == "deploy" else _root(problem.name, edges, down)
+        if root == problem.name and problem.event != "deploy" and (outside := _outside(problem)):
             root = same.setdefault(outside, root)
         members.setdefault(root, []).append(problem)
     of = {name: root for root, each in members.items() for name in (root, *(problem.name for problem in each))}
