@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from impetusd.cli.place import Place
 
 T = TypeVar("T")
-LONGEST = 128  # characters of a name
 
 
 def folder(at: Place) -> str:
@@ -68,8 +67,8 @@ def _owner(path: str) -> str:
 
 def name(given: str | None, what: str) -> str:
     """A user's or token's name that is checked: it is stated to the supervisor, and recorded."""
-    if given is None or not given.isprintable() or not 0 < len(given) <= LONGEST:
-        raise click.BadParameter(f"it must be 1 to {LONGEST} printable characters", param_hint=what)
+    if given is None or not accessfile.is_name(given):
+        raise click.BadParameter(f"it must be 1 to {accessfile.LONGEST} printable characters", param_hint=what)
     return given
 
 

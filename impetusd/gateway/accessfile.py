@@ -27,6 +27,8 @@ LARGEST = 1 << 20  # bytes of the file
 USERS, TOKENS = 100, 100  # beyond which no more are taken
 LINKS, SESSIONS, OF_ONE_USER, BROWSERS = 8, 200, 20, 64
 LINK, SESSION, BROWSER = 15 * 60.0, 7 * 86400.0, 90 * 86400.0  # seconds that one is valid
+LONGEST = 128  # characters of a name
+LATEST = 1e12  # Unix time
 LOCKED = 5.0  # seconds to wait for another one who writes
 _AGAIN = 0.02  # seconds
 
@@ -149,20 +151,31 @@ _KINDS: dict[str, type[User | Token | Grant]] = {
 def parsed(data: bytes) -> State:
     """What a file holds; entries that make no sense are left out, and so have no access."""
     state = State()
-    found = json.loads(data)
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     for name, kind in _KINDS.items():
         given = found.get(name) if isinstance(found, dict) else None
         for key, each in given.items() if isinstance(given, dict) else ():
+            if not is_name(key):
+                continue
             with contextlib.suppress(KeyError, TypeError):
                 getattr(state, name)[key] = _entry(kind, each)
     return state
+
+
+def is_name(given: str) -> bool:
+    """Whether it can be a name: root's terminal shows those that the gateway's user may have written."""
+    return given.isprintable() and 0 < len(given) <= LONGEST
 
 
 def _entry(kind: type[User | Token | Grant], each: dict[str, Any]) -> User | Token | Grant:
     values = {one.name: each[one.name] for one in fields(kind)}
     wanted = {one.name: float if one.type == "float" else str for one in fields(kind)}
     if values["role"] not in ROLES or not all(
-        isinstance(value, (int, float) if wanted[name] is float else str) for name, value in values.items()
+        isinstance(value, (int, float)) and 0 <= value < LATEST if wanted[name] is float else isinstance(value, str)
+        for name, value in values.items()
     ):
         raise TypeError(kind.__name__)
     return kind(**values)

@@ -193,3 +193,30 @@ def test_passwords_of_nobody_take_as_long():
     assert not passwords.is_right("x", "scrypt$15$8$1$%%%$x")
     assert not passwords.is_right("x", passwords.hashed("y"))
     assert passwords.is_right("\ud800 with a lone surrogate", passwords.hashed("\ud800 with a lone surrogate"))
+
+
+class TestWhatTheGatewaysUserWrites:
+    """Somebody who has broken into the gateway owns the file that root's commands read."""
+
+    def test_names_that_a_terminal_would_obey_are_left_out(self, cli, folder):
+        token = {"role": "viewer", "digest": "x", "made": 0, "expires": 0}
+        names = dict.fromkeys(("good", "\x1b]0;bad\x07", "two\nlines", "\u202eleft", "", "x" * 129), token)
+        with open(f"{folder}/{accessfile.NAME}", "w", encoding="utf-8") as file:
+            json.dump({"tokens": names}, file)
+        assert cli("token", "list") == (0, "good  viewer    does not expire\n", "")
+        assert cli("token", "remove", "bad")[2].strip().endswith("tokens: good")
+
+    @pytest.mark.parametrize("expires", [float("nan"), float("inf"), -1, 1e300])
+    def test_times_that_are_none_are_left_out(self, cli, folder, expires):
+        token = {"role": "viewer", "digest": "x", "made": 0, "expires": expires}
+        with open(f"{folder}/{accessfile.NAME}", "w", encoding="utf-8") as file:
+            json.dump({"tokens": {"bad": token}}, file)
+        assert cli("token", "list") == (0, "there are no tokens\n", "")
+
+    def test_what_is_nested_without_end_is_an_error_in_one_line(self, cli, folder):
+        with open(f"{folder}/{accessfile.NAME}", "w", encoding="utf-8") as file:
+            file.write("[" * 500_000)
+        code, _, error = cli("token", "list")
+        assert code
+        assert error.count("\n") == 1
+        assert "nested too deeply" in error
