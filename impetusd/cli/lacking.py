@@ -72,6 +72,8 @@ def _units(config: Config) -> Iterator[Unit]:
 
 
 def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterator[Problem]:
+    if unit.made is not None:  # its start makes its folder, and we its command
+        return
     if not os.path.isdir(unit.cwd):
         at = place(section, "cwd")
         yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: this host has no such folder")

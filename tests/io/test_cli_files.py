@@ -152,6 +152,11 @@ exec = ./impetusd.ini
         assert err.endswith("impetusd.ini has no mistakes, but 9 warnings for this host\n")
         assert cli("start")[0] == 2  # where it is to run, a user that is not there is a mistake
 
+    def test_of_the_units_that_it_makes_itself_nothing_is_lacking(self, cli, tmp_path):
+        (tmp_path / "impetusd.ini").write_text("[gateway]\n")
+        (code, _, err) = cli("check")
+        assert (code, [line for line in err.splitlines() if "folder" in line]) == (0, [])
+
     def test_a_mistake_in_an_env_file_is_one_and_a_path_in_it_counts(self, cli, tmp_path):
         (tmp_path / "impetusd.ini").write_text("[program:a]\ncommand = x\nenv_file = a.env\n")
         (tmp_path / "a.env").write_text("A=1\nB\n")
