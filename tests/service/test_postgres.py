@@ -431,7 +431,7 @@ def test_binaries_that_the_user_may_not_execute_are_told(tmp_path):
     bindir = fake_server(tmp_path / "closed" / "bin", "18.0")
     (tmp_path / "closed").chmod(0o700)
     nobody = pwd.getpwnam("nobody")
-    with pytest.raises(host.Refusal, match="user nobody may not execute"):
+    with pytest.raises(host.Refusal, match="user nobody cannot execute"):
         host.find_server(
             bindir, str(tmp_path / "data"), host.Account("nobody", nobody.pw_uid, nobody.pw_gid, drop=True)
         )
