@@ -1,6 +1,6 @@
-"""The control client for an event loop: questions, each on a connection of its own, and `watch` as an async iterator.
+"""The control client for an event loop: requests, each on its own connection, and `watch` as an async iterator.
 
-Whose daemon answers is the caller's business: `connect` gives the connection.
+The caller chooses the daemon: `connect` opens the connection.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class AsyncControl:
         progress: Callable[[Mapping[str, Any]], None] | None = None,
         behalf: protocol.Behalf | None = None,
     ) -> dict[str, Any]:
-        """Ask, once; `behalf`: for whom, over a connection of `through`. ControlError with the supervisor's own sentence and exit code; Unanswered if there is no answer.
+        """Send one request; `behalf`: the user it is for, over a connection of `through`. Raises ControlError with the
+        supervisor's own sentence and exit code; Unanswered if there is no answer.
 
-        What takes as long as programs take to start or stop has no deadline here.
+        Methods that take as long as programs take to start or stop have no deadline here.
         """
         line = protocol.request_line(1, method, params or {}, behalf)
         try:
@@ -118,11 +119,11 @@ class AsyncControl:
         self, mirror: Mirror | None = None, *, usage: bool = True, heard: Callable[[], object] = lambda: None
     ) -> AsyncGenerator[Change, None]:
         """Each change, once `mirror` has it, for ever: over lost connections and other supervisors. `heard` is called
-        for each line that comes, those included that say only that all is as it was.
+        for each line received, including keep-alives.
 
         A lost connection, or one that cannot be made, is one of kind "lost" with the reason as `value`, once; then comes
-        "resumed", or "snapshot", whose value is whether changes may be missing. Raises ControlError for what another try
-        does not change: the role does not allow it, or the daemon is too old to be watched.
+        "resumed", or "snapshot", whose value is whether changes may be missing. Raises ControlError if a retry cannot
+        help: the role does not allow it, or the daemon is too old to be watched.
         """
         mirror = mirror or Mirror()
         again, lost = FIRST_AGAIN, False

@@ -1,7 +1,7 @@
-"""The control client: one question to the supervisor, one answer, over its unix socket; blocking, patient, truthful.
+"""The control client: one request to the supervisor, one answer, over its unix socket; blocking, retrying.
 
-"No daemon runs" and "the daemon is busy coming back" look alike from a distance: a stale socket file, a removed one, a
-connection that nobody answers yet. Who holds the lock on the state directory tells them apart: the shim holds it for as
+"No daemon runs" and "the daemon is restarting" look alike at first: a stale socket file, a removed one, a
+connection that nobody answers yet. The lock on the state directory distinguishes them: the shim holds it for as
 long as it lives, and it keeps the listening socket while it starts the supervisor anew. So with the lock held this
 client waits, and with the lock free it says at once that nothing runs.
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FIRST_BYTE = 10.0  # seconds until a connection must have been answered: a supervisor needs 0.5 to come back
 SOCKET_BACK = 5.0  # seconds until a removed control socket must be there again
-QUIET = 0.5  # seconds of waiting before the operator is told what for
+QUIET = 0.5  # seconds of waiting before the operator sees the reason
 
 
 class ControlError(Exception):
@@ -82,7 +82,7 @@ class Dropped(Exception):
 
 
 def refused(error: protocol.ProtocolError) -> ControlError:
-    """What to raise for the supervisor's refusal."""
+    """The exception for the supervisor's refusal."""
     if error.code == protocol.METHOD_NOT_FOUND:
         return ControlError(
             "the impetusd that runs is older than this command and does not know it; run: impetusd upgrade"
@@ -91,12 +91,12 @@ def refused(error: protocol.ProtocolError) -> ControlError:
 
 
 class Hooks:
-    """What a caller wants to hear meanwhile; each may be left alone.
+    """Callbacks while waiting; each is optional.
 
-    `progress(params)`: a slot moved on. `waiting(sentence)`: nothing is heard for QUIET seconds, and this is what for.
+    `progress(params)`: a slot moved on. `waiting(sentence)`: no answer for QUIET seconds, with what it waits for.
     `tick()`: some time has passed (about ten times a second), for a display that moves.
 
-    `daemon` is what the daemon has answered to `ping`, and `uid` as whom it runs (None: nothing was asked yet).
+    `daemon` is what the daemon has answered to `ping`, and `uid` as whom it runs (None: not asked yet).
     """
 
     __slots__ = ("daemon", "progress", "tick", "uid", "waiting")
@@ -184,13 +184,13 @@ def _ask(
     known = protocol.METHODS[method]
     question = protocol.request_line(1, "ping", {})
     request = protocol.request_line(1, method, params)
-    at_once = method in {"ping", "status"}  # harmless, and what they answer tells whose it is
-    for attempt in range(10):  # a supervisor that dies over every question is told apart from one that died once
+    at_once = method in {"ping", "status"}  # harmless, and the answer identifies the daemon
+    for attempt in range(10):  # distinguishes a supervisor that dies at every request from one that died once
         time.sleep(0.02 * attempt)
         connection = connect(paths, hooks, mine=mine)
         begun = False
         try:
-            # Of whoever listens: pid, uid and gid, 4 bytes each, as the kernel noted them.
+            # The listener's pid, uid and gid, 4 bytes each, as recorded by the kernel.
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             hooks.uid = int.from_bytes(credentials[4:8], sys.byteorder)
             if not at_once:
@@ -268,7 +268,8 @@ def try_connect(paths: Paths) -> socket.socket | int:
 
 
 def _has_no_role(paths: Paths) -> bool:
-    """Whether that may be why nothing was answered: the daemon knows root and its own user, to whom the socket belongs."""
+    """Whether that may be why there was no answer: the daemon knows root and its own user, to whom the socket
+    belongs."""
     try:
         owner = os.lstat(paths.control_socket).st_uid
     except OSError:
@@ -277,7 +278,7 @@ def _has_no_role(paths: Paths) -> bool:
 
 
 def _denied(path: str) -> ControlError:
-    """What to tell a user whom the file system keeps out."""
+    """The message for a user who is denied access by file permissions."""
     owner = ""
     probe = path
     while probe != "/" and not owner:

@@ -1,7 +1,7 @@
-"""Whose processes are an instance's shim and supervisor: by /proc, for when they do not answer, and run_dir may be gone.
+"""Finds an instance's shim and supervisor in /proc, for when they do not answer and run_dir may be gone.
 
-A process counts when its command is that of a shim or a supervisor for this state_dir, and it runs as the user whom the
-state_dir belongs to: nobody else can pretend to be one.
+A process counts when its command is that of a shim or a supervisor for this state_dir, and it runs as the owner of the
+state_dir: no other user can impersonate one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Process:
         self.parent = parent
 
     def has_ended(self, within: float = 0.0) -> bool:
-        """Whether it ends within so many seconds."""
+        """Whether it ends within this many seconds."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(within * 1000))
@@ -103,7 +103,7 @@ class Processes:
 
 
 def locker(folder: str) -> int | None:
-    """The pid of a process that has locked (flock) the folder; None where the kernel does not tell."""
+    """The pid of a process that has locked (flock) the folder; None if the kernel does not show it."""
     there = os.stat(folder)
     place = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
     with open("/proc/locks", encoding="ascii", errors="replace") as file:

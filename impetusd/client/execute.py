@@ -1,8 +1,8 @@
-"""A command in the surroundings of a unit, in front of whoever asked for it: see `impetusd exec`.
+"""Runs a command with the settings of a unit, on the caller's terminal: see `impetusd exec`.
 
 It is started as the shim starts processes (`shim.spawn`), in a session of its own. It does not get the caller's terminal,
-through which a process of another user could type into the caller's shell (ioctl_tty(2), TIOCSTI), but one of its own in
-the place of it. What is no terminal is handed on as it is; every other descriptor of ours is closed.
+through which a process of another user could type into the caller's shell (ioctl_tty(2), TIOCSTI), but one of its own
+instead. Standard streams that are not terminals are passed on; every other descriptor of ours is closed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class NotExecuted(Exception):
 
 
 def resolve(units: Mapping[str, Unit], at: Callable[[int], Mapping[str, Unit]], name: str) -> dict[str, Any] | None:
-    """The spec as the daemon would give it, where there is none; None if `units` have no such unit or instance.
+    """The spec that the daemon would give, for when none runs; None if `units` have no such unit or instance.
 
     `at`: the units as an instance sees them. Raises NotExecuted.
     """
@@ -84,7 +84,7 @@ def execute(spec: Mapping[str, Any], argv: list[str], limits: Sequence[Sequence[
 
 
 def _keep_to_ourselves() -> None:
-    """Also what was left open by whoever called us."""
+    """Also close descriptors that our caller left open."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the one that the folder was read with is closed again
             if int(name) > 2:
@@ -129,7 +129,7 @@ class _Terminal:
         self.master, self.slave = os.openpty()
         os.set_blocking(self.master, False)
         settings = termios.tcgetattr(self._from)
-        self.types = outer[0] == 0 and _in_front()  # whether what is typed is the command's
+        self.types = outer[0] == 0 and _in_front()  # whether typed input goes to the command
         if not self.types:
             settings[1] &= ~termios.OPOST  # the outer one makes its line ends
         termios.tcsetattr(self.slave, termios.TCSANOW, settings)
@@ -157,7 +157,7 @@ class _Terminal:
             poll.register(0, select.POLLIN)
 
     def copy(self, ready: Mapping[int, int]) -> None:
-        """What is typed, and what is printed."""
+        """Forward input and output."""
         if ready.get(0) and self.types and not self._typed:
             with contextlib.suppress(OSError):
                 self._typed = os.read(0, SIZE)
@@ -179,7 +179,7 @@ class _Terminal:
         if not data and self.master >= 0:
             os.close(self.master)
             self.master = -1
-        with contextlib.suppress(OSError):  # the caller's terminal has hung up, and SIGHUP says so
+        with contextlib.suppress(OSError):  # the caller's terminal has hung up, and SIGHUP reports it
             while data:
                 try:
                     data = data[os.write(self._to, data) :]
@@ -241,7 +241,7 @@ def _wait(pid: int, woken: int, terminal: _Terminal | None) -> int:
                 break
     finally:
         os.close(child)
-    for _ in range(LAST_READS):  # what stays in the background may print for ever
+    for _ in range(LAST_READS):  # processes left in the background may print for ever
         if not terminal or not terminal.show():
             break
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

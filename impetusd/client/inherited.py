@@ -1,7 +1,7 @@
 """Connections to the supervisor for the units that impetusd makes itself, over the descriptor that their processes inherit.
 
-All processes of a unit share it, and connections are alike: whoever waits takes the next that comes, whoever asked for it.
-See `supervisor.api.inherited` for the other end.
+All processes of a unit share it, and connections are interchangeable: any waiter takes the next one, whoever requested
+it. See `supervisor.api.inherited` for the other end.
 """
 
 from __future__ import annotations

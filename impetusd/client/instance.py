@@ -90,7 +90,7 @@ def of_state(paths: Paths) -> Report:
 
 
 def of_leftovers(paths: Paths) -> Report:
-    """What the table that a killed daemon has left in run_dir says of its file; {} if there is none, or it does not say."""
+    """The report on its file in the table that a killed daemon left in run_dir; {} if there is none."""
     from impetusd.shim import table
 
     told = table.read(paths.run_dir, paths.state_dir)
@@ -132,7 +132,8 @@ class Daemon(namedtuple("Daemon", ("pid", "kind", "conf", "paths"))):  # noqa: P
 
 
 def process(pid: int) -> Daemon | None:
-    """What this process is by its command line, whoever runs it; None if it is neither, or this user may not see it.
+    """The role of this process by its command line, whatever its user; None if it has none, or this user may not see
+    it.
 
     Both are started with CONF and PATHS, the latter as JSON.
     """
@@ -151,7 +152,7 @@ def process(pid: int) -> Daemon | None:
 
 
 def daemon(pid: int) -> Daemon | None:
-    """The daemon whose shim has this pid; None if that is none, or this user may not see it."""
+    """The daemon whose shim has this pid; None if it is not a shim, or this user may not see it."""
     found = process(pid)
     return found if found is not None and found.kind == SHIM else None
 
@@ -182,7 +183,7 @@ def by_same_file(conf: str) -> Iterator[Daemon]:
 
 
 def is_in(found: Daemon, state_dir: str) -> bool:
-    """Whether a daemon was told to live in this state directory."""
+    """Whether a daemon was started with this state directory."""
     return stamp(f"/proc/{found.pid}/root{found.paths.state_dir}")[:2] == stamp(state_dir)[:2] != []
 
 
@@ -204,8 +205,8 @@ def _held(pid: int) -> Iterator[str]:
 def where_it_is(found: Daemon) -> Paths | None:
     """Where a daemon lives whose folders were named through a link that may have been switched since.
 
-    Its shim holds the state directory open, so that one is known; the folders behind the same link are beside it. None if
-    this user may not see that.
+    Its shim holds the state directory open, which shows its path; the folders behind the same link are beside it. None
+    if this user may not see that.
     """
     said = found.paths.state_dir
     for path in _held(found.pid):
@@ -260,7 +261,7 @@ FIRM = frozenset({"/", "/home", "/usr", "/var"})
 
 
 def link_on_the_way(conf: str) -> str:
-    """The first link on the way to the INI file that somebody may switch to another folder; "" if there is none."""
+    """The first link on the path to the INI file that may be switched to another folder; "" if there is none."""
     folder = dirname(conf)
     if conf.startswith(SYSTEM) or os.path.realpath(folder) == folder:
         return ""
@@ -289,7 +290,7 @@ def behind_link(paths: Paths) -> str:
     )
 
 
-# Where daemons of older versions live.
+# The folders of older versions' daemons.
 
 
 def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]) -> Paths:
@@ -315,7 +316,7 @@ def residence(paths: Paths, former: Paths, ask: Callable[[Paths], Report | None]
 
 
 def _has_moved(found: Daemon, conf: str) -> bool:
-    """Whether `conf` is the file that the daemon has read, renamed since, and nothing has the old name."""
+    """Whether `conf` is the file that the daemon has read, renamed since, and the old name no longer exists."""
     root = f"/proc/{found.pid}/root"
     if os.path.lexists(f"{root}{found.conf}") or not is_in(found, found.paths.state_dir):
         return False
@@ -344,12 +345,13 @@ def _lives_in_former(paths: Paths, former: Paths, ask: Callable[[Paths], Report 
 
 
 def _is_given(former: Paths) -> bool:
-    """Whether systemd has made that state directory for this service, and lets it write in no other: systemd.exec(5)."""
+    """Whether systemd made that state directory for this service and lets it write to no other: systemd.exec(5)."""
     return former.state_dir in os.environ.get("STATE_DIRECTORY", "").split(":")
 
 
 def _state_is_ours(paths: Paths, former: Paths) -> bool:
-    """Whether state without a record of its file is this file's: it has units of it, and there is no impetusd.ini beside it."""
+    """Whether state without a record of its file belongs to this file: it has its units, and no impetusd.ini is beside
+    it."""
     if os.path.exists(f"{dirname(paths.conf)}/{PLAIN}"):
         return False
     try:
@@ -397,7 +399,7 @@ def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
     return True
 
 
-# How the names begin of what is in state_dir.
+# Prefixes of the names in state_dir.
 STATE = re.compile(r"(state\.json|ledger\.jsonl|disabled|profile|instance|life$)")
 ANY = re.compile("")
 

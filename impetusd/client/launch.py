@@ -1,12 +1,12 @@
-"""Starting the daemon, and knowing when it is there and when it is gone.
+"""Starts the daemon and finds out when it is up and when it is gone.
 
 Any number of `impetusd start` may run at once. They take turns (a lock in the state directory), so that one starts the
 daemon and the others find it; and a shim that found the state directory taken ends with status 75, which means "look
 again", not "failed".
 
 The daemon is forked twice. The process in the middle stays as a witness until the launcher has its answer: as the
-shim's parent it alone can tell with which status the shim ended. When the launcher is done, or is killed, the witness
-goes, and the shim is nobody's child but init's.
+shim's parent, only it can get the shim's exit status. When the launcher is done or killed, the witness exits, and init
+adopts the shim.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GONE_WITHIN = 10.0  # seconds from the supervisor's last word to the end of the 
 LETTING_GO = 1.0  # seconds that a process which ends may hold its lock after it cannot be recognized any more
 _LOOK_AGAIN = 0.02
 _TURNS = "start.lock"  # in state_dir: held while a daemon is being started
-# What must be written there before anything runs, in bytes: the control socket and the table; a lock.
+# Bytes that must be written there before anything runs: the control socket and the table; a lock.
 _WRITTEN = {"run_dir": 16384, "state_dir": 0}
 _READABLE = 0o044  # bits of a mode: by the group and by others
 _MODES = {"run_dir": 0o755, "state_dir": 0o700, "log_dir": 0o750}
@@ -67,7 +67,7 @@ def make_directories(paths: Paths) -> None:
 
 
 def _close_to_others(folder: int) -> None:
-    """Have nobody else be able to open the folder, for it is what is locked. What is in it can be reached as before."""
+    """Keep others from opening the folder, because it is what is locked. Its contents can be reached as before."""
     there = os.fstat(folder)
     if there.st_uid == os.geteuid() and there.st_mode & _READABLE:
         os.chmod(f"/proc/self/fd/{folder}", stat.S_IMODE(there.st_mode) & ~_READABLE)
@@ -85,16 +85,17 @@ def _try_writing(folder: int, size: int) -> None:
             os.close(fd)
             os.unlink(name, dir_fd=folder)
     except OSError as error:
-        # A full disk under state_dir is told of in `status`; what has to be up after a boot comes up all the same.
+        # A full disk under state_dir is reported in `status`; units still start at boot.
         if size or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
 
 
 def shim_argv(paths: Paths, *, boot: bool = False, logs: str = "files", profile: str | None = None) -> list[str]:
-    """The command that is the daemon. Isolated and without site: neither the caller's environment nor cwd can bend it.
+    """The command that is the daemon. Isolated and without site: neither the caller's environment nor cwd can affect
+    it.
 
-    `boot`: it starts by itself what has autostart, for nobody will send it `start`. `logs`: files or stdout. `profile`:
-    which to begin with.
+    `boot`: it starts units with autostart by itself, because nobody sends it `start`. `logs`: files or stdout.
+    `profile`: the initial one.
     """
     shim = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "shim", "__main__.py")
     fields: dict[str, object] = {
@@ -153,16 +154,17 @@ def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None
                 return True
         evict_stale(paths)
         # Another daemon had the state directory when ours came: it was just ending, or was started by other means.
-        # Or another command's look at the lock was taken for one. Either way the next look tells.
+        # Or another command's probe of the lock was mistaken for one. Either way the next probe decides.
         if time.monotonic() > deadline:
             raise ControlError(f"{paths.state_dir} stays locked by another impetusd that does not answer")
         time.sleep(_LOOK_AGAIN)
 
 
 def evict_stale(paths: Paths) -> bool:
-    """End a supervisor that a killed shim has left, and that neither takes its place nor ends; True if there was one.
+    """End a supervisor left by a killed shim that neither takes the shim's place nor ends; True if there was one.
 
-    ControlError if the state directory is held by a process that is no impetusd. Who may not look has no say in it.
+    ControlError if the state directory is held by a process other than impetusd. Does nothing for a user who may not
+    look.
     """
     if not os.access(paths.state_dir, os.R_OK):
         return False
@@ -196,7 +198,7 @@ def _accepts(paths: Paths) -> bool:
 
 
 def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
-    """Have the daemon end everything and itself, without its control socket. Its shim's pid; None if there is none."""
+    """Make the daemon end everything and itself, without its control socket. Its shim's pid; None if there is none."""
     with daemons.Processes(paths) as found:
         shim = next((each for each in found if each.kind == instance.SHIM), None)
         if shim is None:
@@ -257,7 +259,7 @@ def _shim_pid(paths: Paths) -> int | None:
 
 
 class LeftBehind(ControlError):
-    """What a killed impetusd has left cannot be taken over, and nothing was started."""
+    """Processes left by a killed impetusd cannot be taken over; nothing was started."""
 
 
 class _Turn:
@@ -408,7 +410,7 @@ def _bear_witness(argv: list[str], log: int, news: int, hold: int, keep: set[int
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.chdir("/")
-    os.umask(0o022)  # what others may read does not depend on the shell it was started from
+    os.umask(0o022)  # file modes do not depend on the shell it was started from
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(log, 1)

@@ -1,4 +1,4 @@
-"""Who listens on a TCP port of this host, as /proc shows it. Reads much of /proc: not for an event loop."""
+"""Who listens on a TCP port of this host, as /proc shows it. Reads much of /proc: do not call it in an event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def holder(port: int) -> str:
 
 
 def listening(port: int) -> dict[str, int]:
-    """The sockets that listen on this port, by inode, each with the uid of whoever made it."""
+    """The sockets that listen on this port, by inode, each with its owner's uid."""
     found = {}
     for table in ("tcp", "tcp6"):
         try:
@@ -56,7 +56,7 @@ def _holding(links: set[str]) -> set[int]:
 
 
 def _shown(text: str) -> str:
-    """What another user's process says of itself, as a part of one line."""
+    """Another user's process's own text, made safe as a part of one line."""
     return "".join(each if each.isprintable() else "?" for each in text[:200])
 
 

@@ -1,11 +1,11 @@
-"""Ending what a daemon that is gone has left: for systemd when a service is stopped, and for an operator.
+"""Ends processes left by a daemon that is gone: for systemd when a service is stopped, and for an operator.
 
-Whoever was started by a daemon that was killed is in the table that it wrote (`shim.table`), in the cgroup of one that is, or
-bears the mark in its environment (which a program may write over); without the table the last two are looked for
-(`shim.leftovers`). So are their descendants. Under systemd everything in the service's own cgroup is ended as well, as
-systemd itself would, were it not told to spare programs when impetusd is killed (KillMode=process).
+A process started by a killed daemon is in the table that the daemon wrote (`shim.table`), in the cgroup of one that is,
+or has the mark in its environment (which a program may write over); without the table the last two are looked for
+(`shim.leftovers`). Their descendants are included. Under systemd everything in the service's own cgroup is ended as
+well, as systemd itself would, were it not told to spare programs when impetusd is killed (KillMode=process).
 
-What a living daemon holds is never touched: the instance's lock is taken first, and kept meanwhile.
+Processes of a living daemon are never touched: the instance's lock is taken first, and kept meanwhile.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Held(Exception):
 
 
 class Left(namedtuple("Left", ("members", "why"))):  # noqa: PYI024  # typing
-    """What a killed daemon has left. `why`: why the next cannot take it over, "" if it can."""
+    """The processes left by a killed daemon. `why`: why the next one cannot take them over, "" if it can."""
 
     __slots__ = ()
     members: list[proc.Member]
@@ -55,7 +55,7 @@ class Reaped(namedtuple("Reaped", ("ended", "stuck"))):  # noqa: PYI024  # typin
 
 
 def left_behind(paths: Paths) -> Left:
-    """What lives on after impetusd was killed, as far as this user may see it. For when no daemon runs."""
+    """Processes that live on after impetusd was killed, as far as this user may see them. For when no daemon runs."""
     if not os.path.isdir(paths.state_dir):
         return Left([], "")
     found = table.examine(paths.run_dir, paths.state_dir)
