@@ -1,8 +1,8 @@
 """Files in folders that somebody else may write to: a program's own user, say, where its logs are.
 
-Root writes there, and whoever owns the folder can put anything in its place: a link to another file, a second name of
-one, a link in the place of the folder. So folders are opened step by step, files relative to them, and no link is followed
-that another user has made.
+Root writes there, and the folder's owner can replace its contents: a link to another file, a second name of
+one, a link in the place of the folder. So folders are opened step by step, files relative to them, and links made by
+another user are not followed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _walk(path: str, make: int | None) -> tuple[int, bool]:
     return at, alone
 
 
-# Of a folder's mode: what says that others cannot rename what is in it and not theirs.
+# The bit of a folder's mode that keeps others from renaming files that are not theirs.
 _OURS = {0, *(bits | stat.S_ISVTX for bits in (0, 0o020, 0o002, 0o022))}
 
 
@@ -98,9 +98,9 @@ def folder_of(path: str, make: int | None = None) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def address_of(path: str, make: int | None = None) -> Iterator[str]:
-    """What to call the unix socket at `path` by: so, where nobody else can bend the way to it; else by its folder.
+    """The name to use for the unix socket at `path`: `path` itself if nobody else can alter it, else one by its folder.
 
-    There is no bind(2) relative to a descriptor but this one, and `ss` shows the name that was bound. Raises OSError.
+    This is the only bind(2) relative to a descriptor, and `ss` shows the name that was bound. Raises OSError.
     """
     folder, name = os.path.split(path)
     fd, alone = _walk(folder, make)
@@ -115,9 +115,9 @@ def is_shared(folder: int) -> bool:
 
 
 def open_file(path: str, flags: int, mode: int = 0o640, make: int | None = None) -> int:
-    """As os.open, of a file that is where `path` says, and nowhere else. Raises OSError.
+    """As os.open, of a file that is really at `path`. Raises OSError.
 
-    In a folder where others may put files, one that has a second name is refused: that may be one of ours, elsewhere.
+    If others may create files in the folder, a file with a second name is refused: it may be one of ours elsewhere.
     """
     with folder_of(path, make) as (folder, name):
         try:
@@ -138,7 +138,7 @@ def open_file(path: str, flags: int, mode: int = 0o640, make: int | None = None)
 
 
 def followed(path: str) -> str:
-    """Where the file at `path` is: behind a link that root or this user has made where nobody else can make one."""
+    """Where the file at `path` is: follows a link that root or this user has made where nobody else can make one."""
     for _ in range(MOST_LINKS):
         with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -160,7 +160,7 @@ def refusal(path: str) -> str:
                 return "it is a folder"
             if stat.S_ISREG(there.st_mode) and there.st_nlink > 1 and is_shared(folder):
                 return "it has a second name (hard link), which others may have given it"
-    except (FileNotFoundError, PermissionError):  # it may be made, or is not ours to judge
+    except (FileNotFoundError, PermissionError):  # it may be created, or we cannot judge it
         pass
     except OSError as error:
         return error.strerror or str(error)
@@ -176,7 +176,7 @@ def unlink_socket(path: str) -> None:
 
 
 def notify_folders(run_dir: str, state_dir: str) -> list[str]:
-    """Where notify sockets are: for users who get to run_dir, and, if root makes it, for all others."""
+    """The folders of notify sockets: for users who can reach run_dir, and, if root makes it, for all others."""
     folders = [f"{run_dir}/notify"]
     with contextlib.suppress(OSError):
         there = os.stat(state_dir)

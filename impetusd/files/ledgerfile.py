@@ -1,6 +1,6 @@
-"""Reading the ledger's two files, while they are written and renamed: the supervisor does, and who has no supervisor to ask.
+"""Reads the ledger's two files while they are written and renamed: for the supervisor, and for clients without one.
 
-Numbers only grow, so a place in a file is found by halving; what was written last is read from the end.
+Numbers only grow, so a position in a file is found by bisection; the latest records are read from the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Query(NamedTuple):
 class Page(NamedTuple):
     """Some records, oldest first. `last` is the number of the newest one that was looked at; `more`: there are others.
 
-    `damaged`: how many lines among them are no records, and were skipped.
+    `damaged`: how many lines among them are not records and were skipped.
     """
 
     records: list[Record]
@@ -45,7 +45,7 @@ class Page(NamedTuple):
 def page(path: str, query: Query, waiting: Sequence[bytes] = ()) -> Page:
     """What `query` asks for.
 
-    `waiting`: lines that are not in the files yet, or were not when they were taken. Raises OSError if the file is there
+    `waiting`: lines that were not in the files when they were taken. Raises OSError if the file is there
     and cannot be read.
     """
     files = _open(path)
@@ -142,7 +142,7 @@ def _backward(files: list[int], waiting: Sequence[bytes]) -> Iterator[bytes]:
     """Every line, the newest first."""
     yield from reversed(waiting)
     for fd in reversed(files):
-        start, rest, torn = os.fstat(fd).st_size, b"", True  # what is behind the last newline is still being written
+        start, rest, torn = os.fstat(fd).st_size, b"", True  # text after the last newline is still being written
         while start > 0:
             step = min(_BLOCK, start)
             start -= step

@@ -1,7 +1,7 @@
-"""A log file read page by page, for the control method `tail`: by whoever may ask for it, from where he has come to.
+"""Reads a log file page by page, for the control method `tail`, from the client's position.
 
 It may be written, renamed, truncated or replaced meanwhile. It may lie in a folder of the program's own user, who can put a
-link or a FIFO in its place: root follows no link that others made, and nobody waits.
+link or a FIFO in its place: root follows no link made by others, and never blocks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MOST = 1 << 16  # bytes of a page
 class Page(NamedTuple):
     """Whole lines without their newlines, from `offset` up to `next`, where the following page begins.
 
-    `file` is the file's identity. `anew`: the one that was asked for is no longer there, or was cut: this begins at its
-    successor's beginning. `more`: there is another page already.
+    `file` is the file's identity. `anew`: the requested one is gone or was truncated: this is the beginning of its
+    successor. `more`: there is another page already.
     """
 
     lines: list[bytes]
@@ -68,7 +68,7 @@ class Log:
             self._reading.release()
 
     def read(self) -> Page | None:
-        """What has come since, up to MOST bytes; None for nothing, or no file. Raises OSError."""
+        """Bytes added since, up to MOST; None for nothing, or no file. Raises OSError."""
         try:
             with self._reading:
                 return None if self._closed else self._read()

@@ -42,9 +42,10 @@ class Query(NamedTuple):
 
 
 class Line(NamedTuple):
-    """`at`: its time, or that of the line before it which has one; None for neither. `file`, `offset`: where it begins.
+    """`at`: its time, or that of the last line before it that has one; None for neither. `file`, `offset`: where it
+    begins.
 
-    `match`: false for one that is there as context.
+    `match`: false for a context line.
     """
 
     at: float | None
@@ -62,7 +63,7 @@ class Found(NamedTuple):
 
 
 class Gone(Exception):
-    """The file that a line was in is no longer there, or was compressed since."""
+    """The file that contained a line is gone, or has been compressed since."""
 
 
 def search(path: str, query: Query, stop: Callable[[], bool]) -> Found:
@@ -170,7 +171,7 @@ def _files(path: str, since: float) -> Iterator[tuple[str, IO[bytes], bool]]:
 
 
 def _end(fd: int, *, whole: bool) -> int:
-    """Where the last line ends; `whole`: nobody adds to it, so one without a newline is one, too."""
+    """Where the last line ends; `whole`: the file no longer grows, so a line without a newline counts, too."""
     size = os.fstat(fd).st_size
     if whole:
         return size
@@ -233,7 +234,7 @@ def _matching(data: bytes, offset: int, file: str, query: Query, needle: bytes) 
 
 
 def _is_before(data: bytes, since: float) -> bool:
-    """Whether these lines begin before that instant: then all that stand before them do."""
+    """Whether these lines begin before that instant: then so do all lines before them."""
     if not since:
         return False
     first = next((at for at in map(time_of, data[:_BLOCK].split(b"\n")[:100]) if at is not None), None)

@@ -30,9 +30,9 @@ class Busy(Exception):
 
 
 class Rewriting:
-    """A context in which nobody else changes the file at the absolute `path` by this means. Raises OSError, Busy.
+    """A context that locks the file at the absolute `path` against other users of this lock. Raises OSError, Busy.
 
-    `data`: what is in it; None where there is no such file, which `replace` then makes, with its folder.
+    `data`: its content; None if there is no such file, which `replace` then makes, with its folder.
     """
 
     def __init__(self, path: str, most: int, tick: Callable[[], None] | None = None) -> None:
@@ -62,7 +62,7 @@ class Rewriting:
             os.close(self._fds.pop())
 
     def _locked(self, deadline: float) -> bool:
-        """Whether the lock is of the file that has the name now."""
+        """Whether the lock is on the file that has the name now."""
         self.path = os.path.realpath(self._named)
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -156,7 +156,7 @@ class Rewriting:
             os.unlink(name, dir_fd=folder)
 
     def is_still(self, data: bytes) -> bool:
-        """Whether the file has this, and nobody has edited it since."""
+        """Whether the file still has this content."""
         try:
             with open(self.path, "rb") as file:
                 return file.read(self._most + 1) == data

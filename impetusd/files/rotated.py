@@ -1,4 +1,5 @@
-"""A log's rotated files (app.log.1, app.log.2.gz, app.log-20261123.gz; ours and logrotate's names), and the time that a line bears."""
+"""A log's rotated files (app.log.1, app.log.2.gz, app.log-20261123.gz; ours and logrotate's names), and a line's
+timestamp."""
 
 from __future__ import annotations
 

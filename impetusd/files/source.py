@@ -21,8 +21,8 @@ PROFILE = "profile"  # in state_dir: the name of the profile that was in force l
 def read(path: str, environ: Mapping[str, str], *, judged: bool = True, former: bool = False) -> Source:
     """Everything that the INI file at the absolute `path` consists of. Raises OSError if it cannot be read itself.
 
-    Root goes by its own files alone, and what a file of others includes is not even looked at; unless nothing is
-    `judged`, for who only looks. `former`: see `location.default_dirs`.
+    Root trusts only its own files, and does not even read what other users' files include; unless `judged` is false,
+    for read-only use. `former`: see `location.default_dirs`.
     """
     problems: list[Problem] = []
     warnings: list[Problem] = []

@@ -1,7 +1,7 @@
-"""Files that say what is to be run: which are gone by only where nobody else could have written them.
+"""Files that say what to run: they are used only if nobody else could have written them.
 
-The way to a file is walked name by name, and each folder, link and file is judged as it was opened: what is judged is
-what is read, whatever becomes of the names meanwhile. A FIFO, a device or an endless file is refused, and not waited for.
+The path to a file is walked name by name, and each folder, link and file is judged once opened: what is judged is what
+is read, even if names change meanwhile. A FIFO, a device or an endless file is refused without blocking.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def read(path: str, most: int, trust: Trust | None) -> tuple[bytes, Fault | None]:
-    """What is in the regular file at the absolute `path`, and why not to go by it. Without `trust` nobody is judged.
+    """The content of the regular file at the absolute `path`, and why not to trust it. Without `trust` nothing is
+    judged.
 
-    Raises OSError; EFBIG where it has more than `most` bytes, EACCES where a link of the user in `trust`, whose rights
-    count from there on, leads to what that user may not read.
+    Raises OSError; EFBIG if it has more than `most` bytes, EACCES if a link of the user in `trust`, whose rights count
+    from there on, leads to a file that this user may not read.
     """
     fd, fault = _open(path, trust)
     try:
@@ -43,7 +44,7 @@ def read(path: str, most: int, trust: Trust | None) -> tuple[bytes, Fault | None
 
 
 def examine(path: str, trust: Trust) -> Fault | None:
-    """Why not to go by what is at the absolute `path`, a folder's own content included. Raises OSError."""
+    """Why not to trust what is at the absolute `path`, a folder's own content included. Raises OSError."""
     walk = _Walk(path, trust)
     os.close(walk.fd)
     return walk.fault
@@ -148,7 +149,7 @@ class _Walk:
         self._has_one_name(there)
 
     def _listed(self, fd: int, there: stat_result, what: str, path: str) -> Fault | None:
-        """Who may write by an access list; the mode says only that somebody might, in the place of a group."""
+        """Who may write by an access list; the mode shows only that somebody might, in the bits of the group."""
         if not there.st_mode & stat.S_IWGRP:
             return None
         from impetusd.core.access import writers
@@ -159,7 +160,7 @@ class _Walk:
         return Fault(f"{strangers[0]} may write {what}", f"setfacl -b {path}") if strangers else None
 
     def _has_one_name(self, there: stat_result) -> None:
-        """A second name in a folder of others is as good as a link of theirs."""
+        """A second name in another user's folder is equivalent to that user's link."""
         if there.st_nlink > 1 and self._shared:
             self._bent = True
             if self._open_to_all or not self._trust.uid:
