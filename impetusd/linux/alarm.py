@@ -20,10 +20,10 @@ ITIMERSPEC = struct.Struct("@llll")  # interval and value, each in seconds and n
 
 
 class Alarm:
-    """Calls `ring` in the event loop. May ring early; whoever is rung looks at the clocks and sets it again."""
+    """Calls `ring` in the event loop. May ring early; the callee checks the clocks and sets it again."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
-        """OSError when there is no descriptor left."""
+        """Raises OSError if there is no descriptor left."""
         self._ring = ring
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd: int = self._libc.timerfd_create(time.CLOCK_REALTIME, CREATE)

@@ -1,4 +1,4 @@
-"""Cgroups of version 2: who is in one, and one for each child where the tree may be written to."""
+"""Version 2 cgroups: their members, and one for each child if the tree is writable."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cgroups:
             for _ in range(2):
                 try:
                     os.makedirs(new)
-                except FileExistsError:  # left over, or somebody is in it whom a shim with another memory had started
+                except FileExistsError:  # left over, or in use by a process of another shim
                     with suppress(OSError):
                         os.rmdir(new)
                 except OSError:
@@ -54,7 +54,7 @@ class Cgroups:
 
     @staticmethod
     def populated(path: str) -> bool:
-        """Whether anything lives in the cgroup or below it: one look for what `members` takes one a directory."""
+        """Whether anything lives in the cgroup or below it: reads one file, where `members` reads one a directory."""
         try:
             fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -93,7 +93,8 @@ class Cgroups:
 
     @staticmethod
     def oom_kills(path: str) -> int:
-        """How many processes in the cgroup and below it the kernel has killed for memory; 0 where it does not count."""
+        """How many processes in the cgroup and below it the kernel has killed for memory; 0 if it does not count
+        them."""
         try:
             with open(f"{path}/memory.events", encoding="ascii") as file:
                 return sum(int(line[9:]) for line in file if line.startswith("oom_kill "))
@@ -131,7 +132,7 @@ def cgroup_of(pid: int) -> str:
 
 @functools.cache
 def cgroup_mount() -> tuple[str, str]:
-    """What of the cgroup v2 tree is mounted, and where; two empty strings where none is."""
+    """The part of the cgroup v2 tree that is mounted, and where; two empty strings if none is."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         mounts = [line.split() for line in file if " - cgroup2 " in line]
     return (mounts[0][3], mounts[0][4]) if mounts else ("", "")

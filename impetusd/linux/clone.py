@@ -1,10 +1,10 @@
 """fork(2) for a child that soon executes a program, straight into a cgroup if there is one.
 
 A process that is moved into a cgroup after its fork waits for an RCU grace period: 9.5 ms measured (Linux 6.18), and the
-moves of several wait for each other. clone3(2) with CLONE_INTO_CGROUP (Linux 5.7) has the child born there, in the time
-of a fork. Python has no call for it, so this one is made by number. The hooks that Python has for a fork are left out:
-they put the locks and threads of an interpreter right that goes on, and this child has one thread and executes a
-program after a few calls. They would cost it 45 page faults, 0.3 ms.
+moves of several wait for each other. clone3(2) with CLONE_INTO_CGROUP (Linux 5.7) creates the child there, in the time
+of a fork. Python has no call for it, so it is made by number. Python's fork hooks are left out: they repair the locks
+and threads of an interpreter that goes on, and this child has one thread and executes a program after a few calls. They
+would cost it 45 page faults, 0.3 ms.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Arguments(ctypes.Structure):
 def fork(cgroup: str = "") -> int:
     """As fork(2), without Python's hooks; the child is in the cgroup at this path, or in ours.
 
-    Raises OSError; ENOSYS where the kernel has no clone3.
+    Raises OSError; ENOSYS if the kernel has no clone3.
     """
     if not cgroup:
         return _clone3(_Arguments(exit_signal=signal.SIGCHLD), "")

@@ -1,4 +1,4 @@
-"""Errors of the kernel, for code that runs in the shim: what is no more than an answer is passed over."""
+"""Kernel errors, for code that runs in the shim: errors that are mere answers are ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def unless_blind(error: OSError) -> None:
-    """That something is not there any more is an answer. Raises `error` if it says that nothing can be seen."""
+    """Ignore an error that means that something is gone. Raises `error` if it means that nothing can be read."""
     if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
         raise error
 

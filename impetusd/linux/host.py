@@ -1,4 +1,4 @@
-"""What this machine is, as checking a configuration needs to know it: the impure side of `core.config.model.Host`."""
+"""Facts about this machine for checking a configuration: the impure side of `core.config.model.Host`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def this_host() -> Host:
 
 
 def closed_to_others(path: str, needed: int = stat.S_IROTH) -> str:
-    """What on the way to a file users without rights of their own may not enter, or of itself not what is `needed`; "" for
-    nothing. Raises OSError.
+    """A folder on the path to a file that users without special rights may not enter, or the file itself if they lack
+    the `needed` access; "" if there is none. Raises OSError.
     """
     path = os.path.realpath(path)
     while path != "/":
@@ -57,7 +57,7 @@ def group_name(gid: int) -> str:
 
 
 def people(access: Access) -> list[Person]:
-    """Those of whom `access` speaks, as this host knows them now; who is unknown by now is left out."""
+    """The users and groups in `access`, as this host knows them now; unknown ones are left out."""
     found = []
     for role, words in ((VIEWER, access.viewers), (OPERATOR, access.operators), (ADMIN, access.admins)):
         for word in words:
@@ -81,7 +81,7 @@ class Account(NamedTuple):
 
     uid: int
     gid: int
-    name: str  # "" where the host knows none
+    name: str  # "" if the host knows none
     home: str
     shell: str
 
@@ -114,7 +114,7 @@ def _user(name: str) -> pwd.struct_passwd:
 
 
 def _user_exists(name: str) -> bool:
-    """Whether there can be a process of it: a user by name, or any number."""
+    """Whether it can have a process: a user by name, or any number."""
     try:
         account(name)
     except (KeyError, ValueError):

@@ -14,7 +14,7 @@ IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_DELETE = 0x8, 0x40, 0x80, 0x200
 IN_DELETE_SELF, IN_MOVE_SELF, IN_Q_OVERFLOW, IN_EXCL_UNLINK = 0x400, 0x800, 0x4000, 0x4000000
 IN_CLOEXEC, IN_NONBLOCK = 0o2000000, 0o4000
 ITSELF = IN_DELETE_SELF | IN_MOVE_SELF  # the folder: its watch goes with it
-# Of a file that others may write to. Not IN_MODIFY: whoever writes to a file closes it as well, and we, who keep ours open
+# For a file that others may write to. Not IN_MODIFY: a writer closes the file as well, and we, who keep ours open
 # until another has its name, are not woken by our own lines.
 MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | ITSELF | IN_EXCL_UNLINK
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
@@ -55,7 +55,7 @@ class Inotify:
 
     @property
     def on(self) -> bool:
-        """Whether changes are reported: a folder is watched, and is still where it was."""
+        """Whether changes are reported: the folder is watched and has not moved."""
         return self._watch >= 0
 
     def add(self, folder: str) -> None:
@@ -67,9 +67,9 @@ class Inotify:
             _libc.inotify_rm_watch(self.fd, before)
 
     def changed(self, name: str) -> tuple[bool, bool]:
-        """Whether another file may have the name, or none, and whether somebody has written to the one that has it.
+        """Whether the name may have been removed or replaced, and whether somebody has written to the file that has it.
 
-        What was reported of the file before it does not count.
+        Reports on the former file do not count.
         """
         other = written = False
         try:

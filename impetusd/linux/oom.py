@@ -1,8 +1,8 @@
-"""Whether the kernel killed a process because memory had run out: its own word for it, from /dev/kmsg.
+"""Whether the kernel killed a process because memory ran out, by its own message in /dev/kmsg.
 
-The file is kept open from the start, at the end of what was said before, and read only when a process of ours has ended
-by a SIGKILL that we did not send. Needs CAP_SYSLOG (root), and pids that mean the same to the kernel as to us. Where
-that is missing, nothing is said: a SIGKILL alone proves nothing.
+The file is kept open from the start, at the end of earlier messages, and read only when a process of ours has ended
+by a SIGKILL that we did not send. Needs CAP_SYSLOG (root), and pids that mean the same to the kernel as to us. Without
+these, nothing is reported: a SIGKILL alone proves nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Oom:
             self.close()
 
     def killed(self, pid: int, since: float) -> str | None:
-        """What the kernel says of killing `pid`, which was started at `since` (monotonic); None: it says nothing."""
+        """The kernel's message about killing `pid`, which was started at `since` (monotonic); None if there is none."""
         self._read()
         at, text = self._kills.get(pid, (0.0, ""))
         return text if text and at >= since - 1.0 - time.monotonic() * DRIFT else None
@@ -53,7 +53,7 @@ class Oom:
                 record = os.read(self._fd, 8192)
             except BlockingIOError:
                 return
-            except BrokenPipeError:  # what came next was overwritten; the oldest that is left follows
+            except BrokenPipeError:  # the next messages were overwritten; the oldest one left follows
                 continue
             except OSError:
                 return

@@ -12,7 +12,7 @@ ERROR, WARNING, INFO = "<3>", "<4>", "<6>"
 
 
 def is_journal(environ: Mapping[str, str]) -> bool:
-    """Whether stderr is what systemd connected to the journal: JOURNAL_STREAM names its device and inode."""
+    """Whether stderr is the stream that systemd connected to the journal: JOURNAL_STREAM names its device and inode."""
     try:
         stream = os.fstat(2)
     except OSError:

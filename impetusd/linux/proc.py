@@ -1,12 +1,12 @@
-"""Who belongs to a child: its cgroup where there is one, else its descendants.
+"""Which processes belong to a child: its cgroup if there is one, else its descendants.
 
 Without a cgroup, descendants are followed through /proc. The shim is a subreaper, so a descendant whose parent died is
 the shim's own child: a *stray*. A stray belongs to the child whose session or process group it is in, or whose
 INVOCATION_ID it carries in its environment (what a daemon that forks twice and calls setsid still has). One that
-changed all three is known by its parent, as of when that was last signalled. If that died earlier, it is nobody's, and ends
-with the shim alone; a cgroup has no such hole.
+changed all three is known by its parent, as of when that was last signalled. If that died earlier, it belongs to none,
+and ends only with the shim; a cgroup has no such gap.
 
-Whoever looks here with no descriptor or memory left to look with gets an OSError, and no answer that is a guess.
+Without a descriptor or memory left to look with, these functions raise OSError instead of guessing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ MOST_BELOW = 10_000  # descendants that are looked for
 
 
 class Member:
-    """A process as /proc shows it. `started` (clock ticks since boot) tells it from a later one with its pid."""
+    """A process as /proc shows it. `started` (clock ticks since boot) distinguishes it from a later process with its
+    pid."""
 
     __slots__ = ("group", "parent", "pid", "session", "started", "zombie")
 
@@ -97,7 +98,7 @@ def variable(pid: int, name: str) -> str:
 
 
 def command_line(pid: int) -> list[bytes]:
-    """What `pid` was executed with, unless it has written over it; [] when there is no such process, or it is a zombie."""
+    """The command line of `pid`, unless it has overwritten it; [] when there is no such process, or it is a zombie."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return file.read().rstrip(b"\0").split(b"\0")
@@ -106,12 +107,12 @@ def command_line(pid: int) -> list[bytes]:
 
 
 def now() -> int:
-    """What `started` is of a process that starts now."""
+    """The `started` of a process that starts now."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def is_our_equal(pid: int) -> bool:
-    """Whether it runs as the user that we are, and as nobody else."""
+    """Whether all its user ids are ours."""
     return {*rights(pid).split()[1:]} == {str(os.geteuid()).encode()}
 
 
@@ -157,7 +158,7 @@ def below(pid: int) -> list[Member]:
 
 
 def lives(who: Sequence[int]) -> bool:
-    """Whether the process [pid, start time] is there, and is no zombie."""
+    """Whether the process [pid, start time] exists and is not a zombie."""
     member = read(who[0])
     return member is not None and member.started == who[1] and not member.zombie
 

@@ -1,7 +1,7 @@
 """The one reader of /proc: of a process, its state, children and rights; of the host, its processes and its boot.
 
-That a process is gone is an answer. Whoever has no descriptor or memory left to look with gets an OSError, and no guess.
-Files that one part alone reads, it reads by itself: a PSS, limits, open files, a command line.
+That a process is gone is an answer. Without a descriptor or memory left to look with, these functions raise OSError
+instead of guessing. Files that only one part reads are read there: a PSS, limits, open files, a command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def pids() -> list[int]:
 def fields(who: int | str, most: int = -1) -> list[bytes]:
     """/proc/PID/stat from the state on, which is field 3 of proc(5); [] when there is no such process.
 
-    `who` is a pid or `self/task/TID`. `most`: where to stop splitting, for callers of many.
+    `who` is a pid or `self/task/TID`. `most`: where to stop splitting, for speed.
     """
     try:
         fd = os.open(f"/proc/{who}/stat", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""What a process used over its life, told while it is still a zombie.
+"""What a process used over its life, read while it is still a zombie.
 
 waitid(2) of the C library, and so os.waitid, has no room for it; the system call has a fifth argument. With WNOWAIT the
 process stays to be waited for.

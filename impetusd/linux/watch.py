@@ -10,9 +10,10 @@ from impetusd.linux import inotify
 
 
 def watch(directory: str, names: set[str], missing: Callable[[], None]) -> Callable[[], None]:
-    """Call `missing` whenever one of `names` is removed from `directory`, or the directory itself is; returns what ends it.
+    """Call `missing` whenever one of `names` is removed from `directory`, or the directory itself is; returns a
+    function that ends it.
 
-    Where the kernel has no watch left to give, nothing is watched; the sockets are then re-made at the next restart.
+    If the kernel has no watch left, nothing is watched; the sockets are then re-made at the next restart.
     """
     loop = asyncio.get_running_loop()
     fd = -1
