@@ -1,4 +1,4 @@
-"""What the commands for the gateway's users, tokens and links have in common."""
+"""Shared code of the commands for the gateway's users, tokens and links."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 
 def folder(at: Place) -> str:
-    """The gateway's own folder. Failure if there is none, AnotherFile if a daemon has it for another INI file."""
+    """The gateway's own folder. Raises Failure if there is none, AnotherFile if a daemon uses it for another INI
+    file."""
     from impetusd.client import control
 
     with contextlib.suppress(OSError):  # one that does not answer now
@@ -34,7 +35,7 @@ def folder(at: Place) -> str:
 
 
 def read(at: Place) -> accessfile.State:
-    """What the access file says. Failure if it cannot be read."""
+    """The content of the access file. Raises Failure if it cannot be read."""
     return _attempt(at, lambda: accessfile.read(folder(at)))
 
 

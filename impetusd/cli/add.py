@@ -117,7 +117,7 @@ def _add(
 
 
 def _is_app(word: str) -> bool:
-    """Whether it is MODULE:NAME, and no file."""
+    """Whether it is MODULE:NAME and not a file."""
     from impetusd.core.config.schema import parse_app
 
     try:
@@ -127,7 +127,7 @@ def _is_app(word: str) -> bool:
 
 
 def _name_of(words: Sequence[str], *, is_app: bool) -> str:
-    """What a unit is called after: the module, the script of an interpreter, or the program."""
+    """What a unit is named after: the module, the script of an interpreter, or the program."""
     from impetusd.cli.failure import Failure
     from impetusd.core.config.reading import is_unit_name
 
@@ -205,7 +205,8 @@ def _resolved(words: Sequence[str]) -> list[str]:
 
 
 def _python() -> str:
-    """The python of the app's own venv, activated or in this folder; "" where there is none, or impetusd is in it."""
+    """The python of the app's own venv, activated or in this folder; "" if there is none, or impetusd is installed in
+    it."""
     for venv in (os.environ.get("VIRTUAL_ENV", ""), ".venv", "venv"):
         python = os.path.join(venv, "bin/python")
         if venv and os.access(python, os.X_OK):
@@ -235,7 +236,7 @@ def _free_address(config: Config) -> str:
                     return f"127.0.0.1:{port}"
             except OSError:
                 continue
-    return f"127.0.0.1:{FIRST_PORT}"  # a start says who has it
+    return f"127.0.0.1:{FIRST_PORT}"  # a start reports who has it
 
 
 def _check(edit: Editing, text: str, name: str) -> None:
@@ -258,7 +259,7 @@ def _check(edit: Editing, text: str, name: str) -> None:
 
 
 def _of_this_host(config: Config, source: Source, name: str, ask: typing.Any) -> list[typing.Any]:
-    """What `ask` finds, of this unit alone."""
+    """The findings of `ask` on this unit alone."""
     from dataclasses import replace
 
     faults, lacks = ask(replace(config, units={name: config.units[name]}, timers={}, health={}), source, os.environ)

@@ -1,4 +1,4 @@
-"""The commands, each in a file of its own that is imported when it is asked for."""
+"""The commands, each in its own module, which is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class LazyGroup(click.Group):
         if module is None:
             return None
         command = importlib.import_module(module).command
-        assert isinstance(command, click.Command)  # what the table promises
+        assert isinstance(command, click.Command)  # as the table guarantees
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -143,7 +143,7 @@ class LazyGroup(click.Group):
 
 
 def _hint(name: str) -> str:
-    """What a word that is no command means, or was meant to be. Nothing that stops or removes anything is suggested."""
+    """A hint for a word that is not a command. Never suggests a command that stops or removes anything."""
     if name in EXPLAINED:
         return EXPLAINED[name]
     import difflib
@@ -179,7 +179,8 @@ def cli() -> None:
 
 
 def run(args: list[str]) -> int:
-    """Run the command in `args`; returns the exit code. What goes wrong in a command is raised; wrong usage is told here."""
+    """Run the command in `args`; returns the exit code. Errors of a command are raised; wrong usage is reported
+    here."""
     if COMPLETING in os.environ:
         from impetusd.cli.install import completion
 

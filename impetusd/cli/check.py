@@ -67,7 +67,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
 
 
 def _look(path: str, profile: str | None, *, host: bool) -> tuple[Config | None, list[Problem], list[Problem]]:
-    """The configuration, its mistakes (then it is None), and what is worth a warning."""
+    """The configuration (None if it has errors), its errors, and its warnings."""
     from dataclasses import replace
 
     from impetusd.cli import place
@@ -81,7 +81,7 @@ def _look(path: str, profile: str | None, *, host: bool) -> tuple[Config | None,
     here = this_host()
     anywhere = replace(
         here, euid=0, user_exists=lambda _: True, group_exists=lambda _: True, has_watch=True
-    )  # where all is that the file speaks of
+    )  # where everything in the file exists
     warnings: list[Problem] = list(source.warnings)
     try:
         parser.parse_all(source, os.environ, here, profile=profile)

@@ -1,4 +1,4 @@
-"""What `add` and `remove` share: a change of the INI file that is checked, written, applied, and taken back if it cannot be."""
+"""Shared code of `add` and `remove`: a change of the INI file is checked, written, applied, and reverted on failure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Editing:
 
     @property
     def text(self) -> str:
-        """What is in the file, with the mark that it may begin with."""
+        """The content of the file, including its byte order mark, if any."""
         return (self.file.data or b"").decode("utf-8")
 
     @property
@@ -55,7 +55,7 @@ class Editing:
         return [section for path, text in self.source.texts for section in ini.parse(text, path)[0]]
 
     def checked(self, text: str) -> tuple[Config, Source]:
-        """What the configuration would be with this text in the file. Raises ConfigError."""
+        """The configuration with this text in the file. Raises ConfigError."""
         plain = text.removeprefix("\ufeff")
         if self.file.path == os.path.realpath(self.source.path):
             source = replace(self.source, text=plain)
@@ -99,7 +99,7 @@ def editing(conf: str, given: str | None, path: str = "") -> Iterator[Editing]:
 
 
 def _runs(at: Place) -> bool:
-    """Whether a daemon runs, which has all of the file in force. Failure if it has not, or if one was killed."""
+    """Whether a daemon runs, with all of the file in force. Raises Failure if not all is, or if a daemon was killed."""
     changes = _pending(at)
     if changes:
         raise Failure(
@@ -112,7 +112,7 @@ def _runs(at: Place) -> bool:
 
 
 def _pending(at: Place) -> list[Mapping[str, Any]] | None:
-    """What apply would change; None if no daemon runs. Raises ControlError."""
+    """The changes that apply would make; None if no daemon runs. Raises ControlError."""
     try:
         changes: list[Mapping[str, Any]] = control.call(at.paths, "plan", {})["changes"]
     except control.NotRunning:
@@ -133,9 +133,11 @@ def write(
     mode: int = 0o644,
     start: Callable[[Place], int] = lambda _: 0,
 ) -> tuple[Place, int]:
-    """Write the text, which was found good, and apply it; or where no daemon runs, `start`. The instance, and the exit code.
+    """Write the text, which was validated, and apply it, or `start` if no daemon runs. Returns the instance and the
+    exit code.
 
-    What cannot be applied is taken back. `names`: the units, timers and checks that it changes; `mode`: of a new file.
+    If it cannot be applied, it is reverted. `names`: the units, timers and checks that it changes; `mode`: of a new
+    file.
     """
     before = edit.file.data
     try:
@@ -178,7 +180,7 @@ def _restore(edit: Editing, before: bytes | None) -> None:
 
 
 def mistakes(problems: Collection[Problem], lines: Callable[[Problem], int], what: str) -> Failure:
-    """What is wrong with the result, told without the lines that nobody can look up: those for which `lines` gives 0."""
+    """The errors in the result, without the numbers of lines that are in no file: those for which `lines` gives 0."""
     told = [
         f"{each.file}:{line}: {each.text}" if (line := lines(each)) else each.text
         for each in problems

@@ -17,7 +17,7 @@ if typing.TYPE_CHECKING:
     from impetusd.cli.screen.terminal import Screen
     from impetusd.core.explain.ledger import Record
 
-LINES = 20  # unless told
+LINES = 20  # by default
 NAME = 12  # columns for a name, at least
 INDENT = 21  # columns: what a line goes on below of
 _COLOUR = {"FATAL": "red", "BACKOFF": "yellow", "unhealthy": "red", "failing": "yellow", "healthy again": "green"}

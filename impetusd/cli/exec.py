@@ -20,7 +20,7 @@ _WORDS = "impetusd.command"  # in the context: what stands behind --, None witho
 
 
 class _Dashed(click.Command):
-    """What stands behind -- is the command, with all its options; what stands before it is ours."""
+    """Everything after -- is the command, with all its options; what precedes it is ours."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does it, of our part."""
@@ -64,7 +64,7 @@ def command(unit: str, words: tuple[str, ...]) -> int:
 
 
 def _argv(unit: str, words: tuple[str, ...]) -> list[str]:
-    """What stands behind --. Raises Failure."""
+    """The words after --. Raises Failure."""
     from impetusd.cli.failure import Failure
 
     argv: list[str] | None = click.get_current_context().meta[_WORDS]
@@ -100,7 +100,7 @@ def _resolved(at: Place, unit: str, argv: list[str]) -> tuple[Mapping[str, typin
             raise control.ControlError(f"{unit} is {meant}; exec takes one unit", protocol.EXIT_USAGE) from None
         print(f"impetusd is not running; exec uses {at.conf}", file=sys.stderr)
         return spec, []
-    if hooks.uid != os.geteuid():  # whoever runs it decides what we become
+    if hooks.uid != os.geteuid():  # the daemon's user decides what we execute
         from impetusd.linux.host import user_name
 
         who = user_name(hooks.uid or 0)

@@ -1,4 +1,4 @@
-"""What `impetusd doctor` goes by: this host, asked without changing anything."""
+"""The facts that `impetusd doctor` judges: this host, examined without changing anything."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _daemon(paths: Paths) -> tuple[int | None, set[str]]:
 
 
 def _owner(paths: Paths) -> int:
-    """The user that impetusd runs as, or would: whoever has its state."""
+    """The user that impetusd runs as, or would: the owner of its state."""
     inode = _inode(paths.state_dir)
     return os.geteuid() if inode is None else inode.uid
 
@@ -164,14 +164,14 @@ def _foreign_code(units: list[Unit], own: int) -> Iterator[tuple[str, str, Fault
 
 
 def trust_of(unit: Unit, own: int) -> Trust:
-    """Whose files this unit may be run by."""
+    """The users whose files this unit may be run from."""
     user, group = user_and_group(unit.user)
     if not user:
         return Trust(own)
     try:
         person = account(user)
         gid = gid_of(unit.group or group) if unit.group or group else person.gid
-    except (KeyError, ValueError):  # which is told as a problem of the INI file
+    except (KeyError, ValueError):  # which is reported as a problem of the INI file
         return Trust(own)
     return Trust(person.uid, frozenset(groups_of(person, gid)))
 
@@ -327,7 +327,7 @@ def _listeners(units: list[Unit], running: int | None, up: set[str]) -> Iterator
 
 
 def _listening() -> dict[int, list[int | None]]:
-    """By port, who listens there; None for whom this user may not see."""
+    """The listener on each port; None for one that this user may not see."""
     import psutil
 
     found: dict[int, list[int | None]] = {}

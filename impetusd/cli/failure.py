@@ -1,4 +1,4 @@
-"""An operator's mistake, or something in the way: told in one sentence, without a traceback."""
+"""An operator's mistake, or an obstacle: reported in one sentence, without a traceback."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def _sentence(row: Row) -> str:
 
 
 def _is_fine(row: Row) -> bool:
-    """Healthy, or not to be asked, for nobody wants it up."""
+    """Whether it is healthy, or not probed because it is not wanted up."""
     return row["state"] in {"healthy", "unknown"}
 
 

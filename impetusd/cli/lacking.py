@@ -1,4 +1,4 @@
-"""What an INI file speaks of and this host does not have, or may not go by: programs, folders, env_files. For `check`."""
+"""Finds what an INI file names and this host lacks or must not trust: programs, folders, env_files. For `check`."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def made(at: Place, status: Mapping[str, Any], role: str = ADMIN) -> str:
 
 
 def _base(gateway: Mapping[str, Any]) -> str:
-    """Where the page is, as a browser on this host reaches it."""
+    """The page's URL for a browser on this host."""
     if url := gateway.get("url"):
         return str(url).rstrip("/")
     tcp = [address for address in gateway["listen"] if not address.startswith("unix:")]

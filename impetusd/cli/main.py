@@ -1,14 +1,14 @@
-"""Where the command `impetusd` begins: `status` and `monit` go a short way of their own, the rest through click.
+"""Entry point of the command `impetusd`: `status` and `monit` bypass click, the rest go through it.
 
-Whatever goes wrong ends here: one sentence on stderr and an exit code for an operator's mistake, a traceback only for
-ours.
+All errors are reported here: one sentence on stderr and an exit code for an operator's mistake, a traceback only for a
+bug.
 """
 
 from __future__ import annotations
 
 from impetusd import traces
 
-traces.install()  # a Ctrl-C while the rest is imported is no mistake of ours
+traces.install()  # a Ctrl-C while the rest is imported is not a bug
 
 # The functions behind those of `signal`, which make an enum of each signal: 0.4 ms of every command.
 import _signal  # type: ignore[import-not-found]  # noqa: E402
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _open_streams() -> None:
-    """Have the three standard descriptors be open, so that no file or socket of ours gets the number of one."""
+    """Open the three standard descriptors if closed, so that no file or socket of ours gets one of their numbers."""
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3:
         os.set_inheritable(fd, True)
     os.close(fd)
@@ -74,12 +74,12 @@ def _speak_utf8() -> None:
 
 
 def tell(message: str) -> None:
-    """Tell the operator something by the way."""
+    """Print a notice to the operator."""
     complain(message, 0)
 
 
 def complain(message: str, code: int) -> int:
-    """Tell the operator, after what was printed so far; returns `code`."""
+    """Print a message to the operator, after all earlier output; returns `code`."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -89,7 +89,7 @@ def complain(message: str, code: int) -> int:
             text = _for_the_journal(text, code)
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        pass  # nobody listens; the exit code still tells
+        pass  # nobody reads it; the exit code still reports it
     return code
 
 

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def matches(pattern: str, unit: str, slot: str) -> bool:
-    """Whether `pattern` means this slot: its unit, the slot itself, or a glob over either."""
+    """Whether `pattern` matches this slot: its unit, the slot itself, or a glob over either."""
     return fnmatch.fnmatchcase(unit, pattern) or fnmatch.fnmatchcase(slot, pattern)
 
 
 def require_known(names: Sequence[str], units: Collection[str], timers: Collection[str] = ()) -> None:
-    """Failure for the first name that is none of `units` (exit 4, of `timers` 2), so that a slip starts no daemon.
+    """Raise Failure for the first name not in `units` (exit 4, in `timers` 2), so that a typo starts no daemon.
 
-    A slot's number is not looked at: the daemon knows how many there are.
+    A slot's number is not checked: the daemon knows how many there are.
     """
     for name in names:
         if name in timers:
@@ -51,12 +51,12 @@ def require(patterns: Sequence[str], known: Collection[str]) -> None:
 
 
 def configured(at: Place) -> list[str]:
-    """What the INI file has of units, timers and checks; [] if it cannot be read. Instances are known by their numbers."""
+    """The units, timers and checks in the INI file; [] if it cannot be read. Instances appear with their numbers."""
     return names_in(loaded(at))
 
 
 def loaded(at: Place) -> Config | None:
-    """What the INI file has; None if it cannot be read."""
+    """The configuration of the INI file; None if it cannot be read."""
     from impetusd.cli import place
 
     try:

@@ -1,4 +1,4 @@
-"""What all commands share: `-c FILE`, which may stand before or after the command's name, and NAME arguments."""
+"""What all commands share: `-c FILE`, which may precede or follow the command's name, and NAME arguments."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def names_argument(*, required: bool = False) -> Callable[[_F], _F]:
 
 
 def since_when(text: str | None) -> float | None:
-    """What --since means, in Unix seconds."""
+    """The value of --since, in Unix seconds."""
     import time
 
     from impetusd.cli.logs.when import instant

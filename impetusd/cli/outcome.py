@@ -1,4 +1,4 @@
-"""What start, restart and scale share: ask, show what goes on, and tell how it ended."""
+"""Shared code of start, restart and scale: send the request, show progress, and report the outcome."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def tell(here: Place, answer: Mapping[str, Any]) -> int:
 
 
 def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
-    """For a command that needs a daemon: say how to get one, and what the one before has left."""
+    """For a command that needs a daemon: print how to start one, and what the previous one left behind."""
     from impetusd.client import reaper  # only here: broken code of the shim does not take the other commands with it
 
     left = reaper.left_behind(here.paths)
@@ -84,7 +84,7 @@ def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
 
 
 def live_on(here: Place, left: Left) -> str:
-    """What a killed daemon has left, and what to do, as the end of a sentence."""
+    """What a killed daemon left behind, and what to do, as the end of a sentence."""
     from impetusd.client import reaper
 
     one = len(left.members) == 1

@@ -1,6 +1,7 @@
-"""What the INI file has that is not in force: said by every command that starts, restarts or reloads, and by `status`.
+"""Changes in the INI file that are not in force: shown by every command that starts, restarts or reloads, and by
+`status`.
 
-Imports stay few: `impetusd status` comes by here.
+Imports stay few: `impetusd status` imports this.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def notice(at: Place, told: Mapping[str, Any]) -> tuple[str, str] | None:
-    """A sentence and what to type, by what a daemon tells of itself; None if the file is in force, or cannot be read."""
+    """A sentence and what to type, from a daemon's report; None if the file is in force, or cannot be read."""
     changed, mistakes = compared(at, told)
     if mistakes:
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
@@ -88,7 +89,7 @@ def mistakes(at: Place) -> list[str]:
 
 
 def tell(at: Place, hooks: control.Hooks) -> None:
-    """Say so below the answer to a command, which was asked for with these."""
+    """Print it below the answer to a command."""
     said = _said(at, hooks.daemon)
     if said:
         print(f"impetusd: {said}", file=sys.stderr)

@@ -33,7 +33,8 @@ class Place:
 
 
 def find(given: str | None) -> Place:
-    """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be told."""
+    """The instance that `-c given` (or its absence) means. Works with a broken INI file, too, if its paths can be
+    read."""
     conf = find_conf(given, os.environ)
     from impetusd.core.config.problem import ConfigError
 
@@ -51,7 +52,7 @@ def _residence(to_be: Paths, former: Paths) -> Paths:
 
 
 def _homes(text: str, conf: str, environ: Mapping[str, str]) -> tuple[Paths, Paths]:
-    """Where the instance of this file is to live, and where it did in former versions. Raises ConfigError."""
+    """Where the instance of this file lives, and where it did in former versions. Raises ConfigError."""
     from impetusd.core.config import location
 
     paths = location.locate(text, conf, environ)
@@ -153,7 +154,7 @@ def absolute(path: str) -> str:
         if by_shell.startswith("/") and os.path.samefile(by_shell, path):
             return by_shell
     except OSError:
-        pass  # $PWD is of another shell, or there is no such file
+        pass  # $PWD is from another shell, or there is no such file
     try:
         return os.path.abspath(path)
     except OSError:
@@ -173,7 +174,7 @@ def executable() -> str:
 
 
 def read(path: str) -> str:
-    """The text of an INI file, as far as it can be read, whoever may have written it; Failure if it cannot."""
+    """The text of an INI file, as far as it can be read, whoever may have written it. Raises Failure if it cannot."""
     from impetusd.files import vetted
 
     try:

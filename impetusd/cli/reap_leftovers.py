@@ -19,7 +19,7 @@ if typing.TYPE_CHECKING:
     from impetusd.cli.place import Place
     from impetusd.client.reaper import Reaped
 
-# What systemd says of the service in ExecStopPost= when it is not to be started again: it was stopped, or took too long.
+# SERVICE_RESULT in ExecStopPost= when systemd does not restart the service: it was stopped, or took too long.
 STOPPED = frozenset({"success", "timeout"})
 # Seconds until one that ended by itself, and may do so again, is started again. Spent here and not as RestartSec=, for while
 # this runs a stop is heard of; one that was killed is replaced at once.
@@ -70,8 +70,8 @@ def command(after: str | None) -> int:
 
 
 def stays_down(facts: Mapping[str, str]) -> bool:
-    """Whether a service that has ended was stopped: systemd says so of one that ran, and of one that it was about to start
-    again it only says how that one had ended before. `facts` are its properties.
+    """Whether a service that has ended was stopped: systemd reports this for one that ran; for one that was about to be
+    restarted it only reports how it had ended before. `facts` are its properties.
     """
     if facts.get("ActiveState") == "inactive":
         return True

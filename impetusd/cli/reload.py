@@ -1,4 +1,4 @@
-"""`impetusd reload`, and how `restart --rolling` tells its end."""
+"""`impetusd reload`, and how `restart --rolling` reports its end."""
 
 from __future__ import annotations
 

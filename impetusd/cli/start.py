@@ -92,7 +92,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
 
 
 def _report_page(at: Place) -> None:
-    """Where the gateway is, as long as nobody has a password or a session: with a link that logs in."""
+    """Print the gateway's address, with a login link, as long as nobody has a password or a session."""
     import contextlib
 
     from impetusd.cli import access, login_link
@@ -109,7 +109,7 @@ RUN_BY = {".py": "python3", ".js": "node", ".mjs": "node", ".cjs": "node", ".sh"
 
 
 def _to_add(name: str) -> str:
-    """What to give to `add` where no unit is meant but a file, or an app in one; "" for anything else."""
+    """The argument for `add` if a file, or an app in one, is meant instead of a unit; "" for anything else."""
     module, colon, app = name.partition(":")
     if colon and app.isidentifier() and os.path.isfile(f"{module.replace('.', '/')}.py"):
         return name

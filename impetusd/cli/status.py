@@ -56,10 +56,11 @@ def show(given: str | None, names: Sequence[str], *, as_json: bool) -> int:
 def notes(
     answer: Mapping[str, Any], noticed: tuple[str, str] | None, screen: Screen, command: str, lines: list[str]
 ) -> list[str]:
-    """What stands below the table's own `lines`, of which the last is dropped where it would point to `why` twice."""
+    """The lines below the table, after its own `lines`; the last of these is dropped if it would point to `why`
+    twice."""
     told = [screen.paint(line, "yellow") for sentence in answer["attention"] for line in screen.wrap(plain(sentence))]
     if told:
-        if lines and lines[-1].startswith(screen.arrow):  # what to type stands last
+        if lines and lines[-1].startswith(screen.arrow):  # the command to type is last
             del lines[-1]
         told.append(f"{screen.arrow} {command} why")
     if noticed:

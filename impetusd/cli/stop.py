@@ -66,7 +66,7 @@ def _stop_all(at: Place) -> int:
         try:
             answer = control.call(at.paths, "stop", {"names": []}, live.hooks)
         except control.NotRunning:
-            pass  # it ended before it could say so, or somebody else stopped it: what was asked for is done
+            pass  # it ended before it could answer, or somebody else stopped it: the request is fulfilled
         launch.wait_gone(at.paths, shim_pid, live.hooks)
     left = []
     if answer is not None:

@@ -104,6 +104,6 @@ def following(row: Row) -> str:
 
 
 def _is_well(row: Row) -> bool:
-    """Whether the last run that was not skipped ended well, or there was none."""
+    """Whether the last run that was not skipped succeeded, or there was none."""
     run = next((each for each in row["runs"] if not each.get("skipped")), None)
     return run is None or bool(run["ok"])

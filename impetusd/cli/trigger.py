@@ -76,7 +76,7 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
 
 
 def _log_files(at: Place, name: str) -> typing.Any:
-    """Where what it prints goes; nowhere that we could follow under `run --logs stdout`."""
+    """The file that its output goes to; none that we could follow under `run --logs stdout`."""
     from impetusd.client import control
 
     try:
@@ -84,7 +84,7 @@ def _log_files(at: Place, name: str) -> typing.Any:
     except (control.NotRunning, control.Unanswered):
         raise
     except control.ControlError:
-        return []  # of an unknown name `trigger` itself tells
+        return []  # `trigger` itself reports an unknown name
 
 
 def tell(name: str, run: Mapping[str, typing.Any]) -> int:

@@ -20,7 +20,7 @@ if typing.TYPE_CHECKING:
 
 
 def tryouts(config: Config, source: Source, environ: Mapping[str, str]) -> list[Problem]:
-    """What each import fails with, at the line of `app`. Runs the app's own code, as a start would."""
+    """The error of each failed import, at the line of `app`. Runs the app's own code, as a start would."""
     sections = {
         f"{section.file}:{section.line}": section for path, text in source.texts for section in ini.parse(text, path)[0]
     }
@@ -64,7 +64,7 @@ def _try(unit: Unit, environ: Mapping[str, str]) -> str:
 
 
 def _identity(unit: Unit) -> dict[str, typing.Any]:
-    """As whom, for subprocess; nothing where it is nobody else, or we may not."""
+    """The user arguments for subprocess; empty for our own user, or if we may not switch."""
     user, group = user_and_group(unit.user)
     if not user or os.geteuid() != 0:
         return {}

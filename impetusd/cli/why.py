@@ -115,14 +115,14 @@ def _written(path: str) -> float:
 
 
 def _behind(rows: Sequence[typing.Mapping[str, typing.Any]]) -> list[str]:
-    """What is waited for."""
+    """What it waits for."""
     from impetusd.core.explain.why import waited_for
 
     return [name.partition(":")[0] for row in rows if (name := waited_for(row))]
 
 
 def _troubles(status: typing.Mapping[str, typing.Any]) -> list[Reason]:
-    """What there is to say of impetusd itself; an older one says it in sentences alone."""
+    """The report on impetusd itself; an older version sends only sentences."""
     from impetusd.core.reasons import read, said
 
     if "notices" not in status:

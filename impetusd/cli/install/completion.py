@@ -1,9 +1,9 @@
-"""`impetusd completion`: the scripts that make a shell complete, and the answers that they ask for.
+"""`impetusd completion`: the shell completion scripts, and the answers that they request.
 
 A script calls the command itself with `_IMPETUSD_COMPLETE` set and the line up to the cursor in COMP_WORDS; click finds
-out which parameter the cursor is at, and `WANTED` says what belongs there. Each answer is a line: its type (plain, file,
-dir), its value and a description, separated by tabs. Whatever is in the way (no INI file, a broken one, a daemon that
-does not answer) makes fewer answers, never a message: it would be written into the middle of the operator's line.
+out which parameter the cursor is at, and `WANTED` lists what is valid there. Each answer is a line: its type (plain,
+file, dir), its value and a description, separated by tabs. An obstacle (no INI file, a broken one, a daemon that does
+not answer) means fewer answers, never a message: that would appear in the middle of the operator's line.
 
 `python -m impetusd.cli.install.completion conf/completion` writes the scripts.
 """
@@ -43,7 +43,7 @@ PATIENCE = 0.25  # seconds for the daemon; after that the INI file is asked
 FILE, FOLDER = "file", "dir"
 UNITS, SLOTS, TIMERS, OWN_LOG, CONFIGURED, SIGNALS = "units", "slots", "timers", "own log", "configured", "signals"
 PROFILES, ALERTS = "profiles", "alerts"
-# What each parameter takes, by its own name, or as COMMAND.NAME where the command makes a difference.
+# The values of each parameter, by its own name, or as COMMAND.NAME if they depend on the command.
 WANTED: dict[str, tuple[str, ...]] = {
     "conf": (FILE,),
     "check.file": (FILE,),
@@ -58,7 +58,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "restart.names": (SLOTS,),
     "reload.names": (UNITS,),
     "disable.names": (UNITS, TIMERS),
-    "enable.names": (CONFIGURED,),  # what is switched off is not in the daemon's answers
+    "enable.names": (CONFIGURED,),  # disabled units are not in the daemon's answers
     "describe.name": (SLOTS, TIMERS),
     "env.name": (SLOTS, TIMERS),
     "exec.unit": (CONFIGURED,),  # also of what is stopped or switched off
@@ -134,7 +134,7 @@ complete --no-files --command impetusd --arguments '(__impetusd_complete)'
 """
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-FILES = {"bash": "impetusd", "zsh": "_impetusd", "fish": "impetusd.fish"}  # what each shell looks for in its folder
+FILES = {"bash": "impetusd", "zsh": "_impetusd", "fish": "impetusd.fish"}  # the name each shell looks for
 
 
 @click.command(short_help="Print the shell completion script.")
@@ -188,7 +188,7 @@ class Answers(ShellComplete):
         return words[1:], incomplete
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        """What may stand there."""
+        """The valid values there."""
         assert isinstance(self.cli, click.Group)
         context = click.Context(self.cli)
         commands = {name: self.cli.get_command(context, name) for name in args}
@@ -253,7 +253,7 @@ class _Late(Exception):
 
 
 def _running(paths: Paths, kinds: Collection[str]) -> dict[str, str]:
-    """What the daemon has, with its state. Raises ControlError, _Late."""
+    """The daemon's units, with their states. Raises ControlError, _Late."""
     deadline = time.monotonic() + PATIENCE
 
     def tick() -> None:
@@ -277,7 +277,7 @@ def _running(paths: Paths, kinds: Collection[str]) -> dict[str, str]:
 
 
 def _configured(path: str, kinds: Collection[str]) -> dict[str, str]:
-    """What the INI file has, as far as it can be read: its section headers tell."""
+    """The INI file's units, as far as it can be read: from its section headers."""
     units = {UNITS, SLOTS, CONFIGURED}.isdisjoint
     shown = {
         schema.POOL: units,

@@ -1,4 +1,4 @@
-"""What kind of application a folder holds, by reading its files; nothing of it is run or imported."""
+"""Detects the kind of application in a folder by reading its files; nothing of it is run or imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 20  # of a file; a longer one is generated
 MOST_FILES = 200
-# Where an application usually is, the likeliest first; what else is there comes after.
+# Usual places of an application, the likeliest first; other files come after.
 USUAL = ("main", "app", "asgi", "wsgi", "server", "web", "application", "api", "run")
 SKIPPED = frozenset({"venv", "env", "node_modules", "tests", "test", "docs", "build", "dist", "migrations", "var"})
 FRAMEWORKS = {"fastapi.FastAPI": "FastAPI", "flask.Flask": "Flask", "aiohttp.web.Application": "aiohttp"}
@@ -26,7 +26,8 @@ FACTORY = re.compile(r"(create|make|build|get)_?(app|application)|app_factory|in
 
 
 class Found(namedtuple("Found", ("what", "app", "command", "file"))):  # noqa: PYI024 (as elsewhere in cli)
-    """`what`: the framework; `app`: MODULE:NAME of a pool, else the `command` of a program; `file`: where it was seen."""
+    """`what`: the framework; `app`: MODULE:NAME of a pool, else the `command` of a program; `file`: where it was
+    found."""
 
     __slots__ = ()
     what: str
@@ -76,7 +77,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def _read(path: str) -> bytes:
-    """What is in a regular file; b"" where there is none, or it is too long."""
+    """The content of a regular file; b"" if there is none, or it is too long."""
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_BYTES:
             return b""
@@ -114,7 +115,7 @@ def _in_module(tree: ast.Module) -> tuple[str, str] | None:
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:
-    """What each name at the module's top stands for, in full."""
+    """The full name that each top-level name of the module stands for."""
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.Import):

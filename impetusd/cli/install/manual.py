@@ -170,7 +170,7 @@ def literal(text: str) -> str:
 
 
 def head(title: str, section: int) -> str:
-    """What a page begins with."""
+    """The beginning of a page."""
     made = '.\\" Made by `python -m impetusd.cli.install.manual conf/man`; do not edit.'
     whole_words = ".nh\n.nr HY 0\n.ad l"  # a name that is hyphenated is not found
     return f'{made}\n.TH {title} {section} "{DATE}" "impetusd {__version__}" "impetusd"\n{whole_words}\n'

@@ -152,7 +152,8 @@ def _say_what_next(manager: systemd.Manager, name: str, at: Place, *, now: bool)
 
 
 def _missing_without_shell(at: Place) -> str:
-    """What would be wrong with the INI file in the environment that systemd gives; "" if nothing, as here."""
+    """The errors of the INI file in the environment that systemd provides; "" if there are none, or the same as
+    here."""
     from impetusd.cli import place
     from impetusd.core.config.problem import ConfigError
 

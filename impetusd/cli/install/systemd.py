@@ -15,7 +15,7 @@ LINGER = "/var/lib/systemd/linger"  # a file in it for each user whose services 
 
 
 class Manager:
-    """The system's manager, or with `user` the one of whoever asks."""
+    """The system's manager, or with `user` the calling user's."""
 
     def __init__(self, *, user: bool) -> None:
         self.user = user
@@ -46,16 +46,16 @@ class Manager:
         return [name.removesuffix(".service") for name in names if read(f"{self.folder}/{name}").startswith(mark)]
 
     def ask(self, *words: str) -> str:
-        """What systemctl prints, whatever it exits with."""
+        """The output of systemctl, whatever its exit status."""
         return self._run(words).stdout.strip()
 
     def facts(self, unit: str, *names: str) -> dict[str, str]:
-        """Properties of a unit, as far as systemd tells them."""
+        """Properties of a unit, as far as systemd reports them."""
         lines = self.ask("show", f"--property={','.join(names)}", unit).splitlines()
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     def job(self, unit: str) -> str:
-        """What systemd is about to do with a unit, or is doing: start, stop, restart …; "" if nothing, or it does not tell."""
+        """The job of systemd for a unit, pending or running: start, stop, restart …; "" if none, or unknown."""
         for line in self.ask("list-jobs", "--no-legend", unit).splitlines():
             words = line.split()  # id, unit, type, state
             if len(words) == 4 and words[1] == unit:
@@ -115,7 +115,7 @@ def write(path: str, text: str) -> bool:
 
 
 def remove(path: str) -> bool:
-    """Remove a file; False if there is none, Failure if it cannot be removed."""
+    """Remove a file; False if there is none. Raises Failure if it cannot be removed."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -126,5 +126,5 @@ def remove(path: str) -> bool:
 
 
 def drop_in_path(folder: str, name: str, profile: str) -> str:
-    """Where the drop-in of a profile lies."""
+    """The path of a profile's drop-in."""
     return f"{folder}/{name}.service.d/impetusd-{profile}.conf"

@@ -1,8 +1,8 @@
 """Projects that `impetusd init --template` writes, from impetusd/templates/TEMPLATE.
 
-A file's name there ends with .txt, so that no tool takes it for code; NAME@PART.txt is written only with PART. In a text, a
-line that begins with `@PART ` is written, without that, only with PART; APPNAME stands for the project's name, and @TOKEN@
-for a new secret.
+A file's name there ends with .txt, so that no tool takes it for code; NAME@PART.txt is written only with PART. In a
+text, a line that begins with `@PART ` is written only with PART, without that prefix; APPNAME stands for the project's
+name, and @TOKEN@ for a new secret.
 """
 
 from __future__ import annotations

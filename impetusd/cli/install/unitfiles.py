@@ -1,11 +1,11 @@
-"""The unit files for systemd, as text: what `startup` installs, and what lies in conf/systemd. Pure.
+"""The unit files for systemd, as text: those that `startup` installs, and those in conf/systemd. Pure.
 
 `python -m impetusd.cli.install.unitfiles DIR` writes the latter.
 
-Whatever restricts a unit restricts every program that it runs, hence three profiles. The default keeps programs off the
-kernel's settings and off /usr and /etc; `hardened` shuts what most services do without; `compatible` lets all be as in a
-shell. What no profile may have: ProtectControlGroups (each program gets a cgroup below the unit's), and OOMScoreAdjust (the
-shim protects itself, and what it was born with is what programs get).
+A restriction of the unit applies to every program that it runs, hence three profiles. The default keeps programs off
+the kernel's settings and off /usr and /etc; `hardened` denies what most services do without; `compatible` leaves
+everything as in a shell. No profile may have ProtectControlGroups (each program gets a cgroup below the unit's) or
+OOMScoreAdjust (the shim protects itself, and programs get the value it started with).
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _words(words: Sequence[str]) -> str:
 
 
 def samples() -> dict[str, str]:
-    """What lies in conf/systemd, by file name."""
+    """The files in conf/systemd, by name."""
     command, etc = "/usr/bin/impetusd", "/etc/impetusd"
     paths = Paths(conf=f"{etc}/impetusd.ini", base_dir=etc, **SYSTEM_DIRS)
     own = {key: f"{path}-INSTANCE" for key, path in SYSTEM_DIRS.items()}

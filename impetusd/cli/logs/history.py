@@ -1,6 +1,6 @@
 """A log with its rotated files: app.log, app.log.1, app.log.2.gz, app.log-20261123.gz; ours and logrotate's names.
 
-They may be renamed and compressed while they are read: each is known by its inode, and read once.
+They may be renamed and compressed while they are read: each is identified by its inode and read once.
 """
 
 from __future__ import annotations
@@ -125,6 +125,6 @@ def since(path: str, file: BinaryIO | None, when: float, end: int, unreadable: l
 
 
 def bears_times(path: str, file: BinaryIO | None) -> bool:
-    """Whether the log's lines bear their time, judged by its last ones; True where there are none."""
+    """Whether the log's lines have timestamps, judged by its last ones; True if there are none."""
     lines, _ = ending(path, file, 20, None, [])
     return not lines or any(time_of(line) is not None for line in lines)

@@ -43,7 +43,7 @@ def command(way: str) -> int:
     config = place.load(at.conf)
     try:
         owner = os.stat(config.paths.log_dir)
-    except OSError:  # not started yet: it will be the one who starts it
+    except OSError:  # not started yet: its owner will be the user who starts it
         uid, gid = os.geteuid(), os.getegid()
     else:
         uid, gid = owner.st_uid, owner.st_gid
@@ -114,7 +114,7 @@ def _literally(path: str) -> str:
 
 
 def _has_several(unit: Unit) -> bool:
-    """Whether its slots have numbers in the names of their files."""
+    """Whether its slots' files have numbers in their names."""
     return bool(unit.app) or unit.instances_max > 1
 
 

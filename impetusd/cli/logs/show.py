@@ -30,7 +30,7 @@ if typing.TYPE_CHECKING:
     from impetusd.core.config.model import Group
 
 _OWN = "impetusd"  # the name of the daemon's own log; no unit may have it
-LINES = 15  # of each file, unless told
+LINES = 15  # of each file, by default
 _PALETTE, _RED = ("36", "32", "33", "34", "35", "96", "92", "93", "94", "95"), "31"
 POLL = 0.2  # seconds between two looks at the files with -f
 AGAIN = 2.0  # seconds until a daemon is looked for again with -f
@@ -137,7 +137,8 @@ def _in_directory(at: Place, names: Sequence[str]) -> list[Source]:
 
 
 def _source(path: str, units: Collection[str]) -> Source:
-    """Whose log `path` is by its name: `web-0-error.log` is the error stream of web:0, unless a unit is called web-0."""
+    """The owner of the log `path`, by its name: `web-0-error.log` is the error stream of web:0, unless a unit is called
+    web-0."""
     stem = os.path.basename(path).removesuffix(".log")
     if path.endswith("/impetusd.log"):
         return Source(_OWN, "daemon", path)
@@ -172,9 +173,9 @@ def _configured(at: Place) -> tuple[Collection[str], list[Source], Mapping[str, 
 
 
 def _arrivals(at: Place, names: Sequence[str], *, stderr: bool) -> queue.SimpleQueue[list[Source]]:
-    """Where the files come that are written to once there are other slots than before, as long as a daemon tells of them.
+    """A queue of the log files to follow after the slots have changed, for as long as a daemon reports changes.
 
-    A thread asks: the files are followed also while a daemon hangs.
+    A thread asks the daemon, so files are followed even while it hangs.
     """
     from impetusd.client import control, watching
     from impetusd.core import stream
@@ -194,7 +195,7 @@ def _arrivals(at: Place, names: Sequence[str], *, stderr: bool) -> queue.SimpleQ
             except control.NotRunning:
                 time.sleep(AGAIN)
             except (control.ControlError, Failure):
-                return  # it is too old to tell, or this user may not ask
+                return  # it is too old to report them, or this user may not ask
 
     threading.Thread(target=ask, daemon=True).start()
     return fresh
@@ -251,7 +252,7 @@ def show(
 
 
 def _asked_for(paths: Paths, source: Source, count: int, wanted: Callable[[bytes], object] | None) -> Remote | None:
-    """What the daemon gives of a file that cannot be read here; None if it gives nothing."""
+    """The daemon's lines of a file that cannot be read here; None if it gives none."""
     from impetusd.cli.logs.remote import Remote
     from impetusd.client.control import ControlError
 
@@ -264,7 +265,7 @@ def _asked_for(paths: Paths, source: Source, count: int, wanted: Callable[[bytes
 def _follower(
     paths: Paths, source: Source, count: int | None, since: float | None, wanted: Callable[[bytes], object] | None
 ) -> Follower | Remote:
-    """`source`, from where it is to be shown. One without times cannot be cut at `since`: its last lines are shown."""
+    """`source`, from where to show it. One without timestamps cannot be cut at `since`: its last lines are shown."""
     from impetusd.cli.logs import history
     from impetusd.cli.logs.tail import Follower, open_log
 
@@ -317,7 +318,7 @@ def _timed(prefix: bytes, lines: Iterable[bytes]) -> Iterator[tuple[float, bytes
 
 
 def _prefixes(files: Sequence[Source]) -> Iterator[bytes]:
-    """What stands before each line of each file: nothing if there is but one. On a terminal each name has its colour."""
+    """The prefix of each file's lines: none if there is only one file. On a terminal each name has its colour."""
     from impetusd.cli.screen.terminal import screen_of
 
     screen = screen_of(sys.stdout, os.environ)
@@ -333,7 +334,7 @@ def _prefixes(files: Sequence[Source]) -> Iterator[bytes]:
 
 
 def _complain(followers: Sequence[Follower | Remote], complained: set[str]) -> None:
-    """Tell once of each file that cannot be read."""
+    """Report each file that cannot be read, once."""
     errors = {follower.error for follower in followers}.union(*(follower.unreadable for follower in followers))
     for error in sorted(errors - complained - {""}):
         complained.add(error)

@@ -1,9 +1,9 @@
-"""Reading log files as people do: their last lines, and what is added to them, also across rotation.
+"""Reads log files: their last lines, and what is added to them, also across rotation.
 
 A log may be many gigabytes, may have no newline at all, may be replaced (renamed, and a new one made) or truncated
 (copytruncate) at any time, and may not be there yet. It may lie in a folder of the program's own user, who can put a link or
-a FIFO in its place: root follows no link that others made, and nobody waits. Lines are bytes here; how they are shown is
-the caller's business.
+a FIFO in its place: root follows no link made by others, and never blocks. Lines are bytes here; the caller displays
+them.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Follower:
             self._file.seek(0)
         yield from self._drain(self._file)
         if self._replaced(self._file):
-            # What was written between the last read and the rename.
+            # Lines written between the last read and the rename.
             yield from self._drain(self._file)
             yield from self._flush()
             between = self._between(self._file)
@@ -160,7 +160,7 @@ class Follower:
                 newer.close()
                 return between
             between.insert(0, newer)
-        for file in between:  # the old one is none of them: it was moved elsewhere, or is compressed already
+        for file in between:  # the old one is not among them: it was moved elsewhere, or is compressed already
             file.close()
         return []
 
@@ -174,7 +174,8 @@ class Follower:
             self.error = f"cannot read {self._path}: {error.strerror}"
 
     def _replaced(self, file: BinaryIO) -> bool:
-        """Whether the path names another file now. While it names none, the old one is kept: the writer may still write."""
+        """Whether the path names another file now. While the path names no file, the old one is kept: the writer may
+        still write."""
         try:
             now = os.stat(self._path)
         except OSError:

@@ -1,7 +1,7 @@
-"""The lines of `impetusd monit`: a pure function of what is to be shown and of the terminal's size.
+"""The lines of `impetusd monit`: a pure function of the view and the terminal's size.
 
-A line is a list of (text, style); it is never wider than the terminal. Styles are names of STYLES. Nothing is said by colour
-alone. Where the locale is not UTF-8, everything is ASCII.
+A line is a list of (text, style); it is never wider than the terminal. Styles are names of STYLES. Colour is never the
+only sign. If the locale is not UTF-8, everything is ASCII.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ABOUT = (
 
 
 class Picture:
-    """`lines` as they are to be seen. Of what can be scrolled: how much there is, how much is shown, and from where on."""
+    """`lines` as displayed. Of the scrollable part: its length, how much is shown, and from where."""
 
     __slots__ = ("lines", "room", "top", "total")
 
@@ -86,7 +86,7 @@ def _cut(line: Line, width: int, *, utf8: bool) -> Iterator[tuple[str, str]]:
 
 
 def columns(text: str) -> int:
-    """How many columns a terminal gives it."""
+    """How many columns it takes on a terminal."""
     return len(text) if text.isascii() else sum(map(_width, text))
 
 
@@ -170,8 +170,8 @@ def _units(view: View, screen: Screen, room: int, now: float) -> Picture:
 
 
 def _incidents(view: View, screen: Screen, room: int) -> list[Line]:
-    """What is not as wanted and why, those that suffer from the same together; then who waits for it, and what needs attention
-    otherwise.
+    """What is not as wanted and why, grouped by cause; then the units that wait for it, and other matters that need
+    attention.
     """
     wrong: dict[tuple[str, str, str], list[Row]] = {}
     waiting: dict[str, list[str]] = {}
@@ -192,7 +192,7 @@ def _incidents(view: View, screen: Screen, room: int) -> list[Line]:
     daemon = view.rows.get(stream.DAEMON, {}).get("", {})
     said += [(plain(sentence), "yellow") for sentence in daemon.get("attention", ())]
     lines: list[Line] = [[(line, style)] for sentence, style in said for line in screen.wrap(sentence)]
-    if len(wrong) == 1 and len(lines) < room:  # what it wrote last, where there is room
+    if len(wrong) == 1 and len(lines) < room:  # its last output, if there is room
         ((row, *_),) = wrong.values()
         lines += [[(f"    {plain(line)}", "dim")] for line in (row.get("tail") or ())[-(room - len(lines)) :]]
     if len(lines) > room:

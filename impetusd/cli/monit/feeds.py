@@ -1,6 +1,6 @@
-"""What `impetusd monit` hears from the daemon: each source is a thread of its own, and all put events into one inbox.
+"""What `impetusd monit` receives from the daemon: each source has its own thread, and all put events into one inbox.
 
-A daemon that hangs, or comes back, keeps nobody from pressing keys.
+So keys work even while the daemon hangs or restarts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from impetusd.cli.place import Place
     from impetusd.core.config.location import Paths
 
-AGAIN = 0.5  # seconds until a log is asked for again whose supervisor has ended the connection
+AGAIN = 0.5  # seconds before a log is requested again after its supervisor has closed the connection
 
 
 class Inbox:
@@ -48,7 +48,7 @@ class Inbox:
             os.write(self._wake, b"\0")
 
     def take(self) -> Iterator[tuple[Any, ...]]:
-        """What has come."""
+        """The events received."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 4096)
         while self._events:
@@ -78,7 +78,7 @@ def begin(name: str, inbox: Inbox, act: Callable[..., None], *args: Any) -> None
 def watch(paths: Paths, inbox: Inbox) -> None:
     """("snapshot", rows), ("change", kind, key, value, at), ("quiet",) after those that came together, ("lost", why), ("resumed",).
 
-    The rows are of who takes them: a mirror of its own is kept here.
+    The rows belong to the receiver: this keeps its own mirror.
     """
     mirror = Mirror()
     hooks = control.Hooks(waiting=lambda _: inbox.put("lost", "waiting for impetusd"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BEAT = 1.0  # seconds between two drawings while only clocks, memory and CPU change
 APART = 0.1  # seconds between two drawings at least
-ESCAPE_MS = 25  # that a sequence may take to come; longer is the key Esc
+ESCAPE_MS = 25  # for the rest of an escape sequence; after that it is the key Esc
 KEYS = {
     "\n": view.ENTER,
     "\r": view.ENTER,
@@ -88,7 +88,7 @@ class Monit:
         self._log: feeds.Log | None = None
         self._utf8 = locale.nl_langinfo(locale.CODESET) == "UTF-8"
         self._size = (0, 0)
-        self._due = 0.0  # when it is to be drawn next, monotonic
+        self._due = 0.0  # when to draw next, monotonic
         self._drawn = 0.0
 
     def run(self) -> int:
@@ -140,7 +140,7 @@ class Monit:
     def _soon(self) -> None:
         self._due = min(self._due, self._drawn + APART)
 
-    # What comes.
+    # Input.
 
     def _keys(self) -> Iterator[str]:
         while True:
@@ -154,7 +154,7 @@ class Monit:
                 yield KEYS.get(key, str(key))
 
     def _press(self, key: str) -> bool:
-        """Whether it ends all."""
+        """Whether it ends the program."""
         self._due = 0.0
         action = self._view.press(key)
         if action is None:
@@ -227,7 +227,7 @@ class Monit:
     def _ended(self, error: Exception) -> None:
         raise error
 
-    # What is seen.
+    # Output.
 
     def _draw(self) -> None:
         size = os.get_terminal_size(sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""What `impetusd monit` shows, and what each key does to it. No terminal, no daemon: those are `loop`.
+"""The view of `impetusd monit` and the effect of each key on it. No terminal, no daemon: those are in `loop`.
 
-The unit that is selected stays selected while others come before it. Nothing is started or stopped before it is confirmed.
+The selected unit stays selected when others appear before it. Nothing is started or stopped without confirmation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 class Action:
-    """What is to be done outside of the view: `what` is quit, logs, why, leave (a log), or a control method."""
+    """An action outside of the view: `what` is quit, logs, why, leave (a log), or a control method."""
 
     __slots__ = ("name", "stream", "what")
 
@@ -71,7 +71,7 @@ class View:
         self.state_since = time.time()
         self.selected = ""  # a slot's own name
         self.top = 0  # the first row, or line of `why`, that is shown
-        self.room = 1  # how many are
+        self.room = 1  # how many rows or lines are shown
         self.filter = ""
         self.typing = False
         self.confirming: Action | None = None
@@ -83,7 +83,7 @@ class View:
         self.back = 0  # lines that the log is scrolled back by; 0 follows
         self.total = 0  # lines or rows of what is scrolled, as of the last drawing
 
-    # What there is.
+    # Data.
 
     def units(self) -> list[tuple[str, Row]]:
         """(slot, row) of those that the filter lets through, the worst first, then as in the INI file."""
@@ -93,7 +93,7 @@ class View:
             for key, row in self.rows.get(stream.UNIT, {}).items()
             if not wanted or any(wanted in str(row.get(field) or "").lower() for field in ("name", "unit", "state"))
         ]
-        order: dict[str, int] = {}  # of units; slots that come later stand with theirs
+        order: dict[str, int] = {}  # of units; later slots are listed with their unit
         for _, row in found:
             order.setdefault(row["unit"], len(order))
         return sorted(found, key=lambda each: (severity(each[1]), order[each[1]["unit"]]))
@@ -108,7 +108,7 @@ class View:
         wanted = self.filter.lower()
         return [line for line in self.lines if wanted in line.lower()] if wanted else self.lines
 
-    # What comes.
+    # Events.
 
     def live(self, state: str = "") -> None:
         """The connection is there, or it is not, and why."""
@@ -116,7 +116,7 @@ class View:
             self.state, self.state_since = state, time.time()
 
     def more(self, lines: Iterable[str], *, anew: bool = False) -> None:
-        """Lines of the log that is shown; who has scrolled back stays where they are."""
+        """Lines of the displayed log; a view that is scrolled back stays in place."""
         new = [plain(line.expandtabs(8))[:LONGEST] for line in lines]
         if anew:
             self.lines, self.back = [], 0
@@ -126,7 +126,7 @@ class View:
         self.lines = (self.lines + new)[-KEPT:]
 
     def explain(self, lines: Iterable[str]) -> None:
-        """The explanation that was asked for."""
+        """The requested explanation."""
         self.lines, self.top = [plain(line) for line in lines], 0
 
     def say(self, text: str, *, failed: bool = False) -> None:
@@ -134,13 +134,14 @@ class View:
         self.message, self.failed = plain(text.replace("\n", " ")), failed
 
     def placed(self, total: int, room: int, top: int) -> None:
-        """How it was drawn: the next key that scrolls goes by that."""
+        """How it was drawn: used by the next key that scrolls."""
         self.total, self.room, self.top = total, room, top
 
     # Keys.
 
     def press(self, key: str) -> Action | None:
-        """One key: a character, or one of the names above. What is to be done about it, if that is more than another view."""
+        """One key: a character, or one of the names above. Returns the action to take, if it does more than change the
+        view."""
         self.message = ""
         if self.confirming is not None:
             asked, self.confirming = self.confirming, None

@@ -1,1 +1,1 @@
-"""What the output looks like: tables, colours, progress."""
+"""The look of the output: tables, colours, progress."""

@@ -1,8 +1,8 @@
-"""What is shown while programs start or stop: on a terminal one line that rewrites itself, elsewhere nothing.
+"""Shows progress while programs start or stop: on a terminal one line that rewrites itself, elsewhere nothing.
 
-500 programs that become ready would be 500 lines in a log that nobody reads; the table at the end says it all, and
-what failed is told there with its reason. On a terminal the line appears only when something takes over a second, and
-names what is still awaited.
+500 programs that become ready would be 500 lines in a log that nobody reads; the table at the end shows everything,
+with the reasons of failures. On a terminal the line appears only when something takes over a second, and names what is
+still awaited.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The status table: every slot in a line, and below it what needs attention and what to type. Text in, text out.
 
-It fits 80 columns, and narrower terminals by leaving columns out. What a slot suffers from stands below the table, not in a
-column: there it has the whole width, and is told whole, in as many lines as it takes. Nothing that is to be typed is cut.
+It fits 80 columns, and narrower terminals by leaving columns out. A slot's trouble is shown below the table, not in a
+column: there it has the whole width, and as many lines as it takes. Commands to type are never cut.
 """
 
 from __future__ import annotations

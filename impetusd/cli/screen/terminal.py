@@ -1,4 +1,4 @@
-"""What the output goes to: how wide it is, whether it shows colours, which characters it knows."""
+"""The output's terminal: its width, whether it shows colours, which characters it can show."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Screen:
         return [*lines, text]
 
     def cut_name(self, name: str, width: int) -> str:
-        """A slot's name in at most `width` columns: what tells `web:7` from `web:8` stays."""
+        """A slot's name in at most `width` columns: the part that distinguishes `web:7` from `web:8` stays."""
         if len(name) <= width:
             return name
         colon = name.rfind(":")
@@ -64,7 +64,8 @@ class Screen:
 
 
 def screen_of(stream: TextIO, environ: Mapping[str, str]) -> Screen:
-    """What `stream` is. NO_COLOR (set to anything) and TERM=dumb mean no colours; COLUMNS overrides the width."""
+    """The properties of `stream`. NO_COLOR (set to anything) and TERM=dumb mean no colours; COLUMNS overrides the
+    width."""
     utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
     if not stream.isatty():
         return Screen(utf8=utf8)
