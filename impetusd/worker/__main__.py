@@ -16,7 +16,7 @@ _MODES = ("template", "serve", "check")
 
 
 def main(arguments: list[str]) -> int:
-    """Run one mode; returns a worker's exit code. Whatever ends earlier ends here with a sentence on stderr."""
+    """Run one mode; returns a worker's exit code. Earlier failures are reported here by a sentence on stderr."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: leave(0))  # there is nothing to clean up until the app is built
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # it is a pipe, yet each line is wanted now

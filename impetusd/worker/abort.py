@@ -1,9 +1,9 @@
-"""SIGABRT, from the supervisor to a worker that is stuck or from an operator: show where everything stands, and die.
+"""SIGABRT, from the supervisor to a stuck worker, or from an operator: dump all stacks and die.
 
-Two layers. faulthandler's handler is C code that needs no interpreter lock: at once, whatever holds the process, it
-writes the stacks of all threads. Then it hands the signal on to Python's handler, which adds what only the interpreter
-knows and ends the process by SIGABRT. Where the main thread is in C code that never looks for signals, as
-`sum(range(10**12))` or a name lookup, that second layer does not come before it has returned: SIGKILL ends the process.
+Two layers. faulthandler's handler is C code that needs no interpreter lock: it writes the stacks of all threads at
+once, whatever blocks the process. Then it passes the signal to Python's handler, which adds what only the interpreter
+knows and ends the process by SIGABRT. If the main thread is in C code that never checks for signals, as
+`sum(range(10**12))` or a name lookup, that second layer does not run before it has returned: SIGKILL ends the process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Accept connections in turns, and only as many as are this worker's share.
+"""Accept connections in turns, and only this worker's share.
 
 The event loops' own servers accept whatever is in the queue as soon as they are woken: of connections that are opened at once,
-the first worker that runs gets most (of 64 over 4 workers up to 53). Here one is accepted in a turn of the loop, and a worker
-that has more than others passes its turn (see `cells`): for PASS it does not look at the queue, and others do.
+the first worker that runs gets most (of 64 over 4 workers up to 53). Here one connection is accepted per iteration of
+the loop, and a worker that has more than others passes its turn (see `cells`): for PASS it ignores the queue and leaves
+it to others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import ssl
 
 HANDSHAKE = 10.0  # seconds for that of TLS
-_PAUSE = 0.1  # seconds without looking at the queue when there is no room for what waits there
+_PAUSE = 0.1  # seconds without looking at the queue when there is no room for more
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = logging.getLogger("impetusd.worker")
@@ -69,7 +70,7 @@ class Acceptor:
         self._page.left(self.connections, self._loop.time())
 
     def stop(self) -> None:
-        """Accept no more. Who has been accepted is known to the server two iterations of the loop later."""
+        """Stop accepting. The server knows an accepted connection two iterations of the loop later."""
         if self._pausing is not None:
             self._pausing.cancel()
         for sock in self._sockets:
@@ -87,7 +88,7 @@ class Acceptor:
             return
         try:
             connection, _ = sock.accept()
-        except OSError as error:  # that another was quicker, or that the client has gone, is nothing
+        except OSError as error:  # another worker was quicker, or the client has gone: ignored
             if error.errno in _NO_ROOM:
                 self._wait_for_room(error)
             return
@@ -108,7 +109,7 @@ class Acceptor:
             self._page.show(self.connections)
         except Exception as error:
             self._connecting -= 1
-            # What a client gets wrong, as in its TLS handshake, is not for the log, which anybody could fill so.
+            # A client's errors, as in its TLS handshake, are not logged, because anybody could fill the log with them.
             if not isinstance(error, OSError) or error.errno in _NO_ROOM:
                 log.warning("a connection cannot be served: %r", error)
             connection.close()
@@ -128,7 +129,7 @@ class Acceptor:
                 self._turn(sock)
 
     def _wait_for_room(self, error: OSError) -> None:
-        """What waits in the queue may be taken by other workers."""
+        """Queued connections may be taken by other workers."""
         if self._has_room:
             self._has_room = False
             log.error("a connection cannot be accepted: %s; trying again every %g s", error.strerror, _PAUSE)

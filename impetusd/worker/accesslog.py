@@ -27,7 +27,7 @@ log = logging.getLogger("impetusd.worker")
 
 
 class Answer(NamedTuple):
-    """What a line is made of."""
+    """The fields of a line."""
 
     client: str | None
     request: str  # "GET /path HTTP/1.1"
@@ -48,7 +48,7 @@ class AccessLog:
         self._lost = 0
 
     def add(self, given: object) -> None:
-        """One answer, in whatever form; it is not to hold on to a body."""
+        """One answer, in any form; it must not keep a reference to a body."""
         self._given.append(given)
         if len(self._given) == 1:
             self._timer = self._loop.call_later(_EVERY, self.flush)
@@ -73,7 +73,7 @@ class AccessLog:
             self._lost = 0
 
     def _write(self, data: bytes) -> bool:
-        """Whether there was room for it: a pipe that is said to be writable has PIPE_BUF bytes."""
+        """Whether there was room for it: a pipe reported writable has PIPE_BUF bytes of room."""
         try:
             return any(what & select.POLLOUT for _, what in self._poll.poll(0)) and os.write(_STDOUT, data) > 0
         except OSError:

@@ -192,7 +192,7 @@ def _when_left(server: web.Server, left: Callable[[], None]) -> None:
         if task is None:
             left()
         else:
-            # aiohttp forgets the connection in a callback of this task that it has added in lost(), so before ours.
+            # aiohttp drops the connection in a callback that it added to this task in lost(), so before ours.
             task.add_done_callback(lambda _: left())
 
     server.connection_lost = connection_lost  # type: ignore[method-assign]

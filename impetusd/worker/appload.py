@@ -50,9 +50,9 @@ def load(app: str) -> object:
 
 
 def protocol_of(target: object, protocol: str) -> str:
-    """ "aiohttp", "asgi" or "wsgi" if `target` is such an application; "" for what makes one, and for all else.
+    """ "aiohttp", "asgi" or "wsgi" if `target` is such an application; "" for a factory, and for all else.
 
-    `protocol` is what the operator said, or "auto". Only an application whose signature tells nothing, as under a
+    `protocol` is the operator's choice, or "auto". Only an application whose signature shows nothing, as under a
     decorator that takes *args, needs it.
     """
     if _is_aiohttp(target):
@@ -98,7 +98,7 @@ async def build(target: object, app: str, protocol: str) -> tuple[object, str]:
 
 
 def likely(target: object, protocol: str) -> str:
-    """The protocol that `target` will most likely turn out to have, before it has been called; "" if nothing tells."""
+    """The protocol that `target` will most likely turn out to have, before it has been called; "" if unknown."""
     found = protocol_of(target, protocol)
     if found or protocol != "auto":
         return found or protocol
@@ -111,13 +111,13 @@ def _require(app: str, protocol: str, found: str) -> None:
 
 
 def _is_aiohttp(target: object) -> bool:
-    """Without importing aiohttp: who has an Application has it imported."""
+    """Without importing aiohttp: if there is an Application, it is already imported."""
     web = sys.modules.get("aiohttp.web")
     return web is not None and isinstance(target, web.Application)
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:
-    """Whether so many positional arguments are enough, and not too many."""
+    """Whether it can be called with this number of positional arguments."""
     try:
         signature.bind(*[None] * count)
     except TypeError:
@@ -126,7 +126,7 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
 
 
 def _makes(target: object) -> bool:
-    """Whether `target` can be called without arguments; what cannot be told is tried."""
+    """Whether `target` can be called without arguments; if unknown, assume so."""
     try:
         return callable(target) and _takes(inspect.signature(target), 0)
     except (ValueError, TypeError):

@@ -72,7 +72,7 @@ class AsgiServer(Server):
 
     async def start_up(self, app: object) -> None:
         if _uvicorn.level == logging.NOTSET:
-            _uvicorn.setLevel(logging.WARNING)  # it tells of each WebSocket, and asks for its own level at each request
+            _uvicorn.setLevel(logging.WARNING)  # it logs each WebSocket, and looks up its own level at each request
         _uvicorn.addFilter(_is_no_cancellation)
         self._config = Config(
             lambda: self._served(app),  # as a factory: else uvicorn calls the application to see whether it is one
@@ -97,7 +97,7 @@ class AsgiServer(Server):
         return self.settings.root_path
 
     def _served(self, app: object) -> object:
-        """What uvicorn calls."""
+        """The functions that uvicorn calls."""
         return app
 
     async def _begin_lifespan(self) -> None:
@@ -193,7 +193,7 @@ class AsgiServer(Server):
     def connections(self) -> int:
         return self._acceptor.connections
 
-    # What its drain has to know.
+    # State for its drain.
 
     def open(self) -> Collection[Any]:
         return self._state.connections
@@ -277,7 +277,7 @@ SERVER = AsgiServer
 
 
 class State(ServerState):
-    """What uvicorn's protocols share; ours knows the time without a task that looks at the clock."""
+    """The state that uvicorn's protocols share; ours gets the time without a task that polls the clock."""
 
     def __init__(self) -> None:
         self.default: list[tuple[bytes, bytes]] = []
@@ -300,7 +300,7 @@ class State(ServerState):
 
 
 class Connections(set[Any]):
-    """uvicorn's set of those that are open, which tells when one has left."""
+    """uvicorn's set of open connections, which reports when one has left."""
 
     __slots__ = ("left", "since", "when_left")
 
@@ -378,7 +378,7 @@ def _is_idle(connection: Any) -> bool:
 
 
 def _has_more(connection: Any) -> bool:
-    """Whether a request waits behind the one that is being answered."""
+    """Whether a request waits behind the one being answered."""
     if hasattr(connection, "pipeline"):
         return bool(connection.pipeline)
     conn = getattr(connection, "conn", None)
@@ -386,12 +386,12 @@ def _has_more(connection: Any) -> bool:
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    """uvicorn logs the traceback of each request that is cancelled; how many there were is told in one line."""
+    """uvicorn logs the traceback of each cancelled request; log their number in one line instead."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def _given(scope: Message, status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Any, ...]:
-    """What the access log is given: parts of the scope, for the whole of it holds the application's state."""
+    """The part of the scope for the access log, because the whole scope holds the application's state."""
     path = scope.get("raw_path") or scope["path"].encode()
     method = scope.get("method", "GET")
     return scope["client"], method, path, scope["query_string"], scope["http_version"], status, headers

@@ -33,7 +33,8 @@ Cell = tuple[int, int, int, int]  # pid, phase, count, turns
 
 
 def make() -> int:
-    """A new page, as a descriptor. Its size is sealed, or whoever truncates it would end all that look into it. Raises OSError."""
+    """A new page, as a descriptor. Its size is sealed, because truncating it would kill all processes that read it.
+    Raises OSError."""
     fd = os.memfd_create("impetusd-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, SIZE)
@@ -63,7 +64,7 @@ def place(slot: str) -> int | None:
 
 
 def lighter(own: int, cells: Iterable[Cell], *, replaces: bool) -> list[int]:
-    """Where in `cells` those stand that should accept the next connection rather than a worker that has `own`.
+    """Indices in `cells` of the workers that should accept the next connection rather than one that has `own`.
 
     `replaces`: it takes the place of one that has just left.
     """

@@ -1,12 +1,12 @@
 """The supervisor's commands to one worker: JSON objects, one a message, on a SOCK_SEQPACKET socket.
 
     {"do": "serve", "name"}   accept requests, as this slot; with "page" and a descriptor: measure in there, see `measures`
-    {"do": "tell"}            tell the state again; a supervisor that has died may have lost it; "page" likewise
+    {"do": "tell"}            report the state again; a supervisor that has died may have lost it; "page" likewise
     {"do": "probe"}           with one descriptor, a stream connection: serve it
-    {"do": "count"}           tell how many requests it has answered, and how many of them with 500 or above
-    {"do": "quit"}            nobody takes over: hurry the drain
+    {"do": "count"}           report how many requests it has answered, and how many of them with 500 or above
+    {"do": "quit"}            there is no successor: hurry the drain
 
-The worker outlives whoever holds the other end: at end of file it stops listening, and goes on.
+The worker outlives the holder of the other end: at end of file it stops listening on it, and goes on.
 """
 
 from __future__ import annotations

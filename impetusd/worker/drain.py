@@ -29,7 +29,7 @@ class Connections(Protocol):
         """Those that are open."""
 
     def busy(self) -> bool:
-        """Whether one is open, or a handler runs whose client has gone."""
+        """Whether one is open, or a handler still runs after its client has gone."""
 
     async def change(self) -> None:
         """Return when one has left, or soon after."""
@@ -40,17 +40,17 @@ class Connections(Protocol):
     def stop_accepting(self) -> None: ...
 
     def close_after_each_answer(self, hurried: asyncio.Event) -> None:
-        """From now on each answer ends its connection, and says so.
+        """From now on each answer closes its connection, and announces that.
 
-        Not while a pipelined request waits behind it. And not if the headers are out: the client, not told, would send
-        its next request into the closing connection; that request gets the last answer, unless `hurried` is set.
+        Not while a pipelined request waits behind it. And not if the headers have been sent: the client, unaware, would
+        send its next request into the closing connection; that request gets the last answer, unless `hurried` is set.
         """
 
     def idle_since(self, connection: Any) -> float | None:
         """The loop's time since when nothing is asked on it; None if something is."""
 
     def is_answering(self, connection: Any) -> bool:
-        """Whether a request is under way on it; a WebSocket is none, for it has an end of its own."""
+        """Whether a request is under way on it; a WebSocket does not count, because it is closed separately."""
 
     def cut(self, connection: Any) -> None:
         """Close it at once."""
@@ -70,7 +70,7 @@ class Drain:
     async def run(self, connections: Connections, seconds: float, queues: Sequence[socket.socket] = ()) -> None:
         """Return when every connection has left, or after `seconds`. Nothing is cleaned up.
 
-        `queues`: the listening sockets. When nobody takes over, those who wait there are served first.
+        `queues`: the listening sockets. Without a successor, the clients that wait there are served first.
         """
         held = [queue.dup() for queue in queues]  # the server closes its own
         try:
@@ -106,7 +106,7 @@ class Drain:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            due = now + _IDLE  # who becomes idle from now on
+            due = now + _IDLE  # connections that become idle from now on
             for connection in list(connections.open()):
                 since = connections.idle_since(connection)
                 if since is None:
@@ -123,7 +123,7 @@ async def _take_all(queues: Iterable[socket.socket], connections: Connections) -
     loop = asyncio.get_running_loop()
     connecting = []
     for queue in queues:
-        with contextlib.suppress(OSError):  # there is no more
+        with contextlib.suppress(OSError):  # the queue is empty
             while True:
                 connection, _ = queue.accept()
                 connection.setblocking(False)

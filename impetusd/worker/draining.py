@@ -1,7 +1,7 @@
-"""How an application learns that its worker leaves: `app[DRAINING]` is set as the drain begins.
+"""Notifies an application that its worker leaves: `app[DRAINING]` is set as the drain begins.
 
-From then on it can say at its readiness URL that it wants no new connections, and end what would last for ever: streams of
-events, long polls. An application that runs elsewhere, too, puts an event of its own there; that one is then used.
+From then on it can refuse new connections at its readiness URL, and end what would last for ever: streams of events,
+long polls. An application that also runs elsewhere puts its own event there, which is then used.
 """
 
 from __future__ import annotations

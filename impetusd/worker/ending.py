@@ -1,9 +1,9 @@
-"""The end that comes at kill_timeout whatever happens, and what it says was still under way.
+"""Ends the process at kill_timeout whatever happens, and reports what was still under way.
 
-Two layers. A timer of the event loop names the phase, the connections and where each task waits. It needs a loop that
-runs; where that is blocked, faulthandler's watchdog, a C thread that needs no interpreter lock, writes the stack of
-every thread a moment later and ends the process with the same status, 1. Both come a little before kill_timeout is
-over, because that is when the supervisor sends SIGKILL, and a killed process explains nothing.
+Two layers. A timer of the event loop names the phase, the connections and where each task waits. It needs a running
+loop; if that is blocked, faulthandler's watchdog, a C thread that needs no interpreter lock, writes the stack of every
+thread a moment later and ends the process with the same status, 1. Both come a little before kill_timeout is over,
+because that is when the supervisor sends SIGKILL, and a killed process explains nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STDERR = 2  # not sys.stderr: what the application puts there may have no descr
 
 
 class Ending:
-    """The clock of one process's end. `kill_timeout` in seconds; `under_way` tells the slot and what is left."""
+    """The clock of one process's end. `kill_timeout` in seconds; `under_way` returns the slot and what is left."""
 
     def __init__(self, kill_timeout: float, under_way: Callable[[], tuple[str, str]]) -> None:
         self._under_way = under_way

@@ -1,4 +1,4 @@
-"""What a pool worker is told at its start: environment variables and the descriptors that they name.
+"""What a pool worker gets at its start: environment variables and the descriptors that they name.
 
 IMPETUSD_WORKER      JSON: app, pool, drain_timeout, kill_timeout, watchdog (seconds; 0 or no key: none), backlog, max_requests, header_timeout, body_timeout (0: any), protocol, threads, root_path, access_log, lend (folders)
 IMPETUSD_NAME        the slot, "web:0"
@@ -53,7 +53,7 @@ class Settings:
 
 
 def settings(environ: MutableMapping[str, str]) -> Settings:
-    """What IMPETUSD_WORKER says; WorkerError where it is missing or makes no sense."""
+    """The settings in IMPETUSD_WORKER. Raises WorkerError if it is missing or invalid."""
     text = environ.get("IMPETUSD_WORKER")
     if text is None:
         raise WorkerError("impetusd.worker is started by impetusd for a [pool:…]; IMPETUSD_WORKER is not set", 2)
@@ -104,7 +104,7 @@ class Passed(NamedTuple):
 
 
 def take_page(environ: MutableMapping[str, str]) -> Page:
-    """The page of IMPETUSD_CELLS_FD; one that nobody shares where there is none."""
+    """The page of IMPETUSD_CELLS_FD; an unshared one if there is none."""
     number = environ.pop("IMPETUSD_CELLS_FD", "")
     if not number.isdecimal():
         return Page(None, os.getpid())
@@ -139,7 +139,7 @@ def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.soc
 
 
 def set_cloexec() -> None:
-    """What was passed on, also what is only held for those who may die before us, is nothing for the app's children."""
+    """Keep inherited descriptors, also those only held in case others die before us, from the app's children."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             try:

@@ -36,7 +36,7 @@ class Heartbeat:
 
     @property
     def pulse(self) -> str:
-        """What is stuck, if anything is."""
+        """The stuck part, if there is one."""
         return self._server.pulse if self._held and self._server is not None else "the event loop"
 
     def stuck(self) -> float:

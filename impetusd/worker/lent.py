@@ -15,7 +15,7 @@ from types import ModuleType
 
 _ALONE = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "alone"
-)  # where impetusd itself is found by such a Python
+)  # the folder where such a Python finds impetusd itself
 _LENT = frozenset({"click", "h11", "httptools", "uvicorn", "uvloop", "websockets"})
 
 

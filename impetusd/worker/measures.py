@@ -1,6 +1,6 @@
-"""What a worker measures, in a page of memory that it shares with the supervisor: read at any time, also of one that is stuck.
+"""A worker's measurements, in a page of memory shared with the supervisor: readable at any time, even if it is stuck.
 
-Numbers of 8 bytes, which only the worker writes. Supervisor and worker have this layout in common; what grows goes to the end.
+Numbers of 8 bytes, which only the worker writes. Supervisor and worker share this layout; additions go to the end.
 
     connections                                          open now
     sum (double) and counts by DURATIONS, and above all  seconds that requests took; of ASGI and WSGI until the answer began
@@ -34,7 +34,7 @@ _EVERY = 1.0  # seconds between two looks at the loop
 
 
 def make() -> int:
-    """A page that nobody can make shorter: who reads of a mapping what is not there any more is killed. Raises OSError."""
+    """A page that nobody can shorten: reading a truncated part of a mapping kills the reader. Raises OSError."""
     fd = os.memfd_create("impetusd-measures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, SIZE)
@@ -98,9 +98,9 @@ class Measures:
 
 
 def read(page: Any) -> dict[str, Any]:
-    """What is in a page, for JSON: {connections, requests: {status: number}, durations, lags: {sum, counts}}.
+    """The content of a page, for JSON: {connections, requests: {status: number}, durations, lags: {sum, counts}}.
 
-    Whoever wrote it may have written anything; a sum that is no number is 0.
+    The content is not trusted; a sum that is not a number is 0.
     """
     data = bytes(page)
     counts, sums = memoryview(data).cast("Q"), memoryview(data).cast("d")

@@ -1,8 +1,8 @@
-"""sd_notify from an event loop: never blocks it, never raises, keeps the order of what is told.
+"""sd_notify from an event loop: never blocks it, never raises, keeps the order of messages.
 
 The receiver's queue of a datagram socket is short (net.unix.max_dgram_qlen, 10 by default on older kernels, then
-EAGAIN). It stays full while there is no supervisor, for the shim keeps the socket. What does not fit is tried again, at
-first soon, then four times a second.
+EAGAIN). It stays full while there is no supervisor, because the shim keeps the socket. Messages that do not fit are
+retried, at first soon, then four times a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def address(path: str) -> str:
 
 
 def notify_waiting(*lines: str) -> None:
-    """Tell the supervisor `lines` from a process that has no event loop; waits while the queue is full."""
+    """Send `lines` to the supervisor from a process without an event loop; waits while the queue is full."""
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         try:
@@ -35,9 +35,9 @@ def notify_waiting(*lines: str) -> None:
 
 
 class Notifier:
-    """Tells the supervisor, from the event loop's thread. `path` is NOTIFY_SOCKET's value; "" tells nobody.
+    """Notifies the supervisor, from the event loop's thread. `path` is NOTIFY_SOCKET's value; "" sends nothing.
 
-    What is still waiting to be told is not told twice, so that a long wait for the supervisor costs no memory.
+    A message that is still waiting is not queued twice, so that a long wait for the supervisor costs no memory.
     """
 
     def __init__(self, path: str) -> None:
@@ -68,6 +68,6 @@ class Notifier:
                     asyncio.get_running_loop().call_later(self._retry_after, self._tell, sock)
                     self._retry_after = min(self._retry_after * 2, RETRY_AFTER_AT_MOST)
                     return
-                # Else nobody listens: the supervisor is away, and asks ("tell") when it is back.
+                # Else there is no receiver: the supervisor is away, and requests the state ("tell") when it is back.
             self._retry_after = RETRY_AFTER
             self._untold.popleft()

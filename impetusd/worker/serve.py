@@ -1,12 +1,12 @@
-"""The life of one pool worker: start the application, wait until told to serve, serve, drain, clean up, exit.
+"""The life of one pool worker: start the application, wait for the order to serve, serve, drain, clean up, exit.
 
     started up ──serve──► accepting ──SIGTERM──► draining ──► cleaned up, exit 0
         └──────────────── SIGTERM ─────────────────────────────►┘
 
-Started up means: the factory called, the lifespan or every cleanup_ctx entered. A worker that has not been told to serve is parked. An
-exception in a task or callback is logged by the loop's exception handler, and the worker goes on. One that escapes a
-thread or the main coroutine, or a SystemExit from anywhere, is logged and ends the worker by the same path with exit
-code 1.
+Started up means: the factory called, the lifespan or every cleanup_ctx entered. A worker without the order to serve is
+parked. An exception in a task or callback is logged by the loop's exception handler, and the worker goes on. One that
+escapes a thread or the main coroutine, or a SystemExit from anywhere, is logged and ends the worker by the same path
+with exit code 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from impetusd.worker.tally import Tally
 
 try:
     from uvloop import new_event_loop
-except ImportError:  # a Python of the application's own, for which there is none here
+except ImportError:  # the application's own Python, which we have no uvloop for
     from asyncio import new_event_loop  # type: ignore[assignment]
 
 log = logging.getLogger("impetusd.worker")
@@ -84,7 +84,7 @@ class Worker:
         self._name = os.environ.get("IMPETUSD_NAME", settings.pool)
         self._notify = Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
         os.environ.pop("WATCHDOG_USEC", None)  # of the same protocol, and as little the app's children's
-        self._state: tuple[str, ...] = ()  # what was told last
+        self._state: tuple[str, ...] = ()  # the last message sent
         self._heartbeat = Heartbeat(settings.watchdog, self._notify)
         self._ending = Ending(settings.kill_timeout, self._under_way)
         self._grace = min(_GRACE_AFTER_DRAIN, self._ending.patience * _CLEANUP_SHARE / 8)
@@ -111,7 +111,7 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def stop(self, code: int = 0) -> None:
-        """Begin the end; the worst `code` that was asked for counts."""
+        """Begin to shut down; the worst requested `code` counts."""
         self._page.leave()
         self._code = max(self._code, code)
         self._ending.begin()
@@ -128,12 +128,12 @@ class Worker:
         channel = Channel(self._commands, self._on_command)
         try:
             if await self._start_up():
-                channel.receive()  # it may have been told to serve meanwhile: then it never says that it is parked
+                channel.receive()  # it may have been ordered to serve meanwhile: then it never reports being parked
                 await self._work()
         except Exception as error:
             log.critical("an exception ends this worker", exc_info=error)
             self.stop(1)
-        channel.receive()  # whether somebody takes over was said before the signal
+        channel.receive()  # the presence of a successor was reported before the signal
         await self._leave()
         return self._code
 

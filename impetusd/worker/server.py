@@ -1,4 +1,4 @@
-"""What a worker needs of the part that speaks HTTP: one narrow interface, with an implementation for each protocol.
+"""The interface between a worker and the part that speaks HTTP, with an implementation for each protocol.
 
     aiohttp    aiohttp_server   an aiohttp Application, by aiohttp
     asgi       asgi_server      any ASGI application, by uvicorn's protocol classes
@@ -32,7 +32,7 @@ _NEEDS = {
 class Server(ABC):
     """One application, served. Its methods are called in the order in which they stand here, in the event loop."""
 
-    # What has not beaten when the watchdog ends the worker although its event loop runs.
+    # The part that did not beat when the watchdog ends the worker although its event loop runs.
     pulse = "the event loop"
 
     def __init__(self, settings: Settings, tally: Tally, grace: float, page: Page) -> None:
@@ -79,7 +79,7 @@ class Server(ABC):
     @staticmethod
     @abstractmethod
     def answer_of(given: Any) -> Answer:
-        """What the access log was given, as it shows it."""
+        """The access log's entry, as it shows it."""
 
     @property
     def lingers(self) -> bool:
@@ -104,7 +104,7 @@ def prepare(protocol: str) -> type[Server]:
 
 
 def prepare_likely(protocol: str) -> None:
-    """Before the fork, for the library is part of what workers share; "" for an application that only its factory knows."""
+    """Before the fork, because workers share the library; "" for an application whose type only its factory knows."""
     try:
         prepare(protocol or "asgi")  # whose library serves WSGI as well; aiohttp is there already if it is wanted
     except WorkerError:

@@ -25,10 +25,10 @@ class Body(NamedTuple):
 
 
 class Connections(Protocol):
-    """What an HTTP library knows of one of its connections."""
+    """An HTTP library's view of one of its connections."""
 
     def incoming(self, connection: Any) -> Body | None:
-        """The body that comes, or is to come next; None if there is none."""
+        """The body being received or expected next; None if there is none."""
 
     def is_open(self, connection: Any) -> bool: ...
 
@@ -37,7 +37,8 @@ class Connections(Protocol):
 
 
 class SlowClients:
-    """Those of one worker. Times are in seconds; 0: any. Whoever receives data calls the `head_…` and `body_…` methods."""
+    """Those of one worker. Times are in seconds; 0: any. The receiver of data calls the `head_…` and `body_…`
+    methods."""
 
     def __init__(self, header_timeout: float, body_timeout: float, of: Connections) -> None:
         self._header_timeout = header_timeout

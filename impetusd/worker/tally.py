@@ -1,7 +1,8 @@
-"""How many requests a worker has answered, how many of them with 500 or above, and what else it measures of them.
+"""Counts the requests a worker has answered and those with 500 or above, and measures them.
 
-Told when asked for, and once when they are as many as the worker may answer (max_requests, give or take a tenth, so that
-workers that were started together are not replaced together); from then on now and then, for its turn may not have come.
+Reported on request, and once when the worker has answered all it may (max_requests, give or take a tenth, so that
+workers started together are not replaced together); from then on repeated now and then, because its turn may not have
+come.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable
 from impetusd.worker.measures import Measures
 
 _SPREAD = 0.1  # of max_requests, either way
-_AGAIN = 0.1  # of max_requests: so many further requests until it is told again
+_AGAIN = 0.1  # of max_requests: further requests until it is reported again
 
 
 class Tally:
-    """The counters of one worker. `notify` tells the supervisor."""
+    """The counters of one worker. `notify` sends to the supervisor."""
 
     def __init__(self, max_requests: int, notify: Callable[..., None]) -> None:
         self._max = max_requests
@@ -38,7 +39,7 @@ class Tally:
             self._spent()
 
     def lines(self) -> tuple[str, str]:
-        """As it is told."""
+        """The report."""
         return f"X_IMPETUSD_REQUESTS={self.requests}", f"X_IMPETUSD_ERRORS={self.errors}"
 
     def _spent(self) -> None:

@@ -35,10 +35,10 @@ _STOPS = {signal.SIGTERM, signal.SIGINT}
 
 
 def run() -> None:
-    """Fork workers until told to stop. Returns only in a worker, which goes on as if it had just been executed.
+    """Fork workers until ordered to stop. Returns only in a worker, which goes on as if it had just been executed.
 
-    The application is imported before. The template leaves through `leave`, never past here, so no exit handler of
-    the application runs while its workers need what that would take away.
+    The application is imported before. The template leaves through `leave`, never past here, so no exit handler of the
+    application removes what its workers still need.
     """
     requests = take_socket(os.environ, "IMPETUSD_FORK_FD")
     _refuse_threads()
@@ -85,7 +85,7 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
                 requests.close()
                 _wait_at(gate)
                 _become_worker(env, stdout, stderr, channel)
-                for fd in carried:  # held for those who may die before us: the pipes' other ends, and the channel's
+                for fd in carried:  # held in case their owners die before us: the pipes' other ends, and the channel's
                     os.dup(fd)
             except BaseException:  # it must never answer as if it were the template
                 traceback.print_exc()
@@ -138,7 +138,7 @@ def _fork_orphan() -> int:
 
 
 def _wait_at(gate: int) -> None:
-    """Begin only when the shim has written down who we are. If it dies before that, nobody would ever know of us: end."""
+    """Begin only when the shim has recorded our pid. If it dies before that, end, because nothing would know of us."""
     if gate >= 0 and not os.read(gate, 1):
         leave(EX_UNBORN)
 
@@ -192,7 +192,7 @@ def _refuse_connections() -> None:
 
 
 def _peer(fd: int) -> str:
-    """Who is at the other end of a stream; "" of all else, and of a pair without names, as an event loop has."""
+    """The peer of a stream; "" for all else, and for a pair without names, as an event loop has."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:

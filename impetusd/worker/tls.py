@@ -1,4 +1,5 @@
-"""How an application has its worker speak TLS: `app[TLS]` gives the context for a listening socket, or None for plain HTTP."""
+"""Lets an application make its worker speak TLS: `app[TLS]` returns the context for a listening socket, or None for
+plain HTTP."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """aiohttp's WebSockets end with the worker: each is closed with 1001, "going away", when the drain is over.
 
-A client that is told so connects again, to the worker that has taken over; one whose connection is only cut off has to
+A client that receives it reconnects, to the worker that has taken over; one whose connection is only cut off has to
 find out. aiohttp leaves this to each application's on_shutdown, so an application that forgot it is cut off.
 """
 
@@ -27,7 +27,7 @@ class WebSockets:
         self._open: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
 
     def begin(self) -> None:
-        """Know each that is opened from now on; replaced on the class, for they are made by the application."""
+        """Track each one opened from now on; patched on the class, because the application makes them."""
         prepare, known = web.WebSocketResponse.prepare, self._open
 
         async def prepare_known(self: web.WebSocketResponse, request: BaseRequest) -> AbstractStreamWriter:

@@ -1,7 +1,7 @@
 """A WSGI application, served by uvicorn's protocol classes and a pool of threads.
 
 A request occupies a thread from when its body, or the first HELD bytes of it, have come, until the application's iterable
-is closed. What the thread writes is sent at once; it waits while more than HELD bytes are on their way to the client. If
+is closed. What the thread writes is sent at once; it waits while more than HELD bytes are in transit to the client. If
 that one goes away, reading and writing raise ConnectionError in the thread, so an endless stream ends.
 """
 
@@ -51,7 +51,7 @@ class WsgiServer(AsgiServer):
 
     @property
     def _root_path(self) -> str:
-        return ""  # it is WSGI's SCRIPT_NAME, which is no part of the path
+        return ""  # it is WSGI's SCRIPT_NAME, which is not part of the path
 
     def _served(self, app: object) -> App:
         wsgi, threads, root_path = cast("Callable[..., Iterable[bytes]]", app), self._threads, self.settings.root_path
@@ -90,11 +90,11 @@ class Threads:
 
     @property
     def busy(self) -> bool:
-        """Whether one is at work."""
+        """Whether one is busy."""
         return self._busy > 0
 
     def alive(self) -> bool:
-        """Whether one is free, waits for a client, or has got on since this was asked last."""
+        """Whether one is free, waits for a client, or has made progress since the last call."""
         with self._lock:
             seen, self._seen = self._seen, self._answered
             return self._busy < self._most or self._on_clients > 0 or self._answered != seen
@@ -327,7 +327,7 @@ class _Rest(io.RawIOBase):
 
 
 def _environ(scope: Message, root_path: str, body: io.BufferedIOBase) -> dict[str, Any]:
-    """PEP 3333's. Headers with _ in their name are dropped, for they could stand for others."""
+    """PEP 3333's. Headers with _ in their name are dropped, because they could pass for others."""
     raw_path = scope.get("raw_path")
     path = scope["path"].encode() if raw_path is None else unquote_to_bytes(raw_path)
     host, port = scope.get("server") or ("", None)
