@@ -1,4 +1,4 @@
-"""What the benches share: an impetusd of their own, a load that never tries again, and how a figure is shown."""
+"""What the benches share: an impetusd of their own, a load without retries, and the format of figures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Instance:
         return done.stdout
 
     def status(self) -> dict:
-        """Whatever state things are in: `status` exits 1 while something is not up."""
+        """Ignores the exit status: `status` exits 1 while something is not up."""
         done = subprocess.run([IMPETUSD, "status", "--json"], env=self.env, capture_output=True, check=False)
         return json.loads(done.stdout)
 

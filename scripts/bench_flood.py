@@ -61,7 +61,7 @@ int main(int argc, char **argv) {
 
 def arrived(folder: Path, log: Path, spent: Callable[[], float]) -> tuple[float, float]:
     """Let it flow. (MB/s, seconds of CPU) until the GiB is in the file."""
-    time.sleep(0.5)  # what starting took is no part of it
+    time.sleep(0.5)  # not counting startup
     before, mark = spent(), folder / "mark"
     (folder / "go").touch()
     while not mark.exists() or not mark.read_text():

@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_PEERS = ("supervisor", "circus", "gunicorn", "uvicorn", "granian")
 DEBIAN_PEERS = ("runit", "s6")
-BESIDE = ("aiohttp", "uvloop", "httptools")  # what the peers' servers run here
-HAVE = {  # what proves that a peer is there
+BESIDE = ("aiohttp", "uvloop", "httptools")  # what the peers' servers run
+HAVE = {  # a file that proves that a peer is installed
     "supervisor": "py/bin/supervisord",
     "circus": "py/bin/circusd",
     "gunicorn": "py/bin/gunicorn",
@@ -37,11 +37,11 @@ class Missing(Exception):
 
 
 class Peers:
-    """Where each command of each peer is."""
+    """The path of each command of each peer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self.scratch = self.folder  # where measured things have their folders
+        self.scratch = self.folder  # the parent folder of everything measured
         self.programs: dict[str, str] = {}
         bins = [self.folder / place for place in ("py/bin", "npm/node_modules/.bin", "debian/usr/bin", "debian/bin")]
         self.bins = [*bins, self.folder / "debian/sbin"]
@@ -79,7 +79,8 @@ def tried(*command: str, cwd: Path | None = None) -> str:
 
 
 def install(folder: Path, only: Collection[str] = tuple(HAVE)) -> None:
-    """What is not there yet of these peers, and impetusd anew. Why something could not be had is in missing.json."""
+    """Install the missing ones of these peers, and impetusd anew. missing.json records why one could not be
+    installed."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
     wanted = {peer for peer in only if not (folder / HAVE[peer]).exists()}

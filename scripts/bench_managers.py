@@ -1,7 +1,7 @@
 """Process managers side by side: each runs the same small programs in a folder of its own, by its own commands.
 
-What a program does is said by its kind; that it runs, it says itself: it adds its pid and the time of its first instruction
-to a file beside its binary. So nothing here asks a manager, and all are measured alike.
+A program's kind determines what it does; it reports itself that it runs: it adds its pid and the time of its first
+instruction to a file beside its binary. So no manager is asked, and all are measured alike.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ KINDS = (
 
 
 class Failed(Exception):
-    """A manager did not do what it was asked for; the text says what."""
+    """A manager did not carry out a request; the text says which."""
 
 
 def ran(program: Path) -> list[tuple[int, float]]:
@@ -108,12 +108,12 @@ def descendants(*roots: int) -> list[int]:
 
 
 def below_us() -> list[int]:
-    """All that this bench has started and that lives: it adopts whoever loses its parent (PR_SET_CHILD_SUBREAPER)."""
+    """All live processes that this bench has started: it adopts orphans (PR_SET_CHILD_SUBREAPER)."""
     return [pid for pid in descendants(os.getpid()) if pid != os.getpid()]
 
 
 def end_all() -> None:
-    """SIGKILL to whatever is left below us, until nothing is."""
+    """Send SIGKILL to all our descendants until none is left."""
     while pids := below_us():
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -349,7 +349,7 @@ def compile_programs(folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(kind: type[Manager], peers: Peers, program: str = "IDLE", **more: object) -> Iterator[Manager]:
-    """A manager that was started, in a folder that is removed; whatever it left is ended."""
+    """A started manager, in a folder that is removed afterwards; processes it left are ended."""
     folder = peers.scratch / f"{kind.name}-{time.monotonic_ns()}"
     folder.mkdir()
     manager = kind(peers, folder, **more)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def main(
         python = str(folder / "ours/bin/python")  # and impetusd as it is used: not editable
         os.execv(python, [python, sys.argv[0], "--as-is", "--folder", str(folder), "--rows", *options.rows])
     spawn.prctl(spawn.PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then started processes are ended, too
     peers = Peers(folder)
     for name in only:
         if name in peers.missing:

@@ -24,7 +24,7 @@ class Row:
     notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, measure: Callable[[], float]) -> None:
-        """What it measures, or why it could not."""
+        """Record the result, or why there is none."""
         try:
             self.found[name] = measure()
         except (
@@ -39,7 +39,7 @@ class Row:
             self.found[name] = str(error).strip().replace("\n", " ")[-160:] or repr(error)
 
     def show(self) -> str:
-        """Each figure, and whom impetusd is at least as good as."""
+        """Each figure, and the peers that impetusd is at least as good as."""
         peers = {name: value for name, value in self.found.items() if name != US and not isinstance(value, str)}
         ours = self.found.get(US, "not measured")
         lines = [f"{self.title}   (limit {self.limit})"]

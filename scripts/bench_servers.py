@@ -1,7 +1,7 @@
 """Servers of one application side by side: impetusd's pool, gunicorn, uvicorn, granian and PM2's cluster.
 
-All answer the pid of who answers. impetusd and gunicorn run the same aiohttp application; uvicorn and granian an ASGI
-callable, PM2 a Node program: theirs is compared where the application does not matter.
+All answer with the pid of the answering process. impetusd and gunicorn run the same aiohttp application; uvicorn and
+granian an ASGI callable, PM2 a Node program: they are compared where the application does not matter.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Server:
     workers: int
     port: int
     keys: str = ""
-    app: str = "aiohttp"  # what impetusd serves: that, asgi or node
+    app: str = "aiohttp"  # the app that impetusd serves: the same, asgi or node
 
     def env(self) -> dict[str, str]:
         here = {"HOME": str(self.folder), "PYTHONPATH": str(self.folder), "PM2_HOME": f"{self.folder}/pm2"}

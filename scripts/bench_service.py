@@ -68,7 +68,7 @@ class Client:
 
 
 class Service:
-    """The pool, its database, and a session of the administrator of company 1, who has all the rows."""
+    """The pool, its database, and a session of the administrator of company 1, which has all the rows."""
 
     def __init__(self, instance: Instance, port: int, url: str) -> None:
         self.instance, self.port, self.url = instance, port, url
@@ -103,7 +103,8 @@ class Service:
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
 
     def forget_peak(self) -> Callable[[], float]:
-        """What tells the most that the one worker has had since now, in MB: between two looks, too (proc(5), clear_refs)."""
+        """Returns a function that gives the one worker's peak memory from now on, in MB, also between two looks
+        (proc(5), clear_refs)."""
         process = Path(f"/proc/{self.instance.status_pids()['web:0']}")
         (process / "clear_refs").write_text("5")
 
@@ -114,7 +115,7 @@ class Service:
 
 
 class Pool(Instance):
-    """An instance that tells pids without waiting."""
+    """An instance that answers pids without waiting."""
 
     def status_pids(self) -> dict[str, int]:
         return {row["name"]: row["pid"] for row in self.status()["units"]}

@@ -56,7 +56,7 @@ async def _watched(instance: Instance, clients: int, kills: int) -> tuple[float,
         await asyncio.sleep(max(0.0, begin + (number + 1) / kills - time.monotonic()))
     await asyncio.sleep(max(0.0, begin + SECONDS - time.monotonic()))
     share = (cpu(supervisor) - before) / (time.monotonic() - begin)
-    for _ in range(100):  # what comes last has to come to all
+    for _ in range(100):  # the last change has to reach everybody
         if len({each.mirror.n for each in made}) <= 1:
             break
         await asyncio.sleep(0.1)
@@ -72,7 +72,7 @@ async def _watched(instance: Instance, clients: int, kills: int) -> tuple[float,
 
 
 def watchers() -> None:
-    """With and without clients: what the restarts cost anyway is told beside it."""
+    """With and without clients: the cost of the restarts alone is shown beside it."""
     ini = "".join(INI.format(number=number) for number in range(UNITS))
     with Instance(ini, {}) as instance:
         still, *_ = asyncio.run(_watched(instance, CLIENTS, 0))
