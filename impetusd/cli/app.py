@@ -15,6 +15,7 @@ GROUPS = {
     "Begin": {
         "init": "impetusd.cli.install.init",
         "add": "impetusd.cli.add",
+        "import": "impetusd.cli.import_command",
         "check": "impetusd.cli.check",
         "run": "impetusd.cli.run",
         "startup": "impetusd.cli.install.startup",

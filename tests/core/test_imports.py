@@ -78,7 +78,7 @@ MAY = {
     "impetusd.client.execute": ("impetusd.core", "impetusd.shim.spawn", "impetusd.supervisor.start.childspec"),
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
-        *("impetusd.probe", "impetusd.traces"),
+        *("impetusd.probe", "impetusd.traces", "impetusd.interop.importing"),
         # who may log in is written by both
         *("impetusd.gateway.accessfile", "impetusd.gateway.passwords", "impetusd.gateway.tokens"),
     ),
@@ -94,6 +94,8 @@ MAY = {
     ),
     # Other managers' protocols are clients of the supervisor, served by the gateway.
     "impetusd.interop": ("impetusd.interop", "impetusd.client.control", "impetusd.core"),
+    # Reads other managers' files for the command line; the gateway has nothing of it.
+    "impetusd.interop.importing": ("impetusd.interop.importing", "impetusd.core", "impetusd.files.vetted"),
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.worker.alone": (),
     "impetusd.postgres": ("impetusd.postgres",),

@@ -1,0 +1,127 @@
+"""`impetusd import`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import typing
+
+import click
+
+if typing.TYPE_CHECKING:
+    from impetusd.interop.importing.model import Imported
+
+
+@click.command(short_help="Make an INI file of PM2's, supervisord's or another manager's file.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--output", "-o", metavar="FILE", help="Write the INI there (mode 0600), not to standard output.")
+@click.option("--force", is_flag=True, help="Overwrite that FILE.")
+@click.option("--from", "kind", type=click.Choice(["pm2", "supervisord", "procfile", "circus", "systemd"]), help="Of which manager FILE is. Default: found by its content.")  # fmt: skip
+@click.option("--cwd", metavar="FOLDER", help="The folder that the old manager ran in. Default of PM2 and Procfiles: that of FILE.")  # fmt: skip
+@click.option("--root", metavar="FOLDER", help="Where the / is that absolute paths of included files begin at.")
+@click.option("--no-node", is_flag=True, help="Never run a file's JavaScript.")
+@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+def command(
+    files: tuple[str, ...],
+    output: str | None,
+    kind: str | None,
+    cwd: str | None,
+    root: str | None,
+    *,
+    force: bool,
+    no_node: bool,
+    as_json: bool,
+) -> int:
+    """Read FILE of another manager and write an INI file that does the same: ecosystem.config.js, .json or .yaml and
+    dump.pm2 of PM2, supervisord.conf, a Procfile, circus.ini, or services of systemd.
+
+    The report on standard error says of each key what became of it. Nothing that runs is touched. JavaScript is parsed, and
+    run only where that does not do: by node, if the file is root's or your own. The INI is read back before it is written,
+    and nothing is written if a command, an environment, a folder or a user would be another.
+
+    Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if there is no INI.
+
+    Example: impetusd import ecosystem.config.js -o impetusd.ini
+    """
+    from impetusd.cli.failure import Failure
+    from impetusd.interop.importing import kinds, node, report, writer
+    from impetusd.interop.importing.model import ImportFault, Options
+
+    target = os.path.abspath(output) if output else os.path.abspath("impetusd.ini")
+    if output and not force and os.path.lexists(target):
+        raise Failure(f"{output} is there already; name another file, or give --force to overwrite it", 2)
+    options = Options(
+        cwd=os.path.abspath(cwd) if cwd else "",
+        root=os.path.abspath(root) if root else "",
+        run_node=None if no_node else node.run,
+    )
+    try:
+        imported = _together([kinds.read(os.path.abspath(file), kind or "", options) for file in files])
+    except ImportFault as fault:
+        raise Failure(f"cannot import: {fault}", 2) from None
+    text, problems = writer.without_faults(imported, target)
+    _report(imported, as_json=as_json)
+    if problems:
+        raise Failure("no INI is written, for it would not be right:\n" + "\n".join(problems), 2)
+    if output:
+        _write(target, text, output, force=force)
+    else:
+        print(text, end="")
+    return 0 if report.is_faithful(imported) else 1
+
+
+def _together(parts: list[Imported]) -> Imported:
+    """Several files as one: a unit whose name another file has taken is given another."""
+    from impetusd.interop.importing.model import unit_name
+
+    first, *others = parts
+    taken = {program.name for program in first.programs} | set(first.groups)
+    for part in others:
+        renamed = {program.name: unit_name(program.name, taken) for program in part.programs}
+        for program in part.programs:
+            program.name = renamed[program.name]
+        first.programs += part.programs
+        first.groups |= {
+            unit_name(name, taken): [renamed.get(each, each) for each in members]
+            for name, members in part.groups.items()
+        }
+        first.rows += part.rows
+        first.differs += [each for each in part.differs if each not in first.differs]
+        first.todo += [each for each in part.todo if each not in first.todo]
+    return first
+
+
+def _report(imported: Imported, *, as_json: bool) -> None:
+    from impetusd.interop.importing import report
+
+    if as_json:
+        print(json.dumps(report.as_json(imported), indent=2), file=sys.stderr)
+        return
+    for line in report.lines(imported):
+        print(line, file=sys.stderr)
+
+
+def _write(target: str, text: str, output: str, *, force: bool) -> None:
+    """All of it or nothing, readable by its owner alone: there may be passwords in it."""
+    from impetusd.cli.failure import Failure
+
+    new = f"{target}.{os.getpid()}.new"
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(fd)
+            if force:
+                os.replace(new, target)
+            else:
+                os.link(new, target)
+                os.unlink(new)
+        except BaseException:
+            os.unlink(new)
+            raise
+    except OSError as error:
+        raise Failure(f"cannot write {output}: {error.strerror}", 2) from None
+    print(f"impetusd: {output} is written; next: impetusd check {output}", file=sys.stderr)

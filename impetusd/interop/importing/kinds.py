@@ -1,0 +1,50 @@
+"""Which manager a file is of, by what is in it; its name decides only where the content does not."""
+
+from __future__ import annotations
+
+import re
+from posixpath import basename
+from typing import TYPE_CHECKING
+
+from impetusd.interop.importing import circus, files, pm2, procfile, supervisord, systemd
+from impetusd.interop.importing.model import ImportFault
+
+if TYPE_CHECKING:
+    from impetusd.interop.importing.model import Imported, Options
+
+READERS = {
+    "pm2": pm2.read,
+    "supervisord": supervisord.read,
+    "procfile": procfile.read,
+    "circus": circus.read,
+    "systemd": systemd.read,
+}
+_SCRIPTS = (".js", ".cjs", ".mjs", ".ts", ".json", ".json5", ".yaml", ".yml", ".pm2")
+_BY_CONTENT = (
+    ("supervisord", re.compile(r"^\[(?:supervisord\]|program:|eventlistener:|fcgi-program:)", re.MULTILINE)),
+    ("circus", re.compile(r"^\[(?:circus\]|watcher:)", re.MULTILINE)),
+    ("systemd", re.compile(r"^\[(?:Service|Unit)\]", re.MULTILINE)),
+    ("pm2", re.compile(r"\bmodule\.exports\b|^export default\b|^\s*[\"']?apps[\"']?\s*:", re.MULTILINE)),
+)
+_PROCFILE = re.compile(r"^[A-Za-z0-9_-]+:\s*\S", re.MULTILINE)
+
+
+def kind_of(path: str, text: str) -> str:
+    """A key of READERS. Raises ImportFault for what no reader knows."""
+    name = basename(path).lower()
+    for kind, pattern in _BY_CONTENT:
+        if pattern.search(text) and not (kind != "pm2" and name.endswith(_SCRIPTS)):
+            return kind
+    if name.endswith(_SCRIPTS) or text.lstrip()[:1] == "{":
+        return "pm2"
+    if _PROCFILE.search(text):
+        return "procfile"
+    raise ImportFault(path, 1, f"of no known kind; there are {', '.join(READERS)}, and --from KIND says which")
+
+
+def read(path: str, kind: str, options: Options) -> Imported:
+    """`kind`: "" to find out. Raises ImportFault, and nothing else, whatever is in the file."""
+    try:
+        return READERS[kind or kind_of(path, files.text_of(path))](path, options)
+    except RecursionError:
+        raise ImportFault(path, 1, "it is nested too deeply") from None

@@ -1,0 +1,609 @@
+"""PM2: ecosystem.config.js (.cjs, .mjs), JSON with comments, YAML, and dump.pm2."""
+
+from __future__ import annotations
+
+import os
+import re
+from posixpath import basename, dirname, splitext
+from typing import TYPE_CHECKING, Any
+
+from impetusd.core.config.node import is_node
+from impetusd.interop.importing import files, literal, node, yamltext
+from impetusd.interop.importing.literal import Object
+from impetusd.interop.importing.literal import text as text_of
+from impetusd.interop.importing.model import (
+    EVERY_VARIABLE,
+    INSTANCE,
+    Fate,
+    Imported,
+    ImportFault,
+    Program,
+    Rule,
+    absolute,
+    kept,
+    lost,
+    names,
+    seconds,
+    shown,
+    stem,
+    translated,
+    unit_name,
+    unneeded,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from impetusd.interop.importing.model import Options
+
+# Every key of PM2's own table (lib/API/schema.json), by its first name.
+KEYS: dict[str, Rule] = {
+    "script": translated("command", "with the interpreter in front"),
+    "name": kept("[program:NAME]"),
+    "name_prefix": lost("write it into the name"),
+    "filter_env": translated("env_pass", "the variables behind ! are not handed on"),
+    "namespace": translated("[group:NAME]"),
+    "install_url": lost("nothing is downloaded"),
+    "cwd": kept("cwd"),
+    "args": translated("command"),
+    "exec_interpreter": translated("command", "it stands in front of the script"),
+    "node_args": translated("command", "they stand behind the interpreter"),
+    "out_file": kept("out_file"),
+    "error_file": kept("error_file"),
+    "log_file": translated("out_file", "and error_file, where these are not set: there is no third file"),
+    "disable_logs": translated("out_file", "and error_file: /dev/null"),
+    "log_type": translated("log_format"),
+    "log_date_format": translated("time", "in one format: 2026-11-30T12:00:00.000Z and the like"),
+    "time": kept("time"),
+    "env": translated("[env:NAME]"),
+    "env_*": translated("[env:NAME@PROFILE]", "chosen by --env PROFILE"),
+    "max_memory_restart": kept("max_memory_restart", "of all its processes together, asked each second"),
+    "pid_file": unneeded("impetusd status --json has the pids"),
+    "restart_delay": kept("restart_delay"),
+    "exp_backoff_restart_delay": kept("exp_backoff_restart_delay"),
+    "source_map_support": unneeded("Node has it: node --enable-source-maps"),
+    "disable_source_map_support": unneeded("nothing is put into the program"),
+    "wait_ready": translated("wait_ready", "where listen is known; else write ready = tcp:HOST:PORT"),
+    "instances": kept("instances"),
+    "kill_timeout": kept("kill_timeout"),
+    "shutdown_with_message": translated("", "Node with listen gets the message 'shutdown' besides the signal"),
+    "listen_timeout": translated("listen_timeout", "a start that is not ready by then has failed; PM2 went on"),
+    "cron_restart": kept("cron_restart"),
+    "merge_logs": kept("merge_logs"),
+    "vizion": unneeded("nothing looks into the repository"),
+    "autostart": kept("autostart"),
+    "autorestart": translated("autorestart", "true: always, false: never"),
+    "stop_exit_codes": kept("stop_exit_codes"),
+    "watch_delay": kept("watch_delay"),
+    "watch": translated("watch", "needs impetusd[watch]"),
+    "ignore_watch": translated("watch_ignore", "names and patterns, no regular expressions"),
+    "watch_options": lost("watch_ignore and watch_delay are what there is"),
+    "min_uptime": kept("min_uptime"),
+    "max_restarts": translated("max_restarts", "within restart_window (60s)"),
+    "execute_command": unneeded("PM2 takes it for exec_mode = fork"),
+    "exec_mode": translated("listen", "instances of Node share the socket of the port that PORT names"),
+    "force": unneeded("a unit is there once"),
+    "append_env_to_name": lost("a unit has one name in every profile"),
+    "post_update": lost("impetusd reload NAME follows whatever updates the code"),
+    "trace": unneeded("it is of PM2's own service"),
+    "disable_trace": unneeded("it is of PM2's own service"),
+    "v8": unneeded("it is of PM2's own service"),
+    "event_loop_inspector": unneeded("it is of PM2's own service"),
+    "deep_monitoring": unneeded("it is of PM2's own service"),
+    "increment_var": kept("increment_var"),
+    "instance_var": translated("[env:NAME]", "the variable is ${INSTANCE}"),
+    "pmx": unneeded("it is of PM2's own service"),
+    "automation": unneeded("it is of PM2's own service"),
+    "treekill": kept("treekill"),
+    "port": translated("[env:NAME]", "PORT"),
+    "username": unneeded("PM2 sets it itself"),
+    "uid": translated("user"),
+    "gid": translated("group"),
+    "windowsHide": unneeded("it is of Windows"),
+    "kill_retry_time": unneeded("an end is noticed, not asked for"),
+    "write": unneeded("PM2 keeps it for itself"),
+    "io": unneeded("it is of PM2's own service"),
+}
+ALIASES = {
+    **dict.fromkeys(("exec", "cmd", "command"), "script"),
+    **dict.fromkeys(("interpreter",), "exec_interpreter"),
+    **dict.fromkeys(("interpreterArgs", "interpreter_args", "interpreterargs"), "node_args"),
+    **dict.fromkeys(("out", "output", "out_log"), "out_file"),
+    **dict.fromkeys(("error", "err", "err_file", "err_log"), "error_file"),
+    "log": "log_file",
+    "pid": "pid_file",
+    "cron": "cron_restart",
+    "combine_logs": "merge_logs",
+    "user": "uid",
+    # as PM2's documentation and older versions have them
+    **dict.fromkeys(("listenTimeout",), "listen_timeout"),
+    **dict.fromkeys(("killTimeout",), "kill_timeout"),
+    "max_memory": "max_memory_restart",
+}
+INTERPRETERS = {
+    ".sh": "bash", ".py": "python", ".rb": "ruby", ".coffee": "coffee", ".php": "php", ".pl": "perl", ".js": "node", ".cjs": "node",
+    ".mjs": "node", ".ts": "bun", ".tsx": "bun", ".ls": "lsc",
+}  # fmt: skip
+IN_PATH = frozenset({"npm", "npx", "yarn", "pnpm", "bun", "deno", "node", "bash", "sh", "python", "python3", "serve", "next", "php", "ruby"})  # fmt: skip
+_WORDS = re.compile(r"""([\w\-]+="[^"]*")|([\w\-]+='[^']*')|"([^"]*)"|'([^']*)'|\s""", re.ASCII)
+MOST_APPS = 500
+OFF = (None, False, 0, "")
+
+
+def read(path: str, options: Options) -> Imported:
+    """Raises ImportFault."""
+    imported = Imported("pm2")
+    text = files.text_of(path)
+    config, env_file = _config(path, text, options, imported)
+    _Reader(path, text, options, imported, env_file=env_file).all(config)
+    return imported
+
+
+def _config(path: str, text: str, options: Options, imported: Imported) -> tuple[Any, bool]:
+    extension = splitext(path)[1].lower()
+    if extension in {".yaml", ".yml"}:
+        return yamltext.parse(text, path), False
+    if extension not in {".js", ".cjs", ".mjs", ".ts"} and text.lstrip()[:1] in {"{", "[", "/"}:
+        return literal.parse_value(text, path), False
+    try:
+        return literal.parse_module(text, path)
+    except literal.Dynamic as error:
+        if options.run_node is None:
+            raise ImportFault(
+                path, error.line, f"only JavaScript itself can compute this ({error.what}), and --no-node is given"
+            ) from None
+        imported.differ(f"{path}:{error.line}: JavaScript computes this ({error.what}), so the file was run by node.")
+        notes: list[str] = []
+        config = node.merged(*options.run_node(path), notes)
+        for where in notes:
+            imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
+        return config, "dotenv" in text
+
+
+class _Reader:
+    def __init__(self, path: str, text: str, options: Options, imported: Imported, *, env_file: bool) -> None:
+        self.path = path
+        self.text = text
+        self.imported = imported
+        self.folder = options.cwd or dirname(path)
+        self.env_file = env_file
+        self.taken: set[str] = set()
+        self.ports: set[str] = set()
+        self.namespaces: dict[str, str] = {}  # as PM2 has it → our group
+
+    def all(self, config: Any) -> None:
+        apps = config
+        if isinstance(config, Object):
+            apps = config.get("apps", config if "script" in config or "exec" in config else None)
+            for key in config:
+                if apps is not config and key != "apps":
+                    rule = (
+                        lost("deploy by git and ssh is not done here; impetusd reload NAME follows a deploy")
+                        if key == "deploy"
+                        else unneeded("PM2 knows no such key, and ignores it")
+                    )
+                    self.imported.row(self.path, self.line(config, key), "", key, "", rule)
+        apps = [apps] if isinstance(apps, Object) else apps
+        if not isinstance(apps, list) or not apps or not all(isinstance(each, Object) for each in apps):
+            raise ImportFault(self.path, 1, "there are no apps in it")
+        if len(apps) > MOST_APPS:
+            raise ImportFault(self.path, 1, f"more than {MOST_APPS} apps")
+        if "pm_exec_path" in apps[0] or "pm2_env" in apps[0]:
+            apps = dumped(apps)
+        for app in apps:
+            self.app(app)
+        imported = self.imported
+        imported.differ(
+            "A program gets impetusd's environment (env_pass = *), not that of the shell in which pm2 start was typed, and no pm_* variables."
+        )
+        imported.differ(
+            f"What has no cwd runs in {self.folder}, as if pm2 start had been typed there; --cwd FOLDER says another."
+        )
+        imported.differ(
+            "Readiness, memory and descendants are of all processes of a program; PM2 asks its first process alone."
+        )
+
+    def line(self, app: Object, key: str) -> int:
+        """Where the key stands; of what node computed, the first place that looks like it."""
+        if line := app.lines.get(key):
+            return line
+        match = re.search(rf"(?<![\w]){re.escape(key)}[\"']?\s*:", self.text)
+        return self.text.count("\n", 0, match.start()) + 1 if match else 1
+
+    def app(self, app: Object) -> None:
+        given: dict[str, Any] = {}
+        at: dict[str, int] = {}
+        written: dict[str, str] = {}
+        for key in app:
+            ours = ALIASES.get(key, key)
+            if ours not in given:
+                given[ours], at[ours], written[ours] = app[key], self.line(app, key), key
+        _App(self, given, at, written).make()
+
+
+class _App:
+    """One app on its way to a program."""
+
+    def __init__(self, reader: _Reader, given: dict[str, Any], at: dict[str, int], written: dict[str, str]) -> None:
+        self.reader = reader
+        self.given = given
+        self.at = at
+        self.written = written
+        self.new: dict[str, str] = {}
+        self.fates: dict[str, Rule] = {}
+        name = self.said("name") or stem(self.said("script").split(" ")[0]) or "app"
+        line = min(at.values(), default=1)
+        self.program = Program(unit_name(shown(name), reader.taken), reader.path, line, env_pass=EVERY_VARIABLE)
+        self.cwd = absolute(self.said("cwd"), reader.folder) if self.said("cwd") else reader.folder
+
+    def said(self, key: str) -> str:
+        value = self.given.get(key)
+        if isinstance(value, Object | list):
+            raise self.fault(key, "is neither a text nor a number")
+        return "" if value is None or isinstance(value, bool) else text_of(value)
+
+    def fault(self, key: str, what: str) -> ImportFault:
+        return ImportFault(
+            self.reader.path, self.at.get(key, self.program.line if hasattr(self, "program") else 1), f"{key} {what}"
+        )
+
+    def put(self, old: str, key: str, value: str) -> None:
+        self.program.keys[key] = value
+        self.new[old] = f"{key} = {value}"
+
+    def lose(self, key: str, why: str) -> None:
+        self.fates[key] = lost(why)
+
+    def make(self) -> None:
+        reader, program = self.reader, self.program
+        self.program.argv = self.command()
+        program.keys["cwd"] = self.cwd
+        self.new["cwd"] = f"cwd = {self.cwd}"
+        self.environment()
+        self.policy()
+        self.instances()
+        self.logs()
+        self.watching()
+        if (namespace := self.said("namespace")) and namespace != "default":
+            group = reader.namespaces.get(namespace) or unit_name(shown(namespace), reader.taken)
+            reader.namespaces[namespace] = group
+            reader.imported.groups.setdefault(group, []).append(program.name)
+            self.new["namespace"] = f"[group:{group}]"
+        if reader.env_file:
+            program.keys["env_file"] = f"{dirname(reader.path)}/.env"
+            reader.imported.differ(
+                f"The file reads .env by dotenv: env_file = {dirname(reader.path)}/.env is read at each start."
+            )
+        for key, value in self.given.items():
+            self.row(key, value)
+        reader.imported.programs.append(program)
+
+    def row(self, key: str, value: Any) -> None:
+        profile = key.startswith("env_") and len(key) > 4
+        rule = self.fates.get(key) or KEYS.get("env_*" if profile else key)
+        if rule is None:
+            rule = unneeded("PM2 knows no such key, and ignores it")
+        elif rule.fate is Fate.LOST and value in OFF:
+            rule = unneeded("it is off")
+        old = (
+            ""
+            if isinstance(value, Object) or key == "env"
+            else text_of(value)
+            if not isinstance(value, list)
+            else " ".join(text_of(each) for each in value if not isinstance(each, Object | list))
+        )
+        self.reader.imported.row(
+            self.reader.path,
+            self.at[key],
+            self.program.name,
+            self.written[key],
+            old,
+            rule,
+            shown(self.new.get(key, rule.ours)),
+        )
+
+    def words(self, key: str) -> list[str]:
+        """A list of words, or a text that PM2 splits in its own way."""
+        value = self.given.get(key)
+        if value is None or isinstance(value, bool):
+            return []
+        if isinstance(value, list):
+            if any(isinstance(each, Object | list) for each in value):
+                raise self.fault(key, "has something else than words in it")
+            return [text_of(each) for each in value if each is not None]
+        if isinstance(value, Object):
+            raise self.fault(key, "is neither a text nor a list")
+        return [part for part in _WORDS.split(text_of(value)) if part and part.strip()]
+
+    def command(self) -> list[str]:
+        script = self.said("script").strip()
+        if not script:
+            raise self.fault("script", "is missing: the app names nothing to run")
+        interpreter, args = self.said("exec_interpreter"), self.words("args")
+        if " " in script:
+            return ["bash", "-c", script]  # as PM2 does it, whatever args says
+        path = absolute(script, self.cwd)
+        extension = splitext(script)[1].lower()
+        found = os.path.exists(path) or "/" in script or extension in INTERPRETERS
+        in_path = (
+            not os.path.exists(path) and "/" not in script and (script in IN_PATH or extension not in INTERPRETERS)
+        )
+        program = script if in_path else path
+        if interpreter == "none" or (
+            not interpreter and (in_path or (extension not in INTERPRETERS and not _is_text(path)))
+        ):
+            if interpreter != "none" and not in_path and not os.path.exists(path):
+                self.reader.imported.todo.append(
+                    f"{self.program.name}: {shown(path)} is not here, and is taken for an executable; write an interpreter in front if it is a script."
+                )
+            return [program, *args]
+        if interpreter == "node" and in_path:
+            return [program, *args]  # npm and the like: scripts of node, with it in their first line
+        how = interpreter or INTERPRETERS.get(extension, "node")
+        if how == "bun" and not interpreter:
+            self.reader.imported.differ(f"{self.program.name}: TypeScript is run by bun, as PM2 does it.")
+        assert found or program
+        return [how, *self.words("node_args"), program, *args]
+
+    def environment(self) -> None:
+        env, program = self.program.env, self.program
+        instance = self.said("instance_var") or "NODE_APP_INSTANCE"
+        env.update(self.variables("env"))
+        if port := self.said("port"):
+            env["PORT"] = port
+        env[instance] = INSTANCE
+        self.new["instance_var"] = f"{instance} = ${{INSTANCE}}"
+        for key in self.given:
+            if key.startswith("env_") and len(key) > 4:
+                if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", key[4:]):
+                    self.lose(key, "that cannot name a profile")
+                    continue
+                program.profiles[key[4:]] = self.variables(key)
+                self.new[key] = f"[env:{program.name}@{key[4:]}]"
+        filtered = self.given.get("filter_env")
+        if filtered is True:
+            program.env_pass = ""
+        elif filtered not in OFF:
+            wanted = [re.sub(r"[^A-Za-z0-9_]", "", each) for each in self.words("filter_env")]
+            program.env_pass = ", ".join(["*", *(f"!{each}*" for each in wanted if each)])
+        if variable := self.said("increment_var"):
+            if re.fullmatch(r"-?[0-9]{1,9}", env.get(variable, "")):
+                self.put("increment_var", "increment_var", variable)
+            else:
+                self.lose("increment_var", "its variable is no number in env")
+
+    def variables(self, key: str) -> dict[str, str]:
+        value = self.given.get(key)
+        if not isinstance(value, Object):
+            if value not in OFF:
+                self.lose(key, "it is no object of variables")
+            return {}
+        return {name: _json(each) if isinstance(each, Object | list) else text_of(each) for name, each in value.items()}
+
+    def policy(self) -> None:
+        keys = self.program.keys
+        for key, default in (("autostart", True), ("treekill", True)):
+            if key in self.given:
+                self.put(key, key, "yes" if self.flag(key, default=default) else "no")
+        if "autorestart" in self.given:
+            self.put("autorestart", "autorestart", "always" if self.flag("autorestart", default=True) else "never")
+        if codes := re.findall(r"[0-9]+", " ".join(self.words("stop_exit_codes"))):
+            self.put("stop_exit_codes", "stop_exit_codes", ", ".join(codes))
+        keys["kill_signal"] = "SIGINT"
+        keys["kill_timeout"] = "1600ms"
+        times: tuple[tuple[str, Callable[[float], bool]], ...] = (
+            ("kill_timeout", lambda number: number > 0),
+            ("min_uptime", lambda _: True),
+            ("restart_delay", lambda number: number > 0),
+            ("exp_backoff_restart_delay", lambda number: number > 0),
+            ("watch_delay", lambda number: number > 0),
+        )
+        for key, wanted in times:
+            if (value := self.time(key)) is not None and wanted(value):
+                self.put(key, key, seconds(value))
+        if "exp_backoff_restart_delay" in keys:
+            keys["exp_backoff_max_delay"] = seconds(max(15.0, self.time("exp_backoff_restart_delay") or 0.0))
+        if "watch_delay" in keys and self.given.get("watch") in OFF:
+            del keys["watch_delay"]
+        if restarts := self.said("max_restarts"):
+            self.put("max_restarts", "max_restarts", restarts)
+        if (cron := self.said("cron_restart")) and cron != "0":
+            self.put("cron_restart", "cron_restart", cron)
+        memory = self.said("max_memory_restart")
+        if memory and memory != "0":
+            match = re.fullmatch(r"([0-9]+)(\.[0-9]+)?\s*([KMGkmg]?)[bB]?", memory)
+            if match is None:
+                self.lose("max_memory_restart", "it is no size like 300M")
+            elif match[2]:
+                size = int(
+                    float(match[1] + match[2]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[match[3].upper()]
+                )
+                self.put("max_memory_restart", "max_memory_restart", f"{size >> 10}K")
+            else:
+                self.put("max_memory_restart", "max_memory_restart", match[1] + match[3].upper())
+        for old, key in (("uid", "user"), ("gid", "group")):
+            if whose := self.said(old):
+                self.put(old, key, whose)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.given.get(key)
+        if value is None:
+            return default
+        return value.lower() not in {"false", "0", "no", ""} if isinstance(value, str) else bool(value)
+
+    def time(self, key: str) -> float | None:
+        """Seconds, of milliseconds or a text like 10s."""
+        value = self.said(key)
+        if not value:
+            return None
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|)", value.strip().lower())
+        if match is None or len(match[1]) > 12:
+            self.lose(key, "it is no time like 10s or 3000 (ms)")
+            return None
+        return float(match[1]) * {"ms": 0.001, "": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+    def instances(self) -> None:
+        program = self.program
+        text = self.said("instances")
+        cluster = self.said("exec_mode").startswith("cluster") or (
+            not self.said("exec_mode") and bool(text) and os.path.basename(program.argv[0]) in {"node", "nodejs"}
+        )
+        if names(text):
+            self.lose("instances", "the environment decides it; write a number, or max")
+            text = "1"
+        try:
+            number = 0 if text == "max" else int(float(text or 1))
+        except (ValueError, OverflowError):
+            self.lose("instances", "it is no number")
+            number = 1
+        wanted = "max" if number == 0 else "-1" if number == -1 else str(number)
+        if number < -1:
+            self.lose("instances", "so many less than CPUs cannot be said; it is -1")
+            wanted = "-1"
+        port = program.env.get("PORT") or next(
+            (each["PORT"] for each in program.profiles.values() if "PORT" in each), ""
+        )
+        ready = self.flag("wait_ready", default=False)
+        if cluster and is_node(program.argv):
+            varies = any(each.get("PORT", port) != port for each in program.profiles.values()) and program.env.get(
+                "PORT"
+            )
+            if port.isdecimal() and port not in self.reader.ports and not varies and not self.said("increment_var"):
+                self.reader.ports.add(port)
+                self.put("exec_mode", "listen", f"[::]:{port}")
+                if ready:
+                    self.put("wait_ready", "wait_ready", "yes")
+                    ready = False
+            elif wanted != "1":
+                program.notes.append(f"instances = {wanted}, and listen = [::]:PORT with the port that they share")
+                self.lose(
+                    "instances",
+                    "what they listen on is not known, and they would fight for it: write listen = [::]:PORT and instances",
+                )
+                self.reader.imported.todo.append(f"{program.name}: write listen = [::]:PORT and instances = {wanted}.")
+                wanted = "1"
+        if ready:
+            program.notes.append(f"ready = tcp:127.0.0.1:{port if port.isdecimal() else 'PORT'}")
+            self.lose(
+                "wait_ready", "process.send('ready') is heard where listen is set; else write ready = tcp:HOST:PORT"
+            )
+        if "listen_timeout" in self.given and (value := self.time("listen_timeout")):
+            if "wait_ready" in program.keys or "listen" in program.keys:
+                self.put("listen_timeout", "listen_timeout", seconds(max(value, 1.0)))
+            else:
+                self.fates["listen_timeout"] = unneeded("nothing is waited for")
+        if self.flag("shutdown_with_message", default=False) and "listen" not in program.keys:
+            self.lose("shutdown_with_message", "a signal asks it to stop; Node with listen gets the message")
+        if wanted != "1":
+            self.put("instances", "instances", wanted)
+
+    def logs(self) -> None:
+        keys = self.program.keys
+        if self.flag("disable_logs", default=False):
+            keys.update(out_file="/dev/null", error_file="/dev/null")
+        both = self.said("log_file") if not isinstance(self.given.get("log_file"), bool) else ""
+        for key in ("out_file", "error_file"):
+            path = self.said(key) or both
+            if path.lower() in {"null", "/dev/null"}:
+                path = "/dev/null"
+            if path and "out_file" not in self.fates:
+                path = {
+                    "/dev/stdout": "stdout",
+                    "/dev/stderr": "stderr",
+                    "/dev/fd/1": "stdout",
+                    "/dev/fd/2": "stderr",
+                }.get(path) or absolute(
+                    path.replace("~/", "\ufdd1HOME\ufdd2\ufdd3/") if path.startswith("~/") else path, self.cwd
+                )
+                self.put(key, key, path)
+        if both and (self.said("out_file") or self.said("error_file")):
+            self.lose("log_file", "there is no third file beside out_file and error_file")
+        if self.flag("merge_logs", default=False) and self.program.keys.get("instances", "1") != "1":
+            self.put("merge_logs", "merge_logs", "yes")
+        if self.flag("time", default=False) or self.said("log_date_format"):
+            self.put("time", "time", "yes")
+        if self.said("log_type") == "json":
+            self.put("log_type", "log_format", "json")
+
+    def watching(self) -> None:
+        watch = self.given.get("watch")
+        folders = (
+            ["."]
+            if watch is True
+            else []
+            if watch in OFF
+            else self.words("watch")
+            if isinstance(watch, list)
+            else [self.said("watch")]
+        )
+        if not folders:
+            return
+        self.put("watch", "watch", ", ".join(absolute(each, self.cwd) for each in folders))
+        ignored = (
+            self.words("ignore_watch")
+            if isinstance(self.given.get("ignore_watch"), list)
+            else [self.said("ignore_watch")]
+        )
+        patterns = [
+            each.strip().strip("/").removeprefix("./").removesuffix("/**").removesuffix("/*") for each in ignored
+        ]
+        patterns = [each for each in patterns if each and "," not in each]
+        if not patterns:
+            patterns = ["node_modules", ".*"]  # as PM2 does it
+        self.put(
+            "ignore_watch", "watch_ignore", ", ".join(basename(each) if "**" in each else each for each in patterns)
+        )
+
+
+def dumped(apps: list[Any]) -> list[Any]:
+    """dump.pm2, which has each process: apps as an ecosystem file has them, equal names as instances of one."""
+    found: dict[str, Object] = {}
+    for each in apps:
+        source = each.get("pm2_env", each)
+        if not isinstance(source, Object):
+            continue
+        name = text_of(source.get("name", "app"))
+        if name in found:
+            found[name].put("instances", found[name]["instances"] + 1, found[name].lines["instances"])
+            continue
+        app = Object()
+        line = source.lines.get("name", 1)
+        for key, theirs in (("name", "name"), ("script", "pm_exec_path"), ("cwd", "pm_cwd"), ("args", "args"), ("exec_interpreter", "exec_interpreter"), ("node_args", "node_args"), ("exec_mode", "exec_mode"), ("out_file", "pm_out_log_path"), ("error_file", "pm_err_log_path")):  # fmt: skip
+            if source.get(theirs) not in OFF:
+                app.put(key, source[theirs], source.lines.get(theirs, line))
+        for key in KEYS:
+            if key in source and key not in app and key not in {"instances", "env", "pid_file", "username"}:
+                app.put(key, source[key], source.lines.get(key, line))
+        app.put("instances", 1, line)
+        env = Object()
+        if isinstance(source.get("env"), Object):
+            for key, value in source["env"].items():
+                if key not in SHELL and not isinstance(value, Object | list) and key != name:
+                    env.put(key, value, source["env"].lines.get(key, line))
+        app.put("env", env, line)
+        found[name] = app
+    return list(found.values())
+
+
+# What every login shell has, and PM2 adds: no variables of the app.
+SHELL = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PWD", "OLDPWD", "SHLVL", "_", "TERM", "MAIL", "LS_COLORS", "LESSOPEN", "LESSCLOSE",
+    "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "XDG_SESSION_ID", "XDG_RUNTIME_DIR", "XDG_SESSION_TYPE", "XDG_SESSION_CLASS",
+    "XDG_DATA_DIRS", "DBUS_SESSION_BUS_ADDRESS", "MOTD_SHOWN", "PM2_HOME", "PM2_USAGE", "PM2_JSON_PROCESSING", "unique_id",
+    "NODE_APP_INSTANCE", "SUDO_USER", "SUDO_UID", "SUDO_GID", "SUDO_COMMAND",
+})  # fmt: skip
+
+
+def _is_text(path: str) -> bool:
+    """Whether there is a file without NUL bytes in its beginning: PM2 gives such a one to node."""
+    try:
+        with open(path, "rb") as file:
+            return os.path.isfile(path) and b"\0" not in file.read(4096)
+    except (OSError, ValueError):
+        return False
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,87 @@
+"""A Procfile, of foreman, honcho or Heroku, with the .env beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from posixpath import basename, dirname
+from typing import TYPE_CHECKING
+
+from impetusd.interop.importing import files
+from impetusd.interop.importing.model import (
+    EVERY_VARIABLE,
+    Imported,
+    ImportFault,
+    Program,
+    kept,
+    reference,
+    translated,
+    unit_name,
+)
+
+if TYPE_CHECKING:
+    from impetusd.interop.importing.model import Options
+
+KEYS = {
+    "NAME: COMMAND": kept("[program:NAME]", "by sh -c where only a shell can run it"),
+    "release": translated("type", "oneshot: the others start when it has exited with 0"),
+    ".env": translated("env_file", "of each program"),
+    "PORT": translated(
+        "[env:NAME]", "that of the environment; else 5000, and 100 more for each program, as foreman has it"
+    ),
+}
+FIRST_PORT, NEXT_PORT = 5000, 100
+_LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)")
+_SHELL = re.compile(r"[$&|;<>()`*?~#{}\[\]!\n]|^\s*(?:[A-Za-z_]\w*=|(?:cd|export|source|\.|exec|eval|set)\s)", re.ASCII)
+
+
+def read(path: str, options: Options) -> Imported:
+    """Raises ImportFault."""
+    imported = Imported("procfile")
+    folder = options.cwd or dirname(path)
+    taken: set[str] = set()
+    release = ""
+    for number, line in enumerate(files.text_of(path).split("\n"), 1):
+        match = _LINE.match(line.strip())
+        if match is None:
+            continue  # as foreman does
+        program = Program(unit_name(match[1], taken), path, number, env_pass=EVERY_VARIABLE, keys={"cwd": folder})
+        program.argv = _command(match[2], path, number)
+        rule = KEYS["NAME: COMMAND"]
+        if match[1] == "release":
+            program.keys["type"] = "oneshot"
+            release, rule = program.name, KEYS["release"]
+        elif "PORT" in match[2] or match[1] == "web":
+            port = FIRST_PORT + NEXT_PORT * len(imported.programs)
+            program.env["PORT"] = reference("PORT", str(port))
+            imported.row(path, number, program.name, "PORT", "", KEYS["PORT"], f"PORT = ${{PORT:-{port}}}")
+        if os.path.isfile(f"{dirname(path)}/.env"):
+            program.keys["env_file"] = f"{dirname(path)}/.env"
+        imported.row(path, number, program.name, match[1], match[2], rule, f"[program:{program.name}]")
+        imported.programs.append(program)
+    if not imported.programs:
+        raise ImportFault(path, 1, "there is no NAME: COMMAND in it")
+    for program in imported.programs:
+        if release and program.name != release:
+            program.keys["depends_on"] = release
+        if "env_file" in program.keys:
+            imported.row(
+                path, program.line, program.name, ".env", "", KEYS[".env"], f"env_file = {program.keys['env_file']}"
+            )
+    imported.differ(
+        "One that ends is started again; foreman stops all of them. Output goes to files; out_file = stdout is as there."
+    )
+    imported.differ(f"They run in {folder}; --cwd FOLDER says another.")
+    if basename(path) != "Procfile":
+        imported.differ(f"{basename(path)} may be for development alone.")
+    return imported
+
+
+def _command(text: str, path: str, line: int) -> list[str]:
+    if _SHELL.search(text):
+        return ["sh", "-c", text]
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ImportFault(path, line, f"the command cannot be split: {error}") from None

@@ -1,0 +1,390 @@
+"""A service of systemd, with its drop-ins (NAME.service.d/*.conf)."""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+from dataclasses import dataclass
+from posixpath import basename
+from typing import TYPE_CHECKING
+
+from impetusd.interop.importing import files
+from impetusd.interop.importing.model import (
+    MOST_FILES,
+    Fate,
+    Imported,
+    ImportFault,
+    Program,
+    kept,
+    lost,
+    reference,
+    seconds,
+    stem,
+    translated,
+    unit_name,
+    unneeded,
+)
+
+if TYPE_CHECKING:
+    from impetusd.interop.importing.model import Options, Rule
+
+_SANDBOX = lost("there is no sandbox here; capabilities and no_new_privs are what there is")
+_ORDER = translated("depends_on", "in a comment: name the units that it needs")
+KEYS: dict[str, Rule] = {
+    "ExecStart": kept("command", "by sh -c where it has variables of an EnvironmentFile"),
+    "ExecStartPre": translated("depends_on", "each is a [program:NAME-pre] with type = oneshot"),
+    "ExecStartPost": lost("a unit that depends on it may do that"),
+    "ExecReload": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
+    "ExecStop": lost("kill_signal asks it to stop"),
+    "ExecStopPost": lost("nothing is run after it"),
+    "Type": translated("type", "oneshot; notify: wait_ready = yes; simple and exec: as it is"),
+    "RemainAfterExit": unneeded("what is oneshot counts as started when it has ended"),
+    "WorkingDirectory": translated("cwd"),
+    "User": kept("user"),
+    "Group": kept("group"),
+    "Environment": translated("[env:NAME]"),
+    "EnvironmentFile": translated("env_file"),
+    "PassEnvironment": translated("env_pass"),
+    "Restart": translated("autorestart", "always: always; on-failure and on-abnormal: on-failure; no: never"),
+    "RestartSec": translated("restart_delay"),
+    "RestartPreventExitStatus": translated("stop_exit_codes"),
+    "SuccessExitStatus": translated("stop_exit_codes"),
+    "StartLimitBurst": translated("max_restarts"),
+    "StartLimitIntervalSec": translated("restart_window"),
+    "StartLimitInterval": translated("restart_window"),
+    "TimeoutStartSec": translated("listen_timeout"),
+    "TimeoutStopSec": translated("kill_timeout"),
+    "TimeoutSec": translated("kill_timeout"),
+    "RuntimeMaxSec": translated("max_age", "it is restarted, and systemd takes that for a failure"),
+    "WatchdogSec": translated("watchdog"),
+    "KillSignal": translated("kill_signal"),
+    "KillMode": translated("treekill", "process: no; else yes"),
+    "UMask": translated("umask"),
+    "Nice": translated("nice"),
+    "OOMScoreAdjust": translated("oom_score_adj"),
+    "CPUAffinity": translated("cpu_affinity"),
+    "MemoryHigh": translated("max_memory_restart", "it is restarted; systemd slows it down"),
+    "MemoryMax": translated("max_memory_kill"),
+    "NoNewPrivileges": translated("no_new_privs"),
+    "StandardOutput": translated("out_file"),
+    "StandardError": translated("error_file"),
+    "SyslogIdentifier": unneeded("each unit has files of its own"),
+    "PIDFile": unneeded("impetusd started it and knows its pid"),
+    "NotifyAccess": unneeded("every process of the unit may notify"),
+    "GuessMainPID": unneeded("impetusd started it and knows its pid"),
+    "Description": unneeded("it is a comment"),
+    "Documentation": unneeded("it is a comment"),
+    **dict.fromkeys(("After", "Before", "Requires", "Wants", "BindsTo", "PartOf", "Requisite"), _ORDER),
+    **dict.fromkeys(("WantedBy", "RequiredBy", "Alias", "Also"), unneeded("impetusd startup has systemd start impetusd at boot")),
+    **dict.fromkeys(
+        ("PrivateTmp", "ProtectSystem", "ProtectHome", "PrivateDevices", "ReadWritePaths", "ReadOnlyPaths", "ProtectKernelTunables",
+         "ProtectKernelModules", "ProtectControlGroups", "RestrictNamespaces", "SystemCallFilter", "InaccessiblePaths", "DynamicUser",
+         "RestrictAddressFamilies", "LockPersonality", "MemoryDenyWriteExecute", "RestrictRealtime", "RestrictSUIDSGID"),
+        _SANDBOX,
+    ),
+    **dict.fromkeys(
+        ("RuntimeDirectory", "StateDirectory", "LogsDirectory", "CacheDirectory", "ConfigurationDirectory"),
+        lost("make the folder, with its owner, before it starts"),
+    ),
+}  # fmt: skip
+LIMITS = {"NOFILE": "nofile", "NPROC": "nproc", "CORE": "core", "AS": "as", "MEMLOCK": "memlock", "STACK": "stack", "FSIZE": "fsize", "DATA": "data", "CPU": "cpu"}  # fmt: skip
+RESTART = {"no": "never", "always": "always", "on-success": "always", "on-failure": "on-failure", "on-abnormal": "on-failure", "on-abort": "on-failure", "on-watchdog": "on-failure"}  # fmt: skip
+_UNITS = {"us": 1e-6, "usec": 1e-6, "ms": 0.001, "msec": 0.001, "": 1, "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60, "minutes": 60, "h": 3600, "hr": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800}  # fmt: skip
+_VARIABLE = re.compile(r"\$\$|\$\{(\w+)\}|\$(\w+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    key: str
+    value: str
+    file: str
+    line: int
+
+
+def read(path: str, options: Options) -> Imported:
+    """Raises ImportFault."""
+    lines = _lines(files.text_of(path), path)
+    for number, name in enumerate(sorted(glob.glob(f"{glob.escape(path)}.d/*.conf"))):
+        if number == MOST_FILES:
+            raise ImportFault(path, 1, f"more than {MOST_FILES} drop-ins")
+        lines += _lines(files.text_of(name), name)
+    imported = Imported("systemd")
+    _Service(path, lines, options, imported).make()
+    imported.differ(
+        "Output goes to files, not to the journal; with out_file = stdout and impetusd under systemd it does as before."
+    )
+    imported.differ("PATH is impetusd's own, and HOME, USER and LANG are as there.")
+    return imported
+
+
+def _lines(text: str, path: str) -> list[_Line]:
+    found: list[_Line] = []
+    section, joined, begun = "", "", 0
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        stripped = line.strip()
+        if (not stripped and not joined) or stripped[:1] in {"#", ";"}:
+            continue
+        begun = begun or number
+        if line.endswith("\\"):
+            joined += line[:-1].strip() + " "
+            continue
+        whole, at = (joined + stripped).strip(), begun
+        joined, begun = "", 0
+        if whole[:1] == "[" and whole[-1:] == "]":
+            section = whole
+            continue
+        key, equals, value = whole.partition("=")
+        if not equals or not section:
+            raise ImportFault(path, at, "neither a [Section] nor a Key=value")
+        found.append(_Line(key.strip(), value.strip(), path, at))
+    return found
+
+
+class _Service:
+    def __init__(self, path: str, lines: list[_Line], options: Options, imported: Imported) -> None:
+        self.path = path
+        self.imported = imported
+        self.options = options
+        self.taken: set[str] = set()
+        name = stem(basename(path))
+        self.instance = name.partition("@")[2]
+        self.program = Program(unit_name(name.replace("@", "-"), self.taken), path, 1)
+        self.lines = lines
+        self.set: dict[str, list[_Line]] = {}
+        for each in lines:  # an empty value takes back what was said before
+            if each.value:
+                self.set.setdefault(each.key, []).append(each)
+            else:
+                self.set[each.key] = []
+        self.new: dict[str, str] = {}
+        self.fates: dict[str, Rule] = {}
+
+    def make(self) -> None:
+        program, imported = self.program, self.imported
+        starts = self.set.get("ExecStart", [])
+        if not starts:
+            raise ImportFault(self.path, 1, "there is no ExecStart= in it")
+        self.environment()
+        self.policy()
+        self.surroundings()
+        program.argv = self.command(starts[0])
+        if len(starts) > 1:
+            self.fates["ExecStart"] = lost(
+                "more than one command: all but the first are left out; write them into one script"
+            )
+        for number, each in enumerate(self.set.get("ExecStartPre", ()), 1):
+            suffix = f"-{number}" if number > 1 else ""
+            before = Program(
+                unit_name(f"{program.name}-pre{suffix}", self.taken),
+                each.file,
+                each.line,
+                env=dict(program.env),
+                env_pass=program.env_pass,
+            )
+            before.argv = self.command(each)
+            before.keys = {"type": "oneshot"} | {
+                key: program.keys[key] for key in ("user", "group", "cwd", "env_file") if key in program.keys
+            }
+            if each.value.lstrip("@:+!").startswith("-"):
+                before.argv = ["/bin/sh", "-c", '"$@" || true', "sh", *before.argv]
+            imported.programs.append(before)
+            program.keys["depends_on"] = ", ".join(filter(None, (program.keys.get("depends_on", ""), before.name)))
+        wanted = [
+            word
+            for key in ("Requires", "Wants", "BindsTo", "After")
+            for each in self.set.get(key, ())
+            for word in each.value.split()
+            if word.endswith(".service")
+        ]
+        if wanted:
+            program.notes.append(
+                "depends_on = " + ", ".join(dict.fromkeys(word.removesuffix(".service") for word in wanted))
+            )
+        if described := self.value("Description"):
+            program.notes.insert(0, described)
+        for each in self.lines:
+            rule = self.fates.get(each.key) or KEYS.get(each.key)
+            if rule is None and each.key.startswith("Limit") and each.key[5:] in LIMITS:
+                rule = translated("rlimits")
+            if rule is None and each.key[:2] == "X-":
+                rule = unneeded("systemd ignores it, too")
+            if rule is None:
+                rule = lost("it has no counterpart")
+            if rule.fate is Fate.LOST and each.value.lower() in {"no", "false", "0", "off"}:
+                rule = unneeded("it is off")
+            imported.row(
+                each.file, each.line, program.name, each.key, each.value, rule, self.new.get(each.key, rule.ours)
+            )
+        imported.programs.append(program)
+
+    def value(self, key: str) -> str:
+        found = self.set.get(key)
+        return found[-1].value if found else ""
+
+    def put(self, old: str, key: str, value: str) -> None:
+        self.program.keys[key] = value
+        self.new[old] = f"{key} = {value}"
+
+    def specifiers(self, each: _Line, text: str) -> str:
+        known = {"%": "%", "n": basename(self.path), "N": stem(basename(self.path)), "p": stem(basename(self.path)).partition("@")[0], "i": self.instance, "I": self.instance, "h": "/root", "t": "/run", "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc", "T": "/tmp"}  # noqa: S108  # fmt: skip
+
+        def value(match: re.Match[str]) -> str:
+            found = known.get(match[1])
+            if found is None:
+                raise ImportFault(
+                    each.file, each.line, f"{each.key}: the specifier %{match[1]} is not known here; write its value"
+                )
+            return found
+
+        return re.sub(r"%(.)", value, text)
+
+    def environment(self) -> None:
+        program = self.program
+        for each in self.set.get("Environment", ()):
+            for word in self.words(each, each.value):
+                name, equals, value = word.partition("=")
+                if not equals:
+                    raise ImportFault(each.file, each.line, "Environment= has a word without =")
+                program.env[name] = self.specifiers(each, value)
+        named = [each.value for each in self.set.get("EnvironmentFile", ())]
+        if named:
+            self.put("EnvironmentFile", "env_file", ", ".join(each.removeprefix("-") for each in named))
+            if any(each.startswith("-") for each in named):
+                self.imported.todo.append(
+                    f"{program.name}: an EnvironmentFile=- that is not there would keep it from starting: take it out of env_file, or make it."
+                )
+        passed = [word for each in self.set.get("PassEnvironment", ()) for word in each.value.split()]
+        program.env_pass = ", ".join(passed)
+        self.new["PassEnvironment"] = f"env_pass = {program.env_pass}"
+
+    def words(self, each: _Line, text: str) -> list[str]:
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            raise ImportFault(each.file, each.line, f"{each.key}= cannot be split: {error}") from None
+
+    def command(self, each: _Line) -> list[str]:
+        text = self.specifiers(each, each.value)
+        while text[:1] in {"-", "@", ":", "+", "!"}:
+            if text[0] == "@":
+                self.fates["ExecStart"] = lost("the first argument after @ would be its name")
+            text = text[1:]
+        words = self.words(each, text)
+        if not words:
+            raise ImportFault(each.file, each.line, f"{each.key}= names no program")
+        env = self.program.env
+        missing = False
+
+        def value(match: re.Match[str]) -> str:
+            nonlocal missing
+            name = match[1] or match[2]
+            if name is None:
+                return "$"
+            missing = missing or name not in env
+            return env.get(name, reference(name, ""))
+
+        found: list[str] = []
+        for word in words:
+            sole = re.fullmatch(r"\$(\w+)", word, re.ASCII)
+            found += value(sole).split() if sole and sole[1] in env else [_VARIABLE.sub(value, word)]
+        if missing and ("env_file" in self.program.keys or self.program.env_pass):
+            quoted = re.sub(r"(?<!\$)\$\$", "\\$", text)
+            return ["/bin/sh", "-c", f"exec {quoted}"]
+        return found
+
+    def time(self, key: str) -> float | None:
+        text = self.value(key)
+        if not text:
+            return None
+        if text in {"infinity", "0"}:
+            return 0.0
+        parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text)
+        if not parts or not all(unit in _UNITS for _, unit in parts):
+            self.fates[key] = lost("it is no time that is understood here")
+            return None
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+    def policy(self) -> None:
+        keys = self.program.keys
+        kind = self.value("Type") or "simple"
+        if kind == "oneshot":
+            self.put("Type", "type", "oneshot")
+        elif kind == "notify":
+            self.put("Type", "wait_ready", "yes")
+        elif kind in {"forking", "dbus"}:
+            self.fates["Type"] = lost(
+                "it must stay in the foreground: give its command the option for that"
+                if kind == "forking"
+                else "write ready = tcp:HOST:PORT, or nothing"
+            )
+            self.imported.todo.append(f"{self.program.name}: have it stay in the foreground (Type={kind}).")
+        restart = RESTART.get(self.value("Restart") or "no", "on-failure")
+        if kind == "oneshot" and restart == "always":
+            restart = "on-failure"
+        self.put("Restart", "autorestart", restart)
+        if (delay := self.time("RestartSec")) is not None:
+            self.put("RestartSec", "restart_delay", seconds(delay))
+        codes = " ".join(self.value(key) for key in ("RestartPreventExitStatus", "SuccessExitStatus")).split()
+        if codes:
+            keys["stop_exit_codes"] = ", ".join(
+                code for code in codes if code.isdecimal() and int(code) < 256 and len(code) < 4
+            )
+            if not keys["stop_exit_codes"]:
+                del keys["stop_exit_codes"]
+        if burst := self.value("StartLimitBurst"):
+            self.put("StartLimitBurst", "max_restarts", burst)
+        for key in ("StartLimitIntervalSec", "StartLimitInterval"):
+            if window := self.time(key):
+                self.put(key, "restart_window", seconds(window))
+        stop = next((found for key in ("TimeoutStopSec", "TimeoutSec") if (found := self.time(key)) is not None), 90.0)
+        keys["kill_timeout"] = seconds(stop or 86400 * 365)
+        for key, ours in (("RuntimeMaxSec", "max_age"), ("WatchdogSec", "watchdog")):
+            if kind != "oneshot" and (value := self.time(key)):
+                self.put(key, ours, seconds(value))
+        if (start := self.time("TimeoutStartSec")) and "wait_ready" in keys:
+            self.put("TimeoutStartSec", "listen_timeout", seconds(start))
+        if signal := self.value("KillSignal"):
+            self.put("KillSignal", "kill_signal", signal)
+        if self.value("KillMode") in {"process", "none"}:
+            self.put("KillMode", "treekill", "no")
+
+    def surroundings(self) -> None:
+        keys = self.program.keys
+        for old, ours in (("User", "user"), ("Group", "group"), ("UMask", "umask"), ("Nice", "nice"), ("OOMScoreAdjust", "oom_score_adj"), ("CPUAffinity", "cpu_affinity")):  # fmt: skip
+            if value := self.value(old):
+                self.put(old, ours, self.specifiers(self.set[old][-1], value))
+        if folder := self.value("WorkingDirectory"):
+            if folder.removeprefix("-") == "~":
+                self.fates["WorkingDirectory"] = lost("write the user's home")
+            else:
+                self.put(
+                    "WorkingDirectory",
+                    "cwd",
+                    self.specifiers(self.set["WorkingDirectory"][-1], folder.removeprefix("-")),
+                )
+        keys.setdefault("cwd", self.options.cwd or "/")
+        if self.value("NoNewPrivileges").lower() in {"yes", "true", "on", "1"}:
+            self.put("NoNewPrivileges", "no_new_privs", "yes")
+        for old, ours in (("MemoryHigh", "max_memory_restart"), ("MemoryMax", "max_memory_kill")):
+            if (value := self.value(old)) and value != "infinity":
+                self.put(old, ours, _size(value))
+        limits = []
+        for key, lines in self.set.items():
+            if key.startswith("Limit") and key[5:] in LIMITS and lines:
+                limits.append(f"{LIMITS[key[5:]]}={lines[-1].value}")
+                self.new[key] = f"rlimits = {limits[-1]}"
+        if limits:
+            keys["rlimits"] = ", ".join(limits)
+        for old, ours in (("StandardOutput", "out_file"), ("StandardError", "error_file")):
+            how, colon, path = self.value(old).partition(":")
+            if how == "null":
+                self.put(old, ours, "/dev/null")
+            elif colon and how in {"file", "append", "truncate"}:
+                self.put(old, ours, self.specifiers(self.set[old][-1], path))
+
+
+def _size(text: str) -> str:
+    """A size that may have a fraction, without one."""
+    match = re.fullmatch(r"([0-9]{1,9}\.[0-9]{1,9})([KMGT])", text)
+    return f"{int(float(match[1]) * 1024 ** ('KMGT'.index(match[2])))}K" if match else text
