@@ -92,7 +92,7 @@ EXPLAINED = {
     **dict.fromkeys(("kill", "shutdown", "exit", "quit"), "how impetusd itself ends is in impetusd stop --help."),
     "fg": "what a program prints is shown by impetusd logs -f NAME.",
     "serve": "impetusd init writes an INI file to begin with.",
-    "ecosystem": "impetusd init writes an INI file to begin with.",
+    "ecosystem": "impetusd init writes an INI file to begin with, and impetusd import makes one of an ecosystem.config.js.",
 }
 # Commands that are not suggested for a slip of the finger: they end, restart or remove something.
 ENDING = frozenset({"stop", "restart", "signal", "scale", "disable", "remove", "flush", "reap-leftovers", "unstartup"})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import configparser
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from impetusd.core.config import ini
-from impetusd.interop.importing import inifile, literal, node, writer, yamltext
+from impetusd.core.config import ini, schema
+from impetusd.interop.importing import inifile, literal, node, tables, writer, yamltext
 from impetusd.interop.importing.literal import Dynamic, Object
 from impetusd.interop.importing.model import (
+    Fate,
     Imported,
     ImportFault,
     Program,
@@ -273,3 +275,18 @@ def test_names_are_those_that_a_unit_may_have():
 
 def test_durations():
     assert [seconds(each) for each in (0, 1.6, 10, 0.0001)] == ["0", "1600ms", "10s", "0"]
+
+
+@pytest.mark.parametrize("page", sorted(tables.PAGES))
+def test_the_help_pages_have_the_tables_of_keys(page):
+    text = (Path(tables.__file__).parents[2] / "help" / page).read_text(encoding="utf-8")
+    assert text == tables.written(text, page), "run: python -m impetusd.interop.importing.tables impetusd/help"
+
+
+def test_every_key_of_ours_in_the_tables_is_one():
+    known = {*schema.keys_of(schema.PROGRAM), *schema.keys_of(schema.IMPETUSD), ""}
+    for pages in tables.PAGES.values():
+        for rules in pages.values():
+            for key, rule in rules.items():
+                assert rule.ours in known or rule.ours[:1] == "[" or " of [" in rule.ours, key
+                assert rule.why or rule.fate is Fate.KEPT or rule.ours, key
