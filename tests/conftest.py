@@ -26,18 +26,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Files that take 10 to 70 seconds, the longest first: begun last, one of them would be waited for with the other cores idle.
 LONG = (
-    "chaos/test_soak",
-    "system/test_deploy_points",
-    "service/test_jobs",
-    "system/test_fault_points",
-    "chaos/test_chaos",
     "system/test_reload",
+    "gateway/test_page",
+    "system/test_deploy_points",
+    "system/test_supervisorctl",
+    "service/test_jobs",
+    "chaos/test_soak",
+    "system/test_fault_points",
+    "system/test_alerts",
+    "chaos/test_chaos",
     "system/test_survive",
     "system/test_kill",
     "io/test_logs_kill",
     "system/test_upgrade",
+    "system/test_gateway",
+    "system/test_apply",
+    "system/test_metrics",
+    "gateway/test_gateway_holes",
+    "system/test_balance",
+    "system/test_add",
+    "system/test_commands",
+    "system/test_gateway_page",
+    "system/test_gateway_access",
     "system/test_service",
-    "gateway/test_page",
     "system/test_listening",
     "system/test_recipes",
     "system/test_node",
@@ -45,7 +56,7 @@ LONG = (
     "system/test_among_many",
     "core/test_mutated",
 )
-FOLDERS = ("system", "service", "io", "core")  # the rest, whose files are the shorter the later they come
+FOLDERS = ("system", "service", "gateway", "io", "core")  # the rest, whose files are the shorter the later they come
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,41 +32,41 @@ def pids(instance: Instance) -> dict[str, int]:
     return instance.settle().pids
 
 
-def test_nothing_has_changed(anyone: Instance) -> None:
-    anyone.start(TWO)
-    before = anyone.status()
-    assert anyone.run("plan").out == "nothing to change: what runs is what the file says\n"
-    assert anyone.run("apply").out == "nothing to change: what runs is what the file says\n"
-    assert (anyone.status().pids, anyone.status().supervisor) == (before.pids, before.supervisor)
+def test_nothing_has_changed(impetusd: Instance) -> None:
+    impetusd.start(TWO)
+    before = impetusd.status()
+    assert impetusd.run("plan").out == "nothing to change: what runs is what the file says\n"
+    assert impetusd.run("apply").out == "nothing to change: what runs is what the file says\n"
+    assert (impetusd.status().pids, impetusd.status().supervisor) == (before.pids, before.supervisor)
 
 
-def test_a_policy_key_restarts_nothing_and_is_in_force(anyone: Instance) -> None:
-    anyone.start(TWO)
-    before = pids(anyone)
-    anyone.write(TWO + "autorestart = never\nmax_restarts = 3\nout_file = other.log\n")
-    assert effects(anyone) == {"program:two": "live"}
-    assert "max_restarts: 16" in anyone.run("plan", code=1).out
-    anyone.run("apply")
-    assert pids(anyone) == before
-    assert effects(anyone) == {}
-    assert json.loads(anyone.run("describe", "two", "--json").out)["units"][0]["spec"]["autorestart"] == "never"
-    anyone.kill(before["two"])
-    anyone.wait_state("two", "FATAL")
+def test_a_policy_key_restarts_nothing_and_is_in_force(ordinary: Instance) -> None:
+    ordinary.start(TWO)
+    before = pids(ordinary)
+    ordinary.write(TWO + "autorestart = never\nmax_restarts = 3\nout_file = other.log\n")
+    assert effects(ordinary) == {"program:two": "live"}
+    assert "max_restarts: 16" in ordinary.run("plan", code=1).out
+    ordinary.run("apply")
+    assert pids(ordinary) == before
+    assert effects(ordinary) == {}
+    assert json.loads(ordinary.run("describe", "two", "--json").out)["units"][0]["spec"]["autorestart"] == "never"
+    ordinary.kill(before["two"])
+    ordinary.wait_state("two", "FATAL")
 
 
-def test_one_changed_program_restarts_alone_once(anyone: Instance) -> None:
-    anyone.start(GROUP + TWO)
-    before = pids(anyone)
-    anyone.write(GROUP + TWO + "[env:two]\nCOLOUR = red\n")
-    assert effects(anyone) == {"program:two": "restart"}
-    out = anyone.run("apply").out
+def test_one_changed_program_restarts_alone_once(impetusd: Instance) -> None:
+    impetusd.start(GROUP + TWO)
+    before = pids(impetusd)
+    impetusd.write(GROUP + TWO + "[env:two]\nCOLOUR = red\n")
+    assert effects(impetusd) == {"program:two": "restart"}
+    out = impetusd.run("apply").out
     assert "COLOUR: (none)" in out
     assert "red" not in out
-    after = anyone.settle()
+    after = impetusd.settle()
     assert after.pids["one"] == before["one"]
     assert after.pids["two"] != before["two"]
     assert [row.restarts for row in after.rows.values()] == [0, 0]
-    ends = [line for line in anyone.log().splitlines() if "two:0: STOPPING" in line]
+    ends = [line for line in impetusd.log().splitlines() if "two:0: STOPPING" in line]
     assert len(ends) == 1
 
 

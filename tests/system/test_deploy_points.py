@@ -20,7 +20,7 @@ from impetusd.client import control
 from impetusd.core.config.location import locate
 
 # Who dies, and at every which message; 0: only when each is asked for (see EVERY).
-DEATHS = {"shim": 9, "shim done": 0, "both": 0, "both done": 9}
+DEATHS = {"shim": 12, "shim done": 0, "both": 0, "both done": 12}
 # What says that it is ready while nobody is there to hear it is started anew when this has passed.
 SOON = f"{READY}listen_timeout = 5s\n"
 # Whose processes write down at import, and as they start up, which version they are of.

@@ -154,7 +154,7 @@ def test_an_apply_is_all_of_it_or_nothing(mortal: Instance) -> None:
         kept = any(change["name"] in names for change in call(mortal, "plan")["changes"])
         now = mortal.settle(lambda now: (set(now.rows) == set(before.rows)) is kept)
 
-    for point in points(mortal, act, at_least=4):
+    for point in points(mortal, act, at_least=4, every=3):
         if set(now.rows) == set(before.rows):
             assert now.pids == before.pids, point
             assert "message 0 " in point, point  # any later one finds the new configuration in force
@@ -176,7 +176,7 @@ def test_a_reload_is_done_once(mortal: Instance) -> None:
         assert told["ok"], told
         after = mortal.settle(lambda now: set(now.rows) == {"p"})
 
-    for point in points(mortal, act, at_least=6):
+    for point in points(mortal, act, at_least=6, every=2):
         assert after.pids["p"] != before.pids["p"], point
         assert (after["p"].generation, after["p"].restarts) == (before["p"].generation + 1, 0), point
         before = after
@@ -196,7 +196,7 @@ def test_a_reload_of_a_pool_is_done_once_and_no_request_is_lost(mortal: Instance
         after = mortal.settle(lambda now: set(now.rows) == names)
 
     with Load(port, kept=1, fresh=1) as load:
-        for point in points(mortal, act, at_least=8):
+        for point in points(mortal, act, at_least=8, every=3):
             assert not set(after.pids.values()) & set(before.pids.values()), point
             assert {(row.generation, row.restarts) for row in after.rows.values()} == {
                 (before["web:0"].generation + 1, 0)

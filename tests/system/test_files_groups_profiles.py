@@ -17,37 +17,37 @@ def running(instance: Instance) -> set[str]:
     return {name for name, row in instance.status().rows.items() if row.state == "RUNNING"}
 
 
-def test_a_group_stands_for_its_members_in_every_command(anyone: Instance) -> None:
-    anyone.start(THREE + GROUP)
-    before = anyone.settle().pids
-    assert "stopped: one, two" in anyone.run("stop", "pair").out
-    assert running(anyone) == {"three"}
-    assert {row["name"] for row in json.loads(anyone.run("status", "--json", "pair", code=None).out)["units"]} == {
+def test_a_group_stands_for_its_members_in_every_command(impetusd: Instance) -> None:
+    impetusd.start(THREE + GROUP)
+    before = impetusd.settle().pids
+    assert "stopped: one, two" in impetusd.run("stop", "pair").out
+    assert running(impetusd) == {"three"}
+    assert {row["name"] for row in json.loads(impetusd.run("status", "--json", "pair", code=None).out)["units"]} == {
         "one",
         "two",
     }
-    anyone.run("start", "pair")
-    assert running(anyone) == {"one", "two", "three"}
-    second = anyone.status().pids
-    anyone.run("restart", "pair")
-    third = anyone.status().pids
+    impetusd.run("start", "pair")
+    assert running(impetusd) == {"one", "two", "three"}
+    second = impetusd.status().pids
+    impetusd.run("restart", "pair")
+    third = impetusd.status().pids
     assert [before["three"], third["one"] != second["one"], third["two"] != second["two"]] == [
         third["three"],
         True,
         True,
     ]
-    out = anyone.run("describe", "pair").out
-    assert out.startswith(f"pair (group), configured in {anyone.conf}:10\n  members     one, two\n")
+    out = impetusd.run("describe", "pair").out
+    assert out.startswith(f"pair (group), configured in {impetusd.conf}:10\n  members     one, two\n")
     assert "three" not in out
-    assert "disabled" not in anyone.run("logs", "pair").err
-    assert "pair is a group; scale its members" in anyone.run("scale", "pair", "2", code=2).err
-    anyone.run("disable", "pair")
-    assert running(anyone) == {"three"}
-    assert "pair is disabled" in anyone.run("start", "pair", code=1).err
-    anyone.run("enable", "pair")
-    assert running(anyone) == {"one", "two", "three"}
-    assert "did you mean pair?" in anyone.run("stop", "pairr", code=4).err
-    assert anyone.status().pids["three"] == before["three"]
+    assert "disabled" not in impetusd.run("logs", "pair").err
+    assert "pair is a group; scale its members" in impetusd.run("scale", "pair", "2", code=2).err
+    impetusd.run("disable", "pair")
+    assert running(impetusd) == {"three"}
+    assert "pair is disabled" in impetusd.run("start", "pair", code=1).err
+    impetusd.run("enable", "pair")
+    assert running(impetusd) == {"one", "two", "three"}
+    assert "did you mean pair?" in impetusd.run("stop", "pairr", code=4).err
+    assert impetusd.status().pids["three"] == before["three"]
 
 
 def test_a_groups_change_touches_no_process(impetusd: Instance) -> None:
@@ -63,21 +63,21 @@ def test_a_groups_change_touches_no_process(impetusd: Instance) -> None:
     assert running(impetusd) == {"two", "three"}
 
 
-def test_what_is_included_is_kept_with_the_rest(anyone: Instance) -> None:
-    (anyone.root / "conf.d").mkdir()
-    anyone.write(f"[program:two]\n{READY}", "conf.d/two.ini")
-    before = anyone.start(f"[include]\nfiles = conf.d/*.ini\n[program:one]\n{READY}")
+def test_what_is_included_is_kept_with_the_rest(ordinary: Instance) -> None:
+    (ordinary.root / "conf.d").mkdir()
+    ordinary.write(f"[program:two]\n{READY}", "conf.d/two.ini")
+    before = ordinary.start(f"[include]\nfiles = conf.d/*.ini\n[program:one]\n{READY}")
     assert set(before.pids) == {"one", "two"}
-    anyone.write("[program:two]\ncomand = x\n", "conf.d/two.ini")
+    ordinary.write("[program:two]\ncomand = x\n", "conf.d/two.ini")
     for command in ("check", "plan", "apply"):
-        result = anyone.run(command, code=2)
-        assert f"{anyone.root}/conf.d/two.ini:2: unknown key 'comand' in [program:two]" in result.out + result.err
-    anyone.kill(before.supervisor)  # what is in force does not depend on the disk
-    wait_for(lambda: anyone.status().supervisor != before.supervisor, "the next supervisor")
-    assert anyone.status().pids == before.pids
-    anyone.write(f"[program:three]\n{READY}", "conf.d/two.ini")
-    anyone.run("apply")
-    assert set(anyone.settle().pids) == {"one", "three"}
+        result = ordinary.run(command, code=2)
+        assert f"{ordinary.root}/conf.d/two.ini:2: unknown key 'comand' in [program:two]" in result.out + result.err
+    ordinary.kill(before.supervisor)  # what is in force does not depend on the disk
+    wait_for(lambda: ordinary.status().supervisor != before.supervisor, "the next supervisor")
+    assert ordinary.status().pids == before.pids
+    ordinary.write(f"[program:three]\n{READY}", "conf.d/two.ini")
+    ordinary.run("apply")
+    assert set(ordinary.settle().pids) == {"one", "three"}
 
 
 def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: None) -> None:
@@ -108,34 +108,34 @@ def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: 
     assert impetusd.status().pids == before.pids
 
 
-def test_a_profile_is_planned_kept_and_shown(anyone: Instance) -> None:
+def test_a_profile_is_planned_kept_and_shown(impetusd: Instance) -> None:
     text = f"{THREE}[env:one@production]\nSIZE = large\n[env:two@staging]\nSIZE = small\n"
-    anyone.write(text)
-    anyone.run("start", "--env", "production")
-    before = anyone.settle()
+    impetusd.write(text)
+    impetusd.run("start", "--env", "production")
+    before = impetusd.settle()
 
     def sees(name: str) -> str:
-        text = Path(f"/proc/{anyone.status().pids[name]}/environ").read_text(encoding="utf-8")
+        text = Path(f"/proc/{impetusd.status().pids[name]}/environ").read_text(encoding="utf-8")
         environ = (line.partition("=") for line in text.split("\0"))
         return {key: value for key, _, value in environ}.get("SIZE", "")
 
     assert (sees("one"), sees("two")) == ("large", "")
-    assert anyone.run("status").out.endswith("\nprofile production\n")
-    assert "profile production" in anyone.run("describe", "one").out
-    anyone.run("apply")
-    assert anyone.status().pids == before.pids  # without --env it is the one in force
-    assert "apply --env staging" in anyone.run("start", "--env", "staging", code=1).err
-    out = anyone.run("plan", "--env", "staging", code=1).out
+    assert impetusd.run("status").out.endswith("\nprofile production\n")
+    assert "profile production" in impetusd.run("describe", "one").out
+    impetusd.run("apply")
+    assert impetusd.status().pids == before.pids  # without --env it is the one in force
+    assert "apply --env staging" in impetusd.run("start", "--env", "staging", code=1).err
+    out = impetusd.run("plan", "--env", "staging", code=1).out
     assert "profile: production" in out
     assert out.endswith("apply --env staging\n")
-    anyone.run("apply", env={**anyone.environ, "IMPETUSD_ENV": "staging"})
-    after = anyone.settle()
+    impetusd.run("apply", env={**impetusd.environ, "IMPETUSD_ENV": "staging"})
+    after = impetusd.settle()
     assert (sees("one"), sees("two")) == ("", "small")
     assert after.pids["three"] == before.pids["three"]
-    assert "no section is for the profile prod" in anyone.run("apply", "--env", "prod", code=2).err
-    anyone.run("stop")
-    anyone.run("start")  # over the daemon's end, too
+    assert "no section is for the profile prod" in impetusd.run("apply", "--env", "prod", code=2).err
+    impetusd.run("stop")
+    impetusd.run("start")  # over the daemon's end, too
     assert (sees("one"), sees("two")) == ("", "small")
-    anyone.run("apply", "--env", "")
+    impetusd.run("apply", "--env", "")
     assert (sees("one"), sees("two")) == ("", "")
-    assert "profile" not in anyone.run("status").out
+    assert "profile" not in impetusd.run("status").out
