@@ -342,7 +342,7 @@ def _listening() -> dict[int, list[int | None]]:
 
 
 def _owner_of(pid: int | None, running: int | None, port: int, *, up: bool) -> str:
-    """Impetusd, for a process of this daemon's; of one that cannot be seen, it is if the unit that has the port is `up`."""
+    """Impetusd, for a process of this daemon; also for one that cannot be seen if the unit with the port is `up`."""
     import psutil
 
     from impetusd.client import ports

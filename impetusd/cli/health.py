@@ -110,7 +110,7 @@ def command(
 
 
 def _answer(what: Get, timeout: float) -> Result:
-    """In a thread, for the look-up of a name knows no deadline."""
+    """In a thread, because a name lookup has no deadline."""
     import threading
 
     from impetusd.core.rules.health import Result

@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 # SERVICE_RESULT in ExecStopPost= when systemd does not restart the service: it was stopped, or took too long.
 STOPPED = frozenset({"success", "timeout"})
 # Seconds until one that ended by itself, and may do so again, is started again. Spent here and not as RestartSec=, for while
-# this runs a stop is heard of; one that was killed is replaced at once.
+# this runs a stop is noticed; one that was killed is replaced at once.
 SPACING = 0.5
 
 

@@ -96,7 +96,7 @@ class Hooks:
     `progress(params)`: a slot moved on. `waiting(sentence)`: no answer for QUIET seconds, with what it waits for.
     `tick()`: some time has passed (about ten times a second), for a display that moves.
 
-    `daemon` is what the daemon has answered to `ping`, and `uid` as whom it runs (None: not asked yet).
+    `daemon` is what the daemon has answered to `ping`, and `uid` its user (None: not asked yet).
     """
 
     __slots__ = ("daemon", "progress", "tick", "uid", "waiting")

@@ -150,7 +150,7 @@ class _Terminal:
         self.slave = -1
 
     def watch(self, poll: select.poll) -> None:
-        """Have `poll` say what there is to copy."""
+        """Let `poll` report what can be copied."""
         if self.master >= 0:
             poll.register(self.master, select.POLLIN | (select.POLLOUT if self._typed else 0))
         if self.types and not self._typed:

@@ -68,7 +68,7 @@ class Inherited:
             loop.remove_reader(self._sock)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._sock.close()
 
 

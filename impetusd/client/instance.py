@@ -373,7 +373,8 @@ def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
     """Move the files in the former folders to `paths`, before a daemon is started. False if they have to stay.
 
     They stay while processes run that a killed daemon has left, and where this user may not write. `everything`: all that
-    is in the state directory, not only what is impetusd's, for the INI file has programs keep files in ${STATE_DIR}.
+    is in the state directory, not only impetusd's own files, because the INI file lets programs keep files in
+    ${STATE_DIR}.
     """
     from impetusd.client import reaper
 

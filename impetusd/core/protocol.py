@@ -50,7 +50,7 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 FAILED = -32000
 
-# Who may ask what. Each may what those before it may.
+# Roles in ascending order: each may do what those before it may.
 VIEWER, OPERATOR, ADMIN = ROLES = ("viewer", "operator", "admin")
 NOBODY = "nobody"  # of a method that is for one of our own units alone
 OBSERVER = "observer"  # that unit, see core.config.gateway
@@ -436,9 +436,10 @@ METHODS: Mapping[str, Method] = {
     "apply": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN, env=_ENV, conf=Param(_path, "")),
     "disable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
     "enable": Method(ADMIN, idempotent=True, slow=True, names=_NAMED, token=_TOKEN),
-    # What looks secret is hidden, but that is a net with holes: so it is for those who may read the files anyway.
+    # What looks secret is hidden, but that is a net with holes, so only those who may read the files anyway may call
+    # it.
     "env": Method(ADMIN, idempotent=True, slow=True, name=Param(_name, required=True), diff=Param(_flag, False)),
-    # What a process of the unit would be started with; the one who asks starts it. `command`: for the record.
+    # What a process of the unit would be started with; the client starts it. `command`: for the record.
     "exec": Method(
         ADMIN,
         idempotent=True,
@@ -467,7 +468,7 @@ METHODS: Mapping[str, Method] = {
         why=Param(_why, ""),
     ),
     "unsilence": Method(OPERATOR, idempotent=True, slow=False, id=Param(_name, required=True)),
-    # Have an alert sent, which says that it is a test. The answer comes when the observer knows what became of it.
+    # Send an alert marked as a test. The answer comes when the observer knows the outcome.
     "alert-test": Method(ADMIN, idempotent=False, slow=True, name=Param(_name, required=True)),
     # The outcome of alerts; published unchanged to all watchers.
     "observer-report": Method(

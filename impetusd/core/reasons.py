@@ -1,8 +1,8 @@
 """Why something is as it is, as data: a key from a closed list, with facts. The sentence is made at the very end.
 
 `because("not_ready", within_s=30.0)` makes a Reason, `str` of it is its sentence. A fact is a string, a number or None, a
-list of strings (`codes`), or another Reason: what one thing follows from (REASONS). Whoever decides looks at key and
-facts; nobody looks at sentences.
+list of strings (`codes`), or another Reason: what one thing follows from (REASONS). Decisions use key and facts, never
+sentences.
 
 As JSON a reason is {"key", "facts"}, and {"key", "facts", "text"} where people read it. An older impetusd wrote the
 sentence alone, which is read as key `text`; so is a reason of a newer one whose key is not known here.
@@ -473,7 +473,7 @@ KEYS: dict[str, Kind] = {
     "waits_for_answer": Kind("what answer", lambda f: f"waits for {f['what']}: {f['answer'] or 'not asked yet'}"),
     "waits_for_holder": Kind("end", "{end}; finding out what uses it"),
     "waits_for_turn": Kind("due", "waits for its turn to be replaced: {due}"),
-    # What a new process was asked for.
+    # Why a new process was requested.
     "reload": Kind("", "reload"),
     "rolling_restart": Kind("", "rolling restart"),
     "new_configuration": Kind("", "the configuration has changed"),

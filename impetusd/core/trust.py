@@ -75,7 +75,7 @@ def link_fault(path: str, link: str, there: stat_result, trust: Trust) -> Fault 
 
 
 def second_name(path: str) -> Fault:
-    """Of what has a second name in a folder where others may give it one."""
+    """The same for a file with a second name in a folder where others may add one."""
     copied = f"cp -p {path} {path}.new && mv {path}.new {path}"
     return Fault("it has a second name (hard link), which others may have given it", copied)
 

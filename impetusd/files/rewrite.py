@@ -106,7 +106,8 @@ class Rewriting:
         return data
 
     def replace(self, data: bytes, mode: int | None = None) -> None:
-        """Have this be in the file. `mode`: of a new one, less the umask. Raises OSError; FileExistsError if one was made meanwhile."""
+        """Write this to the file. `mode`: of a new one, less the umask. Raises OSError; FileExistsError if one was made
+        meanwhile."""
         with folder_of(self.path, make=0o755) as (folder, name):
             aside = f".{name}.{os.urandom(4).hex()}.new"
             mode = (

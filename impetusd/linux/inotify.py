@@ -29,7 +29,7 @@ def create() -> int:
 
 
 def add(fd: int, folder: str, mask: int) -> int:
-    """Have what `mask` says of `folder` reported. Returns the watch; -1 where the kernel has none left to give."""
+    """Request reports of `folder` by `mask`. Returns the watch; -1 if the kernel has none left."""
     watch: int = _libc.inotify_add_watch(fd, os.fsencode(folder), mask)
     return watch
 

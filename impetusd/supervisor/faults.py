@@ -151,7 +151,7 @@ class Faults:
             await over.wait()
 
     def hear(self, sock: socket.socket, source: str, stage: str, act: Callable[..., object], *args: object) -> None:
-        """Have `act` called whenever there is something in `sock`, which is not read while the source rests."""
+        """Call `act` whenever `sock` is readable; it is not read while the source is suspended."""
         asyncio.get_running_loop().add_reader(sock, self._heard, sock, source, stage, act, args)
 
     def _heard(

@@ -53,7 +53,7 @@ class Publisher:
         (self._within if within else self._later).append(_Observer(changed, stage, of_held))
 
     def unsubscribe(self, changed: Callable[[Change], object]) -> None:
-        """Call it no more."""
+        """Stop calling it."""
         self._within = [each for each in self._within if each.changed != changed]
         self._later = [each for each in self._later if each.changed != changed]
 

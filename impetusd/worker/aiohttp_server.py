@@ -120,7 +120,7 @@ SERVER = AiohttpServer
 
 
 class Connections:
-    """Those of aiohttp's server, for its drain."""
+    """The connections of aiohttp's server, for its drain."""
 
     def __init__(self, server: web.Server, acceptor: Acceptor | None) -> None:
         self._server = server

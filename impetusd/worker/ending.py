@@ -52,7 +52,7 @@ class Ending:
         return max(began + self.patience - time.monotonic(), 0.0)
 
     def force_from(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have `loop` end the process when the patience is over."""
+        """Let `loop` end the process when the patience is over."""
         loop.call_later(self.remaining, self._force)
 
     def _force(self) -> None:

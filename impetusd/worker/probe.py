@@ -36,7 +36,7 @@ class Probes:
         connecting.add_done_callback(self._connecting.discard)
 
     def close(self) -> None:
-        """Let in no more, those that are just coming in included."""
+        """Stop accepting, including connections that are just being made."""
         self._closed = True
 
     async def _connect(self, sock: socket.socket) -> None:

@@ -63,7 +63,7 @@ class Manager:
         return ""
 
     def tell(self, *words: str) -> None:
-        """Have systemctl do something; Failure with its own words if it cannot."""
+        """Run a systemctl command. Raises Failure with its own message if it fails."""
         done = self._run(words)
         if done.returncode:
             said = " ".join(done.stderr.split()) or f"exit {done.returncode}"

@@ -23,7 +23,7 @@ _BLOCK = 1 << 16
 def _opened(path: str, first: BinaryIO | None, unreadable: list[str]) -> Generator[tuple[str, BinaryIO], None, None]:
     """Each file of the log, opened, the newest first; `first` is the present one. They are closed after their turn.
 
-    Of each that cannot be opened, a sentence is added to `unreadable`.
+    For each one that cannot be opened, a sentence is added to `unreadable`.
     """
     seen = set()
     if first is not None:

@@ -43,7 +43,7 @@ class Inbox:
         self.wake()
 
     def wake(self) -> None:
-        """Have `fd` be readable."""
+        """Make `fd` readable."""
         with contextlib.suppress(OSError):  # it is full, so it is readable; or all is over
             os.write(self._wake, b"\0")
 

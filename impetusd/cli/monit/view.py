@@ -130,7 +130,7 @@ class View:
         self.lines, self.top = [plain(line) for line in lines], 0
 
     def say(self, text: str, *, failed: bool = False) -> None:
-        """Have a line at the bottom until the next key."""
+        """Show a line at the bottom until the next key."""
         self.message, self.failed = plain(text.replace("\n", " ")), failed
 
     def placed(self, total: int, room: int, top: int) -> None:

@@ -96,7 +96,7 @@ def _gateway(reading: Values, section: Section) -> None:
         reading.problem(place(section, "xmlrpc"), text)
     if xmlrpc and xmlrpc.path and values["socket"] and _file(xmlrpc) == _file(values["socket"]):
         text = f"xmlrpc = {xmlrpc}: the file of socket has the same name; give this one another"
-        reading.problem(place(section, "xmlrpc"), text)  # of a bound socket the kernel keeps no more than that
+        reading.problem(place(section, "xmlrpc"), text)  # the kernel keeps only that of a bound socket's path
     if not section.entries.get("listen") and not values["socket"] and "listen" not in faulty:
         values["listen"] = (_free(reading),)
     reading.gateway = Settings("", f"{section.file}:{section.line}", values)
@@ -238,7 +238,7 @@ def _told(reading: Values, name: str) -> dict[str, Any]:
 
 
 def _roles(reading: Values) -> dict[str, tuple[str, ...]]:
-    """Who has which on the control socket: it is also theirs where supervisord's protocol is spoken, and only there."""
+    """The roles on the control socket: in the gateway they apply to supervisord's protocol alone."""
     if reading.gateway is None or not reading.gateway.values["xmlrpc"]:
         return {}
     given = {"viewers": reading.roles.viewers, "operators": reading.roles.operators, "admins": reading.roles.admins}

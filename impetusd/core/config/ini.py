@@ -194,7 +194,7 @@ def words(pieces: Iterable[Piece]) -> list[str]:
 def split(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
     """The same, and with each word what of it stood outside of quotes: QUOTED is in the place of each other character."""
     done: list[tuple[str, str]] = []
-    word: list[str] | None = None  # in pieces, for a text that grows by one character at a time is copied each time
+    word: list[str] | None = None  # in pieces, because a text that grows by one character at a time is copied each time
     bare: list[str] = []
     quote = ""
     escaped = False

@@ -67,7 +67,7 @@ def default_dirs(path: str, environ: Mapping[str, str], *, former: bool = False)
 
 
 def users_own_folder(environ: Mapping[str, str]) -> str:
-    """The folder of the user's own INI file, by the XDG base directory specification; "" where there is no home."""
+    """The folder of the user's own INI file, by the XDG base directory specification; "" if there is no home."""
     config = _folder(environ, "XDG_CONFIG_HOME", ".config")
     return f"{config}/{USERS}" if config else ""
 

@@ -20,7 +20,8 @@ KEYS = {"out": "out_file", "error": "error_file"}
 
 
 class _Path:
-    """A file that a unit writes. `meant`: the INI names it, as it is. `most`: so many instances have their numbers in it."""
+    """A file that a unit writes. `meant`: the INI file names it literally. `most`: the number of instances with their
+    numbers in it."""
 
     __slots__ = ("meant", "most", "path", "unit")
 

@@ -248,7 +248,7 @@ def user_and_group(user: str) -> tuple[str, str]:
 
 
 def number_of(name: str) -> int | None:
-    """The uid or gid that it is, for no such number needs a name; None for a name."""
+    """The uid or gid if it is a number, which needs no name; None for a name."""
     number = int(name) if name.isascii() and name.isdecimal() and len(name) <= 10 else HIGHEST_ID
     return number if number < HIGHEST_ID else None
 
@@ -339,7 +339,7 @@ class Config:
     gateway: Settings | None = None
     alerts: Mapping[str, Settings] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()  # valid, but more often a mistake
-    profile: str = ""  # whose [env:NAME@PROFILE] are laid over [env:NAME]; "" is none
+    profile: str = ""  # its [env:NAME@PROFILE] override [env:NAME]; "" is none
 
 
 @dataclass(frozen=True, slots=True)

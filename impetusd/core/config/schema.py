@@ -419,7 +419,7 @@ def parse_http(text: str) -> str:
 
 
 def show_secret_url(url: str) -> str:
-    """Its scheme and host: whoever knows the path of a webhook may write to it."""
+    """Its scheme and host only: anybody who knows the path of a webhook may write to it."""
     from impetusd.core import redact
 
     scheme, _, rest = url.partition("://")

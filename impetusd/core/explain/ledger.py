@@ -1,4 +1,4 @@
-"""The ledger's format, as its readers see it: what a record has, whom it is about, and how it reads in one line.
+"""The ledger's format, as its readers see it: a record's fields, its subject, and its text in one line.
 
 A record is a JSON object on a line of its own, ASCII, in `state_dir/ledger.jsonl` and the file before it,
 `ledger.jsonl.1`. Each has `n` (1, 2, 3 …: a gap means that records were lost), `at` (Unix time in seconds, to the

@@ -229,7 +229,7 @@ def _rows_of_records(facts: Facts) -> list[Row]:
 
 
 def _with_causes(asked: list[Row], rows: Sequence[Row]) -> list[Row]:
-    """Those, and what they wait for, for that is where the cause is."""
+    """Those, and what they wait for, because the cause is there."""
     for row in asked:  # grows meanwhile
         waits = waited_for(row)
         if waits and not as_wanted(row):

@@ -68,7 +68,7 @@ class Slot:
     deadline: float | None = None
     pid: int | None = None
     started: float | None = None  # when the present process was spawned
-    asked: bool = False  # the start that follows this stop was asked for
+    asked: bool = False  # the start that follows this stop was requested
     failed: Reason = NONE  # why the present process is being stopped as a failure
     due: Reason = NONE  # why the present process, though well, is being replaced by another
     kills: int = 0  # SIGKILLs sent in the present stop
@@ -139,7 +139,7 @@ class Taken:
 class HandOver:
     """The process with `pid`, which is started up, takes over here; the one before lives on in a slot of its own.
 
-    `serves`: it is RUNNING already, and says READY=1 no more.
+    `serves`: it is RUNNING already and does not send READY=1 again.
     """
 
     pid: int
@@ -222,7 +222,7 @@ Step: TypeAlias = tuple[Slot, tuple[Action, ...]]
 
 
 def step(policy: Policy, slot: Slot, event: Event, now: float, jitter: float) -> Step:
-    """What `event` makes of `slot` at `now`, and what is to be done. `jitter` in [0, 1) spreads delays."""
+    """What `event` makes of `slot` at `now`, and the actions to take. `jitter` in [0, 1) spreads delays."""
     return TABLE[slot.state, type(event)](_Case(policy, slot, event, now, jitter))
 
 
@@ -280,7 +280,7 @@ def _end_and_start(case: _Case) -> Step:
 
 
 def _end(case: _Case, slot: Slot, reason: Reason = NONE) -> Step:
-    """SIGTERM (or kill_signal) now; the deadline kills. SIGCONT, for a stopped process hears nothing else."""
+    """SIGTERM (or kill_signal) now; the deadline kills. SIGCONT, because a stopped process receives nothing else."""
     slot = _enter(case, slot, State.STOPPING, reason, case.now + case.policy.kill_timeout)
     return slot, (Signal(case.policy.kill_signal, Scope.MAIN), Signal(signal.SIGCONT, Scope.MAIN))
 

@@ -45,7 +45,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to be done: recycle, or with `hard` kill."""
+    """An action: recycle, or with `hard` kill."""
 
     hard: bool
     reason: Reason

@@ -212,6 +212,6 @@ def begin(slot: Slot, now: float, policy: Policy, *, lives: bool) -> Slot:
 
 
 def end(slot: Slot, now: float) -> Slot:
-    """A slot as it is when it is held no more: what has ended meanwhile and is wanted up is due to be started."""
+    """A slot once it is no longer held: if it has ended meanwhile and is wanted up, it is due to be started."""
     waits = slot.state is State.BACKOFF and slot.deadline is None
     return replace(slot, deadline=now) if waits else slot

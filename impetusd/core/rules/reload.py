@@ -5,7 +5,7 @@
     WATCH    they serve beside all the old ones
     ROLLING  each new process takes the place of an old one, which drains; so many at a time start up
     PARKING  parked workers are replaced
-    ENDING   there is no way back any more: the old template ends, and the next one takes its name
+    ENDING   no rollback is possible any more: the old template ends, and the next one takes its name
     DONE     entirely new
     BACK     the new processes go; where one has a place already, the old version takes it back
     FAILED   entirely old
@@ -122,7 +122,7 @@ class Do(Enum):
 
 
 class Order(NamedTuple):
-    """One thing that is to be done."""
+    """One action to take."""
 
     do: Do
     part: Part

@@ -1,8 +1,8 @@
 """Which process is replaced next, of those in one unit that are well and due for it.
 
-One at a time: the template first, for all others are forked from it; then parked workers; then those that serve, and of
-these the one for which the next process is there already. `decide` is pure, and reads everything off the slots as they are:
-a supervisor that comes up in the middle goes on.
+One at a time: the template first, because all others are forked from it; then parked workers; then those that serve,
+and of these the one for which the next process is there already. `decide` is pure, and reads everything off the slots
+as they are: a supervisor that comes up in the middle goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ON_ITS_WAY = frozenset({State.STARTING, State.STOPPING, State.BACKOFF})
 class Seen:
     """A slot as it is.
 
-    `due`: its process is to be replaced; `heir`: another is ready to take its place at once; `told`: the last output of
+    `due`: its process must be replaced; `heir`: another is ready to take its place at once; `told`: the last output of
     its last process is known.
     """
 
@@ -39,19 +39,19 @@ class Seen:
 
 
 class Do(Enum):
-    """What is to be done with a slot."""
+    """The action on a slot."""
 
     NOT_DUE = "not due"  # it is getting a new process anyway, or none is wanted
     STOP = "stop"
     FORGET = "forget"
     CALL_OFF = "call off"  # its replacement does not come up
     HAND_OVER = "hand over"  # another takes its place, and it leaves
-    MAKE = "make"  # have another come up, to take its place
+    MAKE = "make"  # start another, to take its place
     RESTART = "restart"  # in its own place
 
 
 class Order(NamedTuple):
-    """One thing that is to be done. `slot`: which of the given slots; `why`: the one that causes it."""
+    """One action to take. `slot`: which of the given slots; `why`: the one that causes it."""
 
     do: Do
     slot: int
@@ -68,7 +68,7 @@ def may_replace(policy: Policy, slot: Slot, now: float, *, asked: bool) -> bool:
 
 
 def not_replaced(slot: Slot, reason: Reason) -> Slot:
-    """The slot whose process stays, for the next one does not come up."""
+    """The slot whose process stays because its replacement does not come up."""
     return replace(slot, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""Who waits for whom: the order that `depends_on` gives, and the circles that it must not have.
+"""Which unit waits for which: the order given by `depends_on`, and the cycles that it must not have.
 
 A graph is a mapping of each name to the names it depends on. Names that are not among its keys are left out: a
 configuration with such a name has been refused before.

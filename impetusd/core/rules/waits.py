@@ -26,7 +26,7 @@ def waits_for(name: str, slots: Iterable[Slot], *, oneshot: bool) -> Reason:
 
 
 def fork_within(policy: Policy) -> float:
-    """Seconds that a template has for a fork: there is to be time for another template within listen_timeout."""
+    """Seconds that a template has for a fork: so that another template can still start within listen_timeout."""
     return min(FORKED, policy.listen_timeout / 3)
 
 

@@ -89,7 +89,7 @@ class Alerting:
         ][:MOST]
 
     def silence(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """`by` is who asks. Raises ProtocolError."""
+        """`by` is the requester. Raises ProtocolError."""
         name, now = params["name"], self._now()
         self._require(name, {*self._alerts, *self._known(), ""})
         if len(self.silences()) >= MOST:

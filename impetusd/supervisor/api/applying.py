@@ -175,7 +175,7 @@ def keep_file(state_dir: str, file: Mapping[str, Any], tell: Callable[[str], Non
 
 
 def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> None:
-    """Have the disk say which profile is in force, for the daemon after this one."""
+    """Save to the disk which profile is in force, for the next daemon."""
     if profile == remembered_profile(state_dir):
         return
     try:
@@ -443,7 +443,7 @@ class Applying:
         return found
 
     async def _switch(self, params: dict[str, Any], names: set[str]) -> dict[str, Any]:
-        async with self._switching:  # the file is that of whoever is carried out
+        async with self._switching:  # the file is that of the change being carried out
             if self._going_over:
                 raise ConnectionAbortedError
             if names != set(self._present.disabled):

@@ -99,7 +99,7 @@ class Commands:
         self.over = asyncio.Event()  # and now it is
 
     def changed(self, change: Change) -> None:
-        """A slot has changed: whoever waits for an answer hears of it."""
+        """A slot has changed: notify clients that wait for an answer."""
         entry, before, after = change
         if before.state is not after.state:
             for progress in self._listeners:

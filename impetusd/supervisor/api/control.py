@@ -61,7 +61,7 @@ Handle = Callable[[Request, Progress], Awaitable[Mapping[str, Any] | Flow]]
 class Peer:
     """Who is at the other end: a process, or one of our own units (`via`), for itself or for the user `user`.
 
-    `who` tells one from another, for what each may cost. For a unit, `ceiling` is the highest role that it may act in,
+    `who` distinguishes peers, to limit the cost of each. For a unit, `ceiling` is the highest role that it may act in,
     and pid and uid are unknown: its requests are not made by a uid.
     """
 
@@ -126,7 +126,7 @@ def _groups(sock: socket.socket) -> tuple[int, ...]:
 
 
 def _long_option(sock: socket.socket, option: int, size: int) -> bytes:
-    """As getsockopt, which takes no more than 1024 bytes; b"" where it fails."""
+    """As getsockopt, which takes no more than 1024 bytes; b"" if it fails."""
     import ctypes
 
     buffer, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
@@ -157,7 +157,7 @@ class ControlServer:
         self._sock: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: Counter[int | str] = Counter()  # connections, by user
-        self._budgets: dict[int | str, Budget] = {}  # of users who are no admins
+        self._budgets: dict[int | str, Budget] = {}  # of users who are not admins
         self.faults = BARE
         self._busy: set[asyncio.Task[None]] = set()  # those with a request under way
 
@@ -384,7 +384,7 @@ class ControlServer:
             return protocol.error_line(ProtocolError(protocol.INTERNAL_ERROR, sentence, 1, request.id)), None
 
     async def close(self) -> None:
-        """Take no more connections, and let the answers that are under way reach their clients."""
+        """Stop accepting connections, and let pending answers reach their clients."""
         self._stop_listening()
         if self._busy:
             await asyncio.wait(self._busy, timeout=1.0)

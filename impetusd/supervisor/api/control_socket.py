@@ -1,4 +1,5 @@
-"""The control socket itself: made, kept over supervisors, made again when somebody removes it, and who may connect to it."""
+"""The control socket itself: creation, handover between supervisors, restoration after its removal, and access to
+it."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class ControlSocket:
         self._people: list[access.Person] = []
         self._watches = contextlib.ExitStack()
         self.server: ControlServer  # which answers
-        self.over: Callable[[], bool] = lambda: False  # whether it is made again no more
+        self.over: Callable[[], bool] = lambda: False  # whether to stop restoring it
         self.missing: Callable[[], object] = lambda: None  # called when what is in run_dir may be gone, too
 
     def role_of(self, peer: Peer) -> str:

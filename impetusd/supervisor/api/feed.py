@@ -59,7 +59,8 @@ class Feed:
     ) -> None:
         """`dropped`: how much of a slot's log was. `tell`: the daemon's log.
 
-        `lists`: of each kind that is no unit, its rows by key, made when they may have changed.
+        `lists`: for each kind other than unit, a function that makes its rows by key, called when they may have
+        changed.
         """
         self._engine = engine
         self._rows = rows
@@ -85,7 +86,7 @@ class Feed:
         self._said = 0.0  # when something was last published
         self._complained = ""
         self.faults = BARE
-        # Called with what is to hear of each record of the ledger; None: nothing.
+        # Sets the callback for each record of the ledger; None: none.
         self.listen: Callable[[Callable[[str, str], None] | None], object] = lambda _: None
 
     # What changes.

@@ -7,7 +7,7 @@ answer; there it speaks the control protocol like any client, and may name the u
 `control`). Requests to a supervisor that has died wait for the next.
 
 The unit speaks HTTP with strangers, so what it sends is hostile: no descriptor is ever taken from it (closing another
-user's file may take for ever, and flags of a socket are shared by whoever has it), and nothing that it does costs more
+user's file may take for ever, and flags of a socket are shared by all its holders), and nothing that it does costs more
 than a share.
 """
 
@@ -28,7 +28,7 @@ from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.start.starter import Starter
 
 MOST = 64  # connections of one unit
-AT_ONCE = 16  # messages of a unit that are read before everything else has its turn, and for so many seconds no more:
+AT_ONCE = 16  # messages of a unit that are read before everything else has its turn, then a pause in seconds:
 APART = 0.05
 PREFIX, THEIRS = "inherited:", ":theirs"  # in the shim's store, around the unit's name
 
@@ -118,7 +118,7 @@ class Inherited:
             self._serve(ours, self._peers[unit])
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         for sock in self._socks.values():
             self._loop.remove_reader(sock)
             sock.close()

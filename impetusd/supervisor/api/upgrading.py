@@ -101,7 +101,7 @@ class Upgrading:
         return True
 
     async def _prove(self) -> str:
-        """Have a supervisor of the new code prove itself. '' or why it cannot take over."""
+        """Test a supervisor of the new code. Returns '' or why it cannot take over."""
         loop = asyncio.get_running_loop()
         self._ended, self._answer = loop.create_future(), loop.create_future()
         out = os.memfd_create("proof", os.MFD_CLOEXEC)

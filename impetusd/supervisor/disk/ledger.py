@@ -48,7 +48,7 @@ class Ledger:
         # (last number, key, text) of what the disk does not have yet
         self._waiting: deque[tuple[int, str, str]] = deque()
         self.failing = NONE  # why the disk cannot be written now
-        self.news = asyncio.Event()  # set with each round that has records; whoever waits clears it
+        self.news = asyncio.Event()  # set with each round that has records; the waiter clears it
         self._added: Callable[[str, str], object] | None = None
         self._puts: dict[str, str | None] = {}
         self._lost = 0
@@ -81,7 +81,7 @@ class Ledger:
             self._added(kind, line)
 
     def pass_on(self, added: Callable[[str, str], object] | None) -> None:
-        """Have `added` called with the kind of each record, and with the record as JSON; None: nobody."""
+        """Call `added` with the kind of each record and the record as JSON; None: no callback."""
         self._added = added
 
     def puts(self) -> dict[str, str | None]:
@@ -206,7 +206,8 @@ class Ledger:
 
 
 def as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each reason the sentence, under its own name, and key and facts under `cause`; of a decision under `decided`.
+    """For each reason, its sentence under its own name, and its key and facts under `cause`, or `decided` for a
+    decision.
 
     Secrets are hidden in the facts, before there is a sentence.
     """

@@ -75,7 +75,7 @@ class StateFile:
             os.rename(self._path, f"{self._path}.bad")
 
     def save(self, content: Mapping[str, Any], *, urgent: bool = False) -> None:
-        """Have `content` (for JSON; not to be changed afterwards) written soon; of several only the last is."""
+        """Write `content` (for JSON; do not modify it afterwards) soon; of several, only the last is written."""
         self._next = content
         self._idle.clear()
         self._urgent = self._urgent or urgent
@@ -87,7 +87,7 @@ class StateFile:
             await asyncio.wait_for(self._idle.wait(), patience)
 
     async def close(self, patience: float = 5.0) -> None:
-        """Have what was saved last written, and wait for that, `patience` seconds at most."""
+        """Write what was last saved, and wait for that, at most `patience` seconds."""
         self._closing = asyncio.Event()
         self._go_on()
         with contextlib.suppress(TimeoutError):

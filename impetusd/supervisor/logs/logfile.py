@@ -59,7 +59,7 @@ class LogFile:
         self.lost = lost or Lost()
         self.fd = -1
         self.due_since: float | None = None  # since when it should be opened anew (monotonic)
-        self.midline = False  # the last byte is no newline
+        self.midline = False  # the last byte is not a newline
         self._target = path  # its target if it is a link
         self._regular = True
         self._device = self._inode = 0

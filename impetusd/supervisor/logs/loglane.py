@@ -103,7 +103,7 @@ class Lane:
             self._writer.unbegun.discard(self)
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have `function` called in the thread."""
+        """Call `function` in the thread."""
         self._calls.put((function, arguments))  # type: ignore[arg-type]  # what it returns is dropped
         self.begin()
         if not self._woken:
@@ -132,7 +132,7 @@ class Lane:
                 time.sleep(AGAIN if self._faults >= FAULTS else BETWEEN)
 
     def _raised(self, source: str, stage: str, error: Exception) -> None:
-        """Have it shown in `status`, and logged once."""
+        """Show it in `status`, and log it once."""
         if self._writer.note is not None:
             self._soon(functools.partial(self._writer.note, source, stage, error))
         else:
@@ -468,7 +468,8 @@ class Lane:
         self._contain(pipe, self._drain_now, pipe)
 
     def empty(self, pipe: Pipe) -> None:
-        """Write all that is in the pipe now, an unfinished line, too, and no more: a flood must not hold the thread."""
+        """Write all that is in the pipe now, including an unfinished line, and nothing later: a flood must not hold the
+        thread."""
         self._contain(pipe, self._drain_now, pipe, True)
 
     def _drain_now(self, pipe: Pipe, forced: bool = False) -> None:

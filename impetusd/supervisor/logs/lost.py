@@ -133,7 +133,7 @@ class Losses:
         return self._lost.setdefault(path, Lost(self, path))
 
     def attention(self, paths: Collection[str]) -> list[Reason]:
-        """Of the files `paths`, those that cannot be written now, for each directory and cause."""
+        """Those of the files `paths` that cannot be written now, by directory and cause."""
         found: dict[tuple[str, int], list[str]] = {}
         for path in paths:
             if (lost := self._lost.get(path)) is not None and lost.since:

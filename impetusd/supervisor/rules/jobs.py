@@ -25,7 +25,7 @@ class Jobs:
         return self._engine.slots.of_unit(unit)
 
     def start(self, unit: Unit) -> None:
-        """Have it run, once."""
+        """Run it, once."""
         if not self._ending():
             self._engine.start(self.slots(unit))
 

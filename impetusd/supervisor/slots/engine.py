@@ -94,15 +94,15 @@ class Engine:
         self.slots.configure(at, blobs, saved, before)
 
     def start(self, entries: Iterable[Entry]) -> None:
-        """Have them up; those that run already are left alone."""
+        """Start them; those that run already are left alone."""
         self._ask(entries, Start())
 
     def restart(self, entries: Iterable[Entry]) -> None:
-        """Have a new process in each."""
+        """Restart each with a new process."""
         self._ask(entries, Restart())
 
     def stop(self, entries: Iterable[Entry]) -> None:
-        """Have them down."""
+        """Stop them."""
         self.rounds.put(*((entry, Stop()) for entry in entries))
         self.rounds.wake()
 
@@ -173,7 +173,7 @@ class Engine:
     def scale(self, unit: Unit, count: int, token: str = "") -> list[Entry]:
         """Scale the unit to `count` serving slots: remove the highest or start new ones. Returns those that change.
 
-        `token`: of who asks, for `was_scaled`.
+        `token`: the requester's, for `was_scaled`.
         """
         role = serving(unit)
         present = {e.index: e for e in self.slots.of_unit(unit) if e.role is role}

@@ -83,7 +83,7 @@ class Entry:
         self.waits: Callable[[], Reason] | None = None  # what its start waits for
         self.secrets: tuple[str, ...] = ()  # given to its process, if this supervisor started it
         self.tail_due = False  # the tail of the last run was requested from the writer
-        self.tail_of = 0  # whose pid that had
+        self.tail_of = 0  # the pid of that run
         self.dismissed = False  # scaled away: forgotten once it is stopped
 
     @property

@@ -153,7 +153,7 @@ class Machine:
         # One that goes for good is EXITED first, then STOPPED: it is cleared up after twice.
         if entry.slot.state in IDLE and entry.slot.state is not before.state:
             self._faults.contain(entry.name, "clearing up after it", self._places.clear, entry)
-        if entry.role is not Role.TEMPLATE or entry.slot.state is not State.STARTING:  # its workers hear of it next
+        if entry.role is not Role.TEMPLATE or entry.slot.state is not State.STARTING:  # its workers are notified next
             refuse = self._places.refuse_if_nobody_serves
             self._faults.contain(entry.name, "looking who serves", refuse, entry.unit)
 
@@ -193,7 +193,7 @@ class Machine:
         self._slots.write_down(entry)
 
     def arm(self, entry: Entry) -> None:
-        """Have its deadline looked at when that is due."""
+        """Set a timer for its deadline."""
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None

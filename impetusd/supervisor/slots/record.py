@@ -37,7 +37,7 @@ class Record:
     generation: int = 0
     gated: bool = False  # its dependencies must be ready first
     stopped: bool = False  # by the operator, by name: it stays stopped over reboots
-    due: Reason = NONE  # why its process is to be replaced, as soon as its turn has come
+    due: Reason = NONE  # why its process must be replaced as soon as its turn has come
     asked: bool = False  # and that was requested
     tail: list[str] = field(default_factory=list)  # the last stderr lines of its last failed run
 

@@ -43,7 +43,7 @@ class Slots:
         self._at: Callable[[int], Config]
         self._remembered: dict[str, list[str]] = {}  # by unit, the slots that the supervisor before us had
         self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
-        self._leaving: dict[str, Unit | None] = {}  # by name, units that the configuration has no more, or switched off
+        self._leaving: dict[str, Unit | None] = {}  # by name, units that were removed or disabled
 
     def configure(
         self,
@@ -81,7 +81,7 @@ class Slots:
         self._facts[unit.name] = record.load_facts(text)
 
     def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
-        """Slots of units that the configuration had and has no more."""
+        """Slots of units that were removed from the configuration."""
         now, self._at = self._at, before
         for unit in with_jobs(before(0)):
             known = self.units.get(unit.name)
@@ -197,7 +197,7 @@ class Slots:
         return bool(self._facts[unit.name].get("afresh"))
 
     def note(self, unit: Unit, **facts: Any) -> None:
-        """Have this remembered of a unit."""
+        """Store this state of a unit."""
         self._facts[unit.name].update(facts)
         self._starter.outbox.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
 
@@ -228,7 +228,7 @@ class Slots:
         return entry
 
     def sort(self) -> None:
-        """Have all of them in the order in which they are shown."""
+        """Sort all of them in display order."""
         order = {name: at for at, name in enumerate(self.units)}
         roles_order = list(Role)
         keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}

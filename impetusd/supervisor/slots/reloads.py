@@ -147,7 +147,7 @@ class Reloads:
     def begin(
         self, unit: Unit, reason: Reason, *, asked: bool, canaries: int = 0, watch: float | None = None, token: str = ""
     ) -> None:
-        """Have the version on the disk take over in a unit that `overlaps`, of which something runs."""
+        """Let the version on the disk take over in a running unit that `overlaps`."""
         template = self._slots.entries.get(slot_name(unit, Role.TEMPLATE, 0))
         reload = Reload(
             generation=self._slots.generation(unit) + 1,
@@ -183,7 +183,7 @@ class Reloads:
         return running
 
     def cancel(self, unit: Unit, why: Reason) -> bool:
-        """Have the old version back. False when that is not possible any more, or nothing is under way."""
+        """Roll back to the old version. False if that is no longer possible, or nothing is under way."""
         reload = self._versions.active(unit)
         if reload is None or reload.forward or reload.phase not in core.REVERSIBLE | {Phase.BACK}:
             return False
@@ -359,7 +359,7 @@ class Reloads:
         if following.slot.state is State.RUNNING:
             self._places.rename(following, template)
             self._rounds.post(following, Taken(again=False))
-        elif following.slot.state in IDLE:  # it has died since, and is needed no more for this
+        elif following.slot.state in IDLE:  # it has died since and is no longer needed for this
             self._rounds.post(template, Restart())
             self._slots.dismiss(following)
 

@@ -50,7 +50,7 @@ class Rolling:
                 self._slots.replacing[entry.unit.name] = entry.unit
 
     def mark(self, entries: Iterable[Entry], reason: Reason, *, asked: bool = False) -> list[Entry]:
-        """Have a new process in each, one after the other. Returns those for which that is possible now."""
+        """Replace the process in each, one after the other. Returns those for which that is possible now."""
         marked = []
         for entry in entries:
             if self._slots.holds(entry) or PARTS.get(entry.role) not in core.ORDER:

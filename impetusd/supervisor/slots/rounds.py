@@ -108,7 +108,7 @@ class Rounds:
     # Contents of the inbox.
 
     def concerns(self, entry: Entry) -> bool:
-        """Whether anything is to be handled for this slot."""
+        """Whether an event is pending for this slot."""
         return any(each is entry for each, _ in self._inbox)
 
     def leaves(self, entry: Entry) -> bool:

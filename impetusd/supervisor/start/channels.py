@@ -35,11 +35,11 @@ class Channels:
                 raise
 
     def put_to_work(self, process: int, name: str) -> None:
-        """Have a worker accept requests as slot `name`; said twice, it is done once."""
+        """Order a worker to accept requests as slot `name`; a repeated order has no effect."""
         self._tell_with_page(process, name, {"do": "serve", "name": name})
 
     def go_on_measuring(self, process: int, name: str) -> None:
-        """Have a worker that serves as slot `name`, since before our time, measure where we can see it."""
+        """Let a worker that has served as slot `name` since before our time measure where we can see it."""
         self._tell_with_page(process, name, {"do": "tell"})
 
     def _tell_with_page(self, process: int, name: str, message: Mapping[str, Any]) -> None:

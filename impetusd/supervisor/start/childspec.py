@@ -160,7 +160,8 @@ def refuse_unreadable(path: str, user: str) -> None:
 
 
 def own_folder(path: str, uid: int | None, user: str) -> None:
-    """Have the folder `path` be there and belong to the user, with what is in it; nobody else gets in. Raises CannotStart.
+    """Make the folder `path` if missing, owned by the user like its contents; no other user may enter. Raises
+    CannotStart.
 
     `uid`: None is impetusd's own. It is in state_dir, which others may pass through then, and not list.
     """

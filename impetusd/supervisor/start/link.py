@@ -64,7 +64,8 @@ class Link:
             self._one(event, self._hear)
 
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
-        """Have the shim carry out `ops` as a whole. `sent` is called once the kernel holds copies of `fds`."""
+        """Send `ops` to the shim, to be carried out as a whole. `sent` is called once the kernel holds copies of
+        `fds`."""
         try:
             self._outbox.append(({"ops": ops}, fds, sent))
             if len(self._outbox) == 1:

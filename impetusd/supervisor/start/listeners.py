@@ -65,7 +65,7 @@ class Listeners:
         return any(f"listen:{unit.name}:{address.place}" not in self._outbox.fds for address in unit.listen)
 
     def follow(self, units: Iterable[Unit]) -> None:
-        """Have the files of the unix sockets that were bound before our time made again when somebody removes them."""
+        """Restore the files of unix sockets bound before our time whenever somebody removes them."""
         for unit in units:
             self._follow(unit)
 
@@ -101,7 +101,7 @@ class Listeners:
     # Closing.
 
     def let_go(self, unit: Unit, path: str) -> None:
-        """The unix socket at `path` can be reached no more: the unit's next process is to have another one."""
+        """The unix socket at `path` can no longer be reached: the unit's next process gets another one."""
         for address in unit.listen:
             name = f"listen:{unit.name}:{address.place}"
             if address.path == path and name in self._outbox.fds:

@@ -97,7 +97,7 @@ class Notify:
         self._faults.hear(source.sock, source.name, "reading a message", self._readable, source)
 
     def unlisten(self, name: str) -> None:
-        """Hear it no more."""
+        """Stop listening on it."""
         source = self._sources.pop(name, None)
         if source is not None:
             self._loop.remove_reader(source.sock)
@@ -114,7 +114,7 @@ class Notify:
                     self._hear(CREDENTIALS.unpack(ancillary[0][2])[0], parse(body))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for name in list(self._sources):
             self.unlisten(name)
 

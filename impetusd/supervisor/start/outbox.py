@@ -34,7 +34,7 @@ class Outbox:
         self.fds = dict(link.fds)  # name → our copy, of what the shim holds
 
     def put(self, key: str, blob: str | None) -> None:
-        """Have `blob` remembered under `key`; None forgets it."""
+        """Store `blob` in the shim under `key`; None removes it."""
         self._puts.append((key, blob))
 
     def ask(self, operation: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class Outbox:
         return self.fds.pop(name, None)
 
     def drop(self, name: str) -> None:
-        """Have the shim close a descriptor, and close our copy."""
+        """Close a descriptor in the shim, and our copy."""
         self.ask({"op": "drop", "name": name})
         fd = self.fds.pop(name, None)
         if fd is not None:
@@ -119,7 +119,7 @@ class Outbox:
         self._ledger.sent()
 
     def quit(self, code: int) -> None:
-        """Have the shim exit with `code` once we have."""
+        """Let the shim exit with `code` after us."""
         self.ask({"op": "quit", "code": code})
         self.flush()
 

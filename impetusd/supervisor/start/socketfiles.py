@@ -83,7 +83,7 @@ class SocketFiles:
         return False
 
     def show(self, path: str) -> None:
-        """Have it found again. What somebody has put there meanwhile stays."""
+        """Make it visible again. A file that somebody has put there meanwhile stays."""
         if path not in self._hidden:
             return
         self._hidden.remove(path)
@@ -93,7 +93,8 @@ class SocketFiles:
         self.follow(path, self._units[path])
 
     def close(self) -> None:
-        """Watch no more, and remove the second names: an older version that takes over refuses a file with two names."""
+        """Stop watching, and remove the second names: an older version that takes over refuses a file with two
+        names."""
         for path in list(self._units):
             self.forget(path)
         for end in self._unwatch:

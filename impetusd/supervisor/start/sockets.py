@@ -184,7 +184,8 @@ def drop_new_connections(fd: int) -> None:
 
 
 def refuse(fd: int) -> bool:
-    """Have a socket refuse connections although other processes hold it, and close those in its queue. False if it does.
+    """Make a socket refuse connections although other processes hold it, and close those in its queue. Returns whether
+    it now refuses.
 
     A TCP socket stays bound, and listens again after `let_in`. After shutdown(2) a unix socket never listens again, so
     only its queue is closed: that nobody else gets there is its file's business.
@@ -200,7 +201,7 @@ def refuse(fd: int) -> bool:
 
 
 def let_in(fd: int, address: Listen, backlog: int) -> None:
-    """Have a socket accept connections again after `refuse` and `drop_new_connections`. Raises CannotStart."""
+    """Let a socket accept connections again after `refuse` and `drop_new_connections`. Raises CannotStart."""
     try:
         with another(fd) as sock:
             with contextlib.suppress(FileNotFoundError):  # nobody was shut out
@@ -212,7 +213,7 @@ def let_in(fd: int, address: Listen, backlog: int) -> None:
 
 
 def adjust(fd: int, address: Listen, backlog: int, found: Found = NOTHING, second: str = "") -> None:
-    """Have a socket that listens already be as its keys say now. Raises CannotStart.
+    """Set the present values of its keys on a socket that already listens. Raises CannotStart.
 
     `second`: where the file of a unix socket has its second name, see `supervisor.start.socketfiles`.
     """

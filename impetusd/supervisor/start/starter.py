@@ -202,6 +202,6 @@ class Starter:
         self.outbox.flush()
 
     def upgrade_shim(self) -> None:
-        """Have the shim go on with the code that is now on the disk: it answers `upgraded` or `refused`."""
+        """Let the shim switch to the code now on the disk: it answers `upgraded` or `refused`."""
         self.outbox.ask({"op": "upgrade"})
         self.outbox.flush()

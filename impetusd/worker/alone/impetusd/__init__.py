@@ -1,4 +1,5 @@
-"""impetusd, for a Python that does not have it: this folder in PYTHONPATH brings the package, and nothing that lies beside it."""
+"""impetusd, for a Python that does not have it: this folder in PYTHONPATH provides the package, and nothing beside
+it."""
 
 import os
 import sys
