@@ -51,7 +51,7 @@ class Editing:
 
     @property
     def sections(self) -> list[Section]:
-        """Of all files."""
+        """The sections of all files."""
         return [section for path, text in self.source.texts for section in ini.parse(text, path)[0]]
 
     def checked(self, text: str) -> tuple[Config, Source]:

@@ -242,7 +242,7 @@ def _cgroup(pid: int | None) -> str:
 
 
 def _pids(cgroup: str) -> tuple[int, int] | None:
-    """Of the cgroup, from here up to the root, that has the least left: (in use, most)."""
+    """(in use, most) of the cgroup with the least left, from here up to the root."""
     found: list[tuple[int, int]] = []
     while cgroup.startswith(f"{CGROUPS}/"):
         most, used = (_text(f"{cgroup}/pids.{name}").strip() for name in ("max", "current"))

@@ -38,7 +38,7 @@ def require_known(names: Sequence[str], units: Collection[str], timers: Collecti
 
 
 def require(patterns: Sequence[str], known: Collection[str]) -> None:
-    """Failure (exit 4) for the first pattern that means none of `known`: units, slots, timers, checks."""
+    """Failure (exit 4) for the first pattern that matches none of `known`: units, slots, timers, checks."""
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
             import difflib

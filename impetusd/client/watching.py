@@ -52,7 +52,7 @@ def changes(
 
 
 def _changes(connection: socket.socket, mirror: Mirror, beat: float, *, usage: bool) -> Iterator[Change | None]:
-    """Of one connection, until it ends: Dropped, OutOfStep."""
+    """The changes of one connection, until it ends. Raises Dropped, OutOfStep."""
     lines = protocol.LineBuffer(protocol.MAX_ANSWER)
     params = {"life": mirror.life, "since": mirror.n, "usage": usage}
     connection.setblocking(True)

@@ -52,7 +52,7 @@ def distrusted(uid: int, gid: int, mode: int, owner: int, gids: Collection[int] 
 
 
 def file_fault(path: str, there: stat_result, trust: Trust) -> Fault | None:
-    """Of the file itself."""
+    """Why the file itself is not trusted; None if it is."""
     what = distrusted(there.st_uid, there.st_gid, there.st_mode, trust.uid)
     if there.st_uid not in {0, trust.uid}:
         return Fault(f"it {what}", f"chown {trust.uid or 'root'} {path}")

@@ -210,7 +210,7 @@ def _forward(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _matching(data: bytes, offset: int, file: str, query: Query, needle: bytes) -> list[Line]:
-    """Of whole lines those that match, with what is around them."""
+    """The matching ones of whole lines, with their context."""
     if needle and needle not in data.lower():
         return []
     texts = data.removesuffix(b"\n").split(b"\n")

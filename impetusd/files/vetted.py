@@ -195,7 +195,8 @@ def _acl(fd: int) -> bytes:
 
 
 def _owned(there: stat_result) -> stat_result:
-    """With root as the owner of what belongs to nobody in our user namespace: none of those who live here may write it."""
+    """Treats root as the owner of files without an owner in our user namespace: no user of this namespace may write
+    them."""
     return os.stat_result((*there[:4], 0, *there[5:10])) if there.st_uid == _outside() else there
 
 

@@ -34,10 +34,10 @@ class DryRunLink(Link):
         self.troubles, self.baseline = {}, hello.get("baseline", {})
 
     def send(self, ops: list[dict[str, Any]], fds: Sequence[int] = (), sent: Callable[[], None] | None = None) -> None:
-        """Nothing is said."""
+        """Sends nothing."""
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Closes nothing, because nothing was opened."""
 
 
 async def prove(conf: str, paths: Paths, boot: bool, folder: str) -> None:

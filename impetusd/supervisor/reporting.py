@@ -45,7 +45,8 @@ class Reporting:
     # Slots.
 
     def record(self, entry: Entry, kind: str, **fields: Any) -> None:
-        """Of a health check's command nothing: what it says is in the `health` records, each time that this turns."""
+        """Record nothing of a health check's command: its output is in the `health` records, at each change of
+        state."""
         if entry.role is not Role.CHECK:
             self._ledger.add(kind, unit=entry.unit.name, slot=self.engine.slots.shown(entry), **fields)
 

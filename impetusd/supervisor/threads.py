@@ -21,7 +21,7 @@ class NoAnswer(Exception):
 
 
 class Threads:
-    """Threads for one purpose, so that those of another that hang take none of them."""
+    """Threads for one purpose, which hanging threads of other purposes cannot use up."""
 
     def __init__(self, name: str, most: int) -> None:
         """`most` calls run at a time."""

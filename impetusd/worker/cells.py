@@ -3,7 +3,7 @@
     header   how many cells to look at, and three numbers that are not used
     cell     pid, phase, count of connections, accept turns; each 32 bits, in the host's byte order
 
-A worker has the cell of its slot from when it serves on, and writes into that one alone, for as long as its own pid stands there.
+A worker owns the cell of its slot once it serves, and writes into that one alone, for as long as its own pid is there.
 The supervisor keeps the page and blanks the cell of a worker that has ended. Nothing that stands here is trusted: a cell that
 lies can make others wait for PASS, once for each connection that they accept.
 """

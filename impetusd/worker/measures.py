@@ -46,7 +46,7 @@ def make() -> int:
 
 
 class Measures:
-    """Of one worker; in memory of its own until it is given a page."""
+    """The measurements of one worker; in its own memory until it is given a page."""
 
     def __init__(self) -> None:
         self._own(bytearray(SIZE))

@@ -38,13 +38,13 @@ class Inbox:
         self.fd, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def put(self, *event: Any) -> None:
-        """Of any thread."""
+        """Put an event in the inbox; may be called from any thread."""
         self._events.append(event)
         self.wake()
 
     def wake(self) -> None:
         """Make `fd` readable."""
-        with contextlib.suppress(OSError):  # it is full, so it is readable; or all is over
+        with contextlib.suppress(OSError):  # it is full, so it is readable; or it is closed
             os.write(self._wake, b"\0")
 
     def take(self) -> Iterator[tuple[Any, ...]]:

@@ -144,7 +144,7 @@ def _cpu(percent: float | None) -> str:
 
 
 def state_colour(row: Row) -> str:
-    """Of a row's state; "" for none."""
+    """The colour of a row's state; "" for none."""
     if row["want"] != "up" and row["state"] in {"STOPPED", "EXITED"}:
         return "dim"
     if row["state"] == "RUNNING" and not row.get("ready", True):

@@ -13,5 +13,5 @@ NAMES = (
 
 
 def numbers(names: tuple[str, ...]) -> list[int]:
-    """Of names in NAMES."""
+    """The numbers of these names, which are in NAMES."""
     return [NAMES.index(name) for name in names]

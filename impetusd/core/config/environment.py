@@ -23,7 +23,7 @@ _OF_THE_DAEMON = ("IMPETUSD_", "LISTEN_", "NOTIFY_SOCKET", "JOURNAL_STREAM", "MA
 
 
 def handed_on(daemon: Mapping[str, str], env_pass: Sequence[str]) -> dict[str, str]:
-    """What a process is given of impetusd's environment."""
+    """The part of impetusd's environment that a process is given."""
     if not env_pass:  # as nearly always, at each start
         return {name: value for name, value in daemon.items() if name in HANDED_ON or name.startswith("LC_")}
     wanted = [pattern for pattern in env_pass if pattern[0] != "!"]

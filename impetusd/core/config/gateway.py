@@ -261,7 +261,7 @@ def _written(addresses: tuple[Listen, ...]) -> list[str]:
 
 
 def _shown(reading: Values, name: str) -> dict[str, tuple[object, str]]:
-    """What the unit's sections say, by key, as `describe.keys`; of an alert the key has its name in front."""
+    """The values of the unit's sections, by key, as `describe.keys`; an alert's keys are prefixed with its name."""
     shown: dict[str, tuple[object, str]] = {}
     if reading.gateway is not None:
         shown = _keys(schema.GATEWAY, reading.gateway.values, "")

@@ -118,7 +118,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Of a unit that impetusd makes of sections like [gateway]: what these say, and the folder that is the unit's own.
+    """The origin of a unit that impetusd makes of sections like [gateway]: their settings, and the unit's own folder.
 
     `settings`: key → its value, and how one would write that without its secrets. The unit's processes inherit a descriptor
     over which they ask for connections to the supervisor: see `supervisor.api.inherited`.
@@ -242,7 +242,7 @@ class Unit:
 
 
 def user_and_group(user: str) -> tuple[str, str]:
-    """What `user` names: a user, and a group or "", each by name or by number; uid:gid."""
+    """The user, and a group or "", in a value of `user`, each by name or by number; uid:gid."""
     name, _, group = user.partition(":")
     return name, group
 

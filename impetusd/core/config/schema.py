@@ -961,7 +961,7 @@ def _peer(text: str, example: str) -> str:
 
 
 def _path(text: str) -> str:
-    """What a request's first line can hold, of a URL or of a path alone."""
+    """`text` if a request's first line can hold it, as a URL or a path alone. Raises ValueError."""
     if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
         raise ValueError("a URL has no blanks, no # and nothing but ASCII; write such characters as %20")
     return text

@@ -107,7 +107,7 @@ KNOWN = (
 
 
 def of_reasons(reasons: Iterable[Reason]) -> Advice:
-    """Of the last reason that is known."""
+    """The advice for the last reason that is known."""
     found = (_of_reason(reason) for reason in reversed(list(reasons)))
     return next((each for each in found if each != Advice()), Advice())
 
@@ -197,7 +197,7 @@ def _of_exec(name: str, cause: Reason, number: int) -> Advice:
 
 
 def advice(lines: Iterable[str]) -> Advice:
-    """Of the last line, of those that a program wrote, that is known."""
+    """The advice for the last known line among those that a program wrote."""
     for line in reversed(list(lines)):
         for known in KNOWN:
             match = known.pattern.search(line)

@@ -115,7 +115,7 @@ class End:
 
     @property
     def text(self) -> str:
-        """What it was, and what it said."""
+        """Why it ended, with its last output."""
         why = self.reason
         text = str(why)
         said = causes.error_line(self.lines)[:300] if self.rule is None else causes.hang_location(self.lines)
@@ -125,7 +125,7 @@ class End:
 
     @property
     def reason(self) -> Reason:
-        """What it was."""
+        """Why it ended."""
         return ledger.reason(self.rule) if self.rule is not None else ledger.end_reason(self.exit)
 
 

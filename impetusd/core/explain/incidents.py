@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What follows from one root. `problems`: the root's own first, else the worst first.
+    """The problems that follow from one root. `problems`: the root's own first, else the worst first.
 
     `state` is the root's where it has no problem of its own, as a database that was stopped; `waiting`: units whose start
     waits for it.
@@ -72,7 +72,7 @@ class Incident:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of everything that it concerns, the root first."""
+        """The names of everything that it concerns, the root first."""
         return tuple(dict.fromkeys([self.root, *(problem.name for problem in self.problems), *self.waiting]))
 
 
@@ -83,7 +83,7 @@ class _Unit:
 
 
 def standing(rows: Rows, known: Collection[str] = ()) -> list[Problem]:
-    """What the rows themselves show to be wrong. `known`: keys of what was wrong before.
+    """The problems that the rows themselves show. `known`: keys of earlier problems.
 
     Whatever is being retried keeps its problem until the outcome is known: a unit that is starting, a check that has
     not probed yet, a timer whose job runs.
@@ -257,7 +257,7 @@ def problem_data(problem: Problem) -> dict[str, Any]:
 
 
 def problem_of(data: Mapping[str, Any]) -> Problem:
-    """What `problem_data` made. KeyError, TypeError for what it did not make."""
+    """A problem from the result of `problem_data`. Raises KeyError, TypeError for anything else."""
     cause = read(data["cause"]) or NONE
     since, slots, lines = float(data["since"]), tuple(data["slots"]), tuple(data["lines"])
     return Problem(str(data["event"]), str(data["name"]), cause, since, slots, lines)

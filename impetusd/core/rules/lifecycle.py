@@ -40,7 +40,7 @@ UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for
 
 
 class State(IntEnum):
-    """What a slot is."""
+    """The state of a slot."""
 
     STOPPED = ProcessStates.STOPPED
     STARTING = ProcessStates.STARTING
@@ -120,7 +120,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Nothing of this slot is left: its last descendant ended, or a start that had to wait was called off."""
+    """Nothing of this slot is left: its last descendant ended, or a waiting start was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +341,7 @@ def _settled(case: _Case) -> Slot:
 
 
 def _recycle(case: _Case) -> Step:
-    """Only within the budget: a process that is well is better than none."""
+    """Only within the budget: a healthy process is better than none."""
     assert isinstance(case.event, Recycle)
     if not has_budget(case.policy, case.slot, case.now):
         return case.slot, ()
@@ -452,7 +452,7 @@ def is_unkillable(policy: Policy, slot: Slot) -> bool:
 
 
 def _after(case: _Case, slot: Slot) -> Step:
-    """Nothing of the slot runs any more: what now?"""
+    """Decide what follows once nothing of the slot runs any more."""
     if slot.want is Want.DOWN:
         return _enter(case, slot, State.STOPPED), ()
     if slot.asked or slot.last_exit is None:

@@ -34,7 +34,7 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is remembered of a tree from look to look."""
+    """The state of a tree, kept between looks."""
 
     at: float  # of the last look
     used: int

@@ -100,7 +100,7 @@ def plan(old: Callable[[int], Config], new: Callable[[int], Config], instances: 
 
 
 def _groups(before: Config, after: Config) -> Iterator[Change]:
-    """What the names of groups stand for: no process is touched by these."""
+    """Changes in groups' members: they affect no process."""
     was = {name: ", ".join(group.members) for name, group in before.groups.items()}
     now = {name: ", ".join(group.members) for name, group in after.groups.items()}
     for name in dict.fromkeys([*now, *was]):
@@ -115,7 +115,7 @@ def _changes(
     differing: Callable[[T, T], list[Key]],
     effect: Callable[[T, T, set[str]], Effect] = lambda _, __, ___: Effect.LIVE,
 ) -> Iterator[Change]:
-    """Of sections of one sort; what is switched off counts as not there."""
+    """The changes of sections of one kind; disabled ones count as missing."""
     was = {name: each for name, each in before.items() if each.enabled}
     now = {name: each for name, each in after.items() if each.enabled}
     for name, each in now.items():

@@ -122,7 +122,7 @@ def dump(held: Held) -> str:
 
 
 def load(text: str) -> Held:
-    """What `dump` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    """Load what `dump` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     found = json.loads(text)
     slots = {str(name): _cause(each) for name, each in dict(found["slots"]).items()}
     return Held(slots, None if found["whole"] is None else _cause(found["whole"]))

@@ -76,7 +76,7 @@ class Reload:
 
 
 class Part(Enum):
-    """What a slot is in a reload."""
+    """A slot's part in a reload."""
 
     TEMPLATE = "template"
     NEXT_TEMPLATE = "next template"
@@ -101,7 +101,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """All that a decision looks at besides the reload itself."""
+    """All input of a decision besides the reload itself."""
 
     slots: tuple[Seen, ...]
     parallel: int = 1
@@ -385,7 +385,7 @@ class Count(NamedTuple):
 
 
 def verdict(old: Iterable[Count], new: Iterable[Count]) -> Reason:
-    """What is wrong with the new ones; NONE if they are as good as the old ones."""
+    """The fault of the new ones; NONE if they are as good as the old ones."""
     old, new = list(old), list(new)
     asked, errors = sum(each.requests for each in new), sum(each.errors for each in new)
     asked_old, errors_old = sum(each.requests for each in old), sum(each.errors for each in old)

@@ -56,7 +56,7 @@ class Alerting:
         self._reported = 0.0
 
     def row(self) -> dict[str, Any]:
-        """What is published."""
+        """The state that is published."""
         return {
             "names": self._alerts,
             "silences": self.silences(),
@@ -66,7 +66,7 @@ class Alerting:
         }
 
     def silences(self) -> list[dict[str, Any]]:
-        """Those that are not over."""
+        """The silences that have not expired."""
         now = self._now()
         if any(each["until"] <= now for each in self._silences):
             self._silences = [each for each in self._silences if each["until"] > now]

@@ -76,7 +76,7 @@ class Configuration:
         self.at(0)
 
     def accept(self) -> None:
-        """It was found good: who it names is not looked up any more."""
+        """It was valid: the users in it are not looked up again."""
         self._host = dataclasses.replace(self._host, user_exists=lambda _: True, group_exists=lambda _: True)
 
     def _parse(self, instance: int) -> Config:

@@ -28,7 +28,7 @@ At = Callable[[int], "Config"]  # a configuration as each instance sees it
 
 
 class Behind:
-    """What was noted, kept in the shim for the next supervisor. Times are seconds on the monotonic clock."""
+    """The notes, kept in the shim for the next supervisor. Times are seconds on the monotonic clock."""
 
     def __init__(self, engine: Engine, starter: Starter, present: At, parsed: Callable[[str], At]) -> None:
         """`present` is in force; `parsed` gives one that is remembered."""
@@ -42,7 +42,7 @@ class Behind:
         ] = {}  # by unit, the oldest first: until when, which configuration
 
     def load(self, text: str) -> None:
-        """What the supervisor before us has noted."""
+        """Restore the previous supervisor's notes."""
         told = json.loads(text)
         self._noted = {
             name: [(at, told["was"][number]) for at, number in noted] for name, noted in told["units"].items()

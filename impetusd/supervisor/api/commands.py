@@ -237,7 +237,7 @@ class Commands:
         return {**answer, **self.attention({entry.unit.name for entry in entries} if names else None)}
 
     def attention(self, units: Collection[str] | None = None) -> dict[str, Any]:
-        """What needs it, apart from slots: of these units (None: all), and of impetusd itself."""
+        """What needs attention, apart from slots: of these units (None: all), and of impetusd itself."""
         troubles, held = self._troubles(), self._held()
         told = [*(said for unit, said in self._attention() if units is None or unit in units), *troubles]
         if held is not None:
@@ -249,7 +249,7 @@ class Commands:
         return {"attention": attention, "troubles": own, "notices": notices, "held": held}
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """The one row, for `watch`, of what is nobody's in particular."""
+        """The one row for `watch` of state that belongs to no unit."""
         return {"": {**self._who(), **self._more(), **self.attention()}}
 
     def _describe(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -337,7 +337,7 @@ class Commands:
         return {"ok": ok or not wait, "units": self._rows.of(present())}
 
     def _is_fine(self, entry: Entry) -> bool:
-        """Not RUNNING and yet as it should be: it has done its work, is a template that nobody needs, was scaled away."""
+        """Not RUNNING and yet as it should be: it has done its work, is an unneeded template, or was scaled away."""
         slot = entry.slot
         return (
             slot.state is State.EXITED
@@ -469,7 +469,7 @@ def is_done(entry: Entry) -> bool:
 
 
 def is_over(entry: Entry) -> bool:
-    """Its stop is: nothing runs, or another operator wants it up again."""
+    """Whether its stop is over: nothing runs, or another operator wants it up again."""
     return entry.slot.state is State.STOPPED or entry.slot.want is Want.UP
 
 

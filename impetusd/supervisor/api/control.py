@@ -110,7 +110,7 @@ class Peer:
 
     @property
     def name(self) -> str:
-        """Who it is, for people."""
+        """The peer's name, for display."""
         return f"{self.user} via {self.via}" if self.user else self.via or user_name(self.uid)
 
 

@@ -63,7 +63,7 @@ class ControlSocket:
         await self._open()
 
     def remove(self) -> None:
-        """Nobody is answered any more."""
+        """Stop answering."""
         with contextlib.suppress(OSError):
             unlink_socket(self._path)
 

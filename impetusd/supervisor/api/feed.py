@@ -298,7 +298,7 @@ class Feed:
             )
 
     def close(self) -> None:
-        """Nobody watches: keep nothing."""
+        """There are no watchers: keep nothing."""
         self.listen(None)
         for handle in (self._flushing, self._ending):
             if handle is not None:

@@ -26,7 +26,7 @@ class Sampler:
         self.pause = EVERY  # seconds until the next one is due
 
     def read(self, pid: int) -> Usage:
-        """As `Stats.read`; of a process that was looked at in the last sample without another look."""
+        """As `Stats.read`, without another look at a process that is in the last sample."""
         return self._seen.get(pid) or self._stats.read(pid)
 
     async def sample(self, entries: Mapping[str, Entry]) -> dict[str, Usage]:
@@ -50,6 +50,6 @@ class Sampler:
         return changed
 
     def forget(self) -> None:
-        """Nobody watches any more."""
+        """There are no watchers any more."""
         self._seen, self.usage = {}, {}
         self._stats = Stats()

@@ -22,7 +22,7 @@ class Stats:
         self._last: dict[int, tuple[float, float, float]] = {}  # pid → (started, when read, CPU seconds then)
 
     def read(self, pid: int) -> Usage:
-        """Of `pid`."""
+        """The usage of `pid`."""
         fields = stat(pid)
         if fields is None:
             self._last.pop(pid, None)

@@ -99,7 +99,7 @@ class Lost:
 
 
 class Losses:
-    """Of all files. `fd` is the memory; give it to a successor. True when anything was ever dropped."""
+    """The losses of all files. `fd` is the memory; give it to a successor. True if anything was ever dropped."""
 
     def __init__(self, fd: int | None = None) -> None:
         """Begin with the memory of a predecessor, or with new memory."""

@@ -77,7 +77,8 @@ class Beginning:
 
 
 class Unfinished:
-    """Of all pipes. `fd` is the memory; give it to a successor. Its methods may be called from any thread."""
+    """What is held for all pipes. `fd` is the memory; give it to a successor. Its methods may be called from any
+    thread."""
 
     def __init__(self, fd: int | None = None, patience: float = 0.0) -> None:
         """Begin with the memory of a predecessor, or with new memory.

@@ -127,7 +127,7 @@ class Slots:
         return entry
 
     def unmake(self, entry: Entry) -> None:
-        """Its making has come to nothing."""
+        """Making it has failed."""
         del self.entries[entry.name]
         self._of_unit[entry.unit.name].remove(entry)
         self.dirty.pop(entry.name, None)

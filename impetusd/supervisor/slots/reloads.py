@@ -80,7 +80,7 @@ class Reloads:
             self._turned(unit, reload)
 
     def _turned(self, unit: Unit, reload: Reload) -> None:
-        """It has gone over into another phase."""
+        """It has entered another phase."""
         match reload.phase:
             case Phase.WATCH:
                 self._log(f"{unit.name}: reload: the new version is ready; watching it for {reload.watch:g} s")

@@ -31,7 +31,7 @@ PASSING_BY = frozenset({Role.LEAVING, Role.NEXT})
 
 
 class Rolling:
-    """What is due in each unit, and whose turn it is."""
+    """The due slots of each unit, and whose turn it is."""
 
     def __init__(
         self, slots: Slots, rounds: Rounds, versions: Versions, places: Places, log: Callable[[str], None]

@@ -52,7 +52,7 @@ class Tails:
         entry.tail_due, entry.tail_of = True, pid
 
     def _late(self, entry: Entry, pid: int) -> None:
-        """Nobody waits longer: the disk that its log is on may hang."""
+        """Stop waiting: the disk of its log may hang."""
         if entry.tail_due and entry.tail_of == pid:
             entry.tail_due = False
             self._rounds.wake()

@@ -66,7 +66,7 @@ class Versions:
         return {name for name, reload in self.of.items() if reload.phase is not Phase.DONE}
 
     def generation(self, entry: Entry) -> int:
-        """Of which generation a process is that starts in this slot now."""
+        """The generation of a process that starts in this slot now."""
         present, reload = self._slots.generation(entry.unit), self.active(entry.unit)
         if reload is None or reload.phase is Phase.BACK:
             return present
@@ -99,7 +99,7 @@ class Versions:
     # Facts about a version, found as it comes up.
 
     def last_words(self, entry: Entry, lines: Iterable[str]) -> None:
-        """Of a process that has ended: kept if its reload has failed over it."""
+        """Keep the last output of a process that has ended, if its reload has failed because of it."""
         reload = self.last(entry.unit)
         if reload is not None and not reload.lines and reload.failed.facts.get("slot") == entry.name:
             self.keep(entry.unit, replace(reload, lines=tuple(lines)[-LINES:]))

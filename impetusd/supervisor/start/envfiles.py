@@ -27,7 +27,7 @@ class Started(NamedTuple):
 
 
 def digest(variables: Mapping[str, str]) -> str:
-    """Of the values of env_files."""
+    """A digest of the values of env_files."""
     return hashlib.sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()[:16]
 
 
