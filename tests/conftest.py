@@ -26,12 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Files that take 10 to 70 seconds, the longest first: begun last, one of them would be waited for with the other cores idle.
 LONG = (
+    "chaos/test_soak",
     "system/test_reload",
     "gateway/test_page",
     "system/test_deploy_points",
     "system/test_supervisorctl",
     "service/test_jobs",
-    "chaos/test_soak",
     "system/test_fault_points",
     "system/test_alerts",
     "chaos/test_chaos",
@@ -42,7 +42,6 @@ LONG = (
     "system/test_gateway",
     "system/test_apply",
     "system/test_metrics",
-    "gateway/test_gateway_holes",
     "system/test_balance",
     "system/test_add",
     "system/test_commands",
