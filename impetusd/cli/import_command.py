@@ -61,6 +61,8 @@ def command(
     except ImportFault as fault:
         raise Failure(f"cannot import: {fault}", 2) from None
     text, problems = writer.without_faults(imported, target)
+    if not problems:
+        imported.lacks = _lacks(text, target)
     _report(imported, as_json=as_json)
     if problems:
         raise Failure("no INI is written, for it would not be right:\n" + "\n".join(problems), 2)
@@ -90,6 +92,31 @@ def _together(parts: list[Imported]) -> Imported:
         first.differs += [each for each in part.differs if each not in first.differs]
         first.todo += [each for each in part.todo if each not in first.todo]
     return first
+
+
+def _lacks(text: str, target: str) -> list[str]:
+    """What the INI speaks of and this host does not have, each with its section."""
+    from impetusd.cli.lacking import lacking
+    from impetusd.core.config import parser
+    from impetusd.core.config.include import Source
+    from impetusd.core.config.model import user_and_group
+    from impetusd.core.config.problem import ConfigError
+    from impetusd.interop.importing import writer
+    from impetusd.linux.host import this_host
+
+    source = Source(target, text)
+    try:
+        config = parser.parse_all(source, os.environ, writer.ANYWHERE)
+    except ConfigError:
+        return []  # a variable has a value here that `check` will refuse
+    host = this_host()
+    users = [(unit.name, user_and_group(unit.user)[0]) for unit in config.units.values()]
+    found = [f"user {user} ({name})" for name, user in users if user and not host.user_exists(user)]
+    headers = [(int(unit.where.rpartition(":")[2]), unit.name) for unit in config.units.values()]
+    for problem in [each for group in lacking(config, source, os.environ) for each in group]:
+        name = max((each for each in headers if each[0] <= problem.line), default=(0, ""))[1]
+        found.append(f"{problem.text} ({name})")
+    return found
 
 
 def _report(imported: Imported, *, as_json: bool) -> None:

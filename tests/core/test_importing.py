@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from impetusd.core.config import ini, schema
 from impetusd.interop.importing import inifile, literal, node, tables, writer, yamltext
-from impetusd.interop.importing.literal import Dynamic, Object
 from impetusd.interop.importing.model import (
     Fate,
     Imported,
@@ -23,6 +22,7 @@ from impetusd.interop.importing.model import (
     shown,
     unit_name,
 )
+from impetusd.interop.importing.scanner import Dynamic, Object
 
 FILE = "/srv/app/ecosystem.config.js"
 
@@ -103,6 +103,11 @@ class TestLiterals:
     def test_what_is_no_value_is_said_with_its_line(self, text):
         with pytest.raises(ImportFault):
             literal.parse_value(text, FILE)
+
+    def test_what_doubles_and_doubles_is_refused(self):
+        text = "const a0 = 'x'\n" + "".join(f"const a{n + 1} = a{n} + a{n}\n" for n in range(40))
+        with pytest.raises(ImportFault):
+            exported(text + "module.exports = a40")
 
     @settings(max_examples=150, deadline=None)
     @given(st.text(alphabet="{}[]():,.'\"`$\\/*+-|?!= \nabcmodule.exports=process.env_dirname0123"))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from impetusd.core.config import parser
-from impetusd.interop.importing import kinds, node, pm2, report, supervisord, writer
+from impetusd.interop.importing import kinds, node, pm2_keys, report, supervisord_keys, writer
 from impetusd.interop.importing.model import Fate, ImportFault, Options
 
 NODE = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
@@ -158,7 +158,7 @@ class TestSupervisord:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.dictionaries(
-            st.sampled_from(sorted({*supervisord.KEYS, "what"})),
+            st.sampled_from(sorted({*supervisord_keys.KEYS, "what"})),
             st.text(alphabet="ab01%(){}$\"',=/-\n ;", max_size=12),
             max_size=6,
         )
@@ -302,6 +302,18 @@ class TestPm2:
             made("ecosystem.config.js", "const x = 1\nmodule.exports = f(x)\n")
         assert caught.value.line == 2
 
+    def test_arrays_of_arrays_are_not_endless(self, made):
+        text = "const a0 = ['x']\n" + "".join(f"const a{n + 1} = [a{n}, a{n}]\n" for n in range(40))
+        with pytest.raises(ImportFault, match="too long"):
+            made("ecosystem.config.js", text + "module.exports = { apps: [{ script: 'a.js', env: { A: a40 } }] }")
+
+    @NODE
+    def test_a_script_that_fails_with_markers_is_taken_as_it_is(self, made, tmp_path):
+        text = "const f = () => 'a.js'\nif (process.env.X) throw new Error('no')\nmodule.exports = { apps: [{ script: f() }] }"
+        config, imported, _ = made("ecosystem.config.js", text, run_node=node.run)
+        assert "a" in config.units
+        assert fates(imported) == {"*"}
+
     @NODE
     def test_an_endless_script_is_ended(self, made, tmp_path, monkeypatch):
         monkeypatch.setattr(node, "LONGEST", 1.0)
@@ -327,7 +339,7 @@ class TestPm2:
     @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.dictionaries(
-            st.sampled_from(sorted({*pm2.KEYS, *pm2.ALIASES, "env_x", "what"})),
+            st.sampled_from(sorted({*pm2_keys.KEYS, *pm2_keys.ALIASES, "env_x", "what"})),
             st.recursive(
                 st.none()
                 | st.booleans()

@@ -7,7 +7,7 @@ from posixpath import basename
 from typing import TYPE_CHECKING
 
 from impetusd.interop.importing import circus, files, pm2, procfile, supervisord, systemd
-from impetusd.interop.importing.model import ImportFault
+from impetusd.interop.importing.model import MOST_PROGRAMS, ImportFault
 
 if TYPE_CHECKING:
     from impetusd.interop.importing.model import Imported, Options
@@ -45,6 +45,9 @@ def kind_of(path: str, text: str) -> str:
 def read(path: str, kind: str, options: Options) -> Imported:
     """`kind`: "" to find out. Raises ImportFault, and nothing else, whatever is in the file."""
     try:
-        return READERS[kind or kind_of(path, files.text_of(path))](path, options)
+        imported = READERS[kind or kind_of(path, files.text_of(path))](path, options)
     except RecursionError:
         raise ImportFault(path, 1, "it is nested too deeply") from None
+    if len(imported.programs) > MOST_PROGRAMS:
+        raise ImportFault(path, 1, f"more than {MOST_PROGRAMS} programs")
+    return imported

@@ -10,36 +10,11 @@ import re
 from posixpath import dirname, join, normpath
 from typing import Any
 
-from impetusd.interop.importing.model import OPEN, ImportFault, reference, sole
+from impetusd.interop.importing.model import MOST_BYTES, OPEN, ImportFault, reference, sole
+from impetusd.interop.importing.scanner import NUMBER, Dynamic, Object, Scanner, number, text
 
 DEEPEST = 60
-_SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/|#![^\n]*)+", re.DOTALL)
-_NAME = re.compile(r"[A-Za-z_$][\w$]*", re.ASCII)
-_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": ""}
 _CONSTANTS = {"true": True, "false": False, "null": None, "undefined": None}
-
-
-class Dynamic(Exception):
-    """What only JavaScript itself could compute; `line` is where."""
-
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
-        self.line = line
-        self.what = what
-
-
-class Object(dict[str, Any]):
-    """An object; `lines` is where each of its keys stands."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: dict[str, int] = {}
-
-    def put(self, key: str, value: object, line: int) -> None:
-        self.pop(key, None)
-        self[key] = value
-        self.lines[key] = line
 
 
 class _Module:
@@ -47,6 +22,16 @@ class _Module:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+class _Env:
+    """process.env."""
+
+
+class _Function:
+    def __init__(self, name: str, of: str = "") -> None:
+        self.name = name
+        self.of = of
 
 
 def parse_value(text: str, file: str) -> Any:
@@ -71,62 +56,13 @@ def parse_module(text: str, file: str) -> tuple[Any, bool]:
     return parser.exported, parser.env_file
 
 
-class _Parser:
+class _Parser(Scanner):
     def __init__(self, text: str, file: str) -> None:
-        self.text = text
-        self.file = file
-        self.at = 0
+        super().__init__(text, file)
         self.depth = 0
         self.known: dict[str, Any] = {"__dirname": dirname(file), "__filename": file}
         self.exported: Any = None
         self.env_file = False
-
-    def line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
-
-    def fault(self, what: str) -> ImportFault:
-        return ImportFault(self.file, self.line(), what)
-
-    def dynamic(self, what: str) -> Dynamic:
-        return Dynamic(self.line(), what)
-
-    def space(self) -> None:
-        if match := _SPACE.match(self.text, self.at):
-            self.at = match.end()
-
-    def peek(self, sign: str) -> bool:
-        self.space()
-        return self.text.startswith(sign, self.at)
-
-    def take(self, sign: str) -> bool:
-        found = self.peek(sign)
-        self.at += len(sign) if found else 0
-        return found
-
-    def need(self, sign: str) -> None:
-        if not self.take(sign):
-            shown = self.text[self.at : self.at + 20].split("\n")[0]
-            raise (
-                self.dynamic(f"{shown!r} where {sign} was awaited")
-                if shown
-                else self.fault(f"it ends where {sign} was awaited")
-            )
-
-    def name(self) -> str:
-        self.space()
-        match = _NAME.match(self.text, self.at)
-        if match is None:
-            return ""
-        self.at = match.end()
-        return match[0]
-
-    def word(self, word: str) -> bool:
-        """Take this word, if it is what comes next."""
-        before = self.at
-        if self.name() == word:
-            return True
-        self.at = before
-        return False
 
     def module(self) -> None:
         """Statements up to the end of the text."""
@@ -273,8 +209,14 @@ class _Parser:
         if isinstance(left, str) or isinstance(right, str):
             if isinstance(left, Object | list | _Module) or isinstance(right, Object | list | _Module):
                 raise self.dynamic("a text made of an object")
-            return text(left) + text(right)
+            return self.bounded(text(left) + text(right))
         return self.computed(left, right, lambda a, b: a + b)
+
+    def bounded(self, made: str) -> str:
+        """A text made of others, unless they double and double."""
+        if len(made) > MOST_BYTES:
+            raise self.fault(f"a text of more than {MOST_BYTES} characters")
+        return made
 
     def unary(self) -> Any:
         self.space()
@@ -307,7 +249,7 @@ class _Parser:
             return int(value)
         if isinstance(value, int | float) or (isinstance(value, str) and OPEN in value):
             return value
-        match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+        match = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
             raise self.dynamic("a number made of what is none")
         return number(match[0])
@@ -366,7 +308,7 @@ class _Parser:
                 return dirname(given[0])
             if what == "basename":
                 return given[0].rstrip("/").rpartition("/")[2]
-            return normpath(join(dirname(self.file), *given)) if what == "resolve" else normpath("/".join(given))
+            return self.bounded(normpath(join(dirname(self.file), *given) if what == "resolve" else "/".join(given)))
         if what == "cwd":
             return dirname(self.file)
         if what == "homedir":
@@ -410,7 +352,7 @@ class _Parser:
             value = self.value()
             self.need(")")
             return value
-        if match := _NUMBER.match(self.text, self.at):
+        if match := NUMBER.match(self.text, self.at):
             self.at = match.end()
             return number(match[0])
         start = self.at
@@ -447,7 +389,7 @@ class _Parser:
                     self.at += 1
                     key = text(self.value())
                     self.need("]")
-                elif match := _NUMBER.match(self.text, self.at):
+                elif match := NUMBER.match(self.text, self.at):
                     self.at, key = match.end(), text(number(match[0]))
                 else:
                     key = self.name()
@@ -485,37 +427,6 @@ class _Parser:
                 self.need("]")
         return found
 
-    def string(self, quote: str) -> str:
-        self.at += 1
-        parts: list[str] = []
-        while True:
-            char = self.text[self.at : self.at + 1]
-            if not char or char == "\n":
-                raise self.fault("a quote is never closed")
-            self.at += 1
-            if char == quote:
-                return "".join(parts)
-            parts.append(self.escape() if char == "\\" else char)
-
-    def escape(self) -> str:
-        char = self.text[self.at : self.at + 1]
-        self.at += 1
-        if char in {"u", "x"}:
-            match = re.compile(
-                r"\{([0-9a-fA-F]{1,6})\}|([0-9a-fA-F]{4})" if char == "u" else r"()([0-9a-fA-F]{2})"
-            ).match(self.text, self.at)
-            code = int(match[1] or match[2], 16) if match else -1
-            if match is None or code > 0x10FFFF or 0xFDD0 <= code <= 0xFDEF:
-                raise self.fault("an escape that is no character")
-            self.at = match.end()
-            if 0xD800 <= code <= 0xDBFF and (
-                low := re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})").match(self.text, self.at)
-            ):
-                self.at = low.end()
-                code = 0x10000 + ((code - 0xD800) << 10) + int(low[1], 16) - 0xDC00
-            return chr(code)
-        return _ESCAPES.get(char, char)
-
     def template(self) -> str:
         self.at += 1
         parts: list[str] = []
@@ -525,7 +436,7 @@ class _Parser:
                 raise self.fault("a ` is never closed")
             self.at += 1
             if char == "`":
-                return "".join(parts)
+                return self.bounded("".join(parts))
             if char == "$" and self.text.startswith("{", self.at):
                 self.at += 1
                 value = self.value()
@@ -535,30 +446,3 @@ class _Parser:
                 self.need("}")
             else:
                 parts.append(self.escape() if char == "\\" else char)
-
-
-class _Env:
-    """process.env."""
-
-
-class _Function:
-    def __init__(self, name: str, of: str = "") -> None:
-        self.name = name
-        self.of = of
-
-
-def number(written: str) -> int | float:
-    plain = written.replace("_", "")
-    if plain[:2].lower() == "0x":
-        return int(plain, 16)
-    value = float(plain[:400])
-    return int(value) if abs(value) < 1e15 and value == int(value) else value
-
-
-def text(value: object) -> str:
-    """As JavaScript makes text of it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

@@ -19,6 +19,7 @@ OPEN, MIDDLE, CLOSE = "\ufdd1", "\ufdd2", "\ufdd3"
 _REFERENCE = re.compile(f"{OPEN}([A-Za-z_][A-Za-z0-9_]*)(?:{MIDDLE}([^{OPEN}{CLOSE}]*))?{CLOSE}")
 MOST_BYTES = 1 << 20  # of one file
 MOST_FILES = 500  # that one import reads
+MOST_PROGRAMS = 2000
 LONGEST_NAME = 80  # a unit's may have 100
 EVERY_VARIABLE = "*"  # as env_pass
 INSTANCE = f"{OPEN}INSTANCE{CLOSE}"
@@ -110,6 +111,7 @@ class Imported:
     rows: list[Row] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     todo: list[str] = field(default_factory=list)
+    lacks: list[str] = field(default_factory=list)  # what this host does not have
 
     def row(self, file: str, line: int, section: str, key: str, old: str, rule: Rule, new: str = "") -> None:  # noqa: PLR0917
         """Note what became of a key."""
@@ -181,7 +183,7 @@ def shown(text: str) -> str:
 def unit_name(wanted: str, taken: set[str]) -> str:
     """A name that a unit may have, made of `wanted`, and not among `taken`, to which it is added."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", wanted)[:LONGEST_NAME].strip(".-") or "program"
-    name = f"{name}-1" if name in {"impetusd", "all", "gateway", "observer"} else name
+    name = f"{name}-1" if name in {"impetusd", "all"} else name
     found, number = name, 1
     while found in taken:
         number += 1

@@ -14,8 +14,8 @@ from typing import Any
 
 from impetusd.core.trust import Trust
 from impetusd.files import vetted
-from impetusd.interop.importing.literal import Object
 from impetusd.interop.importing.model import CLOSE, MIDDLE, MOST_BYTES, OPEN, ImportFault, reference
+from impetusd.interop.importing.scanner import Object
 
 SCRIPT = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "node", "ecosystem.cjs"
@@ -26,9 +26,8 @@ _MARKER = re.compile(f"{OPEN}(\\w+){MIDDLE}{CLOSE}", re.ASCII)
 
 
 def run(path: str) -> tuple[Any, Any]:
-    """What the module exports: in an environment of almost nothing, and with a marker for every variable that is not set.
-
-    Raises ImportFault.
+    """What the module exports: in an environment of almost nothing, and with a marker for every variable that is not set
+    (None where it cannot be run so). Raises ImportFault.
     """
     node = shutil.which("node")
     if node is None:
@@ -36,7 +35,11 @@ def run(path: str) -> tuple[Any, Any]:
     fault = vetted.examine(path, Trust(os.geteuid()))
     if fault is not None:
         raise ImportFault(path, 1, f"it computes its values, and is not run: {fault.what}; {fault.fix}")
-    return _run(node, path, ""), _run(node, path, "marked")
+    plain = _run(node, path, "")
+    try:
+        return plain, _run(node, path, "marked")
+    except ImportFault:
+        return plain, None
 
 
 def _run(node: str, path: str, how: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from posixpath import basename, dirname, splitext
@@ -9,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.node import is_node
 from impetusd.interop.importing import files, literal, node, yamltext
-from impetusd.interop.importing.literal import Object
-from impetusd.interop.importing.literal import text as text_of
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
     INSTANCE,
@@ -20,114 +19,29 @@ from impetusd.interop.importing.model import (
     Program,
     Rule,
     absolute,
-    kept,
     lost,
     names,
+    resolve,
     seconds,
     shown,
     stem,
-    translated,
     unit_name,
     unneeded,
 )
+from impetusd.interop.importing.pm2_dump import OFF, dumped
+from impetusd.interop.importing.pm2_keys import ALIASES, INTERPRETERS, KEYS
+from impetusd.interop.importing.scanner import Dynamic, Object
+from impetusd.interop.importing.scanner import text as text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from impetusd.interop.importing.model import Options
 
-# Every key of PM2's own table (lib/API/schema.json), by its first name.
-KEYS: dict[str, Rule] = {
-    "script": translated("command", "with the interpreter in front"),
-    "name": kept("[program:NAME]"),
-    "name_prefix": lost("write it into the name"),
-    "filter_env": translated("env_pass", "the variables behind ! are not handed on"),
-    "namespace": translated("[group:NAME]"),
-    "install_url": lost("nothing is downloaded"),
-    "cwd": kept("cwd"),
-    "args": translated("command"),
-    "exec_interpreter": translated("command", "it stands in front of the script"),
-    "node_args": translated("command", "they stand behind the interpreter"),
-    "out_file": kept("out_file"),
-    "error_file": kept("error_file"),
-    "log_file": translated("out_file", "and error_file, where these are not set: there is no third file"),
-    "disable_logs": translated("out_file", "and error_file: /dev/null"),
-    "log_type": translated("log_format"),
-    "log_date_format": translated("time", "in one format: 2026-11-30T12:00:00.000Z and the like"),
-    "time": kept("time"),
-    "env": translated("[env:NAME]"),
-    "env_*": translated("[env:NAME@PROFILE]", "chosen by --env PROFILE"),
-    "max_memory_restart": kept("max_memory_restart", "of all its processes together, asked each second"),
-    "pid_file": unneeded("impetusd status --json has the pids"),
-    "restart_delay": kept("restart_delay"),
-    "exp_backoff_restart_delay": kept("exp_backoff_restart_delay"),
-    "source_map_support": unneeded("Node has it: node --enable-source-maps"),
-    "disable_source_map_support": unneeded("nothing is put into the program"),
-    "wait_ready": translated("wait_ready", "where listen is known; else write ready = tcp:HOST:PORT"),
-    "instances": kept("instances"),
-    "kill_timeout": kept("kill_timeout"),
-    "shutdown_with_message": translated("", "Node with listen gets the message 'shutdown' besides the signal"),
-    "listen_timeout": translated("listen_timeout", "a start that is not ready by then has failed; PM2 went on"),
-    "cron_restart": kept("cron_restart"),
-    "merge_logs": kept("merge_logs"),
-    "vizion": unneeded("nothing looks into the repository"),
-    "autostart": kept("autostart"),
-    "autorestart": translated("autorestart", "true: always, false: never"),
-    "stop_exit_codes": kept("stop_exit_codes"),
-    "watch_delay": kept("watch_delay"),
-    "watch": translated("watch", "needs impetusd[watch]"),
-    "ignore_watch": translated("watch_ignore", "names and patterns, no regular expressions"),
-    "watch_options": lost("watch_ignore and watch_delay are what there is"),
-    "min_uptime": kept("min_uptime"),
-    "max_restarts": translated("max_restarts", "within restart_window (60s)"),
-    "execute_command": unneeded("PM2 takes it for exec_mode = fork"),
-    "exec_mode": translated("listen", "instances of Node share the socket of the port that PORT names"),
-    "force": unneeded("a unit is there once"),
-    "append_env_to_name": lost("a unit has one name in every profile"),
-    "post_update": lost("impetusd reload NAME follows whatever updates the code"),
-    "trace": unneeded("it is of PM2's own service"),
-    "disable_trace": unneeded("it is of PM2's own service"),
-    "v8": unneeded("it is of PM2's own service"),
-    "event_loop_inspector": unneeded("it is of PM2's own service"),
-    "deep_monitoring": unneeded("it is of PM2's own service"),
-    "increment_var": kept("increment_var"),
-    "instance_var": translated("[env:NAME]", "the variable is ${INSTANCE}"),
-    "pmx": unneeded("it is of PM2's own service"),
-    "automation": unneeded("it is of PM2's own service"),
-    "treekill": kept("treekill"),
-    "port": translated("[env:NAME]", "PORT"),
-    "username": unneeded("PM2 sets it itself"),
-    "uid": translated("user"),
-    "gid": translated("group"),
-    "windowsHide": unneeded("it is of Windows"),
-    "kill_retry_time": unneeded("an end is noticed, not asked for"),
-    "write": unneeded("PM2 keeps it for itself"),
-    "io": unneeded("it is of PM2's own service"),
-}
-ALIASES = {
-    **dict.fromkeys(("exec", "cmd", "command"), "script"),
-    **dict.fromkeys(("interpreter",), "exec_interpreter"),
-    **dict.fromkeys(("interpreterArgs", "interpreter_args", "interpreterargs"), "node_args"),
-    **dict.fromkeys(("out", "output", "out_log"), "out_file"),
-    **dict.fromkeys(("error", "err", "err_file", "err_log"), "error_file"),
-    "log": "log_file",
-    "pid": "pid_file",
-    "cron": "cron_restart",
-    "combine_logs": "merge_logs",
-    "user": "uid",
-    # as PM2's documentation and older versions have them
-    **dict.fromkeys(("listenTimeout",), "listen_timeout"),
-    **dict.fromkeys(("killTimeout",), "kill_timeout"),
-    "max_memory": "max_memory_restart",
-}
-INTERPRETERS = {
-    ".sh": "bash", ".py": "python", ".rb": "ruby", ".coffee": "coffee", ".php": "php", ".pl": "perl", ".js": "node", ".cjs": "node",
-    ".mjs": "node", ".ts": "bun", ".tsx": "bun", ".ls": "lsc",
-}  # fmt: skip
 IN_PATH = frozenset({"npm", "npx", "yarn", "pnpm", "bun", "deno", "node", "bash", "sh", "python", "python3", "serve", "next", "php", "ruby"})  # fmt: skip
 _WORDS = re.compile(r"""([\w\-]+="[^"]*")|([\w\-]+='[^']*')|"([^"]*)"|'([^']*)'|\s""", re.ASCII)
 MOST_APPS = 500
-OFF = (None, False, 0, "")
+MOST_VARIABLE = 1 << 17  # characters: the kernel takes no longer one
 
 
 def read(path: str, options: Options) -> Imported:
@@ -147,14 +61,17 @@ def _config(path: str, text: str, options: Options, imported: Imported) -> tuple
         return literal.parse_value(text, path), False
     try:
         return literal.parse_module(text, path)
-    except literal.Dynamic as error:
+    except Dynamic as error:
         if options.run_node is None:
             raise ImportFault(
                 path, error.line, f"only JavaScript itself can compute this ({error.what}), and --no-node is given"
             ) from None
         imported.differ(f"{path}:{error.line}: JavaScript computes this ({error.what}), so the file was run by node.")
         notes: list[str] = []
-        config = node.merged(*options.run_node(path), notes)
+        plain, marked = options.run_node(path)
+        if marked is None:
+            notes.append("*")
+        config = plain if marked is None else node.merged(plain, marked, notes)
         for where in notes:
             imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
         return config, "dotenv" in text
@@ -233,7 +150,7 @@ class _App:
         self.fates: dict[str, Rule] = {}
         name = self.said("name") or stem(self.said("script").split(" ")[0]) or "app"
         line = min(at.values(), default=1)
-        self.program = Program(unit_name(shown(name), reader.taken), reader.path, line, env_pass=EVERY_VARIABLE)
+        self.program = Program(unit_name(resolve(name, {}), reader.taken), reader.path, line, env_pass=EVERY_VARIABLE)
         self.cwd = absolute(self.said("cwd"), reader.folder) if self.said("cwd") else reader.folder
 
     def said(self, key: str) -> str:
@@ -265,7 +182,7 @@ class _App:
         self.logs()
         self.watching()
         if (namespace := self.said("namespace")) and namespace != "default":
-            group = reader.namespaces.get(namespace) or unit_name(shown(namespace), reader.taken)
+            group = reader.namespaces.get(namespace) or unit_name(resolve(namespace, {}), reader.taken)
             reader.namespaces[namespace] = group
             reader.imported.groups.setdefault(group, []).append(program.name)
             self.new["namespace"] = f"[group:{group}]"
@@ -378,7 +295,12 @@ class _App:
             if value not in OFF:
                 self.lose(key, "it is no object of variables")
             return {}
-        return {name: _json(each) if isinstance(each, Object | list) else text_of(each) for name, each in value.items()}
+        try:
+            return {
+                name: _json(each) if isinstance(each, Object | list) else text_of(each) for name, each in value.items()
+            }
+        except ValueError:
+            raise self.fault(key, "has a variable that is too long") from None
 
     def policy(self) -> None:
         keys = self.program.keys
@@ -555,45 +477,6 @@ class _App:
         )
 
 
-def dumped(apps: list[Any]) -> list[Any]:
-    """dump.pm2, which has each process: apps as an ecosystem file has them, equal names as instances of one."""
-    found: dict[str, Object] = {}
-    for each in apps:
-        source = each.get("pm2_env", each)
-        if not isinstance(source, Object):
-            continue
-        name = text_of(source.get("name", "app"))
-        if name in found:
-            found[name].put("instances", found[name]["instances"] + 1, found[name].lines["instances"])
-            continue
-        app = Object()
-        line = source.lines.get("name", 1)
-        for key, theirs in (("name", "name"), ("script", "pm_exec_path"), ("cwd", "pm_cwd"), ("args", "args"), ("exec_interpreter", "exec_interpreter"), ("node_args", "node_args"), ("exec_mode", "exec_mode"), ("out_file", "pm_out_log_path"), ("error_file", "pm_err_log_path")):  # fmt: skip
-            if source.get(theirs) not in OFF:
-                app.put(key, source[theirs], source.lines.get(theirs, line))
-        for key in KEYS:
-            if key in source and key not in app and key not in {"instances", "env", "pid_file", "username"}:
-                app.put(key, source[key], source.lines.get(key, line))
-        app.put("instances", 1, line)
-        env = Object()
-        if isinstance(source.get("env"), Object):
-            for key, value in source["env"].items():
-                if key not in SHELL and not isinstance(value, Object | list) and key != name:
-                    env.put(key, value, source["env"].lines.get(key, line))
-        app.put("env", env, line)
-        found[name] = app
-    return list(found.values())
-
-
-# What every login shell has, and PM2 adds: no variables of the app.
-SHELL = frozenset({
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PWD", "OLDPWD", "SHLVL", "_", "TERM", "MAIL", "LS_COLORS", "LESSOPEN", "LESSCLOSE",
-    "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "XDG_SESSION_ID", "XDG_RUNTIME_DIR", "XDG_SESSION_TYPE", "XDG_SESSION_CLASS",
-    "XDG_DATA_DIRS", "DBUS_SESSION_BUS_ADDRESS", "MOTD_SHOWN", "PM2_HOME", "PM2_USAGE", "PM2_JSON_PROCESSING", "unique_id",
-    "NODE_APP_INSTANCE", "SUDO_USER", "SUDO_UID", "SUDO_GID", "SUDO_COMMAND",
-})  # fmt: skip
-
-
 def _is_text(path: str) -> bool:
     """Whether there is a file without NUL bytes in its beginning: PM2 gives such a one to node."""
     try:
@@ -604,6 +487,11 @@ def _is_text(path: str) -> bool:
 
 
 def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """As JavaScript has it; ValueError where arrays of arrays of the same would make it endless."""
+    made, size = [], 0
+    for part in json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).iterencode(value):
+        made.append(part)
+        size += len(part)
+        if size > MOST_VARIABLE:
+            raise ValueError("too long")
+    return "".join(made)

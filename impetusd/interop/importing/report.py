@@ -25,6 +25,7 @@ def lines(imported: Imported) -> Iterator[str]:
         why = f" ({redact.text(ini.brief(row.why, 300))})" if row.why and row.fate is not Fate.KEPT else ""
         yield f"{row.file}:{row.line}: {row.fate.value}: {where}{old}{new}{why}"
     yield from (f"differs: {each}" for each in imported.differs)
+    yield from (f"this host lacks: {redact.text(each)}" for each in imported.lacks)
     yield from (f"to do: {each}" for each in imported.todo)
     counts = Counter(row.fate for row in imported.rows)
     yield f"{len(imported.programs)} programs; keys: " + ", ".join(f"{counts[fate]} {fate.value}" for fate in Fate)
@@ -49,6 +50,7 @@ def as_json(imported: Imported) -> dict[str, Any]:
             for row in imported.rows
         ],
         "differs": imported.differs,
+        "lacks": [redact.text(each) for each in imported.lacks],
         "to_do": imported.todo,
     }
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impetusd.interop.importing import circus, pm2, procfile, supervisord, systemd
+from impetusd.interop.importing import circus, pm2_keys, procfile, supervisord_keys, systemd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 # Page → the tables in it, each by what stands above its first column.
 PAGES: dict[str, dict[str, Mapping[str, Rule]]] = {
-    "from-pm2.md": {"ecosystem.config.js": pm2.KEYS},
+    "from-pm2.md": {"ecosystem.config.js": pm2_keys.KEYS},
     "from-supervisord.md": {
-        "[program:x]": supervisord.KEYS,
-        "[supervisord]": supervisord.DAEMON,
-        "other sections": supervisord.SECTIONS,
+        "[program:x]": supervisord_keys.KEYS,
+        "[supervisord]": supervisord_keys.DAEMON,
+        "other sections": supervisord_keys.SECTIONS,
     },
     "import.md": {"Procfile": procfile.KEYS, "[watcher:x] of circus": circus.KEYS, "service of systemd": systemd.KEYS},
 }
@@ -28,7 +28,7 @@ PAGES: dict[str, dict[str, Mapping[str, Rule]]] = {
 def table(title: str, rules: Mapping[str, Rule]) -> str:
     """In Markdown: what each key becomes."""
     aliases: dict[str, list[str]] = {}
-    for alias, key in pm2.ALIASES.items() if rules is pm2.KEYS else ():
+    for alias, key in pm2_keys.ALIASES.items() if rules is pm2_keys.KEYS else ():
         aliases.setdefault(key, []).append(alias)
     lines = [f"| {title} | fate | here | |", "|---|---|---|---|"]
     for key, rule in rules.items():

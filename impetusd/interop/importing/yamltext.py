@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from impetusd.interop.importing.literal import DEEPEST, Object
+from impetusd.interop.importing.literal import DEEPEST
 from impetusd.interop.importing.model import ImportFault
+from impetusd.interop.importing.scanner import Object
 
 MOST_NODES = 20_000  # aliases counted each time
 _INTEGER = re.compile(r"[-+]?[0-9]{1,15}")
