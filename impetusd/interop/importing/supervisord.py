@@ -409,7 +409,7 @@ class _Reader:
             if kind != "group":
                 continue
             entry = self.sections.values(name).get("programs")
-            file, line = self.sections.at[name]
+            file, line = (entry.file, entry.line) if entry else self.sections.at[name]
             known = [each.strip() for each in entry.text.split(",")] if entry else []
             members = [unit for each in known for unit in self.units.get(each, ())]
             ours = unit_name(its, self.taken)
@@ -422,16 +422,16 @@ class _Reader:
 
     def order(self) -> None:
         """Propose an order where priorities give one."""
-        ranks = sorted({*self.priorities.values()})
+        by_rank: dict[int, list[str]] = {}
+        for name, rank in self.priorities.items():
+            by_rank.setdefault(rank, []).append(name)
+        before: list[str] = []
+        notes: dict[int, list[str]] = {}
+        for rank in sorted(by_rank):
+            notes[rank], before = before, by_rank[rank]
         for program in self.imported.programs:
-            rank = self.priorities[program.name]
-            before = (
-                [name for name, other in self.priorities.items() if ranks.index(other) == ranks.index(rank) - 1]
-                if rank != ranks[0]
-                else []
-            )
-            if before:
-                program.notes.append(f"depends_on = {', '.join(before[:10])}")
+            if needed := notes[self.priorities[program.name]]:
+                program.notes.append(f"depends_on = {', '.join(needed[:10])}")
 
 
 def _split(text: str, at: tuple[str, int]) -> list[str]:

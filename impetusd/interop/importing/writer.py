@@ -16,7 +16,7 @@ from impetusd.core.config.problem import ConfigError
 from impetusd.interop.importing.model import Fate, Row, names, pieces, resolve, sole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from impetusd.core.config.model import Unit
     from impetusd.interop.importing.model import Imported, Program
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 ANYWHERE = Host(euid=0, cpus=2, user_exists=lambda _: True, group_exists=lambda _: True)
 
 
-def text_of(imported: Imported, head: Sequence[str] = ()) -> str:
-    """The INI. What cannot be written is left out, and its row is changed to say so."""
-    parts = ["".join(f"; {line}\n" for line in head)] if head else []
+def text_of(imported: Imported) -> str:
+    """The INI. What cannot be written is left out, and has a row that says so."""
+    parts: list[str] = []
     for program in imported.programs:
         parts += _blocks(imported, program)
     for name, members in imported.groups.items():
@@ -93,9 +93,9 @@ def _environment(
 
 
 def _cannot(imported: Imported, program: Program, key: str, why: str) -> None:
-    imported.rows.append(
-        Row(program.file, program.line, program.name, key, "", Fate.LOST, "", f"it cannot be written: {why}")
-    )
+    row = Row(program.file, program.line, program.name, key, "", Fate.LOST, "", f"it cannot be written: {why}")
+    if row not in imported.rows:  # the text is made again after each key that `check` refuses
+        imported.rows.append(row)
 
 
 def written(text: str) -> str:
