@@ -238,6 +238,13 @@ class TestWriter:
             text, problems = writer.without_faults(imported, "/srv/impetusd.ini")
             assert problems == [], text
 
+    def test_a_script_of_several_lines_is_read_back_as_it_was(self):
+        argv = ["bash", "-c", "if true\nthen echo '$HOME'; fi\nexec x"]
+        program = Program("p", "f", 1, argv=argv, env_pass="A")
+        text, problems = writer.without_faults(Imported("supervisord", [program]), "/srv/impetusd.ini")
+        assert problems == []
+        assert "enabled" not in text
+
     def test_what_cannot_be_written_is_lost_and_nothing_else(self):
         program = Program(
             "p",

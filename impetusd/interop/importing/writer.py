@@ -110,17 +110,22 @@ def written(text: str) -> str:
 
 def command(argv: Iterable[str]) -> str:
     """The same of an argument list."""
-    words = [_rendered(word) for word in argv]
+    words = [_rendered(word, lines=True) for word in argv]
     if not words or not words[0]:
         raise ValueError("it names no program")
     value = " ".join(map(shlex.quote, words))
-    if _entry(value) != value:
-        raise ValueError("it cannot be written on one line")
+    if _entry(_continued(value)) != value:
+        raise ValueError("it has line breaks, or ends in what would be a comment")
     if shell.needed(
         ini.expand(value, _Everything(), {})[0]
     ):  # a word that means something to a shell, and nothing here
         value = " ".join("'" + word.replace("'", "'\"'\"'") + "'" for word in words)
-    return value
+    return _continued(value)
+
+
+def _continued(value: str) -> str:
+    """A value of several lines, as an INI has it: each line but the first is indented, and a blank one would end it."""
+    return value.replace("\n", "\n    ")
 
 
 class _Everything(dict[str, str]):
@@ -130,12 +135,12 @@ class _Everything(dict[str, str]):
         return key
 
 
-def _rendered(text: str) -> str:
-    if any(char in text for char in "\n\r\0"):
+def _rendered(text: str, *, lines: bool = False) -> str:
+    if any(char in text for char in ("\r\0" if lines else "\n\r\0")):
         raise ValueError("it has a line break")
     parts = []
     for literal, name, default in pieces(text):
-        if not all(char.isprintable() or char == "\t" for char in literal + (default or "")):
+        if not all(char.isprintable() or char in "\t\n" for char in literal + (default or "")):
             raise ValueError("it has a character that cannot be printed, or is not UTF-8")
         if name is None:
             parts.append(literal.replace("$", "$$"))
