@@ -78,6 +78,11 @@ class TestSupervisord:
         assert (unit.log_max_size, unit.log_keep, unit.log_compress) == (10 << 20, 4, False)
         assert report.is_faithful(imported)
 
+    def test_a_variable_in_a_command_is_split_as_supervisord_splits_it(self, made):
+        text = "[program:x]\ncommand=x %(ENV_OPTS)s --a=%(ENV_OPTS)s '%(ENV_OPTS)s'\n"
+        unit = made("s.conf", text, {"OPTS": "-b 1"})[0].units["x"]
+        assert unit.command == ("x", "-b", "1", "--a=-b", "1", "-b 1")
+
     def test_defaults_that_nobody_wrote(self, made):
         unit = made("s.conf", "[program:x]\ncommand=x\n")[0].units["x"]
         assert (unit.autorestart.value, unit.log_max_size, unit.log_keep) == ("on-failure", 50 << 20, 10)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 OPEN, MIDDLE, CLOSE = "\ufdd1", "\ufdd2", "\ufdd3"
+BARE, BLANK = "\ufdd4", "\ufdd5"  # before a reference in a command: what it holds is split at blanks
 _REFERENCE = re.compile(f"{OPEN}([A-Za-z_][A-Za-z0-9_]*)(?:{MIDDLE}([^{OPEN}{CLOSE}]*))?{CLOSE}")
 MOST_BYTES = 1 << 20  # of one file
 MOST_FILES = 500  # that one import reads
@@ -144,7 +145,7 @@ def reference(name: str, default: str | None = None) -> str:
 
 def pieces(text: str) -> Iterator[tuple[str, str | None, str | None]]:
     """(literal, None, None) and ("", name, default or None), in order."""
-    at = 0
+    at, text = 0, text.replace(BARE, "")
     for match in _REFERENCE.finditer(text):
         if match.start() > at:
             yield text[at : match.start()], None, None
@@ -159,6 +160,19 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
     return "".join(
         literal if name is None else environ.get(name, "") or default or "" for literal, name, default in pieces(text)
     )
+
+
+def expanded(argv: list[str], environ: Mapping[str, str]) -> list[str]:
+    """The command with the variables' values in it."""
+    found: list[str] = []
+    for word in argv:
+        first, *others = word.split(BARE)
+        made = resolve(first, environ)
+        for other in others:
+            held, close, rest = other.partition(CLOSE)
+            made += re.sub(r"[ \t\r\n]", BLANK, resolve(held + close, environ)) + resolve(rest, environ)
+        found += [part for part in made.split(BLANK) if part] if others else [made]
+    return found
 
 
 def names(text: str) -> list[str]:

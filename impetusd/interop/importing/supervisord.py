@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from impetusd.interop.importing import files, inifile
 from impetusd.interop.importing.model import (
+    BARE,
     EVERY_VARIABLE,
     INSTANCE,
     MOST_FILES,
     MOST_PROGRAMS,
+    OPEN,
     Imported,
     ImportFault,
     Program,
@@ -434,9 +436,28 @@ class _Reader:
                 program.notes.append(f"depends_on = {', '.join(needed[:10])}")
 
 
+def _marked(text: str) -> str:
+    """The command with each reference marked that stands outside of quotes: supervisord splits what it holds."""
+    parts: list[str] = []
+    quote, at = "", 0
+    while at < len(text):
+        char = text[at]
+        if char == "\\" and quote != "'":
+            char = text[at : at + 2]
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char == OPEN:
+            parts.append(BARE)
+        parts.append(char)
+        at += len(char)
+    return "".join(parts)
+
+
 def _split(text: str, at: tuple[str, int]) -> list[str]:
     try:
-        words = shlex.split(text)
+        words = shlex.split(_marked(text))
     except ValueError as error:
         raise ImportFault(*at, f"command cannot be split: {error}") from None
     if not words:

@@ -13,10 +13,10 @@ from impetusd.core.config import edit, envfile, ini, parser, shell
 from impetusd.core.config.agreement import OWN_VARIABLES
 from impetusd.core.config.model import Host
 from impetusd.core.config.problem import ConfigError
-from impetusd.interop.importing.model import Fate, Row, names, pieces, resolve, sole
+from impetusd.interop.importing.model import BARE, CLOSE, Fate, Row, expanded, names, pieces, resolve, sole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from impetusd.core.config.model import Unit
     from impetusd.interop.importing.model import Imported, Program
@@ -110,17 +110,27 @@ def written(text: str) -> str:
 
 def command(argv: Iterable[str]) -> str:
     """The same of an argument list."""
-    words = [_rendered(word, lines=True) for word in argv]
+    words = list(argv)
     if not words or not words[0]:
         raise ValueError("it names no program")
-    value = " ".join(map(shlex.quote, words))
+    value = " ".join(_quoted(word, shlex.quote) for word in words)
     if _entry(_continued(value)) != value:
         raise ValueError("it has line breaks, or ends in what would be a comment")
     if shell.needed(
         ini.expand(value, _Everything(), {})[0]
     ):  # a word that means something to a shell, and nothing here
-        value = " ".join("'" + word.replace("'", "'\"'\"'") + "'" for word in words)
+        value = " ".join(_quoted(word, lambda text: "'" + text.replace("'", "'\"'\"'") + "'") for word in words)
     return _continued(value)
+
+
+def _quoted(word: str, quote: Callable[[str], str]) -> str:
+    """A word as a command line has it: bare references stand outside of its quotes."""
+    first, *others = word.split(BARE)
+    parts = [quote(_rendered(first, lines=True))] if first or not others else []
+    for other in others:
+        held, close, rest = other.partition(CLOSE)
+        parts += [_rendered(held + close), quote(_rendered(rest, lines=True)) if rest else ""]
+    return "".join(parts)
 
 
 def _continued(value: str) -> str:
@@ -186,7 +196,7 @@ def _differing(program: Program, unit: Unit, folder: str, environ: Mapping[str, 
         return []
     said = f"[program:{program.name}]"
     found = []
-    if list(unit.command) != [resolve(word, environ) for word in program.argv]:
+    if list(unit.command) != expanded(program.argv, environ):
         found.append(f"{said}: its command would not be read as it is meant")
     for name, value in program.env.items():
         if unit.env.get(name) != resolve(value, environ) and sole(value) != name:
