@@ -345,7 +345,7 @@ class TestScaleByDifference:
 class TestWordsOfOthers:
     """Of PM2 and supervisorctl."""
 
-    @pytest.mark.parametrize("word", ["list", "ls", "ps", "top", "monit", "l"])
+    @pytest.mark.parametrize("word", ["list", "ls", "ps", "top", "l"])
     def test_what_shows_is_status(self, paths, cli, word):
         pong = {"version": "0", "shim": {"pid": 1}, "supervisor": {"pid": 2}}
         with FakeSupervisor(paths, status={**pong, "units": [row("web")], "attention": []}):

@@ -135,6 +135,7 @@ def test_a_descendant_that_hides_is_known_by_its_parent_when_that_is_stopped():
     with Shim(cgroups=False) as shim:
         process, pid, pidfd, writer = hidden(shim)
         shim.signal(process, signal.SIGTERM)
+        shim.echo()  # or it may have ended before the shim looks who is below it
         os.close(writer)
         assert shim.wait("exited", process)["left"]
         assert state(pid) != "Z"

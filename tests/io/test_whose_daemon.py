@@ -17,7 +17,19 @@ from impetusd.core.config.location import default_dirs, locate
 
 INI = "[program:web]\ncommand = sleep 1000\n"
 # Commands that neither act on a daemon nor on what one has left.
-ALONE = {"init", "check", "run", "startup", "unstartup", "completion", "version", "doctor", "help", "logrotate"}
+ALONE = {
+    "init",
+    "check",
+    "run",
+    "startup",
+    "unstartup",
+    "completion",
+    "version",
+    "doctor",
+    "help",
+    "logrotate",
+    "import",
+}
 # What the others are given besides their names.
 ARGUMENTS = {
     "scale": ["web", "2"],

@@ -102,6 +102,6 @@ def test_ctrl_c_ends_a_command_and_nothing_else(impetusd: Instance) -> None:
         done = interrupted(words, 0.4)
         assert "in main\n" not in done.stdout, done
         assert done.returncode in {130, 0, 1, -signal.SIGINT}, done
-    assert any("goes on without this command" in interrupted("start slow", after).stdout for after in (1, 3, 9))
+    assert any("continues without this command" in interrupted("start slow", after).stdout for after in (1, 3, 9))
     after = impetusd.status()
     assert (after.shim, after["p"].pid) == (before.shim, before["p"].pid)

@@ -61,7 +61,7 @@ cwd = {root}
 listen = 127.0.0.1:{ports[0]}
 [program:front]
 command = sleep 1000
-listen = 127.0.0.1:{taken}
+listen = 127.0.0.11:{taken}
 {fast}
 [program:mailer]
 command = true
@@ -103,7 +103,7 @@ failures = 1
 @pytest.fixture(scope="module")
 def incidents(lend: Lend) -> Iterator[Instance]:
     """One daemon, in which most of it goes wrong at once."""
-    with lend(None) as instance, socket.create_server(("127.0.0.1", 0)) as taken, cramped() as procs:
+    with lend(None) as instance, socket.create_server(("127.0.0.11", 0)) as taken, cramped() as procs:
         instance.write("import nosuchmodule\n\n\ndef make():\n    pass\n", "shop.py")
         instance.write(HANGS, "slow.py")
         report = instance.write("#!/bin/sh\necho report\n", "report.sh")

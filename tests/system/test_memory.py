@@ -27,7 +27,7 @@ def test_a_leaking_worker_is_replaced_and_no_request_fails(impetusd: Instance) -
     assert status[name].restarts == 1
     other = next(each for each in ("web:0", "web:1") if each != name)
     assert status[other].restarts == 0
-    size = re.search(r"uses (\d+) MB, over max_memory_restart = 120 MB", impetusd.log())
+    size = re.search(r"uses (\d+) MB, above max_memory_restart = 120 MB", impetusd.log())
     assert size is not None, impetusd.log()
     assert int(size[1]) >= 120
 
@@ -40,7 +40,7 @@ max_memory_restart = 64M
 wait_ready = yes
 """)
     wait_for(lambda: anyone.status()["p"].restarts == 1, "one restart", 60.0)
-    assert re.search(r"uses \d+ MB, over max_memory_restart = 64 MB", anyone.log())
+    assert re.search(r"uses \d+ MB, above max_memory_restart = 64 MB", anyone.log())
     wait_for(lambda: (anyone.status()["p"].memory_bytes or 0) > 40 * MB, "the tree's memory to be shown")
 
 
@@ -58,7 +58,7 @@ exp_backoff_max_delay = 1h
     row = impetusd.status()["p"]
     assert row.last_exit["signal"] == "SIGKILL"
     assert "oom" not in row.last_exit
-    assert re.search(r"uses \d+ MB, over max_memory_kill = 50 MB", impetusd.log())
+    assert re.search(r"uses \d+ MB, above max_memory_kill = 50 MB", impetusd.log())
 
 
 def test_how_long_it_has_been_over_is_not_forgotten_when_the_supervisor_dies(impetusd: Instance) -> None:
@@ -79,7 +79,7 @@ memory_hold = 4s
         return False
 
     wait_for(restarted, "the restart", 60.0)
-    assert "over max_memory_restart = 30 MB for 4s" in impetusd.log()
+    assert "above max_memory_restart = 30 MB for 4s" in impetusd.log()
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_workers_that_have_answered_enough_are_replaced_one_by_one_and_no_reques
     before = impetusd.start(f"[pool:web]\n{pool(port, instances=3, standby=0, max_requests=40)}")
     first = {str(before[name].pid) for name in ("web:0", "web:1", "web:2")}
     with Load(port):
-        wait_for(lambda: not {fetch(port) for _ in range(20)} & first, "all to be replaced")
+        wait_for(lambda: not {str(row.pid) for row in impetusd.status().rows.values()} & first, "all to be replaced")
     leaving = [line for line in impetusd.log().splitlines() if ":leaving: " in line]
     states = [line.split(":leaving: ")[1].partition(" ")[0] for line in leaving]
     assert states[:8] == ["RUNNING", "STOPPING", "STOPPED", "RUNNING", "STOPPING", "STOPPED", "RUNNING", "STOPPING"]

@@ -71,7 +71,9 @@ class Surroundings:
         except (CannotStart, NoAnswer) as error:
             raise ProtocolError(FAILED, f"{params['name']} could not be started now: {error}", EXIT_FAILED) from None
         known = redact.secrets(answer["spec"]["env"].items())
-        params["command"] = [redact.text(word, known) for word in params["command"]]  # before it is recorded
+        params["command"][:] = [
+            redact.text(word, known) for word in params["command"]
+        ]  # the request's own: it is recorded
         return answer
 
     def _unit(self, name: str) -> tuple[Unit, int]:
