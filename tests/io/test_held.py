@@ -94,7 +94,7 @@ class TestASlotInQuarantine:
             assert (await life.ask("describe", name="bad"))["units"][0]["held"]["key"] == "quarantined"
             (record,) = await records(life, "hold")
             assert (record["slot"], record["what"]) == ("bad:0", "quarantined")
-            assert "impetusd stop bad:0, then impetusd start bad:0" in life.log()
+            await life.until(lambda _: "impetusd stop bad:0, then impetusd start bad:0" in life.log(), "the line")
             told.kill("good:0")
             await life.until(lambda rows: rows["good"]["pid"] not in {None, pids["good:0"]})
             assert told.pids()["bad:0"] == pids["bad:0"]

@@ -99,4 +99,4 @@ def test_an_operator_looks_and_acts(impetusd: Instance, tmux: Tmux) -> None:
     tmux.run("resize-window", "-t", "m", "-x", "50", "-y", "12")
     tmux.until(lambda text: len(text.splitlines()) == 12 and "RESTARTS" in text and "CPU" not in text)
     tmux.press("q")
-    tmux.until(lambda text: "Pane is dead" in text)
+    wait_for(lambda: tmux.run("list-panes", "-t", "m", "-F", "#{pane_dead}").strip() == "1", "it to end")
