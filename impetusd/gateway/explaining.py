@@ -45,7 +45,6 @@ DESCRIBED = 40  # units of incidents of which the place in the INI file is looke
 WITHIN = 10.0  # seconds for the disk that history is on
 LONGEST = 61 * 86400.0  # seconds of history in one answer
 OF_ALL = 26 * 3600.0  # the same where it is that of all units
-HISTORY = "history.sqlite"
 
 THREADS = web.AppKey("impetusd.history", Threads)
 
@@ -159,7 +158,7 @@ async def history(request: web.Request) -> web.Response:
         raise Problem(400, f"to must not be before from, nor more than {days:.0f} days after it")
     if len(series) > 1 and not query["unit"]:
         raise Problem(400, "of all units there is one series at a time; name a unit for several")
-    path = f"{request.app[SETTINGS].history}/{HISTORY}"
+    path = f"{request.app[SETTINGS].history}/{histories.NAME}"
     try:
         found = await request.app[THREADS].run(
             lambda: histories.read(path, query["unit"], series, since, until) if os.path.exists(path) else None, WITHIN

@@ -15,10 +15,8 @@ from impetusd.interop.supervisord import Fault, Faults, Processes
 Progress = Callable[[Mapping[str, Any]], None]
 Call = Callable[[str, Mapping[str, Any], Progress | None], Awaitable[dict[str, Any]]]
 
-WITHIN, AGAIN = (
-    15.0,
-    0.25,
-)  # seconds in which what may be asked twice is asked again, and between: a supervisor is back in 0.5
+WITHIN = 15.0  # seconds in which what may be asked twice is asked again
+AGAIN = 0.25  # ... and between: a supervisor is back in 0.5
 BEGUN = 2.0  # seconds in which a request that is not waited for must have begun, or is taken for begun
 UNITS = ("pool", "program")  # kinds of sections whose names are groups; others are shown as [KIND:NAME]
 

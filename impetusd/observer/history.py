@@ -19,6 +19,7 @@ from impetusd.core.explain import ledger
 from impetusd.core.inert import plain
 from impetusd.observer.outbox import opened
 
+NAME = "history.sqlite"  # in the observer's folder; the gateway reads it
 MOST = 60 << 20  # bytes of the file; what waits in its log is LOG at most
 LOG = 4 << 20
 PAGE = 4096  # bytes, SQLite's own

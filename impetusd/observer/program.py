@@ -367,7 +367,7 @@ class Observer:
 
     @property
     def _history_path(self) -> str:
-        return os.path.join(self._settings.folder, "history.sqlite")
+        return os.path.join(self._settings.folder, history.NAME)
 
     async def _remember(self) -> None:
         while True:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import tempfile
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from smalldisk import small_disk
 
 from impetusd.core.explain.incidents import Problem
 from impetusd.core.protocol import check_params
@@ -136,17 +136,8 @@ def test_a_damaged_file_is_named_and_can_be_set_aside(path, how):
 @pytest.fixture
 def small(tmp_path):
     """A file system of 256 kB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"this host refuses a mount: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "small", "256k") as folder:
+        yield folder
 
 
 def fill(folder):

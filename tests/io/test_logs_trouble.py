@@ -15,6 +15,7 @@ import tempfile
 import time
 
 import pytest
+from smalldisk import small_disk
 from waiting import wait_for
 from writer_harness import Bench, read
 
@@ -38,19 +39,10 @@ def soon(monkeypatch):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small(tmp_path):
     """A disk of 256 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small disk")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", path], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "-l", path], check=True)
+    with small_disk(tmp_path / "disk", "256k", held=True) as path:
+        yield path
 
 
 def account(text, lost, form):
@@ -72,9 +64,9 @@ def account(text, lost, form):
 
 @pytest.mark.parametrize("options", [{}, {"time": True}, {"json": True}], ids=["plain", "time", "json"])
 @pytest.mark.parametrize("retry", [0.0, 1000.0], ids=["retrying", "waiting"])
-def test_a_full_disk(bench, small_disk, monkeypatch, options, retry):
+def test_a_full_disk(bench, small, monkeypatch, options, retry):
     monkeypatch.setattr(logfile, "RETRY", retry)
-    path = small_disk / "o"
+    path = small / "o"
     end = bench.pipe("1:out", path, Options(name="p", **options))
     line = b"line %08d of those that the disk has no room for\n"
     count = 20_000
@@ -92,7 +84,7 @@ def test_a_full_disk(bench, small_disk, monkeypatch, options, retry):
             re.fullmatch(rb"line \d{8} of .* room for", each) for each in before.splitlines() if b"dropped" not in each
         )
     # Room again: it is used, at the beginning of a line, and the gap is told.
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    subprocess.run(["mount", "-o", "remount,size=8m", small], check=True)
     monkeypatch.setattr(logfile, "RETRY", 0.0)
     for pipe in bench.writer._pipes.values():
         pipe.file._retry_at = 0.0

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from serving import serving
 from supervisor_world import in_a_folder
 from waiting import until
 
@@ -66,13 +67,9 @@ class Receiver:
 @pytest.fixture
 def receiver():
     made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    made.hold.set()
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with serving(made.server):
+        yield made
+        made.hold.set()
 
 
 @pytest.fixture
@@ -231,21 +228,17 @@ def test_a_receiver_that_wants_to_be_left_alone_is(shim, tmp_path, receiver):
 def test_one_that_hangs_holds_up_no_other(shim, tmp_path, receiver):
     async def scenario(life):
         other = Receiver()
-        thread = threading.Thread(target=other.server.serve_forever, args=(0.01,))
-        thread.start()
         receiver.hold.clear()
         alerts = (hook(receiver), Alert(name="other", type="json", url=other.url))
-        async with observing(shim, tmp_path, *alerts):
-            await fail(life)
-            await until(lambda: other.kinds() == [("firing", "web")])
-            await mend(life)
-            await until(lambda: other.kinds()[1:] == [("recovered", "web")])
-            assert len(receiver.got) == 1
-            receiver.hold.set()
-            await until(lambda: len(receiver.got) == 2)
-        other.server.shutdown()
-        thread.join()
-        other.server.server_close()
+        with serving(other.server):
+            async with observing(shim, tmp_path, *alerts):
+                await fail(life)
+                await until(lambda: other.kinds() == [("firing", "web")])
+                await mend(life)
+                await until(lambda: other.kinds()[1:] == [("recovered", "web")])
+                assert len(receiver.got) == 1
+                receiver.hold.set()
+                await until(lambda: len(receiver.got) == 2)
 
     shim.live(scenario)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
 
 import pytest
+from smalldisk import small_disk
 
 from impetusd.observer import history
 from impetusd.observer.history import COARSE, FINE, KEPT, Writer, read
@@ -18,7 +19,7 @@ T0 = 1_800_000_000 - 1_800_000_000 % COARSE
 
 @pytest.fixture
 def path(tmp_path):
-    return str(tmp_path / "history.sqlite")
+    return str(tmp_path / history.NAME)
 
 
 def minutes(path, count, *, first=0, slots=("web:0",), value=float, writer=None):
@@ -189,31 +190,20 @@ def test_killed_at_any_point_it_goes_on_with_whole_minutes(path):
 
 
 def test_a_full_disk_fails_the_minute_and_the_next_one_is_taken(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"this host refuses a mount: {mounted.stderr.decode()}")
-    path = str(folder / "history.sqlite")
-    writer = minutes(path, 2)
-    try:
-        with open(folder / "filler", "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 4096)
-            except OSError:
-                pass
-        with pytest.raises(sqlite3.OperationalError, match="full"):
-            for at in range(2, 400):
-                many = {f"web:{each}": {"memory": 1.0} for each in range(400)}
-                writer.write(many, [], T0 + at * 3600)
-        os.unlink(folder / "filler")
-        writer.write({"web:0": {"memory": 9.0}}, [], T0 + 5000 * FINE)
-        assert points(path, since=T0 + 5000 * FINE)["web:0"] == [[T0 + 5000 * FINE, 9.0]]
-    finally:
-        writer.close()
-        subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "small", "1m") as folder:
+        path = str(folder / history.NAME)
+        writer = minutes(path, 2)
+        with contextlib.closing(writer):
+            with open(folder / "filler", "wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(b"x" * 4096)
+                except OSError:
+                    pass
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                for at in range(2, 400):
+                    many = {f"web:{each}": {"memory": 1.0} for each in range(400)}
+                    writer.write(many, [], T0 + at * 3600)
+            os.unlink(folder / "filler")
+            writer.write({"web:0": {"memory": 9.0}}, [], T0 + 5000 * FINE)
+            assert points(path, since=T0 + 5000 * FINE)["web:0"] == [[T0 + 5000 * FINE, 9.0]]

@@ -363,6 +363,19 @@ def test_no_descriptor_left_for_a_supervisor_is_waited_out(shim):
     assert row(shim.next_life(), process)["pid"] == pid
 
 
+def gives_up_a_start_whole(setup, sentence):
+    """Under `setup` one start of a supervisor fails: that is logged, the next one works, and nothing is left of the first."""
+    with Shim(setup=setup) as shim:
+        shim.echo()
+        before = shim.open_fds()
+        shim.supervisor.kill()
+        shim.next_life()
+        shim.echo()
+        assert sentence in shim.log()
+        assert len(shim.open_fds()) == len(before)
+        wait_for(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
+
+
 @pytest.mark.parametrize("spare", range(5))
 def test_each_descriptor_of_a_supervisors_start_may_be_the_one_that_is_missing(spare):
     setup = f"""
@@ -381,15 +394,7 @@ def scarce(self, now):
 supervision.Supervision.start = scarce
 supervision.SPACING = 0
 """
-    with Shim(setup=setup) as shim:
-        shim.echo()
-        before = shim.open_fds()
-        shim.supervisor.kill()
-        shim.next_life()
-        shim.echo()
-        assert "Too many open files" in shim.log()
-        assert len(shim.open_fds()) == len(before)
-        wait_for(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
+    gives_up_a_start_whole(setup, "Too many open files")
 
 
 @pytest.mark.parametrize("call", ["spawn.start", "os.pidfd_open", "proc.read"])
@@ -409,15 +414,7 @@ def once(self, now):
 supervision.Supervision.start = once
 supervision.SPACING = 0
 """
-    with Shim(setup=setup) as shim:
-        shim.echo()
-        before = shim.open_fds()
-        shim.supervisor.kill()
-        shim.next_life()
-        shim.echo()
-        assert "starting the supervisor failed: RuntimeError('raised by the test')" in shim.log()
-        assert len(shim.open_fds()) == len(before)
-        wait_for(lambda: shim.children() == [shim.supervisor.pid], "the start that was given up to be reaped")
+    gives_up_a_start_whole(setup, "starting the supervisor failed: RuntimeError('raised by the test')")
 
 
 def test_events_wait_for_a_supervisor_that_does_not_read(shim):

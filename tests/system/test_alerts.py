@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from instance import Instance, pool, program, wait_for
+from serving import serving
 
 QUICK = "max_restarts = 2\nexp_backoff_restart_delay = 10ms\nexp_backoff_max_delay = 20ms\nmin_uptime = 5s"
 
@@ -51,13 +52,9 @@ class Receiver:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    made.open.set()
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with serving(made.server):
+        yield made
+        made.open.set()
 
 
 def undelivered(impetusd: Instance) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from instance import COMMAND, Instance, program, wait_for
+from smalldisk import small_disk
 
 PACE = 10_000  # lines a second
 ROTATIONS = 20
@@ -237,14 +238,7 @@ def test_flush_empties_the_files(impetusd: Instance) -> None:
 
 def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instance, as_root: None) -> None:
     """With a supervisor killed while the disk is full."""
-    disk = impetusd.root / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    try:
+    with small_disk(impetusd.root / "disk", "64k", held=True) as disk:
         impetusd.start(
             f"[program:torrent]\ncommand = {program('torrent', 'line', 1000)}\nwait_ready = yes\n"
             "out_file = disk/out.log\nlog_format = json\n"
@@ -264,8 +258,6 @@ def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instanc
         assert f"dropped     {counted} lines" in impetusd.run("describe", "torrent").out
         impetusd.run("stop")
         lines = [json.loads(line) for line in (disk / "out.log").read_bytes().splitlines()]
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
     told = [line["line"] for line in lines if line["name"] == "impetusd"]
     dropped = sum(int(re.search(r"bytes, (\d+) lines", text)[1]) for text in told)  # type: ignore[index]
     *kept, last = [line["line"] for line in lines if line["name"] != "impetusd"]
