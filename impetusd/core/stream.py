@@ -72,6 +72,19 @@ class Change:
         self.value = value
 
 
+def put(rows: Rows, at: float, kind: str, key: str, value: Any) -> None:
+    """Bring `rows` up to date with one row or change. Raises KeyError, TypeError, AttributeError for what is neither."""
+    if kind == USAGE:
+        units = rows.get(UNIT, {})
+        for name, (memory, cpu) in value.items():
+            if name in units:
+                units[name]["memory_bytes"], units[name]["cpu_percent"] = memory, cpu
+    elif value is None:
+        rows.get(kind, {}).pop(key, None)
+    elif kind != LEDGER:
+        rows.setdefault(kind, {})[key] = {**value, "at": at} if kind == UNIT else value
+
+
 class Mirror:
     """A watcher's state: `rows` by kind and key, as of number `n` of the supervisor's life `life`.
 
@@ -96,7 +109,7 @@ class Mirror:
         """Apply one notification; return its change, if any. OutOfStep: reconnect."""
         try:
             if method == ROW and self._coming is not None:
-                self._put(self._coming[1], params["at"], params["kind"], params["key"], params["value"])
+                put(self._coming[1], params["at"], params["kind"], params["key"], params["value"])
             elif method == COMPLETE and self._coming is not None:
                 (self.life, self.rows), self._coming, self.n = self._coming, None, params["n"]
                 missed, self._seen = self._seen, True
@@ -113,18 +126,6 @@ class Mirror:
         if params["n"] != self.n + 1:
             raise OutOfStep(f"number {params['n']} came after {self.n}")
         change = Change(params["n"], params["at"], params["kind"], params["key"], params["value"])
-        self._put(self.rows, change.at, change.kind, change.key, change.value)
+        put(self.rows, change.at, change.kind, change.key, change.value)
         self.n = change.n
         return change
-
-    @staticmethod
-    def _put(rows: Rows, at: float, kind: str, key: str, value: Any) -> None:
-        if kind == USAGE:
-            units = rows.get(UNIT, {})
-            for name, (memory, cpu) in value.items():
-                if name in units:
-                    units[name]["memory_bytes"], units[name]["cpu_percent"] = memory, cpu
-        elif value is None:
-            rows.get(kind, {}).pop(key, None)
-        elif kind != LEDGER:
-            rows.setdefault(kind, {})[key] = {**value, "at": at} if kind == UNIT else value

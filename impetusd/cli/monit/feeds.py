@@ -76,7 +76,7 @@ def begin(name: str, inbox: Inbox, act: Callable[..., None], *args: Any) -> None
 
 
 def watch(paths: Paths, inbox: Inbox) -> None:
-    """("snapshot", rows), ("change", kind, key, value, at), ("quiet",) after those that came together, ("lost", why), ("resumed",).
+    """("snapshot", rows), ("change", kind, key, value, at), ("lost", why), ("resumed",).
 
     The rows belong to the receiver: this keeps its own mirror.
     """
@@ -84,8 +84,8 @@ def watch(paths: Paths, inbox: Inbox) -> None:
     hooks = control.Hooks(waiting=lambda _: inbox.put("lost", "waiting for impetusd"))
     for change in watching.changes(paths, mirror, hooks):
         if change is None:
-            inbox.put("quiet")
-        elif change.kind == "snapshot":
+            continue
+        if change.kind == "snapshot":
             inbox.put(
                 "snapshot", {kind: {key: dict(row) for key, row in rows.items()} for kind, rows in mirror.rows.items()}
             )

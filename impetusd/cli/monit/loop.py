@@ -18,11 +18,10 @@ from impetusd.cli.monit.view import View
 from impetusd.client import control
 from impetusd.core import stream
 from impetusd.core.protocol import EXIT_USAGE
-from impetusd.core.stream import Mirror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from types import FrameType
     from typing import Any
 
@@ -84,7 +83,6 @@ class Monit:
         self._here = here
         self._inbox = inbox
         self._view = View(here.conf)
-        self._mirror = Mirror()
         self._log: feeds.Log | None = None
         self._utf8 = locale.nl_langinfo(locale.CODESET) == "UTF-8"
         self._size = (0, 0)
@@ -177,24 +175,16 @@ class Monit:
         for what, *rest in self._inbox.take():
             getattr(self, f"_{what}")(*rest)
 
-    def _snapshot(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        self._mirror.begin({"life": "", "resumed": False})
-        for kind, each in rows.items():
-            for key, value in each.items():
-                self._mirror.take(stream.ROW, {"at": value.get("at", 0.0), "kind": kind, "key": key, "value": value})
-        self._mirror.take(stream.COMPLETE, {"n": 0})
-        self._view.rows = self._mirror.rows
+    def _snapshot(self, rows: stream.Rows) -> None:
+        self._view.rows = rows
         self._view.live()
         self._due = 0.0
 
     def _change(self, kind: str, key: str, value: Any, at: float) -> None:
-        self._mirror.take(stream.CHANGE, {"n": self._mirror.n + 1, "at": at, "kind": kind, "key": key, "value": value})
+        stream.put(self._view.rows, at, kind, key, value)
         self._view.live()
         if kind != stream.USAGE:
             self._soon()
-
-    def _quiet(self) -> None:
-        """Nothing more for the moment."""
 
     def _lost(self, why: str) -> None:
         self._view.live(why if why.startswith("waiting") else "connection lost")
