@@ -11,11 +11,12 @@ lies can make others wait for PASS, once for each connection that they accept.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import struct
 from collections.abc import Iterable
+
+from impetusd.worker import sealed
 
 FREE, SERVING, DRAINING = range(3)
 CELLS = 512
@@ -27,22 +28,13 @@ CREDIT_LASTS = 0.02  # seconds may be replaced with others less exactly shared o
 # Passes in vain after which a worker that gives no sign of life is waited for every 2nd time; then every 3rd, and so on.
 PATIENCE = 4
 _CELL = struct.Struct("=4i")
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 Cell = tuple[int, int, int, int]  # pid, phase, count, turns
 
 
 def make() -> int:
-    """A new page, as a descriptor. Its size is sealed, because truncating it would kill all processes that read it.
-    Raises OSError."""
-    fd = os.memfd_create("impetusd-cells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, SIZE)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+    """A new page, as a descriptor. Raises OSError."""
+    return sealed.page("impetusd-cells", SIZE)
 
 
 def blank(fd: int, pid: int) -> None:

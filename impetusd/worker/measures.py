@@ -11,14 +11,14 @@ Numbers of 8 bytes, which only the worker writes. Supervisor and worker share th
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import math
 import mmap
-import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
+
+from impetusd.worker import sealed
 
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -34,15 +34,8 @@ _EVERY = 1.0  # seconds between two looks at the loop
 
 
 def make() -> int:
-    """A page that nobody can shorten: reading a truncated part of a mapping kills the reader. Raises OSError."""
-    fd = os.memfd_create("impetusd-measures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, SIZE)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+    """A new page, as a descriptor. Raises OSError."""
+    return sealed.page("impetusd-measures", SIZE)
 
 
 class Measures:
