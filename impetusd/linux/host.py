@@ -30,13 +30,14 @@ def this_host() -> Host:
 
 def closed_to_others(path: str, needed: int = stat.S_IROTH) -> str:
     """A folder on the path to a file that users without special rights may not enter, or the file itself if they lack
-    the `needed` access; "" if there is none. Raises OSError.
+    the `needed` access; "" if there is none. Of a path with links both ways are looked at. Raises OSError.
     """
-    path = os.path.realpath(path)
-    while path != "/":
-        if not os.stat(path).st_mode & needed:
-            return path
-        path, needed = os.path.dirname(path), stat.S_IXOTH
+    for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        rights = needed
+        while place != "/":
+            if not os.stat(place).st_mode & rights:
+                return place
+            place, rights = os.path.dirname(place), stat.S_IXOTH  # the way up
     return ""
 
 

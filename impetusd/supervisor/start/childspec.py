@@ -152,11 +152,9 @@ def refuse_unreadable(path: str, user: str) -> None:
     """Raises CannotStart if `user` cannot read a file of ours that it needs (only root may): Node would end with a
     traceback. "" is impetusd's own user.
     """
-    place, needed = path, stat.S_IROTH
-    while user not in {"", "root", "0"} and place != "/":
-        if not os.stat(place).st_mode & needed:
-            raise CannotStart("node", because("closed_to_others", name=user, path=place))
-        place, needed = os.path.dirname(place), stat.S_IXOTH
+    closed = "" if user in {"", "root", "0"} else host.closed_to_others(path)
+    if closed:
+        raise CannotStart("node", because("closed_to_others", name=user, path=closed))
 
 
 def own_folder(path: str, uid: int | None, user: str) -> None:
