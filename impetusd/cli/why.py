@@ -116,7 +116,7 @@ def _written(path: str) -> float:
 
 def _behind(rows: Sequence[typing.Mapping[str, typing.Any]]) -> list[str]:
     """What it waits for."""
-    from impetusd.core.explain.why import waited_for
+    from impetusd.core.reasons import waited_for
 
     return [name.partition(":")[0] for row in rows if (name := waited_for(row))]
 

@@ -589,6 +589,12 @@ RULES = {
 SKIPPED = frozenset({"skipped_missed", "skipped_running", "skipped_queued"})  # of a timer's run that there was not
 
 
+def waited_for(row: Mapping[str, Any]) -> str:
+    """The unit or slot that a row's start waits for; "" if it does not."""
+    reason = of_record(row)
+    return str(reason.facts["name"]) if reason.key in {"waits_for", "waits_for_address"} else ""
+
+
 def rule_of(reason: Reason) -> str:
     """The key of the INI file whose rule gave this reason; `health` for a check, `other` for none."""
     return RULES.get(reason.key, "other")

@@ -17,7 +17,7 @@ from impetusd.core import stream
 from impetusd.core.explain import why as explaining
 from impetusd.core.explain.finding import Facts
 from impetusd.core.protocol import METHODS, VIEWER
-from impetusd.core.reasons import read
+from impetusd.core.reasons import read, waited_for
 from impetusd.gateway import incidents
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.caller import Caller
@@ -116,7 +116,7 @@ async def why(request: web.Request) -> web.Response:
         ask(backend, "plan", {"problems": True}, caller),
     )
     rows = status["units"]
-    waited = {explaining.waited_for(row).partition(":")[0] for row in rows if name in {row["unit"], row["name"]}} - {""}
+    waited = {waited_for(row).partition(":")[0] for row in rows if name in {row["unit"], row["name"]}} - {""}
     records = about["records"]
     if waited:
         more = await ask(backend, "events", {"names": [name, *waited], "last": RECORDS}, caller)

@@ -18,11 +18,10 @@ from impetusd.core.explain import ledger
 from impetusd.core.explain.finding import End, advice_on, end_of
 from impetusd.core.explain.incidents import CONFIGURATION, Incident, Problem, Rows
 from impetusd.core.protocol import as_wanted
-from impetusd.core.reasons import Reason, of_record
+from impetusd.core.reasons import Reason, of_record, waited_for
 
 STDERR = 5  # lines
 MOST = 50  # incidents
-_WAITING = frozenset({"waits_for", "waits_for_address"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ def problems(rows: Rows) -> list[Problem]:
     for row in rows.get(stream.UNIT, {}).values():
         wrong = not as_wanted(row) and row["state"] in {"BACKOFF", "STARTING", "FATAL"}
         fresh = row["state"] == "STARTING" and not row.get("restarts") and not row.get("last_exit")
-        if wrong and not fresh and row["unit"] not in named and of_record(row).key not in _WAITING:
+        if wrong and not fresh and row["unit"] not in named and not waited_for(row):
             others.setdefault(row["unit"], []).append(row)
     for unit, each in others.items():
         slots = tuple(str(row["name"]) for row in each)

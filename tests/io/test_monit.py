@@ -10,6 +10,7 @@ from fake_supervisor import failed_row, row
 from impetusd.cli.monit import view as names
 from impetusd.cli.monit.draw import STYLES, columns, draw
 from impetusd.cli.monit.view import Action, View
+from impetusd.core.reasons import NONE, because
 
 SIZES = [(80, 24), (40, 8), (200, 60), (81, 25), (39, 24), (80, 7), (1, 1)]
 
@@ -101,7 +102,8 @@ def test_what_is_not_as_wanted_comes_first_and_says_why():
 
 
 def test_who_waits_for_it_stands_below_it():
-    waits = {"state": "STARTING", "reason": "waits for db", "cause": {"key": "waits_for", "facts": {"name": "db"}}}
+    cause = because("waits_for", name="db", state="", cause=NONE)
+    waits = {"state": "STARTING", "reason": str(cause), "cause": cause.data()}
     lines = text(made(row("web", **waits), row("api", **waits), failed_row("db", tail=[]), row("x")))
     assert lines[1:4] == ["db is BACKOFF: exit 1; retrying in 3.2 s (3 of 16)", "waiting for db: api, web", ""]
 

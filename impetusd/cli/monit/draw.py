@@ -11,6 +11,7 @@ from impetusd.cli.screen import table
 from impetusd.cli.screen.terminal import Screen, plain
 from impetusd.core import stream
 from impetusd.core.protocol import as_wanted
+from impetusd.core.reasons import waited_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,11 +177,10 @@ def _incidents(view: View, screen: Screen, room: int) -> list[Line]:
     wrong: dict[tuple[str, str, str], list[Row]] = {}
     waiting: dict[str, list[str]] = {}
     for _, row in sorted(view.units(), key=lambda each: each[1]["unit"]):
-        cause = row.get("cause") or {}
         if as_wanted(row):
             continue
-        if cause.get("key") in {"waits_for", "waits_for_address"}:
-            waiting.setdefault(str(cause["facts"]["name"]), []).append(str(row["name"]))
+        if waits := waited_for(row):
+            waiting.setdefault(waits, []).append(str(row["name"]))
         else:
             wrong.setdefault((row["unit"], row["state"], _shape(row)), []).append(row)
     said: list[tuple[str, str]] = []

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from impetusd.core import stream
 from impetusd.core.explain import causes
 from impetusd.core.protocol import as_wanted
-from impetusd.core.reasons import NONE, SKIPPED, Reason, alike, because, errno_of, of_record, read
+from impetusd.core.reasons import NONE, SKIPPED, Reason, alike, because, errno_of, of_record, read, waited_for
 from impetusd.core.rules import quarantine
 
 Rows: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by kind and key, as of `stream.Mirror`
@@ -32,7 +32,6 @@ CONFIGURATION = "configuration"  # of those of the INI file
 _OF_DISKS = frozenset({"ledger_lost", "logs_lost"})
 _NO_RESULT = (SKIPPED - {"skipped_missed"}) | {"stopped", "stopped_before", "stopped_for_next"}  # of a timer's run
 _AGAIN = frozenset({"STARTING", "BACKOFF", "STOPPING"})  # states of a unit that was given up, and is tried again
-_WAITING = frozenset({"waits_for", "waits_for_address"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +164,8 @@ def _units(rows: Rows) -> dict[str, _Unit]:
         unit = units.setdefault(row["unit"], _Unit())
         if row["want"] != "up" or not as_wanted(row):
             unit.states.add(str(row["state"]))
-            reason = of_record(row)
-            if reason.key in _WAITING:
-                unit.waits.add(str(reason.facts["name"]).partition(":")[0])
+            if waits := waited_for(row):
+                unit.waits.add(waits.partition(":")[0])
     return units
 
 

@@ -27,17 +27,11 @@ from impetusd.core.explain.finding import (
     end_of,
 )
 from impetusd.core.protocol import as_wanted
-from impetusd.core.reasons import Reason, of_record
+from impetusd.core.reasons import Reason, of_record, waited_for
 from impetusd.core.units import ahead, span
 
 WAITING = frozenset({"waits_for", "waits_for_address", "waits_for_line", "waits_for_listen", "waits_for_answer"})
 MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
-
-
-def waited_for(row: Row) -> str:
-    """The unit or slot that a row's start waits for; "" if it does not."""
-    reason = of_record(row)
-    return str(reason.facts["name"]) if reason.key in {"waits_for", "waits_for_address"} else ""
 
 
 def explain(facts: Facts, patterns: Sequence[str]) -> list[Finding]:
