@@ -64,7 +64,9 @@ def test_a_torn_file_is_told_and_the_copy_before_it_counts(impetusd: Instance) -
     impetusd.kill(impetusd.status()["api"].pid)
     wait_for(lambda: '"stopped":true' in saved(impetusd, "state.json.old"), "the copy to know of the stop")
     power_cut(impetusd)
-    state(impetusd, "state.json").write_text('{"version":1,"slots":{"ap')
+    torn = state(impetusd, "state.json")
+    torn.unlink()  # between its two renames the file and its copy are one inode: that writing to it would tear both
+    torn.write_text('{"version":1,"slots":{"ap')
     boot(impetusd)
     impetusd.wait_state_of_daemon("api", "RUNNING")
     assert impetusd.status()["mail"].state == "STOPPED"
