@@ -203,12 +203,12 @@ def test_the_smallest_thing_fails(
         apart = {"link.py", "wire.py", *(() if handlers is OF_SLOTS else ABOUT_SLOTS)}
         seen = [site for site in calls.seen if os.path.basename(site[0]) not in apart]
         for site in seen[FIRST::every]:
-            calls.begin(site)
-            await act(life)
-            calls.end()
-            assert not died, site
-            await life.ask("status")
             try:
+                calls.begin(site)
+                await act(life)
+                calls.end()
+                assert not died
+                await life.ask("status")
                 await again(life)
             except AssertionError as error:
                 raise AssertionError(f"after {site}: {error}") from error
