@@ -29,6 +29,7 @@ GROUPS = {
         "stop": "impetusd.cli.stop",
         "restart": "impetusd.cli.restart",
         "reload": "impetusd.cli.reload",
+        "rollout": "impetusd.cli.rollout",
         "scale": "impetusd.cli.scale",
         "signal": "impetusd.cli.signal_command",
     },
@@ -165,6 +166,13 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @conf_option
+@click.option(
+    "-H",
+    "--hosts",
+    metavar="HOST,...",
+    expose_value=False,
+    help="Run the command on these hosts, by ssh: `impetusd help hosts`. It stands before the command.",
+)
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="As the command."
 )

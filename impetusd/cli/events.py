@@ -41,6 +41,7 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
     """
     from impetusd.cli import past
     from impetusd.cli.names import with_members
+    from impetusd.cli.screen import reader
     from impetusd.cli.screen.terminal import screen_of
     from impetusd.files.ledgerfile import Query
 
@@ -55,6 +56,8 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
             anything = True
             print(json.dumps(record, separators=(",", ":")) if as_json else line(record, screen))
         sys.stdout.flush()
+        if follow:
+            reader.expect()
     if not anything:
         from impetusd.cli.names import configured, require
 

@@ -102,6 +102,10 @@ def _for_the_journal(text: str, code: int) -> str:
 
 
 def _run(args: list[str]) -> int:
+    if args and args[0].startswith(("-H", "--hosts", "-c", "--conf")) and (there := hosts_asked(args)) is not None:
+        from impetusd.cli import elsewhere
+
+        return elsewhere.run(*there)
     asked = status_asked(args)
     if asked is not None:
         from impetusd.cli import status
@@ -115,6 +119,21 @@ def _run(args: list[str]) -> int:
     from impetusd.cli import app
 
     return app.run(args)
+
+
+def hosts_asked(args: Sequence[str]) -> tuple[str, list[str]] | None:
+    """(-H HOST,..., the words without it) if -H precedes the command; None if it is not there."""
+    i = 0
+    while i < len(args) and args[i].startswith("-"):
+        option, equals, value = args[i].partition("=")
+        if option == "--hosts" and equals:
+            return value, [*args[:i], *args[i + 1 :]]
+        if args[i] in {"-H", "--hosts"} and i + 1 < len(args):
+            return args[i + 1], [*args[:i], *args[i + 2 :]]
+        if args[i].startswith("-H") and len(args[i]) > 2:
+            return args[i][2:], [*args[:i], *args[i + 1 :]]
+        i += 2 if args[i] in {"-c", "--conf"} else 1
+    return None
 
 
 def status_asked(args: Sequence[str]) -> tuple[str | None, bool, list[str]] | None:

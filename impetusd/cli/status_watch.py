@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.cli import outcome, pending
 from impetusd.cli.names import matches
-from impetusd.cli.screen import table
+from impetusd.cli.screen import reader, table
 from impetusd.cli.screen.terminal import plain, screen_of
 from impetusd.cli.status import LAST_WORDS, notes
 from impetusd.client import control, watching
@@ -53,6 +53,7 @@ def _as_lines(here: Place, wanted: Sequence[str], *, as_json: bool) -> int:
     for change in watching.changes(here.paths, mirror, usage=as_json):
         if change is None:
             sys.stdout.flush()
+            reader.expect()
             continue
         changes = [change]
         if change.kind == "snapshot":

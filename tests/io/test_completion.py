@@ -44,6 +44,8 @@ FREE = {
     ("reap-leftovers", "after"),
     ("init", "app"),
     ("init", "parts"),
+    ("", "hosts"),  # ssh knows them
+    ("rollout", "text"),
     ("add", "name"),
     ("add", "instances"),
     ("add", "listen"),

@@ -18,6 +18,7 @@ import click
 
 from impetusd.cli.failure import Failure
 from impetusd.cli.options import conf_option, here, names_argument, since_when
+from impetusd.cli.screen import reader
 from impetusd.core.protocol import EXIT_FAILED
 
 if typing.TYPE_CHECKING:
@@ -236,6 +237,7 @@ def show(
         _complain(followers, complained)
         while fresh is not None:
             sys.stdout.buffer.flush()
+            reader.expect()
             anything = _print(prefixes, [follower.read() for follower in followers])
             _complain(followers, complained)
             if anything:

@@ -1,0 +1,74 @@
+"""`impetusd rollout`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+
+from impetusd.cli import elsewhere
+from impetusd.cli.failure import Failure
+from impetusd.cli.options import conf_option, given, names_argument
+
+
+@click.command(short_help="Reload units on several hosts, one host after the other.")
+@click.option(
+    "-H", "--hosts", "text", metavar="HOST,...", required=True, help="The hosts, in this order, as ssh takes them."
+)
+@names_argument(required=True)
+@conf_option
+def command(text: str, names: tuple[str, ...]) -> int:
+    """Reload each NAME on the first host, then on the next, and stop at the first that does not take the new version.
+
+    Before anything is touched, every host must answer and every NAME be up there. On each host it is `impetusd reload`: a
+    version that fails is discarded there, and the old one keeps serving. -c is the path of the INI file on the hosts.
+
+    Exits with 0 if all hosts have the new version, else with 1.
+
+    Example: impetusd rollout -H web1,web2,web3 web
+    """
+    hosts = elsewhere.hosts_of(text)
+    conf = given()
+    before = ["-c", conf] if conf is not None else []
+    refused = False
+    for host, ended in zip(hosts, elsewhere.on_each(hosts, [*before, "status", *names]), strict=True):
+        if ended.returncode:
+            refused = True
+            lines = (
+                ended.stderr if ended.returncode == elsewhere.UNREACHABLE else ended.stdout + ended.stderr
+            ).splitlines()
+            sys.stderr.writelines(f"{host}: {line}\n" for line in lines)
+    if refused:
+        raise Failure("nothing was reloaded: every host must answer and have these up before the first one is touched")
+    done: list[str] = []
+    for host in hosts:
+        print(f"{host}:", flush=True)
+        try:
+            for step in (["reload", *names], ["status", *names]):
+                words = elsewhere.argv(host, [*before, *step], "-T", "-oBatchMode=yes")
+                show = None if step[0] == "reload" else subprocess.DEVNULL
+                code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=show, check=False).returncode
+                if code:
+                    raise Failure(ending(hosts, done, names, lost=code == elsewhere.UNREACHABLE))
+        except KeyboardInterrupt:
+            raise Failure(ending(hosts, done, names, lost=True), 130) from None
+        done.append(host)
+    print(f"{', '.join(names)}: the new version serves on {', '.join(done)}")
+    return 0
+
+
+def ending(hosts: list[str], done: list[str], names: tuple[str, ...], *, lost: bool) -> str:
+    """Where a rollout stands that ended at the host behind `done`. `lost`: how the reload ended there is not known."""
+    failed, left = hosts[len(done)], hosts[len(done) + 1 :]
+    what = ", ".join(names)
+    parts = [
+        f"the connection to {failed} ended during its reload, which goes on there: impetusd -H {failed} status {' '.join(names)}"
+        if lost
+        else f"{failed} did not take the new version, as shown above"
+    ]
+    if done:
+        parts.append(f"{what} was reloaded on {', '.join(done)}")
+    if left:
+        parts.append(f"not touched: {', '.join(left)}")
+    return "; ".join(parts)
