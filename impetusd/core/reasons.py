@@ -411,6 +411,7 @@ KEYS: dict[str, Kind] = {
     # What the state machine says of a slot.
     "not_ready": Kind("within_s", "not ready within {within_s}"),
     "watchdog": Kind("within_s", "event loop blocked for {within_s} (watchdog)"),
+    "channel_shut": Kind("", "it shut down its channel to impetusd: killed; its log may say why"),
     "left_behind": Kind("end", "{end}; stopping the processes it left behind"),
     "unkillable": Kind("", "does not end on SIGKILL: it is stuck in the kernel (state D in ps)"),
     "not_ended": Kind("within_s signal", "did not end within {within_s} of {signal}: killed"),

@@ -689,11 +689,18 @@ class Daemon:
             self._starter,
             lambda sock, peer: self._control.serve(sock, peer),  # noqa: PLW0108  # it is made below
             lambda unit: self._control.count(unit),  # noqa: PLW0108
+            self._end_all,
         )
         self._inherited.faults = self._faults
         self._open.callback(self._inherited.close)
         gateway = self._configuration.at(0).gateway
         self._inherited.resume(list(self._link.fds), self._engine.slots.units.values(), gateway)
+
+    def _end_all(self, name: str, reason: Reason) -> None:
+        """Kill the unit's processes; those that follow are started anew."""
+        unit = self._engine.slots.units.get(name)
+        for entry in self._engine.slots.of_unit(unit) if unit is not None else ():
+            self._engine.fail(entry, reason, hard=True)
 
     # What happens.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import json
@@ -323,3 +324,46 @@ def test_where_nobody_gets_to_our_code_status_says_what_to_type(monkeypatch):
 
     with in_a_folder("[gateway]\n[program:web]\ncommand = serve\n") as shim:
         shim.live(look)
+
+
+@pytest.mark.parametrize("end", ["theirs", "ours"])  # its processes hold both
+@pytest.mark.parametrize("how", [socket.SHUT_RDWR, socket.SHUT_RD, socket.SHUT_WR])
+def test_a_pair_that_its_unit_has_shut_down_is_replaced_and_whatever_holds_it_ended(end, how):
+    async def scenario(life: Life, shim):
+        await life.ask("start", names=["gateway", "observer"])
+        await life.until(lambda rows: all(row["state"] == "RUNNING" for name, row in rows.items() if name != "web"))
+        before, name = shim.pids(), "inherited:gateway"
+        was = [os.fstat(shim.kept[each]).st_ino for each in (name, f"{name}:theirs")]
+        with socket.socket(fileno=os.dup(shim.kept[name if end == "ours" else f"{name}:theirs"])) as sock:
+            sock.shutdown(how)
+        # Where only the way to us or from us is gone, the next who asks finds it.
+        with socket.socket(fileno=os.dup(theirs(shim))) as sock, contextlib.suppress(BrokenPipeError):
+            inherited.ask(sock)
+        await until(lambda: os.fstat(theirs(shim)).st_ino not in was, "another pair")
+        assert os.fstat(shim.kept[name]).st_ino not in was
+        (answer,) = await said(shim, line("ping"))
+        assert b'"ready":true' in answer
+        await until(lambda: shim.pids().keys() == before.keys(), "its processes")
+        after = shim.pids()
+        changed = {slot for slot in before if after[slot] != before[slot]}
+        assert changed == {slot for slot in before if slot.startswith("gateway")}, "every one of its own, and no other"
+        assert "it shut down its channel to impetusd" in json.dumps(await life.ask("events", names=["gateway"]))
+
+    live(scenario)
+
+
+def test_a_pair_that_was_shut_down_while_nobody_listened_is_replaced_by_the_next_supervisor():
+    was = []
+
+    async def shut(life: Life, shim):
+        life.daemon._inherited.close()
+        was.append(os.fstat(theirs(shim)).st_ino)
+        with socket.socket(fileno=os.dup(theirs(shim))) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
+    async def renewed(life: Life, shim):
+        await until(lambda: os.fstat(theirs(shim)).st_ino not in was, "another pair")
+        (answer,) = await said(shim, line("ping"))
+        assert b'"ready":true' in answer
+
+    live(shut, renewed)

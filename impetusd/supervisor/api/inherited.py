@@ -8,21 +8,23 @@ answer; there it speaks the control protocol like any client, and may name the u
 
 The unit speaks HTTP with strangers, so what it sends is hostile: no descriptor is ever taken from it (closing another
 user's file may take for ever, and flags of a socket are shared by all its holders), and nothing that it does costs more
-than a share.
+than a share. It can shut the pair down for its successors, who inherit it, too: then its processes are ended, and those
+that follow inherit a new pair.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable, Iterable
 
 from impetusd.core.config.gateway import GATEWAY
 from impetusd.core.config.model import Settings, Unit
 from impetusd.core.protocol import CONNECT, FULL, TAKE, VIEWER
+from impetusd.core.reasons import Reason, because
 from impetusd.supervisor.api.control import Peer
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.start.starter import Starter
@@ -34,16 +36,21 @@ PREFIX, THEIRS = "inherited:", ":theirs"  # in the shim's store, around the unit
 
 
 class Inherited:
-    """The pairs and the requests over them. `serve` takes a connection and returns how many that peer has open
-    already."""
+    """The pairs and the requests over them."""
 
     def __init__(
-        self, starter: Starter, serve: Callable[[socket.socket, Peer], object], count: Callable[[str], int]
+        self,
+        starter: Starter,
+        serve: Callable[[socket.socket, Peer], object],
+        count: Callable[[str], int],
+        fail: Callable[[str, Reason], object],
     ) -> None:
+        """`serve` answers a connection, `count` returns how many a unit has open, `fail` ends all processes of a unit."""
         self._loop = asyncio.get_running_loop()
         self._starter = starter
         self._serve = serve
         self._count = count
+        self._fail = fail
         self._socks: dict[str, socket.socket] = {}
         self._peers: dict[str, Peer] = {}
         self.faults = BARE
@@ -66,12 +73,17 @@ class Inherited:
             os.close(theirs)
         if held is not None and theirs is not None:
             ours = socket.socket(fileno=held)
-        else:
-            if held is not None:
-                os.close(held)
-            ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._starter.outbox.keep(name, os.dup(ours.fileno()), ours=False)
-            self._starter.outbox.keep(name + THEIRS, other.detach(), ours=False)
+            ours.setblocking(False)
+            return ours
+        if held is not None:
+            os.close(held)
+        return self._new_pair(name)
+
+    def _new_pair(self, name: str) -> socket.socket:
+        """Our end; both are held under the name, in the place of those before."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._starter.outbox.keep(name, os.dup(ours.fileno()), ours=False)
+        self._starter.outbox.keep(name + THEIRS, theirs.detach(), ours=False)
         ours.setblocking(False)
         return ours
 
@@ -97,25 +109,39 @@ class Inherited:
                 if error.errno in {errno.EMFILE, errno.ENOBUFS, errno.ENOMEM}:
                     break
                 raise
-            if message == CONNECT:
-                self._connect(unit, sock)
+            if (not message and _is_shut(sock)) or (message == CONNECT and not self._connect(unit, sock)):
+                self._renew(unit, sock)
+                return
         self._loop.remove_reader(sock)
         self._loop.call_later(APART, self.faults.contain, unit, "hearing it again", self._hear, unit)
 
-    def _connect(self, unit: str, sock: socket.socket) -> None:
+    def _connect(self, unit: str, sock: socket.socket) -> bool:
+        """Answer with a connection. False: the pair was shut down, and takes no answer any more."""
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-        with contextlib.suppress(OSError):  # who asked does not take the answers of before; no descriptor is left
+        try:
             if self._count(unit) >= MOST:
                 sock.send(FULL, flags)
-                return
+                return True
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
                     socket.send_fds(sock, [TAKE], [theirs.fileno()], flags)
                 except OSError:
                     ours.close()
-                    return
-            self._serve(ours, self._peers[unit])
+                    raise
+        except OSError as error:  # else who asked does not take the answers of before, or no descriptor is left
+            return error.errno not in {errno.EPIPE, errno.ECONNRESET}
+        self._serve(ours, self._peers[unit])
+        return True
+
+    def _renew(self, unit: str, sock: socket.socket) -> None:
+        """Another pair, and other processes: those that live, a template among them, have nothing but the one before."""
+        self._socks[unit] = self._new_pair(f"{PREFIX}{unit}")
+        self._loop.remove_reader(sock)
+        sock.close()
+        self._hear(unit)
+        self._fail(unit, because("channel_shut"))
+        self._starter.outbox.flush()
 
     def close(self) -> None:
         """Stop answering."""
@@ -123,3 +149,10 @@ class Inherited:
             self._loop.remove_reader(sock)
             sock.close()
         self._socks.clear()
+
+
+def _is_shut(sock: socket.socket) -> bool:
+    """Whether nothing can come any more: an empty message looks the same."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
