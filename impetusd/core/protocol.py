@@ -25,6 +25,7 @@ MAX_DEPTH = 16  # of arrays and objects in a request; our own need 3
 MAX_NAMES = 10_000  # in one request
 MAX_PATTERNS = 32  # of these names: each with *, ? or [ is held against every slot
 MAX_NAME = 256  # characters
+MAX_ADDRESS = 64  # characters of an address of the internet protocol
 MAX_PATH = 4095
 MAX_SECONDS = 7 * 86400  # the longest watch of a reload
 MAX_SILENCE = 366 * 86400  # seconds
@@ -38,7 +39,7 @@ MAX_INSTANCES = 10_000  # `scale`; configuration and memory set the real limit, 
 VERSION = 1  # of this protocol; higher once a peer could misunderstand. One that states none speaks as if it were 1
 OLDEST = 1  # that is still spoken
 STATED = {"protocol": VERSION, "version": __version__}  # as "client" of a request, and as "server" of its answer
-BEHALF = "on_behalf_of"  # beside "client"; see `Behalf`
+BEHALF, ADDRESS = "on_behalf_of", "at_address"  # beside "client"; see `Behalf`. An older supervisor ignores the address
 CONNECT, TAKE, FULL = b"connect", b"take", b"full"  # of `supervisor.api.inherited`: what is asked, and the answers
 OPTIONAL = "?"  # at the end of a parameter's name: a peer that does not know it may ignore it
 
@@ -81,13 +82,15 @@ class ProtocolError(Exception):
 
 
 class Behalf:
-    """The user for whom one of our own units asks, with that user's role; see `supervisor.api.inherited`."""
+    """The user for whom one of our own units asks, with that user's role, and the address that the user is at; "" if that
+    is not known. See `supervisor.api.inherited`."""
 
-    __slots__ = ("role", "user")
+    __slots__ = ("address", "role", "user")
 
-    def __init__(self, user: str, role: str) -> None:
+    def __init__(self, user: str, role: str, address: str = "") -> None:
         self.user = user
         self.role = role
+        self.address = address
 
 
 class Request:
@@ -601,7 +604,7 @@ def parse_request(line: bytes) -> Request:
             raise ProtocolError(INVALID_REQUEST, f"a request may be nested {MAX_DEPTH} deep at most")
         if refused := refusal(message.get("client")):
             raise ProtocolError(INVALID_REQUEST, refused, EXIT_FAILED)
-        behalf = _behalf(message[BEHALF]) if BEHALF in message else None
+        behalf = _behalf(message[BEHALF], message.get(ADDRESS, "")) if BEHALF in message else None
         params = check_params(method, message.get("params", {}))
     except ProtocolError as error:
         error.id = id_
@@ -609,14 +612,16 @@ def parse_request(line: bytes) -> Request:
     return Request(id_, method, params, stated="client" in message, behalf=behalf)
 
 
-def _behalf(value: Any) -> Behalf:
+def _behalf(value: Any, address: Any) -> Behalf:
     form = f'{BEHALF} is {{"user": a name of at most {MAX_NAME} characters, "role": one of {", ".join(ROLES)}}}'
     if not isinstance(value, dict) or value.keys() != {"user", "role"}:
         raise ProtocolError(INVALID_REQUEST, form)
     user, role = value["user"], value["role"]
     if not isinstance(user, str) or not user.isprintable() or not 0 < len(user) <= MAX_NAME or role not in ROLES:
         raise ProtocolError(INVALID_REQUEST, form)
-    return Behalf(user, role)
+    if not isinstance(address, str) or not address.isprintable() or len(address) > MAX_ADDRESS:
+        raise ProtocolError(INVALID_REQUEST, f"{ADDRESS} is a string of at most {MAX_ADDRESS} characters")
+    return Behalf(user, role, address)
 
 
 def refusal(client: Any) -> str:
@@ -680,7 +685,9 @@ def request_line(
 ) -> bytes:
     """A request. ProtocolError if the method or a parameter is wrong, so a mistake is reported without a round trip."""
     check_params(method, params)
-    more = {} if behalf is None else {BEHALF: {"user": behalf.user, "role": behalf.role}}
+    more: dict[str, Any] = {} if behalf is None else {BEHALF: {"user": behalf.user, "role": behalf.role}}
+    if behalf is not None and behalf.address:
+        more[ADDRESS] = behalf.address
     try:
         return encode({"jsonrpc": "2.0", "id": id, "client": STATED, **more, "method": method, "params": params})
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 from collections.abc import AsyncIterator
 
@@ -43,7 +44,8 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     app = web.Application(client_max_size=guard.LARGEST_BODY)
     app[SETTINGS], app[BACKEND] = ours, backend
     app.cleanup_ctx.append(_watching)
-    rules = guard.Rules(frozenset(ours.hosts), tls=bool(ours.tls_cert), proxy=ours.behind_proxy)
+    proxies = tuple(map(ipaddress.ip_network, ours.trusted_proxies))
+    rules = guard.Rules(frozenset(ours.hosts), bool(ours.tls_cert), proxy=ours.behind_proxy, proxies=proxies)
     guard.install(app, rules, Access(ours.folder, ours.ceiling))
     login.install(app)
     explaining.install(app)

@@ -14,8 +14,9 @@ class Caller:
     user: str
     role: str  # viewer, operator or admin
     session: str = ""  # which login it was; "" of a token
+    address: str = ""  # from where, as far as it is known
 
     @property
     def behalf(self) -> Behalf:
         """As a request states it."""
-        return Behalf(self.user, self.role)
+        return Behalf(self.user, self.role, self.address)

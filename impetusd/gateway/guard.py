@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -20,13 +20,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core.protocol import ROLES, ProtocolError
-from impetusd.gateway import routes, tokens
+from impetusd.gateway import forwarded, routes, tokens
 from impetusd.gateway.access import Access, TooMany, Unavailable
 from impetusd.gateway.caller import Caller
 from impetusd.gateway.problems import OF_EXIT, Problem
 from impetusd.gateway.routes import BEGUN, CALLER, OPEN
 
 LARGEST_BODY = 1 << 20  # bytes
+X_FORWARDED_FOR, X_FORWARDED_PROTO = "X-Forwarded-For", "X-Forwarded-Proto"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -53,12 +54,13 @@ _log = logging.getLogger("impetusd.gateway")
 class Rules:
     """`hosts`: names, or addresses, that the gateway may be called by besides its own address and localhost.
 
-    `tls`: it speaks TLS itself; `proxy`: a proxy does so before it.
+    `tls`: it speaks TLS itself; `proxy`: a proxy does so before it, at its unix socket, or at `proxies`.
     """
 
     hosts: frozenset[str] = frozenset()
     tls: bool = False
     proxy: bool = False
+    proxies: tuple[forwarded.Network, ...] = ()
 
     @property
     def secure(self) -> bool:
@@ -70,6 +72,21 @@ class Rules:
         local = _local(request)
         port = f"-{local[1]}" if local else ""
         return f"{'__Host-' if self.secure else ''}impetusd{port}"
+
+    def client(self, request: web.Request) -> forwarded.Address | None:
+        """From where somebody asks; None where that is not known."""
+        trusts = self.proxy and request.remote is not None
+        given = request.headers.getall(X_FORWARDED_FOR, []) if trusts else []
+        return forwarded.client(_peer(request), given, self.proxies)
+
+    def scheme(self, request: web.Request) -> str:
+        """What the browser speaks: https, http, or "" where that is not known, as of what comes past the proxy."""
+        if self.tls:
+            return "https"
+        trusts = self.proxy and request.remote is not None
+        if not trusts or not forwarded.is_trusted(_peer(request), self.proxies):
+            return ""
+        return forwarded.scheme(request.headers.getall(X_FORWARDED_PROTO, [])) or "https"
 
 
 RULES = web.AppKey("impetusd.rules", Rules)
@@ -176,7 +193,7 @@ def _check(request: web.Request) -> None:
     elif request.body_exists:
         raise Problem(400, f"{request.method} {route.path} takes no body")
     if route.role != OPEN and not route.opened(request):
-        caller = _caller(request, rules)
+        caller = replace(_caller(request, rules), address=str(rules.client(request) or ""))
         if ROLES.index(caller.role) < ROLES.index(route.role):
             raise Problem(403, f"{route.method} {route.path} takes the role {route.role}, and yours is {caller.role}")
         request[CALLER] = caller
@@ -232,11 +249,19 @@ def _local(request: web.Request) -> tuple[str, int] | None:
     return (str(name[0]).partition("%")[0], int(name[1])) if isinstance(name, tuple) else None
 
 
+def _peer(request: web.Request) -> forwarded.Address | None:
+    """Who has connected; None at a unix socket, and also where `request.remote` is: the client was gone before it was asked
+    for. It stays as it was when the client goes later.
+    """
+    return forwarded.address(request.remote or "")
+
+
 def _check_origin(request: web.Request, rules: Rules) -> None:
     """A browser says where a request comes from: it must be a page of ours, or the person who typed the address."""
     origins = request.headers.getall(hdrs.ORIGIN, [])
     host = request.headers[hdrs.HOST].lower()
-    schemes = ("https",) if rules.tls else ("http", "https")
+    scheme = rules.scheme(request)
+    schemes = (scheme,) if scheme else ("http", "https")
     if len(origins) > 1 or any(
         origin.lower() not in {f"{scheme}://{host}" for scheme in schemes} for origin in origins
     ):

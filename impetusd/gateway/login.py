@@ -28,7 +28,7 @@ EACH = 12.0  # seconds after which one is forgotten
 COUNTED = 1000  # addresses and browsers; the one that was heard of longest ago goes
 WAITING = 8  # passwords that wait for their turn
 WITHIN = 10.0  # seconds for all of them
-
+_UNENCRYPTED = "passwords would cross the network unencrypted"
 
 _log = logging.getLogger("impetusd.gateway")
 
@@ -81,7 +81,9 @@ DOORKEEPER = web.AppKey("impetusd.doorkeeper", Doorkeeper)
 async def log_in(request: web.Request) -> web.Response:
     """A session for a password, or for a one-time code."""
     given = await read_body(request, LOGIN)
-    access = request.app[guard.ACCESS]
+    access, rules = request.app[guard.ACCESS], request.app[guard.RULES]
+    if rules.scheme(request) == "http":
+        raise Problem(403, f"{guard.X_FORWARDED_PROTO} of the proxy is http, and {_UNENCRYPTED}; log in by https")
     by_code = given["code"] is not None
     if by_code is (given["user"] is not None or given["password"] is not None) or (
         not by_code and None in {given["user"], given["password"]}
@@ -108,9 +110,8 @@ async def log_in(request: web.Request) -> web.Response:
 
     if not await access.change(add):
         raise _wrong()
-    _log.info("%s logged in from %s", ascii(user), request.remote or "a unix socket")
+    _log.info("%s logged in from %s", ascii(user), rules.client(request) or "a unix socket")
     response = web.Response(status=204)
-    rules = request.app[guard.RULES]
     name = rules.cookie(request)
     for cookie, value, age in ((name, session, accessfile.SESSION), (f"{name}-known", browser, accessfile.BROWSER)):
         response.set_cookie(
@@ -163,9 +164,8 @@ def _counted_as(request: web.Request, access: Access, user: str) -> str:
     browser = access.state.browsers.get(digest)
     if browser is not None and browser.user == user and browser.expires > time.time():
         return f"browser {digest}"
-    try:
-        address = ipaddress.ip_address((request.remote or "").partition("%")[0])
-    except ValueError:
+    address = request.app[guard.RULES].client(request)
+    if address is None:
         return "unix socket"
     return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
 

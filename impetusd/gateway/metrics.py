@@ -71,10 +71,12 @@ async def handle(request: web.Request) -> web.Response:
 
 
 def is_open(request: web.Request) -> bool:
-    """Whether whoever asks may have them without a token: metrics = open, of a loopback address; not of a socket for proxies."""
+    """Whether whoever asks may have them without a token: metrics = open, of a loopback address; not by way of a proxy."""
+    settings = request.app[SETTINGS]
+    if settings.metrics != "open" or (settings.behind_proxy and not settings.socket):
+        return False
     name = request.transport.get_extra_info("sockname") if request.transport is not None else None
-    loopback = isinstance(name, tuple) and ipaddress.ip_address(name[0]).is_loopback
-    return loopback and request.app[SETTINGS].metrics == "open"
+    return isinstance(name, tuple) and ipaddress.ip_address(name[0]).is_loopback
 
 
 def text(rows: Rows, counted: Mapping[str, Any]) -> str:

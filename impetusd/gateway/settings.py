@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from impetusd.core.config.gateway import GATEWAY, SETTINGS
@@ -25,6 +25,7 @@ class Settings:
     tls_cert: str
     tls_key: str
     behind_proxy: bool
+    trusted_proxies: tuple[str, ...] = ()
     hosts: tuple[str, ...]
     url: str
     ceiling: str
@@ -36,6 +37,6 @@ class Settings:
 def settings(environ: Mapping[str, str]) -> Settings:
     """Raises KeyError, ValueError where they are missing or make no sense."""
     given: dict[str, Any] = json.loads(environ[SETTINGS[GATEWAY]])
-    known = ((each.name, given[each.name]) for each in fields(Settings))
+    known = ((one.name, given[one.name]) for one in fields(Settings) if one.default is MISSING or one.name in given)
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known}
     return Settings(**values)

@@ -105,7 +105,7 @@ def test_the_effect_of_each_key(section, key):
 OF_GATEWAY = {
     "listen": "127.0.0.1:1", "socket": "run/gateway.sock", "tls_cert": "ops.pem", "tls_key": "ops.key", "behind_proxy": "yes",
     "hosts": "ops.example.com", "url": "https://ops.example.com/", "ceiling": "admin", "metrics": "open", "xmlrpc": "127.0.0.1:2",
-    "user": "impetusd",
+    "user": "impetusd", "trusted_proxies": "10.0.0.7",
 }  # fmt: skip
 OF_ALERT = {
     "type": "json", "url": "https://ntfy.sh/y", "to": "a@example.com", "from": "b@example.com", "smtp": "mail:25",
@@ -114,6 +114,7 @@ OF_ALERT = {
 }  # fmt: skip
 NEEDED = {
     "tls_cert": "tls_key = ops.key", "tls_key": "tls_cert = ops.pem", "behind_proxy": "hosts = ops.example.com",
+    "trusted_proxies": "behind_proxy = yes\nhosts = ops.example.com",
     "from": "to = a@example.com", "smtp": "to = a@example.com", "smtp_user": "smtp_password = p\nto = a@example.com",
     "smtp_password": "smtp_user = u\nto = a@example.com", "heartbeat_every": "heartbeat = https://hc-ping.com/x",
 }  # fmt: skip

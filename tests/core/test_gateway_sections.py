@@ -102,6 +102,9 @@ class TestUnits:
         ("listen = unix:/run/x", 2, "for a unix socket write socket = /run/x"),
         ("tls_cert = a.pem", 2, "tls_cert means nothing without tls_key"),
         ("behind_proxy = yes", 2, "set hosts to it"),
+        ("trusted_proxies = 10.0.0.7", 2, "trusted_proxies means nothing without behind_proxy"),
+        ("behind_proxy = yes\nhosts = a\ntrusted_proxies = 10.0.0.7/8", 4, "10.0.0.7/8 has host bits set"),
+        ("behind_proxy = yes\nhosts = a\ntrusted_proxies = proxy.lan", 4, "write addresses and networks"),
         ("xmlrpc = 10.0.0.1:9001", 2, "write a loopback address, or unix:PATH"),
         ("xmlrpc = 127.0.0.1:1, 127.0.0.1:2", 2, "more than one address"),
         (
@@ -204,3 +207,9 @@ def test_no_secret_is_shown():
 def test_an_alert_that_is_switched_off_is_not_told():
     found = parse(f"[alert:a]\nurl = {WEBHOOK}\nenabled = no\n[alert:b]\nurl = {WEBHOOK}\n")
     assert set(told(found, "observer")["alerts"]) == {"b"}
+
+
+@pytest.mark.parametrize(("keys", "warned"), [("", True), ("socket = run/g.sock\n", False)])
+def test_open_metrics_are_not_for_whoever_a_proxy_lets_in(keys, warned):
+    found = parse(f"[gateway]\nbehind_proxy = yes\nhosts = a\nmetrics = open\n{keys}").warnings
+    assert [each.line for each in found] == ([4] if warned else [])

@@ -351,6 +351,7 @@ TOGETHER = {
     "tls_cert": ("tls_key = ops.key",),
     "tls_key": ("tls_cert = ops.pem",),
     "behind_proxy": ("hosts = ops.example.com",),
+    "trusted_proxies": ("behind_proxy = yes", "hosts = ops.example.com"),
     "from": ("to = ops@example.com",),
     "smtp": ("to = ops@example.com",),
     "smtp_user": ("smtp_password = x", "to = ops@example.com"),

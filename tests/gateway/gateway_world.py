@@ -79,7 +79,7 @@ class OverSocket:
 
     async def call(self, method, params, caller, progress=None):
         self.asked.append((method, dict(params), caller))
-        if not protocol.may(caller.role, method):
+        if not protocol.may(caller.role if caller is not None else protocol.VIEWER, method):
             raise ControlError(f"{method} takes the role {protocol.METHODS[method].role}")
         if self.dry:
             raise ControlError("nothing is carried out here")
@@ -137,7 +137,11 @@ class Gateway:
 
 def settings(folder, **given):
     none = {
-        each.name: () if each.name in {"alerts", "listen", "hosts"} else False if each.name == "behind_proxy" else ""
+        each.name: ()
+        if each.name in {"alerts", "listen", "hosts", "trusted_proxies"}
+        else False
+        if each.name == "behind_proxy"
+        else ""
         for each in fields_of(Settings)
     }
     return Settings(**{**none, "folder": folder, "metrics": "token", **given})

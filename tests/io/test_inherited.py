@@ -32,7 +32,7 @@ ceiling = {}
 command = serve
 """
 NAMES = {f"inherited:{unit}{end}" for unit in ("gateway", "observer") for end in ("", ":theirs")}
-ALICE = Behalf("alice", protocol.OPERATOR)
+ALICE = Behalf("alice", protocol.OPERATOR, "192.0.2.1")
 RULES = Behalf("bob", protocol.ADMIN)
 
 
@@ -130,9 +130,10 @@ def test_who_gave_a_command_is_written_down_with_the_unit_that_asked():
                 return next((each for each in map(json.loads, file) if each.get("method") == "silence"), None)
 
         await until(record, "the record")
-        assert {key: record()[key] for key in ("user", "via", "role", "outcome")} == {
+        assert {key: record()[key] for key in ("user", "via", "from", "role", "outcome")} == {
             "user": "alice",
             "via": "gateway",
+            "from": "192.0.2.1",
             "role": "operator",
             "outcome": "done",
         }
@@ -196,6 +197,13 @@ def test_the_observer_looks_reads_logs_reports_and_nothing_more():
 def test_whose_behalf_it_is_has_one_form(behalf):
     with pytest.raises(protocol.ProtocolError, match="on_behalf_of is"):
         protocol.parse_request(line("ping", behalf))
+
+
+@pytest.mark.parametrize("address", [7, [], "a\nb", "\x1b[2J", "x" * 65])
+def test_where_somebody_is_has_one_form(address):
+    message = {**json.loads(line("ping", {"user": "alice", "role": "viewer"})), "at_address": address}
+    with pytest.raises(protocol.ProtocolError, match="at_address is a string"):
+        protocol.parse_request(json.dumps(message).encode())
 
 
 def test_what_it_sends_that_makes_no_sense_ends_nothing_but_its_own_connection():

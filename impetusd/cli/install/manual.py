@@ -112,6 +112,7 @@ VALUES = {
     "socket": "The path of a unix socket, which mode=0660 and owner=USER:GROUP may follow.",
     "URL": "http:// or https://, a host, and a path.",
     "host names": "Separated by commas or blanks.",
+    "addresses and networks": "Separated by commas or blanks; a network is written as 10.0.0.0/24.",
     "events": "Words that are named with the key, separated by commas or blanks.",
     "mail address": "NAME@HOST.",
     "mail addresses": "The same, separated by commas or blanks.",

@@ -29,6 +29,7 @@ COMPANIONS = {
     "log_compress": ("log_max_size", "log_max_age"),
     "retry_delay": ("retries",),
     "node": ("listen",),
+    "trusted_proxies": ("behind_proxy",),
     "tls_cert": ("tls_key",),
     "tls_key": ("tls_cert",),
     "from": ("to",),

@@ -90,6 +90,11 @@ def _gateway(reading: Values, section: Section) -> None:
     if values["behind_proxy"] and not values["hosts"] and "hosts" not in faulty:
         text = "behind_proxy: the proxy passes on the name that browsers ask for, and no other is answered; set hosts to it"
         reading.problem(place(section, "behind_proxy"), text)
+    if values["behind_proxy"] and values["metrics"] == "open" and not values["socket"]:
+        text = "metrics = open: what the proxy passes on comes from a loopback address as well, so a token is asked for all the same"
+        reading.warnings.append(
+            Problem(section.file, place(section, "metrics").line, f"{text}; let the proxy use socket")
+        )
     xmlrpc = values["xmlrpc"]
     if xmlrpc and not is_loopback(xmlrpc):
         text = f"xmlrpc = {xmlrpc}: it has no encryption; write a loopback address, or unix:PATH"

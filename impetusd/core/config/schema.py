@@ -455,6 +455,19 @@ def parse_hosts(text: str) -> tuple[str, ...]:
         raise ValueError("not names of hosts; write them without port or path, like ops.example.com") from None
 
 
+def parse_networks(text: str) -> tuple[str, ...]:
+    """Addresses and networks of the internet protocol, as `ipaddress.ip_network` reads them."""
+    import ipaddress
+
+    found = []
+    for word in parse_words(text):
+        try:
+            found.append(str(ipaddress.ip_network(word)))
+        except ValueError as error:
+            raise ValueError(f"{error}; write addresses and networks, like 10.0.0.7 or 10.0.0.0/24") from None
+    return tuple(found)
+
+
 def parse_events(text: str) -> tuple[str, ...]:
     """Some of EVENTS."""
     words = parse_words(text.lower())
@@ -670,6 +683,7 @@ URL = Value("URL", parse_url, show_url)
 SECRET_URL = Value("URL", parse_url, show_secret_url)
 SECRET = Value("text", parse_text, show_secret)
 HOSTS = Value("host names", parse_hosts, show_words, lines=True, none=())
+NETWORKS = Value("addresses and networks", parse_networks, show_words, lines=True, none=())
 EVENT_NAMES = Value("events", parse_events, show_words, lines=True, none=())
 MAIL = Value("mail address", parse_mail, str)
 MAILS = Value("mail addresses", parse_mails, show_words, lines=True, none=())
@@ -824,7 +838,8 @@ KEYS: tuple[Key, ...] = (
     Key("socket", _GATEWAY, "The gateway", SOCKET, "", "A unix socket for a proxy; the path may be followed by mode=0660 (who may connect) and owner=USER:GROUP.", "${RUN_DIR}/gateway.sock owner=:www-data"),
     Key("tls_cert", _GATEWAY, "The gateway", PATH, "", "Its certificate with the chain (PEM): with it, listen is HTTPS. Read again when the file is replaced. Its user must be able to read it.", "/etc/ssl/ops.pem"),
     Key("tls_key", _GATEWAY, "The gateway", PATH, "", "The key of that certificate (PEM), not encrypted. Its user must be able to read it.", "/etc/ssl/ops.key"),
-    Key("behind_proxy", _GATEWAY, "The gateway", BOOL, "no", "yes: a proxy in front of it speaks HTTPS with the browsers, and sets X-Forwarded-For and X-Forwarded-Proto."),
+    Key("behind_proxy", _GATEWAY, "The gateway", BOOL, "no", "yes: a proxy in front of it speaks HTTPS with the browsers, and sets X-Forwarded-For and X-Forwarded-Proto. They are taken from whoever connects to socket and from trusted_proxies."),
+    Key("trusted_proxies", _GATEWAY, "The gateway", NETWORKS, "", "Addresses and networks of proxies that connect to listen: what X-Forwarded-For and X-Forwarded-Proto of theirs say is taken for true. A loopback address trusts every user of this host.", "10.0.0.7"),
     Key("hosts", _GATEWAY, "The gateway", HOSTS, "", "The names under which browsers reach it, without port; the host's own and those of listen need not be named. Requests for other names are refused.", "ops.example.com"),
     Key("url", _GATEWAY, "The gateway", URL, "", "What its address is to people who follow a link from an alert. Default: made of hosts or listen.", "https://ops.example.com/"),
     Key("ceiling", _GATEWAY, "The gateway", CEILING, "operator", "The most that anybody may do through it, whatever their role: viewer, operator or admin."),

@@ -126,6 +126,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "gid": "their group",
         "user": "their name",
         "via": "the unit of impetusd's own that asked on their behalf (the gateway); uid and what the kernel says are missing then",
+        "from": "the address that they came from, where the gateway knows it",
         "login": "who had logged in, where that is somebody else (sudo)",
         "peer_pid": "the process that asked",
         "comm": "its name",
@@ -235,9 +236,10 @@ def decision(record: Record) -> Reason:
 
 
 def who(record: Record) -> str:
-    """`root (alice had logged in) on pts/3`; `alice via gateway`."""
+    """`root (alice had logged in) on pts/3`; `alice via gateway from 192.0.2.1`."""
     if record.get("via"):
-        return f"{record.get('user', 'somebody')} via {record['via']}"
+        where = f" from {record['from']}" if record.get("from") else ""
+        return f"{record.get('user', 'somebody')} via {record['via']}{where}"
     login = f" ({record['login']} had logged in)" if record.get("login") else ""
     tty = f" on {record['tty']}" if record.get("tty") else ""
     return f"{record.get('user') or record.get('uid', 'somebody')}{login}{tty}"

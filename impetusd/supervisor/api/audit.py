@@ -79,7 +79,8 @@ class Audit:
 def who(peer: Peer) -> dict[str, Any]:
     """The peer: user, process, terminal, role; or the unit of ours that asks, and for whom."""
     if peer.via:
-        return {"user": peer.user or peer.via, "via": peer.via, "role": peer.role}
+        where = {"from": peer.address} if peer.address else {}
+        return {"user": peer.user or peer.via, "via": peer.via, **where, "role": peer.role}
     login = _login(peer.pid)
     return {
         "uid": peer.uid,

@@ -65,12 +65,12 @@ class Peer:
     and pid and uid are unknown: its requests are not made by a uid.
     """
 
-    __slots__ = ("ceiling", "gid", "groups", "pid", "role", "uid", "user", "via", "who")
+    __slots__ = ("address", "ceiling", "gid", "groups", "pid", "role", "uid", "user", "via", "who")
 
     def __init__(self) -> None:
         self.pid, self.uid, self.gid = 0, -1, -1
         self.groups: frozenset[int] = frozenset()
-        self.role = self.ceiling = self.via = self.user = ""
+        self.role = self.ceiling = self.via = self.user = self.address = ""
         self.who: int | str = ""
 
     @classmethod
@@ -99,7 +99,7 @@ class Peer:
             text = f"{protocol.BEHALF} is for the connections that impetusd's own gateway inherits"
             raise ProtocolError(protocol.INVALID_REQUEST, text, protocol.EXIT_FAILED, request.id)
         peer = copy.copy(self)
-        peer.user = request.behalf.user
+        peer.user, peer.address = request.behalf.user, request.behalf.address
         peer.role = min(request.behalf.role, self.ceiling, key=protocol.ROLES.index)
         return peer
 
