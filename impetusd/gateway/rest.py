@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from impetusd.client.again import persistently
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol, stream
 from impetusd.core.protocol import METHODS, VIEWER, ProtocolError
@@ -39,8 +40,6 @@ from impetusd.gateway.routes import (
     route_of,
 )
 
-AGAIN, LONGEST_WAIT = 0.1, 1.0  # seconds until a question is asked anew that the supervisor died over; it doubles
-PATIENCE = 5.0  # seconds after which it is not asked anew
 UNREAD = 1000  # lines of progress that wait for a client
 LEDGER_AT_ONCE = 5000  # records
 
@@ -63,23 +62,12 @@ def name_of(request: web.Request) -> str:
 
 
 async def ask(backend: Backend, method: str, params: Mapping[str, Any], caller: Caller, progress: Any = None) -> Any:
-    """As `Backend.call`; asked again where the supervisor died over it and asking twice does no harm.
+    """As `Backend.call`, over supervisors that die.
 
     ProtocolError before anything is asked, if the parameters are wrong.
     """
     protocol.check_params(method, params)
-    wait, began = AGAIN, time.monotonic()
-    while True:
-        asked = time.monotonic()
-        try:
-            return await backend.call(method, params, caller, progress)
-        except Unanswered as error:
-            if not METHODS[method].idempotent:
-                raise Unanswered(f"{error}; whether it was done is not known") from None
-            if asked - began > PATIENCE:
-                raise
-        await asyncio.sleep(wait)
-        wait = min(2 * wait, LONGEST_WAIT)
+    return await persistently(method, lambda: backend.call(method, params, caller, progress))
 
 
 # Looking.

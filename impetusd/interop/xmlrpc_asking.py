@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from impetusd.client.again import persistently
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol
 from impetusd.interop import supervisord
@@ -15,8 +16,7 @@ from impetusd.interop.supervisord import Fault, Faults, Processes
 Progress = Callable[[Mapping[str, Any]], None]
 Call = Callable[[str, Mapping[str, Any], Progress | None], Awaitable[dict[str, Any]]]
 
-WITHIN = 15.0  # seconds in which what may be asked twice is asked again
-AGAIN = 0.25  # ... and between: a supervisor is back in 0.5
+PATIENCE = 15.0  # seconds without a supervisor: clients of this protocol take a fault for the end of it
 BEGUN = 2.0  # seconds in which a request that is not waited for must have begun, or is taken for begun
 UNITS = ("pool", "program")  # kinds of sections whose names are groups; others are shown as [KIND:NAME]
 
@@ -39,19 +39,14 @@ class Asking:
 
     async def _ask(self, method: str, params: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         """The supervisor's answer; of the next one's, where one was replaced or died over it. ControlError, Refused."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + WITHIN
-        while True:
-            try:
-                return await self._call(method, params, progress)
-            except Unanswered:
-                if not protocol.METHODS[method].idempotent or loop.time() > until:
-                    raise
-                await asyncio.sleep(AGAIN)
-            except ControlError as error:
-                if not protocol.may(self._role, method):
-                    raise Refused(str(error)) from None
-                raise
+        try:
+            return await persistently(method, lambda: self._call(method, params, progress), PATIENCE)
+        except Unanswered:
+            raise
+        except ControlError as error:
+            if not protocol.may(self._role, method):
+                raise Refused(str(error)) from None
+            raise
 
     async def _begin(
         self, method: str, params: Mapping[str, Any], then: Callable[[], Awaitable[Any]] | None = None

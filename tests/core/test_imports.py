@@ -93,7 +93,7 @@ MAY = {
         *("impetusd.supervisor.threads", "impetusd.worker.notify"),
     ),
     # Other managers' protocols are clients of the supervisor, served by the gateway.
-    "impetusd.interop": ("impetusd.interop", "impetusd.client.control", "impetusd.core"),
+    "impetusd.interop": ("impetusd.interop", "impetusd.client.again", "impetusd.client.control", "impetusd.core"),
     # Reads other managers' files for the command line; the gateway has nothing of it.
     "impetusd.interop.importing": ("impetusd.interop.importing", "impetusd.core", "impetusd.files.vetted"),
     "impetusd.worker": ("impetusd.worker",),

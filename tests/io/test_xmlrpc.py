@@ -17,6 +17,7 @@ from aiohttp import web
 from fake_supervisor import row
 from waiting import until
 
+from impetusd.client import again
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol
 from impetusd.interop import xmlrpc_asking, xmlrpc_methods
@@ -365,12 +366,12 @@ def test_a_log_needs_the_role_also_where_it_is_followed():
 
 
 def test_a_supervisor_that_is_replaced_is_asked_again(monkeypatch):
-    monkeypatch.setattr(xmlrpc_asking, "AGAIN", 0.0)
+    monkeypatch.setattr(again, "FIRST_AGAIN", 0.0)
 
     async def scenario(world):
         world.backend.silent = 3
         assert await world.call("supervisor.startProcess", "db") is True
-        monkeypatch.setattr(xmlrpc_asking, "WITHIN", 0.0)
+        monkeypatch.setattr(xmlrpc_asking, "PATIENCE", 0.0)
         world.backend.silent = 1000
         with pytest.raises(xmlrpc.client.Fault, match="FAILED: it is replaced"):
             await world.call("supervisor.getPID")
