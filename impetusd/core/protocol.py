@@ -357,6 +357,8 @@ METHODS: Mapping[str, Method] = {
     "ping": Method(VIEWER, idempotent=True, slow=False),
     "status": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
     "describe": Method(VIEWER, idempotent=True, slow=False, name=Param(_name, required=True)),
+    # Of each of these units that there is: where its section is, and the units it depends on.
+    "places": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
     "logs": Method(VIEWER, idempotent=True, slow=False, names=_ANY_NAMES),
     # A page of a slot's log, and with `follow` each that comes after it: from `offset` of `file` on, both as given by
     # an earlier page. What looks secret is hidden, as everywhere; but program output is not for every viewer.

@@ -7,12 +7,11 @@ import os
 import shlex
 import sqlite3
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
 
-from impetusd.client.control import ControlError
+from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import stream
 from impetusd.core.explain import why as explaining
 from impetusd.core.explain.finding import Facts
@@ -41,7 +40,7 @@ from impetusd.observer import history as histories
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 RECORDS = 600  # of the ledger that are looked at
-DESCRIBED = 40  # units of incidents of which the place in the INI file is looked up
+ASKED = 200  # units of incidents that the supervisor is asked about
 WITHIN = 10.0  # seconds for the disk that history is on
 LONGEST = 61 * 86400.0  # seconds of history in one answer
 OF_ALL = 26 * 3600.0  # the same where it is that of all units
@@ -71,8 +70,8 @@ async def all_incidents(request: web.Request) -> web.Response:
     known = Known(
         rows=rows,
         records=records,
-        where={name: where for name, (where, _) in places.items()},
-        needs={name: needs for name, (_, needs) in places.items()},
+        where={name: each["where"] for name, each in places.items()},
+        needs={name: each["needs"] for name, each in places.items()},
         now=time.time(),
         command=command(request.app),
     )
@@ -82,25 +81,19 @@ async def all_incidents(request: web.Request) -> web.Response:
 async def _records(backend: Backend, caller: Caller, names: list[str]) -> list[dict[str, Any]]:
     if not names:
         return []
-    result = await ask(backend, "events", {"names": names[:200], "last": RECORDS}, caller)
+    result = await ask(backend, "events", {"names": names[:ASKED], "last": RECORDS}, caller)
     return list(result["records"])
 
 
-async def _places(backend: Backend, caller: Caller, names: Iterable[str]) -> dict[str, tuple[str, list[str]]]:
-    """Of each unit: where its section is, and what it depends on."""
-
-    async def look(name: str) -> tuple[str, list[str]]:
-        try:
-            rows = (await ask(backend, "describe", {"name": name}, caller))["units"]
-        except ControlError:
-            return "", []
-        row = rows[0] if rows else {}
-        needs = (row.get("spec") or {}).get("depends_on") or []
-        listed = needs if isinstance(needs, list) else str(needs).replace(",", " ").split()
-        return str(row.get("where") or ""), list(map(str, listed))
-
-    some = list(names)[:DESCRIBED]
-    return dict(zip(some, await asyncio.gather(*map(look, some)), strict=True))
+async def _places(backend: Backend, caller: Caller, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Of each unit: {"where", "needs"}, the place of its section and what it depends on. {} of an older supervisor."""
+    try:
+        result = await ask(backend, "places", {"names": names[:ASKED]}, caller)
+    except Unanswered:
+        raise
+    except ControlError:
+        return {}
+    return dict(result["units"])
 
 
 async def why(request: web.Request) -> web.Response:

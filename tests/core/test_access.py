@@ -34,7 +34,7 @@ PEERS = {
     "a stranger": (STRANGER, {STRANGER, 4}, ""),
     "a stranger whose group has the number of a user": (STRANGER, {LOOKS, RULES}, ""),
 }
-LOOKING = {"ping", "status", "describe", "logs", "health", "timers", "plan", "events", "watch", "metrics"}
+LOOKING = {"ping", "status", "describe", "logs", "health", "timers", "plan", "events", "watch", "metrics", "places"}
 RUNNING = {"start", "stop", "scale", "restart", "reload", "trigger", "reopen-logs", "flush", "signal", "tail"}
 RUNNING |= {"silence", "unsilence", "search"}
 OF_OUR_OWN = {"observer-report"}  # for a unit of impetusd's own, and for nobody else

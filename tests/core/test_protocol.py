@@ -18,6 +18,7 @@ GOOD_PARAMS = {
     "ping": {},
     "status": {"names": ["web"]},
     "describe": {"name": "web"},
+    "places": {"names": ["web"]},
     "logs": {"names": []},
     "start": {"names": ["web"], "wait": False},
     "stop": {"names": []},

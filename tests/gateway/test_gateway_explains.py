@@ -9,6 +9,7 @@ import pytest
 from gateway_world import run
 from waiting import until
 
+from impetusd.client.control import ControlError
 from impetusd.core.protocol import METHODS, ROLES
 from impetusd.core.reasons import because
 from impetusd.gateway import incidents, openapi, routes
@@ -213,6 +214,48 @@ class TestApi:
                 assert answer.status == 404
 
         run(scenario, ini)
+
+    def test_incidents_of_many_units_are_two_questions(self):
+        ini = "[impetusd]\n" + "".join(
+            f"[program:p{n}]\ncommand = x\nmax_restarts = 0\n{'depends_on = p0' if n else ''}\n" for n in range(60)
+        )
+
+        async def scenario(gateway):
+            gateway.life.shim.cannot.update({f"p{n}:0": "no such file" for n in range(1, 60)})
+            viewer = await gateway.bearer("viewer")
+            await gateway.life.ask("start", wait=False)
+            await gateway.life.until_state("FATAL", *(f"p{n}" for n in range(1, 60)))
+            await until(
+                lambda: sum(row["state"] == "FATAL" for row in gateway.backend.mirror.rows["unit"].values()) == 59,
+                "the mirror",
+            )
+            gateway.backend.asked.clear()
+            async with gateway.get("/api/v1/incidents", viewer) as answer:
+                cards = (await answer.json())["incidents"]
+            assert sorted(method for method, _, _ in gateway.backend.asked) == ["events", "places"]
+            lines = {card["id"]: card["rule"]["line"] for card in cards if card["rule"]}
+            assert all(line for line in lines.values()), lines
+
+        run(scenario, ini)
+
+    def test_incidents_of_a_supervisor_that_does_not_know_places(self):
+        async def scenario(gateway):
+            real = gateway.backend.call
+
+            async def call(method, params, caller, progress=None):
+                if method == "places":
+                    raise ControlError("unknown method 'places'")
+                return await real(method, params, caller, progress)
+
+            gateway.backend.call = call
+            gateway.life.shim.cannot["api:0"] = "no such file"
+            await gateway.life.ask("start", names=["api"], wait=False)
+            await gateway.life.until_state("FATAL", "api")
+            await until(lambda: gateway.backend.mirror.rows["unit"]["api:0"]["state"] == "FATAL", "the mirror")
+            async with gateway.get("/api/v1/incidents", await gateway.bearer("viewer")) as answer:
+                assert [card["units"] for card in (await answer.json())["incidents"]] == [["api"]]
+
+        run(scenario)
 
     def test_history_of_a_unit_and_marks_of_all(self, tmp_path):
         minute = NOW // 900 * 900

@@ -114,6 +114,7 @@ class Commands:
             "ping": self._ping,
             "status": self._status,
             "describe": self._describe,
+            "places": self._places,
             "logs": self._logs,
             "start": self._start,
             "restart": self._restart,
@@ -260,6 +261,11 @@ class Commands:
             "groups": [{"name": each.name, "members": each.members, "where": each.where} for each in groups],
             "profile": self._profile,
         }
+
+    def _places(self, params: dict[str, Any]) -> dict[str, Any]:
+        units = self._engine.slots.units
+        found = [units[name] for name in params["names"] if name in units]
+        return {"units": {each.name: {"where": each.where, "needs": list(each.depends_on)} for each in found}}
 
     def _logs(self, params: dict[str, Any]) -> dict[str, Any]:
         own = "impetusd"
