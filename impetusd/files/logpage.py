@@ -21,7 +21,7 @@ MOST = 1 << 16  # bytes of a page
 class Page(NamedTuple):
     """Whole lines without their newlines, from `offset` up to `next`, where the following page begins.
 
-    `file` is the file's identity. `anew`: the requested one is gone or was truncated: this is the beginning of its
+    `file` is the file's identity. `written`: when it was written last, Unix time. `anew`: the requested one is gone or was truncated: this is the beginning of its
     successor. `more`: there is another page already.
     """
 
@@ -31,6 +31,7 @@ class Page(NamedTuple):
     file: str
     anew: bool
     more: bool
+    written: float = 0.0
 
 
 def open_log(path: str) -> int:
@@ -109,7 +110,8 @@ class Log:
         if not end and not anew and not last:
             return None
         lines = data[:end].removesuffix(b"\n").split(b"\n") if end else []
-        return Page(lines, begin, begin + end, file, anew, more=len(data) == MOST and size > begin + end)
+        more = len(data) == MOST and size > begin + end
+        return Page(lines, begin, begin + end, file, anew, more, round(there.st_mtime, 3))
 
     def _successor(self) -> int:
         """What is at the path now, if that is another file than ours; -1."""

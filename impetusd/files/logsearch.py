@@ -56,10 +56,13 @@ class Line(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Lines, the oldest first; `more`: there may be others before them."""
+    """Lines, the oldest first; `more`: there may be others before them. `written`: when the log was written last, Unix
+    time; 0.0: not looked at.
+    """
 
     lines: list[Line]
     more: bool
+    written: float = 0.0
 
 
 class Gone(Exception):
@@ -71,10 +74,11 @@ def search(path: str, query: Query, stop: Callable[[], bool]) -> Found:
     needle = query.text.encode("utf-8", "surrogatepass").lower()
     parts: list[list[Line]] = []
     missing = query.limit + 1
-    left = SCANNED
+    left, written = SCANNED, 0.0
     for name, file, packed in _files(path, query.since):
         chunks = _forward(file) if packed else _backward(file.fileno(), _end(file.fileno(), whole=name != path))
         identity = identity_of(file.fileno())
+        written = written or round(os.fstat(file.fileno()).st_mtime, 3)
         late: collections.deque[list[Line]] = collections.deque()
         count = 0
         for offset, data in chunks:
@@ -91,7 +95,7 @@ def search(path: str, query: Query, stop: Callable[[], bool]) -> Found:
                 count += matches
             left -= len(data)
             if left <= 0 or stop():
-                return _last([*reversed(parts), *late], query, more=True)
+                return _last([*reversed(parts), *late], query, more=True)._replace(written=written)
             if not packed and (count >= missing or _is_before(data, query.since)):
                 break
             time.sleep(len(data) / RATE)
@@ -99,7 +103,7 @@ def search(path: str, query: Query, stop: Callable[[], bool]) -> Found:
         missing -= count
         if missing <= 0:
             break
-    return _last(list(reversed(parts)), query, more=False)
+    return _last(list(reversed(parts)), query, more=False)._replace(written=written)
 
 
 def _last(parts: list[list[Line]], query: Query, *, more: bool) -> Found:

@@ -49,7 +49,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     guard.install(app, rules, Access(ours.folder, ours.ceiling))
     login.install(app)
     explaining.install(app)
-    logs.install(app)
+    logs.install(app, backend)
     stream.install(app, backend)
     metrics.install(app, backend)
     if ours.tls_cert:

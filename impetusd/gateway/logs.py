@@ -9,16 +9,19 @@ import asyncio
 import contextlib
 import heapq
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from impetusd.client.control import ControlError, Unanswered
 from impetusd.core import protocol, stream
-from impetusd.core.protocol import METHODS
+from impetusd.core.protocol import EXIT_UNKNOWN_NAME, METHODS
 from impetusd.core.stream import Mirror
 from impetusd.gateway.access import TooMany
+from impetusd.gateway.backend import Backend
+from impetusd.gateway.caller import Caller
 from impetusd.gateway.keys import BACKEND
 from impetusd.gateway.problems import Problem
 from impetusd.gateway.rest import ask, route
@@ -42,6 +45,8 @@ from impetusd.gateway.stream import ALIVE, Writer, event
 MOST = 32  # logs in one answer: a slot's stdout and stderr are two
 FOLLOWED = 40  # at once, of all requests: the supervisor gives the gateway 64 connections
 AGAIN = 0.3  # seconds until a log is followed anew, after the supervisor has ended the connection
+LATE = 100  # of the lines that a slot which appears has written already
+CLOCK = 1.0  # seconds by which the times of files and lines may be behind
 PAGES = 64  # of new lines that wait for a client; then the supervisor is asked for no more
 STREAMS = {"out": "out", "err": "error"}
 SHOWN = {control: ours for ours, control in STREAMS.items()}
@@ -50,17 +55,46 @@ _ID = re.compile(r"([0-9]{1,15})-([0-9a-f]{1,16}:[0-9a-f]{1,16})-(out|err)-(.{1,
 
 
 class Following:
-    """How many logs are followed now, of all requests."""
+    """What all requests share: how many logs are followed now, and that slots appear."""
 
-    total = 0
+    def __init__(self, backend: Backend) -> None:
+        self.total = 0
+        self._backend = backend
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look for slots, for ever."""
+        known: set[str] = set()
+        while True:
+            async for change in self._backend.subscribe():
+                if change.kind == stream.UNIT and change.value is None:
+                    known.discard(change.key)
+                elif change.kind == "snapshot" or (change.kind == stream.UNIT and change.key not in known):
+                    known = set(self._backend.mirror.rows.get(stream.UNIT, {}))
+                    self._news.set()
+                    self._news.clear()
+            known.clear()  # it was too slow: there may be others
+            await asyncio.sleep(AGAIN)
+
+    async def appeared(self) -> None:
+        """Wait until another slot is there."""
+        await self._news.wait()
 
 
 FOLLOWING = web.AppKey("impetusd.following", Following)
 
 
-def install(app: web.Application) -> None:
+def install(app: web.Application, backend: Backend) -> None:
     """What requests share."""
-    app[FOLLOWING] = Following()
+    app[FOLLOWING] = Following(backend)
+    app.cleanup_ctx.append(_look_for_slots)
+
+
+async def _look_for_slots(app: web.Application) -> AsyncIterator[None]:
+    task = asyncio.create_task(app[FOLLOWING].run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 class Log(NamedTuple):
@@ -96,11 +130,22 @@ def chosen(mirror: Mirror, units: Iterable[str], streams: Iterable[str]) -> list
     return found
 
 
-def merged(logs: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Lines of several logs by their time, each log in its own order; those of a log without times come last."""
+class Part(NamedTuple):
+    """Lines of one log in their order, and when it was written last, Unix time: of an older supervisor 0.0."""
+
+    lines: list[dict[str, Any]]
+    written: float
+
+
+def merged(parts: Iterable[Part]) -> list[dict[str, Any]]:
+    """Lines of several logs by their time, each log in its own order.
+
+    Lines without a time go with the one before them. Of a log that has no times at all there is one time, when it was
+    written last: what has come last is last.
+    """
     timed = []
-    for lines in logs:
-        last = next((line["at"] for line in lines if line["at"] is not None), float("inf"))
+    for lines, written in parts:
+        last = next((line["at"] for line in lines if line["at"] is not None), written)
         keyed = []
         for line in lines:
             last = last if line["at"] is None else line["at"]
@@ -131,7 +176,7 @@ async def _found(
     backend = request.app[BACKEND]
     logs = chosen(backend.mirror, query["unit"], query["stream"])
     slots = list(dict.fromkeys(log.slot for log in logs))
-    found: list[list[dict[str, Any]]] = []
+    found: list[Part] = []
     problems, more = [], False
     if slots:
         streams = [STREAMS[each] for each in query["stream"] or STREAMS]
@@ -141,7 +186,7 @@ async def _found(
             if "error" in answer:
                 problems.append({"unit": log.slot, "stream": log.stream, "text": answer["error"]})
             else:
-                found.append([_line(log, line) for line in answer["lines"]])
+                found.append(Part([_line(log, line) for line in answer["lines"]], answer.get("written", 0.0)))
                 more = more or answer["more"]
     lines = merged(found)
     rows = backend.mirror.rows.get(stream.UNIT, {})
@@ -176,58 +221,29 @@ async def context(request: web.Request) -> web.Response:
 
 
 async def follow(request: web.Request) -> web.StreamResponse:
-    """The last lines, then each that comes: from each log in its order, of several as they come."""
+    """The last lines, then each that comes: from each log in its order, of several as they come; also of slots that appear
+    later.
+    """
     query = read_query(request, route(request))
-    backend, caller = request.app[BACKEND], caller_of(request)
-    logs = chosen(backend.mirror, query["unit"], query["stream"])
-    pages: asyncio.Queue[list[dict[str, Any]] | Exception] = asyncio.Queue(PAGES)
-    writer = Writer(request, caller)
-
-    async def read(log: Log, first: asyncio.Future[tuple[str, list[dict[str, Any]]]]) -> None:
-        """Over supervisors that die and come back: each goes on where the one before has come to."""
-        params: dict[str, Any] = {"name": log.slot, "stream": STREAMS[log.stream], "follow": True}
-        while True:
-            try:
-                async with contextlib.aclosing(backend.follow("tail", params, caller)) as answers:
-                    async for page in answers:
-                        if first.done():
-                            await pages.put(_lines(log, page))
-                        else:
-                            first.set_result((page["path"], _lines(log, page)))
-                            if paths.setdefault(page["path"], log) != log:
-                                return  # another slot writes into the same file, and is followed already
-                        params |= {"offset": page["next"], "file": page["file"]}
-            except ControlError as error:
-                if not first.done():
-                    first.set_exception(error)
-                    return
-                if not isinstance(error, Unanswered):
-                    await pages.put(error)
-                    return
-            await asyncio.sleep(AGAIN)
-
-    if request.app[FOLLOWING].total + len(logs) > FOLLOWED:
+    backend, following = request.app[BACKEND], request.app[FOLLOWING]
+    units, streams = query["unit"], query["stream"]
+    logs = chosen(backend.mirror, units, streams)
+    if following.total + len(logs) > FOLLOWED:
         raise TooMany
-    paths: dict[str, Log] = {}
-    loop = asyncio.get_running_loop()
-    firsts: list[asyncio.Future[tuple[str, list[dict[str, Any]]]]] = [loop.create_future() for _ in logs]
-    tasks = [asyncio.create_task(read(log, first)) for log, first in zip(logs, firsts, strict=True)]
-    request.app[FOLLOWING].total += len(logs)
+    writer = Writer(request, caller_of(request))
+    followed = Followed(backend, following, writer.caller)
     try:
-        begun = await asyncio.gather(*firsts, return_exceptions=True)
-        errors = [each for each in begun if isinstance(each, BaseException)]
-        if errors and len(errors) == len(begun):
-            raise errors[0]
-        by_path = dict(each for each in reversed(begun) if not isinstance(each, BaseException))
+        begun, errors = await followed.begin(logs)
         async with writer.open() as response:
-            for line in merged(by_path.values())[-query["last"] :] if query["last"] else ():
+            for line in merged(begun)[-query["last"] :] if query["last"] else ():
                 await writer.send(event("line", line, line["id"]))
             for error in errors:
                 await writer.send(event("problem", {"text": str(error)}))
+            followed.join(lambda: chosen(backend.mirror, units, streams))
             while True:
                 try:
                     async with asyncio.timeout(ALIVE):
-                        page = await pages.get()
+                        page = await followed.pages.get()
                 except TimeoutError:
                     await writer.send(event("alive", {}))
                     continue
@@ -237,10 +253,109 @@ async def follow(request: web.Request) -> web.StreamResponse:
                 await writer.send(b"".join(event("line", line, line["id"]) for line in page))
         return response
     finally:
-        request.app[FOLLOWING].total -= len(logs)
+        await followed.close()
+
+
+class Followed:
+    """The logs that one request follows: `pages` has what comes, lines or what is wrong."""
+
+    def __init__(self, backend: Backend, following: Following, caller: Caller) -> None:
+        self._backend = backend
+        self._following = following
+        self._caller = caller
+        self.pages: asyncio.Queue[list[dict[str, Any]] | Exception] = asyncio.Queue(PAGES)
+        self._tasks: dict[Log, asyncio.Task[None]] = {}
+        self._paths: dict[str, Log] = {}
+        self._joining: asyncio.Task[None] | None = None
+        self._since = time.time()
+
+    async def begin(self, logs: Iterable[Log]) -> tuple[list[Part], list[BaseException]]:
+        """The last lines of each log, once, and what cannot be read. Raises ControlError where nothing can."""
+        loop = asyncio.get_running_loop()
+        firsts: list[asyncio.Future[tuple[str, Part]]] = []
+        for log in logs:
+            firsts.append(loop.create_future())
+            self._start(log, firsts[-1])
+        found = await asyncio.gather(*firsts, return_exceptions=True)
+        errors = [each for each in found if isinstance(each, BaseException)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
+        by_path = dict(each for each in reversed(found) if not isinstance(each, BaseException))
+        return list(by_path.values()), errors
+
+    def join(self, choose: Callable[[], list[Log]]) -> None:
+        """Follow, from now on, what `choose` returns besides. It may raise Problem, where that is too many."""
+        self._joining = asyncio.create_task(self._join(choose))
+
+    async def _join(self, choose: Callable[[], list[Log]]) -> None:
+        said = False
+        while True:
+            try:
+                more = [log for log in choose() if log not in self._tasks]
+                if self._following.total + len(more) > FOLLOWED:
+                    raise Problem(429, "there are other logs, and too many are followed already")
+            except Problem as problem:
+                if not said:
+                    await self.pages.put(problem)
+                said, more = True, []
+            for log in more:
+                self._start(log, None)
+            await self._following.appeared()
+
+    def _start(self, log: Log, first: asyncio.Future[tuple[str, Part]] | None) -> None:
+        self._following.total += 1
+        self._tasks[log] = asyncio.create_task(self._read(log, first))
+        self._tasks[log].add_done_callback(lambda _: self._less())
+
+    def _less(self) -> None:
+        self._following.total -= 1
+
+    async def _read(self, log: Log, first: asyncio.Future[tuple[str, Part]] | None) -> None:
+        """Over supervisors that die and come back: each goes on where the one before has come to. `first` gets the last
+        lines; None: of a slot that has appeared meanwhile, what was written since.
+        """
+        params: dict[str, Any] = {"name": log.slot, "stream": STREAMS[log.stream], "follow": True}
+        while True:
+            try:
+                async with contextlib.aclosing(self._backend.follow("tail", params, self._caller)) as answers:
+                    async for page in answers:
+                        lines = _lines(log, page)
+                        if "offset" not in params:
+                            if first is not None and not first.done():
+                                first.set_result((page["path"], Part(lines, page.get("written", 0.0))))
+                            if self._paths.setdefault(page["path"], log) != log:
+                                return  # another slot writes into the same file, and is followed already
+                            lines = self._late(lines, page) if first is None else []
+                        if lines:
+                            await self.pages.put(lines)
+                        params |= {"offset": page["next"], "file": page["file"]}
+            except ControlError as error:
+                if first is not None and not first.done():
+                    first.set_exception(error)
+                    return
+                gone = error.exit == EXIT_UNKNOWN_NAME and log.slot not in self._backend.mirror.rows.get(
+                    stream.UNIT, {}
+                )
+                if gone:  # it may come back
+                    del self._tasks[log]
+                    return
+                if not isinstance(error, Unanswered) and error.exit != EXIT_UNKNOWN_NAME:
+                    await self.pages.put(error)
+                    return
+            await asyncio.sleep(AGAIN)
+
+    def _late(self, lines: list[dict[str, Any]], page: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Of the last lines of a slot that has appeared those that are news, as far as that can be known."""
+        if page.get("written", 0.0) < self._since - CLOCK:
+            return []
+        return [line for line in lines if line["at"] is None or line["at"] >= self._since - CLOCK][-LATE:]
+
+    async def close(self) -> None:
+        """Follow no more."""
+        tasks = [*self._tasks.values(), *([self._joining] if self._joining is not None else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *firsts, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _lines(log: Log, page: Mapping[str, Any]) -> list[dict[str, Any]]:

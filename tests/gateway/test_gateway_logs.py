@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from gateway_world import run
+from waiting import until
 
 from impetusd.gateway import logs
 
@@ -109,5 +111,95 @@ def test_what_comes_is_streamed_and_a_line_has_the_same_id_everywhere():
                     break
         lines = (await asked(gateway, "?unit=a", operator))["lines"]
         assert [line["id"] for line in lines[:2]] == [first["id"], seen["three"]["id"]]
+
+    run(scenario, INI)
+
+
+def test_what_slots_write_that_appear_later_comes_too():
+    async def scenario(gateway):
+        operator = await gateway.bearer("operator")
+        await gateway.life.ask("start")
+        write(gateway, "b-2-out.log", "of an earlier life\n")
+        os.utime(Path(gateway.life.shim.paths.log_dir, "b-2-out.log"), (1.7e9, 1.7e9))
+        async with gateway.get("/api/v1/logs/stream?unit=b&stream=out", operator) as answer:
+            events = gateway.events(answer)
+
+            async def line():
+                async for name, data, _ in events:
+                    assert name in {"line", "alive"}, data
+                    if name == "line":
+                        return words([json.loads(data)])[0]
+
+            async def scale(n):
+                await gateway.life.ask("scale", name="b", n=n)
+                slots = [f"b:{index}" for index in range(n)]
+                mirror = gateway.backend.mirror  # which has other rows after a snapshot
+                await until(lambda: sorted(key for key in mirror.rows["unit"] if key[0] == "b") == slots, "the slots")
+
+            followed = gateway.app[logs.FOLLOWING]
+            write(gateway, "b-3-out.log", "as it starts\n")  # before anybody can follow it
+            await scale(4)
+            assert await line() == ("b:3", "out", "starts")
+            await until(lambda: followed.total == 4, "all of them")
+            write(gateway, "b-2-out.log", "new\n")
+            assert await line() == ("b:2", "out", "new")
+            # It goes and comes back, and another supervisor is asked meanwhile.
+            await scale(2)
+            for task in gateway.life.daemon._control._tasks:
+                task.cancel()
+            await until(lambda: followed.total == 2, "the logs that are left")
+            await scale(4)
+            await until(lambda: followed.total == 4, "all of them again")
+            seen = set()
+            write(gateway, "b-2-out.log", "once more\n")
+            write(gateway, "b-0-out.log", "last\n")
+            while ("b:0", "out", "last") not in seen or ("b:2", "out", "more") not in seen:
+                seen.add(await line())
+        await until(lambda: not followed.total, "nothing is followed any more")
+
+    run(scenario, INI)
+
+
+def test_too_many_that_appear_are_said_once(monkeypatch):
+    monkeypatch.setattr(logs, "FOLLOWED", 3)
+
+    async def scenario(gateway):
+        operator = await gateway.bearer("operator")
+        async with gateway.get("/api/v1/logs/stream?unit=b&stream=out", operator) as answer:
+            events = gateway.events(answer)
+            await gateway.life.ask("scale", name="b", n=4)
+            async for name, data, _ in events:
+                if name == "problem":
+                    assert json.loads(data)["text"] == "there are other logs, and too many are followed already"
+                    break
+            write(gateway, "b-0-out.log", "on\n")
+            async for name, data, _ in events:
+                assert name in {"line", "alive"}, data
+                if name == "line":
+                    assert words([json.loads(data)]) == [("b:0", "out", "on")]
+                    break
+
+    run(scenario, INI)
+
+
+def test_logs_without_times_are_in_the_order_in_which_they_were_written():
+    async def scenario(gateway):
+        operator = await gateway.bearer("operator")
+        folder = Path(gateway.life.shim.paths.log_dir)
+        for name, at in (("a-out.log", 1.7e9 + 20), ("b-0-out.log", 1.7e9), ("b-1-out.log", 1.7e9 + 40)):
+            write(gateway, name, "first\n", f"{name}\n")
+            os.utime(folder / name, (at, at))
+        write(gateway, "a-error.log", "2023-11-14T22:13:50.000+0000 between\n")  # 1.7e9 + 30
+        names = ["b:0", "b:0", "a:0", "a:0", "a:0", "b:1", "b:1"]
+        found = await asked(gateway, "?unit=a&unit=b", operator)
+        assert [line["unit"] for line in found["lines"]] == names
+        assert found["lines"][4]["stream"] == "err"
+        seen = []
+        async with gateway.get("/api/v1/logs/stream?unit=a&unit=b&last=50", operator) as answer:
+            async for _, data, _ in gateway.events(answer):
+                seen.append(json.loads(data))
+                if len(seen) == len(names):
+                    break
+        assert seen == [{name: value for name, value in line.items() if name != "match"} for line in found["lines"]]
 
     run(scenario, INI)

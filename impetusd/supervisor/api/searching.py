@@ -32,7 +32,8 @@ class Searching:
         self._threads = Threads("search", MOST)
 
     async def search(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The control method: {"logs": [{"name", "stream", "path", "lines", "more"}, or with "error" for the last three]}.
+        """The control method: {"logs": [{"name", "stream", "path", "lines", "more", "written"}, or with "error" for the last
+        four]}. `written`: when the log was written last, Unix time.
 
         A file that several slots write into is searched once. ProtocolError if nothing can be searched.
         """
@@ -82,7 +83,7 @@ class Searching:
                 continue
             lines, more, size = _shown(found, query.text, secrets, left)
             left -= size
-            log.update(path=path, lines=lines, more=more)
+            log.update(path=path, lines=lines, more=more, written=found.written)
 
 
 def _shown(found: Found, text: str, secrets: Iterable[str], left: int) -> tuple[list[dict[str, Any]], bool, int]:
