@@ -227,6 +227,9 @@ def read(path: str, unit: str, series: Collection[str], since: float, until: flo
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, timeout=2.0)
     try:
+        made = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not made >= {"names", "samples", "marks"}:  # the observer is about to make them
+            return {"step": FINE, "from": since, "series": {name: {} for name in series}, "marks": []}
         fine, coarse = (
             connection.execute("SELECT min(start) FROM samples WHERE step = ?", (step,)).fetchone()[0]
             for step in (FINE, COARSE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 
 import pytest
 from gateway_world import run
@@ -14,6 +16,7 @@ from impetusd.core.protocol import METHODS, ROLES
 from impetusd.core.reasons import because
 from impetusd.gateway import incidents, openapi, routes
 from impetusd.gateway.incidents import Known
+from impetusd.observer import history as histories
 from impetusd.observer.history import Writer
 
 NOW = 1_800_000_000.0
@@ -285,11 +288,32 @@ class TestApi:
 
         run(scenario, history=str(tmp_path))
 
-    def test_without_history_there_are_no_samples(self, tmp_path):
+    def test_as_long_as_there_is_no_history_there_are_no_samples(self, tmp_path):
+        """From before the file is there until the observer has made the last of its tables."""
+        path = tmp_path / "history.sqlite"
+
         async def scenario(gateway):
             viewer = await gateway.bearer("viewer")
+
+            async def nothing():
+                async with gateway.get("/api/v1/history?unit=web&series=memory", viewer) as answer:
+                    assert answer.status == 200, await answer.text()
+                    found = await answer.json()
+                    assert not any(found["series"].values())
+                    assert found["marks"] == []
+
+            await nothing()
+            path.touch()
+            await nothing()
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL").fetchall()
+                for table in histories._TABLES:
+                    await nothing()
+                    connection.execute(table)
+                await nothing()
+            path.write_bytes(b"not a database" * 100)
             async with gateway.get("/api/v1/history?unit=web", viewer) as answer:
-                assert (await answer.json())["marks"] == []
+                assert answer.status == 503
 
         run(scenario, history=str(tmp_path))
 

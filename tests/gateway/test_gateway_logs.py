@@ -129,6 +129,7 @@ def test_what_slots_write_that_appear_later_comes_too():
                     assert name in {"line", "alive"}, data
                     if name == "line":
                         return words([json.loads(data)])[0]
+                raise AssertionError("the stream has ended")
 
             async def scale(n):
                 await gateway.life.ask("scale", name="b", n=n)
