@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 @click.command("login-link", short_help="Print a link that logs you in to the web page, once.")
-@click.option("--role", type=click.Choice(ROLES), default=ADMIN, show_default=True, help="What it lets one do.")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default=ADMIN,
+    help="What it lets one do. Default: as much as ceiling in [gateway] allows; it is never more.",
+)
 @conf_option
 def command(role: str) -> int:
     """Print a link to the gateway's web page. It logs in once, within 15 minutes; no password is needed.
@@ -35,7 +40,7 @@ def command(role: str) -> int:
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
     print(made(at, status, role))
-    print("It works once, within 15 minutes.", file=sys.stderr)
+    print(f"It works once, within 15 minutes, with the role {_at_most(status, role)}.", file=sys.stderr)
     return 0
 
 
@@ -49,8 +54,16 @@ def made(at: Place, status: Mapping[str, Any], role: str = ADMIN) -> str:
     if not gateway:
         raise Failure(f"no gateway runs; add [gateway] to {at.conf}, then: {at.command} apply")
     code = tokens.new()
-    access.change(at, lambda state: state.add_link(tokens.digest(code), access.me(), role, time.time()))
+    access.change(
+        at, lambda state: state.add_link(tokens.digest(code), access.me(), _at_most(status, role), time.time())
+    )
     return f"{_base(gateway)}/#/login?code={code}"
+
+
+def _at_most(status: Mapping[str, Any], role: str) -> str:
+    """The role, or the ceiling that the gateway has; an older daemon does not say which."""
+    ceiling = (status.get("gateway") or {}).get("ceiling")
+    return min(role, ceiling, key=ROLES.index) if ceiling in ROLES else role
 
 
 def _base(gateway: Mapping[str, Any]) -> str:

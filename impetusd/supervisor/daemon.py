@@ -25,7 +25,7 @@ from impetusd import traces
 from impetusd.client import instance
 from impetusd.core import redact
 from impetusd.core import stream as watching
-from impetusd.core.config.gateway import GATEWAY, OBSERVER
+from impetusd.core.config.gateway import GATEWAY, OBSERVER, public_url
 from impetusd.core.config.location import Paths
 from impetusd.core.config.model import Config, Health, Kind
 from impetusd.core.config.problem import ConfigError
@@ -524,10 +524,13 @@ class Daemon:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
         told: dict[str, Any] = {}
         gateway, observer = (self._engine.slots.units.get(name) for name in (GATEWAY, OBSERVER))
+        section = self._configuration.at(0).gateway
         if gateway is not None and gateway.made is not None and gateway.enabled:
             told["gateway"] = {
                 "listen": self._starter.listeners.addresses(gateway),
                 "tls": bool(gateway.made.settings["tls_cert"][0]),
+                "url": public_url(section.values) if section is not None else "",
+                "ceiling": gateway.made.settings["ceiling"][0],
             }
         if observer is not None and observer.made is not None and observer.enabled:
             told["alerts"] = self._alerting.row()

@@ -213,3 +213,20 @@ def test_an_alert_that_is_switched_off_is_not_told():
 def test_open_metrics_are_not_for_whoever_a_proxy_lets_in(keys, warned):
     found = parse(f"[gateway]\nbehind_proxy = yes\nhosts = a\nmetrics = open\n{keys}").warnings
     assert [each.line for each in found] == ([4] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "url"),
+    [
+        ("", ""),
+        ("hosts = a", ""),
+        ("url = https://b/", "https://b/"),
+        ("behind_proxy = yes\nhosts = a", "https://a/"),
+        ("socket = run/x\nbehind_proxy = yes\nhosts = a", "https://a/"),
+        ("listen = 10.0.0.1:1\ntls_cert = c\ntls_key = k\nhosts = a", "https://a:1/"),
+        ("listen = 10.0.0.1:1\ntls_cert = c\ntls_key = k", ""),
+        ("tls_cert = c\ntls_key = k\nhosts = a", ""),  # the port may be another
+    ],
+)
+def test_a_link_goes_by_the_name_that_the_file_gives(keys, url):
+    assert gateway.public_url(parse(f"[gateway]\n{keys}\n").gateway.values) == url

@@ -112,6 +112,10 @@ class TestLink:
             ({"listen": ["127.0.0.1:9616"], "tls": False}, "http://127.0.0.1:9616"),
             ({"listen": ["unix:/run/x", "0.0.0.0:9615"], "tls": True}, "https://127.0.0.1:9615"),
             ({"listen": ["[::]:9615"], "tls": True}, "https://[::1]:9615"),
+            (
+                {"listen": ["127.0.0.1:9615"], "tls": False, "url": "https://ops.example.com/"},
+                "https://ops.example.com",
+            ),
         ],
     )
     def test_is_where_the_gateway_listens(self, cli, paths, folder, gateway, base):
@@ -123,6 +127,23 @@ class TestLink:
         assert found[1] == base
         (grant,) = accessfile.read(folder).links.items()
         assert (grant[0], grant[1].role) == (tokens.digest(found[2]), "viewer")
+
+    @pytest.mark.parametrize(
+        ("ceiling", "given", "role"),
+        [
+            ({"ceiling": "operator"}, [], "operator"),
+            ({"ceiling": "operator"}, ["--role", "admin"], "operator"),
+            ({"ceiling": "operator"}, ["--role", "viewer"], "viewer"),
+            ({"ceiling": "admin"}, [], "admin"),
+            ({}, [], "admin"),  # of an older daemon, which does not say it
+        ],
+    )
+    def test_names_the_role_that_one_has_by_it(self, cli, paths, folder, ceiling, given, role):
+        gateway = {"listen": ["127.0.0.1:9616"], "tls": False, **ceiling}
+        with FakeSupervisor(paths, status={**PONG, "units": [], "attention": [], "gateway": gateway}):
+            code, _, err = cli("login-link", *given)
+        assert (code, err) == (0, f"It works once, within 15 minutes, with the role {role}.\n")
+        assert [grant.role for grant in accessfile.read(folder).links.values()] == [role]
 
     def test_without_a_gateway_it_says_so(self, cli, paths):
         with FakeSupervisor(paths, status={**PONG, "units": [], "attention": []}):

@@ -261,6 +261,12 @@ def _url(whole: Mapping[str, Any]) -> str:
     return f"{'https' if secure else 'http'}://{at}/"
 
 
+def public_url(whole: Mapping[str, Any]) -> str:
+    """The URL by a name that the section gives; "" where it gives an address at most, of which the port may be another."""
+    named = whole["behind_proxy"] or (whole["tls_cert"] and not any(each.more_ports for each in whole["listen"]))
+    return whole["url"] or (_url(whole) if named and whole["hosts"] else "")
+
+
 def _written(addresses: tuple[Listen, ...]) -> list[str]:
     return [str(address) for address in addresses]
 
