@@ -1,0 +1,4 @@
+<?php
+$pid = (string) getmypid();
+header('Content-Length: ' . strlen($pid));
+echo $pid;
