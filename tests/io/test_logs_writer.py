@@ -218,6 +218,40 @@ class TestWatches:
         assert found == [1]
         assert read(tmp_path / "o").count(b"listening\n") == 4
 
+    def test_a_line_that_came_before_it_was_asked_for_is_found(self, bench, tmp_path):
+        end = bench.pipe("1:out", tmp_path / "o")
+        found = []
+        os.write(end, b"ready\n")
+        bench.settle()
+        bench.writer.begin_run("1:out", rb"^ready$")
+        bench.settle()
+        bench.writer.watch_line("1:out", rb"^ready$", lambda: found.append("before it was printed"))
+        assert not found
+        bench.writer.begin_run("1:out", rb"^ready$")
+        os.write(end, b"begins\nready\nserves\n")
+        bench.settle()
+        os.write(end, b"ready\n")
+        bench.settle()
+        bench.writer.watch_line("1:out", rb"^ready$", lambda: found.append("at once"))
+        assert found == ["at once"]
+        bench.writer.watch_line("1:out", rb"^ready$", lambda: found.append("anew"))
+        assert found == ["at once"]
+        os.write(end, b"ready\n")
+        bench.settle()
+        assert found == ["at once", "anew"]
+
+    def test_a_line_that_only_half_had_come_is_found(self, bench, tmp_path):
+        end = bench.pipe("1:out", tmp_path / "o")
+        found = []
+        bench.writer.begin_run("1:out", rb"^ready$")
+        os.write(end, b"rea")
+        bench.settle()
+        bench.writer.watch_line("1:out", rb"^ready$", lambda: found.append(1))
+        assert not found
+        os.write(end, b"dy\n")
+        bench.settle()
+        assert found == [1]
+
     def test_what_the_run_before_left_in_the_pipe_is_not_looked_at(self, bench, tmp_path, monkeypatch):
         writing, go_on = threading.Event(), threading.Event()
         write = logfile.LogFile.write

@@ -26,12 +26,14 @@ LOCKED = 0.05  # seconds that the supervisor waits for a pipe's lock at most
 
 
 class _Watch:
-    """A line that is waited for in what one run prints."""
+    """A line that is waited for in what one run prints. `found` is not known before somebody asks for it."""
 
-    def __init__(self, pattern: LinePattern, found: Callable[[], object]) -> None:
-        self.pattern = pattern
-        self.found = found
-        self.state = pattern.begin
+    def __init__(self, pattern: bytes) -> None:
+        """Raises re.error."""
+        self.source = pattern
+        self.pattern = _line_pattern(pattern)
+        self.state = self.pattern.begin
+        self.found: Callable[[], object] | None = None
 
 
 class Pipe:
@@ -116,10 +118,14 @@ class Pipe:
             if have:
                 self.lock.release()
 
-    def begin_run(self) -> None:
-        """Data that is not yet in the pipe comes from a new process."""
+    def begin_run(self, pattern: bytes | None) -> None:
+        """Data that is not yet in the pipe comes from a new process, of which a line with `pattern` will be asked for.
+
+        Raises re.error.
+        """
+        watch = None if pattern is None else _Watch(pattern)
         with self.locked():
-            self.watch = None
+            self.watch = watch
             self.run = self.total + self.unread()
 
     def end_run(self) -> None:
@@ -127,11 +133,29 @@ class Pipe:
         with self.locked():
             self.ended = self.total + self.unread()
 
-    def wait_for(self, pattern: bytes | None, found: Callable[[], object] = lambda: None) -> None:
-        """Call `found` once, when this run prints a line with `pattern`; None: wait for none. Raises re.error."""
-        watch = None if pattern is None else _Watch(_line_pattern(pattern), found)
+    def wait_for(self, pattern: bytes, found: Callable[[], object]) -> None:
+        """Call `found` once, when this run prints a line with `pattern`, or now if it has. Raises re.error.
+
+        Only a pattern that `begin_run` was given is known of lines that have been read already.
+        """
+        early = self.watch
+        same = early is not None and early.found is None and early.source == pattern
+        watch = early if early is not None and same else _Watch(pattern)
         with self.locked():
+            watch.found = found
             self.watch = watch
+            self._answer(watch)
+
+    def wait_no_more(self) -> None:
+        """Wait for no line."""
+        with self.locked():
+            self.watch = None
+
+    def _answer(self, watch: _Watch) -> None:
+        """Call the waiter if its line has come. With the lock."""
+        if watch.state is FOUND and self.watch is watch and watch.found is not None:
+            self.watch = None
+            watch.found()
 
     def took(self, data: bytes | memoryview, before: int) -> None:
         """Remember the last of what this run printed; `before` is what `total` was without `data`."""
@@ -158,9 +182,7 @@ class Pipe:
         watch.state = watch.pattern.feed(watch.state, text)
         if watch.state is FOUND:
             with self.lock:
-                if self.watch is watch:
-                    self.watch = None
-                    watch.found()
+                self._answer(watch)
 
 
 def _line_pattern(pattern: bytes) -> LinePattern:

@@ -134,14 +134,15 @@ class Writer:
         else:
             self._of(known, known.lane.forget, known, done)
 
-    def begin_run(self, pipe: str) -> None:
+    def begin_run(self, pipe: str, pattern: bytes | None = None) -> None:
         """A new process is about to write into `pipe`: its tail begins after what was read and what lies in the pipe.
 
-        Recorded without the thread, because the process may print before the thread runs. Ends a watch.
+        Recorded without the thread, because the process may print before the thread runs. Ends a watch. `pattern`: of a
+        line that `watch_line` will ask for, which may have been read by then. Raises re.error.
         """
         known = self._pipes.get(pipe)
         if known is not None:
-            known.begin_run()
+            known.begin_run(pattern)
 
     def end_run(self, pipe: str) -> None:
         """The process is gone: write also a last line that it did not finish."""
@@ -160,7 +161,8 @@ class Writer:
             self._of(known, known.lane.tail, known, answer)
 
     def watch_line(self, pipe: str, pattern: bytes, found: Callable[[], object]) -> None:
-        """Call `found` once (in a thread of the writer's; it must not call the writer) when this run prints such a line.
+        """Call `found` once when this run prints such a line: in a thread of the writer's, or at once if `begin_run` was
+        given the same pattern and the line was read before this call. It must not call the writer.
 
         Say it after `begin_run`, which ends it, as `forget` and `unwatch` do. Raises re.error.
         """
@@ -172,7 +174,7 @@ class Writer:
         """Wait for no line any more."""
         known = self._pipes.get(pipe)
         if known is not None:
-            known.wait_for(None)
+            known.wait_no_more()
 
     def give(self, rights: Rights, folder: str) -> None:
         """Set these rights on all log files from now on, and let their readers enter `folder`."""

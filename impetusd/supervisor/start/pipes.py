@@ -182,9 +182,11 @@ class LogPipes:
         return self._writer.losses.attention(dict.fromkeys(path for each in entries for path in self.log_files(each)))
 
     def begin_run(self, entry: Entry) -> None:
-        """A process is about to be started in the slot."""
+        """A process is about to be started in the slot. The line by which it is ready may come before we hear that it runs."""
+        ready = entry.unit.ready
+        pattern = ready.value.encode() if ready is not None and ready.kind == "log" else None
         for pipe in self.names(entry):
-            self._writer.begin_run(pipe)
+            self._writer.begin_run(pipe, pattern)
 
     def end_run(self, entry: Entry) -> None:
         """The slot's process is gone: a last line that it did not finish is written, too."""
