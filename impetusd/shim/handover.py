@@ -66,6 +66,7 @@ def dump(state: ShimState) -> dict[str, Any]:
         "channel": state.channel.fileno() if state.channel else -1,
         "lifeline": state.lifeline,
         "corpses": [corpse.dump() for corpse in state.corpses],
+        "spares": state.spares,
         "outbox": [[event, list(fds)] for event, fds in state.outbox],
         "clock": [state.born, state.due, state.has_reported, state.silent_deaths],  # monotonic times hold over exec
     }
@@ -89,6 +90,7 @@ def restore(state: ShimState, saved: dict[str, Any]) -> None:
         state.channel = socket.socket(fileno=saved["channel"])
     state.lifeline = saved.get("lifeline", -1)
     state.corpses = [Child.load(each) for each in saved.get("corpses", ())]
+    state.spares = saved.get("spares", False)
     state.outbox.extend((event, fds) for event, fds in saved["outbox"])
     state.born, state.due, state.has_reported, state.silent_deaths = saved["clock"]
 

@@ -159,8 +159,12 @@ def test_what_no_unit_has_a_say_about_ends_with_all_of_them():
         assert "still there, though its unit is not known" in shim.log()
 
 
-@pytest.mark.parametrize("stop", [[15, 10.0, False], [15, 10.0, True]], ids=["spared", "left"])
-def test_unless_it_may_be_what_a_unit_spares(stop):
+@pytest.mark.parametrize(
+    ("stop", "upgraded"),
+    [([15, 10.0, False], False), ([15, 10.0, False], True), ([15, 10.0, True], False)],
+    ids=["spared", "spared over an upgrade", "left"],
+)
+def test_unless_it_may_be_what_a_unit_spares(stop, upgraded):
     with Shim(cgroups=False) as shim:
         process, pid, _, writer = hidden(shim, stop=stop)
         os.close(writer)
@@ -171,6 +175,9 @@ def test_unless_it_may_be_what_a_unit_spares(stop):
             shim.ack(other)
         shim.ack(process)
         shim.echo()
+        if upgraded:
+            shim.say({"op": "upgrade"})
+            shim.wait("upgraded")
         shim.say({"op": "quit"})
         shim.supervisor.leave()
         assert shim.process.wait(30) == 0
