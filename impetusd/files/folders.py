@@ -31,15 +31,16 @@ def _walk(path: str, make: int | None) -> tuple[int, bool]:
     """The same, and whether nobody else can put anything in the place of what is on the way."""
     links, alone = 0, True
     todo = parts(path)
-    at = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    at, fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), -1
     try:
         while todo:
             name = todo.pop()
             fd = _step(name, at, make if not todo or make is None else 0o755)
             there = os.fstat(fd)
             if stat.S_ISLNK(there.st_mode):
-                with _closing(fd):
-                    target = os.readlink("", dir_fd=fd)
+                target = os.readlink("", dir_fd=fd)
+                os.close(fd)
+                fd = -1
                 links += 1
                 if not _trusted(there.st_uid) or links > MOST_LINKS:
                     raise OSError(errno.ELOOP, f"{name} on the way is a symbolic link of user {there.st_uid}", path)
@@ -48,14 +49,15 @@ def _walk(path: str, make: int | None) -> tuple[int, bool]:
                     continue
                 fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             elif not stat.S_ISDIR(there.st_mode):
-                os.close(fd)
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             else:
                 alone = alone and _trusted(there.st_uid) and there.st_mode & (0o022 | stat.S_ISVTX) in _OURS
             os.close(at)
-            at = fd
+            at, fd = fd, -1
     except BaseException:
-        os.close(at)
+        for each in (at, fd):
+            if each >= 0:
+                os.close(each)
         raise
     return at, alone
 
@@ -76,14 +78,6 @@ def _step(name: str, at: int, make: int | None) -> int:
     return os.open(name, flags, dir_fd=at)
 
 
-@contextlib.contextmanager
-def _closing(fd: int) -> Iterator[int]:
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _trusted(uid: int) -> bool:
     return uid in {0, os.geteuid()}
 
@@ -92,8 +86,11 @@ def _trusted(uid: int) -> bool:
 def folder_of(path: str, make: int | None = None) -> Iterator[tuple[int, str]]:
     """The folder that the file at `path` is in, as a descriptor, and the file's name in it. Raises OSError."""
     folder, name = os.path.split(path)
-    with _closing(open_folder(folder, make)) as fd:
+    fd = open_folder(folder, make)
+    try:
         yield fd, name
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -104,8 +101,10 @@ def address_of(path: str, make: int | None = None) -> Iterator[str]:
     """
     folder, name = os.path.split(path)
     fd, alone = _walk(folder, make)
-    with _closing(fd):
+    try:
         yield path if alone else f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
 
 
 def is_shared(folder: int) -> bool:

@@ -30,7 +30,11 @@ class Alarm:
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._readable)
+        try:
+            self._loop.add_reader(self._fd, self._readable)
+        except BaseException:  # ENOSPC: fs.epoll.max_user_watches
+            os.close(self._fd)
+            raise
 
     def set(self, seconds: float | None) -> None:
         """Ring in so many seconds, instead of what was set before; None: not at all."""

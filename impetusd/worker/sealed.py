@@ -17,7 +17,7 @@ def page(name: str, size: int) -> int:
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
+    except BaseException:
         os.close(fd)
         raise
     return fd

@@ -139,20 +139,19 @@ def test_no_flag_and_no_rival_reader_of_a_unit_makes_anybody_wait(bench, tmp_pat
 
 
 def test_the_read_end_that_is_ours_shares_no_flag_with_the_one_that_programs_have():
-    ends = pipes._pipes()
+    theirs, ours = pipes._pipes("log:1")
     try:
-        for theirs, writer, ours in ends:
-            os.set_blocking(theirs, False)
-            os.set_blocking(theirs, True)
-            assert not os.get_blocking(ours)
-            os.write(writer, b"x")
-            assert os.read(ours, 1) == b"x"
+        for name, own in ours.items():
+            os.set_blocking(theirs[name], False)
+            os.set_blocking(theirs[name], True)
+            assert not os.get_blocking(own)
+            os.write(theirs[name.replace(":r", ":w")], b"x")
+            assert os.read(own, 1) == b"x"
             with pytest.raises(BlockingIOError):
-                os.read(ours, 1)
+                os.read(own, 1)
     finally:
-        for fds in ends:
-            for fd in fds:
-                os.close(fd)
+        for fd in (*theirs.values(), *ours.values()):
+            os.close(fd)
 
 
 @pytest.mark.parametrize("call", ["begin_run", "end_run", "unwatch"])
@@ -300,3 +299,24 @@ def test_of_a_run_that_is_over_little_is_looked_at_and_of_the_next_all(bench, tm
     bench.writer.watch_line("1:out", b"ready", found.set)
     os.write(end, b"x" * 2 * logpipe.WATCHED + b"ready\n")
     assert found.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("lost", ["refused", "dropped"])
+def test_a_wake_up_that_is_lost_is_made_up_for(tmp_path, monkeypatch, lost):
+    """Else nothing that is asked of the thread would ever be done again."""
+    kept: list[object] = []
+
+    def soon(call):
+        if not kept:
+            kept.append(call)
+            if lost == "refused":
+                raise Mistake
+            return
+        call()
+
+    monkeypatch.setattr(loglane, "ROUSED", -1.0 if lost == "dropped" else DEADLINE)
+    bench = Bench(tmp_path, soon=soon)
+    for each in ("first", "second"):
+        bench.writer.line(each)
+    wait_for(lambda: read(tmp_path / "impetusd.log").count(b"\n") == 2, "both lines")
+    bench.close()

@@ -34,7 +34,7 @@ class Life:
 
     def keep_now(self, name, fd, blob):
         self.drop(name)
-        self.shim.fds[name] = fd
+        self.shim.fds[name] = os.dup(fd)
         self.put(name, blob)
 
     def put(self, key, blob):

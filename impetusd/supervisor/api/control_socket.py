@@ -106,7 +106,7 @@ class ControlSocket:
             with contextlib.suppress(FileNotFoundError), folder_of(path) as (folder, name):
                 os.unlink(name, dir_fd=folder)  # any kind of file: the name in run_dir is ours
             sock = bind_unix(path)
-            self._outbox.keep(CONTROL, os.dup(sock.fileno()), ours=False)  # for the supervisor after us
+            self._outbox.keep_copy(CONTROL, sock.fileno())  # for the supervisor after us
             self._outbox.flush()
         self._admit()
         await self.server.listen(sock)

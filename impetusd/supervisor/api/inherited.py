@@ -82,8 +82,13 @@ class Inherited:
     def _new_pair(self, name: str) -> socket.socket:
         """Our end; both are held under the name, in the place of those before."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._starter.outbox.keep(name, os.dup(ours.fileno()), ours=False)
-        self._starter.outbox.keep(name + THEIRS, theirs.detach(), ours=False)
+        try:
+            with theirs:
+                self._starter.outbox.keep_copy(name, ours.fileno())
+                self._starter.outbox.keep_copy(name + THEIRS, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
         ours.setblocking(False)
         return ours
 
@@ -113,7 +118,7 @@ class Inherited:
                 self._renew(unit, sock)
                 return
         self._loop.remove_reader(sock)
-        self._loop.call_later(APART, self.faults.contain, unit, "hearing it again", self._hear, unit)
+        self._loop.call_later(APART, self.faults.attempt, unit, "hearing it again", self._hear, unit)
 
     def _connect(self, unit: str, sock: socket.socket) -> bool:
         """Answer with a connection. False: the pair was shut down, and takes no answer any more."""

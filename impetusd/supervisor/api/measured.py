@@ -84,12 +84,12 @@ class Measured:
         fd = measures.make()
         try:
             page = mmap.mmap(fd, measures.SIZE, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):
+            before = self._pages.pop(process, None)
+            if before is not None:
+                before[1].close()
+        except BaseException:
             os.close(fd)
             raise
-        before = self._pages.pop(process, None)
-        if before is not None:
-            before[1].close()
         self._pages[process] = pool, page
         return fd
 

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import heapq
 import itertools
+import math
 import os
 import queue
 import select
@@ -40,6 +41,7 @@ MOST = 16  # reads for one call; a flood must not hold the thread
 THAW = 0.5  # seconds between two looks whether a thread of a killed supervisor has come back from the kernel
 BETWEEN = 0.1  # seconds from one fault of the thread to the next round
 BEGIN_AGAIN = 1.0  # seconds between two tries to start a thread
+ROUSED = 1.0  # seconds after which the thread is woken again, though it should have been: that was lost
 HOLD = 1.0  # seconds that pipes wait for the end of another's line, in HOLD_AGAIN times as many
 HOLD_AGAIN = 30
 LITTLE, OFTEN, NAP = 256, 8, 0.005  # bytes; reads of fewer, one within two naps of the other; seconds
@@ -66,7 +68,7 @@ class Lane:
         self._writer = writer
         self._journal = journal
         self._soon = soon
-        self._woken = False
+        self._rousing = -math.inf  # when (monotonic) it was asked that the thread be woken, until it is
         self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll = select.epoll()
@@ -95,10 +97,12 @@ class Lane:
         first, self._begin_at = not self._begin_at, now + BEGIN_AGAIN
         try:
             self.thread.start()
-        except RuntimeError as error:
+        except Exception as error:  # RuntimeError for pids.max, MemoryError
             self._writer.unbegun.add(self)
             if first:
-                self._writer.line(f"log writer: {error}: tried again each {BEGIN_AGAIN:g} s; some logs wait meanwhile")
+                self._writer.line(
+                    f"log writer: {str(error) or type(error).__name__}: tried again each {BEGIN_AGAIN:g} s; some logs wait meanwhile"
+                )
         else:
             self._writer.unbegun.discard(self)
 
@@ -106,13 +110,17 @@ class Lane:
         """Call `function` in the thread."""
         self._calls.put((function, arguments))  # type: ignore[arg-type]  # what it returns is dropped
         self.begin()
-        if not self._woken:
-            self._woken = True
-            self._soon(self.rouse)
+        now = time.monotonic()
+        if now - self._rousing > ROUSED:
+            self._rousing = now
+            try:
+                self._soon(self.rouse)  # of many calls in one turn of the loop the first wakes it, once all are there
+            except Exception:  # the loop is closed, say
+                self.rouse()
 
     def rouse(self) -> None:
         """Wake the thread."""
-        self._woken = False
+        self._rousing = -math.inf
         if self._wake >= 0:
             os.eventfd_write(self._wake, 1)
 

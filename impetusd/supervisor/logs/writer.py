@@ -107,10 +107,11 @@ class Writer:
     def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> None:
         """Move what comes from `fd` into the file `path` from now on."""
         lane = self._lane(path)
-        added = self._pipes[pipe] = Pipe(pipe, fd, options or Options(), lane)
+        added = Pipe(pipe, fd, options or Options(), lane)
         added.beginning = self.unfinished.find(added.inode)
         found = self.found.get(pipe) or self.frozen.get(pipe)
         lane.call(lane.add, added, path, found)
+        self._pipes[pipe] = added
 
     def redirect(self, routes: Mapping[str, str], options: Mapping[str, Options] | None = None) -> None:
         """Send each pipe to the path given, after all that is in it now has gone where it belonged.
@@ -128,11 +129,12 @@ class Writer:
 
     def forget(self, pipe: str, done: Callable[[], object]) -> None:
         """Write what is left in the pipe, let go of it, then call `done` (in a thread of the writer's)."""
-        known = self._pipes.pop(pipe, None)
+        known = self._pipes.get(pipe)
         if known is None:
             self._main.call(lambda: done())  # noqa: PLW0108  # its answer is dropped
         else:
             self._of(known, known.lane.forget, known, done)
+            del self._pipes[pipe]
 
     def begin_run(self, pipe: str, pattern: bytes | None = None) -> None:
         """A new process is about to write into `pipe`: its tail begins after what was read and what lies in the pipe.

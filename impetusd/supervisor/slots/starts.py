@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from impetusd.core import redact
 from impetusd.core.reasons import STAGES, Reason, because, not_started, of_os_error
 from impetusd.core.rules import waits
 from impetusd.core.rules.lifecycle import Exited, Gone, State
@@ -201,9 +200,6 @@ class Starts:
     def _launch(self, entry: Entry, found: Found) -> None:
         template = self._versions.parent(entry)
         process = self._starter.launch(entry, found, template.rec.process if template is not None else None)
-        entry.secrets = redact.secrets(
-            {**self._starter.handed_on(entry.unit), **found.env_file, **entry.unit.env}.items(), entry.unit.command
-        )
         self._slots.by_process[process] = entry
         entry.rec.process = process
         self._slots.touch(entry)

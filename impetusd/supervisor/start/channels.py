@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -26,13 +25,10 @@ class Channels:
     def open(self, process: int) -> None:
         """Store the worker's end as `chan:PROCESS:theirs` for a worker that is about to be started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for name, sock, is_ours in ((f"chan:{process}", ours, True), (f"chan:{process}:theirs", theirs, False)):
-            fd = sock.detach()
-            try:
-                self._outbox.keep(name, fd, ours=is_ours)
-            except BaseException:
-                os.close(fd)
-                raise
+        with ours, theirs:
+            for name, sock, is_ours in ((f"chan:{process}", ours, True), (f"chan:{process}:theirs", theirs, False)):
+                self._outbox.keep(name, sock.fileno(), ours=is_ours)
+                sock.detach()
 
     def put_to_work(self, process: int, name: str) -> None:
         """Order a worker to accept requests as slot `name`; a repeated order has no effect."""
@@ -43,15 +39,21 @@ class Channels:
         self._tell_with_page(process, name, {"do": "tell"})
 
     def _tell_with_page(self, process: int, name: str, message: Mapping[str, Any]) -> None:
-        page = -1
-        if self.measured is not None:
-            with contextlib.suppress(OSError):  # none is left: it is put to work, and what it measures is not seen
-                page = self.measured.page(process, name.partition(":")[0])
+        page = self._page(process, name.partition(":")[0])
         try:
             self.tell(process, {**message, "page": True} if page >= 0 else message, [page] if page >= 0 else ())
         finally:
             if page >= 0:
                 os.close(page)
+
+    def _page(self, process: int, pool: str) -> int:
+        """-1 where no descriptor is left for one: the worker is put to work, and what it measures is not seen."""
+        if self.measured is None:
+            return -1
+        try:
+            return self.measured.page(process, pool)
+        except OSError:
+            return -1
 
     def tell(self, process: int, message: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
         """Send a command to a worker; one that does not listen any more is about to be noticed, and False."""
@@ -69,11 +71,14 @@ class Channels:
     def connect(self, process: int) -> socket.socket | None:
         """A connection to one worker alone, past the listening socket that all share; None when it takes none."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            if self.tell(process, {"do": "probe"}, [theirs.fileno()]):
-                return ours
-        ours.close()
-        return None
+        heard = False
+        try:
+            with theirs:
+                heard = self.tell(process, {"do": "probe"}, [theirs.fileno()])
+        finally:
+            if not heard:
+                ours.close()
+        return ours if heard else None
 
     def reaches(self, process: int) -> bool:
         """Whether there is a channel to this worker: it may have been lost with a shim that was killed."""

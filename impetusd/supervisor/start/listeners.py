@@ -37,14 +37,13 @@ class Listeners:
             name = f"listen:{unit.name}:{address.place}"
             if name not in self._outbox.fds:
                 self._names.add(name)
-                fd = listen_on(address, unit.backlog, found).detach()
-                if address.more_ports and (elsewhere := bound_to(fd)) != str(address):
-                    self._writer.line(f"{unit.name}: {address} is in use; it listens on {elsewhere} instead", WARNING)
-                try:
+                with listen_on(address, unit.backlog, found) as sock:
+                    fd = sock.fileno()
+                    if address.more_ports and (elsewhere := bound_to(fd)) != str(address):
+                        what = f"{unit.name}: {address} is in use; it listens on {elsewhere} instead"
+                        self._writer.line(what, WARNING)
                     self._outbox.keep(name, fd, ours=True)
-                except BaseException:
-                    os.close(fd)
-                    raise
+                    sock.detach()
             else:
                 second = self.files.second_name(address.path) if self.files and address.path else ""
                 adjust(self._outbox.fds[name], address, unit.backlog, found, second)
@@ -154,9 +153,14 @@ class Listeners:
         name = f"cells:{unit.name}"
         if name not in self._outbox.fds:
             try:
-                self._outbox.keep(name, cells.make(), ours=True)
+                fd = cells.make()
             except OSError:
                 return ""
+            try:
+                self._outbox.keep(name, fd, ours=True)
+            except BaseException:
+                os.close(fd)
+                raise
         return name
 
     def blank_cell(self, unit: Unit, pid: int) -> None:

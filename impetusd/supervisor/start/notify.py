@@ -82,7 +82,7 @@ class Notify:
         self._early = deque(((line, message) for line, message in early), maxlen=MOST_EARLY)
         self._loop = asyncio.get_running_loop()
         self._loop.call_soon(
-            faults.contain, EARLY, "delivering what came early", self.replay
+            faults.attempt, EARLY, "delivering what came early", self.replay
         )  # what the previous supervisor could not report
 
     def listen(self, name: str, sock: socket.socket) -> None:

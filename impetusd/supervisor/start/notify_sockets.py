@@ -148,7 +148,7 @@ class NotifySockets:
         except OSError as error:
             raise CannotStart("notify_socket", of_os_error(error), path) from None
         self._at[unit] = path, uid
-        self._outbox.keep_now(f"{OF_UNIT}{unit}", os.dup(sock.fileno()), json.dumps([path, uid]))
+        self._outbox.keep_now(f"{OF_UNIT}{unit}", sock.fileno(), json.dumps([path, uid]))
         self._notify.listen(unit, sock)
 
     def _forget(self, unit: str) -> None:
@@ -162,7 +162,7 @@ class NotifySockets:
     def _have_single(self, sock: socket.socket, address: str, old: list[int | None], *, held: bool) -> None:
         self._single = address
         if not held:
-            self._outbox.keep_now(SINGLE, os.dup(sock.fileno()), address)
+            self._outbox.keep_now(SINGLE, sock.fileno(), address)
         self._outbox.put(OLD, json.dumps(old))
         self._notify.listen(ALL, sock)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from impetusd.shim.wire import MOST_FDS
@@ -50,17 +52,37 @@ class Outbox:
         self.ask({"op": "ack", "process": process})
 
     def keep(self, name: str, fd: int, *, ours: bool) -> None:
-        """Let the shim hold a descriptor; we keep our copy only if it is `ours`."""
-        self._keeps.append((name, fd))
+        """Let the shim hold a descriptor; we keep our copy only if it is `ours`. If this raises, it is still the caller's."""
+        self.keep_all({name: fd}, ours=ours)
+
+    def keep_all(self, fds: Mapping[str, int], *, ours: bool) -> None:
+        """Let the shim hold these descriptors, or, if this raises, none of them."""
+        kept = [*fds.items()]
+        keeps = [*self._keeps, *kept]
         if ours:
-            self.fds[name] = fd
+            self.fds |= fds
         else:
-            self._close_when_sent.append((name, fd))
+            self._close_when_sent += kept
+        self._keeps = keeps  # nothing raises once anything has changed
+
+    def keep_copy(self, name: str, fd: int) -> None:
+        """Let the shim hold a copy of a descriptor that stays the caller's. Raises OSError."""
+        copy = os.dup(fd)
+        try:
+            self.keep(name, copy, ours=False)
+        except BaseException:
+            os.close(copy)
+            raise
 
     def keep_now(self, name: str, fd: int, blob: str) -> None:
-        """Let the shim hold a descriptor and store `blob` under the same name, whatever happens to the round."""
+        """`keep_copy`, and store `blob` under the same name, whatever happens to the round. Raises OSError."""
         ops = [{"op": "keep", "name": name}, {"op": "put", "key": name, "blob": blob}]
-        self._link.send(ops, [fd], lambda: os.close(fd))
+        copy = os.dup(fd)
+        try:
+            self._link.send(ops, [copy], functools.partial(os.close, copy))
+        except BaseException:
+            os.close(copy)
+            raise
 
     def take(self, name: str) -> int | None:
         """What the previous supervisor kept under `name`: the descriptor is the caller's from now on."""
@@ -69,9 +91,9 @@ class Outbox:
     def drop(self, name: str) -> None:
         """Close a descriptor in the shim, and our copy."""
         self.ask({"op": "drop", "name": name})
-        fd = self.fds.pop(name, None)
-        if fd is not None:
-            self._close_when_sent.append((name, fd))
+        if name in self.fds:  # from here on nothing is called that could raise
+            self._close_when_sent += [(name, self.fds[name])]
+            del self.fds[name]
 
     def mark(self) -> Mark:
         """The current position in this round, for `roll_back`."""

@@ -48,17 +48,16 @@ class LogPipes:
         """The slot's pair of pipes, made if there is none yet."""
         if entry.rec.pipe is not None:
             return entry.rec.pipe
-        pipe = entry.rec.pipe = self._next_pipe
+        pipe = self._next_pipe
         self._next_pipe += 1
+        theirs, ours = _pipes(f"log:{pipe}")
         try:
-            ends = _pipes()
-        except OSError as error:
-            entry.rec.pipe = None
-            raise CannotStart("log_pipes", of_os_error(error)) from None
-        for stream, (reader, writer, own) in zip(STREAMS, ends, strict=True):
-            self._outbox.keep(f"log:{pipe}:{stream}:r", reader, ours=False)
-            self._outbox.keep(f"log:{pipe}:{stream}:w", writer, ours=False)
-            self._outbox.fds[f"log:{pipe}:{stream}:r"] = own
+            self._outbox.keep_all(theirs, ours=False)
+        except BaseException:
+            _close(theirs, ours)
+            raise
+        self._outbox.fds |= ours
+        entry.rec.pipe = pipe
         try:
             self._attach(entry)
         except BaseException:
@@ -113,12 +112,14 @@ class LogPipes:
         if pipe is None:
             return
         entry.rec.pipe = None
-        loop = asyncio.get_running_loop()
         for stream in STREAMS:
-            close, what = functools.partial(self._close_pipe, pipe, stream), (entry.name, "closing its log pipes")
-            self._writer.forget(
-                f"{pipe}:{stream}", functools.partial(loop.call_soon_threadsafe, self.faults.contain, *what, close)
-            )
+            stage = f"letting go of its log pipe {pipe}:{stream}"
+            self.faults.attempt(entry.name, stage, self._forget, entry.name, stage, pipe, stream)
+
+    def _forget(self, slot: str, stage: str, pipe: int, stream: str) -> None:
+        close = functools.partial(self._close_pipe, pipe, stream)
+        soon = asyncio.get_running_loop().call_soon_threadsafe
+        self._writer.forget(f"{pipe}:{stream}", functools.partial(soon, self.faults.attempt, slot, stage, close))
 
     def _close_pipe(self, pipe: int, stream: str) -> None:
         self._outbox.drop(f"log:{pipe}:{stream}:r")
@@ -198,20 +199,29 @@ class LogPipes:
         self._writer.tail(f"{pipe}:err", answer)
 
 
-def _pipes() -> list[tuple[int, int, int]]:
-    """A pipe for each stream: the ends that processes have, and a read end that only we have.
+def _pipes(name: str) -> tuple[dict[str, int], dict[str, int]]:
+    """A pipe for each stream, by what the shim calls its ends: the ends that processes have, and a read end that only we
+    have.
 
-    Raises OSError; EMFILE as soon as the next would come out of the RESERVE.
+    Raises CannotStart, also as soon as the next would come out of the RESERVE.
     """
-    fds: list[int] = []
+    theirs: dict[str, int] = {}
+    ours: dict[str, int] = {}
     try:
-        for _ in STREAMS:
-            fds += os.pipe2(os.O_CLOEXEC)
-            fds.append(own_end(fds[-2]))
-        if max(fds) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE:
+        for stream in STREAMS:
+            reader, writer = f"{name}:{stream}:r", f"{name}:{stream}:w"
+            theirs[reader], theirs[writer] = os.pipe2(os.O_CLOEXEC)
+            ours[reader] = own_end(theirs[reader])
+        if max(*theirs.values(), *ours.values()) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    except OSError:
-        for fd in fds:
-            os.close(fd)
+    except BaseException as error:
+        _close(theirs, ours)
+        if isinstance(error, OSError):
+            raise CannotStart("log_pipes", of_os_error(error)) from None
         raise
-    return list(zip(fds[::3], fds[1::3], fds[2::3], strict=True))
+    return theirs, ours
+
+
+def _close(*fds: dict[str, int]) -> None:
+    for fd in (fd for each in fds for fd in each.values()):
+        os.close(fd)

@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from impetusd.core import redact
 from impetusd.core.config import node, runtime
-from impetusd.core.config.environment import handed_on
 from impetusd.core.config.gateway import CHANNEL as INHERITED
 from impetusd.core.config.model import Kind, Unit
 from impetusd.supervisor.disk.ledger import Ledger
@@ -52,7 +52,8 @@ class Starter:
     # Processes.
 
     def launch(self, entry: Entry, found: Found, template: int | None) -> int:
-        """Start the slot's process, forked from `template` if one is given. Returns its number. Raises CannotStart.
+        """Start the slot's process, forked from `template` if one is given, and note its secrets. Returns its number.
+        Raises CannotStart.
 
         If it raises, the caller must call `roll_back`.
         """
@@ -105,11 +106,8 @@ class Starter:
         self.outbox.ask({**operation, "spec": spec})
         if entry.works or theirs:
             self.outbox.drop(f"chan:{process}:theirs")
+        entry.secrets = redact.secrets(env.items(), unit.command)
         return process
-
-    def handed_on(self, unit: Unit) -> dict[str, str]:
-        """The part of the daemon's environment that the unit's processes get."""
-        return handed_on(self._environ, unit.env_pass)
 
     def _node(self, unit: Unit, process: int, listeners: list[str], env: dict[str, str]) -> list[str]:
         """Load our preload into a program: its variables into `env`; returns what it needs besides its sockets.
@@ -121,8 +119,12 @@ class Starter:
         if "NOTIFY_SOCKET" in env:
             theirs = [f"chan:{process}:theirs"]
             fd = childspec.connect_to(env["NOTIFY_SOCKET"])
-            notify = 3 + len(listeners), os.fstat(fd).st_ino
-            self.outbox.keep(theirs[0], fd, ours=False)
+            try:
+                notify = 3 + len(listeners), os.fstat(fd).st_ino
+                self.outbox.keep(theirs[0], fd, ours=False)
+            except BaseException:
+                os.close(fd)
+                raise
         inodes = [os.fstat(self.outbox.fds[name]).st_ino for name in listeners]
         env.update(childspec.of_node(unit, env, inodes, notify))
         return theirs
