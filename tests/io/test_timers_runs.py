@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from impetusd.core.protocol import ProtocolError
 from impetusd.core.reasons import because, read
 from impetusd.core.rules.lifecycle import Exited, Gone, Slot, State
 from impetusd.core.rules.policy import Exit
+from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.rules import timers as module
 
 pytestmark = pytest.mark.noise
@@ -758,3 +760,80 @@ class TestZone:
     def test_a_name_wins(self, monkeypatch):
         monkeypatch.setenv("TZ", "America/New_York")
         assert str(module.zone("Europe/Lisbon")) == "Europe/Lisbon"
+
+
+class Mistake(Exception):
+    pass
+
+
+def once(real):
+    """`real`, which raises first."""
+    calls = []
+
+    def act(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise Mistake
+        return real(*args, **kwargs)
+
+    return act
+
+
+def contained(*timers):
+    """A world in which what raises is contained, and nothing is attempted again by itself."""
+    world = World(*timers)
+    world.timers.faults = Faults(
+        world.told.append, lambda: None, lambda: world.run, lambda *_: SimpleNamespace(cancel=lambda: None)
+    )
+    return world
+
+
+class TestWhateverRaises:
+    @pytest.mark.parametrize("part", ["_ended", "_clock"])
+    def test_the_end_of_a_run_is_found_again(self, monkeypatch, part):
+        world = contained(timer(every=100.0))
+        world.advance(110.0)
+        monkeypatch.setattr(world.timers, part, once(getattr(world.timers, part)))
+        world.exit(3)
+        assert world.results == []
+        world.advance(10.0)
+        assert world.results == [("schedule", "exit 3")]
+        world.advance(80.0)
+        assert world.times == [100.0, 200.0]
+
+    def test_a_result_that_cannot_be_recorded_does_not_hold_back_the_queued_run(self):
+        world = contained(timer(every=100.0, overlap=Overlap.QUEUE))
+        world.advance(210.0)
+        world.timers._record_result = once(world.timers._record_result)
+        world.exit()
+        assert world.times == [100.0, 210.0]
+        assert world.results == [("schedule", "exit 0")]
+
+    def test_a_run_whose_end_cannot_be_judged_has_failed(self, monkeypatch):
+        world = contained(timer(every=100.0, retries=1, retry_delay=5.0))
+        monkeypatch.setattr(world.timers, "_outcome", once(world.timers._outcome))
+        run = ask(world, world.exit)
+        assert (run["ok"], read(run["cause"])) == (False, because("internal", error="Mistake()"))
+        world.advance(5.0)
+        assert len(world.starts) == 2
+
+    def test_who_waits_for_a_queued_run_that_cannot_be_started_is_refused(self):
+        world = contained(timer(every=100.0, overlap=Overlap.QUEUE))
+        world.advance(110.0)
+        raising = once(world.timers._start_slot)
+        answer = ask(world, lambda: setattr(world.timers, "_start_slot", raising), world.exit)
+        assert isinstance(answer, str)  # a refusal
+        assert world.results == [("schedule", "exit 0")]
+        world.advance(90.0)
+        assert world.times == [100.0, 200.0]
+
+    def test_without_a_descriptor_for_an_alarm_it_begins_when_asked_again(self):
+        world = World(timer(every=100.0))
+        world.die()
+        world.timers = world.supervisor()
+        world.timers._make_alarm = once(world.timers._make_alarm)
+        with pytest.raises(Mistake):
+            world.timers.begin(world.slots)
+        world.timers.begin(world.slots)
+        world.advance(100.0)
+        assert world.times == [100.0]

@@ -163,7 +163,8 @@ class World:
             for action in actions:
                 self.act(name, action)
             if after != before:
-                self.timers.changed(job_changed(name, before, after))
+                change = job_changed(name, before, after)
+                self.timers.faults.contain(name, "telling its timer", self.timers.changed, change)
             if after.state is lifecycle.State.STARTING and after.deadline is not None and after.deadline <= self.run:
                 self.inbox.append((name, Deadline()))
         self.pumping = False

@@ -15,7 +15,7 @@ import datetime as dt
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -115,6 +115,7 @@ class Job:
     retry_at: float | None = None
     attempt: int = 0  # that failed, while retry_at is there
     slot: Slot | None = None
+    over: Slot | None = None  # as the run has left it: its end is not dealt with yet
     waiters: list[Waiter] = field(default_factory=list)  # for the end of `run`
     queued_waiters: list[Waiter] = field(default_factory=list)
     rests_until: float = 0.0  # as `Now.run` counts: what is done for it has raised
@@ -256,10 +257,14 @@ class Timers:
             job.run, job.queued = run, data["queued"]
 
     def begin(self, slots: Mapping[str, Slot]) -> None:
-        """From now on runs are started. `slots` (by unit name) are as they are after everything was taken over."""
+        """From now on runs are started. `slots` (by unit name) are as they are after everything was taken over.
+
+        Raises OSError where there is no descriptor for an alarm, with nothing begun.
+        """
         if not self._jobs:
             return
-        self._alarm = self._make_alarm(self._rung)
+        if self._alarm is None:
+            self._alarm = self._make_alarm(self._rung)
         self._may_start = True
         now = self._clock()
         for job in self._jobs.values():
@@ -267,12 +272,14 @@ class Timers:
         self._ring()
 
     def _take_up(self, job: Job, slot: Slot | None, now: Now) -> None:
-        job.slot = slot
+        if job.slot is None:  # else it has changed since
+            job.slot = slot
         self._plan(job, now)
         if job.run is not None and job.slot is not None and job.slot.state in IDLE:
             end = job.slot.last_exit
             if end is not None and end.at >= job.run.at:
-                self._ended(job, job.slot)  # written down before this record was
+                job.over = job.slot  # written down before this record was
+                self._ended(job)
             else:
                 self._start_slot(job.timer.unit)  # it had never begun
         if job.run is None and job.queued:
@@ -310,6 +317,8 @@ class Timers:
             self._set_alarm()
 
     def _look_at(self, job: Job, now: Now) -> None:
+        if job.over is not None:
+            self._ended(job)
         deadline = job.deadline()
         if deadline is not None and deadline <= now.run:
             self._time_out(job)
@@ -331,6 +340,7 @@ class Timers:
         for job in self._jobs.values():
             own = [] if job.due is None else [job.due - job.clock(now)]
             own += [at - now.run for at in (job.deadline(), job.retry_at) if at is not None]
+            own += [0.0] if job.over is not None else []
             waits += [max(wait, job.rests_until - now.run) for wait in own]
         self._alarm.set(min(waits, default=None))
 
@@ -400,10 +410,11 @@ class Timers:
         job.slot = after
         given_up = job.run is not None and after.state is State.FATAL  # a start that could not even begin
         if after.state in IDLE and (before.state not in IDLE or given_up):
+            job.over = after
             try:
-                self._ended(job, after)
+                self._ended(job)
             finally:
-                self._set_alarm()
+                self.faults.attempt("timers", "setting their alarm", self._set_alarm)
         elif before.state in IDLE and after.state not in IDLE and job.run is None:
             self._started_by_hand(job)
             self._set_alarm()
@@ -415,26 +426,34 @@ class Timers:
         job.retry_at, job.attempt = None, 0
         self._keep(job)
 
-    def _ended(self, job: Job, slot: Slot) -> None:
-        now = self._clock()
+    def _ended(self, job: Job) -> None:
+        """Note how the run has ended, and begin what follows from that. What one part of this raises, costs that part."""
+        slot, now = job.over, self._clock()
+        if slot is None:
+            raise AssertionError(f"{job.timer.name}: no run has ended")
+        name, contain = job.timer.name, self.faults.contain
         run = job.run or Run(why=TRIGGER, attempt=1, at=now.wall, began=now.run)
-        job.run = None
-        waiters, job.waiters = job.waiters, []
+        waiters = job.waiters
+        job.over, job.run, job.waiters = None, None, []
         try:
-            outcome = self._conclude(job, run, slot, now)
+            try:
+                outcome = self._outcome(run, slot, now)
+            except Exception as error:
+                why = self.faults.note(name, "looking at how its run ended", error)
+                outcome = Outcome(at=run.at, duration_s=0.0, ok=False, result=why, why=run.why, failed=True)
+            contain(name, "noting how its run ended", self._note, job, outcome, run.attempt)
+            contain(name, "going on after its run", self._go_on, job, run, slot, outcome, now)
+            contain(name, "storing its state", self._keep, job)
+            row = outcome.row()
         except Exception as error:  # waiters must not wait for ever
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(
-                        ProtocolError(FAILED, f"{job.timer.name}: internal error: {error!r}", EXIT_FAILED)
-                    )
+            _refuse(waiters, f"{name}: internal error: {error!r}")
             raise
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_result(outcome.row())
+                waiter.set_result(row)
 
-    def _conclude(self, job: Job, run: Run, slot: Slot, now: Now) -> Outcome:
-        """Note how a run has ended, and begin what follows from that."""
+    @staticmethod
+    def _outcome(run: Run, slot: Slot, now: Now) -> Outcome:
         end = slot.last_exit
         stopped = slot.state is State.STOPPED and not run.ending
         timed_out = bool(run.ending) and run.ending.key != "stopped_for_next"
@@ -446,7 +465,7 @@ class Timers:
             result = because("stopped", end=end.reason) if end is not None and began else because("stopped_before")
         else:
             result = (slot.reason if failed else NONE) or (end.reason if end is not None else NONE)
-        outcome = Outcome(
+        return Outcome(
             at=run.at,
             duration_s=max(0.0, now.run - run.began),
             ok=slot.state is State.EXITED and not run.ending,
@@ -455,21 +474,25 @@ class Timers:
             code=end.code if end is not None and not run.ending else None,
             failed=failed,
         )
-        self._note(job, outcome, run.attempt)
-        if stopped:
+
+    def _go_on(self, job: Job, run: Run, slot: Slot, outcome: Outcome, now: Now) -> None:
+        if slot.state is State.STOPPED and not run.ending:
             self._refuse_queued(job, f"{job.timer.name} was stopped")
         if job.queued:
             if self._may_start:
                 self._start_queued(job)
-        elif failed:
+        elif outcome.failed:
             self._retry(job, run.attempt, outcome, now)
-        self._keep(job)
-        return outcome
 
     def _start_queued(self, job: Job) -> None:
         why, job.queued = job.queued, ""
         job.waiters, job.queued_waiters = job.queued_waiters, []
-        self._start(job, why, 1)
+        try:
+            self._start(job, why, 1)
+        except Exception as error:
+            waiters, job.waiters = job.waiters, []
+            _refuse(waiters, f"{job.timer.name} is not run: internal error: {error!r}")
+            raise
 
     def _retry(self, job: Job, attempt: int, outcome: Outcome, now: Now) -> None:
         wait = schedule.retry_in(job.timer.retries, job.timer.retry_delay, attempt)
@@ -499,9 +522,7 @@ class Timers:
     @staticmethod
     def _refuse_queued(job: Job, reason: str) -> None:
         waiters, job.queued_waiters, job.queued = job.queued_waiters, [], ""
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(ProtocolError(FAILED, f"{job.timer.name} is not run: {reason}", EXIT_FAILED))
+        _refuse(waiters, f"{job.timer.name} is not run: {reason}")
 
     # Operators' requests.
 
@@ -565,6 +586,12 @@ class Timers:
                 reason = because("timer_failed", name=name, ago_s=ago_s, cause=last.result, again_s=again_s)
                 told.append((name, reason))
         return told
+
+
+def _refuse(waiters: Iterable[Waiter], sentence: str) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(ProtocolError(FAILED, sentence, EXIT_FAILED))
 
 
 def iso(at: float) -> str:
