@@ -18,6 +18,7 @@ from impetusd.core.config.model import Action, Kind
 from impetusd.core.reasons import NONE, Reason, because, read
 from impetusd.core.rules.health import RESTART_EVERY, Result, Turn
 from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.faults import BARE, Faults
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.rules.checks import Checks
 from impetusd.supervisor.slots.entry import Entry, Role
@@ -53,6 +54,7 @@ class World:
         self.failed: list[tuple[float, str, Reason]] = []
         self.told: list[tuple[str, Reason]] = []
         self.saves: list[str] = []
+        self.log: list[str] = []
         self.checks = self.made(checks, jitter)
 
     def made(self, checks, jitter):
@@ -68,12 +70,13 @@ class World:
             return
         self.told.append((f"health:{check.name}: {target} is {turn.value}", reason))
 
-    def take_over(self, saved, *checks):
+    def take_over(self, saved, *checks, faults=BARE):
         """The supervisor is killed, and the next one knows what the shim has kept of it."""
         for subject in self.checks._subjects.values():
             if subject.timer is not None:
                 subject.timer.cancel()
         self.checks = self.made(checks, lambda: 0.5)
+        self.checks.faults = faults
         self.checks.load(saved)
         self.checks.begin()
 
@@ -457,6 +460,32 @@ class TestMemory:
             times = [at for at, _, _ in world.failed]
             assert len(times) >= 2
             assert all(later >= earlier + RESTART_EVERY for earlier, later in itertools.pairwise(times))
+
+        simulated(scenario)
+
+    def test_what_a_newer_supervisor_has_written_besides_is_left_out(self):
+        def newer(saved):
+            data = json.loads(saved)
+            data["subjects"]["web web:0"]["seen"]["another"] = 1
+            return json.dumps(data)
+
+        row, told, failed = self.scenario_over_a_killed_supervisor(newer)
+        assert (row["state"], row["failures"]) == ("starting", 2)
+        assert len(told) == len(failed) == 1
+
+    @pytest.mark.parametrize("seen", [None, {}, {"condition": "of another kind"}])
+    def test_of_what_makes_no_sense_nothing_is_remembered_and_all_are_asked(self, seen):
+        async def scenario():
+            world = World(check(), workers=2)
+            world.up()
+            await passes(6)
+            saved = json.loads(world.checks.dump())
+            saved["subjects"]["web web:0"]["seen"] = seen
+            world.asked.clear()
+            world.take_over(json.dumps(saved), check(), faults=Faults(world.log.append, lambda: None))
+            await passes(11)
+            assert set(world.whom()) == {"web:0", "web:1"}
+            assert "health:web of web:0" in world.log[0]
 
         simulated(scenario)
 

@@ -14,8 +14,8 @@ import json
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from impetusd.core.config.model import Action, Health
@@ -29,6 +29,7 @@ from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import SERVING, Entry
 
 VERSION = 1
+FIELDS = frozenset(each.name for each in fields(Observed))
 KEPT = 4  # fields of a result that are remembered: the first version reads no others
 
 
@@ -116,22 +117,23 @@ class Checks:
 
     def begin(self) -> None:
         """Follow what runs already; called once, when the slots are known."""
-        for name, checks in self._of_unit.items():
+        for name in self._of_unit:
             for entry in self._serving(name):
-                for check in checks:
-                    self._follow(check, entry)
+                self._follow_all(entry)
 
     # What to probe.
 
     def changed(self, change: Change) -> None:
         """A slot changed."""
         entry, before, _ = change
-        checks = self._of_unit.get(entry.unit.name)
-        if checks is None or entry.role not in SERVING:
+        if entry.unit.name not in self._of_unit or entry.role not in SERVING:
             return
         if (before.state, before.pid, before.want) != (entry.slot.state, entry.slot.pid, entry.slot.want):
-            for check in checks:
-                self._follow(check, entry)
+            self._follow_all(entry)
+
+    def _follow_all(self, entry: Entry) -> None:
+        for check in self._of_unit[entry.unit.name]:
+            self.faults.attempt(_source(check, entry), "following it", self._follow, check, entry)
 
     def _follow(self, check: Health, entry: Entry) -> None:
         subject = self._subject(check, entry)
@@ -161,15 +163,22 @@ class Checks:
 
     def _wake(self, subject: _Subject, began: float) -> None:
         self._pause(subject, wanted=True)
+        self._arm(subject, health.first_wait(subject.check.interval, self._jitter()))
         subject.active = True
         subject.seen = Observed(began=began, told=subject.seen.told)
         remembered = self._remembered.pop(subject.key, None)
         if remembered is not None:
-            seen = Observed(**{**remembered["seen"], "condition": Condition(remembered["seen"]["condition"])})
-            subject.seen = seen if seen.began == began else replace(subject.seen, told=seen.told)
-            if seen.began == began and remembered["last"]:
-                subject.at, subject.last = remembered["at"], Result(*remembered["last"])
-        self._arm(subject, health.first_wait(subject.check.interval, self._jitter()))
+            source = _source(subject.check, subject.entry)
+            self.faults.contain(source, "reading what is remembered of it", self._recall, subject, remembered)
+
+    @staticmethod
+    def _recall(subject: _Subject, remembered: Mapping[str, Any]) -> None:
+        known = {name: each for name, each in remembered["seen"].items() if name in FIELDS}  # a newer version has more
+        seen = Observed(**{**known, "condition": Condition(known["condition"])})
+        same = seen.began == subject.seen.began
+        subject.seen = seen if same else replace(subject.seen, told=seen.told)
+        if same and remembered["last"]:
+            subject.at, subject.last = remembered["at"], Result(*remembered["last"])
 
     def _pause(self, subject: _Subject, *, wanted: bool) -> None:
         """There is nothing to probe. Knowledge of the process is dropped; the state reported to the operator stays."""
@@ -187,7 +196,7 @@ class Checks:
     def _arm(self, subject: _Subject, wait: float) -> None:
         if subject.timer is not None:
             subject.timer.cancel()
-        source = f"health:{subject.check.name}"
+        source = _source(subject.check, subject.entry)
         subject.timer = self._loop.call_later(wait, self.faults.attempt, source, "asking it", self._due, subject)
 
     def _due(self, subject: _Subject) -> None:
@@ -224,7 +233,8 @@ class Checks:
         while queue and check.target not in self._busy:
             following = queue.popleft()
             if following.queued:
-                self._go(following)
+                source = _source(following.check, following.entry)
+                self.faults.attempt(source, "asking it", self._due, following)
 
     # What follows.
 
@@ -324,3 +334,9 @@ class Checks:
             return NONE
         reason = health.bad_answer(subject.check, subject.last)
         return because("held", cause=reason, held=subject.held) if subject.held else reason
+
+
+def _source(check: Health, entry: Entry | None) -> str:
+    """What is said to have raised; each slot that is asked by itself is one."""
+    asks = entry is not None and health.asks_each_worker(check)
+    return f"health:{check.name} of {entry.name}" if asks and entry is not None else f"health:{check.name}"
