@@ -7,6 +7,7 @@ daemon's log, once; `status` shows it. Repeated work for a source is suspended o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import time
@@ -28,6 +29,11 @@ AGAIN = 5.0  # seconds that it rests
 FORGIVEN = 60.0  # seconds without one after which it begins anew
 SHOWN = 3600.0  # seconds that a fault is shown in `status`
 MOST = 200  # sources and tracebacks that are remembered
+LONGEST = 1000  # characters of an exception: a UnicodeDecodeError shows all that it could not decode
+
+
+# What may be raised by work that does not wait. Nobody cancels that: it has looked at the result of what was cancelled.
+CONTAINED = (Exception, SystemExit, asyncio.CancelledError)
 
 
 class Handle(Protocol):
@@ -76,11 +82,12 @@ class Faults:
 
     def note(self, source: str, stage: str, error: BaseException) -> Reason:
         """`stage` has raised for `source`. Returns the reason for which `stage` has failed."""
-        told = because("internal", error=repr(error))
+        told = because("internal", error=_shown(error))
         try:
             self._note(source, stage, error, told)
         except Exception as another:  # reporting is not to fail where containing has not
-            self._tell(f"{source}: {stage}: {told}, and telling it: {another!r}")
+            with contextlib.suppress(Exception):
+                self._tell(f"{source}: {stage}: {told}, and telling it: {_shown(another)}")
         return told
 
     def _note(self, source: str, stage: str, error: BaseException, told: Reason) -> None:
@@ -114,7 +121,7 @@ class Faults:
         """Do it. False if it has raised."""
         try:
             act(*args, **kwargs)
-        except Exception as error:
+        except CONTAINED as error:
             if self.strict:
                 raise
             self.note(source, stage, error)
@@ -140,8 +147,8 @@ class Faults:
         while True:
             try:
                 await work()
-            except Exception as error:
-                if self.strict:
+            except CONTAINED as error:
+                if self.strict or _is_cancelled(error):
                     raise
                 self.note(source, stage, error)
             else:
@@ -192,6 +199,20 @@ class Faults:
             for source, fault in self._of.items()
             if now - fault.at < SHOWN
         ]
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether it is this task that is cancelled, and not what it waited for."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _shown(error: BaseException) -> str:
+    """It may be anybody's, and raise when it is shown."""
+    try:
+        return repr(error)[:LONGEST]
+    except Exception:
+        return type(error).__name__
 
 
 BARE = Faults(lambda _: None, lambda: None)  # of a part that nobody has given another: what raises, raises

@@ -250,6 +250,24 @@ def test_a_failure_in_any_phase_but_the_last_brings_the_old_version_back(phase: 
     assert world.parent == BASE, "what forks the old version has never ended"
 
 
+@pytest.mark.parametrize(
+    ("phase", "part"),
+    [
+        (Phase.LOADING, Part.NEXT_TEMPLATE),
+        (Phase.FIRST, Part.NEXT),
+        (Phase.WATCH, Part.NEXT),
+        (Phase.ROLLING, Part.NEXT),
+    ],
+)
+def test_a_new_process_that_is_down_ends_it_also_if_its_end_was_not_heard(phase: Phase, part: Part) -> None:
+    world = World(2)
+    world.reload = replace(world.reload, phase=phase)
+    why = because("slot_failed", slot="web:0:next", cause=because("exit", code=3))
+    world.slots[part, 0] = Seen(part=part, state=State.FATAL, new=True, failed=why)
+    world.step()
+    assert (world.reload.phase, world.reload.failed) == (Phase.FAILED, why)
+
+
 def test_when_the_old_template_ends_there_is_no_way_back() -> None:
     world = world_in(Phase.ENDING)
     assert core.fail(world.reload, CRASH).phase is Phase.ENDING

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from supervisor_world import Life, Shim
+from waiting import until
 
 from impetusd.core.protocol import ProtocolError
-from impetusd.core.reasons import because, mentions, not_started, of_record
+from impetusd.core.reasons import NONE, because, mentions, not_started, of_record
 from impetusd.core.rules import lifecycle, repeats
+from impetusd.core.rules.lifecycle import State
+from impetusd.core.rules.reload import Do, Order, Part, Reload
 from impetusd.files import vetted
+from impetusd.supervisor.observers import Publisher
+from impetusd.supervisor.slots import reloads
+from impetusd.supervisor.slots.engine import Engine
+from impetusd.supervisor.slots.entry import Entry, Role
+from impetusd.supervisor.slots.registry import Slots
+from impetusd.supervisor.slots.rounds import Rounds
+from impetusd.supervisor.slots.starts import Starts
+from impetusd.supervisor.slots.waits import Waits
 from impetusd.supervisor.start import childspec, lookups
 
 BACKOFF = "min_uptime = 0\nexp_backoff_restart_delay = 20ms\nexp_backoff_max_delay = 20ms\nmax_restarts = 1000000\n"
 GHOST = f"[program:ghost]\ncommand = sleep 1000\nuser = ghost\n{BACKOFF}"
 OTHERS = "".join(f"[program:{name}]\ncommand = sleep 1000\nmin_uptime = 0\n" for name in ("after", "before"))
 LATE, OURS = because("no_answer", within_s=0.2), because("internal", error="ZeroDivisionError('of ours')")
+
+DEADLINE = 60.0  # seconds; only a failure waits that long
 
 MakeShim = Callable[[str], Shim]
 
@@ -336,3 +351,162 @@ class TestOneCauseForMany:
             await life.until(lambda _: "more times: many:" in life.log(), "the count")
 
         told.live(scenario)
+
+
+def once(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`real`, which raises first."""
+    calls = []
+
+    def act(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ZeroDivisionError("of ours")
+        return real(*args, **kwargs)
+
+    return act
+
+
+class TestWhatIsLostOverOneException:
+    """Is found again, or costs the command alone that it was done for."""
+
+    def test_a_look_at_who_waits(self, shim: MakeShim, monkeypatch) -> None:
+        told = shim(OTHERS)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            monkeypatch.setattr(Waits, "_look", once(Waits._look))
+            async with asyncio.timeout(DEADLINE):
+                assert (await life.ask("restart", names=["after"]))["ok"]
+
+        told.live(scenario)
+
+    def test_a_replacement_that_was_asked_for(self, shim: MakeShim, monkeypatch) -> None:
+        told = shim(OTHERS)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            with monkeypatch.context() as patched:
+                patched.setattr(Slots, "touch", once(Slots.touch))
+                with pytest.raises(ZeroDivisionError):
+                    await life.ask("restart", names=["after"], rolling=True)
+            async with asyncio.timeout(DEADLINE):  # it is not said to wait for a turn that never comes
+                assert (await life.ask("start", names=["after"]))["ok"]
+            assert why((await life.rows())["after"]) == NONE
+
+        told.live(scenario)
+
+    def test_the_stop_of_a_unit_that_another_waits_for(self, shim: MakeShim, monkeypatch) -> None:
+        told = shim(OTHERS + "[program:top]\ncommand = sleep 1000\nmin_uptime = 0\ndepends_on = after\n")
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            monkeypatch.setattr(Engine, "stop", once(Engine.stop))
+            with pytest.raises(ZeroDivisionError):
+                async with asyncio.timeout(DEADLINE):
+                    await life.ask("stop", names=["top", "after"])
+            await life.until_state("STOPPED", "after")
+            await life.until_state("RUNNING", "top")
+            async with asyncio.timeout(DEADLINE):
+                assert (await life.ask("stop", names=["top", "after"]))["ok"]
+
+        told.live(scenario)
+
+
+POOL = f"[pool:web]\napp = x:y\nlisten = unix:w.sock\ninstances = 2\nstandby = 1\nreload_watch = 0\ndrain_timeout = 50ms\n{BACKOFF}"
+
+
+class TestAReload:
+    """Ends, whatever raises for one of its new processes, again and again."""
+
+    @pytest.mark.parametrize("role", [Role.NEXT_TEMPLATE, Role.NEXT])
+    def test_whose_new_process_cannot_begin_to_start(self, shim: MakeShim, monkeypatch, role: Role) -> None:
+        told = shim(POOL + OTHERS)
+        told.ready = True
+        real = Starts._gate
+
+        def gate(starts: Starts, entry: Entry) -> object:
+            if entry.role is role:
+                raise ZeroDivisionError("of ours")
+            return real(starts, entry)
+
+        async def scenario(life: Life) -> None:
+            before = await started(life)
+            monkeypatch.setattr(Starts, "_gate", gate)
+            async with asyncio.timeout(DEADLINE):
+                answer = await life.ask("reload", names=["web"])
+            assert not answer["ok"]
+            assert life.shim.pids() == before
+
+        told.live(scenario)
+
+    def test_whose_new_process_ends_unheard(self, shim: MakeShim, monkeypatch) -> None:
+        told = shim(POOL + OTHERS)
+        told.ready = True
+
+        async def scenario(life: Life) -> None:
+            before = await started(life)
+            life.daemon._engine.machine.reloading = lambda _: 1 / 0  # type: ignore[assignment]
+            told.cannot["web:template:next"] = "ENOENT"
+            async with asyncio.timeout(DEADLINE):
+                answer = await life.ask("reload", names=["web"])
+            assert not answer["ok"]
+            assert life.shim.pids() == before
+
+        told.live(scenario)
+
+    @pytest.mark.parametrize(
+        ("part", "name", "whom"), [(Rounds, "put", Role.NEXT), (Publisher, "publish", Role.TEMPLATE)]
+    )
+    def test_in_which_a_process_moves_and_what_follows_raises(
+        self, shim: MakeShim, monkeypatch, part: type, name: str, whom: Role
+    ) -> None:
+        """A slot that waits for the end of a process which is not its own any more would wait for ever."""
+        told = shim(POOL + OTHERS)
+        told.ready = True
+        real, raised = getattr(part, name), []
+
+        def act(self: Any, *what: Any) -> object:
+            entry = what[0] if name == "publish" else what[0][0]
+            moved = entry.role is whom and (name == "put" or entry.slot.state is State.RUNNING)
+            if moved and not raised:
+                raised.append(entry)
+                raise ZeroDivisionError("of ours")
+            return real(self, *what)
+
+        async def scenario(life: Life) -> None:
+            await started(life)
+            with monkeypatch.context() as patched:
+                patched.setattr(part, name, act)
+                async with asyncio.timeout(DEADLINE):
+                    await life.ask("reload", names=["web"])
+            async with asyncio.timeout(DEADLINE):
+                assert (await life.ask("reload", names=["web"]))["ok"]
+            rows = await life.until_state("RUNNING")
+            assert {row["pid"] for row in rows.values()} == set(life.shim.pids().values())
+
+        told.live(scenario)
+
+    def test_that_goes_round_in_circles_costs_its_unit_alone(self, shim: MakeShim, monkeypatch) -> None:
+        told = shim(POOL + OTHERS)
+        told.ready = True
+
+        def decide(reload: Reload, _view: object, _now: float) -> tuple[Reload, tuple[Order, ...]]:
+            return reload, (Order(Do.FORGET, Part.NEXT, 0),)  # of which there is none
+
+        async def scenario(life: Life) -> None:
+            before = await started(life)
+            with monkeypatch.context() as patched:
+                patched.setattr(reloads.core, "decide", decide)
+                reload = asyncio.create_task(life.ask("reload", names=["web"]))
+                await until(lambda: told_of(life, "reload of web"), "the report")
+                told.kill("before:0")
+                await life.until(lambda rows: rows["before"]["pid"] not in {None, before["before:0"]})
+            async with asyncio.timeout(DEADLINE):
+                assert (await reload)["reloads"]
+            await life.until_state("RUNNING")
+
+        told.live(scenario)
+
+
+def told_of(life: Life, source: str) -> bool:
+    return any(notice.facts["source"] == source for notice in life.daemon._faults.attention())

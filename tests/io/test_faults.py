@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from waiting import turns
 
 from impetusd.supervisor import faults
 from impetusd.supervisor.faults import AGAIN, FORGIVEN, PATIENCE, SOON, Faults
@@ -181,3 +182,70 @@ def test_nothing_is_contained_where_it_is_to_be_found_out_whether_anything_raise
         asyncio.run(world.faults.attend("it", "doing it", work))
     with pytest.raises(ZeroDivisionError):
         faults.BARE.attempt("it", "doing it", world.act)
+
+
+async def after(result: object) -> None:
+    """Somebody else's future is cancelled; or it has this result."""
+    future = asyncio.get_running_loop().create_future()
+    if result is None:
+        future.cancel()
+    else:
+        future.set_result(result)
+    await future
+
+
+class TestContainingRaisesNothing:
+    @pytest.mark.parametrize("error", [SystemExit(0), asyncio.CancelledError(), MemoryError(), RecursionError()])
+    def test_over_what_is_no_exception_of_a_program(self, world: World, error: BaseException) -> None:
+        def act() -> None:
+            raise error
+
+        assert not world.faults.contain("a", "doing it", act)
+        assert len(world.faults.attention()) == 1
+
+    def test_over_a_future_of_another_that_is_cancelled(self, world: World) -> None:
+        """What waited for it is done again; a task that is cancelled itself ends."""
+
+        async def work() -> None:
+            world.asked.append(0.0)
+            await after(None if len(world.asked) == 1 else True)
+
+        async def scenario() -> None:
+            task = asyncio.create_task(world.faults.attend("a", "waiting", work))
+            await turns(3)
+            assert not task.done()
+            world.clock.run(SOON)
+            await task
+            assert len(world.asked) == 2
+            task = asyncio.create_task(world.faults.attend("a", "waiting", asyncio.Event().wait))
+            await turns()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(scenario())
+
+    def test_over_an_exception_that_cannot_be_shown(self, world: World) -> None:
+        class Hostile(Exception):
+            def __repr__(self) -> str:
+                raise ZeroDivisionError
+
+            __str__ = __repr__
+
+        def act() -> None:
+            raise Hostile
+
+        assert not world.faults.contain("a", "doing it", act)
+        (notice,) = world.faults.attention()
+        assert notice.facts["cause"].facts["error"] == "Hostile"
+
+    def test_over_one_that_is_long(self, world: World) -> None:
+        assert not world.faults.contain("a", "doing it", (b"\xff" * 1_000_000).decode)
+        (notice,) = world.faults.attention()
+        assert len(notice.facts["cause"].facts["error"]) == faults.LONGEST
+
+    def test_without_a_log(self, world: World) -> None:
+        """It is in `status` all the same."""
+        world.faults._tell = lambda _: 1 / 0
+        assert not world.faults.contain("a", "doing it", world.act)
+        assert len(world.faults.attention()) == 1

@@ -97,6 +97,7 @@ class Seen:
     new: bool = False
     well: bool = True  # its health checks, if any, answer well
     told: bool = True  # the last words of its last process are known
+    failed: Reason = NONE  # why it is down, though a process of the next version is wanted there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +163,9 @@ def decide(reload: Reload, view: View, now: float) -> Decision:
         return fail(replace(reload, forward=False), because("not_wanted")), ()
     if _is_past_return(case):
         return case.go(Phase.ROLLING, forward=True, deadline=None)
+    failed = next((slot.failed for slot in view.slots if slot.failed), NONE)
+    if failed and reload.phase in REVERSIBLE and not reload.failed:
+        return fail(reload, failed), ()
     return TABLE[reload.phase](case)
 
 

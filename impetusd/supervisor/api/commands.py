@@ -415,15 +415,19 @@ class Commands:
             mine.setdefault(entry.unit.name, []).append(entry)
 
         async def stop_unit(name: str) -> None:
-            for dependent in mine.keys() & above[name]:
-                await over[dependent].wait()
-            own = mine[name]
-            self._engine.stop(own)
-            await self._engine.waits.until(lambda: all(is_over(e) or is_stuck(e) for e in own))
-            over[name].set()
+            try:
+                for dependent in mine.keys() & above[name]:
+                    await over[dependent].wait()
+                own = mine[name]
+                self._engine.stop(own)
+                await self._engine.waits.until(lambda: all(is_over(e) or is_stuck(e) for e in own))
+            finally:
+                over[name].set()  # also if this one raises: the others are stopped all the same
 
         over = {name: asyncio.Event() for name in mine}
-        await asyncio.gather(*(stop_unit(name) for name in mine))
+        for outcome in await asyncio.gather(*map(stop_unit, mine), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
         return [self._engine.slots.shown(entry) for entry in busy if entry.slot.kills]
 
     async def _scale(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from impetusd.core.reasons import not_started
 from impetusd.core.rules import lifecycle, places, quarantine
 from impetusd.core.rules.lifecycle import Cancel, Deadline, Event, Exited, Gone, Ping, Signal, Slot, Spawn, State, Want
+from impetusd.supervisor.faults import CONTAINED
 from impetusd.supervisor.observers import Change, Publisher
 from impetusd.supervisor.slots.entry import IDLE, PASSING, Entry, Role
 
@@ -73,7 +74,7 @@ class Machine:
                 self._faults.contain(entry.name, "holding it", self._handle_held, entry, event)
             else:
                 self._handle(entry, event)
-        except Exception as error:
+        except CONTAINED as error:
             self._mend(entry, event, before, error)
 
     def _handle(self, entry: Entry, event: Event) -> None:
@@ -152,12 +153,16 @@ class Machine:
         self._stage = "clearing up"
         # One that goes for good is EXITED first, then STOPPED: it is cleared up after twice.
         if entry.slot.state in IDLE and entry.slot.state is not before.state:
-            self._faults.contain(entry.name, "clearing up after it", self._places.clear, entry)
+            self._faults.attempt(entry.name, "clearing up after it", self._clear, entry)
         if entry.role is not Role.TEMPLATE or entry.slot.state is not State.STARTING:  # its workers are notified next
             refuse = self._places.refuse_if_nobody_serves
             self._faults.contain(entry.name, "looking who serves", refuse, entry.unit)
 
-    def _mend(self, entry: Entry, event: Event, before: Slot, error: Exception) -> None:
+    def _clear(self, entry: Entry) -> None:
+        self._places.clear(entry)
+        self._rounds.wake()  # what waits for this goes on, where it is not within a round
+
+    def _mend(self, entry: Entry, event: Event, before: Slot, error: BaseException) -> None:
         """An exception between two steps, which nothing smaller has contained: bring the slot into a state that is looked after."""
         stage = self._stage
         why = self._faults.note(entry.name, f"{stage} on {type(event).__name__}", error)

@@ -66,16 +66,17 @@ class Places:
     def promote(self, worker: Entry, parked: Entry) -> None:
         """A parked worker is put to work: its process, its pipes and its generation move; nothing is started."""
         self._starter.listeners.let_in(worker.unit)
+        inbox = self._rounds.inbox
         events: list[tuple[Entry, Event]] = [(parked, _taken(parked)), (worker, Spawned(parked.slot.pid or 0))]
         if parked.role is Role.NEXT:
             events.append((worker, Ready()))
         self._slots.started_with(worker, self._slots.started_as(parked))
         self._move(parked, worker)
-        self._rounds.put(*events)
+        inbox += events
 
     def hand_over(self, worker: Entry, parked: Entry, event: HandOver) -> None:
         """Another process takes the place of one that serves, which goes on in a slot of its own until it leaves."""
-        slots, contain = self._slots, self._slots.faults.contain
+        slots, contain, inbox = self._slots, self._slots.faults.contain, self._rounds.inbox
         events: list[tuple[Entry, Event]] = [(parked, _taken(parked)), (worker, event)]
         slots.replacing[worker.unit.name] = (
             worker.unit
@@ -95,7 +96,7 @@ class Places:
         except BaseException:
             slots.unmake(leaving)
             raise
-        self._rounds.put(*events)
+        inbox += events  # else the slots would wait for ever for ends of processes that are not theirs any more
         if leaving.rec.slot.pid is not None:
             slots.by_pid[leaving.rec.slot.pid] = leaving
         contain(leaving.name, "showing it", slots.sort)
@@ -103,9 +104,11 @@ class Places:
 
     def rename(self, source: Entry, target: Entry) -> None:
         """The process of `source` is that of `target`, in which none runs, from now on."""
-        before, after = target.slot, core.renamed(source.slot, target.slot)
+        before, after, inbox = target.slot, core.renamed(source.slot, target.slot), self._rounds.inbox
+        events: list[tuple[Entry, Event]] = [(source, Taken(again=False))]
         self._slots.started_with(target, self._slots.started_as(source))
         self._move(source, target)
+        inbox += events
         target.rec.slot = after
         if after.pid is not None:
             self._slots.by_pid[after.pid] = target
@@ -163,6 +166,8 @@ class Places:
 
     def clear(self, entry: Entry) -> None:
         """Nothing runs in the slot any more: forget it if it was only passing, and close what nobody listens on."""
+        if entry.slot.state not in IDLE:  # it is started again already
+            return
         if entry.role is Role.LEAVING:
             heir = self._slots.entries.get(slot_name(entry.unit, serving(entry.unit), entry.index))
             if heir is not None:

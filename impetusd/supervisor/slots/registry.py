@@ -121,8 +121,8 @@ class Slots:
         self.page.at(entry.name, "reading its record")
         if not self.faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
             entry.rec.slot = places.unreadable(entry.slot)
-        self.entries[entry.name] = entry
         self._of_unit.setdefault(unit.name, []).append(entry)
+        self.entries[entry.name] = entry  # nothing is called between the two: it is in both, or in neither
         self.page.blank()
         return entry
 
@@ -198,8 +198,9 @@ class Slots:
 
     def note(self, unit: Unit, **facts: Any) -> None:
         """Store this state of a unit."""
-        self._facts[unit.name].update(facts)
-        self._starter.outbox.put(f"unit:{unit.name}", record.dump_facts(self._facts[unit.name]))
+        after = {**self._facts[unit.name], **facts}
+        self._starter.outbox.put(f"unit:{unit.name}", record.dump_facts(after))
+        self._facts[unit.name] = after
 
     def expect(self, unit: Unit, instances: int) -> None:
         """Store the requested number of serving slots for the next supervisor."""
@@ -240,14 +241,21 @@ class Slots:
 
     def dismiss(self, entry: Entry) -> None:
         """Forget a slot in which nothing runs."""
-        if self.entries.pop(entry.name, None) is not None:
-            self._of_unit[entry.unit.name].remove(entry)
-        self._starter.outbox.put(f"slot:{entry.name}", None)
-        self._put_reasons(entry.name, None)
+        rest = [each for each in self.of_unit(entry.unit) if each is not entry]
+        if self.entries.get(entry.name) is entry:
+            del self.entries[entry.name]
+            self._of_unit[entry.unit.name] = rest
+            if entry.name in self.dirty:
+                del self.dirty[entry.name]
+        self.faults.attempt(entry.name, "forgetting its record", self._forget_record, entry.name)
         self._starter.pipes.forget(entry)
-        self.dirty.pop(entry.name, None)
         if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
             self._forget_unit(entry.unit)
+
+    def _forget_record(self, name: str) -> None:
+        if name not in self.entries:
+            self._starter.outbox.put(f"slot:{name}", None)
+            self._put_reasons(name, None)
 
     # What is held: see `core.rules.quarantine`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import reload as core
-from impetusd.core.rules.lifecycle import HandOver, Restart, Start, State, Stop, Taken, Want, has_budget
+from impetusd.core.rules.lifecycle import HandOver, Restart, Start, State, Stop, Want, has_budget
 from impetusd.core.rules.reload import Do, Order, Part, Phase, Reload, Seen, View
 from impetusd.supervisor.slots.entry import IDLE, PARTS, PASSING, SERVING, Entry, Role, serving, slot_name
 from impetusd.supervisor.slots.versions import forks
@@ -262,10 +262,12 @@ class Reloads:
             before = self._versions.of[unit.name]
             now = time.monotonic()
             after, orders = core.decide(before, self._view(unit, before), now)
-            if after.phase is Phase.ENDING and before.phase is not Phase.ENDING:
-                self._slots.commit(unit, after.generation, afresh=after.afresh)
             if after is not before:
                 self._set(unit, after)
+            if after.phase in {Phase.ENDING, Phase.DONE} and self._slots.generation(unit) < after.generation:
+                self._slots.commit(unit, after.generation, afresh=after.afresh)
+            if orders:
+                self._rounds.step(f"reload of {unit.name}")
             for order in orders:
                 self._obey(unit, after, order)
             if after.phase in core.OVER:
@@ -293,7 +295,7 @@ class Reloads:
             timer.cancel()
         if reload.deadline is not None and reload.deadline > now:
             self._timers[unit.name] = self._loop.call_at(
-                reload.deadline, self._faults.contain, unit.name, "going on with its reload", self._rounds.wake
+                reload.deadline, self._faults.attempt, unit.name, "going on with its reload", self._rounds.wake
             )
 
     def _view(self, unit: Unit, reload: Reload) -> View:
@@ -322,13 +324,27 @@ class Reloads:
             new=generation == reload.generation,
             well=self.vetting is None or self.vetting.well(entry),
             told=not entry.tail_due,
+            failed=self._why_down(entry, reload) if entry.role in PASSING and state in IDLE else NONE,
         )
+
+    def _why_down(self, entry: Entry, reload: Reload) -> Reason:
+        """As `changed` has it, should that have been lost."""
+        slot = entry.slot
+        if entry.role is Role.LEAVING or slot.want is Want.DOWN or entry.rec.generation != reload.generation:
+            return NONE
+        if entry.role is Role.NEXT_TEMPLATE and not forks(entry.unit, reload):
+            return NONE
+        end = slot.last_exit.reason if slot.last_exit is not None else NONE
+        return because("slot_failed", slot=entry.name, cause=slot.reason or end)
 
     def _obey(self, unit: Unit, reload: Reload, order: Order) -> None:
         role = {Part.SERVING: serving(unit), Part.PARKED: Role.STANDBY}.get(order.part) or Role(order.part.value)
         entry = self._slots.entries.get(slot_name(unit, role, order.slot))
         if order.do is Do.START:
-            self._rounds.post(entry or self._slots.make_passing(unit, role, order.slot), Start())
+            if entry is None:
+                entry = self._slots.make_passing(unit, role, order.slot)
+                entry.rec.generation = self._versions.generation(entry)  # its start may fail before it has begun
+            self._rounds.post(entry, Start())
         elif entry is None:
             return
         elif order.do is Do.STOP:
@@ -358,7 +374,6 @@ class Reloads:
         following = self._slots.entries[slot_name(template.unit, Role.NEXT_TEMPLATE, 0)]
         if following.slot.state is State.RUNNING:
             self._places.rename(following, template)
-            self._rounds.post(following, Taken(again=False))
         elif following.slot.state in IDLE:  # it has died since and is no longer needed for this
             self._rounds.post(template, Restart())
             self._slots.dismiss(following)

@@ -58,8 +58,8 @@ class Rolling:
             if not core.may_replace(entry.policy, entry.slot, time.monotonic(), asked=asked):
                 continue
             if not entry.rec.due:
+                self._slots.touch(entry)  # first: what is due and not among `replacing` would wait for ever
                 entry.rec.due, entry.rec.asked = reason, asked
-                self._slots.touch(entry)
             self._slots.replacing[entry.unit.name] = entry.unit
             marked.append(entry)
         return marked
@@ -103,6 +103,9 @@ class Rolling:
         )
 
     def _obey(self, entries: list[Entry], orders: Iterable[Order]) -> None:
+        orders = list(orders)
+        if orders:
+            self._rounds.step(f"replacing processes of {entries[0].unit.name}")
         for do, at, why in orders:
             entry = entries[at]
             if do is Do.NOT_DUE:

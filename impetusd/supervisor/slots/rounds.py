@@ -8,17 +8,19 @@ being emptied nothing else is handled, so there are no locks and no re-entrancy.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from impetusd.core.rules.lifecycle import Event, Exited, Restart, Stop
+from impetusd.supervisor.faults import CONTAINED
 from impetusd.supervisor.slots.entry import Entry
 
 if TYPE_CHECKING:
     from impetusd.supervisor.slots.registry import Slots
     from impetusd.supervisor.start.outbox import Outbox
 
+CIRCLES = 500  # steps of one source in a round; a reload of 100 workers takes some ten
 LEAVES = (Restart, Stop, Exited)  # events that, once in the inbox, mean that a process is as good as gone
 
 
@@ -29,9 +31,10 @@ class Rounds:
         self._slots = slots
         self._faults = slots.faults
         self._outbox = outbox
-        self._inbox: deque[tuple[Entry, Event]] = deque()
+        self.inbox: deque[tuple[Entry, Event]] = deque()  # `inbox += events` cannot raise
         self._pumping = False
         self._gathering = False
+        self._steps: Counter[str] = Counter()  # in this round
         # Set when all parts are made: what handles one event (it raises nothing), what keeps the record of a slot that has
         # changed, who may go on when the inbox is empty and how (which may put events into it), and what is called once it is sent.
         self.handle: Callable[[Entry, Event], None]
@@ -61,11 +64,11 @@ class Rounds:
 
     def put(self, *events: tuple[Entry, Event]) -> None:
         """Put events into the inbox, for when it is run empty next."""
-        self._inbox += events
+        self.inbox += events
 
     def post(self, entry: Entry, event: Event) -> None:
         """Put an event into the inbox and run the inbox empty, unless that is already under way."""
-        self._inbox.append((entry, event))
+        self.inbox.append((entry, event))
         self.wake()
 
     def wake(self) -> None:
@@ -73,20 +76,28 @@ class Rounds:
         if self._pumping:
             return
         self._pumping = True
+        if self._steps:
+            self._steps.clear()
         try:
-            while self._inbox or self._more():
-                while self._inbox:
-                    self.handle(*self._inbox.popleft())
+            while self.inbox or self._more():
+                while self.inbox:
+                    self.handle(*self.inbox.popleft())
             for entry in list(self._slots.dirty.values()):
                 self._slots.page.at(entry.name, "recording it")
                 self._faults.contain(entry.name, "recording it", self.keep, entry)
             self._slots.page.blank()
-        except Exception as error:
+        except CONTAINED as error:
             self._faults.note("the engine", "going round", error)  # which has it go round again
         finally:
             self._pumping = False
         if not self._gathering:
             self._end()
+
+    def step(self, source: str) -> None:
+        """Something follows for `source`. Raises AssertionError where nothing ends that in this round: the loop would hang."""
+        self._steps[source] += 1
+        if self._steps[source] > CIRCLES:
+            raise AssertionError(f"{source} goes round in circles")
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""
@@ -95,7 +106,7 @@ class Rounds:
                 if whom:
                     step()
             self._slots.page.blank()
-        return bool(self._inbox)
+        return bool(self.inbox)
 
     def _end(self) -> None:
         """Send the round. What this raises before that is as if the round were not over yet: see `Outbox.flush`."""
@@ -109,12 +120,12 @@ class Rounds:
 
     def concerns(self, entry: Entry) -> bool:
         """Whether an event is pending for this slot."""
-        return any(each is entry for each, _ in self._inbox)
+        return any(each is entry for each, _ in self.inbox)
 
     def leaves(self, entry: Entry) -> bool:
         """Whether its process is as good as gone."""
-        return any(each is entry and isinstance(event, LEAVES) for each, event in self._inbox)
+        return any(each is entry and isinstance(event, LEAVES) for each, event in self.inbox)
 
     def stopping(self) -> Iterable[Entry]:
         """Slots to be stopped."""
-        return [each for each, event in self._inbox if isinstance(event, Stop)]
+        return [each for each, event in self.inbox if isinstance(event, Stop)]

@@ -29,6 +29,7 @@ class Tails:
     ) -> None:
         """`record(entry, kind, **fields)` writes into the ledger."""
         self._slots = slots
+        self._faults = slots.faults
         self._contain = slots.faults.contain
         self._rounds = rounds
         self._versions = versions
@@ -48,7 +49,7 @@ class Tails:
 
         self._starter.pipes.tail(entry.rec.pipe, answer)
         late = functools.partial(self._late, entry, pid)
-        self._loop.call_later(TAILED, self._contain, entry.name, "waiting for its last lines", late)
+        self._loop.call_later(TAILED, self._faults.attempt, entry.name, "waiting for its last lines", late)
         entry.tail_due, entry.tail_of = True, pid
 
     def _late(self, entry: Entry, pid: int) -> None:

@@ -43,9 +43,9 @@ class Waits:
     def look_soon(self) -> None:
         """After a round."""
         if self._watchers and self._looking is None:
-            contain = self._slots.faults.contain
+            attempt = self._slots.faults.attempt  # nobody asks for it again before it is done
             self._looking = self._loop.call_at(
-                self._look_at, contain, "the engine", "looking who waits no longer", self._look
+                self._look_at, attempt, "the engine", "looking who waits no longer", self._look
             )
 
     def _look(self) -> None:
