@@ -600,7 +600,7 @@ class Daemon:
         contain("watched files", "beginning", self._file_watch.watch, watched)
         if not self._link.shutdown and "shutdown" not in self._link.blobs:
             slots = {entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()}
-            contain("timers", "beginning", self._timers.begin, slots)
+            self._faults.attempt("timers", "beginning", self._timers.begin, slots)
 
     def _put(self, key: str, text: str) -> None:
         self._starter.outbox.put(key, text)
@@ -709,7 +709,7 @@ class Daemon:
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "shutdown":
-            self._shut_down()
+            self._faults.attempt("SIGTERM", "ending everything", self._shut_down)
             return
         if event["event"] == "apply":
             self._on_signal = asyncio.create_task(self._apply_on_signal())
@@ -749,7 +749,7 @@ class Daemon:
 
     def _flush_soon(self) -> None:
         sending = "the engine", "sending a round"
-        asyncio.get_running_loop().call_soon(self._faults.contain, *sending, self._starter.outbox.flush)
+        asyncio.get_running_loop().call_soon(self._faults.attempt, *sending, self._starter.outbox.flush)
 
     def _say(self, what: str, more: str = "", **why: Reason) -> None:
         self._reporting.say(what, more, **why)
@@ -856,5 +856,7 @@ def main() -> NoReturn:
         return daemon
 
     traces.install()
+    # SIGINT ends it as any other signal does, at once: asyncio would cancel every task first, and each would clean up.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(run()).close()
     sys.exit(0)

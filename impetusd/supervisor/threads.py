@@ -59,9 +59,9 @@ class Threads:
                 await self._free.acquire()
                 try:
                     threading.Thread(target=work, name=self._name, daemon=True).start()
-                except RuntimeError as error:
+                except Exception as error:  # RuntimeError for pids.max, MemoryError
                     self._free.release()
-                    raise NoAnswer(f"no thread can be started: {error}") from None
+                    raise NoAnswer(f"no thread can be started: {str(error) or type(error).__name__}") from None
                 outcome = await ended
         except TimeoutError:
             raise NoAnswer(f"no answer within {within:g} s") from None

@@ -61,6 +61,19 @@ NAMED = {
     "rotation.py: _work": "gives up each file that raises",
     "daemon.py: contained": "made of `_contain` one line above",
 }
+# What is done once, and not again should it raise, with the reason why nothing is lost for ever over that.
+ONCE = {
+    "control.py: 'telling it how it goes'": "the progress of one command, whose answer comes all the same",
+    "daemon.py: 'counting what is repeated'": "one line of the log",
+    "daemon.py: 'applying'": "one SIGHUP, as one command",
+    "daemon.py: 'opening them anew'": "one SIGUSR2",
+    "daemon.py: found": "a start that is not heard to be ready fails at its deadline",
+    "feed.py: 'forgetting what nobody watches'": "memory, and a later one who watches has it forgotten",
+    "filewatch.py: 'watching them'": "the units of then, which others may have taken the place of",
+    "filewatch.py: 'hearing of changed files'": "one change of a file",
+    "logfiles.py: 'answering'": "sets a future that is not done",
+    "tails.py: 'keeping its last lines'": "lines that are waited for until a deadline",
+}
 # Those that are given such callbacks as well.
 GIVEN = {"watch": 2, "alarm": 0, "_make_alarm": 0}
 
@@ -135,6 +148,16 @@ class Module:
                 return False
 
 
+def only_once(tree: ast.AST) -> list[str]:
+    """By its stage, what is scheduled to be contained, and not to be attempted until it is done."""
+    given = [
+        (call.args, call.args.index(each))
+        for call, each in sites(tree)
+        if each in call.args and name_of(each) in {"contain", "_contain"}
+    ]
+    return [ast.unparse(next(iter(arguments[at + 2 :] or arguments[at + 1 :]))) for arguments, at in given]
+
+
 def found() -> dict[str, list[str]]:
     return {path.name: Module(path.read_text(encoding="utf-8")).uncontained() for path in FILES}
 
@@ -143,6 +166,18 @@ def test_each_callback_task_and_thread_is_contained_or_named_with_the_reason():
     there = {f"{name}: {each}" for name, several in found().items() for each in several}
     assert sorted(there - NAMED.keys()) == []
     assert sorted(NAMED.keys() - there) == []  # those that are contained by now, or gone
+
+
+def test_what_is_not_done_again_when_it_raises_is_named_with_the_reason():
+    """All else is attempted until it is done: nobody else would ask for it, and it would be lost for ever."""
+    trees = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+    assert {f"{name}: {each}" for name, tree in trees.items() for each in only_once(tree)} == ONCE.keys()
+
+
+def test_nothing_is_waited_for_by_what_may_lose_a_cancellation():
+    """wait_for of Python 3.11 can swallow it, and lose what was waited for (gh-86296); timeout() does neither."""
+    callers = [path.name for path in FILES if "asyncio.wait_for" in path.read_text(encoding="utf-8")]
+    assert callers == []
 
 
 def uncontained(source: str) -> list[str]:

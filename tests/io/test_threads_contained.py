@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from writer_harness import Bench, read
 
 from impetusd.supervisor.disk import ledger, state
 from impetusd.supervisor.logs import loglane, rotation
+from impetusd.supervisor.threads import NoAnswer, Threads
 
 
 class Mistake(Exception):
@@ -97,6 +99,69 @@ def test_of_the_log_writer_in_what_was_asked_of_it(bench, tmp_path):
     os.write(end, b"line\n")
     wait_for(lambda: read(tmp_path / "o") == b"line\n", "the line")
     wait_for(lambda: len(noted) == 2 * len(bench.writer._threads), "the faults")
+
+
+class TestAThreadThatCannotBeStarted:
+    """RuntimeError is pids.max'; without memory it is another. It is tried again, and nothing waits for it for ever."""
+
+    @pytest.fixture(params=[RuntimeError("can't start new thread"), MemoryError()], ids=["pids", "memory"])
+    def refused(self, request, monkeypatch):
+        """How often a thread was refused. The first one is."""
+        real, count = threading.Thread.start, []
+
+        def start(thread: threading.Thread) -> None:
+            count.append(thread.name)
+            if len(count) == 1:
+                raise request.param
+            real(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        return count
+
+    def test_for_a_call(self, refused):
+        async def scenario() -> None:
+            threads = Threads("of one", 1)
+            with pytest.raises(NoAnswer):
+                await threads.run(int, 60.0)
+            assert await threads.run(int, 60.0) == 0
+
+        asyncio.run(scenario())
+
+    def test_for_the_state(self, tmp_path, monkeypatch, refused):
+        monkeypatch.setattr(state, "AGAIN", 0.01)
+        path = str(tmp_path / "state.json")
+
+        async def scenario() -> None:
+            file = state.StateFile(path, lambda _: None)
+            file.save({"slots": {}})
+            await until(lambda: os.path.exists(path), "the file")
+            await file.close()
+
+        asyncio.run(scenario())
+
+    def test_for_the_ledger(self, tmp_path, monkeypatch, refused):
+        monkeypatch.setattr(ledger, "AGAIN", 0.0)
+        made = ledger.Ledger(str(tmp_path / "ledger.jsonl"), {}, lambda call: call(), lambda _: None)
+        made.add("daemon", what="began")
+        made.puts()
+        made.sent()
+        wait_for(lambda: made.last == 1 and not made.waiting(), "the record")
+        made.close()
+
+    def test_for_a_log(self, tmp_path, monkeypatch, refused):
+        monkeypatch.setattr(loglane, "BEGIN_AGAIN", 0.0)
+        bench = Bench(tmp_path)
+        for each in ("first", "second"):
+            bench.writer.line(each)
+        wait_for(lambda: read(tmp_path / "impetusd.log").count(b"\n") >= 2, "the lines")
+        bench.close()
+
+    def test_for_a_compressor(self, tmp_path, refused):
+        for number in (1, 2):
+            (tmp_path / f"a.log.{number}").write_text("line\n")
+            rotation.compress_soon(str(tmp_path / "a.log"))
+        wait_for((tmp_path / "a.log.2.gz").exists, "the file")
+        wait_for(lambda: str(tmp_path) not in rotation._waiting, "the thread's end")
 
 
 def test_of_the_compressor(tmp_path, monkeypatch):

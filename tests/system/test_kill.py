@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import census
 import pytest
@@ -123,6 +124,14 @@ def test_everything_of_a_pool_killed_at_once(running: Instance) -> None:
 def test_a_killed_supervisor_changes_nothing_for_the_children(running: Instance) -> None:
     before, after = killed(running, [SUPERVISOR])
     same(before, after, *WHAT)
+    # By any signal: none has it clean up, which would end processes of checks that are under way.
+    assert not caught(after.supervisor) & 1 << signal.SIGINT - 1
+
+
+def caught(pid: int) -> int:
+    """The mask of the signals that a process handles."""
+    (line,) = (each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("SigCgt:"))
+    return int(line.split()[1], 16)
 
 
 @pytest.mark.parametrize("victim", WHAT)

@@ -127,7 +127,8 @@ class Alerting:
         result = self._results[key] = asyncio.get_running_loop().create_future()
         self._changed()
         try:
-            told = await asyncio.wait_for(result, TESTED_WITHIN)
+            async with asyncio.timeout(TESTED_WITHIN):
+                told = await result
         except TimeoutError:
             text = f"alert {name}: no result within {TESTED_WITHIN:g} s; its log may say more: impetusd logs observer"
             raise ProtocolError(FAILED, text, EXIT_FAILED) from None

@@ -563,15 +563,16 @@ class Applying:
     async def _wait(self, state: dict[str, Any]) -> None:
         """Return once nothing is awaited, or no awaited slot has changed for as long as its own keys allow."""
 
-        async def move(before: list[tuple[str, State, int | None]]) -> None:
-            await self._engine.waits.until(lambda: seen() != before)
-
         def seen() -> list[tuple[str, State, int | None]]:
             return [(entry.name, entry.slot.state, entry.slot.pid) for entry in self._awaited(state)]
 
+        def changed_since(before: list[tuple[str, State, int | None]]) -> Callable[[], bool]:
+            return lambda: seen() != before
+
         while awaited := self._awaited(state):
             try:
-                await asyncio.wait_for(move(seen()), self._patience(awaited))
+                async with asyncio.timeout(self._patience(awaited)):
+                    await self._engine.waits.until(changed_since(seen()))
             except TimeoutError:
                 return
 

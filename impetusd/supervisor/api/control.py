@@ -235,7 +235,7 @@ class ControlServer:
             return
         self._complain(f"control: no connection can be accepted: {error.strerror}; trying again in {AGAIN:g} s")
         loop.remove_reader(sock)
-        loop.call_later(AGAIN, self.faults.contain, "the control socket", "listening again", self._hear, sock)
+        loop.call_later(AGAIN, self.faults.attempt, "the control socket", "listening again", self._hear, sock)
 
     async def _serve(self, connection: socket.socket, peer: Peer) -> None:
         task = asyncio.current_task()
@@ -277,11 +277,11 @@ class ControlServer:
     ) -> None:
         while True:
             try:
-                line = await asyncio.wait_for(reader.readline(), IDLE)
+                async with asyncio.timeout(IDLE):
+                    line = await reader.readline()
             except ValueError:  # longer than the limit: its end cannot be found
                 error = ProtocolError(protocol.PARSE_ERROR, f"a line may have at most {protocol.MAX_LINE} bytes")
-                writer.write(protocol.error_line(error))
-                await asyncio.wait_for(writer.drain(), IDLE)
+                await _send(writer, protocol.error_line(error))
                 return
             if not line.endswith(b"\n"):
                 return
@@ -289,8 +289,7 @@ class ControlServer:
             self._busy.add(task)
             try:
                 answer, follow = await self._answer(line, peer, writer)
-                writer.write(answer)
-                await asyncio.wait_for(writer.drain(), IDLE)
+                await _send(writer, answer)
             finally:
                 self._busy.discard(task)
             if follow is not None:
@@ -390,3 +389,10 @@ class ControlServer:
             await asyncio.wait(self._busy, timeout=1.0)
         for task in self._tasks:
             task.cancel()
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Raises TimeoutError when the client takes nothing for IDLE seconds."""
+    writer.write(data)
+    async with asyncio.timeout(IDLE):
+        await writer.drain()

@@ -353,4 +353,5 @@ async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
     """Write, and wait until the reader has taken almost all of it. TimeoutError if it takes nothing for STALLED seconds."""
     writer.write(data)
     if writer.transport.get_write_buffer_size() > HELD:
-        await asyncio.wait_for(writer.drain(), STALLED)
+        async with asyncio.timeout(STALLED):
+            await writer.drain()

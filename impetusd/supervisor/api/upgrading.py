@@ -109,7 +109,8 @@ class Upgrading:
         self._process = process = self._starter.spawn_helper(argv, out)
         why = ""
         try:
-            event = await asyncio.wait_for(asyncio.shield(self._ended), PROVE_WITHIN)
+            async with asyncio.timeout(PROVE_WITHIN):
+                event = await asyncio.shield(self._ended)
         except TimeoutError:
             why = f"it did not come up within {PROVE_WITHIN:g} s"
             self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
@@ -128,7 +129,8 @@ class Upgrading:
     async def _exec_shim(self) -> str:
         self._starter.upgrade_shim()
         try:
-            return await asyncio.wait_for(asyncio.shield(self._answer), ANSWER_WITHIN)
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return await asyncio.shield(self._answer)
         except TimeoutError:
             return f"it did not answer within {ANSWER_WITHIN:g} s"
 

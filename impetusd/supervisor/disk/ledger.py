@@ -107,8 +107,8 @@ class Ledger:
         thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:
-            self.failing = said(str(error))
+        except Exception as error:  # RuntimeError for pids.max, MemoryError
+            self.failing = said(str(error) or type(error).__name__)
             self._begin_at = time.monotonic() + AGAIN
         else:
             self._thread, self.failing = thread, NONE

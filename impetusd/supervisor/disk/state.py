@@ -84,14 +84,16 @@ class StateFile:
     async def saved(self, patience: float = 1.0) -> None:
         """Wait until what was saved is on the disk, `patience` seconds at most: a disk may hang."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self._idle.wait()
 
     async def close(self, patience: float = 5.0) -> None:
         """Write what was last saved, and wait for that, at most `patience` seconds."""
         self._closing = asyncio.Event()
         self._go_on()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), patience)
+            async with asyncio.timeout(patience):
+                await self._closing.wait()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -126,15 +128,15 @@ class StateFile:
         # A daemon thread: a disk that hangs does not keep the supervisor from ending.
         try:
             threading.Thread(target=run, name="state", daemon=True).start()
-        except RuntimeError as error:
-            self._has_ended(content, str(error))
+        except Exception as error:  # RuntimeError for pids.max, MemoryError
+            self._has_ended(content, str(error) or repr(error))
 
     def _has_ended(self, content: Mapping[str, Any], error: str) -> None:
+        self._writing = False
         self.faults.contain(self._path, "telling how its writing ended", self._written, content, error)
         self.faults.attempt(self._path, "writing it", self._go_on)
 
     def _written(self, content: Mapping[str, Any], error: str) -> None:
-        self._writing = False
         self._free_at = time.monotonic() + (AGAIN if error else APART)
         if error and not self._failed:
             self._tell(f"{self._path} cannot be written: {error}; trying again every {AGAIN:g} s")

@@ -92,7 +92,7 @@ def compress_soon(path: str) -> None:
         _waiting[folder] = [path]
         try:
             threading.Thread(target=_work, args=(folder,), name="log compressor", daemon=True).start()
-        except RuntimeError:  # there can be no thread now: the next rotation tries again
+        except Exception:  # there can be no thread now: the next rotation tries again
             del _waiting[folder]
 
 

@@ -88,13 +88,15 @@ class Ageing:
             at = expires(entry.name, entry.slot.started or 0.0, entry.unit.max_age)
             self._timers[entry.name] = (
                 pid,
-                self._loop.call_at(at, self.faults.contain, entry.name, STAGE, self._old, entry, pid),
+                self._loop.call_at(at, self.faults.attempt, entry.name, STAGE, self._old, entry, pid),
             )
 
     def _old(self, entry: Entry, pid: int) -> None:
+        if self._timers.get(entry.name, (None,))[0] != pid:  # it has ended since
+            return
         self._timers[entry.name] = (
             pid,
-            self._loop.call_later(AGAIN, self.faults.contain, entry.name, STAGE, self._old, entry, pid),
+            self._loop.call_later(AGAIN, self.faults.attempt, entry.name, STAGE, self._old, entry, pid),
         )
         self._recycle([entry], because("max_age", limit_s=entry.unit.max_age))
 

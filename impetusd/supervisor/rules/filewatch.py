@@ -62,8 +62,10 @@ class FileWatch:
                 resting = Resting(unit, self._changed_files, self.faults)
                 try:
                     self._watchers[name] = Watcher(unit, self._ours, self._from_thread)
-                except RuntimeError as error:  # there can be no thread now
-                    self._tell(f"{name}: cannot watch its files: {error}; tried again every {RETRY:g} s")
+                except Exception as error:  # there can be no thread now
+                    self._tell(
+                        f"{name}: cannot watch its files: {str(error) or type(error).__name__}; tried again every {RETRY:g} s"
+                    )
                     again = list(wanted.values())
                     self._again = self._loop.call_later(
                         RETRY, self.faults.contain, "watched files", "watching them", self.watch, again
@@ -119,7 +121,7 @@ class Resting:
             self._timer.cancel()
         self._timer = self._loop.call_at(
             min(now + self._unit.watch_delay, self._latest),
-            self._faults.contain,
+            self._faults.attempt,
             self._unit.name,
             "replacing it for a changed file",
             self._over,
@@ -133,9 +135,10 @@ class Resting:
 
     def _over(self) -> None:
         paths = list(self._paths)
-        self._paths.clear()
-        path = shown(paths[0], self._unit.cwd)
-        self._changed_files(self._unit, because("watch", path=path, more=len(paths) - 1))
+        if paths:
+            path = shown(paths[0], self._unit.cwd)
+            self._changed_files(self._unit, because("watch", path=path, more=len(paths) - 1))
+            self._paths.clear()
 
 
 class Watcher:

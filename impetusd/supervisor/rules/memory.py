@@ -121,7 +121,7 @@ class Memory:
         self._trees.pop(name, None)
         if self._over.pop(name, None) is not None:
             self._loop.call_soon(
-                self.faults.contain, SOURCE, "keeping them", self._store
+                self.faults.attempt, SOURCE, "keeping them", self._store
             )  # not amid the engine's round, which goes to the shim as a whole
 
     def _store(self) -> None:

@@ -46,7 +46,8 @@ async def in_thread(ask: Callable[[], Result], limit: float) -> Result:
     except RuntimeError as error:
         return Result(False, f"could not be asked: {error}", blame=False)
     try:
-        return await asyncio.wait_for(future, limit + LOOK_UP)
+        async with asyncio.timeout(limit + LOOK_UP):
+            return await future
     except TimeoutError:
         return Result(False, f"its name was not looked up within {limit:g} s", limit, blame=False)
 

@@ -40,7 +40,8 @@ class LookUps:
             task = self._coming[question] = asyncio.create_task(self._ask(question, unit))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait any more
         try:
-            return await asyncio.wait_for(asyncio.shield(task), WITHIN)
+            async with asyncio.timeout(WITHIN):
+                return await asyncio.shield(task)
         except TimeoutError:
             stage, what = (self._asked[question] if question in self._asked else LookUp(unit)).stage
             raise CannotStart(stage, because("no_answer", within_s=WITHIN), what) from None
