@@ -17,11 +17,13 @@ import impetusd
 from impetusd.core.protocol import ProtocolError
 
 OURS = str(Path(impetusd.__file__).parent)
-# They cannot raise: made to, one would leave a lock held for ever, and what ends a `with` block leaves a socket or a
-# descriptor to the collector. And what hears an event contains all that it does.
+# They cannot raise: made to, one would leave a lock held for ever, and what begins or ends a `with` block leaves a socket, a
+# file or a descriptor to the collector. close(2) lets go of a descriptor whatever it says. And what hears an event, or
+# attempts something until it is done, contains all that it does.
 NEVER = {
-    *("lock.release", "socket.__exit__", "socket.detach", "_GeneratorContextManager.__exit__"),
-    *("WeakSet.__init__.<locals>._remove", "Reports.hear"),
+    *("lock.release", "lock.__exit__", "close", "socket.__enter__", "socket.__exit__", "socket.detach"),
+    *("TextIOWrapper.__exit__", "_GeneratorContextManager.__exit__", "WeakSet.__init__.<locals>._remove"),
+    *("Reports.hear", "Faults.attempt"),
 }
 # Of some 400 calls one in so many, from the FIRST on; 1 takes a minute and a half.
 EVERY, FIRST = int(os.environ.get("IMPETUSD_RAISE_EVERY", "25")), int(os.environ.get("IMPETUSD_RAISE_FIRST", "0"))
@@ -59,11 +61,11 @@ class Calls:
         self.seen: dict[Site, None] = {}
         self.victim: Site | None = None
         self.raised = False
-        self._depth = 0
+        self._within: set[FrameType] = set()
         self._handlers: set[CodeType] = {each.__code__ for each in handlers}
 
     def begin(self, victim: Site | None = None) -> None:
-        self.victim, self.raised, self._depth = victim, False, 0
+        self.victim, self.raised, self._within = victim, False, set()
         sys.setprofile(self._look)
 
     def end(self) -> None:
@@ -71,16 +73,16 @@ class Calls:
 
     def _look(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "return":
-            self._depth -= frame.f_code in self._handlers and _is_bad(frame)
-        elif event in {"call", "c_call"} and self._depth > 0:
+            self._within.discard(frame)
+        elif event in {"call", "c_call"} and self._within:
             caller = frame.f_back if event == "call" else frame
             if caller is not None and caller.f_code.co_filename.startswith(OURS):
                 what = frame.f_code.co_qualname if event == "call" else arg.__qualname__
                 if what in NEVER:
                     return
                 self._site((caller.f_code.co_filename, caller.f_lineno, what))
-        if event == "call":
-            self._depth += frame.f_code in self._handlers and _is_bad(frame)
+        if event == "call" and frame.f_code in self._handlers and _is_bad(frame):
+            self._within.add(frame)
 
     def _site(self, site: Site) -> None:
         if self.victim is None:
