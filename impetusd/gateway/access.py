@@ -23,7 +23,7 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 
 WITHIN = 10.0  # seconds for the disk
 POLL = 2.0  # seconds
-OF_ONE, OF_ALL = 16, 128  # streams of one session or token, and of all
+OF_ONE, OF_USER, OF_ALL = 16, 32, 128  # streams of one session or token, of one user, and of all
 
 T = TypeVar("T")
 
@@ -184,7 +184,8 @@ class Access:
     def stream(self, caller: Caller, end: Callable[[], None]) -> Iterator[None]:
         """While a stream lasts; `end` is called when it must end. TooMany if there are enough."""
         own = sum(each.session == caller.session for each, _ in self._streams)
-        if own >= OF_ONE or len(self._streams) >= OF_ALL:
+        of_user = sum(each.user == caller.user for each, _ in self._streams)
+        if own >= OF_ONE or of_user >= OF_USER or len(self._streams) >= OF_ALL:
             raise TooMany
         entry = (caller, end)
         self._streams.append(entry)

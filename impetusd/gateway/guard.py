@@ -26,7 +26,7 @@ from impetusd.gateway.caller import Caller
 from impetusd.gateway.problems import OF_EXIT, Problem
 from impetusd.gateway.routes import BEGUN, CALLER, OPEN
 
-LARGEST_BODY = 1 << 20  # bytes
+LARGEST_BODY = 1 << 16  # bytes; whoever is not logged in can have so many held for each connection
 X_FORWARDED_FOR, X_FORWARDED_PROTO = "X-Forwarded-For", "X-Forwarded-Proto"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
@@ -113,11 +113,10 @@ async def _follow_access(app: web.Application) -> Any:
     await app[ACCESS].close()
 
 
-async def _complete(request: web.Request, response: web.StreamResponse) -> None:
+async def _complete(_: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers[name] = value
-    if request.path.startswith("/api/"):
-        response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
 
 
 @web.middleware

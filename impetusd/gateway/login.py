@@ -1,6 +1,7 @@
 """Logging in and out: by password, or by the code of a one-time link; both become a session's cookie.
 
-One password is worked on at a time, in a thread: 76 ms of a core and 32 MiB. Who fails FAILURES times has to wait, by the
+One password is worked on at a time, in a thread: 76 ms of a core and 32 MiB; of those that wait some are kept for browsers in
+which somebody has logged in before. Who fails FAILURES times has to wait, by the
 address that the connection comes from; a browser in which the same user has logged in before is counted for itself, and a code is not
 counted at all. So nobody can lock the owner out by guessing, from the same address or another.
 """
@@ -26,8 +27,9 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 FAILURES = 5  # at once
 EACH = 12.0  # seconds after which one is forgotten
 COUNTED = 1000  # addresses and browsers; the one that was heard of longest ago goes
-WAITING = 8  # passwords that wait for their turn
+WAITING, KEPT = 8, 8  # passwords that wait for their turn, and besides of browsers that are known
 WITHIN = 10.0  # seconds for all of them
+BROWSER = "browser "  # before the digest of one that is known, among those whose failures are counted
 _UNENCRYPTED = "passwords would cross the network unencrypted"
 
 _log = logging.getLogger("impetusd.gateway")
@@ -62,9 +64,9 @@ class Doorkeeper:
         self._threads = Threads("password", 1)
         self._waiting = 0
 
-    async def is_right(self, password: str, kept: str) -> bool:
-        """As `passwords.is_right`; 429 if too many wait already."""
-        if self._waiting >= WAITING:
+    async def is_right(self, password: str, kept: str, *, known: bool = False) -> bool:
+        """As `passwords.is_right`; 429 if too many wait already. `known`: of a browser that is."""
+        if self._waiting >= WAITING + (KEPT if known else 0):
             raise Problem(429, "too many logins at once", {hdrs.RETRY_AFTER: "1"})
         self._waiting += 1
         try:
@@ -150,7 +152,7 @@ async def _check(app: web.Application, who: str, user: str, password: str) -> st
         raise Problem(429, "too many wrong passwords", {hdrs.RETRY_AFTER: str(int(wait) + 1)})
     kept = access.state.users[user].password if user in access.state.users else ""
     doorkeeper.failures.add(who, now)  # before it is known: those that wait for their turn count, too
-    if not await doorkeeper.is_right(password, kept):
+    if not await doorkeeper.is_right(password, kept, known=who.startswith(BROWSER)):
         _log.warning("a wrong password for %s came from %s", ascii(user[:100]), who)
         raise _wrong()
     doorkeeper.failures.forget(who)
@@ -163,7 +165,7 @@ def _counted_as(request: web.Request, access: Access, user: str) -> str:
     digest = tokens.digest(known[: tokens.LONGEST])
     browser = access.state.browsers.get(digest)
     if browser is not None and browser.user == user and browser.expires > time.time():
-        return f"browser {digest}"
+        return f"{BROWSER}{digest}"
     address = request.app[guard.RULES].client(request)
     if address is None:
         return "unix socket"
