@@ -314,6 +314,11 @@ class Methods(Asking):
         """The same of its standard error."""
         return await (await self.log_of(name, "stderr")).tail(offset, length)
 
+    async def send_stdin(self, name: str, _text: str) -> bool:
+        """Refuse: a program's standard input is /dev/null."""
+        (await self._processes()).one(name)
+        raise Fault(Faults.NO_FILE, f"{name} reads /dev/null, so that fg only shows what it writes, as tail -f does")
+
     async def clear(self, name: str) -> bool:
         """Empty the log files of a process."""
         process = (await self._processes()).one(name)
@@ -425,6 +430,7 @@ METHODS: Mapping[str, Method] = {
     "supervisor.reloadConfig": Method(Methods.reload_config, (), "array"),
     "supervisor.removeProcessGroup": Method(Methods.remove_group, ("string",), "boolean"),
     "supervisor.restart": Method(Methods.restart, (), "boolean"),
+    "supervisor.sendProcessStdin": Method(Methods.send_stdin, ("string", "string"), "boolean"),
     "supervisor.shutdown": Method(Methods.shutdown, (), "boolean"),
     "supervisor.signalAllProcesses": Method(Methods.signal_all, ("string",), "array"),
     "supervisor.signalProcess": Method(Methods.signal, ("string", "string"), "boolean"),

@@ -300,6 +300,7 @@ NEEDS = {  # method -> parameters, and the role that it takes
     "supervisor.tailProcessStdoutLog": (("db", 0, 9), "operator"),
 }
 LOOKS = {
+    "supervisor.sendProcessStdin": ("db", "x"),
     "supervisor.getProcessInfo": ("db",),
     "system.methodHelp": ("system.multicall",),
     "system.methodSignature": ("system.multicall",),
@@ -316,7 +317,10 @@ def test_every_method_is_for_the_role_that_ours_takes():
                 allowed = protocol.ROLES.index(role) >= protocol.ROLES.index(least)
                 status, text, answer = await world.post(xmlrpc.client.dumps(params, name))
                 assert status == (200 if allowed else 403), (name, role, text)
-                if allowed:
+                if name == "supervisor.sendProcessStdin":  # nobody is refused by role, and nobody can
+                    with pytest.raises(xmlrpc.client.Fault, match="NO_FILE: db reads /dev/null, so that fg only shows"):
+                        xmlrpc.client.loads(text)
+                elif allowed:
                     xmlrpc.client.loads(text)
                 else:
                     assert answer.reason.endswith("takes another role?than yours")

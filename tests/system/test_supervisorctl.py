@@ -56,12 +56,13 @@ class Ctl:
         pids = self._impetusd.status().pids
         return {name: pid for name, pid in pids.items() if name.partition(":")[0] not in {"gateway", "observer"}}
 
-    def popen(self, *words: str, user: str | None = None) -> subprocess.Popen[str]:
+    def popen(self, *words: str, user: str | None = None, stdin: int | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*SUPERVISORCTL, "-s", self.url, *words],
             user=user,
             group=user and pwd.getpwnam(user).pw_gid,
             extra_groups=None if user is None else [],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -285,6 +286,24 @@ def test_a_log_is_followed(shared: tuple[Instance, Ctl]) -> None:
             following.send_signal(signal.SIGINT)
             following.communicate(timeout=60)
     assert "Cannot read, status code 404" in ctl("tail", "-f", "nope")
+
+
+def test_fg_shows_what_a_program_writes_and_says_why_it_takes_nothing(shared: tuple[Instance, Ctl]) -> None:
+    _, ctl = shared
+    foreground = ctl.popen("fg", "a", stdin=subprocess.PIPE)
+    try:
+        text = ""
+        while "one\n" not in text:
+            text += foreground.stdout.readline()
+        foreground.stdin.write("typed\n")
+        foreground.stdin.flush()
+        while "ERROR" not in text:
+            text += foreground.stdout.readline()
+        assert "NO_FILE: a reads /dev/null, so that fg only shows what it writes, as tail -f does" in text
+    finally:
+        foreground.kill()  # it waits for its thread, which waits for the log
+        foreground.communicate(timeout=60)
+    assert "bad process name" in ctl("fg", "nope", code=1)
 
 
 def test_reload_and_shutdown(shared: tuple[Instance, Ctl]) -> None:
