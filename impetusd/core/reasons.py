@@ -400,6 +400,11 @@ KEYS: dict[str, Kind] = {
         "{name} cannot read it, because {path} is closed to others; install impetusd elsewhere, or set node = no",
     ),
     "no_way": Kind("name path", "{name} cannot get there, because {path} is closed to others; run: chmod o+x {path}"),
+    "no_other_user": Kind(
+        "cause name",
+        "{cause}; in a container without the user number {name}, or without CAP_CHOWN, CAP_SETUID and CAP_SETGID,"
+        " write user = root in [gateway]",
+    ),
     "not_set": Kind("name", "{name} is not set"),
     "no_number": Kind("name", "{name} is not a whole number"),
     "untrusted": Kind("what fix", "{what}, and LD_PRELOAD in it would be code of theirs; {fix}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -215,6 +216,19 @@ class TestTheFolderOfAUnitOfOurOwn:
         assert owners == {"own": 61002, "link": 0, "second": 61001, "roots": 0}
         assert os.stat(path).st_uid == 61002
         assert os.stat(os.path.dirname(path)).st_mode & stat.S_IXOTH
+
+    @pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
+    def test_where_there_are_no_other_users_it_says_what_to_write(self, path, monkeypatch, number):
+        """As in a container with one user number, or without CAP_CHOWN."""
+
+        def refuse(*_args, **_more):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(childspec.os, "chown", refuse)
+        with pytest.raises(
+            CannotStart, match=r"without the user number 61002, or without CAP_CHOWN.* write user = root in \[gateway\]"
+        ):
+            childspec.own_folder(path, 61002, "61002")
 
     @needs_root
     def test_a_user_who_does_not_get_there_is_named_with_what_is_closed(self, path, tmp_path):

@@ -6,6 +6,7 @@ the protocols need. So what a program sees does not depend on whose shell starte
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -170,7 +171,7 @@ def own_folder(path: str, uid: int | None, user: str) -> None:
             if stat.S_IMODE(there.st_mode) != 0o700:  # as another thread's umask had it, for one
                 os.chmod(f"/proc/self/fd/{fd}", 0o700)
             if uid not in {None, there.st_uid}:
-                _give(fd, uid)
+                _give_to_user(fd, uid, user, path)
             parent = os.stat("..", dir_fd=fd)
             if uid not in {None, 0, parent.st_uid} and not parent.st_mode & stat.S_IXOTH:
                 os.chmod(os.path.dirname(path), stat.S_IMODE(parent.st_mode) | stat.S_IXOTH)
@@ -181,6 +182,15 @@ def own_folder(path: str, uid: int | None, user: str) -> None:
         raise CannotStart("own_folder", of_os_error(error), path) from None
     if closed:
         raise CannotStart("own_folder", because("no_way", name=user, path=closed), path)
+
+
+def _give_to_user(folder: int, uid: int, user: str, path: str) -> None:
+    try:
+        _give(folder, uid)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EINVAL}:  # no CAP_CHOWN; no such number in this user namespace
+            raise
+        raise CannotStart("own_folder", because("no_other_user", cause=of_os_error(error), name=user), path) from None
 
 
 def _give(folder: int, uid: int) -> None:
