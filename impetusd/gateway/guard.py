@@ -206,6 +206,9 @@ def _host(request: web.Request) -> str:
     host, port = split_host(given[0])
     if not host or (port and not _PORT.fullmatch(port)):
         raise Problem(400, "the Host header is no host")
+    scheme, full, rest = request.raw_path.partition("://")
+    if full and "/" not in scheme and rest.partition("/")[0].lower() != given[0].lower():
+        raise Problem(400, "the request is for another host than its Host header says")
     return host
 
 

@@ -91,6 +91,22 @@ class TestHosts:
 
         run(scenario)
 
+    def test_in_the_target_of_the_request_as_to_a_proxy(self):
+        async def scenario(gateway):
+            token = f"Authorization: {(await gateway.bearer('viewer'))['Authorization']}"
+            host = gateway.url.removeprefix("http://")
+            for target, status in (
+                (f"http://{host}/api/v1/me", " 200 "),
+                ("http://evil.com/api/v1/me", " 400 "),
+                (f"http://{host}@evil.com/api/v1/me", " 400 "),
+                ("http://localhost/api/v1/me", " 400 "),  # not what Host says
+                ("ftp://evil.com/api/v1/me", " 400 "),
+            ):
+                answer = await raw(gateway, f"GET {target} HTTP/1.1", f"Host: {host}", token)
+                assert status in answer.partition("\r\n")[0], (target, answer)
+
+        run(scenario)
+
     def test_at_a_unix_socket_too(self):
         async def scenario(gateway):
             connector = aiohttp.UnixConnector(gateway.path)
