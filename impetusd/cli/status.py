@@ -69,7 +69,8 @@ def notes(
     below = [f"profile {plain(answer['profile'])}"] if answer.get("profile") else []
     if gateway := answer.get("gateway"):
         scheme = "https" if gateway["tls"] else "http"
-        below += [f"gateway {scheme}://{address}/" for address in gateway["listen"] if not address.startswith("unix:")]
+        tcp = [f"{scheme}://{address}/" for address in gateway["listen"] if not address.startswith("unix:")]
+        below += [f"gateway {url}" for url in ([gateway["url"]] if gateway.get("url") else tcp)]
     return told + ([""] if below else []) + [screen.paint(screen.cut(plain(line)), "dim") for line in below]
 
 

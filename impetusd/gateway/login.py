@@ -30,7 +30,6 @@ COUNTED = 1000  # addresses and browsers; the one that was heard of longest ago 
 WAITING, KEPT = 8, 8  # passwords that wait for their turn, and besides of browsers that are known
 WITHIN = 10.0  # seconds for all of them
 BROWSER = "browser "  # before the digest of one that is known, among those whose failures are counted
-_UNENCRYPTED = "passwords would cross the network unencrypted"
 
 _log = logging.getLogger("impetusd.gateway")
 
@@ -85,7 +84,10 @@ async def log_in(request: web.Request) -> web.Response:
     given = await read_body(request, LOGIN)
     access, rules = request.app[guard.ACCESS], request.app[guard.RULES]
     if rules.scheme(request) == "http":
-        raise Problem(403, f"{guard.X_FORWARDED_PROTO} of the proxy is http, and {_UNENCRYPTED}; log in by https")
+        sentence = (
+            "the proxy says http in X-Forwarded-Proto: passwords would cross the network unencrypted; log in by https"
+        )
+        raise Problem(403, sentence)
     by_code = given["code"] is not None
     if by_code is (given["user"] is not None or given["password"] is not None) or (
         not by_code and None in {given["user"], given["password"]}

@@ -703,7 +703,8 @@ class Daemon:
         """Kill the unit's processes; those that follow are started anew."""
         unit = self._engine.slots.units.get(name)
         for entry in self._engine.slots.of_unit(unit) if unit is not None else ():
-            self._engine.fail(entry, reason, hard=True)
+            if entry.rec.process is not None:
+                self._engine.fail(entry, reason, hard=True)
 
     # What happens.
 
