@@ -97,10 +97,11 @@ class Request:
     """One checked request: `params` has every parameter of the method, defaults filled in. `at`: when it came,
     monotonic.
 
-    `behalf`: None if the peer asks for itself. `by`: the peer's name, once the supervisor knows it.
+    `behalf`: None if the peer asks for itself. `by` and `pid`: the peer's name and process, once the supervisor knows
+    them; 0 if it does not.
     """
 
-    __slots__ = ("at", "behalf", "by", "id", "method", "params", "stated")
+    __slots__ = ("at", "behalf", "by", "id", "method", "params", "pid", "stated")
 
     def __init__(  # the protocol's own words
         self,
@@ -113,6 +114,7 @@ class Request:
     ) -> None:
         self.behalf = behalf
         self.by = ""
+        self.pid = 0
         self.id = id
         self.method = method
         self.params = params
@@ -454,6 +456,9 @@ METHODS: Mapping[str, Method] = {
         command=Param(_words, required=True),
     ),
     "upgrade": Method(ADMIN, idempotent=True, slow=True, token=_TOKEN),
+    # A listening socket of the process that asks, its descriptor `fd`, for the next start of the unit `name`, which listens there.
+    # Without `fd`, those that it was given are closed.
+    "give-socket": Method(ADMIN, idempotent=False, slow=False, name=Param(_name, required=True), fd=Param(_offset)),
     "flush": Method(OPERATOR, idempotent=True, slow=True, names=_ANY_NAMES),
     # Without a name nothing is signalled: a forgotten argument must not hang up everything.
     "signal": Method(

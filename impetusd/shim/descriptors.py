@@ -8,12 +8,11 @@ read first, which asks no file system: a look at a file on a hung one would hang
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import stat
 
-from impetusd.linux import proc
+from impetusd.linux import getfd, proc
 from impetusd.linux.errors import suppress, unless_blind
 
 TYPE_CHECKING = False
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from impetusd.shim.child import Child
-
-SYS_PIDFD_GETFD = 438
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def sift(given: Iterable[int], wanted: Iterable[list[int]]) -> list[int]:
@@ -70,7 +65,7 @@ class Search:
 
     def _copy(self, child: Child, number: int) -> None:
         try:
-            fd = _getfd(child.pidfd, number)
+            fd = getfd.by_pidfd(child.pidfd, number)
         except PermissionError:
             # Yama wants an ancestor or CAP_SYS_PTRACE. What runs as ourselves has no rights that we have not.
             fd = _opened(child.pid, number) if proc.is_our_equal(child.pid) else -1
@@ -132,12 +127,3 @@ def _opened(pid: int, number: int) -> int:
     except OSError as error:
         unless_blind(error)
         return -1
-
-
-def _getfd(pidfd: int, number: int) -> int:
-    """pidfd_getfd(2), Linux 5.6: a copy of another process's descriptor. Needs what ptrace(2) needs."""
-    fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
-    if fd < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return fd

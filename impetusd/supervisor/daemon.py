@@ -58,6 +58,7 @@ from impetusd.supervisor.api.control_socket import ControlSocket
 from impetusd.supervisor.api.environments import Environments
 from impetusd.supervisor.api.events import Events
 from impetusd.supervisor.api.feed import Feed
+from impetusd.supervisor.api.giving import Giving
 from impetusd.supervisor.api.inherited import Inherited
 from impetusd.supervisor.api.logfiles import LogFiles
 from impetusd.supervisor.api.measured import BOUNDS, Measured
@@ -440,6 +441,7 @@ class Daemon:
                 "plan": self._applying.plan,
                 "env": environments.env,
                 "exec": surroundings.exec,
+                "give-socket": Giving(lambda: engine.slots.units, engine.slots.of_unit, starter.listeners).give,
                 "apply": self._applying.apply,
                 "disable": self._applying.disable,
                 "enable": self._applying.enable,

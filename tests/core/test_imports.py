@@ -19,7 +19,8 @@ VERSION = "impetusd.__version__"  # everybody may
 # and the client know core, linux, files, and what the shim says or writes down (the supervisor also what workers write into
 # the page that it keeps for them); the command line knows the client.
 SHIM_LINUX = tuple(
-    f"impetusd.linux.{name}" for name in ("cgroup", "clone", "errors", "inotify", "priority", "proc", "procfs", "usage")
+    f"impetusd.linux.{name}"
+    for name in ("cgroup", "clone", "errors", "getfd", "inotify", "priority", "proc", "procfs", "usage")
 )
 # In the shim, what saves the state and what restores it know the state, and none of the parts that act on it.
 SHIM_STATE = tuple(f"impetusd.shim.{name}" for name in ("child", "failures", "leftovers", "log", "state"))

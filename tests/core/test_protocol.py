@@ -57,6 +57,7 @@ GOOD_PARAMS = {
     "silence": {"name": "web", "seconds": 3600.0, "why": "maintenance"},
     "unsilence": {"id": "1"},
     "alert-test": {"name": "ops"},
+    "give-socket": {"name": "web", "fd": 3},
     "observer-report": {"report": {"undelivered": 0}},
 }
 
@@ -85,6 +86,7 @@ def test_only_what_acts_anew_each_time_is_not_idempotent():
         "restart",
         "signal",
         "silence",
+        "give-socket",
         "alert-test",
         "trigger",
     }

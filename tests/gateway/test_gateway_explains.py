@@ -417,6 +417,7 @@ def test_every_control_method_is_reached_or_left_out_for_a_reason():
         "logs",  # paths of files, which no web client can read
         "watch",  # the stream is made of it
         "exec",  # answers with secrets
+        "give-socket",  # a process gives one of its own
         "flush",  # empties logs; reopen-logs, upgrade: of the host's administration
         "reopen-logs",
         "upgrade",

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from impetusd.linux import proc
+from impetusd.linux import getfd, proc
 from impetusd.shim import descriptors, table
 
 NOBODY = 65534
@@ -131,7 +131,7 @@ def test_where_nothing_may_be_copied_pipes_of_our_own_user_are_found_all_the_sam
     def refused(pidfd, number):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(descriptors, "_getfd", refused)
+    monkeypatch.setattr(getfd, "by_pidfd", refused)
     if not same:
         monkeypatch.setattr(proc, "is_our_equal", lambda pid: False)
     reader, writer = pipe

@@ -41,6 +41,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "silence": {"seconds": 1},
     "unsilence": {"id": "7"},
     "alert-test": {"name": "q"},
+    "give-socket": {"name": "q", "fd": 3},
     "observer-report": {"report": {}},
 }
 TAKES = re.compile("takes the (role|user that)")

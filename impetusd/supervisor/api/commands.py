@@ -134,7 +134,9 @@ class Commands:
             for entry in self._awaited():
                 progress(self._engine.slots.shown(entry), entry.slot.state.name, str(self._engine.waits.reason(entry)))
         try:
-            more = {"by": request.by} if request.method in SIGNED else {}
+            more: dict[str, Any] = {"by": request.by} if request.method in SIGNED else {}
+            if request.method == "give-socket":
+                more["pid"] = request.pid
             answer = methods[request.method]({**request.params, **more})
             result: Mapping[str, Any] | Flow = await answer if asyncio.iscoroutine(answer) else answer
         finally:

@@ -343,6 +343,7 @@ class ControlServer:
                 self._audit(peer, request, "refused", sentence)
                 raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
             request.by = peer.name if request.method in SIGNED else ""
+            request.pid = peer.pid
             slow = method.slow
             besides = time.thread_time() - begun + SLOW if slow else 0.0
             return await self._carry_out(request, peer, method, progress, pass_on)

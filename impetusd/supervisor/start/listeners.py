@@ -14,7 +14,7 @@ from impetusd.supervisor.start.sockets import adjust, bound_to, drop_new_connect
 from impetusd.worker import cells
 
 if TYPE_CHECKING:
-    from impetusd.core.config.model import Unit
+    from impetusd.core.config.model import Listen, Unit
     from impetusd.supervisor.logs.writer import Writer
     from impetusd.supervisor.start.childspec import Found
     from impetusd.supervisor.start.outbox import Outbox
@@ -50,6 +50,21 @@ class Listeners:
             names.append(name)
         self._follow(unit)
         return names
+
+    def give(self, unit: Unit, address: Listen, fd: int) -> None:
+        """A socket that listens there already, `fd`, is the unit's from now on, in the place of the one before."""
+        name = f"listen:{unit.name}:{address.place}"
+        if name in self._outbox.fds:
+            self._outbox.drop(name)
+            self._outbox.flush()  # by itself: of one round what is kept comes before what is dropped
+        self._names.add(name)
+        self._outbox.keep(name, fd, ours=True)
+        self._outbox.flush()
+
+    def take_back(self, unit: Unit) -> None:
+        """The unit, of which nothing runs, does not start with the sockets that it was given."""
+        self.close(unit)
+        self._outbox.flush()
 
     def addresses(self, unit: Unit) -> list[str]:
         """Where it listens, or will listen if not bound yet."""
