@@ -22,6 +22,9 @@ if typing.TYPE_CHECKING:
 @click.option("--root", metavar="FOLDER", help="Where the / is that absolute paths of included files begin at.")
 @click.option("--no-node", is_flag=True, help="Never run a file's JavaScript.")
 @click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+@click.option("--take-over", is_flag=True, help="Then move what PM2 or supervisord runs to impetusd, unit by unit. Needs -o.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="With --take-over: only show what would be done.")
+@click.option("--yes", "-y", is_flag=True, help="With --take-over: do not ask.")
 def command(
     files: tuple[str, ...],
     output: str | None,
@@ -32,6 +35,9 @@ def command(
     force: bool,
     no_node: bool,
     as_json: bool,
+    take_over: bool,
+    dry_run: bool,
+    yes: bool,
 ) -> int:
     """Read FILE of another manager and write an INI file that does the same: ecosystem.config.js, .json or .yaml and
     dump.pm2 of PM2, supervisord.conf, a Procfile, circus.ini, or services of systemd.
@@ -40,7 +46,11 @@ def command(
     run only where that does not do: by node, if the file is root's or your own. The INI is read back before it is written,
     and nothing is written if a command, an environment, a folder or a user would be another.
 
-    Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if there is no INI.
+    --take-over then moves what runs, one unit after another: `impetusd help import` describes it. If the INI is there
+    already, it is used as it is: the same call goes on after one that was interrupted.
+
+    Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if there is no INI. With
+    --take-over: with 0 if everything was moved, with 1 if it stopped at a unit, with 2 if nothing was begun.
 
     Example: impetusd import ecosystem.config.js -o impetusd.ini
     """
@@ -49,7 +59,12 @@ def command(
     from impetusd.interop.importing.model import ImportFault, Options
 
     target = os.path.abspath(output) if output else os.path.abspath("impetusd.ini")
-    if output and not force and os.path.lexists(target):
+    if (dry_run or yes) and not take_over:
+        raise Failure("--dry-run and --yes are for --take-over", 2)
+    if take_over and not output:
+        raise Failure("--take-over needs -o FILE, the INI file that impetusd is to run by", 2)
+    is_there = bool(output) and not force and os.path.lexists(target)
+    if is_there and not take_over:
         raise Failure(f"{output} is there already; name another file, or give --force to overwrite it", 2)
     options = Options(
         cwd=os.path.abspath(cwd) if cwd else "",
@@ -60,17 +75,38 @@ def command(
         imported = _together([kinds.read(os.path.abspath(file), kind or "", options) for file in files])
     except ImportFault as fault:
         raise Failure(f"cannot import: {fault}", 2) from None
+    if take_over:
+        from impetusd.cli.take_over import TakeOver
+
+        moving = TakeOver(imported, target, output or "", _typed(files, output, kind, cwd, root))
+        if is_there:
+            return moving.carry_out(None, lambda _: None, dry=dry_run, yes=yes)
+        moving.add_listen()
     text, problems = writer.without_faults(imported, target)
     if not problems:
         imported.lacks = _lacks(text, target)
     _report(imported, as_json=as_json)
     if problems:
         raise Failure("no INI is written, for it would not be right:\n" + "\n".join(problems), 2)
+    if take_over:
+        return moving.carry_out(
+            text, lambda text: _write(target, text, output or "", force=force), dry=dry_run, yes=yes
+        )
     if output:
         _write(target, text, output, force=force)
+        print(f"impetusd: {output} is written; next: impetusd check {output}", file=sys.stderr)
     else:
         print(text, end="")
     return 0 if report.is_faithful(imported) else 1
+
+
+def _typed(files: tuple[str, ...], output: str | None, kind: str | None, cwd: str | None, root: str | None) -> str:
+    """The call that goes on with a take-over."""
+    import shlex
+
+    options = [("--from", kind), ("--cwd", cwd), ("--root", root), ("-o", output)]
+    words = [word for name, value in options if value for word in (name, value)]
+    return shlex.join(["impetusd", "import", "--take-over", *words, *files])
 
 
 def _together(parts: list[Imported]) -> Imported:
@@ -151,4 +187,3 @@ def _write(target: str, text: str, output: str, *, force: bool) -> None:
             raise
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}", 2) from None
-    print(f"impetusd: {output} is written; next: impetusd check {output}", file=sys.stderr)

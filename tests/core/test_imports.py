@@ -80,6 +80,7 @@ MAY = {
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
         *("impetusd.probe", "impetusd.traces", "impetusd.interop.importing"),
+        "impetusd.interop.takeover",
         # who may log in is written by both
         *("impetusd.gateway.accessfile", "impetusd.gateway.passwords", "impetusd.gateway.tokens"),
     ),
@@ -97,6 +98,10 @@ MAY = {
     "impetusd.interop": ("impetusd.interop", "impetusd.client.again", "impetusd.client.control", "impetusd.core"),
     # Reads other managers' files for the command line; the gateway has nothing of it.
     "impetusd.interop.importing": ("impetusd.interop.importing", "impetusd.core", "impetusd.files.vetted"),
+    # Moves what another manager runs, for the command line.
+    "impetusd.interop.takeover": (
+        *("impetusd.interop.takeover", "impetusd.interop.importing.model", "impetusd.core", "impetusd.linux"),
+    ),
     "impetusd.worker": ("impetusd.worker",),
     "impetusd.worker.alone": (),
     "impetusd.postgres": ("impetusd.postgres",),

@@ -89,6 +89,7 @@ class Program:
     """One [program:NAME] to be. Texts may hold references; `keys` are ours, each with its value before it is quoted.
 
     `notes`: comments that the writer puts above the section, like keys that are proposed. `env_pass`: "" for none.
+    `theirs`: what the manager calls its processes, of PM2 all by one name.
     """
 
     name: str
@@ -100,11 +101,14 @@ class Program:
     keys: dict[str, str] = field(default_factory=dict)
     env_pass: str = ""
     notes: list[str] = field(default_factory=list)
+    theirs: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Imported:
-    """All that was read. `differs`: what changes though no key says it; `todo`: what is left to do by hand."""
+    """All that was read. `differs`: what changes though no key says it; `todo`: what is left to do by hand. `asked_at`:
+    where a running supervisord answers, with the user and the password.
+    """
 
     source: str  # the kind of file
     programs: list[Program] = field(default_factory=list)
@@ -113,6 +117,7 @@ class Imported:
     differs: list[str] = field(default_factory=list)
     todo: list[str] = field(default_factory=list)
     lacks: list[str] = field(default_factory=list)  # what this host does not have
+    asked_at: tuple[str, str, str] = ("", "", "")
 
     def row(self, file: str, line: int, section: str, key: str, old: str, rule: Rule, new: str = "") -> None:  # noqa: PLR0917
         """Note what became of a key."""

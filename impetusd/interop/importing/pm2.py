@@ -150,7 +150,9 @@ class _App:
         self.fates: dict[str, Rule] = {}
         name = self.said("name") or stem(self.said("script").split(" ")[0]) or "app"
         line = min(at.values(), default=1)
-        self.program = Program(unit_name(resolve(name, {}), reader.taken), reader.path, line, env_pass=EVERY_VARIABLE)
+        theirs = resolve(name, {})
+        self.program = Program(unit_name(theirs, reader.taken), reader.path, line, env_pass=EVERY_VARIABLE)
+        self.program.theirs.append(theirs)
         self.cwd = absolute(self.said("cwd"), reader.folder) if self.said("cwd") else reader.folder
 
     def said(self, key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shlex
 import socket
@@ -23,6 +24,7 @@ from impetusd.interop.importing.model import (
     absolute,
     lost,
     reference,
+    resolve,
     seconds,
     shown,
     unit_name,
@@ -134,6 +136,7 @@ class _Reader:
                 self.other(name, kind)
         self.groups()
         self.order()
+        self.server()
         imported = self.imported
         if not imported.programs:
             imported.row(self.path, 1, "", "", "", lost("no program is in it, or in what it includes"))
@@ -211,22 +214,26 @@ class _Reader:
         plain = all(not re.search(r"%\(process_num\)(?![ds])", text) for text in numbered)
         if count > 1 and numbered and (start or not plain):
             members = [
-                self.unit(section, f"{name}-{number}", values, {**known, "process_num": str(number)}, 1)
+                self.unit(section, f"{name}-{number}", values, {**known, "process_num": str(number)}, [number])
                 for number in range(start, start + count)
             ]
             self.units[name] = members
             self.imported.groups[unit_name(name, self.taken)] = members
         else:
-            self.units[name] = [
-                self.unit(section, name, values, {**known, "process_num": INSTANCE if count > 1 else str(start)}, count)
-            ]
+            numbers = list(range(start, start + count))
+            known["process_num"] = INSTANCE if count > 1 else str(start)
+            self.units[name] = [self.unit(section, name, values, known, numbers)]
 
-    def unit(self, section: str, name: str, values: dict[str, Value], known: Mapping[str, str], count: int) -> str:
-        """Adds the unit; gives its name."""
+    def unit(
+        self, section: str, name: str, values: dict[str, Value], known: Mapping[str, str], numbers: list[int]
+    ) -> str:
+        """Adds the unit, which stands for the processes of these `numbers`; gives its name."""
         file, line = self.sections.at[section]
+        count = len(numbers)
         if len(self.imported.programs) == MOST_PROGRAMS:
             raise ImportFault(file, line, f"more than {MOST_PROGRAMS} programs")
         program = Program(unit_name(name, self.taken), file, line, env_pass=EVERY_VARIABLE, env=dict(self.env))
+        program.theirs = [self.process(values, {**known, "process_num": str(number)}) for number in numbers]
         texts: dict[str, str] = {}
         for key, entry in values.items():
             if key in KEYS and key not in {"environment", "process_name"}:
@@ -254,6 +261,13 @@ class _Reader:
             self.row(entry, section, key, rule, new.get(key, ""))
         self.imported.programs.append(program)
         return program.name
+
+    @staticmethod
+    def process(values: dict[str, Value], known: Mapping[str, str]) -> str:
+        """What supervisord calls one process of a program: GROUP:PROCESS."""
+        entry = values.get("process_name")
+        own = _expanded(entry, entry.text, known) if entry else known["program_name"]
+        return f"{known['group_name']}:{own}"
 
     def policy(
         self, program: Program, texts: dict[str, str], values: dict[str, Value], section: str, new: dict[str, str]
@@ -421,6 +435,22 @@ class _Reader:
             )
             if entry2 := self.sections.values(name).get("priority"):
                 self.row(entry2, name, "priority", KEYS["priority"])
+
+    def server(self) -> None:
+        """Where it answers supervisorctl; the unix socket counts more."""
+        for section, key, scheme in (("inet_http_server", "port", "http://"), ("unix_http_server", "file", "unix://")):
+            values = self.sections.values(section)
+            if section not in self.sections.found or key not in values:
+                continue
+            texts = {name: _expanded(each, each.text, _here(self.path)) for name, each in values.items()}
+            where = resolve(texts[key], os.environ).split(" ")[0]
+            if scheme == "http://":
+                host, _, port = where.rpartition(":")
+                where = f"{'127.0.0.1' if host in {'', '*', '0.0.0.0'} else host}:{port}"  # noqa: S104  # not bound here
+            else:
+                where = absolute(where, dirname(self.path))
+            user, password = (resolve(texts.get(name, ""), os.environ) for name in ("username", "password"))
+            self.imported.asked_at = (scheme + where, user, password)
 
     def order(self) -> None:
         """Propose an order where priorities give one."""

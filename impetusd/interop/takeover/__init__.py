@@ -1,0 +1,1 @@
+"""Moving what another manager runs to impetusd: its clients, the sockets of both, and the plan."""
