@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from impetusd.core.config import ini, schema
-from impetusd.interop.importing import inifile, literal, node, tables, writer, yamltext
+from impetusd.core.config import habits, ini, schema
+from impetusd.interop.importing import gunicorn_keys, inifile, literal, node, tables, writer, yamltext
 from impetusd.interop.importing.model import (
     Fate,
     Imported,
@@ -295,8 +295,14 @@ def test_the_help_pages_have_the_tables_of_keys(page):
     assert text == tables.written(text, page), "run: python -m impetusd.interop.importing.tables impetusd/help"
 
 
+def test_what_check_says_of_gunicorns_settings_is_what_the_table_says():
+    told = {key: habit.ours for key, habit in habits.GUNICORN.items() if habit.ours}
+    assert {key: gunicorn_keys.KEYS[key].ours for key in told} == told
+
+
 def test_every_key_of_ours_in_the_tables_is_one():
-    known = {*schema.keys_of(schema.PROGRAM), *schema.keys_of(schema.IMPETUSD), ""}
+    kinds = (schema.POOL, schema.PROGRAM, schema.TIMER, schema.IMPETUSD)
+    known = {"", *(key for kind in kinds for key in schema.keys_of(kind))}
     for pages in tables.PAGES.values():
         for rules in pages.values():
             for key, rule in rules.items():

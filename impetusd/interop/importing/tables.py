@@ -6,7 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impetusd.interop.importing import circus, pm2_keys, procfile, supervisord_keys, systemd
+from impetusd.interop.importing import (
+    circus,
+    gunicorn_keys,
+    pm2_keys,
+    procfile,
+    supervisord_keys,
+    systemd,
+    systemd_others,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +29,13 @@ PAGES: dict[str, dict[str, Mapping[str, Rule]]] = {
         "[supervisord]": supervisord_keys.DAEMON,
         "other sections": supervisord_keys.SECTIONS,
     },
-    "import.md": {"Procfile": procfile.KEYS, "[watcher:x] of circus": circus.KEYS, "service of systemd": systemd.KEYS},
+    "from-gunicorn.md": {"gunicorn.conf.py": gunicorn_keys.KEYS},
+    "from-systemd.md": {
+        "[Unit], [Service], [Install]": systemd.KEYS,
+        "[Timer]": systemd_others.TIMER,
+        "[Socket]": systemd_others.SOCKET,
+    },
+    "import.md": {"Procfile": procfile.KEYS, "[watcher:x] of circus": circus.KEYS},
 }
 
 

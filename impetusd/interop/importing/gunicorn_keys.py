@@ -1,0 +1,115 @@
+"""What stands here for each setting of gunicorn. Its configuration is a Python program, so no reader makes an INI of it."""
+
+from __future__ import annotations
+
+from impetusd.interop.importing.model import Rule, kept, lost, translated, unneeded
+
+_HOOK = lost("there are no hooks: what a worker needs, the application does at its start and end")
+_PARSER = lost("the rules of the HTTP parser hold")
+_LIMIT = lost("the HTTP parser has limits of its own; a proxy in front can have narrower ones")
+_TLS = lost("a proxy in front speaks TLS")
+_HTTP2 = lost("a proxy in front speaks HTTP/2")
+_PROXY = lost("a proxy in front speaks HTTP to it")
+_LOGGING = lost("the application configures logging; whatever it writes to its output is logged")
+_SYSLOG = lost("out_file = stdout, and run impetusd under systemd: the journal has it", "out_file")
+_STATSD = lost("[gateway] has /metrics, in Prometheus's format")
+_DIRTY = lost("write a [program:NAME] for long work, or take a queue")
+
+# Every setting of gunicorn 27.0.1 (gunicorn.config.KNOWN_SETTINGS).
+KEYS: dict[str, Rule] = {
+    "config": translated("", "the keys of [pool:NAME]; impetusd -c FILE"),
+    "wsgi_app": translated("app"),
+    "bind": translated("listen"),
+    "backlog": kept("backlog"),
+    "workers": translated("instances", "max: one for each CPU"),
+    "worker_class": translated("protocol", "auto tells by the application; there is no gevent, eventlet or tornado"),
+    "threads": kept("threads", "of WSGI"),
+    "worker_connections": lost("a worker takes as many as come"),
+    "max_requests": kept("max_requests"),
+    "max_requests_jitter": translated("max_requests", "a tenth of it is the jitter"),
+    "timeout": translated("watchdog", "of a stuck event loop, or of WSGI when each thread is; stacks are logged"),
+    "graceful_timeout": translated("drain_timeout", "and kill_timeout, after which it is killed"),
+    "keepalive": lost("an idle connection is kept for an hour: the proxy gives up first"),
+    "limit_request_line": _LIMIT,
+    "limit_request_fields": _LIMIT,
+    "limit_request_field_size": _LIMIT,
+    "reload": translated("watch", "needs impetusd[watch]"),
+    "reload_engine": unneeded("the kernel reports changes"),
+    "reload_extra_files": translated("watch", "files and folders"),
+    "spew": lost("impetusd why NAME has the stacks of a stuck worker"),
+    "check_config": translated("", "impetusd check --host"),
+    "print_config": translated("", "impetusd describe NAME"),
+    "preload_app": translated("preload", "yes by default; a reload imports the new code all the same"),
+    "sendfile": unneeded("the server decides it"),
+    "reuse_port": unneeded("workers share one socket, and its connections evenly"),
+    "chdir": translated("cwd"),
+    "daemon": unneeded("impetusd start returns, impetusd run stays"),
+    "raw_env": translated("[env:NAME]"),
+    "pidfile": unneeded("impetusd status --json has the pids"),
+    "worker_tmp_dir": unneeded("a worker shows that it lives without a file"),
+    "user": kept("user"),
+    "group": kept("group"),
+    "umask": kept("umask", "022 by default"),
+    "initgroups": unneeded("a user's supplementary groups are always set"),
+    "tmp_upload_dir": lost("set TMPDIR in [env:NAME]"),
+    "secure_scheme_headers": lost("X-Forwarded-Proto is read"),
+    "forwarded_allow_ips": translated("[env:NAME]", "FORWARDED_ALLOW_IPS"),
+    "accesslog": translated("access_log", "yes: in out_file"),
+    "disable_redirect_access_to_syslog": unneeded("there is no syslog"),
+    "access_log_format": lost("it is the common log format"),
+    "errorlog": translated("error_file"),
+    "loglevel": _LOGGING,
+    "capture_output": unneeded("all output is logged"),
+    "logger_class": _LOGGING,
+    "logconfig": _LOGGING,
+    "logconfig_dict": _LOGGING,
+    "logconfig_json": _LOGGING,
+    "syslog_addr": _SYSLOG,
+    "syslog": _SYSLOG,
+    "syslog_prefix": _SYSLOG,
+    "syslog_facility": _SYSLOG,
+    "enable_stdio_inheritance": unneeded("all output is logged"),
+    "statsd_host": _STATSD,
+    "dogstatsd_tags": _STATSD,
+    "statsd_prefix": _STATSD,
+    "enable_backlog_metric": _STATSD,
+    "proc_name": unneeded("impetusd status has the names"),
+    "default_proc_name": unneeded("gunicorn sets it itself"),
+    "pythonpath": translated("[env:NAME]", "PYTHONPATH"),
+    "paste": lost("write a module with a function that makes the application of it"),
+    "raw_paste_global_conf": lost("write a module with a function that makes the application of it"),
+    **dict.fromkeys(
+        ("on_starting", "on_reload", "when_ready", "pre_fork", "post_fork", "post_worker_init", "worker_int", "worker_abort", "pre_exec",
+         "pre_request", "post_request", "child_exit", "worker_exit", "nworkers_changed", "on_exit"),
+        _HOOK,
+    ),
+    **dict.fromkeys(
+        ("ssl_context", "keyfile", "certfile", "ssl_version", "cert_reqs", "ca_certs", "suppress_ragged_eofs",
+         "do_handshake_on_connect", "ciphers"),
+        _TLS,
+    ),
+    **dict.fromkeys(("proxy_protocol", "proxy_allow_ips", "protocol", "uwsgi_allow_ips"), _PROXY),
+    **dict.fromkeys(
+        ("http_protocols", "http2_cleartext", "http2_max_concurrent_streams", "http2_initial_window_size", "http2_max_frame_size",
+         "http2_max_header_list_size"),
+        _HTTP2,
+    ),
+    **dict.fromkeys(
+        ("permit_obsolete_folding", "strip_header_spaces", "permit_unconventional_http_method",
+         "permit_unconventional_http_version", "casefold_http_method", "forwarder_headers", "header_map", "http_parser"),
+        _PARSER,
+    ),
+    "asgi_loop": unneeded("uvloop where impetusd's own Python runs the pool, else asyncio's"),
+    "asgi_lifespan": unneeded("an application that has one gets it"),
+    "asgi_disconnect_grace_period": lost("a client that has gone is reported at once"),
+    "websocket_max_message_size": lost("uvicorn's limit holds"),
+    "root_path": kept("root_path"),
+    **dict.fromkeys(
+        ("dirty_apps", "dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout", "on_dirty_starting",
+         "dirty_post_fork", "dirty_worker_init", "dirty_worker_exit"),
+        _DIRTY,
+    ),
+    "control_socket": unneeded("impetusd's own is in run_dir"),
+    "control_socket_mode": unneeded("roles say who may do what: viewers, operators, admins"),
+    "control_socket_disable": unneeded("impetusd's own is always there"),
+}  # fmt: skip

@@ -1,0 +1,34 @@
+"""What stands here for the keys of systemd's timers and sockets, of which no reader makes an INI."""
+
+from __future__ import annotations
+
+from impetusd.interop.importing.model import Rule, lost, translated, unneeded
+
+TIMER: dict[str, Rule] = {
+    "OnCalendar": translated("cron", "five fields: 0 3 * * *; or @daily and the like"),
+    "OnUnitActiveSec": translated("every"),
+    "OnUnitInactiveSec": translated("every", "from start to start; overlap says what a long run does"),
+    "OnBootSec": lost("a [program:NAME] with type = oneshot runs at each start of impetusd"),
+    "OnStartupSec": lost("a [program:NAME] with type = oneshot runs at each start of impetusd"),
+    "RandomizedDelaySec": translated("jitter"),
+    "FixedRandomDelay": lost("jitter is another one each time"),
+    "AccuracySec": unneeded("a run begins at its time"),
+    "Persistent": translated("catch_up"),
+    "WakeSystem": lost("a host that sleeps stays asleep"),
+    "Unit": translated("command", "it stands in [timer:NAME] itself"),
+}
+SOCKET: dict[str, Rule] = {
+    "ListenStream": translated("listen"),
+    "ListenDatagram": lost("the program binds it itself"),
+    "ListenFIFO": lost("the program opens it itself"),
+    "Accept": lost("one process serves all connections"),
+    "Backlog": translated("backlog", "of a pool"),
+    "SocketMode": translated("listen", "unix:PATH mode=0660"),
+    "SocketUser": translated("listen", "unix:PATH owner=USER"),
+    "SocketGroup": translated("listen", "unix:PATH owner=:GROUP"),
+    "BindIPv6Only": translated("listen", "[::]:PORT v6only=yes"),
+    "ReusePort": unneeded("all processes of a unit share one socket"),
+    "FileDescriptorName": unneeded("LISTEN_FDNAMES has the unit's name"),
+    "RemoveOnStop": unneeded("it is removed with the socket"),
+    "Service": unneeded("the socket stands in the section of its unit"),
+}
