@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import gzip
 import os
 import time
 import zlib
@@ -20,6 +19,7 @@ from impetusd.files.rotated import older, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from gzip import GzipFile
     from typing import IO
 
 SCANNED = 256 << 20  # bytes, of compressed files after they were unpacked
@@ -27,7 +27,6 @@ RATE = 200 << 20  # bytes a second at most
 SPAN = 256 << 10  # bytes on either side of a line, of which its context is taken
 _BLOCK = 1 << 16
 _LONGEST = 1 << 20  # bytes of a line; more without a newline is taken in pieces
-_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)  # a compressed file that is not whole (yet)
 
 
 class Query(NamedTuple):
@@ -126,11 +125,11 @@ def around(path: str, file: str, offset: int, before: int, after: int) -> list[L
             continue
         begin = max(0, offset - SPAN)
         with contextlib.ExitStack() as stack:
-            readable = stack.enter_context(gzip.open(opened)) if packed else opened
+            readable = stack.enter_context(_unpacked(opened)) if packed else opened
             try:
                 readable.seek(begin)
                 data = readable.read(offset - begin + SPAN)
-            except _BROKEN:
+            except _broken():
                 raise Gone from None
         if len(data) <= offset - begin:
             raise Gone
@@ -202,7 +201,7 @@ def _backward(fd: int, at: int) -> Iterator[tuple[int, bytes]]:
 def _forward(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """The same of a compressed file, the first first."""
     offset, rest = 0, b""
-    with gzip.open(file) as unpacked, contextlib.suppress(*_BROKEN):
+    with _unpacked(file) as unpacked, contextlib.suppress(*_broken()):
         while block := unpacked.read1(_BLOCK):
             data = rest + block
             cut = data.rfind(b"\n") + 1 or (len(data) if len(data) >= _LONGEST else 0)
@@ -211,6 +210,19 @@ def _forward(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             offset, rest = offset + cut, data[cut:]
     if rest:
         yield offset, rest
+
+
+def _unpacked(file: IO[bytes]) -> GzipFile:
+    import gzip  # the supervisor, which searches seldom, would keep it for as long as it lives
+
+    return gzip.open(file)
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What reading a compressed file raises that is not whole (yet)."""
+    import gzip
+
+    return EOFError, gzip.BadGzipFile, zlib.error
 
 
 def _matching(data: bytes, offset: int, file: str, query: Query, needle: bytes) -> list[Line]:

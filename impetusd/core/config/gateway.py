@@ -8,7 +8,6 @@ Each gets its settings as JSON in one variable, IMPETUSD_GATEWAY or IMPETUSD_OBS
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import sys
 from itertools import count
@@ -59,6 +58,8 @@ def is_loopback(address: Listen) -> bool:
     """Whether only processes of this host can connect to it."""
     if address.path or address.host == "localhost":
         return True
+    import ipaddress  # of those who parse a configuration, few have a gateway
+
     try:
         return ipaddress.ip_address(address.host).is_loopback
     except ValueError:

@@ -228,6 +228,8 @@ def step(policy: Policy, slot: Slot, event: Event, now: float, jitter: float) ->
 
 @dataclass(frozen=True, slots=True)
 class _Case:
+    """What a cell of the table is given."""
+
     policy: Policy
     slot: Slot
     event: Event

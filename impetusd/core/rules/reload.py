@@ -135,6 +135,8 @@ Decision = tuple[Reload, tuple[Order, ...]]
 
 @dataclass(frozen=True, slots=True)
 class _Case:
+    """What a phase decides from."""
+
     reload: Reload
     view: View
     now: float

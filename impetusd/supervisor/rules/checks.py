@@ -11,7 +11,6 @@ import asyncio
 import datetime as dt
 import functools
 import json
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from impetusd.core.rules import health
 from impetusd.core.rules.health import Condition, Observed, Result, Turn
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.linux.procfs import boot_id
+from impetusd.supervisor import chance
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.entry import SERVING, Entry
@@ -69,7 +69,7 @@ class Checks:
         fail: Callable[[Entry, Reason], object],
         turned: Callable[[Health, str, Turn, int, Reason], object],
         save: Callable[[], object],
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = chance.fraction,
     ) -> None:
         """`ask`: as `Prober.ask`. `slots(name)`: the slots of a unit. `fail(slot, reason)`: it is judged broken.
 

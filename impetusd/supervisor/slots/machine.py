@@ -7,7 +7,6 @@ Each slot has one timer, which is set at the end of the round in which its deadl
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from impetusd.core.reasons import not_started
 from impetusd.core.rules import lifecycle, places, quarantine
 from impetusd.core.rules.lifecycle import Cancel, Deadline, Event, Exited, Gone, Ping, Signal, Slot, Spawn, State, Want
+from impetusd.supervisor import chance
 from impetusd.supervisor.faults import CONTAINED
 from impetusd.supervisor.observers import Change, Publisher
 from impetusd.supervisor.slots.entry import IDLE, PASSING, Entry, Role
@@ -80,7 +80,7 @@ class Machine:
     def _handle(self, entry: Entry, event: Event) -> None:
         before, now = entry.slot, time.monotonic()
         try:
-            after, actions = lifecycle.step(entry.policy, before, event, now, random.random())  # noqa: S311
+            after, actions = lifecycle.step(entry.policy, before, event, now, chance.fraction())
         except Exception as error:
             why = self._faults.note(entry.name, f"deciding on {type(event).__name__} in {before.state.name}", error)
             after, actions = lifecycle.undecided(entry.policy, before, event, now, why)

@@ -5,7 +5,6 @@ A process does not report its values, and files are edited unnoticed: a digest o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +27,8 @@ class Started(NamedTuple):
 
 def digest(variables: Mapping[str, str]) -> str:
     """A digest of the values of env_files."""
+    import hashlib  # brings libcrypto: 0.6 MB, and few units have an env_file
+
     return hashlib.sha256(json.dumps(sorted(variables.items())).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,6 @@ a version that knows only the single one can take over, too: see `merge`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import socket
@@ -187,7 +186,11 @@ def folder_for(paths: Paths, uid: int) -> str:
 
 def _name(unit: str, folder: str) -> str:
     room = LONGEST - len(os.fsencode(f"{folder}/.new"))
-    return unit if len(unit) <= room else hashlib.sha256(unit.encode()).hexdigest()[:HASHED]
+    if len(unit) <= room:
+        return unit
+    import hashlib  # brings libcrypto: 0.6 MB
+
+    return hashlib.sha256(unit.encode()).hexdigest()[:HASHED]
 
 
 def bind(path: str, uid: int, mode: int, aside: str = ".new") -> socket.socket:

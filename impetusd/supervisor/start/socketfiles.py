@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -48,6 +47,8 @@ class SocketFiles:
 
     def second_name(self, path: str) -> str:
         """The second name of the socket at `path`, if it has one."""
+        import hashlib  # brings libcrypto: 0.6 MB, and few units have such a socket
+
         return f"{self._folder}/{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}"
 
     def follow(self, path: str, unit: str) -> None:
