@@ -13,10 +13,10 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import sys
 import time
 
+from impetusd.bare import socket
 from impetusd.client import instance
 from impetusd.core import protocol
 
@@ -186,7 +186,8 @@ def _ask(
     request = protocol.request_line(1, method, params)
     at_once = method in {"ping", "status"}  # harmless, and the answer identifies the daemon
     for attempt in range(10):  # distinguishes a supervisor that dies at every request from one that died once
-        time.sleep(0.02 * attempt)
+        if attempt:
+            time.sleep(0.02 * attempt)  # 0 would give way to others
         connection = connect(paths, hooks, mine=mine)
         begun = False
         try:

@@ -13,12 +13,12 @@ Imports stay few: `impetusd status` comes by here.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 from collections import namedtuple
 from posixpath import basename, dirname, normpath
 
+from impetusd import bare
 from impetusd.core.config import ini
 from impetusd.core.config.location import PLAIN, SYSTEM, Paths, is_users_own
 
@@ -101,7 +101,7 @@ def of_leftovers(paths: Paths) -> Report:
 
 def _report(data: bytes | str) -> Report:
     try:
-        told = json.loads(data)
+        told = bare.loads(data)
     except ValueError:
         return {}
     return told if isinstance(told, dict) and isinstance(told.get("conf"), str) else {}
@@ -144,7 +144,7 @@ def process(pid: int) -> Daemon | None:
             kind = SHIM if word.endswith("/impetusd/shim/__main__.py") else ""
             kind = SUPERVISOR if word == "impetusd.supervisor" and len(words) == at + 3 else kind
             if kind:
-                conf, fields = words[at + 1], json.loads(words[at + 2])
+                conf, fields = words[at + 1], bare.loads(words[at + 2])
                 return Daemon(pid, kind, conf, Paths(conf, fields["base_dir"], *(fields[name] for name in DIRS)))
     except (OSError, ValueError, LookupError, TypeError):
         pass
@@ -356,7 +356,7 @@ def _state_is_ours(paths: Paths, former: Paths) -> bool:
         return False
     try:
         with open(f"{former.state_dir}/state.json", encoding="utf-8") as file:
-            slots = json.load(file)["slots"]
+            slots = bare.loads(file.read())["slots"]
         return not _units(paths.conf).isdisjoint(name.partition(":")[0] for name in slots)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
@@ -390,7 +390,7 @@ def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _move_files(former.log_dir, paths.log_dir, 0o750, _logs(_units(paths.conf)), moved)
-        _move_files(former.state_dir, paths.state_dir, 0o700, ANY if everything else STATE, moved)
+        _move_files(former.state_dir, paths.state_dir, 0o700, "" if everything else STATE, moved)
     except OSError:
         for source, target in reversed(moved):
             os.rename(target, source)
@@ -401,23 +401,24 @@ def move(paths: Paths, former: Paths, *, everything: bool) -> bool:
 
 
 # Prefixes of the names in state_dir.
-STATE = re.compile(r"(state\.json|ledger\.jsonl|disabled|profile|instance|life$)")
-ANY = re.compile("")
+STATE = r"(state\.json|ledger\.jsonl|disabled|profile|instance|life$)"
 
 
-def _logs(units: set[str]) -> re.Pattern[str]:
+def _logs(units: set[str]) -> str:
     """Names of log files as they are by default, rotated ones too: the daemon's own and those of `units`."""
     names = "|".join(map(re.escape, units))
-    return re.compile(rf"(impetusd|({names})(-([0-9]+|template|standby(-[0-9]+)?))?-(out|error))\.log")
+    return rf"(impetusd|({names})(-([0-9]+|template|standby(-[0-9]+)?))?-(out|error))\.log"
 
 
-def _move_files(source: str, target: str, mode: int, names: re.Pattern[str], moved: list[tuple[str, str]]) -> None:
+def _move_files(source: str, target: str, mode: int, names: str, moved: list[tuple[str, str]]) -> None:
     from impetusd.files.folders import open_folder
 
     if source == target or not os.path.isdir(source):
         return
     os.close(open_folder(target, make=mode))
     # These two say where the instance lives: moved last, so that after a kill in between the next start moves the rest.
-    for name in sorted(filter(names.match, os.listdir(source)), key=lambda name: name in {NAME, "state.json"}):
+    for name in sorted(
+        filter(re.compile(names).match, os.listdir(source)), key=lambda name: name in {NAME, "state.json"}
+    ):
         os.rename(f"{source}/{name}", f"{target}/{name}")
         moved.append((f"{source}/{name}", f"{target}/{name}"))

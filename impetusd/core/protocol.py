@@ -5,14 +5,12 @@ supervisor and the control client both use this file and nothing else, so they c
 way the supervisor may send notifications with the method "progress"; every request has an id, because every request is
 answered.
 
-Only json is imported: `impetusd status` imports this module, whose whole budget is 50 ms.
+Nothing else is imported: `impetusd status` imports this module, whose whole budget is 50 ms.
 """
 
 from __future__ import annotations
 
-import json
-
-from impetusd import __version__
+from impetusd import __version__, bare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -300,7 +298,7 @@ def _why(value: Any) -> str:
 
 
 def _report(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or len(json.dumps(value)) > MAX_REPORT:
+    if not isinstance(value, dict) or len(bare.dumps(value)) > MAX_REPORT:
         raise ValueError(f"an object of at most {MAX_REPORT} bytes as JSON")
     return value
 
@@ -538,7 +536,7 @@ def decode(line: bytes, most: int = MAX_LINE) -> dict[str, Any]:
     if len(line) > most:
         raise ProtocolError(PARSE_ERROR, f"a line may have at most {most} bytes")
     try:
-        message = json.loads(line.decode(), parse_constant=_refuse_constant)
+        message = bare.loads(line.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ProtocolError(PARSE_ERROR, f"the line is not JSON: {reason}") from None
@@ -550,7 +548,11 @@ def decode(line: bytes, most: int = MAX_LINE) -> dict[str, Any]:
 
 def encode(message: Mapping[str, Any], most: int = MAX_LINE) -> bytes:
     """One object as one line. ASCII only, so that a lone surrogate from a file name passes. ValueError if over `most`."""
-    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return _line(bare.dumps(message, compact=True), most)
+
+
+def _line(text: str, most: int) -> bytes:
+    line = f"{text}\n".encode()
     if len(line) > most:
         raise ValueError(f"a control line of {len(line)} bytes is over the limit of {most}")
     return line
@@ -645,28 +647,42 @@ def refusal(client: Any) -> str:
     return ""
 
 
-def result_line(id: int | str, result: Mapping[str, Any], *, stated: bool = False) -> bytes:  # noqa: A002  # the protocol's own words
+def result_line(
+    id: int | str,  # noqa: A002  # the protocol's own words
+    result: Mapping[str, Any],
+    *,
+    stated: bool = False,
+    shown: Callable[[Any], Any] = lambda value: value,
+) -> bytes:
     """The answer to request `id`. Where it would outgrow a line, the tails of its rows are shortened, oldest lines first.
 
     500 failing programs with 40 long lines each are 4 MB; what each is and why still fits then. 4,000 slots do not fit
-    without any: then the line is as long as it takes.
+    without any: then the line is as long as it takes. `shown`: each value passes through it. One row after another does, and
+    becomes text: copies and texts of the parts of 500 rows at once would be 3 MB.
     """
-    message = {"jsonrpc": "2.0", "id": id, **({"server": STATED} if stated else {}), "result": result}
+    rows = result.get("units", ())
+    rest = shown({name: value for name, value in result.items() if name != "units"})
+    head = bare.dumps(
+        {"jsonrpc": "2.0", "id": id, **({"server": STATED} if stated else {}), "result": rest}, compact=True
+    )
+    if "units" not in result:
+        return _line(head, MAX_ANSWER)
+    head = f'{head[:-2]}{"," if rest else ""}"units":['
     for keep in (None, 10, 3, 0):
+        texts = [bare.dumps(shown(_with_short_tail(row, keep)), compact=True) for row in rows]
         try:
-            return encode(message if keep is None else {**message, "result": _with_short_tails(result, keep)})
+            return _line(f"{head}{','.join(texts)}]}}}}", MAX_ANSWER if keep == 0 else MAX_LINE)
         except ValueError:
-            continue
-    return encode({**message, "result": _with_short_tails(result, 0)}, MAX_ANSWER)
+            if keep == 0:
+                raise
+    raise AssertionError("the last is returned or raises")
 
 
-def _with_short_tails(result: Mapping[str, Any], keep: int) -> dict[str, Any]:
-    """`result` with at most `keep` lines in each row's tail, each line cut at 200 characters."""
-    rows = [
-        {**row, "tail": [text[:200] for text in row["tail"][-keep:]] if keep else []} if row.get("tail") else row
-        for row in result.get("units", ())
-    ]
-    return {**result, "units": rows}
+def _with_short_tail(row: dict[str, Any], keep: int | None) -> dict[str, Any]:
+    """A row with at most `keep` lines in its tail, each line cut at 200 characters; None leaves it as it is."""
+    if keep is None or not row.get("tail"):
+        return row
+    return {**row, "tail": [text[:200] for text in row["tail"][-keep:]] if keep else []}
 
 
 def error_line(error: ProtocolError) -> bytes:

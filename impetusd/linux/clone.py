@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
+
+from impetusd.bare import signal
 
 SYS_CLONE3 = 435  # the same on every architecture but alpha
 CLONE_INTO_CGROUP = 0x200000000

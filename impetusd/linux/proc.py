@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import time
 
+from impetusd.bare import signal
 from impetusd.linux import procfs
 from impetusd.linux.errors import unless_blind
 from impetusd.linux.procfs import fields, lines, rights

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 
+from impetusd.bare import socket
 from impetusd.linux.errors import suppress
 
 TYPE_CHECKING = False

@@ -6,10 +6,9 @@ An exit is read without reaping (WNOWAIT): the zombie keeps the pid, so no signa
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import time
 
+from impetusd.bare import signal, socket
 from impetusd.linux import proc, usage
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.errors import suppress

@@ -6,8 +6,8 @@ In no order: only the supervisor knows that.
 from __future__ import annotations
 
 import math
-import signal
 
+from impetusd.bare import signal
 from impetusd.linux import proc
 from impetusd.shim.log import log
 

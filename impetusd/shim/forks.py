@@ -6,14 +6,14 @@ worker, so it ends instead of beginning. See `worker.template`.
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import socket
 
+from impetusd import bare
+from impetusd.bare import socket
 from impetusd.linux import proc, procfs
 from impetusd.linux.cgroup import Cgroups
-from impetusd.shim import failures
+from impetusd.shim import failures, wire
 from impetusd.shim.log import log
 
 TYPE_CHECKING = False
@@ -49,9 +49,9 @@ class Forks:
             asked = proc.now()
             fds = [self._store.find(name) for name in spec["fds"]]
             theirs, child.gate = self._loop.with_spares(lambda: os.pipe2(os.O_CLOEXEC))
-            request = json.dumps({"id": str(child.process), "env": spec["env"], "gate": True}).encode()
+            request = bare.dumps({"id": str(child.process), "env": spec["env"], "gate": True}).encode()
             fds.append(theirs)
-            socket.send_fds(template.forks, [request], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            wire.send_packet(template.forks, request, fds)
         except (BrokenPipeError, ConnectionResetError):
             self._state.fail_start(child, "fork", failures.because("template_ended"))
             return
@@ -84,7 +84,7 @@ class Forks:
                 self.close(template)
                 return
             try:
-                self._adopt(template, json.loads(answer), register)
+                self._adopt(template, bare.loads(answer), register)
             except Exception as error:  # whatever a template is made to send must not end all that is held here
                 log(
                     f"process {template.process} answered {answer[:200]!r}, which makes no sense ({error!r}): no more forks"

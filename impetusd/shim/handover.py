@@ -8,14 +8,13 @@ or cannot read the state, never takes over.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import signal
-import socket
 import sys
 import time
 
+from impetusd import bare
+from impetusd.bare import signal, socket
 from impetusd.linux.errors import suppress
 from impetusd.linux.priority import INFO
 from impetusd.shim import spawn
@@ -109,7 +108,7 @@ def descriptors(saved: dict[str, Any]) -> set[int]:
 def load(memory: int) -> dict[str, Any]:
     """The state in a memfd. Raises Unreadable."""
     try:
-        saved = json.loads(os.pread(memory, os.fstat(memory).st_size, 0))
+        saved = bare.loads(os.pread(memory, os.fstat(memory).st_size, 0))
     except (OSError, ValueError) as error:
         raise Unreadable(f"the state cannot be read: {error}") from None
     if not isinstance(saved, dict) or saved.get("version") != VERSION:
@@ -121,7 +120,7 @@ def load(memory: int) -> dict[str, Any]:
 def pack(saved: dict[str, Any]) -> int:
     """A memfd with the state."""
     memory = os.memfd_create("state", os.MFD_CLOEXEC)
-    view = memoryview(json.dumps(saved, separators=(",", ":")).encode())
+    view = memoryview(bare.dumps(saved, compact=True).encode())
     while view:
         view = view[os.write(memory, view) :]
     return memory

@@ -13,11 +13,11 @@ The file `life` in state_dir:
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
 
+from impetusd import bare
+from impetusd.bare import signal
 from impetusd.linux import proc
 from impetusd.linux.cgroup import cgroup_of
 from impetusd.linux.errors import suppress
@@ -58,7 +58,7 @@ def is_marked(pid: int, life: str) -> bool:
 def write(state_dir: str, life: str, *, over: bool) -> None:
     """Remember the life that is under way, or that it has ended in order. Raises OSError."""
     path = f"{state_dir}/{NAME}"
-    text = json.dumps({"version": VERSION, "boot": boot_id(), "life": life, "over": over})
+    text = bare.dumps({"version": VERSION, "boot": boot_id(), "life": life, "over": over})
     with suppress(FileNotFoundError):
         os.unlink(f"{path}.new")
     fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -107,7 +107,7 @@ def marks(state_dir: str) -> tuple[str, str]:
     """
     try:
         with open(f"{state_dir}/{NAME}", encoding="ascii") as file:
-            saved = json.loads(file.read(4096))
+            saved = bare.loads(file.read(4096))
         life, boot, over = saved["life"], saved["boot"], saved["over"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         life, boot, over = "", boot_id(), False  # nothing is remembered: any life

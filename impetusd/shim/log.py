@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import stat
 import time
 from collections import deque
 
+from impetusd.bare import signal
 from impetusd.linux.errors import suppress
 from impetusd.linux.priority import WARNING, is_journal
 

@@ -11,13 +11,13 @@ left cannot be taken over, 1 when it had to give up.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import signal
 import sys
 import time
 
+from impetusd import bare
+from impetusd.bare import signal
 from impetusd.linux import proc
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.errors import suppress
@@ -53,7 +53,7 @@ class Shim:
         self.store = Store(state, self._upstream, self._loop.null)
         self._cgroups = Cgroups(leftovers.group_name(paths["state_dir"]))
         self._children = Children(state, self._loop, self.store, self._cgroups)
-        self._supervision = supervision.Supervision(state, self._loop, self, [conf, json.dumps(paths)])
+        self._supervision = supervision.Supervision(state, self._loop, self, [conf, bare.dumps(paths)])
         self._upgrade = handover.Upgrade(state, self._loop, self._settle)
         self._ending: ending.Ending | None = None  # of everything, without a supervisor
         self._last: ending.Last | None = None  # of what is left after the supervisor's own end
@@ -176,7 +176,7 @@ class Shim:
                 state.note("blobs", "hup", "yes")
                 state.emit({"event": "apply"})
             elif not state.shutdown:
-                log(f"{signal.Signals(number).name}: ending", INFO)
+                log(f"{'SIGTERM' if number == signal.SIGTERM else 'SIGINT'}: ending", INFO)
                 state.shutdown = True
                 state.note("blobs", "shutdown", "yes")
                 state.emit({"event": "shutdown"})
@@ -298,7 +298,7 @@ class Shim:
 
 def main() -> int:
     """Take the instance lock and hold; or go on where another shim stopped: see `handover` and `orphans`."""
-    conf, paths, mode = sys.argv[1], json.loads(sys.argv[2]), "".join(sys.argv[3:])
+    conf, paths, mode = sys.argv[1], bare.loads(sys.argv[2]), "".join(sys.argv[3:])
     if mode.startswith((handover.RESUME, handover.CHECK)):
         return resume(conf, paths, mode)
     state_dir = paths["state_dir"]

@@ -11,10 +11,10 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import struct
 import time
 
+from impetusd.bare import signal
 from impetusd.linux import proc, procfs
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.errors import suppress

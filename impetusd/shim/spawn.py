@@ -18,15 +18,13 @@ A spec is a dict:
 
 from __future__ import annotations
 
-# The functions behind those of `signal`, which make an enum of each of 64 signals: 0.4 of the 2 ms of a start.
-import _signal  # type: ignore[import-not-found]
 import ctypes
 import errno
 import fcntl
 import os
 import resource
-import signal
 
+from impetusd.bare import signal
 from impetusd.linux import clone
 from impetusd.linux.errors import suppress
 from impetusd.shim import failures
@@ -75,7 +73,7 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
     Raises OSError when there cannot be another process.
     """
     status, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before, pid = _signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), 0
+    before, pid = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), 0
     try:
         try:
             stages = _stages(spec)
@@ -86,7 +84,7 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
                 finally:
                     os._exit(1)
         finally:
-            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(report)
     except BaseException:
         if pid:  # whoever asked does not hear of it
@@ -165,7 +163,7 @@ def _stages(spec: dict[str, Any]) -> list[Stage]:
     env, argv, limits = spec["env"], spec["argv"], spec["rlimits"]
     umask, nice, cpus, cwd, score = (spec[key] for key in ("umask", "nice", "affinity", "cwd", "oom_score_adj"))
     places = _places(argv[0], env)
-    handled = [number for number in SIGNALS if _signal.getsignal(number) not in {_signal.SIG_DFL, None}]
+    handled = [number for number in SIGNALS if signal.getsignal(number) not in {signal.SIG_DFL, None}]
     stages: list[Stage] = [("session", "", os.setsid)]
     if "terminal" in spec:
         terminal = spec["terminal"]
@@ -297,8 +295,8 @@ def _reset_signals(handled: list[int]) -> None:
     Handlers end with exec, but a signal that has come meanwhile must find none: the shim's would swallow it.
     """
     for number in handled:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _places(name: str, env: dict[str, str]) -> list[str]:

@@ -7,8 +7,8 @@ nobody asked for: an orphan that it adopted as a subreaper, or a fork whose temp
 from __future__ import annotations
 
 import os
-import signal
 
+from impetusd.bare import signal
 from impetusd.linux import proc
 from impetusd.linux.cgroup import Cgroups
 from impetusd.linux.errors import suppress

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import math
 import os
 import select
-import signal
-import socket
 import sys
 import time
 from itertools import takewhile
 
+from impetusd import bare
+from impetusd.bare import signal, socket
 from impetusd.linux import proc, procfs
 from impetusd.linux.errors import suppress
 from impetusd.shim import handover, spawn, store, table, wire
@@ -224,12 +223,12 @@ class Supervision:
         with suppress(OSError, KeyError):
             slot, stage = wire.noted(os.pread(self._state.kept[wire.PAGE], wire.PAGE_SIZE, 0))
         try:
-            ends = list(json.loads(blobs.get(wire.ENDS, "[]")))
+            ends = list(bare.loads(blobs.get(wire.ENDS, "[]")))
         except (ValueError, TypeError):
             ends = []
         at = {"at": round(time.monotonic(), 3), "time": round(time.time(), 3)}
         ends.append({**at, **how, "slot": slot, "stage": stage})
-        blobs[wire.ENDS] = json.dumps(ends[-MOST_ENDS:])
+        blobs[wire.ENDS] = bare.dumps(ends[-MOST_ENDS:])
         self._state.note("blobs", wire.ENDS, blobs[wire.ENDS])
 
     def _ended(self) -> None:

@@ -16,12 +16,12 @@ removed or changed by somebody else while the shim lives is written anew at once
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import time
 from itertools import islice
 
+from impetusd import bare
 from impetusd.linux import proc
 from impetusd.linux.errors import suppress
 from impetusd.linux.inotify import Inotify
@@ -60,7 +60,7 @@ def ident_of(path: str) -> list[int]:
 
 
 def _line(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    return bare.dumps(content, compact=True).encode() + b"\n"
 
 
 class Table:
@@ -291,12 +291,12 @@ def _brief(error: Exception) -> str:
 
 def _parse(lines: list[bytes]) -> dict[str, Any]:
     """The content of a table of these lines, unknown fields included. Raises all sorts of errors for what no shim has written."""
-    saved: dict[str, Any] = json.loads(lines[0])
+    saved: dict[str, Any] = bare.loads(lines[0])
     if saved["version"] != VERSION:
         raise ValueError(f"format {saved['version']!r}; this impetusd knows {VERSION}")
     for number, line in enumerate(lines):
         try:
-            changes = saved if number == 0 else json.loads(line)
+            changes = saved if number == 0 else bare.loads(line)
             for part in PARTS:
                 entries = changes[part] if number == 0 else changes.pop(part, {})
                 for key, value in entries.items():

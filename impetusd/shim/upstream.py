@@ -11,8 +11,9 @@ from __future__ import annotations
 import array
 import math
 import os
-import socket
 from collections import deque
+
+from impetusd.bare import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -37,9 +37,10 @@ From the shim, a message is {"events": [...]}, a round's; one with descriptors i
 from __future__ import annotations
 
 import array
-import json
 import os
-import socket
+
+from impetusd import bare
+from impetusd.bare import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,21 +60,22 @@ MOST_FDS = 250  # the kernel takes SCM_MAX_FD = 253 a message
 
 def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
     """Send one message. Raises BlockingIOError when the peer's buffer is full, OSError when it is gone."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = bare.dumps(message, compact=True).encode()
     if len(body) <= INLINE:
-        _send(sock, b"J" + body, fds)
+        send_packet(sock, b"J" + body, fds)
         return
     memory = os.memfd_create("message", os.MFD_CLOEXEC)
     try:
         view = memoryview(body)
         while view:
             view = view[os.write(memory, view) :]
-        _send(sock, b"M", (memory, *fds))
+        send_packet(sock, b"M", (memory, *fds))
     finally:
         os.close(memory)
 
 
-def _send(sock: socket.socket, body: bytes, fds: Sequence[int]) -> None:
+def send_packet(sock: socket.socket, body: bytes, fds: Sequence[int]) -> None:
+    """Send one packet with descriptors. Raises BlockingIOError when the peer's buffer is full, OSError when it is gone."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sock.sendmsg([body], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
@@ -99,7 +101,7 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             return None
         if flags & socket.MSG_TRUNC:
             raise ValueError("a message was cut off")
-        message = json.loads(_body(body, fds))
+        message = bare.loads(_body(body, fds))
         if not isinstance(message, dict):
             raise ValueError(f"a message is not an object: {message!r}"[:200])  # noqa: TRY004 - what came is wrong, not our call
     except BaseException:

@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = ("impetusd", "impetus_service")
-VERSION = "impetusd.__version__"  # everybody may
+ANYBODY = {"impetusd", "impetusd.__version__", "impetusd.bare", "impetusd.bare.signal", "impetusd.bare.socket"}
 
-# Module or package -> what of ours its modules may import, besides the version; a package's own modules are named too.
+# Module or package -> what of ours its modules may import, besides what anybody may; a package's own modules are named too.
 # The nearest name counts. In words: linux and core know nobody; files reads for all; the shim knows linux; the supervisor
 # and the client know core, linux, files, and what the shim says or writes down (the supervisor also what workers write into
 # the page that it keeps for them); the command line knows the client.
@@ -26,6 +26,7 @@ SHIM_LINUX = tuple(
 SHIM_STATE = tuple(f"impetusd.shim.{name}" for name in ("child", "failures", "leftovers", "log", "state"))
 MAY = {
     "impetusd": (),
+    "impetusd.bare": (),
     "impetusd.core": ("impetusd.core.protocol", "impetusd.core.units"),
     "impetusd.core.config": ("impetusd.core",),
     "impetusd.core.rules": (
@@ -149,8 +150,7 @@ def broken(names, may):
     return {
         name
         for name in names
-        if name not in {VERSION, "impetusd"}
-        and not any(name == allowed or name.startswith(f"{allowed}.") for allowed in may)
+        if name not in ANYBODY and not any(name == allowed or name.startswith(f"{allowed}.") for allowed in may)
     }
 
 
@@ -265,3 +265,55 @@ def test_what_is_not_allowed_is_found():
     assert broken({"impetusd.corex"}, MAY["impetusd.core.config"]) == {"impetusd.corex"}
     assert rule("impetusd.linux.host") == MAY["impetusd.linux.host"]
     assert rule("impetusd.nowhere.http") is None
+
+
+# What each process has of the standard library for as long as it lives, besides what Python itself has; for `status` it is
+# what every call waits for. A module that is new here has its price in memory or time: 0.1 to 1 MB, 1 to 20 ms.
+OF_THE_SHIM = "array collections ctypes errno fcntl functools gc genericpath itertools keyword math operator os posixpath reprlib resource select stat struct types"
+OF_THE_SUPERVISOR = (
+    f"{OF_THE_SHIM} asyncio bisect concurrent contextlib contextvars copy copyreg dataclasses datetime enum fnmatch"
+    " glob grp heapq importlib json linecache mmap pwd queue re selectors shlex signal socket supervisor termios"
+    " textwrap threading traceback typing warnings weakref zlib"
+)
+OF_STATUS = "collections copyreg enum errno fcntl functools genericpath itertools keyword operator os posixpath re reprlib select stat types zlib"
+THE_SHIM = "import impetusd.shim.main"
+# As in its __main__, and what it does first: a signal handler of the loop, and something for asyncio to log.
+THE_SUPERVISOR = """
+from impetusd.supervisor.late import Imports
+with Imports():
+    from impetusd import traces
+    from impetusd.supervisor import daemon
+import asyncio
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(1, print)
+    loop.default_exception_handler({"message": "said", "exception": ValueError("why")})
+traces.install()
+asyncio.run(main())
+"""
+STATUS = "import impetusd.cli.main, impetusd.cli.status, impetusd.cli.screen.table, impetusd.core.config.pending"
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="what the standard library itself imports differs by version"
+)
+@pytest.mark.parametrize(
+    ("code", "known"),
+    [
+        pytest.param(THE_SHIM, OF_THE_SHIM, id="shim"),
+        pytest.param(THE_SUPERVISOR, OF_THE_SUPERVISOR, id="supervisor"),
+        pytest.param(STATUS, OF_STATUS, id="status"),
+    ],
+)
+def test_no_process_imports_more_of_the_standard_library_than_is_known(code, known):
+    lines = [
+        f"import sys; sys.path[:0] = {sys.path!r}; before = {{*sys.modules}}",
+        code,
+        "print(*(name for name in {*sys.modules} - before if sys.modules[name] is not None))",
+    ]
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", "\n".join(lines)], check=True, capture_output=True, encoding="utf-8"
+    )
+    found = {name.partition(".")[0] for name in said.stdout.split()}
+    assert {name for name in found if not name.startswith("_")} - {"impetusd"} - {*known.split()} == set()
+    assert ("ValueError: why" in said.stderr) == (code is THE_SUPERVISOR)

@@ -117,7 +117,7 @@ class Log:
     def _run(self) -> None:
         where: dict[str, Any] = {}
         while not self._over:
-            with control.connect(self._paths, control.Hooks(), mine=True) as connection:
+            with contextlib.closing(control.connect(self._paths, control.Hooks(), mine=True)) as connection:
                 self._connection = connection
                 with contextlib.suppress(OSError):
                     for page in self._pages(connection, where):

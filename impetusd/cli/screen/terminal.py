@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _SGR = r"\x1b\[[0-9;:]*m"
-_UNSAFE_BUT_COLOUR = re.compile(f"({_SGR})|{inert.ESCAPE}")
 
 plain = inert.plain
 
@@ -83,5 +82,7 @@ def screen_of(stream: TextIO, environ: Mapping[str, str]) -> Screen:
 
 def coloured(text: str) -> str:
     """Like `plain`, but colours stay; they end with the line."""
-    kept = _UNSAFE_BUT_COLOUR.sub(lambda match: match.group(1) or "", text)
+    if text.isprintable():
+        return text
+    kept = re.sub(f"({_SGR})|{inert.ESCAPE}", lambda match: match.group(1) or "", text)
     return kept + "\x1b[0m" if "\x1b" in kept else kept

@@ -367,8 +367,8 @@ class ControlServer:
             pass_on()
             if not method.looks:
                 self._audit(peer, request, "done" if result.get("ok", True) else "failed", "")
-            shown = result if method.secrets else redact.everything(result)
-            return protocol.result_line(request.id, shown, stated=request.stated), follow
+            how = {} if method.secrets else {"shown": redact.everything}
+            return protocol.result_line(request.id, result, stated=request.stated, **how), follow
         except ProtocolError as error:
             pass_on()
             if not method.looks:
