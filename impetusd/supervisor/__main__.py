@@ -12,5 +12,7 @@ with Imports():
         from impetusd.supervisor.proof import main
     else:
         from impetusd.supervisor.daemon import main
+    from impetusd.linux.heap import return_large_blocks
 
+return_large_blocks()
 main()

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from impetusd.core.config.model import Autorestart
@@ -44,6 +45,9 @@ class Policy:
     settling: float = 1.0  # seconds after which it counts as started, unless it reports readiness
 
 
+_same = lru_cache(maxsize=64)(Policy)
+
+
 def settling(unit: Unit) -> float:
     """Seconds until a program that does not report readiness counts as started; min_uptime decides whether its run
     lasted."""
@@ -51,8 +55,8 @@ def settling(unit: Unit) -> float:
 
 
 def policy_of(unit: Unit, *, fatal_exit_codes: tuple[int, ...] = ()) -> Policy:
-    """The policy that `unit` asks for."""
-    return Policy(
+    """The policy that `unit` asks for: the same object for units with the same keys."""
+    return _same(
         autorestart=unit.autorestart,
         stop_exit_codes=unit.stop_exit_codes,
         fatal_exit_codes=fatal_exit_codes,

@@ -140,15 +140,14 @@ class LogPipes:
         out, error = paths = self.log_files(entry)
         given = unit.out_file, unit.error_file
         shared = unit.merge_logs or out == error or entry.role is Role.WORKER or entry.role in PASSING
+        as_json = unit.log_format == "json"
         return {
-            f"{entry.rec.pipe}:{stream}": Options(
-                prefix=self.prefix.of(self.shown(entry))
-                if self.prefix and not own and unit.log_format != "json"
-                else "",
-                name=self.shown(entry),
+            f"{entry.rec.pipe}:{stream}": _same(
+                prefix=self.prefix.of(self.shown(entry)) if self.prefix and not own and not as_json else "",
+                name=self.shown(entry) if as_json else "",
                 stream="out" if stream == "out" else "error",
                 time=unit.time,
-                json=unit.log_format == "json",
+                json=as_json,
                 merged=shared or path in LOG_STREAMS,
                 max_line=unit.log_max_line,
                 tail=stream == "err",
@@ -197,6 +196,9 @@ class LogPipes:
     def tail(self, pipe: int, answer: Callable[[bytes], None]) -> None:
         """Call `answer`, in the writer's thread, with the last of what the present run wrote to stderr."""
         self._writer.tail(f"{pipe}:err", answer)
+
+
+_same = functools.lru_cache(maxsize=64)(Options)  # most pipes are written alike: one object for them
 
 
 def _pipes(name: str) -> tuple[dict[str, int], dict[str, int]]:
