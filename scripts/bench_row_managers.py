@@ -37,10 +37,10 @@ from bench_row import US, Row
 from bench_servers import NAMES, anonymous, pss, serving
 
 COUNT = 500
-WINDOW = 20.0  # seconds of which the idle CPU is taken
+WINDOW = 15.0  # seconds of which the idle CPU is taken
 
 
-def program_killed(peers: Peers, rounds: int = 25) -> list[Row]:
+def program_killed(peers: Peers, rounds: int = 15) -> list[Row]:
     """All managers at once, each with a program; by turns, and a bare fork + exec in each round."""
     p50 = Row(f"plain program killed → first instruction of the next, ms, p50 of {rounds}", "-")
     bare, took = [], {kind.name: [] for kind in MANAGERS}  # type: ignore[var-annotated]
@@ -328,6 +328,10 @@ async def _under_load(port: int, act: Callable[[], None]) -> Load:
     return load
 
 
+def _rounded(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
 def flood(peers: Peers) -> list[Row]:
     rate = Row("output of a flooding child, 64 KiB writes, MB/s, median of 3", "-", max)
     spent = Row("… CPU of the manager, s a GiB", "-")
@@ -349,6 +353,6 @@ def flood(peers: Peers) -> list[Row]:
                 return statistics.median(each[0] for each in found)
 
             rate.add(name, one)
-    rate.limit = f"cat > file: {rate.found.pop('cat')}"
-    spent.limit = f"cat: {spent.found.pop('cat', '-')}"
+    rate.limit = f"cat > file: {_rounded(rate.found.pop('cat'))}"
+    spent.limit = f"cat: {_rounded(spent.found.pop('cat', '-'))}"
     return [rate, spent]
