@@ -7,10 +7,10 @@ it comes up or when its configuration changes, so no peer waits for a directory 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from impetusd.core.protocol import ADMIN, ROLES
+from impetusd.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -27,13 +27,14 @@ SHIM_STATE = tuple(f"impetusd.shim.{name}" for name in ("child", "failures", "le
 MAY = {
     "impetusd": (),
     "impetusd.bare": (),
-    "impetusd.core": ("impetusd.core.protocol", "impetusd.core.units"),
+    "impetusd.core": ("impetusd.core.protocol", "impetusd.core.units", "impetusd.core.values"),
     "impetusd.core.config": ("impetusd.core",),
     "impetusd.core.rules": (
         "impetusd.core.config",
         "impetusd.core.reasons",
         "impetusd.core.rules",
         "impetusd.core.units",
+        "impetusd.core.values",
     ),
     "impetusd.core.explain": ("impetusd.core",),
     "impetusd.linux": ("impetusd.linux",),

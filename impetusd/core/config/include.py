@@ -5,13 +5,14 @@ Which these are is decided here, from the text alone; `impetusd.files.source` re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from posixpath import join, normpath
 from typing import TYPE_CHECKING
 
 from impetusd.core.config import ini, schema
 from impetusd.core.config.location import Reading
 from impetusd.core.config.reading import place
+from impetusd.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -7,12 +7,13 @@ Durations are seconds (float), sizes bytes (int), paths absolute. A field's mean
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
 from impetusd.core.config.location import Paths
 from impetusd.core.config.problem import Problem
+from impetusd.core.values import dataclass
 
 HIGHEST_ID = 0xFFFFFFFF  # which stands for no uid or gid
 

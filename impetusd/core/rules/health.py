@@ -11,11 +11,12 @@ All times are seconds on the monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from impetusd.core.reasons import NONE, Reason, because
+from impetusd.core.values import dataclass
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Health

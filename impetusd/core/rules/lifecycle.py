@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, IntEnum
 from typing import TypeAlias
 
@@ -34,6 +34,7 @@ from supervisor.states import ProcessStates
 from impetusd.core.config.model import Autorestart
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules.policy import Exit, ExitVerdict, Policy, delay, exit_verdict, is_hopeless
+from impetusd.core.values import dataclass
 
 ABORT_GRACE = 2.0  # seconds that a process which hangs has to write down where
 UNKILLABLE = 5.0  # seconds after SIGKILL at which nobody need wait any more for the kernel to let go of a process

@@ -8,11 +8,12 @@ is known to grow faster is looked at according to its own rate. Bytes and monoto
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from impetusd.core.config.model import Unit
 from impetusd.core.reasons import Reason, because
+from impetusd.core.values import dataclass
 
 MB = 1024 * 1024
 USUAL = 20.0 * MB  # bytes a second that anything may begin to grow by, unannounced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from impetusd.core.config import describe, schema
 from impetusd.core.config.model import Unit
 from impetusd.core.rules.policy import SETTLING, settling
 from impetusd.core.rules.reload import overlaps
+from impetusd.core.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from impetusd.core.config.model import Autorestart
 from impetusd.core.reasons import NONE, Reason, because, errno_of
+from impetusd.core.values import dataclass
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 from impetusd.core.config.model import Autorestart
@@ -35,6 +35,7 @@ from impetusd.core.rules.lifecycle import (
     Want,
 )
 from impetusd.core.rules.policy import Policy, signal_name
+from impetusd.core.values import dataclass
 
 WITHIN = 60.0  # seconds between two ends
 # What the shim remembers: the ends that it has noted (`shim.wire`), and what follows from those that have counted.

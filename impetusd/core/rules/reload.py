@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from enum import Enum
 from math import sqrt
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from impetusd.core.config.model import Kind, Unit
 from impetusd.core.reasons import NONE, Reason, because, read
 from impetusd.core.rules.lifecycle import State
+from impetusd.core.values import dataclass
 
 DOWN = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 

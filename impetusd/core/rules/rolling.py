@@ -8,7 +8,7 @@ as they are: a supervisor that comes up in the middle goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot, State, Want, has_budget
 from impetusd.core.rules.policy import Policy
 from impetusd.core.rules.reload import DOWN, Part
+from impetusd.core.values import dataclass
 
 ORDER = (Part.TEMPLATE, Part.PARKED, Part.SERVING)
 ON_ITS_WAY = frozenset({State.STARTING, State.STOPPING, State.BACKOFF})

@@ -16,12 +16,12 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import Enum
 
 from impetusd.core.config.model import Overlap
 from impetusd.core.units import span
+from impetusd.core.values import dataclass
 
 ALIASES = {
     "@yearly": "0 0 1 1 *",

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from impetusd.core.values import dataclass
 
 # What JSON escapes, the newline excepted, the backslash first: as bytes, all lines in one go, json.dumps of each takes
 # twenty times as long.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from impetusd.core.config.model import LogAccess, user_and_group
+from impetusd.core.values import dataclass
 from impetusd.files.folders import folder_of, is_shared, open_file, open_folder
 from impetusd.linux import host
 from impetusd.supervisor.logs import rotation

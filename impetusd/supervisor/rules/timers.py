@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, NamedTuple, Protocol
 
 from impetusd.core import units
@@ -26,6 +26,7 @@ from impetusd.core.reasons import NONE, SKIPPED, Reason, because, read
 from impetusd.core.rules import schedule
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.schedule import Cron, Every, OverlapDecision
+from impetusd.core.values import dataclass
 from impetusd.linux.alarm import Alarm
 from impetusd.supervisor.faults import AGAIN, BARE
 from impetusd.supervisor.observers import Change

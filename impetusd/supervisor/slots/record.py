@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from impetusd.core.reasons import NONE, Reason, error, read, read_start, stage
 from impetusd.core.rules.lifecycle import Slot, State, Want
 from impetusd.core.rules.policy import Exit
+from impetusd.core.values import dataclass
 
 VERSION = 1
 FAR = 2e11  # seconds, Unix time: the year 8307

@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from impetusd.core.config import capabilities, envfile, node, schema
@@ -21,6 +21,7 @@ from impetusd.core.config.environment import handed_on, passes_path
 from impetusd.core.config.model import Kind, Listen, Unit, user_and_group
 from impetusd.core.reasons import Reason, because, not_started, of_os_error, said
 from impetusd.core.trust import Trust
+from impetusd.core.values import dataclass
 from impetusd.files import vetted
 from impetusd.files.folders import open_folder
 from impetusd.linux import host
