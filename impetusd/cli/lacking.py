@@ -14,6 +14,7 @@ from impetusd.core.config.problem import Problem
 from impetusd.core.config.reading import place
 from impetusd.files import vetted
 from impetusd.files.folders import refusal
+from impetusd.linux.cgroup import offered
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,6 +75,11 @@ def _units(config: Config) -> Iterator[Unit]:
 def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterator[Problem]:
     if unit.made is not None:  # its start makes its folder, and we its command
         return
+    for key, controller in (("memory_max", "memory"), ("cpu_max", "cpu")):
+        if getattr(unit, key) and controller not in offered():
+            at = place(section, key)
+            text = f"{key}: impetusd has no writable cgroup v2 with the {controller} controller here, so it is not enforced"
+            yield Problem(at.file, at.line, f"{text}; see impetusd doctor")
     if not os.path.isdir(unit.cwd):
         at = place(section, "cwd")
         yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: this host has no such folder")

@@ -413,6 +413,10 @@ KEYS: dict[str, Kind] = {
     "port_held": Kind("cause holder", "{cause} by {holder}"),
     "shutting_down": Kind("", "impetusd is being stopped"),
     "internal": Kind("error", "internal error: {error}"),
+    # Why limits of a cgroup are not in force.
+    "no_cgroup": Kind("", "impetusd has no writable cgroup v2"),
+    "no_controller": Kind("name", "its cgroup v2 has no {name} controller"),
+    "unlimited": Kind("name what cause", "{cause}", "{what} of {name} cannot be enforced"),
     # What the state machine says of a slot.
     "not_ready": Kind("within_s", "not ready within {within_s}"),
     "watchdog": Kind("within_s", "event loop blocked for {within_s} (watchdog)"),
@@ -450,6 +454,7 @@ KEYS: dict[str, Kind] = {
     # Rules of the INI file, and what acts like one.
     "max_memory_restart": Kind("used limit hold_s basis", _memory("max_memory_restart")),
     "max_memory_kill": Kind("used limit hold_s basis", _memory("max_memory_kill")),
+    "memory_max": Kind("limit", lambda f: f"above memory_max = {_mb(f['limit'])}: the kernel killed it"),
     "max_age": Kind("limit_s", "older than max_age = {limit_t}"),
     "cron_restart": Kind("schedule", "cron_restart = {schedule}"),
     "max_requests": Kind("limit", "max_requests = {limit}"),
@@ -582,7 +587,10 @@ KEYS: dict[str, Kind] = {
 }
 # By key, the key of the INI file whose rule it is.
 RULES = {
-    **{key: key for key in ("max_memory_kill", "max_memory_restart", "max_age", "cron_restart", "max_requests")},
+    **{
+        key: key
+        for key in ("max_memory_kill", "max_memory_restart", "memory_max", "max_age", "cron_restart", "max_requests")
+    },
     "watch": "watch",
     "watchdog": "watchdog",
     "not_ready": "listen_timeout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 
@@ -13,7 +14,8 @@ class Cgroups:
 
     def __init__(self, name: str) -> None:
         self.root = ""
-        own = own_cgroup()
+        self._leaf = f"{name}.main"  # of this process itself, once it had to leave the one that it was started in
+        self._own = own = own_cgroup().removesuffix(f"/{self._leaf}")
         if own:
             path = f"{own}/{name}"
             with suppress(OSError):
@@ -46,6 +48,54 @@ class Cgroups:
                     return new
         return ""
 
+    def limit(self, path: str, file: str, value: str) -> None:
+        """Write `value` into a file like "memory.max" of the cgroup `path`, which `make` has returned.
+
+        Raises LookupError with the name of a controller that is not there, and OSError.
+        """
+        controller = file.partition(".")[0]
+        if not os.path.exists(f"{path}/{controller}.max"):
+            self._enable(controller)
+        _write(f"{path}/{file}", value)
+
+    def _enable(self, controller: str) -> None:
+        with open(f"{self._own}/cgroup.controllers", encoding="ascii") as there:
+            if controller not in there.read().split():
+                raise LookupError(controller)
+        for folder in (self._own, self.root):
+            try:
+                _write(f"{folder}/cgroup.subtree_control", f"+{controller}")
+            except OSError as error:
+                if error.errno != errno.EBUSY or folder != self._own:
+                    raise
+                self._move_ourselves()
+                _write(f"{folder}/cgroup.subtree_control", f"+{controller}")
+
+    def _move_ourselves(self) -> None:
+        """A cgroup that shares out memory may have no processes itself: go into one beside those of the children.
+
+        Raises OSError (EBUSY) if others than this process and its children are in it.
+        """
+        here = _pids(self._own)
+        if any(os.getpid() not in {pid, _parent_of(pid)} for pid in here):
+            raise OSError(errno.EBUSY, f"other processes are in {self._own}")
+        os.makedirs(f"{self._own}/{self._leaf}", exist_ok=True)
+        for pid in here:
+            with suppress(ProcessLookupError):
+                _write(f"{self._own}/{self._leaf}/cgroup.procs", str(pid))
+
+    def close(self) -> None:
+        """Remove what was made; nothing lives in it any more. This process goes back to where it was started."""
+        self.remove(self.root)
+        leaf = f"{self._own}/{self._leaf}"
+        if self._own and os.path.exists(leaf):
+            for each in ("cpu", "memory"):
+                with suppress(OSError):
+                    _write(f"{self._own}/cgroup.subtree_control", f"-{each}")
+            with suppress(OSError):
+                _write(f"{self._own}/cgroup.procs", "0")
+                os.rmdir(leaf)
+
     @staticmethod
     def add(path: str, pid: int) -> None:
         """Move `pid` into the cgroup, unless it has ended. Takes 10 ms: see `linux.clone`."""
@@ -70,8 +120,7 @@ class Cgroups:
         """The pids in the cgroup and in those that its programs made below it."""
         found: list[int] = []
         try:
-            with open(f"{path}/cgroup.procs", "rb", buffering=0) as procs:
-                found = [int(pid) for pid in procs.read().split()]
+            found = _pids(path)
             with os.scandir(path) as entries:
                 below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError as error:
@@ -95,11 +144,12 @@ class Cgroups:
     def oom_kills(path: str) -> int:
         """How many processes in the cgroup and below it the kernel has killed for memory; 0 if it does not count
         them."""
-        try:
-            with open(f"{path}/memory.events", encoding="ascii") as file:
-                return sum(int(line[9:]) for line in file if line.startswith("oom_kill "))
-        except (OSError, ValueError):
-            return 0
+        return _counted(path, "oom_kill")
+
+    @staticmethod
+    def over_limit(path: str) -> int:
+        """How often the cgroup, or one below it, had no more room within its own limit of memory."""
+        return _counted(path, "oom")
 
     @staticmethod
     def remove(path: str) -> None:
@@ -107,6 +157,53 @@ class Cgroups:
         for folder, _, _ in os.walk(path, topdown=False, onerror=unless_blind):
             with suppress(OSError):
                 os.rmdir(folder)
+
+
+def _counted(path: str, what: str) -> int:
+    """A number of memory.events."""
+    try:
+        with open(f"{path}/memory.events", encoding="ascii") as file:
+            return sum(int(number) for name, number in map(str.split, file) if name == what)
+    except (OSError, ValueError):
+        return 0
+
+
+def _write(path: str, text: str) -> None:
+    """One write, which is how the kernel wants it; a cgroup's file is never made. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _pids(path: str) -> list[int]:
+    with open(f"{path}/cgroup.procs", "rb", buffering=0) as procs:
+        return [int(pid) for pid in procs.read().split()]
+
+
+def _parent_of(pid: int) -> int:
+    """0 of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return int(file.read().rpartition(b") ")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def offered() -> frozenset[str]:
+    """The controllers of the cgroup v2 that this process is in, as far as it may use them; none without one.
+
+    A daemon that something else starts is in another: what the tree has at all is taken then.
+    """
+    own = own_cgroup()
+    if not own or not os.access(f"{own}/cgroup.procs", os.W_OK):
+        return frozenset()
+    for path in (own, cgroup_mount()[1]):
+        with suppress(OSError), open(f"{path}/cgroup.controllers", encoding="ascii") as file:
+            if found := file.read().split():
+                return frozenset(found)
+    return frozenset()
 
 
 def own_cgroup() -> str:

@@ -37,7 +37,7 @@ LASTS = {"restarts": 120.0, "memory": CALM, "unhealthy": 300.0, "daemon": 300.0}
 SEVERAL = 5  # incidents that begin at once, of which each has its own message
 MOST, KEYS = 20, 500  # problems, slots and units of an incident that a notice names; keys that are remembered
 OF_PROCESS = ("fatal", "unhealthy", "memory", "restarts")  # events that follow from each other
-MEMORY = frozenset({"max_memory_restart", "max_memory_kill"})
+MEMORY = frozenset({"max_memory_restart", "max_memory_kill", "memory_max"})
 
 T = TypeVar("T")
 Silence = Mapping[str, Any]  # {"name", "until"}: name of a unit, timer or alert, a pattern, or "" for everything

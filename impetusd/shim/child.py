@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from impetusd.bare import socket
@@ -18,7 +19,7 @@ SAVED = {
         name: name
         for name in ("process", "invocation", "cgroup", "pid", "started", "session", "pidfd", "status", "ended")
     },
-    **{name: name for name in ("acked", "left", "gate", "killed", "stop", "template")},
+    **{name: name for name in ("acked", "left", "gate", "killed", "limits", "stop", "template")},
     "doomed": "kill_tree",
     "ours": "is_child",
     "told": "tree_signalled",
@@ -54,6 +55,7 @@ class Child:
         self.kill_tree = False  # whatever is found of its tree is killed
         self.tree_signalled = False  # a signal was sent to its descendants
         self.killed = False  # SIGKILL was sent to it on command
+        self.limits = ""  # JSON: by file, why those of its cgroup are not in force; "" if it has none
         self.template = False  # it forks others, and ends when the shim does
         self.is_child = True  # the kernel has it as a child of ours; not, if a shim before this one started it
         self.stop: list[Any] = [*STOP]
@@ -69,7 +71,12 @@ class Child:
 
     def row(self) -> dict[str, Any]:
         """Its row in the `hello` of a new supervisor."""
-        return {"process": self.process, "pid": self.pid, "ended": self.ended, "left": self.left, "acked": self.acked}
+        row = {"process": self.process, "pid": self.pid, "ended": self.ended, "left": self.left, "acked": self.acked}
+        return {**row, **self.limited()}
+
+    def limited(self) -> dict[str, Any]:
+        """Whether its limits are in force, for the supervisor; nothing if it has none."""
+        return {"limits": json.loads(self.limits)} if self.limits else {}
 
     def dump(self) -> dict[str, Any]:
         """All that is saved of it; descriptors by their numbers."""

@@ -5,6 +5,7 @@ An exit is read without reaping (WNOWAIT): the zombie keeps the pid, so no signa
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -77,8 +78,27 @@ class Children:
         invocation = (spec.get("env") or {}).get("INVOCATION_ID", "")
         child = self._state.children[process] = Child(process, invocation, cgroup)
         child.stop = list(spec.get("stop") or child.stop)
+        if spec.get("limits"):
+            child.limits = json.dumps(self._limit(cgroup, spec["limits"]))
         self._state.touch(child)
         return child
+
+    def _limit(self, cgroup: str, limits: dict[str, str]) -> dict[str, Any]:
+        """Set the limits of a child that is about to start. Returns the causes, by file, of those that cannot be set, without
+        which it starts all the same.
+        """
+        causes = {}
+        for file, value in limits.items():
+            try:
+                if cgroup:
+                    self._cgroups.limit(cgroup, file, value)
+                else:
+                    causes[file] = failures.because("no_cgroup")
+            except LookupError as missing:
+                causes[file] = failures.because("no_controller", name=str(missing.args[0]))
+            except Exception as error:
+                causes[file] = failures.of_error(error)
+        return causes
 
     def _register(self, child: Child) -> None:
         child.session = child.pid
@@ -88,7 +108,7 @@ class Children:
         child.started = member.started if member is not None else 0
         self.watch(child)
         self._state.touch(child)
-        self._state.emit({"event": "spawned", "process": child.process, "pid": child.pid})
+        self._state.emit({"event": "spawned", "process": child.process, "pid": child.pid, **child.limited()})
 
     def watch(self, child: Child) -> None:
         """Watch what `child` has: its start, its forks, its end."""
@@ -155,6 +175,8 @@ class Children:
                 how = {**child.failed, "at": how["at"]}
             if how.get("signal") == signal.SIGKILL and not child.killed and self._lacked_memory(child):
                 how["oom"] = True
+                if Cgroups.over_limit(child.cgroup):
+                    how["over_limit"] = True
             child.left = self.strays.has_rest(child)
             child.ended = how
         self._state.report_exit(child)

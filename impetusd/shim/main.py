@@ -277,7 +277,7 @@ class Shim:
 
     def _clear_away(self) -> None:
         self._table.remove(self.state)
-        Cgroups.remove(self._cgroups.root)
+        self._cgroups.close()
         write_waiting(LAST_LINES)
 
     # The beginning, where another shim was killed.

@@ -14,6 +14,7 @@ A spec is a dict:
     terminal               number in the child of the terminal that is to control its session; may be missing
     umask, nice, oom_score_adj, affinity, rlimits [[name, soft, hard]]
     cgroup                 path of a cgroup directory, or ""
+    limits                 {file of its cgroup: text}, which are set before it starts; may be missing
 """
 
 from __future__ import annotations

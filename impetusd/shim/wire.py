@@ -21,10 +21,10 @@ From the shim, a message is {"events": [...]}, a round's; one with descriptors i
     hello               {"table", "blobs", "shutdown", "pid", "command", "troubles", "baseline"}, after which come
     fds                 {"names"} with as many descriptors, and then
     begin               that was the state; what follows has happened since
-    spawned             {"process", "pid"}
+    spawned             {"process", "pid"}, and of one with limits "limits": by file, the causes of those that are not in force
     exited              {"process", "code" | "signal" + "core" | "stage" + "error" + "cause", "left"}, "cpu_s" and "max_rss" (bytes)
                         where they are known, and "oom": true when the memory controller of its own cgroup says that
-                        the kernel killed it (without it, that is not known)
+                        the kernel killed it (without it, that is not known), "over_limit" if its own limit was reached
     gone                {"process"}: nothing of its tree is left
     apply               SIGHUP: it stays in the blobs, as "hup", until it is forgotten
     reopen-logs         SIGUSR2

@@ -454,6 +454,7 @@ class Daemon:
             attention=lambda: [
                 *self._checks.attention(),
                 *self._timers.attention(),
+                *engine.reports.attention(),
                 *self._applying.disabled(),
                 *(
                     (unit.name, because("closed_code", name=unit.name, path=unit.made.closed))

@@ -34,7 +34,7 @@ WHERE = {
 OF_THE_START = {
     "app", "protocol", "threads", "root_path", "command", "node", "interpreter", "preload", "drain_timeout", "wait_ready", "watchdog", "cwd", "user", "group", "umask", "nice",
     "no_new_privs", "capabilities", "header_timeout", "body_timeout",
-    "oom_score_adj", "cpu_affinity", "rlimits", "env_file", "env_pass", "increment_var", "listen", "backlog", "max_requests", "access_log",
+    "oom_score_adj", "cpu_affinity", "rlimits", "memory_max", "cpu_max", "env_file", "env_pass", "increment_var", "listen", "backlog", "max_requests", "access_log",
 }  # fmt: skip
 # All others are rules, which never restart anything.
 RULES = {

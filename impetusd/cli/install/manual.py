@@ -78,6 +78,7 @@ PROFILE = (
 VALUES = {
     "duration": "A number with its unit: 500ms, 10s, 5m, 1h, 1d. Only 0 needs none.",
     "size": "Bytes, or a number with K, M, G or T (of 1024; KB and KiB are the same): 512M.",
+    "percentage": "Hundredths of one CPU, with a % sign: 50%, 200%. Only 0 needs none.",
     "yes or no": "yes, true, on or 1; no, false, off or 0.",
     "count": "A whole number.",
     "choice": "One of the words that are named with the key.",

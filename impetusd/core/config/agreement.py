@@ -77,6 +77,10 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
     if not faulty & {restart, kill} and 0 < values[kill] <= values[restart]:
         sizes = [f"{key} ({schema.show_size(values[key])})" for key in (kill, restart)]
         reading.problem(place(section, kill), f"{sizes[0]} must be above {sizes[1]}; change one of them")
+    for key in (restart, kill):
+        if not faulty & {key, "memory_max"} and 0 < values["memory_max"] <= values[key]:
+            sizes = [f"{each} ({schema.show_size(values[each])})" for each in ("memory_max", key)]
+            reading.problem(place(section, "memory_max"), f"{sizes[0]} must be above {sizes[1]}; change one of them")
     if values["critical"] and values["retry_after"]:
         text = "critical ends everything when it is FATAL, and retry_after tries it again; keep one of them"
         reading.problem(place(section, "critical"), text)

@@ -208,6 +208,8 @@ class Unit:
     max_memory_restart: int = 0
     memory_hold: float = 0.0
     max_memory_kill: int = 0
+    memory_max: int = 0  # of each process's cgroup, as is cpu_max
+    cpu_max: int = 0  # hundredths of a CPU
     watchdog: float = 0.0
     # stopping
     kill_signal: int = 15

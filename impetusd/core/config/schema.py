@@ -151,6 +151,21 @@ def show_size(size: int) -> str:
     return next(f"{size // BYTES[unit]}{unit}" for unit in reversed(BYTES) if size % BYTES[unit] == 0) if size else "0"
 
 
+def parse_share(text: str) -> int:
+    """Hundredths of a CPU."""
+    number = text.removesuffix("%").rstrip()
+    if text == "0":
+        return 0
+    if not text.endswith("%") or not _digits(number) or not 1 <= int(number[:9]) <= 100 * MOST_CPUS:
+        raise ValueError("not a share of CPU time; write 50% for half a CPU, 200% for two")
+    return int(number)
+
+
+def show_share(share: int) -> str:
+    """0 for any."""
+    return f"{share}%" if share else "0"
+
+
 def parse_bool(text: str) -> bool:
     """Yes or no, in the ways that INI files have written it."""
     word = text.lower()
@@ -658,6 +673,7 @@ CPUS = Value("CPUs", parse_cpus, show_cpus, none=())
 RLIMITS = Value("limits", parse_rlimits, show_rlimits, lines=True, none=())
 LISTEN = Value("addresses", parse_listen, show_words, lines=True, none=())
 LIMIT = Value("size", parse_limit, show_size)
+SHARE = Value("percentage", parse_share, show_share)
 READY = Value("way of being ready", parse_ready, show_url)
 CRON = Value("cron expression", parse_cron, str)
 TIMEZONE = Value("time zone", parse_timezone, str)
@@ -773,6 +789,8 @@ KEYS: tuple[Key, ...] = (
     Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it, gracefully, when it and its descendants use more memory than this; 0: never."),
     Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
     Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
+    Key("memory_max", _JOBS, "Limits", LIMIT, "0", "The most memory that each process may have together with its descendants, shared pages and files in memory included: the kernel gives no more, and kills them all when it would have to. Needs a writable cgroup v2 with the memory controller; without one, status says so; 0: any.", "512M"),
+    Key("cpu_max", _JOBS, "Limits", SHARE, "0", "The most CPU time that each process gets together with its descendants, as a percentage of one CPU: 50% is half of one, 200% two. Needs a writable cgroup v2 with the cpu controller; 0: any.", "150%"),
     Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop (of WSGI: each of its threads) is stuck for this long writes its stacks to its log and is replaced; 0: never."),
     Key("header_timeout", _POOL, "Limits", DURATION, "60s", "A connection is closed when the head of its request is not there within this time of its first byte, or of the connection; 0: any time."),
     Key("body_timeout", _POOL, "Limits", DURATION, "60s", "... and when less than 16 KB of a request's body has come in this time, though the application reads; 0: any time."),

@@ -37,7 +37,7 @@ class Effect(Enum):
 PROCESS_KEYS = frozenset({
     "command", "app", "protocol", "threads", "root_path", "interpreter", "preload", "listen", "node", "backlog", "drain_timeout", "wait_ready", "watchdog", "max_requests", "access_log",
     "header_timeout", "body_timeout",
-    "cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "oom_score_adj", "cpu_affinity", "rlimits", "env", "env_file", "env_pass",
+    "cwd", "user", "group", "no_new_privs", "capabilities", "umask", "nice", "oom_score_adj", "cpu_affinity", "rlimits", "memory_max", "cpu_max", "env", "env_file", "env_pass",
     "increment_var", "made",
 })  # fmt: skip
 # Where the instance lives: nothing of it can change while it runs.

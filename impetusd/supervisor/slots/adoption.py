@@ -129,6 +129,7 @@ class Adoption:
             self._reconcile_without(entry)
             return
         if row["pid"] and not row["acked"]:
+            self._engine.reports.limited(entry, row)
             self._rounds.put((entry, Spawned(row["pid"])))
         if row["ended"] is not None and not row["acked"]:
             self._engine.reports.exited({"process": row["process"], "left": row["left"], **row["ended"]})

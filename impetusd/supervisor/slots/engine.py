@@ -64,7 +64,14 @@ class Engine:
             slots, rounds, versions, self.places, self.starts, tails=tails, starter=starter, changes=self.changes
         )
         self.reports = Reports(
-            slots, rounds, versions, places=self.places, starts=self.starts, starter=starter, oom=oom
+            slots,
+            rounds,
+            versions,
+            places=self.places,
+            starts=self.starts,
+            starter=starter,
+            oom=oom,
+            acted=self._acted,
         )
         self.reloads = Reloads(slots, rounds, versions, self.places, starter=starter, log=log)
         self.rolling = Rolling(slots, rounds, versions, self.places, log)

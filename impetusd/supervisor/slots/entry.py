@@ -67,6 +67,7 @@ class Entry:
             "tail_of",
             "timer",
             "unit",
+            "unlimited",
             "waits",
         ),
     )
@@ -82,6 +83,7 @@ class Entry:
         self.armed: float | None = None  # the deadline for which that was set
         self.waits: Callable[[], Reason] | None = None  # what its start waits for
         self.secrets: tuple[str, ...] = ()  # given to its process, if this supervisor started it
+        self.unlimited: dict[str, Reason] = {}  # by key, why it is not in force for its process
         self.tail_due = False  # the tail of the last run was requested from the writer
         self.tail_of = 0  # the pid of that run
         self.dismissed = False  # scaled away: forgotten once it is stopped

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.model import Kind
-from impetusd.core.reasons import NONE, cause_key, errno_of, read_start
+from impetusd.core.reasons import NONE, Reason, because, cause_key, errno_of, read, read_start
 from impetusd.core.rules.lifecycle import Exited, Gone, Ready, Restart, Scope, Spawned, State, Stop
 from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.slots.entry import FORKING, Entry, Role
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EX_THREADS = 77  # the template's exit when the application starts threads or opens connections at import
 TEMPLATE_GONE = frozenset({"template_gone", "template_ended"})  # why a fork failed: there was no template
+LIMITS = {"memory.max": "memory_max", "cpu.max": "cpu_max"}  # by file of a cgroup
 Oom = Callable[[int, float], str | None]
 
 
@@ -44,8 +45,11 @@ class Reports:
         starts: Starts,
         starter: Starter,
         oom: Oom,
+        acted: Callable[[Entry, Reason], None],
     ) -> None:
-        """`oom` says whether the kernel has killed `pid`, which ran `since`, for memory, in the kernel's words."""
+        """`oom` says whether the kernel has killed `pid`, which ran `since`, for memory, in the kernel's words. `acted`
+        records that a rule of the INI has ended the slot's process.
+        """
         self._slots = slots
         self._faults = slots.faults
         self._rounds = rounds
@@ -54,6 +58,7 @@ class Reports:
         self._starts = starts
         self._starter = starter
         self._oom = oom
+        self._acted = acted
 
     def hear(self, event: dict[str, Any]) -> None:
         """An event from the shim, which is not lost whatever exception it causes."""
@@ -74,6 +79,7 @@ class Reports:
         entry = self._slots.by_process.get(event["process"])
         match event["event"]:
             case "spawned" if entry is not None:
+                self.limited(entry, event)
                 self._rounds.post(entry, Spawned(event["pid"]))
             case "exited":
                 self.exited(event)
@@ -100,6 +106,21 @@ class Reports:
                         self._places.release(entry)
                     self._rounds.put((entry, Exited(end, event["left"])))
         self._rounds.wake()
+
+    def limited(self, entry: Entry, event: Mapping[str, Any]) -> None:
+        """Which limits of its process's cgroup are not in force, as the shim says it."""
+        causes = event.get("limits") or {}
+        entry.unlimited = {key: read(causes[file]) for file, key in LIMITS.items() if file in causes}
+
+    def attention(self) -> list[tuple[str, Reason]]:
+        """Units with limits that are not in force, by the first of its processes of which that is so."""
+        found: dict[str, Reason] = {}
+        for entry in self._slots.entries.values():
+            causes = entry.unlimited if entry.slot.pid is not None else {}
+            if causes and entry.unit.name not in found:
+                what, cause = " and ".join(causes), next(iter(causes.values()))
+                found[entry.unit.name] = because("unlimited", name=entry.unit.name, what=what, cause=cause)
+        return list(found.items())
 
     def exited(self, event: Mapping[str, Any]) -> None:
         """A process has ended; the shim keeps the fact until we have written it down."""
@@ -142,6 +163,10 @@ class Reports:
         if end.signal == signal.SIGKILL and not entry.slot.kills and entry.slot.pid is not None:
             counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
             oom = self._oom(entry.slot.pid, entry.slot.started or 0.0) or counted
+            if event.get("over_limit") and entry.unit.memory_max:
+                over = because("memory_max", limit=entry.unit.memory_max)
+                oom = str(over)
+                self._acted(entry, over)
         used = event.get("cpu_s", end.cpu_s), event.get("max_rss", end.max_rss)
         return replace(end, oom=oom, core=event.get("core", end.core), cpu_s=used[0], max_rss=used[1])
 

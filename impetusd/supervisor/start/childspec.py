@@ -31,6 +31,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CHANNEL_FD = "IMPETUSD_CHANNEL_FD"
 FORK_FD = "IMPETUSD_FORK_FD"
 CELLS_FD = "IMPETUSD_CELLS_FD"
+CPU_PERIOD = 100_000  # microseconds, the kernel's own
 
 
 class CannotStart(Exception):
@@ -293,6 +294,7 @@ def spec(
         "affinity": list(unit.cpu_affinity),
         "rlimits": [list(limit) for limit in unit.rlimits],
         "stop": stop(unit),
+        "limits": limits(unit),
         **identity,
         **({} if unit.no_new_privs == "auto" else {"no_new_privs": unit.no_new_privs == "yes"}),
         **({"capabilities": capabilities.numbers(unit.capabilities)} if unit.capabilities else {}),
@@ -306,7 +308,9 @@ def beside(unit: Unit, index: int, daemon: Mapping[str, str], found: Found) -> d
     """
     name = f"{unit.name}:{index}" if unit.kind in {Kind.POOL, Kind.PROGRAM} else unit.name
     whole = spec(unit, [], environment(unit, name, index, daemon, found), [], listen=0, identity=found.identity)
-    return {key: value for key, value in whole.items() if key not in {"argv", "fds", "listen", "group", "stop"}}
+    return {
+        key: value for key, value in whole.items() if key not in {"argv", "fds", "listen", "group", "stop", "limits"}
+    }
 
 
 def named(
@@ -319,6 +323,12 @@ def named(
     if unit in units and number.isascii() and number.isdecimal() and len(number) < 6:
         return (unit, int(number)) if int(number) < instances(units[unit]) else None
     return None
+
+
+def limits(unit: Unit) -> dict[str, str]:
+    """What is written into the files of the cgroup of each process of the unit."""
+    memory = {"memory.max": str(unit.memory_max), "memory.oom.group": "1"} if unit.memory_max else {}
+    return {**memory, **({"cpu.max": f"{unit.cpu_max * CPU_PERIOD // 100} {CPU_PERIOD}"} if unit.cpu_max else {})}
 
 
 def stop(unit: Unit) -> list[Any]:

@@ -87,6 +87,7 @@ class Starter:
                 "env": {key: env[key] for key in (*OF_A_FORK, *unit.per_instance, unit.increment_var) if key in env},
                 "fds": [*stdio[1:], f"chan:{process}:theirs", *carried],
                 "stop": childspec.stop(unit),
+                "limits": childspec.limits(unit),
             }
             operation = {"op": "fork", "process": process, "via": template}
         else:
