@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import resource
 import stat
@@ -14,6 +15,7 @@ from waiting import wait_for
 from writer_harness import Bench, read
 
 from impetusd.supervisor.logs import logfile, loglane, logpipe, writer
+from impetusd.supervisor.logs.loglane import Lane
 from impetusd.supervisor.logs.writer import Options
 
 STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}"
@@ -188,6 +190,32 @@ class TestTails:
         os.write(end, b"new\n")
         go_on.set()
         assert bench.tail("1:err") == b"new\n"
+
+    @pytest.mark.parametrize("read", [False, True])
+    def test_it_is_known_although_the_next_run_began_and_wrote(self, bench, tmp_path, monkeypatch, read):
+        """As of a unit that is restarted at once: the thread looks at the pipe when the next process prints already."""
+        asked, go_on = threading.Event(), threading.Event()
+        tail = Lane.tail
+
+        def late(lane, pipe, *more):
+            asked.set()
+            assert go_on.wait(30)
+            tail(lane, pipe, *more)
+
+        end = bench.pipe("1:err", tmp_path / "e")
+        bench.writer.begin_run("1:err")
+        os.write(end, b"why\n")
+        if read:
+            bench.settle()
+        monkeypatch.setattr(Lane, "tail", late)
+        came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        bench.writer.tail("1:err", came.put)
+        assert asked.wait(30)
+        bench.writer.begin_run("1:err")
+        os.write(end, b"next run\n")
+        go_on.set()
+        assert came.get(timeout=30) == b"why\n"
+        assert bench.tail("1:err") == b"next run\n"
 
     def test_it_has_an_end(self, bench, tmp_path):
         end = bench.pipe("1:err", tmp_path / "e")

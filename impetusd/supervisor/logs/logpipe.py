@@ -41,7 +41,9 @@ class Pipe:
 
     __slots__ = (
         *(
+            "_before",
             "_tail",
+            "_tail_of",
             "beginning",
             "by_lines",
             "ended",
@@ -84,6 +86,8 @@ class Pipe:
         self.ended = -1  # `total` at which the last run that is over ended
         self.watch: _Watch | None = None
         self._tail = b""
+        self._tail_of = -1  # the run that printed it, by its beginning
+        self._before = -1, b""  # the same of the run before, whose next one may have begun already
 
     def unread(self) -> int:
         """Bytes that are in it now."""
@@ -160,16 +164,20 @@ class Pipe:
     def took(self, data: bytes | memoryview, before: int) -> None:
         """Remember the last of what this run printed; `before` is what `total` was without `data`."""
         run = self.run
-        if run >= before:
-            self._tail = bytes(data[run - before :][-TAIL:])
-        elif len(data) >= TAIL:
-            self._tail = bytes(data[-TAIL:])
-        else:
-            self._tail = (self._tail + bytes(data))[-TAIL:]
+        if run != self._tail_of and run <= before + len(data):
+            cut = max(0, run - before)
+            self._before = self._tail_of, self._last(data[:cut])
+            self._tail_of, self._tail, data = run, b"", data[cut:]
+        self._tail = self._last(data)
 
-    def tail(self) -> bytes:
-        """The last of what this run printed."""
-        return self._tail if self.total > self.run else b""
+    def _last(self, data: bytes | memoryview) -> bytes:
+        return bytes(data[-TAIL:]) if len(data) >= TAIL else (self._tail + bytes(data))[-TAIL:]
+
+    def tail(self, run: int) -> bytes:
+        """The last of what the run that began there printed, of the two that began last."""
+        if run == self._tail_of:
+            return self._tail
+        return self._before[1] if run == self._before[0] else b""
 
     def look(self, data: bytes | memoryview, before: int) -> None:
         """Call the waiter for a line of this run, if it has come."""

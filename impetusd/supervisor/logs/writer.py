@@ -154,13 +154,16 @@ class Writer:
             self._of(known, known.lane.read, known)
 
     def tail(self, pipe: str, answer: Callable[[bytes], None]) -> None:
-        """Call `answer` (in a thread of the writer's) with the last bytes of this run, which is over: all of them read."""
+        """Call `answer` (in a thread of the writer's) with the last bytes of this run, which is over: all of them read.
+
+        The next one may begin meanwhile.
+        """
         known = self._pipes.get(pipe)
         if known is None:
             self._main.call(answer, b"")
         else:
             self.end_run(pipe)
-            self._of(known, known.lane.tail, known, answer)
+            self._of(known, known.lane.tail, known, known.run, answer)
 
     def watch_line(self, pipe: str, pattern: bytes, found: Callable[[], object]) -> None:
         """Call `found` once when this run prints such a line: in a thread of the writer's, or at once if `begin_run` was
