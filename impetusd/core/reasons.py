@@ -299,6 +299,11 @@ def _within(facts: Mapping[str, Any]) -> str:
     return f"{facts['count']} of max_restarts = {facts['most']} within {span(facts['window_s'])}"
 
 
+def _gave_up(facts: Mapping[str, Any]) -> str:
+    count = facts["restarts"]
+    return f"{facts['end']}; gave up after {count} restart{'s' * (count != 1)} in {facts['window_s']:g} s"
+
+
 def _killed_too(facts: Mapping[str, Any]) -> str:
     return f"{facts['decision']}; killed after kill_timeout = {span(facts['timeout_s'])}"
 
@@ -427,7 +432,7 @@ KEYS: dict[str, Kind] = {
     "cannot_execute": Kind("end", "{end}; not retried: it cannot be executed"),
     "backoff": Kind("end count most", "{end} ({count} of {most})"),
     "retrying": Kind("end wait_s", lambda f: f"{f['end']}; retrying in {f['wait_s']:.1f} s"),
-    "gave_up": Kind("end restarts window_s", "{end}; gave up after {restarts} restarts in {window_s}"),
+    "gave_up": Kind("end restarts window_s", _gave_up),
     "tried_slowly": Kind("end every_s", "{end}; tried once every {every_s} (retry_after)"),
     "bad_record": Kind("", "its record cannot be read"),
     "threads": Kind(
