@@ -90,12 +90,17 @@ def of_pools(pools: Mapping[str, Any], before: Mapping[str, Any], seconds: float
     return found
 
 
+ENDS = frozenset({"done", "rolled back"})  # of a reload, which is one mark
+
+
 def mark(record: ledger.Record) -> tuple[str, str, str] | None:
     """Kind (restart, deploy, command or exit), unit and text of a record that is worth a mark; None of others."""
     match record["kind"]:
         case "exit":
             kind = "exit" if record.get("asked") or "decision" not in record else "restart"
-        case "reload" | "config":
+        case "reload" if record.get("what") in ENDS:
+            kind = "deploy"
+        case "config":
             kind = "deploy"
         case "command" if record.get("outcome") == "done":
             kind = "command"

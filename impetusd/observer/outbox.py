@@ -121,7 +121,7 @@ class Outbox:
     def state(self, salt: str) -> State:
         """What the rules remember; a new one with `salt` if there was none."""
         if self._state is None:
-            self._state = State(salt)
+            self._state = State(salt=salt)
         return self._state
 
     def add(self, notices: Iterable[Notice]) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from impetusd.client.async_control import AsyncControl
 from impetusd.client.control import ControlError
 from impetusd.core import redact, stream
+from impetusd.core.explain import happened
 from impetusd.core.explain.incidents import IMPETUSD, Problem
 from impetusd.core.reasons import because, said
 from impetusd.core.stream import Change, Mirror
@@ -171,7 +172,7 @@ class Observer:
             self._complain(f"cannot read the ledger: {error}")
 
     def _record(self, record: Mapping[str, Any]) -> None:
-        if rules.take(self.state, record) and (mark := history.mark(record)) is not None:
+        if happened.take(self.state, record) and (mark := history.mark(record)) is not None:
             self._marks.append((record["at"], record["n"], *mark))
             del self._marks[: -history.MARKS]
 

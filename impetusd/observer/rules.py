@@ -1,8 +1,8 @@
 """When an alert is sent: the ledger's records and the rows of `watch` → notices. No I/O; the clock is an argument.
 
 Two sources say what is wrong. Rows show what stands (FATAL, unhealthy, a timer that failed); it is over when they no longer
-do. Records show what happened (restarts, memory limits, a supervisor that died); it is over when nothing like it has
-happened for a while. Both become incidents (`core.explain.incidents`), and of each incident each alert is sent:
+do. Records show what happened (`core.explain.happened`). Both become incidents (`core.explain.incidents`), and of each
+incident each alert is sent:
 
     firing      once, when it has lasted for `for`, GATHER at least, so that what follows from it is in the same notice
     worse       its cause was found behind what was sent, a warning has become an error, or more is wrong with its root
@@ -16,28 +16,24 @@ nothing twice. Times are Unix time, in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from impetusd.core import stream
-from impetusd.core.explain import incidents, ledger
-from impetusd.core.explain.finding import STARTS_UP
-from impetusd.core.explain.incidents import EVENTS, IMPETUSD, WARNINGS, Incident, Problem, Rows
-from impetusd.core.reasons import NONE, Reason, because
+from impetusd.core.explain import happened, incidents
+from impetusd.core.explain.happened import Mark, Past, matches, merged
+from impetusd.core.explain.incidents import EVENTS, WARNINGS, Incident, Problem, Rows
+from impetusd.core.reasons import NONE, Reason
 from impetusd.observer.settings import Alert, Settings
 
 GATHER = 2.0  # seconds
 RECOVERY = 5.0
 CALM = 900.0
 FLAPS, FLAP_WINDOW = 3, 3600.0
-RESTARTS, RESTART_WINDOW = 3, 600.0  # so many unplanned ends of a unit's processes within that are a problem
-LASTS = {"restarts": 120.0, "memory": CALM, "unhealthy": 300.0, "daemon": 300.0}  # seconds after the last record of it
 SEVERAL = 5  # incidents that begin at once, of which each has its own message
 MOST, KEYS = 20, 500  # problems, slots and units of an incident that a notice names; keys that are remembered
 OF_PROCESS = ("fatal", "unhealthy", "memory", "restarts")  # events that follow from each other
-MEMORY = frozenset({"max_memory_restart", "max_memory_kill", "memory_max"})
 
 T = TypeVar("T")
 Silence = Mapping[str, Any]  # {"name", "until"}: name of a unit, timer or alert, a pattern, or "" for everything
@@ -50,18 +46,11 @@ def _known(kind: type[T], data: Mapping[str, Any]) -> T:
 
 
 @dataclass(slots=True)
-class Mark:
-    """A problem that records show, and until when without another one."""
-
-    problem: dict[str, Any]
-    until: float
-
-
-@dataclass(slots=True)
 class Case:
     """An incident that an alert was sent of. `keys`: its problems, and since when each is gone, 0.0 if it is not.
 
-    `gone`: since when all are.
+    `gone`: since when all are; `sent_as`: the root that was sent, where another has taken its place: of a database that is well
+    again what needs it may not be yet.
     """
 
     incident: str
@@ -74,22 +63,19 @@ class Case:
     gone: float = 0.0
     flapping: bool = False
     merged: list[str] = field(default_factory=list)  # incidents that have turned out to be this one
+    sent_as: str = ""
 
 
-@dataclass(slots=True)
-class State:
-    """What is remembered. `salt` makes ids unique, `count` numbers them; `record`: the number of the last record taken.
+@dataclass(slots=True, kw_only=True)
+class State(Past):
+    """What is remembered. `salt` makes ids unique, `count` numbers them.
 
     By alert and root: `cases`, and when it was `fired`.
     """
 
     salt: str
     count: int = 0
-    record: int | None = None
-    handing: bool = False  # the supervisor hands over: the next one is no surprise
     since: dict[str, float] = field(default_factory=dict)  # by a problem's key
-    marks: dict[str, Mark] = field(default_factory=dict)
-    exits: dict[str, list[float]] = field(default_factory=dict)  # by unit
     cases: dict[str, dict[str, Case]] = field(default_factory=dict)
     fired: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
@@ -143,92 +129,6 @@ class Notice:
         return _known(cls, {**found, "problems": tuple(map(incidents.problem_of, data["problems"]))})
 
 
-# What records show.
-
-
-def take(state: State, record: ledger.Record) -> bool:
-    """Remember what a record of the ledger says; False if it was taken before."""
-    if state.record is not None and record["n"] <= state.record:
-        return False
-    state.record = record["n"]
-    taken = _TAKEN.get(record["kind"])
-    if taken is not None:
-        taken(state, record)
-    return True
-
-
-def _daemon(state: State, record: ledger.Record) -> None:
-    what = record.get("what")
-    if what == "began":
-        state.marks.clear()
-        state.exits.clear()
-    elif what == "took over" and not state.handing:
-        _mark(state, record["at"], Problem("daemon", IMPETUSD, because("supervisor_replaced"), record["at"]))
-    state.handing = what == "handing over"
-
-
-def _exit(state: State, record: ledger.Record) -> None:
-    unit, slot, at, end = record["unit"], record["slot"], record["at"], ledger.end_reason(record)
-    if record.get("oom"):
-        _mark(state, at, Problem("memory", unit, end, at, (slot,)))
-    if record.get("asked") or "decision" not in record:  # of a timer's job nothing is decided here
-        return
-    ends = state.exits[unit] = [each for each in state.exits.get(unit, ()) if at - each < RESTART_WINDOW] + [at]
-    del ends[:-100]
-    if len(ends) >= RESTARTS:
-        cause = because("restarted_often", end=end, count=len(ends), window_s=RESTART_WINDOW)
-        _mark(state, at, Problem("restarts", unit, cause, ends[0], (slot,)))
-
-
-def _stderr(state: State, record: ledger.Record) -> None:
-    for event in ("restarts", "memory", "unhealthy"):
-        mark = state.marks.get(f"{event} {record['unit']}")
-        if mark is not None:
-            mark.problem["lines"] = [str(line)[:200] for line in record.get("lines", ())[-10:]]
-
-
-def _rule(state: State, record: ledger.Record) -> None:
-    event = "memory" if record["rule"] in MEMORY else "unhealthy" if record["rule"] == "watchdog" else ""
-    if event:
-        cause = ledger.reason(record)
-        _mark(state, record["at"], Problem(event, record["unit"], cause, record["at"], (record["slot"],)))
-
-
-def _command(state: State, record: ledger.Record) -> None:
-    names = record.get("names", ())
-    if record["outcome"] == "refused":
-        return
-    if record["method"] in STARTS_UP:  # what was before is forgiven
-        units = [str(name).partition(":")[0] for name in names]
-        began = ledger.began(record)
-        for key, mark in list(state.marks.items()):
-            name = mark.problem["name"]
-            if mark.until - LASTS[mark.problem["event"]] <= began and (not units or _matches(units, [name])):
-                del state.marks[key]
-        for unit, ends in state.exits.items():
-            if not units or _matches(units, [unit]):
-                ends[:] = [at for at in ends if at > began]
-
-
-_TAKEN: Mapping[str, Callable[[State, ledger.Record], None]] = {
-    "daemon": _daemon,
-    "exit": _exit,
-    "stderr": _stderr,
-    "rule": _rule,
-    "command": _command,
-}
-
-
-def _mark(state: State, at: float, problem: Problem) -> None:
-    before = state.marks.get(problem.key)
-    data = incidents.problem_data(problem)
-    if before is not None:
-        data["since"] = before.problem["since"]
-        data["slots"] = sorted({*before.problem["slots"], *problem.slots})
-        data["lines"] = data["lines"] or before.problem["lines"]
-    state.marks[problem.key] = Mark(data, at + LASTS[problem.event])
-
-
 # What is sent.
 
 
@@ -270,18 +170,11 @@ class _Turn:
     def _problems(self, own: Iterable[Problem]) -> list[Problem]:
         """Everything that is wrong, each with the time since when."""
         state, now = self._state, self._now
-        state.marks = {key: mark for key, mark in state.marks.items() if mark.until > now}
+        found = merged(happened.problems(state, self._rows, now, state.since), own)
         self._due += [mark.until for mark in state.marks.values()]
-        found = {key: incidents.problem_of(mark.problem) for key, mark in state.marks.items()}
-        for problem in (*incidents.standing(self._rows, state.since), *own):
-            known = found.get(problem.key)
-            lines = problem.lines or (known.lines if known is not None else ())
-            found[problem.key] = replace(problem, lines=lines)
         for problem in list(found.values()):
             if problem.cause == NONE:  # it is started, and has not failed again
                 found[problem.key] = replace(problem, cause=self._cause_before(problem.key))
-            if problem.event == "restarts" and f"fatal {problem.name}" in found:  # that is what became of it
-                del found[problem.key]
         state.since = {key: state.since.get(key) or self._began(each) for key, each in found.items()}
         return [replace(each, since=state.since[key]) for key, each in found.items()]
 
@@ -381,7 +274,11 @@ class _Turn:
             error=error,
             flapping=known.flapping,
             merged=sorted(merged)[:KEYS],
+            sent_as=incident.root if kind else known.sent_as or known.root,
         )
+        now = {incidents.problem_of(data).key for data in case.problems}
+        case.problems += [data for data in known.problems if incidents.problem_of(data).key not in now]
+        del case.problems[MOST:]
         return [case]
 
     def _keys(self, incident: Incident, same: Iterable[Case], hold: float) -> dict[str, float]:
@@ -414,7 +311,9 @@ class _Turn:
             elif "recovered" in alert.events:
                 first = min(each, key=lambda case: case.since)
                 problems = tuple(incidents.problem_of(data) for case in (first, *each) for data in case.problems)
-                whole = Incident(first.root, tuple({problem.key: problem for problem in problems}.values()))
+                root = first.sent_as or first.root
+                ordered = sorted(problems, key=lambda problem: problem.name != root)
+                whole = Incident(root, tuple({problem.key: problem for problem in ordered}.values()))
                 self._make(alert, "recovered", ident, whole, since=first.since, merged=merged)
 
     def _silenced(self, alert: Alert, incident: Incident) -> bool:
@@ -422,8 +321,8 @@ class _Turn:
         silenced = [str(each["name"]) for each in self._silences]
         patterns = [each for name in silenced for each in (name, *self._settings.groups.get(name, ()))]
         names = {problem.name for problem in incident.problems}
-        whole = "" in silenced or _matches(patterns, [alert.name, incident.root])
-        return whole or all(_matches(patterns, [name]) for name in names)
+        whole = "" in silenced or matches(patterns, [alert.name, incident.root])
+        return whole or all(matches(patterns, [name]) for name in names)
 
     def _ready(self, alert: Alert, problems: Iterable[Problem]) -> bool:
         """Whether one of them has lasted long enough."""
@@ -486,8 +385,4 @@ def _is_error(problems: Iterable[Problem]) -> bool:
 
 def _concerns(alert: Alert, incident: Incident) -> bool:
     """Whether the alert is for this."""
-    return bool(_wanted(alert, incident.problems)) and (not alert.units or _matches(alert.units, incident.names))
-
-
-def _matches(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+    return bool(_wanted(alert, incident.problems)) and (not alert.units or matches(alert.units, incident.names))

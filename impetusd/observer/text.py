@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from impetusd.core import inert
-from impetusd.core.explain import causes
+from impetusd.core.explain import causes, incidents
 from impetusd.core.explain.incidents import CONFIGURATION, IMPETUSD, Problem, stopped
-from impetusd.core.reasons import mentions
+from impetusd.core.reasons import SKIPPED
 from impetusd.core.units import span
 from impetusd.observer.rules import Notice
 from impetusd.observer.settings import Settings
@@ -55,7 +55,7 @@ def message(notice: Notice, settings: Settings, zone: dt.tzinfo | None = None) -
     }
     for problem, shown in zip(notice.problems, data["problems"], strict=True):
         shown["cause"] = _inert(problem.cause.shown())
-        shown["lines"] = list(map(clean, problem.lines[-LINES:]))
+        shown["lines"] = list(map(clean, incidents.last_words(problem.lines, LINES)))
     text = "\n".join([*lines, "", f"id {notice.id}"])
     return Message(notice.id, notice.kind, title, text, settings.link, notice.error, data)
 
@@ -75,13 +75,15 @@ def _inert(value: Any) -> Any:
 
 def what(problem: Problem) -> str:
     """What is wrong, and why, in one line."""
-    cause = because(problem)
+    cause = incidents.text(problem)
     match problem.event:
         case "fatal":
             return f"{problem.name} is FATAL: {cause}"
         case "unhealthy":
             return f"{problem.name} is unhealthy: {cause}"
         case "timer":
+            if problem.cause.key in SKIPPED:
+                return f"a run of timer {problem.name} was {cause}"
             return f"timer {problem.name} failed: {cause}"
         case "restarts":
             return f"{problem.name} is restarted again and again: {cause}"
@@ -90,12 +92,6 @@ def what(problem: Problem) -> str:
         case "deploy":
             return cause
     return f"{IMPETUSD}: {cause}"
-
-
-def because(problem: Problem) -> str:
-    """The cause, and what the process said of it."""
-    cause, said = str(problem.cause), causes.error_line(problem.lines)
-    return f"{cause}: {said}" if said and not mentions(problem.cause, said) else cause
 
 
 def _title(notice: Notice) -> str:
@@ -141,7 +137,7 @@ def _body(notice: Notice, settings: Settings, zone: dt.tzinfo | None) -> Iterato
     if lines:
         yield ""
         yield "Last lines on stderr:"
-        yield from (f"    {line}" for line in causes.kept(lines, LINES))
+        yield from (f"    {line}" for line in incidents.last_words(lines, LINES))
 
 
 def _command(notice: Notice, settings: Settings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from impetusd.core import stream
+from impetusd.core.explain import happened
 from impetusd.core.reasons import NONE, because
 from impetusd.observer import rules
 from impetusd.observer.settings import Alert, Settings
@@ -59,7 +60,7 @@ class Life:
     def __init__(self, *alerts, needs=None, **keys):
         made = alerts or (Alert(name="ops", url="https://example.com", **keys),)
         self.settings = Settings(folder="/", host="h", needs=needs or {}, alerts={alert.name: alert for alert in made})
-        self.state = rules.State("s")
+        self.state = rules.State(salt="s")
         self.now = T0
         self.rows = rows()
         self.sent = []
@@ -69,8 +70,8 @@ class Life:
     def record(self, kind, **fields):
         self.n += 1
         record = {"n": self.n, "at": self.now, "kind": kind, **fields}
-        assert rules.take(self.state, record)
-        assert not rules.take(self.state, record)
+        assert happened.take(self.state, record)
+        assert not happened.take(self.state, record)
 
     def exit(self, unit="web", code=1, **fields):
         record = {"asked": False, "decision": "again", "state": "BACKOFF", **fields}

@@ -7,6 +7,7 @@ from alerting import GAVE_UP, T0, Life, check, rows, run, slot, timer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from impetusd.core.explain import happened
 from impetusd.core.explain.incidents import Problem
 from impetusd.core.reasons import because, said
 from impetusd.observer import rules
@@ -54,7 +55,7 @@ def test_a_failure_is_sent_once_and_then_its_recovery():
         (rows(timers=[timer("t", run(False))]), "timer t"),
         (rows(timers=[timer("t", run(False, "skipped_missed"), run(True))]), "timer t"),
         (rows(timers=[timer("t", run(False, "skipped_running"), run(False))]), "timer t"),
-        (rows(notices=[LOST]), "disk logs"),
+        (rows(notices=[LOST]), "disk /l"),
         (rows(notices=[because("shim", what="table", text="x")]), "disk table"),
         (
             rows(notices=[because("mistake", source="s", stage="t", cause=said("x"), count=1, ago_s=1.0)]),
@@ -106,7 +107,7 @@ def test_what_is_no_problem(found):
 class TestRecords:
     def test_many_restarts_are_one_problem_until_they_stop(self):
         life = Life()
-        for _ in range(rules.RESTARTS - 1):
+        for _ in range(happened.RESTARTS - 1):
             life.exit()
             assert life.until(10) == []
         life.exit()
@@ -118,14 +119,14 @@ class TestRecords:
         assert life.until(1000) == [(30 + 4 * 60 + 120 + 5, "recovered", "web")]
         notice = life.sent[0]
         assert notice.problems[0].cause == because(
-            "restarted_often", end=because("exit", code=1), count=3, window_s=rules.RESTART_WINDOW
+            "restarted_often", end=because("exit", code=1), count=3, window_s=happened.RESTART_WINDOW
         )
         assert notice.problems[0].lines[-1] == "ValueError: nope"
         assert notice.since == T0
 
     def test_what_is_started_by_hand_and_fails_on_has_not_recovered(self):
         life = Life()
-        for _ in range(rules.RESTARTS):
+        for _ in range(happened.RESTARTS):
             life.exit()
         backoff = rows([slot("web", "BACKOFF", cause=because("exit", code=1))])
         life.rows = backoff
@@ -135,7 +136,7 @@ class TestRecords:
         life.rows = rows([RUNNING])
         assert life.until(rules.RECOVERY - 1) == []
         life.rows = backoff
-        for _ in range(rules.RESTARTS):
+        for _ in range(happened.RESTARTS):
             life.exit()
         assert life.until(60) == []
         life.rows = rows([RUNNING])
@@ -287,8 +288,27 @@ class TestGrouping:
         life.rows = rows([RUNNING, slot("api"), slot("db")], [check("web")])
         assert life.until(60) == []  # web is not well yet
         life.rows = rows([RUNNING, slot("api"), slot("db")])
-        assert [each[1:] for each in life.until(60)] == [("recovered", "web")]
+        assert [each[1:] for each in life.until(60)] == [("recovered", "db")]  # which was sent last
+        assert {*problems(life.sent[-1])} == {"fatal db", "unhealthy web"}
         assert len({notice.incident for notice in life.sent}) == 1
+
+    def test_what_needs_it_recovers_later_and_the_recovery_names_what_was_sent(self):
+        life = Life(needs=self.NEEDS)
+        life.rows = rows([RUNNING, slot("api"), slot("db", "FATAL", cause=GAVE_UP)], [check("web")])
+        assert life.until(10) == [(2, "firing", "db")]
+        life.rows = rows([RUNNING, slot("api"), slot("db")], [check("web")])
+        assert life.until(20) == []
+        life.rows = rows([RUNNING, slot("api"), slot("db")])
+        assert [each[1:] for each in life.until(60)] == [("recovered", "db")]
+        assert problems(life.sent[-1]) == ["fatal db", "unhealthy web"]
+
+    def test_a_full_disk_is_one_incident_whoever_meets_it(self):
+        life = Life()
+        full = because("logs_lost", files=1, cause=because("os_error", errno=28, detail=""), lines=3, where="/l")
+        words = ["OSError: [Errno 28] No space left on device"]
+        life.rows = rows([slot("backup", "FATAL", cause=GAVE_UP, tail=words)], notices=[full])
+        assert life.until(10) == [(2, "firing", "backup")]
+        assert problems(life.sent[0]) == ["fatal backup", "disk /l"]
 
     def test_the_same_trouble_outside_is_one_incident(self):
         life = Life()

@@ -15,6 +15,7 @@ from waiting import until
 
 from impetusd.client import async_control
 from impetusd.client.async_control import AsyncControl
+from impetusd.core.explain import happened
 from impetusd.observer import history, program, rules
 from impetusd.observer.program import Observer
 from impetusd.observer.settings import Alert, Settings
@@ -82,7 +83,7 @@ def shim():
 def _quick(monkeypatch):
     monkeypatch.setattr(rules, "GATHER", 0.1)
     monkeypatch.setattr(rules, "RECOVERY", 0.1)
-    monkeypatch.setattr(rules, "RESTARTS", 1000)  # how often it is killed until it is given up depends on the clock
+    monkeypatch.setattr(happened, "RESTARTS", 1000)  # how often it is killed until it is given up depends on the clock
     monkeypatch.setattr(program, "FIRST_AGAIN", 0.05)
     monkeypatch.setattr(program, "APART", 0.0)
 
@@ -176,13 +177,13 @@ def test_one_that_ends_while_it_asks_for_the_last_lines_has_lost_nothing(shim, t
 
 
 def test_restarts_that_the_ledger_alone_knows_of_are_seen(shim, tmp_path, receiver, monkeypatch):
-    monkeypatch.setattr(rules, "RESTARTS", 3)
+    monkeypatch.setattr(happened, "RESTARTS", 3)
 
     async def scenario(life):
         async with observing(shim, tmp_path, hook(receiver)):
             pass
         await mend(life, "db")
-        for _ in range(rules.RESTARTS):
+        for _ in range(happened.RESTARTS):
             before = shim.child("db:0")
             shim.kill("db:0")
             await until(lambda before=before: shim.pids().get("db:0", before.pid) != before.pid)

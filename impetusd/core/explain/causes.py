@@ -6,6 +6,7 @@ Programs' output is matched as text (`advice`), impetusd's reasons by key and fa
 from __future__ import annotations
 
 import errno
+import itertools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +45,7 @@ OUT_OF_MEMORY = Advice(
     "set max_memory_restart below the limit, so that it is replaced in time",
     (("journalctl -k --grep 'Killed process'", "the kernel's record of it"),),
 )
+NOISE = "Extension modules: "  # what Python writes below the stacks
 _PATH = r"(?P<path>/[^\s'\":,;)]+)"
 # {names} are those of groups of the pattern. Of a text the last line that is known counts, and there the first row.
 KNOWN = (
@@ -312,6 +314,15 @@ def _of_rust(lines: Sequence[str]) -> int:
 
 
 _RUNTIMES = (_of_python, _of_node, _of_java, _of_ruby, _of_go, _of_php, _of_rust)
+
+
+def hang_stack(lines: Sequence[str]) -> list[str]:
+    """Of the stacks that a process wrote, that of the thread that hung, the innermost call first; [] if there is none."""
+    first = _last(lines, r"Current thread .*most recent call first")
+    if first < 0:
+        return []
+    frames = list(itertools.takewhile(lambda line: line[:1].isspace() and line.strip(), lines[first + 1 :]))
+    return [lines[first], *frames]
 
 
 def hang_location(lines: Iterable[str]) -> str:

@@ -16,7 +16,6 @@ Record: TypeAlias = Mapping[str, Any]
 Commands: TypeAlias = tuple[tuple[str, str], ...]
 
 STARTS_UP = ("start", "restart", "apply", "enable")  # commands that have something started
-NOISE = "Extension modules: "  # what Python writes below the stacks
 LINES = 12  # of what happened
 WORDS = 12  # lines of stderr
 AT_ONCE = 10.0  # seconds: a run that ends with success before that did not do what a service does
@@ -111,7 +110,7 @@ class End:
     @property
     def last_words(self) -> tuple[str, ...]:
         """Those that are shown."""
-        return tuple(line for line in self.lines if not line.startswith(NOISE))[-WORDS:]
+        return tuple(line for line in self.lines if not line.startswith(causes.NOISE))[-WORDS:]
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ found, a full disk) are one incident, too, although no dependency is declared.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 from impetusd.core import stream
 from impetusd.core.explain import causes
 from impetusd.core.protocol import as_wanted
-from impetusd.core.reasons import NONE, SKIPPED, Reason, alike, because, errno_of, of_record, read, waited_for
+from impetusd.core.reasons import NONE, SKIPPED, Reason, alike, because, errno_of, mentions, of_record, read, waited_for
 from impetusd.core.rules import quarantine
 
 Rows: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by kind and key, as of `stream.Mirror`
@@ -145,8 +146,11 @@ def _root(name: str, edges: Mapping[str, Collection[str]], down: Collection[str]
 
 def _outside(problem: Problem) -> str:
     """The external cause that it names; "" if there is none that two units could share."""
-    if said := _known_line(problem.lines):
-        return said
+    line = _known_line(problem.lines)
+    if errno_of(problem.cause) == errno.ENOSPC or "no space left on device" in line.lower():
+        return "a full disk"
+    if line:
+        return line
     inward = problem.cause.find("bad_answer") is not None  # it is the unit itself that was asked
     return repr(alike(problem.cause)) if errno_of(problem.cause) and not inward else ""
 
@@ -222,7 +226,7 @@ def _instance(rows: Rows) -> Iterable[Problem]:
     for notice in row.get("notices", ()):
         cause = read(notice, str(notice.get("text", "")))
         if cause.key in _OF_DISKS:
-            yield Problem("disk", str(cause.facts.get("path") or "logs"), cause)
+            yield Problem("disk", str(cause.facts.get("path") or cause.facts.get("where") or "logs"), cause)
         elif cause.key == "shim":
             yield Problem("disk", str(cause.facts["what"]), cause)
         elif cause.key == "not_reloaded":
@@ -240,6 +244,24 @@ def _time(iso: object) -> float:
         return datetime.fromisoformat(str(iso)).timestamp()
     except ValueError:
         return 0.0
+
+
+def text(problem: Problem) -> str:
+    """The cause, and what the process said of it."""
+    cause, words = str(problem.cause), said(problem)
+    return f"{cause}: {words}" if words and not mentions(problem.cause, words) else cause
+
+
+def said(problem: Problem) -> str:
+    """What the process said of the cause in one line, of one that hung: where; "" for nothing."""
+    hung = problem.cause.find("watchdog") is not None
+    return causes.hang_location(problem.lines) if hung else causes.error_line(problem.lines)
+
+
+def last_words(lines: Iterable[str], most: int = LINES) -> list[str]:
+    """The lines that say most of why it ended: the stack of a thread that hung, else the last, with the error's own."""
+    written = [line[:200] for line in lines if not line.startswith(causes.NOISE)]
+    return causes.hang_stack(written)[:most] or causes.kept(written, most)
 
 
 def problem_data(problem: Problem) -> dict[str, Any]:
