@@ -20,6 +20,7 @@ from impetusd.gateway import (
     metrics,
     openapi,
     pages,
+    recent,
     rest,
     routes,
     stream,
@@ -48,6 +49,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     rules = guard.Rules(frozenset(ours.hosts), bool(ours.tls_cert), proxy=ours.behind_proxy, proxies=proxies)
     guard.install(app, rules, Access(ours.folder, ours.ceiling))
     login.install(app)
+    recent.install(app)
     explaining.install(app)
     logs.install(app, backend)
     stream.install(app, backend)

@@ -23,6 +23,7 @@ from impetusd.gateway.caller import Caller
 from impetusd.gateway.incidents import Known
 from impetusd.gateway.keys import BACKEND, SETTINGS
 from impetusd.gateway.problems import Problem
+from impetusd.gateway.recent import RECENT
 from impetusd.gateway.rest import ask, name_of, route
 from impetusd.gateway.routes import (
     NAME,
@@ -63,12 +64,15 @@ async def all_incidents(request: web.Request) -> web.Response:
     read_query(request, route(request))
     backend, caller = request.app[BACKEND], caller_of(request)
     rows = backend.mirror.rows
-    names = incidents.concerned(rows)
-    if not names and not incidents.problems(rows):
+    problems, until = request.app[RECENT].problems()
+    names = incidents.concerned(rows, problems)
+    if not names and not problems:
         return json_answer({"incidents": []})
     records, places = await asyncio.gather(_records(backend, caller, names), _places(backend, caller, names))
     known = Known(
         rows=rows,
+        standing=problems,
+        until=until,
         records=records,
         where={name: each["where"] for name, each in places.items()},
         needs={name: each["needs"] for name, each in places.items()},

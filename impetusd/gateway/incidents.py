@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from impetusd.core import reasons, stream
+from impetusd.core.explain import causes, ledger
 from impetusd.core.explain import incidents as grouping
-from impetusd.core.explain import ledger
 from impetusd.core.explain.finding import End, advice_on, end_of
 from impetusd.core.explain.incidents import CONFIGURATION, Incident, Problem, Rows
 from impetusd.core.protocol import as_wanted
@@ -22,15 +22,20 @@ from impetusd.core.reasons import Reason, of_record, waited_for
 
 STDERR = 5  # lines
 MOST = 50  # incidents
+OF_PROCESS = frozenset({"fatal", "restarts", "unhealthy", "memory"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """`records` of the ledger about what is wrong, the oldest first; `where`: of units the "file:line" of their sections;
+    """`standing`: the problems there are, by key, and `until` when those are shown that records made known.
+
+    `records` of the ledger about what is wrong, the oldest first; `where`: of units the "file:line" of their sections;
     `needs`: the units that one depends on; `now`: Unix time; `command` reaches this instance on the command line.
     """
 
     rows: Rows
+    standing: Mapping[str, Problem] = field(default_factory=dict)
+    until: Mapping[str, float] = field(default_factory=dict)
     records: Sequence[ledger.Record] = ()
     where: Mapping[str, str] = field(default_factory=dict)
     needs: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -38,10 +43,10 @@ class Known:
     command: str = "impetusd"
 
 
-def problems(rows: Rows) -> list[Problem]:
-    """Everything that is wrong: what was given up, and also what is being tried again or does not come up."""
-    found = grouping.standing(rows)
-    named = {problem.name for problem in found if problem.event in {"fatal", "unhealthy"}}
+def problems(rows: Rows, standing: Mapping[str, Problem]) -> list[Problem]:
+    """Everything that is wrong: `standing`, by key, and what is being tried again or does not come up."""
+    found = dict(standing)
+    named = {problem.name for problem in found.values() if problem.event in {"fatal", "unhealthy"}}
     others: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows.get(stream.UNIT, {}).values():
         wrong = not as_wanted(row) and row["state"] in {"BACKOFF", "STARTING", "FATAL"}
@@ -51,13 +56,14 @@ def problems(rows: Rows) -> list[Problem]:
     for unit, each in others.items():
         slots = tuple(str(row["name"]) for row in each)
         lines = next((tuple(row["tail"]) for row in each if row.get("tail")), ())
-        found.append(Problem("restarts", unit, of_record(each[0]), 0.0, slots, lines))
-    return found
+        tried = Problem("restarts", unit, of_record(each[0]), 0.0, slots, lines)
+        found[tried.key] = tried
+    return list(found.values())
 
 
-def concerned(rows: Rows) -> list[str]:
+def concerned(rows: Rows, standing: Mapping[str, Problem]) -> list[str]:
     """The names of units and timers that something is wrong with, or that wait: what the ledger is to be asked about."""
-    names = [problem.name for problem in problems(rows) if problem.event not in {"daemon", "disk"}]
+    names = [problem.name for problem in problems(rows, standing) if problem.event not in {"daemon", "disk"}]
     units = rows.get(stream.UNIT, {}).values()
     names += [row["unit"] for row in units if row["want"] != "up" or not as_wanted(row)]
     return [name for name in dict.fromkeys(names) if name != CONFIGURATION]
@@ -65,7 +71,7 @@ def concerned(rows: Rows) -> list[str]:
 
 def explained(known: Known) -> list[dict[str, Any]]:
     """Each incident as JSON, the worst first: see the API's contract."""
-    found = grouping.group(problems(known.rows), known.rows, known.needs)
+    found = grouping.group(problems(known.rows, known.standing), known.rows, known.needs)
     return [_card(known, incident) for incident in found[:MOST]]
 
 
@@ -73,30 +79,50 @@ def _card(known: Known, incident: Incident) -> dict[str, Any]:
     first = incident.problems[0]
     own = first.name == incident.root
     records = [record for record in known.records if incident.root in ledger.subjects(record)]
-    end = end_of(records) if own else None
+    # What it ended with last explains what is given up or tried again, and nothing else.
+    end = end_of(records) if own and first.event in {"fatal", "restarts"} else None
     cause = first.cause if own else grouping.stopped(incident.root, incident.state)
-    if end is not None and first.event in {"fatal", "restarts"}:
+    if end is not None:
         cause = end.reason
-    method, name = _action(incident, own=own)
+    over = _over(known, first) if own else 0.0
+    method, name = _action(incident, own=own) if not over else ("", "")
     since = [problem.since for problem in incident.problems if problem.since]
-    since += [end.since] if end is not None and first.event in {"fatal", "restarts"} else []
+    since += [end.since] if end is not None else []
     since += _began(records, first) if own else []
     lines = first.lines or next((problem.lines for problem in incident.problems if problem.lines), ())
     lines = lines or (end.last_words if end is not None else ())
-    known_cause = advice_on(end, [cause]) if own else None
+    advices = [causes.of_reasons([problem.cause]) for problem in incident.problems if problem.event == "disk"]
+    advices += [advice_on(end, [cause]), causes.advice(lines)] if own else []
+    advice = next((each for each in advices if each != causes.Advice()), causes.Advice())
+    text = end.text if end is not None else grouping.text(first) if own else str(cause)
     return {
         "id": f"{first.event}:{incident.root}",
-        "cause": {**cause.shown(), "text": end.text if end is not None and cause == end.reason else str(cause)},
+        "event": first.event if own else "stopped",
+        "root": incident.root,
+        "cause": {**cause.shown(), "text": text},
         "units": _slots(incident),
         "since": min(since, default=None),
         "rule": _rule(known, first, end, cause),
-        "next": _next(known, first, end),
-        "stderr": list(lines[-STDERR:]),
-        "hint": known_cause.hint if known_cause is not None else "",
+        "next": {"at": over, "what": "well"} if over else _next(known, first, end),
+        "stderr": grouping.last_words(lines, STDERR),
+        "hint": advice.hint,
+        "look": [{"command": typed, "purpose": purpose} for typed, purpose in advice.commands],
         "command": _typed(known, first, method, name),
         "action": {"method": method, "name": name} if method else None,
-        "severity": "error" if incident.error or first.event == "restarts" else "warning",
+        "severity": "error" if not over and (incident.error or first.event == "restarts") else "warning",
     }
+
+
+def _over(known: Known, problem: Problem) -> float:
+    """Until when a problem is shown that was put right already, Unix time; 0.0 for one that stands."""
+    rows = known.rows.get(stream.UNIT, {}).values()
+    if any(row["unit"] == problem.name and not as_wanted(row) for row in rows):
+        return 0.0
+    return known.until.get(problem.key, 0.0) if problem.key not in _standing(known.rows) else 0.0
+
+
+def _standing(rows: Rows) -> set[str]:
+    return {problem.key for problem in grouping.standing(rows)}
 
 
 def _slots(incident: Incident) -> list[str]:
@@ -121,6 +147,8 @@ def _began(records: Iterable[ledger.Record], problem: Problem) -> list[float]:
 
 def _rule(known: Known, problem: Problem, end: End | None, cause: Reason) -> dict[str, Any] | None:
     """The key of the INI file that decided, and where its section is; None if none did."""
+    if problem.event not in OF_PROCESS:
+        return None
     key = str((end.exit.get("rule") if end is not None else "") or "")
     if not key:
         inner = cause if reasons.rule_of(cause) != "other" else problem.cause
@@ -171,6 +199,8 @@ def _typed(known: Known, problem: Problem, method: str, name: str) -> str:
     """The same as one types it; where there is no button, what shows more."""
     if method:
         return f"{known.command} {method} {shlex.quote(name)}"
+    if problem.event in OF_PROCESS:
+        return f"{known.command} why {shlex.quote(problem.name)}"
     if problem.event == "deploy":
         return f"{known.command} check"
     if problem.event == "disk":

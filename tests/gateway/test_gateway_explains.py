@@ -12,6 +12,8 @@ from gateway_world import run
 from waiting import until
 
 from impetusd.client.control import ControlError
+from impetusd.core.explain import happened
+from impetusd.core.explain.happened import Past
 from impetusd.core.protocol import METHODS, ROLES
 from impetusd.core.reasons import because
 from impetusd.gateway import incidents, openapi, routes
@@ -45,8 +47,12 @@ def rows(*units, **kinds):
     return {"unit": {each["name"]: each for each in units}, "timer": {}, "check": {}, "daemon": {}, **kinds}
 
 
-def explained(rows, **more):
-    return incidents.explained(Known(rows=rows, now=NOW, command="impetusd -c x.ini", **more))
+def explained(rows, past=None, **more):
+    past = past or Past()
+    found = happened.problems(past, rows, NOW)
+    until = {key: mark.until for key, mark in past.marks.items()}
+    known = Known(rows=rows, standing=found, until=until, now=NOW, command="impetusd -c x.ini", **more)
+    return incidents.explained(known)
 
 
 def ended(unit, n=1, **more):
@@ -93,6 +99,44 @@ class TestIncidents:
             {"method": "restart", "name": "db"},
             "impetusd -c x.ini restart db",
         )
+
+    def test_what_a_rule_put_right_is_shown_for_a_while_with_nothing_to_press(self):
+        leak = because("max_memory_restart", used=90 << 20, limit=60 << 20, hold_s=0.0, basis="")
+        shown = {"cause": leak.data(), "reason": str(leak)}
+        past = Past()
+        happened.take(
+            past,
+            {
+                "n": 1,
+                "at": NOW - 60,
+                "kind": "rule",
+                "unit": "api",
+                "slot": "api:0",
+                "rule": "max_memory_restart",
+                **shown,
+            },
+        )
+        (card,) = explained(rows(row("api:0", restarts=1)), past, where={"api": "/etc/x.ini:7"})
+        assert (card["event"], card["root"], card["units"]) == ("memory", "api", ["api:0"])
+        assert card["cause"]["text"] == "uses 90 MB, above max_memory_restart = 60 MB"
+        assert card["rule"] == {"key": "max_memory_restart", "file": "/etc/x.ini", "line": 7}
+        assert card["next"] == {"at": NOW - 60 + happened.LASTS["memory"], "what": "well"}
+        assert (card["action"], card["command"]) == (None, "impetusd -c x.ini why api")
+        assert card["severity"] == "warning"
+        (card,) = explained(rows(row("api:0", "FATAL", last_exit=END)), past)
+        assert (card["event"], card["next"], card["severity"]) == ("fatal", None, "error")
+
+    def test_one_that_hung_is_named_with_the_place_where_it_hung(self):
+        hung = because("watchdog", within_s=1.0)
+        past = Past()
+        words = ["Current thread 0x1 (most recent call first):", '  File "/srv/a.py", line 6 in look', "", "stuck"]
+        about = {"at": NOW - 60, "unit": "api", "slot": "api:0"}
+        shown = {"cause": hung.data(), "reason": str(hung)}
+        happened.take(past, {**about, "n": 1, "kind": "rule", "rule": "watchdog", **shown})
+        happened.take(past, {**about, "n": 2, "kind": "stderr", "lines": ["Fatal Python error: Aborted", *words]})
+        (card,) = explained(rows(row("api:0")), past)
+        assert card["cause"]["text"] == "event loop blocked for 1 s (watchdog): in look, /srv/a.py line 6"
+        assert card["stderr"] == words[:2]
 
     def test_what_is_tried_again_counts_down(self):
         retrying = because("retrying", end=because("exit", code=1), wait_s=30.0)
