@@ -27,7 +27,8 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 FIRST = "views/overview.mjs"  # what it and app.mjs import is fetched at once, and not one after the other
-COMMENT = re.compile(rb"^ *//.*$", re.MULTILINE)
+COMMENT = re.compile(rb"(^|[;,{(]) *// .*$", re.MULTILINE)
+INDENT = re.compile(rb"^ +", re.MULTILINE)
 FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -52,7 +53,9 @@ def files() -> Mapping[str, File]:
         if path.suffix in TYPES:
             data = path.read_bytes()
             if path.suffix == ".mjs" and path.parent.name != "vendor":
-                data = COMMENT.sub(b"", data)  # 2.5 of 40 kB of the first view; the numbers of lines stay
+                data = INDENT.sub(
+                    b"", COMMENT.sub(rb"\1", data)
+                )  # 3 of 40 kB of the first view; the numbers of lines stay
             found[path.relative_to(FOLDER).as_posix()] = File(TYPES[path.suffix], data, _packed(data))
     return found
 

@@ -220,6 +220,43 @@ def test_the_first_screen_names_cause_rule_next_and_what_to_do(page):
     assert "8 exits" in page.text(".strip")
 
 
+def test_what_is_over_closes_by_itself_and_names_what_it_was(make):
+    world = World(troubled=False)
+    page = make(world)
+    page.open()
+    over = {"at": world.now + 3600, "what": "well"}
+    card = {
+        "id": "memory:api",
+        "event": "memory",
+        "root": "api",
+        "units": ["api"],
+        "since": world.now - 60,
+        "rule": None,
+        "cause": {"key": "max_memory_restart", "facts": {}, "text": "uses 71 MB"},
+        "next": None,
+        "stderr": [],
+        "hint": "",
+        "look": [{"command": "df -h", "purpose": "how full it is"}],
+        "command": "impetusd why api",
+        "action": None,
+        "severity": "warning",
+    }
+    world.incidents = [card]
+    world.change("unit", "api", unit("api", restarts=2))
+    page.says("stays as it is until you act", ".card")
+    assert page.run("document.querySelector('.headline').className") == "headline warn"
+    world.incidents = [{**card, "next": over}]
+    world.change("unit", "api", unit("api", restarts=3))
+    page.says("unless it happens again", ".card")
+    assert "runs again" in page.text(".card h2")
+    assert "how full it is" in page.text(".card")
+    world.incidents = [{**card, "next": {**over, "at": world.now - 1}}]
+    world.change("unit", "api", unit("api", restarts=4))
+    page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '4')")
+    world.incidents = []  # nobody says so
+    page.until("!document.querySelector('.card')")
+
+
 def test_a_crash_shows_at_once(make):
     page = make(World(troubled=False))
     page.open()
@@ -527,6 +564,29 @@ def test_answers_are_kept_for_fifty_addresses_at_most(page):
         return [m.size(), m.known("units/u160") === used, m.known("units/u161") !== unused, m.MOST];
     }"""
     assert page.module("cache.mjs", script) == [50, True, True, 50]
+
+
+def test_only_rows_in_view_are_redrawn_and_the_others_when_they_come_into_view(make):
+    page = make(World(many=300))
+    page.open(there=".slots [role=row]:nth-child(301)")
+    page.until("!document.querySelector('.slots [role=row]:nth-child(301) .c-cpu')")  # far below
+    assert page.run("document.querySelector('.slots [role=row]:nth-child(301)').textContent") == "RUNNINGsvc-299"
+    rows = page.world.rows["unit"]
+    page.run("""window.redrawn = new Set(); new MutationObserver((all) => all.forEach((each) => redrawn.add((each.target.closest ?
+        each.target : each.target.parentElement).closest('[role=row]')?.querySelector('a')?.textContent))).observe(
+        document.querySelector('.slots'), {subtree: true, childList: true, attributes: true, characterData: true})""")
+    for name, row in list(rows.items()):
+        page.world.change("unit", name, {**row, "restarts": 7})
+    page.until("document.querySelectorAll('.slots [role=row]')[1].querySelector('.c-restarts').textContent === '7'")
+    page.world.change("unit", "svc-299", {**rows["svc-299"], "restarts": 9})
+    page.world.change("unit", "svc-000", {**rows["svc-000"], "restarts": 8})
+    page.until("document.querySelectorAll('.slots [role=row]')[1].querySelector('.c-restarts').textContent === '8'")
+    assert 0 < page.run("redrawn.size") < 80
+    page.run("document.querySelector('.slots [role=row]:nth-child(301)').scrollIntoView()")
+    page.until("document.querySelector('.slots [role=row]:nth-child(301) .c-restarts')?.textContent === '9'")
+    page.world.change("unit", "svc-299", unit("svc-299", state="FATAL", **because("gave_up", "exit 1; gave up")))
+    page.until("document.querySelectorAll('.slots [role=row]')[1].querySelector('a').textContent === 'svc-299'")
+    page.until("document.querySelectorAll('.slots [role=row]')[1].textContent.includes('exit 1; gave up')")
 
 
 def test_memory_is_flat_over_two_hours_of_updates(make):

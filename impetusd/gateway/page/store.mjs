@@ -11,13 +11,15 @@ const SEEDED = 100; // slots whose past is asked for
 const LATER = [1, 2, 5, 10]; // seconds until the next try to connect
 const STALE = 12; // seconds of silence; "alive" comes each 5
 const PAUSE = 400; // milliseconds between two questions for incidents
-const SHAPE = ["state", "want", "unit", "name", "kind"]; // fields of a unit's row by which lists are sorted and counted
+const SHAPE = ["state", "want", "unit", "name", "kind", "reason"]; // fields of a unit's row by which lists are sorted and counted, and it is read
 
 export const me = signal(undefined); // undefined: not asked yet; null: not logged in
 export const stream = signal("connecting"); // connecting, live, lost
 export const now = signal(Date.now() / 1000); // the server's clock, each second
 export const rows = Object.fromEntries(KINDS.map((kind) => [kind, new Map()])); // kind → key → signal of the row
 export const lists = Object.fromEntries(KINDS.map((kind) => [kind, signal(0)])); // goes up when one comes, goes or moves
+const shapes = new Map(); // slot's key → signal, which goes up with each change of those
+export const lost_lines = signal(0); // of logs
 export const usage = new Map(); // slot → signal of {memory, cpu, points}
 export const records = signal([]); // the ledger's latest records, oldest first
 export const incidents = signal(null); // null: not asked yet
@@ -36,6 +38,7 @@ let frame = 0;
 let step = 2; // seconds that a point of a sparkline stands for
 let asked = -PAUSE;
 let asking = null;
+let closing = null;
 
 export const server_now = () => Date.now() / 1000 + skew;
 export const age = computed(() => (now.value && heard ? (performance.now() - heard) / 1000 : 0));
@@ -48,6 +51,12 @@ export function since(row) {
   if (row.since) return row.since;
   if (row.uptime_s != null) return row.at - row.uptime_s;
   return row.last_exit?.at ? Date.parse(row.last_exit.at) / 1000 : null;
+}
+
+export function shape_of(key) {
+  let found = shapes.get(key);
+  if (!found) shapes.set(key, (found = signal(0)));
+  return found;
 }
 
 export function usage_of(name) {
@@ -103,11 +112,17 @@ function put(kind, key, value, at) {
   const found = known.get(key);
   if (value === null) {
     if (known.delete(key)) lists[kind].value += 1;
-    if (kind === "unit") usage.delete(key);
+    if (kind === "unit") {
+      usage.delete(key);
+      shape_of(key).value += 1;
+      shapes.delete(key);
+      lost_lines.value -= found?.peek().dropped_lines ?? 0;
+    }
     return;
   }
   const row = kind === "unit" ? { ...value, at: value.at ?? at, key } : value;
   if (kind === "unit" && "memory_bytes" in row) measure(row.name, row.memory_bytes, row.cpu_percent, at);
+  if (kind === "unit") lost_lines.value += (row.dropped_lines ?? 0) - (found?.peek().dropped_lines ?? 0);
   if (!found) {
     known.set(key, signal(row));
     lists[kind].value += 1;
@@ -117,6 +132,7 @@ function put(kind, key, value, at) {
   found.value = row;
   if (kind !== "unit" || SHAPE.some((name) => before[name] !== row[name]) || !before.held !== !row.held) {
     lists[kind].value += 1;
+    if (kind === "unit") shape_of(key).value += 1;
     if (kind === "unit" && before.state !== row.state) announce(row, before);
   }
 }
@@ -146,7 +162,7 @@ function draw() {
       else put(change.kind, change.key, change.value, change.at);
     }
   });
-  if (taken.some((change) => change.rows || !["usage", "ledger"].includes(change.kind))) ask_incidents();
+  if (taken.some((change) => change.rows || change.kind !== "usage")) ask_incidents();
 }
 
 // A word from the supervisor. "alive" is the gateway's own, which may have lost the supervisor.
@@ -210,6 +226,9 @@ export async function ask_incidents() {
   asked = performance.now();
   try {
     incidents.value = (await api.get("incidents")).incidents;
+    clearTimeout(closing);
+    const ends = incidents.value.filter((each) => each.next?.what === "well").map((each) => each.next.at - server_now());
+    if (ends.length) closing = setTimeout(ask_incidents, Math.max(1, Math.min(...ends)) * 1000); // nothing is said then
   } catch {
     incidents.value ??= []; // the cards that are made of rows alone stand in for it; the next change asks again
   }
@@ -243,6 +262,8 @@ export function leave() {
   stream.value = "connecting";
   batch(() => KINDS.forEach((kind) => (rows[kind].clear(), (lists[kind].value += 1))));
   usage.clear();
+  shapes.clear();
+  lost_lines.value = 0;
   records.value = [];
   incidents.value = null;
 }
@@ -284,15 +305,9 @@ export const unit_names = computed(() => {
 export const checks_of = (row) => {
   lists.check.value;
   const serves = !["template", "standby"].includes(row.kind);
-  return [...rows.check.values()].map((each) => each.value).filter((each) => each.target === row.name || (serves && each.target === row.unit));
+  const about = ({ target }) => target === row.name || (serves && target === row.unit);
+  return [...rows.check.values()].filter((each) => about(each.peek())).map((each) => each.value);
 };
-
-export const lost_lines = computed(() => {
-  lists.unit.value;
-  let lines = 0;
-  for (const row of rows.unit.values()) lines += row.value.dropped_lines ?? 0;
-  return lines;
-});
 
 // What the server says is wrong, and a card made of its row for each slot that it says nothing of yet.
 export const cards = computed(() => {

@@ -41,6 +41,6 @@ export function Strip({ marks }) {
         href=${href("audit", "", { from: Math.floor(mark.at - 300), to: Math.ceil(mark.at + 300) })}
         title=${`${clock(mark.at)} ${mark.unit ?? ""} ${mark.text}${mark.more ? ` (+${mark.more})` : ""}`}>
         <svg viewBox="-5 -5 10 10" width="12" height="12" aria-hidden="true"><path d=${SHAPES[mark.kind]} /></svg></a>`)}
-      ${hours.filter((at) => place(at) < WIDTH * 0.95).map((at) => html`<time style=${{ left: `${place(at) / 10}%` }}>${hour(at)}</time>`)}</div>
+      ${hours.filter((at) => place(at) < WIDTH * 0.9).map((at) => html`<time style=${{ left: `${place(at) / 10}%` }}>${hour(at)}</time>`)}</div>
   </figure>`;
 }

@@ -20,15 +20,16 @@ function TopLine() {
   const change = last_change.value;
   const who = change && t("top.change", { who: change.by ?? change.user, what: [change.method, ...(change.names ?? [])].join(" "), at: clock(change.at, true) });
   const head = !all ? t(stream.value === "connecting" ? "loading" : "top.none") : troubled ? t(wrong ? "top.wrong" : "top.minor", { n: wrong || cards.value.length, all }) : t("top.well", { n: all });
-  return html`<div class=${`headline ${troubled ? "bad" : "good"}`}>
-    <h1>${shape(troubled ? "unhealthy" : "healthy", troubled ? "bad" : "good")}${head}
+  const tone = !troubled ? "good" : wrong || cards.value.some((each) => each.severity === "error") ? "bad" : "warn";
+  return html`<div class=${`headline ${tone}`}>
+    <h1>${shape(troubled ? "unhealthy" : "healthy", tone)}${head}
       ${Boolean(troubled) && Number.isFinite(began) && html` <span title=${whole(began)}>${t("top.since", { at: clock(began, true) })}</span>`}</h1>
     ${who && html`<p><a href=${href("audit")}>${who}</a></p>`}</div>`;
 }
 
 // Of the ledger's records, where there is no history.
 function marks_of(all) {
-  return all.filter((each) => each.kind in KINDS && (each.kind !== "exit" || !each.asked) && (each.kind !== "start" || each.why))
+  return all.filter((each) => each.kind in KINDS && (each.kind !== "exit" || !each.asked) && (each.kind !== "start" || each.why) && (each.kind !== "reload" || ["done", "rolled back"].includes(each.what)))
     .map((each) => ({ at: each.at, kind: KINDS[each.kind], unit: each.slot ?? each.unit ?? "", text: each.method ?? each.what ?? each.why ?? "" }));
 }
 
