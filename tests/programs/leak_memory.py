@@ -1,6 +1,6 @@
-"""leak_memory.py [--cgroup PROCS] [--from MB] [--to MB] [--in-child | --astray] RATE: holds FROM MB, then RATE MB more a second, up to TO.
+"""leak_memory.py [--cgroup PROCS] [--from MB] [--to MB] [--once FILE] [--in-child | --astray] RATE: holds FROM MB, then RATE MB more a second, up to TO.
 
-Joins the cgroup first. --in-child: a child does it, and this process only waits; --astray: a grandchild whose parent has
+Joins the cgroup first. --once: waits for FILE, and removes it, before it leaks. --in-child: a child does it, and this process only waits; --astray: a grandchild whose parent has
 ended. At TO it holds on. Prints what it is.
 """
 
@@ -20,6 +20,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--cgroup", default="")
 parser.add_argument("--from", dest="base", type=float, default=0.0)
 parser.add_argument("--to", type=float, default=4096.0)
+parser.add_argument("--once", default="")
 parser.add_argument("--in-child", action="store_true")
 parser.add_argument("--astray", action="store_true")
 parser.add_argument("rate", type=float)
@@ -48,6 +49,9 @@ def hold_up_to(size: float) -> None:
 
 hold_up_to(given.base)
 print(f"pid {os.getpid()} holds {given.base:g} MB", flush=True)
+if given.once:
+    behave.until(lambda: os.path.exists(given.once))
+    os.remove(given.once)
 began = time.monotonic()
 while given.rate and held < given.to * MB:
     time.sleep(STEP)
