@@ -82,6 +82,7 @@ class World:
         self.records: list[dict[str, Any]] = []
         self.marks: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
+        self.answered: dict[str, dict[str, Any]] = {}  # of slots that measure
         self.ask_code = "one-time-code"
         if many:
             for index in range(many):
@@ -678,7 +679,7 @@ async def describe(request: web.Request) -> web.Response:
     ]
     spec = dict(CONFIG)
     return web.json_response({
-        "units": [{**row, "spec": spec, "checks": [], "log_files": {"out": f"/var/log/shop/{row['name']}.log", "error": f"/var/log/shop/{row['name']}.err"}, "where": "/etc/impetusd/shop.ini:30", "process": {}, "history": []} for row in found],
+        "units": [{**row, "spec": spec, "checks": [], "log_files": {"out": f"/var/log/shop/{row['name']}.log", "error": f"/var/log/shop/{row['name']}.err"}, "where": "/etc/impetusd/shop.ini:30", "process": {}, "history": [], "answered": world.answered.get(row["name"])} for row in found],
         "groups": [], "profile": "production", "config": config,
     })  # fmt: skip
 

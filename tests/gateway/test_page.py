@@ -399,6 +399,15 @@ def test_a_reload_shows_both_versions_and_can_be_cancelled(page):
     page.world.change("unit", "web:0 next", unit("web:0 (next)", "next", unit="web", generation=4, memory=512))
     page.says("New version 1", "main")
     page.says("512 MB", "main table")
+    page.world.answered = {
+        "web:0": {"requests": 9000, "errors": 40, "latency_s": 0.004},
+        "web:0 (next)": {"requests": 20, "errors": 5, "latency_s": 0.0123},
+    }
+    page.says("20 answers since you opened this page; errors: 5 (25 %)", "main section")
+    page.says("12.3 ms", "main section")
+    page.says("0 answers since you opened this page; errors: 0", "main section + section")
+    page.world.answered["web:0"] = {"requests": 9100, "errors": 41, "latency_s": 0.004}
+    page.says("100 answers since you opened this page; errors: 1 (1.0 %)", "main section + section")
     page.button("Cancel reload", "main")
     page.until("document.querySelectorAll('.deeds article.done').length === 2")
     assert page.asked("POST")[-1] == ("units/web/cancel", {})

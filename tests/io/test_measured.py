@@ -104,6 +104,18 @@ def test_a_worker_whose_page_is_given_anew_is_counted_once():
     closing(world)
 
 
+def test_what_one_worker_has_answered():
+    world = World()
+    worker = world.worker(1)
+    assert world.it.answered(1) == {"requests": 0, "errors": 0, "latency_s": None}
+    for status, took in ((200, 0.1), (404, 0.1), (500, 0.4), (503, 0.2)):
+        worker.answered(status, took)
+    assert world.it.answered(1) == {"requests": 4, "errors": 2, "latency_s": 0.2}
+    assert world.it.answered(2) is None
+    assert world.it.answered(None) is None
+    closing(world)
+
+
 def test_nobody_can_make_a_page_shorter_that_is_read():
     world = World()
     fd = world.it.page(1, "web")

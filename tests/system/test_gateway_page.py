@@ -114,6 +114,7 @@ def test_the_page_of_a_real_gateway(impetusd: Instance, loop: Loop, tab: Tab) ->
     go("#/reload/web")
     press("Reload", "main")
     says("Last reload", "main")
+    says("answers since you opened this page; errors: 0", "main")
 
     # Logs: as they come, filtered, in their context, and searched.
     go("#/logs?unit=talker&q=line")

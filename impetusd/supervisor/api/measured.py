@@ -27,6 +27,7 @@ from impetusd.worker import measures
 BLOB = "measured:"  # and a pool's name: what its workers that have ended had measured
 MOST = 64  # kinds of starts and ends of a slot that are counted separately
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
+ERROR = 500  # the first status that is the server's fault
 ASKED = "asked"  # the reason of a start that has none
 
 
@@ -112,6 +113,22 @@ class Measured:
                 workers = found[pool]["workers"] + 1
                 found[pool] = {"workers": workers, **added(found[pool], measures.read(page))}
         return found
+
+    def answered(self, process: int | None) -> dict[str, Any] | None:
+        """What a worker has answered so far: {requests, errors, latency_s}; None of a process that does not measure.
+
+        `errors`: answers of 500 and above; `latency_s`: the mean, None without requests.
+        """
+        page = self._pages.get(process or 0)
+        if page is None:
+            return None
+        found = measures.read(page[1])
+        took, count = found["durations"]["sum"], sum(found["durations"]["counts"])
+        return {
+            "requests": sum(found["requests"].values()),
+            "errors": sum(number for status, number in found["requests"].items() if int(status) >= ERROR),
+            "latency_s": round(took / count, 6) if count else None,
+        }
 
     def close(self) -> None:
         """Let go of the pages."""

@@ -73,7 +73,11 @@ class Rows:
         }
 
     def details(self, entry: Entry) -> dict[str, Any]:
-        """The same, with its configuration, its log files and its latest restarts, in seconds ago."""
+        """The same, with its configuration, its log files and its latest restarts, in seconds ago.
+
+        `answered` as of `Measured.answered`.
+        """
+        measured = self._starter.channels.measured
         out, error = self._starter.pipes.log_files(entry)
         now = time.monotonic()
         return {
@@ -90,6 +94,7 @@ class Rows:
             "log_files": {"out": out, "error": error},
             "where": entry.unit.where,
             "origins": describe.origins(entry.unit),
+            "answered": measured.answered(entry.rec.process) if measured is not None else None,
             "history": [round(now - at, 1) for at in entry.slot.recent],
         }
 

@@ -1,9 +1,9 @@
 // A new version of a unit takes over: the canary beside the old one, in numbers, and the way back while there is one.
-import { html, useComputed, useSignal } from "../h.mjs";
+import { html, useComputed, useRef, useSignal } from "../h.mjs";
 import { deeds } from "../deeds.mjs";
 import { act } from "../doing.mjs";
 import { useAnswer } from "../cache.mjs";
-import { lists, me, now, rows, since, usage_of, worst_first } from "../store.mjs";
+import { lists, now, rows, since, usage_of, worst_first } from "../store.mjs";
 import { href } from "../route.mjs";
 import { brief, bytes, percent, t } from "../text.mjs";
 import { plain } from "../plain.mjs";
@@ -13,27 +13,27 @@ import { Copy, Do, may, typed } from "../parts/command.mjs";
 const PHASES = ["loading", "first", "watch", "rolling", "parking", "ending", "done"];
 const REVERSIBLE = ["loading", "first", "watch", "rolling", "parking"];
 
-const LIVE = { requests: "requests_per_s", latency: "latency_s" };
+const ASKED = 2; // seconds between two questions for what was answered
 
-const last = (points) => points?.findLast(([, value]) => value != null)?.[1];
+// {requests, errors} of all of them, since they were seen first here: the old ones have served for long.
+const sum = (all) => all.reduce((one, { requests, errors }) => ({ requests: one.requests + requests, errors: one.errors + errors }), { requests: 0, errors: 0 });
 
-// What the row says, or else what the history knew last.
-function Slot({ row, history }) {
+const shared = ({ requests, errors }) => `${errors}${requests ? ` (${percent((errors / requests) * 100)})` : ""}`;
+
+function Slot({ row, answered }) {
   const usage = usage_of(row.name);
   const memory = useComputed(() => bytes(usage.value.memory));
   const cpu = useComputed(() => percent(usage.value.cpu));
-  const of = (kind, show) => {
-    const value = row[LIVE[kind]] ?? last(history?.[kind]?.[row.name]);
-    return value == null ? "–" : show(value);
-  };
+  const bad = answered?.errors ? "number error" : "number";
   return html`<tr><th scope="row">${row.name}</th><td><${State} row=${row} /></td><td class="number">${brief(Math.max(0, now.value - (since(row) ?? now.value)))}</td>
-    <td class="number">${memory}</td><td class="number">${cpu}</td><td class="number">${of("requests", (value) => `${value.toFixed(1)}/s`)}</td><td class="number">${of("latency", (value) => `${(value * 1000).toFixed(1)} ms`)}</td><td class="number">${row.restarts}</td></tr>`;
+    <td class="number">${memory}</td><td class="number">${cpu}</td><td class="number">${answered?.requests ?? "–"}</td><td class=${bad}>${answered ? shared(answered) : "–"}</td><td class="number">${answered?.latency_s == null ? "–" : `${(answered.latency_s * 1000).toFixed(1)} ms`}</td><td class="number">${row.restarts}</td></tr>`;
 }
 
-function Generation({ title, all, history }) {
-  return html`<section><header><h2>${title} <span class="count">${all.length}</span></h2></header>
-    ${all.length ? html`<div class="scroll" tabindex="0" role="group"><table class="sheet"><thead><tr>${["name", "state", "since", "memory", "cpu", "requests", "latency", "restarts"].map((each) => html`<th scope="col">${t(`column.${each}`)}</th>`)}</tr></thead>
-      <tbody>${all.map((row) => html`<${Slot} key=${row.name} row=${row} history=${history} />`)}</tbody></table></div>` : html`<p class="none">${t("reload.nothing")}</p>`}</section>`;
+function Generation({ title, all, answers }) {
+  const known = all.map((row) => answers.get(row.name)).filter(Boolean);
+  return html`<section><header><h2>${title} <span class="count">${all.length}</span></h2>${known.length > 0 && html`<span class="mute">${t("reload.answered", { n: sum(known).requests, errors: shared(sum(known)) })}</span>`}</header>
+    ${all.length ? html`<div class="scroll" tabindex="0" role="group"><table class="sheet"><thead><tr>${["name", "state", "since", "memory", "cpu", "requests", "errors", "latency", "restarts"].map((each) => html`<th scope="col">${t(`column.${each}`)}</th>`)}</tr></thead>
+      <tbody>${all.map((row) => html`<${Slot} key=${row.name} row=${row} answered=${answers.get(row.name)} />`)}</tbody></table></div>` : html`<p class="none">${t("reload.nothing")}</p>`}</section>`;
 }
 
 export default function Reload({ name }) {
@@ -49,8 +49,16 @@ export default function Reload({ name }) {
   const generations = [...new Set(all.map((row) => row.generation ?? 0))].sort((a, b) => b - a);
   const fresh = under_way && generations.length > 1 ? all.filter((row) => row.generation === generations[0]) : [];
   const old = all.filter((row) => !fresh.includes(row));
-  const path = me.value.history ? `history?unit=${encodeURIComponent(name)}&series=requests,latency&from=${Math.floor(now.peek() / 60) * 60 - 600}` : null;
-  const { data } = useAnswer(path, 10);
+  const { data } = useAnswer(`units/${encodeURIComponent(name)}`, ASKED);
+  const first = useRef(new Map()); // slot and pid → what it had answered when it was seen first
+  const answers = new Map();
+  for (const { name: slot, pid, answered } of data?.units ?? []) {
+    if (!answered) continue;
+    const key = `${slot} ${pid}`;
+    const before = first.current.get(key) ?? (fresh.some((row) => row.pid === pid) ? { requests: 0, errors: 0 } : answered);
+    first.current.set(key, before);
+    answers.set(slot, { ...answered, requests: answered.requests - before.requests, errors: answered.errors - before.errors });
+  }
   const noticed = [...rows.daemon.values()].flatMap((each) => each.value.notices ?? []).find((each) => each.key === "being_watched" && each.facts?.unit === name);
   const mine = deeds.value.find((each) => each.method === "reload" && each.name === name && each.state === "running");
   const params = { canaries: Number(canaries.value) || 0, watch: watch.value === "" ? null : Number(watch.value) };
@@ -71,7 +79,7 @@ export default function Reload({ name }) {
       : html`<form class="tools" onSubmit=${begin}><label>${t("reload.canaries")}<input type="number" min="0" max="1000" value=${canaries} onInput=${(event) => (canaries.value = event.target.value)} /></label>
         <label>${t("reload.watch")}<input type="number" min="0" max="604800" placeholder=${t("reload.configured")} value=${watch} onInput=${(event) => (watch.value = event.target.value)} /></label>
         <button class="primary" disabled=${!may("reload")}>${t("do.reload")}</button><${Copy} command=${typed("reload", name, params)} /></form>`}
-    ${under_way && html`<${Generation} title=${t("reload.new")} all=${fresh} history=${data?.series} />`}
-    <${Generation} title=${t(under_way ? "reload.old" : "reload.serving")} all=${old} history=${data?.series} />
+    ${under_way && html`<${Generation} title=${t("reload.new")} all=${fresh} answers=${answers} />`}
+    <${Generation} title=${t(under_way ? "reload.old" : "reload.serving")} all=${old} answers=${answers} />
     ${phase === "done" && html`<p class="mute">${t("reload.done", { n: reload.generation, took: (reload.took_s ?? 0).toFixed(2) })}${reload.cut ? ` ${t("reload.cut", { n: reload.cut })}` : ""}</p>`}`;
 }
