@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 
+from impetusd import bare
 from impetusd.bare import socket
 from impetusd.linux.errors import suppress
 
@@ -76,7 +76,7 @@ class Child:
 
     def limited(self) -> dict[str, Any]:
         """Whether its limits are in force, for the supervisor; nothing if it has none."""
-        return {"limits": json.loads(self.limits)} if self.limits else {}
+        return {"limits": bare.loads(self.limits)} if self.limits else {}
 
     def dump(self) -> dict[str, Any]:
         """All that is saved of it; descriptors by their numbers."""

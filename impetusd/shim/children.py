@@ -5,10 +5,10 @@ An exit is read without reaping (WNOWAIT): the zombie keeps the pid, so no signa
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
+from impetusd import bare
 from impetusd.bare import signal, socket
 from impetusd.linux import proc, usage
 from impetusd.linux.cgroup import Cgroups
@@ -79,7 +79,7 @@ class Children:
         child = self._state.children[process] = Child(process, invocation, cgroup)
         child.stop = list(spec.get("stop") or child.stop)
         if spec.get("limits"):
-            child.limits = json.dumps(self._limit(cgroup, spec["limits"]))
+            child.limits = bare.dumps(self._limit(cgroup, spec["limits"]))
         self._state.touch(child)
         return child
 
