@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 
 import behave
 
@@ -16,9 +17,12 @@ if how.endswith("/s"):
     number = 0
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     behave.notify("READY=1")
-    while signal.sigtimedwait({signal.SIGTERM}, 1 / int(how[:-2])) is None:
+    while (
+        signal.SIGTERM not in signal.sigpending()
+    ):  # sigtimedwait() of Python 3.11 returns a signal after a SIGSTOP, too
         print(prefix, number, flush=True)
         number += 1
+        time.sleep(1 / int(how[:-2]))
     print(prefix, "end", number, flush=True)
 else:
     sys.stdout.writelines(f"{prefix} {number}\n" for number in range(int(how)))
