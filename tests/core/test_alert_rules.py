@@ -267,6 +267,15 @@ class TestGrouping:
         life.rows = rows([RUNNING, slot("api"), slot("jobs"), slot("db")])
         assert [each[1:] for each in life.until(60)] == [("recovered", "db")]
 
+    def test_a_recovery_names_what_the_first_message_named_also_when_the_rest_is_well_only_later(self):
+        life = Life(needs=self.NEEDS)
+        life.rows = rows([RUNNING, slot("api"), slot("db", "FATAL", cause=GAVE_UP)], [check("web")])
+        assert life.until(10) == [(2, "firing", "db")]
+        life.rows = rows([RUNNING, slot("api"), slot("db")], [check("web")])
+        assert life.until(60) == []
+        life.rows = rows([RUNNING, slot("api"), slot("db")])
+        assert [each[1:] for each in life.until(60)] == [("recovered", "db")]
+
     def test_a_database_that_was_stopped_is_the_cause_of_what_fails(self):
         life = Life(needs=self.NEEDS)
         life.rows = rows([slot("web", "FATAL", cause=GAVE_UP), slot("db", "STOPPED", "down")])
