@@ -1,20 +1,24 @@
-"""Needs some seconds to stop, and writes down when it began and when it had finished.
+"""Needs a while to stop, and makes a file when it has done so.
 
-Arguments: SECONDS, FILE. FILE gets one line: both instants on the monotonic clock.
+Arguments: how many seconds, or the path of a file that is waited for; then the file to make.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 
 import behave
 
+until, done = sys.argv[1:3]
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 behave.notify("READY=1")
 signal.sigwait({signal.SIGTERM})
-began = time.monotonic()
-time.sleep(float(sys.argv[1]))
-with open(sys.argv[2], "w", encoding="ascii") as file:
-    file.write(f"{began} {time.monotonic()}\n")
+if until.startswith("/"):
+    behave.until(lambda: os.path.exists(until))
+else:
+    time.sleep(float(until))
+with open(done, "w", encoding="ascii") as file:
+    file.write("done\n")

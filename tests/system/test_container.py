@@ -148,6 +148,7 @@ depends_on = base
 [program:base]
 command = {}
 wait_ready = yes
+kill_timeout = 1h
 """
 
 
@@ -160,14 +161,15 @@ def test_a_critical_unit_that_is_given_up_ends_all_of_it_with_a_status_of_its_ow
 
 
 def test_the_status_outlives_a_supervisor_that_dies_over_it(impetusd: Instance) -> None:
-    slow = impetusd.root / "slow"
-    impetusd.write(CRITICAL.format("sleep 1000", program("slow_stop", 1, slow)))
+    slow, may_end = impetusd.root / "slow", impetusd.root / "may_end"
+    impetusd.write(CRITICAL.format("sleep 1000", program("slow_stop", may_end, slow)))
     process = impetusd.popen("run")
     impetusd.wait_state_of_daemon("heart", "RUNNING")
     status = impetusd.status()
     impetusd.kill(status["heart"].pid)
     wait_for(lambda: "base:0: STOPPING" in impetusd.log(), "the end to begin")
     os.kill(status.supervisor, signal.SIGKILL)
+    may_end.touch()
     impetusd.finish(process, 69)
     assert slow.exists()
 

@@ -24,8 +24,7 @@ command = {program("tell_ready", "self")}
 autostart = no
 """)
     process = instance.popen("run", **how)
-    wait_for(lambda: instance.run("status", code=None).code in {0, 1}, "a daemon")
-    instance.wait_state("web", "RUNNING")
+    instance.wait_state_of_daemon("web", "RUNNING")
     return process, str(notes)
 
 
@@ -48,27 +47,33 @@ def test_it_ends_when_it_is_stopped_by_command(impetusd: Instance) -> None:
 
 
 def test_a_second_signal_changes_nothing(impetusd: Instance) -> None:
-    slow = impetusd.root / "slow"
-    impetusd.write(f"[program:slow]\ncommand = {program('slow_stop', 1, slow)}\nwait_ready = yes\n")
+    slow, may_end = impetusd.root / "slow", impetusd.root / "may_end"
+    impetusd.write(
+        f"[program:slow]\ncommand = {program('slow_stop', may_end, slow)}\nwait_ready = yes\nkill_timeout = 1h\n"
+    )
     process = impetusd.popen("run")
     impetusd.wait_state_of_daemon("slow", "RUNNING")
     process.send_signal(signal.SIGTERM)
     impetusd.wait_state("slow", "STOPPING")
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
+    may_end.touch()
     impetusd.finish(process)
     assert slow.exists()
 
 
 def test_a_supervisor_killed_after_the_signal_does_not_keep_it_from_ending(impetusd: Instance) -> None:
-    slow = impetusd.root / "slow"
-    impetusd.write(f"[program:slow]\ncommand = {program('slow_stop', 1, slow)}\nwait_ready = yes\n")
+    slow, may_end = impetusd.root / "slow", impetusd.root / "may_end"
+    impetusd.write(
+        f"[program:slow]\ncommand = {program('slow_stop', may_end, slow)}\nwait_ready = yes\nkill_timeout = 1h\n"
+    )
     process = impetusd.popen("run")
     before = impetusd.wait_state_of_daemon("slow", "RUNNING")
     supervisor = impetusd.status().supervisor
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: "slow:0: STOPPING" in impetusd.log(), "the stop to begin")
     os.kill(supervisor, signal.SIGKILL)
+    may_end.touch()
     impetusd.finish(process)
     assert slow.exists()
     assert not os.path.exists(f"/proc/{before.pid}")
