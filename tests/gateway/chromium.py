@@ -15,7 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 PROGRAM = shutil.which("chromium") or shutil.which("google-chrome")
-WITHIN = 30.0  # seconds for whatever is waited for
+WITHIN = 60.0  # seconds for whatever is waited for
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -256,7 +256,7 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self.stack = contextlib.AsyncExitStack()
 
-    def run(self, what: Any, within: float = 90.0) -> Any:
+    def run(self, what: Any, within: float = 120.0) -> Any:
         return self._loop.run_until_complete(asyncio.wait_for(what, within))
 
     def enter(self, make: Callable[[], Any]) -> Any:

@@ -355,8 +355,9 @@ def test_a_viewer_sees_what_it_takes(make):
 
 def test_what_is_refused_says_why(page):
     page.open("#/unit/redis", ".headline .buttons")
-    page.world.role = "viewer"  # it was taken away meanwhile
     page.button("Restart", ".headline")
+    page.there("dialog")
+    page.world.role = "viewer"  # it was taken away meanwhile; before, the page might have asked for it only now
     page.button("Restart", "dialog")
     page.says("restart takes the role operator; you are a viewer.", ".deeds .failed")
 

@@ -28,7 +28,7 @@ def _leaves_what_it_found():
     before = _held()
     yield
     gc.collect()
-    wait_for(lambda: not _held() - before, lambda: f"it leaves {dict(_held() - before)}", 10.0)
+    wait_for(lambda: not _held() - before, lambda: f"it leaves {dict(_held() - before)}")
 
 
 def _held():

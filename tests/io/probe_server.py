@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-PATIENCE = 20.0  # seconds; where an answer is to come
+PATIENCE = 60.0  # seconds; where an answer is to come
 
 
 class Server:

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any, Self
 
-from waiting import wait_for
+from waiting import PATIENCE, wait_for
 
 from impetusd.linux import proc, procfs
 from impetusd.linux.cgroup import Cgroups, own_cgroup
@@ -28,7 +28,6 @@ from impetusd.shim import leftovers, table, wire
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = os.path.join(os.path.dirname(HERE), "programs")
-PATIENCE = 30.0  # seconds until a test that waits for something gives up
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -15,7 +15,7 @@ from impetusd.supervisor.rules import ageing
 from impetusd.supervisor.rules.ageing import Ageing
 from impetusd.supervisor.slots.entry import Role
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Stand:

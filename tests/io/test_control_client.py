@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from fake_supervisor import PONG, FakeSupervisor, HangUp, paths_in, row
+from waiting import PATIENCE
 
 from impetusd.client import control
 from impetusd.client.control import ControlError, Hooks, NotRunning
@@ -146,7 +147,7 @@ class TestTheDaemonIsComingBack:
                 ticks.set()
 
         def stop(_params, _send):
-            assert ticks.wait(20)
+            assert ticks.wait(PATIENCE)
             return {"ok": True, "killed": [], "units": []}
 
         with FakeSupervisor(paths, stop=stop):

@@ -17,7 +17,7 @@ from impetusd.supervisor.rules.filewatch import FileWatch, ignored, log_glob
 
 pytest.importorskip("watchfiles")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Bench:

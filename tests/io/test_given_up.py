@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from supervisor_world import Life, Shim
+from waiting import PATIENCE
 
 from impetusd.core.reasons import errno_of, read
 
@@ -37,7 +38,7 @@ class Pool:
     @contextmanager
     def client(self) -> Iterator[socket.socket]:
         with socket.socket(socket.AF_UNIX if self.unix else socket.AF_INET) as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             yield sock
 
     def connects(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from supervisor_world import Life, Shim
+from waiting import PATIENCE
 
 from impetusd.core.protocol import ProtocolError
 from impetusd.core.reasons import because
@@ -49,7 +50,7 @@ async def begin(life: Life) -> None:
 
 async def refused(life: Life, method: str, **params: Any) -> str:
     with pytest.raises(ProtocolError) as caught:
-        await asyncio.wait_for(life.ask(method, **params), 10.0)
+        await asyncio.wait_for(life.ask(method, **params), PATIENCE)
     assert caught.value.exit == 1
     return caught.value.message
 

@@ -9,7 +9,7 @@ import shutil
 import threading
 
 import pytest
-from waiting import wait_for
+from waiting import PATIENCE, wait_for
 from writer_harness import DEADLINE, Bench, read
 
 from impetusd.supervisor.logs import loglane, logpipe, rotation
@@ -205,7 +205,7 @@ def test_a_disk_that_does_not_answer_holds_up_no_other_rotation(tmp_path, monkey
 
     def hang(frozen):
         frozen.set()
-        assert answered.wait(30)
+        assert answered.wait(PATIENCE)
 
     for name in ("renamed", "packed", "fine"):
         (tmp_path / name).mkdir()
@@ -213,14 +213,14 @@ def test_a_disk_that_does_not_answer_holds_up_no_other_rotation(tmp_path, monkey
             (tmp_path / name / f"o{number}").write_text(f"{name}{number}\n")
     monkeypatch.setattr(shutil, "copyfileobj", lambda *a: (hang(packing), copy(*a)))
     rotation.compress_soon(str(tmp_path / "packed" / "o"))
-    assert packing.wait(30)
+    assert packing.wait(PATIENCE)
     monkeypatch.setattr(shutil, "copyfileobj", copy)
     monkeypatch.setattr(os, "rename", lambda *a, **k: (hang(renaming), rename(*a, **k)))
     lane = threading.Thread(
         target=rotation.rotate, args=(str(tmp_path / "renamed" / "o"), 5), kwargs={"compress": False}
     )
     lane.start()
-    assert renaming.wait(30)
+    assert renaming.wait(PATIENCE)
     monkeypatch.setattr(os, "rename", rename)
     try:
         rotation.rotate(str(tmp_path / "fine" / "o"), 5, compress=True)
@@ -228,7 +228,7 @@ def test_a_disk_that_does_not_answer_holds_up_no_other_rotation(tmp_path, monkey
         assert names(tmp_path / "renamed") == ["o", "o.1", "o.2"]
     finally:
         answered.set()
-        lane.join(30)
+        lane.join(PATIENCE)
     assert names(tmp_path / "renamed") == ["o.1", "o.2", "o.3"]
     wait_for(lambda: names(tmp_path / "packed") == ["o", "o.1", "o.2.gz"], "the frozen folder's files")
 
@@ -251,10 +251,10 @@ def test_a_pattern_that_backtracks_for_ages_holds_nobody(bench, tmp_path):
     bench.writer.watch_line("bad:out", rb"(a+)+$", found.set)
     os.write(bad, b"a" * 40 + b"!\n")
     os.write(good, b"good\n")
-    wait_for(lambda: read(tmp_path / "o").count(b"\n") == 2, "both lines", 10.0)
+    wait_for(lambda: read(tmp_path / "o").count(b"\n") == 2, "both lines")
     assert not found.is_set()
     os.write(bad, b"a" * 40 + b"\n")
-    assert found.wait(10)
+    assert found.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("pattern", [rb"(?=.*r)re(a)d\Zy|(o)\1n", b"(?:on){1,9999}"])

@@ -8,7 +8,7 @@ import shutil
 import threading
 
 import pytest
-from waiting import wait_for
+from waiting import PATIENCE, wait_for
 from writer_harness import Bench, read
 
 from impetusd.supervisor.logs import rotation
@@ -194,16 +194,16 @@ class TestCompression:
 
         def slow(*arguments):
             copying.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE)
             copy(*arguments)
 
         monkeypatch.setattr(shutil, "copyfileobj", slow)
         thread = threading.Thread(target=rotation.compress_all, args=(str(path),))
         thread.start()
-        assert copying.wait(30)
+        assert copying.wait(PATIENCE)
         rotation.rotate(str(path), 5, compress=False)  # is not held up by it
         go_on.set()
-        thread.join(30)
+        thread.join(PATIENCE)
         assert names(path) == ["o.1", "o.2.gz", "o.3.gz"]
         assert b"".join(history(path)) == b"123"
         made = os.stat(tmp_path / "o.3.gz")

@@ -11,7 +11,7 @@ import stat
 import threading
 
 import pytest
-from waiting import wait_for
+from waiting import PATIENCE, wait_for
 from writer_harness import Bench, read
 
 from impetusd.supervisor.logs import logfile, loglane, logpipe, writer
@@ -106,14 +106,14 @@ class TestByLines:
 
         def slow(file, out, *more, **others):
             writing.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE)
             return write(file, out, *more, **others)
 
         os.write(end, b"hal")
         with monkeypatch.context() as patched:
             patched.setattr(logfile.LogFile, "write", slow)
             os.write(other, b"x")
-            assert writing.wait(30)
+            assert writing.wait(PATIENCE)
             bench.writer.end_run("1:out")
             bench.writer.begin_run("1:out")
             os.write(end, b"next")
@@ -178,13 +178,13 @@ class TestTails:
         def slow(file, out, *more, **others):
             if file.path.endswith("/e"):
                 writing.set()
-                assert go_on.wait(30)
+                assert go_on.wait(PATIENCE)
             return write(file, out, *more, **others)
 
         monkeypatch.setattr(logfile.LogFile, "write", slow)
         end = bench.pipe("1:err", tmp_path / "e")
         os.write(end, b"old words\n")
-        assert writing.wait(30)
+        assert writing.wait(PATIENCE)
         os.write(end, b"old, and still in the pipe\n")
         bench.writer.begin_run("1:err")
         os.write(end, b"new\n")
@@ -286,14 +286,14 @@ class TestWatches:
 
         def slow(file, out, *more, **others):
             writing.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE)
             return write(file, out, *more, **others)
 
         end = bench.pipe("1:out", tmp_path / "o")
         bench.settle()
         monkeypatch.setattr(logfile.LogFile, "write", slow)
         os.write(end, b"ready\n")
-        assert writing.wait(30)
+        assert writing.wait(PATIENCE)
         os.write(end, b"ready\n")
         bench.writer.begin_run("1:out")
         found = []
@@ -324,14 +324,14 @@ class TestThreads:
         def write(fd, data):
             if threading.current_thread().name == "log writer" and b"slow" in bytes(data):
                 stuck.set()
-                assert go_on.wait(30)
+                assert go_on.wait(PATIENCE)
             return real(fd, data)
 
         one = bench.pipe("1:out", tmp_path / "nfs" / "o")
         other = bench.pipe("2:out", tmp_path / "disk" / "o")
         monkeypatch.setattr(logfile.os, "write", write)
         real(one, b"slow\n")
-        assert stuck.wait(30)
+        assert stuck.wait(PATIENCE)
         try:
             real(other, b"quick\n")
             bench.settle("2:out")
@@ -356,7 +356,7 @@ class TestThreads:
             order.append(os.path.basename(file.path))
             if len(order) == 1:
                 reached.set()
-                assert go_on.wait(30)
+                assert go_on.wait(PATIENCE)
             told = write(file, out, *more, **others)
             if file.path.endswith("/o") and len(order) < 200:
                 os.write(flood, b"x" * 65536)  # as soon as it was emptied it is full again
@@ -364,7 +364,7 @@ class TestThreads:
 
         monkeypatch.setattr(logfile.LogFile, "write", noted)
         os.write(flood, b"x" * 65536)
-        assert reached.wait(30)
+        assert reached.wait(PATIENCE)
         os.write(quiet, b"here\n")
         go_on.set()
         wait_for(lambda: read(tmp_path / "p") == b"here\n", "the quiet one's line")
@@ -422,7 +422,7 @@ class TestFiles:
         bench.writer.reopen(lambda _: done.set())
         bench.settle()
         os.write(end, b"f\nnext\n")
-        assert done.wait(30)
+        assert done.wait(PATIENCE)
         bench.settle()
         assert (read(tmp_path / "o.1"), read(tmp_path / "o")) == (b"half\n", b"next\n")
         os.write(end, b"never ended")

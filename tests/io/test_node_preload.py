@@ -18,7 +18,7 @@ from impetusd.core.config import node
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="there is no node in PATH")
-WAIT = 30.0
+WAIT = 60.0
 SLOW = """
 const http = require('http')
 const server = http.createServer((request, response) => {

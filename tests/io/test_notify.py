@@ -24,7 +24,7 @@ from impetusd.supervisor.start import notify
 from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.notify import EARLY, Notify
 
-PATIENCE = 30  # seconds until a test that waits for something gives up
+PATIENCE = 60  # seconds until a test that waits for something gives up
 SAY = "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), '\\0' + sys.argv[1])"
 HELPER = "import subprocess, sys; child = subprocess.Popen(sys.argv[1:]); sys.stdin.read(); child.wait()"
 

@@ -21,7 +21,7 @@ from impetusd.worker import cells
 
 PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "programs")
 ROOT = os.path.dirname(os.path.dirname(PROGRAMS))
-PATIENCE = 30.0  # seconds until a test that waits for something gives up
+PATIENCE = 60.0  # seconds until a test that waits for something gives up
 _PR_SET_CHILD_SUBREAPER = 36
 # How a pool may be served, as keyword arguments of Pool: with our libraries, and where none of the compiled ones is there.
 SERVED = {

@@ -7,7 +7,7 @@ import threading
 
 from impetusd.supervisor.logs.writer import Options, Writer
 
-DEADLINE = 30.0  # seconds; only a failure waits that long
+DEADLINE = 60.0  # seconds; only a failure waits that long
 
 
 class Bench:
