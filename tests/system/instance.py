@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import census
-from waiting import wait_for
+import commanding
+from commanding import COMMAND
+from waiting import PATIENCE, wait_for
 
 from impetusd.cli import pending
 from impetusd.cli.place import Place
@@ -30,7 +32,6 @@ from impetusd.core.reasons import Reason, of_record, read
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 LOOKS_APART = 0.02  # seconds; a look at the status costs the daemon 1 ms
-COMMAND = [f"{os.path.dirname(sys.executable)}/impetusd"]
 PYTHON = f"{shlex.quote(sys.executable)} -ES"  # -S: a misbehaving program needs no site-packages, and starts in half the time
 
 
@@ -50,6 +51,8 @@ def pool(port: int, app: str = "app_hello:make", **keys: object) -> str:
     own: dict[str, object] = {"app": app, "cwd": PROGRAMS, "listen": f"127.0.0.1:{port}", "instances": 2, **keys}
     return "".join(f"{key} = {value}\n" for key, value in own.items())
 
+
+control.FIRST_BYTE = PATIENCE  # of what is asked in this process, as it is of what is waited for
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -179,9 +182,9 @@ class Instance:
         stdout: int | BinaryIO = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """Start a command on this instance's INI; it is cleared away with the instance."""
-        process = subprocess.Popen(
+        process = commanding.popen(
             [*self.command, "-c", str(self.conf), *map(str, arguments)],
-            env={**self.environ, **(env or {})},
+            {**self.environ, **(env or {})},
             cwd=cwd or self.root,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -198,7 +201,7 @@ class Instance:
 
     def finish(self, process: subprocess.Popen[str], code: int | None = 0) -> Result:
         """Wait for a command; it must end with `code`, unless that is None."""
-        out, err = process.communicate(timeout=45)
+        out, err = process.communicate(timeout=PATIENCE)
         result = Result(process.returncode, out or "", err)
         if code is not None:
             assert result.code == code, f"{process.args}: {result}\n{self.log()}"
@@ -231,6 +234,10 @@ class Instance:
         answer.pop("in_force", None)
         return Status(answer)
 
+    def ask(self, method: str, **params: object) -> dict[str, Any]:
+        """What the daemon answers; asked in this process, too."""
+        return control.call(locate("", str(self.conf), self.environ), method, params)
+
     def _place(self) -> Place | None:
         """Where the daemon is to be asked; None if only a command can tell."""
         if self.elsewhere or self.conf.name != "impetusd.ini":
@@ -249,6 +256,12 @@ class Instance:
             return (self.root / "var" / "log" / name).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """The records that are whole; they are written a moment after what they tell of."""
+        path = self.root / "var" / "lib" / "ledger.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     @property
     def run_dir(self) -> Path:
@@ -297,7 +310,13 @@ class Instance:
 
     def wait_state_of_daemon(self, name: str, *states: str) -> Row:
         """The same, for a daemon that is only just being started by another command."""
-        wait_for(lambda: self.run("status", code=None).code in {0, 1}, "a daemon")
+
+        def answers() -> bool:
+            with contextlib.suppress(AssertionError):
+                return bool(self.status().rows)
+            return False
+
+        wait_for(answers, "a daemon", apart=LOOKS_APART)
         return self.wait_state(name, *states)
 
     def settle(self, holds: Callable[[Status], bool] = lambda _: True) -> Status:
@@ -337,12 +356,14 @@ class Instance:
         return ""
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """Signal a process of this instance, and no other."""
+        """Signal a process of this instance, and no other. One that is to stop stands still afterwards."""
         process = census.read(pid)
         assert process is not None, f"{pid} is not there"
         # While a process executes another program, its environment, by which it is known, is empty for a moment.
-        wait_for(lambda: pid in {each.pid for each in self.members()}, f"{process} to be ours", 5.0)
+        wait_for(lambda: pid in {each.pid for each in self.members()}, f"{process} to be ours")
         os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            wait_for(lambda: set(census.thread_states(pid)) <= {"T"}, f"{process} to stand still")
 
     # The end.
 
@@ -366,7 +387,7 @@ class Instance:
             sock.close()
         # A process that has let go of everything may still be on its way out.
         try:
-            wait_for(lambda: not self.members(), "every process to be gone", 5.0)
+            wait_for(lambda: not self.members(), "every process to be gone")
         except AssertionError:
             found += [f"left over: {process}" for process in self.members()]
         wait_for(self._none_left, "what was left to be killed")
