@@ -12,7 +12,7 @@ from stimuli import STIMULI
 SEED = 20  # of the moments at which things are done; `scripts/chaos --seed 20` does the same
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_whatever_is_killed_or_deployed(lend: Lend) -> None:
     """In one instance, one after the other: what one of them leaves behind, the next one meets."""
     with (

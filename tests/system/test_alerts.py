@@ -124,8 +124,8 @@ wait_ready = yes
 DATABASE_PORT = {port}
 [health:web]
 http = /health
-interval = 200ms
-timeout = 200ms
+interval = 1s
+timeout = 1s
 failures = 1
 action = alert
 [program:report]

@@ -16,7 +16,7 @@ from load import fetch
 
 APPS = {"aiohttp": "app_hello:make", "asgi": "app_asgi:app", "wsgi": "app_wsgi:app"}
 WORKERS = 3
-TRIES = 10  # on a busy host a worker may not get a CPU for longer than others wait for it
+TRIES = 50  # on a busy host a worker may not get a CPU for longer than others wait for it
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import select
@@ -16,9 +15,11 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from instance import Instance, program, wait_for
+from instance import Instance, program
+from waiting import PATIENCE, wait_for
 
 SECRET = "s3cret-of-the-unit"
 LOOKS, RUNS, RULES = 61001, 61002, 61003
@@ -67,9 +68,8 @@ def variables(instance: Instance, unit: str, **how: object) -> dict[str, str]:
     return dict(each.split("=", 1) for each in out.split("\0") if each)
 
 
-def records(instance: Instance) -> list[dict[str, object]]:
-    text = (instance.root / "var/lib/ledger.jsonl").read_text(encoding="utf-8")
-    return [record for record in map(json.loads, text.splitlines()) if record.get("method") == "exec"]
+def records(instance: Instance) -> list[dict[str, Any]]:
+    return [record for record in instance.ledger() if record.get("method") == "exec"]
 
 
 def test_the_environment_is_that_of_the_next_start_and_nothing_of_the_callers(impetusd: Instance) -> None:
@@ -230,7 +230,8 @@ def _commands_below(pid: int) -> list[str]:
     """The names of a process's descendants."""
     found = []
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        found += [Path(f"/proc/{child}/comm").read_text().strip(), *_commands_below(child)]
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            found += [Path(f"/proc/{child}/comm").read_text().strip(), *_commands_below(child)]
     return found
 
 
@@ -253,7 +254,7 @@ class Terminal:
 
     def expect(self, pattern: str) -> str:
         """Read until it is there."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not (found := re.search(pattern, self.seen)):
             assert select.select([self.master], [], [], max(0, deadline - time.monotonic()))[0], self.seen
             with contextlib.suppress(OSError):
@@ -297,5 +298,5 @@ def test_terminal_keys_window_and_ctrl_c_are_the_commands(terminal: Terminal) ->
     terminal.expect("\r\n")
     terminal.type("echo still he''re; exit 5\n")
     terminal.expect("still here")
-    assert terminal.process.wait(30) == 5
+    assert terminal.process.wait(PATIENCE) == 5
     assert termios.tcgetattr(terminal.slave) == terminal.before

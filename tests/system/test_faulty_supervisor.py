@@ -65,7 +65,7 @@ def test_a_slot_over_which_it_ends_twice_is_held_and_the_others_keep_their_proce
     }
     assert status.fields["held"] is None
 
-    child = int(faulty.log("faults-out.log").split("child ")[1].split()[0])
+    child = int(wait_for(lambda: faulty.log("faults-out.log").partition("child ")[2], "its child's pid").split()[0])
     assert census.read(child) is not None
     faulty.run("stop", "faults")
     assert census.read(pids["faults"]) is None

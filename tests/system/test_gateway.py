@@ -11,7 +11,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from instance import Instance, program, wait_for
+from instance import Instance, program
+from waiting import PATIENCE, wait_for
 
 from impetusd.core.config.gateway import own_user
 
@@ -25,7 +26,7 @@ kill_timeout = 100ms
 
 
 def health(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/health", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://{address}/health", timeout=PATIENCE) as answer:
         return str(answer.read().decode())
 
 
@@ -35,14 +36,9 @@ def listens(impetusd: Instance) -> str:
     return str(address)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def start(impetusd: Instance, keys: str = "") -> None:
     impetusd.root.chmod(0o755)  # nobody gets to its folders
-    impetusd.start(INI.format(keys or f"listen = 127.0.0.1:{free_port()}"))
+    impetusd.start(INI.format(keys or f"listen = 127.0.0.1:{impetusd.port()}"))
 
 
 def as_nobody(*command: str) -> subprocess.CompletedProcess[bytes]:
@@ -123,7 +119,7 @@ def test_an_address_that_is_written_is_the_only_one(impetusd: Instance) -> None:
 @pytest.mark.usefixtures("as_root")
 def test_where_nobody_gets_to_its_folder_it_says_what_to_type(impetusd: Instance) -> None:
     impetusd.root.chmod(0o700)
-    impetusd.write(INI.format(f"listen = 127.0.0.1:{free_port()}"))
+    impetusd.write(INI.format(f"listen = 127.0.0.1:{impetusd.port()}"))
     impetusd.run("start", "p")
     starting = impetusd.popen("start", "observer")
     own = own_user(f"{impetusd.root}/var/lib")

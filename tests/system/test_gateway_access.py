@@ -7,14 +7,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import urllib.error
 import urllib.request
 
 import pytest
-from instance import Instance, program, wait_for
+from instance import Instance, program
+from waiting import PATIENCE, wait_for
 
 INI = f"""
 [gateway]
@@ -23,11 +23,6 @@ INI = f"""
 command = {program("ignore_term")}
 kill_timeout = 100ms
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Browser:
@@ -46,7 +41,7 @@ class Browser:
         if self.cookies:
             request.add_header("Cookie", "; ".join(f"{name}={value}" for name, value in self.cookies.items()))
         try:
-            with urllib.request.urlopen(request, timeout=30, context=self._context) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE, context=self._context) as answer:
                 for cookie in answer.headers.get_all("Set-Cookie", []):
                     name, _, value = cookie.partition(";")[0].partition("=")
                     self.cookies[name] = value
@@ -64,7 +59,7 @@ def code_in(text: str) -> tuple[str, str]:
 
 def test_from_the_first_link_to_the_ledger_and_killed_in_between(impetusd: Instance) -> None:
     impetusd.root.chmod(0o755)
-    impetusd.write(INI.format(f"listen = 127.0.0.1:{free_port()}"))
+    impetusd.write(INI.format(f"listen = 127.0.0.1:{impetusd.port()}"))
     base, code = code_in(impetusd.run("start").err)
     browser = Browser(base)
     assert browser.ask("GET", "/api/v1/me")[0] == 401
@@ -77,8 +72,12 @@ def test_from_the_first_link_to_the_ledger_and_killed_in_between(impetusd: Insta
     assert (status, json.loads(text.splitlines()[-1])["result"]["ok"]) == (200, True)
     assert impetusd.status()["p"].state == "STOPPED"
     assert browser.ask("POST", "/api/v1/units/p/start", {})[0] == 200
-    records = json.loads(browser.ask("GET", "/api/v1/events?unit=p&last=20")[1])["events"]
-    stop = next(each for each in records if each["kind"] == "command" and each["method"] == "stop")
+
+    def stops() -> list[dict[str, object]]:
+        records = json.loads(browser.ask("GET", "/api/v1/events?unit=p&last=20")[1])["events"]
+        return [each for each in records if each["kind"] == "command" and each["method"] == "stop"]
+
+    (stop,) = wait_for(stops, "the command in the ledger")
     assert (stop["user"], stop["role"], stop["outcome"]) == (me["user"], "operator", "done")
     assert f"by {me['user']} via gateway" in impetusd.run("events", "p").out
     assert browser.ask("POST", "/api/v1/units/p/disable", {})[0] == 403
@@ -111,7 +110,7 @@ def test_over_tls(impetusd: Instance) -> None:
         capture_output=True,
     )
     os.chmod(key, 0o644)  # for nobody; a real one is the gateway's user's alone
-    keys = f"listen = 127.0.0.1:{free_port()}\ntls_cert = {cert}\ntls_key = {key}\nceiling = admin"
+    keys = f"listen = 127.0.0.1:{impetusd.port()}\ntls_cert = {cert}\ntls_key = {key}\nceiling = admin"
     impetusd.write(INI.format(keys))
     base, code = code_in(impetusd.run("start").err)
     assert base.startswith("https://127.0.0.1:")

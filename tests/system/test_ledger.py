@@ -15,8 +15,7 @@ from impetusd.core.explain.ledger import COMMON, KINDS
 
 def records(instance: Instance) -> list[dict[str, Any]]:
     """All of them, whose numbers have no gap and no repetition."""
-    path = instance.root / "var/lib/ledger.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()] if path.exists() else []
+    found = instance.ledger()
     assert [each["n"] for each in found] == list(range(1, len(found) + 1))
     for each in found:
         assert each.keys() <= COMMON.keys() | KINDS[each["kind"]].keys(), each
@@ -49,7 +48,7 @@ def test_who_gave_a_command_and_how_it_went(anyone: Instance) -> None:
     anyone.run("stop", "p")
     anyone.run("restart", "nosuch", code=4)
     anyone.run("status")  # whoever only looks is not noted
-    commands = of(anyone, "command")
+    commands = wait_for(lambda: (found := of(anyone, "command"))[2:] and found, "three commands")
     assert [(each["method"], each["names"], each["outcome"]) for each in commands] == [
         ("start", [], "done"),
         ("stop", ["p"], "done"),
@@ -109,7 +108,7 @@ def test_following_shows_each_record_once_whoever_is_killed_or_stopped_meanwhile
 def test_the_last_words_follow_the_end(impetusd: Instance) -> None:
     impetusd.write("[program:p]\ncommand = sh -c 'echo first >&2; echo last >&2; exit 3'\nautorestart = never\n")
     impetusd.run("start", code=1)
-    end, words = of(impetusd, "exit", "stderr")
+    end, words = wait_for(lambda: (found := of(impetusd, "exit", "stderr"))[1:] and found, "both records")
     assert (end["code"], end["state"]) == (3, "FATAL")
     assert words["lines"] == ["first", "last"]
 
@@ -136,7 +135,7 @@ action = alert
     impetusd.run("trigger", "job", code=1)
     wait_for(lambda: len(of(impetusd, "health")) == 2, "the check to fail twice")
     wait_for(lambda: of(impetusd, "rule"), "its age")
-    (timer,) = of(impetusd, "timer")
+    (timer,) = wait_for(lambda: of(impetusd, "timer"), "the run of the timer")
     assert (timer["unit"], timer["ok"], timer["code"], timer["why"]) == ("job", False, 1, "trigger")
     first, ill = of(impetusd, "health")
     assert (first["state"], first["failures"]) == ("failing", 1)

@@ -213,7 +213,7 @@ def test_who_binds_a_port_is_changed_by_a_restart_that_leaves_it_to_one_at_a_tim
     ours, its_own = (f"[program:p]\n{keys}{listen}" for listen in (f"listen = 127.0.0.1:{port}\n", ""))
 
     def passed() -> str:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
             return connection.recv(8).decode()
 
     before = impetusd.start(its_own)
@@ -275,7 +275,7 @@ def test_who_waits_in_the_queue_of_a_pool_that_is_stopped_is_answered(impetusd: 
     port = impetusd.port()
     before = impetusd.start(f"[pool:web]\n{pool(port)}")
     for name in ("web:0", "web:1"):  # they accept nobody until the stop has them go on
-        os.kill(before[name].pid, signal.SIGSTOP)
+        impetusd.kill(before[name].pid, signal.SIGSTOP)
     request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
     waiting = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(50)]
     for connection in waiting:

@@ -85,7 +85,7 @@ def test_each_slot_has_its_files_and_a_promoted_worker_writes_into_its_new_slots
     port = impetusd.port()
     impetusd.start(f"[pool:web]\n{pool(port)}")
     before = impetusd.settle()
-    assert impetusd.log("web-standby-out.log") == "context entered\n"
+    wait_for(lambda: impetusd.log("web-standby-out.log") == "context entered\n", "the standby's line")
     impetusd.kill(before["web:0"].pid)
     impetusd.settle(lambda now: now["web:0"].restarts == 1)
     impetusd.run("stop")
@@ -193,6 +193,7 @@ command = {program("numbers", "line", 30)}
 autorestart = never
 """)
     wait_for(lambda: "line 29" in impetusd.log("count-out.log"), "all lines")
+    wait_for(lambda: "three" in impetusd.log("talk-error.log"), "all lines")
     shown = impetusd.run("logs", "talk").out
     assert all(word in shown for word in ("one", "two", "three"))
     assert "line" not in shown

@@ -18,9 +18,10 @@ def test_a_leaking_worker_is_replaced_and_no_request_fails(impetusd: Instance) -
     port = impetusd.port()
     impetusd.start(f"[pool:web]\n{pool(port, 'leak_app:make', max_memory_restart='120M', kill_timeout='30s')}")
     with Load(port) as load:
+        before = impetusd.status().pids  # the one that grows may be gone at the next look
         leaking = fetch(port, "/grow")
-        name = next(name for name, pid in impetusd.status().pids.items() if str(pid) == leaking)
-        wait_for(lambda: str(impetusd.status()[name].pid) != leaking, "the leaking worker to be replaced", 60.0)
+        name = next(name for name, pid in before.items() if str(pid) == leaking)
+        wait_for(lambda: str(impetusd.status()[name].pid) != leaking, "the leaking worker to be replaced")
         impetusd.wait_state(name, "RUNNING")
         load.go_on(200)
     status = impetusd.settle()
@@ -39,7 +40,7 @@ command = {program("leak_memory", "--in-child", "--from", 40, "--to", 90, 5)}
 max_memory_restart = 64M
 wait_ready = yes
 """)
-    wait_for(lambda: anyone.status()["p"].restarts == 1, "one restart", 60.0)
+    wait_for(lambda: anyone.status()["p"].restarts >= 1, "one restart")
     assert re.search(r"uses \d+ MB, above max_memory_restart = 64 MB", anyone.log())
     wait_for(lambda: (anyone.status()["p"].memory_bytes or 0) > 40 * MB, "the tree's memory to be shown")
 
@@ -54,7 +55,7 @@ kill_timeout = 1h
 exp_backoff_restart_delay = 1h
 exp_backoff_max_delay = 1h
 """)
-    wait_for(lambda: impetusd.status()["p"].last_exit, "its end", 60.0)
+    wait_for(lambda: impetusd.status()["p"].last_exit, "its end")
     row = impetusd.status()["p"]
     assert row.last_exit["signal"] == "SIGKILL"
     assert "oom" not in row.last_exit
@@ -78,7 +79,7 @@ memory_hold = 4s
         wait_for(lambda: impetusd.status().supervisor != status.supervisor, "another supervisor")
         return False
 
-    wait_for(restarted, "the restart", 60.0)
+    wait_for(restarted, "the restart")
     assert "above max_memory_restart = 30 MB for 4s" in impetusd.log()
 
 
@@ -113,7 +114,7 @@ command = {program("leak_memory", "--cgroup", cramped, 500)}
 min_uptime = 0
 autorestart = never
 """)
-    wait_for(lambda: impetusd.status()["p"].last_exit, "its end", 60.0)
+    wait_for(lambda: impetusd.status()["p"].last_exit, "its end")
     row = impetusd.status()["p"]
     assert row.last_exit["signal"] == "SIGKILL"
     assert row.last_exit["oom"]

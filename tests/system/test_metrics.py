@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from instance import Instance, pool, wait_for
-from test_gateway import free_port, listens
+from instance import Instance, pool
+from test_gateway import listens
+from waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "conf/grafana/impetusd.json"
@@ -29,7 +30,7 @@ needs_prometheus = pytest.mark.skipif(
 
 def asked(address: str, path: str, token: str = "") -> tuple[int, str]:
     """Status and body."""
-    connection = http.client.HTTPConnection(address, timeout=20)
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
@@ -65,10 +66,10 @@ def requests(found: dict[str, float]) -> int:
 @pytest.fixture
 def running(impetusd: Instance) -> tuple[Instance, int, str]:
     """With a pool at a port, and the gateway's address."""
-    port = free_port()
+    port = impetusd.port()
     impetusd.root.chmod(0o755)
     impetusd.start(
-        f"[gateway]\nlisten = 127.0.0.1:{free_port()}\nmetrics = open\n[pool:web]\n{pool(port, standby=0)}"
+        f"[gateway]\nlisten = 127.0.0.1:{impetusd.port()}\nmetrics = open\n[pool:web]\n{pool(port, standby=0)}"
         "max_memory_restart = 1G\n[health:web]\nhttp = /\ninterval = 1s\ntimeout = 1s\naction = alert\n"
     )
     return impetusd, port, listens(impetusd)
@@ -81,7 +82,7 @@ def test_what_a_pool_has_measured_outlives_workers_and_supervisors_and_none_that
     for _ in range(20):
         get(f"127.0.0.1:{port}")
     assert asked(f"127.0.0.1:{port}", "/nothing/there")[0] == 404
-    assert answered(address) >= 21
+    wait_for(lambda: answered(address) >= 21, "21 answers to be counted")  # each is a moment after it was given
     found = metrics(address)
     assert found['impetusd_requests_total{pool="web",status="404"}'] == 1
     count = found['impetusd_request_duration_seconds_count{pool="web"}']
@@ -90,7 +91,7 @@ def test_what_a_pool_has_measured_outlives_workers_and_supervisors_and_none_that
     assert found['impetusd_up{unit="web",slot="web:0"}'] == 1
 
     status = impetusd.status()
-    os.kill(status["web:0"].pid, signal.SIGSTOP)  # it answers nobody any more
+    impetusd.kill(status["web:0"].pid, signal.SIGSTOP)  # it answers nobody any more
     try:
         wait_for(lambda: answered(address) >= count, "the numbers of one that is stopped")
     finally:
@@ -114,7 +115,7 @@ def test_what_a_pool_has_measured_outlives_workers_and_supervisors_and_none_that
 
 def test_they_take_a_token_unless_they_are_open(impetusd: Instance) -> None:
     impetusd.root.chmod(0o755)
-    impetusd.start(f"[gateway]\nlisten = 127.0.0.1:{free_port()}\n")
+    impetusd.start(f"[gateway]\nlisten = 127.0.0.1:{impetusd.port()}\n")
     address = listens(impetusd)
     assert asked(address, "/metrics")[0] == 401
     assert asked(address, "/metrics", "nonsense")[0] == 401
@@ -126,7 +127,7 @@ def test_they_take_a_token_unless_they_are_open(impetusd: Instance) -> None:
 class Prometheus:
     """A real one."""
 
-    def __init__(self, folder: Path, target: str) -> None:
+    def __init__(self, folder: Path, target: str, port: int) -> None:
         shutil.copy(ROOT / "conf/prometheus/impetusd.rules.yml", folder / "impetusd.rules.yml")
         (folder / "prometheus.yml").write_text(
             json.dumps(
@@ -137,7 +138,7 @@ class Prometheus:
                 }
             )
         )
-        self.port = free_port()
+        self.port = port
         self.log = folder / "prometheus.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -170,12 +171,12 @@ class Prometheus:
 
 @pytest.fixture
 def prometheus(tmp_path: Path, running: tuple[Instance, int, str]) -> Iterator[Prometheus]:
-    it = Prometheus(tmp_path, running[2])
+    it = Prometheus(tmp_path, running[2], running[0].port())
     try:
         yield it
     finally:
         it.process.terminate()
-        it.process.wait(20)
+        it.process.wait(PATIENCE)
 
 
 @needs_prometheus
@@ -183,11 +184,11 @@ def test_a_real_prometheus_scrapes_it_and_evaluates_every_rule_and_panel(
     running: tuple[Instance, int, str], prometheus: Prometheus
 ) -> None:
     impetusd, port, _ = running
-    wait_for(prometheus.has_scraped, "a scrape", 30.0)
+    wait_for(prometheus.has_scraped, "a scrape")
     began = time.time()
     get(f"127.0.0.1:{port}")
     impetusd.run("restart", "web")
-    wait_for(lambda: prometheus.value(f"timestamp(up) > {began + 3}"), "a later scrape", 30.0)
+    wait_for(lambda: prometheus.value(f"timestamp(up) > {began + 3}"), "a later scrape")
     (target,) = prometheus.ask("targets")["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
     assert [each["value"][1] for each in prometheus.value('impetusd_up{slot="web:0"}')] == ["1"]
@@ -195,13 +196,18 @@ def test_a_real_prometheus_scrapes_it_and_evaluates_every_rule_and_panel(
         for rule in group["rules"]:
             assert rule["health"] == "ok", rule
     board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    silent = []
-    for panel in board["panels"]:
-        for each in panel["targets"]:
-            expression = each["expr"].replace("$__rate_interval", "1m")
-            expression = re.sub(r"\$(instance|unit)\b", ".*", expression)
-            if not prometheus.value(expression):
-                silent.append(panel["title"])
-    assert set(silent) <= {"Since a timer succeeded"}  # there is none here
+
+    def silent() -> set[str]:
+        found = set()
+        for panel in board["panels"]:
+            for each in panel["targets"]:
+                expression = each["expr"].replace("$__rate_interval", "1m")
+                expression = re.sub(r"\$(instance|unit)\b", ".*", expression)
+                if not prometheus.value(expression):
+                    found.add(panel["title"])
+        return found
+
+    # There is no timer here; and the checks of the new workers are there after their first answer only.
+    wait_for(lambda: silent() <= {"Since a timer succeeded"}, silent, apart=0.2)
     for each in board["annotations"]["list"]:
         assert prometheus.value(re.sub(r"\$(instance|unit)\b", ".*", each["expr"])) is not None

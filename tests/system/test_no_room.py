@@ -21,7 +21,7 @@ def refused(impetusd: Instance, command: str, *words: str) -> None:
     assert ended.out == ""
     assert len(ended.err.splitlines()) == 1
     assert [word for word in words if word not in ended.err] == []
-    assert not impetusd.members()
+    wait_for(lambda: not impetusd.members(), "nobody to be left")
     assert [path for path in (impetusd.root / "var").rglob("*") if not path.is_dir()] == []
 
 
@@ -74,7 +74,7 @@ def test_a_run_dir_that_fills_up_is_told_by_status_and_what_runs_is_kept(impetus
             wait_for(lambda: f"{impetusd.run_dir}/table cannot be written: No space left on device" in told(), "it")
             alive = impetusd.settle()
             for pid in (before.supervisor, before.shim):
-                os.kill(pid, signal.SIGSTOP)
+                impetusd.kill(pid, signal.SIGSTOP)
             for pid in (before.shim, before.supervisor):
                 os.kill(pid, signal.SIGKILL)
             refused = impetusd.run("start", code=1)
@@ -107,7 +107,7 @@ def lost(impetusd: Instance, times: int) -> None:
     """Kill the supervisor, so often; each next one cannot make its socket."""
     told = f"cannot make {impetusd.control_socket}: Read-only file system; trying again"
     for number in range(times):
-        (pid,) = supervisors(impetusd)
+        (pid,) = wait_for(lambda: supervisors(impetusd), "the supervisor")
         impetusd.kill(pid)
         wait_for(lambda number=number: impetusd.log().count(told) == number + 1, "it to be told")  # type: ignore[misc]
 

@@ -28,7 +28,7 @@ def test_twenty_starts_at_once_are_one_daemon_and_twenty_true_answers(anyone: In
     answers = [anyone.finish(command) for command in commands]
     assert [answer for answer in answers if "1 up" not in answer.out] == []
     assert sum("impetusd started" in answer.err for answer in answers) == 1
-    assert len(shims(anyone)) == 1
+    wait_for(lambda: len(shims(anyone)) == 1, "those that came too late to end")
     assert starts.read_text() == "started\n"
     anyone.settle()
 
@@ -38,7 +38,7 @@ def test_starts_and_stops_at_once_end_all_of_them_truthfully(impetusd: Instance)
     commands = [impetusd.popen("stop" if number % 2 else "start") for number in range(8)]
     for command in commands:
         impetusd.finish(command, None)
-    assert len(shims(impetusd)) <= 1
+    wait_for(lambda: len(shims(impetusd)) <= 1, "those that came too late to end")
     impetusd.run("start")
     impetusd.settle()
 
@@ -86,18 +86,19 @@ def test_a_removed_control_socket_is_made_again(impetusd: Instance) -> None:
         after = impetusd.status()
         assert (after.shim, after.supervisor, after.pids) == (before.shim, before.supervisor, before.pids)
     impetusd.run("start")  # and no second daemon comes up meanwhile
-    assert len(shims(impetusd)) == 1
+    wait_for(lambda: len(shims(impetusd)) == 1, "the only one")
 
 
 def test_a_removed_state_file_is_written_anew(impetusd: Instance) -> None:
     before = impetusd.start(ONE)
     impetusd.run("stop", "p")
     saved = impetusd.root / "var" / "lib" / "state.json"
+    wait_for(lambda: '"stopped": true' in json.dumps(json.loads(saved.read_text())), "the stop to be saved")
     text = saved.read_text()
     saved.unlink()
     wait_for(saved.exists, "the state file")
     assert json.loads(saved.read_text()) == json.loads(text)
-    assert "state.json was removed" in impetusd.log()
+    wait_for(lambda: "state.json was removed" in impetusd.log(), "it to be told")
     assert "already running" in impetusd.run("run", code=73).err
     assert impetusd.status().shim == before.shim
 
@@ -160,8 +161,11 @@ def test_the_lock_is_let_go_when_the_daemon_is_gone(impetusd: Instance) -> None:
 
 def test_children_hold_neither_lock_nor_sockets_of_the_daemon(impetusd: Instance) -> None:
     status = impetusd.start(ONE)
-    held = census.descriptors(status["p"].pid)
-    assert held == ["/dev/null", *["pipe"] * 4]  # its streams, and the other ends of its log pipes
+    expected = ["/dev/null", *["pipe"] * 4]  # its streams, and the other ends of its log pipes
+    pid = status["p"].pid
+    wait_for(
+        lambda: census.descriptors(pid) == expected, lambda: census.descriptors(pid)
+    )  # it was still saying READY=1
 
 
 def test_a_command_waits_for_a_supervisor_that_is_starting(impetusd: Instance) -> None:

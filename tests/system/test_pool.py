@@ -70,7 +70,7 @@ def test_an_application_that_starts_threads_at_import_is_run_without_a_template(
     assert (status["web:template"].state, status["web:template"].pid) == ("STOPPED", None)
     assert status["web:template"].why == because("threads")
     assert [status[name].state for name in ("web:0", "web:1", "web:standby")] == ["RUNNING"] * 3
-    assert "ticker" in impetusd.log("web-template-error.log")
+    wait_for(lambda: "ticker" in impetusd.log("web-template-error.log"), "the name of the thread")
     impetusd.run("status")
     assert workers(port) <= {str(status["web:0"].pid), str(status["web:1"].pid)}
     impetusd.kill(status["web:0"].pid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from pathlib import Path
@@ -111,8 +110,8 @@ def test_a_bad_version_changes_nothing(
     why = impetusd.run("why", "web").out
     assert "Reload of web failed; the old version keeps serving, since" in why
     assert said.partition(": ")[2] in " ".join(why.split())
-    ledger = [json.loads(line) for line in (impetusd.root / "var/lib/ledger.jsonl").read_text().splitlines()]
-    assert [each["what"] for each in ledger if each["kind"] == "reload"] == ["began", "failed", "rolled back"]
+    whole = ["began", "failed", "rolled back"]
+    wait_for(lambda: [each["what"] for each in impetusd.ledger() if each["kind"] == "reload"] == whole, impetusd.ledger)
     shop.write(3)
     impetusd.run("reload", "web")
     shop.is_new()
@@ -312,7 +311,7 @@ def test_requests_that_were_cut_off_are_counted_in_the_answer_the_ledger_and_why
         told = impetusd.run("reload", "web").out
     said = "1 request was cut off after drain_timeout = 300ms"
     assert said in told
-    assert said in impetusd.run("events", "web").out
+    wait_for(lambda: said in impetusd.run("events", "web").out, said, apart=0.1)
     assert said in " ".join(impetusd.run("why", "web").out.split())
     assert said in impetusd.log()
     assert "cut off" not in impetusd.run("reload", "web").out

@@ -95,8 +95,7 @@ def may(role: str) -> set[str]:
 
 
 def commands(instance: Instance) -> list[dict[str, object]]:
-    with open(instance.root / "var/lib/ledger.jsonl", encoding="utf-8") as file:
-        return [record for record in map(json.loads, file) if record["kind"] == "command"]
+    return [record for record in instance.ledger() if record["kind"] == "command"]
 
 
 def test_every_peer_gets_what_its_role_may_and_each_command_is_written_down(impetusd: Instance) -> None:

@@ -17,7 +17,7 @@ import pytest
 from instance import Instance
 from waiting import until
 
-HANGS = 20.0  # seconds after which an answer counts as never given; the figure itself is scripts/bench_service.py's
+HANGS = 60.0  # seconds after which an answer counts as never given; the figure itself is scripts/bench_service.py's
 CLIENTS = 6
 PASSWORD = "correct horse battery"
 BIN = Path(sys.executable).parent

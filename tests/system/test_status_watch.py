@@ -78,9 +78,14 @@ def test_the_status_is_shown_as_it_changes_also_over_a_killed_supervisor(impetus
         wait_for(lambda: str(now["a"].pid) in terminal.screen()[1], lambda: f"{terminal.screen()}")
         wait_for(lambda: f"(pid {now['a'].pid})\n" in lines.read_text(), lines.read_text)
         assert "  b" not in lines.read_text()
-        kinds = [json.loads(line) for line in objects.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        assert [each["value"] for each in kinds if each["kind"] == "snapshot"] == [False, True]
-        assert {each["key"] for each in kinds if each["kind"] == "unit"} == {"a:0"}
+
+        def told_as_objects(kind: str) -> list[dict[str, object]]:
+            text = objects.read_text().splitlines(keepends=True)
+            return [found for line in text if line.endswith("\n") and (found := json.loads(line))["kind"] == kind]
+
+        wait_for(lambda: str(now["a"].pid) in str(told_as_objects("unit")), objects.read_text)
+        assert [each["value"] for each in told_as_objects("snapshot")] == [False, True]
+        assert {each["key"] for each in told_as_objects("unit")} == {"a:0"}
 
         for process in (terminal.process, piped, told):
             process.send_signal(signal.SIGINT)

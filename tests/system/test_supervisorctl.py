@@ -167,8 +167,8 @@ def test_each_command_of_supervisorctl(impetusd: Instance, ctl: Ctl) -> None:
     assert ctl("signal", "HUP", "a") == "a: signalled\n"
     impetusd.wait_status(lambda status: status["a"].pid not in {None, pid} and status["a"].state == "RUNNING")
 
-    assert ctl("tail", "a").endswith("one\none\n\n")
-    assert ctl("tail", "a", "stderr").endswith("two\ntwo\n\n")
+    wait_for(lambda: ctl("tail", "a").endswith("one\none\n\n"), lambda: ctl("tail", "a"))
+    wait_for(lambda: ctl("tail", "a", "stderr").endswith("two\ntwo\n\n"), lambda: ctl("tail", "a", "stderr"))
     assert ctl("tail", "-2", "a") == "e\n\n"
     assert ctl("tail", "nope", code=1) == "nope: ERROR (no such process name)\n"
     assert len(ctl("maintail", "-100")) <= 101
@@ -339,7 +339,7 @@ def test_a_user_may_what_its_role_on_the_control_socket_and_the_ceiling_allow(
     impetusd.write(GATEWAY.replace("ceiling = admin", "") + f"{programs}[program:b]\ncommand = sleep 300\n")
     assert set(ctl("reread").splitlines()) == {"[gateway]: changed", "[impetusd]: changed", "b: available"}
     assert "403 apply takes the role admin, and yours is operator" in ctl("update", code=1)
-    assert "nobody via gateway" in impetusd.run("events", "a").out
+    wait_for(lambda: "nobody via gateway" in impetusd.run("events", "a").out, "who it was, in the ledger", apart=0.1)
 
 
 def test_on_a_port_it_takes_a_user_of_the_gateway_with_its_password(impetusd: Instance, ctl: Ctl) -> None:
@@ -371,7 +371,7 @@ def test_on_a_port_it_takes_a_user_of_the_gateway_with_its_password(impetusd: In
     alice = ("-u", "alice", "-p", "correct horse battery")
     wait_for(lambda: "RUNNING" in ctl(*alice, "status", code=None), lambda: ctl(*alice, "status", code=None))
     assert ctl(*alice, "restart", "a") == "a: stopped\na: started\n"
-    assert "alice via gateway" in impetusd.run("events", "a").out
+    wait_for(lambda: "alice via gateway" in impetusd.run("events", "a").out, "who it was, in the ledger", apart=0.1)
     assert "Server requires authentication" in ctl("-u", "alice", "-p", "wrong", "version", code=1)
     assert "403 stop takes the role operator" in ctl("-u", "eve", "-p", "staple of a viewer", "stop", "a", code=1)
     assert rpc("", "alice", "correct horse battery") == 200

@@ -26,7 +26,7 @@ def running(instance: Instance) -> tuple[int, Status]:
 command = {program("tell_ready", "self")}
 wait_ready = yes
 [program:numbers]
-command = {program("numbers", "n", "500/s")}
+command = {program("numbers", "n", "100/s")}
 wait_ready = yes
 """)
     instance.run("start")
@@ -85,19 +85,19 @@ def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(an
     wait_for(lambda: not anyone.members(), "their end")
 
 
-def test_a_killed_shim_is_succeeded_by_its_supervisor_and_nobody_notices(anyone: Instance) -> None:
-    port, before = running(anyone)
+def test_a_killed_shim_is_succeeded_by_its_supervisor_and_nobody_notices(impetusd: Instance) -> None:
+    port, before = running(impetusd)
     with Load(port) as load:
         for _ in range(3):
-            now = anyone.status()
-            anyone.kill(now.shim)
-            after = anyone.settle(lambda then, now=now: then.shim != now.shim)
+            now = impetusd.status()
+            impetusd.kill(now.shim)
+            after = impetusd.settle(lambda then, now=now: then.shim != now.shim)
             assert after.shim == now.supervisor
             assert lasting(after) == lasting(before)
             load.go_on(40)
-    after = anyone.settle()
+    after = impetusd.settle()
     assert {row.restarts for row in after.rows.values()} == {0}
-    numbers_are_whole(anyone)
+    numbers_are_whole(impetusd)
 
 
 def test_shim_and_supervisor_killed_together_are_started_again_and_find_everything(anyone: Instance) -> None:
@@ -122,11 +122,7 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
 
 def test_of_many_that_start_it_again_one_does(impetusd: Instance) -> None:
     _, before = running(impetusd)
-    for pid in (before.shim, before.supervisor):
-        os.kill(pid, signal.SIGSTOP)
-    for pid in (before.shim, before.supervisor):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: dead(before.shim) and dead(before.supervisor), "their end")
+    kill_both(impetusd, before)
     for process in [impetusd.popen("start") for _ in range(5)]:
         impetusd.finish(process)
     assert lasting(impetusd.settle()) == lasting(before)
@@ -134,8 +130,8 @@ def test_of_many_that_start_it_again_one_does(impetusd: Instance) -> None:
 
 def test_what_ends_while_nobody_is_there_is_told_as_unknown_and_started_again_once(impetusd: Instance) -> None:
     _, before = running(impetusd)
-    for pid in (before.supervisor, before.shim, before["api"].pid):
-        impetusd.kill(pid)
+    kill_both(impetusd, before)
+    impetusd.kill(before["api"].pid)
     gone = (before.shim, before.supervisor, before["api"].pid)
     wait_for(lambda: not any(map(census.read, gone)), "their end, which init has taken note of")
     impetusd.run("start")
@@ -162,11 +158,15 @@ def test_each_becomes_a_child_again_at_its_next_start_and_all_is_as_it_was(impet
 
 
 def test_one_that_was_asked_to_stop_is_stopped_by_the_next(impetusd: Instance) -> None:
-    impetusd.write(f"[program:slow]\ncommand = {program('slow_stop', 2, impetusd.root / 'slow')}\nwait_ready = yes\n")
+    slow, may_end = impetusd.root / "slow", impetusd.root / "may_end"
+    impetusd.write(
+        f"[program:slow]\ncommand = {program('slow_stop', may_end, slow)}\nwait_ready = yes\nkill_timeout = 1h\n"
+    )
     before = impetusd.start()
     stopping = impetusd.popen("stop", "slow")
     impetusd.wait_state("slow", "STOPPING")
     impetusd.kill(before.shim)
+    may_end.touch()
     impetusd.finish(stopping)
     after = impetusd.status()
     assert (after["slow"].state, after["slow"].pid) == ("STOPPED", None)
@@ -181,49 +181,40 @@ def test_an_orderly_end_afterwards_leaves_nothing(impetusd: Instance, who: str) 
     wait_for(lambda: not impetusd.members(), "every process to be gone")
 
 
-@pytest.mark.parametrize("damage", [None, "", "\0" * 300, '{"version": 99}\n', "[]\n"])
-def test_without_its_table_what_lives_on_is_told_never_doubled_and_ended_by_stop(
-    impetusd: Instance, damage: str | None
-) -> None:
-    _lost(impetusd, damage)
+DAMAGES = (None, "", "\0" * 300, '{"version": 99}\n', "[]\n")  # None: the table is missing
 
 
-def test_so_it_is_for_an_ordinary_user_who_has_no_cgroups(ordinary: Instance) -> None:
-    _lost(ordinary, None)
-
-
-def _lost(instance: Instance, damage: str | None) -> None:
-    before = instance.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
-    kill_both(instance, before)
-    table = instance.run_dir / "table"
+def test_without_its_table_what_lives_on_is_told_never_doubled_and_ended_by_stop(anyone: Instance) -> None:
+    """An ordinary user has no cgroups to find it by."""
+    before = anyone.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
+    kill_both(anyone, before)
+    table, pid = anyone.run_dir / "table", before["p"].pid
     whole, owner = table.read_text(), table.stat()
-    if damage is None:
-        table.unlink()
-    else:
-        table.write_text(damage)
-    pid = before["p"].pid
-    why = "its table is missing" if damage is None else f"its table {table} is damaged"
-    for command, code in (("status", 3), ("start", 1), ("restart", 1)):
-        said = instance.run(command, code=code).err
-        assert why in said, said
-        assert f"p:0 (pid {pid})" in said
-        assert f"impetusd -c {instance.conf} stop" in said
-        assert said.count("\n") == 1, said
-    assert why in " ".join(instance.run("why").out.split())
-    assert f"p:0 (pid {pid})" in instance.run("run", code=73).err
-    assert not dead(pid)
+    for damage in DAMAGES if anyone.user is None else DAMAGES[:1]:
+        if damage is None:
+            table.unlink()
+        else:
+            table.write_text(damage)
+        why = "its table is missing" if damage is None else f"its table {table} is damaged"
+        for command, code in (("status", 3), ("start", 1), ("restart", 1)):
+            said = anyone.run(command, code=code).err
+            assert why in said, said
+            assert f"p:0 (pid {pid})" in said
+            assert f"impetusd -c {anyone.conf} stop" in said
+            assert said.count("\n") == 1, said
+        assert why in " ".join(anyone.run("why").out.split())
+        assert f"p:0 (pid {pid})" in anyone.run("run", code=73).err
+        assert not dead(pid)
+        (anyone.run_dir / "table.bad").unlink(missing_ok=True)  # as what was damaged is kept
     table.write_text(whole)  # nothing of what was found has been lost by all that
     os.chown(table, owner.st_uid, owner.st_gid)
-    after = instance.start()
+    after = anyone.start()
     assert after["p"].pid == pid
-    kill_both(instance, after)
+    kill_both(anyone, after)
     table.unlink()
-    assert "ended 1 processes" in instance.run("stop").out
+    assert "ended 1 processes" in anyone.run("stop").out
     wait_for(lambda: dead(pid), "its end")
-    (instance.run_dir / "table.bad").unlink(missing_ok=True)  # as what was damaged is kept
-    after = instance.start()
-    assert after["p"].pid != pid
-    (instance.run_dir / "table.bad").unlink(missing_ok=True)
+    assert anyone.start()["p"].pid != pid
 
 
 def test_a_table_that_ends_before_a_worker_was_forked_has_nothing_started_beside_it(anyone: Instance) -> None:

@@ -25,7 +25,7 @@ def wait_sub_state(service: Service, name: str) -> None:
 
 
 def nothing_is_left(service: Service) -> None:
-    wait_for(lambda: service.leftovers() == [] and not sleepers(service), "everything to be gone", 10.0)
+    wait_for(lambda: service.leftovers() == [] and not sleepers(service), "everything to be gone")
     assert service.show("ActiveState") in {"inactive", "failed"}
 
 

@@ -27,8 +27,8 @@ def tell(impetusd: Instance, text: object = 0, name: str = "go") -> None:
 
 
 def row(impetusd: Instance, name: str = "job") -> dict[str, Any]:
-    """What `timers --json` says of one."""
-    rows = json.loads(impetusd.run("timers", "--json").out)["timers"]
+    """What the daemon says of one."""
+    rows = impetusd.ask("timers")["timers"]
     found: dict[str, Any] = next(each for each in rows if each["name"] == name)
     return found
 
@@ -54,7 +54,7 @@ def test_a_job_runs_again_and_again_and_is_told(impetusd: Instance) -> None:
     impetusd.start(ini(job="command = echo done\nevery = 300ms\n", other="command = true\ncron = 0 3 * * *\n"))
     wait_for(lambda: len(row(impetusd)["runs"]) >= 3, "three runs")
     assert set(results(impetusd)) == {("schedule", "exit 0")}
-    assert impetusd.log("job-out.log").startswith("done\ndone\ndone\n")
+    wait_for(lambda: impetusd.log("job-out.log").startswith("done\ndone\ndone\n"), "what they print")
 
     def between_two_runs() -> list[str] | None:
         table = impetusd.run("timers").out.splitlines()

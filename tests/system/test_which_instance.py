@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_daemon_in_the_folders_of_another_file_is_left_alone(impetusd: Instanc
         assert str(other) in refused.err
     assert impetusd.settle().pids == before.pids
     for pid in (before.supervisor, before.shim):
-        os.kill(pid, 19)  # neither starts the other again
+        impetusd.kill(pid, signal.SIGSTOP)  # neither starts the other again
     for pid in (before.shim, before.supervisor):
         impetusd.kill(pid)
     wait_for(lambda: not shims(impetusd), "the end of the shim")
@@ -189,7 +190,7 @@ class TestFormerFolders:
         api = impetusd.write(f"[program:api]\n{READY}", "api.ini")
         start_as_before(impetusd, api)
         before = status(impetusd, api)
-        os.kill(before.supervisor, 19)
+        impetusd.kill(before.supervisor, signal.SIGSTOP)
         impetusd.kill(before.shim)
         impetusd.kill(before.supervisor)
         wait_for(lambda: not shims(impetusd), "the end of the shim")
