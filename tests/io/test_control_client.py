@@ -136,14 +136,14 @@ class TestTheDaemonIsComingBack:
 
     def test_a_long_stop_is_not_taken_for_silence(self, paths, monkeypatch):
         """The pong comes first, so only a supervisor that is not there runs into the limit for the first byte."""
-        monkeypatch.setattr(control, "FIRST_BYTE", 0.3)
+        monkeypatch.setattr(control, "FIRST_BYTE", 2.0)
         ticks = threading.Event()
         count = 0
 
         def tick():
             nonlocal count
             count += 1
-            if count > 8:  # 8 x 0.1 s: over the limit
+            if count > 24:  # x 0.1 s: over the limit
                 ticks.set()
 
         def stop(_params, _send):
