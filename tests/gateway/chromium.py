@@ -73,9 +73,9 @@ class Browser:
 
     async def __aexit__(self, *_: object) -> None:
         with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.send("Browser.close"), 5)
+            await asyncio.wait_for(self.send("Browser.close"), WITHIN)
         try:
-            await asyncio.wait_for(self._process.wait(), 10)
+            await asyncio.wait_for(self._process.wait(), WITHIN)
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

@@ -176,7 +176,7 @@ def run(scenario, ini=INI, **how):
     with in_a_folder(ini) as shim:
 
         async def live(life):
-            async with asyncio.timeout(110), serving(life, **how) as gateway:
+            async with asyncio.timeout(240), serving(life, **how) as gateway:
                 await scenario(gateway)
 
         with patch.object(passwords, "_N", 4):  # what a password costs is not of interest here: 76 ms, each time

@@ -524,7 +524,7 @@ def test_following_pauses_when_one_scrolls_and_goes_on_on_request(page):
 
 
 async def _filled(what: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not what:  # noqa: ASYNC110  # of the server's own, which tells nobody
             await asyncio.sleep(0.01)
 

@@ -273,7 +273,7 @@ def test_a_client_that_leaves_takes_its_request_with_it(database, monkeypatch, c
             await until(lambda: len(provider.seen) == 1)
             asking.cancel()
             await asyncio.wait({asking})
-            await asyncio.wait_for(provider.hung_up.wait(), 30)
+            await asyncio.wait_for(provider.hung_up.wait(), 60)
         assert not [record for record in caplog.records if record.levelname == "ERROR" and record.exc_info]
 
     run(main())

@@ -177,7 +177,7 @@ def test_a_database_that_hangs_is_told_in_time(postgres):
 
 def test_a_hanging_database_does_not_hold_up_the_shutdown(postgres):
     async def main() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async with application(postgres.url) as client:
                 await until_status(client, 200)
                 for pid in postgres.processes():
@@ -205,7 +205,7 @@ def test_the_end_is_obeyed_when_the_driver_turns_the_cancellation_into_an_error(
 
         database = Database(Settings(shared_postgres.url), shipped())
         database._fill = swallows
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await database.start()
             await filling.wait()
             await database.stop()

@@ -147,7 +147,7 @@ def test_whatever_the_provider_does_is_an_error_of_ours(ask, misbehaviour, statu
                 "events": lambda: events(client),
             }
             with pytest.raises(ProviderError, match=sentence) as failure:
-                await asyncio.wait_for(asks[ask](), 20)
+                await asyncio.wait_for(asks[ask](), 60)
             assert failure.value.status == status
             assert (failure.value.retry_after is not None) == (status == 503)
             assert KEY not in str(failure.value)
@@ -212,7 +212,7 @@ def test_a_caller_that_leaves_hangs_up_on_the_provider():
             waiting.cancel()
             await asyncio.wait([waiting])
             await stream.aclose()
-            await asyncio.wait_for(server.hung_up.wait(), 20)
+            await asyncio.wait_for(server.hung_up.wait(), 60)
 
     run(main())
 
