@@ -179,11 +179,11 @@ class TestStop:
 
     def test_it_is_in_order_and_each_program_has_its_time_whatever_the_unit_says(self, service: Service) -> None:
         """TimeoutStopSec, after which systemd would kill, is extended by as much as the INI file gives to programs."""
-        service.drop_in("[Service]\nTimeoutStopSec=1\n")
+        service.drop_in("[Service]\nTimeoutStopSec=3\n")
         folder = service.folder
         service.start(
             f"[program:db]\ncommand = {program('note_times', folder + '/notes', 'db')}\nwait_ready = yes\n"
-            f"[program:slow]\ncommand = {program('slow_stop', 1.5, folder + '/slow')}\nwait_ready = yes\ndepends_on = db\n"
+            f"[program:slow]\ncommand = {program('slow_stop', 4, folder + '/slow')}\nwait_ready = yes\ndepends_on = db\n"
         )
         service.systemctl("stop")
         assert service.show("Result") == "success"
