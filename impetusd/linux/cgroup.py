@@ -38,7 +38,7 @@ class Cgroups:
             new = f"{path}.{number}" if number else path
             for _ in range(2):
                 try:
-                    os.makedirs(new)
+                    _make(new)
                 except FileExistsError:  # left over, or in use by a process of another shim
                     with suppress(OSError):
                         os.rmdir(new)
@@ -162,8 +162,12 @@ class Cgroups:
 def _counted(path: str, what: str) -> int:
     """A number of memory.events."""
     try:
-        with open(f"{path}/memory.events", encoding="ascii") as file:
-            return sum(int(number) for name, number in map(str.split, file) if name == what)
+        fd = os.open(f"{path}/memory.events", os.O_RDONLY | os.O_CLOEXEC)  # raw: this is on the way of each restart
+        try:
+            lines = os.read(fd, 4096).decode("ascii").splitlines()
+        finally:
+            os.close(fd)
+        return sum(int(number) for name, number in map(str.split, lines) if name == what)
     except (OSError, ValueError):
         return 0
 
@@ -204,6 +208,14 @@ def offered() -> frozenset[str]:
             if found := file.read().split():
                 return frozenset(found)
     return frozenset()
+
+
+def _make(path: str) -> None:
+    """As os.makedirs, whose look at each parent first is on the way of each start. Raises OSError."""
+    try:
+        os.mkdir(path)
+    except FileNotFoundError:
+        os.makedirs(path)
 
 
 def own_cgroup() -> str:

@@ -1,7 +1,7 @@
-"""What a process used over its life, read while it is still a zombie.
+"""How a process ended and what it used over its life, read while it is still a zombie.
 
-waitid(2) of the C library, and so os.waitid, has no room for it; the system call has a fifth argument. With WNOWAIT the
-process stays to be waited for.
+waitid(2) of the C library, and so os.waitid, has no room for the latter; the system call has a fifth argument. With WNOWAIT
+the process stays to be waited for.
 """
 
 from __future__ import annotations
@@ -22,13 +22,23 @@ class _Rusage(ctypes.Structure):
     ]
 
 
-def of_zombie(pidfd: int) -> dict[str, float]:
-    """{"cpu_s", "max_rss" in bytes} of a process that has ended and the children that it waited for; {} where unknown."""
+_used, _info = _Rusage(), (ctypes.c_int32 * (SIGINFO_BYTES // 4))()  # of the shim's one thread
+SI_CODE, SI_PID, SI_STATUS = 2, 4, 6  # where they are in the siginfo_t of a 64-bit Linux, counted in ints
+OPTIONS = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
+
+def of_zombie(pidfd: int) -> tuple[int, int, dict[str, float]] | None:
+    """How a child ended, as si_code and si_status, and {"cpu_s", "max_rss" in bytes} of it and the children that it waited
+    for, {} where that is unknown. None if it lives. Raises OSError; ChildProcessError if it is no child of ours.
+    """
     if SYS_WAITID is None:
-        return {}
-    used, info = _Rusage(), ctypes.create_string_buffer(SIGINFO_BYTES)
-    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    if _libc.syscall(SYS_WAITID, os.P_PIDFD, pidfd, info, options, ctypes.byref(used)) != 0:
-        return {}
-    cpu = used.user_s + used.system_s + (used.user_us + used.system_us) / 1e6
-    return {"cpu_s": round(cpu, 3), "max_rss": used.max_rss_kib << 10}
+        info = os.waitid(os.P_PIDFD, pidfd, OPTIONS)
+        return None if info is None else (info.si_code, info.si_status, {})
+    _info[SI_PID] = 0
+    if _libc.syscall(SYS_WAITID, os.P_PIDFD, pidfd, _info, OPTIONS, ctypes.byref(_used)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if not _info[SI_PID]:
+        return None
+    cpu = _used.user_s + _used.system_s + (_used.user_us + _used.system_us) / 1e6
+    return _info[SI_CODE], _info[SI_STATUS], {"cpu_s": round(cpu, 3), "max_rss": _used.max_rss_kib << 10}

@@ -184,14 +184,12 @@ class Children:
 
     @staticmethod
     def _exit(child: Child) -> dict[str, Any] | None:
-        info = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if info is None:
+        found = usage.of_zombie(child.pidfd)
+        if found is None:
             return None
-        if info.si_code == os.CLD_EXITED:
-            how: dict[str, Any] = {"code": info.si_status}
-        else:
-            how = {"signal": info.si_status, "core": info.si_code == os.CLD_DUMPED}
-        return {**how, **usage.of_zombie(child.pidfd), "at": time.time()}
+        code, status, used = found
+        how: dict[str, Any] = {"signal": status, "core": code == os.CLD_DUMPED}
+        return {**({"code": status} if code == os.CLD_EXITED else how), **used, "at": time.time()}
 
     def _exit_via_pidfd(self, child: Child) -> dict[str, Any] | None:
         """The exit of one that somebody else has to reap: the kernel shows it before that, or afterwards, if that comes soon."""

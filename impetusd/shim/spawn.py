@@ -24,6 +24,7 @@ import errno
 import fcntl
 import os
 import resource
+from os import dup2
 
 from impetusd.bare import signal
 from impetusd.linux import clone
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeAlias
 
     Stage: TypeAlias = tuple[str, object, Callable[[], Any]]  # its name in `core.reasons`, what it is about, the deed
+    Targets: TypeAlias = list[tuple[int, int]]  # a descriptor of ours, and its number in the child
+    Moves: TypeAlias = tuple[int, Targets]
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # what a child ends with whose program cannot be executed: as of a shell
 TIOCSCTTY = 0x540E  # of asm-generic/ioctls.h; for one number the module termios need not be imported
@@ -77,11 +80,11 @@ def start(spec: dict[str, Any]) -> tuple[int, int]:
     before, pid = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), 0
     try:
         try:
-            stages = _stages(spec)
+            stages, moves = _stages(spec), _moves(spec["fds"], report)
             pid, joined = fork(spec["cgroup"])
             if pid == 0:
                 try:
-                    _child(spec, stages, report, joined=joined)
+                    _child(spec, stages, moves, report, joined=joined)
                 finally:
                     os._exit(1)
         finally:
@@ -122,13 +125,17 @@ def failure(status: int) -> dict[str, Any] | None:
     return None
 
 
-def _child(spec: dict[str, Any], stages: list[Stage], report: int, *, joined: bool) -> NoReturn:
+def _child(spec: dict[str, Any], stages: list[Stage], moves: Moves, report: int, *, joined: bool) -> NoReturn:
     """Whatever happens ends here: a child that returned would go on as a second shim."""
     stage: str = "descriptors"
     what: object = ""
     code = 1
     try:
-        report = _move_fds(spec["fds"], report)
+        ceiling, targets = moves
+        if ceiling:
+            report, targets = _move_aside(ceiling, targets, report)
+        for fd, number in targets:
+            dup2(fd, number)
         if not joined:
             stage, what = "cgroup", spec["cgroup"]
             _join(spec["cgroup"])
@@ -248,22 +255,25 @@ def _set_rlimits(limits: list[tuple[str, int, int]]) -> None:
             raise OSError(errno.EPERM, f"{name}={soft}:{hard}: {error}") from error
 
 
-def _move_fds(fds: dict[str, int], report: int) -> int:
-    """Put each descriptor at its number. Returns where the report pipe is now.
+def _moves(fds: dict[str, int], report: int) -> Moves:
+    """What to put at which number. All others close by themselves when the program is executed: the shim has none that is not
+    close-on-exec.
 
-    What lies below the highest number is first copied above it, so that no dup2 overwrites one that is still to be moved. All
-    others close by themselves when the program is executed: the shim has none that is not close-on-exec.
+    The ceiling is the number above all of them if something lies below, which `_move_aside` has to copy first; else 0. That
+    happens to the first few descriptors of a shim alone, and is a third of what a child would touch for the first time.
     """
-    targets = {int(number): fd for number, fd in fds.items()}
-    ceiling = max(targets) + 1
+    targets = [(fd, int(number)) for number, fd in fds.items()]
+    ceiling = 1 + max(number for _, number in targets)
+    return 0 if min(report, *(fd for fd, _ in targets)) >= ceiling else ceiling, targets
+
+
+def _move_aside(ceiling: int, targets: Targets, report: int) -> tuple[int, Targets]:
+    """Copy what lies below the ceiling above it, so that no dup2 overwrites one that is still to be moved."""
 
     def aside(fd: int) -> int:
         return fd if fd >= ceiling else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ceiling)
 
-    report = aside(report)
-    for number, fd in {number: aside(fd) for number, fd in targets.items()}.items():
-        os.dup2(fd, number, inheritable=True)
-    return report
+    return aside(report), [(aside(fd), number) for fd, number in targets]
 
 
 def _last_capability() -> int:
