@@ -69,18 +69,11 @@ def workers_killed(rounds: int, import_s: float) -> None:
 
 
 def program_killed(rounds: int) -> None:
-    """kill -9 a plain program; how long until the first byte of the next."""
+    """kill -9 a plain program; how long until the first byte of the next, and of a bare fork + exec, by turns."""
     with tempfile.TemporaryDirectory() as folder:
         source = f"#include <stdio.h>\n#include <time.h>\n#include <unistd.h>\n{SAYS_WHEN}"
         program = compile_c(folder, "says_when", source)
         bare = []
-        for _ in range(rounds):
-            began = time.monotonic()
-            child = subprocess.Popen([program], stdout=subprocess.PIPE)
-            bare.append((float(child.stdout.readline()) - began) * 1e3)
-            child.kill()
-            child.wait()
-            child.stdout.close()
         ini = f"[program:p]\ncommand = {program}\nmax_restarts = 100000\nmin_uptime = 10ms\n"
         took = []
         with Instance(ini, {}) as instance:
@@ -94,14 +87,31 @@ def program_killed(rounds: int) -> None:
                 while len(told := log.read_text().splitlines()) < lines:
                     time.sleep(0.001)
                 took.append((float(told[-1]) - began) * 1e3)
-    p50 = statistics.median(took)
+                bare.append(fork_and_exec(program))
+    p50, limit = statistics.median(took), statistics.median(bare)
     show(
         f"plain program killed → first instruction of the next ({rounds} ×)",
         f"p50 {p50:.2f} ms   p99 {percentile(took, 0.99):.2f}   max {max(took):.2f}",
-        f"bare fork + exec: p50 {statistics.median(bare):.2f} ms ({p50 / statistics.median(bare):.1f} ×)",
-        "p50 ≤ 2.5 ms, p99 ≤ 8 ms",
-        p50 <= 2.5,
+        f"bare fork + exec by turns: p50 {limit:.2f} ms ({p50 / limit:.2f} ×)",
+        "p50 ≤ 1.5 × fork + exec",
+        p50 <= 1.5 * limit,
     )
+
+
+def fork_and_exec(program: str) -> float:
+    """Milliseconds from before the fork to the first instruction: the least that anything in Python can take."""
+    reader, writer = os.pipe()
+    with open(reader, encoding="ascii") as said:
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(writer, 1)
+            os.execv(program, [program])
+        os.close(writer)
+        took = (float(said.readline()) - began) * 1e3
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return took
 
 
 def supervisor_killed(rounds: int, per_second: int = 1000) -> None:
