@@ -27,16 +27,18 @@ DEEPEST = 12  # reasons within reasons that are read; ours are 5 deep at most
 
 
 class Reason:
-    """A key of KEYS and its facts; false for NONE. Immutable."""
+    """A key of KEYS and its facts; false for NONE. Immutable. `text`: its sentence, once somebody has asked for that."""
 
-    __slots__ = ("facts", "key")
+    __slots__ = ("facts", "key", "text")
 
     key: str
     facts: Mapping[str, Any]
+    text: str | None
 
     def __init__(self, key: str, facts: Mapping[str, Any]) -> None:
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "facts", facts)
+        object.__setattr__(self, "text", None if key else "")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name} of a reason cannot be set")
@@ -57,7 +59,11 @@ class Reason:
         return f"because({', '.join([repr(self.key), *(f'{name}={fact!r}' for name, fact in self.facts.items())])})"
 
     def __str__(self) -> str:
-        return render(self) if self.key else ""
+        text = self.text
+        if text is None:
+            text = render(self)
+            object.__setattr__(self, "text", text)
+        return text
 
     def data(self) -> dict[str, Any]:
         """As JSON."""
@@ -81,6 +87,16 @@ NONE = Reason("", {})
 def because(key: str, **facts: Any) -> Reason:
     """A reason. A test holds all calls against KEYS."""
     return Reason(key, facts)
+
+
+def of_end(code: int | None, signal: str | None, oom: str, *, core: bool) -> Reason:
+    """How a process ended; without code and signal nobody knows. Its record, the ledger and the log need the sentence."""
+    if signal is not None:
+        reason = because("killed", signal=signal, oom=oom, core=core)
+    else:
+        reason = because("exit", code=code) if code is not None else because("unknown_end")
+    str(reason)
+    return reason
 
 
 def said(text: str) -> Reason:

@@ -111,13 +111,8 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return message, fds
 
 
-def note(slot: str, stage: str) -> bytes:
-    """The page to write while `slot` is handled."""
-    return f"{slot}\n{stage}".encode()[:PAGE_SIZE].ljust(PAGE_SIZE, b"\0")
-
-
 def noted(page: bytes) -> tuple[str, str]:
-    """The slot and the stage on a page; "" each if it is blank."""
+    """The slot and the stage on a page, as `supervisor.start.link.Page` notes them; "" each if it is blank."""
     slot, _, stage = page.partition(b"\0")[0].decode("utf-8", "replace").partition("\n")
     return slot, stage
 

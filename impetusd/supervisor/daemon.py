@@ -27,32 +27,23 @@ from impetusd.core import redact
 from impetusd.core import stream as watching
 from impetusd.core.config.gateway import GATEWAY, OBSERVER, public_url
 from impetusd.core.config.location import Paths
-from impetusd.core.config.model import Config, Health, Kind
+from impetusd.core.config.model import Config
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine
-from impetusd.core.rules.health import Turn
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.files import ledgerfile
 from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, WARNING, is_journal
-from impetusd.linux.procfs import boot_id
 from impetusd.linux.watch import watch
 from impetusd.supervisor import custody, lifeline
 from impetusd.supervisor.api import alerting, audit
 from impetusd.supervisor.api.alerting import Alerting
-from impetusd.supervisor.api.applying import (
-    BEFORE,
-    CONFIG,
-    Applying,
-    Configuration,
-    is_former,
-    keep_file,
-    keep_profile,
-    read,
-)
+from impetusd.supervisor.api.applying import CONFIG, Applying
+from impetusd.supervisor.api.changeover import BEFORE
 from impetusd.supervisor.api.commands import Commands, is_stuck
+from impetusd.supervisor.api.configuration import Configuration, is_former, keep_file, keep_profile, read
 from impetusd.supervisor.api.control import ControlServer
 from impetusd.supervisor.api.control_socket import ControlSocket
 from impetusd.supervisor.api.environments import Environments
@@ -61,7 +52,7 @@ from impetusd.supervisor.api.feed import Feed
 from impetusd.supervisor.api.giving import Giving
 from impetusd.supervisor.api.inherited import Inherited
 from impetusd.supervisor.api.logfiles import LogFiles
-from impetusd.supervisor.api.measured import BOUNDS, Measured
+from impetusd.supervisor.api.measured import Measured
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.searching import Searching
@@ -78,21 +69,12 @@ from impetusd.supervisor.logs.console import JournalWriter
 from impetusd.supervisor.logs.writer import Writer, is_ours
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.reporting import Reporting
-from impetusd.supervisor.rules.ageing import Ageing
-from impetusd.supervisor.rules.checks import Checks
-from impetusd.supervisor.rules.filewatch import FileWatch
-from impetusd.supervisor.rules.jobs import Jobs
-from impetusd.supervisor.rules.memory import Memory
-from impetusd.supervisor.rules.prober import Prober
-from impetusd.supervisor.rules.readiness import Readiness
-from impetusd.supervisor.rules.timers import Timers
-from impetusd.supervisor.rules.vetting import Vetting
+from impetusd.supervisor.rules.ruleset import Ruleset
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.adoption import Adoption
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry
-from impetusd.supervisor.slots.page import Page
-from impetusd.supervisor.start.link import Link
+from impetusd.supervisor.start.link import Link, Page
 from impetusd.supervisor.start.notify import Notify
 from impetusd.supervisor.start.notify_sockets import NotifySockets
 from impetusd.supervisor.start.socketfiles import SocketFiles
@@ -263,11 +245,13 @@ class Daemon:
         self._engine.slots.page = Page(self._link.fds)
         self._holding = Holding(self._engine.slots, self._starter.outbox, self._ledger, self._writer)
         self._holding.judge(blobs)
-        self._link.gather = self._engine.rounds.gather
+        self._engine.rounds.other = self._hear
+        self._link.take = self._engine.rounds.receive
         self._link.broken, self._link.fatal = self._faults.note, self._faults.fatal
-        self._starter.pipes.instances = self._engine.slots.instances
+        self._starter.pipes.instances = self._engine.slots.facts.instances
         self._starter.pipes.shown = self._engine.slots.shown
         self._build(self._configuration.at(0))
+        self._engine.reports.others = self._hear_of_upgrade
         self._engine.configure(self._configuration.at, blobs, saved.get("slots", {}), before.at if before else None)
         if self._prefix is not None:
             self._prefix.width = max((len(entry.name) for entry in self._engine.slots.entries.values()), default=0)
@@ -279,6 +263,8 @@ class Daemon:
                 self._starter.outbox.put("booting", "yes")  # until the last portion is out: a successor begins again
 
     def _adopt(self, table: Sequence[Mapping[str, Any]]) -> None:
+        for key in self._reporting.pay(self._link.blobs):
+            self._starter.outbox.put(key, None)
         Adoption(self._engine, self._starter, self._writer.line).adopt(table, changing=BEFORE in self._link.blobs)
 
     def _raised_by_nobody(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -326,60 +312,27 @@ class Daemon:
     def _build(self, configuration: Config) -> None:
         """Everything that acts on slots by itself. Nothing of it does anything before `_begin`."""
         engine, starter, tell = self._engine, self._starter, self._writer.line
+        slots = engine.slots
         self._logs = configuration.logs
         self._log_files = LogFiles(self._writer, self._faults, self._paths_of)
         self._control_socket = ControlSocket(
             self._paths, starter.outbox, self._writer, self._faults, allowed=configuration.access, threads=self._threads
         )
         self._open.callback(self._control_socket.close)
-        jobs = Jobs(engine, lambda: self._commands.ending)
-        self._timers = Timers(
-            configuration.timers,
-            jobs.start,
-            jobs.stop,
-            lambda name, text: self._put(f"timer:{name}", text),
-            tell,
-            record=lambda name, outcome, attempt: self._reporting.timer_ran(
-                configuration.timers[name].retries, name, outcome, attempt
-            ),
-            boot_id=boot_id(),
-        )
-        prober = Prober(connect=self._connect, run_job=jobs.run)
-        self._checks = Checks(
-            configuration.health.values(),
-            ask=prober.ask,
-            slots=lambda name: engine.slots.of_unit(engine.slots.units[name]),
-            shown=engine.slots.shown,
-            fail=engine.fail,
-            turned=self._check_turned,
-            save=lambda: self._put("checks", self._checks.dump()),
-        )
         engine.reloads.record = self._reporting.reload_turned
-        engine.reloads.vetting = self._vetting = Vetting(
-            configuration.health.values(),
-            ask=prober.ask,
-            count=lambda process: starter.channels.tell(process, {"do": "count"}),
-            slots=engine.slots.of_unit,
-            fail=engine.fail,
-            wake=engine.rounds.wake,
+        self._rules = rules = Ruleset(
+            configuration,
+            engine,
+            starter,
+            self._writer,
+            self._reporting,
+            shim=self._link.pid,
+            ours=(self._paths.log_dir, self._paths.run_dir, self._paths.state_dir),
+            ending=lambda: self._commands.ending,
+            put=self._put,
         )
-        self._readiness = Readiness(ready=engine.reports.ready, watch_line=self._watch_line)
-        self._memory = Memory(
-            self._link.pid,
-            engine.recycle,
-            lambda entry, reason: engine.fail(entry, reason, hard=True),
-            tell,
-            lambda text: self._put("memory", text),
-        )
-        self._ageing = Ageing(engine.recycle)
-        for part in (self._timers, self._memory, self._ageing):
-            self._open.callback(part.close)
-        for containing in (self._timers, self._checks, self._ageing, self._memory, self._readiness, self._vetting):
-            containing.faults = self._faults
-        ours = (self._paths.log_dir, self._paths.run_dir, self._paths.state_dir)
-        self._file_watch = FileWatch(engine.renew, tell, ours)
-        self._file_watch.faults = self._faults
-        rows = Rows(engine, starter, configuration, self._memory.of)
+        self._open.callback(rules.close)
+        rows = Rows(engine, starter, configuration, self._rules.memory.of)
         self._applying = Applying(
             self._file,
             self._paths.state_dir,
@@ -394,14 +347,14 @@ class Daemon:
         self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over_to_new, record=self._ledger.add)
         environments = Environments(
             lambda names: self._commands.find(names),  # noqa: PLW0108  # they are made below
-            engine.slots.shown,
+            slots.shown,
             self._applying.on_disk,
         )
         surroundings = Surroundings(
             self._configuration.at,
             lambda names: self._commands.find(names),  # noqa: PLW0108
-            engine.slots.instances,
-            engine.slots.shown,
+            slots.facts.instances,
+            slots.shown,
             self._link.baseline,
         )
         tailing = Tailing(
@@ -411,8 +364,8 @@ class Daemon:
         )
         self._alerting = Alerting(
             [alert.name for alert in configuration.alerts.values() if alert.values["enabled"]],
-            lambda: {*engine.slots.units, *configuration.timers, *configuration.groups},
-            runs=lambda: any(e.is_up for e in engine.slots.entries.values() if e.unit.name == OBSERVER),
+            lambda: {*slots.units, *configuration.timers, *configuration.groups},
+            runs=lambda: any(e.is_up for e in slots.entries.values() if e.unit.name == OBSERVER),
             changed=lambda: self._feed.stale(watching.DAEMON),
             keep=lambda text: self._put(alerting.BLOB, text),
         )
@@ -428,10 +381,10 @@ class Daemon:
             quiesce=self._quiesce,
             end=self._done.set,
             others={
-                "health": lambda _: {"checks": self._checks.rows()},
-                "metrics": lambda _: self._metrics(),
-                "timers": lambda _: {"timers": self._timers.rows()},
-                "trigger": self._trigger,
+                "health": lambda _: {"checks": self._rules.checks.rows()},
+                "metrics": lambda _: self._measured.answer(slots.units.values(), slots.entries.values(), slots.shown),
+                "timers": lambda _: {"timers": self._rules.timers.rows()},
+                "trigger": rules.trigger,
                 "reopen-logs": self._log_files.reopen,
                 "flush": self._log_files.flush,
                 "events": self._events.page,
@@ -452,18 +405,18 @@ class Daemon:
                 "observer-report": self._alerting.report,
             },
             attention=lambda: [
-                *self._checks.attention(),
-                *self._timers.attention(),
+                *self._rules.checks.attention(),
+                *self._rules.timers.attention(),
                 *engine.reports.attention(),
                 *self._applying.disabled(),
                 *(
                     (unit.name, because("closed_code", name=unit.name, path=unit.made.closed))
-                    for unit in engine.slots.units.values()
+                    for unit in slots.units.values()
                     if unit.made is not None and unit.made.closed
                 ),
             ],
             troubles=lambda: [
-                *starter.pipes.attention(engine.slots.entries.values()),
+                *starter.pipes.attention(slots.entries.values()),
                 *engine.reloads.attention(),
                 *self._ledger.attention(),
                 *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
@@ -479,12 +432,12 @@ class Daemon:
         self._feed = Feed(
             engine,
             rows,
-            sampler=Sampler(self._memory.of),
+            sampler=Sampler(self._rules.memory.of),
             dropped=starter.pipes.dropped,
             lists={
                 watching.DAEMON: self._commands.state,
-                watching.TIMER: lambda: {row["name"]: row for row in self._timers.rows()},
-                watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._checks.rows()},
+                watching.TIMER: lambda: {row["name"]: row for row in self._rules.timers.rows()},
+                watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._rules.checks.rows()},
                 watching.RELOAD: engine.reloads.accounts,
             },
             tell=tell,
@@ -494,34 +447,27 @@ class Daemon:
         self._open.callback(self._feed.close)
         self._upstream = Upstream(
             self._notify_upstream if self._boot and "NOTIFY_SOCKET" in os.environ else None,
-            lambda: status_of(engine.slots.entries.values(), engine.slots.shown, engine.waits.reason),
+            lambda: status_of(slots.entries.values(), slots.shown, engine.waits.reason),
         )
         self._upstream.faults = self._faults
         self._subscribe()
 
     def _subscribe(self) -> None:
         """Subscribe the parts that are notified of each change of a slot, in order."""
-        subscribe = self._engine.changes.subscribe
+        subscribe, rules = self._engine.changes.subscribe, self._rules
         subscribe(self._reporting.record_change, "recording its change", within=True)
         subscribe(self._end_if_critical, "ending everything with it", within=True, of_held=False)
         if self._configuration.at(0).timers:
-            subscribe(self._timers.changed, "telling its timer", within=True)
+            subscribe(self._rules.timers.changed, "telling its timer", within=True)
         subscribe(self._reporting.log_change, "logging its change")
+        subscribe(self._deliver_early, "delivering what it said early")
         subscribe(self._commands.changed, "answering who waits for it")
         subscribe(self._upstream.changed, "telling the manager of it")
-        for part in (self._memory, self._readiness, self._checks, self._ageing):
+        for part in (rules.memory, rules.readiness, rules.checks, rules.ageing):
             subscribe(part.changed, f"telling {type(part).__name__.lower()} of its change", of_held=False)
         subscribe(self._feed.changed, "telling who watches")
         subscribe(self._measured.changed, "counting it")
         subscribe(lambda _: self._saving.soon(), "having it saved")
-
-    def _metrics(self) -> dict[str, Any]:
-        """The control method: see `api.measured`."""
-        slots = self._engine.slots
-        pools = [unit.name for unit in slots.units.values() if unit.kind is Kind.POOL]
-        counted = self._measured.slots(slots.entries.values(), slots.shown)
-        alive = [entry.rec.process for entry in slots.entries.values() if entry.rec.process is not None]
-        return {"slots": counted, "pools": self._measured.pools(pools, alive), "bounds": BOUNDS}
 
     def _of_gateway(self) -> dict[str, Any]:
         """Where the gateway listens, and what is known of alerts; nothing of either without a section that makes it."""
@@ -567,43 +513,17 @@ class Daemon:
     def _remember(self, blobs: Mapping[str, str], saved: Mapping[str, Any], *, first: bool) -> None:
         """Restore each part's state from the previous supervisor, or from the previous daemon."""
         contain = self._faults.contain
-        of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
-        records = saved.get("timers", {}) if first else of_timers
-        contain("timers", "reading what is remembered", self._timers.load, records, anew=first)
-        for name, text in self._timers.dump().items() if first else ():
-            self._starter.outbox.put(f"timer:{name}", text)
-        if "checks" in blobs:
-            contain("health checks", "reading what is remembered", self._checks.load, blobs["checks"])
+        self._rules.load(blobs, saved.get("timers", {}) if first else None)
         silences = json.dumps(saved.get(alerting.BLOB, [])) if first else blobs.get(alerting.BLOB, "[]")
         contain("metrics", "reading what is remembered", self._measured.load, blobs)
         contain("silences", "reading what is remembered", self._alerting.load, silences)
         if first:
             self._starter.outbox.put(alerting.BLOB, silences)
-        if "memory" in blobs:
-            contain("memory ceilings", "reading what is remembered", self._memory.load, blobs["memory"])
 
     def _begin(self) -> None:
         """The slots are known: follow what runs."""
-        contain = self._faults.contain
-        if self._engine.slots.held.whole is not None:
-            return
-        for entry in list(self._engine.slots.entries.values()):
-            if entry.slot.pid is not None and not self._engine.slots.holds(entry):
-                self._engine.slots.page.at(entry.name, "following it")
-                for part in (self._memory, self._readiness, self._ageing):
-                    what = f"following it by {type(part).__name__.lower()}"
-                    contain(entry.name, what, part.follow, entry)
-            if entry.serves and entry.rec.process is not None and not self._engine.slots.holds(entry):
-                contain(
-                    entry.name, "measuring on", self._starter.channels.go_on_measuring, entry.rec.process, entry.name
-                )
-        self._engine.slots.page.blank()
-        contain("health checks", "beginning", self._checks.begin)
-        watched = [unit for unit in self._engine.slots.units.values() if unit.enabled and unit.watch]
-        contain("watched files", "beginning", self._file_watch.watch, watched)
-        if not self._link.shutdown and "shutdown" not in self._link.blobs:
-            slots = {entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()}
-            self._faults.attempt("timers", "beginning", self._timers.begin, slots)
+        if self._engine.slots.held.whole is None:
+            self._rules.begin(timers=not self._link.shutdown and "shutdown" not in self._link.blobs)
 
     def _put(self, key: str, text: str) -> None:
         self._starter.outbox.put(key, text)
@@ -622,7 +542,7 @@ class Daemon:
     def _lasting(self) -> dict[str, Any]:
         slots = {e.name: record.durable(e.rec) for e in self._engine.slots.entries.values() if e.role not in PASSING}
         silences = self._alerting.silences()
-        return {"slots": slots, "timers": self._timers.dump(), **({alerting.BLOB: silences} if silences else {})}
+        return {"slots": slots, "timers": self._rules.timers.dump(), **({alerting.BLOB: silences} if silences else {})}
 
     def _notify_upstream(self, text: str) -> None:
         self._link.send([{"op": "notify", "text": redact.text(text)}])
@@ -639,34 +559,9 @@ class Daemon:
             if not self._commands.ending:
                 self._upstream.ready()
 
-    def _connect(self, worker: Entry) -> socket.socket | None:
-        return self._starter.channels.connect(worker.rec.process) if worker.rec.process is not None else None
-
-    def _watch_line(self, entry: Entry, pattern: str, found: Callable[[], None]) -> Callable[[], object]:
-        """Call `found` at the first line of the slot's present run that the pattern is found in."""
-        source, loop = (entry.name, "hearing that it is ready"), asyncio.get_running_loop()
-        soon = functools.partial(loop.call_soon_threadsafe, self._faults.contain, *source, found)
-        pipes = self._starter.pipes.names(entry)
-        for pipe in pipes:
-            self._writer.watch_line(pipe, pattern.encode(), soon)
-
-        def end() -> None:
-            for pipe in pipes:
-                self._writer.unwatch(pipe)
-
-        return end
-
     def _paths_of(self, names: list[str]) -> Iterable[str]:
         entries = self._commands.find(names) if names else self._engine.slots.entries.values()
         return (path for entry in entries for path in self._starter.pipes.log_files(entry))
-
-    async def _trigger(self, params: dict[str, Any]) -> dict[str, Any]:
-        run = await self._timers.trigger(params["name"], wait=params["wait"])
-        (entry,) = self._engine.slots.of_unit(self._engine.slots.units[params["name"]])
-        if params["wait"]:
-            await self._engine.waits.until(lambda: not entry.tail_due)  # its last words are in its log then
-        out, error = self._starter.pipes.log_files(entry)
-        return {"ok": run is None or run["ok"], "run": run, "log_files": {"out": out, "error": error}}
 
     def _shim_lost(self) -> None:
         """Take its place; if somebody has started it in the foreground, that one will start it again."""
@@ -688,6 +583,8 @@ class Daemon:
         self._starter.notify_address = self._notify_sockets.address
         known = {entry.unit.name for entry in engine.slots.entries.values()}
         self._notify_sockets.resume(self._link.blobs, known, [row["process"] for row in self._link.table])
+        if self._notify_sockets.old:
+            engine.rounds.report = self._report
 
     def _inherit(self) -> None:
         """The connections of our own units; answered once the control socket is made."""
@@ -721,18 +618,27 @@ class Daemon:
         if event["event"] == "reopen-logs":
             self._writer.reopen()
             return
-        process = event["process"] if "process" in event else None  # noqa: SIM401  # nothing is called
-        if process not in self._engine.slots.by_process:
-            try:
-                if self._upgrading.hear(event):
-                    return
-            except Exception as error:
-                self._faults.note("upgrade", "hearing the shim", error)
+        self._hear_of_upgrade(event)
+
+    def _hear_of_upgrade(self, event: dict[str, Any]) -> bool:
+        """Whether an event that is no slot's was of a new version, or of the process that tries it."""
+        try:
+            return self._upgrading.hear(event)
+        except Exception as error:
+            self._faults.note("upgrade", "hearing the shim", error)
+            return False
+
+    def _report(self, event: dict[str, Any]) -> None:
+        """While processes run that a former version has given the notify socket that all shared."""
         self._engine.reports.hear(event)
-        if event["event"] == "spawned":
-            self._notify.replay()
-        elif process in self._notify_sockets.old and event["event"] in {"exited", "gone"} and not event.get("left"):
+        ended = event["event"] in {"exited", "gone"} and not event.get("left")
+        if ended and event["process"] in self._notify_sockets.old:
             self._notify_sockets.ended(event["process"])
+
+    def _deliver_early(self, change: Change) -> None:
+        """READY=1 may have come before the pid that it came from."""
+        if change.after.pid not in {None, change.before.pid}:
+            self._notify.replay()
 
     async def _apply_on_signal(self) -> None:
         try:
@@ -749,7 +655,7 @@ class Daemon:
     def _notified(self, entry: Entry, message: dict[str, str]) -> None:
         self._engine.notified(entry, message)
         if "X_IMPETUSD_REQUESTS" in message and not self._engine.slots.holds(entry):
-            self._vetting.counted(entry, message)
+            self._rules.vetting.counted(entry, message)
 
     def _flush_soon(self) -> None:
         sending = "the engine", "sending a round"
@@ -758,11 +664,6 @@ class Daemon:
     def _say(self, what: str, more: str = "", **why: Reason) -> None:
         self._reporting.say(what, more, **why)
         self._flush_soon()
-
-    def _check_turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
-        self._reporting.check_turned(check, target, turn, failures, reason)
-        if turn is Turn.ILL:
-            self._engine.reloads.turned(check.target, target, reason)
 
     def _command_given(self, fields: dict[str, Any]) -> None:
         self._ledger.add("command", **fields)
@@ -773,11 +674,7 @@ class Daemon:
     def _quiesce(self, why: Reason) -> None:
         self._upstream.stopping(stop_within(self._engine.slots.units))
         self._say("stopping", f" everything: {why}", why=why)
-        self._timers.close()
-        self._ageing.close()
-        self._engine.changes.unsubscribe(self._ageing.changed)
-        self._memory.end()
-        self._file_watch.watch(())
+        self._rules.end()
 
     def _end_if_critical(self, change: Change) -> None:
         if change.after.state is State.FATAL and change.entry.unit.critical:
@@ -809,11 +706,11 @@ class Daemon:
             raise error  # nobody's: the next supervisor begins the end anew
 
     async def _end(self) -> None:
-        self._memory.close()
+        self._rules.memory.close()
         self._commands.over.set()
         self._events.close()
         await self._control.close()
-        await self._file_watch.close()
+        await self._rules.files.close()
         self._control_socket.remove()
         self._notify_sockets.close()
         if self._starter.listeners.files:

@@ -109,6 +109,12 @@ class Faults:
             lines = "".join(traceback.format_exception(error)).rstrip()
             self._tell(f"{source}: {stage} failed: {told}\n{lines}")
 
+    def caught(self, source: str, stage: str, error: BaseException) -> None:
+        """For an `except` clause that contains what `contain` would."""
+        if self.strict:
+            raise error
+        self.note(source, stage, error)
+
     def fatal(self, stage: str, error: Exception) -> None:
         """Nothing smaller than the supervisor can fail: it ends, and the next one rebuilds from what the shim knows."""
         try:
@@ -122,9 +128,7 @@ class Faults:
         try:
             act(*args, **kwargs)
         except CONTAINED as error:
-            if self.strict:
-                raise
-            self.note(source, stage, error)
+            self.caught(source, stage, error)
             return False
         return True
 

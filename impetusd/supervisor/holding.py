@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.disk.ledger import Ledger
     from impetusd.supervisor.logs.writer import Writer
     from impetusd.supervisor.slots.registry import Slots
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.start.link import Outbox
 
 
 class Holding:

@@ -2,6 +2,9 @@
 
 What belongs to the change itself (its record in the ledger) is called within the round that makes it, and goes to the
 shim in the same message. All others are called once that message is sent, so they cannot delay a start.
+
+When a process is replaced at once, its start does not wait for the ledger's record either: that is *owed*, and follows
+as the next message. Until then the shim keeps what the slot was before, and a successor makes the record of that.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class Publisher:
         self._within: list[_Observer] = []
         self._later: list[_Observer] = []
         self._made: deque[Change] = deque()
+        self.owed: dict[str, Change] = {}  # by slot, what `publish` is still to be called for, one change each
+        self.paid: Callable[[Change], object] = lambda _: None  # called with each of those once it is published
         self._delivering = False
 
     def subscribe(
@@ -59,7 +64,22 @@ class Publisher:
 
     def publish(self, entry: Entry, before: Slot) -> None:
         """The slot has changed."""
-        change = Change(entry, before, entry.slot)
+        if entry.name in self.owed:  # one change after the other
+            self._pay(self.owed.pop(entry.name))
+        self._publish(Change(entry, before, entry.slot))
+
+    def pay(self) -> list[str]:
+        """Publish what is owed. Returns the slots' names."""
+        names = list(self.owed)
+        for name in names:
+            self._pay(self.owed.pop(name))
+        return names
+
+    def _pay(self, change: Change) -> None:
+        self._publish(change)
+        self.paid(change)
+
+    def _publish(self, change: Change) -> None:
         self._made.append(change)
         self._tell(self._within, change)
 

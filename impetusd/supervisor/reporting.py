@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import impetusd
@@ -14,6 +14,8 @@ from impetusd.core.rules import repeats
 from impetusd.core.rules.health import Turn
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.linux.priority import ERROR, INFO, WARNING
+from impetusd.supervisor.observers import Change
+from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.entry import PASSING, Entry, Role
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from impetusd.core.reasons import Reason
     from impetusd.supervisor.disk.ledger import Ledger
     from impetusd.supervisor.logs.writer import Writer
-    from impetusd.supervisor.observers import Change
     from impetusd.supervisor.rules.timers import Outcome
     from impetusd.supervisor.slots.engine import Engine
 
@@ -50,14 +51,30 @@ class Reporting:
         if entry.role is not Role.CHECK:
             self._ledger.add(kind, unit=entry.unit.name, slot=self.engine.slots.shown(entry), **fields)
 
-    def record_change(self, change: Change) -> None:
-        """Within the round."""
+    def record_change(self, change: Change, now: float | None = None) -> None:
+        """Within the round, or as soon as that is sent. `now`: when it was, monotonic, if that is over."""
         entry, before, after = change
         if entry.role is Role.CHECK:
             return
-        now, one_shot = time.monotonic(), entry.role is Role.JOB
+        now, one_shot = time.monotonic() if now is None else now, entry.role is Role.JOB
         for fields in news.transition_records(entry.policy, before, after, now, one_shot=one_shot):
             self.record(entry, **fields)
+
+    def pay(self, blobs: Mapping[str, str]) -> Iterator[str]:
+        """The records that a supervisor which was killed still owed (see `observers`). Yields the blobs' keys."""
+        slots = self.engine.slots
+        for key in (key for key in blobs if key.startswith(record.OWED)):
+            name = key.removeprefix(record.OWED)
+            if name in slots.entries:
+                slots.faults.contain(
+                    name, "making the record that was owed", self._pay, slots.entries[name], blobs[key]
+                )
+            yield key
+
+    def _pay(self, entry: Entry, text: str) -> None:
+        before, since = record.load_owed(text)
+        if entry.slot.since == since:  # it has not changed again, which is recorded by itself
+            self.record_change(Change(entry, before, entry.slot), since)
 
     def log_change(self, change: Change) -> None:
         """After it."""

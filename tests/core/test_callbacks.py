@@ -67,7 +67,7 @@ ONCE = {
     "daemon.py: 'counting what is repeated'": "one line of the log",
     "daemon.py: 'applying'": "one SIGHUP, as one command",
     "daemon.py: 'opening them anew'": "one SIGUSR2",
-    "daemon.py: found": "a start that is not heard to be ready fails at its deadline",
+    "ruleset.py: found": "a start that is not heard to be ready fails at its deadline",
     "feed.py: 'forgetting what nobody watches'": "memory, and a later one who watches has it forgotten",
     "filewatch.py: 'watching them'": "the units of then, which others may have taken the place of",
     "filewatch.py: 'hearing of changed files'": "one change of a file",

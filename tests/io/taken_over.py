@@ -10,7 +10,8 @@ from typing import Any
 
 from impetusd.core.config.location import Paths
 from impetusd.core.rules.lifecycle import Slot, State, Want
-from impetusd.supervisor.api.applying import APPLY, BEFORE, CONFIG
+from impetusd.supervisor.api.applying import CONFIG
+from impetusd.supervisor.api.changeover import APPLY, BEFORE
 from impetusd.supervisor.daemon import Daemon
 from impetusd.supervisor.proof import DryRunLink
 from impetusd.supervisor.slots import record

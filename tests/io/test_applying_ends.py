@@ -72,7 +72,9 @@ def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, e
                     for process, told in ((1, a_told), (2, b_told)):
                         if not told:
                             await asyncio.sleep(0)
-                            daemon._hear({"event": "exited", "process": process, "left": False, **ended})
+                            daemon._engine.rounds.receive(
+                                [{"event": "exited", "process": process, "left": False, **ended}]
+                            )
                     await until(daemon, lambda: is_done(link))
                     assert daemon._engine.slots.entries == {}
                     assert link.blob("slot:a") is None
@@ -84,7 +86,7 @@ def test_a_job_that_ends_while_it_is_being_disabled_does_not_hold_it_up(paths, e
 @in_a_loop
 async def test_what_never_moves_is_named_and_given_up(paths, monkeypatch):
     """The shim never tells how the job ended: as if the kernel did not let go of it."""
-    monkeypatch.setattr("impetusd.supervisor.api.applying.SLACK", -29.95)  # listen_timeout is 30 s
+    monkeypatch.setattr("impetusd.supervisor.api.changeover.SLACK", -29.95)  # listen_timeout is 30 s
     blobs = {"slot:a": job(1), APPLY: changes("removed", "a")}
     text = TIMERS.replace("[timer:b]\ncommand = sleep 0.25\nevery = 1d\n", "")
     async with taken_over(paths, configuration(text, "a"), configuration(text), blobs, [row(1)]) as (daemon, link):
@@ -118,7 +120,7 @@ async def test_who_waits_hears_at_once_for_what(paths):
         request = protocol.Request(1, "disable", {"names": ["a"], "token": "t"})
         asked = asyncio.ensure_future(daemon._commands.handle(request, progress))
         await asyncio.wait_for(anything.wait(), 5)
-        daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
+        daemon._engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
         assert (await asked)["ok"] is True
     assert heard[0] == ("a", "STOPPING", "")
 
@@ -205,7 +207,7 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
         asked = asyncio.ensure_future(daemon._commands.handle(request, lambda *_: None))
         if params.get("names") == ["web"]:
             await until(daemon, lambda: daemon._engine.slots.entries["web:0"].slot.state is State.STOPPING)
-            daemon._hear({"event": "exited", "process": 1, "left": False, **CLEAN})
+            daemon._engine.rounds.receive([{"event": "exited", "process": 1, "left": False, **CLEAN}])
         answer = await asyncio.wait_for(asked, 5)
         (left,) = [each for each in answer["units"] if each["state"] == "STOPPING"] or [{"pid": 100_000_002}]
         assert left["pid"] == 100_000_002
@@ -216,7 +218,7 @@ async def test_no_command_waits_for_what_the_kernel_does_not_let_go(paths, metho
 @in_a_loop
 async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
     """A migration; and whoever waits for it."""
-    monkeypatch.setattr("impetusd.supervisor.api.applying.SLACK", -29.95)
+    monkeypatch.setattr("impetusd.supervisor.api.changeover.SLACK", -29.95)
     text = (
         "[program:migrate]\ncommand = sleep 1\ntype = oneshot\n[program:web]\ncommand = sleep 1\ndepends_on = migrate\n"
     )
@@ -226,7 +228,7 @@ async def test_what_may_take_any_time_is_waited_for(paths, monkeypatch):
     now, before = configuration(text), configuration(text.partition("[program:web]")[0])
     async with taken_over(paths, now, before, blobs, [row(1)]) as (daemon, link):
         assert daemon._engine.slots.entries["migrate:0"].slot.pid is not None
-        assert daemon._applying._patience(daemon._applying.awaited()) is None
-        daemon._hear({"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()})
-        assert daemon._applying._patience(list(daemon._engine.slots.entries.values())) is not None
+        assert daemon._applying._changeover.patience(daemon._applying.awaited()) is None
+        daemon._engine.rounds.receive([{"event": "exited", "process": 1, "left": False, "code": 1, "at": time.time()}])
+        assert daemon._applying._changeover.patience(list(daemon._engine.slots.entries.values())) is not None
         await until(daemon, lambda: is_done(link))

@@ -25,9 +25,12 @@ def unit(text):
 
 
 def environment(text, index=0, extra=()):
-    return childspec.environment(
-        unit(f"[program:p]\ncommand = p\n{text}"), f"p:{index}", index, {}, Found(env_file=dict(extra))
-    )
+    return of_unit(unit(f"[program:p]\ncommand = p\n{text}"), index, {}, Found(env_file=dict(extra)))
+
+
+def of_unit(program, index=0, daemon=None, found=childspec.NOTHING):
+    passed = childspec.passed_on(DAEMON if daemon is None else daemon, program.env_pass)
+    return childspec.environment(program, f"p:{index}", index, passed, found)
 
 
 class TestIncrementVar:
@@ -78,18 +81,18 @@ class TestEnvPass:
         ],
     )
     def test_says_what_is_handed_on(self, env_pass, handed_on):
-        env = childspec.environment(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"), "p", 0, DAEMON)
+        env = of_unit(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"))
         assert env.keys() == handed_on | OWN
         assert env["INSTANCE"] == "0"
 
     @pytest.mark.parametrize(("env_pass", "ours"), [("", True), ("TOKEN", True), ("PATH", False), ("*", False)])
     def test_has_the_path_as_it_is_when_it_is_among_them(self, env_pass, ours):
-        env = childspec.environment(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"), "p", 0, DAEMON)
+        env = of_unit(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"))
         assert env["PATH"] == (f"{os.path.dirname(sys.executable)}:" if ours else "") + DAEMON["PATH"]
 
     def test_goes_behind_all_that_the_file_says(self):
         own = unit("[env]\nTOKEN = all\nPORT = all\n[env:p]\nPORT = own\n[program:p]\ncommand = p\nenv_pass = *\n")
-        env = childspec.environment(own, "p", 0, DAEMON, Found(env_file={"TOKEN": "file", "AWS_KEY": "file"}))
+        env = of_unit(own, found=Found(env_file={"TOKEN": "file", "AWS_KEY": "file"}))
         assert [env[name] for name in ("TOKEN", "PORT", "AWS_KEY", "AWS_REGION")] == ["all", "own", "file", "b"]
 
 

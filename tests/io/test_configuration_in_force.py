@@ -8,7 +8,7 @@ import pytest
 
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.rules.plan import Effect, plan
-from impetusd.supervisor.api.applying import Configuration, read
+from impetusd.supervisor.api.configuration import Configuration, read
 
 TEXT = """
 [impetusd]

@@ -21,7 +21,7 @@ from impetusd.client.control import ControlError
 from impetusd.core import protocol
 from impetusd.core.protocol import Behalf
 from impetusd.linux.host import this_host
-from impetusd.supervisor.api import applying
+from impetusd.supervisor.api import configuration
 from impetusd.supervisor.api.inherited import AT_ONCE, MOST
 
 INI = """
@@ -332,7 +332,7 @@ def test_of_a_unit_that_is_there_no_more_nothing_is_held():
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: who is not runs them as themselves")
 def test_where_nobody_gets_to_our_code_status_says_what_to_type(monkeypatch):
     host = dataclasses.replace(this_host(), closed="/root/clone")
-    monkeypatch.setattr(applying, "this_host", lambda: host)
+    monkeypatch.setattr(configuration, "this_host", lambda: host)
 
     async def look(life):
         status = await life.ask("status")

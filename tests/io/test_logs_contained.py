@@ -292,7 +292,7 @@ def test_of_a_run_that_is_over_little_is_looked_at_and_of_the_next_all(bench, tm
     pipe = bench.writer._pipes["1:out"]
     with pipe.lock:  # nothing is read meanwhile
         os.write(end, b"x" * 2 * logpipe.WATCHED + b"ready\n")
-        pipe.ended = pipe.total + pipe.unread()
+        pipe.ended, pipe.goes_on = pipe.total + pipe.unread(), False
     bench.settle()
     assert not found.is_set()
     bench.writer.begin_run("1:out")

@@ -217,6 +217,23 @@ class TestTails:
         assert came.get(timeout=30) == b"why\n"
         assert bench.tail("1:err") == b"next run\n"
 
+    @pytest.mark.parametrize("new", [b"", b"new\n"])
+    @pytest.mark.parametrize("read_before", [True, False])
+    def test_what_a_run_printed_last_is_known_when_the_next_has_begun(self, bench, tmp_path, new, read_before):
+        end = bench.pipe("1:err", tmp_path / "e")
+        bench.writer.begin_run("1:err")
+        if read_before:
+            os.write(end, b"last words\n")
+            wait_for(lambda: read(tmp_path / "e"), "the last words")
+            bench.writer.begin_run("1:err")
+        else:
+            bench.settle()  # the thread waits for what comes
+            os.write(end, b"last words\n")
+            bench.writer.begin_run("1:err")
+        os.write(end, new)
+        assert bench.ask(bench.writer.tail, "1:err") == b"last words\n"
+        assert bench.tail("1:err") == new
+
     def test_it_has_an_end(self, bench, tmp_path):
         end = bench.pipe("1:err", tmp_path / "e")
         bench.writer.begin_run("1:err")

@@ -87,7 +87,7 @@ async def afresh(life: Life) -> None:
 
 async def timers_and_checks(life: Life) -> None:
     """A run is due, one is triggered, one is stopped; a check is asked, and what it asks for is restarted."""
-    timers, checks = life.daemon._timers, life.daemon._checks
+    timers, checks = life.daemon._rules.timers, life.daemon._rules.checks
     job = timers._jobs["bad"]
     job.rests_until, job.due = 0.0, 0.0
     timers._ring()
@@ -112,7 +112,7 @@ async def job_ends(life: Life) -> None:
             if child.name == "bad" and child.ended is None:
                 life.shim.end(child, code=0)
         life.shim.tell()
-        return "bad" not in rows and life.daemon._timers._jobs["bad"].run is None
+        return "bad" not in rows and life.daemon._rules.timers._jobs["bad"].run is None
 
     await life.until(ended, "the end of the run")
 

@@ -21,7 +21,7 @@ def shim():
 
 
 def at(shim, slot, stage="deciding"):
-    os.pwrite(shim.supervisor.page, wire.note(slot, stage), 0)
+    os.pwrite(shim.supervisor.page, f"{slot}\n{stage}\0".encode(), 0)
 
 
 def ends(shim):

@@ -14,7 +14,7 @@ from impetusd.cli import place
 from impetusd.cli.failure import Failure
 from impetusd.core.config import location
 from impetusd.core.config.location import Paths, default_dirs
-from impetusd.supervisor.api.applying import Configuration
+from impetusd.supervisor.api.configuration import Configuration
 
 HOME = {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/7"}
 OWN = "/home/u/.config/impetusd/impetusd.ini"

@@ -18,7 +18,7 @@ from impetusd.supervisor.start.link import Link
 from impetusd.supervisor.start.starter import Starter
 
 WRITER: Any = SimpleNamespace()  # no log is written here
-LEDGER: Any = SimpleNamespace(puts=dict, sent=lambda: None)
+LEDGER: Any = SimpleNamespace(due=False, sent=lambda: None)
 
 
 def told(held: dict[str, int], act: Callable[[Starter], None]) -> list[tuple[dict[str, Any], int]]:

@@ -38,6 +38,7 @@ class Bench:
         return value[0] if value else None
 
     def tail(self, name):
+        self.writer.end_run(name)
         return self.ask(self.writer.tail, name)
 
     def settle(self, *names):

@@ -7,10 +7,10 @@ import os
 import signal
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from impetusd.core.config.model import Autorestart
-from impetusd.core.reasons import NONE, Reason, because, errno_of
+from impetusd.core.reasons import NONE, Reason, errno_of, of_end
 from impetusd.core.values import dataclass
 
 if TYPE_CHECKING:
@@ -100,11 +100,10 @@ class Exit:
     @property
     def reason(self) -> Reason:
         """The same as a reason."""
-        if self.failed:
+        if self.failed.key:
             return self.failed
-        if self.signal is not None:
-            return because("killed", signal=signal_name(self.signal), oom=self.oom, core=self.core)
-        return because("exit", code=self.code) if self.code is not None else because("unknown_end")
+        name = signal_name(self.signal) if self.signal is not None else None
+        return of_end(self.code, name, self.oom, core=self.core)
 
 
 def signal_name(number: int) -> str:
@@ -143,6 +142,22 @@ def exit_verdict(policy: Policy, end: Exit) -> ExitVerdict:
     if policy.autorestart is not Autorestart.ALWAYS and end.code == os.EX_OK:
         return ExitVerdict.EXITED
     return ExitVerdict.FATAL if policy.autorestart is Autorestart.NEVER else ExitVerdict.RETRY
+
+
+class Judgement(NamedTuple):
+    """What follows an unexpected end, why, and after how many seconds it is tried again."""
+
+    verdict: ExitVerdict
+    reason: Reason
+    wait: float
+    hopeless: bool  # it was never executed, and never will be
+
+
+def judge(policy: Policy, end: Exit, failed: Reason, failures: int, jitter: float) -> Judgement:
+    """Judge the end of a process, which was stopped because it had `failed`, if that is a reason; see `delay`."""
+    verdict = exit_verdict(policy, Exit(failed=failed) if failed.key else end)
+    reason = failed if failed.key else end.reason
+    return Judgement(verdict, reason, delay(policy, failures, jitter), is_hopeless(end))
 
 
 def delay(policy: Policy, failures: int, jitter: float) -> float:

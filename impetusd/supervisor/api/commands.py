@@ -332,7 +332,11 @@ class Commands:
             for entry in self._engine.slots.entries.values()
             if entry.name in wanted
             or (entry.unit.name in needed and not is_done(entry))
-            or (entry.role is Role.TEMPLATE and entry.unit.name in pools and self._engine.slots.preloads(entry.unit))
+            or (
+                entry.role is Role.TEMPLATE
+                and entry.unit.name in pools
+                and self._engine.slots.facts.preloads(entry.unit)
+            )
         ]
 
     async def _settled(self, entries: list[Entry], *, wait: bool) -> dict[str, Any]:
@@ -351,7 +355,7 @@ class Commands:
             slot.state is State.EXITED
             or entry.dismissed
             or self._engine.versions.puts_away(entry)
-            or (entry.role is Role.TEMPLATE and not self._engine.slots.preloads(entry.unit))
+            or (entry.role is Role.TEMPLATE and not self._engine.slots.facts.preloads(entry.unit))
         )
 
     async def _restart(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -447,10 +451,10 @@ class Commands:
 
     def _wanted(self, unit: Unit, n: int | str, token: str) -> int:
         """`n` is how many, or as "+1" how many more; not once more, if this was asked before with the same token."""
-        present = self._engine.slots.instances(unit)
+        present = self._engine.slots.facts.instances(unit)
         if isinstance(n, int):
             return n
-        return present if token and self._engine.slots.was_scaled(unit, token) else present + int(n)
+        return present if token and self._engine.slots.facts.was_scaled(unit, token) else present + int(n)
 
     @staticmethod
     def _refuse_scale(unit: Unit, count: int) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from impetusd.supervisor.api.control import ControlServer, Peer
     from impetusd.supervisor.faults import Faults
     from impetusd.supervisor.logs.writer import Writer
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.start.link import Outbox
 
 CONTROL = "control"  # the socket's name in the shim's store
 WITHIN = 20.0  # seconds to look up users and groups

@@ -80,7 +80,9 @@ def row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]
 
 
 def _anew(entry: Entry, unit: Unit) -> dict[str, str]:
-    return childspec.environment(unit, entry.name, entry.index, os.environ, childspec.LookUp(unit)())
+    return childspec.environment(
+        unit, entry.name, entry.index, childspec.passed_on(os.environ, unit.env_pass), childspec.LookUp(unit)()
+    )
 
 
 def _unit(whole: Config, entry: Entry) -> Unit | None:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from impetusd.core.config.model import Kind, Unit
 from impetusd.core.rules.policy import Exit, signal_name
 from impetusd.linux.processes import stat
 from impetusd.supervisor.observers import Change
@@ -79,6 +80,14 @@ class Measured:
         return found
 
     # Pools.
+
+    def answer(
+        self, units: Iterable[Unit], entries: Collection[Entry], shown: Callable[[Entry], str]
+    ) -> dict[str, Any]:
+        """The control method `metrics`."""
+        pools = [unit.name for unit in units if unit.kind is Kind.POOL]
+        alive = [entry.rec.process for entry in entries if entry.rec.process is not None]
+        return {"slots": self.slots(entries, shown), "pools": self.pools(pools, alive), "bounds": BOUNDS}
 
     def page(self, process: int, pool: str) -> int:
         """A descriptor of the page that this worker is to write into from now on: the caller's. Raises OSError."""

@@ -44,6 +44,7 @@ class Ledger:
         self._path = path
         self._soon = soon
         self._tell = tell
+        self.due = False  # whether there are records for `puts`; what is to be dropped goes along with the next ones
         self._new: list[str] = []  # records of this round
         # (last number, key, text) of what the disk does not have yet
         self._waiting: deque[tuple[int, str, str]] = deque()
@@ -77,6 +78,7 @@ class Ledger:
         record = {"n": self._n, "at": round(time.time(), 3), "kind": kind, **redact.everything(as_json(fields))}
         line = json.dumps(record, separators=(",", ":"))
         self._new.append(line + "\n")
+        self.due = True
         if self._added is not None:
             self._added(kind, line)
 
@@ -92,6 +94,7 @@ class Ledger:
             self._puts[key] = "".join(lines)
             self._hand_over(key, lines)
         puts, self._puts = self._puts, {}
+        self.due = False
         return puts
 
     def sent(self) -> None:

@@ -496,10 +496,10 @@ class Lane:
             self._writer.unfinished.free(pipe.inode)
         done()
 
-    def tail(self, pipe: Pipe, run: int, answer: Callable[[bytes], None]) -> None:
-        """Pass on the last lines of the run that began there."""
+    def tail(self, pipe: Pipe, answer: Callable[[bytes], None]) -> None:
+        """Pass on the last lines of the run that is over."""
         self.read(pipe)
-        answer(pipe.tail(run))
+        answer(pipe.tail())
 
     def give(self, rights: Rights, folder: str) -> None:
         """Set these rights on each file, and let its readers enter `folder`, if given."""

@@ -8,7 +8,7 @@ import fcntl
 import os
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.linepattern import FOUND, LinePattern
@@ -41,7 +41,7 @@ class Pipe:
 
     __slots__ = (
         *(
-            "_before",
+            "_former",
             "_tail",
             "_tail_of",
             "beginning",
@@ -51,6 +51,7 @@ class Pipe:
             "faults",
             "fd",
             "file",
+            "goes_on",
             "hold",
             "inode",
             "key",
@@ -58,7 +59,7 @@ class Pipe:
             "lock",
             "name",
         ),
-        *("options", "parked", "read_at", "run", "small", "total", "waiting", "watch"),
+        *("options", "parked", "read_at", "run", "runs", "small", "total", "waiting", "watch"),
     )
 
     def __init__(self, name: str, fd: int, options: Options, lane: Lane) -> None:
@@ -82,12 +83,14 @@ class Pipe:
         # go into memory.
         self.lock = threading.Lock()
         self.total = 0  # bytes read from it
-        self.run = -1  # `total` at which the present run begins
+        self.run = -1  # `total` at which the present run begins, or the last one began
+        self.runs = 0  # how many have begun
+        self.goes_on = True  # whether that run is not over yet
         self.ended = -1  # `total` at which the last run that is over ended
         self.watch: _Watch | None = None
-        self._tail = b""
-        self._tail_of = -1  # the run that printed it, by its beginning
-        self._before = -1, b""  # the same of the run before, whose next one may have begun already
+        self._tail = b""  # the last of what run number `_tail_of` printed
+        self._tail_of = 0
+        self._former = b""  # and the one before it, for whoever asks when that has begun
 
     def unread(self) -> int:
         """Bytes that are in it now."""
@@ -106,7 +109,7 @@ class Pipe:
 
     def _is_over(self) -> bool:
         """Whether the present run has ended."""
-        return self.ended > self.run
+        return not self.goes_on
 
     def at_an_edge(self) -> bool:
         """Whether what was read last is the last of a run."""
@@ -123,19 +126,23 @@ class Pipe:
                 self.lock.release()
 
     def begin_run(self, pattern: bytes | None) -> None:
-        """Data that is not yet in the pipe comes from a new process, of which a line with `pattern` will be asked for.
-
-        Raises re.error.
+        """Data that is not yet in the pipe comes from a new process, of which a line with `pattern` will be asked for; the
+        one before is over. Raises re.error.
         """
         watch = None if pattern is None else _Watch(pattern)
         with self.locked():
             self.watch = watch
             self.run = self.total + self.unread()
+            if self.goes_on:
+                self.ended = self.run
+            self.runs += 1
+            self.goes_on = True
 
     def end_run(self) -> None:
         """The process is gone: what is in the pipe now is the last that it printed."""
         with self.locked():
             self.ended = self.total + self.unread()
+            self.goes_on = False
 
     def wait_for(self, pattern: bytes, found: Callable[[], object]) -> None:
         """Call `found` once, when this run prints a line with `pattern`, or now if it has. Raises re.error.
@@ -162,22 +169,29 @@ class Pipe:
             watch.found()
 
     def took(self, data: bytes | memoryview, before: int) -> None:
-        """Remember the last of what this run printed; `before` is what `total` was without `data`."""
-        run = self.run
-        if run != self._tail_of and run <= before + len(data):
-            cut = max(0, run - before)
-            self._before = self._tail_of, self._last(data[:cut])
-            self._tail_of, self._tail, data = run, b"", data[cut:]
-        self._tail = self._last(data)
+        """Remember the last of what each run printed; `before` is what `total` was without `data`."""
+        place = max(0, self.run - before)  # what comes before it is of the run before
+        if place:
+            self._add_to_tail(data[:place])
+        if place <= len(data):
+            self._turn_to_present_run()
+        self._add_to_tail(data[place:])
 
-    def _last(self, data: bytes | memoryview) -> bytes:
-        return bytes(data[-TAIL:]) if len(data) >= TAIL else (self._tail + bytes(data))[-TAIL:]
+    def _add_to_tail(self, data: bytes | memoryview) -> None:
+        self._tail = bytes(data[-TAIL:]) if len(data) >= TAIL else (self._tail + bytes(data))[-TAIL:]
 
-    def tail(self, run: int) -> bytes:
-        """The last of what the run that began there printed, of the two that began last."""
-        if run == self._tail_of:
+    def _turn_to_present_run(self) -> None:
+        if self._tail_of != self.runs:
+            self._former, self._tail, self._tail_of = self._tail, b"", self.runs
+
+    def tail(self) -> bytes:
+        """The last of what the run printed that is over, once all of it is read."""
+        if self.total >= self.run:
+            self._turn_to_present_run()
+        if not self.goes_on:
             return self._tail
-        return self._before[1] if run == self._before[0] else b""
+        former, self._former = self._former, b""
+        return former
 
     def look(self, data: bytes | memoryview, before: int) -> None:
         """Call the waiter for a line of this run, if it has come."""
@@ -191,6 +205,12 @@ class Pipe:
         if watch.state is FOUND:
             with self.lock:
                 self._answer(watch)
+
+
+def begin_run(pipes: Iterable[Pipe], pattern: bytes | None) -> None:
+    """A process is about to be started that writes into these: see `Pipe.begin_run`. Raises re.error."""
+    for pipe in pipes:
+        pipe.begin_run(pattern)
 
 
 def _line_pattern(pattern: bytes) -> LinePattern:

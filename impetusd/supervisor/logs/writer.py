@@ -104,7 +104,7 @@ class Writer:
         """Write a line into the daemon's own log, without what looks secret in it. `level`: see `linux.priority`."""
         self._main.call(self._main.line, redact.text(text), time.time())
 
-    def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> None:
+    def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> Pipe:
         """Move what comes from `fd` into the file `path` from now on."""
         lane = self._lane(path)
         added = Pipe(pipe, fd, options or Options(), lane)
@@ -112,6 +112,7 @@ class Writer:
         found = self.found.get(pipe) or self.frozen.get(pipe)
         lane.call(lane.add, added, path, found)
         self._pipes[pipe] = added
+        return added
 
     def redirect(self, routes: Mapping[str, str], options: Mapping[str, Options] | None = None) -> None:
         """Send each pipe to the path given, after all that is in it now has gone where it belonged.
@@ -151,19 +152,24 @@ class Writer:
         known = self._pipes.get(pipe)
         if known is not None:
             known.end_run()
+            self.read(pipe)
+
+    def read(self, pipe: str) -> None:
+        """Write what is in the pipe now, as after `end_run`: the process is gone, and another has begun."""
+        known = self._pipes.get(pipe)
+        if known is not None:
             self._of(known, known.lane.read, known)
 
     def tail(self, pipe: str, answer: Callable[[bytes], None]) -> None:
-        """Call `answer` (in a thread of the writer's) with the last bytes of this run, which is over: all of them read.
+        """Call `answer` (in a thread of the writer's) with the last bytes of the run that is over: all of them read.
 
-        The next one may begin meanwhile.
+        Say it after `end_run`, or after the `begin_run` of the next.
         """
         known = self._pipes.get(pipe)
         if known is None:
             self._main.call(answer, b"")
         else:
-            self.end_run(pipe)
-            self._of(known, known.lane.tail, known, known.run, answer)
+            self._of(known, known.lane.tail, known, answer)
 
     def watch_line(self, pipe: str, pattern: bytes, found: Callable[[], object]) -> None:
         """Call `found` once when this run prints such a line: in a thread of the writer's, or at once if `begin_run` was

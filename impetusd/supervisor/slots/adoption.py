@@ -112,7 +112,7 @@ class Adoption:
         """The shim holds nothing of this slot."""
         slot = entry.slot
         if entry.rec.process is not None:
-            self._engine.places.release(entry)
+            self._engine.reports.release(entry)
             if slot.pid is None and slot.state is State.STOPPING:
                 self._rounds.put((entry, Gone()))
             else:

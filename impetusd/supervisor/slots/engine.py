@@ -55,7 +55,7 @@ class Engine:
         self.faults = Faults(log, lambda: self.rounds.wake())  # noqa: PLW0108  # they are made below
         self.slots = slots = Slots(starter, self.faults)
         self.changes = Publisher(self.faults, slots.holds)
-        self.rounds = rounds = Rounds(slots, starter.outbox)
+        self.rounds = rounds = Rounds(slots, starter.outbox, self.changes)
         self.versions = versions = Versions(slots, starter.outbox)
         self.places = Places(slots, rounds, versions, starter=starter, changes=self.changes, log=log)
         self.starts = Starts(slots, rounds, versions, self.places, starter)
@@ -63,22 +63,14 @@ class Engine:
         self.machine = Machine(
             slots, rounds, versions, self.places, self.starts, tails=tails, starter=starter, changes=self.changes
         )
-        self.reports = Reports(
-            slots,
-            rounds,
-            versions,
-            places=self.places,
-            starts=self.starts,
-            starter=starter,
-            oom=oom,
-            acted=self._acted,
-        )
+        self.reports = Reports(slots, rounds, versions, starts=self.starts, starter=starter, oom=oom, acted=self._acted)
         self.reloads = Reloads(slots, rounds, versions, self.places, starter=starter, log=log)
         self.rolling = Rolling(slots, rounds, versions, self.places, log)
         self.waits = Waits(slots, versions)
         self.machine.reloading = self.reloads.changed
         self.machine.not_forked = self._not_forked
-        rounds.handle, rounds.keep, rounds.over = self.machine.handle, self.machine.keep, self._round_over
+        rounds.report, rounds.handle, rounds.arm = self.reports.hear, self.machine.handle, self.machine.arm
+        rounds.over = self._round_over
         rounds.steps = (
             (self.starts.waiting, self.starts.advance),
             (versions.of, self.reloads.advance),
@@ -156,13 +148,13 @@ class Engine:
             self.reloads.cancel(entry.unit, because("restart_asked"))
         if fresh and entry.index == 0 and self._leads(entry):
             reload = self.versions.active(entry.unit)
-            least = reload.generation if reload is not None else self.slots.generation(entry.unit)
+            least = reload.generation if reload is not None else self.slots.facts.generation(entry.unit)
             facts: dict[str, Any] = {"generation": least + 1}
             if entry.role is Role.TEMPLATE:
                 facts["afresh"] = False
             if reload is None:
                 self.versions.forget(entry.unit)
-            self.slots.note(entry.unit, **facts)
+            self.slots.facts.note(entry.unit, **facts)
 
     def _leads(self, entry: Entry) -> bool:
         """Whether its start by command makes a new generation of the unit."""
@@ -195,7 +187,7 @@ class Engine:
         leaving = [entry for index, entry in present.items() if index >= count]
         for entry in leaving:
             entry.dismissed = True
-        self.slots.note(unit, instances=count, scaled=token)
+        self.slots.facts.note(unit, instances=count, scaled=token)
         self.slots.sort()
         self.start(changed)
         self.stop(leaving)
@@ -223,8 +215,8 @@ class Engine:
         """The operator wants new processes, one at a time. Returns the slots that will get one."""
         marked = self.rolling.mark(entries, reason, asked=True)
         for unit in {entry.unit.name: entry.unit for entry in marked}.values():
-            facts: dict[str, Any] = {"generation": self.slots.generation(unit) + 1}
-            self.slots.note(unit, **facts)
+            facts: dict[str, Any] = {"generation": self.slots.facts.generation(unit) + 1}
+            self.slots.facts.note(unit, **facts)
         self.rounds.wake()
         return marked
 

@@ -57,18 +57,21 @@ class Entry:
         *(
             "armed",
             "dismissed",
+            "explained",
             "index",
             "name",
             "policy",
             "rec",
             "role",
             "secrets",
+            "serves",
             "tail_due",
             "tail_of",
             "timer",
             "unit",
             "unlimited",
             "waits",
+            "works",
         ),
     )
 
@@ -82,7 +85,12 @@ class Entry:
         self.timer: asyncio.TimerHandle | None = None
         self.armed: float | None = None  # the deadline for which that was set
         self.waits: Callable[[], Reason] | None = None  # what its start waits for
-        self.secrets: tuple[str, ...] = ()  # given to its process, if this supervisor started it
+        # Whether it is a worker, serving or parked: with a command channel, and forked if the pool has a template.
+        self.works = unit.kind is Kind.POOL and role in {Role.WORKER, Role.NEXT, Role.STANDBY}
+        # Whether its worker accepts requests as soon as it has started up.
+        self.serves = unit.kind is Kind.POOL and role in {Role.WORKER, Role.NEXT}
+        self.secrets: tuple[str, ...] = ()  # of the env_files that its process was given, if this supervisor started it
+        self.explained = False  # the shim has the reasons of its record
         self.unlimited: dict[str, Reason] = {}  # by key, why it is not in force for its process
         self.tail_due = False  # the tail of the last run was requested from the writer
         self.tail_of = 0  # the pid of that run
@@ -98,16 +106,6 @@ class Entry:
         """Whether its dependents need not wait: it runs, or has done its work."""
         done = self.unit.type == "oneshot" and self.slot.state is State.EXITED
         return done or self.slot.state is State.RUNNING
-
-    @property
-    def works(self) -> bool:
-        """Whether it is a worker, serving or parked: with a command channel, and forked if the pool has a template."""
-        return self.unit.kind is Kind.POOL and self.role in {Role.WORKER, Role.NEXT, Role.STANDBY}
-
-    @property
-    def serves(self) -> bool:
-        """Whether its worker accepts requests as soon as it has started up."""
-        return self.unit.kind is Kind.POOL and self.role in {Role.WORKER, Role.NEXT}
 
 
 def slot_name(unit: Unit, role: Role, index: int) -> str:

@@ -1,24 +1,25 @@
 """Turns events into actions: `core.rules.lifecycle.step` decides, and this carries it out, slot by slot.
 
 Handling one event for one slot is a transaction: an exception costs that slot its start or process, and no other.
-Each slot has one timer, which is set at the end of the round in which its deadline has changed.
+Each slot has one timer, which is set once the round in which its deadline has changed is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from impetusd.core.config.model import Kind
 from impetusd.core.reasons import not_started
 from impetusd.core.rules import lifecycle, places, quarantine
 from impetusd.core.rules.lifecycle import Cancel, Deadline, Event, Exited, Gone, Ping, Signal, Slot, Spawn, State, Want
 from impetusd.supervisor import chance
 from impetusd.supervisor.faults import CONTAINED
 from impetusd.supervisor.observers import Change, Publisher
-from impetusd.supervisor.slots.entry import IDLE, PASSING, Entry, Role
+from impetusd.supervisor.slots.entry import IDLE, PASSING, SERVING, Entry, Role
 
 if TYPE_CHECKING:
     from impetusd.supervisor.slots.places import Places
@@ -59,6 +60,7 @@ class Machine:
         self._changes = changes
         self._loop = asyncio.get_running_loop()
         self._stage = ""  # of the event that is being handled
+        changes.paid = self._after_end
         # Called with a change in a unit that is being reloaded, of which nothing was carried out yet.
         self.reloading: Callable[[Change], object] = lambda _: None
         self.not_forked: Callable[[Entry], object] = lambda _: None  # called when a template has not forked it in time
@@ -69,8 +71,9 @@ class Machine:
         """Handle one event for one slot. An exception costs this slot its start or its process, and affects no other."""
         before, self._stage = entry.rec.slot, "deciding"  # nothing is called that could raise
         try:
-            self._slots.page.at(entry.name, f"deciding on {type(event).__name__}")
-            if self._slots.holds(entry):
+            slots = self._slots
+            slots.page.at(entry.name, f"deciding on {type(event).__name__}")
+            if (slots.held.slots or slots.held.whole is not None) and slots.holds(entry):
                 self._faults.contain(entry.name, "holding it", self._handle_held, entry, event)
             else:
                 self._handle(entry, event)
@@ -78,16 +81,21 @@ class Machine:
             self._mend(entry, event, before, error)
 
     def _handle(self, entry: Entry, event: Event) -> None:
-        before, now = entry.slot, time.monotonic()
+        before, now = entry.rec.slot, time.monotonic()
         try:
             after, actions = lifecycle.step(entry.policy, before, event, now, chance.fraction())
         except Exception as error:
             why = self._faults.note(entry.name, f"deciding on {type(event).__name__} in {before.state.name}", error)
             after, actions = lifecycle.undecided(entry.policy, before, event, now, why)
-        if after == before and not actions:
+        if not actions and after == before:
             return
         self._stage = "entering"
         self._enter(entry, after)
+        if isinstance(event, Exited) and before.pid is not None and self._follows_later(entry, actions):
+            self._changes.owed[entry.name] = Change(entry, before, after)
+            self._stage = "starting"
+            self._starts.begin(entry)
+            return
         name, contain = entry.name, self._faults.contain
         if after.pid is None and before.pid is not None:
             contain(name, "ending its log lines", self._starter.pipes.end_run, entry)
@@ -98,6 +106,22 @@ class Machine:
         for action in actions:
             self._carry_out(entry, action)
         self._follow_up(entry, before)
+
+    def _follows_later(self, entry: Entry, actions: Sequence[lifecycle.Action]) -> bool:
+        """Whether a start follows its end at once, and need not wait for its record, log lines and last words."""
+        if len(actions) != 1 or not isinstance(actions[0], Spawn):
+            return False
+        if entry.role not in SERVING or entry.unit.kind is Kind.POOL or entry.unit.name in self._versions.of:
+            return False
+        return entry.name not in self._changes.owed
+
+    def _after_end(self, change: Change) -> None:
+        """What follows an end, now that the next start is on its way, or has failed."""
+        entry, contain = change.entry, self._faults.contain
+        pipes = self._starter.pipes
+        begun = entry.rec.process is not None  # and its output, from where the other's ended
+        contain(entry.name, "ending its log lines", pipes.read if begun else pipes.end_run, entry)
+        contain(entry.name, "asking for its last lines", self._tails.fetch, entry, change.before.pid)
 
     def _handle_held(self, entry: Entry, event: Event) -> None:
         """Nothing is decided for the slot: what happens to it is recorded, and a stop is carried out."""
@@ -121,8 +145,8 @@ class Machine:
 
     def _enter(self, entry: Entry, after: Slot) -> None:
         """Set the slot's new state, and the index and record that follow from it."""
-        before, entry.rec.slot = entry.slot, after
-        self._slots.touch(entry)
+        before, entry.rec.slot = entry.rec.slot, after
+        self._slots.dirty[entry.name] = entry
         if after.pid != before.pid:
             by_pid = self._slots.by_pid
             if before.pid is not None and by_pid.get(before.pid) is entry:
@@ -189,13 +213,7 @@ class Machine:
         self._enter(entry, refused)
         self._changes.publish(entry, starting)
 
-    # The record and the timer.
-
-    def keep(self, entry: Entry) -> None:
-        """At the end of a round that has changed it."""
-        if entry.slot.deadline != entry.armed:
-            self.arm(entry)
-        self._slots.write_down(entry)
+    # The timer.
 
     def arm(self, entry: Entry) -> None:
         """Set a timer for its deadline."""
@@ -261,4 +279,5 @@ class Machine:
         for entry in known:
             if not slots.holds(entry):
                 entry.rec.slot = quarantine.end(entry.slot, now)
-                self.keep(entry)
+                self.arm(entry)
+                self._rounds.write_down(entry)

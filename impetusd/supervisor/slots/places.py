@@ -70,7 +70,7 @@ class Places:
         events: list[tuple[Entry, Event]] = [(parked, _taken(parked)), (worker, Spawned(parked.slot.pid or 0))]
         if parked.role is Role.NEXT:
             events.append((worker, Ready()))
-        self._slots.started_with(worker, self._slots.started_as(parked))
+        self._started_with(worker, self._slots.facts.started_as(parked))
         self._move(parked, worker)
         inbox += events
 
@@ -83,8 +83,8 @@ class Places:
         )  # first: the leaving process must be ended whatever is raised below
         leaving = slots.make(worker.unit, Role.LEAVING, worker.index)
         try:
-            slots.started_with(leaving, slots.started_as(worker))
-            slots.started_with(worker, slots.started_as(parked))
+            self._started_with(leaving, slots.facts.started_as(worker))
+            self._started_with(worker, slots.facts.started_as(parked))
             leaving.rec.slot = core.leaving(worker.slot)
             self._move(worker, leaving)
             try:
@@ -106,13 +106,16 @@ class Places:
         """The process of `source` is that of `target`, in which none runs, from now on."""
         before, after, inbox = target.slot, core.renamed(source.slot, target.slot), self._rounds.inbox
         events: list[tuple[Entry, Event]] = [(source, Taken(again=False))]
-        self._slots.started_with(target, self._slots.started_as(source))
+        self._started_with(target, self._slots.facts.started_as(source))
         self._move(source, target)
         inbox += events
         target.rec.slot = after
         if after.pid is not None:
             self._slots.by_pid[after.pid] = target
         self._changes.publish(target, before)
+
+    def _started_with(self, entry: Entry, digest: str) -> None:
+        self._slots.facts.started_with(entry, digest, self._slots.entries)
 
     def _move(self, source: Entry, target: Entry) -> None:
         """The process of `source`, with its log pipes, lives in `target` from now on; or, if this raises, not."""
@@ -134,15 +137,6 @@ class Places:
         if pid in by_pid:
             del by_pid[pid]
         dirty[source.name], dirty[target.name] = source, target
-
-    def release(self, entry: Entry) -> None:
-        """Nothing of its process is left."""
-        if entry.rec.process is not None:
-            self._slots.by_process.pop(entry.rec.process, None)
-            if entry.unit.kind is Kind.POOL:
-                self._starter.channels.forget(entry.rec.process)
-            entry.rec.process = None
-            self._slots.touch(entry)
 
     # Which processes serve.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
@@ -22,9 +22,12 @@ from impetusd.core.rules.policy import Exit
 from impetusd.core.values import dataclass
 
 VERSION = 1
+OWED = "owed:"  # what the shim keeps a slot under whose record in the ledger follows: see `observers`
 FAR = 2e11  # seconds, Unix time: the year 8307
 T = TypeVar("T")
+_json = json.JSONEncoder(separators=(",", ":")).encode
 SLOT = tuple(each.name for each in fields(Slot))
+OWES = ("state", "want", "pid", "started", "asked", "kills")  # besides reasons, what a record of its end is made of
 EXIT = tuple(each.name for each in fields(Exit) if each.name != "failed")
 
 
@@ -51,30 +54,58 @@ REST = tuple(each.name for each in fields(Record) if each.name != "slot")
 OF_SLOT = ("reason", "failed", "due")  # its reasons
 
 
+def dump_all(record: Record, before: Slot | None = None) -> tuple[str, str | None, str | None]:
+    """What `dump` and `dump_reasons` make of it; and of the slot `before`, if given, what `load_owed` reads."""
+    text = dump(record)
+    owed = None
+    if before is not None:
+        owed = _json({"slot": _of_slot(before, OWES), "why": _reasons_of(before), "since": record.slot.since})
+    return text, dump_reasons(record, text), owed
+
+
 def dump(record: Record) -> str:
     """The record as a string."""
-    slot = {name: getattr(record.slot, name) for name in SLOT}
-    slot["state"] = record.slot.state.name
-    slot["want"] = record.slot.want.value
-    slot["last_exit"] = _of_exit(record.slot.last_exit)
-    slot.update({name: str(slot[name]) for name in OF_SLOT})
     rest = {name: getattr(record, name) for name in REST}
-    rest["due"] = str(record.due)
-    return json.dumps({"version": VERSION, "slot": slot, **rest}, separators=(",", ":"))
+    rest["due"] = _sentence(record.due)
+    told = {**_of_slot(record.slot, SLOT), "last_exit": _of_exit(record.slot.last_exit)}
+    return _json({"version": VERSION, "slot": told, **rest})
+
+
+def _of_slot(slot: Slot, names: Iterable[str]) -> dict[str, Any]:
+    told = {name: getattr(slot, name) for name in names}
+    told["state"] = slot.state.name
+    told["want"] = slot.want.value
+    for name in OF_SLOT:
+        told[name] = _sentence(getattr(slot, name))
+    return told
+
+
+def _sentence(reason: Reason) -> str:
+    return str(reason) if reason.text is None else reason.text
 
 
 def dump_reasons(record: Record, text: str) -> str | None:
     """Its reasons as a string, of the record that `text` is; None where it has none."""
-    slot, end = record.slot, record.slot.last_exit
-    found = {name: reason for name in OF_SLOT if (reason := getattr(slot, name))}
-    if record.due:
-        found["next"] = record.due
-    if end is not None and end.failed:
-        found["end"] = end.failed
+    found = _reasons_of(record.slot)
+    if record.due.key:
+        found["next"] = _data(record.due)
     if not found:
         return None
-    reasons = {name: reason.data() for name, reason in found.items()}
-    return json.dumps({"of": zlib.crc32(text.encode()), **reasons}, separators=(",", ":"))
+    return _json({"of": zlib.crc32(text.encode()), **found})
+
+
+def _reasons_of(slot: Slot) -> dict[str, Any]:
+    found = {name: _data(reason) for name in OF_SLOT if (reason := getattr(slot, name)).key}
+    end = slot.last_exit
+    if end is not None and end.failed.key:
+        found["end"] = _data(end.failed)
+    return found
+
+
+def _data(reason: Reason) -> dict[str, Any]:
+    """As `Reason.data`."""
+    facts = {name: _data(fact) if type(fact) is Reason else fact for name, fact in reason.facts.items()}
+    return {"key": reason.key, "facts": facts}
 
 
 def load(text: str, reasons: str | None = None) -> Record:
@@ -83,15 +114,25 @@ def load(text: str, reasons: str | None = None) -> Record:
     if data["version"] != VERSION:
         raise ValueError("a slot was recorded by another version of impetusd")
     known = _reasons(reasons, text)
-    slot = dict(data["slot"])
+    if "due" in data:
+        data["due"] = _reason(data["due"], known.get("next"))
+    return _made(Record, {**data, "slot": _slot(data["slot"], known)})
+
+
+def load_owed(text: str) -> tuple[Slot, float]:
+    """The slot before the change whose record was still owed, and `since` when it is what it became. Raises as `load`."""
+    data: dict[str, Any] = json.loads(text)
+    return _slot(data["slot"], data["why"]), data["since"]
+
+
+def _slot(data: Mapping[str, Any], known: Mapping[str, Any]) -> Slot:
+    slot = dict(data)
     slot["state"] = State[slot["state"]]
     slot["want"] = Want(slot["want"])
     slot["recent"] = tuple(slot.get("recent", ()))
     slot["last_exit"] = _exit(slot.get("last_exit"), known.get("end"))
     slot.update({name: _reason(slot[name], known.get(name)) for name in OF_SLOT if name in slot})
-    if "due" in data:
-        data["due"] = _reason(data["due"], known.get("next"))
-    return _made(Record, {**data, "slot": _made(Slot, slot)})
+    return _made(Slot, slot)
 
 
 def _reasons(text: str | None, of: str) -> dict[str, Any]:
@@ -161,7 +202,8 @@ def _of_exit(end: Exit | None) -> dict[str, Any] | None:
     if end is None:
         return None
     told = {name: getattr(end, name) for name in EXIT}
-    return {**told, "stage": stage(end.failed), "error": error(end.failed)}
+    failed = end.failed
+    return {**told, "stage": stage(failed) if failed.key else "", "error": error(failed) if failed.key else ""}
 
 
 def revive(data: Mapping[str, Any]) -> Record:

@@ -10,14 +10,15 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from impetusd.core.config.model import Config, Kind, Unit
+from impetusd.core.config.model import Config, Unit
 from impetusd.core.reasons import NONE
 from impetusd.core.rules import places, quarantine
 from impetusd.core.rules.lifecycle import Want
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
-from impetusd.supervisor.slots.page import Page
+from impetusd.supervisor.slots.facts import Facts
+from impetusd.supervisor.start.link import Page
 from impetusd.supervisor.start.starter import Starter
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})  # is remembered
@@ -36,13 +37,12 @@ class Slots:
         self.by_process: dict[int, Entry] = {}  # by the shim's number of what lives in it
         self.by_pid: dict[int, Entry] = {}
         self.replacing: dict[str, Unit] = {}  # units in which a process is due, leaving or to come
-        self._explained: set[str] = set()  # whose reasons the shim has
         self.entries: dict[str, Entry] = {}
         self.units: dict[str, Unit] = {}
-        self._of_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
+        self.by_unit: dict[str, list[Entry]] = {}  # in the order of `entries`
         self._at: Callable[[int], Config]
         self._remembered: dict[str, list[str]] = {}  # by unit, the slots that the supervisor before us had
-        self._facts: dict[str, dict[str, Any]] = {}  # of a unit: generation, afresh, instances
+        self.facts = Facts(starter.outbox, faults)
         self._leaving: dict[str, Unit | None] = {}  # by name, units that were removed or disabled
 
     def configure(
@@ -64,7 +64,7 @@ class Slots:
         for unit in with_jobs(at(0)):
             self._know(unit, blobs)
             if unit.enabled:
-                for role, index in roles(unit, self.instances(unit)):
+                for role, index in roles(unit, self.facts.instances(unit)):
                     self.make(unit, role, index, blobs, saved)
                 self.faults.contain(unit.name, "making its passing slots", self._make_passing, unit, blobs)
         if before is not None:
@@ -72,13 +72,7 @@ class Slots:
 
     def _know(self, unit: Unit, blobs: Mapping[str, str]) -> None:
         self.units[unit.name] = unit
-        self._facts[unit.name] = {"instances": unit.instances}
-        facts = blobs.get(f"unit:{unit.name}")
-        if facts:
-            self.faults.contain(unit.name, "reading what is remembered of it", self._load_facts, unit, facts)
-
-    def _load_facts(self, unit: Unit, text: str) -> None:
-        self._facts[unit.name] = record.load_facts(text)
+        self.facts.know(unit, blobs)
 
     def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
         """Slots of units that were removed from the configuration."""
@@ -90,7 +84,7 @@ class Slots:
             unit = replace(unit, depends_on=tuple(name for name in unit.depends_on if name in self.units))
             self._know(unit, blobs)
             present = len(self.entries)
-            for role, index in roles(unit, self.instances(unit)):
+            for role, index in roles(unit, self.facts.instances(unit)):
                 if f"slot:{slot_name(unit, role, index)}" in blobs:
                     self.make(unit, role, index, blobs).dismissed = True
             self._make_passing(unit, blobs)
@@ -121,7 +115,7 @@ class Slots:
         self.page.at(entry.name, "reading its record")
         if not self.faults.contain(entry.name, "reading its record", self._remember, entry, blobs, saved):
             entry.rec.slot = places.unreadable(entry.slot)
-        self._of_unit.setdefault(unit.name, []).append(entry)
+        self.by_unit.setdefault(unit.name, []).append(entry)
         self.entries[entry.name] = entry  # nothing is called between the two: it is in both, or in neither
         self.page.blank()
         return entry
@@ -129,14 +123,14 @@ class Slots:
     def unmake(self, entry: Entry) -> None:
         """Making it has failed."""
         del self.entries[entry.name]
-        self._of_unit[entry.unit.name].remove(entry)
+        self.by_unit[entry.unit.name].remove(entry)
         self.dirty.pop(entry.name, None)
 
     def _remember(self, entry: Entry, blobs: Mapping[str, str], saved: Mapping[str, Any]) -> None:
         text = blobs.get(f"slot:{entry.name}")
         if text:
             entry.rec = record.load(text, blobs.get(f"why:{entry.name}"))
-            self._explained.update([entry.name] if f"why:{entry.name}" in blobs else [])
+            entry.explained = f"why:{entry.name}" in blobs
         elif entry.name in saved:
             entry.rec = record.revive(saved[entry.name])
             self.touch(entry)  # the supervisor after us has no other memory of it
@@ -158,53 +152,6 @@ class Slots:
                 self.make(unit, Role.TEMPLATE, 0, blobs).dismissed = True
             elif rest.startswith("standby"):
                 self.make(unit, Role.STANDBY, int(rest.partition(":")[2] or 0), blobs).dismissed = True
-
-    # Stored state of a unit.
-
-    def instances(self, unit: Unit) -> int:
-        """How many serving slots the unit has now."""
-        return int(self._facts[unit.name]["instances"])
-
-    def started_with(self, entry: Entry, digest: str) -> None:
-        """The process that begins in this slot was given the values of its env_files of this digest; "" without any."""
-        known: dict[str, str] = self._facts[entry.unit.name].get("env_files", {})
-        if known.get(entry.name, "") != digest:
-            rest = {name: each for name, each in known.items() if name in self.entries and name != entry.name}
-            self.note(entry.unit, env_files={**rest, entry.name: digest})
-
-    def started_as(self, entry: Entry) -> str:
-        """That digest; "" if unknown."""
-        return str(self._facts[entry.unit.name].get("env_files", {}).get(entry.name, ""))
-
-    def was_scaled(self, unit: Unit, token: str) -> bool:
-        """Whether its last `scale` was requested with this token."""
-        return bool(self._facts[unit.name].get("scaled") == token)
-
-    def generation(self, unit: Unit) -> int:
-        """How often the unit has been started by command."""
-        return int(self._facts[unit.name].get("generation", 0))
-
-    def preloads(self, unit: Unit) -> bool:
-        """Whether the unit's workers are forked from a template."""
-        return unit.kind is Kind.POOL and unit.preload and not self._facts[unit.name].get("afresh")
-
-    def commit(self, unit: Unit, generation: int, *, afresh: bool) -> None:
-        """From now on the unit is of this generation."""
-        self.note(unit, generation=generation, afresh=afresh)
-
-    def runs_afresh(self, unit: Unit) -> bool:
-        """Whether its template has ended because the application starts threads at import."""
-        return bool(self._facts[unit.name].get("afresh"))
-
-    def note(self, unit: Unit, **facts: Any) -> None:
-        """Store this state of a unit."""
-        after = {**self._facts[unit.name], **facts}
-        self._starter.outbox.put(f"unit:{unit.name}", record.dump_facts(after))
-        self._facts[unit.name] = after
-
-    def expect(self, unit: Unit, instances: int) -> None:
-        """Store the requested number of serving slots for the next supervisor."""
-        self.note(unit, instances=instances)
 
     # One slot.
 
@@ -234,28 +181,29 @@ class Slots:
         roles_order = list(Role)
         keys = {e.name: (order[e.unit.name], roles_order.index(e.role), e.index) for e in self.entries.values()}
         entries = {name: self.entries[name] for name in sorted(self.entries, key=keys.__getitem__)}
-        of_unit: dict[str, list[Entry]] = {}
+        by_unit: dict[str, list[Entry]] = {}
         for entry in entries.values():
-            of_unit.setdefault(entry.unit.name, []).append(entry)
-        self.entries, self._of_unit = entries, of_unit  # both or neither, whatever is raised
+            by_unit.setdefault(entry.unit.name, []).append(entry)
+        self.entries, self.by_unit = entries, by_unit  # both or neither, whatever is raised
 
     def dismiss(self, entry: Entry) -> None:
         """Forget a slot in which nothing runs."""
         rest = [each for each in self.of_unit(entry.unit) if each is not entry]
         if self.entries.get(entry.name) is entry:
             del self.entries[entry.name]
-            self._of_unit[entry.unit.name] = rest
+            self.by_unit[entry.unit.name] = rest
             if entry.name in self.dirty:
                 del self.dirty[entry.name]
-        self.faults.attempt(entry.name, "forgetting its record", self._forget_record, entry.name)
+        self.faults.attempt(entry.name, "forgetting its record", self._forget_record, entry)
         self._starter.pipes.forget(entry)
-        if entry.unit.name in self._leaving and not self._of_unit[entry.unit.name]:
+        if entry.unit.name in self._leaving and not self.by_unit[entry.unit.name]:
             self._forget_unit(entry.unit)
 
-    def _forget_record(self, name: str) -> None:
-        if name not in self.entries:
-            self._starter.outbox.put(f"slot:{name}", None)
-            self._put_reasons(name, None)
+    def _forget_record(self, entry: Entry) -> None:
+        if entry.name not in self.entries:
+            self._starter.outbox.put(f"slot:{entry.name}", None)
+            if entry.explained:
+                self._starter.outbox.put(f"why:{entry.name}", None)
 
     # What is held: see `core.rules.quarantine`.
 
@@ -275,23 +223,11 @@ class Slots:
             return None
         return quarantine.facts(quarantine.QUARANTINED, cause)
 
-    def write_down(self, entry: Entry) -> None:
-        """Put its record into the round."""
-        text = record.dump(entry.rec)
-        self._starter.outbox.put(f"slot:{entry.name}", text)
-        self._put_reasons(entry.name, record.dump_reasons(entry.rec, text))
-        self.dirty.pop(entry.name, None)
-
-    def _put_reasons(self, name: str, text: str | None) -> None:
-        if text is not None or name in self._explained:
-            self._starter.outbox.put(f"why:{name}", text)
-            (self._explained.discard if text is None else self._explained.add)(name)
-
     # State to show.
 
     def of_unit(self, unit: Unit) -> list[Entry]:
         """The unit's slots."""
-        return list(self._of_unit.get(unit.name, ()))
+        return list(self.by_unit.get(unit.name, ()))
 
     def of_pid(self, pid: int) -> Entry | None:
         """The slot whose main process is `pid`."""
@@ -307,12 +243,12 @@ class Slots:
 
     def is_ready(self, unit: Unit) -> bool:
         """Whether each serving slot of the unit is up."""
-        return all(e.is_up for e in self._of_unit.get(unit.name, ()) if e.role in SERVING)
+        return all(e.is_up for e in self.by_unit.get(unit.name, ()) if e.role in SERVING)
 
     def shown(self, entry: Entry) -> str:
         """The slot's name as it is printed: a program with one slot goes by the unit's name, and so does a job."""
         if entry.role in ONE_SHOT:
             return entry.unit.name
-        if entry.role is Role.PROGRAM and self.instances(entry.unit) == 1 and entry.index == 0:
+        if entry.role is Role.PROGRAM and self.facts.instances(entry.unit) == 1 and entry.index == 0:
             return entry.unit.name
         return entry.name

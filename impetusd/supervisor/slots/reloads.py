@@ -132,7 +132,7 @@ class Reloads:
             "took_s": round(reload.took, 3) if reload is not None else 0.0,
             "cut": self.cut.get(unit.name, 0),
             "drain_timeout_s": unit.drain_timeout,
-            "generation": self._slots.generation(unit),
+            "generation": self._slots.facts.generation(unit),
         }
 
     def accounts(self) -> dict[str, dict[str, Any]]:
@@ -150,14 +150,14 @@ class Reloads:
         """Let the version on the disk take over in a running unit that `overlaps`."""
         template = self._slots.entries.get(slot_name(unit, Role.TEMPLATE, 0))
         reload = Reload(
-            generation=self._slots.generation(unit) + 1,
+            generation=self._slots.facts.generation(unit) + 1,
             began=time.monotonic(),
             reason=reason,
             asked=asked,
             canaries=canaries,
             watch=unit.reload_watch if watch is None else watch,
             token=token,
-            base=template.rec.process if template is not None and self._slots.preloads(unit) else None,
+            base=template.rec.process if template is not None and self._slots.facts.preloads(unit) else None,
         )
         self._log(f"{unit.name}: {reason}: the next version is brought up beside the present one")
         self.cut.pop(unit.name, None)
@@ -166,7 +166,7 @@ class Reloads:
 
     def note(self, unit: Unit, how: str, token: str) -> None:
         """Its reload is a start or a restart; a client that asks again by `token` is not to get another."""
-        generation, now = self._slots.generation(unit), time.monotonic()
+        generation, now = self._slots.facts.generation(unit), time.monotonic()
         self._set(unit, Reload(phase=Phase.DONE, generation=generation, began=now, reason=because(how), token=token))
 
     def renew(self, unit: Unit, reason: Reason) -> list[Entry]:
@@ -264,8 +264,8 @@ class Reloads:
             after, orders = core.decide(before, self._view(unit, before), now)
             if after is not before:
                 self._set(unit, after)
-            if after.phase in {Phase.ENDING, Phase.DONE} and self._slots.generation(unit) < after.generation:
-                self._slots.commit(unit, after.generation, afresh=after.afresh)
+            if after.phase in {Phase.ENDING, Phase.DONE} and self._slots.facts.generation(unit) < after.generation:
+                self._slots.facts.commit(unit, after.generation, afresh=after.afresh)
             if orders:
                 self._rounds.step(f"reload of {unit.name}")
             for order in orders:

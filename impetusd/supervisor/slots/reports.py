@@ -19,7 +19,6 @@ from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.slots.entry import FORKING, Entry, Role
 
 if TYPE_CHECKING:
-    from impetusd.supervisor.slots.places import Places
     from impetusd.supervisor.slots.registry import Slots
     from impetusd.supervisor.slots.rounds import Rounds
     from impetusd.supervisor.slots.starts import Starts
@@ -41,7 +40,6 @@ class Reports:
         rounds: Rounds,
         versions: Versions,
         *,
-        places: Places,
         starts: Starts,
         starter: Starter,
         oom: Oom,
@@ -54,38 +52,48 @@ class Reports:
         self._faults = slots.faults
         self._rounds = rounds
         self._versions = versions
-        self._places = places
         self._starts = starts
         self._starter = starter
+        self._outbox = starter.outbox
         self._oom = oom
         self._acted = acted
+        # Whether an event of a process that no slot has is somebody else's.
+        self.others: Callable[[dict[str, Any]], object] = lambda _: False
 
     def hear(self, event: dict[str, Any]) -> None:
         """An event from the shim, which is not lost whatever exception it causes."""
         process, by_process = event["process"], self._slots.by_process
         entry = by_process[process] if process in by_process else None  # noqa: SIM401  # nothing is called
-        pid = entry.slot.pid if entry is not None else None
+        if entry is None:
+            self._hear_of_nobody(event)
+            return
+        pid = entry.rec.slot.pid
         try:
-            if entry is not None:
-                self._slots.page.at(entry.name, f"hearing that it {event['event']}")
-            self._hear(event)
+            self._slots.page.at(entry.name, f"hearing that it {event['event']}")
+            self._hear(entry, event)
         except Exception as error:
-            source = entry.name if entry is not None else "the shim"
-            self._faults.note(source, f"hearing that it {event['event']}", error)
-            if entry is not None:
-                self._hear_again(entry, pid, event)
+            self._faults.note(entry.name, f"hearing that it {event['event']}", error)
+            self._hear_again(entry, pid, event)
 
-    def _hear(self, event: dict[str, Any]) -> None:
-        entry = self._slots.by_process.get(event["process"])
+    def _hear(self, entry: Entry, event: dict[str, Any]) -> None:
         match event["event"]:
-            case "spawned" if entry is not None:
+            case "spawned":
                 self.limited(entry, event)
                 self._rounds.post(entry, Spawned(event["pid"]))
             case "exited":
                 self.exited(event)
-            case "gone" if entry is not None:
-                self._places.release(entry)
+            case "gone":
+                self.release(entry)
                 self._rounds.post(entry, Gone())
+
+    def _hear_of_nobody(self, event: dict[str, Any]) -> None:
+        """No slot has its process."""
+        try:
+            if not self.others(event) and event["event"] == "exited":
+                self._outbox.ack(event["process"])
+                self._rounds.wake()
+        except Exception as error:
+            self._faults.note("the shim", f"hearing that it {event['event']}", error)
 
     def _hear_again(self, entry: Entry, pid: int | None, event: dict[str, Any]) -> None:
         """The least that an event means, unless it has been handled already; `pid` was the slot's before."""
@@ -97,13 +105,13 @@ class Reports:
                 case "spawned":
                     self._rounds.put((entry, Spawned(event["pid"])))
                 case "gone":
-                    self._places.release(entry)
+                    self.release(entry)
                     self._rounds.put((entry, Gone()))
                 case "exited":
-                    self._starter.outbox.ack(process)
+                    self._outbox.ack(process)
                     end = _exit_of(event)
                     if not event["left"]:
-                        self._places.release(entry)
+                        self.release(entry)
                     self._rounds.put((entry, Exited(end, event["left"])))
         self._rounds.wake()
 
@@ -123,29 +131,27 @@ class Reports:
         return list(found.items())
 
     def exited(self, event: Mapping[str, Any]) -> None:
-        """A process has ended; the shim keeps the fact until we have written it down."""
-        process = event["process"]
-        self._starter.outbox.ack(process)
-        entry = self._slots.by_process.get(process)
-        if entry is None:
-            self._rounds.wake()
-            return
-        pid = entry.slot.pid
+        """A slot's process has ended; the shim keeps the fact until we have written it down."""
+        slots, process = self._slots, event["process"]
+        self._outbox.ack(process)
+        entry = slots.by_process[process]
+        pid = entry.rec.slot.pid
         if entry.unit.kind is Kind.POOL and pid is not None:
             self._faults.contain(entry.name, "blanking its cell", self._starter.listeners.blank_cell, entry.unit, pid)
         end = _exit_of(event)
         left = bool(event["left"]) and entry.policy.treekill
-        held = self._slots.holds(entry)
+        held = (slots.held.slots or slots.held.whole is not None) and slots.holds(entry)
         try:
-            end = self._looked_at(entry, end, event)
-            unborn = cause_key(end.failed) in TEMPLATE_GONE or (
-                "unknown" in event and entry.works and entry.slot.pid is None
+            if oom := self._killed_for_memory(entry, end, event):
+                end = replace(end, oom=oom)
+            unborn = (end.failed.key and cause_key(end.failed) in TEMPLATE_GONE) or (
+                "unknown" in event and entry.works and pid is None
             )
             if unborn and entry.slot.state is State.STARTING and not held:
                 # No run of this slot has failed: there was nobody to fork it, or the shim was killed over it.
                 if event["left"]:  # and what it has left is nobody's: it goes before another is started
-                    self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
-                self._places.release(entry)
+                    self._outbox.signal(process, signal.SIGKILL, Scope.TREE)
+                self.release(entry)
                 self._starts.wait(entry)
                 self._rounds.wake()
                 return
@@ -154,35 +160,45 @@ class Reports:
         except Exception as error:
             self._faults.note(entry.name, "looking at how it ended", error)
         if not left:
-            self._places.release(entry)
+            self.release(entry)
         self._rounds.post(entry, Exited(end, left))
 
-    def _looked_at(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> Exit:
-        """`end` with core dump, CPU time, memory, and whether the kernel killed it for memory."""
-        oom = end.oom
-        if end.signal == signal.SIGKILL and not entry.slot.kills and entry.slot.pid is not None:
-            counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
-            oom = self._oom(entry.slot.pid, entry.slot.started or 0.0) or counted
-            if event.get("over_limit") and entry.unit.memory_max:
-                over = because("memory_max", limit=entry.unit.memory_max)
-                oom = str(over)
-                self._acted(entry, over)
-        used = event.get("cpu_s", end.cpu_s), event.get("max_rss", end.max_rss)
-        return replace(end, oom=oom, core=event.get("core", end.core), cpu_s=used[0], max_rss=used[1])
+    def _killed_for_memory(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> str:
+        """Whether the kernel killed it for memory, as a sentence."""
+        slot = entry.rec.slot
+        if end.signal != signal.SIGKILL or slot.kills or slot.pid is None:
+            return ""
+        if event.get("over_limit") and entry.unit.memory_max:
+            over = because("memory_max", limit=entry.unit.memory_max)
+            self._acted(entry, over)
+            return str(over)
+        counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
+        return self._oom(slot.pid, slot.started or 0.0) or counted
 
     def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:
         """Further consequences of an end besides that the process is gone."""
-        if errno_of(end.failed) == errno.EMFILE:  # the shim may have none of its pipes: the next start makes others
+        if end.failed.key and errno_of(end.failed) == errno.EMFILE:
+            # The shim may have none of its pipes: the next start makes others.
             self._starter.pipes.forget(entry)
         if end.code == EX_THREADS and entry.role is Role.TEMPLATE:
             # No fork survives what the application does at import: each worker is executed afresh.
-            self._slots.note(entry.unit, afresh=True)
+            self._slots.facts.note(entry.unit, afresh=True)
             self._rounds.post(entry, Stop())
         if end.code == EX_THREADS and entry.role is Role.NEXT_TEMPLATE:
             self._versions.starts_threads(entry)
         begun = {State.STARTING, State.RUNNING} if entry.role in FORKING else {State.STARTING} if entry.works else set()
-        if event.get("unknown") and entry.slot.state in begun:
+        if event.get("unknown") and entry.rec.slot.state in begun:
             self._rounds.put((entry, Restart()))  # it has ended because the shim had: none of its failures
+
+    def release(self, entry: Entry) -> None:
+        """Nothing of its process is left."""
+        rec = entry.rec
+        if rec.process is not None:
+            self._slots.by_process.pop(rec.process, None)
+            if entry.unit.kind is Kind.POOL:
+                self._starter.channels.forget(rec.process)
+            rec.process = None
+            self._slots.dirty[entry.name] = entry
 
     def ready(self, pid: int) -> bool:
         """READY=1 from `pid`. False when no slot has that pid (yet)."""
@@ -194,8 +210,9 @@ class Reports:
 
 
 def _exit_of(event: Mapping[str, Any]) -> Exit:
-    """How a process ended, as the shim says it; an older shim gives no cause."""
-    failed = NONE
-    if event.get("stage"):
-        failed = read_start(event.get("cause"), event["stage"], event.get("error", ""))
-    return Exit(event.get("code"), event.get("signal"), failed, round(event["at"], 3))
+    """How a process ended, as the shim says it; an older shim gives no cause, and not what it used."""
+    get, failed = event.get, NONE
+    if get("stage"):
+        failed = read_start(get("cause"), event["stage"], get("error", ""))
+    used = get("core", False), get("cpu_s", 0.0), get("max_rss", 0)
+    return Exit(get("code"), get("signal"), failed, round(event["at"], 3), "", *used)

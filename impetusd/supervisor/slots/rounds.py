@@ -2,7 +2,9 @@
 first.
 
 So at whatever moment the supervisor dies, its successor finds either none of a round or all of it. While the inbox is
-being emptied nothing else is handled, so there are no locks and no re-entrancy.
+being emptied nothing else is handled, so there are no locks and no re-entrancy. What no start waits for comes once the
+message is on its way: the ledger's record of a process that another has replaced (which is owed until then, see
+`observers`), the slots' timers, and everybody who is to know of a change.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from impetusd.core.rules.lifecycle import Event, Exited, Restart, Stop
 from impetusd.supervisor.faults import CONTAINED
+from impetusd.supervisor.slots import record
 from impetusd.supervisor.slots.entry import Entry
 
 if TYPE_CHECKING:
+    from impetusd.supervisor.observers import Publisher
     from impetusd.supervisor.slots.registry import Slots
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.start.link import Outbox
 
 CIRCLES = 500  # steps of one source in a round; a reload of 100 workers takes some ten
 LEAVES = (Restart, Stop, Exited)  # events that, once in the inbox, mean that a process is as good as gone
@@ -27,18 +31,23 @@ LEAVES = (Restart, Stop, Exited)  # events that, once in the inbox, mean that a 
 class Rounds:
     """The inbox, and when a round is over."""
 
-    def __init__(self, slots: Slots, outbox: Outbox) -> None:
+    def __init__(self, slots: Slots, outbox: Outbox, changes: Publisher) -> None:
         self._slots = slots
         self._faults = slots.faults
         self._outbox = outbox
+        self._changes = changes
         self.inbox: deque[tuple[Entry, Event]] = deque()  # `inbox += events` cannot raise
+        self._unarmed: dict[str, Entry] = {}  # slots whose deadlines have changed in this round
         self._pumping = False
         self._gathering = False
         self._steps: Counter[str] = Counter()  # in this round
-        # Set when all parts are made: what handles one event (it raises nothing), what keeps the record of a slot that has
-        # changed, who may go on when the inbox is empty and how (which may put events into it), and what is called once it is sent.
+        # Set when all parts are made: who hears of the shim's events about processes and of others, what handles one event
+        # (it raises nothing), what sets a slot's timer, who may go on when the inbox is empty and how (which may put events
+        # into it), and what is called once it is sent.
+        self.report: Callable[[dict[str, Any]], object]
+        self.other: Callable[[dict[str, Any]], object]
         self.handle: Callable[[Entry, Event], None]
-        self.keep: Callable[[Entry], None]
+        self.arm: Callable[[Entry], None]
         self.steps: Iterable[tuple[Collection[str], Callable[[], None]]]
         self.over: Callable[[], None]
 
@@ -52,12 +61,15 @@ class Rounds:
             self._pumping = False
             self.wake()
 
-    @contextlib.contextmanager
-    def gather(self) -> Iterator[None]:
-        """Decide event by event, and send all that follows to the shim as one message."""
+    def receive(self, events: Iterable[dict[str, Any]]) -> None:
+        """Decide one message's events one by one, and send all that follows to the shim as one message."""
         self._gathering = True
         try:
-            yield
+            for event in events:
+                try:
+                    (self.report if "process" in event else self.other)(event)
+                except CONTAINED as error:  # it must not lose the others
+                    self._faults.note("the shim", f"hearing of its event {event.get('event')}", error)
         finally:
             self._gathering = False
             self._end()
@@ -84,7 +96,10 @@ class Rounds:
                     self.handle(*self.inbox.popleft())
             for entry in list(self._slots.dirty.values()):
                 self._slots.page.at(entry.name, "recording it")
-                self._faults.contain(entry.name, "recording it", self.keep, entry)
+                try:
+                    self.write_down(entry)
+                except CONTAINED as error:
+                    self._faults.caught(entry.name, "recording it", error)
             self._slots.page.blank()
         except CONTAINED as error:
             self._faults.note("the engine", "going round", error)  # which has it go round again
@@ -108,13 +123,39 @@ class Rounds:
             self._slots.page.blank()
         return bool(self.inbox)
 
+    def write_down(self, entry: Entry) -> None:
+        """Put the slot's record into the round, and what is owed of it."""
+        name, rec = entry.name, entry.rec
+        owed = self._changes.owed.get(name)
+        text, reasons, before = record.dump_all(rec, owed.before if owed is not None else None)
+        self._outbox.put(f"slot:{name}", text)
+        if reasons is not None or entry.explained:
+            self._outbox.put(f"why:{name}", reasons)
+            entry.explained = reasons is not None
+        if before is not None:
+            self._outbox.put(f"{record.OWED}{name}", before)
+        self._slots.dirty.pop(name, None)
+        if rec.slot.deadline != entry.armed:
+            self._unarmed[name] = entry
+
     def _end(self) -> None:
         """Send the round. What this raises before that is as if the round were not over yet: see `Outbox.flush`."""
         try:
             self._outbox.flush()
-        except Exception as error:
+            if self._changes.owed:
+                self._pay()
+        except CONTAINED as error:
             self._faults.note("the engine", "sending a round", error)
+        for entry in list(self._unarmed.values()):
+            if self._faults.contain(entry.name, "setting its timer", self.arm, entry):
+                del self._unarmed[entry.name]
         self.over()
+
+    def _pay(self) -> None:
+        """The round is sent: what is owed of it follows."""
+        for name in self._changes.pay():
+            self._outbox.put(f"{record.OWED}{name}", None)
+        self._outbox.flush()
 
     # Contents of the inbox.
 

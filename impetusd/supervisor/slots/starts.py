@@ -39,6 +39,7 @@ class Starts:
         self._versions = versions
         self._places = places
         self._starter = starter
+        self._outbox = starter.outbox
         self._loop = asyncio.get_running_loop()
         self.waiting: dict[str, Entry] = {}
         self._looking_up: set[asyncio.Task[None]] = set()
@@ -87,7 +88,7 @@ class Starts:
 
     def _attempt(self, entry: Entry, stage: str, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `act`, which starts a process. If it raises, the start has failed, and nothing of it reaches the shim."""
-        mark = self._starter.outbox.mark()
+        mark = self._outbox.mark()
         port = 0
         try:
             act(*args, **kwargs)
@@ -119,15 +120,22 @@ class Starts:
                 unit = slots.units[name]
                 if unit.enabled and not slots.is_ready(unit):
                     return lambda: _waits_for(name, slots.of_unit(unit))
-        if entry.role in SERVING and self._places.parked(entry) is not None:
+        if self._parked(entry) is not None:
             return None
-        ending = [e for e in slots.of_unit(entry.unit) if e is not entry and e.slot.state is State.STOPPING]
+        beside = slots.by_unit[entry.unit.name]
+        ending = [e for e in beside if e is not entry and e.rec.slot.state is State.STOPPING]
         if ending and self._starter.listeners.has_to_bind(entry.unit):
             return lambda: because("waits_for_address", name=ending[0].name)
-        template = self._versions.parent(entry)
+        template = self._versions.parent(entry) if entry.works else None
         if template is not None and template.slot.state is not State.RUNNING:
             return lambda: _waits_for(template.name, [template])
         return None
+
+    def _parked(self, entry: Entry) -> Entry | None:
+        """A process that waits to be put to work here; there is none where the unit has no other slot."""
+        if entry.role not in SERVING or len(self._slots.by_unit[entry.unit.name]) == 1:
+            return None
+        return self._places.parked(entry)
 
     def _is_at(self, entry: Entry, since: float) -> bool:
         """Whether it is still the start of `since`: it may have been stopped, and even started again, meanwhile."""
@@ -186,25 +194,29 @@ class Starts:
         if entry.waits is not None:
             self.wait(entry)
             return
-        parked = self._places.parked(entry) if entry.role in SERVING else None
+        parked = self._parked(entry)
         if parked is not None:
             self._places.promote(entry, parked)
             return
-        entry.rec.generation = self._versions.generation(entry)
-        if not LookUp(entry.unit).needed:
+        unit = entry.unit
+        known = self._slots.facts.of[unit.name].get("generation", 0)
+        entry.rec.generation = self._versions.generation(entry) if unit.name in self._versions.of else int(known)
+        asks = unit.user or unit.group or unit.env_file or unit.listen or unit.made
+        if not (asks and LookUp(unit).needed):
             self._launch(entry, NOTHING)
             return
         entry.waits = lambda: because("waits_for_host")
         self._in_background(entry, functools.partial(self._launch_when_found, entry))
 
     def _launch(self, entry: Entry, found: Found) -> None:
-        template = self._versions.parent(entry)
+        slots = self._slots
+        template = self._versions.parent(entry) if entry.works else None
         process = self._starter.launch(entry, found, template.rec.process if template is not None else None)
-        self._slots.by_process[process] = entry
+        slots.by_process[process] = slots.dirty[entry.name] = entry
         entry.rec.process = process
-        self._slots.touch(entry)
-        own = template is None and entry.unit.env_file  # a forked worker has its template's
-        self._slots.started_with(entry, envfiles.digest(found.env_file) if own else "")
+        if entry.unit.env_file or slots.facts.of[entry.unit.name].get("env_files"):
+            own = template is None and entry.unit.env_file  # a forked worker has its template's
+            slots.facts.started_with(entry, envfiles.digest(found.env_file) if own else "", slots.entries)
         if template is not None:
             entry.rec.slot = waits.forking(entry.policy, entry.slot, time.monotonic())
 

@@ -65,7 +65,8 @@ class Tails:
         self._rounds.wake()
 
     def _keep(self, entry: Entry, pid: int, data: bytes) -> None:
-        known = entry.secrets or redact.secrets(entry.unit.env.items(), entry.unit.command)
+        given = {**self._starter.handed_on(entry.unit), **entry.unit.env}
+        known = (*entry.secrets, *redact.secrets(given.items(), entry.unit.command))
         written = causes.kept(data.decode("utf-8", "backslashreplace").splitlines(), 40)
         lines = [redact.text(line, known) for line in written]
         self._versions.last_words(entry, lines)

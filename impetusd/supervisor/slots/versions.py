@@ -18,7 +18,7 @@ from impetusd.supervisor.slots.entry import Entry, Role, slot_name
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
     from impetusd.supervisor.slots.registry import Slots
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.start.link import Outbox
 
 LINES = 40  # of the last words of a process that failed
 
@@ -67,7 +67,7 @@ class Versions:
 
     def generation(self, entry: Entry) -> int:
         """The generation of a process that starts in this slot now."""
-        present, reload = self._slots.generation(entry.unit), self.active(entry.unit)
+        present, reload = self._slots.facts.generation(entry.unit), self.active(entry.unit)
         if reload is None or reload.phase is Phase.BACK:
             return present
         new = (
@@ -89,7 +89,7 @@ class Versions:
             following = entries.get(slot_name(unit, Role.NEXT_TEMPLATE, 0))
             if following is not None:
                 return following
-        return entries[slot_name(unit, Role.TEMPLATE, 0)] if self._slots.preloads(unit) else None
+        return entries[slot_name(unit, Role.TEMPLATE, 0)] if self._slots.facts.preloads(unit) else None
 
     def puts_away(self, entry: Entry) -> bool:
         """Whether it is a template that will end for good: a start of the unit does not include it."""

@@ -94,6 +94,6 @@ class Waits:
             return because("waits_for_turn", due=entry.rec.due)
         if entry.waits is not None and slot.state is State.STARTING:
             return entry.waits()
-        if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and slots.runs_afresh(entry.unit):
+        if entry.role is Role.TEMPLATE and slot.state is State.STOPPED and slots.facts.runs_afresh(entry.unit):
             return because("threads")
         return waits.reason(entry.policy, slot, time.monotonic())

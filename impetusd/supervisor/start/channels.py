@@ -12,7 +12,7 @@ from impetusd.supervisor.start.sockets import another
 
 if TYPE_CHECKING:
     from impetusd.supervisor.api.measured import Measured
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.start.link import Outbox
 
 
 class Channels:

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -223,15 +223,20 @@ def address_of(host: str) -> Address:
     return family, kind, proto, where
 
 
-def environment(unit: Unit, name: str, index: int, daemon: Mapping[str, str], found: Found = NOTHING) -> dict[str, str]:
-    """The environment of slot `name`: passed on, of the user, from its env_file, from the INI file, our own.
+def passed_on(daemon: Mapping[str, str], env_pass: Sequence[str]) -> dict[str, str]:
+    """What the processes of a unit get of the daemon's environment, and the PATH that they begin with."""
+    env = handed_on(daemon, env_pass)
+    path, own = env.get("PATH", DEFAULT_PATH), os.path.dirname(sys.executable)
+    env["PATH"] = path if passes_path(env_pass) else f"{own}:{path}"
+    return env
+
+
+def environment(unit: Unit, name: str, index: int, passed: Mapping[str, str], found: Found = NOTHING) -> dict[str, str]:
+    """The environment of slot `name`: `passed_on`, of the user, from its env_file, from the INI file, our own.
 
     Raises CannotStart if increment_var has nothing to count from.
     """
-    env = handed_on(daemon, unit.env_pass)
-    path, own = env.get("PATH", DEFAULT_PATH), os.path.dirname(sys.executable)
-    env["PATH"] = path if passes_path(unit.env_pass) else f"{own}:{path}"
-    env.update(found.home)
+    env = {**passed, **found.home}
     env.update(found.env_file)
     env.update(unit.env)
     if unit.increment_var:
@@ -275,19 +280,15 @@ def of_node(unit: Unit, env: Mapping[str, str], inodes: list[int], notify: tuple
     return {**({"PORT": str(port)} if port and "PORT" not in env else {}), **variables}
 
 
-def spec(
-    unit: Unit, argv: list[str], env: dict[str, str], fds: list[str], *, listen: int, identity: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The whole spec (see `shim.spawn`); `fds` are names in the shim's store, from number 0 on."""
-    if listen:
-        env = {**env, "LISTEN_FDS": str(listen), "LISTEN_FDNAMES": ":".join([unit.name] * listen)}
+def spec(unit: Unit, name: str, index: int, passed: Mapping[str, str], found: Found = NOTHING) -> dict[str, Any]:
+    """The spec (see `shim.spawn`) of a process of slot `name`, without its descriptors and its group.
+
+    Raises CannotStart, as `environment`.
+    """
     return {
-        "argv": argv,
-        "env": env,
+        "argv": list(unit.command),
+        "env": environment(unit, name, index, passed, found),
         "cwd": unit.cwd,
-        "fds": {str(number): name for number, name in enumerate(fds)},
-        "listen": listen,
-        "group": "",
         "umask": unit.umask,
         "nice": unit.nice,
         "oom_score_adj": unit.oom_score_adj,
@@ -295,7 +296,7 @@ def spec(
         "rlimits": [list(limit) for limit in unit.rlimits],
         "stop": stop(unit),
         "limits": limits(unit),
-        **identity,
+        **found.identity,
         **({} if unit.no_new_privs == "auto" else {"no_new_privs": unit.no_new_privs == "yes"}),
         **({"capabilities": capabilities.numbers(unit.capabilities)} if unit.capabilities else {}),
     }
@@ -307,10 +308,8 @@ def beside(unit: Unit, index: int, daemon: Mapping[str, str], found: Found) -> d
     Raises CannotStart, as `environment`.
     """
     name = f"{unit.name}:{index}" if unit.kind in {Kind.POOL, Kind.PROGRAM} else unit.name
-    whole = spec(unit, [], environment(unit, name, index, daemon, found), [], listen=0, identity=found.identity)
-    return {
-        key: value for key, value in whole.items() if key not in {"argv", "fds", "listen", "group", "stop", "limits"}
-    }
+    whole = spec(unit, name, index, passed_on(daemon, unit.env_pass), found)
+    return {key: value for key, value in whole.items() if key not in {"argv", "stop", "limits"}}
 
 
 def named(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from impetusd.core.config.model import Listen, Unit
     from impetusd.supervisor.logs.writer import Writer
     from impetusd.supervisor.start.childspec import Found
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.start.link import Outbox
     from impetusd.supervisor.start.socketfiles import SocketFiles
 
 

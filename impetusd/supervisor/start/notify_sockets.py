@@ -23,8 +23,8 @@ from impetusd.core.config.location import Paths
 from impetusd.core.reasons import of_os_error
 from impetusd.files.folders import address_of, notify_folders, open_folder, remove_sockets, unlink_socket
 from impetusd.supervisor.start.childspec import CannotStart
+from impetusd.supervisor.start.link import Outbox
 from impetusd.supervisor.start.notify import Notify
-from impetusd.supervisor.start.outbox import Outbox
 from impetusd.supervisor.start.sockets import bind_with_mode
 
 SINGLE = "notify"  # in the shim's store and its memory: the single socket, and its address

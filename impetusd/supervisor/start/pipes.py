@@ -23,7 +23,8 @@ from impetusd.supervisor.start.childspec import CannotStart
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit
-    from impetusd.supervisor.start.outbox import Outbox
+    from impetusd.supervisor.logs.logpipe import Pipe
+    from impetusd.supervisor.start.link import Outbox
 
 STREAMS = ("out", "err")
 RESERVE = 16  # descriptors that no program's pipes may take: `status` and `stop` are answered with them
@@ -40,6 +41,8 @@ class LogPipes:
         self.prefix: Prefix | None = None  # with one, what has no file of its own in the INI goes to standard output
         self.instances: Callable[[Unit], int] = lambda unit: unit.instances
         self.shown: Callable[[Entry], str] = lambda entry: entry.name
+        self.of: dict[int, tuple[Pipe, ...]] = {}  # by the number of a pair
+        self.owners: dict[int, int] = {}  # of those that are not our own user's
         self._next_pipe = 1 + max([0, *(int(name.split(":")[1]) for name in outbox.fds if name.startswith("log:"))])
 
     # Its pipes.
@@ -68,28 +71,33 @@ class LogPipes:
     def own(self, pipe: int, uid: int) -> None:
         """Its pipes are the process's, which may open /dev/stderr as its own then: nginx, haproxy and php-fpm do."""
         for stream in STREAMS:
-            fd = self._outbox.fds[f"log:{pipe}:{stream}:r"]
-            if os.fstat(fd).st_uid != uid:
-                with contextlib.suppress(PermissionError):  # as root in a user namespace
-                    os.fchown(fd, uid, -1)
+            with contextlib.suppress(PermissionError):  # as root in a user namespace
+                os.fchown(self._outbox.fds[f"log:{pipe}:{stream}:r"], uid, -1)
+        self.owners[pipe] = uid
 
     def _attach(self, entry: Entry) -> None:
         options = self._options(entry)
-        for (name, path), stream in zip(self._routes(entry).items(), STREAMS, strict=True):
+        assert entry.rec.pipe is not None
+        self.of[entry.rec.pipe] = tuple(
             self._writer.add(name, self._outbox.fds[f"log:{entry.rec.pipe}:{stream}:r"], path, options[name])
+            for (name, path), stream in zip(self._routes(entry).items(), STREAMS, strict=True)
+        )
 
     def adopt(self, entry: Entry) -> bool:
         """Go on where the supervisor before us stopped reading. False if the pipes are lost, with a shim that was killed."""
-        if any(f"log:{entry.rec.pipe}:{stream}:r" not in self._outbox.fds for stream in STREAMS):
+        pipe = entry.rec.pipe
+        if pipe is None or any(f"log:{pipe}:{stream}:r" not in self._outbox.fds for stream in STREAMS):
             entry.rec.pipe = None
             return False
         for stream in STREAMS:  # the shim passed the write ends too; only it needs them
-            writer = self._outbox.fds.pop(f"log:{entry.rec.pipe}:{stream}:w", None)
+            writer = self._outbox.fds.pop(f"log:{pipe}:{stream}:w", None)
             if writer is not None:
                 os.close(writer)
-            reader = self._outbox.fds[f"log:{entry.rec.pipe}:{stream}:r"]
+            reader = self._outbox.fds[f"log:{pipe}:{stream}:r"]
+            if (owner := os.fstat(reader).st_uid) != os.geteuid():
+                self.owners[pipe] = owner
             with contextlib.suppress(OSError):
-                self._outbox.fds[f"log:{entry.rec.pipe}:{stream}:r"] = own_end(reader)
+                self._outbox.fds[f"log:{pipe}:{stream}:r"] = own_end(reader)
                 os.close(reader)
         self._attach(entry)
         return True
@@ -112,6 +120,8 @@ class LogPipes:
         if pipe is None:
             return
         entry.rec.pipe = None
+        self.of.pop(pipe, None)
+        self.owners.pop(pipe, None)
         for stream in STREAMS:
             stage = f"letting go of its log pipe {pipe}:{stream}"
             self.faults.attempt(entry.name, stage, self._forget, entry.name, stage, pipe, stream)
@@ -181,17 +191,15 @@ class LogPipes:
             return []
         return self._writer.losses.attention(dict.fromkeys(path for each in entries for path in self.log_files(each)))
 
-    def begin_run(self, entry: Entry) -> None:
-        """A process is about to be started in the slot. The line by which it is ready may come before we hear that it runs."""
-        ready = entry.unit.ready
-        pattern = ready.value.encode() if ready is not None and ready.kind == "log" else None
-        for pipe in self.names(entry):
-            self._writer.begin_run(pipe, pattern)
-
     def end_run(self, entry: Entry) -> None:
         """The slot's process is gone: a last line that it did not finish is written, too."""
         for pipe in self.names(entry):
             self._writer.end_run(pipe)
+
+    def read(self, entry: Entry) -> None:
+        """The slot has another process already: the same of the one before."""
+        for pipe in self.names(entry):
+            self._writer.read(pipe)
 
     def tail(self, pipe: int, answer: Callable[[bytes], None]) -> None:
         """Call `answer`, in the writer's thread, with the last of what the present run wrote to stderr."""

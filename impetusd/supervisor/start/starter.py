@@ -16,18 +16,19 @@ from typing import Any
 
 from impetusd.core import redact
 from impetusd.core.config import node, runtime
+from impetusd.core.config.environment import handed_on
 from impetusd.core.config.gateway import CHANNEL as INHERITED
 from impetusd.core.config.model import Kind, Unit
 from impetusd.supervisor.disk.ledger import Ledger
+from impetusd.supervisor.logs import logpipe
 from impetusd.supervisor.logs.writer import Writer
 from impetusd.supervisor.slots.entry import FORKING, Entry, Role, serving, slot_name
 from impetusd.supervisor.start import childspec
 from impetusd.supervisor.start.channels import Channels
 from impetusd.supervisor.start.childspec import Found
-from impetusd.supervisor.start.link import Link
+from impetusd.supervisor.start.link import Link, Mark, Outbox
 from impetusd.supervisor.start.listeners import Listeners
 from impetusd.supervisor.start.lookups import LookUps
-from impetusd.supervisor.start.outbox import Mark, Outbox
 from impetusd.supervisor.start.pipes import LogPipes
 
 # Variables that a forked worker does not get from its template.
@@ -45,6 +46,8 @@ class Starter:
         self.channels = Channels(self.outbox)
         self.look_ups = LookUps()
         self._environ = dict(environ)  # os.environ decodes each variable whenever it is asked
+        self._passed: dict[tuple[str, ...], dict[str, str]] = {}
+        self._uid = os.geteuid()
         self._next_process = 1
         # The NOTIFY_SOCKET of a process of a unit, which runs as the user. Raises CannotStart.
         self.notify_address: Callable[[str, int], str] = lambda _unit, _uid: ""
@@ -60,55 +63,74 @@ class Starter:
         unit = entry.unit
         process = self._next_process
         name = entry.name if entry.role is not Role.NEXT else slot_name(unit, serving(unit), entry.index)
-        env = childspec.environment(unit, name, entry.index, self._environ, found)
-        if unit.wait_ready or entry.policy.watchdog or node.listens(unit):
-            env["NOTIFY_SOCKET"] = self.notify_address(unit.name, found.identity.get("uid", os.geteuid()))
+        passed = self._passed.get(unit.env_pass) or self._pass_on(unit.env_pass)
+        spec = childspec.spec(unit, name, entry.index, passed, found)
+        env, uid = spec["env"], found.identity.get("uid", self._uid)
+        if unit.wait_ready or entry.policy.watchdog or (unit.ready is not None and node.listens(unit)):
+            env["NOTIFY_SOCKET"] = self.notify_address(unit.name, uid)
         if entry.policy.watchdog:
             env["WATCHDOG_USEC"] = str(round(entry.policy.watchdog * 1_000_000))
         self._next_process += 1  # also if nothing comes of it
         if unit.listen and (entry.serves or entry.role is Role.PROGRAM):
             self.listeners.let_in(unit)
         listeners = self.listeners.bind(unit, found) if unit.listen else []
-        pipe = self.pipes.make(entry)
-        self.pipes.own(pipe, found.identity.get("uid", os.geteuid()))
+        pipe = entry.rec.pipe if entry.rec.pipe is not None else self.pipes.make(entry)
+        if self.pipes.owners.get(pipe, self._uid) != uid:
+            self.pipes.own(pipe, uid)
         stdio = ["", f"log:{pipe}:out:w", f"log:{pipe}:err:w"]
         # Carried in case all their holders die: with the pipes' other ends a process outlives all of impetusd
         # without SIGPIPE.
         carried = [f"log:{pipe}:out:r", f"log:{pipe}:err:r"]
         theirs: list[str] = []
-        self.pipes.begin_run(entry)
+        # The line by which it is ready may come before we hear that it runs.
+        awaited = unit.ready.value.encode() if unit.ready is not None and unit.ready.kind == "log" else None
+        logpipe.begin_run(self.pipes.of[pipe], awaited)
         if entry.works:
             self.channels.open(process)
             carried = [*carried, f"chan:{process}"]
         if entry.serves:
             self.channels.put_to_work(process, entry.name)
         if template is not None:
-            spec: dict[str, Any] = {
+            spec = {
                 "env": {key: env[key] for key in (*OF_A_FORK, *unit.per_instance, unit.increment_var) if key in env},
                 "fds": [*stdio[1:], f"chan:{process}:theirs", *carried],
-                "stop": childspec.stop(unit),
-                "limits": childspec.limits(unit),
+                "stop": spec["stop"],
+                "limits": spec["limits"],
             }
             operation = {"op": "fork", "process": process, "via": template}
         else:
-            about = {"listen": len(listeners), "identity": found.identity}
             fds = stdio + listeners
             if unit.made is not None:
                 env[INHERITED] = str(len(fds))
                 fds.append(f"inherited:{unit.name}:theirs")
                 carried.append(f"inherited:{unit.name}")
-            if node.is_loaded(unit):
+            if unit.listen and node.is_loaded(unit):
                 theirs = self._node(unit, process, listeners, env)
-            spec = self._exec_spec(entry, env, fds + theirs, f"chan:{process}:theirs", about)
-            count = len(spec["fds"])
-            spec["fds"].update({str(number): name for number, name in enumerate(carried, count + ("fork_fd" in spec))})
+            if unit.kind is Kind.POOL:
+                self._of_pool(entry, spec, fds, f"chan:{process}:theirs")
+            if listeners:
+                env.update(LISTEN_FDS=str(len(listeners)), LISTEN_FDNAMES=":".join([unit.name] * len(listeners)))
+            fds += theirs
+            spec["listen"] = len(listeners)
+            spec["fds"] = {str(number): name for number, name in enumerate(fds)}
+            after = len(fds) + ("fork_fd" in spec)
+            spec["fds"].update({str(number): name for number, name in enumerate(carried, after)})
             operation = {"op": "spawn", "process": process}
         spec["group"] = f"{unit.name}-{process}"
         self.outbox.ask({**operation, "spec": spec})
         if entry.works or theirs:
             self.outbox.drop(f"chan:{process}:theirs")
-        entry.secrets = redact.secrets(env.items(), unit.command)
+        entry.secrets = redact.secrets(found.env_file.items()) if found.env_file else ()  # the others are known
         return process
+
+    def _pass_on(self, env_pass: tuple[str, ...]) -> dict[str, str]:
+        """For all units with this env_pass, computed once: what the daemon's environment is made of does not change."""
+        passed = self._passed[env_pass] = childspec.passed_on(self._environ, env_pass)
+        return passed
+
+    def handed_on(self, unit: Unit) -> dict[str, str]:
+        """The part of the daemon's environment that the unit's processes get."""
+        return handed_on(self._environ, unit.env_pass)
 
     def _node(self, unit: Unit, process: int, listeners: list[str], env: dict[str, str]) -> list[str]:
         """Load our preload into a program: its variables into `env`; returns what it needs besides its sockets.
@@ -130,24 +152,23 @@ class Starter:
         env.update(childspec.of_node(unit, env, inodes, notify))
         return theirs
 
-    def _exec_spec(
-        self, entry: Entry, env: dict[str, str], fds: list[str], channel: str, about: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        unit = entry.unit
-        if unit.kind is not Kind.POOL:
-            return childspec.spec(unit, list(unit.command), env, fds, **about)
+    def _of_pool(self, entry: Entry, spec: dict[str, Any], fds: list[str], channel: str) -> None:
+        """What a template or worker that is executed has besides, into `spec` and `fds`."""
+        unit, env = entry.unit, spec["env"]
         env.update(runtime.variables(unit, env))
         env["PYTHONUNBUFFERED"] = "1"
         page = self.listeners.page(unit)
         if page:
             env[childspec.CELLS_FD] = str(len(fds))
-            fds = [*fds, page]
+            fds.append(page)
         if entry.role in FORKING:
             env[childspec.FORK_FD] = str(len(fds))
-            argv = runtime.command(unit, "template")
-            return {**childspec.spec(unit, argv, env, fds, **about), "fork_fd": len(fds)}
-        env[childspec.CHANNEL_FD] = str(len(fds))
-        return childspec.spec(unit, runtime.command(unit, "serve"), env, [*fds, channel], **about)
+            spec["argv"] = runtime.command(unit, "template")
+            spec["fork_fd"] = len(fds)
+        else:
+            env[childspec.CHANNEL_FD] = str(len(fds))
+            spec["argv"] = runtime.command(unit, "serve")
+            fds.append(channel)
 
     def roll_back(self, mark: Mark) -> None:
         """Do not send the orders of a start since `mark`."""
