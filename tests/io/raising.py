@@ -18,12 +18,12 @@ from impetusd.core.protocol import ProtocolError
 
 OURS = str(Path(impetusd.__file__).parent)
 # They cannot raise: made to, one would leave a lock held for ever, and what begins or ends a `with` block leaves a socket, a
-# file or a descriptor to the collector. close(2) lets go of a descriptor whatever it says. And what hears an event, or
-# attempts something until it is done, contains all that it does.
+# file or a descriptor to the collector. close(2) lets go of a descriptor whatever it says. What hears an event, or
+# attempts something until it is done, contains all that it does; what sends a round ends the supervisor when that fails.
 NEVER = {
     *("lock.release", "lock.__exit__", "close", "socket.__enter__", "socket.__exit__", "socket.detach"),
     *("TextIOWrapper.__exit__", "_GeneratorContextManager.__exit__", "WeakSet.__init__.<locals>._remove"),
-    *("Reports.hear", "Faults.attempt"),
+    *("Reports.hear", "Faults.attempt", "Link.send"),
 }
 # Of some 400 calls one in so many, from the FIRST on; 1 takes a minute and a half.
 EVERY, FIRST = int(os.environ.get("IMPETUSD_RAISE_EVERY", "25")), int(os.environ.get("IMPETUSD_RAISE_FIRST", "0"))

@@ -115,8 +115,11 @@ class Lane:
             self._rousing = now
             try:
                 self._soon(self.rouse)  # of many calls in one turn of the loop the first wakes it, once all are there
-            except Exception:  # the loop is closed, say
+            except Exception as error:
                 self.rouse()
+                if self._writer.note is not None:
+                    with contextlib.suppress(Exception):  # the loop is closed: nobody asks any more
+                        self._raised("log writer", "waking its thread", error)
 
     def rouse(self) -> None:
         """Wake the thread."""

@@ -133,8 +133,10 @@ class Ruleset:
         watched = [unit for unit in slots.units.values() if unit.enabled and unit.watch]
         contain("watched files", "beginning", self.files.watch, watched)
         if timers:
-            of_units = {entry.unit.name: entry.slot for entry in slots.entries.values()}
-            self._engine.faults.attempt("timers", "beginning", self.timers.begin, of_units)
+            self._engine.faults.attempt("timers", "beginning", self._begin_timers)
+
+    def _begin_timers(self) -> None:
+        self.timers.begin({entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()})
 
     async def trigger(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method: run a timer now."""

@@ -273,8 +273,7 @@ class Timers:
         self._ring()
 
     def _take_up(self, job: Job, slot: Slot | None, now: Now) -> None:
-        if job.slot is None:  # else it has changed since
-            job.slot = slot
+        job.slot = slot
         self._plan(job, now)
         if job.run is not None and job.slot is not None and job.slot.state in IDLE:
             end = job.slot.last_exit
