@@ -199,7 +199,7 @@ def test_the_smallest_thing_fails(
         assert len(calls.seen) > 50
         # What is lost between the two processes ends the supervisor: its successor begins with what the shim knows. And what
         # is done for a slot is walked above, and in `test_raising`.
-        apart = {"link.py", "wire.py", *(() if handlers is OF_SLOTS else ABOUT_SLOTS)}
+        apart = {"link.py", "wire.py", "bare.py", *(() if handlers is OF_SLOTS else ABOUT_SLOTS)}
         seen = [site for site in calls.seen if os.path.basename(site[0]) not in apart]
         for site in seen[FIRST::every]:
             try:
