@@ -208,7 +208,7 @@ def world(lend: Lend) -> Iterator[World]:
             receiver=receiver.url,
             python=PYTHON,
             quick=QUICK,
-            importer=program("leak_memory", "--once", root / "leak", "--from", 20, 80),
+            importer=program("leak_memory", "--once", root / "leak", "--from", 20, "--to", 200, 80),
             root=root,
             search=impetusd.port(),
             db=program("database", db_port, root / "db-ill"),
@@ -424,6 +424,5 @@ def test_each_was_one_alert_and_one_recovery_and_then_all_is_well(world: World) 
         assert len({each["incident"] for each in alerts}) == 1
     assert len(world.receiver.got) == 2 * len(world.staged)
     world.until("!document.querySelector('.card') && document.querySelector('h1').innerText.includes('as wanted')")
-    assert [
-        each for each in world.tab.troubles if "401" not in each
-    ] == []  # nobody was logged in before the link was used
+    # An answer may be an error before the login, and while there is no supervisor.
+    assert [each for each in world.tab.troubles if not each.startswith("Failed to load resource")] == []
