@@ -660,12 +660,13 @@ def result_line(
     without any: then the line is as long as it takes. `shown`: each value passes through it. One row after another does, and
     becomes text: copies and texts of the parts of 500 rows at once would be 3 MB.
     """
-    rows = result.get("units", ())
-    rest = shown({name: value for name, value in result.items() if name != "units"})
+    units = result.get("units")
+    rows = units if isinstance(units, list) else None  # of `places` they are no rows
+    rest = shown({name: value for name, value in result.items() if name != "units" or rows is None})
     head = bare.dumps(
         {"jsonrpc": "2.0", "id": id, **({"server": STATED} if stated else {}), "result": rest}, compact=True
     )
-    if "units" not in result:
+    if rows is None:
         return _line(head, MAX_ANSWER)
     head = f'{head[:-2]}{"," if rest else ""}"units":['
     for keep in (None, 10, 3, 0):

@@ -148,6 +148,11 @@ def test_the_client_tells_a_wrong_request_without_sending_it():
         protocol.request_line(1, "scale", {"name": "web", "n": "four"})
 
 
+def test_units_that_are_no_rows_are_answered_as_they_are():
+    told = {"units": {"web": {"where": "x.ini:3", "needs": ["db"]}}}
+    assert protocol.parse_answer(protocol.result_line(3, told)) == told
+
+
 def test_the_three_answers_are_told_apart():
     progress = protocol.parse_answer(protocol.progress_line("web:0", "STARTING", "waits for db"))
     assert progress.progress == {"name": "web:0", "state": "STARTING", "reason": "waits for db"}
