@@ -22,7 +22,7 @@ from bench_base import percentile
 from bench_install import Peers
 from bench_managers import Failed, below_us
 from bench_row import US, Row
-from bench_servers import Server, pss, serving
+from bench_servers import Server, cpu_seconds, pss, serving
 
 WORKERS = 4
 PEERS = {"aiohttp": ("gunicorn",), "asgi": ("uvicorn", "granian"), "node": ("pm2 cluster",)}
@@ -56,7 +56,8 @@ def rate(app: str, peers: Peers) -> list[Row]:
     """All at once there, and asked by turns."""
     found_rate = Row(f"{app}: requests/s over 16 keep-alive connections, median of {ROUNDS}", "-", max)
     found_tail = Row("… p99 of a request, ms", "-")
-    found: dict[str, list[tuple[float, float]]] = {}
+    found_cost = Row("… CPU of the workers a request, µs, least of these: others on the host hardly change it", "-")
+    found: dict[str, list[tuple[float, float, float]]] = {}
     with contextlib.ExitStack() as stack:
         servers: dict[str, Server] = {}
         for name in (US, *PEERS[app]):
@@ -66,14 +67,18 @@ def rate(app: str, peers: Peers) -> list[Row]:
                 return 0.0
 
             found_rate.add(name, start)
+        pids = {name: server.pids() for name, server in servers.items()}
         for number in range(ROUNDS):
             for name, server in sorted(servers.items(), reverse=bool(number % 2)):
+                before = cpu_seconds(pids[name])
                 per_second, took = bench_servers.requests(server.port)
-                found.setdefault(name, []).append((per_second, percentile(took, 0.99)))
+                cost = (cpu_seconds(pids[name]) - before) / max(1, len(took)) * 1e6
+                found.setdefault(name, []).append((per_second, percentile(took, 0.99), cost))
     for name, each in found.items():
-        found_rate.found[name] = statistics.median(one for one, _ in each)
-        found_tail.found[name] = statistics.median(one for _, one in each)
-    return [found_rate, found_tail]
+        found_rate.found[name] = statistics.median(one for one, _, _ in each)
+        found_tail.found[name] = statistics.median(one for _, one, _ in each)
+        found_cost.found[name] = min(one for _, _, one in each)
+    return [found_rate, found_tail, found_cost]
 
 
 def balance(app: str, peers: Peers) -> list[Row]:

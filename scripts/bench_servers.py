@@ -246,6 +246,15 @@ def pss(pids: list[int] | set[int]) -> float:
     return sum(_rollup(pid, "Pss:") for pid in pids)
 
 
+def cpu_seconds(pids: set[int]) -> float:
+    """What these processes have used so far."""
+    used = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
+
+
 def anonymous(pids: list[int]) -> float:
     return sum(_rollup(pid, "Anonymous:") for pid in pids)
 

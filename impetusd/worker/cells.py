@@ -6,6 +6,10 @@
 A worker owns the cell of its slot once it serves, and writes into that one alone, for as long as its own pid is there.
 The supervisor keeps the page and blanks the cell of a worker that has ended. Nothing that stands here is trusted: a cell that
 lies can make others wait for PASS, once for each connection that they accept.
+
+For the same reason nobody waits longer than PASS for a worker that has no CPU. Where the workers get one at once, 2, 16 and 64
+connections a worker are even in each of 300, 60 and 30 rounds; on two CPUs that 20 others want as well, those of 2 are not in
+one of six, and in these the worker with the least had waited 3 to 27 ms for its turn.
 """
 
 from __future__ import annotations
