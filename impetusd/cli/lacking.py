@@ -78,8 +78,8 @@ def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterat
     for key, controller in (("memory_max", "memory"), ("cpu_max", "cpu")):
         if getattr(unit, key) and controller not in offered():
             at = place(section, key)
-            text = f"{key}: impetusd has no writable cgroup v2 with the {controller} controller here, so it is not enforced"
-            yield Problem(at.file, at.line, f"{text}; see impetusd doctor")
+            text = f"{key}: impetusd cannot use the {controller} controller of a cgroup v2 here, so it is not enforced"
+            yield Problem(at.file, at.line, f"{text}; see impetusd help recipes")
     if not os.path.isdir(unit.cwd):
         at = place(section, "cwd")
         yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: this host has no such folder")

@@ -8,13 +8,15 @@ import os
 
 from impetusd.linux.errors import suppress, unless_blind
 
+LEAF = ".main"  # how the name of the cgroup ends that the shim may have made for itself
+
 
 class Cgroups:
     """One directory of a cgroup v2 tree, with one cgroup a child below it. Without a writable tree, `root` is ''."""
 
     def __init__(self, name: str) -> None:
         self.root = ""
-        self._leaf = f"{name}.main"  # of this process itself, once it had to leave the one that it was started in
+        self._leaf = f"{name}{LEAF}"  # of this process itself, once it had to leave the one that it was started in
         self._own = own = own_cgroup().removesuffix(f"/{self._leaf}")
         if own:
             path = f"{own}/{name}"
@@ -74,11 +76,12 @@ class Cgroups:
     def _move_ourselves(self) -> None:
         """A cgroup that shares out memory may have no processes itself: go into one beside those of the children.
 
-        Raises OSError (EBUSY) if others than this process and its children are in it.
+        Only as a container's PID 1: elsewhere a service manager starts the next of us in the same cgroup, which the kernel
+        would refuse while programs live on in it. Raises OSError (EBUSY), also if others than our children are in it.
         """
         here = _pids(self._own)
-        if any(os.getpid() not in {pid, _parent_of(pid)} for pid in here):
-            raise OSError(errno.EBUSY, f"other processes are in {self._own}")
+        if not _is_init() or any(os.getpid() not in {pid, _parent_of(pid)} for pid in here):
+            raise OSError(errno.EBUSY, f"processes live in {self._own} itself, which may not share memory out then")
         os.makedirs(f"{self._own}/{self._leaf}", exist_ok=True)
         for pid in here:
             with suppress(ProcessLookupError):
@@ -195,18 +198,20 @@ def _parent_of(pid: int) -> int:
         return 0
 
 
-def offered() -> frozenset[str]:
-    """The controllers of the cgroup v2 that this process is in, as far as it may use them; none without one.
+def _is_init() -> bool:
+    return os.getpid() == 1
 
-    A daemon that something else starts is in another: what the tree has at all is taken then.
-    """
+
+def offered() -> frozenset[str]:
+    """The controllers that a daemon started here can use for its children; none below the root of the tree, see
+    `Cgroups`."""
     own = own_cgroup()
-    if not own or not os.access(f"{own}/cgroup.procs", os.W_OK):
+    if own.endswith(LEAF):
+        own = os.path.dirname(own)
+    if not own or own != cgroup_mount()[1].rstrip("/") or not os.access(f"{own}/cgroup.procs", os.W_OK):
         return frozenset()
-    for path in (own, cgroup_mount()[1]):
-        with suppress(OSError), open(f"{path}/cgroup.controllers", encoding="ascii") as file:
-            if found := file.read().split():
-                return frozenset(found)
+    with suppress(OSError), open(f"{own}/cgroup.controllers", encoding="ascii") as file:
+        return frozenset(file.read().split())
     return frozenset()
 
 

@@ -29,6 +29,7 @@ class Tree:
         self.written = []
         self._write = cgroup._write
         monkeypatch.setattr(cgroup, "own_cgroup", lambda: str(self.own))
+        monkeypatch.setattr(cgroup, "_is_init", lambda: True)
         monkeypatch.setattr(cgroup, "_write", self.write)
         monkeypatch.setattr(cgroup, "_pids", lambda path: [os.getpid(), *self.others] if path == str(self.own) else [])
         self.cgroups = Cgroups("units")
@@ -122,6 +123,14 @@ def test_with_others_in_its_cgroup_it_moves_nobody(tree, others):
     assert not any(file == "cgroup.procs" for _, file, _ in tree.written)
 
 
+def test_where_a_service_manager_may_start_it_again_it_moves_nobody(tree, monkeypatch):
+    monkeypatch.setattr(cgroup, "_is_init", lambda: False)
+    tree.busy = True
+    cause = limit(tree, {"memory.max": "4096"})["memory.max"]
+    assert cause["facts"]["detail"] == f"processes live in {tree.own} itself, which may not share memory out then"
+    assert not any(file == "cgroup.procs" for _, file, _ in tree.written)
+
+
 def test_a_missing_controller_takes_nothing_from_the_others(tree):
     (tree.own / "cgroup.controllers").write_text("cpu pids\n")
     causes = limit(tree, childspec.limits(unit(memory_max=4096, cpu_max=50)))
@@ -148,6 +157,11 @@ def test_without_a_cgroup_that_is_the_cause(tree):
 def test_what_can_be_used_is_what_the_tree_has(tree, monkeypatch):
     monkeypatch.setattr(cgroup, "cgroup_mount", lambda: ("/", str(tree.own)))
     assert {"memory", "cpu"} <= cgroup.offered()
+    monkeypatch.setattr(cgroup, "own_cgroup", lambda: f"{tree.own}/units.main")
+    assert {"memory", "cpu"} <= cgroup.offered()
+    monkeypatch.setattr(cgroup, "own_cgroup", lambda: f"{tree.own}/system.slice/x.service")
+    assert cgroup.offered() == frozenset()
+    monkeypatch.setattr(cgroup, "own_cgroup", lambda: str(tree.own))
     (tree.own / "cgroup.controllers").write_text("")
     assert cgroup.offered() == frozenset()
     monkeypatch.setattr(cgroup, "own_cgroup", lambda: "")

@@ -21,7 +21,7 @@ def test_where_the_kernel_cannot_it_is_said_and_the_unit_runs(impetusd: Instance
         "[program:p]\ncommand = sleep 300\nmin_uptime = 0\nmemory_max = 64M\n[program:q]\ncommand = sleep 300\nmin_uptime = 0\n"
     )
     warned = impetusd.run("check", "--host", code=1).err
-    assert "impetusd.ini:4: memory_max: impetusd has no writable cgroup v2 with the memory controller" in warned
+    assert "impetusd.ini:4: memory_max: impetusd cannot use the memory controller of a cgroup v2 here" in warned
     assert impetusd.run("check").code == 0
     impetusd.run("start")
     status = impetusd.settle()

@@ -157,7 +157,7 @@ SYSTEMD = {
     "OOMScoreAdjust": Habit("oom_score_adj"),
     "CPUAffinity": Habit("cpu_affinity"),
     "MemoryHigh": Habit("max_memory_restart"),
-    "MemoryMax": Habit("memory_max"),
+    "MemoryMax": Habit("max_memory_kill"),
     "CPUQuota": Habit("cpu_max"),
     "NoNewPrivileges": Habit("no_new_privs"),
     "CapabilityBoundingSet": Habit("capabilities"),
