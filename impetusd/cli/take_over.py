@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import typing
+from collections import Counter
 
 import click
 
@@ -49,20 +50,12 @@ class TakeOver:
         self._target = target
         self._output = output
         self._again = again
+        _require_programs(imported)
         try:
             self._manager = _manager(imported)
             there = _settled(self._manager)
         except ManagerFault as fault:
             raise Failure(f"nothing was done: {fault}", EXIT_USAGE) from None
-        called = [each for program in imported.programs for each in program.theirs]
-        if twice := {each for each in called if called.count(each) > 1}:
-            raise Failure(
-                f"nothing was done: several programs are called {', '.join(sorted(twice))}, and whose processes are whose"
-                f" is not known: {self._manager.title} has one name for all",
-                EXIT_USAGE,
-            )
-        if not called:
-            raise Failure("nothing was done: there is no program in it", EXIT_USAGE)
         names = {each: program.name for program in imported.programs for each in program.theirs}
         self._theirs: dict[str, list[Process]] = {program.name: [] for program in imported.programs}
         self._others = [each for each in there if each.name not in names]
@@ -249,17 +242,35 @@ class TakeOver:
         print("\n".join(f"to do: {each}" for each in todo))
 
 
+def _require_programs(imported: Imported) -> None:
+    """Failure if it is another manager's file, has no program, or two of one name: whose processes are whose is not known
+    then.
+    """
+    if imported.source not in {"pm2", "supervisord"}:
+        raise Failure(
+            f"nothing was done: only PM2 and supervisord can be taken over, not what runs by a file of {imported.source}",
+            EXIT_USAGE,
+        )
+    called = Counter(each for program in imported.programs for each in program.theirs)
+    if not called:
+        raise Failure("nothing was done: there is no program in it", EXIT_USAGE)
+    if twice := sorted(each for each, count in called.items() if count > 1):
+        raise Failure(
+            f"nothing was done: several programs are called {', '.join(twice)}; which of the processes is whose is not"
+            " known: give each its name, there and in the file",
+            EXIT_USAGE,
+        )
+
+
 def _manager(imported: Imported) -> Manager:
     if imported.source == "pm2":
         return Pm2(os.environ.get("PM2_HOME") or os.path.expanduser("~/.pm2"))
-    if imported.source == "supervisord":
-        url, user, password = imported.asked_at
-        if not url:
-            raise ManagerFault(
-                "the file has neither [unix_http_server] nor [inet_http_server], by which to ask supervisord"
-            )
-        return Supervisord(url, user, password)
-    raise ManagerFault(f"only PM2 and supervisord can be taken over, not what runs by a file of {imported.source}")
+    url, user, password = imported.asked_at
+    if not url:
+        raise ManagerFault(
+            "the file has neither [unix_http_server] nor [inet_http_server], by which to ask supervisord"
+        )
+    return Supervisord(url, user, password)
 
 
 def _settled(manager: Manager) -> list[Process]:

@@ -56,3 +56,12 @@ def test_no_pm2_runs(refused):
 
 def test_another_managers_file(refused):
     assert "only PM2 and supervisord can be taken over" in refused("Procfile", "web: sleep 1\n", "-o", "made.ini")
+
+
+def test_two_apps_of_one_name(refused):
+    apps = {"apps": [{"name": "x", "script": "x.js"}, {"name": "x", "script": "y.js"}]}
+    assert "several programs are called x;" in refused("apps.json", json.dumps(apps), "-o", "made.ini")
+
+
+def test_no_program(refused):
+    assert "there is no program in it" in refused("s.conf", "[supervisord]\n", "-o", "made.ini")

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -38,6 +39,7 @@ class Server:
             [sys.executable, "-I", "-c", SERVER, family],
             stdout=subprocess.PIPE,
             user=user,
+            group=user,
             extra_groups=None if user is None else [],
         )
         assert self.process.stdout is not None
@@ -133,6 +135,30 @@ def test_of_another_user():
         shared.to_ours()
         assert answers(server.port, shared.ours) == {b"ours"}
         shared.close(undone=True)
+    finally:
+        server.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user is one already")
+def test_as_an_ordinary_user():
+    server = Server("6", 65534)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            shared = Share(server.process.pid, server.number)
+            shared.open()
+            assert answers(server.port, shared.ours) == {b"theirs"}
+            shared.to_ours()
+            assert answers(server.port, shared.ours) == {b"ours"}
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         server.end()
 

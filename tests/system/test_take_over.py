@@ -28,7 +28,7 @@ from impetusd.interop.takeover.supervisord import Supervisord
 PACKAGES = Path(__file__).parents[2] / ".node" / "node_modules"
 PM2 = PACKAGES / ".bin" / "pm2"
 SUPERVISORD = f"{os.path.dirname(sys.executable)}/supervisord"
-PATIENCE = 300.0  # seconds for a whole take-over on a busy machine: each command of PM2's is a Node of its own
+PATIENCE = 300.0  # seconds for a whole take-over on a busy machine
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node in PATH")
 needs_pm2 = pytest.mark.skipif(not PM2.exists(), reason="the packages are not there: scripts/setup-node")
@@ -115,6 +115,7 @@ def pm2() -> Iterator[Pm2]:
             found.run("kill")
 
 
+@pytest.mark.timeout(900)  # each command of PM2's is a Node of its own
 @needs_node
 @needs_pm2
 def test_a_pm2_under_load(impetusd: Instance, pm2: Pm2) -> None:
@@ -143,7 +144,7 @@ def test_a_pm2_under_load(impetusd: Instance, pm2: Pm2) -> None:
         wait_for(functools.partial(_asks, port), "every server", apart=0.05)
     before = pm2.apps()
     take_over = TakeOver(impetusd, file, **{name: pm2.env[name] for name in ("PATH", "PM2_HOME")})
-    loads = [Load(ports[name]) for name in ("api", "web", "shop")]
+    loads = [Load(ports[name], kept=1, fresh=1) for name in ("api", "web", "shop")]
     with contextlib.ExitStack() as stack:
         for load in loads:
             stack.enter_context(load)
@@ -236,6 +237,7 @@ def program(name: str, command: str, *keys: str) -> str:
     return "\n".join([f"[program:{name}]", f"command={command}", "startsecs=0", *keys, ""])
 
 
+@pytest.mark.timeout(600)
 @needs_node
 def test_a_supervisord_of_twelve_programs(impetusd: Instance, supervisord: Callable[[str], OldSupervisord]) -> None:
     server = impetusd.root / "server.cjs"
@@ -260,7 +262,7 @@ def test_a_supervisord_of_twelve_programs(impetusd: Instance, supervisord: Calla
     for each in (port, own):
         wait_for(functools.partial(_asks, each), "both servers", apart=0.05)
     take_over = TakeOver(impetusd, old.file)
-    with Load(port) as load:
+    with Load(port, kept=1, fresh=1) as load:
         (impetusd.root / "broken").touch()
         said = take_over(1)
         assert "moved: site, pair, bare; not moved: fussy, job0, " in said, said
@@ -308,6 +310,7 @@ class Door:
             self._sock.close()
 
 
+@pytest.mark.timeout(600)
 def test_interrupted_and_killed_in_the_middle(impetusd: Instance, supervisord: Callable[[str], OldSupervisord]) -> None:
     door = Door(impetusd.port())
     old = supervisord(program("first", "sleep 1000") + program("slow", "sleep 1000") + program("last", "sleep 1000"))
@@ -322,7 +325,12 @@ def test_interrupted_and_killed_in_the_middle(impetusd: Instance, supervisord: C
     def begin() -> subprocess.Popen[str]:
         """Wait until slow is stopped there, and starts here."""
         process = take_over.begin()
-        wait_for(lambda: process.poll() is not None or old.states()["slow:slow"] is Was.STOPPED, "a stop", apart=0.05)
+        wait_for(
+            lambda: process.poll() is not None or old.states()["slow:slow"] is Was.STOPPED,
+            "a stop",
+            PATIENCE,
+            apart=0.05,
+        )
         assert process.poll() is None, take_over.end(process, 0)
         impetusd.wait_state("slow", "STARTING")
         return process
@@ -346,6 +354,7 @@ def test_interrupted_and_killed_in_the_middle(impetusd: Instance, supervisord: C
     assert len(impetusd.settle().rows) == len(before)
 
 
+@pytest.mark.timeout(600)
 @needs_node
 def test_killed_while_both_serve(impetusd: Instance, supervisord: Callable[[str], OldSupervisord]) -> None:
     server = impetusd.root / "server.cjs"
@@ -355,11 +364,11 @@ def test_killed_while_both_serve(impetusd: Instance, supervisord: Callable[[str]
     pid = old.settle()["site:site"]
     take_over = TakeOver(impetusd, old.file)
     wait_for(lambda: _asks(port), "the old server", apart=0.05)
-    with Load(port, kept=0, fresh=3) as load, socket.create_connection(("127.0.0.1", port)) as kept:
+    with Load(port, kept=0, fresh=2) as load, socket.create_connection(("127.0.0.1", port)) as kept:
         assert ask(kept, keep=True)[0] == str(pid)
         process = take_over.begin()
         # For as long as this connection is open, up to some seconds, both run; killed later, it is another place.
-        wait_for(lambda: process.poll() is not None or set(load.answers) - {str(pid)}, "ours to answer")
+        wait_for(lambda: process.poll() is not None or set(load.answers) - {str(pid)}, "ours to answer", PATIENCE)
         process.kill()
         process.communicate()
         kept.close()

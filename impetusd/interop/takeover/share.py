@@ -51,10 +51,13 @@ class Share:
             self.ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         self.ours.bind(self.theirs.getsockname())
         # Between these two steps the kernel spreads connections: a client whose packet is dropped sends it again after 1 s.
-        _attach(self.ours, SO_ATTACH_FILTER, NOTHING)
+        # An ordinary user may not drop any (seen: EPERM on 6.18): whoever comes in this moment waits until ours is ready.
+        with contextlib.suppress(OSError):
+            _attach(self.ours, SO_ATTACH_FILTER, NOTHING)
         self.ours.listen(BACKLOG)
         self.to_theirs()
-        self.ours.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        with contextlib.suppress(OSError):  # there is none
+            self.ours.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
     def to_ours(self) -> None:
         """From now on new connections are ours."""
