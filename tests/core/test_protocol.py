@@ -150,7 +150,7 @@ def test_the_client_tells_a_wrong_request_without_sending_it():
 
 def test_units_that_are_no_rows_are_answered_as_they_are():
     told = {"units": {"web": {"where": "x.ini:3", "needs": ["db"]}}}
-    assert protocol.parse_answer(protocol.result_line(3, told)) == told
+    assert protocol.parse_answer(protocol.result_line(3, told)).result == told
 
 
 def test_the_three_answers_are_told_apart():
