@@ -45,12 +45,14 @@ def command(text: str, names: tuple[str, ...]) -> int:
     for host in hosts:
         print(f"{host}:", flush=True)
         try:
-            for step in (["reload", *names], ["status", *names]):
-                words = elsewhere.argv(host, [*before, *step], "-T", "-oBatchMode=yes")
-                show = None if step[0] == "reload" else subprocess.DEVNULL
-                code = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=show, check=False).returncode
-                if code:
-                    raise Failure(ending(hosts, done, names, lost=code == elsewhere.UNREACHABLE))
+            words = elsewhere.argv(host, [*before, "reload", *names], "-T", "-oBatchMode=yes")
+            code = subprocess.run(words, stdin=subprocess.DEVNULL, check=False).returncode
+            if not code:  # is it up a moment later, too?
+                (after,) = elsewhere.on_each([host], [*before, "status", *names])
+                code = after.returncode
+                sys.stdout.write(after.stdout if code else "")
+            if code:
+                raise Failure(ending(hosts, done, names, lost=code == elsewhere.UNREACHABLE))
         except KeyboardInterrupt:
             raise Failure(ending(hosts, done, names, lost=True), 130) from None
         done.append(host)
