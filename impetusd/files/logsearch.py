@@ -14,6 +14,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from impetusd.files import rotated
 from impetusd.files.logpage import open_log
 from impetusd.files.rotated import older, time_of
 
@@ -153,10 +154,11 @@ def identity_of(fd: int) -> str:
 
 def _files(path: str, since: float) -> Iterator[tuple[str, IO[bytes], bool]]:
     """(path, file, whether it is compressed) of each that may have lines since then, the newest first; closed after its turn."""
-    seen = set()
+    seen: set[tuple[int, int]] = set()
+    present = -1  # the inode of the log itself, which may be rotated meanwhile, with more lines
     for name in (path, *older(path)):
         try:
-            fd = open_log(name)
+            name, fd = (name, open_log(name)) if name == path else rotated.opened(name, open_log)
         except FileNotFoundError:
             continue
         except OSError:
@@ -164,11 +166,12 @@ def _files(path: str, since: float) -> Iterator[tuple[str, IO[bytes], bool]]:
                 raise
             continue
         with open(fd, "rb", buffering=0) as file:
-            there = os.fstat(fd)
-            if there.st_ino in seen:
+            mark = rotated.mark(fd)
+            if mark[0] == present or mark in seen:
                 continue
-            seen.add(there.st_ino)
-            if there.st_mtime < since:
+            seen.add(mark)
+            present = mark[0] if name == path else present
+            if mark[1] < since * 1e9:
                 return
             yield name, file, name.endswith(".gz")
 

@@ -8,7 +8,10 @@ import datetime as dt
 import functools
 import os
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
+T = TypeVar("T")
 _DATED = re.compile(r"-([0-9]{8}[0-9-]*)(?:\.gz)?")
 _NUMBERED = re.compile(r"\.([1-9][0-9]*)(?:\.gz)?")
 # As the writer puts it before a line (time = yes), into a JSON line, and before the daemon's own.
@@ -31,6 +34,26 @@ def older(path: str) -> list[str]:
     numbered = sorted(key for key in found if not key[1])
     dated = sorted((key for key in found if key[1]), reverse=True)
     return [os.path.join(os.path.dirname(path), found[key]) for key in numbered + dated]
+
+
+def opened(path: str, open_log: Callable[[str], T]) -> tuple[str, T]:
+    """A rotated file that was seen at `path`, under the name that it has now, for it may have been compressed meanwhile.
+
+    Raises OSError.
+    """
+    try:
+        return path, open_log(path)
+    except FileNotFoundError:
+        path = path.removesuffix(".gz") if path.endswith(".gz") else f"{path}.gz"
+        return path, open_log(path)
+
+
+def mark(fd: int) -> tuple[int, int]:
+    """What a rotated file is known by, whatever it is renamed to. Not its inode alone: the next compressed file may get that
+    of the one that has just been removed.
+    """
+    there = os.fstat(fd)
+    return there.st_ino, there.st_mtime_ns
 
 
 def time_of(line: bytes) -> float | None:

@@ -45,7 +45,9 @@ def test_refuses_what_json_does(text):
     assert isinstance(ours.value, RecursionError) == isinstance(theirs.value, RecursionError)
 
 
-@pytest.mark.parametrize("value", [object(), {"a": {1}}, b"x", {(1, 2): 3}], ids=["object", "set", "bytes", "tuple-key"])
+@pytest.mark.parametrize(
+    "value", [object(), {"a": {1}}, b"x", {(1, 2): 3}], ids=["object", "set", "bytes", "tuple-key"]
+)
 def test_writes_nothing_that_json_would_not(value):
     with pytest.raises(TypeError) as theirs:
         json.dumps(value)

@@ -215,14 +215,22 @@ class Tab:
         await self.send("Input.insertText", text=text)
 
     async def click(self, selector: str) -> None:
-        """As a mouse would: nothing may lie above it."""
-        where = await self.until(
-            f"""(() => {{ const found = document.querySelector({json.dumps(selector)});
-            if (!found) return null; found.scrollIntoView({{block: "center"}}); const box = found.getBoundingClientRect(); if (!box.width) return null;
-            return [box.x + box.width / 2, box.y + box.height / 2]; }})()"""
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.send("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+        """As a mouse would: nothing may lie above it. Again if the page has moved away from below the mouse meanwhile."""
+        hit = False
+        while not hit:
+            where = await self.until(
+                f"""(() => {{ const found = document.querySelector({json.dumps(selector)});
+                if (!found) return null; found.scrollIntoView({{block: "center"}}); const box = found.getBoundingClientRect(); if (!box.width) return null;
+                const x = box.x + box.width / 2, y = box.y + box.height / 2;
+                if (!found.contains(document.elementFromPoint(x, y))) return null;
+                window.testHit = false; found.addEventListener("click", () => (window.testHit = true), {{capture: true, once: true}});
+                return [x, y]; }})()"""
+            )
+            for kind in ("mousePressed", "mouseReleased"):
+                await self.send(
+                    "Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1
+                )
+            hit = await self.run("window.testHit !== false")  # it is not there any more on another page
 
     async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         steps = [("mouseMoved", start, "none"), ("mousePressed", start, "left")]

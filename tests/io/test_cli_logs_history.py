@@ -11,7 +11,7 @@ from fake_supervisor import FakeSupervisor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impetusd.cli.logs import tail, when
+from impetusd.cli.logs import history, tail, when
 from impetusd.files import rotated
 from impetusd.supervisor.logs.lines import Options, dress, stamp
 
@@ -97,6 +97,27 @@ class TestRotated:
     def test_what_is_half_done_is_read_once(self, log, tmp_path):
         (tmp_path / "o.2").write_bytes(gzip.decompress((tmp_path / "o.2.gz").read_bytes()))
         os.utime(tmp_path / "o.2", (NOW, NOW + 5))
+        assert self.shown(log, 100) == " ".join(map(str, range(12)))
+
+    def test_what_is_compressed_since_it_was_seen_is_read(self, log, tmp_path, monkeypatch):
+        """Also where its new file has the inode of one that was read before it."""
+        (tmp_path / "o.2.gz").write_bytes(gzip.decompress((tmp_path / "o.2.gz").read_bytes()))
+        (tmp_path / "o.2.gz").rename(tmp_path / "o.2")
+        names = list(map(str, [tmp_path / "o.1", tmp_path / "o.2", tmp_path / "o.3.gz"]))
+
+        def older(path):
+            assert path == str(log)
+            for name in names:
+                yield name
+                if name.endswith("o.1"):  # it was read, and is removed
+                    (tmp_path / "o.1").rename(tmp_path / "inode")
+                    packed = gzip.compress((tmp_path / "o.2").read_bytes())
+                    (tmp_path / "inode").write_bytes(packed)
+                    (tmp_path / "inode").rename(tmp_path / "o.2.gz")
+                    (tmp_path / "o.2").unlink()
+                    os.utime(tmp_path / "o.2.gz", (NOW, NOW + 5))
+
+        monkeypatch.setattr(history, "older", older)
         assert self.shown(log, 100) == " ".join(map(str, range(12)))
 
     def test_names_of_logrotates_dateext(self, tmp_path):

@@ -1,6 +1,6 @@
 """A log with its rotated files: app.log, app.log.1, app.log.2.gz, app.log-20261123.gz; ours and logrotate's names.
 
-They may be renamed and compressed while they are read: each is identified by its inode and read once.
+They may be renamed and compressed while they are read: each is identified (`rotated.mark`) and read once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 
 from impetusd.cli.logs.tail import last_lines, open_log
+from impetusd.files import rotated
 from impetusd.files.rotated import older, time_of
 
 TYPE_CHECKING = False
@@ -25,23 +26,23 @@ def _opened(path: str, first: BinaryIO | None, unreadable: list[str]) -> Generat
 
     For each one that cannot be opened, a sentence is added to `unreadable`.
     """
-    seen = set()
+    seen: set[tuple[int, int]] = set()
     if first is not None:
-        seen.add(os.fstat(first.fileno()).st_ino)
         yield path, first
     for each in older(path):
         try:
-            opened = open_log(each)
+            name, opened = rotated.opened(each, open_log)
         except FileNotFoundError:
             continue
         except OSError as error:
             unreadable.append(f"cannot read {each}: {error.strerror}")
             continue
         with opened as file:
-            inode = os.fstat(file.fileno()).st_ino
-            if inode not in seen:
-                seen.add(inode)
-                yield each, file
+            mark = rotated.mark(file.fileno())
+            is_first = first is not None and os.fstat(first.fileno()).st_ino == mark[0]
+            if not is_first and mark not in seen:
+                seen.add(mark)
+                yield name, file
 
 
 def _lines(path: str, file: BinaryIO, size: int | None = None) -> Iterator[bytes]:
