@@ -286,6 +286,8 @@ class TestApi:
         run(scenario, ini)
 
     def test_incidents_of_a_supervisor_that_does_not_know_places(self):
+        ini = "[impetusd]\n[program:api]\ncommand = x\nmax_restarts = 0\n"
+
         async def scenario(gateway):
             real = gateway.backend.call
 
@@ -302,7 +304,7 @@ class TestApi:
             async with gateway.get("/api/v1/incidents", await gateway.bearer("viewer")) as answer:
                 assert [card["units"] for card in (await answer.json())["incidents"]] == [["api"]]
 
-        run(scenario)
+        run(scenario, ini)
 
     def test_history_of_a_unit_and_marks_of_all(self, tmp_path):
         minute = NOW // 900 * 900
