@@ -141,6 +141,7 @@ async def aside(act: Callable[[], T]) -> T | None:
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        return await asyncio.wait_for(answer, WITHIN)
+        async with asyncio.timeout(WITHIN):
+            return await answer
     except TimeoutError:
         return None

@@ -46,7 +46,8 @@ async def work(given: settings.Settings, client: AsyncControl) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await running
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(observer.close(), CLOSING)
+        async with asyncio.timeout(CLOSING):
+            await observer.close()
 
 
 if __name__ == "__main__":

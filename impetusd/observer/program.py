@@ -196,7 +196,8 @@ class Observer:
             if self._lost is not None and self._clock() < self._lost + SILENT:
                 due = min(due or math.inf, self._lost + SILENT)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if due is None else max(0.05, due - self._clock()))
+                async with asyncio.timeout(None if due is None else max(0.05, due - self._clock())):
+                    await self._changed.wait()
             await asyncio.sleep(max(TOGETHER, SPARING * took))
             self._changed.clear()
 
@@ -235,8 +236,8 @@ class Observer:
             return notice
         slot = first.slots[0] if first.slots else first.name
         with contextlib.suppress(Exception):  # it is as good without
-            asked = self._client.call("tail", {"name": slot, "stream": "error"})
-            page = await asyncio.wait_for(asked, TAIL)
+            async with asyncio.timeout(TAIL):
+                page = await self._client.call("tail", {"name": slot, "stream": "error"})
             lines = tuple(redact.text(str(line)) for line in page["lines"][-LINES:])
             with_lines = replace(first, lines=lines)
             return replace(notice, problems=tuple(with_lines if each is first else each for each in notice.problems))
@@ -255,7 +256,8 @@ class Observer:
             if not ready:
                 wait = min((each.due - now for each in of), default=math.inf)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), None if wait == math.inf else max(0.05, wait))
+                    async with asyncio.timeout(None if wait == math.inf else max(0.05, wait)):
+                        await news.wait()
                 continue
             await self._try(alert, min(ready, key=lambda each: each.due))
 

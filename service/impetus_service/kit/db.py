@@ -134,7 +134,8 @@ class Database:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT / 2)
         try:
-            await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT)
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._pool.close()
         except Exception as error:
             log.warning("database connections were cut at the end: %s", _sentence(error))
             self._pool.terminate()
