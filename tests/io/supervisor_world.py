@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -267,8 +268,9 @@ class Life:
         )
 
     def log(self) -> str:
-        with open(self.shim.paths.log_file, encoding="utf-8") as file:
-            return file.read()
+        """The supervisor's own; "" before the thread that writes it has made it."""
+        path = Path(self.shim.paths.log_file)
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _names(fds: dict[str, str] | list[str]) -> list[str]:

@@ -101,7 +101,7 @@ cwd = {root}
 listen = 127.0.0.1:{search}
 instances = 1
 standby = 0
-watchdog = 1s
+watchdog = 3s
 [program:db]
 command = {db}
 wait_ready = yes
@@ -114,7 +114,7 @@ DATABASE_PORT = {db_port}
 http = /health
 interval = 1s
 timeout = 1s
-failures = 3
+failures = 8
 action = alert
 [program:backup]
 command = {python} backup.py {disk} backup-go
@@ -339,9 +339,9 @@ INCIDENTS = {
     "hang": Incident(
         "search:0",
         lambda world: world.touch("hang"),
-        ("runs again", "event loop blocked for 1 s (watchdog): in read_index,", "search.py line 6", "watchdog"),
+        ("runs again", "event loop blocked for 3 s (watchdog): in read_index,", "search.py line 6", "watchdog"),
         "why search",
-        "search is unhealthy: event loop blocked for 1 s (watchdog): in read_index,",
+        "search is unhealthy: event loop blocked for 3 s (watchdog): in read_index,",
         again("restart", "search"),
     ),
     "database-away": Incident(
