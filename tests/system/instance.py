@@ -257,6 +257,11 @@ class Instance:
         except FileNotFoundError:
             return ""
 
+    def says(self, text: str, times: int | None = None) -> None:
+        """Wait for `text` in the daemon's log, which is written a moment after what it tells of; so often, and no more."""
+        wait_for(lambda: self.log().count(text) >= (times or 1), lambda: f"{text!r} in the log:\n{self.log()}")
+        assert times is None or self.log().count(text) == times, self.log()
+
     def ledger(self) -> list[dict[str, Any]]:
         """The records that are whole; they are written a moment after what they tell of."""
         path = self.root / "var" / "lib" / "ledger.jsonl"

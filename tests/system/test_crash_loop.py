@@ -72,7 +72,7 @@ min_uptime = 0
     assert status["good"].state == "RUNNING"
     assert {row.restarts for name, row in status.rows.items() if name != "good"} == {3}
     assert count(starts) == 20 * 4
-    assert impetusd.log().count(": FATAL") == 20
+    impetusd.says(": FATAL", 20)
     ledger = impetusd.root / "var" / "lib" / "ledger.jsonl"
     wait_for(lambda: ledger.read_text().count('"kind":"exit"') == 20 * 4, "each end to be in the ledger")
 

@@ -330,7 +330,7 @@ def test_a_unix_socket_that_somebody_removes_is_there_again_with_its_queue(impet
         late.connect(str(path))
         hold.unlink()
         assert {early.recv(100), late.recv(100)} == {f"{before.pids['p']} p".encode()}
-    assert "was removed: restored" in impetusd.log()
+    impetusd.says("was removed: restored")
     assert impetusd.settle().pids == before.pids
 
     path.unlink()
@@ -365,7 +365,7 @@ def test_one_that_has_no_second_name_is_bound_anew_for_new_processes(impetusd: I
     path.unlink()
     wait_for(path.exists, "the socket")
     after = impetusd.settle(lambda now: set(now.pids.values()).isdisjoint(before.pids.values()))
-    assert "another one is bound, and new processes are started for it" in impetusd.log()
+    impetusd.says("another one is bound, and new processes are started for it")
     if kind == "program":
         assert pid_from(str(path)) == f"{after.pids['p']} p"
 

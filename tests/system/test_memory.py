@@ -80,7 +80,7 @@ memory_hold = 4s
         return False
 
     wait_for(restarted, "the restart")
-    assert "above max_memory_restart = 30 MB for 4s" in impetusd.log()
+    impetusd.says("above max_memory_restart = 30 MB for 4s")
 
 
 @pytest.fixture

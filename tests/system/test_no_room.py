@@ -122,7 +122,7 @@ def test_a_run_dir_that_is_lost_is_told_and_what_runs_goes_on_until_stop(
     ended = impetusd.run("stop")
     assert f"was sent SIGTERM: pid {before.shim}" in ended.out
     assert not impetusd.members()
-    assert "p:0: STOPPED" in impetusd.log()  # in order, by its supervisor
+    impetusd.says("p:0: STOPPED")  # in order, by its supervisor
     uncover()
     for left in impetusd.run_dir.iterdir():
         left.unlink()

@@ -70,7 +70,7 @@ def test_a_torn_file_is_told_and_the_copy_before_it_counts(impetusd: Instance) -
     boot(impetusd)
     impetusd.wait_state_of_daemon("api", "RUNNING")
     assert impetusd.status()["mail"].state == "STOPPED"
-    assert "state.json cannot be read" in impetusd.log()
+    impetusd.says("state.json cannot be read")
 
 
 def test_without_any_saved_state_it_comes_up(impetusd: Instance) -> None:
@@ -97,8 +97,8 @@ def test_a_slow_schedule_survives_the_supervisor(impetusd: Instance) -> None:
     wait_for(lambda: impetusd.status()["api"].restarts >= 4, "more tries")
     flag.touch()
     impetusd.settle()
-    assert impetusd.log().count("api:0: FATAL") == 1
-    assert impetusd.log().count("api:0: RUNNING") == 1
+    impetusd.says("api:0: FATAL", 1)
+    impetusd.says("api:0: RUNNING", 1)
 
 
 def state(impetusd: Instance, name: str) -> Path:

@@ -254,7 +254,7 @@ def test_a_template_that_stands_still_is_replaced_and_the_pool_answers_again(imp
     assert fetch(port) == str(after["web:0"].pid)
     told = "it did not fork web:"
     assert told in impetusd.run("why", "web:template").out
-    assert told in impetusd.log()
+    impetusd.says(told)
     records = map(json.loads, impetusd.run("events", "--json", "web:template").out.splitlines())
     assert [each["rule"] for each in records if each["kind"] == "rule"] == ["listen_timeout"]
     # The same while a worker is stopped whose fork is under way.

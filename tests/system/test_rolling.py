@@ -64,7 +64,7 @@ def test_a_broken_version_is_told_and_the_old_workers_go_on(impetusd: Instance) 
     assert "no_such_package" in failed.out
     after = impetusd.status()
     assert [after[name].pid for name in ("web:0", "web:1")] == [before[name].pid for name in ("web:0", "web:1")]
-    assert "web: reload: back to the old version" in impetusd.log()
+    impetusd.says("web: reload: back to the old version")
     assert fetch(port) in {str(pid) for pid in before.pids.values()}
 
 
