@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from impetusd.client import instance
-
-LISTEN = "0A"  # the state in /proc/net/tcp: include/net/tcp_states.h TCP_LISTEN
+from impetusd.linux import inet, procfs
 
 
 def holder(port: int) -> str:
@@ -14,7 +11,7 @@ def holder(port: int) -> str:
     sockets = listening(port)
     if not sockets:
         return ""
-    pids = sorted(_holding({f"socket:[{inode}]" for inode in sockets}))
+    pids = sorted(pid for pid in procfs.pids() if not inet.held(pid).keys().isdisjoint(sockets))
     for pid in pids:
         if (found := instance.daemon(pid)) is not None:
             return f"the impetusd of {_shown(found.conf)} (pid {pid})"
@@ -23,36 +20,12 @@ def holder(port: int) -> str:
     return f"a process of {_user(next(iter(sockets.values())))}"
 
 
-def listening(port: int) -> dict[str, int]:
-    """The sockets that listen on this port, by inode, each with its owner's uid."""
-    found = {}
-    for table in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/net/{table}", encoding="ascii") as file:
-                next(file, "")
-                for line in file:
-                    fields = line.split()
-                    if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                        found[fields[9]] = int(fields[7])
-        except (OSError, ValueError, IndexError):
-            continue
-    return found
-
-
-def _holding(links: set[str]) -> set[int]:
-    pids = set()
-    for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        folder = f"/proc/{name}/fd"
-        try:
-            for number in os.listdir(folder):
-                if os.readlink(f"{folder}/{number}") in links:
-                    pids.add(int(name))
-                    break
-        except OSError:
-            continue
-    return pids
+def listening(port: int) -> dict[int, int]:
+    """The sockets that listen on this port, by inode, each with its owner's uid; none where /proc does not say."""
+    try:
+        return {each.inode: each.uid for each in inet.tcp() if each.state == inet.LISTEN and each.port == port}
+    except OSError:
+        return {}
 
 
 def _shown(text: str) -> str:

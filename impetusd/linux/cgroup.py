@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 
+from impetusd.linux import procfs
 from impetusd.linux.errors import suppress, unless_blind
 
 LEAF = ".main"  # how the name of the cgroup ends that the shim may have made for itself
@@ -191,11 +192,8 @@ def _pids(path: str) -> list[int]:
 
 def _parent_of(pid: int) -> int:
     """0 of one that has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            return int(file.read().rpartition(b") ")[2].split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
+    fields = procfs.fields(pid, 2)
+    return int(fields[1]) if fields else 0
 
 
 def _is_init() -> bool:

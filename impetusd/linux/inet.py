@@ -13,13 +13,14 @@ _FAMILIES = (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6))
 
 @dataclass(frozen=True, slots=True)
 class Tcp:
-    """A line of /proc/net/tcp or tcp6. `queue`: of one that listens, connections that nobody has accepted yet."""
+    """A line of /proc/net/tcp or tcp6. `queue`: of one that listens, connections that nobody has accepted yet; `uid`: its owner."""
 
     family: int
     host: str
     port: int
     state: int
     queue: int
+    uid: int
     inode: int
 
 
@@ -41,7 +42,8 @@ def _read(fields: list[str], family: int) -> Tcp:
     # 32 bits at a time, in the host's order of bytes.
     raw = b"".join(int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8))
     queue = int(fields[4].partition(":")[2], 16)
-    return Tcp(family, socket.inet_ntop(family, raw), int(port, 16), int(fields[3], 16), queue, int(fields[9]))
+    host, state, uid, inode = socket.inet_ntop(family, raw), int(fields[3], 16), int(fields[7]), int(fields[9])
+    return Tcp(family, host, int(port, 16), state, queue, uid, inode)
 
 
 def held(pid: int) -> dict[int, int]:
@@ -59,6 +61,11 @@ def held(pid: int) -> dict[int, int]:
     except OSError:
         return {}
     return found
+
+
+def is_v6only(sock: socket.socket) -> bool:
+    """Whether it takes IPv6 alone. Raises OSError."""
+    return sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
 def same_network(pid: int) -> bool:

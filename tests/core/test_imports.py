@@ -71,7 +71,8 @@ MAY = {
         ),
     ),
     "impetusd.client": (
-        *("impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux.procfs", "impetusd.shim.table"),
+        *("impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux.inet", "impetusd.linux.procfs"),
+        "impetusd.shim.table",
     ),
     "impetusd.client.reaper": (
         *("impetusd.core.config.location", "impetusd.files.folders", "impetusd.linux.cgroup", "impetusd.linux.proc"),

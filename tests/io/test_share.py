@@ -174,7 +174,7 @@ def test_what_is_said_of_sockets(server, monkeypatch):
 
     monkeypatch.setattr(getfd, "of", forbidden)
     assert "ptrace_scope" in sockets.listening([server.process.pid])[0].refusal
-    assert share.refusal(server.process.pid, server.number) == sockets.listening([server.process.pid])[0].refusal
+    assert share.look(server.process.pid, server.number)[0] == sockets.listening([server.process.pid])[0].refusal
 
 
 def test_connections_that_are_not_answered():

@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 
-from impetusd.linux import getfd
+from impetusd.linux import getfd, inet
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_ATTACH_REUSEPORT_CBPF, SO_DETACH_REUSEPORT_BPF = 51, 68
@@ -97,12 +97,12 @@ def _attach(sock: socket.socket, option: int, answer: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", 1, program.buffer_info()[0]))
 
 
-def refusal(pid: int, number: int) -> str:
-    """Why the socket at descriptor `number` of process `pid` cannot be shared; "" if it can."""
+def look(pid: int, number: int) -> tuple[str, bool]:
+    """(why the socket at descriptor `number` of process `pid` cannot be shared, "" if it can; whether it takes IPv6 alone)."""
     try:
-        os.close(getfd.of(pid, number))
+        with _socket(getfd.of(pid, number)) as copy:
+            return "", inet.is_v6only(copy)
     except PermissionError:
-        return "this host lets no process look at another's sockets (kernel.yama.ptrace_scope)"
+        return "this host lets no process look at another's sockets (kernel.yama.ptrace_scope)", False
     except OSError as error:
-        return f"its socket cannot be shared: {error.strerror}"
-    return ""
+        return f"its socket cannot be shared: {error.strerror}", False

@@ -46,24 +46,9 @@ def listening(pids: Iterable[int]) -> list[Socket]:
         for inode, number in inet.held(pid).items():
             there = by_inode.get(inode)
             if there is not None and inode not in found:
-                why = share.refusal(pid, number)
-                v6only = not why and _v6only(pid, number)
+                why, v6only = share.look(pid, number)
                 found[inode] = Socket(there.host, there.port, v6only, pid, number, why)
     return list(found.values())
-
-
-def _v6only(pid: int, number: int) -> bool:
-    import socket
-
-    from impetusd.linux import getfd
-
-    try:
-        with socket.socket(fileno=getfd.of(pid, number)) as sock:
-            if sock.family != socket.AF_INET6:
-                return False
-            return bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
-    except OSError:
-        return False
 
 
 def ports(pids: Iterable[int]) -> set[int]:

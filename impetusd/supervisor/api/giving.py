@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.model import Listen, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, FAILED, ProtocolError
-from impetusd.linux import getfd
+from impetusd.linux import getfd, inet
 from impetusd.supervisor.slots.entry import IDLE, Entry
 from impetusd.supervisor.start.sockets import another
 
@@ -68,7 +68,7 @@ def _address(unit: Unit, fd: int) -> Listen:
                 raise _refused(unit, "it is no TCP socket")
             listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             host, port = sock.getsockname()[:2]
-            v6only = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+            v6only = inet.is_v6only(sock)
     except OSError as error:
         raise _refused(unit, f"it is no TCP socket: {error.strerror}") from None
     if not listens:
