@@ -35,7 +35,6 @@ QUIET = 0.5  # seconds without an open connection, after which theirs is stopped
 ANSWERED = 5.0  # seconds at most for that: a kept connection may stay open for ever
 GONE = 15.0  # seconds from the old manager's word that it has stopped something to the end of it
 BACK = 30.0  # seconds for a unit that is restored, or that is just being started or stopped
-IDLE = frozenset({"STOPPED", "EXITED", "FATAL"})
 
 
 class NotMoved(Exception):
@@ -83,7 +82,7 @@ class Ours:
         """Of which of these units something runs, or is to; and which are all up."""
         rows = self.rows(names)
         down = {row["unit"] for row in rows if row["state"] != "RUNNING"}
-        return {row["unit"] for row in rows if row["state"] not in IDLE}, {row["unit"] for row in rows} - down
+        return {row["unit"] for row in rows if row["state"] not in protocol.IDLE}, {row["unit"] for row in rows} - down
 
     def pids(self, name: str) -> list[int]:
         """The processes of a unit that is up. Raises NotMoved if it is not."""

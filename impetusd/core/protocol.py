@@ -740,6 +740,8 @@ def parse_answer(line: bytes) -> Answer:
 
 # --- What a row means ---
 
+IDLE = frozenset({"STOPPED", "EXITED", "FATAL"})  # the states in which nothing runs, or is about to
+
 
 def as_wanted(row: Mapping[str, Any]) -> bool:
     """Whether a status row is as the operator wants it: wanted up and serving, or wanted down.

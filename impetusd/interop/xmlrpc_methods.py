@@ -388,7 +388,7 @@ def _started(process: Process, row: Mapping[str, Any] | None, *, wait: bool) -> 
 
 
 def _stopped(process: Process, row: Mapping[str, Any] | None) -> dict[str, Any]:
-    if row is None or row["state"] in {"STOPPED", "EXITED", "FATAL"}:
+    if row is None or row["state"] in protocol.IDLE:
         return process.result()
     return process.result(
         Faults.FAILED, f"FAILED: {process.spec} is {row['state']}: {row.get('reason') or 'it goes on'}"

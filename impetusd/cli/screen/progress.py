@@ -13,6 +13,7 @@ import time
 
 from impetusd.cli.screen.terminal import plain, screen_of
 from impetusd.client.control import Hooks
+from impetusd.core import protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Self, TextIO
 
 PATIENCE = 1.0  # seconds in which most things are done and a line would only flicker
-_SETTLED = {"RUNNING", "STOPPED", "EXITED", "FATAL"}
+_SETTLED = protocol.IDLE | {"RUNNING"}
 
 
 class Live:
