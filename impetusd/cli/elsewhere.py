@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from impetusd.cli.failure import Failure
 from impetusd.cli.screen import table
 from impetusd.cli.screen.terminal import plain, screen_of
+from impetusd.core.protocol import all_as_wanted
 
 if typing.TYPE_CHECKING:
     import subprocess
@@ -30,6 +31,7 @@ LOOKS = frozenset(
 )
 FOLLOWS = frozenset({"-f", "--follow", "--watch"})
 AT_ONCE = 16  # connections
+UNATTENDED = ("-T", "-oBatchMode=yes")  # for `ssh`: no terminal, and no question that nobody would answer
 UNREACHABLE = 255  # ssh's own exit code
 VARIABLE = "IMPETUSD_SSH"  # the words to use for `ssh`, as in RSYNC_RSH
 
@@ -87,7 +89,7 @@ def on_each(hosts: Sequence[str], args: Sequence[str]) -> list[subprocess.Comple
 
     def on(host: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv(host, args, "-T", "-oBatchMode=yes"),
+            argv(host, args, *UNATTENDED),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -115,7 +117,7 @@ def _follow(hosts: Sequence[str], args: Sequence[str]) -> int:
 
     running = [
         subprocess.Popen(
-            argv(host, args, "-T", "-oBatchMode=yes"),
+            argv(host, args, *UNATTENDED),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -153,10 +155,11 @@ def _status(hosts: Sequence[str], args: Sequence[str]) -> int:
                 "exit": _own(each.returncode),
             }
     code = max(_own(each.returncode) for each in ended)
+    screen = screen_of(sys.stdout, os.environ)
     if as_json:
-        print(json.dumps(found, indent=2 if screen_of(sys.stdout, os.environ).width is not None else None))
+        print(json.dumps(found, indent=2 if screen.width is not None else None))
     else:
-        print("\n".join(merged(found, screen_of(sys.stdout, os.environ))))
+        print("\n".join(merged(found, screen)))
     return code
 
 
@@ -166,7 +169,7 @@ def merged(found: typing.Mapping[str, typing.Any], screen: Screen) -> list[str]:
     every = [row for each in rows.values() for row in each]
     lines = table.table(every, screen) if every else []
     silent = {host: answer["error"] for host, answer in found.items() if "error" in answer}
-    wrong = {host: each for host, each in rows.items() if table.troubled(each)}
+    wrong = {host: each for host, each in rows.items() if not all_as_wanted(each)}
     for host, each in wrong.items():
         lines += table.below(each, screen, f"impetusd -H {host}")
     if silent or wrong:

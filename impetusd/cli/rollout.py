@@ -45,7 +45,7 @@ def command(text: str, names: tuple[str, ...]) -> int:
     for host in hosts:
         print(f"{host}:", flush=True)
         try:
-            words = elsewhere.argv(host, [*before, "reload", *names], "-T", "-oBatchMode=yes")
+            words = elsewhere.argv(host, [*before, "reload", *names], *elsewhere.UNATTENDED)
             code = subprocess.run(words, stdin=subprocess.DEVNULL, check=False).returncode
             if not code:  # is it up a moment later, too?
                 (after,) = elsewhere.on_each([host], [*before, "status", *names])

@@ -68,7 +68,7 @@ def table(rows: Sequence[Row], screen: Screen) -> list[str]:
 
 def below(rows: Sequence[Row], screen: Screen, command: str, *, tails: int = 0) -> list[str]:
     """What needs attention, what to type about it, and how many are up."""
-    wrong = troubled(rows)
+    wrong = [row for row in rows if not as_wanted(row)]
     notes = [row for row in rows if as_wanted(row) and row["state"] == "RUNNING" and row.get("reason")]
     lines = [""]
     shown = fitting(map(sentence, wrong), screen)
@@ -87,11 +87,6 @@ def below(rows: Sequence[Row], screen: Screen, command: str, *, tails: int = 0) 
         lines += [screen.paint(line, "dim") for said in fitting(map(sentence, notes), screen) for line in said]
         lines.append(screen.paint(all_well(rows), "dim"))
     return lines
-
-
-def troubled(rows: Sequence[Row]) -> list[Row]:
-    """Those that are not as wanted."""
-    return [row for row in rows if not as_wanted(row)]
 
 
 def sentence(row: Row) -> str:
