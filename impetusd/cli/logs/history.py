@@ -27,7 +27,9 @@ def _opened(path: str, first: BinaryIO | None, unreadable: list[str]) -> Generat
     For each one that cannot be opened, a sentence is added to `unreadable`.
     """
     seen: set[tuple[int, int]] = set()
+    present = None
     if first is not None:
+        present = os.fstat(first.fileno()).st_ino
         yield path, first
     for each in older(path):
         try:
@@ -39,8 +41,7 @@ def _opened(path: str, first: BinaryIO | None, unreadable: list[str]) -> Generat
             continue
         with opened as file:
             mark = rotated.mark(file.fileno())
-            is_first = first is not None and os.fstat(first.fileno()).st_ino == mark[0]
-            if not is_first and mark not in seen:
+            if mark[0] != present and mark not in seen:
                 seen.add(mark)
                 yield name, file
 
