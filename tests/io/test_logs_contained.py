@@ -123,7 +123,7 @@ def test_no_flag_and_no_rival_reader_of_a_unit_makes_anybody_wait(bench, tmp_pat
     rival.start()
     try:
         for number in range(200):
-            bench.writer.begin_run("hostile:out")
+            bench.begin_run("hostile:out")
             bench.writer.end_run("hostile:out")
             os.write(good, b"%d\n" % number)
         bench.settle("good:out")
@@ -160,7 +160,7 @@ def test_the_supervisor_waits_for_no_lock_of_a_pipe(bench, tmp_path, monkeypatch
     bench.pipe("1:out", tmp_path / "o")
     bench.settle()
     with bench.writer._pipes["1:out"].lock:
-        getattr(bench.writer, call)("1:out")
+        getattr(bench if call == "begin_run" else bench.writer, call)("1:out")
 
 
 def test_a_thread_that_cannot_be_started_is_tried_again(bench, tmp_path, monkeypatch):
@@ -287,7 +287,7 @@ def test_one_whose_every_byte_is_costly_rests_in_between_and_all_of_it_is_writte
 
 def test_of_a_run_that_is_over_little_is_looked_at_and_of_the_next_all(bench, tmp_path):
     end, found = bench.pipe("1:out", tmp_path / "o"), threading.Event()
-    bench.writer.begin_run("1:out")
+    bench.begin_run("1:out")
     bench.writer.watch_line("1:out", b"ready", found.set)
     pipe = bench.writer._pipes["1:out"]
     with pipe.lock:  # nothing is read meanwhile
@@ -295,7 +295,7 @@ def test_of_a_run_that_is_over_little_is_looked_at_and_of_the_next_all(bench, tm
         pipe.ended, pipe.goes_on = pipe.total + pipe.unread(), False
     bench.settle()
     assert not found.is_set()
-    bench.writer.begin_run("1:out")
+    bench.begin_run("1:out")
     bench.writer.watch_line("1:out", b"ready", found.set)
     os.write(end, b"x" * 2 * logpipe.WATCHED + b"ready\n")
     assert found.wait(DEADLINE)

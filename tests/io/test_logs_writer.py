@@ -92,7 +92,7 @@ class TestByLines:
         end = bench.pipe("1:out", tmp_path / "o", Options(time=True))
         os.write(end, b"one\nhal")
         wait_for(lambda: read(tmp_path / "o"), "the first line")
-        bench.writer.begin_run("1:out")
+        bench.begin_run("1:out")
         os.write(end, b"two\n")
         wait_for(lambda: b"two" in read(tmp_path / "o"), "the next run")
         assert [line.split(b" ", 1)[1] for line in read(tmp_path / "o").splitlines()] == [b"one", b"hal", b"two"]
@@ -115,7 +115,7 @@ class TestByLines:
             os.write(other, b"x")
             assert writing.wait(PATIENCE)
             bench.writer.end_run("1:out")
-            bench.writer.begin_run("1:out")
+            bench.begin_run("1:out")
             os.write(end, b"next")
             go_on.set()
             bench.settle("2:out")
@@ -164,7 +164,7 @@ class TestTails:
     def test_it_is_of_the_present_run(self, bench, tmp_path):
         end = bench.pipe("1:err", tmp_path / "e")
         for run in range(50):
-            bench.writer.begin_run("1:err")
+            bench.begin_run("1:err")
             assert bench.tail("1:err") == b""
             os.write(end, b"run %d\n" % run)
             os.write(end, b"why\n")
@@ -186,7 +186,7 @@ class TestTails:
         os.write(end, b"old words\n")
         assert writing.wait(PATIENCE)
         os.write(end, b"old, and still in the pipe\n")
-        bench.writer.begin_run("1:err")
+        bench.begin_run("1:err")
         os.write(end, b"new\n")
         go_on.set()
         assert bench.tail("1:err") == b"new\n"
@@ -203,7 +203,7 @@ class TestTails:
             tail(lane, pipe, *more)
 
         end = bench.pipe("1:err", tmp_path / "e")
-        bench.writer.begin_run("1:err")
+        bench.begin_run("1:err")
         os.write(end, b"why\n")
         if read:
             bench.settle()
@@ -211,7 +211,7 @@ class TestTails:
         came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         bench.writer.tail("1:err", came.put)
         assert asked.wait(30)
-        bench.writer.begin_run("1:err")
+        bench.begin_run("1:err")
         os.write(end, b"next run\n")
         go_on.set()
         assert came.get(timeout=30) == b"why\n"
@@ -221,22 +221,22 @@ class TestTails:
     @pytest.mark.parametrize("read_before", [True, False])
     def test_what_a_run_printed_last_is_known_when_the_next_has_begun(self, bench, tmp_path, new, read_before):
         end = bench.pipe("1:err", tmp_path / "e")
-        bench.writer.begin_run("1:err")
+        bench.begin_run("1:err")
         if read_before:
             os.write(end, b"last words\n")
             wait_for(lambda: read(tmp_path / "e"), "the last words")
-            bench.writer.begin_run("1:err")
+            bench.begin_run("1:err")
         else:
             bench.settle()  # the thread waits for what comes
             os.write(end, b"last words\n")
-            bench.writer.begin_run("1:err")
+            bench.begin_run("1:err")
         os.write(end, new)
         assert bench.ask(bench.writer.tail, "1:err") == b"last words\n"
         assert bench.tail("1:err") == new
 
     def test_it_has_an_end(self, bench, tmp_path):
         end = bench.pipe("1:err", tmp_path / "e")
-        bench.writer.begin_run("1:err")
+        bench.begin_run("1:err")
         for number in range(3000):
             os.write(end, b"%08d\n" % number)
         assert bench.tail("1:err") == b"".join(b"%08d\n" % n for n in range(3000))[-logpipe.TAIL :]
@@ -251,7 +251,7 @@ class TestWatches:
         found = []
         os.write(end, b"listening\n")
         bench.settle()
-        bench.writer.begin_run("1:out")
+        bench.begin_run("1:out")
         bench.writer.watch_line("1:out", rb"^listen\w+$", lambda: found.append(1))
         bench.settle()
         assert not found
@@ -268,11 +268,11 @@ class TestWatches:
         found = []
         os.write(end, b"ready\n")
         bench.settle()
-        bench.writer.begin_run("1:out", rb"^ready$")
+        bench.begin_run("1:out", rb"^ready$")
         bench.settle()
         bench.writer.watch_line("1:out", rb"^ready$", lambda: found.append("before it was printed"))
         assert not found
-        bench.writer.begin_run("1:out", rb"^ready$")
+        bench.begin_run("1:out", rb"^ready$")
         os.write(end, b"begins\nready\nserves\n")
         bench.settle()
         os.write(end, b"ready\n")
@@ -288,7 +288,7 @@ class TestWatches:
     def test_a_line_that_only_half_had_come_is_found(self, bench, tmp_path):
         end = bench.pipe("1:out", tmp_path / "o")
         found = []
-        bench.writer.begin_run("1:out", rb"^ready$")
+        bench.begin_run("1:out", rb"^ready$")
         os.write(end, b"rea")
         bench.settle()
         bench.writer.watch_line("1:out", rb"^ready$", lambda: found.append(1))
@@ -312,7 +312,7 @@ class TestWatches:
         os.write(end, b"ready\n")
         assert writing.wait(PATIENCE)
         os.write(end, b"ready\n")
-        bench.writer.begin_run("1:out")
+        bench.begin_run("1:out")
         found = []
         bench.writer.watch_line("1:out", rb"ready", lambda: found.append(1))
         go_on.set()
@@ -327,7 +327,7 @@ class TestWatches:
         end = bench.pipe("1:out", tmp_path / "o")
         found = []
         bench.writer.watch_line("1:out", rb"x", lambda: found.append(1))
-        getattr(bench.writer, end_of_watch)("1:out")
+        getattr(bench if end_of_watch == "begin_run" else bench.writer, end_of_watch)("1:out")
         os.write(end, b"x\n")
         bench.settle()
         assert not found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
+from impetusd.supervisor.logs import logpipe
 from impetusd.supervisor.logs.writer import Options, Writer
 
 DEADLINE = 60.0  # seconds; only a failure waits that long
@@ -24,6 +25,9 @@ class Bench:
         self.ends[name] = (reader, end)
         self.writer.add(name, reader, str(path), options or Options(name=name))
         return end
+
+    def begin_run(self, name, pattern=None):
+        logpipe.begin_run([self.writer._pipes[name]], pattern)
 
     def ask(self, method, *arguments):
         """What `method` hands to its callback."""

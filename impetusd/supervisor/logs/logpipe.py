@@ -127,7 +127,8 @@ class Pipe:
 
     def begin_run(self, pattern: bytes | None) -> None:
         """Data that is not yet in the pipe comes from a new process, of which a line with `pattern` will be asked for; the
-        one before is over. Raises re.error.
+        one before is over, and so is a watch. Without the lane's thread: the process may print before that runs. Raises
+        re.error.
         """
         watch = None if pattern is None else _Watch(pattern)
         with self.locked():

@@ -137,16 +137,6 @@ class Writer:
             self._of(known, known.lane.forget, known, done)
             del self._pipes[pipe]
 
-    def begin_run(self, pipe: str, pattern: bytes | None = None) -> None:
-        """A new process is about to write into `pipe`: its tail begins after what was read and what lies in the pipe.
-
-        Recorded without the thread, because the process may print before the thread runs. Ends a watch. `pattern`: of a
-        line that `watch_line` will ask for, which may have been read by then. Raises re.error.
-        """
-        known = self._pipes.get(pipe)
-        if known is not None:
-            known.begin_run(pattern)
-
     def end_run(self, pipe: str) -> None:
         """The process is gone: write also a last line that it did not finish."""
         known = self._pipes.get(pipe)
@@ -163,7 +153,7 @@ class Writer:
     def tail(self, pipe: str, answer: Callable[[bytes], None]) -> None:
         """Call `answer` (in a thread of the writer's) with the last bytes of the run that is over: all of them read.
 
-        Say it after `end_run`, or after the `begin_run` of the next.
+        Say it after `end_run`, or after the next run has begun (`logpipe.begin_run`).
         """
         known = self._pipes.get(pipe)
         if known is None:
@@ -172,10 +162,10 @@ class Writer:
             self._of(known, known.lane.tail, known, answer)
 
     def watch_line(self, pipe: str, pattern: bytes, found: Callable[[], object]) -> None:
-        """Call `found` once when this run prints such a line: in a thread of the writer's, or at once if `begin_run` was
-        given the same pattern and the line was read before this call. It must not call the writer.
+        """Call `found` once when this run prints such a line: in a thread of the writer's, or at once if `Pipe.begin_run`
+        was given the same pattern and the line was read before this call. It must not call the writer.
 
-        Say it after `begin_run`, which ends it, as `forget` and `unwatch` do. Raises re.error.
+        Say it after the run has begun, which ends it, as `forget` and `unwatch` do. Raises re.error.
         """
         known = self._pipes.get(pipe)
         if known is not None:
