@@ -71,11 +71,24 @@ def concerned(rows: Rows, standing: Mapping[str, Problem]) -> list[str]:
 
 def explained(known: Known) -> list[dict[str, Any]]:
     """Each incident as JSON, the worst first: see the API's contract."""
-    found = grouping.group(problems(known.rows, known.standing), known.rows, known.needs)
-    return [_card(known, incident) for incident in found[:MOST]]
+    every = problems(known.rows, known.standing)
+    over = _over(known, every)
+    return [_card(known, incident, over) for incident in grouping.group(every, known.rows, known.needs)[:MOST]]
 
 
-def _card(known: Known, incident: Incident) -> dict[str, Any]:
+def _over(known: Known, every: Iterable[Problem]) -> dict[str, float]:
+    """Until when those problems are shown that were put right already: Unix time by key."""
+    standing = {problem.key for problem in grouping.standing(known.rows)}
+    unwell = {row["unit"] for row in known.rows.get(stream.UNIT, {}).values() if not as_wanted(row)}
+    return {
+        problem.key: known.until[problem.key]
+        for problem in every
+        if problem.key in known.until and problem.key not in standing and problem.name not in unwell
+    }
+
+
+def _card(known: Known, incident: Incident, passing: Mapping[str, float]) -> dict[str, Any]:
+    """`passing`: see `_over`."""
     first = incident.problems[0]
     own = first.name == incident.root
     records = [record for record in known.records if incident.root in ledger.subjects(record)]
@@ -84,7 +97,7 @@ def _card(known: Known, incident: Incident) -> dict[str, Any]:
     cause = first.cause if own else grouping.stopped(incident.root, incident.state)
     if end is not None:
         cause = end.reason
-    over = _over(known, first) if own else 0.0
+    over = passing.get(first.key, 0.0) if own else 0.0
     method, name = _action(incident, own=own) if not over else ("", "")
     since = [problem.since for problem in incident.problems if problem.since]
     since += [end.since] if end is not None else []
@@ -111,18 +124,6 @@ def _card(known: Known, incident: Incident) -> dict[str, Any]:
         "action": {"method": method, "name": name} if method else None,
         "severity": "error" if not over and (incident.error or first.event == "restarts") else "warning",
     }
-
-
-def _over(known: Known, problem: Problem) -> float:
-    """Until when a problem is shown that was put right already, Unix time; 0.0 for one that stands."""
-    rows = known.rows.get(stream.UNIT, {}).values()
-    if any(row["unit"] == problem.name and not as_wanted(row) for row in rows):
-        return 0.0
-    return known.until.get(problem.key, 0.0) if problem.key not in _standing(known.rows) else 0.0
-
-
-def _standing(rows: Rows) -> set[str]:
-    return {problem.key for problem in grouping.standing(rows)}
 
 
 def _slots(incident: Incident) -> list[str]:
