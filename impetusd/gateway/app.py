@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ipaddress
 import os
-from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -29,6 +26,7 @@ from impetusd.gateway import (
 )
 from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
+from impetusd.gateway.beside import beside
 from impetusd.gateway.keys import BACKEND, SETTINGS
 from impetusd.gateway.routes import OPEN, Route
 from impetusd.gateway.settings import Settings, settings
@@ -44,7 +42,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     """Of its parts: what passes the guard goes to one of the routes."""
     app = web.Application(client_max_size=guard.LARGEST_BODY)
     app[SETTINGS], app[BACKEND] = ours, backend
-    app.cleanup_ctx.append(_watching)
+    beside(app, backend.run)
     proxies = tuple(map(ipaddress.ip_network, ours.trusted_proxies))
     rules = guard.Rules(frozenset(ours.hosts), bool(ours.tls_cert), proxy=ours.behind_proxy, proxies=proxies)
     guard.install(app, rules, Access(ours.folder, ours.ceiling))
@@ -77,14 +75,6 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
 async def health(_: web.Request) -> web.Response:
     """Whether this process serves, for whoever asks; it says nothing of what impetusd runs."""
     return web.Response(text="ok\n", headers={"Cache-Control": "no-store"})
-
-
-async def _watching(app: web.Application) -> AsyncIterator[None]:
-    task = asyncio.create_task(app[BACKEND].run())
-    yield
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 ROUTES = (Route("GET", "/health", OPEN, health, "Whether the gateway serves.", answer="text/plain"),)

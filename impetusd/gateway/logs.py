@@ -10,7 +10,7 @@ import contextlib
 import heapq
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from impetusd.core.protocol import EXIT_UNKNOWN_NAME, METHODS
 from impetusd.core.stream import Mirror
 from impetusd.gateway.access import TooMany
 from impetusd.gateway.backend import Backend
+from impetusd.gateway.beside import beside
 from impetusd.gateway.caller import Caller
 from impetusd.gateway.keys import BACKEND
 from impetusd.gateway.problems import Problem
@@ -87,14 +88,7 @@ FOLLOWING = web.AppKey("impetusd.following", Following)
 def install(app: web.Application, backend: Backend) -> None:
     """What requests share."""
     app[FOLLOWING] = Following(backend)
-    app.cleanup_ctx.append(_look_for_slots)
-
-
-async def _look_for_slots(app: web.Application) -> AsyncIterator[None]:
-    task = asyncio.create_task(app[FOLLOWING].run())
-    yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    beside(app, app[FOLLOWING].run)
 
 
 class Log(NamedTuple):

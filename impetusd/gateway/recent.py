@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -20,6 +20,7 @@ from impetusd.core.explain import happened
 from impetusd.core.explain.happened import LONGEST, Past
 from impetusd.core.explain.incidents import Problem
 from impetusd.gateway.backend import Backend
+from impetusd.gateway.beside import beside
 from impetusd.gateway.keys import BACKEND
 
 AGAIN = 1.0  # seconds until one who was too slow is there again
@@ -85,12 +86,4 @@ RECENT = web.AppKey("impetusd.recent", Recent)
 def install(app: web.Application) -> None:
     """Kept while the application serves."""
     app[RECENT] = Recent(app[BACKEND])
-    app.cleanup_ctx.append(_keeping)
-
-
-async def _keeping(app: web.Application) -> AsyncIterator[None]:
-    task = asyncio.create_task(app[RECENT].run())
-    yield
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    beside(app, app[RECENT].run)
