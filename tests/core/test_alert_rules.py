@@ -275,6 +275,7 @@ class TestGrouping:
         assert life.until(60) == []
         life.rows = rows([RUNNING, slot("api"), slot("db")])
         assert [each[1:] for each in life.until(60)] == [("recovered", "db")]
+        assert problems(life.sent[-1]) == ["fatal db", "unhealthy web"]
 
     def test_a_database_that_was_stopped_is_the_cause_of_what_fails(self):
         life = Life(needs=self.NEEDS)
@@ -300,16 +301,6 @@ class TestGrouping:
         assert [each[1:] for each in life.until(60)] == [("recovered", "db")]  # which was sent last
         assert {*problems(life.sent[-1])} == {"fatal db", "unhealthy web"}
         assert len({notice.incident for notice in life.sent}) == 1
-
-    def test_what_needs_it_recovers_later_and_the_recovery_names_what_was_sent(self):
-        life = Life(needs=self.NEEDS)
-        life.rows = rows([RUNNING, slot("api"), slot("db", "FATAL", cause=GAVE_UP)], [check("web")])
-        assert life.until(10) == [(2, "firing", "db")]
-        life.rows = rows([RUNNING, slot("api"), slot("db")], [check("web")])
-        assert life.until(20) == []
-        life.rows = rows([RUNNING, slot("api"), slot("db")])
-        assert [each[1:] for each in life.until(60)] == [("recovered", "db")]
-        assert problems(life.sent[-1]) == ["fatal db", "unhealthy web"]
 
     def test_a_full_disk_is_one_incident_whoever_meets_it(self):
         life = Life()

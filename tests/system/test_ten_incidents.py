@@ -258,24 +258,22 @@ def again(*words: str) -> Callable[[World], object]:
     return lambda world: world.impetusd.run(*words)
 
 
-def crash(world: World) -> None:
-    world.touch("mailer-ill")
-    world.kill("mailer")
+def fall_ill(name: str) -> Callable[[World], None]:
+    """A program dies, and does not come up again while its file says so."""
+
+    def stage(world: World) -> None:
+        world.touch(f"{name}-ill")
+        world.kill(name)
+
+    return stage
 
 
-def end_crash(world: World) -> None:
-    (world.impetusd.root / "mailer-ill").unlink()
-    world.impetusd.run("start", "mailer")
+def get_well(name: str) -> Callable[[World], None]:
+    def heal(world: World) -> None:
+        (world.impetusd.root / f"{name}-ill").unlink()
+        world.impetusd.run("start", name)
 
-
-def away(world: World) -> None:
-    world.touch("db-ill")
-    world.kill("db")
-
-
-def end_away(world: World) -> None:
-    (world.impetusd.root / "db-ill").unlink()
-    world.impetusd.run("start", "db")
+    return heal
 
 
 def end_full(world: World) -> None:
@@ -322,11 +320,11 @@ INCIDENTS = {
     ),
     "crash-loop": Incident(
         "mailer",
-        crash,
+        fall_ill("mailer"),
         ("given up", "exit 1: KeyError: 'SMTP_HOST'", "max_restarts", "impetusd.ini:", "until you act", "mailer.py"),
         "Restart mailer",
         "mailer is FATAL: exit 1; gave up after 1 restart in 60 s: KeyError: 'SMTP_HOST'",
-        end_crash,
+        get_well("mailer"),
     ),
     "leak": Incident(
         "importer",
@@ -346,11 +344,11 @@ INCIDENTS = {
     ),
     "database-away": Incident(
         "db",
-        away,
+        fall_ill("db"),
         ("given up", "exit 1: FATAL: data directory is damaged", "shop:0"),
         "Restart db",
         "db is FATAL: exit 1; gave up after 1 restart in 60 s: FATAL: data directory is damaged",
-        end_away,
+        get_well("db"),
     ),
     "disk-full": Incident(
         "backup",
