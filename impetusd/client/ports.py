@@ -24,7 +24,7 @@ def listening(port: int) -> dict[int, int]:
     """The sockets that listen on this port, by inode, each with its owner's uid; none where /proc does not say."""
     try:
         return {each.inode: each.uid for each in inet.tcp() if each.state == inet.LISTEN and each.port == port}
-    except OSError:
+    except (OSError, ValueError, IndexError):
         return {}
 
 
