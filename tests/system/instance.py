@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -140,6 +140,7 @@ class Instance:
         self._reserved: list[socket.socket] = []
         self._commands: list[subprocess.Popen[str]] = []
         self._strangers: list[subprocess.Popen[bytes]] = []
+        self._seen: dict[int, census.Process] = {}  # by pid, at the last look
         self.environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(self.root), "HOME": str(self.root)}
         if user is not None:
             person = pwd.getpwnam(user)
@@ -283,10 +284,20 @@ class Instance:
         return "\0" + address[1:] if address.startswith("@") else address
 
     def members(self) -> list[census.Process]:
-        """The daemon and all that it started, without the commands that the harness runs."""
+        """The daemon and all that it started, without the commands that the harness runs.
+
+        Who was seen once is one until it has ended: a process on its way out has no environment left, but still its files
+        and their locks.
+        """
         own = {process.pid for process in self._commands if process.poll() is None}  # an ended one's pid is given again
+        found = {each.pid: each for each in census.members(self.root)}
+        for pid, process in self._seen.items():
+            now = census.read(pid)
+            if pid not in found and now is not None and now.started == process.started and not now.zombie:
+                found[pid] = replace(now, command=process.command)
+        self._seen = found
         # `impetusd run` becomes the daemon.
-        return [each for each in census.members(self.root) if each.pid not in own or "shim/__main__.py" in each.command]
+        return [each for each in found.values() if each.pid not in own or "shim/__main__.py" in each.command]
 
     def wait_status(self, holds: Callable[[Status], bool]) -> Status:
         """Wait until what `status` says `holds`."""
@@ -321,8 +332,13 @@ class Instance:
                 return bool(self.status().rows)
             return False
 
-        wait_for(answers, "a daemon", apart=LOOKS_APART)
+        wait_for(answers, lambda: f"a daemon; {self._ended()}\n{self.log()}", apart=LOOKS_APART)
         return self.wait_state(name, *states)
+
+    def _ended(self) -> str:
+        """What the commands that have ended printed, with their exit codes: why no daemon is there."""
+        ended = [each for each in self._commands if each.poll() is not None]
+        return "\n".join(f"{each.args}: {each.returncode} {each.communicate()}" for each in ended)
 
     def settle(self, holds: Callable[[Status], bool] = lambda _: True) -> Status:
         """Wait until every slot is RUNNING, `holds`, and the host shows exactly those processes: none twice, no zombie."""
