@@ -124,6 +124,11 @@ def test_of_what_nobody_knows_nothing_is_guessed():
         (["Error: handled", "    at f (/a.js:1:2)", "shutting down"], "shutting down"),
         (["Error: boom", "    at f (/a.js:1:2)", "", "Node.js v20.20.2", "npm ERR! code ELIFECYCLE", "npm ERR! errno 1"], "Error: boom"),
         (["Node.js v20.20.2"], "Node.js v20.20.2"),
+        (['{"level":"INFO","msg":"answered"}'], ""),
+        (['{"time":1,"level":"error","msg":"no disk"}', '{"time":2,"level":"debug","msg":"bye"}'], '{"time":1,"level":"error","msg":"no disk"}'),
+        (['{"level":50,"msg":"no disk"}', '{"level":30,"msg":"bye"}'], '{"level":50,"msg":"no disk"}'),
+        (['{"level":300,"msg":"no disk"}'], '{"level":300,"msg":"no disk"}'),
+        (["listen: in use", "time=2026-01-02T15:04:05Z level=INFO msg=bye"], "listen: in use"),
     ],
 )  # fmt: skip
 def test_the_line_that_names_the_error(lines, line):

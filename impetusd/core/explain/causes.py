@@ -224,12 +224,12 @@ def of_exit_code(code: int | None) -> str:
 
 
 def error_line(lines: Iterable[str]) -> str:
-    """The line that names the error, of those that a process wrote last; "" if it wrote nothing.
+    """The line that names the error, of those that a process wrote last; "" if none does.
 
     Where a runtime (Node, Python, Java, Ruby, Go, PHP, Rust) reports an uncaught error, that error's own line. Else the
-    last line that is not indented: what most programs say before they go.
+    last line that is not indented: what most programs say before they go. A record below the level of a warning is none.
     """
-    written = [line.rstrip() for line in lines if line.strip()]
+    written = [line.rstrip() for line in lines if line.strip() and not _A_LOW_RECORD.match(line)]
     while len(written) > 1 and _AFTERWARDS.match(written[-1]) and not written[-1].startswith("Node.js"):
         del written[-1]
     found = max((of_runtime(written) for of_runtime in _RUNTIMES), default=-1)
@@ -252,6 +252,11 @@ _AFTERWARDS = re.compile(
 )
 _A_LOG_LINE = re.compile(
     r"\W*(?:\d{4}-\d\d|\d\d?:\d\d|(?:debug|info|warn\w*|error|critical|fatal)\b[\]:| ])", re.IGNORECASE
+)
+# As pino (10 to 30), winston, structlog and Google's severity write it in JSON, and Go's slog in key=value.
+_A_LOW_RECORD = re.compile(
+    r"""\{.*"(?:level|levelname|severity)":\s*(?:"(?:trace|debug|info|notice)"|[1-3]0\b)|(?:\S.*\s)?level=(?:trace|debug|info)\b""",
+    re.IGNORECASE,
 )
 _NAMED = re.compile(r"(?:Uncaught )?\[?(?:[A-Za-z_$][\w$.:]*)?(?:Error|Exception|Rejection)\b")
 
