@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 AGAIN = 0.05  # seconds until what was full is tried again
+ANCILLARY = 256  # bytes: a descriptor, and what a process before has asked for besides (SO_PASSCRED)
 WITHIN = 10.0  # seconds for a connection: a supervisor needs 0.5 to come back
 
 
@@ -101,13 +102,13 @@ def take(sock: socket.socket) -> socket.socket | bytes:
     """A connection that has come and that a supervisor still holds the other end of; FULL; b"" for nothing."""
     while True:
         try:
-            space = socket.CMSG_SPACE(array.array("i").itemsize)
-            message, ancillary, _, _ = sock.recvmsg(16, space, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            message, ancillary, _, _ = sock.recvmsg(16, ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return b""
         if not message:
             raise ConnectionResetError("nobody is at the other end any more")
-        fds = [fd for _, _, data in ancillary for fd in array.array("i", data)]
+        rights = [data for _, kind, data in ancillary if kind == socket.SCM_RIGHTS]
+        fds = [fd for data in rights for fd in array.array("i", data)]
         if message == FULL or not fds:
             return FULL
         found = socket.socket(fileno=fds[0])

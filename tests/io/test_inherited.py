@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import json
 import os
 import socket
+import struct
+import subprocess
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -385,3 +389,82 @@ def test_a_pair_that_was_shut_down_while_nobody_listened_is_replaced_by_the_next
         assert b'"ready":true' in answer
 
     live(shut, renewed)
+
+
+SO_ATTACH_FILTER = 26
+DROP_ALL = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # a BPF program of one instruction: return 0
+
+
+def drop_all(sock):
+    """Have the kernel drop whatever is sent to it."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(DROP_ALL)))
+
+
+@pytest.mark.parametrize("name", ["inherited:gateway", "inherited:gateway:theirs"])  # its processes hold both
+def test_who_holds_a_pair_cannot_make_it_deaf_for_those_who_come_after(name):
+    """A filter that drops what is sent would stay with the socket, and nothing is to be seen of it."""
+
+    async def refused_to_all(life: Life, shim):
+        with socket.socket(fileno=os.dup(shim.kept[name])) as sock:
+            with pytest.raises(PermissionError):
+                drop_all(sock)
+            with pytest.raises(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, 44, 0)  # SO_LOCK_FILTER
+        (answer,) = await said(shim, line("ping"))
+        assert b'"ready":true' in answer
+
+    async def of_a_version_before(life: Life, shim):
+        for each, sock in zip(
+            ("inherited:gateway", "inherited:gateway:theirs"),
+            socket.socketpair(type=socket.SOCK_SEQPACKET),
+            strict=True,
+        ):
+            os.close(shim.kept[each])
+            shim.kept[each] = sock.detach()
+
+    live(refused_to_all, of_a_version_before, refused_to_all)
+
+
+def test_what_a_process_has_set_on_the_pair_is_not_taken_for_a_connection_by_the_next():
+    async def scenario(life: Life, shim):
+        with socket.socket(fileno=os.dup(theirs(shim))) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        (answer,) = await said(shim, line("ping"))
+        assert b'"ready":true' in answer
+
+    live(scenario)
+
+
+TAKES_ALL = """
+import socket, sys, time
+from test_inherited import MOST, drop_all, inherited
+taken = [inherited.connect(int(sys.argv[1])) for _ in range(MOST)]
+for each in taken:
+    drop_all(each)
+    each.setsockopt(socket.SOL_SOCKET, 44, 1)  # SO_LOCK_FILTER
+print("taken", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_with_a_process_all_that_it_had_of_connections_ends():
+    async def scenario(life: Life, shim):
+        fd = theirs(shim)
+        paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", TAKES_ALL, str(fd)),
+            pass_fds=[fd],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        try:
+            assert await process.stdout.readline() == b"taken\n"
+            assert life.daemon._control.count("gateway") == MOST
+        finally:
+            process.kill()
+            await process.communicate()
+        await until(lambda: not life.daemon._control.count("gateway"), "the connections' end")
+        (answer,) = await said(shim, line("ping"))
+        assert b'"ready":true' in answer
+
+    live(scenario)

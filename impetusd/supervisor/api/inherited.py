@@ -9,7 +9,7 @@ answer; there it speaks the control protocol like any client, and may name the u
 The unit speaks HTTP with strangers, so what it sends is hostile: no descriptor is ever taken from it (closing another
 user's file may take for ever, and flags of a socket are shared by all its holders), and nothing that it does costs more
 than a share. It can shut the pair down for its successors, who inherit it, too: then its processes are ended, and those
-that follow inherit a new pair.
+that follow inherit a new pair. It cannot make it deaf, which nobody would see: no filter can be attached to either end.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from impetusd.supervisor.start.starter import Starter
 MOST = 64  # connections of one unit
 AT_ONCE = 16  # messages of a unit that are read before everything else has its turn, then a pause in seconds:
 APART = 0.05
+SO_LOCK_FILTER = 44  # socket(7)
 PREFIX, THEIRS = "inherited:", ":theirs"  # in the shim's store, around the unit's name
 
 
@@ -69,14 +70,15 @@ class Inherited:
     def _pair(self, name: str) -> socket.socket:
         """Our end: the one that is held, or that of a new pair where either end was lost with a shim that was killed."""
         held, theirs = (self._starter.outbox.take(each) for each in (name, name + THEIRS))
-        if theirs is not None:
-            os.close(theirs)
         if held is not None and theirs is not None:
             ours = socket.socket(fileno=held)
+            with socket.socket(fileno=theirs) as other:
+                _lock(ours, other)
             ours.setblocking(False)
             return ours
-        if held is not None:
-            os.close(held)
+        for fd in (held, theirs):
+            if fd is not None:
+                os.close(fd)
         return self._new_pair(name)
 
     def _new_pair(self, name: str) -> socket.socket:
@@ -84,6 +86,7 @@ class Inherited:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
+                _lock(ours, theirs)
                 self._starter.outbox.keep_copy(name, ours.fileno())
                 self._starter.outbox.keep_copy(name + THEIRS, theirs.fileno())
         except BaseException:
@@ -154,6 +157,12 @@ class Inherited:
             self._loop.remove_reader(sock)
             sock.close()
         self._socks.clear()
+
+
+def _lock(*ends: socket.socket) -> None:
+    """No filter can be attached from now on, by whoever holds them: one that drops messages would outlive its process."""
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
 
 
 def _is_shut(sock: socket.socket) -> bool:
