@@ -2,11 +2,13 @@
 
 In this order: the Host header (else a page of somebody else could reach us under a name of its own, by DNS rebinding), the
 Origin and where the browser says that the request comes from, the route and its method, the type of the body, the login, the
-role. There is no CORS: no other origin is ever allowed anything.
+role, how many requests of this user there were lately. There is no CORS: no other origin is ever allowed anything.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import ipaddress
 import logging
@@ -25,6 +27,7 @@ from impetusd.gateway.access import Access, TooMany, Unavailable
 from impetusd.gateway.caller import Caller
 from impetusd.gateway.problems import OF_EXIT, Problem
 from impetusd.gateway.routes import BEGUN, CALLER, OPEN
+from impetusd.gateway.turns import Turns
 
 LARGEST_BODY = 1 << 16  # bytes; whoever is not logged in can have so many held for each connection
 X_FORWARDED_FOR, X_FORWARDED_PROTO = "X-Forwarded-For", "X-Forwarded-Proto"
@@ -90,11 +93,13 @@ class Rules:
 
 
 RULES = web.AppKey("impetusd.rules", Rules)
+TURNS = web.AppKey("impetusd.turns", Turns)
 
 
 def install(app: web.Application, rules: Rules, access: Access) -> None:
     """Have every request pass, and every answer carry its headers."""
     app[RULES], app[ACCESS] = rules, access
+    app[TURNS] = Turns()
     app.middlewares.append(guard)
     app.on_response_prepare.append(_complete)
     app.cleanup_ctx.append(_follow_access)
@@ -126,7 +131,8 @@ async def guard(
     """Let a request through to its handler, or answer what is wrong with it."""
     try:
         _check(request)
-        return _revalidated(request, await handler(request))
+        with _turn(request):
+            return _revalidated(request, await handler(request))
     except Problem as problem:
         return _unless_begun(request, problem)
     except web.HTTPException as error:
@@ -196,6 +202,15 @@ def _check(request: web.Request) -> None:
         if ROLES.index(caller.role) < ROLES.index(route.role):
             raise Problem(403, f"{route.method} {route.path} takes the role {route.role}, and yours is {caller.role}")
         request[CALLER] = caller
+
+
+def _turn(request: web.Request) -> contextlib.AbstractContextManager[None]:
+    """While it is answered, of whoever is logged in. A stream counts among streams: see `Access.stream`."""
+    route = routes.route_of(request)
+    if CALLER not in request or route is None:
+        return contextlib.nullcontext()
+    now = asyncio.get_running_loop().time()
+    return request.app[TURNS].take(request[CALLER].user, now, lasts=route.answer == routes.EVENTS)
 
 
 def _host(request: web.Request) -> str:

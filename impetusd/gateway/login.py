@@ -12,13 +12,13 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections import OrderedDict
 
 from aiohttp import hdrs, web
 
 from impetusd.gateway import accessfile, guard, passwords, tokens
 from impetusd.gateway.access import Access
 from impetusd.gateway.accessfile import State
+from impetusd.gateway.allowance import Allowance
 from impetusd.gateway.caller import Caller
 from impetusd.gateway.problems import Problem
 from impetusd.gateway.routes import NOTHING, OPEN, PREFIX, SECRET, Param, Route, read_body
@@ -34,32 +34,11 @@ BROWSER = "browser "  # before the digest of one that is known, among those whos
 _log = logging.getLogger("impetusd.gateway")
 
 
-class Failures:
-    """How often each has failed lately. Times are seconds of any clock that only goes on."""
-
-    def __init__(self) -> None:
-        self._until: OrderedDict[str, float] = OrderedDict()  # when all of one's failures are forgotten
-
-    def wait(self, who: str, now: float) -> float:
-        """Seconds until this one may try again; 0.0 if now."""
-        return max(0.0, self._until.get(who, 0.0) - now - EACH * (FAILURES - 1))
-
-    def add(self, who: str, now: float) -> None:
-        """One more failure."""
-        self._until[who] = max(self._until.pop(who, 0.0), now) + EACH
-        while len(self._until) > COUNTED:
-            self._until.popitem(last=False)
-
-    def forget(self, who: str) -> None:
-        """It has got it right."""
-        self._until.pop(who, None)
-
-
 class Doorkeeper:
     """What all logins of one gateway share."""
 
     def __init__(self) -> None:
-        self.failures = Failures()
+        self.failures = Allowance(FAILURES, EACH, COUNTED)
         self._threads = Threads("password", 1)
         self._waiting = 0
 

@@ -33,7 +33,12 @@ _OF_ANSWER = {
     NOTHING: "done",
 }
 _COMMON = {"400": "malformed", "421": "of a host that is not ours"}
-_WITH_LOGIN = {"401": "not logged in", "403": "the role does not suffice, or another origin", "503": "no supervisor"}
+_WITH_LOGIN = {
+    "401": "not logged in",
+    "403": "the role does not suffice, or another origin",
+    "429": "too many requests of this user",
+    "503": "no supervisor",
+}
 
 
 def described(routes: Iterable[Route]) -> dict[str, Any]:

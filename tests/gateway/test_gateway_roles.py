@@ -228,7 +228,7 @@ def test_ten_thousand_malformed_requests():
         assert now[1] < objects + 5000
         assert seen.total() == 10_000
         assert seen[b"none"] < 200, seen
-        async with gateway.get("/api/v1/me", {"Authorization": token}) as answer:
+        async with gateway.get("/api/v1/me", await gateway.bearer("admin")) as answer:
             assert answer.status == 200
 
     run(scenario)

@@ -12,7 +12,9 @@ from gateway_world import PASSWORD, run
 from waiting import until
 
 from impetusd.core.protocol import ROLES
-from impetusd.gateway import access, accessfile, guard, login, routes, tokens
+from impetusd.gateway import access, accessfile, guard, login, routes, tokens, turns
+from impetusd.gateway.problems import Problem
+from impetusd.supervisor.api.inherited import MOST
 
 SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")  # what a form can send
 JSON = "application/json"
@@ -111,6 +113,97 @@ def test_one_user_does_not_take_all_streams():
             assert seen == [200] * access.OF_USER + [429] * access.OF_ONE
             async with gateway.get("/api/v1/stream", await gateway.bearer("viewer")) as answer:
                 assert answer.status == 200
+
+    run(scenario)
+
+
+def test_who_asks_too_often_has_to_wait_and_nobody_else():
+    often = turns.Turns()
+
+    def asks(user, now, **how):
+        with often.take(user, now, **how):
+            pass
+
+    for now in (100.0, 1e6):  # the second time all of the first is forgotten
+        for _ in range(turns.AT_ONCE):
+            asks("low", now)
+        for lasts in (False, True):
+            with pytest.raises(Problem) as raised:
+                asks("low", now, lasts=lasts)
+            assert (raised.value.status, raised.value.headers) == (429, {"Retry-After": "1"})
+        asks("alice", now)
+        asks("low", now + 1.001 / turns.A_SECOND)
+        with pytest.raises(Problem):
+            asks("low", now + 1.001 / turns.A_SECOND)
+
+
+def test_who_asks_much_at_once_does_not_take_every_connection():
+    often = turns.Turns()
+    with contextlib.ExitStack() as stack:
+        for _ in range(turns.UNDER_WAY):
+            stack.enter_context(often.take("low", 100.0))
+        with pytest.raises(Problem, match="32 requests that are not answered yet"), often.take("low", 100.0):
+            pass
+        for user, lasts in (("low", True), ("alice", False)):
+            with often.take(user, 100.0, lasts=lasts):
+                pass
+    with often.take("low", 100.0):
+        pass
+    assert turns.UNDER_WAY <= MOST // 2
+
+
+def test_a_flood_of_one_user_is_refused_by_every_route_and_others_are_served():
+    async def scenario(gateway):
+        flooding, other = await gateway.bearer("admin", "flood"), await gateway.bearer("viewer", "other")
+        later = asyncio.get_running_loop().time() + 1e6  # however long the test takes, it is not over
+        with contextlib.suppress(Problem):
+            while True:
+                with gateway.app[guard.TURNS].take("token:flood", later):
+                    pass
+        gateway.backend.dry = True
+        for method, path, route in addresses(gateway):
+            if route.role == routes.OPEN:
+                continue
+            more = {"data": b"{}"} if route.body is not None else {}
+            headers = {**flooding, **({"Content-Type": JSON} if more else {})}
+            async with gateway.http.request(method, path, headers=headers, **more) as answer:
+                assert answer.status == 429, (method, path)
+                assert int(answer.headers["Retry-After"]) > 0
+                assert "token:flood may send 300 requests at once, then 30 a second" in (await answer.json())["detail"]
+        assert gateway.backend.asked == []
+        async with gateway.get("/api/v1/me", other) as answer:
+            assert answer.status == 200
+        async with gateway.get("/health") as answer:
+            assert answer.status == 200
+
+    run(scenario)
+
+
+def test_what_is_under_way_is_counted_until_it_is_answered_whether_or_not_its_client_has_gone():
+    async def scenario(gateway):
+        headers = await gateway.bearer("viewer", "slow")
+        free, real = asyncio.Event(), gateway.backend.call
+
+        async def call_later(*args, **how):
+            await free.wait()
+            return await real(*args, **how)
+
+        gateway.backend.call = call_later
+        under_way = gateway.app[guard.TURNS]._under_way
+        asking = [
+            asyncio.create_task(gateway.get("/api/v1/timers", headers).__aenter__()) for _ in range(turns.UNDER_WAY)
+        ]
+        await until(lambda: under_way["token:slow"] == turns.UNDER_WAY, "the questions")
+        async with gateway.get("/api/v1/me", headers) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "1")
+        asking.pop().cancel()
+        async with gateway.get("/api/v1/me", headers) as answer:
+            assert answer.status == 429
+        free.set()
+        for answer in await asyncio.gather(*asking):
+            assert answer.status == 200
+            answer.close()
+        await until(lambda: not under_way, "the end of all")
 
     run(scenario)
 
