@@ -15,6 +15,7 @@ import io
 import os
 import socket
 import time
+from typing import NamedTuple
 
 from impetusd import __version__
 from impetusd.core.rules.health import Result
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import http.client
     import ssl
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeAlias
     from urllib.parse import SplitResult
 
 MAX_BODY = 1 << 20  # bytes that are read of an answer
@@ -71,6 +72,14 @@ class Get:
         self.verify = verify
 
 
+class Answer(NamedTuple):
+    """What `fetch` got: the body, if the status is 200. `trouble` is a clause, "" for none; `status` 0: there was no answer."""
+
+    status: int
+    body: bytes
+    trouble: str
+
+
 class _Unasked(Exception):
     """Nothing was asked, for a reason that is not the server's."""
 
@@ -102,15 +111,41 @@ class _Deadline:
         return f"{self.stage} within {self._timeout:g} s"
 
 
+if TYPE_CHECKING:
+    Judge: TypeAlias = Callable[[Get, http.client.HTTPResponse, _Deadline], tuple[bool, str]]
+
+
 def get(what: Get, timeout: float, connection: socket.socket | None = None) -> Result:
     """Ask, over `connection` if one is given (it is closed afterwards). Takes `timeout` seconds at most; raises nothing."""
     import http.client  # noqa: F401  # the first time it takes a while, which is not the server's
 
     try:
-        return _answer(lambda deadline: _get(what, deadline, connection), timeout)
+        return _answer(lambda deadline: _get(what, deadline, connection, _judge), timeout)
     finally:
         if connection is not None:
             connection.close()
+
+
+def fetch(what: Get, timeout: float, most: int) -> Answer:
+    """Ask for a body of at most `most` bytes; a larger one is none. Takes as long as `get`; follows nothing; raises nothing."""
+    import http.client
+
+    status, body = 0, b""
+
+    def take(_: Get, answer: http.client.HTTPResponse, deadline: _Deadline) -> tuple[bool, str]:
+        nonlocal status, body
+        status = answer.status
+        if status != http.client.OK:
+            return False, f"it answers {status}"
+        deadline.stage = "no complete answer"
+        data = _whole(answer, most + 1)
+        if len(data) > most:
+            raise ConnectionError(f"its answer is larger than {most >> 20} MB")
+        body = data
+        return True, ""
+
+    result = _answer(lambda deadline: _get(what, deadline, None, take), timeout)
+    return Answer(status, body, "" if result.ok else result.text)
 
 
 def connect(address: str, timeout: float) -> Result:
@@ -238,7 +273,7 @@ def _tls_settings(ca_file: str, verify: bool, _changed: tuple[int, ...]) -> ssl.
     return context
 
 
-def _over_tls(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline) -> tuple[bool, str]:
+def _over_tls(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline, judge: Judge) -> tuple[bool, str]:
     import ssl
 
     context = _tls(what)
@@ -246,7 +281,7 @@ def _over_tls(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadl
     sock.settimeout(deadline.left())
     try:
         with context.wrap_socket(sock, server_hostname=url.hostname) as secure:
-            return _speak(what, url, secure, deadline)
+            return _speak(what, url, secure, deadline, judge)
     except ssl.SSLCertVerificationError as error:
         raise ConnectionError(f"its certificate is not trusted: {error.verify_message}") from None
     except ssl.SSLError as error:  # its errno is none of the system's
@@ -287,14 +322,14 @@ class _Stream:
         """Nothing yet."""
 
 
-def _get(what: Get, deadline: _Deadline, connection: socket.socket | None) -> tuple[bool, str]:
+def _get(what: Get, deadline: _Deadline, connection: socket.socket | None, judge: Judge) -> tuple[bool, str]:
     from urllib.parse import urlsplit
 
     url = urlsplit(what.url)
     with connection or _connection(what, url, deadline) as sock:
         if url.scheme == "https":
-            return _over_tls(what, url, sock, deadline)
-        return _speak(what, url, sock, deadline)
+            return _over_tls(what, url, sock, deadline, judge)
+        return _speak(what, url, sock, deadline, judge)
 
 
 def _connection(what: Get, url: SplitResult, deadline: _Deadline) -> socket.socket:
@@ -303,7 +338,7 @@ def _connection(what: Get, url: SplitResult, deadline: _Deadline) -> socket.sock
     return _open(url.hostname or "", url.port or (443 if url.scheme == "https" else 80), deadline)
 
 
-def _speak(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline) -> tuple[bool, str]:
+def _speak(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline, judge: Judge) -> tuple[bool, str]:
     import http.client
 
     deadline.stage = "no answer"
@@ -314,7 +349,7 @@ def _speak(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline
         for name, value in _headers(what, url):
             connection.putheader(name, value)
         connection.endheaders()
-        return _judge(what, connection.getresponse(), deadline)
+        return judge(what, connection.getresponse(), deadline)
     except http.client.RemoteDisconnected:
         raise ConnectionError("the connection was closed without an answer") from None
     except http.client.IncompleteRead:
@@ -326,19 +361,24 @@ def _speak(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline
 
 
 def _judge(what: Get, answer: http.client.HTTPResponse, deadline: _Deadline) -> tuple[bool, str]:
-    import http.client
-
     said = f"{answer.status} {one_line(answer.reason)}".rstrip()
     if not any(low <= answer.status <= high for low, high in what.status):
         return False, _with_body(said, answer)
     deadline.stage = "no complete answer"
-    data = answer.read(MAX_BODY)
-    if answer.length and len(data) < MAX_BODY:
-        raise http.client.IncompleteRead(data, answer.length)  # as http.client does it when no size is given
-    body = data.decode("utf-8", "replace")
+    body = _whole(answer, MAX_BODY).decode("utf-8", "replace")
     if what.body not in body:
         return False, f"{said}, but without {what.body!r} in it: {one_line(body) or '(nothing)'}"
     return True, said
+
+
+def _whole(answer: http.client.HTTPResponse, most: int) -> bytes:
+    """Its body, or the first `most` bytes of it."""
+    import http.client
+
+    data = answer.read(most)
+    if answer.length and len(data) < most:
+        raise http.client.IncompleteRead(data, answer.length)  # as http.client does it when no size is given
+    return data
 
 
 def _with_body(said: str, answer: http.client.HTTPResponse) -> str:

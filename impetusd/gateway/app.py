@@ -18,6 +18,7 @@ from impetusd.gateway import (
     openapi,
     pages,
     recent,
+    remotes,
     rest,
     routes,
     stream,
@@ -28,6 +29,7 @@ from impetusd.gateway.access import Access
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.beside import beside
 from impetusd.gateway.keys import BACKEND, SETTINGS
+from impetusd.gateway.remotes import Remote
 from impetusd.gateway.routes import OPEN, Route
 from impetusd.gateway.settings import Settings, settings
 
@@ -52,6 +54,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
     logs.install(app, backend)
     stream.install(app, backend)
     metrics.install(app, backend)
+    remotes.install(app, [Remote(*(each[key] for key in Remote.__slots__)) for each in ours.remotes])
     if ours.tls_cert:
         tls.install(app, ours.tls_cert, ours.tls_key, ours.xmlrpc)
     routes.add(
@@ -64,6 +67,7 @@ def assembled(ours: Settings, backend: Backend) -> web.Application:
             *rest.ROUTES,
             *explaining.ROUTES,
             *logs.ROUTES,
+            *remotes.ROUTES,
             *stream.ROUTES,
             openapi.DOCUMENT,
         ],

@@ -94,6 +94,7 @@ async def me(request: web.Request) -> web.Response:
             "live": backend.live,
             "alerts": "alerts" in its,
             "history": bool(request.app[SETTINGS].history),
+            "hosts": bool(request.app[SETTINGS].remotes),
         }
     )
 

@@ -31,6 +31,7 @@ class Settings:
     ceiling: str
     metrics: str
     owner: int  # the user that impetusd runs as
+    remotes: tuple[Mapping[str, str], ...] = ()  # other hosts, each with the keys of its [host:NAME] and its name
     roles: Mapping[str, list[str]]  # who has which on the control socket: viewers, operators, admins; for xmlrpc alone
 
 

@@ -101,7 +101,7 @@ def test_the_effect_of_each_key(section, key):
     assert [each.name for each in change.keys] == ([] if key == "enabled" else [key])
 
 
-# [gateway] and [alert:NAME] are no units: the units that they make are told all that they say when they start.
+# [gateway], [alert:NAME] and [host:NAME] are no units: the units that they make are told all that they say when they start.
 OF_GATEWAY = {
     "listen": "127.0.0.1:1", "socket": "run/gateway.sock", "tls_cert": "ops.pem", "tls_key": "ops.key", "behind_proxy": "yes",
     "hosts": "ops.example.com", "url": "https://ops.example.com/", "ceiling": "admin", "metrics": "open", "xmlrpc": "127.0.0.1:2",
@@ -112,6 +112,7 @@ OF_ALERT = {
     "smtp_user": "u", "smtp_password": "p", "command": "page", "events": "fatal", "units": "web", "for": "1m", "repeat": "1h",
     "heartbeat": "https://hc-ping.com/x", "heartbeat_every": "2m",
 }  # fmt: skip
+OF_HOST = {"url": "https://web3/", "token": "y", "ca_file": "ca.pem"}
 NEEDED = {
     "tls_cert": "tls_key = ops.key", "tls_key": "tls_cert = ops.pem", "behind_proxy": "hosts = ops.example.com",
     "trusted_proxies": "behind_proxy = yes\nhosts = ops.example.com",
@@ -148,6 +149,16 @@ def test_the_effect_of_each_key_of_an_alert(key):
     ((kind, name, effect, keys),) = effects_of(before, after)
     assert (kind, name, effect) == ("program", "observer", "restart")
     assert f"alert:ops {key}" in keys
+
+
+@pytest.mark.parametrize("key", schema.keys_of(schema.HOST))
+def test_the_effect_of_each_key_of_another_host(key):
+    before = {"url": "https://web2/", "token": "x"}
+    texts = [
+        "[gateway]\n[host:web2]\n" + "".join(f"{name} = {value}\n" for name, value in keys.items())
+        for keys in (before, {**before, key: OF_HOST[key]})
+    ]
+    assert effects_of(*texts) == [("pool", "gateway", "reload", {f"host:web2 {key}"})]
 
 
 @pytest.mark.parametrize("section", ["[gateway]\n", "[alert:ops]\nurl = https://ntfy.sh/x\n"])

@@ -1,4 +1,4 @@
-"""[gateway] and [alert:NAME]: the units that they make, every mistake in them, and that no secret of them is shown."""
+"""[gateway], [alert:NAME] and [host:NAME]: the units that they make, every mistake in them, and that no secret of them is shown."""
 
 from __future__ import annotations
 
@@ -155,6 +155,57 @@ def test_a_mistake_in_an_alert(keys, line, says):
     assert "s3cr3t" not in text
 
 
+HOST = "[gateway]\n[host:web2]\nurl = https://web2.example.com/ops\ntoken = impd_s3cr3t\nca_file = ca.pem\n"
+
+
+def test_what_is_shown_of_another_host_is_asked_for_by_the_gateway():
+    found = parse(HOST)
+    assert told(found, "gateway")["remotes"] == [
+        {
+            "name": "web2",
+            "url": "https://web2.example.com/ops/",
+            "token": "impd_s3cr3t",
+            "ca_file": "/srv/ca.pem",
+        }
+    ]
+    assert "remotes" not in told(found, "observer")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9616", "http://[::1]:9616/", "http://localhost/x"])
+def test_an_unencrypted_url_is_for_what_does_not_cross_the_network(url):
+    assert told(parse(f"[gateway]\n[host:a]\nurl = {url}\ntoken = x\n"), "gateway")["remotes"][0]["url"].startswith(url)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line", "says"),
+    [
+        ("token = x", 2, "[host:a] has no url; give it one, like url = https://web2.example.com/"),
+        ("url = https://b/", 2, "[host:a] has no token; give it one"),
+        ("url = http://10.0.0.2:9615/\ntoken = x", 3, "the token would cross the network unencrypted; write https://"),
+        ("url = http://127.evil.com/\ntoken = x", 3, "the token would cross the network unencrypted"),
+        ("url = https://b/?x\ntoken = x", 3, "the URL of a page has no query"),
+        ("url = https://u:p@b/\ntoken = x", 3, "a password in a URL"),
+        ("url = javascript:alert(1)\ntoken = x", 3, "not a URL"),
+        ("url = https://b/\ntoken = impd s3cr3t", 4, "token: not a token; write what `impetusd token add` has printed"),
+        ("url = https://b/\ntoken = x\nrole = admin", 5, "unknown key 'role' in [host:a]"),
+    ],
+)
+def test_a_mistake_in_another_host(keys, line, says):
+    ((at, text),) = problems(f"[gateway]\n[host:a]\n{keys}\n")
+    assert at == line
+    assert says in text
+    assert "s3cr3t" not in text
+
+
+def test_other_hosts_need_a_gateway_and_are_not_without_number():
+    host = "[host:h{}]\nurl = https://b/\ntoken = x\n"
+    ((_, text),) = problems(host.format(1))
+    assert "other hosts are shown on the gateway's page; add the section [gateway]" in text
+    many = "[gateway]\n" + "".join(host.format(each) for each in range(gateway.REMOTES + 1))
+    ((_, text),) = problems(many)
+    assert "one gateway shows 50 other hosts at most" in text
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -168,6 +219,7 @@ def test_a_mistake_in_an_alert(keys, line, says):
         ("[gateway:x]\n", "this section takes no name; write [gateway]"),
         ("[alert]\nurl = https://a/b\n", "has no name; write [alert:NAME]"),
         ("[gatewy]\n", "did you mean [gateway]?"),
+        ("[gateway]\n[host]\n", "has no name; write [host:NAME]"),
         ("[env:x]\nIMPETUSD_GATEWAY = x\n[program:x]\ncommand = x\n", "IMPETUSD_GATEWAY is set by impetusd itself"),
     ],
 )
@@ -194,7 +246,9 @@ def test_how_an_alert_goes_follows_from_what_is_given(keys, way):
 
 def test_no_secret_is_shown():
     text = f"[gateway]\n[alert:a]\nurl = {WEBHOOK}\n[alert:b]\nto = a@b\nsmtp_user = u\nsmtp_password = pa\"ss'wörd\n"
+    text += "[host:web2]\nurl = https://web2/\ntoken = impd_s3cr3t\n"
     found = parse(text + "[alert:c]\nheartbeat = https://hc-ping.com/s3cr3t\n")
+    assert told(found, "gateway")["remotes"][0]["token"] == "impd_s3cr3t"
     assert told(found, "observer")["alerts"]["b"]["smtp_password"] == "pa\"ss'wörd"
     shown = [describe.unit(found.units[name]) for name in ("gateway", "observer")]
     assert not any(secret in repr(shown) for secret in ("s3cr3t", "ss'w"))

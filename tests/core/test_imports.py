@@ -90,7 +90,7 @@ MAY = {
     # Both are clients of the supervisor; the gateway reads what the observer writes, and takes the supervisor's threads.
     "impetusd.gateway": (
         *("impetusd.gateway", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.observer"),
-        *("impetusd.interop", "impetusd.linux.host", "impetusd.linux.inotify"),
+        *("impetusd.interop", "impetusd.linux.host", "impetusd.linux.inotify", "impetusd.probe"),
         *("impetusd.supervisor.threads", "impetusd.worker.draining", "impetusd.worker.tls"),
     ),
     "impetusd.observer": (

@@ -308,7 +308,9 @@ class TestTable:
         fields["timer"] |= fields["program"]  # of its job
         fields["health"] |= {"exec", *agreement.OF_EXEC}
         fields |= {"group": {"members"}, "include": {"files"}}
-        fields |= {section: {*schema.keys_of(section)} for section in (schema.GATEWAY, schema.ALERT)}  # kept by name
+        fields |= {
+            section: {*schema.keys_of(section)} for section in (schema.GATEWAY, schema.ALERT, schema.HOST)
+        }  # kept by name
         assert all(key.name in fields[section] for section in key.sections)
 
     def test_where_there_is_no_default_there_is_an_example(self, key):
@@ -338,6 +340,7 @@ OPTIONAL = {
     "group": ";[group:shop]",
     "include": ";[include]",
     "alert": ";[alert:ops]",
+    "host": ";[host:web2]",
 }  # sections that are commented out
 # What the sample sets, so that the default below it is not in force.
 LIVE = {("pool", "instances"), ("program", "wait_ready"), ("pool", "kill_signal"), ("pool", "enabled")}
@@ -358,6 +361,8 @@ TOGETHER = {
     "smtp_password": ("smtp_user = x", "to = ops@example.com"),
     "heartbeat_every": ("heartbeat = https://hc-ping.com/x",),
 }
+# Of another host: the keys that it cannot be without, unless the key is that itself.
+REQUIRED = {"url": "url = https://web2.example.com/", "token": "token = x"}
 # Of an alert: what it needs besides, unless the key is that itself.
 REACHES = ("url = https://hooks.slack.com/x",)
 ALONE = {"tcp": {"http"}, "exec": {"http"}, "every": {"cron"}, "ready": {"wait_ready"}}
@@ -428,6 +433,8 @@ class TestSample:
         wanted = [line[1:], *TOGETHER.get(name, ())]
         if section == "alert" and not any(each.startswith(("url", "to ", "command", "heartbeat ")) for each in wanted):
             wanted += REACHES
+        if section == "host":
+            wanted = [line[1:], *(text for key, text in REQUIRED.items() if key != name)]
         names = {each.partition("=")[0].strip() for each in wanted} | ALONE.get(name, set())
         lines, here = [], ""
         for each in sample.sample().splitlines():

@@ -52,6 +52,53 @@ def unit(
     }
 
 
+def other_host(name: str, state: str, *rows: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Another host as GET /api/v1/hosts has it; without rows, one that has never answered."""
+    wrong = [row for row in rows if row["wrong"]]
+    overview = {"version": "2.4.0", "live": True, "all": len(rows), "wrong": len(wrong), "units": rows}
+    return {
+        "name": name,
+        "url": f"https://{name}.example.com/",
+        "state": state,
+        "since": time.time() - 3 * HOUR,
+        "seen": time.time() - 4 if rows else None,
+        "trouble": "",
+        **more,
+        "overview": {**overview, "incidents": more.get("incidents", []), "more": more.get("more", 0)} if rows else None,
+    }
+
+
+def other_row(name: str, state: str = "RUNNING", reason: str = "", want: str = "up") -> dict[str, Any]:
+    return {"name": name, "state": state, "want": want, "wrong": bool(reason), "reason": reason}
+
+
+def other_hosts() -> list[dict[str, Any]]:
+    """One in each state."""
+    shop = [other_row(f"web:{number}") for number in range(8)]
+    away = "its certificate is not trusted: certificate has expired"
+    gave_up = [
+        other_row("search", "FATAL", "exit 1; gave up after 16 restarts in 60 s"),
+        other_row("sync", "BACKOFF", "exit 3"),
+    ]
+    cards = [
+        {
+            "text": "no route to host 10.0.0.5:5432",
+            "units": ["search", "sync"],
+            "since": time.time() - 660,
+            "error": True,
+        },
+        {"text": "uses 480 MB of 512 MB", "units": ["web:0"], "since": time.time() - 60, "error": False},
+    ]
+    return [
+        other_host("shop-02", "well", *shop),
+        other_host("shop-03", "well", *gave_up, *shop, incidents=cards, more=3),
+        other_host("backup.internal", "away", *shop[:3], trouble=away, seen=time.time() - 3 * HOUR),
+        other_host("shop-04", "lost", *shop[:2]),
+        other_host("shop-05", "asking", since=None),
+        other_host("nowhere", "away", trouble="nowhere.example.com cannot be looked up: Name or service not known"),
+    ]
+
+
 def because(key: str, text: str, **facts: Any) -> dict[str, Any]:
     return {"cause": {"key": key, "facts": facts}, "reason": text}
 
@@ -78,6 +125,7 @@ class World:
         self.asked: list[tuple[str, str, Any]] = []  # method, path and body of what was asked for
         self.silences: list[dict[str, Any]] = []
         self.undelivered = 0
+        self.hosts: list[dict[str, Any]] = []
         self.changes: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
         self.marks: list[dict[str, Any]] = []
@@ -533,8 +581,16 @@ async def me(request: web.Request) -> web.Response:
             "server_time": time.time(),
             "alerts": True,
             "history": True,
+            "hosts": bool(world.hosts),
         }
     )
+
+
+@ROUTES.get("/api/v1/hosts")
+async def hosts(request: web.Request) -> web.Response:
+    world = request.app[WORLD]
+    world.asked.append(("GET", "hosts", None))
+    return web.json_response({"hosts": world.hosts})
 
 
 @ROUTES.post("/api/v1/login")

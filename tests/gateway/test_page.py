@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chromium import PROGRAM, Browser, Loop, Tab
-from page_server import MB, World, because, served, unit
+from page_server import MB, World, because, other_host, other_hosts, other_row, served, unit
 
 from impetusd.gateway import pages
 
@@ -25,6 +25,7 @@ VIEWS = {
     "plan": ("#/plan", ".change"),
     "reload": ("#/reload/web", ".phases"),
     "audit": ("#/audit", ".audit tbody tr"),
+    "hosts": ("#/", ".hosts details"),
     "login": ("#/login", "form.login"),
     "lost": ("#/nowhere", "main.empty"),
 }
@@ -144,6 +145,7 @@ def test_a_view_breaks_no_policy_and_can_be_used_by_everybody(make, name):
     """In light and dark, wide and narrow: nothing serious for axe, nothing in the console, nothing wider than the window."""
     page = make()
     page.world.changes = CHANGES
+    page.world.hosts = other_hosts() if name == "hosts" else []
     page.world.logged_in = name != "login"
     path, there = VIEWS[name]
     page.open(path, there)
@@ -164,6 +166,7 @@ def test_a_view_breaks_no_policy_and_can_be_used_by_everybody(make, name):
 def test_a_view_is_no_wider_than_a_telephone(make, name):
     page = make(width=390, height=844)
     page.world.changes = CHANGES
+    page.world.hosts = other_hosts() if name == "hosts" else []
     page.world.logged_in = name != "login"
     for incident in page.world.incidents:
         incident["command"] = f"impetusd -c /srv/{'long/' * 9}impetusd.ini restart {incident['units'][0]}"
@@ -218,6 +221,64 @@ def test_the_first_screen_names_cause_rule_next_and_what_to_do(page):
     assert order[-1] == "old-import"
     page.there(".marks a.deploy")
     assert "8 exits" in page.text(".strip")
+
+
+def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page(make):
+    world = World(troubled=False)
+    evil = "<img src=x onerror=alert(1)>"
+    cards = [{"text": evil, "units": [evil], "since": None, "error": True}]
+    world.hosts = [
+        *other_hosts(),
+        other_host("evil", "well", other_row(evil, "FATAL", evil), incidents=cards, version=evil),
+    ]
+    page = make(world)
+    page.open(there=".hosts details")
+    names = page.run("[...document.querySelectorAll('.hosts .host a')].map((each) => [each.innerText, each.href])")
+    assert [name for name, _ in names] == [
+        *("shop-03", "backup.internal", "shop-04", "nowhere", "evil", "shop-05", "shop-02"),
+    ]
+    assert all(href == f"https://{name}.example.com/" for name, href in names)
+    says = dict(
+        zip(
+            [name for name, _ in names],
+            page.run("[...document.querySelectorAll('.hosts .host')].map((each) => each.innerText)"),
+            strict=True,
+        )
+    )
+    for name, words in {
+        "shop-03": [
+            "2 of 10 not as wanted",
+            "search, sync: no route to host 10.0.0.5:5432",
+            "3 more",
+            "impetusd 2.4.0",
+        ],
+        "backup.internal": [
+            "no answer since",
+            "its certificate is not trusted",
+            "When last seen: All 3 as wanted",
+            "seen 3 h",
+        ],
+        "shop-04": ["its supervisor is away since"],
+        "nowhere": ["cannot be looked up", "never seen"],
+        "shop-05": ["not asked yet"],
+        "shop-02": ["All 8 as wanted"],
+        "evil": [evil],
+    }.items():
+        for word in words:
+            assert word in says[name], says[name]
+    assert page.run("document.querySelectorAll('.hosts img').length") == 0
+    page.click(".hosts .host:first-child summary")
+    assert "exit 1; gave up" in page.text(".hosts .host:first-child details ul")
+    world.hosts[0] = other_host("shop-02", "away", trouble="connection refused")
+    page.says("connection refused", ".hosts")
+    assert page.tab.troubles == []
+
+
+def test_where_there_are_no_other_hosts_nothing_of_them_is_loaded(page):
+    page.open()
+    assert not page.run("document.querySelector('.hosts')")
+    assert "hosts" not in [path for path, _ in page.asked("GET")]
+    assert not any("hosts.mjs" in url for url in page.tab.bytes)
 
 
 def test_what_is_over_closes_by_itself_and_names_what_it_was(make):

@@ -1,6 +1,6 @@
-"""[gateway] and [alert:NAME]: their checks, and the two units that impetusd makes of them.
+"""[gateway], [alert:NAME] and [host:NAME]: their checks, and the two units that impetusd makes of them.
 
-    gateway    a pool of our own: the page, the API, the metrics. With [gateway] only
+    gateway    a pool of our own: the page, the API, the metrics, other hosts. With [gateway] only
     observer   a program of our own: alerts and history. With [gateway] or any [alert:NAME]
 
 Each gets its settings as JSON in one variable, IMPETUSD_GATEWAY or IMPETUSD_OBSERVER, which contains secrets.
@@ -31,6 +31,7 @@ GATEWAY, OBSERVER = "gateway", "observer"  # the units
 SETTINGS = {GATEWAY: "IMPETUSD_GATEWAY", OBSERVER: "IMPETUSD_OBSERVER"}
 CHANNEL = "IMPETUSD_CHANNEL"  # the number of the descriptor by which they reach the supervisor
 HOST, PORT, PORTS = "127.0.0.1", 9615, 10
+REMOTES = 50  # [host:NAME]
 # As root they run as a number of their own, one of those that systemd and distributions leave unused. `nobody` would share
 # it with other services: those could read their secrets in /proc and in their folders, or trace them.
 OWN, OWN_MANY = 60578, 606
@@ -48,6 +49,8 @@ def gateway(reading: Values, sections: list[Section]) -> None:
         kind, _, name = parts(section)
         if kind == schema.ALERT:
             _alert(reading, section, name)
+        elif kind == schema.HOST:
+            _remote(reading, section, name)
     if reading.gateway is not None:
         _make(reading, ours[0], GATEWAY)
     if reading.gateway is not None or reading.alerts:
@@ -151,6 +154,35 @@ def _alert(reading: Values, section: Section, name: str) -> None:
     reading.alerts[name] = Settings(name, f"{section.file}:{section.line}", values)
 
 
+def _remote(reading: Values, section: Section, name: str) -> None:
+    reading.unknown_keys(section, schema.HOST)
+    fresh = reading.name(section, schema.HOST, name, reading.remote_headers)
+    values, faulty = reading.values(section, schema.HOST)
+    if not fresh:
+        return
+    reading.remote_headers[name] = section
+    for key in ("url", "token"):
+        if not values[key] and key not in faulty:
+            example = schema.keys_of(schema.HOST)[key].example
+            reading.problem(section, f"{header_of(section)} has no {key}; give it one, like {key} = {example}")
+    url = values["url"]
+    if url.startswith("http:") and not is_loopback(Listen(_host_of(url), 0)):
+        text = f"url = {ini.brief(url)}: the token would cross the network unencrypted"
+        reading.problem(place(section, "url"), f"{text}; write https://, or the loopback address of a tunnel")
+    if reading.gateway is None:
+        text = f"{header_of(section)}: other hosts are shown on the gateway's page; add the section [gateway]"
+        reading.problem(section, text)
+    if len(reading.remotes) >= REMOTES:
+        reading.problem(section, f"{header_of(section)}: one gateway shows {REMOTES} other hosts at most; remove some")
+    reading.remotes[name] = values
+
+
+def _host_of(url: str) -> str:
+    from urllib.parse import urlsplit  # of those who parse a configuration, few have other hosts
+
+    return urlsplit(url).hostname or ""
+
+
 def _by_host(url: str) -> str:
     host = url.partition("://")[2].partition("/")[0].partition(":")[0]
     return KNOWN_HOSTS.get(host, "json") if url else ""
@@ -240,6 +272,7 @@ def _told(reading: Values, name: str) -> dict[str, Any]:
     for key in ("listen", "socket", "xmlrpc"):
         told[key] = _written(told[key]) if key == "listen" else str(told[key])
     told |= {"owner": reading.host.euid, "roles": _roles(reading)}
+    told["remotes"] = [{"name": name, **values} for name, values in reading.remotes.items()]
     return {**conf, **told, "alerts": list(alerts), "history": f"{reading.built_in['STATE_DIR']}/{OBSERVER}"}
 
 
@@ -278,6 +311,8 @@ def _shown(reading: Values, name: str) -> dict[str, tuple[object, str]]:
     if reading.gateway is not None:
         shown = _keys(schema.GATEWAY, reading.gateway.values, "")
         shown |= {role: (words, ", ".join(words)) for role, words in _roles(reading).items()}
+        for remote, values in reading.remotes.items():
+            shown |= _keys(schema.HOST, values, f"host:{remote} ")
     if name == OBSERVER:
         shown = {key: each for key, each in shown.items() if key in {"user", "url", "listen"}}
         for alert in reading.alerts.values():

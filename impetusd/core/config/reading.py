@@ -53,7 +53,9 @@ class Values(Reading):
         self.roles = Access()  # of the control socket
         self.alerts: dict[str, Settings] = {}
         self.headers: dict[str, Section] = {}  # of `units`, `timers` and `groups`, which share their names
+        self.remotes: dict[str, dict[str, Any]] = {}  # other hosts: the values of [host:NAME]
         self.alert_headers: dict[str, Section] = {}  # the sections of `alerts`
+        self.remote_headers: dict[str, Section] = {}  # the sections of `remotes`
         self.check_headers: dict[str, Section] = {}  # the sections of `checks`
         self.misnamed: set[str] = set()  # reported once, not again wherever something refers to them
         self.envs: dict[str, dict[str, str]] = {}  # by the unit they are for; "" are all
@@ -77,8 +79,8 @@ class Values(Reading):
             first = ini.brief(entry.value.partition("\n")[0])
             self.problem(entry, f"{key.name} = {first}: continues in the indented line below; remove its indentation")
             return None
-        secret = key.value is schema.COMMAND or key.value is schema.HEADERS
-        written = key.name if key.value is schema.HEADERS else f"{key.name} = {ini.brief(entry.value)}"
+        secret = key.value in {schema.COMMAND, schema.HEADERS, schema.TOKEN}
+        written = key.name if key.value in {schema.HEADERS, schema.TOKEN} else f"{key.name} = {ini.brief(entry.value)}"
         if key.name in WHOLE and names_instance(entry.value):
             self.problem(entry, f"{written}: it is for all instances together; write it without the number of one")
             return None

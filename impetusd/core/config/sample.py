@@ -118,6 +118,12 @@ ALERT = """
 ;[alert:ops]
 """
 
+HOST = """
+; Another host: the page shows what its gateway says is wrong there. Remove the ; of three lines.
+
+;[host:web2]
+"""
+
 ENVIRONMENT = """
 ; What a unit finds in its environment, beyond PATH, HOME and the like. After `impetusd start --env
 ; production` (or apply) what [env:web@production] has is laid over it, until another --env.
@@ -163,6 +169,7 @@ def sample(base_dir: str = "") -> str:
         (schema.INCLUDE, INCLUDE),
         (schema.GATEWAY, GATEWAY),
         (schema.ALERT, ALERT),
+        (schema.HOST, HOST),
     ):
         parts += (head, *_further(section))
     parts.append(ENVIRONMENT)

@@ -27,6 +27,7 @@ GROUP = "group"
 INCLUDE = "include"
 GATEWAY = "gateway"
 ALERT = "alert"
+HOST = "host"
 ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
 
 # Every kind of section but [env:NAME], in the order in which they are listed, and what it describes.
@@ -41,6 +42,7 @@ SECTIONS = {
     "refuses a file that others than root and the owner of this one may write.",
     GATEWAY: "The web page, the API and the metrics. Where it is, impetusd runs two units more, gateway and observer.",
     ALERT: "Who is notified of what, and how. Where one is, impetusd runs the unit observer, which sends them.",
+    HOST: "Another host, whose gateway this one's page shows an overview of. It needs [gateway].",
 }
 UNNAMED = frozenset({IMPETUSD, INCLUDE, GATEWAY})  # there is one of each
 # What an alert can be about, in the order in which `events` lists them.
@@ -428,6 +430,21 @@ def parse_url(text: str) -> str:
     return _path(text)
 
 
+def parse_base_url(text: str) -> str:
+    """The URL that others are relative to; it ends with /."""
+    url = parse_url(text)
+    if "?" in url:
+        raise ValueError("the URL of a page has no query; write it like https://web2.example.com/")
+    return url if url.endswith("/") else f"{url}/"
+
+
+def parse_token(text: str) -> str:
+    """What an Authorization header can carry."""
+    if not text.isascii() or not text.isprintable() or " " in text or len(text) > 128:
+        raise ValueError("not a token; write what `impetusd token add` has printed")
+    return text
+
+
 def parse_http(text: str) -> str:
     """A URL, or a path alone."""
     return _path(text) if text.startswith("/") else parse_url(text)
@@ -698,6 +715,8 @@ SOCKET = Value("socket", parse_socket, lambda address: str(address).removeprefix
 URL = Value("URL", parse_url, show_url)
 SECRET_URL = Value("URL", parse_url, show_secret_url)
 SECRET = Value("text", parse_text, show_secret)
+BASE_URL = Value("URL", parse_base_url, show_url)
+TOKEN = Value("text", parse_token, show_secret)
 HOSTS = Value("host names", parse_hosts, show_words, lines=True, none=())
 NETWORKS = Value("addresses and networks", parse_networks, show_words, lines=True, none=())
 EVENT_NAMES = Value("events", parse_events, show_words, lines=True, none=())
@@ -722,6 +741,7 @@ _TIMER = (TIMER,)
 _HEALTH = (HEALTH,)
 _GATEWAY = (GATEWAY,)
 _ALERT = (ALERT,)
+_HOST = (HOST,)
 _JOBS = (*_BOTH, TIMER)
 _EVERY = (*_JOBS, HEALTH)
 
@@ -879,6 +899,10 @@ KEYS: tuple[Key, ...] = (
     Key("repeat", _ALERT, "Alerts", DURATION, "4h", "Again after this time, while it goes on; 0: once."),
     Key("heartbeat", _ALERT, "Alerts", SECRET_URL, "", "A URL that is asked (GET) again and again while impetusd is well: whoever is behind it raises the alarm when that ends.", "https://hc-ping.com/***"),
     Key("heartbeat_every", _ALERT, "Alerts", POSITIVE_DURATION, "1m", "How often."),
+    # other hosts
+    Key("url", _HOST, "Other hosts", BASE_URL, "", "The address of its gateway's page. It is https, unless the address is this host's own (loopback), as that of an ssh tunnel is. Required.", "https://web2.example.com/"),
+    Key("token", _HOST, "Other hosts", TOKEN, "", "A token of that gateway: make it there with `impetusd token add NAME`; the role viewer suffices. Required.", "***"),
+    Key("ca_file", _HOST, "Other hosts", PATH, "", "The certificates (PEM) that its own is checked against. The gateway's user must be able to read the file. Default: the host's.", "/etc/ssl/ops-ca.pem"),
 )  # fmt: skip
 
 _OF_SECTION = {section: {key.name: key for key in KEYS if section in key.sections} for section in SECTIONS}

@@ -1,9 +1,10 @@
 // The first screen: what is wrong and why, what to do, the last day, and every unit, worst first.
-import { html, useComputed, useEffect } from "../h.mjs";
+import { html, useComputed, useEffect, useSignal } from "../h.mjs";
 import { useAnswer } from "../cache.mjs";
 import { ask_past, cards, count, last_change, lists, lost_lines, me, now, records, rows, stream, worst_first } from "../store.mjs";
 import { href, refine, route } from "../route.mjs";
 import { clock, instant, t, whole } from "../text.mjs";
+import { style } from "../style.mjs";
 import { shape } from "../parts/badge.mjs";
 import { Live } from "../parts/live.mjs";
 import { Rows } from "../parts/rows.mjs";
@@ -78,9 +79,18 @@ function Foot() {
     <span class="last"><kbd>?</kbd> ${t("keys.title")}</span></footer>`;
 }
 
+// Of those who have other hosts; it comes when the rest is there.
+function OtherHosts() {
+  const part = useSignal({});
+  useEffect(() => void Promise.all([import("../parts/hosts.mjs"), style("views.css")]).then(([{ Hosts }]) => (part.value = { Hosts }), (error) => (part.value = { error })), []);
+  const { Hosts, error } = part.value;
+  return Hosts ? html`<${Hosts} />` : html`<p class="mute" role="status">${error ? `${t("broken")}: ${error.message}` : t("loading")}</p>`;
+}
+
 export default function Overview() {
   useEffect(() => void ask_past(), []);
   return html`<${TopLine} />
     ${cards.value.length > 0 && html`<section class="cards" aria-label=${t("incidents")}>${cards.value.map((each) => html`<${Card} key=${each.id} incident=${each} />`)}</section>`}
+    ${me.value.hosts && html`<${OtherHosts} />`}
     <${Day} /><${NextTimers} /><${Units} /><${Foot} />`;
 }
