@@ -18,6 +18,7 @@ from importlib.util import cache_from_source
 from typing import TYPE_CHECKING
 
 from impetusd.core.access import ACL, Inode
+from impetusd.core.config import envfile
 from impetusd.core.config.model import user_and_group
 from impetusd.core.config.problem import ConfigError
 from impetusd.core.explain.doctor import Disk, Facts, Listener
@@ -148,7 +149,7 @@ def _inode(path: str) -> Inode | None:
 def _distrusted(files: list[str], units: list[Unit], own: int) -> Iterator[tuple[str, Fault]]:
     """The INI files and env_files that others could have written."""
     judged = [(path, Trust(own)) for path in files]
-    judged += [(path, trust_of(unit, own)) for unit in units for path in unit.env_file]
+    judged += [(path, trust_of(unit, own)) for unit in units for path, _ in map(envfile.named, unit.env_file)]
     for path, trust in dict.fromkeys(judged):
         if fault := _fault(path, trust):
             yield path, fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -44,7 +45,7 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
         section = sections[unit.where]
         variables: dict[str, str] = {}
         trust = None if own else trust_of(unit, own)
-        for path in unit.env_file:
+        for path, optional in map(envfile.named, unit.env_file):
             at, said = place(section, "env_file"), f"env_file = {ini.brief(path, 200)}"
             try:
                 data, other = vetted.read(path, vetted.MOST_ENV_FILE, trust)
@@ -56,7 +57,8 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
                     Problem(path, fault.line, f"{fault.reason} (an env_file of {unit.name.partition('~')[0]})")
                 )
             except OSError as error:
-                lacks.append(Problem(at.file, at.line, f"{said}: {error.strerror} on this host"))
+                if not (optional and error.errno in {errno.ENOENT, errno.ENOTDIR}):
+                    lacks.append(Problem(at.file, at.line, f"{said}: {error.strerror} on this host"))
         for key in ("out_file", "error_file"):
             path = getattr(unit, key)
             if path.startswith("/") and (why := refusal(path)):

@@ -75,7 +75,9 @@ def _identity(unit: Unit) -> dict[str, typing.Any]:
 
 def _of_files(unit: Unit) -> dict[str, str]:
     found: dict[str, str] = {}
-    for path in unit.env_file:
+    for path, optional in map(envfile.named, unit.env_file):
+        if optional and not os.path.exists(path):
+            continue
         with open(path, "rb") as file:  # `lacking` has found nothing wrong with it
             found.update(envfile.parse(file.read(), unit.rules))
     return found

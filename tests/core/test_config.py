@@ -177,10 +177,10 @@ class TestUnits:
         assert (db.cron_restart, db.timezone, db.log_format, db.time) == ("0 3 * * *", "Europe/Lisbon", "json", True)
 
     def test_paths_begin_at_base_dir(self):
-        text = "cwd = app\nout_file = out.log\nenv_file = a b.env, /c.env\nlisten = unix:s.sock\nerror_file = /e"
+        text = "cwd = app\nout_file = out.log\nenv_file = a b.env, /c.env, - d.env, -/e.env\nlisten = unix:s.sock\nerror_file = /e"
         db = unit("[impetusd]\nbase_dir = /b\n" + DB + text)
         assert (db.cwd, db.out_file, db.error_file) == ("/b/app", "/b/out.log", "/e")
-        assert db.env_file == ("/b/a b.env", "/c.env")
+        assert db.env_file == ("/b/a b.env", "/c.env", "-/b/d.env", "-/e.env")
         assert db.listen == (Listen("", 0, "/b/s.sock"),)
 
     @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ command = true
 cwd = {tmp_path}/gone
 [program:c]
 command = ./c.sh
-env_file = gone.env, fifo
+env_file = gone.env, fifo, -nowhere/may-be-missing.env
 [program:d]
 command = ./d.sh
 [program:off]

@@ -266,6 +266,17 @@ class TestAnEnvFile:
         with pytest.raises(CannotStart, match="belongs to user 65534, and LD_PRELOAD in it would be code of theirs"):
             read_env_files(self.unit(at, "root"))
 
+    def test_may_be_missing_if_that_is_said_and_counts_if_it_is_there(self, world):
+        at = world / "etc/later.env"
+        with pytest.raises(CannotStart, match="No such file"):
+            read_env_files(self.unit(at, "nobody"))
+        assert read_env_files(self.unit(f"-{at}", "nobody")) == {}
+        owned(at, "A=1", 0)
+        assert read_env_files(self.unit(f"-{at}", "nobody")) == {"A": "1"}
+        at.chmod(0o666)
+        with pytest.raises(CannotStart, match="every user may write it"):
+            read_env_files(self.unit(f"-{at}", "nobody"))
+
     def test_that_is_a_fifo_is_not_waited_for(self, world):
         os.mkfifo(world / "etc/x.env")
         with pytest.raises(CannotStart, match="not a regular file"):

@@ -17,6 +17,11 @@ BLANKS = " \t\r"
 ESCAPED = '"\\$`'
 
 
+def named(path: str) -> tuple[str, bool]:
+    """The file that an item of `env_file` names, and whether it may be missing: then - stands before it."""
+    return path.removeprefix("-"), path.startswith("-")
+
+
 class Fault(Exception):
     """A line that cannot be read: `line` is its number, `reason` a clause."""
 

@@ -129,6 +129,8 @@ class Values(Reading):
             return self.absolute(value)
         if key.value is schema.PATHS:
             return tuple(map(self.absolute, value))
+        if key.value is schema.ENV_FILES:
+            return tuple(f"-{self.absolute(each[1:])}" if each[:1] == "-" else self.absolute(each) for each in value)
         if key.value is schema.INTERPRETER and "/" in value:
             return self.absolute(value)
         if key.value is schema.LISTEN:

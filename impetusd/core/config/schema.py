@@ -291,6 +291,11 @@ def parse_paths(text: str) -> tuple[str, ...]:
     return tuple(_list(text))
 
 
+def parse_env_files(text: str) -> tuple[str, ...]:
+    """The same, each with - before it if it may be missing."""
+    return tuple(f"-{path[1:].lstrip()}" if path[:1] == "-" else path for path in _list(text))
+
+
 def parse_app(text: str) -> str:
     """Checked for its form; importing it is the template's business."""
     module, colon, name = text.partition(":")
@@ -678,6 +683,7 @@ EXIT_CODES = Value("exit codes", parse_exit_codes, show_words, none=())
 PATH = Value("path", parse_text, str)
 LOG_FILE = Value("path", parse_text, str)
 PATHS = Value("paths", parse_paths, show_words, lines=True, none=())
+ENV_FILES = Value("paths", parse_env_files, show_words, lines=True, none=())
 GLOBS = Value("patterns", parse_paths, show_words, lines=True, none=())
 INTERPRETER = Value("path or name", parse_text, str)
 TEXT = Value("text", parse_text, str)
@@ -831,7 +837,7 @@ KEYS: tuple[Key, ...] = (
     Key("oom_score_adj", _JOBS, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
     Key("cpu_affinity", _JOBS, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
     Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
-    Key("env_file", _EVERY, "Surroundings", PATHS, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them.", "web.env"),
+    Key("env_file", _EVERY, "Surroundings", ENV_FILES, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them. One with - before its path may be missing.", "web.env, -local.env"),
     Key("env_pass", _EVERY, "Surroundings", ENV_PASS, "", "Which variables of impetusd's own environment are handed on, beside PATH, HOME and the like: names or patterns (as in a shell), and behind ! which are not, as in *, !AWS_*. One that is not set is not handed on. With PATH among them, the PATH is impetusd's own, without the folder of its python in front. Never: what impetusd sets itself. `impetusd env NAME` shows the outcome.", "*, !AWS_*"),
     # logs
     Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr, which are those of `impetusd run` (of `impetusd start`: its own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),

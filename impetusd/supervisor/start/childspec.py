@@ -339,9 +339,9 @@ def read_env_files(unit: Unit) -> dict[str, str]:
     """The variables of the unit's env_file, read anew at each start: see `core.config.envfile`. Raises CannotStart."""
     found: dict[str, str] = {}
     trust = trust_of(unit) if unit.env_file else None
-    for path in unit.env_file:
+    for path, optional in map(envfile.named, unit.env_file):
         try:
-            found.update(envfile.parse(_env_file(path, trust), unit.rules))
+            found.update(envfile.parse(_env_file(path, trust, optional=optional), unit.rules))
         except envfile.Fault as fault:
             raise CannotStart("env_file", said(str(fault)), path) from None
     return found
@@ -358,12 +358,14 @@ def trust_of(unit: Unit) -> Trust | None:
     return Trust(who["uid"], frozenset(who["groups"])) if who.get("uid") else Trust()
 
 
-def _env_file(path: str, trust: Trust | None) -> bytes:
-    """Its variables. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would run their
+def _env_file(path: str, trust: Trust | None, *, optional: bool) -> bytes:
+    """Its text. Raises CannotStart; also for a file that others may write: LD_PRELOAD in it would run their
     code."""
     try:
         data, fault = vetted.read(path, vetted.MOST_ENV_FILE, trust)
     except OSError as error:
+        if optional and error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return b""
         raise CannotStart("env_file", of_os_error(error), path) from None
     if fault is not None:
         raise CannotStart("env_file", because("untrusted", what=fault.what, fix=fault.fix), path)
