@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from posixpath import basename
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ def kind_of(path: str, text: str) -> str:
 
 def read(path: str, kind: str, options: Options) -> Imported:
     """`kind`: "" to find out. Raises ImportFault, and nothing else, whatever is in the file."""
+    if not kind and "@" in basename(path) and path.endswith(".service") and not os.path.lexists(path):
+        kind = "systemd"  # an instance of a template
     try:
         imported = READERS[kind or kind_of(path, files.text_of(path))](path, options)
     except RecursionError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shlex
+import signal
 from dataclasses import dataclass
-from posixpath import basename
+from posixpath import basename, dirname, join
 from typing import TYPE_CHECKING
 
-from impetusd.interop.importing import files
+from impetusd.core.config import envfile
+from impetusd.interop.importing import files, systemd_words
 from impetusd.interop.importing.model import (
     MOST_FILES,
     Fate,
@@ -29,14 +32,15 @@ from impetusd.interop.importing.model import (
 if TYPE_CHECKING:
     from impetusd.interop.importing.model import Options, Rule
 
+FOLDERS = {"Runtime": "/run", "State": "/var/lib", "Cache": "/var/cache", "Logs": "/var/log", "Configuration": "/etc"}
 _SANDBOX = lost("there is no sandbox here; capabilities and no_new_privs are what there is")
 _ORDER = translated("depends_on", "in a comment: name the units that it needs")
 KEYS: dict[str, Rule] = {
-    "ExecStart": kept("command", "by sh -c where it has variables of an EnvironmentFile"),
+    "ExecStart": kept("command", "by sh -c where it has variables, and there is an EnvironmentFile"),
     "ExecStartPre": translated("depends_on", "each is a [program:NAME-pre] with type = oneshot"),
     "ExecStartPost": lost("a unit that depends on it may do that"),
     "ExecReload": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
-    "ExecStop": lost("kill_signal asks it to stop"),
+    "ExecStop": lost("kill_signal asks it to stop; a plain kill -SIGNAL $MAINPID becomes that"),
     "ExecStopPost": lost("nothing is run after it"),
     "Type": translated("type", "oneshot; notify: wait_ready = yes; simple and exec: as it is"),
     "RemainAfterExit": unneeded("what is oneshot counts as started when it has ended"),
@@ -67,6 +71,7 @@ KEYS: dict[str, Rule] = {
     "MemoryHigh": translated("max_memory_restart", "it is restarted; systemd slows it down"),
     "MemoryMax": translated("max_memory_kill"),
     "NoNewPrivileges": translated("no_new_privs"),
+    "StandardInput": unneeded("null: that is what there is"),
     "StandardOutput": translated("out_file"),
     "StandardError": translated("error_file"),
     "SyslogIdentifier": unneeded("each unit has files of its own"),
@@ -84,14 +89,17 @@ KEYS: dict[str, Rule] = {
         _SANDBOX,
     ),
     **dict.fromkeys(
-        ("RuntimeDirectory", "StateDirectory", "LogsDirectory", "CacheDirectory", "ConfigurationDirectory"),
-        lost("make the folder, with its owner, before it starts"),
+        tuple(f"{each}Directory{mode}" for mode in ("", "Mode") for each in FOLDERS),
+        translated("depends_on", "a [program:NAME-folders] with type = oneshot makes it"),
     ),
+    "PermissionsStartOnly": translated("user", "of the command itself, not of each [program:NAME-pre]"),
 }  # fmt: skip
+TRUE = ("1", "yes", "y", "true", "t", "on")
 LIMITS = {"NOFILE": "nofile", "NPROC": "nproc", "CORE": "core", "AS": "as", "MEMLOCK": "memlock", "STACK": "stack", "FSIZE": "fsize", "DATA": "data", "CPU": "cpu"}  # fmt: skip
 RESTART = {"no": "never", "always": "always", "on-success": "always", "on-failure": "on-failure", "on-abnormal": "on-failure", "on-abort": "on-failure", "on-watchdog": "on-failure"}  # fmt: skip
 _UNITS = {"us": 1e-6, "usec": 1e-6, "ms": 0.001, "msec": 0.001, "": 1, "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60, "minutes": 60, "h": 3600, "hr": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800}  # fmt: skip
-_VARIABLE = re.compile(r"\$\$|\$\{(\w+)\}|\$(\w+)", re.ASCII)
+_KILL = re.compile(r"[-@:+!]*(?:/usr)?/bin/kill\s+(?:(?:-s\s*|-)(?:SIG)?([A-Z]+|[0-9]{1,2})\s+)?\$\{?MAINPID\}?")
+STANDARD = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG")  # variables that a service has from its manager
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +112,17 @@ class _Line:
 
 def read(path: str, options: Options) -> Imported:
     """Raises ImportFault."""
-    lines = _lines(files.text_of(path), path)
-    for number, name in enumerate(sorted(glob.glob(f"{glob.escape(path)}.d/*.conf"))):
-        if number == MOST_FILES:
-            raise ImportFault(path, 1, f"more than {MOST_FILES} drop-ins")
+    template = join(dirname(path), re.sub(r"@.*\.", "@.", basename(path)))
+    source = path if os.path.lexists(path) else template
+    lines = _lines(files.text_of(source), source)
+    names = [
+        found
+        for each in dict.fromkeys((template, path))
+        for found in sorted(glob.glob(f"{glob.escape(each)}.d/*.conf"))
+    ]
+    if len(names) > MOST_FILES:
+        raise ImportFault(path, 1, f"more than {MOST_FILES} drop-ins")
+    for name in names:
         lines += _lines(files.text_of(name), name)
     imported = Imported("systemd")
     _Service(path, lines, options, imported).make()
@@ -148,7 +163,6 @@ class _Service:
         self.options = options
         self.taken: set[str] = set()
         name = stem(basename(path))
-        self.instance = name.partition("@")[2]
         self.program = Program(unit_name(name.replace("@", "-"), self.taken), path, 1)
         self.lines = lines
         self.set: dict[str, list[_Line]] = {}
@@ -173,23 +187,26 @@ class _Service:
             self.fates["ExecStart"] = lost(
                 "more than one command: all but the first are left out; write them into one script"
             )
+        if (
+            (stopping := self.value("ExecStop"))
+            and (match := _KILL.fullmatch(stopping))
+            and not self.value("KillSignal")
+        ):
+            self.put("ExecStop", "kill_signal", _signal(match[1] or "TERM"))
+            self.fates["ExecStop"] = translated("kill_signal")
+        self.folders()
         for number, each in enumerate(self.set.get("ExecStartPre", ()), 1):
-            suffix = f"-{number}" if number > 1 else ""
-            before = Program(
-                unit_name(f"{program.name}-pre{suffix}", self.taken),
-                each.file,
-                each.line,
-                env=dict(program.env),
-                env_pass=program.env_pass,
+            prefix = each.value[: len(each.value) - len(each.value.lstrip("@:+!-"))]
+            argv = self.command(each)
+            if "-" in prefix:
+                argv = ["/bin/sh", "-c", '"$@" || true', "sh", *argv]
+            own = set(prefix) & {"+", "!"} or self.value("PermissionsStartOnly").lower() in TRUE
+            self.before(
+                f"pre-{number}" if number > 1 else "pre",
+                each,
+                argv,
+                ("cwd", "env_file") if own else ("user", "group", "cwd", "env_file"),
             )
-            before.argv = self.command(each)
-            before.keys = {"type": "oneshot"} | {
-                key: program.keys[key] for key in ("user", "group", "cwd", "env_file") if key in program.keys
-            }
-            if each.value.lstrip("@:+!").startswith("-"):
-                before.argv = ["/bin/sh", "-c", '"$@" || true', "sh", *before.argv]
-            imported.programs.append(before)
-            program.keys["depends_on"] = ", ".join(filter(None, (program.keys.get("depends_on", ""), before.name)))
         wanted = [
             word
             for key in ("Requires", "Wants", "BindsTo", "After")
@@ -211,12 +228,45 @@ class _Service:
                 rule = unneeded("systemd ignores it, too")
             if rule is None:
                 rule = lost("it has no counterpart")
+            if each.key == "StandardInput" and each.value != "null":
+                rule = lost("standard input is /dev/null")
             if rule.fate is Fate.LOST and each.value.lower() in {"no", "false", "0", "off"}:
                 rule = unneeded("it is off")
             imported.row(
                 each.file, each.line, program.name, each.key, each.value, rule, self.new.get(each.key, rule.ours)
             )
         imported.programs.append(program)
+
+    def before(self, suffix: str, each: _Line, argv: list[str], keys: tuple[str, ...]) -> None:
+        """Adds a command that is run to its end before the service starts. `keys`: which it shares with the service."""
+        program = self.program
+        first = Program(
+            unit_name(f"{program.name}-{suffix}", self.taken), each.file, each.line, argv, dict(program.env)
+        )
+        first.env_pass = program.env_pass
+        first.keys = {"type": "oneshot"} | {key: program.keys[key] for key in keys if key in program.keys}
+        if others := program.keys.get("depends_on"):  # they are run one after the other
+            first.keys["depends_on"] = others.rpartition(", ")[2]
+        self.imported.programs.append(first)
+        program.keys["depends_on"] = f"{others}, {first.name}" if others else first.name
+
+    def folders(self) -> None:
+        """A command that makes RuntimeDirectory= and its like, and the variables that name them."""
+        made: list[str] = []
+        asked: _Line | None = None
+        for kind, folder in FOLDERS.items():
+            lines = self.set.get(f"{kind}Directory", [])
+            paths = [f"{folder}/{word}" for each in lines for word in self.specifiers(each, each.value).split()]
+            if not paths:
+                continue
+            asked = asked or lines[0]
+            mode = self.value(f"{kind}DirectoryMode") or "0755"
+            whose = ["-o", self.program.keys["user"]] if "user" in self.program.keys else []
+            whose += ["-g", self.program.keys["group"]] if "group" in self.program.keys else []
+            made.append(shlex.join(["install", "-d", "-m", mode, *whose, *paths]))
+            self.program.env.setdefault(f"{kind.upper()}_DIRECTORY", ":".join(paths))
+        if asked is not None:
+            self.before("folders", asked, ["/bin/sh", "-c", " && ".join(made)], ())
 
     def value(self, key: str) -> str:
         found = self.set.get(key)
@@ -227,13 +277,19 @@ class _Service:
         self.new[old] = f"{key} = {value}"
 
     def specifiers(self, each: _Line, text: str) -> str:
-        known = {"%": "%", "n": basename(self.path), "N": stem(basename(self.path)), "p": stem(basename(self.path)).partition("@")[0], "i": self.instance, "I": self.instance, "h": "/root", "t": "/run", "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc", "T": "/tmp"}  # noqa: S108  # fmt: skip
+        name = stem(basename(self.path))
+        prefix, at, instance = name.partition("@")
+        known = systemd_words.specifiers(basename(self.path), name, prefix, instance)
 
         def value(match: re.Match[str]) -> str:
             found = known.get(match[1])
             if found is None:
                 raise ImportFault(
                     each.file, each.line, f"{each.key}: the specifier %{match[1]} is not known here; write its value"
+                )
+            if at and not instance and match[1] in "iIf":
+                self.fates[each.key] = lost(
+                    f"%{match[1]} is empty in a template: import {prefix}@INSTANCE.service, which need not be there"
                 )
             return found
 
@@ -247,51 +303,55 @@ class _Service:
                 if not equals:
                     raise ImportFault(each.file, each.line, "Environment= has a word without =")
                 program.env[name] = self.specifiers(each, value)
-        named = [each.value for each in self.set.get("EnvironmentFile", ())]
+        named = [self.specifiers(each, each.value) for each in self.set.get("EnvironmentFile", ())]
         if named:
-            self.put("EnvironmentFile", "env_file", ", ".join(each.removeprefix("-") for each in named))
-            if any(each.startswith("-") for each in named):
-                self.imported.todo.append(
-                    f"{program.name}: an EnvironmentFile=- that is not there would keep it from starting: take it out of env_file, or make it."
-                )
+            self.put("EnvironmentFile", "env_file", ", ".join(named))
+            self.overridden(named)
         passed = [word for each in self.set.get("PassEnvironment", ()) for word in each.value.split()]
         program.env_pass = ", ".join(passed)
         self.new["PassEnvironment"] = f"env_pass = {program.env_pass}"
 
+    def overridden(self, named: list[str]) -> None:
+        """Leave out what an EnvironmentFile says otherwise: there it counts more, and env_file counts less than [env:NAME]."""
+        for path in named:
+            try:
+                text = files.text_of(self.options.root.rstrip("/") + path.removeprefix("-"))
+                for name in envfile.parse(text.encode()):
+                    self.program.env.pop(name, None)
+            except (ImportFault, envfile.Fault):
+                if self.program.env:
+                    self.imported.differ(
+                        f"{path.removeprefix('-')} could not be read: what it sets and Environment= sets, too, is here as in Environment=."
+                    )
+
     def words(self, each: _Line, text: str) -> list[str]:
         try:
-            return shlex.split(text)
+            return systemd_words.split(text)
         except ValueError as error:
             raise ImportFault(each.file, each.line, f"{each.key}= cannot be split: {error}") from None
 
     def command(self, each: _Line) -> list[str]:
-        text = self.specifiers(each, each.value)
+        text = each.value
         while text[:1] in {"-", "@", ":", "+", "!"}:
             if text[0] == "@":
-                self.fates["ExecStart"] = lost("the first argument after @ would be its name")
+                self.fates[each.key] = lost("the first argument after @ would be its name")
             text = text[1:]
-        words = self.words(each, text)
+        words = [self.specifiers(each, word) for word in self.words(each, text)]
         if not words:
             raise ImportFault(each.file, each.line, f"{each.key}= names no program")
+        if ";" in words:
+            self.fates[each.key] = lost("what follows the ; is another command, and is left out")
+            words = words[: words.index(";")]
         env = self.program.env
-        missing = False
-
-        def value(match: re.Match[str]) -> str:
-            nonlocal missing
-            name = match[1] or match[2]
-            if name is None:
-                return "$"
-            missing = missing or name not in env
-            return env.get(name, reference(name, ""))
-
-        found: list[str] = []
-        for word in words:
-            sole = re.fullmatch(r"\$(\w+)", word, re.ASCII)
-            found += value(sole).split() if sole and sole[1] in env else [_VARIABLE.sub(value, word)]
-        if missing and ("env_file" in self.program.keys or self.program.env_pass):
-            quoted = re.sub(r"(?<!\$)\$\$", "\\$", text)
-            return ["/bin/sh", "-c", f"exec {quoted}"]
-        return found
+        if "env_file" in self.program.keys or self.program.env_pass:
+            line, needed = systemd_words.script(words)
+            if needed:
+                return ["/bin/sh", "-c", f"set -f; exec {line}"]
+        known = {name: reference(name, "") for name in STANDARD} | env
+        for name in systemd_words.variables(words):
+            if name not in known:
+                self.imported.todo.append(f"{self.program.name}: nothing sets {name}, which is empty in {each.key}.")
+        return systemd_words.expanded(words, known) or words[:1]
 
     def time(self, key: str) -> float | None:
         text = self.value(key)
@@ -364,7 +424,7 @@ class _Service:
                     self.specifiers(self.set["WorkingDirectory"][-1], folder.removeprefix("-")),
                 )
         keys.setdefault("cwd", self.options.cwd or "/")
-        if self.value("NoNewPrivileges").lower() in {"yes", "true", "on", "1"}:
+        if self.value("NoNewPrivileges").lower() in TRUE:
             self.put("NoNewPrivileges", "no_new_privs", "yes")
         for old, ours in (("MemoryHigh", "max_memory_restart"), ("MemoryMax", "max_memory_kill")):
             if (value := self.value(old)) and value != "infinity":
@@ -382,6 +442,14 @@ class _Service:
                 self.put(old, ours, "/dev/null")
             elif colon and how in {"file", "append", "truncate"}:
                 self.put(old, ours, self.specifiers(self.set[old][-1], path))
+
+
+def _signal(text: str) -> str:
+    """The name of a signal that kill was given."""
+    try:
+        return signal.Signals(int(text)).name
+    except ValueError:
+        return "SIG" + text
 
 
 def _size(text: str) -> str:

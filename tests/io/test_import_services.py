@@ -1,0 +1,103 @@
+"""`impetusd import` of services of systemd: words, variables, specifiers, templates, folders, what runs before."""
+
+from __future__ import annotations
+
+import pytest
+
+from impetusd.core.config import parser
+from impetusd.interop.importing import kinds, systemd_words, writer
+from impetusd.interop.importing.model import Fate, ImportFault, Options
+
+
+@pytest.fixture
+def service(tmp_path):
+    """Writes a service, imports it; gives (Config, Imported)."""
+
+    def make(text, name="web.service", of=""):
+        (tmp_path / (of or name)).write_text(text)
+        imported = kinds.read(str(tmp_path / name), "", Options())
+        ini, problems = writer.without_faults(imported, str(tmp_path / "impetusd.ini"))
+        assert problems == [], ini
+        return parser.parse(ini, str(tmp_path / "impetusd.ini"), {"HOME": "/root"}, writer.ANYWHERE), imported
+
+    return make
+
+
+def lost(imported):
+    return {row.key for row in imported.rows if row.fate is Fate.LOST}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r"""a "b c" 'd e' f"g h"i""", ["a", "b c", "d e", "fg hi"]),
+        (r"""a\sb '\x41\t' "\"" \\ \101 \u00e9""", ["a b", "A\t", '"', "\\", "A", "é"]),
+        (r"""[\.] 'it\'s'""", [r"[\.]", "it's"]),  # an unknown escape stays
+        ("''  \t", [""]),
+    ],
+)
+def test_words_are_those_of_systemd(text, words):
+    assert systemd_words.split(text) == words
+
+
+@pytest.mark.parametrize("text", ["'a", 'a "b', r"\x00", r"\ud800"])
+def test_what_cannot_be_split(text):
+    with pytest.raises(ValueError, match=r"a quote is never closed|no character"):
+        systemd_words.split(text)
+
+
+def test_variables_are_those_of_systemd(service):
+    """Without braces only as a word of its own, which is split, or left out; $$ is a dollar."""
+    config, imported = service(
+        "[Service]\nEnvironment=A='b c'\nExecStart=/bin/x $A ${A} a${A}$A $NONE ${NONE} $$1 '{ print $2 }' $(x) $1\n"
+    )
+    assert config.units["web"].command == ("/bin/x", "b", "c", "b c", "ab c$A", "", "$1", "{ print $2 }")
+    assert any("nothing sets NONE" in each for each in imported.todo)
+
+
+def test_a_file_of_variables_leaves_them_to_a_shell_word_for_word(service, tmp_path):
+    (tmp_path / "web.env").write_text("WORDS=a  'b'\nB=x y\n")
+    config, _ = service(
+        f"[Service]\nEnvironment=B=old C=c\nEnvironmentFile={tmp_path}/web.env\nEnvironmentFile=-/nowhere/x\n"
+        "ExecStart=/bin/x $WORDS -b${B} '$$5 $C' ;x\n"
+    )
+    unit = config.units["web"]
+    assert unit.command == ("/bin/sh", "-c", "set -f; exec /bin/x $WORDS -b\"${B}\" '$5 $C' ';x'")
+    assert unit.env == {"C": "c"}  # the file's B counts more, as there
+    assert unit.env_file == (f"{tmp_path}/web.env", "-/nowhere/x")
+
+
+def test_a_template_is_imported_by_its_instance(service):
+    text = "[Service]\nExecStart=/bin/x %i %I %p %n %f %%\nUser=%i\n"
+    config, _ = service(text, "job@a-b.service", "job@.service")
+    assert config.units["job-a-b"].command == ("/bin/x", "a-b", "a/b", "job", "job@a-b.service", "/a/b", "%")
+    config, imported = service(text, "job@.service")
+    assert lost(imported) == {"ExecStart", "User"}
+
+
+def test_an_unknown_specifier_is_said(service):
+    with pytest.raises(ImportFault, match="%z"):
+        service("[Service]\nExecStart=/bin/x %z\n")
+
+
+def test_what_runs_before_runs_in_order_and_as_the_user_that_it_says(service):
+    config, imported = service(
+        "[Service]\nUser=app\nPermissionsStartOnly=no\nRuntimeDirectory=web web/x\nRuntimeDirectoryMode=0750\nStateDirectory=%p\n"
+        "ExecStartPre=/bin/a\nExecStartPre=-+/bin/b\nExecStart=/bin/x\nStandardInput=null\nExecStop=/bin/kill -s QUIT $MAINPID\n"
+    )
+    units = config.units
+    assert units["web"].depends_on == ("web-folders", "web-pre", "web-pre-2")
+    assert units["web-pre"].depends_on == ("web-folders",)
+    assert units["web-pre-2"].depends_on == ("web-pre",)
+    assert [units[each].user for each in ("web-folders", "web-pre", "web-pre-2")] == ["", "app", ""]
+    assert units["web-folders"].command[2] == (
+        "install -d -m 0750 -o app /run/web /run/web/x && install -d -m 0755 -o app /var/lib/web"
+    )
+    assert units["web"].env == {"RUNTIME_DIRECTORY": "/run/web:/run/web/x", "STATE_DIRECTORY": "/var/lib/web"}
+    assert units["web"].kill_signal == 3
+    assert lost(imported) == set()
+
+
+def test_permissions_of_the_start_alone(service):
+    config, _ = service("[Service]\nUser=app\nPermissionsStartOnly=true\nExecStartPre=/bin/a\nExecStart=/bin/x\n")
+    assert (config.units["web-pre"].user, config.units["web"].user) == ("", "app")
