@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from impetusd.core.config import habits, ini, schema
-from impetusd.interop.importing import gunicorn_keys, inifile, literal, node, tables, writer, yamltext
+from impetusd.interop.importing import gunicorn_keys, inifile, literal, modules, node, tables, writer, yamltext
 from impetusd.interop.importing.model import (
     Fate,
     Imported,
@@ -28,7 +28,7 @@ FILE = "/srv/app/ecosystem.config.js"
 
 
 def exported(text):
-    return literal.parse_module(text, FILE)[0]
+    return modules.parse_module(text, FILE)[0]
 
 
 class TestLiterals:
@@ -81,7 +81,7 @@ class TestLiterals:
         }
 
     def test_dotenv_is_noticed(self):
-        assert literal.parse_module("require('dotenv').config(); module.exports = {}", FILE)[1]
+        assert modules.parse_module("require('dotenv').config(); module.exports = {}", FILE)[1]
 
     @pytest.mark.parametrize(
         "text",
@@ -113,7 +113,7 @@ class TestLiterals:
     @given(st.text(alphabet="{}[]():,.'\"`$\\/*+-|?!= \nabcmodule.exports=process.env_dirname0123"))
     @example("module.exports = `${`${`")
     def test_nothing_else_is_raised(self, text):
-        for how in (literal.parse_module, literal.parse_value):
+        for how in (modules.parse_module, literal.parse_value):
             for each in (text, f"module.exports = {text}"):
                 try:
                     how(each, FILE)

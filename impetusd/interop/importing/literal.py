@@ -1,7 +1,8 @@
 """The part of JavaScript, and of JSON with comments, that says values and computes next to nothing: parsed, never run.
 
 Constants, strings with ${…}, spread, `+` of strings and numbers, `||` and `??`, __dirname, path.join and path.resolve, and
-process.env.NAME, which becomes a reference. Whatever else is there raises `Dynamic`: it can only be run.
+process.env.NAME, which becomes a reference. Whatever else is there raises `Dynamic`: it can only be run. Its statements
+are in modules.py.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from impetusd.interop.importing.model import MOST_BYTES, OPEN, ImportFault, refe
 from impetusd.interop.importing.scanner import NUMBER, Dynamic, Object, Scanner, number, text
 
 DEEPEST = 60
+_TYPE = re.compile(
+    r"\s*(?:typeof\s+)?(?:import\([^)]*\)\.)?[\w.$]+(?:<[^=;\n]*>)?(?:\[\])*(?:\s*[|&]\s*[\w.$]+(?:\[\])*)*"
+)
 _CONSTANTS = {"true": True, "false": False, "null": None, "undefined": None}
 
 
-class _Module:
+class Required:
     """What require('path') and the like gives."""
 
     def __init__(self, name: str) -> None:
@@ -36,7 +40,7 @@ class _Function:
 
 def parse_value(text: str, file: str) -> Any:
     """JSON with comments. Raises ImportFault."""
-    parser = _Parser(text, file)
+    parser = Expressions(text, file)
     try:
         value = parser.value()
         parser.space()
@@ -47,98 +51,37 @@ def parse_value(text: str, file: str) -> Any:
     return value
 
 
-def parse_module(text: str, file: str) -> tuple[Any, bool]:
-    """What a CommonJS or ES module exports, and whether it reads .env. Raises ImportFault, and Dynamic for what must be run."""
-    parser = _Parser(text, file)
-    parser.module()
-    if parser.exported is None:
-        raise Dynamic(1, "nothing is exported by module.exports or export default")
-    return parser.exported, parser.env_file
+class Expressions(Scanner):
+    """Values, of what is known at a place in a module."""
 
-
-class _Parser(Scanner):
     def __init__(self, text: str, file: str) -> None:
         super().__init__(text, file)
         self.depth = 0
         self.known: dict[str, Any] = {"__dirname": dirname(file), "__filename": file}
-        self.exported: Any = None
-        self.env_file = False
+        self.typed = file.endswith(".ts")
+        self.main = file  # the module that was named
+        self.env_files: dict[str, dict[str, str]] = {}
 
-    def module(self) -> None:
-        """Statements up to the end of the text."""
-        while True:
-            self.space()
-            if self.at == len(self.text):
-                return
-            if self.take(";"):
-                continue
-            self.statement()
+    def required(self, name: str) -> Any:
+        """What require gives; nothing is required by JSON."""
+        raise self.dynamic(f"require({name!r})")
 
-    def statement(self) -> None:
-        text = self.text
-        if text.startswith(("'use strict'", '"use strict"'), self.at):
-            self.at += 12
-            return
-        start = self.at
-        word = self.name()
-        if word in {"const", "let", "var"}:
-            self.declaration()
-        elif word == "import":
-            self.importing()
-        elif (word == "module" and self.take(".") and self.word("exports") and self.take("=")) or (
-            word == "export" and self.word("default")
-        ):
-            self.exported = self.value()
-        elif word == "require" and self.peek("("):
-            self.at = start
-            self.value()
-        else:
-            self.at = start
-            raise self.dynamic("a statement that computes something")
+    def read_env(self, name: str) -> Object:
+        """What dotenv makes of a file; nothing in JSON."""
+        raise self.dynamic(f"dotenv of {name}")
 
-    def declaration(self) -> None:
-        while True:
-            if self.take("{"):  # const { join } = require('path')
-                names: list[tuple[str, str]] = []
-                while not self.take("}"):
-                    name = self.name()
-                    names.append((name, self.name() if self.take(":") else name))
-                    if not name or not (self.take(",") or self.peek("}")):
-                        raise self.dynamic("a pattern of names")
-                self.need("=")
-                value = self.value()
-                for name, ours in names:
-                    self.known[ours] = self.member(value, name)
-            else:
-                name = self.name()
-                if not name or not self.take("="):
-                    raise self.dynamic("a declaration without a value")
-                self.known[name] = self.value()
-            if not self.take(","):
-                return
-
-    def importing(self) -> None:
-        """import path from 'path'."""
-        match = re.compile(
-            r"\s*(?:(?:\*\s*as\s+)?([\w$]+)\s+from\s+|\{([\w\s,$]*)\}\s*from\s+)?(['\"])([^'\"\n]+)\3"
-        ).match(self.text, self.at)
+    def type(self) -> None:
+        """Leave out a type of TypeScript."""
+        match = _TYPE.match(self.text, self.at)
         if match is None:
-            raise self.dynamic("an import")
-        module = self.required(match[4])
-        if match[1]:
-            self.known[match[1]] = module
-        for each in (match[2] or "").split(","):
-            name, _, ours = each.partition(" as ")
-            if name.strip():
-                self.known[ours.strip() or name.strip()] = self.member(module, name.strip())
+            raise self.dynamic("a type")
         self.at = match.end()
 
-    def required(self, name: str) -> _Module:
-        name = name.removeprefix("node:")
-        if name not in {"path", "os", "dotenv", "process", "dotenv/config", "url"}:
-            raise self.dynamic(f"require({name!r})")
-        self.env_file = self.env_file or name == "dotenv/config"
-        return _Module(name)
+    def variable(self, name: str) -> str:
+        """process.env.NAME, as a reference."""
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise self.dynamic("a variable's name that is computed")
+        return reference(name, next((values[name] for values in self.env_files.values() if name in values), ""))
 
     def value(self) -> Any:
         """An expression."""
@@ -148,7 +91,9 @@ class _Parser(Scanner):
         try:
             left = self.sum()
             while True:
-                if self.take("||"):
+                if self.typed and (self.word("as") or self.word("satisfies")):
+                    self.type()
+                elif self.take("||"):
                     left = self.either(left, self.sum(), empty=True)
                 elif self.take("??"):
                     left = self.either(left, self.sum(), empty=False)
@@ -207,7 +152,7 @@ class _Parser(Scanner):
 
     def added(self, left: Any, right: Any) -> Any:
         if isinstance(left, str) or isinstance(right, str):
-            if isinstance(left, Object | list | _Module) or isinstance(right, Object | list | _Module):
+            if isinstance(left, Object | list | Required) or isinstance(right, Object | list | Required):
                 raise self.dynamic("a text made of an object")
             return self.bounded(text(left) + text(right))
         return self.computed(left, right, lambda a, b: a + b)
@@ -255,13 +200,17 @@ class _Parser(Scanner):
         return number(match[0])
 
     def call_or_member(self, value: Any, name: str) -> Any:
-        if isinstance(value, _Module) and value.name == "path" and name in {"join", "resolve", "dirname", "basename"}:
+        if isinstance(value, Required) and value.name == "path" and name in {"join", "resolve", "dirname", "basename"}:
             return _Function(name)
-        if isinstance(value, _Module) and value.name == "process" and name == "cwd":
+        if isinstance(value, Required) and value.name == "process" and name == "cwd":
             return _Function("cwd")
-        if isinstance(value, _Module) and value.name == "os" and name == "homedir":
+        if isinstance(value, Required) and value.name == "os" and name == "homedir":
             return _Function("homedir")
-        if isinstance(value, _Module) and value.name == "dotenv" and name == "config":
+        if isinstance(value, Required) and value.name == "url" and name == "fileURLToPath":
+            return _Function("fileURLToPath")
+        if isinstance(value, Required) and value.name == "import" and name == "meta":
+            return self.of_file()
+        if isinstance(value, Required) and value.name == "dotenv" and name == "config":
             return _Function("dotenv")
         if isinstance(value, str) and name in {"trim", "toString"} and OPEN not in value:
             return _Function(name, value)
@@ -270,16 +219,14 @@ class _Parser(Scanner):
         return self.member(value, name)
 
     def member(self, value: Any, name: str) -> Any:
-        if isinstance(value, _Module) and value.name == "process" and name == "env":
+        if isinstance(value, Required) and value.name == "process" and name == "env":
             return _Env()
         if isinstance(value, _Env):
-            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                raise self.dynamic("a variable's name that is computed")
-            return reference(name, "")
-        if isinstance(value, _Module) and value.name in {"path", "dotenv", "os"}:
+            return self.variable(name)
+        if isinstance(value, Required) and value.name in {"path", "dotenv", "os", "url"}:
             return (
                 self.call_or_member(value, name)
-                if name in {"join", "resolve", "dirname", "config", "homedir", "basename"}
+                if name in {"join", "resolve", "dirname", "config", "homedir", "basename", "fileURLToPath"}
                 else self.unknown(name)
             )
         if isinstance(value, Object):
@@ -287,6 +234,13 @@ class _Parser(Scanner):
         if isinstance(value, list) and name.isdecimal() and len(name) < 6:
             return value[int(name)] if int(name) < len(value) else None
         return self.unknown(name)
+
+    def of_file(self) -> Object:
+        """import.meta."""
+        found = Object()
+        for name, value in (("url", f"file://{self.file}"), ("dirname", dirname(self.file)), ("filename", self.file)):
+            found.put(name, value, 0)
+        return found
 
     def unknown(self, name: str) -> Any:
         raise self.dynamic(f"{name[:40]} of something")
@@ -308,20 +262,34 @@ class _Parser(Scanner):
                 return dirname(given[0])
             if what == "basename":
                 return given[0].rstrip("/").rpartition("/")[2]
-            return self.bounded(normpath(join(dirname(self.file), *given) if what == "resolve" else "/".join(given)))
+            return self.bounded(normpath(join(dirname(self.main), *given) if what == "resolve" else "/".join(given)))
+        if what == "fileURLToPath":
+            if len(given) != 1 or given[0] != f"file://{self.file}":
+                raise self.dynamic("the path of another URL")
+            return self.file
         if what == "cwd":
-            return dirname(self.file)
+            return dirname(self.main)
         if what == "homedir":
             return reference("HOME", "")
         if what == "dotenv":
-            if given and not (
-                isinstance(given[0], Object)
-                and set(given[0]) <= {"path", "quiet"}
-                and text(given[0].get("path", ".env")) in {".env", f"{dirname(self.file)}/.env"}
-            ):
-                raise self.dynamic("dotenv of another file")
-            self.env_file = True
-            return Object()
+            options = given[0] if given else Object()
+            paths = options.get("path", ".env") if isinstance(options, Object) else None
+            paths = paths if isinstance(paths, list) else [paths]
+            if not all(isinstance(each, str) and OPEN not in each for each in paths) or set(options) - {
+                "path",
+                "quiet",
+                "debug",
+                "encoding",
+            }:
+                raise self.dynamic("dotenv of a file that is computed")
+            parsed = Object()
+            for each in paths:
+                values = self.read_env(each)
+                for name in values.keys() - parsed.keys():
+                    parsed.put(name, values[name], 0)
+            found = Object()
+            found.put("parsed", parsed, self.line())
+            return found
         if what == "require":
             if len(given) != 1 or not isinstance(given[0], str):
                 raise self.dynamic("require")
@@ -361,8 +329,8 @@ class _Parser(Scanner):
             return _CONSTANTS[name]
         if name in self.known:
             return self.known[name]
-        if name == "process":
-            return _Module("process")
+        if name in {"process", "import"}:
+            return Required(name)
         if name in {"require", "Number", "String", "parseInt", "parseFloat"}:
             return _Function(name)
         self.at = start
@@ -440,7 +408,7 @@ class _Parser(Scanner):
             if char == "$" and self.text.startswith("{", self.at):
                 self.at += 1
                 value = self.value()
-                if isinstance(value, Object | list | _Module | _Function | _Env):
+                if isinstance(value, Object | list | Required | _Function | _Env):
                     raise self.dynamic("a text made of an object")
                 parts.append(text(value))
                 self.need("}")

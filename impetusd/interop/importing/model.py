@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from posixpath import basename, join, normpath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -130,6 +130,19 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
+class Ran:
+    """What two runs of a module gave: in an environment of almost nothing, and with a marker for every variable that is
+    not set (None where it cannot be run so). `env_files`: what it read by dotenv, with the values there. `missing`: the
+    modules and files that are not here, and were taken as empty.
+    """
+
+    plain: Any
+    marked: Any
+    env_files: dict[str, dict[str, str]]
+    missing: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says of the import. `cwd`: the folder that the old manager ran in, "" if not given; `root`:
     where the host's / is, "" for here. `run_node`: None where a file may not be run.
@@ -137,7 +150,7 @@ class Options:
 
     cwd: str = ""
     root: str = ""
-    run_node: Callable[[str], tuple[object, object]] | None = None
+    run_node: Callable[[str], Ran] | None = None
 
 
 def reference(name: str, default: str | None = None) -> str:

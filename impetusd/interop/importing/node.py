@@ -14,7 +14,7 @@ from typing import Any
 
 from impetusd.core.trust import Trust
 from impetusd.files import vetted
-from impetusd.interop.importing.model import CLOSE, MIDDLE, MOST_BYTES, OPEN, ImportFault, reference
+from impetusd.interop.importing.model import CLOSE, MIDDLE, MOST_BYTES, OPEN, ImportFault, Ran, reference
 from impetusd.interop.importing.scanner import Object
 
 SCRIPT = os.path.join(
@@ -25,24 +25,37 @@ HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
 _MARKER = re.compile(f"{OPEN}(\\w+){MIDDLE}{CLOSE}", re.ASCII)
 
 
-def run(path: str) -> tuple[Any, Any]:
-    """What the module exports: in an environment of almost nothing, and with a marker for every variable that is not set
-    (None where it cannot be run so). Raises ImportFault.
+class _Failed(ImportFault):
+    """What node itself says against the file."""
+
+
+def run(path: str) -> Ran:
+    """What the module exports. If it fails, as it does in a checkout without .env and node_modules, it is run once more with
+    what is not here taken as empty. Raises ImportFault.
     """
     node = shutil.which("node")
     if node is None:
         raise ImportFault(path, 1, "it computes its values, and node, which could run it, is not here")
-    fault = vetted.examine(path, Trust(os.geteuid()))
-    if fault is not None:
-        raise ImportFault(path, 1, f"it computes its values, and is not run: {fault.what}; {fault.fix}")
-    plain = _run(node, path, "")
+    distrust = vetted.examine(path, Trust(os.geteuid()))
+    if distrust is not None:
+        raise ImportFault(path, 1, f"it computes its values, and is not run: {distrust.what}; {distrust.fix}")
+    lenient = ""
     try:
-        return plain, _run(node, path, "marked")
+        plain, missing, files = _run(node, path, "")
+    except _Failed as fault:
+        lenient = "e"
+        try:
+            plain, missing, files = _run(node, path, lenient)
+        except _Failed:
+            raise fault from None
+    try:
+        marked = _run(node, path, f"m{lenient}")[0]
     except ImportFault:
-        return plain, None
+        marked = None
+    return Ran(plain, marked, files, missing)
 
 
-def _run(node: str, path: str, how: str) -> Any:
+def _run(node: str, path: str, how: str) -> tuple[Any, list[str], dict[str, dict[str, str]]]:
     env = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     reading, writing = os.pipe()
     with open(reading, "rb") as result:
@@ -70,11 +83,13 @@ def _run(node: str, path: str, how: str) -> Any:
             process.stderr.close()
     if not data:
         reason = said.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {code}"]
-        raise ImportFault(path, 1, f"node cannot run it: {reason[0][:200]}")
+        raise _Failed(path, 1, f"node cannot run it: {reason[0][:200]}")
     try:
-        return json.loads(data, object_pairs_hook=_object)
-    except ValueError:
+        found = json.loads(data, object_pairs_hook=_object)
+        given = found["value"], found["missing"], {**found["files"]}
+    except (ValueError, TypeError, KeyError):
         raise ImportFault(path, 1, "node gave no JSON of it") from None
+    return given
 
 
 def _output(path: str, result: Any, errors: Any) -> tuple[bytes, bytes]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from posixpath import basename, dirname, splitext
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.node import is_node
-from impetusd.interop.importing import files, literal, node, yamltext
+from impetusd.interop.importing import dotenv, files, literal, modules, node, yamltext
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
     INSTANCE,
@@ -21,6 +22,7 @@ from impetusd.interop.importing.model import (
     absolute,
     lost,
     names,
+    reference,
     resolve,
     seconds,
     shown,
@@ -48,19 +50,20 @@ def read(path: str, options: Options) -> Imported:
     """Raises ImportFault."""
     imported = Imported("pm2")
     text = files.text_of(path)
-    config, env_file = _config(path, text, options, imported)
-    _Reader(path, text, options, imported, env_file=env_file).all(config)
+    config, env_files = _config(path, text, options, imported)
+    _Reader(path, text, options, imported, env_files).all(config)
     return imported
 
 
-def _config(path: str, text: str, options: Options, imported: Imported) -> tuple[Any, bool]:
+def _config(path: str, text: str, options: Options, imported: Imported) -> tuple[Any, dict[str, dict[str, str]]]:
+    """What it says of apps, and the .env files that it reads, with the values in them."""
     extension = splitext(path)[1].lower()
     if extension in {".yaml", ".yml"}:
-        return yamltext.parse(text, path), False
+        return yamltext.parse(text, path), {}
     if extension not in {".js", ".cjs", ".mjs", ".ts"} and text.lstrip()[:1] in {"{", "[", "/"}:
-        return literal.parse_value(text, path), False
+        return literal.parse_value(text, path), {}
     try:
-        return literal.parse_module(text, path)
+        return modules.parse_module(text, path)
     except Dynamic as error:
         if options.run_node is None:
             raise ImportFault(
@@ -68,22 +71,30 @@ def _config(path: str, text: str, options: Options, imported: Imported) -> tuple
             ) from None
         imported.differ(f"{path}:{error.line}: JavaScript computes this ({error.what}), so the file was run by node.")
         notes: list[str] = []
-        plain, marked = options.run_node(path)
-        if marked is None:
+        ran = options.run_node(path)
+        if ran.marked is None:
             notes.append("*")
-        config = plain if marked is None else node.merged(plain, marked, notes)
+        config = ran.plain if ran.marked is None else node.merged(ran.plain, ran.marked, notes)
         for where in notes:
             imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
-        return config, "dotenv" in text
+        for name in ran.missing:
+            imported.row(
+                path, 1, "", name, "", lost("it is not here, and was taken as empty; make it, and import again")
+            )
+        return config, ran.env_files
 
 
 class _Reader:
-    def __init__(self, path: str, text: str, options: Options, imported: Imported, *, env_file: bool) -> None:
+    def __init__(
+        self, path: str, text: str, options: Options, imported: Imported, env_files: dict[str, dict[str, str]]
+    ) -> None:
         self.path = path
         self.text = text
         self.imported = imported
         self.folder = options.cwd or dirname(path)
-        self.env_file = env_file
+        self.env_files = list(env_files)
+        self.held = {name: value for values in reversed(env_files.values()) for name, value in values.items()}
+        self.otherwise = _otherwise(self.env_files)
         self.taken: set[str] = set()
         self.ports: set[str] = set()
         self.namespaces: dict[str, str] = {}  # as PM2 has it → our group
@@ -91,9 +102,10 @@ class _Reader:
     def all(self, config: Any) -> None:
         apps = config
         if isinstance(config, Object):
-            apps = config.get("apps", config if "script" in config or "exec" in config else None)
+            named = "apps" if "apps" in config else "pm2"  # its older name
+            apps = config.get(named, config if "script" in config or "exec" in config else None)
             for key in config:
-                if apps is not config and key != "apps":
+                if apps is not config and key != named:
                     rule = (
                         lost("deploy by git and ssh is not done here; impetusd reload NAME follows a deploy")
                         if key == "deploy"
@@ -148,6 +160,7 @@ class _App:
         self.written = written
         self.new: dict[str, str] = {}
         self.fates: dict[str, Rule] = {}
+        self.python = False  # whether that is its interpreter
         name = self.said("name") or stem(self.said("script").split(" ")[0]) or "app"
         line = min(at.values(), default=1)
         theirs = resolve(name, {})
@@ -188,11 +201,16 @@ class _App:
             reader.namespaces[namespace] = group
             reader.imported.groups.setdefault(group, []).append(program.name)
             self.new["namespace"] = f"[group:{group}]"
-        if reader.env_file:
-            program.keys["env_file"] = f"{dirname(reader.path)}/.env"
+        if reader.env_files:
+            program.keys["env_file"] = ", ".join(f"-{path}" for path in reader.env_files)
+            program.env = reader.otherwise | program.env
             reader.imported.differ(
-                f"The file reads .env by dotenv: env_file = {dirname(reader.path)}/.env is read at each start."
+                f"The file reads {', '.join(reader.env_files)} by dotenv; env_file has it read at each start, if it is there."
             )
+            if reader.otherwise:
+                reader.imported.differ(
+                    f"{', '.join(reader.otherwise)}: env_file would read another value; so they are in [env:NAME]."
+                )
         for key, value in self.given.items():
             self.row(key, value)
         reader.imported.programs.append(program)
@@ -259,6 +277,9 @@ class _App:
         if interpreter == "node" and in_path:
             return [program, *args]  # npm and the like: scripts of node, with it in their first line
         how = interpreter or INTERPRETERS.get(extension, "node")
+        if how == "python" and not interpreter and not shutil.which("python"):
+            how = "python3"  # as PM2 does it
+        self.python = "python" in how
         if how == "bun" and not interpreter:
             self.reader.imported.differ(f"{self.program.name}: TypeScript is run by bun, as PM2 does it.")
         assert found or program
@@ -270,6 +291,8 @@ class _App:
         env.update(self.variables("env"))
         if port := self.said("port"):
             env["PORT"] = port
+        if self.python:
+            env["PYTHONUNBUFFERED"] = "1"  # as PM2 does it
         env[instance] = INSTANCE
         self.new["instance_var"] = f"{instance} = ${{INSTANCE}}"
         for key in self.given:
@@ -298,8 +321,12 @@ class _App:
                 self.lose(key, "it is no object of variables")
             return {}
         try:
-            return {
+            held = self.reader.held
+            found = {
                 name: _json(each) if isinstance(each, Object | list) else text_of(each) for name, each in value.items()
+            }
+            return {
+                name: each for name, each in found.items() if name not in held or each != reference(name, held[name])
             }
         except ValueError:
             raise self.fault(key, "has a variable that is too long") from None
@@ -477,6 +504,19 @@ class _App:
         self.put(
             "ignore_watch", "watch_ignore", ", ".join(basename(each) if "**" in each else each for each in patterns)
         )
+
+
+def _otherwise(paths: list[str]) -> dict[str, str]:
+    """The variables of .env files that env_file would read otherwise."""
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            text = files.text_of(path)
+        except ImportFault:
+            continue
+        if len(text) <= modules.MOST_ENV_FILE:
+            found = dotenv.otherwise(text) | found
+    return found
 
 
 def _is_text(path: str) -> bool:
