@@ -16,6 +16,7 @@ GROUPS = {
         "init": "impetusd.cli.install.init",
         "add": "impetusd.cli.add",
         "import": "impetusd.cli.import_command",
+        "export": "impetusd.cli.export",
         "check": "impetusd.cli.check",
         "run": "impetusd.cli.run",
         "startup": "impetusd.cli.install.startup",

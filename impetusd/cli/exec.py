@@ -36,8 +36,9 @@ class _Dashed(click.Command):
 )
 @click.argument("unit")
 @click.argument("words", metavar="-- COMMAND [ARG]...", nargs=-1)
+@click.option("--own", is_flag=True, help="Run UNIT's own command, as the INI file has it.")
 @conf_option
-def command(unit: str, words: tuple[str, ...]) -> int:
+def command(unit: str, words: tuple[str, ...], *, own: bool) -> int:
     """Run COMMAND here, on this terminal, as a process of UNIT would be started now: with its environment ([env:UNIT],
     env_file, the profile), user, groups, folder, umask, limits and capabilities.
 
@@ -50,12 +51,13 @@ def command(unit: str, words: tuple[str, ...]) -> int:
 
     Example: impetusd exec maintenance -- impetusd-service maintenance --dry-run
     """
-    argv = _argv(unit, words)
     from impetusd.cli.failure import Failure
     from impetusd.client import execute
 
+    argv = [] if own else _argv(unit, words)
     at = here()
     try:
+        argv = argv or _own(at, unit, words)
         spec, limits = _resolved(at, unit, argv)
         sys.stdout.flush()
         return execute.execute(spec, argv, limits)
@@ -76,6 +78,23 @@ def _argv(unit: str, words: tuple[str, ...]) -> list[str]:
     if not argv or not argv[0]:
         raise Failure(f"there is no command behind --: impetusd exec {unit} -- COMMAND", 2)
     return argv
+
+
+def _own(at: Place, unit: str, words: tuple[str, ...]) -> list[str]:
+    """The unit's command. Raises Failure."""
+    from impetusd.cli import names
+    from impetusd.cli.failure import Failure
+    from impetusd.client import execute
+
+    if words or click.get_current_context().meta[_WORDS] is not None:
+        raise Failure("--own runs the unit's own command: omit it, or what stands behind the unit", 2)
+    config = _configured(at)
+    command = execute.own_command(_units(config(0)), lambda index: _units(config(index)), unit)
+    if command is None:
+        names.require([unit], names.names_in(config(0)))
+    if not command:
+        raise Failure(f"{unit} has no command of its own; write one: impetusd exec {unit} -- COMMAND", 2)
+    return list(command)
 
 
 def _resolved(at: Place, unit: str, argv: list[str]) -> tuple[Mapping[str, typing.Any], list[list[typing.Any]]]:

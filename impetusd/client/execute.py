@@ -54,6 +54,14 @@ def resolve(units: Mapping[str, Unit], at: Callable[[int], Mapping[str, Unit]], 
         raise NotExecuted(f"{name} could not be started now: {error}", 1) from None
 
 
+def own_command(
+    units: Mapping[str, Unit], at: Callable[[int], Mapping[str, Unit]], name: str
+) -> tuple[str, ...] | None:
+    """The command of a unit or instance, () for a pool; None if there is no such unit."""
+    found = childspec.named(units, name)
+    return None if found is None else tuple(at(found[1])[found[0]].command)
+
+
 def execute(spec: Mapping[str, Any], argv: list[str], limits: Sequence[Sequence[Any]] = ()) -> int:
     """Run it to its end. Its exit code, 128 + n if signal n ended it. Raises NotExecuted.
 

@@ -83,7 +83,7 @@ MAY = {
     "impetusd.cli": (
         *("impetusd.cli", "impetusd.client", "impetusd.core", "impetusd.files", "impetusd.linux"),
         *("impetusd.probe", "impetusd.traces", "impetusd.interop.importing"),
-        "impetusd.interop.takeover",
+        *("impetusd.interop.exporting", "impetusd.interop.takeover"),
         # who may log in is written by both
         *("impetusd.gateway.accessfile", "impetusd.gateway.passwords", "impetusd.gateway.tokens"),
     ),
@@ -101,6 +101,8 @@ MAY = {
     "impetusd.interop": ("impetusd.interop", "impetusd.client.again", "impetusd.client.control", "impetusd.core"),
     # Reads other managers' files for the command line; the gateway has nothing of it.
     "impetusd.interop.importing": ("impetusd.interop.importing", "impetusd.core", "impetusd.files.vetted"),
+    # Writes other engines' files for the command line; a key's fate is said as an import says it.
+    "impetusd.interop.exporting": ("impetusd.interop.exporting", "impetusd.interop.importing.model", "impetusd.core"),
     # Moves what another manager runs, for the command line.
     "impetusd.interop.takeover": (
         *("impetusd.interop.takeover", "impetusd.interop.importing.model", "impetusd.core", "impetusd.linux"),

@@ -27,6 +27,8 @@ ROWS = {"units": [row("web:0"), row("web:10", state="BACKOFF"), row("db")]}
 TIMERS = {"timers": [{"name": "nightly", "words": "every day at 3:00"}]}
 # Parameters for which nobody can say what comes: not in WANTED, and of no type that knows.
 FREE = {
+    ("export", "name"),
+    ("export", "image"),
     ("health", "url"),
     ("health", "timeout"),
     ("health", "body"),

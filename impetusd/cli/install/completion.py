@@ -51,6 +51,7 @@ WANTED: dict[str, tuple[str, ...]] = {
     "init.directory": (FOLDER,),
     "add.words": (FILE,),
     "env_files": (FILE,),
+    "export.output": (FILE,),
     "import.files": (FILE,),
     "import.output": (FILE,),
     "import.cwd": (FOLDER,),

@@ -1,0 +1,167 @@
+"""`impetusd export`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import typing
+
+import click
+
+from impetusd.cli.options import conf_option, env_option, given
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from impetusd.core.config.include import Source
+    from impetusd.core.config.model import Config
+    from impetusd.interop.exporting.model import Options
+
+
+@click.command(short_help="Make a compose file or Kubernetes objects of the INI file.")
+@click.argument("target", type=click.Choice(["compose", "kubernetes"]))
+@click.option("--output", "-o", metavar="PATH", help="Write there, not to standard output: compose makes a folder, with an INI for each service.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@click.option("--name", metavar="NAME", help="What all of it is called. Default: the folder that base_dir is.")
+@click.option("--image", metavar="IMAGE", help="The image that all containers run. Default: NAME:latest.")
+@click.option("--per-container", metavar="N", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many instances of a unit share a container.")  # fmt: skip
+@click.option("--before", is_flag=True, help="kubernetes: run what is oneshot, and wait for ports of depends_on, in initContainers.")  # fmt: skip
+@click.option("--dnsrr", is_flag=True, help="compose: names lead to the containers themselves, and nodes publish ports (mode: host): where Swarm has no IPVS.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
+@env_option
+@conf_option
+def command(  # noqa: PLR0917  # click's options
+    target: str,
+    output: str | None,
+    name: str | None,
+    image: str | None,
+    per_container: int,
+    env: str | None,
+    *,
+    force: bool,
+    before: bool,
+    dnsrr: bool,
+    as_json: bool,
+) -> int:
+    """Write what runs the units of the INI file on several hosts: a compose file for docker compose and Docker Swarm, or
+    objects of Kubernetes.
+
+    Each unit becomes a container that runs `impetusd run` with an INI of that unit alone, so that most keys mean there what
+    they mean here. The report on standard error says of each key what became of it. Values that look secret, and those of
+    the environment, are not written: they are referred to by name. Nothing that runs is touched.
+
+    Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if nothing is written.
+
+    Example: impetusd export kubernetes -o shop.yaml
+    """
+    from impetusd.cli import place
+    from impetusd.cli.failure import Failure
+    from impetusd.interop.exporting import checks, compose, kubernetes, proof, reading, report
+    from impetusd.interop.exporting.model import Target
+
+    path = place.find_conf(given(), os.environ)
+    source, config = _read(path, env)
+    options = _options(Target(target), config, name, image, per_container, before=before, dnsrr=dnsrr)
+    try:
+        made = reading.exported(source, config, options)
+    except ValueError as error:
+        raise Failure(f"nothing is written: {error}", 2) from None
+    if options.target is Target.COMPOSE:
+        files = compose.files(made) if output else {"": compose.text(made, inline=True)}
+        faults = checks.compose(compose.document(made, inline=not output))
+    else:
+        files = {"": kubernetes.text(made)}
+        faults = checks.kubernetes(kubernetes.objects(made))
+    faults += proof.differences(made, config, os.environ)
+    if as_json:
+        print(json.dumps(report.as_json(made), indent=2), file=sys.stderr)
+    else:
+        print("\n".join(report.lines(made)), file=sys.stderr)
+    if faults:
+        raise Failure("nothing is written, for it would not be right:\n" + "\n".join(faults), 2)
+    if output:
+        _write(output, files, force=force)
+        print(f"impetusd: {output} is written", file=sys.stderr)
+    else:
+        print(files[""], end="")
+    return 0 if report.is_faithful(made) else 1
+
+
+def _read(path: str, profile: str | None) -> tuple[Source, Config]:
+    """The configuration as it is on a host that has all that it names. Raises Failure."""
+    from dataclasses import replace
+
+    from impetusd.cli import place
+    from impetusd.cli.failure import Failure
+    from impetusd.core.config import parser
+    from impetusd.core.config.problem import ConfigError
+    from impetusd.linux.host import this_host
+
+    anywhere = replace(this_host(), euid=0, user_exists=lambda _: True, group_exists=lambda _: True, has_watch=True)
+    try:
+        source, profile = place.source_of(path, os.environ, profile)
+        return source, parser.parse_all(source, os.environ, anywhere, profile=profile)
+    except ConfigError as error:
+        raise Failure(error.told(), 2) from None
+
+
+def _options(
+    target: typing.Any,
+    config: Config,
+    name: str | None,
+    image: str | None,
+    per_container: int,
+    *,
+    before: bool,
+    dnsrr: bool,
+) -> Options:
+    from impetusd.cli.failure import Failure
+    from impetusd.interop.exporting import checks
+    from impetusd.interop.exporting.model import Options, Target, host_name
+
+    wanted = host_name(name or os.path.basename(config.paths.base_dir) or "app")
+    if name is not None and name != wanted:
+        raise Failure(
+            f"--name {name}: a name has small letters, digits and -, and begins with a letter; write {wanted}", 2
+        )
+    if image is not None and not checks.is_image(image):
+        raise Failure(f"--image {image}: this is no name of an image; write one like registry.example/shop:1.4", 2)
+    if dnsrr and target is not Target.COMPOSE:
+        raise Failure("--dnsrr is for compose", 2)
+    if before and target is not Target.KUBERNETES:
+        raise Failure("--before is for kubernetes", 2)
+    return Options(
+        target=target,
+        name=wanted,
+        image=image or f"{wanted}:latest",
+        per_container=per_container,
+        before=before,
+        dnsrr=dnsrr,
+    )
+
+
+def _write(output: str, files: Mapping[str, str], *, force: bool) -> None:
+    """Each file whole or not at all; those that are there are not overwritten unless `force`. Raises Failure."""
+    from impetusd.cli.failure import Failure
+
+    folder = "" not in files
+    targets = {os.path.join(output, name) if folder else output: text for name, text in files.items()}
+    there = [path for path in targets if os.path.lexists(path)]
+    if there and not force:
+        raise Failure(f"{', '.join(there)}: there already; name another place, or give --force to overwrite", 2)
+    try:
+        if folder:
+            os.makedirs(output, exist_ok=True)
+        for path, text in targets.items():
+            new = f"{path}.{os.getpid()}.new"
+            try:
+                with open(new, "x", encoding="utf-8") as file:
+                    file.write(text)
+                os.replace(new, path)
+            except BaseException:
+                if os.path.exists(new):
+                    os.unlink(new)
+                raise
+    except OSError as error:
+        raise Failure(f"cannot write {output}: {error.strerror}", 2) from None
