@@ -13,10 +13,18 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 CREATE = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK are these
 ABSTIME, CANCEL_ON_SET = 1, 2
 ITIMERSPEC = struct.Struct("@llll")  # interval and value, each in seconds and nanoseconds
+
+
+class Rings(Protocol):
+    """The interface of an `Alarm`."""
+
+    def set(self, seconds: float | None) -> None: ...
+    def close(self) -> None: ...
 
 
 class Alarm:

@@ -21,9 +21,9 @@ from impetusd.supervisor.slots.entry import PASSING, Entry, Role
 if TYPE_CHECKING:
     from impetusd.core.config.model import Health, Unit
     from impetusd.core.reasons import Reason
+    from impetusd.core.rules.timer import Outcome
     from impetusd.supervisor.disk.ledger import Ledger
     from impetusd.supervisor.logs.writer import Writer
-    from impetusd.supervisor.rules.timers import Outcome
     from impetusd.supervisor.slots.engine import Engine
 
 LEVELS = {State.FATAL: ERROR, State.BACKOFF: WARNING}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from supervisor_world import Life, Shim
 from impetusd.core.rules.lifecycle import State
 from impetusd.supervisor.api.commands import Commands
 from impetusd.supervisor.rules.checks import Checks
+from impetusd.supervisor.rules.timer_job import Job
 from impetusd.supervisor.rules.timers import Timers
 from impetusd.supervisor.slots.machine import Machine
 from impetusd.supervisor.slots.reloads import Reloads
@@ -30,7 +32,7 @@ OF_SLOTS = [Machine.handle, Starts._attempt, Starts._launch_when_found, Rolling.
 ABOUT_SLOTS = {"lifecycle.py"} | {
     f"{name}.py" for name in ("engine", "machine", "places", "reports", "rounds", "starts", "tails", "waits")
 }
-OF_TIMERS = [Timers._look_at, Timers._plan, Timers.changed, Timers.trigger]
+OF_TIMERS = [Job.look, Job.plan, Timers.changed, Timers.trigger]
 OF_CHECKS = [Checks._conclude, Checks.changed]
 
 Act = Callable[[Life], Awaitable[None]]
@@ -89,7 +91,7 @@ async def timers_and_checks(life: Life) -> None:
     """A run is due, one is triggered, one is stopped; a check is asked, and what it asks for is restarted."""
     timers, checks = life.daemon._rules.timers, life.daemon._rules.checks
     job = timers._jobs["bad"]
-    job.rests_until, job.due = 0.0, 0.0
+    job.rests_until, job.at = 0.0, replace(job.at, due=0.0)
     timers._ring()
     await job_ends(life)
     await try_to(life, "trigger", name="bad", wait=False)
@@ -112,7 +114,7 @@ async def job_ends(life: Life) -> None:
             if child.name == "bad" and child.ended is None:
                 life.shim.end(child, code=0)
         life.shim.tell()
-        return "bad" not in rows and life.daemon._rules.timers._jobs["bad"].run is None
+        return "bad" not in rows and life.daemon._rules.timers._jobs["bad"].at.run is None
 
     await life.until(ended, "the end of the run")
 

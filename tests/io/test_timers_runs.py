@@ -17,10 +17,12 @@ from waiting import turns
 from impetusd.core.config.model import Overlap
 from impetusd.core.protocol import ProtocolError
 from impetusd.core.reasons import because, read
+from impetusd.core.rules import timer as rules
 from impetusd.core.rules.lifecycle import Exited, Gone, Slot, State
 from impetusd.core.rules.policy import Exit
+from impetusd.linux.timezone import zone
 from impetusd.supervisor.faults import Faults
-from impetusd.supervisor.rules import timers as module
+from impetusd.supervisor.rules.timer_job import Job
 
 pytestmark = pytest.mark.noise
 
@@ -147,7 +149,7 @@ class TestResults:
     def test_an_operators_stop_is_no_failure(self):
         world = World(timer(retries=3))
         world.advance(60.0)
-        world.timers._stop_slot(timer().unit)
+        world.stop()
         assert world.results == [("schedule", "stopped killed SIGTERM  False")]
         assert (world.row()["state"], world.timers.attention()) == ("waiting", [])
 
@@ -247,7 +249,7 @@ class TestOverlap:
     def test_an_operators_stop_ends_what_is_queued_as_well(self):
         world = World(timer(every=10.0, overlap=Overlap.QUEUE))
         world.advance(25.0)
-        world.timers._stop_slot(timer().unit)
+        world.stop()
         assert (world.row()["state"], world.times) == ("waiting", [10.0])
 
 
@@ -367,7 +369,7 @@ class TestDeathOfTheSupervisor:
 
     def test_a_start_by_hand_is_known_to_the_next(self):
         world = World(timer(every=DAY))
-        world.timers._start_slot(timer().unit)
+        world.start()
         world.advance(5.0)
         world.die()
         world.succeed()
@@ -627,8 +629,7 @@ class TestTrigger:
     def test_who_waits_for_a_queued_run_is_told_of_a_stop(self):
         world = World(timer(every=DAY, overlap=Overlap.QUEUE))
         world.advance(DAY)
-        stop = lambda: world.timers._stop_slot(timer().unit)  # noqa: E731  # the shortest
-        assert ask(world, stop) == "job is not run: job was stopped"
+        assert ask(world, world.stop) == "job is not run: job was stopped"
 
     def test_and_of_the_end_of_the_daemon(self):
         world = World(timer(every=DAY, overlap=Overlap.QUEUE))
@@ -663,7 +664,7 @@ class TestTrigger:
 
     def test_a_start_that_nobody_here_asked_for_counts_as_one(self):
         world = World(timer(every=DAY))
-        world.timers._start_slot(timer().unit)
+        world.start()
         world.exit()
         assert world.results == [("trigger", "exit 0")]
 
@@ -746,20 +747,20 @@ class TestZone:
     @pytest.mark.parametrize("value", ["America/New_York", ":America/New_York"])
     def test_tz_names_the_hosts(self, monkeypatch, value):
         monkeypatch.setenv("TZ", value)
-        assert str(module.zone("")) == "America/New_York"
+        assert str(zone("")) == "America/New_York"
 
     @pytest.mark.parametrize("value", ["Nowhere/Atall", "/nonexistent", "../../etc/passwd", "/etc/passwd"])
     def test_where_it_cannot_be_told_it_is_utc(self, monkeypatch, value):
         monkeypatch.setenv("TZ", value)
-        assert datetime(2026, 7, 1, tzinfo=module.zone("")).utcoffset().total_seconds() == 0
+        assert datetime(2026, 7, 1, tzinfo=zone("")).utcoffset().total_seconds() == 0
 
     def test_a_file_is_read(self, monkeypatch):
         monkeypatch.setenv("TZ", os.path.realpath("/usr/share/zoneinfo/Asia/Kathmandu"))
-        assert datetime(2026, 7, 1, tzinfo=module.zone("")).utcoffset().total_seconds() == 5.75 * HOUR
+        assert datetime(2026, 7, 1, tzinfo=zone("")).utcoffset().total_seconds() == 5.75 * HOUR
 
     def test_a_name_wins(self, monkeypatch):
         monkeypatch.setenv("TZ", "America/New_York")
-        assert str(module.zone("Europe/Lisbon")) == "Europe/Lisbon"
+        assert str(zone("Europe/Lisbon")) == "Europe/Lisbon"
 
 
 class Mistake(Exception):
@@ -782,18 +783,19 @@ def once(real):
 def contained(*timers):
     """A world in which what raises is contained, and nothing is attempted again by itself."""
     world = World(*timers)
-    world.timers.faults = Faults(
+    world.effects.faults = Faults(
         world.told.append, lambda: None, lambda: world.run, lambda *_: SimpleNamespace(cancel=lambda: None)
     )
     return world
 
 
 class TestWhateverRaises:
-    @pytest.mark.parametrize("part", ["_ended", "_clock"])
-    def test_the_end_of_a_run_is_found_again(self, monkeypatch, part):
+    @pytest.mark.parametrize(("whose", "part"), [("job", "conclude"), ("effects", "clock")])
+    def test_the_end_of_a_run_is_found_again(self, monkeypatch, whose, part):
         world = contained(timer(every=100.0))
         world.advance(110.0)
-        monkeypatch.setattr(world.timers, part, once(getattr(world.timers, part)))
+        owner = Job if whose == "job" else world.effects
+        monkeypatch.setattr(owner, part, once(getattr(owner, part)))
         world.exit(3)
         assert world.results == []
         world.advance(10.0)
@@ -804,14 +806,14 @@ class TestWhateverRaises:
     def test_a_result_that_cannot_be_recorded_does_not_hold_back_the_queued_run(self):
         world = contained(timer(every=100.0, overlap=Overlap.QUEUE))
         world.advance(210.0)
-        world.timers._record_result = once(world.timers._record_result)
+        world.effects.record = once(world.effects.record)
         world.exit()
         assert world.times == [100.0, 210.0]
         assert world.results == [("schedule", "exit 0")]
 
     def test_a_run_whose_end_cannot_be_judged_has_failed(self, monkeypatch):
         world = contained(timer(every=100.0, retries=1, retry_delay=5.0))
-        monkeypatch.setattr(world.timers, "_outcome", once(world.timers._outcome))
+        monkeypatch.setattr(rules, "judge", once(rules.judge))
         run = ask(world, world.exit)
         assert (run["ok"], read(run["cause"])) == (False, because("internal", error="Mistake()"))
         world.advance(5.0)
@@ -820,8 +822,8 @@ class TestWhateverRaises:
     def test_who_waits_for_a_queued_run_that_cannot_be_started_is_refused(self):
         world = contained(timer(every=100.0, overlap=Overlap.QUEUE))
         world.advance(110.0)
-        raising = once(world.timers._start_slot)
-        answer = ask(world, lambda: setattr(world.timers, "_start_slot", raising), world.exit)
+        raising = once(world.effects.start)
+        answer = ask(world, lambda: setattr(world.effects, "start", raising), world.exit)
         assert isinstance(answer, str)  # a refusal
         assert world.results == [("schedule", "exit 0")]
         world.advance(90.0)
@@ -830,8 +832,8 @@ class TestWhateverRaises:
     def test_without_a_descriptor_for_an_alarm_it_begins_when_asked_again(self):
         world = World(timer(every=100.0))
         world.die()
+        world.make_alarm = once(world.make_alarm)
         world.timers = world.supervisor()
-        world.timers._make_alarm = once(world.timers._make_alarm)
         with pytest.raises(Mistake):
             world.timers.begin(world.slots)
         world.timers.begin(world.slots)

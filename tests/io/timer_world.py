@@ -12,8 +12,10 @@ from impetusd.core.reasons import Reason, because, not_started, read
 from impetusd.core.rules import lifecycle
 from impetusd.core.rules.lifecycle import Deadline, Event, Exited, Scope, Signal, Slot, Spawn, Spawned, Start, Stop
 from impetusd.core.rules.policy import Exit, policy_of
+from impetusd.core.rules.timer import Now
 from impetusd.supervisor.observers import Change
-from impetusd.supervisor.rules.timers import Now, Timers
+from impetusd.supervisor.rules.timer_job import Effects
+from impetusd.supervisor.rules.timers import Timers
 
 BEGIN = 1_774_742_400.0  # 2026-03-29 00:00 UTC
 
@@ -110,17 +112,19 @@ class World:
         """A new supervisor's timers; `begin` is the caller's."""
         self.boot_id = boot_id or self.boot_id
         self.deaf = False
-        return Timers(
-            self.configured,
-            lambda unit: self.post(unit.name, Start()),
-            lambda unit: self.post(unit.name, Stop()),
-            self.records.__setitem__,
-            self.told.append,
+        self.effects = Effects(
+            start=lambda unit: self.post(unit.name, Start()),
+            stop=lambda unit: self.post(unit.name, Stop()),
+            keep=self.records.__setitem__,
+            tell=self.told.append,
             record=lambda name, outcome, attempt: self.recorded.append((name, outcome.result, attempt)),
             boot_id=self.boot_id,
             clock=lambda: Now(self.wall, self.boot, self.run),
-            alarm=lambda ring: FakeAlarm(self, ring),
         )
+        return Timers(self.configured, self.effects, self.make_alarm)
+
+    def make_alarm(self, ring: Any) -> FakeAlarm:
+        return FakeAlarm(self, ring)
 
     def die(self) -> None:
         """The supervisor dies: its alarm goes, what happens waits."""
@@ -146,6 +150,14 @@ class World:
 
     # Slots.
 
+    def start(self) -> None:
+        """An operator starts the job's slot."""
+        self.post("job", Start())
+
+    def stop(self) -> None:
+        """And stops it."""
+        self.post("job", Stop())
+
     def post(self, name: str, event: Event) -> None:
         self.inbox.append((name, event))
         self.pump()
@@ -164,7 +176,7 @@ class World:
                 self.act(name, action)
             if after != before:
                 change = job_changed(name, before, after)
-                self.timers.faults.contain(name, "telling its timer", self.timers.changed, change)
+                self.effects.faults.contain(name, "telling its timer", self.timers.changed, change)
             if after.state is lifecycle.State.STARTING and after.deadline is not None and after.deadline <= self.run:
                 self.inbox.append((name, Deadline()))
         self.pumping = False

@@ -10,10 +10,10 @@ from impetusd.core.reasons import Reason, because
 from impetusd.core.rules.ageing import expires, turn
 from impetusd.core.rules.lifecycle import State
 from impetusd.core.rules.schedule import Cron
-from impetusd.linux.alarm import Alarm
+from impetusd.linux.alarm import Alarm, Rings
+from impetusd.linux.timezone import zone
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.observers import Change
-from impetusd.supervisor.rules.timers import Rings, zone
 from impetusd.supervisor.slots.entry import Entry, Role
 
 STAGE = "replacing it"

@@ -19,6 +19,7 @@ from impetusd.supervisor.rules.jobs import Jobs
 from impetusd.supervisor.rules.memory import Memory
 from impetusd.supervisor.rules.prober import Prober
 from impetusd.supervisor.rules.readiness import Readiness
+from impetusd.supervisor.rules.timer_job import Effects
 from impetusd.supervisor.rules.timers import Timers
 from impetusd.supervisor.rules.vetting import Vetting
 
@@ -60,17 +61,18 @@ class Ruleset:
         tell, slots = writer.line, engine.slots
         jobs = Jobs(engine, ending)
         prober = Prober(connect=self._connect, run_job=jobs.run)
-        self.timers = Timers(
-            configuration.timers,
-            jobs.start,
-            jobs.stop,
-            lambda name, text: put(f"timer:{name}", text),
-            tell,
+        effects = Effects(
+            start=jobs.start,
+            stop=jobs.stop,
+            keep=lambda name, text: put(f"timer:{name}", text),
+            tell=tell,
             record=lambda name, outcome, attempt: reporting.timer_ran(
                 configuration.timers[name].retries, name, outcome, attempt
             ),
             boot_id=boot_id(),
+            faults=engine.faults,
         )
+        self.timers = Timers(configuration.timers, effects)
         self.checks = Checks(
             configuration.health.values(),
             ask=prober.ask,
@@ -98,7 +100,7 @@ class Ruleset:
         )
         self.ageing = Ageing(engine.recycle)
         self.files = FileWatch(engine.renew, tell, ours)
-        for part in (self.timers, self.checks, self.ageing, self.memory, self.readiness, self.vetting, self.files):
+        for part in (self.checks, self.ageing, self.memory, self.readiness, self.vetting, self.files):
             part.faults = engine.faults
         self.following = (self.memory, self.readiness, self.ageing)
 
