@@ -7,13 +7,14 @@ os.timerfd_create of its own.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import struct
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from impetusd.linux import libc
 
 CREATE = os.O_CLOEXEC | os.O_NONBLOCK  # TFD_CLOEXEC and TFD_NONBLOCK are these
 ABSTIME, CANCEL_ON_SET = 1, 2
@@ -33,10 +34,10 @@ class Alarm:
     def __init__(self, ring: Callable[[], None]) -> None:
         """Raises OSError if there is no descriptor left."""
         self._ring = ring
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = self._libc.timerfd_create(time.CLOCK_REALTIME, CREATE)
+        self._settime = libc.function("timerfd_settime")
+        self._fd = libc.function("timerfd_create")(time.CLOCK_REALTIME, CREATE)
         if self._fd < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            raise libc.error()
         self._loop = asyncio.get_running_loop()
         try:
             self._loop.add_reader(self._fd, self._readable)
@@ -48,12 +49,12 @@ class Alarm:
         """Ring in so many seconds, instead of what was set before; None: not at all."""
         at = 0 if seconds is None else time.time_ns() + int(max(seconds, 0.0) * 1e9)
         new = ITIMERSPEC.pack(0, 0, *divmod(at, 10**9))
-        if self._libc.timerfd_settime(self._fd, ABSTIME | CANCEL_ON_SET, new, None) < 0:
+        if self._settime(self._fd, ABSTIME | CANCEL_ON_SET, new, None) < 0:
             self._failed()
 
     def _failed(self) -> None:
-        if ctypes.get_errno() != errno.ECANCELED:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        if (error := libc.error()).errno != errno.ECANCELED:
+            raise error
         self._loop.call_soon(self._ring)  # the clock was set since the last look: the new value may be off
 
     def close(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 
+from impetusd.bare import once
 from impetusd.linux import procfs
 from impetusd.linux.errors import suppress, unless_blind
 
@@ -242,7 +242,7 @@ def cgroup_of(pid: int) -> str:
     return f"{point}{path}".rstrip("/")
 
 
-@functools.cache
+@once
 def cgroup_mount() -> tuple[str, str]:
     """The part of the cgroup v2 tree that is mounted, and where; two empty strings if none is."""
     with open("/proc/self/mountinfo", encoding="utf-8") as file:

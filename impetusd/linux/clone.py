@@ -9,35 +9,25 @@ would cost it 45 page faults, 0.3 ms.
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from impetusd.bare import signal
+from impetusd.linux import libc
 
 SYS_CLONE3 = 435  # the same on every architecture but alpha
 CLONE_INTO_CGROUP = 0x200000000
 
-_libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the interpreter's lock over the call, as fork must
-_libc.syscall.restype = ctypes.c_long
+_syscall = libc.function("syscall", locked=True)  # as fork must be
 
 
-class _Arguments(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_uint64)
+class _Arguments(libc.Structure):
+    _fields_ = tuple(
+        (name, libc.c_uint64)
         for name in (
-            "flags",
-            "pidfd",
-            "child_tid",
-            "parent_tid",
-            "exit_signal",
-            "stack",
-            "stack_size",
-            "tls",
-            "set_tid",
-            "set_tid_size",
-            "cgroup",
+            *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls"),
+            *("set_tid", "set_tid_size", "cgroup"),
         )
-    ]
+    )
 
 
 def fork(cgroup: str = "") -> int:
@@ -61,8 +51,7 @@ def fork(cgroup: str = "") -> int:
 
 
 def _clone3(arguments: _Arguments, cgroup: str) -> int:
-    pid: int = _libc.syscall(SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    pid = _syscall(SYS_CLONE3, libc.byref(arguments), libc.sizeof(arguments))
     if pid < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), *([cgroup] if cgroup else []))
+        raise libc.error(*([cgroup] if cgroup else []))
     return pid

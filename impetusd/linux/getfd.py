@@ -5,20 +5,20 @@ Used in the shim: the standard library only.
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from impetusd.linux import libc
 
 SYS_PIDFD_GETFD = 438
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = libc.function("syscall")
 
 
 def by_pidfd(pidfd: int, number: int) -> int:
     """A copy of descriptor `number` of that process. Raises OSError."""
-    fd: int = _libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
+    fd = _syscall(SYS_PIDFD_GETFD, pidfd, number, 0)
     if fd < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        raise libc.error()
     return fd
 
 

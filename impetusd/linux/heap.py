@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+from impetusd.linux import libc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
 LARGE = 1 << 17  # bytes
@@ -14,7 +14,9 @@ def return_large_blocks() -> None:
     Otherwise glibc keeps them after the first one, up to 64 MB, for the next: a supervisor that once answered for 500 units
     was 0.6 MB larger for good. A C library without these settings (musl) is left alone.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for setting, value in ((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE), (M_ARENA_MAX, 1)):
-            mallopt(setting, value)
+    try:
+        mallopt = libc.function("mallopt")
+    except AttributeError:
+        return
+    for setting, value in ((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE), (M_ARENA_MAX, 1)):
+        mallopt(setting, value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
+
+from impetusd.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,19 +20,17 @@ ITSELF = IN_DELETE_SELF | IN_MOVE_SELF  # the folder: its watch goes with it
 MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE | ITSELF | IN_EXCL_UNLINK
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_init, _add, _remove = map(libc.function, ("inotify_init1", "inotify_add_watch", "inotify_rm_watch"))
 
 
 def create() -> int:
     """A descriptor that is readable when something is reported; -1 where the kernel has none left to give."""
-    fd: int = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
-    return fd
+    return _init(IN_CLOEXEC | IN_NONBLOCK)
 
 
 def add(fd: int, folder: str, mask: int) -> int:
     """Request reports of `folder` by `mask`. Returns the watch; -1 if the kernel has none left."""
-    watch: int = _libc.inotify_add_watch(fd, os.fsencode(folder), mask)
-    return watch
+    return _add(fd, os.fsencode(folder), mask)
 
 
 def events(fd: int) -> Iterator[tuple[int, int, str]]:
@@ -64,7 +63,7 @@ class Inotify:
             return
         before, self._watch = self._watch, add(self.fd, folder, MASK)
         if before not in {-1, self._watch}:
-            _libc.inotify_rm_watch(self.fd, before)
+            _remove(self.fd, before)
 
     def changed(self, name: str) -> tuple[bool, bool]:
         """Whether the name may have been removed or replaced, and whether somebody has written to the file that has it.
@@ -78,7 +77,7 @@ class Inotify:
                 if watch != self._watch and not lost:
                     continue  # of the folder before this one
                 if itself:
-                    _libc.inotify_rm_watch(self.fd, watch)
+                    _remove(self.fd, watch)
                     self._watch = -1
                 other = other or own or itself or lost
                 if own and mask & (IN_CLOSE_WRITE | IN_MOVED_TO):

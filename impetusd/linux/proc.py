@@ -11,11 +11,10 @@ Without a descriptor or memory left to look with, these functions raise OSError 
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 
-from impetusd.bare import signal
+from impetusd.bare import once, signal
 from impetusd.linux import procfs
 from impetusd.linux.errors import unless_blind
 from impetusd.linux.procfs import fields, lines, rights
@@ -64,7 +63,7 @@ def children() -> list[int]:
     return [int(pid) for pid in text.split()]
 
 
-@functools.cache
+@once
 def _children_file() -> int:
     """Opened once, to be there when no descriptor is left; -1 with a kernel without CONFIG_PROC_CHILDREN."""
     me = os.getpid()

@@ -6,23 +6,24 @@ the process stays to be waited for.
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from impetusd.linux import libc
 
 SYS_WAITID = {"x86_64": 247, "aarch64": 95, "riscv64": 95}.get(os.uname().machine)
 SIGINFO_BYTES = 128
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = libc.function("syscall")
 
 
-class _Rusage(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_long) for name in ("user_s", "user_us", "system_s", "system_us", "max_rss_kib")),
-        ("rest", ctypes.c_long * 13),
-    ]
+class _Rusage(libc.Structure):
+    _fields_ = (
+        *((name, libc.c_long) for name in ("user_s", "user_us", "system_s", "system_us", "max_rss_kib")),
+        ("rest", libc.c_long * 13),
+    )
 
 
-_used, _info = _Rusage(), (ctypes.c_int32 * (SIGINFO_BYTES // 4))()  # of the shim's one thread
+_used, _info = _Rusage(), (libc.c_int * (SIGINFO_BYTES // 4))()  # of the shim's one thread
 SI_CODE, SI_PID, SI_STATUS = 2, 4, 6  # where they are in the siginfo_t of a 64-bit Linux, counted in ints
 OPTIONS = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
@@ -35,9 +36,8 @@ def of_zombie(pidfd: int) -> tuple[int, int, dict[str, float]] | None:
         info = os.waitid(os.P_PIDFD, pidfd, OPTIONS)
         return None if info is None else (info.si_code, info.si_status, {})
     _info[SI_PID] = 0
-    if _libc.syscall(SYS_WAITID, os.P_PIDFD, pidfd, _info, OPTIONS, ctypes.byref(_used)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _syscall(SYS_WAITID, os.P_PIDFD, pidfd, _info, OPTIONS, libc.byref(_used)) != 0:
+        raise libc.error()
     if not _info[SI_PID]:
         return None
     cpu = _used.user_s + _used.system_s + (_used.user_us + _used.system_us) / 1e6

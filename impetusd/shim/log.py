@@ -9,9 +9,8 @@ import os
 import select
 import stat
 import time
-from collections import deque
 
-from impetusd.bare import signal
+from impetusd.bare import deque, signal
 from impetusd.linux.errors import suppress
 from impetusd.linux.priority import WARNING, is_journal
 

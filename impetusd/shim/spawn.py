@@ -19,7 +19,6 @@ A spec is a dict:
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -27,7 +26,7 @@ import resource
 from os import dup2
 
 from impetusd.bare import signal
-from impetusd.linux import clone
+from impetusd.linux import clone, libc
 from impetusd.linux.errors import suppress
 from impetusd.shim import failures
 
@@ -53,15 +52,14 @@ SIGNALS = tuple(map(int, signal.valid_signals()))
 # Of a spec, for what belongs to impetusd itself.
 PLAIN = {"cwd": "/", "umask": 0o022, "nice": 0, "oom_score_adj": 0, "affinity": [], "rlimits": [], "cgroup": ""}
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_prctl, _capset = map(libc.function, ("prctl", "capset"))
 
 
 def prctl(option: int, *arguments: int) -> None:
     """prctl(2). Raises OSError."""
     padded = (*arguments, 0, 0, 0, 0)[:4]
-    if _libc.prctl(option, *(ctypes.c_ulong(value) for value in padded)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _prctl(option, *(libc.c_ulong(value) for value in padded)) != 0:
+        raise libc.error()
 
 
 def oom_score() -> int:
@@ -291,11 +289,10 @@ def _drop_bounding_set(last: int, keep: frozenset[int]) -> None:
 
 def _set_capabilities(kept: Sequence[int], *, ambient: bool) -> None:
     """Exactly these. `ambient`: also over the execution of a program of a user that is not root."""
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    header = (libc.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     low, high = (sum(1 << number % 32 for number in kept if number // 32 == half) for half in (0, 1))
-    if _libc.capset(header, (ctypes.c_uint32 * 6)(low, low, low, high, high, high)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _capset(header, (libc.c_uint32 * 6)(low, low, low, high, high, high)) != 0:
+        raise libc.error()
     for capability in kept if ambient else ():
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
 

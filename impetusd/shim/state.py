@@ -9,8 +9,8 @@ Whoever changes something that the file has, notes it here (`note`, `touch`); th
 from __future__ import annotations
 
 import time
-from collections import deque
 
+from impetusd.bare import deque
 from impetusd.shim import failures
 from impetusd.shim.child import Child
 

@@ -6,7 +6,6 @@ What it asks for is carried out by `orders`; what it learns is one message a rou
 from __future__ import annotations
 
 import errno
-import functools
 import math
 import os
 import select
@@ -15,7 +14,7 @@ import time
 from itertools import takewhile
 
 from impetusd import bare
-from impetusd.bare import signal, socket
+from impetusd.bare import partial, signal, socket
 from impetusd.linux import proc, procfs
 from impetusd.linux.errors import suppress
 from impetusd.shim import handover, spawn, store, table, wire
@@ -294,7 +293,7 @@ class Supervision:
             self.plan(now, failed=self._silent_after is not None)
 
     def _watch_corpse(self, corpse: Child) -> None:
-        self._loop.watch(corpse.pidfd, functools.partial(self._corpse_ended, corpse))
+        self._loop.watch(corpse.pidfd, partial(self._corpse_ended, corpse))
 
     def _corpse_ended(self, corpse: Child) -> None:
         if os.waitid(os.P_PIDFD, corpse.pidfd, os.WEXITED | os.WNOHANG) is None:
@@ -317,7 +316,7 @@ class Supervision:
             bare = [event for event, _ in takewhile(lambda each: not each[1], outbox)]
             events, fds = (bare, ()) if bare else ([outbox[0][0]], outbox[0][1])
             try:
-                self._loop.with_spares(functools.partial(wire.send, channel, {"events": events}, fds))
+                self._loop.with_spares(partial(wire.send, channel, {"events": events}, fds))
             except BlockingIOError:
                 full = True
             except OSError as error:
@@ -345,7 +344,7 @@ class Supervision:
         state, loop = self._state, self._loop
         while state.channel is not None and not self._has_lost:
             try:
-                packet = loop.with_spares(functools.partial(wire.recv, state.channel))
+                packet = loop.with_spares(partial(wire.recv, state.channel))
             except BlockingIOError:
                 break
             except (OSError, ValueError) as error:

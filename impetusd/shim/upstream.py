@@ -8,12 +8,11 @@ that is stuck is the shim's own business. And it gives the manager copies of wha
 
 from __future__ import annotations
 
-import array
 import math
 import os
-from collections import deque
+import struct
 
-from impetusd.bare import socket
+from impetusd.bare import deque, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Upstream:
             text, more = (
                 (f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", [fd]) if fd >= 0 else (f"FDSTOREREMOVE=1\nFDNAME={name}", [])
             )
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", more))] if more else []
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", *more))] if more else []
             try:
                 self._sock.sendmsg([text.encode()], ancillary, 0, self._address)
             except BlockingIOError:  # it has not read the others yet

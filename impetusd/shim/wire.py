@@ -36,8 +36,8 @@ From the shim, a message is {"events": [...]}, a round's; one with descriptors i
 
 from __future__ import annotations
 
-import array
 import os
+import struct
 
 from impetusd import bare
 from impetusd.bare import socket
@@ -76,7 +76,7 @@ def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) 
 
 def send_packet(sock: socket.socket, body: bytes, fds: Sequence[int]) -> None:
     """Send one packet with descriptors. Raises BlockingIOError when the peer's buffer is full, OSError when it is gone."""
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     sock.sendmsg([body], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
@@ -93,7 +93,7 @@ def recv(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.extend(array.array("i", data[: len(data) - len(data) % 4]))
+            fds.extend(struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4]))
     try:
         if not body:
             if fds:

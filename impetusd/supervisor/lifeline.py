@@ -7,12 +7,12 @@ holds the instance's locks, which could not be taken otherwise, and our end of t
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import threading
 from collections.abc import Collection
 
+from impetusd.linux import libc
 from impetusd.shim import wire
 
 CLONE_FILES = 0x400
@@ -46,7 +46,7 @@ class Lifeline:
         return tuple(socket.recv_fds(self._ours, 1, len(self._fds))[1])
 
     def _hold(self, asked: int, ready: threading.Event) -> None:
-        self._alone = ctypes.CDLL(None, use_errno=True).unshare(CLONE_FILES) == 0
+        self._alone = libc.function("unshare")(CLONE_FILES) == 0
         if not self._alone:
             ready.set()
             return

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from impetusd.core import protocol, redact
 from impetusd.core.config.gateway import GATEWAY
 from impetusd.core.protocol import ProtocolError, Request
+from impetusd.linux import libc
 from impetusd.linux.host import user_name
 from impetusd.supervisor.budget import Budget
 from impetusd.supervisor.faults import BARE
@@ -127,12 +128,10 @@ def _groups(sock: socket.socket) -> tuple[int, ...]:
 
 def _long_option(sock: socket.socket, option: int, size: int) -> bytes:
     """As getsockopt, which takes no more than 1024 bytes; b"" if it fails."""
-    import ctypes
-
-    buffer, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
-    getsockopt = ctypes.CDLL(None).getsockopt
-    failed = getsockopt(sock.fileno(), socket.SOL_SOCKET, option, buffer, ctypes.byref(length))
-    return b"" if failed else buffer.raw[: length.value]
+    buffer, length = (libc.c_uint32 * (size // 4))(), libc.c_uint32(size)
+    getsockopt = libc.function("getsockopt")
+    failed = getsockopt(sock.fileno(), socket.SOL_SOCKET, option, buffer, libc.byref(length))
+    return b"" if failed else bytes(buffer)[: length.value]
 
 
 class ControlServer:

@@ -17,6 +17,7 @@ import struct
 import threading
 
 from impetusd.files.folders import folder_of, open_file
+from impetusd.linux import libc
 
 _AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
 _guard = threading.Lock()  # of the two below; never held over a system call that a disk answers
@@ -173,10 +174,8 @@ def _name(path: str, number: int, old: str) -> str:
 
 def birth(fd: int) -> float:
     """When the open file was made, in seconds of time.time(): it survives every restart. Its last change if unknown."""
-    import ctypes
-
-    buffer = ctypes.create_string_buffer(256)
-    if ctypes.CDLL(None).statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) == 0:
+    buffer = (libc.c_uint32 * 64)()
+    if libc.function("statx")(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) == 0:
         (mask,) = struct.unpack_from("I", buffer)
         seconds, nanoseconds = struct.unpack_from("qI", buffer, 80)
         if mask & _STATX_BTIME:
