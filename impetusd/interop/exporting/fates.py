@@ -195,6 +195,7 @@ SECTIONS: Mapping[str, Mapping[str, Both]] = {
     schema.INCLUDE: INCLUDES,
     schema.GATEWAY: dict.fromkeys(schema.keys_of(schema.GATEWAY), _GATEWAY),
     schema.ALERT: dict.fromkeys(schema.keys_of(schema.ALERT), _ALERT),
+    schema.HOST: dict.fromkeys(schema.keys_of(schema.HOST), _GATEWAY),
 }  # fmt: skip
 LITERAL = (
     translated("environment", "the unit gets it by env_pass"),

@@ -77,7 +77,7 @@ class _Export:
                 self._unit(section, self.config.units[name])
             elif kind == schema.TIMER:
                 self._timer(section, self.config.timers[name])
-            elif kind in {schema.IMPETUSD, schema.GROUP, schema.INCLUDE, schema.GATEWAY, schema.ALERT}:
+            elif kind in {schema.IMPETUSD, schema.GROUP, schema.INCLUDE, schema.GATEWAY, schema.ALERT, schema.HOST}:
                 self._other(section, kind)
         self._before()
         self._general()

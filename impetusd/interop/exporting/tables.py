@@ -23,6 +23,7 @@ TABLES: Mapping[str, Mapping[str, fates.Both]] = {
     "[group:]": fates.GROUPS,
     "[include]": fates.INCLUDES,
     "[gateway]": {"all keys": next(iter(fates.SECTIONS[schema.GATEWAY].values()))},
+    "[host:]": {"all keys": next(iter(fates.SECTIONS[schema.HOST].values()))},
     "[alert:]": {"all keys": next(iter(fates.SECTIONS[schema.ALERT].values()))},
     "[env:]": {"a value": fates.LITERAL, "with ${NAME}": fates.REFERENCE, "a secret": fates.SECRET},
 }
