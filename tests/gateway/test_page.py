@@ -249,7 +249,7 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
         "shop-03": [
             "2 of 10 not as wanted",
             "search, sync: no route to host 10.0.0.5:5432",
-            "3 more",
+            "+3",
             "impetusd 2.4.0",
         ],
         "backup.internal": [
@@ -272,6 +272,15 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
     world.hosts[0] = other_host("shop-02", "away", trouble="connection refused")
     page.says("connection refused", ".hosts")
     assert page.tab.troubles == []
+
+
+def test_other_hosts_that_cannot_be_loaded_are_said_to_be_so_and_the_rest_is_there(make):
+    world = World()
+    world.hosts = other_hosts()
+    page = make(world)
+    page.loop.run(page.tab.send("Network.setBlockedURLs", urls=["*parts/hosts.mjs"]))
+    page.open()
+    page.says("could not be loaded: ", "main")
 
 
 def test_where_there_are_no_other_hosts_nothing_of_them_is_loaded(page):
@@ -329,6 +338,29 @@ def test_a_crash_shows_at_once(make):
     assert page.text(".c-name a") == "redis"
     page.world.change("unit", "redis", unit("redis"))
     page.says("All 14 as wanted", "h1")
+
+
+def test_the_list_begins_with_what_is_not_well_whatever_state_it_is_in(make):
+    world = World(troubled=False)
+    page = make(world)
+    page.open()
+    order = "[...document.querySelectorAll('.c-name a')].map((each) => each.innerText)"
+    check = next(each for each in world.rows["check"].values() if each["target"] == "redis")
+    world.change("check", "redis redis", {**check, "state": "unhealthy"})
+    page.until(f"{order}[0] === 'redis'")
+    world.change("unit", "caddy", unit("caddy", state="STARTING"))  # for the first time
+    page.until(f"{order}[0] === 'caddy' && {order}[1] === 'redis'")
+    world.change("unit", "mailer", unit("mailer", state="STARTING", restarts=3))
+    page.until(f"{order}.slice(0, 3).join() === 'mailer,caddy,redis'")
+    world.change(
+        "unit", "api", unit("api", state="BACKOFF", restarts=4)
+    )  # as wrong as while it starts: they stay in place
+    page.until(f"{order}.slice(0, 4).join() === 'api,mailer,caddy,redis'")
+    web = next(each for each in world.rows["check"].values() if each["target"] == "web")
+    world.change("check", "web web", {**web, "state": "unhealthy"})  # its workers are; what only waits is not
+    page.until(f"{order}.slice(3, 8).join() === 'redis,web:0,web:1,web:2,web:3'")
+    world.change("check", "redis redis", check)
+    page.until(f"{order}.slice(0, 4).join() === 'api,mailer,caddy,web:0'")
 
 
 def test_the_stream_ends_while_nobody_looks_and_goes_on_where_it_ended(page):

@@ -101,6 +101,13 @@ def test_what_is_not_as_wanted_comes_first_and_says_why():
     assert styles(view, "cache is FATAL") == {"red"}
 
 
+def test_what_is_tried_again_keeps_its_place_while_it_starts():
+    begins = row("begins", state="STARTING")
+    for state in ("BACKOFF", "STARTING"):
+        view = made(begins, row("crashes", state=state, restarts=3), row("fine"))
+        assert [key for key, _ in view.units()] == ["crashes", "begins", "fine"]
+
+
 def test_who_waits_for_it_stands_below_it():
     cause = because("waits_for", name="db", state="", cause=NONE)
     waits = {"state": "STARTING", "reason": str(cause), "cause": cause.data()}

@@ -234,7 +234,9 @@ class View:
 
 
 def severity(row: Row) -> int:
-    """0 is the worst."""
+    """0 is the worst. What is tried again is as bad while it starts as while it waits for that."""
     if as_wanted(row):
         return len(_WORST) + (2 if row["state"] == "STOPPED" else 1)
+    if row["state"] == "STARTING" and (row.get("restarts") or row.get("last_exit")):
+        return _WORST.index("BACKOFF")
     return _WORST.index(row["state"]) if row["state"] in _WORST else len(_WORST)

@@ -278,14 +278,21 @@ setInterval(() => document.hidden || (now.value = server_now()), 1000);
 // Lists that several views show.
 
 const RANK = { FATAL: 0, BACKOFF: 1, STARTING: 2, STOPPING: 3, RUNNING: 5, EXITED: 6, STOPPED: 7 };
-const rank = (row) => (as_wanted(row) ? RANK[row.state] : row.held ? 0 : Math.min(RANK[row.state], 2));
+const ILL = 4;
+// What is tried again is as wrong while it starts as while it waits for that.
+const rank = (row) => (as_wanted(row) ? RANK[row.state] : row.held ? 0 : row.state === "STARTING" && (row.restarts || row.last_exit) ? 1 : Math.min(RANK[row.state], 2));
+const is_about = ({ target }, row) => target === row.name || (target === row.unit && !["template", "standby"].includes(row.kind));
+// The targets of checks that fail, in a text: it changes with these alone, not with each answer.
+const ill = computed(() => (lists.check.value, [...rows.check.values()].map((each) => each.peek()).filter((each) => each.state === "unhealthy").map((each) => each.target).join()));
 const natural = new Intl.Collator("en", { numeric: true }).compare;
 
 // The slots, worst first: their keys. It changes when one changes its state, not with each of its numbers.
 export const worst_first = computed(() => {
   lists.unit.value;
-  const all = [...rows.unit].map(([key, row]) => [key, row.peek()]);
-  all.sort(([, a], [, b]) => rank(a) - rank(b) || natural(a.name, b.name));
+  const targets = ill.value.split(",");
+  const place = (row) => (targets.some((target) => is_about({ target }, row)) ? Math.min(rank(row), ILL) : rank(row));
+  const all = [...rows.unit].map(([key, row]) => [key, row.peek().name, place(row.peek())]);
+  all.sort(([, a, first], [, b, second]) => first - second || natural(a, b));
   return all.map(([key]) => key);
 });
 
@@ -304,9 +311,7 @@ export const unit_names = computed(() => {
 
 export const checks_of = (row) => {
   lists.check.value;
-  const serves = !["template", "standby"].includes(row.kind);
-  const about = ({ target }) => target === row.name || (serves && target === row.unit);
-  return [...rows.check.values()].filter((each) => about(each.peek())).map((each) => each.value);
+  return [...rows.check.values()].filter((each) => is_about(each.peek(), row)).map((each) => each.value);
 };
 
 // What the server says is wrong, and a card made of its row for each slot that it says nothing of yet.

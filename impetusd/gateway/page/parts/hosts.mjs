@@ -2,6 +2,7 @@
 import { html, useComputed } from "../h.mjs";
 import { useAnswer } from "../cache.mjs";
 import { now } from "../store.mjs";
+import { style } from "../style.mjs";
 import { clock, span, t, whole } from "../text.mjs";
 import { State, shape } from "./badge.mjs";
 
@@ -39,9 +40,9 @@ function Host({ host, verdict: [tone, mark, words] }) {
       <span class="mute grow"><${Seen} key=${seen} at=${seen} />${overview?.version && ` · impetusd ${overview.version}`}</span></p>
     ${lost && html`<p class="mute">${t("hosts.known", { what: lost })}</p>`}
     ${overview?.incidents.map((each) => html`<p class=${each.error ? "bad" : "warn"}>${each.units.slice(0, 3).join(", ")}${each.units.length > 3 && ` +${each.units.length - 3}`}: ${each.text} ${each.since && html`<span class="mute">${t("since", { at: clock(each.since, true) })}</span>`}</p>`)}
-    ${overview?.more > 0 && html`<p class="mute">${t("hosts.more", { n: overview.more })}</p>`}
-    ${overview?.all > 0 && html`<details><summary>${t("hosts.units", { n: overview.all })}</summary><ul>${overview.units.map((slot) => html`<${Slot} key=${slot.name} slot=${slot} />`)}</ul>
-      ${overview.all > overview.units.length && html`<p class="mute">${t("hosts.more", { n: overview.all - overview.units.length })}</p>`}</details>`}
+    ${overview?.more > 0 && html`<p class="mute">+${overview.more}</p>`}
+    ${overview?.all > 0 && html`<details><summary>${t("units")} <span class="count">${overview.all}</span></summary><ul>${overview.units.map((slot) => html`<${Slot} key=${slot.name} slot=${slot} />`)}</ul>
+      ${overview.all > overview.units.length && html`<p class="mute">+${overview.all - overview.units.length}</p>`}</details>`}
   </li>`;
 }
 
@@ -54,3 +55,5 @@ export function Hosts() {
     ${data ? html`<ul class="sheet">${found.map(({ host, verdict }) => html`<${Host} key=${host.name} host=${host} verdict=${verdict} />`)}</ul>` : html`<p class="mute" role="status">${!error && t("loading")}</p>`}
   </section>`;
 }
+
+await style("views.css");

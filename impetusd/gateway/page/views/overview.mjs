@@ -4,7 +4,6 @@ import { useAnswer } from "../cache.mjs";
 import { ask_past, cards, count, last_change, lists, lost_lines, me, now, records, rows, stream, worst_first } from "../store.mjs";
 import { href, refine, route } from "../route.mjs";
 import { clock, instant, t, whole } from "../text.mjs";
-import { style } from "../style.mjs";
 import { shape } from "../parts/badge.mjs";
 import { Live } from "../parts/live.mjs";
 import { Rows } from "../parts/rows.mjs";
@@ -79,12 +78,11 @@ function Foot() {
     <span class="last"><kbd>?</kbd> ${t("keys.title")}</span></footer>`;
 }
 
-// Of those who have other hosts; it comes when the rest is there.
+// It comes when the rest is there.
 function OtherHosts() {
-  const part = useSignal({});
-  useEffect(() => void Promise.all([import("../parts/hosts.mjs"), style("views.css")]).then(([{ Hosts }]) => (part.value = { Hosts }), (error) => (part.value = { error })), []);
-  const { Hosts, error } = part.value;
-  return Hosts ? html`<${Hosts} />` : html`<p class="mute" role="status">${error ? `${t("broken")}: ${error.message}` : t("loading")}</p>`;
+  const part = useSignal(() => html`<p role="status">${t("loading")}</p>`);
+  useEffect(() => void import("../parts/hosts.mjs").then((module) => (part.value = module.Hosts), (error) => (part.value = () => `${t("broken")}: ${error.message}`)), []);
+  return html`<${part.value} />`;
 }
 
 export default function Overview() {
