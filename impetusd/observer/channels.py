@@ -28,13 +28,14 @@ from urllib.parse import urlsplit
 from impetusd import __version__
 from impetusd.core.inert import plain
 from impetusd.observer.settings import Alert
-from impetusd.observer.text import Message
+from impetusd.observer.text import Message, brief_json
 
 TIMEOUT = 10.0  # seconds for each step with the network
 DEADLINE = 30.0  # seconds for all
 LONGEST = 3600.0  # seconds that are waited at most because a receiver asks for it
 TLS_PORT = 465  # of mail, TLS from the start
 SLACK = 3500  # characters of one message
+VARIABLE = 100_000  # bytes of one in the environment; the kernel takes no command with one of 128 kB or more: execve(2)
 
 
 class Undelivered(Exception):
@@ -183,7 +184,7 @@ def _command(alert: Alert, message: Message) -> None:
         "IMPETUSD_ALERT_ID": message.id,
         "IMPETUSD_ALERT_KIND": message.kind,
         "IMPETUSD_ALERT_TITLE": message.title.replace("\0", ""),
-        "IMPETUSD_ALERT_JSON": json.dumps(message.data),
+        "IMPETUSD_ALERT_JSON": brief_json(message.data, VARIABLE),
     }
     for name in ("IMPETUSD_OBSERVER", "IMPETUSD_CHANNEL", "NOTIFY_SOCKET"):  # not for others: secrets, and our rights
         environment.pop(name, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from impetusd.observer.settings import Settings
 
 LINES = 5  # of stderr
 LENGTH = 300  # characters of a line and of a title
+CUT = 64  # characters of a text, for each item of a list, where both are cut
 _BEFORE = {"worse": "worse: ", "repeat": "still: ", "flapping": "again and again: ", "recovered": "recovered: "}
 _DIRECTION = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # what turns the order of characters around
 
@@ -58,6 +60,23 @@ def message(notice: Notice, settings: Settings, zone: dt.tzinfo | None = None) -
         shown["lines"] = list(map(clean, incidents.last_words(problem.lines, LINES)))
     text = "\n".join([*lines, "", f"id {notice.id}"])
     return Message(notice.id, notice.kind, title, text, settings.link, notice.error, data)
+
+
+def brief_json(data: dict[str, Any], most: int) -> str:
+    """The data as JSON of at most `most` bytes: else its lists and texts are cut until it fits, and "shortened" is true."""
+    found, items = json.dumps(data), 1 << 10
+    while len(found) > most and items:
+        items //= 2
+        found = json.dumps({**_cut(data, items), "shortened": True})
+    return found
+
+
+def _cut(value: Any, items: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _cut(each, items) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cut(each, items) for each in value[:items]]
+    return value[: LENGTH + items * CUT] if isinstance(value, str) else value
 
 
 def clean(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email
 import email.policy
 import json
@@ -24,7 +25,7 @@ from impetusd.observer import channels
 from impetusd.observer.channels import PartlyDelivered, Undelivered
 from impetusd.observer.rules import Notice
 from impetusd.observer.settings import Alert, Settings
-from impetusd.observer.text import message
+from impetusd.observer.text import brief_json, message
 
 PROBLEM = Problem("fatal", "wéb", because("exit", code=1), 1.0, ("web",), ("<!channel> & \x1b[31mred",))
 NOTICE = Notice(
@@ -319,6 +320,38 @@ def test_a_command_that_fails_hangs_or_is_not_there_is_undelivered(monkeypatch):
     with pytest.raises(Undelivered, match=r"did not end within 0\.1 s and was killed"):
         channels.send(command("sh", "-c", "sleep 60; true"), MESSAGE)
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("wide", ["x", "\U0001f980"])
+def test_an_alert_about_everything_gets_to_a_command_too(tmp_path, wide):
+    """More of it than the environment of a process takes: what is there is JSON, cut, and the text is whole."""
+    to = tmp_path / "got"
+    problems = [
+        {"name": f"unit-{number}", "slots": [f"unit-{number}:{slot}" for slot in range(50)], "lines": [wide * 300] * 5}
+        for number in range(500)
+    ]
+    data = {
+        **MESSAGE.data,
+        "problems": problems,
+        "waiting": [f"w{number}" for number in range(9999)],
+        "text": wide * 200_000,
+    }
+    shown = dataclasses.replace(MESSAGE, data=data, text=wide * 200_000)
+    script = f"import os, sys; open({str(to)!r}, 'w').write(os.environ['IMPETUSD_ALERT_JSON']); sys.exit(len(sys.stdin.read()) != 200_001)"
+    channels.send(command(sys.executable, "-c", script), shown)
+    text = to.read_text()
+    got = json.loads(text)
+    assert len(text) <= channels.VARIABLE
+    assert got["shortened"] is True
+    assert got.keys() == {*data, "shortened"}
+    assert (got["id"], got["root"], got["title"]) == (data["id"], data["root"], data["title"])
+    assert [each["name"] for each in got["problems"]] == [each["name"] for each in problems[: len(got["problems"])]]
+    assert len(got["problems"]) > 1
+    assert wide * 300 in got["text"]
+
+
+def test_of_what_fits_nothing_is_cut():
+    assert json.loads(brief_json(MESSAGE.data, channels.VARIABLE)) == json.loads(json.dumps(MESSAGE.data))
 
 
 def test_a_command_that_reads_nothing_is_no_failure():
