@@ -256,7 +256,7 @@ def main() -> None:
         "ceiling": lambda n: memory_ceiling(max(3, n // 10)),
         "service": lambda _: service_figures(),
         "watch": lambda _: watchers(),
-        "gateway": lambda _: gateway(),
+        "gateway": lambda n: gateway(max(3, n // 3)),
         "reload": lambda n: reloads(max(3, n // 6)),
     }
     parser.add_argument("only", nargs="*", metavar="WHICH", help=f"of {', '.join(benches)}; all of them unless named")
