@@ -7,6 +7,7 @@ says. On a port it is the one of the gateway's user. Either way the supervisor d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import os
 import threading
@@ -21,6 +22,7 @@ from impetusd.core.config.model import Access
 from impetusd.gateway import guard, login
 from impetusd.gateway.backend import Backend
 from impetusd.gateway.caller import Caller
+from impetusd.gateway.problems import Problem
 from impetusd.gateway.settings import Settings
 from impetusd.interop.xmlrpc import Peer, Supervisord
 from impetusd.linux import host
@@ -41,7 +43,16 @@ def install(app: web.Application, settings: Settings, backend: Backend) -> None:
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await (served[0].handle(request) if is_its(request, address) else handler(request))
+        if not is_its(request, address):
+            return await handler(request)
+        try:
+            return await served[0].handle(request)
+        except Problem as problem:
+            return problem.response()
+
+    def turn(caller: Caller, lasts: bool) -> contextlib.AbstractContextManager[None]:
+        """As for those who log in; a user of this host is another than the gateway's of the same name."""
+        return app[guard.TURNS].take(f"xmlrpc {caller.user}", asyncio.get_running_loop().time(), lasts=lasts)
 
     async def begin(app: web.Application) -> AsyncIterator[None]:
         await peers.look_up()
@@ -52,6 +63,7 @@ def install(app: web.Application, settings: Settings, backend: Backend) -> None:
             hosts=settings.hosts,
             ceiling=settings.ceiling,
             over=app[DRAINING],
+            turn=turn,
         )
         served.append(server)
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import socket
 import struct
 import urllib.parse
@@ -53,6 +54,7 @@ class Peer(NamedTuple):
 
 OfPeer = Callable[[Peer], Awaitable[Any]]  # its Caller; None for one that may not ask anything
 OfPassword = Callable[[str, str, str], Awaitable[Any]]  # of whoever guesses, a user and a password: the same
+Turn = Callable[[Any, bool], contextlib.AbstractContextManager[None]]
 
 
 class Supervisord:
@@ -67,9 +69,11 @@ class Supervisord:
         hosts: Iterable[str] = (),
         ceiling: str = protocol.ADMIN,
         over: asyncio.Event | None = None,
+        turn: Turn = lambda _caller, _lasts: contextlib.nullcontext(),
     ) -> None:
         """`hosts`: names besides those of the loopback that a request may be for. `ceiling`: the highest role that the
-        supervisor lets anybody have here. `over`: set once whoever follows a log is to be let go.
+        supervisor lets anybody have here. `over`: set once whoever follows a log is to be let go. `turn`: entered while a
+        caller is answered, or raises; of one who follows a log it `lasts`.
         """
         self._backend = backend
         self._of_peer = of_peer
@@ -77,6 +81,7 @@ class Supervisord:
         self._hosts = LOOPBACK | {host.lower() for host in hosts}
         self._ceiling = ceiling
         self._over = over or asyncio.Event()
+        self._turn = turn
         self._background: set[asyncio.Task[Any]] = set()
         self._applied: dict[str, bool] = {}
 
@@ -84,7 +89,11 @@ class Supervisord:
         """Answer one request."""
         self._check_origin(request)
         path = urllib.parse.unquote(request.rel_url.raw_path)
-        methods = await self._methods(request)
+        caller = await self._caller(request)
+        with self._turn(caller, path != "/RPC2"):
+            return await self._answer(request, path, self._methods(caller))
+
+    async def _answer(self, request: web.Request, path: str, methods: Methods) -> web.StreamResponse:
         if path == "/RPC2":
             if request.method != hdrs.METH_POST:
                 raise web.HTTPMethodNotAllowed(request.method, [hdrs.METH_POST])
@@ -109,9 +118,7 @@ class Supervisord:
         if name not in self._hosts and name != _own_address(request):
             raise web.HTTPMisdirectedRequest(text=f"{name[:100]!r} is not a name of this host: see hosts in [gateway]")
 
-    async def _methods(self, request: web.Request) -> Methods:
-        caller = await self._caller(request)
-
+    def _methods(self, caller: Any) -> Methods:
         def call(method: str, params: Mapping[str, Any], progress: Progress | None) -> Awaitable[dict[str, Any]]:
             return self._backend.call(method, params, caller, progress)
 

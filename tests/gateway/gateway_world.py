@@ -140,7 +140,7 @@ class Gateway:
 def settings(folder, **given):
     none = {
         each.name: ()
-        if each.name in {"alerts", "listen", "hosts", "trusted_proxies"}
+        if each.name in {"alerts", "listen", "hosts", "remotes", "trusted_proxies"}
         else False
         if each.name == "behind_proxy"
         else ""

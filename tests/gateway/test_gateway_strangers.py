@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from pathlib import Path
 
+import aiohttp
 import pytest
 from gateway_world import PASSWORD, run
 from waiting import until
@@ -177,6 +179,36 @@ def test_a_flood_of_one_user_is_refused_by_every_route_and_others_are_served():
             assert answer.status == 200
 
     run(scenario)
+
+
+def test_a_flood_by_supervisords_protocol_is_refused_too(tmp_path):
+    path = str(tmp_path / "s")
+    call = '<?xml version="1.0"?><methodCall><methodName>supervisor.getState</methodName></methodCall>'
+
+    async def scenario(gateway):
+        connector = aiohttp.UnixConnector(path)
+        async with aiohttp.ClientSession(connector=connector) as http:
+
+            async def ask():
+                async with http.post(
+                    "http://localhost/RPC2", data=call, headers={"Content-Type": "text/xml"}
+                ) as answer:
+                    return answer.status, await answer.text()
+
+            status, text = await ask()
+            assert (status, "RUNNING" in text) == (200, True), text
+            under_way = gateway.app[guard.TURNS]
+            (user,) = under_way._often._until
+            assert user.startswith("xmlrpc ")
+            later = asyncio.get_running_loop().time() + 1e6
+            with contextlib.suppress(Problem):
+                while True:
+                    with under_way.take(user, later):
+                        pass
+            status, text = await ask()
+            assert (status, "may send 300 requests at once" in text) == (429, True), text
+
+    run(scenario, listen=path, xmlrpc=f"unix:{path}", roles={}, owner=os.geteuid())
 
 
 def test_what_is_under_way_is_counted_until_it_is_answered_whether_or_not_its_client_has_gone():
