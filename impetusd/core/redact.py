@@ -23,9 +23,8 @@ _FIRST = r"pass(?!(?<=(?<![\w.-])(?-i:env_pass))(?![\w.-]))"
 _WORD = rf"(?:{_FIRST}|secret|token|key|dsn|credential|auth(?!ors?(?![a-z]))|cookie|private|signature|pwd|salt)"
 _SECRET = re.compile(_WORD, re.IGNORECASE)
 _NO_SECRET = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK", "XAUTHORITY"})  # what every login shell has
-_HAVE_SECRETS = frozenset(
-    {"IMPETUSD_GATEWAY", "IMPETUSD_OBSERVER"}
-)  # all that [gateway], [alert:NAME] and [host:NAME] say, as JSON
+# All that [gateway], [alert:NAME] and [host:NAME] say, as JSON.
+_HAVE_SECRETS = frozenset({"IMPETUSD_GATEWAY", "IMPETUSD_OBSERVER"})
 # Bounded, and from the beginning of a word on: each word is looked through once, however long a line is.
 _NAME = rf"(?<![\w.-])[\w.-]{{0,100}}?{_WORD}[\w.-]{{0,100}}"
 _VALUE = (

@@ -13,7 +13,7 @@ from impetusd.core.protocol import as_wanted
 from impetusd.probe import one_line
 
 VALUES = 250_000  # of one answer: reading so many takes 20 MB and 60 ms; 500 units have 25,000
-UNITS, INCIDENTS = 100, 5  # that are kept of one host
+UNITS, INCIDENTS, NAMES = 100, 5, 3  # that are kept of one host, and of one incident
 LATEST = 1e11  # Unix time
 WORST = ("FATAL", "BACKOFF", "STARTING", "STOPPING", "STOPPED", "RUNNING", "EXITED")  # of what is not as wanted
 FOREIGN = "its answer is not that of an impetusd gateway"
@@ -44,7 +44,8 @@ def overview(snapshot: bytes) -> dict[str, Any]:
 def cards(incidents: bytes) -> dict[str, Any]:
     """{"incidents", "more"} of the answer to /api/v1/incidents. Raises Unreadable.
 
-    The first ones, each {"text", "units", "since", "error"}, and how many there are besides.
+    The first ones, each {"text", "units", "all", "since", "error"}, and how many there are besides; `units` are the first of
+    `all` that it concerns.
     """
     try:
         found = _read(incidents)["incidents"]
@@ -78,7 +79,8 @@ def _incident(card: dict[str, Any]) -> dict[str, Any]:
     sane = isinstance(since, int | float) and not isinstance(since, bool) and 0 < since < LATEST
     return {
         "text": _line(card["cause"]["text"]),
-        "units": [_line(name) for name in card["units"][:UNITS]],
+        "units": list(map(_line, card["units"][:NAMES])),
+        "all": len(card["units"]),
         "since": since if sane else None,
         "error": card["severity"] == "error",
     }

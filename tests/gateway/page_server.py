@@ -83,11 +83,12 @@ def other_hosts() -> list[dict[str, Any]]:
     cards = [
         {
             "text": "no route to host 10.0.0.5:5432",
-            "units": ["search", "sync"],
+            "units": ["search", "sync", "mailer"],
+            "all": 5,
             "since": time.time() - 660,
             "error": True,
         },
-        {"text": "uses 480 MB of 512 MB", "units": ["web:0"], "since": time.time() - 60, "error": False},
+        {"text": "uses 480 MB of 512 MB", "units": ["web:0"], "all": 1, "since": time.time() - 60, "error": False},
     ]
     return [
         other_host("shop-02", "well", *shop),

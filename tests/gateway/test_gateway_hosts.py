@@ -53,15 +53,16 @@ class TestReading:
         }
         assert found["units"][4]["reason"] == ""  # of what is as it should be there is nothing to explain
         found = cards(incidents({}))
-        assert found["incidents"] == [{"text": "exit 1", "units": ["web:0"], "since": 1.0, "error": True}]
+        assert found["incidents"] == [{"text": "exit 1", "units": ["web:0"], "all": 1, "since": 1.0, "error": True}]
         assert found["more"] == 0
 
     def test_of_many_some_are_kept(self):
         rows = [{"name": f"u{number}"} for number in range(overviews.UNITS + 7)]
         found = overview(snapshot(*rows))
         assert (found["all"], len(found["units"])) == (overviews.UNITS + 7, overviews.UNITS)
-        found = cards(incidents(*[{}] * 9))
+        found = cards(incidents(*[{"units": [f"u{number}" for number in range(5000)]}] * 9))
         assert (len(found["incidents"]), found["more"]) == (overviews.INCIDENTS, 4)
+        assert (len(found["incidents"][0]["units"]), found["incidents"][0]["all"]) == (overviews.NAMES, 5000)
 
     def test_texts_are_one_short_line_that_obeys_nobody(self):
         evil = "\x1b[2J<script>\u202e\r\n\x00\ud800" + "x" * 1000

@@ -226,7 +226,7 @@ def test_the_first_screen_names_cause_rule_next_and_what_to_do(page):
 def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page(make):
     world = World(troubled=False)
     evil = "<img src=x onerror=alert(1)>"
-    cards = [{"text": evil, "units": [evil], "since": None, "error": True}]
+    cards = [{"text": evil, "units": [evil], "all": 1, "since": None, "error": True}]
     world.hosts = [
         *other_hosts(),
         other_host("evil", "well", other_row(evil, "FATAL", evil), incidents=cards, version=evil),
@@ -248,7 +248,7 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
     for name, words in {
         "shop-03": [
             "2 of 10 not as wanted",
-            "search, sync: no route to host 10.0.0.5:5432",
+            "search, sync, mailer +2: no route to host 10.0.0.5:5432",
             "+3",
             "impetusd 2.4.0",
         ],

@@ -39,7 +39,7 @@ function Host({ host, verdict: [tone, mark, words] }) {
       <span class=${`state ${tone}`} title=${since ? whole(since) : ""}>${shape(mark, tone)}<span>${words}</span></span>
       <span class="mute grow"><${Seen} key=${seen} at=${seen} />${overview?.version && ` · impetusd ${overview.version}`}</span></p>
     ${lost && html`<p class="mute">${t("hosts.known", { what: lost })}</p>`}
-    ${overview?.incidents.map((each) => html`<p class=${each.error ? "bad" : "warn"}>${each.units.slice(0, 3).join(", ")}${each.units.length > 3 && ` +${each.units.length - 3}`}: ${each.text} ${each.since && html`<span class="mute">${t("since", { at: clock(each.since, true) })}</span>`}</p>`)}
+    ${overview?.incidents.map((each) => html`<p class=${each.error ? "bad" : "warn"}>${each.units.join(", ")}${each.all > each.units.length && ` +${each.all - each.units.length}`}: ${each.text} ${each.since && html`<span class="mute">${t("since", { at: clock(each.since, true) })}</span>`}</p>`)}
     ${overview?.more > 0 && html`<p class="mute">+${overview.more}</p>`}
     ${overview?.all > 0 && html`<details><summary>${t("units")} <span class="count">${overview.all}</span></summary><ul>${overview.units.map((slot) => html`<${Slot} key=${slot.name} slot=${slot} />`)}</ul>
       ${overview.all > overview.units.length && html`<p class="mute">+${overview.all - overview.units.length}</p>`}</details>`}
