@@ -19,9 +19,9 @@ if typing.TYPE_CHECKING:
     from impetusd.interop.exporting.model import Options
 
 
-@click.command(short_help="Make a compose file or Kubernetes objects of the INI file.")
-@click.argument("target", type=click.Choice(["compose", "kubernetes"]))
-@click.option("--output", "-o", metavar="PATH", help="Write there, not to standard output: compose makes a folder, with an INI for each service.")  # fmt: skip
+@click.command(short_help="Make a compose file, Kubernetes objects or an image of the INI file.")
+@click.argument("target", type=click.Choice(["compose", "kubernetes", "image"]))
+@click.option("--output", "-o", metavar="PATH", help="Write there, not to standard output: a folder for compose (with an INI for each service) and image.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--name", metavar="NAME", help="What all of it is called. Default: the folder that base_dir is.")
 @click.option("--image", metavar="IMAGE", help="The image that all containers run. Default: NAME:latest.")
@@ -51,6 +51,8 @@ def command(  # noqa: PLR0917  # click's options
     they mean here. The report on standard error says of each key what became of it. Values that look secret, and those of
     the environment, are not written: they are referred to by name. Nothing that runs is touched.
 
+    image writes a Containerfile for the app, and with -o a .dockerignore beside it that keeps secrets out.
+
     Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if nothing is written.
 
     Example: impetusd export kubernetes -o shop.yaml
@@ -62,6 +64,8 @@ def command(  # noqa: PLR0917  # click's options
 
     path = place.find_conf(given(), os.environ)
     source, config = _read(path, env)
+    if target == "image":
+        return _image(source, config, output, name, force=force)
     options = _options(Target(target), config, name, image, per_container, before=before, dnsrr=dnsrr)
     try:
         made = reading.exported(source, config, options)
@@ -104,6 +108,33 @@ def _read(path: str, profile: str | None) -> tuple[Source, Config]:
         return source, parser.parse_all(source, os.environ, anywhere, profile=profile)
     except ConfigError as error:
         raise Failure(error.told(), 2) from None
+
+
+def _image(source: Source, config: Config, output: str | None, name: str | None, *, force: bool) -> int:
+    """Write a Containerfile. Raises Failure."""
+    from impetusd import __version__
+    from impetusd.interop.exporting import image
+    from impetusd.interop.exporting.model import host_name
+
+    base = config.paths.base_dir
+    facts = image.Facts(
+        files={lock for lock in image.LOCKS if os.path.isfile(os.path.join(base, lock))},
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        version=__version__,
+        name=host_name(name or os.path.basename(base) or "app"),
+    )
+    text = image.containerfile(config, facts)
+    if not facts.files:
+        print(f"to do: nothing says what the app needs: write a requirements.txt in {base}", file=sys.stderr)
+    if not output:
+        print(text, end="")
+        return 0
+    if not os.path.samefile(output, base) if os.path.isdir(output) else True:
+        print(f"to do: put both files into {base}, where the build begins", file=sys.stderr)
+    files = {image.FILE: text, image.IGNORED: image.ignored(config, [path for path, _ in source.texts])}
+    _write(output, files, force=force)
+    print(f"impetusd: {output} is written", file=sys.stderr)
+    return 0
 
 
 def _options(

@@ -16,7 +16,19 @@ from impetusd.core.config import ini, parser, schema
 from impetusd.core.config.include import Source
 from impetusd.core.config.model import Host
 from impetusd.core.config.problem import ConfigError
-from impetusd.interop.exporting import checks, compose, emit, fates, kubernetes, proof, reading, report, tables, values
+from impetusd.interop.exporting import (
+    checks,
+    compose,
+    emit,
+    fates,
+    image,
+    kubernetes,
+    proof,
+    reading,
+    report,
+    tables,
+    values,
+)
 from impetusd.interop.exporting.model import Exported, Options, Role, Target, Workload, host_name
 from impetusd.interop.importing.model import Fate
 
@@ -554,6 +566,64 @@ class TestHostile:
         assert new.units[name].command == old.units[name].command
         assert {**environ, **new.units[name].env}.get("V", "") == old.units[name].env["V"]
         assert checks.kubernetes(kubernetes.objects(export(text))) == []
+
+
+class TestImage:
+    def text(self, ini_text, *files):
+        config = parser.parse(ini_text, CONF, {}, ANYWHERE)
+        return image.containerfile(config, image.Facts(set(files), "3.13", "1.2", "shop")).splitlines()
+
+    def test_it_is_small_and_nobodys(self):
+        lines = self.text(POOL, "requirements.txt", "pyproject.toml")
+        assert "ARG BASE=docker.io/library/python:3.13-slim-bookworm" in lines
+        assert 'ARG IMPETUSD="impetusd[asgi,wsgi]==1.2"' in lines
+        assert "RUN /opt/venv/bin/pip install --no-cache-dir -r requirements.txt" in lines
+        assert lines.index("USER 10001:10001") > lines.index("COPY . /app")
+        assert lines[-3:] == [
+            'HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["impetusd", "status"]',
+            'ENTRYPOINT ["impetusd"]',
+            'CMD ["run"]',
+        ]
+        assert "EXPOSE 8080" in lines
+
+    @pytest.mark.parametrize(
+        ("ini_text", "extras"),
+        [
+            (POOL + "protocol = aiohttp\n", ""),
+            (POOL + "protocol = wsgi\n", "[wsgi]"),
+            ("[program:a]\ncommand = a\n", ""),
+            ("[program:jobs]\ncommand = impetusd-service jobs\n", "[service]"),
+        ],
+    )
+    def test_impetusd_is_there_with_what_its_pools_need(self, ini_text, extras):
+        assert f'ARG IMPETUSD="impetusd{extras}==1.2"' in self.text(ini_text)
+
+    def test_a_project_is_installed_where_nothing_else_says_what_it_needs(self):
+        lines = self.text(POOL, "pyproject.toml")
+        assert lines.index("RUN /opt/venv/bin/pip install --no-cache-dir .") == lines.index("COPY . .") + 1
+
+    def test_programs_that_the_base_lacks_are_named(self):
+        said = "\n".join(
+            self.text(
+                "[program:a]\ncommand = /usr/bin/redis-server\n[program:b]\ncommand = node x.js\nlisten = 127.0.0.1:1\n[program:c]\ncommand = './x\n  RUN evil' y\n"
+            )
+        )
+        assert "also runs redis-server, node:" in said
+        assert "RUN evil" not in said
+
+    def test_secrets_and_what_each_host_makes_are_left_out(self):
+        config = parser.parse("[program:a]\ncommand = a\nenv_file = conf/a.secret, /etc/x.env\n", CONF, {}, ANYWHERE)
+        lines = image.ignored(config, [CONF, "/srv/shop/conf.d/[x].ini"]).splitlines()
+        assert {
+            "**/.env",
+            "**/*.env",
+            "**/*.pem",
+            "impetusd.ini",
+            "conf.d/\\[x\\].ini",
+            "conf/a.secret",
+            "var/lib",
+        } <= set(lines)
+        assert not [line for line in lines if line.startswith(("..", "/"))]
 
 
 class TestNames:

@@ -106,3 +106,22 @@ def test_an_ini_file_with_mistakes_gives_nothing(export):
 
 def test_users_that_only_the_other_hosts_have_are_no_mistake(export):
     assert export("compose", text="[program:a]\ncommand = a\nuser = nobody-here-has-this\n")[0] == 0
+
+
+def test_an_image(export, tmp_path):
+    (tmp_path / "requirements.txt").touch()
+    code, out, err = export("image", "--name", "shop")
+    assert (code, err) == (0, "")
+    assert "docker build -t shop " in out
+    code, out, _ = export("image", "-o", ".")
+    assert (code, out) == (0, "")
+    assert "-r requirements.txt" in (tmp_path / "Containerfile").read_text()
+    assert "impetusd.ini" in (tmp_path / ".dockerignore").read_text().splitlines()
+    assert export("image", "-o", ".")[0] == 2
+
+
+def test_an_image_of_what_says_nothing_of_its_needs(export, tmp_path):
+    code, _, err = export("image", "-o", "elsewhere")
+    assert code == 0
+    assert "write a requirements.txt in" in err
+    assert f"put both files into {tmp_path}" in err

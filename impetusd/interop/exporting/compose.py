@@ -70,11 +70,10 @@ def _service(work: Workload, options: Options) -> dict[str, Any]:
     service: dict[str, Any] = {"image": _plain(options.image), "entrypoint": ["impetusd"], "command": list(work.argv)}
     if work.depends_on:
         service["depends_on"] = list(work.depends_on)
-    environment: dict[str, Any] = {name: _plain(value) for name, value in work.env.items()}
+    environment: dict[str, Any] = {"IMPETUSD_CONF": CONF} | {name: _plain(value) for name, value in work.env.items()}
     for name, optional in work.needs.items():
         environment[name] = f"${{{name}:-}}" if optional else f"${{{name}:?set {name}}}"
-    if environment:
-        service["environment"] = environment
+    service["environment"] = environment
     service["configs"] = [{"source": f"{work.name}.ini", "target": CONF}]
     if work.secret or work.env_files:
         service["secrets"] = [

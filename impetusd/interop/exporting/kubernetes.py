@@ -205,16 +205,14 @@ def _container(work: Workload, options: Options) -> dict[str, Any]:
         "command": ["impetusd"],
         "args": list(work.argv),
     }
-    env: list[dict[str, Any]] = [
-        {"name": name, "value": value.replace("$(", "$$(")} for name, value in work.env.items()
-    ]
+    env: list[dict[str, Any]] = [{"name": "IMPETUSD_CONF", "value": CONF}]
+    env += [{"name": name, "value": value.replace("$(", "$$(")} for name, value in work.env.items()]
     for name in dict.fromkeys((*work.secret, *work.needs)):
         key: dict[str, Any] = {"name": f"{work.name}-secret", "key": name}
         if name not in work.secret and work.needs[name]:
             key["optional"] = True
         env.append({"name": name, "valueFrom": {"secretKeyRef": key}})
-    if env:
-        found["env"] = env
+    found["env"] = env
     if work.ports:
         found["ports"] = [{"name": f"tcp-{each.number}", "containerPort": each.number} for each in work.ports]
     if resources := _resources(work):
