@@ -29,6 +29,7 @@ from impetusd.interop.exporting import (
     tables,
     values,
 )
+from impetusd.interop.exporting.kubernetes import _job_name
 from impetusd.interop.exporting.model import Exported, Options, Role, Target, Workload, host_name
 from impetusd.interop.importing.model import Fate
 
@@ -161,6 +162,12 @@ class TestFates:
             sections = ini.parse(text, CONF)[0]
             written = {(each.name, key) for each in sections for key in each.entries}
             assert {(each.section, each.key) for each in made.rows if each.key} == written
+
+    def test_what_no_container_has_is_said_and_nothing_twice(self):
+        text = "[env]\nA = 1\n[program:a]\ncommand = a\n[program:b]\ncommand = b\n[program:gone]\ncommand = x\nenabled = no\n[env:gone]\nB = 1\n[env:a@staging]\nC = 1\n"
+        made = export(text)
+        assert row(made, "B").fate is row(made, "C").fate is Fate.UNNEEDED
+        assert len([each for each in made.rows if each.key == "A"]) == 1
 
     def test_the_report_masks_what_looks_secret(self):
         made = export(
@@ -316,7 +323,7 @@ body = fine
     def test_what_is_disabled_is_left_out_and_lost(self):
         made = export("[program:a]\ncommand = a\nenabled = no\n[timer:t]\ncommand = t\nevery = 1h\nenabled = no\n")
         assert made.workloads == []
-        assert {each.fate for each in made.rows} == {Fate.LOST}
+        assert {each.key for each in made.rows if each.fate is Fate.LOST} == {"enabled"}
 
     def test_autostart_and_retry_after(self):
         found = work("[program:a]\ncommand = a\nautostart = no\nretry_after = 1m\n")
@@ -356,6 +363,12 @@ class TestEndings:
             "migrate",
             "wait-for-db",
         ]
+
+    def test_a_job_of_another_image_is_another_job(self):
+        names = {
+            _job_name(work(self.MIGRATE), Options(Target.KUBERNETES, "shop", image)) for image in ("shop:1", "shop:2")
+        }
+        assert len(names) == 2
 
     def test_in_swarm_it_is_started_until_it_is_done(self):
         found = services(self.MIGRATE)["services"]["migrate"]
@@ -421,7 +434,10 @@ class TestCompose:
         web = found["services"]["web"]
         assert web["ports"] == [{"target": 8080, "published": 8080, "protocol": "tcp", "mode": "ingress"}]
         assert web["depends_on"] == ["db"]
-        assert web["logging"] == {"driver": "json-file", "options": {"max-size": "10240k", "max-file": "4"}}
+        assert web["logging"] == {
+            "driver": "json-file",
+            "options": {"max-size": "10240k", "max-file": "4", "compress": "true"},
+        }
         assert web["deploy"]["replicas"] == 2
         assert web["deploy"]["update_config"] == {
             "parallelism": 1,
@@ -528,9 +544,24 @@ class TestSecrets:
         assert found["services"]["web"]["environment"]["OTHER"] == "${OTHER:-}"
         assert found["services"]["web"]["secrets"][0]["mode"] == 0o400
 
+    def test_what_every_container_has_is_not_asked_for(self):
+        found = work(
+            "[program:a]\ncommand = a ${HOME}/x\n[env:a]\nP = ${PATH}:/opt\nU = ${USER}\n",
+            environ={"PATH": "/bin", "USER": "me"},
+        )
+        assert found.needs == {"USER": False}
+
+    def test_a_reference_that_one_value_needs_is_needed(self):
+        found = work("[program:a]\ncommand = a ${X:-1}\n[env:a]\nU = ${X}\n", environ={"X": "me"})
+        assert found.needs == {"X": False}
+
     @pytest.mark.parametrize("value", ["${X}", "${KEY:-}", "postgresql://u:${PW}@h/", "", "${A:+${B}}"])
     def test_a_reference_is_no_secret(self, value):
         assert not values.is_secret("API_KEY" if "postgres" not in value else "URL", value)
+
+    def test_a_dollar_stays_one(self):
+        found = objects(POOL + "[env:web]\nA = a$$$$b $$(HOME) $$x\n")
+        assert next(each["value"] for each in container(found)["env"] if each["name"] == "A") == "a$$$$b $$(HOME) $$x"
 
     def test_what_impetusd_itself_would_go_by_is_the_units_alone(self):
         found = work(POOL + "[env:web]\nPYTHONPATH = /srv/shop/lib\nTZ = UTC\nLISTEN_ON = 1\nLD_PRELOAD = x.so\n")

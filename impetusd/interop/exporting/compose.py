@@ -103,6 +103,8 @@ def _service(work: Workload, options: Options) -> dict[str, Any]:
     service["stop_grace_period"] = f"{work.grace}s"
     if work.log_size:
         rotation = {"max-size": f"{max(1, work.log_size >> 10)}k", "max-file": str(work.log_keep + 1)}
+        if work.log_compress and work.log_keep:
+            rotation["compress"] = "true"
         service["logging"] = {"driver": "json-file", "options": rotation}
     service["restart"] = Noted(_restart(work), "docker compose; Swarm has restart_policy")
     service["deploy"] = _deploy(work, options)

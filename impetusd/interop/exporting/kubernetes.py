@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from impetusd.interop.exporting import emit
@@ -49,9 +50,7 @@ def objects(made: Exported) -> list[dict[str, Any]]:
         if work.role is Role.CRON:
             found.append(_cron_job(work, options))
         elif work.role is Role.ONCE:
-            found.append(
-                _object("batch/v1", "Job", f"{work.name}-{work.digest}", work, options, spec=_job(work, options))
-            )
+            found.append(_object("batch/v1", "Job", _job_name(work, options), work, options, spec=_job(work, options)))
         else:
             found += _service(work, options)
     return found
@@ -151,6 +150,11 @@ def _cron_job(work: Workload, options: Options) -> dict[str, Any]:
     return _object("batch/v1", "CronJob", work.name, work, options, spec=spec)
 
 
+def _job_name(work: Workload, options: Options) -> str:
+    """Another one for each INI and image: a Job cannot be changed."""
+    return f"{work.name}-{hashlib.sha256(f'{work.ini}{options.image}'.encode()).hexdigest()[:10]}"
+
+
 def _job(work: Workload, options: Options) -> dict[str, Any]:
     spec: dict[str, Any] = {"backoffLimit": work.schedule.retries if work.schedule else work.tries}
     timeout = work.schedule.timeout if work.schedule else work.timeout
@@ -206,7 +210,7 @@ def _container(work: Workload, options: Options) -> dict[str, Any]:
         "args": list(work.argv),
     }
     env: list[dict[str, Any]] = [{"name": "IMPETUSD_CONF", "value": CONF}]
-    env += [{"name": name, "value": value.replace("$(", "$$(")} for name, value in work.env.items()]
+    env += [{"name": name, "value": value.replace("$", "$$")} for name, value in work.env.items()]
     for name in dict.fromkeys((*work.secret, *work.needs)):
         key: dict[str, Any] = {"name": f"{work.name}-secret", "key": name}
         if name not in work.secret and work.needs[name]:

@@ -136,6 +136,7 @@ class Workload:
     privileges: bool = False  # it may gain some by executing a program
     log_size: int = 0  # bytes
     log_keep: int = 0
+    log_compress: bool = False
     schedule: Schedule | None = None
     depends_on: tuple[str, ...] = ()  # names of workloads
     waits: tuple[tuple[str, int], ...] = ()  # name and port of those that must answer before

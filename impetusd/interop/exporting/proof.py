@@ -36,7 +36,7 @@ def _of(work: Workload, config: Config, environ: Mapping[str, str]) -> Iterator[
     }
     there = Host(euid=work.uid, cpus=1, user_exists=lambda _: True, group_exists=lambda _: True, has_watch=False)
     try:
-        found = parser.parse(work.ini, CONF, {"HOME": "/", **given}, there)
+        found = parser.parse(work.ini, CONF, {**dict.fromkeys(values.GIVEN, "/"), **given}, there)
     except ConfigError as error:
         yield from (f"the INI of {work.name}: {problem.text}" for problem in error.problems)
         return

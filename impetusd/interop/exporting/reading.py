@@ -28,7 +28,7 @@ from impetusd.interop.exporting.model import (
     host_name,
 )
 from impetusd.interop.exporting.values import Places
-from impetusd.interop.importing.model import Fate, Row, Rule, lost, translated
+from impetusd.interop.importing.model import Fate, Row, Rule, lost, translated, unneeded
 
 if TYPE_CHECKING:
     from impetusd.core.config.include import Source
@@ -81,6 +81,7 @@ class _Export:
                 self._other(section, kind)
         self._before()
         self._general()
+        self._rest()
         return self.made
 
     def _environments(self) -> dict[str, dict[str, Entry]]:
@@ -197,7 +198,7 @@ class _Export:
             self.made.do(f"{unit.name} runs as root: see whether it must")
         work.capabilities = tuple(unit.capabilities)
         work.privileges = unit.no_new_privs == "no"
-        work.log_size, work.log_keep = unit.log_max_size, unit.log_keep
+        work.log_size, work.log_keep, work.log_compress = unit.log_max_size, unit.log_keep, unit.log_compress
         work.start_period = math.ceil(unit.listen_timeout) or 30
         kubernetes = self.options.target is Target.KUBERNETES
         stop = PRE_STOP if kubernetes and unit.listen and not ending else 0
@@ -257,10 +258,7 @@ class _Export:
             raw = f"${{{name}}}"
             work.needs = {**work.needs, name: False}
             self.made.do(f"{unit}: the secret {name} is the value of {key} in [{section.name}]; it is not written")
-        work.needs = {
-            **work.needs,
-            **{name: optional for name, optional in values.references(raw).items() if name not in work.needs},
-        }
+        _need(work, raw)
         return raw
 
     def _probes(self, unit: Unit, work: Workload, checks: list[tuple[Health, Section]], inner: Inner) -> None:
@@ -322,10 +320,7 @@ class _Export:
                 )
             elif (names := values.references(raw)) or "${" in raw.replace("$$", "") or _stays(name):
                 inside[name] = raw
-                work.needs = {
-                    **work.needs,
-                    **{each: optional for each, optional in names.items() if each not in work.needs},
-                }
+                _need(work, raw)
                 rule, new = (fates.pick(target, fates.REFERENCE), "") if names else (fates.same(), "")
             else:
                 env[name] = places.moved(unit.env[name])
@@ -403,6 +398,19 @@ class _Export:
                     work.waits = (*work.waits, (name, other.ports[0].number))
         self.made.workloads = [each for each in self.made.workloads if each.name not in once]
 
+    def _rest(self) -> None:
+        """Keys of what is in no container; and each row once."""
+        said = {(row.file, row.line) for row in self.made.rows}
+        for section in self.sections:
+            for key, entry in section.entries.items():
+                if (entry.file, entry.line) not in said:
+                    self._row(
+                        section,
+                        key,
+                        unneeded("no container has this: its unit is left out, or its profile is not in force"),
+                    )
+        self.made.rows = list(dict.fromkeys(self.made.rows))
+
     def _general(self) -> None:
         """What is the same for every unit, and what is to be said of several."""
         made = self.made
@@ -428,6 +436,13 @@ class _Export:
         made.differ(
             "each unit runs in a container of its own, as uid 10001 unless it names another, on a file system that is read-only but for /tmp and /data"
         )
+
+
+def _need(work: Workload, raw: str) -> None:
+    """The container must be given what the value refers to."""
+    for name, optional in values.references(raw).items():
+        if name not in values.GIVEN:
+            work.needs = {**work.needs, name: work.needs.get(name, True) and optional}
 
 
 def _stays(name: str) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from impetusd.core.config.location import Paths
 
+GIVEN = frozenset({"HOME", "HOSTNAME", "IMPETUSD_CONF", "PATH", "PWD"})  # variables that each container has
 FOLDERS = ("BASE_DIR", "RUN_DIR", "STATE_DIR", "LOG_DIR", "CONF_DIR", "INSTANCE")
 _BUILT_IN = dict.fromkeys(FOLDERS, "/")
 _LOOPBACK = re.compile(r"(?<![\w.:-])(?:127\.0\.0\.1|localhost|\[::1\]):(\d{1,5})(?!\d)")
