@@ -172,7 +172,7 @@ class TestFates:
     def test_the_report_masks_what_looks_secret(self):
         made = export(
             POOL
-            + "[env:web]\nAPI_KEY = s3cr3t-value\nURL = amqp://u:s3cr3t-value@h/\n[gateway]\n[alert:x]\nurl = https://hooks.example/s3cr3t-value\n"
+            + "[env:web]\nAPI_KEY = s3cr3t-value\nURL = amqp://u:s3cr3t-value@h/\n[gateway]\n[alert:x]\nurl = https://hooks.example/s3cr3t-value\n[host:b]\nurl = https://b.example/\ntoken = impd_s3cr3t-value-0123456789-0123456789\n"
         )
         said = "\n".join(report.lines(made)) + json.dumps(report.as_json(made))
         assert "s3cr3t-value" not in said

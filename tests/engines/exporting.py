@@ -20,8 +20,9 @@ from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPETUSD = str(ROOT / ".venv/bin/impetusd")
-NEEDED = ("podman", "runc", "iptables", "debootstrap", "dpkg-deb", "unshare", "nsenter", "ip")
+NEEDED = ("podman", "runc", "iptables", "debootstrap", "dpkg-deb", "nsenter", "ip")
 DEBS = ("docker.io", "containerd", "catatonit")  # dockerd and docker; its containerd; podman's pause
+PACKAGES = ("python3", "python3-venv", "postgresql-15", "ca-certificates")  # of the image's base
 IMAGE = "localhost/shop:1"
 RECIPES = {"Flask": "/srv/flask", "Starlette": "/srv/starlette"}
 FLASK = """\
@@ -95,20 +96,14 @@ def project(folder: Path) -> Path:
     return srv
 
 
-def image(folder: Path, srv: Path, podman: list[str | Path]) -> None:
+def image(folder: Path, srv: Path, podman: list[str | Path], base: Path | None) -> None:
     """The image, as the Containerfile has it, but for its base."""
-    base = folder / "base"
-    run(
-        "debootstrap",
-        "--variant=minbase",
-        "--include=python3,python3-venv,postgresql-15,ca-certificates",
-        "bookworm",
-        base,
-    )
-    run("tar", "-C", base, "-cf", folder / "base.tar", ".")
-    run(*podman, "import", "-q", folder / "base.tar", "localhost/base")
-    (folder / "base.tar").unlink()
-    shutil.rmtree(base)
+    if base is None:
+        base, root = folder / "base.tar", folder / "base"
+        run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", root)
+        run("tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-cf", base, ".")
+        shutil.rmtree(root)
+    run(*podman, "import", "-q", base, "localhost/base")
     dist = folder / "dist"
     run(ROOT / ".venv/bin/pip", "wheel", "-q", "--no-deps", "-w", dist, ROOT)
     wheel = next(dist.iterdir()).name
@@ -136,21 +131,20 @@ def exported(folder: Path, srv: Path) -> None:
         (folder / f"{name}.yaml").write_text(out)
 
 
-def steps(folder: Path) -> Iterator[str]:
+def steps(folder: Path, base: Path | None) -> Iterator[str]:
     """Do one step after another; what each has shown. Raises AssertionError."""
     (folder / "containers.conf").write_text(CONTAINERS)
     os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
     podman: list[str | Path] = ["podman", "--root", folder / "podman", "--runroot", folder / "run"]
     unpack(folder)
     srv = project(folder)
-    image(folder, srv, podman)
+    image(folder, srv, podman, base)
     size = int(run(*podman, "image", "inspect", "--format={{.Size}}", IMAGE)) >> 20
     found = run(
         *podman,
         "run",
         "--rm",
         "--network=none",
-        "--cgroups=disabled",
         "--entrypoint=/usr/bin/find",
         IMAGE,
         "/app",
@@ -184,6 +178,10 @@ def clear(folder: Path) -> None:
         "*/libpod_parent/*/"
     ):  # podman has no other name for those of pods; one with processes stays
         _removed(pod)
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):  # podman keeps one of its storage
+        if mount.startswith(f"{folder}/"):
+            run("umount", "-l", mount)
     shutil.rmtree(folder)
 
 
@@ -195,7 +193,7 @@ def _removed(group: str | Path) -> bool:
     return True
 
 
-def main() -> int:
+def main(base: Path | None) -> int:
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if os.geteuid() or missing:
         said = (
@@ -207,17 +205,15 @@ def main() -> int:
         return 1
     folder = Path(tempfile.mkdtemp(prefix="impetusd-try-export-"))
     try:
-        for line in steps(folder):
+        for line in steps(folder, base):
             print(line, flush=True)
     except AssertionError as error:
         print(f"try-export: {error}", file=sys.stderr)
         return 1
     finally:
         clear(folder)
-    left = [line for line in Path("/proc/self/mounts").read_text().splitlines() if folder.name in line]
-    assert not left, left
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]).resolve() if sys.argv[1:] else None))

@@ -235,11 +235,12 @@ class Swarm:
         return [name for name, where in self.running() if where == node.name]
 
     def ask(self, stack: str, url: str) -> str:
-        """What another container of the stack, on the first node, is answered. It is one of those that go on."""
-        found = self.first.run(
-            "ps", "-q", f"--filter=label=com.docker.stack.namespace={stack}", "--filter=health=healthy"
-        ).split()
-        return self.first.run("exec", found[0], "python3", "-c", FETCH, url, code=None) if found else ""
+        """What another container of the stack is answered, on a node that goes on."""
+        labels = (f"--filter=label=com.docker.stack.namespace={stack}", "--filter=health=healthy")
+        for node in self.nodes[:2]:
+            if found := node.run("ps", "-q", *labels).split():
+                return node.run("exec", found[0], "python3", "-c", FETCH, url, code=None)
+        return ""
 
     def published(self) -> str:
         """What a node that has flask answers to others."""

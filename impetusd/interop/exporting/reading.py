@@ -184,7 +184,7 @@ class _Export:
         if ending:
             work.argv = ("exec", "--own", unit.name)
         if name != unit.name:
-            self.made.rows.append(values_row(section, unit.name, name))
+            self.made.rows.append(_renamed(section, unit.name, name))
         user, group = user_and_group(unit.user)
         group = unit.group or group
         for said in (user, group):
@@ -450,7 +450,7 @@ def _stays(name: str) -> bool:
     return name in HANDED_ON or name.startswith(_ITS_OWN)
 
 
-def values_row(section: Section, old: str, new: str) -> Row:
+def _renamed(section: Section, old: str, new: str) -> Row:
     """That a unit has another name there."""
     return Row(
         section.file,

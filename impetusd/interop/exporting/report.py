@@ -62,8 +62,4 @@ def is_faithful(made: Exported) -> bool:
 
 
 def _old(row: Row) -> str:
-    return (
-        redact.value(row.key, ini.brief(row.old, 160))
-        if row.section.startswith("env")
-        else redact.text(ini.brief(row.old, 160))
-    )
+    return redact.value(row.key, ini.brief(row.old, 160))
