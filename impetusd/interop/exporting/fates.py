@@ -194,7 +194,6 @@ SECTIONS: Mapping[str, Mapping[str, Both]] = {
     schema.GROUP: GROUPS,
     schema.INCLUDE: INCLUDES,
     schema.GATEWAY: dict.fromkeys(schema.keys_of(schema.GATEWAY), _GATEWAY),
-    schema.HOST: dict.fromkeys(schema.keys_of(schema.HOST), _GATEWAY),
     schema.ALERT: dict.fromkeys(schema.keys_of(schema.ALERT), _ALERT),
     schema.HOST: dict.fromkeys(schema.keys_of(schema.HOST), _GATEWAY),
 }  # fmt: skip
