@@ -10,10 +10,11 @@ import os
 import random
 import re
 import subprocess
-import sys
 import termios
 import threading
+from pathlib import Path
 
+import commanding
 import pytest
 from waiting import wait_for
 from writer_harness import read
@@ -23,8 +24,6 @@ from impetusd.supervisor.logs.lines import stamp
 from impetusd.supervisor.logs.lost import Losses
 from impetusd.supervisor.logs.unfinished import Unfinished
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
 POINTS = [
     "before take",
     "before read",
@@ -39,6 +38,10 @@ POINTS = [
 HOLDING = ["before hold", "after hold", "after read", "after write", "before done"]  # of a line that is not whole yet
 LINES = b"".join(b"line %d\n" % number for number in range(3000))
 STAMPED = len(f"{stamp(0.0)} ")
+
+
+class Forked(commanding.Forked):
+    host = commanding.Host(Path(__file__).with_name("writer_host.py"))
 
 
 class Supervisors:
@@ -66,11 +69,12 @@ class Supervisors:
             "fault": fault,
             "skip": skip,
         }
-        self.process = subprocess.Popen(
-            [sys.executable, f"{HERE}/writer_host.py", json.dumps(told)],
+        self.process = Forked(
+            ["writer_host", json.dumps(told)],
             stdin=subprocess.PIPE,
             pass_fds=[self.journal.fd, self.losses.fd, self.unfinished.fd, *self.readers],
-            env={"PYTHONPATH": ROOT, "PATH": os.environ["PATH"]},
+            cwd=self.root,
+            env={"PATH": os.environ["PATH"]},
         )
 
     def kill(self):
@@ -93,6 +97,12 @@ class Supervisors:
             os.close(fd)
         for memory in (self.journal, self.losses, self.unfinished):
             memory.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _host():
+    yield
+    Forked.host.close()
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A supervisor that has nothing but its writer, for tests that kill it. Arguments: one JSON object.
+"""Supervisors that have nothing but a writer, for tests that kill them: forks of this process (see commanding.Host), which has
+imported what they need. Arguments: one JSON object.
 
 {"log": its own log, "held": {"journal:0": fd, "lost": fd, "lines": fd}, "pipes": [[name, fd, path, options]…], "fault": "" or where to
 be killed, "skip": how often that point is passed before}. It ends in order when its standard input ends.
@@ -10,10 +11,15 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "system"))
+import fork_host
 
 from impetusd.supervisor.logs import journal, logfile, lost, unfinished
 from impetusd.supervisor.logs import writer as logs
 
+fork_host.serve()
 told = json.loads(sys.argv[1])
 left = told["skip"]
 

@@ -9,49 +9,47 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 COMMAND = [f"{os.path.dirname(sys.executable)}/impetusd"]
-HOST = Path(__file__).with_name("command_host.py")
 
 
 class Host:
-    """The process that the commands are forks of."""
+    """A process by `fork_host` that others are forks of; it runs `program` from the first fork to `close`, or our own end."""
 
-    def __init__(self) -> None:
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._process = subprocess.Popen(
-            [sys.executable, HOST, str(theirs.fileno())], pass_fds=[theirs.fileno()], env={"PATH": os.defpath}
-        )
-        theirs.close()
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._sock: socket.socket | None = None
 
-    def fork(self, fds: list[int], **command: object) -> int:
-        """The pid of a new child of this process, which runs the command with these streams."""
-        socket.send_fds(self._sock, [json.dumps(command).encode()], fds)
+    def fork(self, fds: dict[int, int], **wanted: object) -> int:
+        """The pid of a new child of this process; `fds`: by the number that each has there. More: see fork_host."""
+        if self._sock is None:
+            self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            argv = [sys.executable, self._program, str(theirs.fileno())]
+            self._process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env={"PATH": os.defpath})
+            theirs.close()
+            atexit.register(self.close)
+        socket.send_fds(self._sock, [json.dumps({"fds": [*fds], **wanted}).encode()], [*fds.values()])
         return int(self._sock.recv(20))
 
     def close(self) -> None:
-        self._sock.close()
-        self._process.wait()
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+            self._process.wait()
+            atexit.unregister(self.close)
 
 
-_hosts: list[Host] = []
+class Forked(subprocess.Popen[AnyStr]):
+    """As Popen, for what `host` runs; `cwd` and `env` must be given."""
 
-
-def _host() -> Host:
-    if not _hosts:
-        _hosts.append(Host())
-        atexit.register(_hosts[0].close)
-    return _hosts[0]
-
-
-class Forked(subprocess.Popen[str]):
-    """As Popen, for COMMAND as whoever asks; `cwd`, `env` and the three streams must be given."""
+    host = Host(Path(__file__).with_name("command_host.py"))
 
     def _execute_child(self, args: list[str], *how: Any) -> None:
-        cwd, env, stdin, stdout, stderr = how[4], how[5], how[9], how[12], how[14]
+        passed, cwd, env, stdin, stdout, stderr = (how[number] for number in (3, 4, 5, 9, 12, 14))
+        streams = {number: fd if fd >= 0 else number for number, fd in enumerate((stdin, stdout, stderr))}
         try:
-            self.pid = _host().fork([stdin, stdout, stderr], argv=args, cwd=os.fspath(cwd), env=env)
+            self.pid = self.host.fork({**streams, **{fd: fd for fd in passed}}, argv=args, cwd=os.fspath(cwd), env=env)
         finally:
             self._close_pipe_fds(*how[9:15])  # type: ignore[attr-defined]
         self._child_created = True
