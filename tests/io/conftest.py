@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from commanding import Host
 from fake_supervisor import paths_in
 from waiting import wait_for
 
@@ -27,6 +28,7 @@ def _leaves_what_it_found():
     proc.children()  # keeps a descriptor from the first time on
     before = _held()
     yield
+    Host.close_all()
     gc.collect()
     wait_for(lambda: not _held() - before, lambda: f"it leaves {dict(_held() - before)}")
 

@@ -99,12 +99,6 @@ class Supervisors:
             memory.close()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _host():
-    yield
-    Forked.host.close()
-
-
 @pytest.fixture
 def supervisors(tmp_path):
     made = []

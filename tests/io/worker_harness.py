@@ -13,8 +13,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Self
 
+import commanding
 from waiting import readable, wait_for
 
 from impetusd.worker import cells
@@ -23,6 +25,7 @@ PROGRAMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 ROOT = os.path.dirname(os.path.dirname(PROGRAMS))
 PATIENCE = 60.0  # seconds until a test that waits for something gives up
 _PR_SET_CHILD_SUBREAPER = 36
+HOST = commanding.Host(Path(__file__).with_name("worker_host.py"))
 # How a pool may be served, as keyword arguments of Pool: with our libraries, and where none of the compiled ones is there.
 SERVED = {
     "aiohttp": {},
@@ -153,44 +156,48 @@ class Pool:
         return {pid: (phase, count) for pid, phase, count, _ in struct.iter_unpack("=4i", page) if pid}
 
     def run(self, mode: str = "serve", name: str = "web:standby", stdout: int | None = None, **env: str) -> Worker:
-        """Execute `python -m impetusd.worker MODE`."""
+        """`python -m impetusd.worker MODE`; executed, unless nobody can tell a fork of worker_host from that."""
         ours, theirs = self._pair()
         out, err = self._output()
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{self._hide()}{ROOT}",
+            "IMPETUSD_WORKER": json.dumps(self.settings),
+            "IMPETUSD_NAME": name,
+            "IMPETUSD_FORK_FD" if mode == "template" else "IMPETUSD_CHANNEL_FD": "4",
+            "IMPETUSD_CELLS_FD": "5",
+            "LISTEN_FDS": "1",
+            "LISTEN_FDNAMES": "web",
+            "NOTIFY_SOCKET": self.notify_path,
+            **env,
+        }
+        own = self._hidden or mode not in {"serve", "template"} or "PYTHONFAULTHANDLER" in env
+        start = self._execute if own else self._fork
+        with open(out, "wb") as out_file, open(err, "wb") as err_file, open(os.devnull, "rb") as nothing, theirs:
+            streams = [nothing.fileno(), out_file.fileno() if stdout is None else stdout, err_file.fileno()]
+            pid = start(mode, env, [*streams, self.listening.fileno(), theirs.fileno(), self.page])
+        return self._add(Worker(self, pid, out, err, ours))
+
+    def _fork(self, mode: str, env: dict[str, str], fds: list[int]) -> int:
+        return HOST.fork(dict(enumerate(fds)), argv=["impetusd.worker", mode], cwd=PROGRAMS, env=env)
+
+    def _execute(self, mode: str, env: dict[str, str], fds: list[int]) -> int:
         # Above what the shell and the numbers 3 to 5 need; moved into place by the shell, whose pid stays.
-        high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 64) for each in (self.listening, theirs, self.page)]
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in fds[3:]]
         moves = " ".join([*(f"{at}<&{fd}" for at, fd in enumerate(high, 3)), *(f"{fd}<&-" for fd in high)])
-        with open(out, "wb") as out_file, open(err, "wb") as err_file:
-            process = subprocess.Popen(
-                [
-                    "bash",
-                    "-c",
-                    f'export LISTEN_PID=$$; exec "$0" -m impetusd.worker "$1" {moves}',
-                    sys.executable,
-                    mode,
-                ],
-                cwd=PROGRAMS,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": f"{self._hide()}{ROOT}",
-                    "IMPETUSD_WORKER": json.dumps(self.settings),
-                    "IMPETUSD_NAME": name,
-                    "IMPETUSD_FORK_FD" if mode == "template" else "IMPETUSD_CHANNEL_FD": "4",
-                    "IMPETUSD_CELLS_FD": "5",
-                    "LISTEN_FDS": "1",
-                    "LISTEN_FDNAMES": "web",
-                    "NOTIFY_SOCKET": self.notify_path,
-                    **env,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=out_file if stdout is None else stdout,
-                stderr=err_file,
-                pass_fds=high,
-            )
+        process = subprocess.Popen(
+            ["bash", "-c", f'export LISTEN_PID=$$; exec "$0" -m impetusd.worker "$1" {moves}', sys.executable, mode],
+            cwd=PROGRAMS,
+            env=env,
+            stdin=fds[0],
+            stdout=fds[1],
+            stderr=fds[2],
+            pass_fds=high,
+        )
         process.returncode = 0  # reaped here, by its pid, like the forked ones
         for fd in high:
             os.close(fd)
-        theirs.close()
-        return self._add(Worker(self, process.pid, out, err, ours))
+        return process.pid
 
     def _hide(self) -> str:
         for name in self._hidden:

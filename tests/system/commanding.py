@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, AnyStr
+from typing import Any, AnyStr, ClassVar
 
 COMMAND = [f"{os.path.dirname(sys.executable)}/impetusd"]
 
 
 class Host:
-    """A process by `fork_host` that others are forks of; it runs `program` from the first fork to `close`, or our own end."""
+    """A process by `fork_host` that others are forks of; it runs `program` from the first fork to `close_all`."""
+
+    running: ClassVar[list[Host]] = []
 
     def __init__(self, program: Path) -> None:
         self._program = program
@@ -28,16 +30,21 @@ class Host:
             argv = [sys.executable, self._program, str(theirs.fileno())]
             self._process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env={"PATH": os.defpath})
             theirs.close()
-            atexit.register(self.close)
+            self.running.append(self)
         socket.send_fds(self._sock, [json.dumps({"fds": [*fds], **wanted}).encode()], [*fds.values()])
         return int(self._sock.recv(20))
 
-    def close(self) -> None:
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
-            self._process.wait()
-            atexit.unregister(self.close)
+    @classmethod
+    def close_all(cls) -> None:
+        while cls.running:
+            host = cls.running.pop()
+            assert host._sock is not None
+            host._sock.close()
+            host._sock = None
+            host._process.wait()
+
+
+atexit.register(Host.close_all)
 
 
 class Forked(subprocess.Popen[AnyStr]):
