@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -159,26 +160,44 @@ def test_no_daemon_is_said_as_such(impetusd: Instance) -> None:
     assert not os.path.exists(impetusd.root / "var")
 
 
-RELEASED = "bba87b9"  # the commit of the first version that is in use
+RELEASED = "bba87b9"  # the commit of the first version that is in use, which has no tag
+THIS = "this"
+
+
+def git(*words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", *words], cwd=Path(package.__file__).parents[1], capture_output=True, check=False)
+
+
+def versions() -> list[str]:
+    """What is upgraded from: the first version and each tag; where git knows of none, as in a shallow clone, a copy of this
+    version.
+    """
+    if not shutil.which("git") or git("rev-parse", "--show-prefix").stdout != b"\n":  # no repository, or another one
+        return [THIS]
+    known = [] if git("cat-file", "-e", f"{RELEASED}^{{commit}}").returncode else [RELEASED]
+    return [*known, *git("tag", "--list").stdout.decode().split()] or [THIS]
+
+
+def goes_back(version: str) -> bool:
+    """Whether this version can be exchanged for that one: by one MINOR, as `help/stability.md` promises."""
+    own, other = (tuple(map(int, re.findall(r"[0-9]+", each)[:2])) for each in (package.__version__, version))
+    return version in {RELEASED, THIS} or (own[0] == other[0] and own[1] - other[1] <= 1)
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> Path:
+def released(tmp_path: Path, version: str) -> Path:
     """The package as that version had it."""
-    archive = subprocess.run(
-        ["git", "archive", RELEASED, "impetusd"],
-        cwd=Path(package.__file__).parents[1],
-        capture_output=True,
-        check=False,
-    )
-    if archive.returncode:
-        pytest.skip(f"git has no {RELEASED} here: {archive.stderr.decode(errors='replace').strip()}")
+    if version == THIS:
+        return Path(shutil.copytree(Path(package.__file__).parent, tmp_path / "impetusd"))
+    archive = git("archive", version, "impetusd")
+    assert archive.returncode == 0, archive.stderr
     subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=archive.stdout, check=True)
     return tmp_path / "impetusd"
 
 
-def test_the_first_version_is_upgraded_and_this_one_downgraded_whoever_is_killed_on_the_way(
-    installed: Installed, released: Path
+@pytest.mark.parametrize("version", versions())
+def test_each_version_is_upgraded_and_this_one_downgraded_whoever_is_killed_on_the_way(
+    installed: Installed, released: Path, version: str
 ) -> None:
     """In place, under load, there and back: what either writes down the other one reads."""
     impetusd, own = installed.instance, released.with_name("own")
@@ -204,13 +223,14 @@ def test_the_first_version_is_upgraded_and_this_one_downgraded_whoever_is_killed
     before = impetusd.settle()
     port = int(impetusd.conf.read_text().partition("127.0.0.1:")[2].split()[0])
     with Load(port) as load:
-        for source in (own, released, own):
+        for source in (own, released, own) if goes_back(version) else (own,):
             have(source)
             told = impetusd.status()
             impetusd.run("upgrade")
             after = impetusd.settle(lambda then, told=told: then.supervisor != told.supervisor)
             assert lasting(after) == lasting(before)
-            assert after.fields.get("protocol") == (protocol.VERSION if source is own else None)
+            if version == RELEASED or source is own:
+                assert after.fields.get("protocol") == (protocol.VERSION if source is own else None)
             load.go_on(20)
             survive_kills()
     assert {row.restarts for row in impetusd.settle().rows.values()} == {0}
