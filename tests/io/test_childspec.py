@@ -90,6 +90,14 @@ class TestEnvPass:
         env = of_unit(unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n"))
         assert env["PATH"] == (f"{os.path.dirname(sys.executable)}:" if ours else "") + DAEMON["PATH"]
 
+    def test_names_outright_what_the_user_would_have_otherwise(self):
+        home = {"HOME": "/home/bob", "USER": "bob", "SHELL": "/bin/sh"}
+        daemon = {"HOME": "/root", "USER": "root"}
+        for env_pass, meant in (("*", home), ("*, HOME, SHELL", {"HOME": "/root", "USER": "bob"}), ("H*", home)):
+            program = unit(f"[program:p]\ncommand = p\nenv_pass = {env_pass}\n")
+            env = of_unit(program, daemon=daemon, found=Found(home=home))
+            assert {name: env[name] for name in home if name in env} == meant
+
     def test_goes_behind_all_that_the_file_says(self):
         own = unit("[env]\nTOKEN = all\nPORT = all\n[env:p]\nPORT = own\n[program:p]\ncommand = p\nenv_pass = *\n")
         env = of_unit(own, found=Found(env_file={"TOKEN": "file", "AWS_KEY": "file"}))

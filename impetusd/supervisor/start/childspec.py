@@ -232,11 +232,12 @@ def passed_on(daemon: Mapping[str, str], env_pass: Sequence[str]) -> dict[str, s
 
 
 def environment(unit: Unit, name: str, index: int, passed: Mapping[str, str], found: Found = NOTHING) -> dict[str, str]:
-    """The environment of slot `name`: `passed_on`, of the user, from its env_file, from the INI file, our own.
+    """The environment of slot `name`: `passed_on`, of the user, from its env_file, from the INI file, our own. What env_pass
+    names outright is as in `passed_on`, not as the user has it.
 
     Raises CannotStart if increment_var has nothing to count from.
     """
-    env = {**passed, **found.home}
+    env = {**passed, **{name: value for name, value in found.home.items() if name not in unit.env_pass}}
     env.update(found.env_file)
     env.update(unit.env)
     if unit.increment_var:
