@@ -73,7 +73,7 @@ class TestSupervisord:
         assert unit.env == {"BASE": "1", "MODE": "x", "KEY": "a,b$c"}
         assert (unit.cwd, unit.user, unit.umask, unit.autostart) == (f"{tmp_path}/srv", "www-data", 0o27, False)
         assert (unit.autorestart.value, unit.min_uptime, unit.max_restarts) == ("always", 5.0, 7)
-        assert (unit.kill_signal, unit.kill_timeout, unit.env_pass) == (3, 60.0, ("*",))
+        assert (unit.kill_signal, unit.kill_timeout, unit.env_pass) == (3, 60.0, ("*", "HOME", "USER", "LOGNAME", "SHELL"))
         assert unit.out_file == unit.error_file == "/var/log/web.log"
         assert (unit.log_max_size, unit.log_keep, unit.log_compress) == (10 << 20, 4, False)
         assert report.is_faithful(imported)
@@ -116,13 +116,15 @@ class TestSupervisord:
     def test_includes_groups_and_what_is_lost(self, made, tmp_path):
         (tmp_path / "conf.d").mkdir()
         (tmp_path / "conf.d" / "b.conf").write_text("[program:b]\ncommand=%(here)s/b\n")
+        (tmp_path / "supervisor.d").mkdir()
+        (tmp_path / "supervisor.d" / "d.conf").write_text("[program:d]\ncommand=d\nuser=www-data\n")
         (tmp_path / "etc" / "sup").mkdir(parents=True)
         (tmp_path / "etc" / "sup" / "c.conf").write_text("[program:c]\ncommand=c\n[program:a]\npriority=5\n")
         config, imported, text = made(
             "s.conf",
             """
             [include]
-            files = conf.d/*.conf /etc/sup/*.conf gone/*.conf
+            files = conf.d/*.conf /etc/sup/*.conf gone/*.conf /etc/elsewhere/*.conf
             [program:a]
             command=a
             stdout_events_enabled=true
@@ -133,7 +135,8 @@ class TestSupervisord:
             """,
             root=str(tmp_path),
         )
-        assert set(config.units) == {"a", "b", "c"}
+        assert set(config.units) == {"a", "b", "c", "d"}
+        assert config.units["d"].env_pass == ("*", "HOME", "USER", "LOGNAME", "SHELL")
         assert config.units["b"].command == (f"{tmp_path}/conf.d/b",)
         assert config.groups["all-1"].members == ("a", "b")
         assert "; depends_on = a" in text
@@ -371,6 +374,7 @@ class TestOthers:
         assert config.units["web"].command == ("sh", "-c", "gunicorn -b 0.0.0.0:$PORT app:app")
         assert config.units["web"].env == {"PORT": "5100"}
         assert config.units["worker"].command == ("celery", "-A", "app", "worker")
+        assert config.units["worker"].env == {"PORT": "5200"}
         assert config.units["worker"].depends_on == ("release",)
         assert config.units["worker"].env_file == (f"{tmp_path}/.env",)
         assert config.units["release"].type == "oneshot"
@@ -435,6 +439,16 @@ class TestOthers:
         assert unit.command == ("chaussette", "--fd", "3", "app.wsgi")
         assert ([str(each) for each in unit.listen], unit.instances, unit.env) == (["0.0.0.0:8000"], 2, {"Mixed": "x"})
         assert (unit.kill_timeout, unit.kill_signal, unit.env_pass) == (30.0, 3, ("*",))
+
+    def test_circus_counts_from_one(self, made, tmp_path):
+        text = "[watcher:w]\ncmd = w --port 80$(circus.wid)\nargs = $WID\nnumprocesses = 2\nvirtualenv = /v\n[env:w]\nA = b\n"
+        config, _, _ = made("circus.ini", text, {"PATH": "/bin"})
+        assert {name: unit.command for name, unit in config.units.items()} == {
+            "w-1": ("w", "--port", "801", "1"),
+            "w-2": ("w", "--port", "802", "2"),
+        }
+        assert config.units["w-2"].env == {"A": "b", "PATH": "/v/bin:/bin"}
+        assert config.groups["w"].members == ("w-1", "w-2")
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(

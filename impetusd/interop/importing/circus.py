@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
+from dataclasses import replace
 from posixpath import dirname
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 from impetusd.interop.importing import files, inifile
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
-    INSTANCE,
     Fate,
     Imported,
     ImportFault,
@@ -44,7 +44,7 @@ KEYS: dict[str, Rule] = {
     "gid": translated("group"),
     "copy_env": translated("env_pass", "yes: all of impetusd's environment"),
     "copy_path": lost("set PYTHONPATH in [env:NAME]"),
-    "virtualenv": lost("write the venv's bin/ into the command, or PATH in [env:NAME]"),
+    "virtualenv": translated("[env:NAME]", "PATH begins with its bin/"),
     "numprocesses": translated("instances"),
     "singleton": unneeded("one instance is the default"),
     "priority": translated("depends_on", "in a comment: say what a unit needs"),
@@ -71,6 +71,7 @@ KEYS: dict[str, Rule] = {
     "close_child_stderr": unneeded("output is logged"),
     "on_demand": lost("a socket without a program is not there"),
 }
+_WID = re.compile(r"\(circus\.wid\)|\$WID\b")
 TRUE = ("true", "yes", "on", "1")
 _SOCKET = re.compile(r"[(]circus\.sockets\.([\w.-]+)\)", re.ASCII)
 _REFERENCE = re.compile(
@@ -87,7 +88,7 @@ def read(path: str, options: Options) -> Imported:
     for name in sections.found:
         kind, _, its = name.partition(":")
         if kind == "watcher" and its:
-            _watcher(sections, name, its.strip(), folder, taken, imported)
+            _watchers(sections, name, its.strip(), folder, taken, imported)
         elif kind not in {"env", "DEFAULT"}:
             file, line = sections.at[name]
             rule = (
@@ -103,17 +104,49 @@ def read(path: str, options: Options) -> Imported:
     return imported
 
 
-def _watcher(sections: Sections, section: str, name: str, folder: str, taken: set[str], imported: Imported) -> None:  # noqa: PLR0917
+def _watchers(sections: Sections, section: str, name: str, folder: str, taken: set[str], imported: Imported) -> None:  # noqa: PLR0917
+    """The watcher as a program; as one for each of its processes if they differ by $(circus.wid), which begins with 1."""
+    values = sections.values(section)
+    asked = values.get("numprocesses")
+    count = int(asked.text) if asked and re.fullmatch(r"[0-9]{1,3}", asked.text) else 1
+    texts = [
+        each.text for other, variables in sections.found.items() if other[:3] == "env" for each in variables.values()
+    ]
+    texts += [value.text for value in values.values()]
+    if count == 1 or not any(map(_WID.search, texts)):
+        _watcher(sections, section, name, folder, taken, imported, "1")
+        return
+    first = len(imported.programs)
+    for number in range(1, count + 1):
+        one = {**values, "numprocesses": replace(asked, text="1")} if asked else values
+        _watcher(
+            replace(sections, found={**sections.found, section: one}),
+            section, f"{name}-{number}", folder, taken, imported, str(number), name,
+        )  # fmt: skip
+    imported.groups[unit_name(name, taken)] = [program.name for program in imported.programs[first:]]
+
+
+def _watcher(  # noqa: PLR0917
+    sections: Sections,
+    section: str,
+    title: str,
+    folder: str,
+    taken: set[str],
+    imported: Imported,
+    wid: str,
+    of: str = "",
+) -> None:
     values = sections.values(section)
     file, line = sections.at[section]
-    program = Program(unit_name(name, taken), file, line)
+    name = of or title
+    program = Program(unit_name(title, taken), file, line)
     keys = program.keys
     new: dict[str, str] = {}
     env: dict[str, str] = {}
     for other, variables in sections.found.items():
         kind, _, its = other.partition(":")
         if kind == "env" and (not its or any(fnmatch.fnmatchcase(name, each.strip()) for each in its.split(","))):
-            env |= {key: _referred(value) for key, value in variables.items()}
+            env |= {key: _referred(value, wid=wid) for key, value in variables.items()}
             imported.row(*sections.at[other], other, "", "", translated("[env:NAME]"), f"[env:{program.name}]")
     program.env = env
 
@@ -125,7 +158,7 @@ def _watcher(sections: Sections, section: str, name: str, folder: str, taken: se
         new["use_sockets"] = f"listen = {keys['listen']}"
 
     def said(key: str, default: str = "") -> str:
-        return _referred(values[key], sockets) if key in values else default
+        return _referred(values[key], sockets, wid) if key in values else default
 
     def put(old: str, key: str, value: str) -> None:
         keys[key] = value
@@ -141,6 +174,9 @@ def _watcher(sections: Sections, section: str, name: str, folder: str, taken: se
     put("working_dir", "cwd", absolute(said("working_dir", folder), folder))
     if said("copy_env").lower() in TRUE:
         program.env_pass = EVERY_VARIABLE
+    if venv := said("virtualenv"):
+        program.env.setdefault("PATH", f"{absolute(venv, folder)}/bin:{reference('PATH', '')}")
+        new["virtualenv"] = f"PATH = {shown(program.env['PATH'])}"
     for old, key in (("uid", "user"), ("gid", "group")):
         if said(old):
             put(old, key, said(old))
@@ -206,15 +242,15 @@ def _address(sections: Sections, name: str) -> str:
     return f"{'127.0.0.1' if host == 'localhost' else host}:{said['port']}" if said.get("port", "0") != "0" else ""
 
 
-def _referred(value: Value, sockets: Mapping[str, int] = MappingProxyType({})) -> str:
-    """With $(circus.wid), $(circus.env.NAME) and $NAME as references, and the descriptors of `sockets`."""
+def _referred(value: Value, sockets: Mapping[str, int] = MappingProxyType({}), wid: str = "1") -> str:
+    """With $(circus.env.NAME) and $NAME as references, and the descriptors of `sockets`."""
 
     def replaced(match: re.Match[str]) -> str:
         name = match[2] or match[4]
+        if name == "wid" or match[5] == "WID":
+            return wid
         if name is None:
             return reference(match[5], "")
-        if name == "wid":
-            return INSTANCE
         if (match[1] or match[3]) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             return reference(name, "")
         if name.removeprefix("sockets.") in sockets:

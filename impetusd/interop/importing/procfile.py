@@ -8,6 +8,7 @@ import shlex
 from posixpath import basename, dirname
 from typing import TYPE_CHECKING
 
+from impetusd.core.config import envfile
 from impetusd.interop.importing import files
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
@@ -16,6 +17,7 @@ from impetusd.interop.importing.model import (
     Program,
     kept,
     reference,
+    shown,
     translated,
     unit_name,
 )
@@ -28,7 +30,8 @@ KEYS = {
     "release": translated("type", "oneshot: the others start when it has exited with 0"),
     ".env": translated("env_file", "of each program"),
     "PORT": translated(
-        "[env:NAME]", "that of the environment; else 5000, and 100 more for each program, as foreman has it"
+        "[env:NAME]",
+        "5000, or that of .env, and 100 more for each program, as foreman has it; one that is set counts for web and commands with PORT",
     ),
 }
 FIRST_PORT, NEXT_PORT = 5000, 100
@@ -41,7 +44,8 @@ def read(path: str, options: Options) -> Imported:
     imported = Imported("procfile")
     folder = options.cwd or dirname(path)
     taken: set[str] = set()
-    release = ""
+    release, variables = "", _variables(f"{dirname(path)}/.env")
+    first = int(variables.get("PORT", "")) if re.fullmatch(r"[0-9]{1,5}", variables.get("PORT", "")) else FIRST_PORT
     for number, line in enumerate(files.text_of(path).split("\n"), 1):
         match = _LINE.match(line.strip())
         if match is None:
@@ -52,10 +56,11 @@ def read(path: str, options: Options) -> Imported:
         if match[1] == "release":
             program.keys["type"] = "oneshot"
             release, rule = program.name, KEYS["release"]
-        elif "PORT" in match[2] or match[1] == "web":
-            port = FIRST_PORT + NEXT_PORT * len(imported.programs)
-            program.env["PORT"] = reference("PORT", str(port))
-            imported.row(path, number, program.name, "PORT", "", KEYS["PORT"], f"PORT = ${{PORT:-{port}}}")
+        else:
+            port = str(first + NEXT_PORT * len(imported.programs))
+            asked = "PORT" in match[2] or match[1] == "web"
+            program.env["PORT"] = reference("PORT", port) if asked else port
+            imported.row(path, number, program.name, "PORT", "", KEYS["PORT"], f"PORT = {shown(program.env['PORT'])}")
         if os.path.isfile(f"{dirname(path)}/.env"):
             program.keys["env_file"] = f"{dirname(path)}/.env"
         imported.row(path, number, program.name, match[1], match[2], rule, f"[program:{program.name}]")
@@ -76,6 +81,13 @@ def read(path: str, options: Options) -> Imported:
     if basename(path) != "Procfile":
         imported.differ(f"{basename(path)} may be for development alone.")
     return imported
+
+
+def _variables(path: str) -> dict[str, str]:
+    try:
+        return envfile.parse(files.text_of(path).encode())
+    except (ImportFault, envfile.Fault):
+        return {}
 
 
 def _command(text: str, path: str, line: int) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import socket
-from posixpath import dirname, isabs, join, normpath
+from posixpath import basename, dirname, isabs, join, normpath
 from typing import TYPE_CHECKING
 
 from impetusd.interop.importing import files, inifile
@@ -67,6 +67,7 @@ def _include(sections: Sections, path: str, options: Options, imported: Imported
         places = [options.root.rstrip("/") + wanted, wanted] if isabs(pattern) and options.root else [wanted]
         if isabs(pattern):  # a checkout has such files beside this one
             places.append(join(dirname(path), *pattern.split("/")[-2:]))
+            places.append(join(dirname(path), "*superv*", basename(pattern)))
         found = next((names for place in places if (names := sorted(glob.glob(place)))), [])
         if not found:
             imported.row(
@@ -144,6 +145,10 @@ class _Reader:
             imported.differ(
                 "A program gets impetusd's environment (env_pass = *), as it got supervisord's; not SUPERVISOR_* variables."
             )
+            if any("user" in each.keys for each in imported.programs):
+                imported.differ(
+                    "HOME, USER, LOGNAME and SHELL of a program with user are impetusd's, as they were supervisord's; without their names in env_pass they are the user's."
+                )
             imported.differ("Descendants are stopped with their program (treekill), also where stopasgroup is not set.")
             imported.differ(
                 "A program that fails again and again waits longer and longer; its FATAL is by max_restarts in restart_window."
@@ -317,6 +322,9 @@ class _Reader:
         if user:
             keys["user"] = user
             new["user"] = f"user = {user}"
+            program.env_pass = (
+                f"{EVERY_VARIABLE}, HOME, USER, LOGNAME, SHELL"  # supervisord leaves those of its own user
+            )
         umask = texts.get("umask", "")
         if not umask and (entry := self.daemon.get("umask")):
             umask = entry.text
