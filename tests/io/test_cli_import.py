@@ -57,7 +57,7 @@ class TestSupervisord:
             AutoRestart=true
             startsecs=5
             startretries=7
-            stopsignal=QUIT
+            stopsignal=3
             stopwaitsecs=60
             user=www-data
             umask=027
@@ -73,7 +73,11 @@ class TestSupervisord:
         assert unit.env == {"BASE": "1", "MODE": "x", "KEY": "a,b$c"}
         assert (unit.cwd, unit.user, unit.umask, unit.autostart) == (f"{tmp_path}/srv", "www-data", 0o27, False)
         assert (unit.autorestart.value, unit.min_uptime, unit.max_restarts) == ("always", 5.0, 7)
-        assert (unit.kill_signal, unit.kill_timeout, unit.env_pass) == (3, 60.0, ("*", "HOME", "USER", "LOGNAME", "SHELL"))
+        assert (unit.kill_signal, unit.kill_timeout, unit.env_pass) == (
+            3,
+            60.0,
+            ("*", "HOME", "USER", "LOGNAME", "SHELL"),
+        )
         assert unit.out_file == unit.error_file == "/var/log/web.log"
         assert (unit.log_max_size, unit.log_keep, unit.log_compress) == (10 << 20, 4, False)
         assert report.is_faithful(imported)

@@ -81,6 +81,15 @@ def test_python_is_what_pm2_would_take(made, monkeypatch):
     assert unit.env["PYTHONUNBUFFERED"] == "1"
 
 
+def test_what_the_environment_decides(made):
+    app = "name: 'a', script: 'a.sh', instances: process.env.N || 3, max_memory_restart: process.env.M || '1G', min_uptime: process.env.U || 5000"
+    config, imported, text = made({"ecosystem.config.js": f"module.exports = {{ apps: [{{ {app} }}] }}"})
+    unit = config.units["a"]
+    assert (unit.instances, unit.max_memory_restart, unit.min_uptime) == (3, 1 << 30, 5.0)
+    assert "${N:-3}" in text
+    assert [each for each in imported.differs if "max_memory_restart of a follows M no more" in each]
+
+
 class TestDotenv:
     APPS = "module.exports = { apps: [{ name: 'a', script: 'a.js', env: { TOKEN: process.env.TOKEN, PORT: process.env.SHOP_PORT || 3000, U: `http://${process.env.HOST}`%s } }] }"
     ENV = "TOKEN=hunter2\nSHOP_PORT=4000\nexport HOST='h' # ours\nCUT = x # a comment\n"

@@ -23,6 +23,7 @@ from impetusd.interop.importing.model import (
     reference,
     seconds,
     shown,
+    signal_name,
     translated,
     unit_name,
     unneeded,
@@ -192,7 +193,7 @@ def _watcher(  # noqa: PLR0917
         if float(number):
             put(old, key, seconds(float(number)))
     if said("stop_signal"):
-        put("stop_signal", "kill_signal", said("stop_signal"))
+        put("stop_signal", "kill_signal", signal_name(said("stop_signal")))
     if said("max_retry") not in {"", "-1"}:
         put("max_retry", "max_restarts", said("max_retry"))
     for stream, key in (("stdout_stream", "out_file"), ("stderr_stream", "error_file")):

@@ -7,6 +7,7 @@ and quotes text takes them along: `reference`, `pieces`, `resolve`.
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass, field
 from enum import Enum
 from posixpath import basename, join, normpath
@@ -222,6 +223,14 @@ def unit_name(wanted: str, taken: set[str]) -> str:
         found = f"{name}-{number}"
     taken.add(found)
     return found
+
+
+def signal_name(text: str) -> str:
+    """As an INI writes it: of TERM, SIGTERM or 15."""
+    try:
+        return signal.Signals(int(text)).name
+    except ValueError:
+        return "SIG" + text.upper().removeprefix("SIG")
 
 
 def seconds(number: float) -> str:

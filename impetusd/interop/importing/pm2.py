@@ -10,7 +10,7 @@ from posixpath import basename, dirname, splitext
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.node import is_node
-from impetusd.interop.importing import dotenv, files, literal, modules, node, yamltext
+from impetusd.interop.importing import files, pm2_file
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
     INSTANCE,
@@ -32,7 +32,7 @@ from impetusd.interop.importing.model import (
 )
 from impetusd.interop.importing.pm2_dump import OFF, dumped
 from impetusd.interop.importing.pm2_keys import ALIASES, INTERPRETERS, KEYS
-from impetusd.interop.importing.scanner import Dynamic, Object
+from impetusd.interop.importing.scanner import Object
 from impetusd.interop.importing.scanner import text as text_of
 
 if TYPE_CHECKING:
@@ -50,38 +50,9 @@ def read(path: str, options: Options) -> Imported:
     """Raises ImportFault."""
     imported = Imported("pm2")
     text = files.text_of(path)
-    config, env_files = _config(path, text, options, imported)
+    config, env_files = pm2_file.config(path, text, options, imported)
     _Reader(path, text, options, imported, env_files).all(config)
     return imported
-
-
-def _config(path: str, text: str, options: Options, imported: Imported) -> tuple[Any, dict[str, dict[str, str]]]:
-    """What it says of apps, and the .env files that it reads, with the values in them."""
-    extension = splitext(path)[1].lower()
-    if extension in {".yaml", ".yml"}:
-        return yamltext.parse(text, path), {}
-    if extension not in {".js", ".cjs", ".mjs", ".ts"} and text.lstrip()[:1] in {"{", "[", "/"}:
-        return literal.parse_value(text, path), {}
-    try:
-        return modules.parse_module(text, path)
-    except Dynamic as error:
-        if options.run_node is None:
-            raise ImportFault(
-                path, error.line, f"only JavaScript itself can compute this ({error.what}), and --no-node is given"
-            ) from None
-        imported.differ(f"{path}:{error.line}: JavaScript computes this ({error.what}), so the file was run by node.")
-        notes: list[str] = []
-        ran = options.run_node(path)
-        if ran.marked is None:
-            notes.append("*")
-        config = ran.plain if ran.marked is None else node.merged(ran.plain, ran.marked, notes)
-        for where in notes:
-            imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
-        for name in ran.missing:
-            imported.row(
-                path, 1, "", name, "", lost("it is not here, and was taken as empty; make it, and import again")
-            )
-        return config, ran.env_files
 
 
 class _Reader:
@@ -94,7 +65,7 @@ class _Reader:
         self.folder = options.cwd or dirname(path)
         self.env_files = list(env_files)
         self.held = {name: value for values in reversed(env_files.values()) for name, value in values.items()}
-        self.otherwise = _otherwise(self.env_files)
+        self.otherwise = pm2_file.otherwise(self.env_files)
         self.taken: set[str] = set()
         self.ports: set[str] = set()
         self.namespaces: dict[str, str] = {}  # as PM2 has it → our group
@@ -173,6 +144,15 @@ class _App:
         if isinstance(value, Object | list):
             raise self.fault(key, "is neither a text nor a number")
         return "" if value is None or isinstance(value, bool) else text_of(value)
+
+    def without(self, key: str) -> str:
+        """The same, of what the environment decides as it is without any."""
+        text = self.said(key)
+        if names(text):
+            self.reader.imported.differ(
+                f"{key} of {self.program.name} follows {', '.join(names(text))} no more; it is as without, {resolve(text, {}) or 'empty'}."
+            )
+        return resolve(text, {})
 
     def fault(self, key: str, what: str) -> ImportFault:
         return ImportFault(
@@ -356,11 +336,11 @@ class _App:
             keys["exp_backoff_max_delay"] = seconds(max(15.0, self.time("exp_backoff_restart_delay") or 0.0))
         if "watch_delay" in keys and self.given.get("watch") in OFF:
             del keys["watch_delay"]
-        if restarts := self.said("max_restarts"):
+        if restarts := self.without("max_restarts"):
             self.put("max_restarts", "max_restarts", restarts)
         if (cron := self.said("cron_restart")) and cron != "0":
             self.put("cron_restart", "cron_restart", cron)
-        memory = self.said("max_memory_restart")
+        memory = self.without("max_memory_restart")
         if memory and memory != "0":
             match = re.fullmatch(r"([0-9]+)(\.[0-9]+)?\s*([KMGkmg]?)[bB]?", memory)
             if match is None:
@@ -384,7 +364,7 @@ class _App:
 
     def time(self, key: str) -> float | None:
         """Seconds, of milliseconds or a text like 10s."""
-        value = self.said(key)
+        value = self.without(key)
         if not value:
             return None
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|)", value.strip().lower())
@@ -399,15 +379,15 @@ class _App:
         cluster = self.said("exec_mode").startswith("cluster") or (
             not self.said("exec_mode") and bool(text) and os.path.basename(program.argv[0]) in {"node", "nodejs"}
         )
-        if names(text):
-            self.lose("instances", "the environment decides it; write a number, or max")
-            text = "1"
+        asked, text = text, resolve(text, {}) or "1"
         try:
             number = 0 if text == "max" else int(float(text or 1))
         except (ValueError, OverflowError):
             self.lose("instances", "it is no number")
             number = 1
         wanted = "max" if number == 0 else "-1" if number == -1 else str(number)
+        if names(asked) and text == wanted:
+            wanted = asked  # the same word means the same here
         if number < -1:
             self.lose("instances", "so many less than CPUs cannot be said; it is -1")
             wanted = "-1"
@@ -504,19 +484,6 @@ class _App:
         self.put(
             "ignore_watch", "watch_ignore", ", ".join(basename(each) if "**" in each else each for each in patterns)
         )
-
-
-def _otherwise(paths: list[str]) -> dict[str, str]:
-    """The variables of .env files that env_file would read otherwise."""
-    found: dict[str, str] = {}
-    for path in paths:
-        try:
-            text = files.text_of(path)
-        except ImportFault:
-            continue
-        if len(text) <= modules.MOST_ENV_FILE:
-            found = dotenv.otherwise(text) | found
-    return found
 
 
 def _is_text(path: str) -> bool:

@@ -27,6 +27,7 @@ from impetusd.interop.importing.model import (
     resolve,
     seconds,
     shown,
+    signal_name,
     unit_name,
     unneeded,
 )
@@ -308,7 +309,7 @@ class _Reader:
             tries = self.number(values, "startretries", 3, texts)
             put("startretries", "max_restarts", str(min(max(tries, 1), 1_000_000)))
         if "stopsignal" in texts:
-            put("stopsignal", "kill_signal", "SIG" + texts["stopsignal"].upper().removeprefix("SIG"))
+            put("stopsignal", "kill_signal", signal_name(texts["stopsignal"].strip()))
         if "stopwaitsecs" in texts:
             put("stopwaitsecs", "kill_timeout", seconds(self.number(values, "stopwaitsecs", 10, texts)))
 

@@ -6,7 +6,6 @@ import glob
 import os
 import re
 import shlex
-import signal
 from dataclasses import dataclass
 from posixpath import basename, dirname, join
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from impetusd.interop.importing.model import (
     lost,
     reference,
     seconds,
+    signal_name,
     stem,
     translated,
     unit_name,
@@ -192,7 +192,7 @@ class _Service:
             and (match := _KILL.fullmatch(stopping))
             and not self.value("KillSignal")
         ):
-            self.put("ExecStop", "kill_signal", _signal(match[1] or "TERM"))
+            self.put("ExecStop", "kill_signal", signal_name(match[1] or "TERM"))
             self.fates["ExecStop"] = translated("kill_signal")
         self.folders()
         for number, each in enumerate(self.set.get("ExecStartPre", ()), 1):
@@ -405,7 +405,7 @@ class _Service:
         if (start := self.time("TimeoutStartSec")) and "wait_ready" in keys:
             self.put("TimeoutStartSec", "listen_timeout", seconds(start))
         if signal := self.value("KillSignal"):
-            self.put("KillSignal", "kill_signal", signal)
+            self.put("KillSignal", "kill_signal", signal_name(signal))
         if self.value("KillMode") in {"process", "none"}:
             self.put("KillMode", "treekill", "no")
 
@@ -442,14 +442,6 @@ class _Service:
                 self.put(old, ours, "/dev/null")
             elif colon and how in {"file", "append", "truncate"}:
                 self.put(old, ours, self.specifiers(self.set[old][-1], path))
-
-
-def _signal(text: str) -> str:
-    """The name of a signal that kill was given."""
-    try:
-        return signal.Signals(int(text)).name
-    except ValueError:
-        return "SIG" + text
 
 
 def _size(text: str) -> str:

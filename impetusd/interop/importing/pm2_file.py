@@ -1,0 +1,55 @@
+"""What a file of PM2's says, before its apps are looked at: JSON and literal JavaScript are read, other JavaScript is run by node."""
+
+from __future__ import annotations
+
+from posixpath import splitext
+from typing import TYPE_CHECKING, Any
+
+from impetusd.interop.importing import dotenv, files, literal, modules, node, yamltext
+from impetusd.interop.importing.model import ImportFault, lost
+from impetusd.interop.importing.scanner import Dynamic
+
+if TYPE_CHECKING:
+    from impetusd.interop.importing.model import Imported, Options
+
+
+def config(path: str, text: str, options: Options, imported: Imported) -> tuple[Any, dict[str, dict[str, str]]]:
+    """What it says of apps, and the .env files that it reads, with the values in them."""
+    extension = splitext(path)[1].lower()
+    if extension in {".yaml", ".yml"}:
+        return yamltext.parse(text, path), {}
+    if extension not in {".js", ".cjs", ".mjs", ".ts"} and text.lstrip()[:1] in {"{", "[", "/"}:
+        return literal.parse_value(text, path), {}
+    try:
+        return modules.parse_module(text, path)
+    except Dynamic as error:
+        if options.run_node is None:
+            raise ImportFault(
+                path, error.line, f"only JavaScript itself can compute this ({error.what}), and --no-node is given"
+            ) from None
+        imported.differ(f"{path}:{error.line}: JavaScript computes this ({error.what}), so the file was run by node.")
+        notes: list[str] = []
+        ran = options.run_node(path)
+        if ran.marked is None:
+            notes.append("*")
+        found = ran.plain if ran.marked is None else node.merged(ran.plain, ran.marked, notes)
+        for where in notes:
+            imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
+        for name in ran.missing:
+            imported.row(
+                path, 1, "", name, "", lost("it is not here, and was taken as empty; make it, and import again")
+            )
+        return found, ran.env_files
+
+
+def otherwise(paths: list[str]) -> dict[str, str]:
+    """The variables of .env files that env_file would read otherwise."""
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            text = files.text_of(path)
+        except ImportFault:
+            continue
+        if len(text) <= modules.MOST_ENV_FILE:
+            found = dotenv.otherwise(text) | found
+    return found
