@@ -6,6 +6,8 @@ import os
 import shutil
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from impetusd.core.config import parser
 from impetusd.interop.importing import dotenv, kinds, node, writer
@@ -124,6 +126,11 @@ class TestDotenv:
         unit = made({"pm2.config.js": "require('dotenv').config({ path: '.env.local' })\n" + self.APPS % ""})[0].units["a"]  # fmt: skip
         assert unit.env_file == (f"-{tmp_path}/.env.local",)
         assert unit.env["PORT"] == "3000"
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.text(alphabet="ab =:'\"`\\n#\n\r\texport"))
+    def test_any_text_has_values(self, text):
+        assert dotenv.otherwise(text).keys() <= dotenv.parse(text).keys()
 
     def test_values_are_those_of_the_package(self):
         text = 'A=1\n B = "x\\ny" # c\nC=\'a # b\'\nexport D: e\nE=`a"b`\nF=\n#G=1\nH=a"b"\nI="multi\nline"\n'

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from impetusd.core.config import parser
 from impetusd.interop.importing import kinds, systemd_words, writer
@@ -101,3 +105,25 @@ def test_what_runs_before_runs_in_order_and_as_the_user_that_it_says(service):
 def test_permissions_of_the_start_alone(service):
     config, _ = service("[Service]\nUser=app\nPermissionsStartOnly=true\nExecStartPre=/bin/a\nExecStart=/bin/x\n")
     assert (config.units["web-pre"].user, config.units["web"].user) == ("", "app")
+
+
+def test_a_shell_makes_the_same_words_of_it():
+    words = ["$WORDS", "a${B}$B", "$$x", "it's ${NONE}*", "$NONE", "", "\\ \"'`", "${B}${B}", "$not-a-name", "~", "#"]
+    env = {"WORDS": "x  * y", "B": " b  c "}
+    line, needed = systemd_words.script(words)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"set -f; printf '%s\\0' {line}"], env=env, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert needed
+    assert done.stdout.split("\0")[:-1] == systemd_words.expanded(words, env)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="ab $\\{}'\"x0149uU;%_=\t"))
+def test_nothing_else_is_raised(text):
+    try:
+        words = systemd_words.split(text)
+    except ValueError:
+        return
+    systemd_words.script(words)
+    systemd_words.expanded(words, dict.fromkeys(systemd_words.variables(words), "a b"))
