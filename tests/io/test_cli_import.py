@@ -255,6 +255,8 @@ class TestPm2:
     )
     def test_what_runs_a_script(self, made, tmp_path, app, command):
         unit = next(iter(made("process.json", f"{{{app}}}")[0].units.values()))
+        bash = shutil.which("bash", path="/usr/local/bin:/usr/bin:/bin")
+        command = (bash if command[:2] == ("bash", "-c") else command[0], *command[1:])
         assert unit.command == tuple(word.replace("HERE", str(tmp_path)) for word in command)
 
     def test_a_cluster_shares_the_port_of_its_variable(self, made):

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from impetusd.interop.importing.model import Options
 
-IN_PATH = frozenset({"npm", "npx", "yarn", "pnpm", "bun", "deno", "node", "bash", "sh", "python", "python3", "serve", "next", "php", "ruby"})  # fmt: skip
+OF_NODE = frozenset({"npm", "npx", "yarn", "pnpm", "serve", "next"})  # node is what runs them
+IN_PATH = OF_NODE | {"bun", "deno", "node", "bash", "sh", "python", "python3", "php", "ruby"}
 _WORDS = re.compile(r"""([\w\-]+="[^"]*")|([\w\-]+='[^']*')|"([^"]*)"|'([^']*)'|\s""", re.ASCII)
 MOST_APPS = 500
 MOST_VARIABLE = 1 << 17  # characters: the kernel takes no longer one
@@ -238,14 +239,13 @@ class _App:
             raise self.fault("script", "is missing: the app names nothing to run")
         interpreter, args = self.said("exec_interpreter"), self.words("args")
         if " " in script:
-            return ["bash", "-c", script]  # as PM2 does it, whatever args says
+            return [_found("bash"), "-c", script]  # as PM2 does it, whatever args says
         path = absolute(script, self.cwd)
         extension = splitext(script)[1].lower()
-        found = os.path.exists(path) or "/" in script or extension in INTERPRETERS
         in_path = (
             not os.path.exists(path) and "/" not in script and (script in IN_PATH or extension not in INTERPRETERS)
         )
-        program = script if in_path else path
+        program = path if not in_path else script if script in OF_NODE else _found(script)
         if interpreter == "none" or (
             not interpreter and (in_path or (extension not in INTERPRETERS and not _is_text(path)))
         ):
@@ -262,7 +262,6 @@ class _App:
         self.python = "python" in how
         if how == "bun" and not interpreter:
             self.reader.imported.differ(f"{self.program.name}: TypeScript is run by bun, as PM2 does it.")
-        assert found or program
         return [how, *self.words("node_args"), program, *args]
 
     def environment(self) -> None:
@@ -484,6 +483,12 @@ class _App:
         self.put(
             "ignore_watch", "watch_ignore", ", ".join(basename(each) if "**" in each else each for each in patterns)
         )
+
+
+def _found(program: str) -> str:
+    """The program by its path, as PM2 starts it, if every host has that path; else by its name."""
+    path = shutil.which(program) or ""
+    return path if dirname(path) in {"/bin", "/usr/bin", "/usr/local/bin"} else program
 
 
 def _is_text(path: str) -> bool:
