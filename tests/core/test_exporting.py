@@ -477,7 +477,7 @@ class TestCompose:
 SECRETS = """
 [program:web]
 command = run --token s3cr3t-1 --password=s3cr3t-2 'amqp://u:s3cr3t-3@h/' --plain ${X} "--key=${Y:-s3cr3t-4}"
-env_file = /srv/web.env
+env_file = /srv/web.env, -/srv/local.env
 [health:web]
 http = http://127.0.0.1:8080/?token=s3cr3t-5
 headers = Authorization: Bearer s3cr3t-6666
@@ -524,6 +524,7 @@ class TestSecrets:
     def test_they_are_referred_to(self):
         web = export(SECRETS, environ=ENVIRON).workloads[0]
         assert web.secret == ("ALL_SECRETS", "API_KEY", "URL", "DSN")
+        assert web.env_files == ("/srv/web.env", "/srv/local.env")
         assert web.needs == {
             "WEB_TOKEN": False, "WEB_PASSWORD": False, "WEB_ARGUMENT_4": False, "WEB_KEY": False, "X": False, "WEB_WEB_HTTP": False,
             "WEB_WEB_HEADERS": False, "PASSED": False, "OTHER": True,

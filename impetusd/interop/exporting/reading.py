@@ -6,7 +6,7 @@ import math
 from collections import ChainMap
 from typing import TYPE_CHECKING
 
-from impetusd.core.config import ini, schema
+from impetusd.core.config import envfile, ini, schema
 from impetusd.core.config.environment import HANDED_ON
 from impetusd.core.config.model import Autorestart, Kind, user_and_group
 from impetusd.core.config.reading import parts
@@ -328,7 +328,7 @@ class _Export:
             old = "" if rule.fate is Fate.TRANSLATED and name in secret else entry.value
             self.made.row(entry.file, entry.line, section, name, old, rule, new)
         work.env, work.secret = env, tuple(secret)
-        work.env_files = tuple(unit.env_file)
+        work.env_files = tuple(envfile.named(path)[0] for path in unit.env_file)
         files = bool(work.env_files) or (bool(secret) and target is Target.COMPOSE)
         passed = [*env, *(secret if target is Target.KUBERNETES else [])]
         for header in (
