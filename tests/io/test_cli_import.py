@@ -453,7 +453,7 @@ class TestOthers:
             "w-1": ("w", "--port", "801", "1"),
             "w-2": ("w", "--port", "802", "2"),
         }
-        assert config.units["w-2"].env == {"A": "b", "PATH": "/v/bin:/bin"}
+        assert (config.units["w-2"].env, config.units["w-2"].env_pass) == ({"A": "b", "PATH": "/v/bin:/bin"}, ("!*",))
         assert config.groups["w"].members == ("w-1", "w-2")
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -24,6 +24,7 @@ from impetusd.interop.importing.model import (
     seconds,
     shown,
     signal_name,
+    sole,
     translated,
     unit_name,
     unneeded,
@@ -43,7 +44,7 @@ KEYS: dict[str, Rule] = {
     "working_dir": kept("cwd"),
     "uid": translated("user"),
     "gid": translated("group"),
-    "copy_env": translated("env_pass", "yes: all of impetusd's environment"),
+    "copy_env": translated("env_pass", "yes: all of impetusd's environment; no, as without it: nothing but PATH"),
     "copy_path": lost("set PYTHONPATH in [env:NAME]"),
     "virtualenv": translated("[env:NAME]", "PATH begins with its bin/"),
     "numprocesses": translated("instances"),
@@ -175,6 +176,8 @@ def _watcher(  # noqa: PLR0917
     put("working_dir", "cwd", absolute(said("working_dir", folder), folder))
     if said("copy_env").lower() in TRUE:
         program.env_pass = EVERY_VARIABLE
+    elif not any(sole(value) == key for key, value in env.items()):
+        program.env_pass = f"!{EVERY_VARIABLE}"
     if venv := said("virtualenv"):
         program.env.setdefault("PATH", f"{absolute(venv, folder)}/bin:{reference('PATH', '')}")
         new["virtualenv"] = f"PATH = {shown(program.env['PATH'])}"
