@@ -151,6 +151,16 @@ class TestWhatIsNotThere:
         assert config.units["a"].env == {"N": "1", "NODE_APP_INSTANCE": "0"}
         assert lost(imported) == {"some-plugin", "./generated/ports", f"{tmp_path}/.env.production"}
 
+    def test_so_are_variables_without_which_it_fails(self, made):
+        text = """
+        for (const name of ['TOKEN', 'HOST']) if (!process.env[name]) throw new Error(`set ${name}`)
+        module.exports = { apps: [{ name: 'a', script: 'a.js', env: { T: process.env.TOKEN, U: `http://${process.env.HOST}/`, N: 1 } }] }
+        """
+        config, imported, ini = made({"ecosystem.config.cjs": text}, run_node=node.run)
+        assert config.units["a"].env == {"T": "", "U": "http:///", "N": "1", "NODE_APP_INSTANCE": "0"}
+        assert "T                 = ${TOKEN:-}" in ini
+        assert any("as if they were" in each for each in imported.differs)
+
     def test_a_file_that_fails_all_the_same_is_not_read(self, made):
         with pytest.raises(ImportFault, match="node cannot run it: no, never"):
             made({"ecosystem.config.cjs": "throw new Error('no, never')"}, run_node=node.run)

@@ -134,13 +134,14 @@ class Imported:
 class Ran:
     """What two runs of a module gave: in an environment of almost nothing, and with a marker for every variable that is
     not set (None where it cannot be run so). `env_files`: what it read by dotenv, with the values there. `missing`: the
-    modules and files that are not here, and were taken as empty.
+    modules and files that are not here, and were taken as empty. `needs`: it cannot be run without markers.
     """
 
     plain: Any
     marked: Any
     env_files: dict[str, dict[str, str]]
     missing: list[str]
+    needs: bool
 
 
 @dataclass(frozen=True, slots=True)

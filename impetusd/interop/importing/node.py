@@ -30,8 +30,8 @@ class _Failed(ImportFault):
 
 
 def run(path: str) -> Ran:
-    """What the module exports. If it fails, as it does in a checkout without .env and node_modules, it is run once more with
-    what is not here taken as empty. Raises ImportFault.
+    """What the module exports. If it fails, as it does in a checkout without .env and node_modules, or without variables that
+    it checks, it is run once more with what is not here taken as empty, and with markers for variables. Raises ImportFault.
     """
     node = shutil.which("node")
     if node is None:
@@ -39,20 +39,23 @@ def run(path: str) -> Ran:
     distrust = vetted.examine(path, Trust(os.geteuid()))
     if distrust is not None:
         raise ImportFault(path, 1, f"it computes its values, and is not run: {distrust.what}; {distrust.fix}")
-    lenient = ""
-    try:
-        plain, missing, files = _run(node, path, "")
-    except _Failed as fault:
-        lenient = "e"
+    first: _Failed | None = None
+    for how in ("", "e", "m", "em"):
         try:
-            plain, missing, files = _run(node, path, lenient)
-        except _Failed:
-            raise fault from None
+            plain, missing, files = _run(node, path, how)
+            break
+        except _Failed as failed:
+            first = first or failed
+    else:
+        assert first is not None
+        raise first
+    if "m" in how:
+        return Ran(_unmarked(plain), plain, files, missing, needs=True)
     try:
-        marked = _run(node, path, f"m{lenient}")[0]
+        marked = _run(node, path, f"m{how}")[0]
     except ImportFault:
         marked = None
-    return Ran(plain, marked, files, missing)
+    return Ran(plain, marked, files, missing, needs=False)
 
 
 def _run(node: str, path: str, how: str) -> tuple[Any, list[str], dict[str, dict[str, str]]]:
@@ -120,6 +123,18 @@ def _object(pairs: list[tuple[str, Any]]) -> Object:
     for key, value in pairs:
         found.put(key, value, 0)
     return found
+
+
+def _unmarked(value: Any) -> Any:
+    """The same with None for each leaf that has a marker in it."""
+    if isinstance(value, Object):
+        found = Object()
+        for key, each in value.items():
+            found.put(key, _unmarked(each), 0)
+        return found
+    if isinstance(value, list):
+        return [_unmarked(each) for each in value]
+    return None if isinstance(value, str) and _MARKER.search(value) else value
 
 
 def merged(plain: Any, marked: Any, notes: list[str], where: str = "") -> Any:

@@ -35,6 +35,8 @@ def config(path: str, text: str, options: Options, imported: Imported) -> tuple[
         found = ran.plain if ran.marked is None else node.merged(ran.plain, ran.marked, notes)
         for where in notes:
             imported.row(path, 1, "", where, "", lost("it depends on the environment, and is as it is without any"))
+        if ran.needs:
+            imported.differ(f"{path} fails where variables are not set that it asks for; it was read as if they were.")
         for name in ran.missing:
             imported.row(
                 path, 1, "", name, "", lost("it is not here, and was taken as empty; make it, and import again")
