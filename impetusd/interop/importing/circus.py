@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from impetusd.interop.importing import files, inifile
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
+    OF_THE_USER,
     Fate,
     Imported,
     ImportFault,
@@ -21,6 +24,7 @@ from impetusd.interop.importing.model import (
     kept,
     lost,
     reference,
+    resolve,
     seconds,
     shown,
     signal_name,
@@ -46,7 +50,7 @@ KEYS: dict[str, Rule] = {
     "gid": translated("group"),
     "copy_env": translated("env_pass", "yes: all of impetusd's environment; no, as without it: nothing but PATH"),
     "copy_path": lost("set PYTHONPATH in [env:NAME]"),
-    "virtualenv": translated("[env:NAME]", "PATH begins with its bin/"),
+    "virtualenv": translated("[env:NAME]", "PATH begins with its bin/; PYTHONPATH is its site-packages, if it is here"),
     "numprocesses": translated("instances"),
     "singleton": unneeded("one instance is the default"),
     "priority": translated("depends_on", "in a comment: say what a unit needs"),
@@ -178,9 +182,14 @@ def _watcher(  # noqa: PLR0917
         program.env_pass = EVERY_VARIABLE
     elif not any(sole(value) == key for key, value in env.items()):
         program.env_pass = f"!{EVERY_VARIABLE}"
+    if said("uid") and program.env_pass:
+        program.env_pass += OF_THE_USER  # circus leaves those that it has
     if venv := said("virtualenv"):
         program.env.setdefault("PATH", f"{absolute(venv, folder)}/bin:{reference('PATH', '')}")
         new["virtualenv"] = f"PATH = {shown(program.env['PATH'])}"
+        packages = glob.glob(f"{glob.escape(resolve(absolute(venv, folder), os.environ))}/lib/python*/site-packages")
+        if len(packages) == 1:
+            program.env.setdefault("PYTHONPATH", packages[0])
     for old, key in (("uid", "user"), ("gid", "group")):
         if said(old):
             put(old, key, said(old))

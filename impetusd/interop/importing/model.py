@@ -24,6 +24,7 @@ MOST_FILES = 500  # that one import reads
 MOST_PROGRAMS = 2000
 LONGEST_NAME = 80  # a unit's may have 100
 EVERY_VARIABLE = "*"  # as env_pass
+OF_THE_USER = ", HOME, USER, LOGNAME, SHELL"  # behind it: not as `user` has them
 INSTANCE = f"{OPEN}INSTANCE{CLOSE}"
 
 

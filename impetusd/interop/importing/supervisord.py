@@ -17,6 +17,7 @@ from impetusd.interop.importing.model import (
     INSTANCE,
     MOST_FILES,
     MOST_PROGRAMS,
+    OF_THE_USER,
     OPEN,
     Imported,
     ImportFault,
@@ -324,7 +325,7 @@ class _Reader:
             keys["user"] = user
             new["user"] = f"user = {user}"
             program.env_pass = (
-                f"{EVERY_VARIABLE}, HOME, USER, LOGNAME, SHELL"  # supervisord leaves those of its own user
+                EVERY_VARIABLE + OF_THE_USER  # supervisord leaves those of its own user
             )
         umask = texts.get("umask", "")
         if not umask and (entry := self.daemon.get("umask")):
