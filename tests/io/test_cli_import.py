@@ -447,13 +447,13 @@ class TestOthers:
         assert (unit.kill_timeout, unit.kill_signal, unit.env_pass) == (30.0, 3, ("*",))
 
     def test_circus_counts_from_one(self, made, tmp_path):
-        text = "[watcher:w]\ncmd = w --port 80$(circus.wid)\nargs = $WID\nnumprocesses = 2\nvirtualenv = /v\n[env:w]\nA = b\n"
+        text = "[watcher:w]\ncmd = w --port 80$(circus.wid)\nargs = $WID\nnumprocesses = 2\nvirtualenv = /v\n[env:w]\nA = b\nPATH = /x\n"
         config, _, _ = made("circus.ini", text, {"PATH": "/bin"})
         assert {name: unit.command for name, unit in config.units.items()} == {
             "w-1": ("w", "--port", "801", "1"),
             "w-2": ("w", "--port", "802", "2"),
         }
-        assert (config.units["w-2"].env, config.units["w-2"].env_pass) == ({"A": "b", "PATH": "/v/bin:/bin"}, ("!*",))
+        assert (config.units["w-2"].env, config.units["w-2"].env_pass) == ({"A": "b", "PATH": "/v/bin:/x"}, ("!*",))
         assert config.groups["w"].members == ("w-1", "w-2")
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

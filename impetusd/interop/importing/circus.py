@@ -185,7 +185,7 @@ def _watcher(  # noqa: PLR0917
     if said("uid") and program.env_pass:
         program.env_pass += OF_THE_USER  # circus leaves those that it has
     if venv := said("virtualenv"):
-        program.env.setdefault("PATH", f"{absolute(venv, folder)}/bin:{reference('PATH', '')}")
+        program.env["PATH"] = f"{absolute(venv, folder)}/bin:{env.get('PATH', reference('PATH', ''))}"
         new["virtualenv"] = f"PATH = {shown(program.env['PATH'])}"
         packages = glob.glob(f"{glob.escape(resolve(absolute(venv, folder), os.environ))}/lib/python*/site-packages")
         if len(packages) == 1:
