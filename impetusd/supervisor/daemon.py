@@ -237,7 +237,7 @@ class Daemon:
         self._reporting.engine = self._engine
         self._faults = self._engine.faults
         self._contain = self._faults.contain
-        self._writer.note = self._faults.note
+        self._writer.shared.note = self._faults.note
         self._faults.strict = strict
         for part in (self._state, self._saving, self._starter.pipes, self._starter.listeners.files):
             part.faults = self._faults

@@ -12,7 +12,7 @@ import pytest
 from waiting import PATIENCE, wait_for
 from writer_harness import DEADLINE, Bench, read
 
-from impetusd.supervisor.logs import loglane, logpipe, rotation
+from impetusd.supervisor.logs import loglane, logpipe, logthread, mover, rotation, writer
 from impetusd.supervisor.logs.lines import Options
 from impetusd.supervisor.logs.logpipe import own_end
 from impetusd.supervisor.start import pipes
@@ -31,7 +31,7 @@ class Mistake(Exception):
 
 @pytest.mark.parametrize("part", ["dress", "split"])
 def test_what_raises_for_one_pipe_is_told_once_and_rests_and_the_others_go_on(bench, tmp_path, monkeypatch, part):
-    real = getattr(loglane, part)
+    real = getattr(mover, part)
 
     def raising(data, *more, **others):
         if b"bad" in data:
@@ -39,7 +39,7 @@ def test_what_raises_for_one_pipe_is_told_once_and_rests_and_the_others_go_on(be
         return real(data, *more, **others)
 
     monkeypatch.setattr(loglane, "AGAIN", DEADLINE)
-    monkeypatch.setattr(loglane, part, raising)
+    monkeypatch.setattr(mover, part, raising)
     bad, good = (bench.pipe(f"{name}:out", tmp_path / "o", Options(time=True)) for name in ("bad", "good"))
     for number in range(loglane.FAULTS):
         os.write(bad, b"bad\n")
@@ -50,7 +50,7 @@ def test_what_raises_for_one_pipe_is_told_once_and_rests_and_the_others_go_on(be
     wait_for(lambda: b"good" in read(tmp_path / "o"), "the other's line")
     assert bench.writer._pipes["bad:out"].faults == loglane.FAULTS
     assert bench.log().count("Traceback") == 1
-    monkeypatch.setattr(loglane, part, real)
+    monkeypatch.setattr(mover, part, real)
     bench.settle()  # who asks does not wait for the rest
     assert [line.split(b" ", 1)[1] for line in read(tmp_path / "o").splitlines()] == [b"good", b"bad"]
 
@@ -58,7 +58,7 @@ def test_what_raises_for_one_pipe_is_told_once_and_rests_and_the_others_go_on(be
 def test_after_its_rest_it_is_read_again(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(loglane, "AGAIN", 0.01)
     monkeypatch.setattr(loglane, "FAULTS", 1)
-    monkeypatch.setattr(loglane, "dress", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(mover, "dress", lambda *_, **__: 1 / 0)
     end = bench.pipe("1:out", tmp_path / "o", Options(time=True))
     os.write(end, b"lost\n")
     wait_for(lambda: bench.writer._pipes["1:out"].faults, "the fault")
@@ -68,7 +68,7 @@ def test_after_its_rest_it_is_read_again(bench, tmp_path, monkeypatch):
 
 
 def test_who_asks_is_answered_whatever_raises(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(loglane, "dress", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(mover, "dress", lambda *_, **__: 1 / 0)
     end = bench.pipe("1:out", tmp_path / "o", Options(time=True))
     os.write(end, b"why it ended\n")
     assert bench.tail("1:out") == b"why it ended\n"
@@ -92,12 +92,12 @@ def test_a_pipe_that_cannot_be_watched_now_is_watched_later(bench, tmp_path, mon
     monkeypatch.setattr(loglane, "AGAIN", 0.01)
     os.write(bench.pipe("0:out", tmp_path / "p"), b"x\n")  # a lane is there
     bench.settle()
-    lane = bench.writer._pipes["0:out"].lane
-    real = lane._epoll
-    lane._epoll = Full(real)
+    thread = bench.writer._lane(bench.writer._pipes["0:out"].place).thread
+    real = thread._epoll
+    thread._epoll = Full(real)
     os.write(bench.pipe("1:out", tmp_path / "o"), b"kept\n")
     wait_for(lambda: bench.writer._pipes["1:out"].faults > 1, "two tries")
-    lane._epoll = real
+    thread._epoll = real
     bench.settle()
     assert read(tmp_path / "o") == b"kept\n"
     assert bench.log().count("cannot be read now: No space left on device") == 1
@@ -165,7 +165,7 @@ def test_the_supervisor_waits_for_no_lock_of_a_pipe(bench, tmp_path, monkeypatch
 
 def test_a_thread_that_cannot_be_started_is_tried_again(bench, tmp_path, monkeypatch):
     """With pids.max reached, say."""
-    monkeypatch.setattr(loglane, "BEGIN_AGAIN", 0.01)
+    monkeypatch.setattr(logthread, "BEGIN_AGAIN", 0.01)
     bench.writer.line("the first thread is there")
     start, refused = threading.Thread.start, []
 
@@ -240,7 +240,7 @@ def names(folder):
 def test_standard_output_that_nobody_reads_holds_up_no_other_log(bench):
     """It has a thread of its own, as each folder has; the daemon's own log has one that it shares with nobody."""
     paths = ["standard output", "standard error", *(f"/nowhere/{number}/o" for number in range(40))]
-    lanes = [bench.writer._lane(path) for path in paths]
+    lanes = [bench.writer._lane(writer._place(path)) for path in paths]
     assert lanes[0] is not lanes[1]
     assert bench.writer._main not in lanes
 
@@ -314,7 +314,7 @@ def test_a_wake_up_that_is_lost_is_made_up_for(tmp_path, monkeypatch, lost):
             return
         call()
 
-    monkeypatch.setattr(loglane, "ROUSED", -1.0 if lost == "dropped" else DEADLINE)
+    monkeypatch.setattr(logthread, "ROUSED", -1.0 if lost == "dropped" else DEADLINE)
     bench = Bench(tmp_path, soon=soon)
     for each in ("first", "second"):
         bench.writer.line(each)

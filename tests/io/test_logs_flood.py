@@ -13,7 +13,7 @@ import pytest
 from waiting import wait_for
 from writer_harness import DEADLINE, Bench, read
 
-from impetusd.supervisor.logs import loglane, stream
+from impetusd.supervisor.logs import holds, loglane, stream
 from impetusd.supervisor.logs.lines import GOES_ON, Options, stamp
 from impetusd.supervisor.logs.stream import STDOUT
 
@@ -201,7 +201,7 @@ class TestTooLong:
         assert set(lines[:first] + lines[first + 4 :]) == {"other"}
 
     def test_others_do_not_wait_for_its_end_for_ever_and_less_the_next_time(self, bench, tmp_path, monkeypatch):
-        monkeypatch.setattr(loglane, "HOLD", 0.1)
+        monkeypatch.setattr(holds, "HOLD", 0.1)
         ends = [bench.pipe(f"{n}:out", tmp_path / "o", Options(json=True, max_line=self.MOST)) for n in range(2)]
         for _ in range(2):
             os.write(ends[0], b"x" * 5000)

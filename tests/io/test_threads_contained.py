@@ -13,7 +13,7 @@ from waiting import until, wait_for
 from writer_harness import Bench, read
 
 from impetusd.supervisor.disk import ledger, state
-from impetusd.supervisor.logs import loglane, rotation
+from impetusd.supervisor.logs import logthread, rotation
 from impetusd.supervisor.threads import NoAnswer, Threads
 
 
@@ -76,26 +76,26 @@ def bench(tmp_path):
 
 def test_of_the_log_writer(bench, tmp_path, monkeypatch):
     """Its third in a row has it rest; what was printed meanwhile waits in the pipe."""
-    monkeypatch.setattr(loglane, "AGAIN", 0.02)
+    monkeypatch.setattr(logthread, "AGAIN", 0.02)
     noted: list[str] = []
-    bench.writer.note = lambda source, stage, error: noted.append(f"{source}: {stage}: {error!r}")
+    bench.writer.shared.note = lambda source, stage, error: noted.append(f"{source}: {stage}: {error!r}")
     end = bench.pipe("1:out", tmp_path / "o")
     os.write(end, b"before\n")
     wait_for(lambda: read(tmp_path / "o") == b"before\n", "the first line")
-    monkeypatch.setattr(loglane.Lane, "_patience", failing(loglane.Lane._patience, 2 * loglane.FAULTS))
+    monkeypatch.setattr(logthread.LogThread, "_patience", failing(logthread.LogThread._patience, 2 * logthread.FAULTS))
     os.write(end, b"after\n")
     wait_for(lambda: read(tmp_path / "o") == b"before\nafter\n", "the second line")
-    wait_for(lambda: len(noted) == 2 * loglane.FAULTS, "the faults")
+    wait_for(lambda: len(noted) == 2 * logthread.FAULTS, "the faults")
     assert set(noted) == {"log writer: going round: Mistake()"}
 
 
 def test_of_the_log_writer_in_what_was_asked_of_it(bench, tmp_path):
     noted: list[str] = []
-    bench.writer.note = lambda source, stage, error: noted.append(repr(error))
+    bench.writer.shared.note = lambda source, stage, error: noted.append(repr(error))
     end = bench.pipe("1:out", tmp_path / "o")
     for lane in bench.writer._threads:
         lane.call(failing(print, 1))
-        lane.call(lane._do_later, 0.0, failing(print, 1))
+        lane.call(lane.thread.do_later, 0.0, failing(print, 1))
     os.write(end, b"line\n")
     wait_for(lambda: read(tmp_path / "o") == b"line\n", "the line")
     wait_for(lambda: len(noted) == 2 * len(bench.writer._threads), "the faults")
@@ -149,7 +149,7 @@ class TestAThreadThatCannotBeStarted:
         made.close()
 
     def test_for_a_log(self, tmp_path, monkeypatch, refused):
-        monkeypatch.setattr(loglane, "BEGIN_AGAIN", 0.0)
+        monkeypatch.setattr(logthread, "BEGIN_AGAIN", 0.0)
         bench = Bench(tmp_path)
         for each in ("first", "second"):
             bench.writer.line(each)

@@ -17,7 +17,6 @@ from impetusd.supervisor.logs.lines import Options
 
 if TYPE_CHECKING:
     from impetusd.supervisor.logs.logfile import LogFile
-    from impetusd.supervisor.logs.loglane import Lane
     from impetusd.supervisor.logs.unfinished import Beginning
 
 TAIL = 8192  # bytes of stderr kept to explain an end
@@ -55,20 +54,19 @@ class Pipe:
             "hold",
             "inode",
             "key",
-            "lane",
             "lock",
             "name",
         ),
-        *("options", "parked", "read_at", "run", "runs", "small", "total", "waiting", "watch"),
+        *("options", "parked", "place", "read_at", "run", "runs", "small", "total", "waiting", "watch"),
     )
 
-    def __init__(self, name: str, fd: int, options: Options, lane: Lane) -> None:
+    def __init__(self, name: str, fd: int, options: Options, place: str) -> None:
         self.name = name
         self.key = name.encode()
         self.fd = fd
         self.inode = os.fstat(fd).st_ino
         self.options = options
-        self.lane = lane
+        self.place = place  # where its file is, by which the writer finds its lane
         self.file: LogFile | None = None  # once the lane has it
         self.waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []  # calls that came before it
         self.by_lines = False  # only whole lines are written
@@ -78,7 +76,7 @@ class Pipe:
         self.small = 0  # reads of little, one soon after the other
         self.faults = 0  # how often handling it has raised, one soon after the other
         self.fault_at = 0.0  # when it last did (monotonic)
-        self.hold = 0.0  # until when its lines may keep others waiting: see Lane
+        self.hold = 0.0  # until when its lines may keep others waiting: see `holds`
         # Held while bytes leave the pipe, so that `begin_run` sees them on one side or the other: 10 to 20 µs, for they
         # go into memory.
         self.lock = threading.Lock()

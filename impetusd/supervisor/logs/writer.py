@@ -9,8 +9,8 @@ pipe is emptied at once, whatever is in it. What cannot be written is dropped an
 
 from __future__ import annotations
 
-import functools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,11 +18,12 @@ from typing import Any
 
 from impetusd.core import redact
 from impetusd.linux.priority import INFO
-from impetusd.supervisor.logs.journal import Journal, Pending
+from impetusd.supervisor.logs.chunks import ADOPTION, JOURNAL, Chunks
 from impetusd.supervisor.logs.lines import Options
 from impetusd.supervisor.logs.logaccess import Rights
 from impetusd.supervisor.logs.loglane import Lane
 from impetusd.supervisor.logs.logpipe import Pipe
+from impetusd.supervisor.logs.logthread import Shared
 from impetusd.supervisor.logs.lost import Losses
 from impetusd.supervisor.logs.stream import STREAMS
 from impetusd.supervisor.logs.unfinished import Unfinished
@@ -30,8 +31,7 @@ from impetusd.supervisor.logs.unfinished import Unfinished
 __all__ = ["Options", "Writer", "is_ours"]
 
 LANES = 16  # threads at most; more directories share them
-ADOPTION = 2.0  # seconds that a chunk found in the journal waits for its pipe
-LOST, LINES, JOURNAL = "lost", "lines", "journal:"  # the memory's names in the shim's store
+LOST, LINES = "lost", "lines"  # the memory's names in the shim's store
 
 
 def is_ours(name: str) -> bool:
@@ -60,57 +60,35 @@ class Writer:
         what need not be kept any more, in the thread that `soon` calls in.
         """
         held = held or {}
-        self._soon = soon or (lambda call: call())
-        self._keep = keep
+        soon = soon or (lambda call: call())
         self._path = path
         self._pipes: dict[str, Pipe] = {}
-        self.note: Callable[[str, str, Exception], object] | None = None  # as `Faults.note`, called by way of `soon`
-        self.rights: Rights | None = None  # of the files; None: as they come
         self.losses = Losses(held.get(LOST))
-        self.unfinished = Unfinished(held.get(LINES), ADOPTION)
-        for name, memory in ((LOST, self.losses), (LINES, self.unfinished)):
+        unfinished = Unfinished(held.get(LINES), ADOPTION)
+        for name, memory in ((LOST, self.losses), (LINES, unfinished)):
             if keep is not None and name not in held:
                 keep(name, memory.fd)
-        numbers = sorted(int(name.removeprefix(JOURNAL)) for name in held if name.startswith(JOURNAL))
-        self._journals = 1 + max([-1, *numbers])  # how many numbers are taken
-        self._free: list[Journal] = []  # those that no thread uses
-        self.found: dict[str, tuple[Pending, Journal]] = {}
-        self.frozen: dict[str, tuple[Pending, Journal]] = {}  # whose thread hangs, killed: it may write them
-        self._thawed: dict[str, functools.partial[None]] = {}  # what to do once it has ended
-        for number in numbers:
-            journal = Journal(held[f"{JOURNAL}{number}"])
-            if journal.foreign:  # it has read on behind what was held
-                self.unfinished.forget()
-            pending = journal.pending()
-            in_use = pending is not None and journal.is_in_use()
-            if pending is not None:
-                (self.frozen if in_use else self.found)[pending.pipe] = (pending, journal)
-            else:
-                journal.claim()
-            if pending is not None and in_use:
-                self._thawed[pending.pipe] = functools.partial(self._drop, f"{JOURNAL}{number}", journal)
-            else:
-                self._free.append(journal)
-        self.found_until = time.monotonic() + ADOPTION
-        self.unbegun: set[Lane] = set()  # whose threads could not be started yet
-        self._lanes: dict[str, Lane] = {}
+        chunks = Chunks(held, keep, soon)
+        if chunks.foreign:
+            unfinished.forget()
+        self.shared = Shared(self.line, soon, self.losses, unfinished, chunks)
+        self._lanes: dict[str, Lane] = {}  # by place
         self._threads: list[Lane] = []
         self._making = threading.Lock()
-        self._main = self._lane(path)
+        self._main = self._lane(_place(path))
 
     # Requests from other parts.
 
     def line(self, text: str, level: str = INFO) -> None:  # noqa: ARG002  # files have none
         """Write a line into the daemon's own log, without what looks secret in it. `level`: see `linux.priority`."""
-        self._main.call(self._main.line, redact.text(text), time.time())
+        self._main.call(self._main.outlets.line, redact.text(text), time.time())
 
     def add(self, pipe: str, fd: int, path: str, options: Options | None = None) -> Pipe:
         """Move what comes from `fd` into the file `path` from now on."""
-        lane = self._lane(path)
-        added = Pipe(pipe, fd, options or Options(), lane)
-        added.beginning = self.unfinished.find(added.inode)
-        found = self.found.get(pipe) or self.frozen.get(pipe)
-        lane.call(lane.add, added, path, found)
+        added = Pipe(pipe, fd, options or Options(), _place(path))
+        added.beginning = self.shared.unfinished.find(added.inode)
+        lane = self._lane(added.place)
+        lane.call(lane.add, added, path, self.shared.chunks.of(pipe))
         self._pipes[pipe] = added
         return added
 
@@ -121,12 +99,13 @@ class Writer:
         """
         leaving: dict[Lane, list[tuple[Pipe, str, Options, Lane]]] = {}
         for name, path in routes.items():
-            pipe, lane = self._pipes[name], self._lane(path)
-            leaving.setdefault(pipe.lane, []).append((pipe, path, (options or {}).get(name, pipe.options), lane))
+            pipe, lane = self._pipes[name], self._lane(_place(path))
+            move = pipe, path, (options or {}).get(name, pipe.options), lane
+            leaving.setdefault(self._lane(pipe.place), []).append(move)
         for old, moves in leaving.items():
             old.call(old.redirect, moves)
-            for pipe, _, _, lane in moves:
-                pipe.lane = lane
+            for pipe, path, _, _ in moves:
+                pipe.place = _place(path)
 
     def forget(self, pipe: str, done: Callable[[], object]) -> None:
         """Write what is left in the pipe, let go of it, then call `done` (in a thread of the writer's)."""
@@ -134,7 +113,7 @@ class Writer:
         if known is None:
             self._main.call(lambda: done())  # noqa: PLW0108  # its answer is dropped
         else:
-            self._of(known, known.lane.forget, known, done)
+            self._ask(known, Lane.forget, done)
             del self._pipes[pipe]
 
     def end_run(self, pipe: str) -> None:
@@ -148,7 +127,7 @@ class Writer:
         """Write what is in the pipe now, as after `end_run`: the process is gone, and another has begun."""
         known = self._pipes.get(pipe)
         if known is not None:
-            self._of(known, known.lane.read, known)
+            self._ask(known, Lane.read)
 
     def tail(self, pipe: str, answer: Callable[[bytes], None]) -> None:
         """Call `answer` (in a thread of the writer's) with the last bytes of the run that is over: all of them read.
@@ -159,7 +138,7 @@ class Writer:
         if known is None:
             self._main.call(answer, b"")
         else:
-            self._of(known, known.lane.tail, known, answer)
+            self._ask(known, Lane.tail, answer)
 
     def watch_line(self, pipe: str, pattern: bytes, found: Callable[[], object]) -> None:
         """Call `found` once when this run prints such a line: in a thread of the writer's, or at once if `Pipe.begin_run`
@@ -180,27 +159,27 @@ class Writer:
     def give(self, rights: Rights, folder: str) -> None:
         """Set these rights on all log files from now on, and let their readers enter `folder`."""
         with self._making:
-            self.rights = rights
+            self.shared.rights = rights
             lanes = tuple(self._threads)
         for lane in lanes:
-            lane.call(lane.give, rights, folder if lane is self._main else "")
+            lane.call(lane.outlets.give, rights, folder if lane is self._main else "")
 
     def reopen(self, done: Callable[[int], object] | None = None) -> None:
         """Open every file anew, at the end of a line; `done` (in a thread of the writer's) learns how many they were."""
         self._gather(
-            lambda lane, answer: lane.call(lane.reopen, answer), self._threads, lambda n: done and done(sum(n))
+            lambda lane, answer: lane.call(lane.outlets.reopen, answer), self._threads, lambda n: done and done(sum(n))
         )
 
     def flush_files(self, paths: Iterable[str], done: Callable[[list[str]], object]) -> None:
         """Empty log files; `done` (in a thread of the writer's) learns in one sentence each what could not be."""
         by_lane: dict[Lane, list[str]] = {}
         for path in dict.fromkeys(paths):
-            by_lane.setdefault(self._lane(path), []).append(path)
+            by_lane.setdefault(self._lane(_place(path)), []).append(path)
         if not by_lane:
             self._main.call(done, [])
             return
         self._gather(
-            lambda lane, answer: lane.call(lane.flush, by_lane[lane], answer),
+            lambda lane, answer: lane.call(lane.outlets.flush, by_lane[lane], answer),
             list(by_lane),
             lambda answers: done([each for answer in answers for each in answer]),
         )
@@ -214,63 +193,40 @@ class Writer:
         """Write everything that has been printed, then end. Blocks until that is done, 5 seconds at most."""
         for lane in self._threads:
             lane.call(lane.close)
-            lane.rouse()  # a waiter for the thread cannot act soon
+            lane.thread.rouse()  # a waiter for the thread cannot act soon
         end = time.monotonic() + 5.0
         for lane in self._threads:
-            if lane.thread.ident is not None:
-                lane.thread.join(max(0.0, end - time.monotonic()))
+            lane.thread.join(max(0.0, end - time.monotonic()))
 
     def release(self) -> None:
         """Let go of all descriptors, after `close`; what a thread that hangs may still use stays open."""
         ended = [lane.release() for lane in self._threads]
         if all(ended):
-            for journal in (*self._free, *(journal for _, journal in self.frozen.values())):
-                journal.close()
+            self.shared.chunks.close()
             self.losses.close()
-            self.unfinished.close()
+            self.shared.unfinished.close()
         self._threads.clear()
 
     # Between the threads.
 
-    def _of(self, pipe: Pipe, function: Callable[..., None], *arguments: Any) -> None:
-        pipe.lane.call(pipe.lane.when_here, pipe, function, arguments)
+    def _ask(self, pipe: Pipe, method: Callable[..., None], *arguments: Any) -> None:
+        """Have a pipe's lane do that for it, once it has the pipe."""
+        lane = self._lane(pipe.place)
+        lane.call(lane.when_here, pipe, method, (lane, pipe, *arguments))
 
-    def resolved(self, pipe: str) -> None:
-        """A chunk of the journal found its file, or nobody came for it."""
-        found = self.found.pop(pipe, None)
-        if found is not None:
-            found[1].done()
-        if self.frozen.pop(pipe, None) is not None:
-            self._soon(self._thawed.pop(pipe))
-
-    def _lane(self, path: str) -> Lane:
-        """The thread of the directory that `path` is in, or of the stream that it is."""
-        directory = path if path in STREAMS else os.path.dirname(path)
+    def _lane(self, place: str) -> Lane:
+        """The lane for files that are there."""
         with self._making:
-            lane = self._lanes.get(directory)
+            lane = self._lanes.get(place)
             if lane is None:
                 number = len(self._lanes)
                 if number < LANES:
-                    lane = Lane(self, self._journal(), self._path, self._soon)
+                    lane = Lane(self.shared, self._path)
                     self._threads.append(lane)
                 else:  # the first is for the daemon's own log
                     lane = self._threads[1 + number % (LANES - 1)]
-                self._lanes[directory] = lane
+                self._lanes[place] = lane
         return lane
-
-    def _journal(self) -> Journal:
-        if self._free:
-            return self._free.pop(0)
-        journal = Journal()
-        if self._keep is not None:
-            self._keep(f"{JOURNAL}{self._journals}", journal.fd)
-        self._journals += 1
-        return journal
-
-    def _drop(self, name: str, journal: Journal) -> None:
-        journal.close()
-        if self._keep is not None:
-            self._keep(name, None)
 
     @staticmethod
     def _gather(
@@ -292,3 +248,8 @@ class Writer:
 
         for lane in lanes:
             ask(lane, answer)
+
+
+def _place(path: str) -> str:
+    """The directory that `path` is in, or the stream that it is: one string for all pipes that go there."""
+    return sys.intern(path if path in STREAMS else os.path.dirname(path))
