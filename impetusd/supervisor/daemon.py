@@ -383,7 +383,7 @@ class Daemon:
             others={
                 "health": lambda _: {"checks": self._rules.checks.rows()},
                 "metrics": lambda _: self._measured.answer(slots.units.values(), slots.entries.values(), slots.shown),
-                "timers": lambda _: {"timers": self._rules.timers.rows()},
+                "timers": lambda _: {"timers": self._rules.rows_of_timers()},
                 "trigger": rules.trigger,
                 "reopen-logs": self._log_files.reopen,
                 "flush": self._log_files.flush,
@@ -405,8 +405,7 @@ class Daemon:
                 "observer-report": self._alerting.report,
             },
             attention=lambda: [
-                *self._rules.checks.attention(),
-                *self._rules.timers.attention(),
+                *self._rules.attention(),
                 *engine.reports.attention(),
                 *self._applying.disabled(),
                 *(
@@ -436,7 +435,7 @@ class Daemon:
             dropped=starter.pipes.dropped,
             lists={
                 watching.DAEMON: self._commands.state,
-                watching.TIMER: lambda: {row["name"]: row for row in self._rules.timers.rows()},
+                watching.TIMER: lambda: {row["name"]: row for row in self._rules.rows_of_timers()},
                 watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._rules.checks.rows()},
                 watching.RELOAD: engine.reloads.accounts,
             },
@@ -457,8 +456,8 @@ class Daemon:
         subscribe, rules = self._engine.changes.subscribe, self._rules
         subscribe(self._reporting.record_change, "recording its change", within=True)
         subscribe(self._end_if_critical, "ending everything with it", within=True, of_held=False)
-        if self._configuration.at(0).timers:
-            subscribe(self._rules.timers.changed, "telling its timer", within=True)
+        if rules.timers is not None:
+            subscribe(rules.timers.changed, "telling its timer", within=True)
         subscribe(self._reporting.log_change, "logging its change")
         subscribe(self._deliver_early, "delivering what it said early")
         subscribe(self._commands.changed, "answering who waits for it")
@@ -542,7 +541,7 @@ class Daemon:
     def _lasting(self) -> dict[str, Any]:
         slots = {e.name: record.durable(e.rec) for e in self._engine.slots.entries.values() if e.role not in PASSING}
         silences = self._alerting.silences()
-        return {"slots": slots, "timers": self._rules.timers.dump(), **({alerting.BLOB: silences} if silences else {})}
+        return {"slots": slots, "timers": self._rules.dump_timers(), **({alerting.BLOB: silences} if silences else {})}
 
     def _notify_upstream(self, text: str) -> None:
         self._link.send([{"op": "notify", "text": redact.text(text)}])

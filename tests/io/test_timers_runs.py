@@ -790,7 +790,7 @@ def contained(*timers):
 
 
 class TestWhateverRaises:
-    @pytest.mark.parametrize(("whose", "part"), [("job", "conclude"), ("effects", "clock")])
+    @pytest.mark.parametrize(("whose", "part"), [("job", "_conclude"), ("effects", "clock")])
     def test_the_end_of_a_run_is_found_again(self, monkeypatch, whose, part):
         world = contained(timer(every=100.0))
         world.advance(110.0)

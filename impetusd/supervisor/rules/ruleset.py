@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from impetusd.core.protocol import EXIT_UNKNOWN_NAME, FAILED, ProtocolError
 from impetusd.core.rules.health import Turn
 from impetusd.linux.procfs import boot_id
 from impetusd.supervisor.rules.ageing import Ageing
@@ -19,8 +20,6 @@ from impetusd.supervisor.rules.jobs import Jobs
 from impetusd.supervisor.rules.memory import Memory
 from impetusd.supervisor.rules.prober import Prober
 from impetusd.supervisor.rules.readiness import Readiness
-from impetusd.supervisor.rules.timer_job import Effects
-from impetusd.supervisor.rules.timers import Timers
 from impetusd.supervisor.rules.vetting import Vetting
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from impetusd.core.reasons import Reason
     from impetusd.supervisor.logs.writer import Writer
     from impetusd.supervisor.reporting import Reporting
+    from impetusd.supervisor.rules.timers import Timers
     from impetusd.supervisor.slots.engine import Engine
     from impetusd.supervisor.slots.entry import Entry
     from impetusd.supervisor.start.starter import Starter
@@ -61,18 +61,7 @@ class Ruleset:
         tell, slots = writer.line, engine.slots
         jobs = Jobs(engine, ending)
         prober = Prober(connect=self._connect, run_job=jobs.run)
-        effects = Effects(
-            start=jobs.start,
-            stop=jobs.stop,
-            keep=lambda name, text: put(f"timer:{name}", text),
-            tell=tell,
-            record=lambda name, outcome, attempt: reporting.timer_ran(
-                configuration.timers[name].retries, name, outcome, attempt
-            ),
-            boot_id=boot_id(),
-            faults=engine.faults,
-        )
-        self.timers = Timers(configuration.timers, effects)
+        self.timers = self._timers(configuration, jobs, put) if configuration.timers else None
         self.checks = Checks(
             configuration.health.values(),
             ask=prober.ask,
@@ -104,14 +93,33 @@ class Ruleset:
             part.faults = engine.faults
         self.following = (self.memory, self.readiness, self.ageing)
 
+    def _timers(self, configuration: Config, jobs: Jobs, put: Callable[[str, str], None]) -> Timers:
+        """Imported where there are any: 0.1 MB."""
+        from impetusd.supervisor.rules.timer_job import Effects
+        from impetusd.supervisor.rules.timers import Timers
+
+        effects = Effects(
+            start=jobs.start,
+            stop=jobs.stop,
+            keep=lambda name, text: put(f"timer:{name}", text),
+            tell=self._writer.line,
+            record=lambda name, outcome, attempt: self._reporting.timer_ran(
+                configuration.timers[name].retries, name, outcome, attempt
+            ),
+            boot_id=boot_id(),
+            faults=self._engine.faults,
+        )
+        return Timers(configuration.timers, effects)
+
     def load(self, blobs: Mapping[str, str], saved: Mapping[str, Any] | None) -> None:
         """What the previous supervisor remembered; `saved`: timers of the daemon before, if this is a daemon's first."""
         contain = self._engine.faults.contain
-        of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
-        records = of_timers if saved is None else saved
-        contain("timers", "reading what is remembered", self.timers.load, records, anew=saved is not None)
-        for name, text in self.timers.dump().items() if saved is not None else ():
-            self._starter.outbox.put(f"timer:{name}", text)
+        if self.timers is not None:
+            of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
+            records = of_timers if saved is None else saved
+            contain("timers", "reading what is remembered", self.timers.load, records, anew=saved is not None)
+            for name, text in self.timers.dump().items() if saved is not None else ():
+                self._starter.outbox.put(f"timer:{name}", text)
         if "checks" in blobs:
             contain("health checks", "reading what is remembered", self.checks.load, blobs["checks"])
         if "memory" in blobs:
@@ -134,14 +142,16 @@ class Ruleset:
         contain("health checks", "beginning", self.checks.begin)
         watched = [unit for unit in slots.units.values() if unit.enabled and unit.watch]
         contain("watched files", "beginning", self.files.watch, watched)
-        if timers:
-            self._engine.faults.attempt("timers", "beginning", self._begin_timers)
+        if timers and self.timers is not None:
+            self._engine.faults.attempt("timers", "beginning", self._begin, self.timers)
 
-    def _begin_timers(self) -> None:
-        self.timers.begin({entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()})
+    def _begin(self, timers: Timers) -> None:
+        timers.begin({entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()})
 
     async def trigger(self, params: dict[str, Any]) -> dict[str, Any]:
         """The control method: run a timer now."""
+        if self.timers is None:
+            raise ProtocolError(FAILED, f"there is no timer {params['name']}: none is configured", EXIT_UNKNOWN_NAME)
         slots = self._engine.slots
         run = await self.timers.trigger(params["name"], wait=params["wait"])
         (entry,) = slots.of_unit(slots.units[params["name"]])
@@ -150,9 +160,22 @@ class Ruleset:
         out, error = self._starter.pipes.log_files(entry)
         return {"ok": run is None or run["ok"], "run": run, "log_files": {"out": out, "error": error}}
 
+    def rows_of_timers(self) -> list[dict[str, Any]]:
+        """The answer to `timers`."""
+        return self.timers.rows() if self.timers is not None else []
+
+    def attention(self) -> list[tuple[str, Reason]]:
+        """(name, what to say) for each target that a check finds unhealthy, and each timer whose last run failed."""
+        return [*self.checks.attention(), *(self.timers.attention() if self.timers is not None else ())]
+
+    def dump_timers(self) -> dict[str, str]:
+        """The record of each timer, for the next daemon."""
+        return self.timers.dump() if self.timers is not None else {}
+
     def end(self) -> None:
         """Everything is about to be stopped: start and replace nothing any more."""
-        self.timers.close()
+        if self.timers is not None:
+            self.timers.close()
         self.ageing.close()
         self._engine.changes.unsubscribe(self.ageing.changed)
         self.memory.end()
@@ -161,7 +184,8 @@ class Ruleset:
     def close(self) -> None:
         """Let go of clocks and descriptors."""
         for part in (self.ageing, self.memory, self.timers):
-            part.close()
+            if part is not None:
+                part.close()
 
     def _check_turned(self, check: Health, target: str, turn: Turn, failures: int, reason: Reason) -> None:
         self._reporting.check_turned(check, target, turn, failures, reason)

@@ -97,7 +97,7 @@ class Job:
         if run is not None and slot is not None and slot.state in DOWN:
             if slot.last_exit is not None and timer.is_end_of(run, slot.last_exit):
                 self.over = slot  # written down before this record was
-                self.conclude()
+                self._conclude()
             else:
                 self._effects.start(self.timer.unit)  # it had never begun
         if self.at.run is None and self.at.queued:
@@ -118,7 +118,7 @@ class Job:
     def look(self, now: Now) -> None:
         """Do what is due."""
         if self.over is not None:
-            self.conclude()
+            self._conclude()
         limit = timer.deadline(self.timer, self.at, self.slot)
         if limit is not None and limit <= now.run:
             self._time_out()
@@ -192,18 +192,18 @@ class Job:
         self._keep()
         self._effects.stop(self.timer.unit)
 
-    def changed(self, before: Slot, after: Slot) -> Turn | None:
-        """Its slot has changed. The end of a run that this is remains to be dealt with: see `conclude`."""
+    def changed(self, before: Slot, after: Slot) -> None:
+        """Its slot has changed."""
         self.slot = after
         turn = timer.turn(self.at, before, after)
         if turn is Turn.ENDED:
             self.over = after
+            self._conclude()
         elif turn is Turn.BEGUN:  # `impetusd start` on the job's slot: as good as a trigger
             self.at = timer.started(self.at, TRIGGER, 1, self._effects.clock())
             self._keep()
-        return turn
 
-    def conclude(self) -> None:
+    def _conclude(self) -> None:
         """Note how the run has ended, and begin what follows from that. What one part of this raises, costs that part."""
         slot, now = self.over, self._effects.clock()
         if slot is None:

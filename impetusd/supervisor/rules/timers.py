@@ -11,7 +11,7 @@ from impetusd.core.protocol import EXIT_UNKNOWN_NAME, FAILED, ProtocolError
 from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot
 from impetusd.core.rules.schedule import Cron
-from impetusd.core.rules.timer import JUMP, Turn
+from impetusd.core.rules.timer import JUMP
 from impetusd.linux.alarm import Alarm, Rings
 from impetusd.supervisor.faults import AGAIN
 from impetusd.supervisor.observers import Change
@@ -112,14 +112,11 @@ class Timers:
     def changed(self, change: Change) -> None:
         """The slot of a job has changed. Others are ignored."""
         job = self._by_unit.get(change.entry.unit.name)
-        turn = job.changed(change.before, change.after) if job is not None else None
-        if job is not None and turn is Turn.ENDED:
+        if job is not None:
             try:
-                job.conclude()
+                job.changed(change.before, change.after)
             finally:
                 self._effects.faults.attempt("timers", "setting their alarm", self._set_alarm)
-        elif turn is Turn.BEGUN:
-            self._set_alarm()
 
     # Operators' requests.
 
@@ -130,8 +127,8 @@ class Timers:
         """
         job = self._jobs.get(name)
         if job is None:
-            near = ", ".join(self._jobs) or "none is configured"
-            raise ProtocolError(FAILED, f"there is no timer {name}; there is: {near}", EXIT_UNKNOWN_NAME)
+            known = ", ".join(self._jobs)
+            raise ProtocolError(FAILED, f"there is no timer {name}; there is: {known}", EXIT_UNKNOWN_NAME)
         waiter: Waiter = asyncio.get_running_loop().create_future()
         job.trigger(waiter)
         self._set_alarm()
