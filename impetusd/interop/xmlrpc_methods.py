@@ -1,6 +1,8 @@
 """supervisord's methods, each in terms of ours: one explicit table, and what each call means.
 
 What changes something is asked of the supervisor in the caller's name, and it is the supervisor that refuses it.
+
+Its class has as many methods as supervisord has: most are a few lines, and METHODS at the end lists them.
 """
 
 from __future__ import annotations

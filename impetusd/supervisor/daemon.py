@@ -18,12 +18,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import impetusd
 from impetusd import traces
 from impetusd.client import instance
-from impetusd.core import redact
+from impetusd.core import protocol, redact
 from impetusd.core import stream as watching
 from impetusd.core.config.gateway import GATEWAY, OBSERVER, public_url
 from impetusd.core.config.location import Paths
@@ -53,9 +54,11 @@ from impetusd.supervisor.api.giving import Giving
 from impetusd.supervisor.api.inherited import Inherited
 from impetusd.supervisor.api.logfiles import LogFiles
 from impetusd.supervisor.api.measured import Measured
+from impetusd.supervisor.api.names import Names
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.api.searching import Searching
+from impetusd.supervisor.api.status import Status
 from impetusd.supervisor.api.surroundings import Surroundings
 from impetusd.supervisor.api.tailing import Tailing
 from impetusd.supervisor.api.upgrading import Upgrading
@@ -174,7 +177,7 @@ class Daemon:
         elif self._engine.slots.held.whole is not None:
             pass  # the one that holds nothing begins again
         elif (first and self._boot) or "booting" in blobs:
-            self._engine.start(entry for entry in self._commands.autostarted() if not entry.rec.stopped)
+            self._engine.start(entry for entry in self._names.autostarted() if not entry.rec.stopped)
             self._starter.outbox.put("booting", None)
             self._starter.outbox.flush()
         for entry in self._engine.slots.entries.values():  # it may be critical only from now on
@@ -314,7 +317,8 @@ class Daemon:
         engine, starter, tell = self._engine, self._starter, self._writer.line
         slots = engine.slots
         self._logs = configuration.logs
-        self._log_files = LogFiles(self._writer, self._faults, self._paths_of)
+        self._names = names = Names(engine, configuration.groups)
+        self._log_files = LogFiles(self._writer, names, slots, starter.pipes, self._paths.log_file)
         self._control_socket = ControlSocket(
             self._paths, starter.outbox, self._writer, self._faults, allowed=configuration.access, threads=self._threads
         )
@@ -340,28 +344,16 @@ class Daemon:
             engine,
             starter,
             hand_over=lambda: self._hand_over("the configuration has changed"),
-            needed=lambda entries: self._commands.with_needs(entries),  # noqa: PLW0108  # they are made below
+            needed=names.with_needs,
             rows=rows.of,
             record=self._ledger.add,
         )
         self._upgrading = Upgrading(starter, self._link.pid, hand_over=self._hand_over_to_new, record=self._ledger.add)
-        environments = Environments(
-            lambda names: self._commands.find(names),  # noqa: PLW0108  # they are made below
-            slots.shown,
-            self._applying.on_disk,
-        )
+        environments = Environments(names.find, slots.shown, self._applying.on_disk)
         surroundings = Surroundings(
-            self._configuration.at,
-            lambda names: self._commands.find(names),  # noqa: PLW0108
-            slots.facts.instances,
-            slots.shown,
-            self._link.baseline,
+            self._configuration.at, names.find, slots.facts.instances, slots.shown, self._link.baseline
         )
-        tailing = Tailing(
-            lambda names: self._commands.find(names),  # noqa: PLW0108
-            starter.pipes.log_files,
-            self._paths.log_file,
-        )
+        tailing = Tailing(names.find, starter.pipes.log_files, self._paths.log_file)
         self._alerting = Alerting(
             [alert.name for alert in configuration.alerts.values() if alert.values["enabled"]],
             lambda: {*slots.units, *configuration.timers, *configuration.groups},
@@ -370,17 +362,56 @@ class Daemon:
             keep=lambda text: self._put(alerting.BLOB, text),
         )
         searching = Searching(tailing.where)
+        self._status = Status(
+            engine,
+            names,
+            rows,
+            who={
+                "version": impetusd.__version__,
+                "protocol": protocol.VERSION,
+                "shim": {"pid": self._link.pid},
+                "supervisor": {"pid": os.getpid()},
+                "profile": configuration.profile,
+                **self._file,
+                "in_force": self._configuration.in_force,
+            },
+            attention=lambda: [
+                *self._rules.attention(),
+                *engine.reports.attention(),
+                *self._applying.disabled(),
+                *(
+                    (unit.name, because("closed_code", name=unit.name, path=unit.made.closed))
+                    for unit in slots.units.values()
+                    if unit.made is not None and unit.made.closed
+                ),
+            ],
+            troubles=lambda: [
+                *starter.pipes.attention(slots.entries.values()),
+                *engine.reloads.attention(),
+                *self._ledger.attention(),
+                *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
+                *self._applying.attention(time.time()),
+                *self._faults.attention(),
+                *self._alerting.attention(),
+            ],
+            behind=self._applying.behind,
+            held=self._holding.whole,
+            more=self._of_gateway,
+        )
         self._commands = Commands(
             engine,
-            starter,
+            starter.outbox,
+            names,
             rows,
-            configuration=configuration,
-            file={**self._file, "in_force": self._configuration.in_force},
-            pids=(self._link.pid, os.getpid()),
             saved=self._saving.done,
             quiesce=self._quiesce,
             end=self._done.set,
             others={
+                "ping": self._status.ping,
+                "status": self._status.status,
+                "describe": self._status.describe,
+                "places": self._status.places,
+                "logs": self._log_files.logs,
                 "health": lambda _: {"checks": self._rules.checks.rows()},
                 "metrics": lambda _: self._measured.answer(slots.units.values(), slots.entries.values(), slots.shown),
                 "timers": lambda _: {"timers": self._rules.rows_of_timers()},
@@ -404,29 +435,8 @@ class Daemon:
                 "alert-test": self._alerting.test,
                 "observer-report": self._alerting.report,
             },
-            attention=lambda: [
-                *self._rules.attention(),
-                *engine.reports.attention(),
-                *self._applying.disabled(),
-                *(
-                    (unit.name, because("closed_code", name=unit.name, path=unit.made.closed))
-                    for unit in slots.units.values()
-                    if unit.made is not None and unit.made.closed
-                ),
-            ],
-            troubles=lambda: [
-                *starter.pipes.attention(slots.entries.values()),
-                *engine.reloads.attention(),
-                *self._ledger.attention(),
-                *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
-                *self._applying.attention(time.time()),
-                *self._faults.attention(),
-                *self._alerting.attention(),
-            ],
-            more=self._of_gateway,
-            held=self._holding.whole,
             awaited=self._applying.awaited,
-            behind=self._applying.behind,
+            held=self._holding.whole,
         )
         self._feed = Feed(
             engine,
@@ -434,7 +444,7 @@ class Daemon:
             sampler=Sampler(self._rules.memory.of),
             dropped=starter.pipes.dropped,
             lists={
-                watching.DAEMON: self._commands.state,
+                watching.DAEMON: self._status.state,
                 watching.TIMER: lambda: {row["name"]: row for row in self._rules.rows_of_timers()},
                 watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._rules.checks.rows()},
                 watching.RELOAD: engine.reloads.accounts,
@@ -557,10 +567,6 @@ class Daemon:
             await self._engine.waits.until(lambda: self._commands.ending or (settled() and self._applying.idle))
             if not self._commands.ending:
                 self._upstream.ready()
-
-    def _paths_of(self, names: list[str]) -> Iterable[str]:
-        entries = self._commands.find(names) if names else self._engine.slots.entries.values()
-        return (path for entry in entries for path in self._starter.pipes.log_files(entry))
 
     def _shim_lost(self) -> None:
         """Take its place; if somebody has started it in the foreground, that one will start it again."""

@@ -177,7 +177,7 @@ async def test_a_relative_scale_is_done_once_though_it_is_asked_for_again(paths)
 async def test_what_was_disabled_and_then_removed_is_spoken_of_no_more(paths):
     async with taken_over(paths, configuration(TIMERS, "a", "gone"), None, {}, []) as (daemon, _):
         assert daemon._applying.disabled() == [("a", because("disabled", name="a"))]
-        (notice,) = daemon._commands._status({"names": []})["notices"]
+        (notice,) = daemon._status.status({"names": []})["notices"]
         assert (notice["key"], notice["facts"]) == ("disabled", {"name": "a"})
 
 

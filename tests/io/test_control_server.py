@@ -19,8 +19,9 @@ from impetusd.core.config.model import Group
 from impetusd.core.protocol import MAX_NAMES, MAX_PATTERNS, ProtocolError, Request
 from impetusd.supervisor.api import audit, control
 from impetusd.supervisor.api.audit import MOST_FAILED, MOST_NAMES, MOST_REFUSED, Audit
-from impetusd.supervisor.api.commands import Commands, parse_signal
+from impetusd.supervisor.api.commands import parse_signal
 from impetusd.supervisor.api.control import OF_ONE_USER, ControlServer
+from impetusd.supervisor.api.names import Names
 
 BOB, CAROL = 61001, 61002
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about other users")
@@ -179,26 +180,24 @@ class TestNames:
         for number in range(2000):
             unit = SimpleNamespace(name=f"u{number % 500}")
             entries[f"u{number % 500}:{number}"] = SimpleNamespace(unit=unit, name=f"u{number % 500}:{number}")
-        commands = Commands.__new__(Commands)
         looked = []
         slots = SimpleNamespace(
             entries=entries,
             units={f"u{n}": None for n in range(501)},
             shown=lambda entry: looked.append(1) or entry.name,
         )
-        commands._engine = SimpleNamespace(slots=slots)
-        commands._groups = {"some": Group("some", "x.ini:1", ("u1", "u2"))}
-        assert len(commands.find(list(entries) * 5)) == 2000
+        names = Names(SimpleNamespace(slots=slots), {"some": Group("some", "x.ini:1", ("u1", "u2"))})
+        assert len(names.find(list(entries) * 5)) == 2000
         assert len(looked) == 2000
-        assert [entry.unit.name for entry in commands.find(["some"])] == ["u1", "u2"] * 4
-        assert len(commands.find(["so*"])) == 8
-        assert len(commands.find(["u1", "u1:*", "u1:1"])) == 4
+        assert [entry.unit.name for entry in names.find(["some"])] == ["u1", "u2"] * 4
+        assert len(names.find(["so*"])) == 8
+        assert len(names.find(["u1", "u1:*", "u1:1"])) == 4
         with pytest.raises(ProtocolError, match="u500 is disabled; run: impetusd enable u500"):
-            commands.find(["u500"])
+            names.find(["u500"])
         with pytest.raises(ProtocolError, match=r"no unit 'all'; .* more; for everything, give no name$"):
-            commands.find(["all"])
+            names.find(["all"])
         with pytest.raises(ProtocolError, match=r"no unit 'zz'; units: u0, .*, u49 and 451 more"):
-            commands.find(["zz"])
+            names.find(["zz"])
 
     @pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "SIG", "", "-1", "HUP\0", "ſ", "KILL "])
     def test_what_is_no_signal_is_told_so(self, text):

@@ -214,8 +214,8 @@ def test_a_clock_that_goes_on_is_no_change(shim):
             await its._look()
 
             async def is_quiet():
-                last, before = its.ring.last, life.daemon._commands.attention()["notices"]
-                await until(lambda: life.daemon._commands.attention()["notices"] != before)
+                last, before = its.ring.last, life.daemon._status.attention()["notices"]
+                await until(lambda: life.daemon._status.attention()["notices"] != before)
                 await its._look()
                 return its.ring.last == last
 

@@ -19,6 +19,8 @@ The rules:
   5. A pid is there in STARTING, RUNNING and STOPPING only.
 
 All times are seconds on the monotonic clock, which survives a restart of the supervisor (it counts from boot).
+
+It is longer than other files, because TABLE is read together with the functions in its cells, which are half of it.
 """
 
 from __future__ import annotations

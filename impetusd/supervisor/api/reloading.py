@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from impetusd.core.config.model import Unit
@@ -10,6 +10,7 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_USAGE, FAILED, ProtocolErro
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import reload as core
 from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.api.names import Names
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import PASSING, SERVING, Entry
@@ -18,19 +19,12 @@ RELOAD = because("reload")
 
 
 class Reloading:
-    """`lasting(names)`: the slots that names stand for; `needed(slots)`: those, and what they depend on."""
+    """Begins reloads, or what there is instead of one, and answers when they are over."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        rows: Rows,
-        lasting: Callable[[list[str]], list[Entry]],
-        needed: Callable[[list[Entry]], list[Entry]],
-    ) -> None:
+    def __init__(self, engine: Engine, rows: Rows, names: Names) -> None:
         self._engine = engine
         self._rows = rows
-        self._lasting = lasting
-        self._needed = needed
+        self._names = names
 
     def whole(self, entries: Iterable[Entry]) -> dict[str, Unit]:
         """The units that can be reloaded and of which every serving slot is among `entries`."""
@@ -73,7 +67,7 @@ class Reloading:
         return {"ok": all(each["ok"] for each in told), "reloads": told, "units": self._rows.of(entries)}
 
     def _units(self, names: list[str]) -> list[Unit]:
-        entries = self._lasting(names)
+        entries = self._names.lasting(names)
         given = {entry.name for entry in entries}
         units = list({entry.unit.name: entry.unit for entry in entries}.values())
         for unit in units:
@@ -115,7 +109,7 @@ class Reloading:
             for entry in entries:
                 entry.rec.stopped = False
             engine.restart([entry for entry in entries if entry.slot.want is Want.UP])
-            engine.start(self._needed(entries))
+            engine.start(self._names.with_needs(entries))
             return "start"
         if core.overlaps(unit):
             engine.reloads.begin(
@@ -129,7 +123,7 @@ class Reloading:
             return "reload"
         engine.reloads.note(unit, "restart", params["token"])
         taken = engine.roll(entries, RELOAD)
-        engine.start([entry for entry in self._needed(entries) if entry not in taken])
+        engine.start([entry for entry in self._names.with_needs(entries) if entry not in taken])
         return "restart"
 
     async def _cancel(self, units: list[Unit]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Tailing:
         files: Callable[[Entry], tuple[str, str]],
         own: str,
     ) -> None:
-        """`find` as `Commands.find`; `files`: where a slot's stdout and stderr go; `own`: the daemon's own log."""
+        """`find` as `Names.find`; `files`: where a slot's stdout and stderr go; `own`: the daemon's own log."""
         self._find = find
         self._files = files
         self._own = own
