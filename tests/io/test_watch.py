@@ -12,7 +12,7 @@ from waiting import until
 
 from impetusd.core import protocol
 from impetusd.core.stream import Mirror
-from impetusd.supervisor.api import feed
+from impetusd.supervisor.api import board, feed
 from impetusd.supervisor.observers import Change
 
 INI = """
@@ -156,7 +156,7 @@ def test_who_comes_back_gets_what_follows_and_in_another_life_everything(shim):
 
 
 def test_who_reads_too_slowly_is_disconnected_and_the_others_miss_nothing(shim, monkeypatch):
-    monkeypatch.setattr(feed, "KEPT", 1 << 18)
+    monkeypatch.setattr(board, "KEPT", 1 << 18)
 
     async def scenario(life):
         asleep = socket.socket(socket.AF_UNIX)
@@ -189,7 +189,7 @@ def test_without_watchers_nothing_is_measured_and_after_a_while_nothing_is_kept(
             await watcher.complete()
             assert its._ticking is not None
         await until(lambda: its._ticking is None and its._filled is None)
-        assert not its._bodies
+        assert not [*its._board.bodies()]
         assert its.ring.first == its.ring.last
         await life.ask("start")
         assert not its._dirty
@@ -236,7 +236,7 @@ def test_what_looks_secret_is_hidden_once_for_all(shim):
             life.daemon._feed.changed(Change(entry, entry.slot, entry.slot))
             await watcher.until(lambda it: it.mirror.rows["unit"]["a:0"]["tail"])
             tail = watcher.mirror.rows["unit"]["a:0"]["tail"]
-            assert tail == ["connecting with password=***", "x" * feed.WORDS[1]]
+            assert tail == ["connecting with password=***", "x" * board.WORDS[1]]
             await other.until(lambda it: it.mirror.n == watcher.mirror.n)
             assert other.mirror.rows == watcher.mirror.rows
         await gone(life)
@@ -246,7 +246,7 @@ def test_what_looks_secret_is_hidden_once_for_all(shim):
 
 def test_what_cannot_be_told_of_one_slot_is_that_slots_failure(shim, monkeypatch):
     async def scenario(life):
-        rows = life.daemon._feed._rows
+        rows = life.daemon._feed._board._rows
         right = rows.row
 
         def row(entry, usage=None):

@@ -1,8 +1,8 @@
 """The control method `watch`: everything as it is, then what changes, numbered; see `core.stream` for the lines.
 
-Changes are marked while a round goes on, and published after it: each is put into JSON once, redacted once, and the
-same bytes go to everybody. What has no mark is compared once a second. Without watchers nothing of this happens;
-changes are kept for KEEP seconds after the last watcher has gone, in case it only lost its connection.
+Changes are marked while a round goes on, and published after it (`board`). What has no mark is compared once a second.
+Without watchers nothing of this happens; changes are kept for KEEP seconds after the last watcher has gone, in case it only
+lost its connection.
 
 Of its unread data, a reader has only what its socket and transport hold, HELD bytes, to itself: it continues in the
 ring if it catches up in time, and is disconnected if it does not.
@@ -11,15 +11,13 @@ ring if it catches up in time, and is disconnected if it does not.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from impetusd.core import redact, stream
+from impetusd.core import stream
+from impetusd.supervisor.api.board import Board
 from impetusd.supervisor.api.control import Flow
-from impetusd.supervisor.api.ring import Ring
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.faults import BARE
@@ -28,18 +26,12 @@ from impetusd.supervisor.slots.engine import Engine
 from impetusd.supervisor.slots.entry import Entry
 
 SOURCE = "watch"  # of what raises
-KEPT = 2 << 20  # bytes of changes
 HELD = 1 << 16  # bytes written at once
 KEEP = 60.0  # seconds after the last watcher has gone
 GATHER = 0.1  # seconds in which changes of one thing become one
 ALIVE = 5.0  # seconds of silence
 STALLED = 30.0  # seconds in which a reader must take something
 SLICE = 64  # rows made between two turns of the loop: 3 ms
-WORDS = 10, 200  # lines of what a failed slot wrote last, and characters of each
-FREE = ("reason", "cause", "held", "tail")  # fields of a unit's row in which there is what others wrote
-# Not changes by themselves: clocks, usage, how each probe was answered; notices have seconds, attention has not.
-VOLATILE = ("uptime_s", "memory_bytes", "cpu_percent", "next", "next_in_s", "running_s", "at", "latency_ms", "notices")
-
 # Kinds of rows that change with a record of this kind in the ledger.
 TOLD_BY = {"timer": (stream.TIMER,), "health": (stream.CHECK,), "reload": (stream.RELOAD,)}
 
@@ -62,17 +54,12 @@ class Feed:
         `lists`: for each kind other than unit, a function that makes its rows by key, called when they may have
         changed.
         """
-        self._engine = engine
-        self._rows = rows
+        self._board = Board(engine, rows, sampler=sampler, dropped=dropped, lists=lists)
         self._sampler = sampler
-        self._dropped = dropped
-        self._lists = lists
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self.life = os.urandom(8).hex()
-        self.ring = Ring(KEPT)
-        self._bodies: dict[tuple[str, str], tuple[int, bytes]] = {}  # kind, key → hash of what is compared, line
-        self._marks: dict[str, tuple[object, ...]] = {}  # of slots: what their rows are made of, as of the last look
+        self.ring = self._board.ring
         self._dirty: set[str] = set()  # slots
         self._stale: set[str] = set()  # kinds
         self._records: list[str] = []
@@ -127,11 +114,11 @@ class Feed:
         records, self._records = self._records, []
         before = self.ring.last
         for name in dirty:
-            self._contain(name, self._publish_unit, name)
+            self._contain(name, self._board.unit, name)
         for kind in kinds:
-            self._contain(kind, self._publish_list, kind)
+            self._contain(kind, self._board.kind, kind)
         for line in records:
-            self._add(stream.body(time.time(), stream.LEDGER, "", line))
+            self._board.record(line)
         if self.ring.last != before:
             self._wake()
 
@@ -152,69 +139,17 @@ class Feed:
         self._news.set()  # wakes all present waiters
         self._news.clear()
 
-    def _add(self, body: bytes) -> None:
-        self.ring.add(stream.change_line(self.ring.last + 1, body))
-
-    def _publish(self, kind: str, key: str, value: Mapping[str, Any] | None) -> None:
-        """Another row in the place of the one that is known, if it is another."""
-        known = self._bodies.get((kind, key))
-        if value is None:
-            if known is not None:
-                del self._bodies[kind, key]
-                self._add(stream.body(time.time(), kind, key, "null"))
-            return
-        lasting = json.dumps(
-            {name: each for name, each in value.items() if name not in VOLATILE}, separators=(",", ":")
-        )
-        if known is not None and known[0] == hash(lasting):
-            return
-        rest = {name: value[name] for name in VOLATILE if name in value}
-        text = f"{lasting[:-1]},{json.dumps(rest, separators=(',', ':'))[1:]}" if rest else lasting
-        body = stream.body(time.time(), kind, key, text)
-        self._bodies[kind, key] = (hash(lasting), body)
-        if self._filled is not None and self._filled.done():
-            self._add(body)
-
-    def _publish_unit(self, name: str) -> None:
-        entry = self._engine.slots.entries.get(name)
-        if entry is None or not self._rows.is_shown(entry):
-            self._marks.pop(name, None)
-            self._publish(stream.UNIT, name, None)
-            return
-        self._marks[name] = self._mark(entry)
-        row = self._rows.row(entry, self._sampler.read)
-        lines, length = WORDS
-        row["tail"] = [line[:length] for line in row["tail"][-lines:]]
-        for field in FREE:
-            if row[field]:
-                row[field] = redact.everything(row[field])
-        self._publish(stream.UNIT, name, row)
-
-    def _mark(self, entry: Entry) -> tuple[object, ...]:
-        """What changes with the slot's row, apart from clocks."""
-        rec, engine = entry.rec, self._engine
-        state = (rec.slot, rec.tail, rec.due, rec.generation, entry.waits, engine.slots.shown(entry))
-        return (*state, engine.slots.held_because(entry), self._dropped(entry))
-
-    def _publish_list(self, kind: str) -> None:
-        rows = self._lists[kind]()
-        gone = [key for known, key in self._bodies if known == kind and key not in rows]
-        for key in gone:
-            self._publish(kind, key, None)
-        for key, row in rows.items():
-            self._publish(kind, key, redact.everything(row))
-
     # Looking.
 
     async def _fill(self) -> None:
         """Make every row, for the first one who watches."""
-        names = [entry.name for entry in self._rows.shown()]
-        for count, name in enumerate(names, 1):
-            self._contain(name, self._publish_unit, name)
+        for count, name in enumerate(self._board.shown(), 1):
+            self._contain(name, self._board.unit, name)
             if count % SLICE == 0:
                 await asyncio.sleep(0)
-        for kind in self._lists:
-            self._contain(kind, self._publish_list, kind)
+        for kind in self._board.kinds:
+            self._contain(kind, self._board.kind, kind)
+        self._board.live = True
 
     def _has_filled(self, filled: asyncio.Task[None]) -> None:
         if filled.cancelled():
@@ -237,22 +172,16 @@ class Feed:
         self._sampler.forget()
 
     async def _look(self) -> None:
-        shown = {entry.name: entry for entry in self._rows.shown()}
+        shown = self._board.shown()
         changed = await self._sampler.sample(shown) if self._measured else {}
-        now = self._engine.slots.entries
-        self._dirty |= {name for name in self._marks if name not in now}
-        self._dirty |= {name for name, each in shown.items() if self._marks.get(name) != self._mark(each)}
-        self._stale |= self._lists.keys()
+        self._dirty |= self._board.differing(shown)
+        self._stale.update(self._board.kinds)
         if changed:
-            self._add(self._usage(changed))
+            self._board.usage(changed)
             self._wake()
         self._flush()
         if self._loop.time() - self._said >= ALIVE:
             self._wake()
-
-    @staticmethod
-    def _usage(usage: Mapping[str, Any]) -> bytes:
-        return stream.body(time.time(), stream.USAGE, "", json.dumps(usage, separators=(",", ":")))
 
     # Watching.
 
@@ -307,12 +236,10 @@ class Feed:
             if task is not None:
                 task.cancel()
         self._flushing = self._ending = self._filled = self._ticking = None
-        self._bodies.clear()
-        self._marks.clear()
         self._dirty.clear()
         self._stale.clear()
         self._records.clear()
-        self.ring.clear()
+        self._board.clear()
 
     async def _follow(self, writer: asyncio.StreamWriter, number: int, *, resumed: bool, usage: bool) -> None:
         filled = self._begin(usage=usage)
@@ -334,12 +261,9 @@ class Feed:
     async def _snapshot(self, writer: asyncio.StreamWriter) -> int:
         """Everything as of one instant; returns the number of the last change in it."""
         number = self.ring.last
-        bodies = [body for _, body in self._bodies.values()]
-        if self._sampler.usage:
-            bodies.append(self._usage(self._sampler.usage))
         chunk: list[bytes] = []
         size = 0
-        for body in bodies:
+        for body in list(self._board.bodies()):  # of this instant: it is sent in several turns of the loop
             chunk.append(stream.row_line(body))
             size += len(body)
             if size >= HELD:
