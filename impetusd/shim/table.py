@@ -60,7 +60,7 @@ def ident_of(path: str) -> list[int]:
 
 
 def _line(content: dict[str, Any]) -> bytes:
-    return bare.dumps(content, compact=True).encode() + b"\n"
+    return bare.dumps_by_entry(content).encode() + b"\n"
 
 
 class Table:

@@ -60,7 +60,16 @@ MOST_FDS = 250  # the kernel takes SCM_MAX_FD = 253 a message
 
 def send(sock: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
     """Send one message. Raises BlockingIOError when the peer's buffer is full, OSError when it is gone."""
-    body = bare.dumps(message, compact=True).encode()
+    send_text(sock, encode(message), fds)
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """The text of a message."""
+    return bare.dumps_by_entry(message).encode()
+
+
+def send_text(sock: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:
+    """As `send`, of what `encode` has made."""
     if len(body) <= INLINE:
         send_packet(sock, b"J" + body, fds)
         return

@@ -36,6 +36,12 @@ def test_writes_and_reads_what_json_does(value):
         assert repr(bare.loads(text)) == repr(json.loads(text))
 
 
+@pytest.mark.parametrize("value", [each for each in VALUES if isinstance(each, dict) and "a" in each], ids=repr)
+def test_writes_the_same_entry_by_entry(value):
+    value = {**value, "list": [1, {"b": "é"}], "dict": {"c": {}, 7: [None], 'quo"ted': 1.5}, "none": None}
+    assert bare.dumps_by_entry(value) == json.dumps(value, separators=(",", ":"))
+
+
 @pytest.mark.parametrize("text", WRONG, ids=lambda text: repr(text)[:20])
 def test_refuses_what_json_does(text):
     with pytest.raises((ValueError, RecursionError)) as theirs:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from impetusd import bare
 from impetusd.supervisor.faults import BARE
 
 VERSION = 1
@@ -149,7 +150,7 @@ class StateFile:
 
 def _read(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
-        found = json.load(file)
+        found = json.loads(file.read())
     if not isinstance(found, dict) or "version" not in found:
         raise ValueError("it is not what impetusd wrote")
     if found.pop("version") != VERSION:
@@ -162,7 +163,7 @@ def write(path: str, content: Mapping[str, Any]) -> None:
 
     Also after a power failure: the new file is on the disk before it gets its name. Raises OSError, TypeError, ValueError.
     """
-    replace(path, json.dumps({"version": VERSION, **content}, separators=(",", ":")).encode())
+    replace(path, bare.dumps_by_entry({"version": VERSION, **content}).encode())
 
 
 def replace(path: str, data: bytes) -> None:

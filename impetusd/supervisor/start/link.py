@@ -36,7 +36,7 @@ class Link:
     def __init__(self, sock: socket.socket, hear: Callable[[dict[str, Any]], None]) -> None:
         """`hear` is called with each later event, unless `take` is set."""
         self._sock = sock
-        self._outbox: deque[tuple[dict[str, Any], Sequence[int], Callable[[], None] | None]] = deque()
+        self._outbox: deque[tuple[bytes, Sequence[int], Callable[[], None] | None]] = deque()
         self._spare = _any_descriptor()  # for a long message, if no other is left
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.create_future()
@@ -72,7 +72,8 @@ class Link:
         """Send `ops` to the shim, to be carried out as a whole. `sent` is called once the kernel holds copies of
         `fds`."""
         try:
-            self._outbox.append(({"ops": ops}, fds, sent))
+            # As text: the starts of 500 units, which wait for the shim, were 1 MB that no later allocation could use.
+            self._outbox.append((wire.encode({"ops": ops}), fds, sent))
             if len(self._outbox) == 1:
                 self._flush()
         except Exception as error:
@@ -111,7 +112,7 @@ class Link:
         while self._outbox:
             message, fds, sent = self._outbox[0]
             try:
-                self._seeing(functools.partial(wire.send, self._sock, message, fds))
+                self._seeing(functools.partial(wire.send_text, self._sock, message, fds))
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._writable)
                 return
