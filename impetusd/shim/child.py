@@ -26,7 +26,10 @@ SAVED = {
 }
 
 # How a child is stopped without a supervisor: signal, seconds until SIGKILL, treekill. For one whose spec does not say.
-STOP = (15, 10.0, True)
+STOP: list[Any] = [15, 10.0, True]
+NOBODY: dict[
+    int, int
+] = {}  # what is known of a tree before it is signalled; shared, as STOP is: replaced, never changed
 
 
 class Child:
@@ -50,7 +53,7 @@ class Child:
         self.ended: dict[str, Any] | None = None
         self.exit_reported = False  # `exited` was sent, by this shim process
         self.acked = False
-        self.known: dict[int, int] = {}  # descendants when it was last signalled: pid and start time
+        self.known = NOBODY  # descendants when it was last signalled: pid and start time
         self.left = False  # it has ended, and descendants of it live
         self.kill_tree = False  # whatever is found of its tree is killed
         self.tree_signalled = False  # a signal was sent to its descendants
@@ -58,7 +61,7 @@ class Child:
         self.limits = ""  # JSON: by file, why those of its cgroup are not in force; "" if it has none
         self.template = False  # it forks others, and ends when the shim does
         self.is_child = True  # the kernel has it as a child of ours; not, if a shim before this one started it
-        self.stop: list[Any] = [*STOP]
+        self.stop = STOP
         self.seen = 0.0  # when (monotonic) one that is no child of ours was first seen to have ended
 
     def close_gate(self, word: bytes = b"") -> None:

@@ -33,8 +33,14 @@ FULL = Record(
         deadline=2.5,
         pid=7,
         started=1.0,
+        asked=True,
+        failed=because("max_age", limit_s=60.0),
+        due=because("max_age", limit_s=3600.0),
+        kills=1,
+        failures=2,
         recent=(1.0, 2.0),
         restarts=4,
+        half_open=True,
         reason=because("backoff", end=END.failed, count=2, most=16),
         last_exit=END,
     ),
@@ -53,6 +59,8 @@ READ_BY_0_1_0 = {
     "last_exit": "code signal stage error at oom core cpu_s max_rss",
     "": "version slot process pipe generation gated stopped due asked tail",
 }
+# Those of them that it must find: any other that is missing is as in a new slot.
+NEEDED_BY_0_1_0 = {"": "version slot", "slot": "state want recent last_exit"}
 WRONG = (None, True, 7, -1, 1e300, float("nan"), "x", [], ["x", 1], {}, {"a": 1}, 1 << 70)
 
 
@@ -70,6 +78,12 @@ def test_nothing_is_written_that_the_first_version_does_not_read():
     assert set(told) == set(READ_BY_0_1_0[""].split())
     assert set(told["slot"]) == set(READ_BY_0_1_0["slot"].split())
     assert set(told["slot"]["last_exit"]) == set(READ_BY_0_1_0["last_exit"].split())
+
+
+def test_of_a_new_slot_nothing_is_written_but_what_the_first_version_needs():
+    told = json.loads(record.dump(Record()))
+    assert set(told) == set(NEEDED_BY_0_1_0[""].split())
+    assert set(told["slot"]) - {"since"} == set(NEEDED_BY_0_1_0["slot"].split())
 
 
 def test_of_a_record_that_another_version_wrote_alone_the_sentences_are_read():

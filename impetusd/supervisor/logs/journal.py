@@ -16,13 +16,13 @@ import fcntl
 import mmap
 import os
 import struct
-import termios
 import threading
 from typing import NamedTuple
 
 from impetusd.linux import procfs
 
 CHUNK = 65536  # bytes a read; a pipe's default capacity
+FIONREAD = 0x541B  # of asm-generic/ioctls.h; for one number the module termios, with 300, need not be imported
 _EMPTY, _READING, _READ, _MARKED, _MARKED_TOO = range(5)
 _STATE = struct.Struct("Q")  # stored last, in one instruction
 # Bytes, when (time.time()), the random bytes, the length of the pipe's name, and when once more: 0.1.0 does not write that,
@@ -90,7 +90,7 @@ class Journal:
 
     def take(self, fd: int, pipe: bytes, at: float, limit: int = CHUNK) -> memoryview:
         """Read what is in the pipe, `limit` bytes at most. Empty at its end; BlockingIOError when nothing is there."""
-        fcntl.ioctl(fd, termios.FIONREAD, self._waiting)
+        fcntl.ioctl(fd, FIONREAD, self._waiting)
         count = min(self._waiting[0], limit) or 1
         self._view[_DATA : _DATA + 16] = self._nonce
         self._name(count, at, pipe)

@@ -194,12 +194,12 @@ class Lane:
             self._chunks.resolved(pipe.name)
         for function, arguments in pipe.waiting:
             self.call(function, *arguments)
-        pipe.waiting = []
+        pipe.waiting = ()
 
     def when_here(self, pipe: Pipe, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Call `function`, which is this lane's, once the pipe is here."""
         if pipe.file is None or pipe.fd not in self._by_fd:
-            pipe.waiting.append((function, arguments))
+            pipe.waiting += ((function, arguments),)
         else:
             function(*arguments)
 
@@ -208,7 +208,7 @@ class Lane:
         here = [move for move in moves if move[0].fd in self._by_fd]
         for move in moves:
             if move not in here:
-                move[0].waiting.append((self.redirect, ([move],)))
+                move[0].waiting += ((self.redirect, ([move],)),)
         for pipe, _, _, _ in here:
             self.read(pipe)  # a line that is not finished goes to the new file as a whole
         for pipe, path, options, lane in here:

@@ -6,13 +6,12 @@ import array
 import contextlib
 import fcntl
 import os
-import termios
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.linepattern import FOUND, LinePattern
-from impetusd.supervisor.logs.journal import CHUNK
+from impetusd.supervisor.logs.journal import CHUNK, FIONREAD
 from impetusd.supervisor.logs.lines import Options
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Pipe:
         self.options = options
         self.place = place  # where its file is, by which the writer finds its lane
         self.file: LogFile | None = None  # once the lane has it
-        self.waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []  # calls that came before it
+        self.waiting: tuple[tuple[Callable[..., None], tuple[Any, ...]], ...] = ()  # calls that came before it
         self.by_lines = False  # only whole lines are written
         self.beginning: Beginning | None = None  # of a line that has not ended
         self.parked = False  # it is not read for a while
@@ -93,7 +92,7 @@ class Pipe:
     def unread(self) -> int:
         """Bytes that are in it now."""
         waiting = array.array("i", [0])
-        fcntl.ioctl(self.fd, termios.FIONREAD, waiting)
+        fcntl.ioctl(self.fd, FIONREAD, waiting)
         return waiting[0]
 
     def limit(self) -> int:

@@ -25,6 +25,7 @@ class Facts:
         self._outbox = outbox
         self._faults = faults
         self.of: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, Any] = {}
 
     def know(self, unit: Unit, blobs: Mapping[str, str]) -> None:
         """Begin with what the supervisor before us has kept in `blobs`."""
@@ -34,7 +35,13 @@ class Facts:
             self._faults.contain(unit.name, "reading what is remembered of it", self._load, unit, text)
 
     def _load(self, unit: Unit, text: str) -> None:
-        self.of[unit.name] = record.load_facts(text)
+        self.of[unit.name] = self._shared(record.load_facts(text))
+
+    def _shared(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The same as what was stored last if it is equal, as for units that are started together: 0.2 kB each."""
+        if facts != self._last:
+            self._last = facts
+        return self._last
 
     def instances(self, unit: Unit) -> int:
         """How many serving slots the unit has now."""
@@ -78,7 +85,7 @@ class Facts:
         """Store this state of a unit."""
         after = {**self.of[unit.name], **facts}
         self._outbox.put(f"unit:{unit.name}", record.dump_facts(after))
-        self.of[unit.name] = after
+        self.of[unit.name] = self._shared(after)
 
     def expect(self, unit: Unit, instances: int) -> None:
         """Store the requested number of serving slots for the next supervisor."""
