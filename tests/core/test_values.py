@@ -36,13 +36,23 @@ def made(decorate):
 
         a: int = 1
 
-    return Point, One, Nothing, Open
+    @decorate(slots=True)
+    class Mixed:
+        """With all that a field may be."""
+
+        a: int
+        names: list[str] = dataclasses.field(default_factory=list)
+        b: int = dataclasses.field(kw_only=True)
+        c: dict[str, int] = dataclasses.field(default_factory=dict, kw_only=True)
+        d: str = ""
+
+    return Point, One, Nothing, Open, Mixed
 
 
 OURS, THEIRS = made(values.dataclass), made(dataclasses.dataclass)
 
 
-@pytest.mark.parametrize(("point", "one", "nothing", "open_"), [OURS, THEIRS], ids=["ours", "theirs"])
+@pytest.mark.parametrize(("point", "one", "nothing", "open_"), [OURS[:4], THEIRS[:4]], ids=["ours", "theirs"])
 def test_values_are_those_of_the_standard_library(point, one, nothing, open_):
     assert repr(point(1, note="n")) == "made.<locals>.Point(x=1, y=0.0, note='n')"
     assert repr(nothing()) == "made.<locals>.Nothing()"
@@ -70,6 +80,21 @@ def test_values_are_those_of_the_standard_library(point, one, nothing, open_):
     assert [each.name for each in dataclasses.fields(point)] == ["x", "y", "note"]
     assert (point.__match_args__, dataclasses.asdict(one(only=[1]))) == (("x", "y", "note"), {"only": [1]})
     assert copy.copy(point(1)) == copy.deepcopy(point(1)) == point(1)
+
+
+@pytest.mark.parametrize("mixed", [OURS[4], THEIRS[4]], ids=["ours", "theirs"])
+def test_a_value_takes_the_arguments_of_one_of_the_standard_library(mixed):
+    one, other = mixed(1, b=2), mixed(1, b=2)
+    one.names.append("a")
+    assert (one.names, other.names, mixed(1, ["x"], "d", b=2).d) == (["a"], [], "d")
+    assert one.c is not other.c
+    assert mixed(1, b=2, c=None).c is None
+    assert mixed.__init__.__qualname__ == "made.<locals>.Mixed.__init__"
+    for wrong in ((1,), (), (1, [], "", 4)):
+        with pytest.raises(TypeError, match=r"made\.<locals>\.Mixed\.__init__\(\)"):
+            mixed(*wrong)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'e'"):
+        mixed(1, b=2, e=3)
 
 
 def test_a_value_can_be_pickled():
