@@ -7,7 +7,7 @@ import os
 import pwd
 import stat
 import sys
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from typing import NamedTuple
 
 import impetusd
@@ -23,7 +23,7 @@ def this_host() -> Host:
         cpus=len(os.sched_getaffinity(0)),
         user_exists=_user_exists,
         group_exists=_group_exists,
-        has_watch=find_spec("watchfiles") is not None,
+        has_watch=PathFinder.find_spec("watchfiles") is not None,
         closed=closed_to_others(sys.executable) or closed_to_others(impetusd.__file__),
     )
 
