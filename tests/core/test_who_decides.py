@@ -66,6 +66,7 @@ def test_a_record_is_loaded_and_not_decided_on():
         "_made(Slot, {'restarts': data['restarts'], 'last_exit': _exit(data['last_exit'], data.get('failed'))})",
         "field(default_factory=Slot)",
         "fields(Slot)",
+        "fields(Slot)",
     ]
 
 
