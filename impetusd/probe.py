@@ -137,7 +137,7 @@ def fetch(what: Get, timeout: float, most: int) -> Answer:
         status = answer.status
         if status != http.client.OK:
             return False, f"it answers {status}"
-        deadline.stage = "no complete answer"
+        deadline.stage = "incomplete response"
         data = _whole(answer, most + 1)
         if len(data) > most:
             raise ConnectionError(f"its answer is larger than {most >> 20} MB")
@@ -196,7 +196,7 @@ def _answer(attempt: Callable[[_Deadline], tuple[bool, str]], timeout: float) ->
     except OSError as error:
         ok, text, blame, number = False, _failure(error), error.errno not in _OURS, error.errno or 0
     except (ValueError, OverflowError) as error:  # http.client and idna say what cannot be an address or a header
-        ok, text, blame = False, f"cannot be asked for: {one_line(str(error))}", False
+        ok, text, blame = False, f"invalid request: {one_line(str(error))}", False
     return Result(ok, text, time.monotonic() - deadline.began, blame, number)
 
 
@@ -212,9 +212,9 @@ def _open(host: str, port: int, deadline: _Deadline) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise _Unasked(f"{host} cannot be looked up: {error.strerror}") from None
+        raise _Unasked(f"cannot resolve {host}: {error.strerror}") from None
     if deadline.over():
-        raise _Unasked(f"{host} was not looked up in time")
+        raise _Unasked(f"resolving {host} timed out")
     failed: OSError = TimeoutError()
     for at, (family, kind, protocol, _, address) in enumerate(found):
         sock = socket.socket(family, kind, protocol)
@@ -341,7 +341,7 @@ def _connection(what: Get, url: SplitResult, deadline: _Deadline) -> socket.sock
 def _speak(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline, judge: Judge) -> tuple[bool, str]:
     import http.client
 
-    deadline.stage = "no answer"
+    deadline.stage = "no response"
     connection = http.client.HTTPConnection("localhost")
     connection.sock = _Stream(sock, deadline)
     try:
@@ -351,20 +351,20 @@ def _speak(what: Get, url: SplitResult, sock: socket.socket, deadline: _Deadline
         connection.endheaders()
         return judge(what, connection.getresponse(), deadline)
     except http.client.RemoteDisconnected:
-        raise ConnectionError("the connection was closed without an answer") from None
+        raise ConnectionError("the connection was closed without a response") from None
     except http.client.IncompleteRead:
-        raise ConnectionError("its answer ends in the middle") from None
+        raise ConnectionError("the response was cut off") from None
     except http.client.InvalidURL as error:
         raise ValueError(str(error)) from None
     except http.client.HTTPException as error:
-        raise ConnectionError(f"what answers does not speak HTTP: {one_line(str(error))}") from None
+        raise ConnectionError(f"the response is not HTTP: {one_line(str(error))}") from None
 
 
 def _judge(what: Get, answer: http.client.HTTPResponse, deadline: _Deadline) -> tuple[bool, str]:
     said = f"{answer.status} {one_line(answer.reason)}".rstrip()
     if not any(low <= answer.status <= high for low, high in what.status):
         return False, _with_body(said, answer)
-    deadline.stage = "no complete answer"
+    deadline.stage = "incomplete response"
     body = _whole(answer, MAX_BODY).decode("utf-8", "replace")
     if what.body not in body:
         return False, f"{said}, but without {what.body!r} in it: {one_line(body) or '(nothing)'}"

@@ -97,7 +97,7 @@ async def maintenance(service: Service) -> None:
     seconds = time.monotonic() - began
     over.set()
     await asyncio.gather(*load)
-    deleted = int(re.findall(r"^audit_logs over .* days +(\d+)", said, re.MULTILINE)[0])
+    deleted = int(re.findall(r"^audit_logs older than .* days +(\d+)", said, re.MULTILINE)[0])
     if process.returncode or failed:
         raise SystemExit(f"maintenance exited {process.returncode}, {len(failed)} requests failed\n{said}")
     show(

@@ -29,7 +29,8 @@ def folder(at: Place) -> str:
     path = f"{at.paths.state_dir}/gateway"
     if not os.path.isdir(path):
         raise Failure(
-            f"{path} is not there: {at.conf} has no [gateway], or was not started or applied since; run: {at.command} start"
+            f"{path} does not exist: {at.conf} has no [gateway], or it was added and not yet applied; run:"
+            f" {at.command} start"
         )
     return path
 

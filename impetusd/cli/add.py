@@ -20,7 +20,7 @@ if typing.TYPE_CHECKING:
     from impetusd.core.config.include import Source
     from impetusd.core.config.model import Config
 
-HEAD = "; What impetusd keeps running here. `impetusd help reference` has every key, `impetusd check` finds mistakes.\n"
+HEAD = "; The units that impetusd keeps running. `impetusd help reference` lists all keys; `impetusd check` finds mistakes.\n"
 FIRST_PORT = 8000
 OF_THE_SYSTEM = frozenset({"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"})
 INTERPRETER = re.compile(r"(python|pypy|node|nodejs|deno|bun|ruby|perl|php|sh|bash|dash|zsh)[0-9.]*")
@@ -30,27 +30,33 @@ INTERPRETER = re.compile(r"(python|pypy|node|nodejs|deno|bun|ruby|perl|php|sh|ba
     short_help="Run a command or an app as a new unit: write its section, apply it.",
     context_settings={"allow_interspersed_args": False},
 )
-@click.option("--name", "-n", help="The unit's name. Default: that of the script, the module or the program.")
-@click.option("--instances", "-i", metavar="N", help="How many at once, as in the INI file: 4, max, 2..8.")
+@click.option("--name", "-n", help="The unit's name. Default: the name of the script, module or program.")
+@click.option("--instances", "-i", metavar="N", help="Number of processes, as in the INI file: 4, max, 2..8.")
 @click.option(
-    "--listen", metavar="ADDRESS", multiple=True, help=f"Where it listens. Of an app: 127.0.0.1:{FIRST_PORT}."
+    "--listen", metavar="ADDRESS", multiple=True, help=f"Listen address. Default for an app: 127.0.0.1:{FIRST_PORT}."
 )
-@click.option("--env", "variables", metavar="NAME=VALUE", multiple=True, help="A variable of its environment.")
-@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="A file of variables: for what is secret.")
+@click.option("--env", "variables", metavar="NAME=VALUE", multiple=True, help="Set an environment variable.")
+@click.option(
+    "--env-file",
+    "env_files",
+    metavar="FILE",
+    multiple=True,
+    help="Read environment variables from a file (for secrets).",
+)
 @click.option("--user", metavar="USER", help="Run as this user; impetusd must run as root.")
 @conf_option
 @click.argument("words", metavar="[--] COMMAND... | MODULE:NAME", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(words: tuple[str, ...], **options: typing.Any) -> int:
     """Write a section for COMMAND, or a pool for the app NAME in MODULE (aiohttp, ASGI or WSGI), and apply it.
 
-    It runs in the current folder. Without an INI file, ./impetusd.ini is made; in one that is there nothing else is
-    touched. Options stand before COMMAND, and -- in front of it if it has some itself. What is given is taken literally:
-    a $ is a dollar. The result is checked first, and a mistake changes nothing; nor is anything changed while the file has
-    other changes that are not in force. Without a daemon, one is started, with this unit alone.
+    The unit runs in the current folder. If there is no INI file, ./impetusd.ini is created; an existing file is only
+    added to. Options come before COMMAND; put -- before COMMAND if it has options of its own. All arguments are taken
+    literally: a $ is a dollar. The result is checked first; nothing changes if it has a mistake, or if the file has
+    other changes that are not applied yet. If the daemon is not running, it is started with this unit only.
 
-    A variable that looks secret is refused where others may read the file: give it by --env-file.
+    A variable that looks secret is rejected if other users can read the file; use --env-file for it.
 
-    Exits as `impetusd start` does.
+    The exit codes are those of `impetusd start`.
 
     Example: impetusd add --name api -i 2 -- python app.py
     """
@@ -82,7 +88,7 @@ def _add(
     with editing.editing(conf, given()) as edit:
         is_app = _is_app(words[0])
         if is_app and len(words) > 1:
-            raise Failure(f"options stand before the app: impetusd add {shlex.join([*words[1:], words[0]])}", 2)
+            raise Failure(f"options must come before the app: impetusd add {shlex.join([*words[1:], words[0]])}", 2)
         name = name or _name_of(words, is_app=is_app)
         _require_free(edit, name)
         keys = {"app": words[0]} if is_app else {"command": _written("COMMAND", texts.command, _resolved(words))}
@@ -109,8 +115,8 @@ def _add(
         at, code = editing.write(edit, text, given(), {name}, mode=mode, start=lambda at: start.start(at, (name,)))
     if code:
         print(
-            f"impetusd: {name} is in {at.conf}, and did not come up; once that is fixed: {at.command} restart {name};"
-            f" to take it out: {at.command} remove {name}",
+            f"impetusd: {name} was added to {at.conf} but did not come up; once fixed: {at.command} restart {name};"
+            f" to remove it: {at.command} remove {name}",
             file=sys.stderr,
         )
     return code
@@ -137,7 +143,7 @@ def _name_of(words: Sequence[str], *, is_app: bool) -> str:
         found = os.path.basename(script)
     found = re.sub(r"[^\w.-]+", "-", os.path.splitext(found)[0], flags=re.ASCII).strip(".-")
     if not (found and is_unit_name(found)):
-        raise Failure("no name can be made of this command; give one with --name", 2)
+        raise Failure("cannot derive a name from this command; give one with --name", 2)
     return found
 
 
@@ -147,15 +153,15 @@ def _require_free(edit: Editing, name: str) -> None:
     from impetusd.core.config.reading import is_unit_name
 
     if not (name and is_unit_name(name)):
-        form = "use letters, digits, _ . and -, beginning with a letter, a digit or _"
+        form = "use letters, digits, _ . and -, starting with a letter, a digit or _"
         raise Failure(f"--name {ini.brief(name)!r} cannot be a unit's name; {form}", 2)
     for section in edit.sections:
         kind, _, its = section.name.partition(":")
         if its.strip().partition("@")[0].strip() == name:
             where = f"{section.file}:{section.line}"
             if kind.strip() == "env":
-                raise Failure(f"[{ini.brief(section.name)}] is at {where}, and would be its environment; use --name", 2)
-            raise Failure(f"[{ini.brief(section.name)}] is there already, at {where}; give another name with --name", 2)
+                raise Failure(f"[{ini.brief(section.name)}] at {where} would become its environment; use --name", 2)
+            raise Failure(f"[{ini.brief(section.name)}] already exists at {where}; use another name with --name", 2)
 
 
 def _written(what: str, how: typing.Callable[[typing.Any], str], value: object) -> str:
@@ -175,7 +181,7 @@ def _variable(text: str) -> tuple[str, str]:
 
     key, equals, value = text.partition("=")
     if not (equals and key.isascii() and is_name(key)):
-        raise Failure(f"--env {ini.brief(key)!r} is no NAME=VALUE; a key has letters, digits, _ . and -", 2)
+        raise Failure(f"--env {ini.brief(key)!r} is not NAME=VALUE; a name consists of letters, digits, _ . and -", 2)
     return key, value
 
 
@@ -189,8 +195,8 @@ def _mode(edit: Editing, env: dict[str, str]) -> int:
         return 0o644
     if edit.at is not None and edit.file.mode & 0o044:
         raise Failure(
-            f"--env {secret[0]} looks secret, and others may read {edit.file.path} (mode {edit.file.mode:04o}): write it into a"
-            f" file of mode 0600 and name that with --env-file, or run: chmod 600 {edit.file.path}",
+            f"--env {secret[0]} looks secret, but other users can read {edit.file.path} (mode {edit.file.mode:04o}):"
+            f" put it in a file with mode 0600 and pass that with --env-file, or run: chmod 600 {edit.file.path}",
             2,
         )
     return 0o600

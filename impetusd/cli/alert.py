@@ -12,9 +12,9 @@ from impetusd.cli.options import conf_option, here
 @click.argument("name")
 @conf_option
 def command(action: str, name: str) -> int:  # noqa: ARG001  # there is one
-    """Send a test message of [alert:NAME] to where its alerts go, and print what became of it.
+    """Send a test message through [alert:NAME] and print the result.
 
-    Exits with 0 if the receiver took it, else 1.
+    Exits with 0 if the receiver accepted it, otherwise 1.
 
     Example: impetusd alert test ops
     """

@@ -87,14 +87,17 @@ WORDS = {
     "sendSignal": "signal",
 }
 EXPLAINED = {
-    **dict.fromkeys(("delete", "del"), "impetusd remove NAME stops a unit and takes its section out of the INI file."),
-    **dict.fromkeys(("save", "dump", "resurrect"), "the INI file is what is remembered; impetusd plan compares it."),
-    "reset": "restarts are counted for good, and a start by command forgives those before it; see impetusd status.",
-    "clear": "log files are shown by impetusd logs; what empties them is in impetusd flush --help.",
-    **dict.fromkeys(("kill", "shutdown", "exit", "quit"), "how impetusd itself ends is in impetusd stop --help."),
-    "fg": "what a program prints is shown by impetusd logs -f NAME.",
-    "serve": "impetusd init writes an INI file to begin with.",
-    "ecosystem": "impetusd init writes an INI file to begin with, and impetusd import makes one of an ecosystem.config.js.",
+    **dict.fromkeys(("delete", "del"), "to stop a unit and remove its section from the INI file: impetusd remove NAME"),
+    **dict.fromkeys(
+        ("save", "dump", "resurrect"),
+        "nothing to save: the INI file is the saved state; impetusd plan shows differences.",
+    ),
+    "reset": "restart counters cannot be reset; a manual start clears the history that max_restarts counts.",
+    "clear": "to empty log files, see impetusd flush --help; to show them, impetusd logs.",
+    **dict.fromkeys(("kill", "shutdown", "exit", "quit"), "to stop impetusd itself, see impetusd stop --help."),
+    "fg": "to see a program's output: impetusd logs -f NAME",
+    "serve": "to create an INI file: impetusd init",
+    "ecosystem": "to create an INI file: impetusd init, or impetusd import from an ecosystem.config.js",
 }
 # Commands that are not suggested for a slip of the finger: they end, restart or remove something.
 ENDING = frozenset({"stop", "restart", "signal", "scale", "disable", "remove", "flush", "reap-leftovers", "unstartup"})
@@ -154,7 +157,7 @@ def _hint(name: str) -> str:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     if near and near[0] not in ENDING:
         return f"did you mean {near[0]!r}?"
-    return f"there are {', '.join(COMMANDS)}."
+    return f"commands: {', '.join(COMMANDS)}."
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -172,17 +175,22 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     "--hosts",
     metavar="HOST,...",
     expose_value=False,
-    help="Run the command on these hosts, by ssh: `impetusd help hosts`. It stands before the command.",
+    help="Run the command on these hosts through ssh (see `impetusd help hosts`). Must come before the command.",
 )
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="As the command."
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Same as for the command.",
 )
 def cli() -> None:
-    """Keep services up: start, watch, restart and stop what one INI file describes.
+    """Keep services running: start, watch, restart and stop the programs described in an INI file.
 
-    NAME is a unit (web: all of it), a slot (web:0), a group or a pattern ('web*'). Without -c the INI file is $IMPETUSD_CONF,
-    ./impetusd.ini, ./conf/impetusd.ini, /etc/impetusd/impetusd.ini or, unless you are root, ~/.config/impetusd/impetusd.ini, the
-    first that is there.
+    NAME is a unit (web: all of it), a slot (web:0), a group or a pattern ('web*'). Without -c, the INI file is the
+    first that exists of $IMPETUSD_CONF, ./impetusd.ini, ./conf/impetusd.ini, /etc/impetusd/impetusd.ini and, unless you
+    are root, ~/.config/impetusd/impetusd.ini.
 
     Example: impetusd start && impetusd status
     """

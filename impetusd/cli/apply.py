@@ -13,10 +13,10 @@ from impetusd.cli.options import conf_option, env_option, here
 def command(env: str | None) -> int:
     """Apply exactly what `impetusd plan` shows, and wait until it is done.
 
-    What has not changed is not touched. A pool gets new workers one at a time, and no request is lost. A file with a
-    problem changes nothing. SIGHUP to the daemon does the same.
+    Unchanged units are not touched. A pool's workers are replaced one at a time, without losing a request. If the file
+    has a problem, nothing changes. SIGHUP to the daemon does the same.
 
-    Exits with 0 if all that was changed is up, with 1 if something is not, with 2 if the file has problems.
+    Exits with 0 if everything that changed is up, 1 if something is not, 2 if the file has problems.
 
     Example: impetusd apply
     """

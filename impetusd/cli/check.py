@@ -22,18 +22,19 @@ if typing.TYPE_CHECKING:
 @click.option(
     "--host",
     is_flag=True,
-    help="Exit with 1 if this host lacks something: a program, a folder, a user, or what an app imports.",
+    help="Exit with 1 if something is missing on this host: a program, folder, user, or a module that an app imports.",
 )
 @env_option
 @conf_option
 def command(file: str | None, env: str | None, *, host: bool) -> int:
-    """Check FILE (else the file that -c or its absence means) and report each problem with its line. Changes nothing.
+    """Check FILE (default: the file that commands would use) and report each problem with its line. Changes nothing.
 
-    The env_files that it names are read, too; as root, check also refuses a file that others could have written. What
-    this host does not have is a warning, so that a file can be checked on another host than the one it is for. With --host,
-    the app of each pool is imported, as its user and by its interpreter, to see whether all that it needs is there.
+    The env_files that it names are read too; as root, check also rejects a file that other users can write. Anything
+    missing on this host is only a warning, so that a file can be checked on another host than its own. With --host, the
+    app of each pool is also imported, as its user and with its interpreter, to see whether its dependencies are
+    installed.
 
-    Exits with 0 if there is no problem, with 2 if there is one; with --host, with 1 if there is a warning.
+    Exits with 0 if there are no problems, 2 if there are; with --host, 1 if there are warnings.
 
     Example: impetusd check conf/impetusd.ini
     """
@@ -53,7 +54,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
         print(behind)
         return 2
     if host and warnings:
-        print(f"impetusd: {path} has no mistakes, but {_count(warnings, 'warning')} for this host", file=sys.stderr)
+        print(f"impetusd: {path} has no problems, but {_count(warnings, 'warning')} for this host", file=sys.stderr)
         return 1
     kinds = (
         ("unit", checked.units),
@@ -62,7 +63,7 @@ def command(file: str | None, env: str | None, *, host: bool) -> int:
         ("group", checked.groups),
     )
     counts = [f"{_count(names, kind)} ({', '.join(names)})" for kind, names in kinds if names]
-    print(f"{path} is fine: {', '.join(counts) or '0 units (nothing to run yet)'}")
+    print(f"{path} is OK: {', '.join(counts) or '0 units (nothing to run yet)'}")
     return 0
 
 

@@ -18,10 +18,11 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Show all details of NAME.")
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @conf_option
 def command(name: str, as_json: bool) -> int:
-    """Show all details of a unit, a slot, a timer or a group: its state and why, its last end, its log files, its configuration.
+    """Show all details of a unit, slot, timer or group: its state and the reason, its last exit, its log files, its
+    configuration.
 
     Example: impetusd describe web:0
     """
@@ -108,9 +109,9 @@ def _slot(row: Mapping[str, typing.Any], screen: Screen) -> Iterator[str]:
         yield f"  {stream:<10}  {path}"
     if row.get("dropped_lines") or row.get("dropped_bytes"):
         size = table.memory(row["dropped_bytes"])
-        yield f"  dropped     {row['dropped_lines']} lines ({size}) that its log files could not take"
+        yield f"  dropped     {row['dropped_lines']} lines ({size}) that could not be written to its log files"
     if row.get("tail"):
-        yield "  its last words:"
+        yield "  last output:"
         for line in row["tail"]:
             yield screen.cut(f"    {plain(line)}")
 

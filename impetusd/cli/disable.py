@@ -11,14 +11,14 @@ from impetusd.cli.options import conf_option, here
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @conf_option
 def command(names: tuple[str, ...]) -> int:
-    """Stop each unit or timer NAME and keep it disabled, also after reboots, as `enabled = no` would.
+    """Stop each unit or timer NAME and keep it disabled, even after reboots, like `enabled = no`.
 
-    `stop` is for what comes back with the next `start`; this holds until `impetusd enable`.
+    A stopped unit comes back with the next `start`; a disabled one stays down until `impetusd enable`.
 
     Example: impetusd disable web
     """
     from impetusd.cli import outcome
 
     return outcome.change(
-        here(), "disabling", "disable", {"names": list(names)}, f"{', '.join(names)}: disabled already"
+        here(), "disabling", "disable", {"names": list(names)}, f"{', '.join(names)}: already disabled"
     )

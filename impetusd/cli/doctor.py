@@ -24,13 +24,13 @@ COLUMN = 20  # where the sentences begin
 
 
 @click.command(short_help="Examine this host: limits, kernel, ports, disks, permissions, roles.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @conf_option
 def command(as_json: bool) -> int:
-    """Check this host for problems, present and coming, of impetusd and its programs. Changes nothing.
+    """Check this host for current and upcoming problems of impetusd and its programs. Changes nothing.
 
-    Each line is ok, warn or fail; under what is not ok stands why it matters, and how to fix it. Works whether impetusd
-    runs or not; some is seen by root only. Exits with 0 if nothing fails, else with 1.
+    Each line is ok, warn or fail; a warning or failure is followed by why it matters and how to fix it. Works whether
+    impetusd is running or not; some checks need root. Exits with 0 if nothing fails, otherwise 1.
 
     Example: impetusd doctor
     """

@@ -74,7 +74,7 @@ def editing(conf: str, given: str | None, path: str = "") -> Iterator[Editing]:
     Failure if the configuration has mistakes, or changes of others that are not in force: they would be applied, too.
     """
     try:
-        with Live("waiting for another add or remove") as live, contextlib.ExitStack() as stack:
+        with Live("waiting for another add or remove to finish") as live, contextlib.ExitStack() as stack:
             file = stack.enter_context(rewrite.Rewriting(path or conf, vetted.MOST_BYTES, live.hooks.tick))
             kept = stack.pop_all()
     except rewrite.Busy:
@@ -93,7 +93,7 @@ def editing(conf: str, given: str | None, path: str = "") -> Iterator[Editing]:
             raise Failure(error.told(), EXIT_USAGE) from None
         read = {os.path.realpath(each): text for each, text in source.texts}
         if read.get(file.path) != file.data.decode("utf-8-sig"):
-            raise Failure(f"{file.path} was changed by somebody in this moment; try again")
+            raise Failure(f"{file.path} was just changed by somebody else; try again")
         at = place.find(given)
         yield Editing(file, at, source, config, running=_runs(at))
 
@@ -103,7 +103,7 @@ def _runs(at: Place) -> bool:
     changes = _pending(at)
     if changes:
         raise Failure(
-            f"{at.conf} has changes that are not in force, and they would be applied, too: {_named(changes)};"
+            f"{at.conf} has changes that are not applied yet and would be applied as well: {_named(changes)};"
             f" nothing was changed. See {at.command} plan, then: {at.command} apply"
         )
     if changes is None and (left := reaper.left_behind(at.paths)).members:
@@ -143,7 +143,7 @@ def write(
     try:
         edit.file.replace(text.encode("utf-8"), mode)
     except FileExistsError:
-        raise Made(f"{edit.file.path} was made by another command just now; try again") from None
+        raise Made(f"{edit.file.path} was just created by another command; try again") from None
     except OSError as error:
         raise Failure(f"cannot write {edit.file.path}: {error.strerror}") from None
     try:
@@ -152,7 +152,7 @@ def write(
             return at, start(at)
         others = [each for each in _pending(at) or () if each["name"] not in names]
         if others:
-            raise Failure(f"somebody else changed {at.conf} in this moment: {_named(others)}; see {at.command} plan")
+            raise Failure(f"somebody else has just changed {at.conf}: {_named(others)}; see {at.command} plan")
         return at, outcome.change(at, "applying", "apply", {}, plan.NOTHING)
     except (ControlError, Failure) as error:
         if _is_in_force(given) or not edit.file.is_still(text.encode("utf-8")):
@@ -160,8 +160,8 @@ def write(
         try:
             _restore(edit, before)
         except OSError as fault:
-            raise Failure(f"{error}; and cannot write {edit.file.path} as it was: {fault.strerror}") from None
-        what = "was not written" if before is None else "is as it was"
+            raise Failure(f"{error}; {edit.file.path} could not be restored: {fault.strerror}") from None
+        what = "was not written" if before is None else "was restored"
         raise Failure(f"{error}; {edit.file.path} {what}", error.exit) from None
 
 

@@ -42,11 +42,11 @@ def hosts_of(text: str) -> list[str]:
     for host in hosts:
         if not host or host.startswith("-") or not host.isprintable() or any(each.isspace() for each in host):
             raise Failure(
-                f"-H {text}: {host!r} is not a host as ssh takes it; say HOST or USER@HOST, more with commas", 2
+                f"-H {text}: {host!r} is not a valid ssh host; write HOST or USER@HOST, separated by commas", 2
             )
     twice = sorted({host for host in hosts if hosts.count(host) > 1})
     if twice:
-        raise Failure(f"-H {text}: {twice[0]} is named twice", 2)
+        raise Failure(f"-H {text}: {twice[0]} is listed twice", 2)
     return hosts
 
 
@@ -58,8 +58,8 @@ def run(text: str, args: Sequence[str]) -> int:
     name = _command(args)
     if name not in LOOKS:
         raise Failure(
-            f"-H {text}: {name or 'a command'} is for one host at a time; several are asked for what changes nothing"
-            f" ({', '.join(sorted(LOOKS))}), and `impetusd rollout` reloads host by host",
+            f"-H {text}: {name or 'a commandf'} works on one host at a time; several hosts are allowed for read-only"
+            f" commands ({', '.join(sorted(LOOKS))}), and `impetusd rollout` reloads host by host",
             2,
         )
     if FOLLOWS & set(args):
@@ -79,7 +79,7 @@ def argv(host: str, args: Sequence[str], *options: str) -> list[str]:
     """What runs `impetusd ARGS` on `host`. Raises Failure if there is no ssh."""
     words = shlex.split(os.environ.get(VARIABLE, "")) or ["ssh"]
     if shutil.which(words[0]) is None:
-        raise Failure(f"-H needs {words[0]}, which is not there: install OpenSSH's client")
+        raise Failure(f"-H needs {words[0]}, which is not installed; install the OpenSSH client")
     return [*words, *options, "--", host, shlex.join(["impetusd", *args])]
 
 
@@ -151,7 +151,7 @@ def _status(hosts: Sequence[str], args: Sequence[str]) -> int:
             found[host] = json.loads(each.stdout)
         except ValueError:
             found[host] = {
-                "error": each.stderr.strip() or f"ssh ended with {each.returncode}",
+                "error": each.stderr.strip() or f"ssh exited with {each.returncode}",
                 "exit": _own(each.returncode),
             }
     code = max(_own(each.returncode) for each in ended)

@@ -11,10 +11,10 @@ from impetusd.cli.options import conf_option, here
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @conf_option
 def command(names: tuple[str, ...]) -> int:
-    """Undo `impetusd disable` for each unit or timer NAME; what has autostart is started.
+    """Undo `impetusd disable` for each unit or timer NAME; units with autostart are started.
 
     Example: impetusd enable web
     """
     from impetusd.cli import outcome
 
-    return outcome.change(here(), "enabling", "enable", {"names": list(names)}, f"{', '.join(names)}: enabled already")
+    return outcome.change(here(), "enabling", "enable", {"names": list(names)}, f"{', '.join(names)}: already enabled")

@@ -22,15 +22,15 @@ if typing.TYPE_CHECKING:
 @click.command(short_help="Show the environment that NAME was started with.")
 @click.argument("name")
 @click.option(
-    "--diff", is_flag=True, help="Only what a start would change, with the INI file and env_file as they are now."
+    "--diff", is_flag=True, help="Show only what a start with the current INI file and env_file would change."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @conf_option
 def command(name: str, diff: bool, as_json: bool) -> int:
-    """Show the environment that the processes of NAME were started with. What looks secret is shown as ***.
+    """Show the environment that the processes of NAME were started with. Values that look secret are shown as ***.
 
-    Takes the role admin. With --diff it exits with 0 if a start would change nothing, with 1 if something, with 2 if the
-    INI file has problems.
+    Requires the admin role. With --diff, exits with 0 if a start would change nothing, 1 if it would, 2 if the INI file
+    has problems.
 
     Example: impetusd env web --diff
     """

@@ -26,16 +26,16 @@ _COLOUR = {"FATAL": "red", "BACKOFF": "yellow", "unhealthy": "red", "failing": "
 @click.command(short_help="Show what happened: starts, ends, rules, commands.")
 @names_argument()
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new records until Ctrl-C.")
-@click.option("-n", "--lines", type=click.IntRange(1), help="How many records: 20, or with --since all, unless given.")
+@click.option("-n", "--lines", type=click.IntRange(1), help="Number of records. Default: 20, or all with --since.")
 @click.option("--since", metavar="WHEN", help="Since 10m, 2h or 1d ago, 2026-11-23, or '2026-11-23 10:00'.")
-@click.option("--json", "as_json", is_flag=True, help="The records as they are, a JSON object a line, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
 @conf_option
 def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: str | None, as_json: bool) -> int:
-    """Show the ledger's last records, of everything or of each NAME: every start and end, what was decided and by which
-    key, rules that acted, health checks that turned, results of timers, changes of the configuration, commands and who
-    gave them.
+    """Show the ledger's last records, for everything or for each NAME: starts and exits, decisions and the keys behind
+    them, rules that acted, health checks that changed, results of timers, configuration changes, and commands with the
+    user who gave them.
 
-    Works also when no daemon runs. `impetusd why` makes an explanation of them.
+    Works without a running daemon. `impetusd why` turns these records into an explanation.
 
     Example: impetusd events -f --since 2h web
     """
@@ -63,7 +63,7 @@ def command(*, names: tuple[str, ...], follow: bool, lines: int | None, since: s
 
         require(wanted, configured(at))
         of = f" of {', '.join(names)}" if names else ""
-        print(f"nothing is recorded{of}{' since then' if when else ''}", file=sys.stderr)
+        print(f"no records{of}{' since then' if when else ''}", file=sys.stderr)
     return 0
 
 

@@ -39,15 +39,15 @@ class _Dashed(click.Command):
 @click.option("--own", is_flag=True, help="Run UNIT's own command, as the INI file has it.")
 @conf_option
 def command(unit: str, words: tuple[str, ...], *, own: bool) -> int:
-    """Run COMMAND here, on this terminal, as a process of UNIT would be started now: with its environment ([env:UNIT],
+    """Run COMMAND on this terminal the way a process of UNIT would be started now: with its environment ([env:UNIT],
     env_file, the profile), user, groups, folder, umask, limits and capabilities.
 
-    UNIT is a pool, program, timer or health check, or one instance of it (web:1); it may be stopped or disabled. What counts
-    is the configuration in force, and without a daemon the INI file. COMMAND is not supervised, and is not in the unit's cgroup;
-    it gets no listening sockets. Who ran what is recorded in the ledger.
+    UNIT is a pool, program, timer or health check, or one instance of it (web:1); it may be stopped or disabled. The
+    active configuration applies; without a daemon, the INI file. COMMAND is not supervised, is not in the unit's cgroup
+    and gets no listening sockets. The ledger records who ran what.
 
-    Takes the user that impetusd runs as. Exits with the exit code of COMMAND, 128 + n if signal n ended it, 127 if there is no
-    such program, 126 if it cannot be executed.
+    Must be run as the user that impetusd runs as. Exits with the exit code of COMMAND, 128 + n if signal n killed it,
+    127 if the program does not exist, 126 if it cannot be executed.
 
     Example: impetusd exec maintenance -- impetusd-service maintenance --dry-run
     """
@@ -74,9 +74,9 @@ def _argv(unit: str, words: tuple[str, ...]) -> list[str]:
         import shlex
 
         typed = shlex.join([*words, *(argv or ())]) or "COMMAND"
-        raise Failure(f"write -- before the command: impetusd exec {unit} -- {typed}", 2)
+        raise Failure(f"put -- before the command: impetusd exec {unit} -- {typed}", 2)
     if not argv or not argv[0]:
-        raise Failure(f"there is no command behind --: impetusd exec {unit} -- COMMAND", 2)
+        raise Failure(f"no command after --: impetusd exec {unit} -- COMMAND", 2)
     return argv
 
 
@@ -124,7 +124,7 @@ def _resolved(at: Place, unit: str, argv: list[str]) -> tuple[Mapping[str, typin
 
         who = user_name(hooks.uid or 0)
         raise control.ControlError(
-            f"this impetusd runs as {who}, and exec takes that user: sudo -u {who} impetusd exec"
+            f"this impetusd runs as {who}, and exec must be run as that user: sudo -u {who} impetusd exec"
         )
     pending.tell(at, hooks)
     if answer["older"]:
@@ -136,7 +136,7 @@ def _tell_older(at: Place, answer: Mapping[str, typing.Any]) -> None:
     running = ", ".join(f"{each['name']} (pid {each['pid']})" for each in answer["older"])
     variables = ", ".join(dict.fromkeys(name for each in answer["older"] for name in each["variables"]))
     print(
-        f"impetusd: {running} was started with other values of {variables} than this command gets"
+        f"impetusd: {running} was started with different values of {variables} than this command gets"
         f" → {at.command} restart {answer['unit']}",
         file=sys.stderr,
     )

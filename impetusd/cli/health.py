@@ -49,17 +49,22 @@ def _checked(ctx: click.Context, param: click.Parameter, value: typing.Any) -> t
     metavar="DURATION",
     show_default=True,
     callback=_checked,
-    help="For the whole answer of URL.",
+    help="Time limit for the complete response of URL.",
 )
-@click.option("--body", default="", metavar="TEXT", help="What the answer of URL must contain.")
+@click.option("--body", default="", metavar="TEXT", help="Text that the response must contain.")
 @click.option(
-    "--status", default="200-399", metavar="RANGES", show_default=True, callback=_checked, help="What URL may answer."
+    "--status", default="200-399", metavar="RANGES", show_default=True, callback=_checked, help="Accepted status codes."
 )
 @click.option(
-    "--header", "headers", multiple=True, metavar="HEADER", callback=_checked, help="Sent to URL: 'Name: value'."
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="HEADER",
+    callback=_checked,
+    help="Request header to send: 'Name: value'.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only problems.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @conf_option
 def command(
     url: str | None,
@@ -71,10 +76,10 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Check health, or probe URL with one GET (which needs no daemon).
+    """Check health, or probe URL with one GET (works without a daemon).
 
-    Exits with 0 if every check is healthy and all that is wanted up is up (URL: if it answers as it should), 1 if not,
-    3 if no daemon runs.
+    Exits with 0 if all checks are healthy and all units that should be up are up (for URL: if it responds as expected),
+    1 if not, 3 if no daemon is running.
 
     Example: impetusd health -q http://127.0.0.1:8080/health
     """
@@ -120,7 +125,7 @@ def _answer(what: Get, timeout: float) -> Result:
     thread = threading.Thread(target=lambda: answers.append(get(what, timeout)), daemon=True)
     thread.start()
     thread.join(timeout + 1.0)  # it has answered by then, or it hangs in the look-up
-    return answers[0] if answers else Result(False, f"its name was not looked up within {timeout:g} s", timeout)
+    return answers[0] if answers else Result(False, f"DNS lookup took longer than {timeout:g} s", timeout)
 
 
 def _tell(url: str, result: Result, screen: Screen, *, quiet: bool, as_json: bool) -> None:
@@ -191,7 +196,7 @@ def _is_fine(row: Row) -> bool:
 
 def _summary(checks: Sequence[Row]) -> str:
     if not checks:
-        return "all that is wanted is up"
+        return "all units that should be up are up"
     healthy = sum(row["state"] == "healthy" for row in checks)
     rest = len(checks) - healthy
-    return f"{healthy} healthy" + (f", {rest} not wanted up" if rest else "")
+    return f"{healthy} healthy" + (f", {rest} stopped" if rest else "")

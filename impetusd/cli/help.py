@@ -26,7 +26,7 @@ def text(topic: str) -> str:
 @click.argument("topic", required=False, metavar="[TOPIC|COMMAND]", type=click.Choice([*topics(), *app.COMMANDS]))
 @click.pass_context
 def command(ctx: click.Context, topic: str | None) -> int:
-    """Show a page of the documentation, or the help of a command. Without TOPIC: list the pages.
+    """Show a page of the documentation, or the help of a command. Without TOPIC, list the pages.
 
     Example: impetusd help deploying
     """
@@ -35,7 +35,7 @@ def command(ctx: click.Context, topic: str | None) -> int:
         width = max(map(len, pages))
         for name in pages:
             print(f"{name:<{width}}  {text(name).split(chr(10), 1)[0].lstrip('# ')}")
-        print("\nimpetusd help TOPIC shows a page, impetusd --help lists the commands.")
+        print("\nimpetusd help TOPIC shows a page; impetusd --help lists the commands.")
         return 0
     if topic in pages:
         _show(text(topic))

@@ -13,17 +13,19 @@ if typing.TYPE_CHECKING:
     from impetusd.interop.importing.model import Imported
 
 
-@click.command(short_help="Make an INI file of PM2's, supervisord's or another manager's file.")
+@click.command(short_help="Convert a file of PM2, supervisord or another manager into an INI file.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--output", "-o", metavar="FILE", help="Write the INI there (mode 0600), not to standard output.")
-@click.option("--force", is_flag=True, help="Overwrite that FILE.")
-@click.option("--from", "kind", type=click.Choice(["pm2", "supervisord", "procfile", "circus", "systemd"]), help="Of which manager FILE is. Default: found by its content.")  # fmt: skip
-@click.option("--cwd", metavar="FOLDER", help="The folder that the old manager ran in. Default of PM2 and Procfiles: that of FILE.")  # fmt: skip
-@click.option("--root", metavar="FOLDER", help="Where the / is that absolute paths of included files begin at.")
-@click.option("--no-node", is_flag=True, help="Never run a file's JavaScript.")
+@click.option(
+    "--output", "-o", metavar="FILE", help="Write the INI file to this path (mode 0600) instead of standard output."
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--from", "kind", type=click.Choice(["pm2", "supervisord", "procfile", "circus", "systemd"]), help="The manager that FILE belongs to. Default: detected from its content.")  # fmt: skip
+@click.option("--cwd", metavar="FOLDER", help="The working directory of the old manager. Default for PM2 and Procfiles: the folder of FILE.")  # fmt: skip
+@click.option("--root", metavar="FOLDER", help="The root folder for absolute paths of included files.")
+@click.option("--no-node", is_flag=True, help="Never run JavaScript.")
 @click.option("--json", "as_json", is_flag=True, help="Write the report as JSON.")
-@click.option("--take-over", is_flag=True, help="Then move what PM2 or supervisord runs to impetusd, unit by unit. Needs -o.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="With --take-over: only show what would be done.")
+@click.option("--take-over", is_flag=True, help="Also move the programs that PM2 or supervisord runs to impetusd, unit by unit. Needs -o.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="With --take-over: only show the steps.")
 @click.option("--yes", "-y", is_flag=True, help="With --take-over: do not ask.")
 def command(
     files: tuple[str, ...],
@@ -39,18 +41,18 @@ def command(
     dry_run: bool,
     yes: bool,
 ) -> int:
-    """Read FILE of another manager and write an INI file that does the same: ecosystem.config.js, .json or .yaml and
-    dump.pm2 of PM2, supervisord.conf, a Procfile, circus.ini, or services of systemd.
+    """Convert FILE of another process manager into an INI file: PM2's ecosystem.config.js, .json, .yaml or dump.pm2,
+    supervisord.conf, a Procfile, circus.ini, or systemd services.
 
-    The report on standard error says of each key what became of it. Nothing that runs is touched. JavaScript is parsed, and
-    run only where that does not do: by node, if the file is root's or your own. The INI is read back before it is written,
-    and nothing is written if a command, an environment, a folder or a user would be another.
+    The report on standard error shows how each key was converted. Running programs are not touched. JavaScript is
+    parsed; it is run with node only if parsing is not enough and the file belongs to root or you. The INI file is
+    verified before it is written: if a command, environment, folder or user would differ, nothing is written.
 
-    --take-over then moves what runs, one unit after another: `impetusd help import` describes it. If the INI is there
-    already, it is used as it is: the same call goes on after one that was interrupted.
+    --take-over then moves the running programs, one unit at a time (see `impetusd help import`). If the INI file
+    already exists, it is used unchanged, so that an interrupted take-over can be continued with the same command.
 
-    Exits with 0 if all is kept, with 1 if the report says that something is lost, with 2 if there is no INI. With
-    --take-over: with 0 if everything was moved, with 1 if it stopped at a unit, with 2 if nothing was begun.
+    Exits with 0 if everything was converted, 1 if the report lists losses, 2 if no INI file was written. With
+    --take-over: 0 if everything was moved, 1 if it stopped at a unit, 2 if nothing was moved.
 
     Example: impetusd import ecosystem.config.js -o impetusd.ini
     """
@@ -62,10 +64,10 @@ def command(
     if (dry_run or yes) and not take_over:
         raise Failure("--dry-run and --yes are for --take-over", 2)
     if take_over and not output:
-        raise Failure("--take-over needs -o FILE, the INI file that impetusd is to run by", 2)
+        raise Failure("--take-over needs -o FILE, the INI file for impetusd", 2)
     is_there = bool(output) and not force and os.path.lexists(target)
     if is_there and not take_over:
-        raise Failure(f"{output} is there already; name another file, or give --force to overwrite it", 2)
+        raise Failure(f"{output} already exists; choose another file, or use --force to overwrite it", 2)
     options = Options(
         cwd=os.path.abspath(cwd) if cwd else "",
         root=os.path.abspath(root) if root else "",
@@ -87,14 +89,14 @@ def command(
         imported.lacks = _lacks(text, target)
     _report(imported, as_json=as_json)
     if problems:
-        raise Failure("no INI is written, for it would not be right:\n" + "\n".join(problems), 2)
+        raise Failure("no INI file was written, because it would be wrong:\n" + "\n".join(problems), 2)
     if take_over:
         return moving.carry_out(
             text, lambda text: _write(target, text, output or "", force=force), dry=dry_run, yes=yes
         )
     if output:
         _write(target, text, output, force=force)
-        print(f"impetusd: {output} is written; next: impetusd check {output}", file=sys.stderr)
+        print(f"impetusd: wrote {output}; next: impetusd check {output}", file=sys.stderr)
     else:
         print(text, end="")
     return 0 if report.is_faithful(imported) else 1

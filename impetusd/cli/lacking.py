@@ -80,11 +80,11 @@ def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterat
     for key, controller in (("memory_max", "memory"), ("cpu_max", "cpu")):
         if getattr(unit, key) and controller not in offered():
             at = place(section, key)
-            text = f"{key}: impetusd cannot use the {controller} controller of a cgroup v2 here, so it is not enforced"
+            text = f"{key}: not enforced, because impetusd cannot use the cgroup v2 controller {controller} here"
             yield Problem(at.file, at.line, f"{text}; see impetusd help recipes")
     if not os.path.isdir(unit.cwd):
         at = place(section, "cwd")
-        yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: this host has no such folder")
+        yield Problem(at.file, at.line, f"cwd = {ini.brief(unit.cwd, 200)}: no such folder on this host")
         return  # a relative path begins there
     for key, name in (("command", unit.command[0] if unit.command else ""), ("interpreter", unit.interpreter)):
         fault = _of_program(name, unit.cwd, _path(unit, environ)) if name else ""
@@ -102,12 +102,12 @@ def _of_program(name: str, cwd: str, path: str) -> str:
     said = ini.brief(name, 200)
     if "/" not in name:
         found = shutil.which(name, path=path)
-        return _of_script(found) if found else f"no program in PATH is called {said} on this host"
+        return _of_script(found) if found else f"no program {said} in PATH on this host"
     program = os.path.normpath(os.path.join(cwd, name))
     if os.path.isdir(program):
         return f"{said} is a folder on this host"
     if not os.path.exists(program):
-        return f"{said} is not on this host"
+        return f"{said} does not exist on this host"
     return _of_script(program) if os.access(program, os.X_OK) else f"{said} is not executable; run: chmod +x {said}"
 
 
@@ -120,5 +120,5 @@ def _of_script(path: str) -> str:
         return ""
     interpreter = os.fsdecode(first[2:]).split(maxsplit=1)[:1] if first.startswith(b"#!") else []
     if interpreter and not os.path.isfile(interpreter[0]):
-        return f"{ini.brief(path, 200)} names {ini.brief(interpreter[0], 200)} in its first line, which is not on this host"
+        return f"{ini.brief(path, 200)} needs the interpreter {ini.brief(interpreter[0], 200)} (first line), which does not exist on this host"
     return ""

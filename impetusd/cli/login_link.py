@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--role",
     type=click.Choice(ROLES),
     default=ADMIN,
-    help="What it lets one do. Default: as much as ceiling in [gateway] allows; it is never more.",
+    help="The role of the link. Default and upper limit: ceiling in [gateway].",
 )
 @conf_option
 def command(role: str) -> int:
@@ -52,7 +52,7 @@ def made(at: Place, status: Mapping[str, Any], role: str = ADMIN) -> str:
 
     gateway = status.get("gateway")
     if not gateway:
-        raise Failure(f"no gateway runs; add [gateway] to {at.conf}, then: {at.command} apply")
+        raise Failure(f"no gateway is running; add [gateway] to {at.conf}, then: {at.command} apply")
     code = tokens.new()
     access.change(
         at, lambda state: state.add_link(tokens.digest(code), access.me(), _at_most(status, role), time.time())

@@ -188,13 +188,13 @@ class Mover:
             share.to_ours()
         left = self._answered(step)
         if self._ours.pids(step.unit) != pids:
-            raise NotMoved("it was restarted as soon as it was up: impetusd why has more")
+            raise NotMoved("it was restarted right after it came up; see impetusd why")
         self._stop_theirs(step)
         if self._ours.pids(step.unit) != pids:
-            raise NotMoved("it was restarted as soon as it was alone: impetusd why has more")
+            raise NotMoved("it was restarted right after the old one had stopped; see impetusd why")
         for share in shares:
             share.close(undone=False)
-        kept = f"; {left} kept connection{'s were' if left > 1 else ' was'} still open when the old one was stopped"
+        kept = f"; {left} kept connection{'s were' if left > 1 else ' was'} still open when the old process was stopped"
         return kept if left else ""
 
     def _answered(self, step: Step) -> int:
@@ -224,7 +224,7 @@ class Mover:
         until(
             lambda: not any(map(proc.lives, who)) and not sockets.listened_on(ports),
             GONE,
-            lambda: f"{self._manager.title} says that it is stopped, and it is not: {_left(who, ports)}",
+            lambda: f"{self._manager.title} reports it as stopped, but it is not: {_left(who, ports)}",
         )
 
     def _require_ports(self, step: Step) -> None:
@@ -245,7 +245,7 @@ class Mover:
             listens,
             unit.listen_timeout,
             lambda: (
-                f"it does not listen on port {', '.join(map(str, sorted(missing)))} after {unit.listen_timeout:g} s,"
+                f"it does not listen on port {', '.join(map(str, sorted(missing)))} within {unit.listen_timeout:g} s,"
                 f" as it did under {self._manager.title}"
             ),
         )
@@ -266,7 +266,7 @@ class Mover:
         by_hand = self._manager.by_hand(step.ids)
         if not self._down:
             raise NotMoved(
-                f"it may still run here, and is not started under {self._manager.title}; else type: {by_hand}"
+                f"it may still run here and was not started under {self._manager.title}; if it does not, run: {by_hand}"
             )
         by_id: dict[str, Was] = {}
 
@@ -282,12 +282,12 @@ class Mover:
             holders = [*there, self._manager.pid] if any(each.shared for each in step.theirs) else there
             return set(step.ports) <= sockets.ports(sockets.tree(holders))
 
-        until(settled, BACK, lambda: f"{step.unit} does not settle under {self._manager.title}; then type: {by_hand}")
+        until(settled, BACK, lambda: f"{step.unit} does not stay up under {self._manager.title}; then run: {by_hand}")
         if down := [each for each in step.ids if by_id.get(each) is not Was.RUNNING]:
             self._manager.start(down)
-        until(runs, BACK, lambda: f"{step.unit} does not run again under {self._manager.title}; type: {by_hand}")
+        until(runs, BACK, lambda: f"{step.unit} was not started again under {self._manager.title}; run: {by_hand}")
         if step.how is not How.RESUME:  # where it listened is not known of that
-            until(listens, BACK, lambda: f"{step.unit} runs again under {self._manager.title}, and does not listen yet")
+            until(listens, BACK, lambda: f"{step.unit} runs again under {self._manager.title}, but does not listen yet")
 
 
 def _to_theirs(where: sockets.Socket) -> None:
@@ -308,5 +308,5 @@ def until(holds: Callable[[], bool], seconds: float, said: Callable[[], str]) ->
 
 
 def _left(who: Iterable[tuple[int, int]], ports: Iterable[int]) -> str:
-    found = [f"process {each[0]} lives" for each in who if proc.lives(each)]
+    found = [f"process {each[0]} is still running" for each in who if proc.lives(each)]
     return ", ".join([*found, *(f"port {each} is in use" for each in sorted(sockets.listened_on(ports)))])

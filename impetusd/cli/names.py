@@ -34,7 +34,7 @@ def require_known(names: Sequence[str], units: Collection[str], timers: Collecti
 
             near = difflib.get_close_matches(unit, units, n=1)
             hint = f"did you mean {near[0]}?" if near else f"configured are: {', '.join(units) or 'none'}"
-            raise Failure(f"there is no unit or slot {name}; {hint}", EXIT_UNKNOWN_NAME)
+            raise Failure(f"no unit or slot {name}; {hint}", EXIT_UNKNOWN_NAME)
 
 
 def require(patterns: Sequence[str], known: Collection[str]) -> None:

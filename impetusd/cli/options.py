@@ -23,7 +23,7 @@ def conf_option(function: _F) -> _F:
         metavar="FILE",
         expose_value=False,
         callback=_remember,
-        help="The INI file. May also stand before the command.",
+        help="The INI file. Also allowed before the command.",
     )(function)
 
 
@@ -33,7 +33,7 @@ def env_option(function: _F) -> _F:
         "--env",
         metavar="PROFILE",
         envvar="IMPETUSD_ENV",
-        help="Use PROFILE ([env:NAME@PROFILE] over [env:NAME]) until another is chosen; '' for none.",
+        help="Use PROFILE ([env:NAME@PROFILE] overrides [env:NAME]) until another is chosen; '' for none.",
     )(function)
 
 
@@ -52,7 +52,7 @@ def since_when(text: str | None) -> float | None:
         return None if text is None else instant(text, time.time())
     except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text!r} is not a time; say 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
+            f"{text!r} is not a time; use 10m, 2h, 1d, 2026-11-23 or '2026-11-23 10:00'", param_hint="--since"
         ) from None
 
 

@@ -41,7 +41,7 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     except control.NotRunning as error:
         raise not_running(here, error) from None
     if answer.get("moved"):
-        print(f"impetusd uses {here.conf} from now on: {answer['moved']} no longer exists")
+        print(f"impetusd now uses {here.conf}, because {answer['moved']} no longer exists")
     if method != "apply":
         pending.tell(here, live.hooks)
     if not answer["changes"]:
@@ -50,9 +50,9 @@ def change(here: Place, verb: str, method: str, params: Mapping[str, Any], nothi
     print("\n".join(plan.lines(answer["changes"], screen_of(sys.stdout, os.environ))))
     for row in answer.get("unfinished", ()):
         said = plain(
-            f"{row['name']} (pid {row['pid']}) is still {row['state']}: {row['reason'] or 'no change for long'}"
+            f"{row['name']} (pid {row['pid']}) is still {row['state']}: {row['reason'] or 'no change for a long time'}"
         )
-        print(f"impetusd waits no longer: {said}", file=sys.stderr)
+        print(f"stopped waiting: {said}", file=sys.stderr)
     if not answer["units"]:
         return 0 if answer["ok"] else 1
     print()
@@ -66,7 +66,7 @@ def tell(here: Place, answer: Mapping[str, Any]) -> int:
     screen = screen_of(sys.stdout, os.environ)
     print("\n".join(table.report(answer["units"], screen, here.command, tails=table.ALL)))
     if not answer["ok"] and protocol.all_as_wanted(answer["units"]):
-        raise control.ControlError("not everything came up, for another command asked for it to be stopped meanwhile")
+        raise control.ControlError("not everything came up, because another command stopped it meanwhile")
     return 0 if answer["ok"] else 1
 
 
@@ -78,9 +78,9 @@ def not_running(here: Place, error: control.NotRunning) -> control.ControlError:
     if left.members:
         return control.ControlError(f"{error}: it was killed, and {live_on(here, left)}", error.exit)
     if found := pending.mistakes(here):
-        what = f"it cannot be started with the INI file as it is: {found[0]}"
-        return control.ControlError(f"{error}; {what}; every mistake: {here.command} check", error.exit)
-    return control.ControlError(f"{error}; start it with: {here.command} start", error.exit)
+        what = f"it cannot start because of a mistake in the INI file: {found[0]}"
+        return control.ControlError(f"{error}; {what}; to list all mistakes: {here.command} check", error.exit)
+    return control.ControlError(f"{error}; to start it: {here.command} start", error.exit)
 
 
 def live_on(here: Place, left: Left) -> str:
@@ -94,4 +94,4 @@ def live_on(here: Place, left: Left) -> str:
             f"{count} and cannot be taken over, because {left.why}: {reaper.named(left.members)};"
             f" to stop them: {here.command} stop"
         )
-    return f"{count}. {here.command} start takes them over, with nothing lost; {here.command} stop ends them"
+    return f"{count}. {here.command} start takes them over without losing anything; {here.command} stop stops them"

@@ -10,17 +10,15 @@ from impetusd.cli.options import conf_option, here
 from impetusd.core.protocol import ADMIN, ROLES
 
 
-@click.command(short_help="Set the password of a user of the gateway.")
+@click.command(short_help="Set the password of a gateway user.")
 @click.argument("user", required=False)
-@click.option(
-    "--role", type=click.Choice(ROLES), help="What the user may do; a new one is admin unless this says less."
-)
-@click.option("--remove", is_flag=True, help="Remove the user instead.")
+@click.option("--role", type=click.Choice(ROLES), help="The user's role. Default for a new user: admin.")
+@click.option("--remove", is_flag=True, help="Remove the user.")
 @conf_option
 def command(user: str | None, role: str | None, remove: bool) -> int:
-    """Set the password with which USER logs in to the gateway; without USER, yours. A new user is made.
+    """Set the gateway password of USER (default: your user name). The user is created if it does not exist.
 
-    Asks for it twice on a terminal; else reads one line from stdin. Whoever is logged in as USER is logged out.
+    On a terminal, asks for it twice; otherwise reads one line from stdin. Existing sessions of USER are logged out.
 
     Example: impetusd passwd alice --role operator
     """
@@ -30,7 +28,9 @@ def command(user: str | None, role: str | None, remove: bool) -> int:
 
     at, name = here(), access.name(user or access.me(), "USER")
     if name.startswith("token:"):
-        raise click.BadParameter("names that begin with token: are those of tokens in the ledger", param_hint="USER")
+        raise click.BadParameter(
+            "names that start with token: are reserved for tokens in the ledger", param_hint="USER"
+        )
     if remove:
         access.change(at, lambda state: state.remove_user(name))
         return 0
@@ -53,6 +53,6 @@ def _asked(name: str) -> str:
     import getpass
 
     password = getpass.getpass(f"New password of {name}: ")
-    if password != getpass.getpass("The same again: "):
-        raise Failure("the two differ; nothing was changed")
+    if password != getpass.getpass("Repeat the password: "):
+        raise Failure("the passwords differ; nothing was changed")
     return password

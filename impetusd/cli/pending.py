@@ -27,10 +27,10 @@ def notice(at: Place, told: Mapping[str, Any]) -> tuple[str, str] | None:
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
         first = mistakes[0].removeprefix(f"{os.path.dirname(at.conf)}/")
         return (
-            f"the INI file has a mistake, and impetusd could not start with it again: {first}{more}",
+            f"the INI file has a mistake, and impetusd could not restart with it: {first}{more}",
             f"{at.command} check",
         )
-    return ("the INI file has changes that are not in force", f"{at.command} plan") if changed else None
+    return ("the INI file has changes that are not applied", f"{at.command} plan") if changed else None
 
 
 def compared(at: Place, told: Mapping[str, Any]) -> tuple[bool, list[str]]:

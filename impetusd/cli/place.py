@@ -83,7 +83,7 @@ def for_a_start(at: Place) -> Place:
             if instance.is_in(found, at.paths.state_dir) or instance.is_in(found, at.to_be.state_dir):
                 continue  # it has been started this moment
             raise Failure(
-                f"impetusd runs for this file already, under the name {found.conf} (pid {found.pid}, state_dir"
+                f"impetusd already runs for this file as {found.conf} (pid {found.pid}, state_dir"
                 f" {found.paths.state_dir}); a second one would start everything twice. Use: impetusd -c {found.conf}",
                 2,
             )
@@ -122,8 +122,8 @@ def find_conf(given: str | None, environ: Mapping[str, str], *, new: bool = Fals
         return absolute(LOOKED_AT[0])
     looked = ", ".join(path if path.startswith("/") else f"./{path}" for path in looked_at)
     raise Failure(
-        f"there is no configuration: IMPETUSD_CONF is not set, and none of {looked} is there; "
-        "name one with -c FILE, or make one with: impetusd init",
+        f"no INI file found: IMPETUSD_CONF is not set, and none of {looked} exists; use -c FILE, or create one with:"
+        " impetusd init",
         2,
     )
 
@@ -139,9 +139,9 @@ def _users_own(environ: Mapping[str, str]) -> list[str]:
 def _named(path: str, said: str, *, new: bool = False) -> str:
     path = absolute(path)
     if os.path.isdir(path):
-        raise Failure(f"{said}: this is a directory; name the INI file in it", 2)
+        raise Failure(f"{said}: this is a directory; use the path of the INI file in it", 2)
     if not new and not os.path.exists(path):
-        raise Failure(f"{said}: there is no such file; `impetusd init` makes one", 2)
+        raise Failure(f"{said}: no such file; `impetusd init` creates one", 2)
     return path
 
 
@@ -158,7 +158,7 @@ def absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
     except OSError:
-        raise Failure(f"{path}: the folder that this command runs in was removed; name the file from / on", 2) from None
+        raise Failure(f"{path}: the current folder was removed; use an absolute path", 2) from None
 
 
 def executable() -> str:
@@ -170,7 +170,7 @@ def executable() -> str:
     for path in (beside, os.path.abspath(sys.argv[0]), shutil.which("impetusd") or ""):
         if os.path.basename(path) == "impetusd" and os.access(path, os.X_OK) and os.path.isfile(path):
             return path
-    raise Failure(f"cannot find the command impetusd: neither {beside} nor anything in PATH is it")
+    raise Failure(f"cannot find the command impetusd: it is neither {beside} nor in PATH")
 
 
 def read(path: str) -> str:

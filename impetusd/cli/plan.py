@@ -18,24 +18,24 @@ if typing.TYPE_CHECKING:
 
     Row: typing.TypeAlias = Mapping[str, typing.Any]
 
-NOTHING = "nothing to change: what runs is what the file says"
+NOTHING = "nothing to change: the INI file is already applied"
 WORDS = {
-    "live": ("~", "no process is touched", "dim"),
-    "reload": ("~", "new workers take over, one at a time", "yellow"),
-    "restart": ("!", "it is restarted", "yellow"),
-    "added": ("+", "it is new", "green"),
-    "removed": ("-", "it is stopped, and no longer listed", "red"),
+    "live": ("~", "no process is restarted", "dim"),
+    "reload": ("~", "workers are replaced one at a time", "yellow"),
+    "restart": ("!", "its processes are restarted", "yellow"),
+    "added": ("+", "a new unit", "green"),
+    "removed": ("-", "stopped, and no longer listed", "red"),
 }
 
 
 @click.command(short_help="Show what `impetusd apply` would change.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @env_option
 @conf_option
 def command(as_json: bool, env: str | None) -> int:
     """Show, unit by unit and key by key, what `impetusd apply` would change.
 
-    Exits with 0 if nothing would be, with 1 if something would, with 2 if the file has problems.
+    Exits with 0 if nothing would change, 1 if something would, 2 if the file has problems.
 
     Example: impetusd plan && echo nothing to apply
     """

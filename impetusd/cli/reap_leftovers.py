@@ -26,19 +26,17 @@ STOPPED = frozenset({"success", "timeout"})
 SPACING = 0.5
 
 
-@click.command(
-    name="reap-leftovers", short_help="Stop programs orphaned by a killed impetusd, instead of starting it again."
-)
-@click.option("--after", metavar="UNIT", default=None, help="For systemd: only if UNIT was stopped.")
+@click.command(name="reap-leftovers", short_help="Stop programs orphaned by a killed impetusd.")
+@click.option("--after", metavar="UNIT", default=None, help="For systemd: act only if UNIT was stopped.")
 @conf_option
 def command(after: str | None) -> int:
-    """Stop the programs that still run after impetusd itself was killed: SIGTERM, and SIGKILL after 5 seconds.
+    """Stop the programs that still run after impetusd itself was killed: SIGTERM, then SIGKILL after 5 seconds.
 
-    `impetusd start` would take them over again, with nothing lost; this is for who does not want that. The units of
-    `impetusd startup` run it when the service is stopped, so that nothing is left then; after a crash they do nothing.
-    What a running impetusd holds is never touched.
+    Alternatively, `impetusd start` takes them over without losing anything. The systemd units of `impetusd startup` run
+    this command when the service is stopped, so that nothing is left; after a crash they leave the programs alone.
+    Programs of a running impetusd are never touched.
 
-    Exits with 0 if nothing is left, with 1 if impetusd runs or if something cannot be killed, which is named.
+    Exits with 0 if nothing is left, 1 if impetusd is running or a process cannot be killed.
 
     Example: impetusd reap-leftovers
     """
@@ -65,7 +63,7 @@ def command(after: str | None) -> int:
         _make_way(place)
         return _tell(reaper.reap(place.paths, cgroup))
     except reaper.Held as held:
-        print(f"{held}, and not as this service: nothing was stopped")
+        print(f"{held}, but not as this service; nothing was stopped")
         return 0
 
 
@@ -109,7 +107,7 @@ def _tell(reaped: Reaped) -> int:
     from impetusd.client import reaper
 
     pids = reaped.ended
-    print(f"ended {len(pids)} processes: {' '.join(map(str, pids))}" if pids else "nothing was left")
+    print(f"stopped {len(pids)} processes: {' '.join(map(str, pids))}" if pids else "nothing was left")
     if reaped.stuck:
-        print(f"SIGKILL does not end {reaper.named(reaped.stuck)}: left behind", file=sys.stderr)
+        print(f"SIGKILL has no effect on {reaper.named(reaped.stuck)}: left running", file=sys.stderr)
     return 1 if reaped.stuck else 0

@@ -33,17 +33,22 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     metavar="N",
     help="Watch the first N new workers, and continue only if their errors and memory match the old ones'.",
 )
-@click.option("--watch", callback=_seconds, metavar="TIME", help="Watch the first for this long, not for reload_watch.")
+@click.option(
+    "--watch",
+    callback=_seconds,
+    metavar="TIME",
+    help="Watch the first new worker for this long instead of reload_watch.",
+)
 @click.option("--cancel", is_flag=True, help="Cancel a reload in progress; the old version keeps serving.")
 @names_argument(required=True)
 @conf_option
 def command(names: tuple[str, ...], canaries: int | None, watch: float | None, cancel: bool) -> int:
     """Deploy new code of each NAME without downtime; roll back if it fails.
 
-    The first new worker serves beside the old ones for reload_watch. If it cannot be imported, is not ready in
-    listen_timeout, ends, or fails its health checks, the new ones go and the old ones stay: exit code 1. A program
-    takes part if it has listen and wait_ready, or listen and is Node; another one is restarted, and a unit that does
-    not run is started.
+    The first new worker serves alongside the old ones for reload_watch. If the app cannot be imported, or the worker is
+    not ready within listen_timeout, exits, or fails its health checks, the new workers are stopped, the old ones keep
+    serving, and the exit code is 1. Programs can be reloaded if they have listen and wait_ready, or listen and are
+    Node; other programs are restarted. A unit that is not running is started.
 
     While a unit is being reloaded, a second reload of it is refused.
 
@@ -88,7 +93,7 @@ def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Itera
     name = plain(told["name"])
     match told["how"]:
         case "start":
-            yield f"{name} did not run, and was started"
+            yield f"{name} was not running and has been started"
         case "restart":
             yield f"{name} was restarted, not reloaded: {told['note']}"
         case _ if not told["reason"]:
@@ -97,7 +102,7 @@ def lines(told: Mapping[str, typing.Any], screen: Screen, command: str) -> Itera
                 were = f"{cut} request{'s were' if cut != 1 else ' was'}"
                 limit = show_duration(told["drain_timeout_s"])
                 yield screen.paint(
-                    f"{were} cut off after drain_timeout = {limit}; a longer one would let them end", "yellow"
+                    f"{were} cut off after drain_timeout = {limit}; increase it to let such requests finish", "yellow"
                 )
         case how:
             if how == "cancel":

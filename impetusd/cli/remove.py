@@ -14,17 +14,17 @@ if typing.TYPE_CHECKING:
     from impetusd.core.config.problem import Problem
 
 
-@click.command(short_help="Stop a unit and take its section out of the INI file.")
+@click.command(short_help="Stop a unit and remove its section from the INI file.")
 @click.argument("name")
 @conf_option
 def command(name: str) -> int:
     """Remove the pool, program or timer NAME from the INI file and stop it.
 
-    Its [env:NAME] and the health checks that are of it go, too, each with the comment directly above it; nothing else is
-    touched. A unit that others depend on, or that a group names, is not removed. Nothing is changed while the file has
-    other changes that are not in force. Log files stay.
+    Its [env:NAME] and its health checks are removed as well, each with the comment directly above it; nothing else is
+    touched. A unit that others depend on, or that belongs to a group, is not removed. Nothing changes if the file has
+    other changes that are not applied yet. Log files are kept.
 
-    Exits as `impetusd apply` does, with 4 for an unknown NAME.
+    The exit codes are those of `impetusd apply`, and 4 for an unknown NAME.
 
     Example: impetusd remove api
     """
@@ -43,7 +43,9 @@ def command(name: str) -> int:
         found = texts.belonging(edit.sections, name)
         files = {os.path.realpath(section.file) for section in found}
         if files != {edit.file.path}:
-            raise Failure(f"the sections of {name} stand in several files, and were left: {_told(found)}", 1)
+            raise Failure(
+                f"nothing was removed, because the sections of {name} are in several files: {_told(found)}", 1
+            )
         rest = texts.without(edit.text, found, [each for each in edit.sections if os.path.realpath(each.file) in files])
 
         def line(problem: Problem) -> int:

@@ -14,14 +14,14 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Stop and start everything, or NAME.")
 @click.option(
-    "--rolling", is_flag=True, help="As `impetusd reload` where that is possible, else one process after the other."
+    "--rolling", is_flag=True, help="Use `impetusd reload` where possible, otherwise restart one process after another."
 )
 @names_argument()
 @conf_option
 def command(names: tuple[str, ...], rolling: bool) -> int:
     """Restart everything, or each NAME, and wait until it is ready.
 
-    What does not run is started, the daemon included. Exits as `impetusd start` does.
+    Units that are not running are started, and so is the daemon. The exit codes are those of `impetusd start`.
 
     Example: impetusd restart --rolling web
     """

@@ -14,17 +14,18 @@ from impetusd.cli.options import conf_option, given, names_argument
 
 @click.command(short_help="Reload units on several hosts, one host after the other.")
 @click.option(
-    "-H", "--hosts", "text", metavar="HOST,...", required=True, help="The hosts, in this order, as ssh takes them."
+    "-H", "--hosts", "text", metavar="HOST,...", required=True, help="The hosts, in order, as ssh destinations."
 )
 @names_argument(required=True)
 @conf_option
 def command(text: str, names: tuple[str, ...]) -> int:
-    """Reload each NAME on the first host, then on the next, and stop at the first that does not take the new version.
+    """Reload each NAME on one host after another, and stop at the first host where the new version fails.
 
-    Before anything is touched, every host must answer and every NAME be up there. On each host it is `impetusd reload`: a
-    version that fails is discarded there, and the old one keeps serving. -c is the path of the INI file on the hosts.
+    Before anything is reloaded, every host must respond and every NAME must be up there. Each host runs `impetusd
+    reload`: if the new version fails, it is discarded and the old version keeps serving. -c is the path of the INI file
+    on the hosts.
 
-    Exits with 0 if all hosts have the new version, else with 1.
+    Exits with 0 if all hosts run the new version, otherwise 1.
 
     Example: impetusd rollout -H web1,web2,web3 web
     """
@@ -40,7 +41,7 @@ def command(text: str, names: tuple[str, ...]) -> int:
             ).splitlines()
             sys.stderr.writelines(f"{host}: {line}\n" for line in lines)
     if refused:
-        raise Failure("nothing was reloaded: every host must answer and have these up before the first one is touched")
+        raise Failure("nothing was reloaded, because every host must respond and have these units up first")
     done: list[str] = []
     for host in hosts:
         print(f"{host}:", flush=True)
@@ -65,9 +66,10 @@ def ending(hosts: list[str], done: list[str], names: tuple[str, ...], *, lost: b
     failed, left = hosts[len(done)], hosts[len(done) + 1 :]
     what = ", ".join(names)
     parts = [
-        f"the connection to {failed} ended during its reload, which goes on there: impetusd -H {failed} status {' '.join(names)}"
+        f"the connection to {failed} broke during its reload, which continues there; see: impetusd -H {failed} status"
+        f" {' '.join(names)}"
         if lost
-        else f"{failed} did not take the new version, as shown above"
+        else f"the new version failed on {failed}, as shown above"
     ]
     if done:
         parts.append(f"{what} was reloaded on {', '.join(done)}")

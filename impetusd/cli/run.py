@@ -12,25 +12,26 @@ from impetusd.cli.options import conf_option, env_option, here
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 
-@click.command(short_help="Run the daemon in the foreground: for containers and systemd.")
+@click.command(short_help="Run the daemon in the foreground, for containers and systemd.")
 @click.option(
     "--logs",
     type=click.Choice(["files", "stdout"]),
-    help="Where what programs print goes; the default is stdout as PID 1 (in a container), else files.",
+    help="Destination of program output. Default: stdout as PID 1 (in a container), otherwise files.",
 )
 @env_option
 @conf_option
 def command(logs: str | None, env: str | None) -> int:
     """Run the daemon in the foreground and start everything that has autostart.
 
-    This is what a container or a systemd unit executes. SIGTERM and SIGINT stop everything, in order, and end it; SIGHUP
-    is `impetusd apply`, SIGUSR2 `impetusd reopen-logs`. As PID 1 it also reaps what programs leave behind.
+    This is the command for containers and systemd units. SIGTERM and SIGINT stop everything in order and exit; SIGHUP
+    works like `impetusd apply`, SIGUSR2 like `impetusd reopen-logs`. As PID 1 it also reaps orphaned processes.
 
-    With --logs stdout no log files are written but those that out_file and error_file name: each line goes to standard
-    output behind the name of its slot (with log_format = json it is in the object), impetusd's own log to standard error.
+    With --logs stdout, log files are written only for units with out_file or error_file. All other lines go to standard
+    output, prefixed with the name of their slot (with log_format = json, the name is in the object); impetusd's own log
+    goes to standard error.
 
-    Exits with 0 after an orderly end, with 69 when a unit with critical = yes was FATAL (all else is stopped first), and
-    with 73 when another impetusd runs in its folders or has left programs there.
+    Exits with 0 after an orderly shutdown, 69 if a unit with critical = yes became FATAL (everything else is stopped
+    first), and 73 if another impetusd runs in the same folders or left programs there.
 
     Example: impetusd run -c /etc/impetusd/impetusd.ini
     """

@@ -15,7 +15,7 @@ def _number(_ctx: click.Context, _param: click.Parameter, text: str) -> int | st
     """So many, or as "+1" and "-1" so many more or fewer."""
     found = re.fullmatch(r"([+-]?)([0-9]{1,9})", text)
     if found is None or int(found[2]) > MAX_INSTANCES:
-        raise click.BadParameter(f"{text!r}: say how many, 0 to {MAX_INSTANCES}, or +N and -N for more and fewer")
+        raise click.BadParameter(f"{text!r}: use a number from 0 to {MAX_INSTANCES}, or +N or -N")
     return text if found[1] else int(text)
 
 
@@ -26,8 +26,8 @@ def _number(_ctx: click.Context, _param: click.Parameter, text: str) -> int | st
 def command(name: str, n: int | str) -> int:
     """Run N instances of the unit NAME, or +N more or -N fewer, and wait until they are ready.
 
-    Holds until the daemon ends; `instances` in the INI file holds for good. Where that is a range like 2..8, N is at
-    most its end.
+    Lasts until the daemon stops; to change the number permanently, set `instances` in the INI file. If that is a range
+    like 2..8, N cannot exceed its upper end.
 
     Example: impetusd scale web +1
     """

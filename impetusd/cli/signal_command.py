@@ -35,12 +35,12 @@ def command(sig: str, names: tuple[str, ...]) -> int:
     try:
         name = signal_name(sig)
     except ValueError:
-        raise click.BadParameter(f"there is no signal {sig!r}; `kill -l` lists them.", param_hint="SIG") from None
+        raise click.BadParameter(f"unknown signal {sig!r}; `kill -l` lists all signals.", param_hint="SIG") from None
     at = here()
     try:
         answer = control.call(at.paths, "signal", {"names": list(names), "signal": name})
     except control.NotRunning as error:
         raise outcome.not_running(at, error) from None
     signalled = answer["signalled"]
-    print(f"SIG{name} sent to {', '.join(signalled)}" if signalled else "nothing of that runs; no signal was sent")
+    print(f"SIG{name} sent to {', '.join(signalled)}" if signalled else "none of these is running; no signal was sent")
     return 0 if signalled else 1

@@ -15,16 +15,16 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-@click.command(short_help="Send no alerts for a while; list silences or end one.")
+@click.command(short_help="Suppress alerts for a while; list silences or end one.")
 @click.argument("words", metavar="[[NAME] TIME]", nargs=-1)
-@click.option("--why", default="", metavar="TEXT", help="Why, for whoever looks at it later.")
+@click.option("--why", default="", metavar="TEXT", help="Reason, shown in the list.")
 @click.option("--end", metavar="ID", help="End the silence with this id.")
-@click.option("--json", "as_json", is_flag=True, help="The list as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @conf_option
 def command(words: tuple[str, ...], why: str, end: str | None, as_json: bool) -> int:
-    """Send no alerts about NAME (a unit, timer, group or alert; without a name: none at all) for TIME.
+    """Suppress alerts about NAME (a unit, timer, group or alert; without NAME, all alerts) for TIME.
 
-    What is still wrong when the time is over is sent then. Without TIME: list the silences that are in force.
+    Problems that remain when the time is over are reported then. Without TIME, list the active silences.
 
     Example: impetusd silence web 1h --why 'moving the database'
     """
@@ -32,12 +32,12 @@ def command(words: tuple[str, ...], why: str, end: str | None, as_json: bool) ->
     from impetusd.client import control
 
     if len(words) > 2 or (end is not None and words):
-        raise click.UsageError("write: impetusd silence [NAME] TIME, or impetusd silence --end ID")
+        raise click.UsageError("usage: impetusd silence [NAME] TIME, or impetusd silence --end ID")
     at = here()
     try:
         if end is not None:
             ended = control.call(at.paths, "unsilence", {"id": end})["ended"]
-            print(f"silence {end} ended" if ended else f"there is no silence {end}; see: {at.command} silence")
+            print(f"silence {end} ended" if ended else f"no silence {end}; see: {at.command} silence")
             return 0 if ended else 1
         if words:
             *names, length = words
@@ -51,7 +51,7 @@ def command(words: tuple[str, ...], why: str, end: str | None, as_json: bool) ->
     if as_json:
         print(json.dumps(found, indent=2 if sys.stdout.isatty() else None))
     else:
-        print("\n".join(report(found, at.command, time.time()) if found else ["no alert is silenced"]))
+        print("\n".join(report(found, at.command, time.time()) if found else ["no alerts are silenced"]))
     return 0
 
 

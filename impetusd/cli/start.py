@@ -24,9 +24,9 @@ if typing.TYPE_CHECKING:
 def command(names: tuple[str, ...], env: str | None) -> int:
     """Start everything that has autostart, or each NAME, and wait until it is ready.
 
-    Starts the daemon if it does not run; the INI file is checked first, and a mistake in it changes nothing. What runs
-    already is left alone. Exits with 0 if all is up, with 1 if something is not: then with the reason and the last
-    lines that it wrote.
+    Starts the daemon if it is not running. The INI file is checked first; if it has a mistake, nothing changes. Units
+    that are already running are left alone. Exits with 0 if everything is up; otherwise prints the reason and the last
+    lines of output, and exits with 1.
 
     Example: impetusd start web
     """
@@ -45,7 +45,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
     config = place.load(at.conf, env)
     for name in names:
         if name not in config.units and (advice := _to_add(name)):
-            raise Failure(f"no unit '{name}'; to have it run as one: {at.command} add {advice}", EXIT_UNKNOWN_NAME)
+            raise Failure(f"no unit '{name}'; to add it: {at.command} add {advice}", EXIT_UNKNOWN_NAME)
     launch.evict_stale(at.paths)
     for _ in range(3):  # a daemon that another command is just stopping may answer once more, and be gone then
         with Live("starting impetusd") as live:
@@ -72,14 +72,14 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
                 launched = False
                 if env is not None and env != its:
                     raise control.ControlError(
-                        f"impetusd runs with {f'the profile {its}' if its else 'no profile'}, and start does not change what runs;"
-                        f" to change it: {at.command} apply --env {env or repr('')}"
+                        f"impetusd runs with {f'the profile {its}' if its else 'no profile'}, and start does not"
+                        f" change running units; to switch: {at.command} apply --env {env or repr('')}"
                     )
         if not launched and (behind := instance.behind_link(at.to_be)):
             print(f"impetusd: {behind}", file=sys.stderr)
         if launched:
             count = len(left.members)
-            found = f", and took over what a killed one had left ({count} processes)" if count else ""
+            found = f"and took over {count} processes of a killed impetusd" if count else ""
             print(f"impetusd started{found}; its own log is {at.paths.log_file}", file=sys.stderr)
         try:
             code = outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})
@@ -88,7 +88,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
         if not names and "gateway" in config.units:
             _report_page(at)
         return code
-    raise control.ControlError(f"impetusd ended while it was asked to start; {at.paths.log_file} should say why")
+    raise control.ControlError(f"impetusd exited during the start; see {at.paths.log_file}")
 
 
 def _report_page(at: Place) -> None:
@@ -102,7 +102,7 @@ def _report_page(at: Place) -> None:
     with contextlib.suppress(Failure, control.ControlError):
         status = control.call(at.paths, "status", {"names": []})
         if status.get("gateway") and not (known := access.read(at)).users and not known.sessions:
-            print(f"web page, by a link that works once: {login_link.made(at, status)}", file=sys.stderr)
+            print(f"web page (this link works once): {login_link.made(at, status)}", file=sys.stderr)
 
 
 RUN_BY = {".py": "python3", ".js": "node", ".mjs": "node", ".cjs": "node", ".sh": "sh", ".rb": "ruby", ".php": "php"}

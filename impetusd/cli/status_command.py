@@ -7,17 +7,17 @@ import click
 from impetusd.cli.options import conf_option, given, names_argument
 
 
-@click.command(short_help="Show what runs, and what needs attention.")
+@click.command(short_help="Show units and what needs attention.")
 @names_argument()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Keep showing changes until Ctrl-C.")
 @conf_option
 def command(names: tuple[str, ...], as_json: bool, watch: bool) -> int:
-    """Show what runs, since when, its restarts, and what needs attention.
+    """Show all units, their uptime and restarts, and what needs attention.
 
-    With --watch a terminal shows it as it changes; through a pipe each change is a line, with --json a JSON object.
+    With --watch, a terminal shows changes live; into a pipe, each change is a line, or with --json a JSON object.
 
-    Exits with 0 if all that is wanted up is up, 1 if something is not, 3 if no daemon runs, 4 for an unknown NAME.
+    Exits with 0 if all units that should be up are up, 1 if not, 3 if no daemon is running, 4 for an unknown NAME.
 
     Example: impetusd status --watch web
     """

@@ -76,7 +76,7 @@ def _object(change: Change, wanted: Sequence[str]) -> None:
 def _line(key: str, row: dict[str, Any] | None, at: float, wanted: Sequence[str], states: dict[str, str]) -> None:
     """One line, if it is another than the last of this slot."""
     if row is None:
-        said = f"{key} is gone" if states.pop(key, "") else ""
+        said = f"{key} was removed" if states.pop(key, "") else ""
     elif _means(wanted, row):
         said = table.sentence(row) + (f" (pid {row['pid']})" if row["pid"] else "")
         said = "" if states.get(key) == said else said
@@ -147,7 +147,7 @@ class Page:
         below = table.below(rows, screen, self._here.command, tails=LAST_WORDS)
         daemon = mirror.rows.get(stream.DAEMON, {}).get("", {"attention": []})
         below += notes(daemon, self._noticed, screen, self._here.command, below)
-        below = [*below[: max(0, height - 8)], "", screen.paint("Ctrl-C ends this", "dim")]
+        below = [*below[: max(0, height - 8)], "", screen.paint("press Ctrl-C to quit", "dim")]
         room = max(1, height - len(below) - 1)
         if len(rows) > room:
             rows.sort(key=as_wanted)

@@ -20,11 +20,12 @@ if typing.TYPE_CHECKING:
 @names_argument()
 @conf_option
 def command(names: tuple[str, ...]) -> int:
-    """Stop each NAME; without a name stop everything, and then the daemon.
+    """Stop each NAME; without NAME, stop everything and then the daemon.
 
-    Returns when it is done, at the latest when each kill_timeout has passed: what does not end by then is killed, with
-    all its descendants, and named. Stopping what does not run is success. What not even SIGKILL ends, for it hangs in
-    the kernel, is left behind after a few seconds and named, and the exit code is 1.
+    Returns when everything has stopped, at the latest after kill_timeout: processes that have not exited by then are
+    killed with all their descendants, and listed. Stopping a unit that is not running succeeds. A process that survives
+    even SIGKILL, because it is stuck in the kernel, is listed and left running after a few seconds, and the exit code
+    is 1.
 
     Example: impetusd stop web
     """
@@ -101,7 +102,7 @@ def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning
         reaped = reaper.reap(at.paths)
     except reaper.Held:
         return _stop_all(at)  # somebody has started it meanwhile
-    print(f"impetusd had been killed; ended {len(reaped.ended)} processes that it had started")
+    print(f"impetusd had been killed; stopped {len(reaped.ended)} processes that it had started")
     if reaped.stuck:
         print(f"SIGKILL does not end {reaper.named(reaped.stuck)}: left behind", file=sys.stderr)
     return 1 if reaped.stuck else 0
@@ -115,7 +116,7 @@ def _tell_killed(answer: Mapping[str, typing.Any]) -> None:
 def _tell_left(answer: Mapping[str, typing.Any]) -> list[Mapping[str, typing.Any]]:
     left = [row for row in answer["units"] if row.get("pid") is not None]
     for row in left:
-        reason = row.get("reason") or "it still runs"
+        reason = row.get("reason") or "it is still running"
         print(f"{row['name']} (pid {row['pid']}) is {row['state']}: {reason}", file=sys.stderr)
     return left
 

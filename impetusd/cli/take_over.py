@@ -89,9 +89,10 @@ class TakeOver:
         if acting and not yes:
             if not sys.stdin.isatty():
                 raise Failure(
-                    "nothing was done: nobody can be asked here; to go on without asking, add --yes", EXIT_USAGE
+                    "nothing was done: cannot ask for confirmation without a terminal; add --yes to skip the question",
+                    EXIT_USAGE,
                 )
-            if not click.confirm("Go on?"):
+            if not click.confirm("Continue?"):
                 raise Failure("nothing was done")
         if text is not None:
             write(text)
@@ -113,7 +114,7 @@ class TakeOver:
                 ):  # a disk that fails: nothing runs in the old manager, and no call reads it
                     record.remove()
         except KeyboardInterrupt:  # between two units
-            raise Failure(f"interrupted; to go on: {self._again}", 130) from None
+            raise Failure(f"interrupted; to continue: {self._again}", 130) from None
         return 0
 
     def _require_unchanged(self) -> None:
@@ -125,7 +126,9 @@ class TakeOver:
         except ManagerFault as fault:
             raise Failure(f"nothing was moved: {fault}") from None
         if now != before:
-            raise Failure(f"nothing was moved: meanwhile {self._manager.title} runs something else; type it again")
+            raise Failure(
+                f"nothing was moved: the programs of {self._manager.title} have changed meanwhile; run the command again"
+            )
 
     def _config(self, text: str | None) -> tuple[Config, Source]:
         try:
@@ -142,8 +145,8 @@ class TakeOver:
         absent = [each.name for each in self._imported.programs if each.name not in config.units]
         if absent:
             raise Failure(
-                f"nothing was done: {self._output} has no unit {', '.join(absent)}; add what impetusd import prints of it,"
-                " or name a new file",
+                f"nothing was done: {self._output} has no unit {', '.join(absent)}; add what impetusd import prints"
+                " for it, or choose a new file",
                 EXIT_USAGE,
             )
         off = [each.name for each in self._imported.programs if not config.units[each.name].enabled]
@@ -153,7 +156,7 @@ class TakeOver:
         lacks += [] if faults or lacks else tryout.tryouts(config, source, os.environ)
         if faults or lacks:
             told = "\n".join(map(str, [*faults, *lacks]))
-            raise Failure(f"nothing was done, for this host lacks what the units need:\n{told}", EXIT_USAGE)
+            raise Failure(f"nothing was done, because this host lacks what the units need:\n{told}", EXIT_USAGE)
 
     def _plan(self, config: Config, at: Place | None, was: Mapping[str, Sequence[str]]) -> list[Step]:
         names = [program.name for program in self._imported.programs]
@@ -179,7 +182,7 @@ class TakeOver:
             print(f"  {step.unit:<{width}}  {step.how.value:<16}  {step.why}".rstrip())
         if self._others:
             print(f"{self._manager.title} keeps: {', '.join(each.name for each in self._others)}")
-        print(f"Then they are taken out of {self._manager.title}'s list.", flush=True)
+        print(f"Then they are removed from the list of {self._manager.title}.", flush=True)
 
     def _move(self, at: Place, steps: Sequence[Step], mover: moving.Mover) -> None:
         moved = [step for step in steps if step.how is How.MOVED]
@@ -203,16 +206,16 @@ class TakeOver:
             try:
                 self._manager.forget(recurring)
             except ManagerFault as fault:
-                raise Failure(f"{step.unit} was moved; but {fault}; to go on: {self._again}") from None
+                raise Failure(f"{step.unit} was moved, but {fault}; to continue: {self._again}") from None
 
     def _stopped(self, at: Place, steps: Sequence[Step], moved: Sequence[Step], step: Step, why: Sequence[str]) -> str:
         """Why it stopped at this step, and what to type. `why`: first the reason, then what went wrong in restoring."""
         lines = [f"{step.unit} was not moved: {why[0]}"]
-        lines += why[1:] or [f"{step.unit} runs under {self._manager.title} as before"]
+        lines += why[1:] or [f"{step.unit} still runs under {self._manager.title}"]
         lines += self._manager.notes
         rest = [each.unit for each in steps if each.how in ACTING and each not in moved]
         lines.append(f"moved: {', '.join(each.unit for each in moved) or 'none'}; not moved: {', '.join(rest)}")
-        lines.append(f"to go on: {self._again}")
+        lines.append(f"to continue: {self._again}")
         if back := [each for each in moved if each.theirs and not any(one.recurs for one in each.theirs)]:
             last = back[-1]
             ids = last.ids or tuple(each.id for each in last.theirs)
@@ -229,16 +232,17 @@ class TakeOver:
             ran = [each for each in there if each.name in names and each.was not in {Was.STOPPED, Was.ENDED}]
             if ran:
                 raise Failure(
-                    f"somebody has started {', '.join(each.name for each in ran)} in {title} again; to go on: {self._again}"
+                    f"somebody has started {', '.join(each.name for each in ran)} in {title} again; to continue:"
+                    f" {self._again}"
                 )
             self._manager.forget([each for each in there if each.name in names])
             left = self._manager.processes()
         except ManagerFault as fault:
             raise Failure(
-                f"everything runs here, and {title} still lists it: {fault}; to go on: {self._again}"
+                f"everything runs under impetusd, but {title} still lists it: {fault}; to continue: {self._again}"
             ) from None
-        print(f"All moved. {title} has {len(left) or 'nothing'}{' others' if left else ''} left.")
-        todo = [*self._manager.at_the_end(empty=not left), "impetusd startup, to have impetusd started at boot"]
+        print(f"Everything was moved. {title} has {len(left) or 'no'} programs left.")
+        todo = [*self._manager.at_the_end(empty=not left), "impetusd startup, to start impetusd at boot"]
         print("\n".join(f"to do: {each}" for each in todo))
 
 
@@ -248,16 +252,16 @@ def _require_programs(imported: Imported) -> None:
     """
     if imported.source not in {"pm2", "supervisord"}:
         raise Failure(
-            f"nothing was done: only PM2 and supervisord can be taken over, not what runs by a file of {imported.source}",
+            f"nothing was done: only PM2 and supervisord can be taken over, not {imported.source}",
             EXIT_USAGE,
         )
     called = Counter(each for program in imported.programs for each in program.theirs)
     if not called:
-        raise Failure("nothing was done: there is no program in it", EXIT_USAGE)
+        raise Failure("nothing was done: the file has no programs", EXIT_USAGE)
     if twice := sorted(each for each, count in called.items() if count > 1):
         raise Failure(
-            f"nothing was done: several programs are called {', '.join(twice)}; which of the processes is whose is not"
-            " known: give each its name, there and in the file",
+            f"nothing was done: several programs are called {', '.join(twice)}; their processes cannot be told apart;"
+            " give each a unique name, there and in the file",
             EXIT_USAGE,
         )
 
@@ -268,7 +272,7 @@ def _manager(imported: Imported) -> Manager:
     url, user, password = imported.asked_at
     if not url:
         raise ManagerFault(
-            "the file has neither [unix_http_server] nor [inet_http_server], by which to ask supervisord"
+            "the file has neither [unix_http_server] nor [inet_http_server], which are needed to connect to supervisord"
         )
     return Supervisord(url, user, password)
 
@@ -298,7 +302,7 @@ def _running_here(at: Place | None, names: Sequence[str]) -> tuple[set[str], set
             raise Failure(f"nothing was done: impetusd was killed, and {outcome.live_on(at, left)}") from None
         return set(), set()
     if changes:
-        raise Failure(f"nothing was done: {at.conf} has changes that are not in force; first: {at.command} apply")
+        raise Failure(f"nothing was done: {at.conf} has changes that are not applied; first run: {at.command} apply")
     return moving.Ours(at).running(names)
 
 

@@ -26,8 +26,8 @@ NARROW = 80  # columns in which a whole line should be read
 LAST_AT_LEAST = 24  # columns of it that SCHEDULE does not push out
 
 
-@click.command(short_help="Show what runs on a schedule: the last result and the next run.")
-@click.option("--json", "as_json", is_flag=True, help="The last ten results of each, as JSON, for programs.")
+@click.command(short_help="Show timers with their last result and next run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the last ten results of each as JSON.")
 @conf_option
 def command(as_json: bool) -> int:
     """Show each timer: its schedule, how its last run ended, and when it runs next.
@@ -54,7 +54,7 @@ def command(as_json: bool) -> int:
 def report(rows: Sequence[Row], screen: Screen, command: str, now: float) -> list[str]:
     """A line for each timer, and below what to type about those that failed. `now` is Unix time."""
     if not rows:
-        return ["no timer is configured"]
+        return ["no timers are configured"]
     failed = [row for row in rows if not _is_well(row)]
     cells = [[row["name"], row["words"], last(row, now), following(row)] for row in rows]
     name, words, result, next_ = (max(len(row[i]) for row in [list(HEAD), *cells]) for i in range(4))

@@ -20,25 +20,25 @@ if typing.TYPE_CHECKING:
 @click.command(short_help="Add, list or remove tokens for the gateway's API.")
 @click.argument("action", type=click.Choice(("add", "list", "remove")))
 @click.argument("name", required=False)
-@click.option("--role", type=click.Choice(ROLES), help=f"What a new token allows; {VIEWER} without this.")
-@click.option(
-    "--expires", metavar="TIME", help="How long a new one is valid: 12h, 90d. Without this it does not expire."
-)
-@click.option("--json", "as_json", is_flag=True, help="List as JSON, for programs.")
+@click.option("--role", type=click.Choice(ROLES), help=f"Role of the new token. Default: {VIEWER}.")
+@click.option("--expires", metavar="TIME", help="Validity of the new token: 12h, 90d. Default: it does not expire.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @conf_option
 def command(action: str, name: str | None, role: str | None, expires: str | None, as_json: bool) -> int:
     """Add the token NAME and print it, list all tokens, or remove NAME. A program sends its token with each request to the
     gateway: `Authorization: Bearer TOKEN`.
 
-    A token is printed this once; the gateway keeps its digest only. Requests with one that was removed are refused from
-    then on, and their open streams end at once.
+    A token is printed only once; the gateway stores only its digest. When a token is removed, its requests are rejected
+    and its open streams end at once.
 
     Example: impetusd token add ci --role operator --expires 90d
     """
     from impetusd.cli import access
 
     if (action == "list") is (name is not None):
-        raise click.UsageError("token list takes no NAME" if action == "list" else f"token {action} takes a NAME")
+        raise click.UsageError(
+            "token list does not take a NAME" if action == "list" else f"token {action} takes a NAME"
+        )
     if action != "add" and (role or expires):
         raise click.UsageError("--role and --expires are for token add")
     if action == "add":

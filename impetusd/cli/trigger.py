@@ -19,13 +19,13 @@ if typing.TYPE_CHECKING:
 
 @click.command(short_help="Run a timer's job now, and follow it.")
 @click.argument("name")
-@click.option("--no-wait", is_flag=True, help="Only start it.")
+@click.option("--no-wait", is_flag=True, help="Start it without following it.")
 @conf_option
 def command(name: str, no_wait: bool) -> int:
-    """Run the job of the timer NAME now and show what it prints until it ends. Its schedule stays as it is.
+    """Run the job of the timer NAME now and show its output until it ends. Its schedule does not change.
 
-    Exits with the job's exit code, 1 if it was killed or timed out. Ctrl-C leaves the job running. While it runs
-    already, `overlap` in the INI file decides: skip refuses, queue waits for its end, replace ends it.
+    Exits with the job's exit code, 1 if it was killed or timed out. Ctrl-C leaves the job running. If it is already
+    running, `overlap` in the INI file decides: skip refuses, queue waits, replace stops the running one.
 
     Example: impetusd trigger maintenance
     """
@@ -66,7 +66,7 @@ def follow(at: Place, name: str) -> Mapping[str, typing.Any]:
         try:
             answer = control.call(at.paths, "trigger", {"name": name, "wait": True}, hooks)
         except KeyboardInterrupt:
-            print(f"\n{name} runs on; end it with: {at.command} stop {name}", file=sys.stderr)
+            print(f"\n{name} keeps running; to stop it: {at.command} stop {name}", file=sys.stderr)
             raise
         for follower, stream in followed.values():
             _print_new(follower, stream, at_end=True)

@@ -53,7 +53,7 @@ def _try(unit: Unit, environ: Mapping[str, str]) -> str:
             **_identity(unit),
         )
     except subprocess.TimeoutExpired:
-        return f"app = {unit.app} has not been imported within listen_timeout, as {argv[0]} was tried"
+        return f"app = {unit.app} could not be imported by {argv[0]} within listen_timeout"
     except OSError as error:
         return f"app = {unit.app}: {argv[0]} cannot be run here: {error.strerror}"
     if tried.returncode == 0:

@@ -12,12 +12,13 @@ from impetusd.cli.options import conf_option, here
 @click.command(short_help="Upgrade impetusd in place, without touching programs.")
 @conf_option
 def command() -> int:
-    """Upgrade impetusd in place to the code now on the disk: after `pip install --upgrade impetusd`, say.
+    """Upgrade impetusd in place to the code on disk, for example after `pip install --upgrade impetusd`.
 
-    No program is touched: pids, connections, logs and timers stay. The new code proves itself first, beside the old, on
-    the configuration in force. If it cannot come up, the old code stays, nothing is changed, and the reason is printed.
+    Programs are not affected: PIDs, connections, logs and timers stay. The new code is first tested next to the old
+    code with the active configuration. If it fails, the old code keeps running, nothing changes, and the reason is
+    printed.
 
-    Exits with 0 if the new code is in charge, with 1 if it cannot take over.
+    Exits with 0 if the new code is running, 1 if it could not take over.
 
     Example: impetusd upgrade
     """
@@ -32,8 +33,9 @@ def command() -> int:
     except control.NotRunning as error:
         raise outcome.not_running(place, error) from None
     old, new = answer["from"], answer["to"]
-    print(f"impetusd {f'{old} → {new}' if old != new else new}: the code now on the disk is in charge")
+    print(f"impetusd {f'{old} → {new}' if old != new else new}: the code on disk is now running")
     print(
-        f"shim {answer['shim']['pid']} goes on; supervisor {answer['supervisor']['before']} → {answer['supervisor']['pid']}"
+        f"shim {answer['shim']['pid']} continues; supervisor {answer['supervisor']['before']} →"
+        f" {answer['supervisor']['pid']}"
     )
     return 0

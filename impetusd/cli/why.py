@@ -29,16 +29,16 @@ LATELY = 86400.0  # seconds
 NOTABLE = {"exit", "rule", "health", "timer", "config", "command", "reload", "lost"}
 
 
-@click.command(short_help="Explain what is wrong, or how NAME came to be as it is.")
+@click.command(short_help="Explain problems, or the state of NAME.")
 @names_argument()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @conf_option
 def command(names: tuple[str, ...], as_json: bool) -> int:
-    """Tell of each NAME (a unit, slot, group, timer or health check) what it is and since when, what caused that, which key of
-    the INI file decided, how often, what happens next, what it wrote to stderr last, and what to type.
+    """Explain the state of each NAME (a unit, slot, group, timer or health check): since when, the cause, the INI key
+    that decided, how often it happened, what happens next, its last lines on stderr, and which commands help.
 
-    Without a NAME: of everything that is not as wanted, and if all is well what happened lately. Works also when no
-    daemon runs, from what the ledger has.
+    Without NAME, explain every problem, or list recent events if there are none. Works without a running daemon, from
+    the ledger.
 
     Example: impetusd why web
     """
@@ -165,7 +165,7 @@ def _finding(facts: Facts, finding: Finding, screen: Screen, width: int, *, brie
     if finding.words:
         yield ""
         at = f" at {facts.clock(finding.words_at)}" if finding.words_at else ""
-        yield f"Its last words on stderr{at}:"
+        yield f"Last lines on stderr{at}:"
         yield from (f"    {plain(line)}".rstrip() for line in finding.words)
     if finding.more:
         yield ""

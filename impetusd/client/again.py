@@ -33,7 +33,7 @@ async def persistently(
             return await ask()
         except Unanswered as error:
             if not METHODS[method].idempotent:
-                raise Unanswered(f"{error}; whether it was done is not known") from None
+                raise Unanswered(f"{error}; it is unknown whether the command was executed") from None
             until = min(until, now() + patience)
             if now() >= until:
                 raise

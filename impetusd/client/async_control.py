@@ -106,7 +106,7 @@ class AsyncControl:
         try:
             line = await reader.readline()
             if not line.endswith(b"\n"):
-                raise ConnectionResetError("the supervisor has ended the connection")
+                raise ConnectionResetError("the supervisor closed the connection")
             answer = protocol.parse_answer(line)
         except ValueError as error:  # longer than any answer may be
             raise ControlError(f"impetusd's answer cannot be read: {error}") from None

@@ -48,19 +48,19 @@ class NotRunning(ControlError):
 
 
 class AnotherFile(ControlError):
-    """The daemon in these folders, or what it has left there, belongs to another INI file."""
+    """The daemon in these folders, or its leftovers, belongs to another INI file."""
 
     def __init__(self, paths: Paths, other: str, where: str, *, alive: bool) -> None:
         gone = not os.path.lexists(other)
         if alive:
-            who = f"the impetusd that runs in {where} was started for {other}, not for {paths.conf}"
+            who = f"the impetusd running in {where} was started for {other}, not for {paths.conf}"
         else:
-            who = f"what is in {where} belongs to {other}, not to {paths.conf}"
+            who = f"{where} belongs to {other}, not to {paths.conf}"
         if gone and alive:
             hint = f"{other} no longer exists; if {paths.conf} replaces it: impetusd -c {paths.conf} apply"
         else:
             hint = (
-                f"For that one, use -c {other}; to run both, give {paths.conf} its own"
+                f"To use that one: -c {other}. To run both, give {paths.conf} its own"
                 " run_dir, state_dir and log_dir in [impetusd]"
             )
         super().__init__(f"{who}; nothing was done. {hint}", protocol.EXIT_USAGE)
@@ -84,9 +84,7 @@ class Dropped(Exception):
 def refused(error: protocol.ProtocolError) -> ControlError:
     """The exception for the supervisor's refusal."""
     if error.code == protocol.METHOD_NOT_FOUND:
-        return ControlError(
-            "the impetusd that runs is older than this command and does not know it; run: impetusd upgrade"
-        )
+        return ControlError("the running impetusd is older and does not support this command; run: impetusd upgrade")
     return ControlError(error.message, error.exit)
 
 
@@ -143,7 +141,7 @@ def require_rest(paths: Paths, *, alive: bool = False) -> None:
 
 
 def _has_taken_its_place(paths: Paths, pong: Mapping[str, Any]) -> bool:
-    """Whether the daemon's file is gone, so that `paths.conf` may replace it."""
+    """True if the daemon's file no longer exists, so that `paths.conf` may replace it."""
     other = instance.of_daemon(pong).get("conf")
     return isinstance(other, str) and not instance.is_path(paths.conf, other) and not os.path.lexists(other)
 
@@ -209,17 +207,17 @@ def _ask(
         except Dropped as dropped:
             if begun and dropped.begun and not known.idempotent:
                 raise ControlError(
-                    f"the connection to impetusd broke during {method}, and whether it was done is not known; "
-                    "`impetusd status` shows what runs now"
+                    f"the connection to impetusd broke during {method}; it is unknown whether it was executed; see"
+                    " impetusd status"
                 ) from None
         finally:
             connection.close()
     if _has_no_role(paths):
         raise ControlError(
-            f"impetusd closed the connection without an answer, as it does to users without a role, and {_user_name(os.geteuid())}"
-            f" seems to be one; [impetusd] in {paths.conf} gives roles (viewers, operators, admins)"
+            f"impetusd closed the connection without a response, probably because {_user_name(os.geteuid())} has no"
+            f" role; roles are set in [impetusd] of {paths.conf} (viewers, operators, admins)"
         )
-    raise Unanswered(f"impetusd drops each connection that asks for {method}; {paths.log_file} should say why")
+    raise Unanswered(f"impetusd repeatedly closed the connection during {method}; see {paths.log_file}")
 
 
 def connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
@@ -240,19 +238,20 @@ def connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
             require_rest(paths, alive=True)
         if waited > SOCKET_BACK:
             raise Unanswered(
-                f"impetusd runs (it holds {paths.state_dir}), but {paths.control_socket} did not come up within "
-                f"{SOCKET_BACK:.0f} s: {os.strerror(reason)}; {paths.log_file} should say why"
+                f"impetusd is running (it has locked {paths.state_dir}), but {paths.control_socket} did not appear"
+                " within "
+                f"{SOCKET_BACK:.0f} s: {os.strerror(reason)}; see {paths.log_file}"
             )
         if hooks.waiting and waited > QUIET and not told:
             told = True
-            hooks.waiting(f"impetusd runs; waiting for its control socket {paths.control_socket}")
+            hooks.waiting(f"impetusd is running; waiting for its control socket {paths.control_socket}")
         if hooks.tick:
             hooks.tick()
         time.sleep(0.02)
 
 
 def try_connect(paths: Paths) -> socket.socket | int:
-    """A connection, or the errno of what can be waited for."""
+    """A connection, or the errno of an error worth waiting for."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Non-blocking: with a full backlog a blocking connect would wait for ever, and this one says EAGAIN.
     connection.setblocking(False)
@@ -290,7 +289,7 @@ def _denied(path: str) -> ControlError:
             continue
     hint = "use sudo" if owner == "root" else f"run this command as {owner}"
     return ControlError(
-        f"this impetusd belongs to {owner}, and you may not access {path}; {hint}, or ask for a role"
+        f"this impetusd belongs to {owner}, and you have no access to {path}; {hint}, or request a role"
         " ([impetusd] in the INI file: viewers, operators, admins)"
     )
 
@@ -298,7 +297,7 @@ def _denied(path: str) -> ControlError:
 def _unseen(paths: Paths) -> ControlError:
     """Nothing answers, and this user may not look whether a daemon holds the state directory."""
     error = _denied(paths.state_dir)
-    return ControlError(f"nothing answers on {paths.control_socket}: impetusd does not run, or is coming back; {error}")
+    return ControlError(f"no response on {paths.control_socket}: impetusd is not running, or is restarting; {error}")
 
 
 def _user_name(uid: int) -> str:
@@ -339,11 +338,11 @@ def converse(connection: socket.socket, request: bytes, hooks: Hooks, *, heard: 
             if not heard and waited > FIRST_BYTE:
                 raise Unanswered(
                     f"impetusd accepted the connection but did not answer within {FIRST_BYTE:.0f} s; "
-                    "its supervisor may be starting again: ask once more"
+                    "its supervisor may be restarting; try again"
                 )
             if hooks.waiting and not heard and not told and waited > QUIET:
                 told = True
-                hooks.waiting("impetusd runs; waiting for its supervisor to answer")
+                hooks.waiting("impetusd is running; waiting for its supervisor to respond")
             continue
         heard = True
         try:

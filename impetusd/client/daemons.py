@@ -1,4 +1,4 @@
-"""Finds an instance's shim and supervisor in /proc, for when they do not answer and run_dir may be gone.
+"""Find an instance's shim and supervisor in /proc when they do not respond and run_dir may be missing.
 
 A process counts when its command is that of a shim or a supervisor for this state_dir, and it runs as the owner of the
 state_dir: no other user can impersonate one.
@@ -36,7 +36,7 @@ class Process:
         self.parent = parent
 
     def has_ended(self, within: float = 0.0) -> bool:
-        """Whether it ends within this many seconds."""
+        """True if it exits within this many seconds."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(within * 1000))

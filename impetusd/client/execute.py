@@ -51,7 +51,7 @@ def resolve(units: Mapping[str, Unit], at: Callable[[int], Mapping[str, Unit]], 
     try:
         return childspec.beside(unit, found[1], os.environ, childspec.LookUp(unit)())
     except CannotStart as error:
-        raise NotExecuted(f"{name} could not be started now: {error}", 1) from None
+        raise NotExecuted(f"{name} cannot be started now: {error}", 1) from None
 
 
 def own_command(
@@ -80,7 +80,7 @@ def execute(spec: Mapping[str, Any], argv: list[str], limits: Sequence[Sequence[
         try:
             pid, status = spawn.start(whole)
         except OSError as error:
-            raise NotExecuted(f"there cannot be another process: {error.strerror}", 1) from None
+            raise NotExecuted(f"cannot create a process: {error.strerror}", 1) from None
         if terminal:
             terminal.started()
         code = _wait(pid, woken, terminal)
@@ -257,7 +257,7 @@ def _wait(pid: int, woken: int, terminal: _Terminal | None) -> int:
 
 
 def _send(pid: int, number: int) -> None:
-    """To all of the command, which is a session of its own as soon as it has begun one."""
+    """Signal all processes of the command, which has its own session once it has started one."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:

@@ -106,7 +106,7 @@ def take(sock: socket.socket) -> socket.socket | bytes:
         except BlockingIOError:
             return b""
         if not message:
-            raise ConnectionResetError("nobody is at the other end any more")
+            raise ConnectionResetError("the other end was closed")
         rights = [data for _, kind, data in ancillary if kind == socket.SCM_RIGHTS]
         fds = [fd for data in rights for fd in array.array("i", data)]
         if message == FULL or not fds:

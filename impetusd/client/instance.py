@@ -57,7 +57,7 @@ def record(told: Report, state_dir: str) -> dict[str, Any]:
 
 
 def is_path(one: str, other: str) -> bool:
-    """Whether both are the same path."""
+    """True if both are the same path."""
     return normpath(one) == normpath(other)
 
 
@@ -183,7 +183,7 @@ def by_same_file(conf: str) -> Iterator[Daemon]:
 
 
 def is_in(found: Daemon, state_dir: str) -> bool:
-    """Whether a daemon was started with this state directory."""
+    """True if a daemon was started with this state directory."""
     return stamp(f"/proc/{found.pid}/root{found.paths.state_dir}")[:2] == stamp(state_dir)[:2] != []
 
 
@@ -203,7 +203,7 @@ def _held(pid: int) -> Iterator[str]:
 
 
 def where_it_is(found: Daemon) -> Paths | None:
-    """Where a daemon lives whose folders were named through a link that may have been switched since.
+    """The folders of a daemon that was started through a link that may have been switched since.
 
     Its shim holds the state directory open, which shows its path; the folders behind the same link are beside it. None
     if this user may not see that.
@@ -284,9 +284,9 @@ def behind_link(paths: Paths) -> str:
         f"\n    {name} = {dirname(link).rstrip('/')}{getattr(paths, name)[len(link) :]}" for name in behind
     )
     return (
-        f"{said}: behind the link {link}, which leads to {os.readlink(link)}. Once the link is switched, commands no longer"
-        f" reach the running impetusd, and another start would run everything twice. Use folders outside of it: write in"
-        f" [impetusd] of {paths.conf}:{instead}"
+        f"{said}: behind the symbolic link {link} -> {os.readlink(link)}. When the link is switched, commands can no"
+        " longer reach the running impetusd, and another start would run everything twice. Use folders outside of"
+        f" the link: write in [impetusd] of {paths.conf}:{instead}"
     )
 
 

@@ -50,11 +50,11 @@ def make_directories(paths: Paths) -> None:
     """Make run, state and log directory where they are missing; ControlError says which could not be made, and why."""
     for field, mode in _MODES.items():
         path = getattr(paths, field)
-        said = f"{field} in [impetusd] says where it is to be"
+        said = f"set its place with {field} in [impetusd]"
         try:
             folder = open_folder(path, make=mode)
         except OSError as error:
-            raise ControlError(f"cannot make {field} {path}: {error.strerror}; {said}") from None
+            raise ControlError(f"cannot create {field} {path}: {error.strerror}; {said}") from None
         try:
             if field == "state_dir":
                 _close_to_others(folder)
@@ -135,7 +135,7 @@ def require_none(paths: Paths) -> None:
     code = EXIT_FAILED if pid is None else EXIT_OCCUPIED
     who = "does not answer" if pid is None else f"pid {pid}"
     raise ControlError(
-        f"impetusd is already running on {paths.state_dir} ({who}); to stop it: impetusd -c {paths.conf} stop", code
+        f"impetusd is already running in {paths.state_dir} ({who}); to stop it: impetusd -c {paths.conf} stop", code
     )
 
 
@@ -156,7 +156,7 @@ def ensure_running(paths: Paths, hooks: Hooks | None = None, profile: str | None
         # Another daemon had the state directory when ours came: it was just ending, or was started by other means.
         # Or another command's probe of the lock was mistaken for one. Either way the next probe decides.
         if time.monotonic() > deadline:
-            raise ControlError(f"{paths.state_dir} stays locked by another impetusd that does not answer")
+            raise ControlError(f"{paths.state_dir} is locked by another impetusd that does not respond")
         time.sleep(_LOOK_AGAIN)
 
 
@@ -175,7 +175,7 @@ def evict_stale(paths: Paths) -> bool:
                 return True
         except OSError as error:
             raise ControlError(
-                f"a supervisor without a shim holds {paths.state_dir}, and cannot be ended: {error.strerror}"
+                f"a supervisor without a shim has locked {paths.state_dir} and cannot be stopped: {error.strerror}"
             ) from None
         with daemons.Processes(paths) as found:
             if found or _accepts(paths):
@@ -183,13 +183,13 @@ def evict_stale(paths: Paths) -> bool:
         if time.monotonic() > deadline:
             locker = daemons.locker(paths.state_dir)
             who = f"process {locker}, which is" if locker else "a process that cannot be seen here, or is"
-            raise ControlError(f"{paths.state_dir} is locked by {who} not impetusd; end it, then try again")
+            raise ControlError(f"{paths.state_dir} is locked by {who} not impetusd; stop it, then try again")
         time.sleep(_LOOK_AGAIN)  # one that ends has no command any more, and the lock still
     return False
 
 
 def _accepts(paths: Paths) -> bool:
-    """Whether anybody listens on the control socket."""
+    """True if a process listens on the control socket."""
     reached = control.try_connect(paths)
     if isinstance(reached, int):
         return False
@@ -206,7 +206,7 @@ def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
         try:
             shim.signal(signal.SIGTERM)
         except OSError as error:
-            raise ControlError(f"cannot end impetusd's process {shim.pid}: {error.strerror}") from None
+            raise ControlError(f"cannot stop impetusd's process {shim.pid}: {error.strerror}") from None
         end = time.monotonic() + ENDED_WITHIN
         while not shim.has_ended(_LOOK_AGAIN):
             if hooks and hooks.tick:
@@ -214,7 +214,7 @@ def end_by_signal(paths: Paths, hooks: Hooks | None = None) -> int | None:
             if time.monotonic() > end:
                 raise ControlError(
                     f"impetusd's process {shim.pid} was sent SIGTERM and is still running after {ENDED_WITHIN:.0f} s; "
-                    f"{paths.log_file} should say why"
+                    f"see {paths.log_file}"
                 )
         return shim.pid
 
@@ -229,12 +229,13 @@ def wait_gone(paths: Paths, shim_pid: int | None, hooks: Hooks | None = None) ->
                 return  # somebody has started the next one meanwhile
             if shim_pid is not None and not os.path.exists(f"/proc/{shim_pid}"):
                 raise ControlError(
-                    f"everything is stopped, and impetusd has ended, but {paths.state_dir} is locked still, by a process "
-                    "that notes there that it has: its disk does not answer. Until it does, impetusd cannot be started"
+                    "everything has stopped and impetusd has exited, but a process that writes its last record still"
+                    f" has {paths.state_dir} locked, because the disk does not respond. Until it does, impetusd"
+                    " cannot be started"
                 )
             raise ControlError(
-                f"impetusd said that everything is stopped, but its process {shim_pid or ''} still holds "
-                f"{paths.state_dir} after {GONE_WITHIN:.0f} s; {paths.log_file} should say why"
+                f"impetusd reported that everything has stopped, but its process {shim_pid or ''} still holds "
+                f"{paths.state_dir} after {GONE_WITHIN:.0f} s; see {paths.log_file}"
             )
         if hooks and hooks.tick:
             hooks.tick()
@@ -327,7 +328,7 @@ def _launch(paths: Paths, deadline: float, hooks: Hooks, profile: str | None) ->
                     return True
             if time.monotonic() > deadline:
                 raise ControlError(
-                    f"impetusd was started but does not answer after {UP_WITHIN:.0f} s"
+                    f"impetusd was started but has not responded after {UP_WITHIN:.0f} s"
                     f"{_said(paths.log_file, written_before)}"
                 )
             if hooks.tick:
@@ -347,7 +348,7 @@ def _said(log_file: str, since: int) -> str:
     except OSError:
         lines = []
     if not lines:
-        return f"; {log_file} says nothing about it"
+        return f"; {log_file} has nothing about it"
     return "; from " + log_file + ":" + "".join(f"\n    {line}" for line in lines)
 
 
@@ -384,7 +385,7 @@ class _Witness:
         return self._status
 
     def dismiss(self) -> None:
-        """Let go of the daemon, which goes on by itself."""
+        """Detach from the daemon, which continues to run."""
         os.close(self._hold)
         os.close(self._news)
         os.waitpid(self._pid, 0)

@@ -1,4 +1,4 @@
-"""Who listens on a TCP port of this host, as /proc shows it. Reads much of /proc: do not call it in an event loop."""
+"""Find the process that listens on a TCP port, in /proc. This reads much of /proc: do not call it in an event loop."""
 
 from __future__ import annotations
 

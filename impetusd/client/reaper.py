@@ -47,7 +47,7 @@ class Left(namedtuple("Left", ("members", "why"))):  # noqa: PYI024  # typing
 
 
 class Reaped(namedtuple("Reaped", ("ended", "stuck"))):  # noqa: PYI024  # typing
-    """Pids of what was ended, in the order in which they were found, and what not even SIGKILL ends."""
+    """The pids of stopped processes, in the order they were found, and of those that survive SIGKILL."""
 
     __slots__ = ()
     ended: list[int]
@@ -65,7 +65,7 @@ def left_behind(paths: Paths) -> Left:
     left = orphans.of_table(found.saved, proc.snapshot())
     lost = orphans.overlooked(found, orphans.unknown(found.saved, paths.state_dir))
     left += [member for member in lost if member.pid not in {each.pid for each in left}]
-    return Left(left, "its table does not know all of them" if lost else "")
+    return Left(left, "its table does not list all of them" if lost else "")
 
 
 def reap(paths: Paths, cgroup: str = "") -> Reaped:
@@ -134,9 +134,9 @@ def _lock(paths: Paths) -> Iterator[None]:
         while not _taken(fd):
             told = table.read(paths.run_dir, paths.state_dir)
             if told is not None and proc.lives(told["shim"]):
-                raise Held(f"impetusd (pid {told['shim'][0]}) runs on {paths.state_dir}")
+                raise Held(f"impetusd (pid {told['shim'][0]}) is running in {paths.state_dir}")
             if time.monotonic() >= end:
-                raise Held(f"impetusd runs on {paths.state_dir}: it is locked")
+                raise Held(f"impetusd is running in {paths.state_dir}, which is locked")
             if told is not None:
                 orphans.evict_stale_supervisor(told)
             time.sleep(_LOOK_AGAIN)

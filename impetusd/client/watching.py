@@ -48,7 +48,7 @@ def changes(
                 yield None
         finally:
             connection.close()
-    raise control.Unanswered(f"impetusd drops each connection that asks for watch; {paths.log_file} should say why")
+    raise control.Unanswered(f"impetusd repeatedly closed the connection during watch; see {paths.log_file}")
 
 
 def _changes(connection: socket.socket, mirror: Mirror, beat: float, *, usage: bool) -> Iterator[Change | None]:
@@ -65,13 +65,13 @@ def _changes(connection: socket.socket, mirror: Mirror, beat: float, *, usage: b
         while True:
             if not poll.poll(beat * 1000):
                 if time.monotonic() - heard > SILENT:
-                    raise control.Dropped("it is silent")
+                    raise control.Dropped("no data for too long")
                 if begun:
                     yield None
                 continue
             data, heard = connection.recv(1 << 18), time.monotonic()
             if not data:
-                raise control.Dropped("the supervisor has ended it")
+                raise control.Dropped("the supervisor closed it")
             for line in lines.feed(data):
                 answer = protocol.parse_answer(line)
                 if answer.error is not None:

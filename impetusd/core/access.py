@@ -1,4 +1,4 @@
-"""Who may use the control socket, in which role, and whether file permissions allow it. Pure.
+"""Roles on the control socket, and whether file permissions let their users connect. Pure.
 
 A role is granted to a user by name or number, or to a group prefixed with @. The daemon looks the names up once, when
 it comes up or when its configuration changes, so no peer waits for a directory server.
@@ -102,7 +102,9 @@ def writers(acl: bytes) -> tuple[set[int], set[int]]:
 
 
 def kept_out(people: Iterable[Person], way: Iterable[tuple[Inode, int]]) -> list[tuple[Person, Inode]]:
-    """Who cannot reach the end of the path `way` (each element with the access needed), and the first obstacle."""
+    """The users who cannot reach the end of the path `way` (each element with the access needed), with the first
+    obstacle.
+    """
     way = list(way)
     found = ((person, _obstacle(person, way)) for person in people)
     return [(person, inode) for person, inode in found if inode is not None]

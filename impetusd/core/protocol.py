@@ -1,4 +1,4 @@
-"""The control protocol, without any I/O: what a line may hold, which methods exist, how a wrong request is answered.
+"""The control protocol, without I/O: the format of lines, the methods, and errors for invalid requests.
 
 JSON-RPC 2.0, one object a line, UTF-8, ended by "\\n", over the unix stream socket `Paths.control_socket`. The
 supervisor and the control client both use this file and nothing else, so they cannot disagree. While a request is under
@@ -62,7 +62,7 @@ EXIT_UNKNOWN_NAME = 4
 EXIT_CRITICAL = 69  # of `impetusd run`: a critical unit was given up; sysexits.h EX_UNAVAILABLE
 EXIT_OCCUPIED = 73  # of `impetusd run`: another one runs there, or has left programs; sysexits.h EX_CANTCREAT
 
-UNKNOWN = "ended while impetusd was dead, and how is not known"  # of a process
+UNKNOWN = "ended while impetusd was down; exit status unknown"  # of a process
 
 
 class ProtocolError(Exception):
@@ -149,7 +149,7 @@ class Answer:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name stands for all that it matches."""
+    """True if a name is a pattern."""
     return any(char in name for char in "*?[")
 
 
@@ -170,7 +170,7 @@ def _names(value: Any) -> list[str]:
         raise ValueError(f"a list of at most {MAX_NAMES} names")
     names = list(dict.fromkeys(map(_name, value)))
     if sum(map(is_pattern, names)) > MAX_PATTERNS:
-        raise ValueError(f"a list with at most {MAX_PATTERNS} patterns (*, ? or [) among its names")
+        raise ValueError(f"a list of names with at most {MAX_PATTERNS} patterns (*, ? or [)")
     return names
 
 
@@ -194,7 +194,7 @@ def _count(value: Any) -> int:
 
 
 def _instances(value: Any) -> int | str:
-    """How many, or how many more or fewer: "+1", "-2"."""
+    """A number of instances, or a change: "+1", "-2"."""
     if isinstance(value, str) and value[:1] in {"+", "-"} and value[1:].isascii() and value[1:].isdecimal():
         _count(int(value[1:]))
         return value
@@ -203,7 +203,7 @@ def _instances(value: Any) -> int | str:
 
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
-        raise ValueError("a whole number from 0 on")
+        raise ValueError("a whole number, 0 or more")
     return value
 
 
@@ -258,7 +258,7 @@ def _path(value: Any) -> str:
 
 def _words(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value) or _length(value) > MAX_COMMAND:
-        raise ValueError(f"a list of strings with at most {MAX_COMMAND} characters in all, and a blank between two")
+        raise ValueError(f"a list of strings of at most {MAX_COMMAND} characters in total")
     return value
 
 
@@ -504,7 +504,7 @@ def check_params(method: str, params: Any) -> dict[str, Any]:
     for written, value in params.items():
         name = written.removesuffix(OPTIONAL)
         if name in given:
-            raise ProtocolError(INVALID_PARAMS, f"{method}: {name} is there twice")
+            raise ProtocolError(INVALID_PARAMS, f"{method}: {name} is given twice")
         if name in known.params:
             given[name] = value
         elif name == written:
@@ -528,13 +528,13 @@ def check_params(method: str, params: Any) -> dict[str, Any]:
 
 
 def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def decode(line: bytes, most: int = MAX_LINE) -> dict[str, Any]:
     """The JSON object on one line (its newline may be there or not); ProtocolError with PARSE_ERROR or INVALID_REQUEST."""
     if len(line) > most:
-        raise ProtocolError(PARSE_ERROR, f"a line may have at most {most} bytes")
+        raise ProtocolError(PARSE_ERROR, f"a line must not exceed {most} bytes")
     try:
         message = bare.loads(line.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -577,7 +577,7 @@ class LineBuffer:
             *lines, rest = bytes(self._pending).split(b"\n")
             self._pending = bytearray(rest)
         if len(self._pending) >= self._most or any(len(line) >= self._most for line in lines):
-            raise ProtocolError(PARSE_ERROR, f"a line may have at most {self._most} bytes")
+            raise ProtocolError(PARSE_ERROR, f"a line must not exceed {self._most} bytes")
         return lines
 
 
@@ -604,13 +604,13 @@ def parse_request(line: bytes) -> Request:
     message = decode(line)
     id_ = message.get("id")
     if isinstance(id_, bool) or not isinstance(id_, (int, str)):
-        raise ProtocolError(INVALID_REQUEST, "a request needs an id, a number or a string")
+        raise ProtocolError(INVALID_REQUEST, "a request needs an id that is a number or a string")
     method = message.get("method")
     try:
         if message.get("jsonrpc") != "2.0" or not isinstance(method, str):
             raise ProtocolError(INVALID_REQUEST, 'a request needs "jsonrpc": "2.0" and a method')
         if not _depth_within(message, MAX_DEPTH):
-            raise ProtocolError(INVALID_REQUEST, f"a request may be nested {MAX_DEPTH} deep at most")
+            raise ProtocolError(INVALID_REQUEST, f"a request must not be nested more than {MAX_DEPTH} levels deep")
         if refused := refusal(message.get("client")):
             raise ProtocolError(INVALID_REQUEST, refused, EXIT_FAILED)
         behalf = _behalf(message[BEHALF], message.get(ADDRESS, "")) if BEHALF in message else None
@@ -634,15 +634,16 @@ def _behalf(value: Any, address: Any) -> Behalf:
 
 
 def refusal(client: Any) -> str:
-    """Why a client that states this about itself is not answered; "" if it is. None: it states nothing."""
+    """Why a client with this statement about itself is rejected; "" if accepted. None: it made no statement."""
     if client is None:
         return ""
     spoken = client.get("protocol") if isinstance(client, dict) else None
     if isinstance(spoken, bool) or not isinstance(spoken, int):
-        return 'a client states {"protocol": a whole number, "version": its version}'
+        return 'must be {"protocol": a whole number, "version": the version of the client}'
     if spoken < OLDEST:
         return (
-            f"impetusd {__version__} speaks the control protocol from version {OLDEST} on, the client version {spoken}"
+            f"impetusd {__version__} supports control protocol version {OLDEST} and later, but the client uses"
+            f" version {spoken}"
         )
     return ""
 
@@ -719,7 +720,7 @@ def request_line(
 
 
 def parse_answer(line: bytes) -> Answer:
-    """What the supervisor sent on one line; ProtocolError if it is none of the three things that it may send."""
+    """Parse one line from the supervisor; ProtocolError if it is not one of the three allowed kinds."""
     message = decode(line, MAX_ANSWER)
     id_ = message.get("id")
     method, params = message.get("method"), message.get("params")
@@ -744,7 +745,7 @@ IDLE = frozenset({"STOPPED", "EXITED", "FATAL"})  # the states in which nothing 
 
 
 def as_wanted(row: Mapping[str, Any]) -> bool:
-    """Whether a status row is as the operator wants it: wanted up and serving, or wanted down.
+    """True if a status row is in the desired state: wanted up and serving, or wanted down.
 
     An EXITED program has ended as it should (otherwise it would be FATAL), which is as wanted, too. A held one (`held`)
     is not, although it runs.
@@ -760,5 +761,5 @@ def reason_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def all_as_wanted(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether `status` exits 0 for these rows."""
+    """True if `status` exits with 0 for these rows."""
     return all(map(as_wanted, rows))

@@ -1,4 +1,4 @@
-"""Why something is as it is, as data: a key from a closed list, with facts. The sentence is made at the very end.
+"""Reasons as data: a key from a closed list, with facts. They are rendered as text only at the end.
 
 `because("not_ready", within_s=30.0)` makes a Reason, `str` of it is its sentence. A fact is a string, a number or None, a
 list of strings (`codes`), or another Reason: what one thing follows from (REASONS). Decisions use key and facts, never
@@ -90,7 +90,9 @@ def because(key: str, **facts: Any) -> Reason:
 
 
 def of_end(code: int | None, signal: str | None, oom: str, *, core: bool) -> Reason:
-    """How a process ended; without code and signal nobody knows. Its record, the ledger and the log need the sentence."""
+    """The reason for a process's exit; without code and signal it is unknown. Its record, the ledger and the log need
+    the text.
+    """
     if signal is not None:
         reason = because("killed", signal=signal, oom=oom, core=core)
     else:
@@ -127,7 +129,7 @@ def read(data: object, text: str = "") -> Reason:
 
 
 def read_start(data: object, stage: str, error: str) -> Reason:
-    """Why a start failed; if that is not given as data, from the sentence of a version that has no keys."""
+    """Why a start failed, as data, or from the sentence of a version without keys."""
     return read(data) or not_started(stage, said(error))
 
 
@@ -137,7 +139,7 @@ def of_record(record: Mapping[str, Any], field: str = "reason", data: str = "cau
 
 
 def alike(reason: Reason) -> tuple[object, ...]:
-    """The same for reasons that differ in numbers alone."""
+    """A value that is equal for reasons that differ only in numbers."""
     facts = reason.facts.items()
     return reason.key, *((name, _shape(fact)) for name, fact in facts if not isinstance(fact, int | float))
 
@@ -149,7 +151,7 @@ def _shape(fact: object) -> object:
 
 
 def mentions(reason: Reason, words: str) -> bool:
-    """Whether `words`, of somebody else, are among its facts."""
+    """True if the foreign text `words` is among its facts."""
     facts = reason.facts.values()
     return any(mentions(fact, words) if isinstance(fact, Reason) else words in str(fact) for fact in facts)
 
@@ -224,7 +226,7 @@ def render(reason: Reason) -> str:
 
 
 def parts(reason: Reason) -> tuple[str, str]:
-    """The sentence in two: what is wrong, and why. The second is "" where it is one."""
+    """The sentence in two parts: the problem and its cause. The second is "" if there is only one."""
     kind = KEYS.get(reason.key)
     if kind is None:
         return reason.key, ""
@@ -330,8 +332,8 @@ def _stop_codes(facts: Mapping[str, Any]) -> str:
 
 def _mistake(facts: Mapping[str, Any]) -> str:
     return (
-        f"{facts['stage']}: {facts['cause']} ({facts['count']} times, the last {ago(facts['ago_s'])}); "
-        "this is a mistake in impetusd, and its log has the traceback"
+        f"{facts['stage']}: {facts['cause']} ({facts['count']} times, last {ago(facts['ago_s'])}); "
+        "this is a bug in impetusd; the traceback is in its log"
     )
 
 
@@ -349,7 +351,7 @@ def _last(facts: Mapping[str, Any]) -> str:
 
 
 def _timer_failed(facts: Mapping[str, Any]) -> str:
-    again = f"; tried again {ahead(facts['again_s'])}" if facts["again_s"] is not None else ""
+    again = f"; next retry {ahead(facts['again_s'])}" if facts["again_s"] is not None else ""
     return f"{facts['name']} failed {ago(facts['ago_s'])}: {facts['cause']}{again}"
 
 
@@ -358,7 +360,7 @@ STAGES = {
     "descriptors": "moving descriptors",
     "cgroup": "joining cgroup {what}",
     "session": "starting a session",
-    "terminal": "taking its terminal",
+    "terminal": "acquiring the terminal",
     "oom_score_adj": "setting oom_score_adj to {what}",
     "umask": "setting umask",
     "nice": "setting nice to {what}",
@@ -371,7 +373,7 @@ STAGES = {
     "gid": "setting gid to {what}",
     "uid": "setting uid to {what}",
     "capabilities": "setting capabilities",
-    "no_new_privs": "giving up new privileges",
+    "no_new_privs": "setting no_new_privs",
     "signals": "resetting signals",
     "exec": "executing {what}",
     "process": "starting a process",
@@ -380,21 +382,21 @@ STAGES = {
     "find": "finding the process",
     "account": "looking up user and group",
     "host": "looking up {what}",
-    "look_up": "asking the host",
-    "node": "loading impetusd's part into Node",
-    "socket_owner": "looking up the owner of its socket",
-    "own_folder": "making its folder {what}",
-    "listen_host": "looking up the address that it listens on",
+    "look_up": "looking up users and addresses",
+    "node": "loading impetusd's module into Node",
+    "socket_owner": "looking up the owner of the socket",
+    "own_folder": "creating its folder {what}",
+    "listen_host": "looking up its listen address",
     "env_file": "reading env_file {what}",
     "increment_var": "adding the instance's number to {what}",
     "listen": "listening on {what}",
-    "notify_socket": "making the notify socket {what}",
-    "log_pipes": "making log pipes",
-    "start": "starting it",
-    "prepare": "preparing its start",
+    "notify_socket": "creating the notify socket {what}",
+    "log_pipes": "creating log pipes",
+    "start": "starting",
+    "prepare": "preparing the start",
     "turn": "waiting for its turn",
 }
-BASES = {"rss": "rss: its shared memory cannot be told apart"}
+BASES = {"rss": "RSS, because shared memory cannot be separated"}
 
 KEYS: dict[str, Kind] = {
     "text": Kind("text", "{text}"),
@@ -407,80 +409,81 @@ KEYS: dict[str, Kind] = {
     "os_error": Kind("errno detail", _os_error),
     "no_file": Kind("name", "no such file"),
     "no_program": Kind("name", "no such program in PATH"),
-    "no_interpreter": Kind("name", "the interpreter that its first line names is missing"),
-    "template_gone": Kind("", "its template is gone"),
-    "template_ended": Kind("", "its template ended"),
-    "template_senseless": Kind("", "its template sent an invalid answer"),
-    "template_mute": Kind("cause", "its template does not respond: {cause}"),
+    "no_interpreter": Kind("name", "the interpreter named in its first line does not exist"),
+    "template_gone": Kind("", "its template process no longer exists"),
+    "template_ended": Kind("", "its template process exited"),
+    "template_senseless": Kind("", "its template process sent an invalid response"),
+    "template_mute": Kind("cause", "its template process does not respond: {cause}"),
     "process_unknown": Kind("", "unknown to the shim"),
-    "no_answer": Kind("within_s", "no answer within {within_s}"),
+    "no_answer": Kind("within_s", "no response within {within_s}"),
     "no_user": Kind("name", "user {name} does not exist on this host"),
     "no_group": Kind("name", "group {name} does not exist on this host"),
     "closed_to_others": Kind(
         "name path",
-        "{name} cannot read it, because {path} is closed to others; install impetusd elsewhere, or set node = no",
+        "{name} cannot read it because of the permissions of {path}; install impetusd elsewhere, or set node = no",
     ),
-    "no_way": Kind("name path", "{name} cannot get there, because {path} is closed to others; run: chmod o+x {path}"),
+    "no_way": Kind("name path", "{name} cannot enter {path}; run: chmod o+x {path}"),
     "no_other_user": Kind(
         "cause name",
-        "{cause}; in a container without the user number {name}, or without CAP_CHOWN, CAP_SETUID and CAP_SETGID,"
-        " write user = root in [gateway]",
+        "{cause}; in a container without user ID {name}, or without CAP_CHOWN, CAP_SETUID and CAP_SETGID, set user ="
+        " root in [gateway]",
     ),
     "not_set": Kind("name", "{name} is not set"),
     "no_number": Kind("name", "{name} is not a whole number"),
-    "untrusted": Kind("what fix", "{what}, and LD_PRELOAD in it would be code of theirs; {fix}"),
+    "untrusted": Kind("what fix", "{what}, so LD_PRELOAD in it could run their code; {fix}"),
     "low_port": Kind("cause", "{cause} (a port below 1024 needs root or CAP_NET_BIND_SERVICE)"),
-    "takes_ipv4": Kind("cause", "{cause} (it takes IPv4, too, unless you add v6only=yes)"),
+    "takes_ipv4": Kind("cause", "{cause} (it also accepts IPv4; add v6only=yes to prevent that)"),
     "port_held": Kind("cause holder", "{cause} by {holder}"),
-    "shutting_down": Kind("", "impetusd is being stopped"),
+    "shutting_down": Kind("", "impetusd is stopping"),
     "internal": Kind("error", "internal error: {error}"),
     # Why limits of a cgroup are not in force.
     "no_cgroup": Kind("", "impetusd has no writable cgroup v2"),
-    "no_controller": Kind("name", "its cgroup v2 has no {name} controller"),
+    "no_controller": Kind("name", "the {name} controller is not available in impetusd's cgroup v2"),
     "unlimited": Kind("name what cause", "{cause}", "{what} of {name} cannot be enforced"),
     # What the state machine says of a slot.
     "not_ready": Kind("within_s", "not ready within {within_s}"),
     "watchdog": Kind("within_s", "event loop blocked for {within_s} (watchdog)"),
-    "channel_shut": Kind("", "it shut down its channel to impetusd: killed; its log may say why"),
+    "channel_shut": Kind("", "killed because it closed its channel to impetusd; its log may say why"),
     "left_behind": Kind("end", "{end}; stopping the processes it left behind"),
-    "unkillable": Kind("", "does not end on SIGKILL: it is stuck in the kernel (state D in ps)"),
-    "not_ended": Kind("within_s signal", "did not end within {within_s} of {signal}: killed"),
-    "cannot_execute": Kind("end", "{end}; not retried: it cannot be executed"),
+    "unkillable": Kind("", "SIGKILL has no effect: the process is stuck in the kernel (state D in ps)"),
+    "not_ended": Kind("within_s signal", "killed: did not exit within {within_s} of {signal}"),
+    "cannot_execute": Kind("end", "{end}; not retried, because it cannot be executed"),
     "backoff": Kind("end count most", "{end} ({count} of {most})"),
     "retrying": Kind("end wait_s", lambda f: f"{f['end']}; retrying in {f['wait_s']:.1f} s"),
     "gave_up": Kind("end restarts window_s", _gave_up),
-    "tried_slowly": Kind("end every_s", "{end}; tried once every {every_s} (retry_after)"),
+    "tried_slowly": Kind("end every_s", "{end}; retrying every {every_s} (retry_after)"),
     "bad_record": Kind("", "its record cannot be read"),
     "threads": Kind(
-        "", "the app starts threads or opens connections at import: each worker imports it anew (preload = no)"
+        "",
+        "importing the app starts threads or opens connections, so each worker imports it itself (as with preload = no)",
     ),
     "not_replaced": Kind("due cause", "not replaced ({due}): {cause}"),
     "is_state": Kind("name state cause", _is_state),
     "retrying_now": Kind("end", "{end}; retrying now"),
     "quarantined": Kind(
         "how stage within_s",
-        lambda f: f"quarantined: impetusd's supervisor ended {_twice(f)} while it handled this (last: {_last(f)})",
+        lambda f: f"quarantined: impetusd's supervisor crashed {_twice(f)} while handling this (last: {_last(f)})",
     ),
     "hold-only": Kind(
         "how stage within_s",
         lambda f: (
-            f"impetusd only holds what runs: its supervisor ended {_twice(f)} (last: {_last(f)});"
-            " nothing is started, restarted or recycled"
+            f"hold-only mode: impetusd's supervisor crashed {_twice(f)} (last: {_last(f)}); running programs"
+            " continue, but nothing is started, restarted or recycled"
         ),
     ),
     "not_while_held": Kind(
-        "end", lambda f: f"{str(f['end']) or 'not started'}; not started while impetusd only holds what runs"
+        "end", lambda f: f"{str(f['end']) or 'not started'}; not started while impetusd is in hold-only mode"
     ),
     "way_out": Kind("cause what", "{cause}; run: {what}"),
     # Rules of the INI file, and what acts like one.
     "max_memory_restart": Kind("used limit hold_s basis", _memory("max_memory_restart")),
     "max_memory_kill": Kind("used limit hold_s basis", _memory("max_memory_kill")),
-    "memory_max": Kind("limit", lambda f: f"above memory_max = {_mb(f['limit'])}: the kernel killed it"),
+    "memory_max": Kind("limit", lambda f: f"killed by the kernel: above memory_max = {_mb(f['limit'])}"),
     "max_age": Kind("limit_s", "older than max_age = {limit_t}"),
     "cron_restart": Kind("schedule", "cron_restart = {schedule}"),
     "max_requests": Kind("limit", "max_requests = {limit}"),
     "watch": Kind("path more", _changed_files),
-    "socket_removed": Kind("path", "its socket {path} was removed"),
+    "socket_removed": Kind("path", "its socket {path} was deleted"),
     "channel_lost": Kind("", "its command channel was lost with the shim"),
     "no_fork": Kind("slot within_s", "it did not fork {slot} within {within_s}"),
     "cut_off": Kind("count limit_s", _cut_off),
@@ -488,21 +491,21 @@ KEYS: dict[str, Kind] = {
     "unhealthy": Kind("cause", "unhealthy: {cause}"),
     # Health checks.
     "bad_answer": Kind("question answer at errno", "{question}: {answer}"),
-    "not_asked": Kind("", "not asked yet"),
+    "not_asked": Kind("", "not checked yet"),
     "held": Kind("cause held", "{cause}; not restarted yet: {held}"),
-    "one_is_out": Kind("name", "{name} is already being replaced, and only one is at a time"),
+    "one_is_out": Kind("name", "{name} is being replaced, and only one is replaced at a time"),
     "just_restarted": Kind(
         "ago_s every_s",
-        lambda f: f"a probe restarted it {f['ago_s']:.0f} s ago, and does so at most once in {f['every_s']:.0f} s",
+        lambda f: f"a health check restarted it {f['ago_s']:.0f} s ago; the limit is once every {f['every_s']:.0f} s",
     ),
     "check_unhealthy": Kind("target cause", "{target} is unhealthy: {cause}"),
     # What a start waits for.
     "waits_for": Kind("name state cause", _waits_for),
-    "waits_for_address": Kind("name", "waits for {name} to end, which may still hold its address"),
-    "waits_for_host": Kind("", "waits for its user, sockets and env_file to be looked up"),
-    "waits_for_line": Kind("pattern", "waits for a line in its log that matches {pattern}"),
+    "waits_for_address": Kind("name", "waits for {name} to exit, because it may still use the same address"),
+    "waits_for_host": Kind("", "waits for lookups of its user, sockets and env_file"),
+    "waits_for_line": Kind("pattern", "waits for a log line matching {pattern}"),
     "waits_for_listen": Kind("", "waits for its server to listen"),
-    "waits_for_answer": Kind("what answer", lambda f: f"waits for {f['what']}: {f['answer'] or 'not asked yet'}"),
+    "waits_for_answer": Kind("what answer", lambda f: f"waits for {f['what']}: {f['answer'] or 'not checked yet'}"),
     "waits_for_holder": Kind("end", "{end}; finding out what uses it"),
     "waits_for_turn": Kind("due", "waits for its turn to be replaced: {due}"),
     # Why a new process was requested.
@@ -514,32 +517,32 @@ KEYS: dict[str, Kind] = {
     # How a reload failed.
     "cancelled": Kind("", "cancelled"),
     "restart_asked": Kind("", "a restart was requested meanwhile"),
-    "not_wanted": Kind("", "none of it is wanted up any more"),
+    "not_wanted": Kind("", "the unit was stopped meanwhile"),
     "slot_failed": Kind("slot cause", "{slot}: {cause}"),
     "more_errors": Kind(
         "errors requests errors_old requests_old",
-        "its new workers answered {errors} of {requests} requests with 500 or above, "
-        "the old ones {errors_old} of {requests_old}",
+        "new workers failed {errors} of {requests} requests (status 500 or above), "
+        "old workers {errors_old} of {requests_old}",
     ),
     "more_memory": Kind(
         "used used_old",
-        lambda f: f"a new worker uses {f['used'] >> 20} MB of memory, the old ones {f['used_old'] >> 20} MB at most",
+        lambda f: f"a new worker uses {f['used'] >> 20} MB of memory, the old ones at most {f['used_old'] >> 20} MB",
     ),
-    "from_disk": Kind("", "its template ended meanwhile: workers replaced from now on run the version on the disk"),
-    "not_restored": Kind("cause", "the old version could not be brought back: {cause}"),
+    "from_disk": Kind("", "the old version's template process exited; replacement workers now run the code on disk"),
+    "not_restored": Kind("cause", "the old version could not be restored: {cause}"),
     "and_stuck": Kind("cause stuck", "{cause}; {stuck}"),
-    "no_listen": Kind("", "it has no listen, so its old and new process cannot serve side by side"),
+    "no_listen": Kind("", "it has no listen, so the old and the new process cannot serve side by side"),
     "no_wait_ready": Kind(
-        "", "it has no wait_ready, so impetusd cannot know that the new process serves before the old one ends"
+        "", "it has no wait_ready, so impetusd cannot know when the new process is ready to replace the old one"
     ),
     # How a timer's run went, if it is not the end of a process.
-    "lost_run": Kind("", "lost: impetusd, or the host, went down while it ran"),
-    "skipped_missed": Kind("", "skipped: missed while impetusd was down, the host asleep, or its clock changed"),
+    "lost_run": Kind("", "lost: impetusd or the host went down during the run"),
+    "skipped_missed": Kind("", "skipped: missed because impetusd was down, the host was asleep or its clock changed"),
     "skipped_running": Kind("", "skipped: the previous run is still running"),
     "skipped_queued": Kind("", "skipped: the previous run is still running, and another is queued"),
     "timed_out": Kind("limit_s", lambda f: f"timed out after {span(f['limit_s'])}"),
     "stopped": Kind("end", "stopped: {end}"),
-    "stopped_before": Kind("", "stopped before it began"),
+    "stopped_before": Kind("", "stopped before it started"),
     "stopped_for_next": Kind("", "stopped: replaced by the next run"),
     # What was decided of a process that has ended.
     "stopped_as_asked": Kind("", "stopped as requested"),
@@ -547,17 +550,17 @@ KEYS: dict[str, Kind] = {
     "left_by_code": Kind("codes", _stop_codes),
     "left_alone": Kind("autorestart", "left stopped (autorestart = {autorestart})"),
     "retried_in": Kind(
-        "wait_s rule count most window_s", lambda f: f"started again in {span(f['wait_s'])} ({f['rule']}; {_within(f)})"
+        "wait_s rule count most window_s", lambda f: f"restarting in {span(f['wait_s'])} ({f['rule']}; {_within(f)})"
     ),
-    "started_as_asked": Kind("", "started again as requested"),
+    "started_as_asked": Kind("", "restarted as requested"),
     "replaced": Kind("due", "replaced: {due}"),
     "retried": Kind(
         "autorestart count most window_s",
-        lambda f: f"started again at once (autorestart = {f['autorestart']}; {_within(f)})",
+        lambda f: f"restarted at once (autorestart = {f['autorestart']}; {_within(f)})",
     ),
-    "hopeless_code": Kind("code", "not retried: exit {code} means that retrying cannot help"),
-    "left_down": Kind("", "left down (autorestart = never)"),
-    "not_executable": Kind("", "not retried: it cannot be executed"),
+    "hopeless_code": Kind("code", "not retried, because exit {code} means a permanent failure"),
+    "left_down": Kind("", "left stopped (autorestart = never)"),
+    "not_executable": Kind("", "not retried, because it cannot be executed"),
     "given_up_again": Kind("every_s", lambda f: f"given up again (retry_after = {span(f['every_s'])})"),
     "given_up": Kind(
         "most window_s",
@@ -567,12 +570,12 @@ KEYS: dict[str, Kind] = {
     # What happens to impetusd itself.
     "signalled": Kind("", "stopped by a signal"),
     "stop_asked": Kind("", "impetusd stop"),
-    "critical": Kind("name", "{name} is critical, and FATAL"),
+    "critical": Kind("name", "{name} is FATAL and has critical = yes"),
     # impetusd's own troubles.
     "not_reloaded": Kind("unit cause", "{cause}", "Reload of {unit} failed; the old version keeps serving"),
     "being_watched": Kind(
         "unit left_s",
-        lambda f: f"the new version is watched for {f['left_s']:.0f} s more",
+        lambda f: f"watching the new version for another {f['left_s']:.0f} s",
         "{unit} is being reloaded",
     ),
     "ini_refused": Kind(
@@ -581,30 +584,28 @@ KEYS: dict[str, Kind] = {
         lambda f: f"the INI file was rejected {ago(f['ago_s'])}; the previous one is in force",
     ),
     "ledger_lost": Kind(
-        "path cause kept", "{cause}; {kept} records are kept in memory", "the ledger {path} cannot be written"
+        "path cause kept", "{cause}; keeping {kept} records in memory", "the ledger {path} cannot be written"
     ),
     "logs_lost": Kind("files cause lines where", "{where}", _log_lost),
     "mistake": Kind("source stage cause count ago_s", _mistake, "{source}"),
     "shim": Kind("what text", "{text}"),
     "closed_code": Kind(
         "name path",
-        "{name} is not started, because its user, who is not root, cannot get to {path}; run: chmod o+rX {path}, or set user in [gateway]",
+        "{name} is not started, because its user cannot read {path}; run: chmod o+rX {path}, or set user in [gateway]",
     ),
     "undelivered": Kind(
         "count", lambda f: f"{f['count']} alert{'s' * (f['count'] != 1)} could not be delivered so far"
     ),
-    "disabled": Kind("name", "{name} is disabled; impetusd enable {name}"),
+    "disabled": Kind("name", "{name} is disabled; run: impetusd enable {name}"),
     "timer_failed": Kind("name ago_s cause again_s", _timer_failed),
     # What the observer finds.
     "restarted_often": Kind(
         "end count window_s", lambda f: f"{f['end']}; restarted {f['count']} times within {span(f['window_s'])}"
     ),
-    "supervisor_replaced": Kind("", "its supervisor ended unexpectedly and was replaced; no program was touched"),
-    "supervisor_silent": Kind("within_s", "its supervisor has not answered for {within_s}"),
-    "not_kept": Kind(
-        "path cause", "{cause}; what is not written there is kept in memory", "the observer cannot write {path}"
-    ),
-    "set_aside": Kind("path what", "{path} was damaged; it was renamed to {what} and a new one begun"),
+    "supervisor_replaced": Kind("", "impetusd's supervisor crashed and was restarted; programs were not affected"),
+    "supervisor_silent": Kind("within_s", "impetusd's supervisor has not responded for {within_s}"),
+    "not_kept": Kind("path cause", "{cause}; the data is kept in memory", "the observer cannot write {path}"),
+    "set_aside": Kind("path what", "{path} was damaged; it was renamed to {what}, and a new file was started"),
 }
 # By key, the key of the INI file whose rule it is.
 RULES = {

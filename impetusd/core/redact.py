@@ -1,4 +1,4 @@
-"""What looks like a secret, and text without it. Everything that is shown, sent or recorded passes through here.
+"""Detect secrets and remove them from text. Everything that is shown, sent or recorded passes through here.
 
 Secrets are known by the names they go by (`is_secret`), and in free text by what stands around them: the password of a
 URL, the value in NAME=value, behind --name, in a header; and by the form of well-known tokens. It is a net and no
@@ -63,7 +63,7 @@ _HINT = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Whether the value of this name (a variable, header or parameter) must be hidden."""
+    """True if the value of this name (a variable, header or parameter) must be hidden."""
     return name in _HAVE_SECRETS or (name not in _NO_SECRET and _SECRET.search(name) is not None)
 
 

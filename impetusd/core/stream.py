@@ -1,4 +1,4 @@
-"""What `watch` and `tail` send after their answers, one JSON-RPC notification a line. Pure; both sides use it.
+"""The notifications of `watch` and `tail`, one JSON-RPC notification per line. Pure; used by both sides.
 
 The answer to `watch` is {"life", "n", "resumed"}. Unless it is a resumed one, "row" lines follow with the present state
 of everything, then "complete" with the number `n` that it is as of. From there on "change" lines, numbered without a
@@ -101,7 +101,7 @@ class Mirror:
         """A connection's answer to `watch`; of kind "resumed" if it goes on where the one before has ended."""
         resumed = bool(result.get("resumed"))
         if resumed and (result.get("life"), result.get("n")) != (self.life, self.n):
-            raise OutOfStep("resumed elsewhere than asked for")
+            raise OutOfStep("resumed at the wrong position")
         self._coming = None if resumed else (str(result.get("life")), {})
         return Change(self.n, 0.0, "resumed", "", None) if resumed else None
 
@@ -117,7 +117,7 @@ class Mirror:
             elif method == CHANGE and self._coming is None:
                 return self._change(params)
             elif method != ALIVE:
-                raise OutOfStep(f"{method} is not expected here")
+                raise OutOfStep(f"{method} was not expected here")
         except (KeyError, TypeError, AttributeError) as error:
             raise OutOfStep(f"{method} cannot be read: {error!r}") from None
         return None

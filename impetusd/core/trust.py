@@ -1,4 +1,4 @@
-"""Who else could have written or replaced a file that impetusd relies on. Pure."""
+"""Check whether another user could have written or replaced a file that impetusd relies on. Pure."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def distrusted(uid: int, gid: int, mode: int, owner: int, gids: Collection[int] 
     if stat.S_ISDIR(mode) and mode & stat.S_ISVTX:
         return ""
     if mode & stat.S_IWOTH:
-        return "every user may write"
+        return "every user can write"
     if mode & stat.S_IWGRP and gid not in {0, uid, owner, *gids}:
-        return f"the group {gid} may write"
+        return f"group {gid} can write"
     return ""
 
 
@@ -77,11 +77,11 @@ def link_fault(path: str, link: str, there: stat_result, trust: Trust) -> Fault 
 def second_name(path: str) -> Fault:
     """The same for a file with a second name in a folder where others may add one."""
     copied = f"cp -p {path} {path}.new && mv {path}.new {path}"
-    return Fault("it has a second name (hard link), which others may have given it", copied)
+    return Fault("it has a second hard link, which another user may have created", copied)
 
 
 def _elsewhere(path: str, trust: Trust) -> str:
     name = path.rpartition("/")[2]
     if trust.uid:
-        return f"install -D -m 600 -o {trust.uid} {path} /etc/impetusd/{name} and name that file"
-    return f"mkdir -p /etc/impetusd && cp {path} /etc/impetusd/ and name that file; or run impetusd as that user"
+        return f"install -D -m 600 -o {trust.uid} {path} /etc/impetusd/{name} and use that file instead"
+    return f"mkdir -p /etc/impetusd && cp {path} /etc/impetusd/ and use that file; or run impetusd as that user"

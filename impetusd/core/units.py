@@ -1,4 +1,4 @@
-"""How lengths of time are written: exactly, as in the INI file, or as a reader takes them in."""
+"""Format durations: exactly, as in the INI file, or rounded for readers."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def _walk(path: str, make: int | None) -> tuple[int, bool]:
                 fd = -1
                 links += 1
                 if not _trusted(there.st_uid) or links > MOST_LINKS:
-                    raise OSError(errno.ELOOP, f"{name} on the way is a symbolic link of user {there.st_uid}", path)
+                    raise OSError(
+                        errno.ELOOP, f"{name} in its path is a symbolic link owned by user {there.st_uid}", path
+                    )
                 todo += parts(target)
                 if not target.startswith("/"):
                     continue
@@ -123,12 +125,12 @@ def open_file(path: str, flags: int, mode: int = 0o640, make: int | None = None)
             fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise OSError(errno.ELOOP, "it is a symbolic link, and none is followed there", path) from None
+                raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed there", path) from None
             raise
         try:
             there = os.fstat(fd)
             if stat.S_ISREG(there.st_mode) and there.st_nlink > 1 and is_shared(folder):
-                text = "it has a second name (hard link), which others may have given it: remove one"
+                text = "it has a second hard link, which another user may have created; remove one"
                 raise OSError(errno.EMLINK, text, path)
         except BaseException:
             os.close(fd)
@@ -154,11 +156,11 @@ def refusal(path: str) -> str:
         with folder_of(followed(path)) as (folder, name):
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISLNK(there.st_mode):
-                return f"it is a symbolic link of user {there.st_uid}, and none is followed there"
+                return f"it is a symbolic link owned by user {there.st_uid}, which is not followed there"
             if stat.S_ISDIR(there.st_mode):
                 return "it is a folder"
             if stat.S_ISREG(there.st_mode) and there.st_nlink > 1 and is_shared(folder):
-                return "it has a second name (hard link), which others may have given it"
+                return "it has a second hard link, which another user may have created"
     except (FileNotFoundError, PermissionError):  # it may be created, or we cannot judge it
         pass
     except OSError as error:
@@ -170,7 +172,7 @@ def unlink_socket(path: str) -> None:
     """Remove a unix socket, and nothing that is not a socket. Raises OSError."""
     with folder_of(path) as (folder, name):
         if not stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            raise FileExistsError(errno.EEXIST, "there is something that is not a socket; remove it", path)
+            raise FileExistsError(errno.EEXIST, "a file that is not a socket is in the way; remove it", path)
         os.unlink(name, dir_fd=folder)
 
 

@@ -102,7 +102,7 @@ class Rewriting:
         while len(data) <= self._most and (more := os.pread(fd, self._most + 1 - len(data), len(data))):
             data += more
         if len(data) > self._most:
-            raise OSError(errno.EFBIG, f"it has more than {self._most} bytes", self.path)
+            raise OSError(errno.EFBIG, f"it is larger than {self._most} bytes", self.path)
         return data
 
     def replace(self, data: bytes, mode: int | None = None) -> None:
@@ -143,7 +143,7 @@ class Rewriting:
         """Owner, access list and mode of the file that is replaced. Raises OSError."""
         there = os.stat(self.path, follow_symlinks=False)
         if there.st_nlink > 1:
-            raise OSError(errno.EMLINK, "it has a second name (hard link), which would keep the former text", self.path)
+            raise OSError(errno.EMLINK, "it has a second hard link, which would keep the old contents", self.path)
         own = os.fstat(fd)
         if (own.st_uid, own.st_gid) != (there.st_uid, there.st_gid):
             os.fchown(fd, there.st_uid, there.st_gid)

@@ -38,13 +38,15 @@ def read(path: str, environ: Mapping[str, str], *, judged: bool = True, former: 
             if name in found or name == path or (not pattern.is_path and os.path.isdir(name)):
                 continue
             if len(found) == MOST:
-                problems.append(Problem(path, pattern.line, f"files: more than {MOST} match; write narrower patterns"))
+                problems.append(
+                    Problem(path, pattern.line, f"files: more than {MOST} files match; use narrower patterns")
+                )
                 return Source(path, text, tuple(found.items()), tuple(problems), tuple(warnings), former)
             try:
                 data, fault = vetted.read(name, room, trust)
             except OSError as error:
                 what = f"files: cannot read {name}: {error.strerror}"
-                fix = "write narrower patterns" if error.errno == errno.EFBIG else "fix that, or remove it from files"
+                fix = "use narrower patterns" if error.errno == errno.EFBIG else "fix that, or remove it from files"
                 problems.append(Problem(path, pattern.line, f"{what}; {fix}"))
             else:
                 found[name] = _checked(name, data, fault, problems)
@@ -55,7 +57,9 @@ def read(path: str, environ: Mapping[str, str], *, judged: bool = True, former: 
 def _checked(path: str, data: bytes, fault: Fault | None, problems: list[Problem]) -> str:
     """The text; what is wrong with the file as a file is added to `problems`."""
     if fault:
-        problems.append(Problem(path, 1, f"{fault.what}, and impetusd runs as root what this file says; {fault.fix}"))
+        problems.append(
+            Problem(path, 1, f"{fault.what}, but impetusd runs the commands in this file as root; {fault.fix}")
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -39,7 +39,7 @@ def read(path: str, most: int, trust: Trust | None) -> tuple[bytes, Fault | None
     finally:
         os.close(fd)
     if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes", path)
+        raise OSError(errno.EFBIG, f"it is larger than {most} bytes", path)
     return data, fault
 
 
@@ -157,7 +157,7 @@ class _Walk:
         uids, gids = writers(_acl(fd))
         strangers = [f"user {uid}" for uid in uids - {0, self._trust.uid}]
         strangers += [f"the group {gid}" for gid in gids - {0, self._trust.uid, *self._trust.gids}]
-        return Fault(f"{strangers[0]} may write {what}", f"setfacl -b {path}") if strangers else None
+        return Fault(f"{strangers[0]} can write {what}", f"setfacl -b {path}") if strangers else None
 
     def _has_one_name(self, there: stat_result) -> None:
         """A second name in another user's folder is equivalent to that user's link."""
@@ -177,7 +177,7 @@ class _Walk:
 
         inode = Inode("", there.st_uid, there.st_gid, there.st_mode, _acl(fd))
         if not permits(inode, want, self._trust.uid, self._trust.gids):
-            told = f"a link of user {self._trust.uid} leads to what that user may not read"
+            told = f"a link owned by user {self._trust.uid} points to a file that this user cannot read"
             raise PermissionError(errno.EACCES, told, self._path)
 
 

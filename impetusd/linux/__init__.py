@@ -1,1 +1,3 @@
-"""The seam to the kernel: /proc, cgroups, clone, inotify, users. What the shim uses needs only the standard library."""
+"""Access to the kernel: /proc, cgroups, clone, inotify, users. Modules used by the shim need only the standard
+library.
+"""

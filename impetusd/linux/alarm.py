@@ -46,7 +46,7 @@ class Alarm:
             raise
 
     def set(self, seconds: float | None) -> None:
-        """Ring in so many seconds, instead of what was set before; None: not at all."""
+        """Ring in this many seconds, replacing the previous setting; None: never."""
         at = 0 if seconds is None else time.time_ns() + int(max(seconds, 0.0) * 1e9)
         new = ITIMERSPEC.pack(0, 0, *divmod(at, 10**9))
         if self._settime(self._fd, ABSTIME | CANCEL_ON_SET, new, None) < 0:

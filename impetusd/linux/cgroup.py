@@ -82,7 +82,7 @@ class Cgroups:
         """
         here = _pids(self._own)
         if not _is_init() or any(os.getpid() not in {pid, _parent_of(pid)} for pid in here):
-            raise OSError(errno.EBUSY, f"processes live in {self._own} itself, which may not share memory out then")
+            raise OSError(errno.EBUSY, f"{self._own} itself has processes, so it cannot distribute memory")
         os.makedirs(f"{self._own}/{self._leaf}", exist_ok=True)
         for pid in here:
             with suppress(ProcessLookupError):

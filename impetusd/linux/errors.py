@@ -1,4 +1,4 @@
-"""Kernel errors, for code that runs in the shim: errors that are mere answers are ignored."""
+"""Kernel errors in the shim: ignore errors that are expected results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the C library keeps memory that Python has freed: mallopt(3)."""
+"""Configure how the C library keeps memory freed by Python: mallopt(3)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def is_v6only(sock: socket.socket) -> bool:
 
 
 def same_network(pid: int) -> bool:
-    """Whether a process sees the same network as we do; False where that may not be looked at."""
+    """True if a process is in our network namespace; False if that cannot be read."""
     try:
         return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether the kernel killed a process because memory ran out, by its own message in /dev/kmsg.
+"""Detect out-of-memory kills from the kernel's messages in /dev/kmsg.
 
 The file is kept open from the start, at the end of earlier messages, and read only when a process of ours has ended
 by a SIGKILL that we did not send. Needs CAP_SYSLOG (root), and pids that mean the same to the kernel as to us. Without

@@ -1,4 +1,4 @@
-"""How a process ended and what it used over its life, read while it is still a zombie.
+"""Exit status and resource usage of a process, read while it is still a zombie.
 
 waitid(2) of the C library, and so os.waitid, has no room for the latter; the system call has a fifth argument. With WNOWAIT
 the process stays to be waited for.

@@ -24,13 +24,13 @@ def main() -> int:
         given = settings.read(os.environ["IMPETUSD_OBSERVER"])
         fd = inherited.number(os.environ)
     except (KeyError, TypeError, ValueError) as error:
-        say(f"this program is started by impetusd, for an INI file with [alert:NAME] or [gateway] ({error!r})")
+        say(f"this program can only be started by impetusd, for an INI file with [alert:NAME] or [gateway] ({error!r})")
         return 2
     lock = os.open(os.path.join(given.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"another observer holds {given.folder}/lock; waiting for it to end")
+        say(f"another observer holds {given.folder}/lock; waiting for it to exit")
         fcntl.flock(lock, fcntl.LOCK_EX)
     asyncio.run(work(given, AsyncControl(async_control.through(fd))))
     return 0

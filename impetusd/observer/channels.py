@@ -107,7 +107,7 @@ def _post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
 def _open(request: urllib.request.Request) -> None:
     host = urlsplit(request.full_url).hostname or ""
     if request.type not in {"http", "https"}:
-        raise Undelivered(f"its address begins with {request.type}, not with http or https")
+        raise Undelivered(f"its URL starts with {request.type}, not with http or https")
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT) as answer:
             answer.read(1 << 16)
@@ -126,7 +126,7 @@ def _open(request: urllib.request.Request) -> None:
 def _why(error: object) -> str:
     """In one line that nothing obeys."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {error.verify_message}"
+        return f"its certificate was rejected: {error.verify_message}"
     text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
     return plain(text)[:200]
 
@@ -205,6 +205,6 @@ def _command(alert: Alert, message: Message) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            raise Undelivered(f"{name} did not end within {DEADLINE - 5.0:g} s and was killed") from None
+            raise Undelivered(f"{name} did not exit within {DEADLINE - 5.0:g} s and was killed") from None
     if process.returncode:
-        raise Undelivered(f"{name} ended with {process.returncode}")
+        raise Undelivered(f"{name} exited with {process.returncode}")

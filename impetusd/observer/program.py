@@ -95,7 +95,7 @@ class Observer:
 
     def _put_aside(self, path: str, error: Damaged) -> None:
         new = aside(path)
-        say(f"{path} is damaged ({error}); it was renamed to {new} and begun anew")
+        say(f"{path} is damaged ({error}); it was renamed to {new}, and a new file was started")
         cause = because("set_aside", path=path, what=new)
         self._aside.append(Problem("disk", path, cause, self._clock()))
 
@@ -315,7 +315,7 @@ class Observer:
                     error = str(failed)
                 if error != self._beats.get(alert.name, ""):
                     self._beats[alert.name] = error
-                    say(f"heartbeat of alert {alert.name}: {error or 'taken again'}")
+                    say(f"heartbeat of alert {alert.name}: {error or 'accepted again'}")
                     self._report_due.set()
             elif not self._ready:
                 await asyncio.sleep(0.2)

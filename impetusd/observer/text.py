@@ -20,7 +20,7 @@ from impetusd.observer.settings import Settings
 LINES = 5  # of stderr
 LENGTH = 300  # characters of a line and of a title
 CUT = 64  # characters of a text, for each item of a list, where both are cut
-_BEFORE = {"worse": "worse: ", "repeat": "still: ", "flapping": "again and again: ", "recovered": "recovered: "}
+_BEFORE = {"worse": "worse: ", "repeat": "still: ", "flapping": "repeatedly: ", "recovered": "recovered: "}
 _DIRECTION = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # what turns the order of characters around
 
 
@@ -105,9 +105,9 @@ def what(problem: Problem) -> str:
                 return f"a run of timer {problem.name} was {cause}"
             return f"timer {problem.name} failed: {cause}"
         case "restarts":
-            return f"{problem.name} is restarted again and again: {cause}"
+            return f"{problem.name} restarts repeatedly: {cause}"
         case "memory":
-            return f"{problem.name} was restarted for its memory: {cause}"
+            return f"{problem.name} was restarted because of its memory use: {cause}"
         case "deploy":
             return cause
     return f"{IMPETUSD}: {cause}"
@@ -115,7 +115,7 @@ def what(problem: Problem) -> str:
 
 def _title(notice: Notice) -> str:
     if notice.kind == "test":
-        return f"test of alert {notice.alert}, asked for by {notice.by or 'somebody'}"
+        return f"test of alert {notice.alert}, requested by {notice.by or 'an unknown user'}"
     first = notice.problems[0]
     if notice.kind == "recovered":
         return f"{_BEFORE['recovered']}{notice.root}, after {span(max(0.0, notice.at - notice.since))}"
@@ -129,7 +129,7 @@ def _title(notice: Notice) -> str:
 def _body(notice: Notice, settings: Settings, zone: dt.tzinfo | None) -> Iterator[str]:
     clock = dt.datetime.fromtimestamp(notice.since or notice.at, zone).astimezone(zone)
     if notice.kind == "test":
-        yield "This alert works: nothing is wrong."
+        yield "This is a test: the alert works, and nothing is wrong."
         yield f"host   {settings.host}"
         return
     yield f"host   {settings.host}"
@@ -141,7 +141,7 @@ def _body(notice: Notice, settings: Settings, zone: dt.tzinfo | None) -> Iterato
             yield f"now    {', '.join(notice.states)}"
         return
     if notice.kind == "flapping":
-        yield "next   nothing more is sent about it until it has been well for 15 min"
+        yield "next   no further alerts about it until it has been healthy for 15 min"
     if notice.state:
         yield f"cause  {stopped(notice.root, notice.state)}"
     for number, problem in enumerate(notice.problems):

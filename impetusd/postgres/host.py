@@ -117,19 +117,21 @@ def find_account(user: str | None, data: str) -> Account:
                 f"uid {euid} has no passwd entry, which PostgreSQL needs: run as a user that has one"
             ) from None
         if user not in {None, us.pw_name}:
-            raise Refusal(f"--user {user}: only root can start the server as another user; this is {us.pw_name}")
+            raise Refusal(f"--user {user}: only root can start the server as another user; you are {us.pw_name}")
         if owner not in {None, euid}:
-            raise Refusal(f"{data} belongs to {_name(owner)}, this is {us.pw_name}: start as {_name(owner)} or as root")
+            raise Refusal(
+                f"{data} belongs to {_name(owner)}, but you are {us.pw_name}: start as {_name(owner)} or as root"
+            )
         return Account(us.pw_name, us.pw_uid, us.pw_gid, drop=False)
     used = owner if owner is not None and is_initialised(data) else None
     if used == 0:
-        raise Refusal(f"{data} belongs to root, and PostgreSQL refuses to run as root: chown -R it to another user")
+        raise Refusal(f"{data} belongs to root, but PostgreSQL refuses to run as root: chown -R it to another user")
     entry = _for_root(user, used)
     if entry.pw_uid == 0:
-        raise Refusal(f"--user {entry.pw_name}: PostgreSQL refuses to run as root; name an ordinary user")
+        raise Refusal(f"--user {entry.pw_name}: PostgreSQL refuses to run as root; use an ordinary user")
     if used not in {None, entry.pw_uid}:
         raise Refusal(
-            f"{data} belongs to {_name(used)}, not to {entry.pw_name}: leave out --user, or chown -R the directory"
+            f"{data} belongs to {_name(used)}, not to {entry.pw_name}: omit --user, or chown -R the directory"
         )
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, drop=True)
 
@@ -139,20 +141,22 @@ def _for_root(user: str | None, owner: int | None) -> pwd.struct_passwd:
         try:
             return pwd.getpwnam(user)
         except KeyError:
-            raise Refusal(f"--user {user}: there is no such user on this host") from None
+            raise Refusal(f"--user {user}: no such user on this host") from None
     if owner is not None:
         try:
             return pwd.getpwuid(owner)
         except KeyError:
-            raise Refusal(f"the data belong to uid {owner}, which has no passwd entry: chown -R them") from None
+            raise Refusal(
+                f"the data belongs to uid {owner}, which has no passwd entry: chown -R it to another user"
+            ) from None
     for name in ACCOUNTS:
         try:
             return pwd.getpwnam(name)
         except KeyError:
             continue
     raise Refusal(
-        "PostgreSQL refuses to run as root and this host has neither a user impetus nor postgres:"
-        " `useradd --system impetus`, or give --user"
+        "PostgreSQL refuses to run as root but this host has no user impetus or postgres: run `useradd --system"
+        " impetus`, or use --user"
     )
 
 
@@ -185,7 +189,7 @@ def find_server(bindir: str | None, data: str, account: Account) -> Server:
     if found:
         have = ", ".join(f"{server.major} ({server.bindir})" for server in found)
         raise Refusal(
-            f"{data} was made by PostgreSQL {wanted}, but here is {have}: install PostgreSQL {wanted},"
+            f"{data} was created by PostgreSQL {wanted}, but {have} is installed: install PostgreSQL {wanted},"
             " or dump and reload the data"
         )
     if unusable:
@@ -222,7 +226,7 @@ def _probe(bindir: str, account: Account) -> Server:
         said = account.run([postgres, "--version"])
     except PermissionError:
         raise Refusal(
-            f"user {account.name} cannot execute {postgres} (a directory above it is closed to others):"
+            f"user {account.name} cannot execute {postgres} (a parent directory is not accessible):"
             " `apt-get install postgresql`, or move the installation"
         ) from None
     except OSError as error:

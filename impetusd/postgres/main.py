@@ -84,21 +84,28 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="impetusd-postgres", description="Run an embedded PostgreSQL in the foreground, for one application."
     )
     option = parser.add_argument
-    option("--data", metavar="DIR", type=os.path.abspath, default="var/lib/postgres", help="made when missing")
-    option("--socket-dir", metavar="DIR", type=os.path.abspath, default="var/run/postgres", help="made when missing")
+    option("--data", metavar="DIR", type=os.path.abspath, default="var/lib/postgres", help="created if missing")
+    option("--socket-dir", metavar="DIR", type=os.path.abspath, default="var/run/postgres", help="created if missing")
     option(
-        "--bindir", metavar="DIR", type=os.path.abspath, help="where `postgres` is; default: the system's, the wheel's"
+        "--bindir",
+        metavar="DIR",
+        type=os.path.abspath,
+        help="directory of `postgres`; default: the system's, else the wheel's",
     )
     option("--user", metavar="NAME", help="for root: run as NAME; default: the owner of DATA, impetus, postgres")
-    option("--allow", metavar="USER", action="append", default=[], help="system user that may connect too; repeatable")
-    option("--database", metavar="NAME", type=_identifier, default="impetus", help="made with DATA")
-    option("--role", metavar="NAME", type=_identifier, default="impetus", help="owner of the database, made with DATA")
-    option("--port", metavar="PORT", type=_port, help="listen on 127.0.0.1:PORT as well; needs --password-file")
-    option("--password-file", metavar="FILE", type=os.path.abspath, help="its first line is the password of the role")
-    option("--print-url", action="store_true", help="print the DATABASE_URL of these options, and start nothing")
+    option(
+        "--allow", metavar="USER", action="append", default=[], help="another system user that may connect; repeatable"
+    )
+    option("--database", metavar="NAME", type=_identifier, default="impetus", help="database, created with DATA")
+    option(
+        "--role", metavar="NAME", type=_identifier, default="impetus", help="owner of the database, created with DATA"
+    )
+    option("--port", metavar="PORT", type=_port, help="also listen on 127.0.0.1:PORT; needs --password-file")
+    option("--password-file", metavar="FILE", type=os.path.abspath, help="file whose first line is the role's password")
+    option("--print-url", action="store_true", help="print the DATABASE_URL for these options and exit")
     options = parser.parse_args(argv)
     if (options.port is None) != (options.password_file is None) and not options.print_url:
-        parser.error("--port and --password-file go together: over TCP the role has to prove who it is")
+        parser.error("--port and --password-file must be used together, because TCP connections need a password")
     return options
 
 
@@ -111,13 +118,13 @@ def url(options: argparse.Namespace) -> str:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r}: a number from 1 to 65535 is allowed")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number from 1 to 65535")
     return int(text)
 
 
 def _identifier(text: str) -> str:
     if re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text) is None or text == SUPERUSER:
-        raise argparse.ArgumentTypeError(f"{text!r}: a-z, 0-9 and _ are allowed, and not {SUPERUSER!r}")
+        raise argparse.ArgumentTypeError(f"{text!r}: use a-z, 0-9 and _; {SUPERUSER!r} is reserved")
     return text
 
 
@@ -136,7 +143,7 @@ def _start(options: argparse.Namespace) -> NoReturn:
     data, socket_dir = options.data, options.socket_dir
     socket_name = f".s.PGSQL.{options.port or PORT}"
     if len(os.fsencode(os.path.join(socket_dir, socket_name))) > LONGEST_SOCKET_PATH:
-        raise Refusal(f"--socket-dir {socket_dir}: a unix socket's path has at most 107 bytes; use a shorter directory")
+        raise Refusal(f"--socket-dir {socket_dir}: a unix socket path is limited to 107 bytes; use a shorter directory")
     account = find_account(options.user, data)
     server = find_server(options.bindir, data, account)
     password = _password(options.password_file)
@@ -194,7 +201,7 @@ def _claim(data: str, account: Account) -> int:
         path = data if is_initialised(data) else data + ".new"
         if path != data:
             if os.path.isdir(data) and os.listdir(data):
-                raise Refusal(f"--data {data}: not empty, and not a PostgreSQL data directory; name another")
+                raise Refusal(f"--data {data}: not empty, but not a PostgreSQL data directory; use another one")
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
@@ -219,7 +226,9 @@ def _wait_for(fd: int, path: str, account: Account) -> None:
             pass
         waited = time.monotonic() - since
         if waited > GIVE_UP_AFTER:
-            raise Refusal(f"another PostgreSQL server or a start of one uses {path}: stop it first", EX_TEMPFAIL)
+            raise Refusal(
+                f"{path} is in use by another PostgreSQL server, or one that is starting; stop it first", EX_TEMPFAIL
+            )
         if waited > ASK_AFTER:
             _end_orphans(fd, account, signal.SIGKILL if waited > KILL_AFTER else signal.SIGQUIT)
         time.sleep(0.02)
@@ -272,9 +281,7 @@ def _password(path: str | None) -> str | None:
     with open(path, encoding="utf-8", errors="replace") as file:
         password = file.readline().rstrip("\n")
     if not password or "\0" in password:
-        raise Refusal(
-            f"--password-file {path}: its first line is empty, or no text; write the password of the role there"
-        )
+        raise Refusal(f"--password-file {path}: the first line is empty or not text; write the role's password there")
     return password
 
 
@@ -326,7 +333,7 @@ def _initialise(data: str, server: Server, account: Account, options: argparse.N
             preload=library,
         )
     except Refusal as reason:
-        _say(f"without {library}, so there will be no report of slow queries: {reason}")
+        _say(f"{library} is not available, so slow queries are not recorded: {reason}")
     os.rename(new, data)
     parent = os.open(os.path.dirname(data), os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(parent)
@@ -400,7 +407,7 @@ def _notify_socket() -> socket.socket | None:
     try:
         notify.connect("\0" + address[1:] if address.startswith("@") else address)
     except OSError as error:
-        _say(f"cannot tell {address} when the server is ready: {error.strerror}")
+        _say(f"cannot notify {address} when the server is ready: {error.strerror}")
         return None
     return notify
 

@@ -1,4 +1,4 @@
-"""What the shim knows of one process that the supervisor asked for, and how that is saved as JSON."""
+"""The shim's record of one process, and its JSON form."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Children:
 
     def _new(self, process: int, spec: dict[str, Any]) -> Child:
         if process in self._state.children:
-            raise ValueError(f"process {process} is there already")
+            raise ValueError(f"process {process} already exists")
         cgroup = self._cgroups.make(spec.get("group", ""))
         invocation = (spec.get("env") or {}).get("INVOCATION_ID", "")
         child = self._state.children[process] = Child(process, invocation, cgroup)
@@ -142,7 +142,7 @@ class Children:
         state.report_exit(child)
 
     def _abandon(self, child: Child) -> None:
-        """End what was started of it. From now on it is a stray, and reaped as one."""
+        """Kill what was started of it. It is reaped as a stray from now on."""
         if child.pid:  # not reaped, so the number is still its own
             with suppress(OSError):
                 os.kill(child.pid, signal.SIGKILL)

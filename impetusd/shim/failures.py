@@ -1,4 +1,4 @@
-"""How the shim reports a failed start: as a reason, and in the words that a supervisor of the first version reads.
+"""Report a failed start: as a reason, and as the text that supervisors of the first version read.
 
 The reason is JSON of `core.reasons`, which the shim does not import: a `start_failed` with the stage, what it was done to,
 and why it failed.
@@ -17,10 +17,10 @@ STAGES = {"exec": "executing", "cwd": "changing directory to", "fork": "forking 
 CAUSES = {
     "no_file": "no such file",
     "no_program": "no such program in PATH",
-    "no_interpreter": "the interpreter that its first line names is missing",
-    "template_gone": "its template is gone",
-    "template_ended": "its template ended",
-    "template_senseless": "its template sent an invalid answer",
+    "no_interpreter": "the interpreter named in its first line does not exist",
+    "template_gone": "its template process no longer exists",
+    "template_ended": "its template process exited",
+    "template_senseless": "its template process sent an invalid response",
 }
 
 
@@ -55,5 +55,5 @@ def text(cause: dict[str, Any]) -> str:
     if cause["key"] == "os_error":
         return str(facts["detail"] or os.strerror(facts["errno"]))
     if cause["key"] == "template_mute":
-        return f"its template does not respond: {text(facts['cause'])}"
+        return f"its template process does not respond: {text(facts['cause'])}"
     return CAUSES.get(cause["key"]) or str(facts.get("text", cause["key"]))

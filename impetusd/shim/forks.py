@@ -87,7 +87,7 @@ class Forks:
                 self._adopt(template, bare.loads(answer), register)
             except Exception as error:  # whatever a template is made to send must not end all that is held here
                 log(
-                    f"process {template.process} answered {answer[:200]!r}, which makes no sense ({error!r}): no more forks"
+                    f"process {template.process} answered {answer[:200]!r}, which is invalid ({error!r}): no more forks"
                 )
                 self.close(template, "template_senseless")
 
@@ -108,7 +108,7 @@ class Forks:
             # Not looked up in the kernel's list of our children: that leaves some out while others end.
             foreign = self._loop.with_spares(lambda: self._why_foreign(pid, template, child))
             if foreign:
-                raise ChildProcessError(0, f"the template named pid {pid}, which is {foreign}")
+                raise ChildProcessError(0, f"the template reported pid {pid}, which is {foreign}")
             child.pidfd = os.pidfd_open(pid)
         except OSError as error:
             state.fail_start(child, "adopt", failures.of_error(error))
@@ -126,20 +126,20 @@ class Forks:
         """
         member = proc.read(pid)
         if member is None or member.parent != os.getpid() or pid in self._strays.known():
-            return "another child's" if pid in self._state.mains() else "no child of the shim's"
+            return "another child's" if pid in self._state.mains() else "not a child of the shim"
         if member.started < child.asked:
             return "older than the request"
         if procfs.rights(pid) != procfs.rights(template.pid):
-            return "not of the template's user"
+            return "not owned by the template's user"
         if template.cgroup:
             place, own = proc.place(pid), proc.place(template.pid)
             return "" if place == own or place.startswith(own + b"/") else "not in the template's cgroup"
         invocation = proc.invocation(pid)
         for other in self._state.children.values():
             if other not in {template, child} and other.session and other.session in {member.session, member.group}:
-                return "of another child's session"
+                return "in the session of another child"
             if invocation and other.invocation == invocation != template.invocation:
-                return "of another child's invocation"
+                return "from the invocation of another child"
         return ""
 
     def close(self, template: Child, why: str = "template_ended") -> None:

@@ -1,4 +1,4 @@
-"""New code for a shim that holds processes: tried first, then executed in its place.
+"""Upgrade a shim that holds processes: test the new code, then execute it in the same process.
 
 exec(2) keeps the pid, the children (those that died meanwhile, too: a zombie waits), the descriptors that are marked to stay,
 the locks on them, and blocked signals. The state goes over as JSON, in a memfd, with descriptors by their numbers. Before
@@ -113,7 +113,7 @@ def load(memory: int) -> dict[str, Any]:
         raise Unreadable(f"the state cannot be read: {error}") from None
     if not isinstance(saved, dict) or saved.get("version") != VERSION:
         version = saved.get("version") if isinstance(saved, dict) else None
-        raise Unreadable(f"the state is of version {version}, and this code knows version {VERSION}")
+        raise Unreadable(f"the state has version {version}, but this code supports version {VERSION}")
     return saved
 
 
@@ -133,7 +133,7 @@ def command(*mode: str) -> list[str]:
 
 
 class Upgrade:
-    """Puts the code that is on the disk in the place of this one, if it can go on from here."""
+    """Replaces this code with the code on disk, if that can take over."""
 
     def __init__(self, state: ShimState, loop: Loop, settle: Callable[[], None]) -> None:
         """`settle`: called with signals blocked; deals with all that must not be left to the new code."""
@@ -158,7 +158,7 @@ class Upgrade:
             try:
                 self._trial = Trial(dump(self._state), self._loop.null)
             except OSError as error:
-                self._state.emit({"event": "refused", "error": f"it cannot be tried: {error.strerror}"})
+                self._state.emit({"event": "refused", "error": f"it cannot be tested: {error.strerror}"})
             else:
                 self._state.trial_pid = self._trial.pid
                 self._loop.watch(self._trial.pidfd, self._tried)
@@ -170,7 +170,7 @@ class Upgrade:
         self._loop.unwatch(trial.pidfd)
         why = trial.verdict()
         if not why:
-            log("going on with the code that is now on the disk", INFO)
+            log("continuing with the code on disk", INFO)
             before = signal.pthread_sigmask(signal.SIG_BLOCK, spawn.SIGNALS)
             self._settle()
             try:
@@ -178,12 +178,12 @@ class Upgrade:
             except OSError as error:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 why = f"executing it failed: {error.strerror}"
-        log(f"the code that is now on the disk cannot take over: {why}")
+        log(f"the code on disk cannot take over: {why}")
         self._state.emit({"event": "refused", "error": why})
 
 
 class Trial:
-    """The code on the disk, in a process of its own that holds copies of all that is held here."""
+    """A test run of the code on disk, in a separate process with copies of all held descriptors."""
 
     def __init__(self, saved: dict[str, Any], null: int) -> None:
         """Raises OSError when it cannot be started."""
@@ -223,12 +223,15 @@ class Trial:
         if info is not None and info.si_code == os.CLD_EXITED and info.si_status == 0:
             return ""
         if self.deadline == math.inf:
-            return f"it did not answer within {WITHIN:g} s"
-        return text.strip() or f"it ended with {info.si_status if info is not None else 'no status'} and said nothing"
+            return f"it did not respond within {WITHIN:g} s"
+        return (
+            text.strip()
+            or f"it exited with {info.si_status if info is not None else 'unknown status'} without a message"
+        )
 
 
 def become(saved: dict[str, Any]) -> NoReturn:
-    """Execute the code on the disk in this process. Returns only by raising OSError, with everything as it was.
+    """Execute the code on disk in this process. Returns only by raising OSError, with nothing changed.
 
     The caller blocks signals: the new code finds those that come meanwhile.
     """

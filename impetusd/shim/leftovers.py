@@ -1,4 +1,4 @@
-"""What a killed impetusd has left running, found without its table: missing memory is not missing processes.
+"""Find processes left by a killed impetusd without its table, which may be missing.
 
 The table in run_dir can be lost (removed, damaged, another instance's). Three things remain: a file in state_dir that says
 whether the last life ended in order; the cgroups of the instance, which carry its name; and the mark in the environment of
@@ -172,6 +172,6 @@ def refusal(members: Iterable[proc.Member], why: str, conf: str) -> str:
     members = list(members)
     count = "1 process" if len(members) == 1 else f"{len(members)} processes"
     return (
-        f"{count} of an impetusd that was killed still run, and cannot be taken over, because {why}: {named(members)}."
-        f" Nothing was started. To stop them: impetusd -c {conf} stop; then start again"
+        f"{count} of a killed impetusd are still running and cannot be taken over, because {why}: {named(members)}."
+        f" Nothing was started. Stop them with: impetusd -c {conf} stop; then start again"
     )

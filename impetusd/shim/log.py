@@ -1,4 +1,4 @@
-"""The shim's own log: standard error, whatever that is. Where it is a file, its disk may hang, and the shim must not.
+"""The shim's own log on standard error. It may be a file on a disk that hangs, which must not block the shim.
 
 So a process of its own writes into a file, and while that hangs, lines wait here. Into a pipe the shim writes by itself.
 """

@@ -1,4 +1,4 @@
-"""The shim's loop: what is called when a descriptor is readable, and how what raises is contained.
+"""The shim's event loop: callbacks for readable descriptors, with exceptions contained.
 
 A few descriptors are held in reserve, for what must work even when no other is left.
 """
@@ -27,7 +27,7 @@ SPARE = 8  # descriptors in reserve: to look who is there, and to start again wh
 
 
 class Loop:
-    """What is watched. An exception that one source causes ends neither the shim nor the other sources' turn."""
+    """The watched descriptors. An exception in one callback stops neither the shim nor the other callbacks."""
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
@@ -69,7 +69,7 @@ class Loop:
                 self.aside[source] = time.monotonic() + ASIDE
                 self._listen(source, on=False)
                 if count == TRIES:
-                    log(f"it keeps failing: trying every {ASIDE:g} s")
+                    log(f"keeps failing; retrying every {ASIDE:g} s")
             else:
                 time.sleep(APART)
         else:

@@ -78,14 +78,14 @@ class Shim:
             except Exception as error:  # between the acts; they do not come to nothing with it
                 if repr(error) != failed:
                     failed = repr(error)
-                    log(f"a round failed, going on: {failed}")
+                    log(f"an event loop round failed (continuing): {failed}")
                 time.sleep(APART)
             else:
                 if code is not None:
                     return code
 
     def _round(self, each_round: Iterable[Callable[[], None]]) -> int | None:
-        """Wait, and do what is due. The exit status when that was all."""
+        """Wait, then handle what is due. Returns the exit status at the end, else None."""
         state, loop = self.state, self._loop
         # Whatever failed while it had signals blocked: without SIGCHLD no stray is reaped, and SIGTERM ends nothing.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -124,7 +124,7 @@ class Shim:
         return min(wait, LOOK_AGAIN) if self.state.sweep_due else wait
 
     def beat(self) -> None:
-        """What goes by the clock."""
+        """Run periodic work."""
         now = time.monotonic()
         self._upgrade.check(now)
         self._upstream.beat(now)
@@ -139,7 +139,7 @@ class Shim:
         self._children.strays.sweep(self._children.check_end)
 
     def watch_again(self) -> None:
-        """Watch all that was restored; what has happened meanwhile is seen at once."""
+        """Watch everything that was restored; events that happened meanwhile are reported at once."""
         for child in self.state.children.values():
             if child.process not in self.state.forking:
                 self._children.watch(child)
@@ -194,11 +194,11 @@ class Shim:
         try:
             self.dispatch(op, mine)
         except Exception as error:
-            log(f"carrying out {str(op)[:200]} failed: {error!r}")
+            log(f"executing {str(op)[:200]} failed: {error!r}")
             try:
                 self._make_good(op, mine, error)
             except Exception as again:
-                log(f"and so did handling that: {again!r}")
+                log(f"handling that failed as well: {again!r}")
 
     def dispatch(self, op: dict[str, Any], fds: list[int]) -> None:
         """Carry out one operation: see `shim.wire`. Raises all sorts of errors."""
@@ -257,20 +257,20 @@ class Shim:
             if not self._supervision.is_hopeless:
                 return
             if not (state.children or state.blobs):
-                log("no supervisor comes up, and nothing runs that would have to be held: giving up")
+                log("the supervisor cannot be started and no programs are running: exiting")
                 self._is_over = True
                 self._clear_away()
                 return
             if not state.is_stop_requested:
                 return
-            log("no supervisor comes up, and the end was asked for: stopping everything without one")
+            log("the supervisor cannot be started and a stop was requested: stopping everything without it")
             state.due = None
             self._ending = ending.Ending(state, self._children.strays, now)
         if not self._ending.is_over(now):
             return
         self._is_over = True
         left = self._ending.left()
-        log(f"left behind, for SIGKILL does not end it: {left}" if left else "everything is stopped")
+        log(f"left running, because SIGKILL has no effect: {left}" if left else "everything is stopped")
         self._clear_away()
         with suppress(OSError):
             os.unlink(self._control)
@@ -316,7 +316,7 @@ def main() -> int:
             orphans.evict_stale_supervisor(saved)
         if saved is None or not startup.take(lock):
             if mode == handover.ORPHANED:  # whoever starts a daemon reports it by itself
-                log(f"cannot take the place of the shim: another process has locked {state_dir}", ERROR)
+                log(f"cannot replace the shim: another process has locked {state_dir}", ERROR)
             return EX_TEMPFAIL
     strays = orphans.unknown(saved, state_dir) if saved is not None else orphans.forgotten(found, state_dir)
     if refused := startup.refusal(found, strays, conf):
@@ -324,7 +324,7 @@ def main() -> int:
         return EX_CANTCREAT
     if found.fault:
         aside = table.set_aside(table.path_in(paths["run_dir"]))
-        log(f"{found.fault}: {aside}; no process is left of an impetusd before")
+        log(f"{found.fault}: {aside}; no process of a previous impetusd is left")
     shim = Shim(conf, paths, ShimState(saved["life"] if saved else leftovers.new_life(state_dir), baseline))
     shim.state.kept["lock"] = lock
     if saved is not None:

@@ -1,4 +1,4 @@
-"""Taking over what a killed shim has left: its processes still run, but they are nobody's children any more.
+"""Take over processes of a killed shim, which are no longer children of this process.
 
 They are found by the table that it wrote (`shim.table`), each by pid and start time, and held by a pidfd: no signal can hit a
 stranger. The kernel says how one of them ended (PIDFD_GET_INFO, Linux 6.15), once whoever adopted it has reaped it.
@@ -68,9 +68,9 @@ def report(state: ShimState, saved: dict[str, Any], search: descriptors.Search, 
     barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
     pids = ", ".join(str(member.pid) for member in killed)
     log(
-        f"the shim before this one (pid {saved['shim'][0]}) was killed: {alive} processes are still running"
-        + (f"; lost with it: {lost}{barred}" if lost else "")
-        + (f"; killed what it had only just started: {pids}" if pids else "")
+        f"the previous shim (pid {saved['shim'][0]}) was killed: {alive} processes are still running"
+        + (f"; lost: {lost}{barred}" if lost else "")
+        + (f"; killed processes whose start was not complete: {pids}" if pids else "")
     )
 
 
@@ -91,7 +91,7 @@ def _find(child: Child) -> None:
 
 
 def ended(status: int | None = None) -> dict[str, Any]:
-    """How a process has ended, in the form of an `exited` event; without the `status` of wait(2) that is not known."""
+    """An `exited` event for a process; without the `status` of wait(2), its exit status is unknown."""
     how: dict[str, Any]
     if status is None:
         how = {"unknown": True}

@@ -124,7 +124,7 @@ def failure(status: int) -> dict[str, Any] | None:
 
 
 def _child(spec: dict[str, Any], stages: list[Stage], moves: Moves, report: int, *, joined: bool) -> NoReturn:
-    """Whatever happens ends here: a child that returned would go on as a second shim."""
+    """Never returns: a child that returned would continue as a second shim."""
     stage: str = "descriptors"
     what: object = ""
     code = 1
@@ -193,7 +193,8 @@ def _stages(spec: dict[str, Any]) -> list[Stage]:
 
 
 def _identity(spec: dict[str, Any]) -> list[Stage]:
-    """Who the child becomes, and what it may become. Groups before gid before uid: the first needs what the last gives up.
+    """Set the child's user, groups and privileges. Groups before gid before uid: the first needs what the last gives
+    up.
 
     Another user than root gets no capabilities and no new privileges, unless the spec says so: `capabilities` are exactly those
     that it has, and `no_new_privs` false leaves it what sudo, ping and the like need.
@@ -246,7 +247,7 @@ def _set_rlimits(limits: list[tuple[str, int, int]]) -> None:
     for name, soft, hard in limits:
         limit = getattr(resource, f"RLIMIT_{name.upper()}", None)
         if limit is None:
-            raise OSError(errno.EINVAL, f"{name} is no limit of this system")
+            raise OSError(errno.EINVAL, f"{name} is not a resource limit of this system")
         try:
             resource.setrlimit(limit, (soft, hard))
         except (OSError, ValueError, OverflowError) as error:
@@ -308,7 +309,7 @@ def _reset_signals(handled: list[int]) -> None:
 
 
 def _places(name: str, env: dict[str, str]) -> list[str]:
-    """Where a program is looked for."""
+    """The paths at which a program is searched."""
     return [name] if "/" in name else [os.path.join(folder, name) for folder in env.get("PATH", os.defpath).split(":")]
 
 

@@ -1,4 +1,4 @@
-"""How a process becomes the shim: made fit to hold others, with the descriptors that were passed on and the instance lock."""
+"""Set up a process as the shim: its limits, the inherited descriptors and the instance lock."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def refusal(found: Found, strays: list[proc.Member], conf: str) -> str:
     than its last line show that it is not whole.
     """
     if found.other is not None and proc.lives(found.other["shim"]):
-        return f"{found.fault}, and that one runs: give each its own run_dir. Nothing was started"
+        return f"{found.fault}, which is running; give each instance its own run_dir. Nothing was started"
     why = found.fault or "its table is missing"
     if found.saved is not None:
-        strays, why = orphans.overlooked(found, strays), "its table does not know them"
+        strays, why = orphans.overlooked(found, strays), "its table does not list them"
     return leftovers.refusal(strays, why, conf) if strays else ""

@@ -1,4 +1,4 @@
-"""What the shim knows: one record, which all its parts read and write.
+"""The shim's state: one record, shared by all its parts.
 
 `shim.table` writes it to a file for the shim after this one, `shim.handover` passes it to new code in this process, and
 `shim.orphans` fills it with what a killed shim has left. What only one part needs, and no successor, stays in that part.

@@ -62,7 +62,7 @@ class Store:
         if name in self._state.lost:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if name and name not in self._state.kept:
-            raise ValueError(f"no descriptor is kept as {name}")
+            raise ValueError(f"no descriptor is stored as {name}")
         return self._state.kept[name] if name else self._null
 
     def replace_copies(self, stored: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""What belongs to a child besides its main process: found, signalled, and seen to have ended.
+"""The other processes of a child: find them, signal them, and wait for their end.
 
 With a cgroup that is whatever is in it; without one, descendants: see `linux.proc`. A *stray* is a child of the shim that
 nobody asked for: an orphan that it adopted as a subreaper, or a fork whose template has not answered yet.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from impetusd.shim.state import ShimState
 
     class Orders(Protocol):
-        """Who does what the supervisor asks for."""
+        """The handlers of the supervisor's requests."""
 
         def perform(self, op: dict[str, Any], fds: list[int]) -> None:
             """Carry out one operation, with the descriptors that are left of its message. Never raises."""
@@ -79,7 +79,7 @@ class Supervision:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether none comes up: if the end is asked for, it has to come without a supervisor."""
+        """True if no supervisor can be started: a requested stop must then be done without one."""
         return self._state.supervisor is None and self._state.silent_deaths >= START_LIMIT
 
     def check(self) -> None:
@@ -95,7 +95,7 @@ class Supervision:
         elif now >= self._dying:
             self._leave_corpse(now)
         elif now - self._heard >= SILENCE:
-            log(f"the supervisor (pid {state.supervisor.pid}) has been silent for {SILENCE:g} s: replacing it")
+            log(f"the supervisor (pid {state.supervisor.pid}) has not responded for {SILENCE:g} s: replacing it")
             if self._run_state(state.supervisor.pid) not in {b"T", b"t"}:  # a stop is somebody's doing, as a kill is
                 self._silent_after = self._heard - state.born
             self._heard = now
@@ -193,7 +193,7 @@ class Supervision:
             self._watch_corpse(corpse)
 
     def plan(self, now: float, *, failed: bool = False) -> None:
-        """Set when to start the next one. `failed`: the last one went wrong by itself."""
+        """Schedule the start of the next one. `failed`: the last one crashed."""
         state = self._state
         lasted = now - state.born if self._silent_after is None else self._silent_after
         came_up = lasted >= LASTING or (state.has_reported and not failed)
@@ -263,9 +263,9 @@ class Supervision:
         """Log an end; of many in a row that end alike, only the first ones."""
         deaths = self._state.silent_deaths
         if deaths < len(DELAYS) or how != self._logged_end:
-            log(f"the supervisor (pid {pid}) ended: {how}; starting it again")
+            log(f"the supervisor (pid {pid}) ended: {how}; restarting it")
         elif deaths == len(DELAYS):
-            log(f"no supervisor starts ({how}): retrying every {DELAYS[-1]:g} s; programs keep running")
+            log(f"the supervisor cannot be started ({how}): retrying every {DELAYS[-1]:g} s; programs keep running")
         self._logged_end = how
 
     def _let_go(self, child: Child, channel: socket.socket) -> None:
@@ -287,7 +287,7 @@ class Supervision:
         self._state.corpses.append(child)
         self._watch_corpse(child)
         if not self._state.quitting:
-            log(f"the supervisor (pid {child.pid}) was killed and cannot end: it hangs in the kernel; starting another")
+            log(f"the supervisor (pid {child.pid}) was killed but is stuck in the kernel; starting another one")
             if self._silent_after is not None:
                 self._note_end(silent=True)
             self.plan(now, failed=self._silent_after is not None)
@@ -302,7 +302,7 @@ class Supervision:
         os.close(corpse.pidfd)
         os.close(corpse.status)
         self._state.corpses.remove(corpse)
-        log(f"the supervisor (pid {corpse.pid}) that hung in the kernel has ended")
+        log(f"the supervisor (pid {corpse.pid}) that was stuck in the kernel has ended")
 
     # The channel.
 
@@ -335,7 +335,7 @@ class Supervision:
         try:
             self._read()
         except Exception as error:
-            log(f"what the supervisor said may be lost, replacing it: {error!r}")
+            log(f"a message from the supervisor may be lost; replacing the supervisor: {error!r}")
             self._has_lost = True
             self.kill()
         self.flush()
@@ -387,7 +387,7 @@ def _abandon(child: Child, here: list[int]) -> None:
 
 
 def hello(state: ShimState) -> dict[str, Any]:
-    """What a new supervisor gets first."""
+    """The first message to a new supervisor."""
     return {
         "event": "hello",
         "pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""What a shim that was killed leaves for the next: a file in run_dir with its state, as of its last message.
+"""The state of the shim in a file in run_dir, as of its last message, from which a killed shim is restored.
 
 The first lines have all of it; each round that changes something adds a line of JSON. When the file has grown, it is begun
 anew. It has to outlive processes, not the host, so nothing waits for a disk (root's run_dir is in memory anyway). A line
@@ -111,7 +111,7 @@ class Table:
                 fault = f"{self._path} cannot be written: {error.strerror}"
                 self._look_at = now + AGAIN
                 if not reported:
-                    log(f"{fault}; trying again every {AGAIN:g} s")
+                    log(f"{fault}; retrying every {AGAIN:g} s")
                 state.trouble(
                     NAME, f"{fault}; if impetusd is killed now, the next one may not recognize running programs"
                 )
@@ -143,11 +143,11 @@ class Table:
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
-            log(f"{self._path} was removed: written anew")
+            log(f"{self._path} was deleted: rewritten")
             return False
         if (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino) and self._is_as_written():
             return True
-        log(f"{self._path} was changed by another process: {set_aside(self._path)}, and written anew")
+        log(f"{self._path} was changed by another process: {set_aside(self._path)}, and rewritten")
         return False
 
     def _begin(self, state: ShimState, now: float) -> None:
@@ -217,7 +217,7 @@ class Table:
 
 
 def path_in(folder: str) -> str:
-    """Where the table is, of a run_dir."""
+    """The path of the table in a run_dir."""
     return f"{folder}/{NAME}"
 
 
@@ -227,8 +227,8 @@ def set_aside(path: str) -> str:
     try:
         os.rename(path, aside)
     except OSError as error:
-        return f"it cannot be set aside ({error.strerror})"
-    return f"set aside as {aside}"
+        return f"it cannot be renamed ({error.strerror})"
+    return f"renamed to {aside}"
 
 
 class Found:
@@ -274,7 +274,7 @@ def examine(folder: str, state_dir: str) -> Found:
     if saved["boot"] != boot_id():
         return Found(None)
     if saved.get("instance", leftovers.instance(state_dir)) != leftovers.instance(state_dir):
-        return Found(None, f"the table {path} is of another instance than that in {state_dir}", other=saved)
+        return Found(None, f"the table {path} belongs to another instance than the one in {state_dir}", other=saved)
     return Found(saved, written=there.st_mtime)
 
 
@@ -293,7 +293,7 @@ def _parse(lines: list[bytes]) -> dict[str, Any]:
     """The content of a table of these lines, unknown fields included. Raises all sorts of errors for what no shim has written."""
     saved: dict[str, Any] = bare.loads(lines[0])
     if saved["version"] != VERSION:
-        raise ValueError(f"format {saved['version']!r}; this impetusd knows {VERSION}")
+        raise ValueError(f"format {saved['version']!r}; this impetusd supports {VERSION}")
     for number, line in enumerate(lines):
         try:
             changes = saved if number == 0 else bare.loads(line)
@@ -306,11 +306,11 @@ def _parse(lines: list[bytes]) -> dict[str, Any]:
                     saved[part].update(entries)
             saved.update(changes)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"line {number + 1} does not have its shape: {error!r}") from None
+            raise ValueError(f"line {number + 1} is malformed: {error!r}") from None
         except ValueError as error:
             raise ValueError(f"line {number + 1}: {error}") from None
     if not (isinstance(saved["boot"], str) and isinstance(saved["life"], str) and saved["life"]):
-        raise TypeError("boot and life are no strings")
+        raise TypeError("boot and life are not strings")
     _numbers(saved["shim"], 2)
     if saved["supervisor"] is not None:
         _numbers(saved["supervisor"], 2)
@@ -333,7 +333,7 @@ def _check_blob(_: str, value: Any) -> None:
 
 def _check_child(key: str, value: Any) -> None:
     if str(Child.load(value).process) != key:
-        raise ValueError(f"child {key} calls itself {value['process']}")
+        raise ValueError(f"child {key} has the name {value['process']}")
 
 
 CHECKS: dict[str, Callable[[str, Any], None]] = {

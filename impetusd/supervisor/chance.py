@@ -1,4 +1,4 @@
-"""Chance, for delays that are to differ."""
+"""Random numbers, to spread delays."""
 
 from __future__ import annotations
 

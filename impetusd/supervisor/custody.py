@@ -1,4 +1,4 @@
-"""When the shim is killed, this process becomes the next one: it has copies of what the shim held.
+"""When the shim is killed, this process becomes the next shim: it has copies of the shim's descriptors.
 
 That is an exec, so the pid, the descriptors and the instance lock stay: at no moment could another daemon be started. What
 the shim knew it finds in the table in run_dir (`shim.table`, `shim.orphans`); the processes were reparented by then, and
@@ -30,7 +30,7 @@ def become_shim(shim: int, command: Sequence[str], tell: Callable[[str], None]) 
     poll.register(shim, select.POLLIN)
     if not command or not poll.poll(DEAD_WITHIN * 1000):
         return  # it lives, and has hung up on us
-    tell("the shim was killed: taking its place")
+    tell("the shim was killed: replacing it")
     try:
         for fd in map(int, os.listdir("/proc/self/fd")):
             if fd > 2 and fd != shim:

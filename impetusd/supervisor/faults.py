@@ -87,7 +87,7 @@ class Faults:
             self._note(source, stage, error, told)
         except Exception as another:  # reporting is not to fail where containing has not
             with contextlib.suppress(Exception):
-                self._tell(f"{source}: {stage}: {told}, and telling it: {_shown(another)}")
+                self._tell(f"{source}: {stage}: {told}; reporting it failed as well: {_shown(another)}")
         return told
 
     def _note(self, source: str, stage: str, error: BaseException, told: Reason) -> None:

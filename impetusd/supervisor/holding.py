@@ -1,4 +1,4 @@
-"""What is held because supervisors died while handling it: decided at startup, and reported once; see
+"""Quarantine of units that crashed the supervisor: decided at startup and reported once; see
 `core.rules.quarantine`."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Holding:
         """Decide what to hold, from what the shim remembers."""
         noted = quarantine.ends_of(blobs.get(quarantine.ENDS, "[]"))
         if quarantine.HELD in blobs:
-            self._slots.faults.contain("impetusd", "reading what is held", self._load, blobs[quarantine.HELD])
+            self._slots.faults.contain("impetusd", "reading quarantine records", self._load, blobs[quarantine.HELD])
         self._before = self._slots.held
         self._slots.held, rest = quarantine.judge([end for end, _ in noted], self._before)
         if self._slots.held != self._before:
@@ -49,7 +49,7 @@ class Holding:
             if name not in before.slots:
                 why = quarantine.reason(quarantine.facts(quarantine.QUARANTINED, cause))
                 out = quarantine.way_out(quarantine.QUARANTINED, name)
-                self._writer.line(f"{name}: {why}; nothing is decided for it until it is stopped: {out}", ERROR)
+                self._writer.line(f"{name}: {why}; it is not supervised until it is stopped: {out}", ERROR)
                 self._ledger.add("hold", unit=name.partition(":")[0], slot=name, what="quarantined", reason=why)
         if held.whole is not None and before.whole is None:
             why = quarantine.reason(quarantine.facts(quarantine.HOLD_ONLY, held.whole))

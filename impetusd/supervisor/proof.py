@@ -1,4 +1,4 @@
-"""Check that a supervisor from the code now on the disk could take over: `impetusd.supervisor CONF PATHS prove`.
+"""Check that a supervisor from the code on disk could take over: `impetusd.supervisor CONF PATHS prove`.
 
 It reads from descriptor 3 what the shim would send it, and starts up with that as far as possible without changing
 anything: every module is imported, the configuration in force is parsed, each record is read, every part is built. Exit

@@ -66,9 +66,7 @@ class Reporting:
         for key in (key for key in blobs if key.startswith(record.OWED)):
             name = key.removeprefix(record.OWED)
             if name in slots.entries:
-                slots.faults.contain(
-                    name, "making the record that was owed", self._pay, slots.entries[name], blobs[key]
-                )
+                slots.faults.contain(name, "writing a delayed record", self._pay, slots.entries[name], blobs[key])
             yield key
 
     def _pay(self, entry: Entry, text: str) -> None:

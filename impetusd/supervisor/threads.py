@@ -1,4 +1,4 @@
-"""Daemon threads for what may block for ever: a disk, a name service, the memory map of a process that hangs.
+"""Daemon threads for calls that may block forever: a disk, a name service, the memory map of a hung process.
 
 Each call has a thread of its own, which the event loop waits for until a deadline and then leaves behind. Nothing waits
 for such a thread at the end either, as asyncio does for those of its default executor. How many there can be is bounded:
@@ -61,8 +61,8 @@ class Threads:
                     threading.Thread(target=work, name=self._name, daemon=True).start()
                 except Exception as error:  # RuntimeError for pids.max, MemoryError
                     self._free.release()
-                    raise NoAnswer(f"no thread can be started: {str(error) or type(error).__name__}") from None
+                    raise NoAnswer(f"cannot start a thread: {str(error) or type(error).__name__}") from None
                 outcome = await ended
         except TimeoutError:
-            raise NoAnswer(f"no answer within {within:g} s") from None
+            raise NoAnswer(f"no response within {within:g} s") from None
         return outcome()

@@ -43,7 +43,7 @@ class Upstream:
         """The status may have changed: send it soon."""
         if self._timer is None and self.listens:
             self._timer = asyncio.get_running_loop().call_later(
-                SOON, self.faults.attempt, "the service manager", "telling it how it is", self._tell
+                SOON, self.faults.attempt, "the service manager", "sending it the status", self._tell
             )
 
     def reloading(self) -> None:

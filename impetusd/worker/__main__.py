@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> int:
     name = os.environ.get("IMPETUSD_NAME", "impetusd.worker")
     set_title(name)
     on_sigabrt(
-        lambda: [f"{os.environ.get('IMPETUSD_NAME', name)}: SIGABRT ends it; the stacks of its threads are above"]
+        lambda: [
+            f"{os.environ.get('IMPETUSD_NAME', name)}: killed by SIGABRT; the stack traces of its threads are above"
+        ]
     )
     try:
         if len(arguments) != 1 or arguments[0] not in _MODES:

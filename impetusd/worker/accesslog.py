@@ -69,7 +69,7 @@ class AccessLog:
                 return
             written += len(some)
         if written and self._lost:
-            log.warning("%d lines of the access log were lost: nobody read them in time", self._lost)
+            log.warning("%d lines of the access log were lost, because they were not read in time", self._lost)
             self._lost = 0
 
     def _write(self, data: bytes) -> bool:

@@ -32,7 +32,7 @@ def load(app: str) -> object:
         if not (module_name == missing or module_name.startswith(f"{missing}.")):
             raise WorkerError(_import_failed(app, error)) from None
         raise WorkerError(
-            f"app = {app} cannot be imported: there is no module {missing} in {os.getcwd()} nor among the packages of "
+            f"app = {app} cannot be imported: no module {missing} in {os.getcwd()} nor among the packages of "
             f"{sys.executable}"
         ) from None
     except (Exception, SystemExit) as error:

@@ -107,7 +107,7 @@ class AsgiServer(Server):
         self._app_state = lifespan.state
         await lifespan.startup()
         if lifespan.should_exit:
-            raise RuntimeError("its lifespan failed, as told above")
+            raise RuntimeError("its lifespan startup failed, see above")
         self._lifespan = lifespan
 
     def _make(self, state: State) -> asyncio.Protocol:
@@ -181,7 +181,7 @@ class AsgiServer(Server):
         if self._lifespan is not None:
             await self._lifespan.shutdown()
             if self._lifespan.should_exit:
-                raise RuntimeError("its lifespan failed to shut down, as told above")
+                raise RuntimeError("its lifespan shutdown failed, see above")
 
     @staticmethod
     def answer_of(given: Any) -> Answer:

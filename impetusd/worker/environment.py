@@ -121,7 +121,9 @@ def take_listening_sockets(environ: MutableMapping[str, str]) -> list[socket.soc
     pid = environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid not in {"", str(os.getpid())}:
-        raise WorkerError(f"LISTEN_PID = {pid} says that the listening sockets are not for this process, {os.getpid()}")
+        raise WorkerError(
+            f"LISTEN_PID = {pid} means that the listening sockets are for another process, not for {os.getpid()}"
+        )
     if not count.isdecimal():
         raise WorkerError(f"LISTEN_FDS = {count} is not a number of sockets")
     taken = []

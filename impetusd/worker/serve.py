@@ -241,7 +241,7 @@ class Worker:
         try:
             self._tally.measures.share(fd)
         except (OSError, ValueError) as error:
-            log.warning("what this worker measures cannot be shared with the supervisor: %s", error)
+            log.warning("this worker's metrics cannot be shared with the supervisor: %s", error)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._page.leave()
@@ -279,7 +279,7 @@ class Worker:
                 f"{self._heartbeat.pulse} has been stuck for {stuck:.1f} s (watchdog = {self._heartbeat.watchdog:g} s)"
             )
         else:
-            why = f"SIGABRT ends it while it was {self._phase}"
+            why = f"killed by SIGABRT while it was {self._phase}"
         return [f"{self._name}: {why}; the stacks of its threads are above", *places(self._loop, _PLACES_AT_SIGABRT)]
 
     def _under_way(self) -> tuple[str, str]:

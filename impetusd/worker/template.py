@@ -66,7 +66,7 @@ def _serve_request(requests: socket.socket, message: bytes, fds: list[int], *, c
     slot: object = None
     try:
         if not complete:
-            raise ValueError(f"it is larger than {_LARGEST} bytes or brings more than 8 descriptors")
+            raise ValueError(f"it is larger than {_LARGEST} bytes or has more than 8 descriptors")
         request = json.loads(message)
         slot = request["id"]
         env = {str(name): str(value) for name, value in request["env"].items()}
@@ -130,7 +130,7 @@ def _fork_orphan() -> int:
     except ChildProcessError:
         pass  # the application ignores SIGCHLD: the kernel reaps
     if len(report) < _ANSWER.size:
-        raise OSError(0, "the process in between was killed")
+        raise OSError(0, "the intermediate process was killed")
     (pid,) = _ANSWER.unpack(report)
     if pid < 0:
         raise OSError(-pid, os.strerror(-pid))
@@ -174,8 +174,8 @@ def _refuse_threads() -> None:
             continue  # it has just ended
     if names:
         raise WorkerError(
-            f"the application has started {len(names)} thread(s) at import ({', '.join(sorted(names))}), which a fork "
-            "would lose: each worker will be executed afresh (preload = no)",
+            f"the application has started {len(names)} thread(s) at import ({', '.join(sorted(names))}), which would"
+            " not survive a fork: each worker imports the application itself (as with preload = no)",
             EX_THREADS,
         )
 
@@ -185,8 +185,8 @@ def _refuse_connections() -> None:
     peers = sorted(filter(None, (_peer(int(fd)) for fd in os.listdir("/proc/self/fd"))))
     if peers:
         raise WorkerError(
-            f"the application has opened {len(peers)} connection(s) at import (to {', '.join(peers)}), which its workers "
-            "would share: each worker will be executed afresh (preload = no)",
+            f"the application has opened {len(peers)} connection(s) at import (to {', '.join(peers)}), which its"
+            " workers would share: each worker imports the application itself (as with preload = no)",
             EX_THREADS,
         )
 

@@ -148,7 +148,7 @@ class Exchange:
     async def run(self, scope: Message, root_path: str) -> None:
         """In the event loop."""
         if scope["type"] != "http":
-            raise RuntimeError(f"a WSGI application is not asked for {scope['type']}")
+            raise RuntimeError(f"a WSGI application does not support {scope['type']}")
         body = await self._body(scope)
         if body is None:
             return
@@ -187,7 +187,7 @@ class Exchange:
                 self._room.notify_all()
 
     async def _body(self, scope: Message) -> io.BufferedIOBase | None:
-        """All of it, or what has come and a reader of the rest; None if the client has gone. In the event loop."""
+        """All of it, or what has come and a reader of the rest; None if the client disconnected. In the event loop."""
         if not any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"]):
             self._read = True
             return io.BytesIO()
@@ -213,7 +213,7 @@ class Exchange:
             message = {"type": "http.disconnect"}
         if message["type"] != "http.request":
             self._gone = True
-            raise ConnectionAbortedError("the client has gone before its request was complete")
+            raise ConnectionAbortedError("the client disconnected before its request was complete")
         self._read = not message.get("more_body", False)
         part: bytes = message.get("body", b"")
         return part
@@ -222,7 +222,7 @@ class Exchange:
         return await self._receive()
 
     async def _listen(self) -> None:
-        """Learn that the client has gone, while there may be nothing to send. In the event loop."""
+        """Learn that the client disconnected, while there may be nothing to send. In the event loop."""
         message = await self._receive()
         while message["type"] == "http.request":
             message = await self._receive()
@@ -292,7 +292,7 @@ class Exchange:
             if self._held > HELD and not self._gone:
                 self._threads.wait_for_client(lambda: self._room.wait_for(lambda: self._held <= HELD or self._gone))
             if self._gone:
-                raise BrokenPipeError("the client has gone")
+                raise BrokenPipeError("the client disconnected")
             self._held += len(message["body"])
         self._pending.append(message)
         self._tell()

@@ -109,7 +109,7 @@ async def export_logs(request: web.Request, me: Caller, query: Export) -> web.St
     """
     given, table = await query.given(me.company), TABLES[query.log]
     if EXPORTS.locked():
-        raise unavailable("other exports are under way in this worker", "busy")
+        raise unavailable("other exports are running in this worker", "busy")
     async with EXPORTS:
         statement, arguments = LISTING[table].count(given, EXPORT_MAX)
         count = await me.company.fetchval(statement, *arguments)

@@ -43,5 +43,5 @@ async def create_administrator(database: Database, company: str, email: str, nam
             return False
         await database.fetchrow(queries.ADD_COMPANY, company, email.lower(), name, hashed, *roles)
     except asyncpg.UniqueViolationError:
-        raise AdministratorError(f"there is an account with the address {email} already") from None
+        raise AdministratorError(f"an account with the address {email} already exists") from None
     return True

@@ -148,11 +148,11 @@ async def change_password(request: web.Request, me: Caller, body: PasswordChange
     await _count(request.app[DATABASE], request.app[SETTINGS], key)
     kept = await me.company.fetchval(queries.PASSWORD, me.user_id)
     if not await request.app[PASSWORDS].matches(body.current, kept):
-        raise Problem(403, "the current password is another", "wrong_password")
+        raise Problem(403, "the current password is wrong", "wrong_password")
     hashed = await request.app[PASSWORDS].hashed(body.new)
     async with me.company.transaction() as change:
         if await change.fetchval(queries.LOCK_CREDENTIALS, me.user_id, kept) is None:
-            raise Problem(403, "the current password is another", "wrong_password")  # by now
+            raise Problem(403, "the current password is wrong", "wrong_password")  # by now
         await change.execute(queries.SET_PASSWORD, me.user_id, hashed)
         ended = await change.execute(queries.END_OTHER_SESSIONS, me.user_id, me.session_id)
         change.record(me.user_id, f"{ended} other sessions ended")
@@ -164,13 +164,13 @@ class TooMany(Problem):
 
     def __init__(self, seconds: int, *, repeated: bool) -> None:
         super().__init__(
-            429, f"too many failed logins: try again in {seconds} s", headers={"Retry-After": str(seconds)}
+            429, f"too many failed logins; try again in {seconds} s", headers={"Retry-After": str(seconds)}
         )
         self.repeated = repeated
 
 
 def _refused() -> Problem:
-    detail = "there is no such account, or the password is another"
+    detail = "wrong email or password"
     return Problem(401, detail, "wrong_credentials", headers={"WWW-Authenticate": "Bearer"})
 
 

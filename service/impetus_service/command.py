@@ -32,15 +32,15 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Look after the database of the Impetus service, which DATABASE_URL names."""
+    """Maintain the database of the Impetus service (DATABASE_URL)."""
 
 
 @main.command()
-@click.option("--dry-run", is_flag=True, help="Count what would be deleted, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Count the rows that would be deleted, and change nothing.")
 def maintenance(*, dry_run: bool) -> None:
-    """Delete what has expired, and vacuum what changes much.
+    """Delete expired data and vacuum tables that change often.
 
-    Exits with 1 when a step failed (the others have run all the same), or when another maintenance runs.
+    Exits with 1 if a step failed (the others are run anyway) or another maintenance is running.
     """
     from impetus_service.maintenance import Busy, maintain
 
@@ -62,22 +62,20 @@ def maintenance(*, dry_run: bool) -> None:
 
 @main.command("health-check")
 @click.argument("host", default="127.0.0.1:8080")
-@click.option(
-    "--timeout", default=5.0, show_default=True, type=click.FloatRange(0.1, 600), help="Seconds for all of it."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print only what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON, for programs.")
+@click.option("--timeout", default=5.0, show_default=True, type=click.FloatRange(0.1, 600), help="Timeout in seconds.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only problems.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def health_check(host: str, *, timeout: float, quiet: bool, as_json: bool) -> None:
-    """Ask /health of the service at HOST, HOST:PORT or https://HOST[:PORT], for cron and uptime monitors.
+    """Request /health of the service at HOST, HOST:PORT or https://HOST[:PORT], for cron and uptime monitors.
 
-    Exits with 0 if it is healthy, 1 if it is not or does not answer, 2 for wrong usage.
+    Exits with 0 if it is healthy, 1 if it is unhealthy or does not respond, 2 for wrong usage.
     """
     from impetus_service.health_check import ask, url_of
 
     try:
         url = url_of(host)
     except ValueError as error:
-        fail(f"health-check: {host!r} is {error}", 2)
+        fail(f"health-check: {host!r}: {error}", 2)
     answer = asyncio.run(ask(url, timeout))
     if as_json:
         print(answer.as_json())
@@ -88,7 +86,7 @@ def health_check(host: str, *, timeout: float, quiet: bool, as_json: bool) -> No
 
 @main.command()
 def migrate() -> None:
-    """Bring the schema up to date now, as the next worker that starts would: before a reload, when that takes long."""
+    """Migrate the schema now, as the next worker to start would do. Useful before a reload if migrations take long."""
     import asyncpg
 
     from impetus_service.kit.migrate import default_path, migrate
@@ -112,7 +110,7 @@ def migrate() -> None:
 
 @main.command()
 def jobs() -> None:
-    """Do jobs, until SIGTERM: what the program `jobs` of the INI file runs, as many of them as it has instances."""
+    """Process jobs until SIGTERM. The program `jobs` in the INI file runs this command in each instance."""
     from impetus_service.job_kinds import KINDS
     from impetus_service.kit import job_worker
     from impetus_service.schema import shipped
@@ -123,7 +121,7 @@ def jobs() -> None:
 @main.command("slow-queries")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many.")
 def slow_queries(limit: int) -> None:
-    """Which statements take longest, on average, as PostgreSQL has recorded them (pg_stat_statements)."""
+    """Show the statements with the highest average duration, from pg_stat_statements."""
     from impetus_service.database_report import NotRecorded, slow_queries
 
     try:
@@ -135,7 +133,7 @@ def slow_queries(limit: int) -> None:
 
 @main.command()
 def db() -> None:
-    """Size, connections, dead rows, last vacuum, indexes that nothing uses, and the last maintenance."""
+    """Show size, connections, dead rows, last vacuum, unused indexes and the last maintenance."""
     from impetus_service.database_report import database
 
     given = settings()
@@ -143,12 +141,12 @@ def db() -> None:
 
 
 @main.command("create-admin")
-@click.option("--company", required=True, help="The company's name; it is added when there is none of that name.")
-@click.option("--email", required=True, help="What the administrator logs in with.")
+@click.option("--company", required=True, help="The company's name; the company is created if it does not exist.")
+@click.option("--email", required=True, help="The administrator's email address, used to log in.")
 @click.option("--name", required=True, help="The administrator's name.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, without asking.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of prompting.")
 def create_admin(company: str, email: str, name: str, *, password_stdin: bool) -> None:
-    """Add the first administrator of a company, who then adds everybody else."""
+    """Add the first administrator of a company, who can then add other users."""
     from impetus_service.administrators import AdministratorError, create_administrator
     from impetus_service.kit.db import Database, Unavailable
     from impetus_service.schema import shipped

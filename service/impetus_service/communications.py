@@ -26,7 +26,7 @@ Kind = Annotated[
     str,
     msgspec.Meta(
         pattern=r"^[a-z][a-z0-9_-]{0,49}$",
-        description="a word of up to 50 of a-z, 0-9, _ and -, a letter first",
+        description="up to 50 characters of a-z, 0-9, _ and -, starting with a letter",
         examples=["message"],
     ),
 ]
@@ -115,14 +115,14 @@ async def update_communication(me: Caller, path: CommunicationPath, body: Commun
         if before is None:
             raise not_found("communication")
         if before["author_id"] != me.user_id:
-            raise Problem(403, "somebody else has written it", "not_the_author")
+            raise Problem(403, "only its author can change it", "not_the_author")
         wanted = {"kind": body.kind, "subject": body.subject, "body": body.body}
         row = before
         if any(value not in {None, before[name]} for name, value in wanted.items()):
             row = await change.fetchrow(queries.UPDATE, path.id, *wanted.values())
         what = [f"{name} {before[name]} → {row[name]}" for name in ("kind", "subject") if row[name] != before[name]]
         if row["body"] != before["body"]:
-            what.append(f"another body, {len(before['body'])} → {len(row['body'])} characters")
+            what.append(f"body changed, {len(before['body'])} → {len(row['body'])} characters")
         change.record(path.id, "; ".join(what) or "nothing changed")
     return Communication(**row)
 
@@ -135,7 +135,7 @@ async def delete_communication(me: Caller, path: CommunicationPath) -> None:
         if row is None:
             raise not_found("communication")
         if row["author_id"] != me.user_id and me.level < Rank.ADMINISTRATOR:
-            raise Problem(403, "somebody else has written it", "not_the_author")
+            raise Problem(403, "only its author can change it", "not_the_author")
         await change.execute(queries.DELETE, path.id)
         of = "" if row["author_id"] == me.user_id else f" of user {row['author_id']}"
         change.record(path.id, f"kind {row['kind']}{of}: {row['subject']}", severity="warning")

@@ -15,7 +15,7 @@ from impetus_service.schema import shipped
 CONNECT_TIMEOUT = 10.0  # seconds
 LONGEST_QUERY = 4000  # characters of a statement that are shown
 SWITCH_ON = """\
-pg_stat_statements is not switched on here, which records what each statement takes. As the server's superuser:
+pg_stat_statements, which records the duration of statements, is not enabled. As the server's superuser:
     ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements';
 then restart the server, and in this database:
     CREATE EXTENSION IF NOT EXISTS pg_stat_statements;"""
@@ -85,9 +85,9 @@ def _tables(tables: list[Any], now: datetime) -> Iterator[str]:
 def _unused(unused: list[Any], since: datetime | None) -> Iterator[str]:
     when = f" since {since:%Y-%m-%d}" if since is not None else ""
     if not unused:
-        yield f"no index of 1 MB or more is unused{when}"
+        yield f"no unused indexes of 1 MB or more{when}"
         return
-    yield f"indexes that nothing has used{when} on this server:"
+    yield f"indexes not used{when} on this server:"
     for index in unused:
         yield f"    {index['name']:<32}  {_size(index['bytes']):>9}  on {index['table']}"
 

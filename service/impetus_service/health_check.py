@@ -41,7 +41,7 @@ class Answer:
 def url_of(host: str) -> str:
     """HOST, HOST:PORT or a URL as what is asked: /health, where it names no path. Raises ValueError."""
     url = host if "://" in host else f"http://{host}"
-    wrong = ValueError("neither HOST, HOST:PORT nor http(s)://HOST[:PORT]")
+    wrong = ValueError("must be HOST, HOST:PORT or http(s)://HOST[:PORT]")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -66,9 +66,9 @@ async def ask(url: str, within: float) -> Answer:
         ):
             body = await response.content.read(MOST_BYTES)
     except TimeoutError:
-        return Answer(False, url, None, taken(), f"no answer within {within:g} s")
+        return Answer(False, url, None, taken(), f"no response within {within:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return Answer(False, url, None, taken(), f"no answer: {_why(error)}")
+        return Answer(False, url, None, taken(), f"no response: {_why(error)}")
     health = _object(body)
     ok = response.status == 200 and (health is None or health.get("status", "ok") == "ok")
     return Answer(ok, url, response.status, taken(), _reason(health, body, taken(), ok=ok), health)
@@ -91,7 +91,7 @@ def _reason(health: dict[str, Any] | None, body: bytes, took: float, *, ok: bool
     if database.get("error"):
         return f"database: {database['error']}"
     text = " ".join(body[: SHOWN * 4].decode("utf-8", "replace").split())
-    return "".join(each for each in text[:SHOWN] if each.isprintable()) or "an empty answer"
+    return "".join(each for each in text[:SHOWN] if each.isprintable()) or "an empty response"
 
 
 def _why(error: Exception) -> str:

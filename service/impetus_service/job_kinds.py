@@ -84,7 +84,7 @@ async def report(run: Run, wanted: ReportJob) -> Any:
     except asyncpg.InvalidParameterValueError as error:
         raise Refused(f"the database does not know the time zone {zone}") from error
     if len(rows) > REPORT_ROWS:
-        raise Refused(f"the report has more than {REPORT_ROWS} rows: narrow the period, or take a longer unit")
+        raise Refused(f"the report has more than {REPORT_ROWS} rows: use a shorter period or a longer unit")
     found = [{"period": _day(row["period"], zone), "what": row["what"], "count": row["count"]} for row in rows]
     return {"time_zone": str(zone), "rows": found}
 

@@ -88,15 +88,23 @@ def steps(settings: Settings) -> list[Delete | Sweep | Vacuum]:
         Delete("expired sessions", "sessions", now, queries.COUNT_SESSIONS, queries.DELETE_SESSIONS),
         Delete("expired idempotency keys", "idempotency_keys", now, queries.COUNT_KEYS, queries.DELETE_KEYS),
         Delete("expired login attempts", "login_attempts", now, queries.COUNT_LOGINS, queries.DELETE_LOGINS),
-        Delete(f"audit_logs over {days} days", "audit_logs", kept, queries.COUNT_AUDIT, queries.DELETE_AUDIT),
+        Delete(f"audit_logs older than {days} days", "audit_logs", kept, queries.COUNT_AUDIT, queries.DELETE_AUDIT),
         Delete(
-            f"data_access_logs over {days} days", "data_access_logs", kept, queries.COUNT_ACCESS, queries.DELETE_ACCESS
+            f"data_access_logs older than {days} days",
+            "data_access_logs",
+            kept,
+            queries.COUNT_ACCESS,
+            queries.DELETE_ACCESS,
         ),
         Delete(
-            f"jobs ended {settings.job_result_days} days ago", "jobs", results, queries.COUNT_JOBS, queries.DELETE_JOBS
+            f"jobs that ended over {settings.job_result_days} days ago",
+            "jobs",
+            results,
+            queries.COUNT_JOBS,
+            queries.DELETE_JOBS,
         ),
         Delete("pgqueuer_log of that age", "pgqueuer_log", results, queries.COUNT_QUEUE_LOG, queries.DELETE_QUEUE_LOG),
-        Sweep("files of jobs that are gone", "jobs", settings.job_files_dir, results),
+        Sweep("files of deleted jobs", "jobs", settings.job_files_dir, results),
         *(Vacuum(f"vacuum {table}", table) for table in queries.VACUUM),
     ]
 
@@ -144,7 +152,7 @@ async def _connect(settings: Settings, *, lock: bool) -> Any:
     )
     if lock and not await connection.fetchval(queries.LOCK.sql, LOCK):
         connection.terminate()
-        raise Busy("another maintenance runs on this database; nothing was done")
+        raise Busy("another maintenance is running on this database; nothing was done")
     try:
         there = await own(connection, settings.db_schema, shipped(), queue=True)
     except ForeignTables:

@@ -46,7 +46,7 @@ async def create_role(me: Caller, body: NewRole) -> Role:
     async with me.company.transaction() as change:
         row = await change.fetchrow(queries.ADD_ROLE, body.name, body.level)
         if row is None:
-            raise Problem(409, f"there is a role {body.name}", "role_exists")
+            raise Problem(409, f"a role {body.name} already exists", "role_exists")
         change.record(row["id"], f"{body.name}, level {body.level}")
     return Role(**row)
 
@@ -58,7 +58,7 @@ async def delete_role(me: Caller, path: ById) -> None:
         await lock_levels(change, me, Rank.ADMINISTRATOR)  # while a user is given that role, it is not nobody's
         row = await change.fetchrow(queries.DELETE_ROLE, path.id, int(Rank.ADMINISTRATOR))
         if row is None:
-            raise Problem(404, "there is no such role, or it is in use, or it is the administrators'")
+            raise Problem(404, "the role does not exist, is in use, or is the administrators' role")
         change.record(path.id, f"{row['name']}, level {row['level']}", severity="warning")
 
 
@@ -74,7 +74,7 @@ async def update_role(me: Caller, path: ById, body: RoleChange) -> Role:
             highest = max(before["level"], body.level or 0)
             if highest > me.level:
                 raise Problem(
-                    403, f"the role is, or would be, of level {highest}, yours is {me.level}", "level_too_low"
+                    403, f"the role has, or would have, level {highest}; yours is {me.level}", "level_too_low"
                 )
             row = await change.fetchrow(queries.UPDATE_ROLE, path.id, body.name, body.level)
             await refuse_without_administrator(change)
@@ -86,5 +86,5 @@ async def update_role(me: Caller, path: ById, body: RoleChange) -> Role:
                 what.append(f"level {before['level']} → {row['level']} of {users} users")
             change.record(path.id, f"{row['name']}: {'; '.join(what) or 'nothing changed'}", severity="warning")
     except asyncpg.UniqueViolationError:
-        raise Problem(409, f"there is a role {body.name}", "role_exists") from None
+        raise Problem(409, f"a role {body.name} already exists", "role_exists") from None
     return Role(**row)

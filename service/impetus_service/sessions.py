@@ -46,7 +46,7 @@ async def authenticate(request: web.Request, action: str, entity: str) -> Caller
     database = request.app[DATABASE]
     row = await database.fetchrow(accounts.SESSION, token_hash(token))
     if row is None:
-        detail = "the session has expired or ended, or never was: log in again"
+        detail = "the session is invalid or has expired; log in again"
         raise Problem(
             401,
             detail,
@@ -73,7 +73,7 @@ def _token(request: web.Request) -> tuple[str, bool]:
         scheme, _, token = header.partition(" ")
         token, by_cookie = token.strip() if scheme.lower() == "bearer" else "", False
     if not token or not token.isascii():
-        raise Problem(401, "a session is needed: Authorization: Bearer TOKEN, or its cookie", headers=_CHALLENGE)
+        raise Problem(401, "a session is required: Authorization: Bearer TOKEN, or its cookie", headers=_CHALLENGE)
     if by_cookie:
         refuse_foreign_page(request)
     return token, by_cookie
@@ -82,7 +82,9 @@ def _token(request: web.Request) -> tuple[str, bool]:
 def refuse_foreign_page(request: web.Request) -> None:
     """Problem 403 for an unsafe request with our cookie that a page of somebody else sends."""
     if not may_use_cookie(request):
-        raise Problem(403, "a session's cookie serves our own pages, and those of CORS_ORIGINS", "foreign_origin")
+        raise Problem(
+            403, "session cookies are accepted only from the service's own pages and CORS_ORIGINS", "foreign_origin"
+        )
 
 
 def set_cookie(request: web.Request, response: web.Response, token: str, lifetime: timedelta) -> None:

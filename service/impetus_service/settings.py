@@ -45,7 +45,7 @@ class Settings(kit.Settings):
         """As the kit's."""
         samesite = environment.get("COOKIE_SAMESITE", "").strip().lower() or cls.cookie_samesite
         if samesite not in SAMESITE:
-            problems.append(f"COOKIE_SAMESITE={samesite!r}: one of {', '.join(SAMESITE)} is allowed")
+            problems.append(f"COOKIE_SAMESITE={samesite!r}: must be one of {', '.join(SAMESITE)}")
         return super().read(environment, problems) | {"cookie_samesite": samesite}
 
 

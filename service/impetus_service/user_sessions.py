@@ -107,4 +107,4 @@ async def _end(me: Caller, user_id: int, session_id: int) -> None:
 async def _refuse_unless_lower(me: Caller, user_id: int) -> None:
     user = await find_user(me.company, user_id)
     if user.level >= me.level:
-        raise Problem(403, f"the user's role is of level {user.level}, yours of level {me.level}", "level_too_low")
+        raise Problem(403, f"the user's role has level {user.level}, yours has level {me.level}", "level_too_low")

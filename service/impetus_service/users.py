@@ -100,7 +100,7 @@ async def create_user(request: web.Request, me: Caller, body: NewUser) -> User:
         role_id = await _role_below(me, body.role, change)
         added = await change.fetchval(queries.ADD_USER, role_id, body.email.lower(), body.name, password)
         if added is None:
-            raise Problem(409, "there is an account with this address", "account_exists")
+            raise Problem(409, "an account with this address already exists", "account_exists")
         user = await find_user(change, added)
         change.record(user.id, f"{user.email}, role {_role(user)}")
     return user
@@ -161,14 +161,14 @@ async def lock_levels(change: Change, me: Caller, rank: int) -> Caller:
     await change.fetchrow(queries.LOCK_COMPANY)
     level = await change.fetchval(queries.LEVEL, me.user_id)
     if level is None or level < rank:
-        raise Problem(403, f"this needs a role of level {rank}; yours is of level {level or 0} by now", "level_too_low")
+        raise Problem(403, f"this requires a role of level {rank}; yours now has level {level or 0}", "level_too_low")
     return replace(me, level=level)
 
 
 async def refuse_without_administrator(change: Change) -> None:
     """Raises Problem 403, and with it undoes the change, that leaves no active administrator."""
     if not await change.fetchval(queries.HAS_ADMINISTRATOR, int(Rank.ADMINISTRATOR)):
-        raise Problem(403, "it would leave the company without an administrator", "last_administrator")
+        raise Problem(403, "this would leave the company without an administrator", "last_administrator")
 
 
 def _role(user: User) -> str:
@@ -204,9 +204,9 @@ def _reach(me: Caller) -> int:
 
 def _refuse_unless_managed(me: Caller, user: User) -> None:
     if user.id == me.user_id:
-        raise Problem(403, "nobody manages himself: another one of a higher level has to", "yourself")
+        raise Problem(403, "you cannot manage your own account; a user with a higher level must do it", "yourself")
     if user.level >= _reach(me):
-        raise Problem(403, f"the user's role is of level {user.level}, yours of level {me.level}", "level_too_low")
+        raise Problem(403, f"the user's role has level {user.level}, yours has level {me.level}", "level_too_low")
 
 
 async def _role_below(me: Caller, name: str, rows: Change | None = None) -> int:
@@ -214,5 +214,5 @@ async def _role_below(me: Caller, name: str, rows: Change | None = None) -> int:
     if row is None:
         raise refusal([Fault("body.role", "no_such_role", "must be the name of a role of your company")])
     if row["level"] >= _reach(me):
-        raise Problem(403, f"the role {name} is of level {row['level']}, yours of level {me.level}", "level_too_low")
+        raise Problem(403, f"the role {name} has level {row['level']}, yours has level {me.level}", "level_too_low")
     return int(row["id"])

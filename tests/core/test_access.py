@@ -120,8 +120,8 @@ def test_who_is_unknown_here_is_told_with_the_line():
     with pytest.raises(ConfigError) as caught:
         parsed("viewers = @amd\nadmins = alcie, alice")
     assert str(caught.value).splitlines() == [
-        "/srv/impetusd.ini:2: viewers: this host has no group 'amd'; create it, or remove it here",
-        "/srv/impetusd.ini:3: admins: this host has no user 'alcie'; create it, or remove it here",
+        "/srv/impetusd.ini:2: viewers: no group 'amd' on this host; create it, or remove it here",
+        "/srv/impetusd.ini:3: admins: no user 'alcie' on this host; create it, or remove it here",
     ]
 
 

@@ -49,7 +49,7 @@ NAMED = {
     "starts.py: self._looking_up.discard": "of a set",
     "checks.py: self._tasks.discard": "of a set",
     "memory.py: self._look()": "its outcome is taken by `_ended`",
-    "link.py: self._beat": "talking to the shim: what fails there ends the supervisor, its successor begins with what the shim knows",
+    "link.py: self._beat": "writing to the shim: what fails there ends the supervisor, its successor begins with what the shim knows",
     "link.py: self._writable": "the same",
     "daemon.py: self._stop_everything()": "the end of everything: the next supervisor begins it anew",
     "daemon.py: self._has_stopped": "says so",
@@ -63,16 +63,16 @@ NAMED = {
 }
 # What is done once, and not again should it raise, with the reason why nothing is lost for ever over that.
 ONCE = {
-    "control.py: 'telling it how it goes'": "the progress of one command, whose answer comes all the same",
+    "control.py: 'sending progress'": "the progress of one command, whose answer comes all the same",
     "daemon.py: 'counting what is repeated'": "one line of the log",
     "daemon.py: 'applying'": "one SIGHUP, as one command",
     "daemon.py: 'opening them anew'": "one SIGUSR2",
     "ruleset.py: found": "a start that is not heard to be ready fails at its deadline",
-    "feed.py: 'forgetting what nobody watches'": "memory, and a later one who watches has it forgotten",
+    "feed.py: 'dropping unwatched samples'": "memory, and a later one who watches has it forgotten",
     "filewatch.py: 'watching them'": "the units of then, which others may have taken the place of",
-    "filewatch.py: 'hearing of changed files'": "one change of a file",
+    "filewatch.py: 'handling changed files'": "one change of a file",
     "logfiles.py: 'answering'": "sets a future that is not done",
-    "tails.py: 'keeping its last lines'": "lines that are waited for until a deadline",
+    "tails.py: 'storing its last lines'": "lines that are waited for until a deadline",
 }
 # Those that are given such callbacks as well.
 GIVEN = {"watch": 2, "alarm": 0, "_make_alarm": 0}

@@ -86,13 +86,15 @@ class TestDirectories:
 
     def test_and_not_to_those_after_it(self):
         assert problems("[impetusd]\nbase_dir = ${RUN_DIR}/x", RUN_DIR="/tmp") == [
-            (2, "base_dir = ${RUN_DIR}/x: ${RUN_DIR} is not known here yet; write the path")
+            (2, "base_dir = ${RUN_DIR}/x: ${RUN_DIR} is not available here; write the path")
         ]
 
     def test_a_path_too_long_for_a_socket_is_told_with_the_key_to_set(self):
         (problem,) = problems(f"[impetusd]\nrun_dir = /{'x' * 200}")
         assert problem[0] == 2
-        assert "bytes long, a socket's path may have 107; set run_dir in [impetusd] to a shorter path" in problem[1]
+        assert (
+            "bytes long, but a socket path is limited to 107; set run_dir in [impetusd] to a shorter path" in problem[1]
+        )
 
     def test_bytes_count_not_characters(self):
         fits = f"/{'x' * (107 - len('/control.sock') - 1)}"
@@ -222,7 +224,7 @@ class TestEnvironment:
 
     def test_it_must_belong_to_a_unit(self):
         assert problems(DB + "[env:dbb]\nA = 1\n[env:]") == [
-            (3, "[env:dbb]: there is no unit 'dbb'; did you mean [env:db]?"),
+            (3, "[env:dbb]: no unit 'dbb'; did you mean [env:db]?"),
             (5, "[env:] has no name; write [env:NAME] for the unit NAME, or [env] for all"),
         ]
 
@@ -237,14 +239,14 @@ class TestEnvironment:
     def test_what_increment_var_counts_from_may_be_that_of_all(self):
         assert parse("[env]\nPORT = 8000\n" + DB + "increment_var = PORT\n").units["db"].env == {"PORT": "8000"}
         assert problems("[env]\nPORT = x\n" + DB + "increment_var = PORT\n") == [
-            (2, "PORT must be a whole number, for increment_var of [program:db] counts from it; write one")
+            (2, "PORT must be a whole number, because increment_var of [program:db] adds to it; write one")
         ]
 
     @pytest.mark.parametrize("word", ["!", "A=1", "$HOME", "ä", "*/"])
     def test_what_is_handed_on_is_named(self, word):
         ((line, said),) = problems(DB + f"env_pass = *, {word.replace('$', '$$')}\n")
         assert line == 3
-        assert f"{word} is no name or pattern of variables; write some like *, !AWS_*" in said
+        assert f"{word} is not a variable name or pattern; write names or patterns like *, !AWS_*" in said
 
     def test_a_name_may_have_dots_and_dashes_as_docker_has_them(self):
         assert unit(DB + "[env:db]\ndiscovery.type = x\nX-Y = z").env == {"discovery.type": "x", "X-Y": "z"}
@@ -294,7 +296,7 @@ class TestIpv6Wildcard:
 
     def test_there_are_no_sockets_in_the_abstract_namespace(self):
         text = "[program:p]\ncommand = p\nlisten = unix:@web"
-        assert "there are none; write a path without @" in problems(text)[0][1]
+        assert "any user could connect; write a path without @" in problems(text)[0][1]
 
 
 class TestOneshot:
@@ -309,7 +311,7 @@ class TestOneshot:
     @pytest.mark.parametrize(
         ("line", "told"),
         [
-            ("autorestart = always", "what is oneshot has done its work when it ends; write on-failure or never"),
+            ("autorestart = always", "exits when its work is done; write on-failure or never"),
             ("wait_ready = yes", "wait_ready does not apply to type = oneshot; remove it"),
             ("max_age = 1h", "max_age does not apply to type = oneshot"),
             ("cron_restart = @daily", "cron_restart does not apply to type = oneshot"),
@@ -324,15 +326,15 @@ class TestProtocols:
 
     def test_root_path_is_that_of_a_url(self):
         assert unit(self.POOL + "root_path = /shop/").root_path == "/shop"
-        assert "write it with / in front" in problems(self.POOL + "root_path = shop")[0][1]
+        assert "start it with /" in problems(self.POOL + "root_path = shop")[0][1]
 
     @pytest.mark.parametrize(
         ("lines", "told"),
         [
-            ("protocol = asgi\nthreads = 4", "threads is for wsgi, and protocol = asgi; remove one of them"),
+            ("protocol = asgi\nthreads = 4", "threads applies only to wsgi, but protocol = asgi; remove one of them"),
             (
                 "protocol = aiohttp\nroot_path = /a",
-                "root_path is for asgi and wsgi, and protocol = aiohttp; remove one of them",
+                "root_path applies only to asgi and wsgi, but protocol = aiohttp; remove one of them",
             ),
             ("protocol = http", "write auto, aiohttp, asgi or wsgi"),
         ],
@@ -348,13 +350,13 @@ class TestIndentedKeys:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("[program:p]\ncommand = x\n  user = bob", "sets user is indented, and so would be a part of command"),
-            ("[program:p]\ncommand = x 'a\n  nice = 1'\n  --b\n  nice=1", "sets nice is indented"),
+            ("[program:p]\ncommand = x\n  user = bob", "sets user, is indented and would become part of command"),
+            ("[program:p]\ncommand = x 'a\n  nice = 1'\n  --b\n  nice=1", "sets nice, is indented"),
             (
                 "[program:p]\ncommand = x\nenv_file = a\n  cwd = /",
-                "sets cwd is indented, and so would be a part of env_file",
+                "sets cwd, is indented and would become part of env_file",
             ),
-            ("[timer:t]\nevery = 1h\ncommand = x\n  cron = @daily", "sets cron is indented"),
+            ("[timer:t]\nevery = 1h\ncommand = x\n  cron = @daily", "sets cron, is indented"),
         ],
     )
     def test_they_are_told(self, text, told):
@@ -375,7 +377,7 @@ class TestIndentedKeys:
     def test_in_an_environment_it_is_a_warning(self):
         found = parse(DB + "[env:db]\nA = 1\n  B = 2\nC = '{\n  D = 1}'\n  E\n")
         assert [str(each) for each in found.warnings] == [
-            f"{FILE}:4: B is set in an indented line, which is a part of A; remove its indentation if it is not"
+            f"{FILE}:4: B is on an indented line, which continues A; remove the indentation if that is not intended"
         ]
         assert found.units["db"].env["A"] == "1\nB = 2"
 
@@ -517,7 +519,7 @@ class TestInstances:
     )
     def test_elsewhere_there_is_no_instance(self, text, line, said):
         places = "[pool:NAME], [program:NAME] and their [env:NAME]"
-        expected = [(line, f"{said}: ${{INSTANCE}} is known in {places} only; write the value")]
+        expected = [(line, f"{said}: ${{INSTANCE}} is available only in {places}; write the value")]
         assert problems(text, INSTANCE="7") == expected
 
     def test_nor_is_there_in_a_timers_environment(self):
@@ -526,7 +528,7 @@ class TestInstances:
 
     def test_what_is_of_all_instances_cannot_be_of_one(self):
         (problem,) = problems(DB + "depends_on = db-${INSTANCE}")
-        assert problem[1].endswith("it is for all instances together; write it without the number of one")
+        assert problem[1].endswith("it applies to all instances of the unit; omit the instance number")
 
     def test_units_without_it_are_read_once_however_many_instances_they_have(self, monkeypatch):
         expanded = []
@@ -578,11 +580,11 @@ class TestIncrement:
     @pytest.mark.parametrize(
         ("text", "line", "says"),
         [
-            ("", 3, "increment_var = PORT: there is no such variable; set PORT in [env:db]"),
+            ("", 3, "increment_var = PORT: this variable is not set; set PORT in [env:db]"),
             (
                 "[env:db]\nPORT = s3cret",
                 5,
-                "PORT must be a whole number, for increment_var of [program:db] counts from it",
+                "PORT must be a whole number, because increment_var of [program:db] adds to it",
             ),
             ("instances = 2\n[env:db]\nPORT = ${INSTANCE}x", 6, "PORT must be a whole number"),
             ("instances = 2\n[env:db]\nPORT = ${PORTS:-1${INSTANCE}}x", 6, "PORT must be a whole number"),
@@ -596,7 +598,7 @@ class TestIncrement:
 
     def test_and_is_none_of_ours(self):
         assert problems(DB + "increment_var = INSTANCE") == [
-            (3, "increment_var = INSTANCE: impetusd itself sets it; choose another")
+            (3, "increment_var = INSTANCE: impetusd sets this variable itself; choose another")
         ]
 
 
@@ -605,33 +607,33 @@ class TestProblems:
         ("text", "line", "says"),
         [
             # sections
-            ("[worker:web]", 1, "unknown section [worker:web]; there are [impetusd], [pool:NAME], [program:NAME]"),
+            ("[worker:web]", 1, "unknown section [worker:web]; sections: [impetusd], [pool:NAME], [program:NAME]"),
             ("[timers:x]", 1, "unknown section [timers:x]; did you mean [timer:x]?"),
             ("[progam:db]", 1, "unknown section [progam:db]; did you mean [program:db]?"),
             ("[impetusd:x]", 1, "[impetusd:x]: this section takes no name; write [impetusd]"),
             ("[pool]", 1, "[pool] has no name; write [pool:NAME]"),
-            ("[program:impetusd]\ncommand = x", 1, "[program:impetusd]: impetusd itself has that name; choose another"),
-            ("[program:my db]\ncommand = x", 1, "[program:my db]: a name is at most 100 letters, digits"),
-            ("[program:..]\ncommand = x", 1, "a name is at most"),
-            ("[program:a:b]\ncommand = x", 1, "a name is at most"),
-            (DB + WEB.replace("web]", "db]"), 3, "[pool:db]: [program:db] on line 1 has that name; choose another"),
-            (DB + DB, 3, "[program:db] is there already, on line 1; merge the two"),
+            ("[program:impetusd]\ncommand = x", 1, "[program:impetusd]: impetusd itself uses that name; choose another"),
+            ("[program:my db]\ncommand = x", 1, "[program:my db]: a name has at most 100 letters, digits"),
+            ("[program:..]\ncommand = x", 1, "a name has at most"),
+            ("[program:a:b]\ncommand = x", 1, "a name has at most"),
+            (DB + WEB.replace("web]", "db]"), 3, "[pool:db]: [program:db] on line 1 already has that name; choose another"),
+            (DB + DB, 3, "[program:db] already exists on line 1; merge the two"),
             # keys
             (DB + "kil_timeout = 1s", 3, "unknown key 'kil_timeout' in [program:db]; did you mean kill_timeout?"),
             (DB + "Command = x", 3, "unknown key 'Command' in [program:db]; did you mean command?"),
-            (DB + "colour = red", 3, "unknown key 'colour' in [program:db]; `impetusd init` writes a file with all of them"),
+            (DB + "colour = red", 3, "unknown key 'colour' in [program:db]; `impetusd init` writes a file with all keys"),
             (DB + "app = a:b", 3, "'app' is a key of [pool:NAME], not of [program:NAME]; move or remove it"),
             (WEB + "wait_ready = yes", 4, "'wait_ready' is a key of [program:NAME], not of [pool:NAME]"),
             ("[impetusd]\ninstances = 2", 2, "'instances' is a key of [pool:NAME] and [program:NAME], not of [impetusd]"),
-            ("[pool:web]\nlisten = unix:a", 1, "[pool:web] has no app; give it one, like app = "),
-            ("[pool:web]\napp = a:b", 1, "[pool:web] has no listen; give it one, like listen = 127.0.0.1:8080"),
-            ("[program:p]", 1, "[program:p] has no command; give it one, like command = "),
+            ("[pool:web]\nlisten = unix:a", 1, "[pool:web] has no app; add one, like app = "),
+            ("[pool:web]\napp = a:b", 1, "[pool:web] has no listen; add one, like listen = 127.0.0.1:8080"),
+            ("[program:p]", 1, "[program:p] has no command; add one, like command = "),
             ("[program:p]\ncommand = ; later", 2, "[program:p] has no command"),
             # values
             (DB + "kill_timeout = 10x", 3, "kill_timeout = 10x: not a duration; write a number with a unit, like 500ms"),
             (DB + "kill_timeout = ${KT}", 3, "kill_timeout = ${KT} (that is 10x): not a duration;"),
             (DB + "kill_timeout = ${NO}", 3, "kill_timeout = ${NO}: ${NO} is not set; set NO, or give a default: ${NO:-…}"),
-            (DB + "instances = 2 # two", 3, "instances = 2 # two: write a whole number from 1 to 10000 or max for one per CPU, -1 for one less, or a range like 2..8; a comment behind a value begins with ;"),
+            (DB + "instances = 2 # two", 3, "instances = 2 # two: write a whole number from 1 to 10000 or max for one per CPU, -1 for one less, or a range like 2..8; a comment after a value starts with ;"),
             (DB + "instances = 2\n  max_restarts = 3", 3, "instances = 2: continues in the indented line below; remove its indentation"),
             ("[program:p]\ncommand = sh -c 'exit", 2, "command = sh -c 'exit: the ' is never closed"),
             ("[pool:web]\napp = shop\nlisten = unix:a", 2, "app = shop: not an application; write package.module:name"),
@@ -639,52 +641,52 @@ class TestProblems:
             (WEB + "drain_timeout = 10s", 4, "drain_timeout (10s) must be shorter than kill_timeout (10s)"),
             (WEB + "kill_timeout = 3s", 4, "drain_timeout (5s) must be shorter than kill_timeout (3s)"),
             (DB + "exp_backoff_max_delay = 50ms", 3, "exp_backoff_max_delay (50ms) must not be shorter than exp_backoff_restart_delay (100ms)"),
-            (DB + "depends_on = dbb", 3, "depends_on: there is no unit 'dbb'; did you mean db?"),
-            (DB + "depends_on = db", 3, "depends_on: db → db is a circle"),
-            (DB + "depends_on = api\n[program:api]\ncommand = a\ndepends_on = db", 3, "depends_on: db → api → db is a circle"),
+            (DB + "depends_on = dbb", 3, "depends_on: no unit 'dbb'; did you mean db?"),
+            (DB + "depends_on = db", 3, "depends_on: db → db is a cycle"),
+            (DB + "depends_on = api\n[program:api]\ncommand = a\ndepends_on = db", 3, "depends_on: db → api → db is a cycle"),
             (WEB + "[program:p]\ncommand = a\nlisten = 127.0.0.1:8080", 6, "listen = 127.0.0.1:8080: web has that address already; choose another"),
             (WEB + "[program:p]\ncommand = a\nlisten = 0.0.0.0:8080", 6, "listen = 0.0.0.0:8080: web has that address already as 127.0.0.1:8080"),
             (DB + "listen = unix:a\n[program:p]\ncommand = a\nlisten = unix:./a", 6, "listen = unix:/srv/shop/a: db has that address already"),
-            (DB + f"listen = unix:/{'x' * 107}", 3, "the path is 108 bytes long, a socket's may have 107; set listen to a shorter one"),
+            (DB + f"listen = unix:/{'x' * 107}", 3, "the path is 108 bytes long, but a socket path is limited to 107; set listen to a shorter one"),
             (DB + "listen = unix:/x owner=postgres", 3, "listen: owner=postgres needs impetusd to run as root; remove it, or start"),
-            (DB + "listen = unix:/x owner=:nobodyy", 3, "listen: this host has no group nobodyy; create it, or write another"),
+            (DB + "listen = unix:/x owner=:nobodyy", 3, "listen: no group nobodyy on this host; create it, or use another"),
             (DB + "max_memory_restart = 1G\nmax_memory_kill = 512M", 4, "max_memory_kill (512M) must be above max_memory_restart (1G)"),
-            (DB + "ready = tcp:x:1\nwait_ready = yes", 3, "ready and wait_ready = yes are two ways of being ready; keep one of them"),
+            (DB + "ready = tcp:x:1\nwait_ready = yes", 3, "ready and wait_ready = yes exclude each other; keep one of them"),
             (WEB + "ready = tcp:x:1", 4, "'ready' is a key of [program:NAME], not of [pool:NAME]"),
-            (DB + "timezone = UTC", 3, "timezone means nothing without cron_restart; set it too, or remove timezone"),
-            (DB + "log_keep = 30", 3, "log_keep means nothing without log_max_size or log_max_age"),
-            (DB + "memory_hold = 3s", 3, "memory_hold means nothing without max_memory_restart"),
-            (DB + "watch_delay = 3s", 3, "watch_delay means nothing without watch"),
-            (DB + "cron_restart = 0 25 * * *", 3, "cron_restart = 0 25 * * *: its hour field cannot be read"),
+            (DB + "timezone = UTC", 3, "timezone has no effect without cron_restart; set that too, or remove timezone"),
+            (DB + "log_keep = 30", 3, "log_keep has no effect without log_max_size or log_max_age"),
+            (DB + "memory_hold = 3s", 3, "memory_hold has no effect without max_memory_restart"),
+            (DB + "watch_delay = 3s", 3, "watch_delay has no effect without watch"),
+            (DB + "cron_restart = 0 25 * * *", 3, "cron_restart = 0 25 * * *: its hour field is invalid"),
             # timers
             ("[timer]", 1, "[timer] has no name; write [timer:NAME]"),
-            ("[timer:t]\ncron = @daily", 1, "[timer:t] has no command; give it one"),
-            ("[timer:t]\ncommand = t", 1, "[timer:t] has none of cron, every; give it one, like cron = 0 3 * * *"),
+            ("[timer:t]\ncron = @daily", 1, "[timer:t] has no command; add one"),
+            ("[timer:t]\ncommand = t", 1, "[timer:t] has none of cron, every; add one, like cron = 0 3 * * *"),
             ("[timer:t]\ncommand = t\nevery = 5m\ncron = @daily", 3, "[timer:t] has cron and every; keep one of them"),
-            ("[timer:t]\ncommand = t\nevery = 5m\ntimezone = UTC", 4, "timezone means nothing without cron"),
-            (TIDY + "retry_delay = 1s", 4, "retry_delay means nothing without retries"),
+            ("[timer:t]\ncommand = t\nevery = 5m\ntimezone = UTC", 4, "timezone has no effect without cron"),
+            (TIDY + "retry_delay = 1s", 4, "retry_delay has no effect without retries"),
             (TIDY + "instances = 2", 4, "'instances' is a key of [pool:NAME] and [program:NAME], not of [timer:NAME]"),
-            (TIDY + DB.replace("db", "tidy"), 4, "[program:tidy]: [timer:tidy] on line 1 has that name; choose another"),
+            (TIDY + DB.replace("db", "tidy"), 4, "[program:tidy]: [timer:tidy] on line 1 already has that name; choose another"),
             (TIDY + "user = nobody", 4, "user = nobody needs impetusd to run as root"),
-            (TIDY + DB + "depends_on = tidy", 6, "depends_on: there is no unit 'tidy'"),
+            (TIDY + DB + "depends_on = tidy", 6, "depends_on: no unit 'tidy'"),
             # health checks
             ("[health]", 1, "[health] has no name; write [health:NAME]"),
-            (DB + "[health:db]", 3, "[health:db] has none of http, tcp, exec; give it one, like http = http://"),
+            (DB + "[health:db]", 3, "[health:db] has none of http, tcp, exec; add one, like http = http://"),
             (DB + "[health:db]\ntcp = x:1\nhttp = http://x/", 4, "[health:db] has http and tcp; keep one of them"),
-            (DB + "[health:db]\nhttp = /health", 4, "http = /health: a path alone is for a pool; write the URL, like http://127.0.0.1:8080/health"),
-            (DB + "[health:dbb]\ntcp = x:1", 3, "[health:dbb]: there is no unit 'dbb'; did you mean [health:db], or is target = db missing?"),
-            (DB + "[health:x]\ntcp = x:1\ntarget = dbb", 5, "target: there is no unit 'dbb'; did you mean db?"),
-            (DB + "[health:x]\ntcp = x:1", 3, "[health:x]: there is no unit 'x'; write target with the name of a pool or program"),
-            (TIDY + "[health:tidy]\ntcp = x:1", 4, "[health:tidy]: a timer is not checked; write target"),
+            (DB + "[health:db]\nhttp = /health", 4, "http = /health: a path without host works only for a pool; write a URL, like http://127.0.0.1:8080/health"),
+            (DB + "[health:dbb]\ntcp = x:1", 3, "[health:dbb]: no unit 'dbb'; did you mean [health:db], or target = db?"),
+            (DB + "[health:x]\ntcp = x:1\ntarget = dbb", 5, "target: no unit 'dbb'; did you mean db?"),
+            (DB + "[health:x]\ntcp = x:1", 3, "[health:x]: no unit 'x'; set target to the name of a pool or program"),
+            (TIDY + "[health:tidy]\ntcp = x:1", 4, "[health:tidy]: a timer cannot be checked; set target"),
             (DB + "[health:db]\ntcp = x", 4, "tcp = x: x has no port from 1 to 65535; write HOST:PORT"),
-            (DB + "[health:db]\ntcp = x:1\nstatus = 200", 5, "status is for http, and this check asks by tcp; remove it"),
-            (DB + "[health:db]\ntcp = x:1\nuser = nobody", 5, "user is for exec, and this check asks by tcp; remove it"),
+            (DB + "[health:db]\ntcp = x:1\nstatus = 200", 5, "status applies only to http, but this check uses tcp; remove it"),
+            (DB + "[health:db]\ntcp = x:1\nuser = nobody", 5, "user applies only to exec, but this check uses tcp; remove it"),
             (DB + "[health:db]\nexec = x\nuser = nobody", 5, "user = nobody needs impetusd to run as root"),
-            (DB + "[health:db]\nhttp = http://x/\nverify = no", 5, "verify is for https; remove it, or write the URL with https"),
+            (DB + "[health:db]\nhttp = http://x/\nverify = no", 5, "verify applies only to https; remove it, or use an https URL"),
             (DB + "[health:db]\ntcp = x:1\ninterval = 3s", 5, "timeout (5s) must not be longer than interval (3s); change one of them"),
-            (DB + f"[health:db]\nhttp = /\nsocket = /{'x' * 107}", 5, "socket: the path is 108 bytes long, a socket's may have 107"),
-            (DB + "[health:db]\nhttp = http://x/\nheaders = Host x", 5, "headers: a line of it is not a header; write one Name: value on each line"),
-            (DB + "[env:health]\nA = 1\n[health:db]\ntcp = x:1", 3, "[env:health]: there is no unit 'health'"),
+            (DB + f"[health:db]\nhttp = /\nsocket = /{'x' * 107}", 5, "socket: the path is 108 bytes long, but a socket path is limited to 107"),
+            (DB + "[health:db]\nhttp = http://x/\nheaders = Host x", 5, "headers: not a header; write one Name: value per line"),
+            (DB + "[env:health]\nA = 1\n[health:db]\ntcp = x:1", 3, "[env:health]: no unit 'health'"),
             (DB + "user = nobody", 3, "user = nobody needs impetusd to run as root; remove it, or start impetusd as root"),
             (DB + "group = nobody", 3, "group = nobody needs impetusd to run as root"),
         ],
@@ -698,7 +700,7 @@ class TestProblems:
     def test_as_root_the_user_must_exist(self, key):
         assert getattr(unit(DB + f"{key} = nobody", host=ROOT), key) == "nobody"
         assert problems(DB + f"{key} = nobdy", host=ROOT) == [
-            (3, f"{key} = nobdy: this host has no such {key}; create it, or write another")
+            (3, f"{key} = nobdy: no such {key} on this host; create it, or use another")
         ]
 
     def test_a_key_that_another_must_give_a_meaning_may_have_its_default_without_it(self):

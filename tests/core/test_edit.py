@@ -79,9 +79,9 @@ def test_so_does_a_command(text: str) -> None:
     "text", ["a\nb", "a\n[program:evil]\ncommand = x", "\r", "a\0b", "\udcff", "\x1b[2J", "\u2028"]
 )
 def test_what_no_line_can_hold_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"line break|printed"):
+    with pytest.raises(ValueError, match=r"line break|printable"):
         edit.written(text)
-    with pytest.raises(ValueError, match=r"line break|printed"):
+    with pytest.raises(ValueError, match=r"line break|printable"):
         edit.command(["prog", text])
 
 

@@ -48,17 +48,17 @@ def test_what_systemd_and_docker_read_in_it(text, found):
 @pytest.mark.parametrize(
     ("data", "line", "reason"),
     [
-        (b"A=1\nB\n", 2, "no '=' in it"),
-        (b"=1", 1, "no name before the '='"),
-        (b"A B=1", 1, "names no variable"),
-        (b"\n1A=1", 2, "names no variable"),
+        (b"A=1\nB\n", 2, "missing '='"),
+        (b"=1", 1, "missing name before '='"),
+        (b"A B=1", 1, "invalid variable name"),
+        (b"\n1A=1", 2, "invalid variable name"),
         (b'A="x\ny\nz" w\n', 3, "something follows the closing quote, which opens on line 1"),
         (b"A=1\nB='x' y", 2, "something follows the closing quote; put the whole"),
         (b"A=1\nB=x\0y", 2, "a NUL character"),
         (b"A=1\nB=\xff", 2, "not UTF-8 (byte 0xff)"),
         ("A=1".encode("utf-16"), 1, "UTF-16, not UTF-8"),
-        (b'A="x\ny"\nB', 3, "no '=' in it"),
-        (b"A=x\\\ny\nB", 3, "no '=' in it"),
+        (b'A="x\ny"\nB', 3, "missing '='"),
+        (b"A=x\\\ny\nB", 3, "missing '='"),
     ],
 )
 def test_what_is_refused_is_told_with_its_line(data, line, reason):

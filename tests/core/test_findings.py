@@ -51,7 +51,7 @@ GOOD = Facts(
 )
 CASES = [
     ("configuration", FAIL, {"problems": ("x.ini:1: bad", "x.ini:2: worse")}, "x.ini:1: bad and 1 more"),
-    ("descriptors", FAIL, {"nofile": 100}, "RLIMIT_NOFILE) is 100; 10 processes take about 144"),
+    ("descriptors", FAIL, {"nofile": 100}, "RLIMIT_NOFILE) is 100, but 10 processes need about 144"),
     ("descriptors", WARN, {"nofile": 200}, "is 200"),
     ("processes", FAIL, {"pids": (95, 100)}, "pids.max is 100 and 95 are in use"),
     ("processes", WARN, {"pids": (80, 100)}, "80 are in use"),
@@ -60,13 +60,13 @@ CASES = [
     ("cgroup", WARN, {"cgroup": ""}, "there is no cgroup v2 tree"),
     ("cgroup", WARN, {"cgroup_writable": False}, "/sys/fs/cgroup/x is not writable"),
     ("cgroup", WARN, {"controllers": frozenset({"cpu"})}, "no memory controller"),
-    ("kernel", FAIL, {"features": {"P_PIDFD": False}}, "has no P_PIDFD, which is in 5.4"),
-    ("kernel", WARN, {"features": {"PIDFD_INFO_EXIT": False}}, "has no PIDFD_INFO_EXIT, which is in 6.15"),
+    ("kernel", FAIL, {"features": {"P_PIDFD": False}}, "has no P_PIDFD, which needs Linux 5.4"),
+    ("kernel", WARN, {"features": {"PIDFD_INFO_EXIT": False}}, "has no PIDFD_INFO_EXIT, which needs Linux 6.15"),
     (
         "ports",
         FAIL,
         {"listeners": (Listener("web", "h:80", 80, 9, "nginx (pid 7)"),)},
-        "web listens on h:80, which nginx",
+        "web listens on h:80, which is in use by nginx",
     ),
     ("ports", FAIL, {"may_bind": False}, "below 1024"),
     ("backlog", WARN, {"somaxconn": 128}, "net.core.somaxconn is 128"),
@@ -77,20 +77,25 @@ CASES = [
     ("permissions", FAIL, {"files": (("/x.ini", FOREIGN),)}, "/x.ini: it belongs to user 7"),
     ("permissions", WARN, {"code": (("web", "/srv/app", FOREIGN),)}, "web runs /srv/app: it belongs to user 7"),
     ("permissions", WARN, {"folders": {"log_dir": Inode("/log", 7, 7, 0o40755)}}, "log_dir /log belongs to user 7"),
-    ("permissions", FAIL, {"folders": {"run_dir": Inode("/run", 0, 0, 0o40777)}}, "run_dir /run can be written to"),
-    ("permissions", FAIL, {"folders": {"state_dir": Inode("/lib", 0, 0, 0o40770)}}, "state_dir /lib can be written to"),
+    ("permissions", FAIL, {"folders": {"run_dir": Inode("/run", 0, 0, 0o40777)}}, "run_dir /run is writable by others"),
+    (
+        "permissions",
+        FAIL,
+        {"folders": {"state_dir": Inode("/lib", 0, 0, 0o40770)}},
+        "state_dir /lib is writable by others",
+    ),
     (
         "roles",
         FAIL,
         {"way": way(0o40750)},
-        "viewer alice does not reach the control socket: /run/x (0750) is in the way",
+        "viewer alice cannot reach the control socket because of /run/x (mode 0750)",
     ),
-    ("roles", FAIL, {"way": way(DIR, 0o600)}, "/run/x/control.sock (0600) is in the way"),
+    ("roles", FAIL, {"way": way(DIR, 0o600)}, "/run/x/control.sock (mode 0600)"),
     ("roles", WARN, {"conf_way": (Inode("/etc/x.ini", 0, 0, 0o640),)}, "viewer alice may not read /etc/x.ini"),
     ("clock", FAIL, {"now": 0.0}, "years behind"),
-    ("clock", WARN, {"synchronised": False}, "synchronised"),
+    ("clock", WARN, {"synchronised": False}, "unsynchronized"),
     ("python", WARN, {"compiled": False}, "not compiled"),
-    ("boot", WARN, {"services": ()}, "no service of systemd starts /etc/x.ini"),
+    ("boot", WARN, {"services": ()}, "no systemd service starts /etc/x.ini"),
 ]
 
 

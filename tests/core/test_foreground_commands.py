@@ -24,7 +24,7 @@ from impetusd.core.explain import foreground
 )
 def test_what_is_known(command, instead):
     found = foreground.advice(command)
-    assert f"Have it stay in the foreground: {instead}" in found
+    assert f"Make it stay in the foreground: {instead}" in found
 
 
 @pytest.mark.parametrize(

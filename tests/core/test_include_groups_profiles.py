@@ -65,10 +65,10 @@ class TestInclude:
 
     def test_what_is_there_twice_is_told_with_both_places(self):
         assert problems(INCLUDE + DB, (MORE, f"\n{DB}")) == [
-            "conf.d/web.ini:2: [program:db] is there already, at impetusd.ini:3; merge the two"
+            "conf.d/web.ini:2: [program:db] already exists at impetusd.ini:3; merge the two"
         ]
         assert problems(INCLUDE + DB, (MORE, "[timer:db]\ncommand = x\nevery = 1h\n")) == [
-            "conf.d/web.ini:1: [timer:db]: [program:db] at impetusd.ini:3 has that name; choose another"
+            "conf.d/web.ini:1: [timer:db]: [program:db] at impetusd.ini:3 already has that name; choose another"
         ]
 
     @pytest.mark.parametrize("section", ["[include]\nfiles = more.ini", "[impetusd]\nrun_dir = /run/x"])
@@ -80,8 +80,8 @@ class TestInclude:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("[include]\n", "impetusd.ini:1: [include] names no files; write files = conf.d/*.ini, or remove it"),
-            ("[include]\nfiles =\n", "impetusd.ini:2: [include] names no files"),
+            ("[include]\n", "impetusd.ini:1: [include] has no files; write files = conf.d/*.ini, or remove it"),
+            ("[include]\nfiles =\n", "impetusd.ini:2: [include] has no files"),
             ("[include]\nfile = a\n", "impetusd.ini:2: unknown key 'file' in [include]; did you mean files?"),
             ("[include:x]\nfiles = a\n", "impetusd.ini:1: [include:x]: this section takes no name; write [include]"),
             ("[include]\nfiles = ${X}\n", "impetusd.ini:2: files: ${X} is not set"),
@@ -108,16 +108,25 @@ class TestGroups:
     @pytest.mark.parametrize(
         ("group", "told"),
         [
-            ("[group:g]\nmembers = dbb", "members: there is no unit 'dbb'; did you mean db?"),
+            ("[group:g]\nmembers = dbb", "members: no unit 'dbb'; did you mean db?"),
             ("[group:g]\nmembers = x-*", "members: x-* matches no unit; fix the pattern, or remove it"),
-            ("[group:g]\nmembers = tidy", "members: tidy is a timer, and a group is of pools and programs; remove it"),
-            ("[group:f]\nmembers = db\n[group:g]\nmembers = f", "members: f is a group; name its members"),
-            ("[group:g]\n", "[group:g] has no members; give it some, like members = web, db"),
+            (
+                "[group:g]\nmembers = tidy",
+                "members: tidy is a timer, but a group contains only pools and programs; remove it",
+            ),
+            ("[group:f]\nmembers = db\n[group:g]\nmembers = f", "members: f is a group; list its members instead"),
+            ("[group:g]\n", "[group:g] has no members; add some, like members = web, db"),
             ("[group:g]\nmember = db", "unknown key 'member' in [group:g]; did you mean members?"),
-            ("[group:db]\nmembers = api", "[group:db]: [program:db] on line 1 has that name; choose another"),
-            ("[group:tidy]\nmembers = api", "[group:tidy]: [timer:tidy] on line 5 has that name; choose another"),
+            ("[group:db]\nmembers = api", "[group:db]: [program:db] on line 1 already has that name; choose another"),
+            (
+                "[group:tidy]\nmembers = api",
+                "[group:tidy]: [timer:tidy] on line 5 already has that name; choose another",
+            ),
             ("[group:]\nmembers = api", "[group:] has no name; write [group:NAME]"),
-            ("[group:g]\nmembers = db\n[env:g]\nA = b", "[env:g]: g is a group; write one for each of its members"),
+            (
+                "[group:g]\nmembers = db\n[env:g]\nA = b",
+                "[env:g]: g is a group; write one section for each of its members",
+            ),
         ],
     )
     def test_mistakes(self, group, told):
@@ -125,7 +134,7 @@ class TestGroups:
         assert any(each.endswith(f": {told}") for each in problems(text))
 
     def test_a_unit_cannot_depend_on_one(self):
-        assert "there is no unit 'g'" in problems(f"{DB}depends_on = g\n{API}[group:g]\nmembers = api\n")[0]
+        assert "no unit 'g'" in problems(f"{DB}depends_on = g\n{API}[group:g]\nmembers = api\n")[0]
 
 
 class TestProfiles:
@@ -163,13 +172,13 @@ class TestProfiles:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("[env:dbb@test]\n", "[env:dbb@test]: there is no unit 'dbb'; did you mean [env:db@test]?"),
-            ("[env:db@]\n", "[env:db@]: nothing names no profile; write [env:db@production]"),
+            ("[env:dbb@test]\n", "[env:dbb@test]: no unit 'dbb'; did you mean [env:db@test]?"),
+            ("[env:db@]\n", "[env:db@]: nothing is not a profile; write [env:db@production]"),
             ("[env:@test]\n", "[env:@test] has no name; write [env:NAME] for the unit NAME, or [env] for all"),
-            ("[env:db@a b]\n", "[env:db@a b]: a b names no profile; write [env:db@production]"),
+            ("[env:db@a b]\n", "[env:db@a b]: a b is not a profile; write [env:db@production]"),
             (
                 "[env:db@test]\n1A = x\n",
-                "'1A' cannot name a variable; use letters, digits, _, . and -, no digit in front",
+                "'1A' is not a valid variable name; use letters, digits, _, . and -, not starting with a digit",
             ),
         ],
     )
@@ -178,7 +187,7 @@ class TestProfiles:
 
     def test_one_that_nothing_is_for_is_a_slip(self):
         assert problems(self.TEXT, profile="prod") == [
-            "impetusd.ini:1: no section is for the profile prod (--env); there are production, test, or say --env '' for none"
+            "impetusd.ini:1: no section uses the profile prod (--env); profiles: production, test, or use --env '' for no profile"
         ]
 
 

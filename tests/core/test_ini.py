@@ -83,14 +83,14 @@ class TestSections:
     @pytest.mark.parametrize(
         ("text", "line", "says"),
         [
-            ("x = 1", 1, "x stands before the first [section]"),
-            ("[a]\nwhat is this", 2, "no '=' in this line"),
-            ("[a]\n= 1", 2, "no key before the '='"),
-            ("[a\nx = 1", 1, "[a lacks its ]"),
-            ("[]\nx = 1", 1, "[] names no section"),
-            ("[a] x = 1", 1, "x = 1 follows the ] of a header"),
-            ("[a]\n[b]\n[a]", 3, "[a] is there already, on line 1"),
-            ("[a]\nx = 1\nx = 2\n  3", 3, "x is set already, on line 2"),
+            ("x = 1", 1, "x comes before the first [section]"),
+            ("[a]\nwhat is this", 2, "missing '='"),
+            ("[a]\n= 1", 2, "missing key before '='"),
+            ("[a\nx = 1", 1, "[a has no closing ]"),
+            ("[]\nx = 1", 1, "empty section name"),
+            ("[a] x = 1", 1, "unexpected x = 1 after a section header"),
+            ("[a]\n[b]\n[a]", 3, "[a] already exists on line 1"),
+            ("[a]\nx = 1\nx = 2\n  3", 3, "x is already set on line 2"),
             ("[a]\nx = 1\0", 2, "NUL"),
         ],
     )
@@ -194,21 +194,32 @@ class TestReferences:
             ("${A:+${B}}", ["${B} is not set; set B, or give a default: ${B:-…}"]),
             (
                 "${A",
-                ["a ${ is never closed by }; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"],
+                [
+                    "a ${ is never closed by }; write ${NAME}, ${NAME:-default} or ${NAME:+other}; for a literal dollar, write $$"
+                ],
             ),
             ("${A:-b", ["${A:- is never closed; add the }"]),
             ("${A:-${B:-", ["${B:- is never closed; add the }"]),
             (
                 "${A-b}",
-                ["${A… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"],
+                [
+                    "${A… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}; for a literal dollar, write $$"
+                ],
             ),
-            ("${}", ["${… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"]),
+            (
+                "${}",
+                [
+                    "${… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}; for a literal dollar, write $$"
+                ],
+            ),
             (
                 "${1}",
-                ["${… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}, and $$ for a dollar"],
+                [
+                    "${… is not a reference; write ${NAME}, ${NAME:-default} or ${NAME:+other}; for a literal dollar, write $$"
+                ],
             ),
-            ("$HOME/x", ["$HOME is ambiguous; write ${HOME} for the variable, $$HOME for a dollar"]),
-            ("${A:-" * 10_000, ["references are nested more than 20 deep; use fewer"]),
+            ("$HOME/x", ["$HOME is ambiguous; write ${HOME} for the variable, or $$HOME for a literal dollar"]),
+            ("${A:-" * 10_000, ["references are nested more than 20 levels deep; use fewer"]),
         ],
     )
     def test_what_cannot_be_meant_is_told(self, text, complaints):

@@ -34,16 +34,16 @@ def test_what_is_taken(keys, meant):
 @pytest.mark.parametrize(
     ("keys", "host", "told"),
     [
-        ("log_owner = bob", ROOT, "log_owner: this host has no user bob; create it, or write another"),
-        ("log_owner = alice:web", ROOT, "log_owner: this host has no group web; create it, or write another"),
+        ("log_owner = bob", ROOT, "log_owner: no user bob on this host; create it, or use another"),
+        ("log_owner = alice:web", ROOT, "log_owner: no group web on this host; create it, or use another"),
         (
             "log_owner = alice",
             MORTAL,
-            "only root can give files to another user; write :GROUP, or start impetusd as root",
+            "only root can assign files to another user; write :GROUP, or start impetusd as root",
         ),
-        ("log_owner = :web", MORTAL, "this host has no group web"),
+        ("log_owner = :web", MORTAL, "no group web on this host"),
         *(
-            (f"log_owner = {text}", ROOT, "names nobody; write USER, USER:GROUP or :GROUP")
+            (f"log_owner = {text}", ROOT, "no user or group given; write USER, USER:GROUP or :GROUP")
             for text in (":", "a:", "a b", "a:b:c")
         ),
         *(

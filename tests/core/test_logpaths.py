@@ -53,7 +53,7 @@ def problems(text):
 )
 def test_it_is_refused_where_it_is_not_meant(text, path, whose):
     (problem,) = problems(text)
-    assert f"its log {path} is written by {whose}, too; " in problem
+    assert f"{whose} also writes to its log {path}; " in problem
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def test_it_is_reloaded() -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ("command = ./start\nready = listen\n", "ready = listen is for Node with listen"),
-        (f"command = ./start\n{LISTEN}ready = listen\n", "ready = listen is for Node with listen"),
-        ("command = node a.js\nnode = yes\n", "node means nothing without listen"),
+        ("command = ./start\nready = listen\n", "ready = listen is only for Node programs with listen"),
+        (f"command = ./start\n{LISTEN}ready = listen\n", "ready = listen is only for Node programs with listen"),
+        ("command = node a.js\nnode = yes\n", "node has no effect without listen"),
     ],
 )
 def test_what_would_never_be_ready_is_refused(keys: str, told: str) -> None:

@@ -100,7 +100,7 @@ def test_only_what_acts_anew_each_time_is_not_idempotent():
         (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":NaN}}', protocol.PARSE_ERROR, "NaN"),
         (b"[" * 100_000, protocol.PARSE_ERROR, "nested too deeply"),
         (b"9" * 10_000, protocol.PARSE_ERROR, "not JSON"),
-        (b" " * (protocol.MAX_LINE + 1), protocol.PARSE_ERROR, "at most"),
+        (b" " * (protocol.MAX_LINE + 1), protocol.PARSE_ERROR, "must not exceed"),
         (b"[]", protocol.INVALID_REQUEST, "batches"),
         (b"null", protocol.INVALID_REQUEST, "object"),
         (request(id=None), protocol.INVALID_REQUEST, "id"),
@@ -235,7 +235,7 @@ def test_lines_come_out_as_they_went_in_however_they_are_cut(lines, cuts):
 def test_an_endless_line_is_refused_before_it_fills_the_memory():
     buffer = LineBuffer()
     buffer.feed(b"x" * (protocol.MAX_LINE - 1))
-    with pytest.raises(ProtocolError, match="at most"):
+    with pytest.raises(ProtocolError, match="must not exceed"):
         buffer.feed(b"x")
 
 

@@ -97,7 +97,7 @@ class TestWhatCounts:
         assert [end.how for end, _ in found] == [
             "killed by SIGSEGV",
             "exit 70",
-            "silent for too long, and killed for it",
+            "unresponsive for too long and killed",
         ]
         assert [each for _, each in found] == noted[:3]
         assert quarantine.ends_of("{") == quarantine.ends_of("7") == []

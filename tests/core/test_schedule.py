@@ -204,11 +204,11 @@ class TestExpressions:
             ("0 0 * * MON#1", ""),
             ("@Daily", ""),
             *((alias, "") for alias in ALIASES),
-            ("@reboot", "@reboot is none of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly"),
+            ("@reboot", "@reboot is not one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly"),
             ("* * * *", "a cron expression has 5 fields, or 6 with seconds first; this one has 4"),
             ("", "a cron expression has 5 fields, or 6 with seconds first; this one has 0"),
-            ("60 * * * *", "its minute field cannot be read, or names no day that there is"),
-            ("0 0 30 2 *", "its day-of-month field cannot be read, or names no day that there is"),
+            ("60 * * * *", "its minute field is invalid, or names a day that does not exist"),
+            ("0 0 30 2 *", "its day-of-month field is invalid, or names a day that does not exist"),
         ],
     )
     def test_check(self, expression, problem):
@@ -227,7 +227,7 @@ class TestExpressions:
         never = "0 0 */29 2 MON#5"  # the fifth Monday of February, if that is the 1st or the 30th
         assert Cron(never, UTC).following(0.0) is None
         assert due(Cron(never, UTC), "a", 10.0, 0.0) is None
-        assert check(never) == "no day of the next 50 years is like that"
+        assert check(never) == "it matches no day in the next 50 years"
 
     @pytest.mark.parametrize(
         ("expression", "zone", "expected"),

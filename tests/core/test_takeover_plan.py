@@ -47,12 +47,12 @@ class TestBeside:
     @pytest.mark.parametrize(
         ("listen", "sockets", "why"),
         [
-            ((), (), "listens on no TCP port"),
-            ((), (sock(),), "binds its port itself: there is no listen in its section"),
-            ((ANY,), (sock("0.0.0.0"),), "it listens on 0.0.0.0:3000 in PM2, and on [::]:3000 here"),
+            ((), (), "does not listen on a TCP port"),
+            ((), (sock(),), "binds its port itself, because its section has no listen"),
+            ((ANY,), (sock("0.0.0.0"),), "it listens on 0.0.0.0:3000 in PM2, but on [::]:3000 here"),
             ((ANY,), (sock(port=1),), "it does not listen on [::]:3000 in PM2"),
             ((ANY,), (sock(), sock("127.0.0.1")), "it listens on port 3000 with several sockets"),
-            (("[::]:3000 v6only=yes",), (sock(),), "it listens on [::]:3000 in PM2, and on [::]:3000 v6only=yes here"),
+            (("[::]:3000 v6only=yes",), (sock(),), "it listens on [::]:3000 in PM2, but on [::]:3000 v6only=yes here"),
             (("unix:/run/x.sock",), (sock(),), "a unix socket cannot be shared"),
             ((ANY,), (sock(refusal="Yama"),), "Yama"),
             ((ANY, "[::]:3001"), (sock(),), "it does not listen on [::]:3001 in PM2"),

@@ -69,7 +69,7 @@ def test_either_there_is_an_order_or_there_is_a_circle(graph):
     for circle in circles:
         assert all(needed in graph[name] for name, needed in zip(circle, circle[1:] + circle[:1], strict=True))
     if circles:
-        with pytest.raises(ValueError, match="is a circle"):
+        with pytest.raises(ValueError, match="is a cycle"):
             tree.start_order(graph)
     else:
         assert sorted(tree.start_order(graph)) == sorted(graph)

@@ -16,16 +16,16 @@ FILE, DIR, STICKY = 0o100644, 0o40755, 0o41777
         ((0, 0, FILE, 0), ""),
         ((500, 500, FILE, 500), ""),
         ((500, 500, FILE, 0), "belongs to user 500"),
-        ((0, 0, 0o100646, 0), "every user may write"),
-        ((0, 7, 0o100664, 0), "the group 7 may write"),
+        ((0, 0, 0o100646, 0), "every user can write"),
+        ((0, 7, 0o100664, 0), "group 7 can write"),
         ((0, 0, 0o100664, 0), ""),
         ((500, 500, 0o100664, 500), ""),  # nobody else's group
         ((0, 500, 0o40775, 500), ""),
         ((0, 7, 0o40775, 500, {7}), ""),
-        ((0, 7, 0o40775, 500, {8}), "the group 7 may write"),
+        ((0, 7, 0o40775, 500, {8}), "group 7 can write"),
         ((0, 0, STICKY, 0), ""),  # what others may write to, but not rename in
         ((500, 500, STICKY, 0), "belongs to user 500"),
-        ((0, 0, DIR | 0o002, 0), "every user may write"),
+        ((0, 0, DIR | 0o002, 0), "every user can write"),
     ],
 )
 def test_who_could_write(numbers, says):

@@ -141,7 +141,7 @@ def test_nobody_there_and_what_is_no_http_is_undelivered(monkeypatch):
             channels.send(http("json", url), MESSAGE)
     with pytest.raises(Undelivered, match="refused"):
         channels.send(http("json", url), MESSAGE)
-    with pytest.raises(Undelivered, match="begins with file"):
+    with pytest.raises(Undelivered, match="starts with file"):
         channels.send(http("json", "file:///etc/passwd"), MESSAGE)
 
 
@@ -256,10 +256,10 @@ def test_with_a_certificate_that_is_valid_for_its_name(elsewhere, certificate, m
         return AuthResult(success=(data.login, data.password) == (b"me", b"pw"), handled=False)
 
     with mail_server(box, tls_context=tls(certificate), authenticator=login, auth_required=True) as port:
-        with pytest.raises(Undelivered, match="its certificate is refused"):
+        with pytest.raises(Undelivered, match="its certificate was rejected"):
             channels.send(mail("mail.test", port, smtp_user="me", smtp_password="pw"), MESSAGE)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert"))
-        with pytest.raises(Undelivered, match="its certificate is refused"):
+        with pytest.raises(Undelivered, match="its certificate was rejected"):
             channels.send(mail("other.test", port, smtp_user="me", smtp_password="pw"), MESSAGE)
         with pytest.raises(Undelivered, match=r"mail\.test answered 535"):
             channels.send(mail("mail.test", port, smtp_user="me", smtp_password="no"), MESSAGE)
@@ -311,13 +311,13 @@ def test_no_shell_sees_a_value(tmp_path):
 
 
 def test_a_command_that_fails_hangs_or_is_not_there_is_undelivered(monkeypatch):
-    with pytest.raises(Undelivered, match="false ended with 1"):
+    with pytest.raises(Undelivered, match="false exited with 1"):
         channels.send(command("false"), MESSAGE)
     with pytest.raises(Undelivered, match="/nowhere cannot be run: No such file"):
         channels.send(command("/nowhere"), MESSAGE)
     monkeypatch.setattr(channels, "DEADLINE", 5.1)
     began = time.monotonic()
-    with pytest.raises(Undelivered, match=r"did not end within 0\.1 s and was killed"):
+    with pytest.raises(Undelivered, match=r"did not exit within 0\.1 s and was killed"):
         channels.send(command("sh", "-c", "sleep 60; true"), MESSAGE)
     assert time.monotonic() - began < 30
 

@@ -71,7 +71,7 @@ def test_a_silence_is_ended_by_its_number():
 
 
 def test_what_is_silenced_has_to_be_there():
-    with pytest.raises(ProtocolError, match="nothing is called 'weeb'; did you mean web") as raised:
+    with pytest.raises(ProtocolError, match="no unit, timer, group or alert 'weeb'; did you mean web") as raised:
         World().silence("weeb")
     assert raised.value.exit == EXIT_UNKNOWN_NAME
 
@@ -140,9 +140,9 @@ def test_a_test_without_a_result_says_where_to_look(monkeypatch):
 
 
 def test_only_an_alert_can_be_tested_and_only_while_the_observer_runs():
-    with pytest.raises(ProtocolError, match="nothing is called 'web'; there are ops"):
+    with pytest.raises(ProtocolError, match="no unit, timer, group or alert 'web'; there are ops"):
         asyncio.run(World().it.test({"name": "web", "by": "root"}))
-    with pytest.raises(ProtocolError, match="the observer, which sends alerts, does not run"):
+    with pytest.raises(ProtocolError, match="the observer, which sends alerts, is not running"):
         asyncio.run(World(runs=False).it.test({"name": "ops", "by": "root"}))
 
 

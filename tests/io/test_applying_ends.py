@@ -131,7 +131,7 @@ async def test_only_what_is_wrong_with_the_file_is_remembered_as_its_refusal(pat
     async with taken_over(paths, configuration(TIMERS), None, {}, []) as (daemon, _):
         applying = daemon._applying
         Path(paths.conf).write_text(TIMERS, encoding="utf-8")
-        with pytest.raises(protocol.ProtocolError, match="no section is for the profile typo"):
+        with pytest.raises(protocol.ProtocolError, match="no section uses the profile typo"):
             await applying.apply({"token": "t", "env": "typo"})
         assert applying.attention(time.time()) == []
         Path(paths.conf).write_text(f"{TIMERS}[program:a]\n", encoding="utf-8")

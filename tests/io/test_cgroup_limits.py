@@ -127,7 +127,7 @@ def test_where_a_service_manager_may_start_it_again_it_moves_nobody(tree, monkey
     monkeypatch.setattr(cgroup, "_is_init", lambda: False)
     tree.busy = True
     cause = limit(tree, {"memory.max": "4096"})["memory.max"]
-    assert cause["facts"]["detail"] == f"processes live in {tree.own} itself, which may not share memory out then"
+    assert cause["facts"]["detail"] == f"{tree.own} itself has processes, so it cannot distribute memory"
     assert not any(file == "cgroup.procs" for _, file, _ in tree.written)
 
 

@@ -68,7 +68,7 @@ class TestDaemon:
             "web   web:0   healthy     2 ms  restart  http /health",
             "db    db      unknown        -  restart  tcp 127.0.0.1:5432",
             "",
-            "1 healthy, 1 not wanted up",
+            "1 healthy, 1 stopped",
         ]
 
     def test_1_when_a_check_is_not(self, paths, cli):
@@ -80,9 +80,11 @@ class TestDaemon:
         )
 
     def test_1_as_long_as_nothing_is_known(self, paths, cli):
-        with says_of_all(paths, [check("web:0", "starting", latency_ms=None, reason="not asked yet")], [row("web:0")]):
+        with says_of_all(
+            paths, [check("web:0", "starting", latency_ms=None, reason="not checked yet")], [row("web:0")]
+        ):
             code, out, _ = cli("-q")
-        assert (code, out) == (1, "web:0 is not known to be healthy: not asked yet\n")
+        assert (code, out) == (1, "web:0 is not known to be healthy: not checked yet\n")
 
     def test_1_when_something_wanted_is_not_up(self, paths, cli):
         with says_of_all(paths, [check("web:0")], [failed_row("db")]):
@@ -95,7 +97,7 @@ class TestDaemon:
 
     def test_without_a_check(self, paths, cli):
         with says_of_all(paths, [], [row("web:0")]):
-            assert cli() == (0, "no health check is configured\n\nall that is wanted is up\n", "")
+            assert cli() == (0, "no health check is configured\n\nall units that should be up are up\n", "")
 
     def test_3_when_no_daemon_runs(self, cli):
         code, out, err = cli()
@@ -112,7 +114,9 @@ class TestDaemon:
 
 class TestScreen:
     LONG = (
-        check("web:0", "unhealthy", reason="GET http://127.0.0.1:8080/health: \x1b[2Jno answer within 5 s" + 90 * "x"),
+        check(
+            "web:0", "unhealthy", reason="GET http://127.0.0.1:8080/health: \x1b[2Jno response within 5 s" + 90 * "x"
+        ),
         check("a-program-with-a-long-name", what=f"http http://127.0.0.1:8080/{90 * 'x'}"),
     )
 
@@ -120,7 +124,7 @@ class TestScreen:
     def test_no_line_is_wider_and_none_moves_the_cursor(self, width):
         screen = Screen(width=width)
         lines = health.table(self.LONG, screen) + health.wrong(self.LONG, [], screen)
-        assert "noanswerwithin5s" + 90 * "x" in "".join(lines).replace(" ", "")  # whole
+        assert "noresponsewithin5s" + 90 * "x" in "".join(lines).replace(" ", "")  # whole
         assert max(map(len, lines)) <= width
         assert "\x1b" not in "".join(lines)
 
@@ -167,7 +171,7 @@ class TestUrl:
     def test_a_server_that_drips_is_left_in_time(self, cli):
         with Server(drips(b"HTTP/1.1 200 OK\r\n\r\n")) as server:
             code, out, _ = cli(server.url(), "--timeout", "1s")
-        assert (code, out) == (1, f"GET {server.url()}: no complete answer within 1 s\n")
+        assert (code, out) == (1, f"GET {server.url()}: incomplete response within 1 s\n")
 
     def test_json(self, cli):
         with Server(says()) as server:

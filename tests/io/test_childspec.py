@@ -162,9 +162,9 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("keys", "says"),
         [
-            ("user = nobody:no-such", "user = nobody:no-such: this host has no such group"),
-            ("user = ghost-of:0", "user = ghost-of:0: this host has no such user"),
-            ("user = 1:2\ngroup = 3", "group = 3: user names a group already, behind its colon"),
+            ("user = nobody:no-such", "user = nobody:no-such: no such group on this host"),
+            ("user = ghost-of:0", "user = ghost-of:0: no such user on this host"),
+            ("user = 1:2\ngroup = 3", "group = 3: user already sets a group after the colon"),
         ],
     )
     def test_that_cannot_be_is_told(self, keys, says):
@@ -181,11 +181,11 @@ def test_what_node_is_to_load_must_be_readable_by_its_user(tmp_path):
         path.chmod(mode)
     childspec.refuse_unreadable(str(closed), "")
     with pytest.raises(
-        childspec.CannotStart, match=r"www-data cannot read it, because .*closed\.cjs is closed to others"
+        childspec.CannotStart, match=r"www-data cannot read it because of the permissions of .*closed\.cjs"
     ):
         childspec.refuse_unreadable(str(closed), "www-data")
     tmp_path.chmod(0o700)
-    with pytest.raises(childspec.CannotStart, match=f"because {tmp_path} is closed to others"):
+    with pytest.raises(childspec.CannotStart, match=f"because of the permissions of {tmp_path}"):
         childspec.refuse_unreadable(str(open_to_all), "www-data")
 
 
@@ -237,12 +237,12 @@ class TestTheFolderOfAUnitOfOurOwn:
 
         monkeypatch.setattr(childspec.os, "chown", refuse)
         with pytest.raises(
-            CannotStart, match=r"without the user number 61002, or without CAP_CHOWN.* write user = root in \[gateway\]"
+            CannotStart, match=r"without user ID 61002, or without CAP_CHOWN.* set user = root in \[gateway\]"
         ):
             childspec.own_folder(path, 61002, "61002")
 
     @needs_root
     def test_a_user_who_does_not_get_there_is_named_with_what_is_closed(self, path, tmp_path):
         os.chmod(tmp_path, 0o700)
-        with pytest.raises(CannotStart, match=r"bob cannot get there, because .* is closed to others; run: chmod o\+x"):
+        with pytest.raises(CannotStart, match=r"bob cannot enter .*; run: chmod o\+x"):
             childspec.own_folder(path, 61002, "bob")

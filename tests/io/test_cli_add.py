@@ -1,4 +1,4 @@
-"""`add` and `remove` where the daemon refuses, or somebody else is quicker: the file is as it was."""
+"""`add` and `remove` where the daemon refuses, or somebody else is quicker: the file was restored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_what_the_daemon_refuses_is_taken_back(paths, cli, arguments, name):
     before = read(paths)
     with FakeSupervisor(paths, plan=plans([], [{**OURS, "name": name}]), apply=REFUSED) as fake:
         code, _, err = cli(*arguments)
-    assert (code, err) == (1, f"impetusd: {REFUSED.message}; {paths.conf} is as it was\n")
+    assert (code, err) == (1, f"impetusd: {REFUSED.message}; {paths.conf} was restored\n")
     assert [method for method, _ in fake.asked] == ["plan", "plan", "apply", "plan"]
     assert read(paths) == before
 
@@ -45,7 +45,7 @@ def test_what_somebody_else_changed_in_between_is_not_applied(paths, cli):
     with FakeSupervisor(paths, plan=plans([], [OURS, THEIRS])) as fake:
         code, _, err = cli("add", "--name", "x", "--", "sleep", "9")
     assert code == 1
-    assert f"somebody else changed {paths.conf} in this moment: program:other; see" in err
+    assert f"somebody else has just changed {paths.conf}: program:other; see" in err
     assert "apply" not in [method for method, _ in fake.asked]
     assert read(paths) == before
 

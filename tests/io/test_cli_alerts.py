@@ -39,7 +39,7 @@ def test_silences_are_listed_and_ended(cli, paths):
         assert cli("silence", "--end", "3")[:2] == (0, "silence 3 ended\n")
         assert cli("silence", "--end", "4")[0] == 1
     with FakeSupervisor(paths, status={"units": [], "attention": []}):
-        assert cli("silence")[1] == "no alert is silenced\n"
+        assert cli("silence")[1] == "no alerts are silenced\n"
 
 
 @pytest.mark.parametrize("words", [["a", "b", "c"], ["web", "soon"], ["--end", "1", "web"]])
@@ -66,7 +66,7 @@ def test_a_test_prints_what_became_of_it(cli, paths, ok):
 
 
 def test_a_refusal_is_told(cli, paths):
-    refused = ProtocolError(FAILED, "nothing is called 'x'", EXIT_UNKNOWN_NAME)
+    refused = ProtocolError(FAILED, "no unit, timer, group or alert 'x'", EXIT_UNKNOWN_NAME)
     with FakeSupervisor(paths, silence=refused):
         assert cli("silence", "x", "1h")[0] == EXIT_UNKNOWN_NAME
 

@@ -65,18 +65,18 @@ class TestWithoutADaemon:
 
     def test_since(self, cli):
         assert len(cli("events", "--since", "2025-11-25 22:04:12")[1].splitlines()) == 1
-        assert cli("events", "--since", "2026-01-01") == (0, "", "nothing is recorded since then\n")
+        assert cli("events", "--since", "2026-01-01") == (0, "", "no records since then\n")
         assert "is not a time" in cli("events", "--since", "soon")[2]
 
     def test_of_what_there_is_and_has_done_nothing(self, cli):
-        assert cli("events", "db") == (0, "", "nothing is recorded of db\n")
+        assert cli("events", "db") == (0, "", "no records of db\n")
 
     def test_of_a_group(self, cli, paths):
         with open(paths.conf, "a", encoding="utf-8") as file:
             file.write("[group:shop]\nmembers = db, web\n[group:rest]\nmembers = db\n")
         assert len(cli("events", "shop")[1].splitlines()) == 2
         assert len(cli("events", "sh*")[1].splitlines()) == 2
-        assert cli("events", "rest") == (0, "", "nothing is recorded of rest\n")
+        assert cli("events", "rest") == (0, "", "no records of rest\n")
 
     def test_of_what_there_is_not(self, cli):
         assert cli("events", "dbb") == (4, "", "impetusd: no unit 'dbb'; did you mean db?\n")

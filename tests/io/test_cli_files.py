@@ -38,12 +38,12 @@ class TestWhichFile:
         for file in order:
             file.parent.mkdir(exist_ok=True)
             file.write_text("[program:a]\ncommand = true\n")
-            assert cli("check")[1].startswith(f"{file} is fine")
+            assert cli("check")[1].startswith(f"{file} is OK")
         monkeypatch.setenv("IMPETUSD_CONF", str(order[0]))
-        assert cli("check")[1].startswith(f"{order[0]} is fine")
-        assert cli("-c", "conf/impetusd.ini", "check")[1].startswith(f"{order[1]} is fine")
-        assert cli("-c", "conf/impetusd.ini", "check", "-c", "impetusd.ini")[1].startswith(f"{order[2]} is fine")
-        assert cli("check", "conf/impetusd.ini")[1].startswith(f"{order[1]} is fine")
+        assert cli("check")[1].startswith(f"{order[0]} is OK")
+        assert cli("-c", "conf/impetusd.ini", "check")[1].startswith(f"{order[1]} is OK")
+        assert cli("-c", "conf/impetusd.ini", "check", "-c", "impetusd.ini")[1].startswith(f"{order[2]} is OK")
+        assert cli("check", "conf/impetusd.ini")[1].startswith(f"{order[1]} is OK")
 
     @pytest.mark.parametrize("command", [("status",), ("start",), ("stop",), ("logs",), ("check",), ("run",)])
     def test_none_says_where_it_looked_and_what_to_do(self, cli, command, tmp_path):
@@ -58,7 +58,7 @@ class TestWhichFile:
         (tmp_path / "impetusd.ini").write_text("")
         assert cli("-c", "nope.ini", "status")[::2] == (
             2,
-            "impetusd: -c nope.ini: there is no such file; `impetusd init` makes one\n",
+            "impetusd: -c nope.ini: no such file; `impetusd init` creates one\n",
         )
         monkeypatch.setenv("IMPETUSD_CONF", "gone.ini")
         assert "IMPETUSD_CONF=gone.ini" in cli("status")[2]
@@ -93,13 +93,13 @@ class TestCheck:
 
     def test_a_good_file_is_one_line(self, cli, tmp_path):
         (tmp_path / "impetusd.ini").write_text("[program:a]\ncommand = true\n")
-        assert cli("check") == (0, f"{tmp_path}/impetusd.ini is fine: 1 unit (a)\n", "")
+        assert cli("check") == (0, f"{tmp_path}/impetusd.ini is OK: 1 unit (a)\n", "")
 
     def test_timers_and_health_checks_are_counted_too(self, cli, tmp_path):
         text = "[program:a]\ncommand = a\n[timer:t]\ncommand = t\nevery = 1h\n[timer:u]\ncommand = u\nevery = 1h\n"
         (tmp_path / "impetusd.ini").write_text(f"{text}[health:a]\ntcp = localhost:1\n")
         _, out, _ = cli("check")
-        assert out == f"{tmp_path}/impetusd.ini is fine: 1 unit (a), 2 timers (t, u), 1 health check (a)\n"
+        assert out == f"{tmp_path}/impetusd.ini is OK: 1 unit (a), 2 timers (t, u), 1 health check (a)\n"
 
     def test_what_this_host_lacks_is_a_warning_and_counts_with_host(self, cli, tmp_path):
         text = f"""
@@ -133,23 +133,23 @@ exec = ./impetusd.ini
         code, out, err = cli("check")
         assert (code, out) == (
             0,
-            f"{tmp_path}/impetusd.ini is fine: 5 units (a, b, c, d, off), 1 timer (t), 1 health check (a)\n",
+            f"{tmp_path}/impetusd.ini is OK: 5 units (a, b, c, d, off), 1 timer (t), 1 health check (a)\n",
         )
         told = [line.removeprefix(f"impetusd: warning: {tmp_path}/impetusd.ini:") for line in err.splitlines()]
         assert told == [
             f"3: files: nothing matches {tmp_path}/conf.d/*.ini",
-            "5: command: no program in PATH is called nosuchprogram on this host",
-            "6: user = nosuchuser: this host has no such user; create it, or write another",
-            f"9: cwd = {tmp_path}/gone: this host has no such folder",
-            f"11: command: {tmp_path}/c.sh names /nosuch/sh in its first line, which is not on this host",
+            "5: command: no program nosuchprogram in PATH on this host",
+            "6: user = nosuchuser: no such user on this host; create it, or use another",
+            f"9: cwd = {tmp_path}/gone: no such folder on this host",
+            f"11: command: {tmp_path}/c.sh needs the interpreter /nosuch/sh (first line), which does not exist on this host",
             f"12: env_file = {tmp_path}/gone.env: No such file or directory on this host",
             f"12: env_file = {tmp_path}/fifo: it is not a regular file on this host",
-            "19: command: ./gone is not on this host",
+            "19: command: ./gone does not exist on this host",
             "22: command: ./impetusd.ini is not executable; run: chmod +x ./impetusd.ini",
         ]
         code, out, err = cli("check", "--host")
         assert (code, out) == (1, "")
-        assert err.endswith("impetusd.ini has no mistakes, but 9 warnings for this host\n")
+        assert err.endswith("impetusd.ini has no problems, but 9 warnings for this host\n")
         assert cli("start")[0] == 2  # where it is to run, a user that is not there is a mistake
 
     def test_of_the_units_that_it_makes_itself_nothing_is_lacking(self, cli, tmp_path):
@@ -162,7 +162,7 @@ exec = ./impetusd.ini
         (tmp_path / "a.env").write_text("A=1\nB\n")
         code, out, err = cli("check")
         assert (code, err.count("warning: ")) == (2, 1)
-        assert out.startswith(f"{tmp_path}/a.env:2: no '=' in it; write NAME=value")
+        assert out.startswith(f"{tmp_path}/a.env:2: missing '='; write NAME=value")
         (tmp_path / "a.env").write_text(f"PATH={tmp_path}\n")
         (tmp_path / "x").touch(0o755)
         assert cli("check", "--host")[::2] == (0, "")
@@ -172,7 +172,7 @@ exec = ./impetusd.ini
         (tmp_path / "impetusd.ini").write_text("[program:a]\ncommand = true\nenv_file = a.env\n")
         (tmp_path / "a.env").write_text("A=1\n")
         (tmp_path / "a.env").chmod(0o666)
-        told = f"env_file = {tmp_path}/a.env: every user may write it; run: chmod go-w {tmp_path}/a.env"
+        told = f"env_file = {tmp_path}/a.env: every user can write it; run: chmod go-w {tmp_path}/a.env"
         assert cli("check")[:2] == (2, f"{tmp_path}/impetusd.ini:3: {told}\n")
         (tmp_path / "a.env").chmod(0o644)
         assert cli("check")[0] == 0
@@ -213,7 +213,7 @@ class TestInit:
     def test_nothing_is_overwritten(self, cli, tmp_path):
         (tmp_path / "impetusd.ini").write_text("mine")
         code, _, err = cli("init")
-        assert (code, err) == (1, "impetusd: ./impetusd.ini is there already and was left as it is\n")
+        assert (code, err) == (1, "impetusd: ./impetusd.ini already exists and was left unchanged\n")
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"impetusd.ini": "mine"}
 
     def test_a_place_that_cannot_be_made_is_named(self, cli, tmp_path):

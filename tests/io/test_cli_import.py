@@ -331,7 +331,7 @@ class TestPm2:
     @NODE
     def test_an_endless_script_is_ended(self, made, tmp_path, monkeypatch):
         monkeypatch.setattr(node, "LONGEST", 1.0)
-        with pytest.raises(ImportFault, match="has not ended"):
+        with pytest.raises(ImportFault, match="did not finish"):
             made("ecosystem.config.js", "for (;;) {}\n", run_node=node.run)
 
     @NODE

@@ -76,4 +76,4 @@ def test_a_user_without_a_name_is_refused_for_logrotate_knows_names_only(cli, mo
     monkeypatch.setattr(host, "user_name", lambda _: "12345")
     code, out, err = cli("logrotate")
     assert (code, out) == (1, "")
-    assert "belongs to user 12345, which has no name on this host, and logrotate takes names only" in err
+    assert "belongs to user 12345, which has no name on this host, but logrotate accepts only names" in err

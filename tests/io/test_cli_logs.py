@@ -346,11 +346,11 @@ class TestWithoutADaemon:
     def test_no_log_of_that_name(self, cli):
         code, _, err = cli("logs", "wbe")
         assert code == 4
-        assert "there is no log of wbe" in err
+        assert "no log of wbe" in err
 
     def test_a_unit_that_has_written_nothing_yet_is_no_error(self, paths, cli):
         write(f"{paths.log_dir}/db-out.log", b"x\n")
-        assert cli("logs", "web") == (0, "", f"there is no log file of web in {paths.log_dir} yet\n")
+        assert cli("logs", "web") == (0, "", f"no log file of web in {paths.log_dir} yet\n")
 
     def test_no_log_at_all(self, paths, cli):
-        assert cli("logs") == (0, "", f"there is no log file in {paths.log_dir} yet\n")
+        assert cli("logs") == (0, "", f"no log file in {paths.log_dir} yet\n")

@@ -193,7 +193,7 @@ class TestCommand:
         assert code == 0
         assert [line[0] for line in out.splitlines()] == ["c", "c", "a", "b"]
         assert err == (
-            f"impetusd: the lines of {tmp_path / 'c'} bear no time (time = yes gives them one): its last 15 are shown\n"
+            f"impetusd: {tmp_path / 'c'} has no timestamps (set time = yes to add them); showing its last 15 lines\n"
         )
         assert len(cli("logs", "--since", date, "-n", "1")[1].splitlines()) == 3
         later = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW + 60))
@@ -208,7 +208,7 @@ class TestCommand:
         code, _, err = cli("logs", "--grep", "(")
         assert (code, "is not a regular expression" in err) == (2, True)
         code, _, err = cli("logs", "--since", "soon")
-        assert (code, "'soon' is not a time; say 10m" in err) == (2, True)
+        assert (code, "'soon' is not a time; use 10m" in err) == (2, True)
         assert three.asked == []
 
 
@@ -227,6 +227,6 @@ class TestFlushAndReopen:
 
     def test_reopen(self, paths, cli):
         with FakeSupervisor(paths, **{"reopen-logs": {"ok": True, "files": 3}}):
-            assert cli("reopen-logs") == (0, "3 log files opened anew\n", "")
+            assert cli("reopen-logs") == (0, "3 log files reopened\n", "")
         code, out, _ = cli("reopen-logs")
         assert (code, "not running" in out) == (0, True)

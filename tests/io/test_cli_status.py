@@ -45,12 +45,12 @@ class TestExitCode:
         code, out, err = cli("status")
         assert (code, out) == (3, "")
         assert err == (
-            f"impetusd is not running (no daemon for {paths.conf}); start it with: impetusd -c {paths.conf} start\n"
+            f"impetusd is not running (no daemon for {paths.conf}); to start it: impetusd -c {paths.conf} start\n"
         )
 
     def test_4_for_an_unknown_name(self, paths, cli):
-        with FakeSupervisor(paths, status=ProtocolError(FAILED, "there is no unit or slot x", exit=4)):
-            assert cli("status", "x") == (4, "", "impetusd: there is no unit or slot x\n")
+        with FakeSupervisor(paths, status=ProtocolError(FAILED, "no unit or slot x", exit=4)):
+            assert cli("status", "x") == (4, "", "impetusd: no unit or slot x\n")
 
     def test_2_for_wrong_usage(self, cli):
         code, _, err = cli("status", "--jsn")

@@ -46,12 +46,12 @@ def test_supervisord_without_a_server(refused):
 )
 def test_no_supervisord_answers(refused, server):
     said = refused("s.conf", PROGRAM + server, "-o", "made.ini")
-    assert said.startswith("impetusd: nothing was done: supervisord cannot be asked: ")
+    assert said.startswith("impetusd: nothing was done: supervisord cannot be reached: ")
 
 
 def test_no_pm2_runs(refused):
     said = refused("apps.json", json.dumps({"apps": [{"name": "x", "script": "x.js"}]}), "-o", "made.ini")
-    assert "nothing was done: no PM2 runs for PM2_HOME" in said
+    assert "nothing was done: no PM2 is running for PM2_HOME" in said
 
 
 def test_another_managers_file(refused):
@@ -64,4 +64,4 @@ def test_two_apps_of_one_name(refused):
 
 
 def test_no_program(refused):
-    assert "there is no program in it" in refused("s.conf", "[supervisord]\n", "-o", "made.ini")
+    assert "the file has no programs" in refused("s.conf", "[supervisord]\n", "-o", "made.ini")

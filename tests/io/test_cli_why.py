@@ -23,7 +23,7 @@ def records():
     decided = {
         "asked": False,
         "state": "BACKOFF",
-        "decision": "started again in 1 min (restart_delay)",
+        "decision": "restarting in 1 min (restart_delay)",
         "retry_s": 60.0,
     }
     return [
@@ -54,7 +54,7 @@ def test_a_page_fits_80_columns_and_obeys_nothing(paths, cli, records):
     assert out.startswith("web:0 is BACKOFF (waiting to restart) since ")
     assert "\n  rule   " in out
     assert "\x1b" not in out
-    head, words = out.split("Its last words on stderr")
+    head, words = out.split("Last lines on stderr")
     assert max(map(len, head.splitlines())) <= 80
     assert "    boom: very very" in words
     assert f"impetusd -c {paths.conf} logs web" in words
@@ -93,7 +93,7 @@ def test_of_several_each_is_short_and_says_where_there_is_more(paths, cli, recor
     with daemon(paths, records, failed_row("web:0"), failed_row("db")):
         out = cli("why")[1]
     assert out.count("→" if "→" in out else "->") == 2
-    assert "Its last words" not in out
+    assert "Last lines" not in out
     assert f"impetusd -c {paths.conf} why db" in out
 
 

@@ -86,7 +86,7 @@ class TestWithoutAccessLists:
         assert mode(path) == 0o600
 
     def test_of_more_nobody_gets_it_and_that_is_told(self, path):
-        assert "so alice, @ops cannot be let in" in set_acl(path, [ALICE, OPS])
+        assert "so alice, @ops cannot be given access" in set_acl(path, [ALICE, OPS])
         assert mode(path) == 0o600
 
 
@@ -97,6 +97,6 @@ def test_what_was_put_in_the_sockets_place_is_left_alone(path, tmp_path):
     os.unlink(path)
     for plant in (lambda: os.symlink(other, path), lambda: os.link(other, path)):
         plant()
-        assert "is not the socket that was bound there" in set_acl(path, [ALICE])
+        assert "is no longer the socket that was created there" in set_acl(path, [ALICE])
         os.unlink(path)
         assert mode(other) == 0o604

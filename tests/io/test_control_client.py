@@ -99,7 +99,7 @@ class TestTheDaemonIsComingBack:
             assert control.call(paths, "status", {}, Hooks(waiting=waiting)) == STATUS
         finally:
             fake.__exit__()
-        assert told == ["impetusd runs; waiting for its supervisor to answer"]
+        assert told == ["impetusd is running; waiting for its supervisor to respond"]
 
     def test_a_full_queue_of_connections_is_waited_out(self, paths):
         fake = FakeSupervisor(paths, status=STATUS)
@@ -118,7 +118,7 @@ class TestTheDaemonIsComingBack:
         monkeypatch.setattr(control, "SOCKET_BACK", 0.1)
         fake = FakeSupervisor(paths)
         fake.lock()
-        with pytest.raises(ControlError, match="did not come up within") as caught:
+        with pytest.raises(ControlError, match="did not appear within") as caught:
             control.call(paths, "status", {})
         fake.unlock()
         assert not isinstance(caught.value, NotRunning)
@@ -187,7 +187,7 @@ class TestTheSupervisorDiesOverARequest:
     def test_of_the_others_the_outcome_is_said_to_be_unknown(self, paths, method, params):
         with (
             FakeSupervisor(paths, **{method: self.dies_once({"ok": True})}) as fake,
-            pytest.raises(ControlError, match="whether it was done is not known"),
+            pytest.raises(ControlError, match="it is unknown whether"),
         ):
             control.call(paths, method, params)
         assert [asked for asked, _ in fake.asked] == [method]
@@ -202,7 +202,7 @@ class TestTheSupervisorDiesOverARequest:
         def dies(_params, _send):
             raise HangUp
 
-        with FakeSupervisor(paths, status=dies), pytest.raises(ControlError, match="drops each connection"):
+        with FakeSupervisor(paths, status=dies), pytest.raises(ControlError, match="repeatedly closed the connection"):
             control.call(paths, "status", {})
 
 

@@ -194,14 +194,14 @@ class TestNames:
         assert len(names.find(["u1", "u1:*", "u1:1"])) == 4
         with pytest.raises(ProtocolError, match="u500 is disabled; run: impetusd enable u500"):
             names.find(["u500"])
-        with pytest.raises(ProtocolError, match=r"no unit 'all'; .* more; for everything, give no name$"):
+        with pytest.raises(ProtocolError, match=r"no unit 'all'; .* more; for everything, omit the name$"):
             names.find(["all"])
         with pytest.raises(ProtocolError, match=r"no unit 'zz'; units: u0, .*, u49 and 451 more"):
             names.find(["zz"])
 
     @pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "SIG", "", "-1", "HUP\0", "ſ", "KILL "])
     def test_what_is_no_signal_is_told_so(self, text):
-        with pytest.raises(ProtocolError, match="there is no signal"):
+        with pytest.raises(ProtocolError, match="unknown signal"):
             parse_signal(text)
 
 

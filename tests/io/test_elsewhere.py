@@ -74,8 +74,8 @@ def test_one_table_shows_what_is_wrong_where() -> None:
 def test_an_ended_rollout_says_where_it_stands() -> None:
     hosts, names = ["a", "b", "c"], ("web",)
     assert rollout.ending(hosts, ["a"], names, lost=False) == (
-        "b did not take the new version, as shown above; web was reloaded on a; not touched: c"
+        "the new version failed on b, as shown above; web was reloaded on a; not touched: c"
     )
     assert rollout.ending(hosts, [], names, lost=True) == (
-        "the connection to a ended during its reload, which goes on there: impetusd -H a status web; not touched: b, c"
+        "the connection to a broke during its reload, which continues there; see: impetusd -H a status web; not touched: b, c"
     )

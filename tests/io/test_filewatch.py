@@ -137,7 +137,7 @@ def test_a_directory_that_is_missing_is_told_once_and_looked_for(bench, monkeypa
         await bench.until(lambda: bench.changes)
         assert bench.changes == [because("watch", path="app", more=0)]
         await bench.until_seen("app/views.py")
-        assert bench.told == [f"web: there is no {bench.root}/app to watch; looked for every 0.05 s"]
+        assert bench.told == [f"web: cannot watch {bench.root}/app, which does not exist; checking every 0.05 s"]
 
     bench(scenario)
 
@@ -252,9 +252,7 @@ def test_watching_that_fails_is_told_and_tried_again(bench, monkeypatch, tmp_pat
     async def scenario(bench):
         bench.files.watch([bench.unit("app")])
         await bench.until_seen("app/a.py")
-        assert bench.told == [
-            f"web: cannot watch {bench.root}/app: OS file watch limit reached; tried again every 0.05 s"
-        ]
+        assert bench.told == [f"web: cannot watch {bench.root}/app: OS file watch limit reached; retrying every 0.05 s"]
 
     bench(scenario)
 

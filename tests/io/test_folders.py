@@ -162,7 +162,8 @@ class TestOurOwnLink:
 
 
 @pytest.mark.parametrize(
-    ("plant", "why"), [(symlink, "symbolic link of user 61001"), (hard_link, "second name"), (None, "it is a folder")]
+    ("plant", "why"),
+    [(symlink, "symbolic link owned by user 61001"), (hard_link, "second hard link"), (None, "it is a folder")],
 )
 def test_check_refuses_what_would_be_refused(home, secret, tmp_path, cli, plant, why):
     if plant:
@@ -179,8 +180,8 @@ def test_check_refuses_what_would_be_refused(home, secret, tmp_path, cli, plant,
 class TestAFolder:
     def test_is_not_followed_to_write_or_bind_or_remove(self, home, secret):
         symlink(secret.folder, home / "logs")
-        assert "symbolic link of user 61001" in logged(home / "logs" / "new")[0]
-        with pytest.raises(OSError, match="symbolic link of user 61001"):
+        assert "symbolic link owned by user 61001" in logged(home / "logs" / "new")[0]
+        with pytest.raises(OSError, match="symbolic link owned by user 61001"):
             bind_unix(str(home / "logs" / "s"))
         with pytest.raises(OSError, match="symbolic link"):
             rotation.rotate(str(home / "logs" / "shadow"), 3, compress=True)
@@ -217,7 +218,7 @@ class TestWhatIsOurs:
         tmp_path.chmod(0o755)
         assert logged(tmp_path / "o") == []
         tmp_path.chmod(0o775)
-        assert "second name" in logged(tmp_path / "o")[0]
+        assert "second hard link" in logged(tmp_path / "o")[0]
 
     def test_what_is_missing_is_made(self, home, secret, tmp_path):
         os.close(open_file(str(tmp_path / "a" / "b" / "o"), os.O_WRONLY | os.O_CREAT, make=0o750))

@@ -71,17 +71,17 @@ def test_what_is_refused(listening):
         null = stack.enter_context(open(os.devnull, "rb"))
         cases = [
             (asked(listening.fileno(), name="db"), "no unit 'db'"),
-            (asked(listening.fileno(), pid=0), "only a process that has connected by itself"),
+            (asked(listening.fileno(), pid=0), "only a process that made this connection itself"),
             (asked(99_999), "cannot be taken"),
             (asked(other.fileno()), "does not listen"),
-            (asked(datagrams.fileno()), "no TCP socket"),
-            (asked(null.fileno()), "no TCP socket"),
+            (asked(datagrams.fileno()), "not a TCP socket"),
+            (asked(null.fileno()), "not a TCP socket"),
         ]
         for params, said in cases:
             with pytest.raises(ProtocolError, match=said):
                 method.give(params)
         other.listen()
-        with pytest.raises(ProtocolError, match=r"bound to 127\.0\.0\.1:\d+, which the unit does not listen on"):
+        with pytest.raises(ProtocolError, match=r"bound to 127\.0\.0\.1:\d+, which is not in the unit's listen"):
             method.give(asked(other.fileno()))
     with pytest.raises(ProtocolError, match="it is running"):
         giving(port, State.RUNNING)[0].give(asked(listening.fileno()))

@@ -92,13 +92,13 @@ def test_the_gateway_is_a_viewer_and_acts_for_others_up_to_its_ceiling():
     async def scenario(life: Life, shim):
         control = AsyncControl(through(theirs(shim)))
         assert "web" in {unit["name"] for unit in (await control.call("status"))["units"]}
-        with refused("stop takes the role operator, and yours is viewer: see \\[gateway\\]"):
+        with refused("stop requires the role operator, but yours is viewer; see \\[gateway\\]"):
             await control.call("stop", {"names": ["web"]})
         assert (await control.call("stop", {"names": ["web"]}, behalf=ALICE))["ok"]
         for behalf in (ALICE, RULES):
-            with refused("apply takes the role admin, and yours is operator"):
+            with refused("apply requires the role admin, but yours is operator"):
                 await control.call("apply", behalf=behalf)
-        with refused("exec takes the role admin"):
+        with refused("exec requires the role admin"):
             await control.call("exec", {"name": "web", "command": ["id"]}, behalf=RULES)
         control._connect.close()
 
@@ -109,11 +109,11 @@ def test_with_another_ceiling_it_may_more_and_is_never_the_user_that_impetusd_ru
     async def scenario(life: Life, shim):
         control = AsyncControl(through(theirs(shim)))
         assert not (await control.call("plan", behalf=RULES))["changes"]
-        with refused("nothing runs in web"):
+        with refused("no process is running in web"):
             await control.call("env", {"name": "web"}, behalf=RULES)
-        with refused("exec takes the user that impetusd runs as"):
+        with refused("exec must be run as the user that impetusd runs as"):
             await control.call("exec", {"name": "web", "command": ["id"]}, behalf=RULES)
-        with refused("and yours is operator"):
+        with refused("but yours is operator"):
             await control.call("env", {"name": "web"}, behalf=ALICE)
         control._connect.close()
 
@@ -152,7 +152,7 @@ def test_nobody_else_acts_for_others():
         by_socket = AsyncControl(at(shim.paths.control_socket))  # as root, who may everything for itself
         by_observer = AsyncControl(through(theirs(shim, "observer")))
         for control in (by_socket, by_observer):
-            with refused("on_behalf_of is for the connections that impetusd's own gateway inherits"):
+            with refused("on_behalf_of is allowed only on the connections that impetusd's own gateway inherits"):
                 await control.call("status", behalf=ALICE)
         by_observer._connect.close()
 
@@ -162,7 +162,7 @@ def test_nobody_else_acts_for_others():
 def test_the_observer_looks_reads_logs_reports_and_nothing_more():
     async def scenario(life: Life, shim):
         control = AsyncControl(through(theirs(shim, "observer")))
-        with refused("stop takes the role operator"):
+        with refused("stop requires the role operator"):
             await control.call("stop", {"names": ["web"]})
         assert (await control.call("observer-report", {"report": {"undelivered": 2}}))["ok"]
         status = await control.call("status")
@@ -172,7 +172,7 @@ def test_the_observer_looks_reads_logs_reports_and_nothing_more():
             await control.call("tail", {"name": "nobody"})
         gateway = AsyncControl(through(theirs(shim)))
         for behalf in (None, RULES):
-            with refused("observer-report takes the role of impetusd's own observer"):
+            with refused("observer-report requires the role of impetusd's own observer"):
                 await gateway.call("observer-report", {"report": {}}, behalf=behalf)
         control._connect.close()
         gateway._connect.close()
@@ -225,7 +225,7 @@ def test_what_it_sends_that_makes_no_sense_ends_nothing_but_its_own_connection()
         for answer in await said(shim, *nonsense):
             assert b'"error"' in answer
         (answer,) = await said(shim, b"x" * (protocol.MAX_LINE + 10) + b"\n")
-        assert b"a line may have at most" in answer
+        assert b"a line must not exceed" in answer
         assert (await AsyncControl(at(shim.paths.control_socket)).call("ping"))["ready"]
 
     live(scenario)
@@ -369,7 +369,9 @@ def test_a_pair_that_its_unit_has_shut_down_is_replaced_and_whatever_holds_it_en
         after = shim.pids()
         changed = {slot for slot in before if after[slot] != before[slot]}
         assert changed == {slot for slot in before if slot.startswith("gateway")}, "every one of its own, and no other"
-        assert "it shut down its channel to impetusd" in json.dumps(await life.ask("events", names=["gateway"]))
+        assert "killed because it closed its channel to impetusd" in json.dumps(
+            await life.ask("events", names=["gateway"])
+        )
 
     live(scenario)
 

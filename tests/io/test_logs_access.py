@@ -87,7 +87,9 @@ def test_a_folder_that_others_use_is_not_changed(bench, tmp_path, mode, group, a
     rights = Rights(gid=GROUP)
     told = rights.folder_given(str(folder))
     assert seen(folder) == after
-    assert told == ([] if group == 0 else [f"{folder} is not impetusd's own: who may read logs there is not let in"])
+    assert told == (
+        [] if group == 0 else [f"{folder} does not belong to impetusd, so log readers were not given access to it"]
+    )
     assert rights.folder_given(str(folder)) == []
 
 
@@ -108,7 +110,7 @@ def test_where_others_may_put_files_only_what_is_empty_is_changed(bench, tmp_pat
             bench.ask(bench.writer.reopen)
     assert seen(folder / "secret.log") == seen(folder / "new.log.1") == (0o600, 0, 0)
     assert seen(folder / "new.log") == (0o644, 1, GROUP)
-    assert bench.log().count(" are not set: others may put files into its folder; the next new file has them") == 1
+    assert bench.log().count(" are not set: others can write to its folder; the next new file gets them") == 1
 
 
 @as_root

@@ -300,7 +300,7 @@ def test_a_measurement_that_fails_is_told_and_tried_again(bench, monkeypatch):
     async def scenario(bench):
         bench.run("leak_memory", "--from", 60, 0, restart=30)
         await bench.until(lambda: bench.asked)
-        assert bench.told == ["memory could not be measured: OSError(24, 'Too many open files'); tried again in 0.05 s"]
+        assert bench.told == ["memory could not be measured: OSError(24, 'Too many open files'); retrying in 0.05 s"]
 
     bench(scenario)
 

@@ -206,11 +206,11 @@ def test_nothing_is_done_before_it_is_confirmed(key, action):
 def test_a_log_is_followed_and_pauses_where_one_scrolls():
     view = made(row("db"), failed_row("web"))
     assert press(view, "l") == Action("logs", "web", "error")  # where it has failed, stderr tells
-    assert "nothing is written here yet" in "".join(text(view))
+    assert "no output yet" in "".join(text(view))
     view.more(f"line {n}" for n in range(100))
     assert text(view)[-3] == "line 99"
     press(view, "k", "k")
-    assert text(view)[-3:-1] == ["line 97", "paused, 2 lines further down; f follows"]
+    assert text(view)[-3:-1] == ["line 97", "paused, 2 more lines below; f follows"]
     view.more(["more"])
     assert text(view)[-3] == "line 97"
     press(view, "f")
@@ -246,7 +246,7 @@ def test_why_and_the_keys_are_panes_that_scroll():
     press(view, "G", "G")
     assert text(view)[-2] == "fact 49"
     assert press(view, "q", "?") is None
-    assert "a page on or back" in "".join(text(view))
+    assert "page up or down" in "".join(text(view))
     assert press(view, "q", "q") == Action("quit")
 
 

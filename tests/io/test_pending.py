@@ -79,18 +79,18 @@ class TestCommands:
     def test_each_that_starts_something_says_so(self, paths, cli, words):
         name = words.split()[0]
         with daemon(paths, **{name: BEGIN[words]}):
-            assert "not in force" not in cli(*words.split())[2]
+            assert "not applied" not in cli(*words.split())[2]
             append(paths, MORE)
             code, _, err = cli(*words.split())
         assert code == 0
-        assert f"the INI file has changes that are not in force → impetusd -c {paths.conf} plan\n" in err
+        assert f"the INI file has changes that are not applied → impetusd -c {paths.conf} plan\n" in err
 
     @pytest.mark.parametrize("words", BEGIN)
     def test_or_that_the_file_has_a_mistake(self, paths, cli, words):
         with daemon(paths, [f"{paths.conf}:9: no"], **{words.split()[0]: BEGIN[words]}):
             append(paths, MORE)
             err = cli(*words.split())[2]
-        assert "has a mistake, and impetusd could not start with it again: impetusd.ini:9: no" in err
+        assert "has a mistake, and impetusd could not restart with it: impetusd.ini:9: no" in err
 
     def test_status_says_it_too(self, paths, cli):
         with daemon(paths):
@@ -98,7 +98,7 @@ class TestCommands:
             append(paths, MORE)
             code, out, _ = cli("status")
             assert code == 0
-            assert "changes that are not in force" in out
+            assert "changes that are not applied" in out
             assert out.endswith(f"impetusd -c {paths.conf} plan\n")
             code, out, _ = cli("status", "--json")
             assert '"pending": true' in out
@@ -107,7 +107,7 @@ class TestCommands:
     def test_where_applying_would_change_nothing_nothing_is_said(self, paths, cli):
         with daemon(paths, changes=[]):
             append(paths, "\n[impetusd]\n")
-            assert "in force" not in cli("status")[1]
+            assert "not applied" not in cli("status")[1]
 
     def test_the_daemon_is_asked_only_if_the_file_was_edited(self, paths, cli):
         with daemon(paths) as fake:
@@ -119,11 +119,11 @@ class TestCommands:
 class TestWithoutADaemon:
     def test_status_and_why_tell_what_keeps_it_from_starting(self, paths, cli):
         os.makedirs(paths.state_dir)
-        assert "start it with" in cli("status")[2]
+        assert "to start it:" in cli("status")[2]
         append(paths, "comand = x\n")
         code, _, err = cli("status")
         assert code == 3
-        assert f"cannot be started with the INI file as it is: {paths.conf}:8:" in err
+        assert f"cannot start because of a mistake in the INI file: {paths.conf}:8:" in err
         _, out, _ = cli("why")
-        assert "impetusd cannot be started: its INI file has mistakes since" in out
+        assert "impetusd cannot start: its INI file has mistakes since" in out
         assert "impetusd.ini:8:" in out.replace("\n           ", "")

@@ -94,9 +94,9 @@ class TestNoAnswer:
     @pytest.mark.parametrize(
         ("serve", "text"),
         [
-            (holds, "no answer within 1 s"),
-            (drips(b"HTTP/1.1 200 OK\r\nX: "), "no answer within 1 s"),
-            (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), "no complete answer within 1 s"),
+            (holds, "no response within 1 s"),
+            (drips(b"HTTP/1.1 200 OK\r\nX: "), "no response within 1 s"),
+            (drips(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), "incomplete response within 1 s"),
         ],
     )
     def test_who_is_too_slow_is_left_at_the_deadline(self, serving, serve, text):
@@ -107,10 +107,10 @@ class TestNoAnswer:
     @pytest.mark.parametrize(
         ("data", "text"),
         [
-            (b"", "the connection was closed without an answer"),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers does not speak HTTP: SSH-2.0-OpenSSH_9.2"),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "its answer ends in the middle"),
-            (b"HTTP/1.1 200 OK\r\n" + 200 * b"X: y\r\n", "what answers does not speak HTTP: got more than 100 headers"),
+            (b"", "the connection was closed without a response"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "the response is not HTTP: SSH-2.0-OpenSSH_9.2"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "the response was cut off"),
+            (b"HTTP/1.1 200 OK\r\n" + 200 * b"X: y\r\n", "the response is not HTTP: got more than 100 headers"),
         ],
     )
     def test_who_answers_badly(self, serving, data, text):
@@ -136,9 +136,9 @@ class TestNotTheServersFault:
     @pytest.mark.parametrize(
         ("url", "words"),
         [
-            ("http://no-such-host.invalid/", "no-such-host.invalid cannot be looked up"),
-            ("http://127.0.0.1:99999/", "cannot be asked for"),
-            (f"http://{300 * 'x'}/", "cannot be asked for"),
+            ("http://no-such-host.invalid/", "cannot resolve no-such-host.invalid"),
+            ("http://127.0.0.1:99999/", "invalid request"),
+            (f"http://{300 * 'x'}/", "invalid request"),
         ],
     )
     def test_what_cannot_be_asked(self, url, words):
@@ -156,7 +156,7 @@ class TestNotTheServersFault:
 
         monkeypatch.setattr(socket, "getaddrinfo", slowly)
         result = connect(f"127.0.0.1:{unused_port()}", 0.01)
-        assert (result.ok, result.text, result.blame) == (False, "127.0.0.1 was not looked up in time", False)
+        assert (result.ok, result.text, result.blame) == (False, "resolving 127.0.0.1 timed out", False)
 
     def test_a_header_that_cannot_be_sent(self, serving):
         result = get(Get(serving(says()).url(), headers=(("X", "a\r\nb"),)), PATIENCE)
@@ -206,7 +206,7 @@ class TestOtherWays:
     def test_a_connection_that_nobody_reads_is_closed_as_well(self):
         ours, theirs = socket.socketpair()
         with theirs:
-            assert get(Get("/health"), SHORT, ours)[:2] == (False, "no answer within 1 s")
+            assert get(Get("/health"), SHORT, ours)[:2] == (False, "no response within 1 s")
         assert ours.fileno() == -1
 
 
@@ -274,7 +274,7 @@ class TestTls:
         context.load_cert_chain(*certificate)
         server = serving(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"), context=context)
         result = get(Get(f"https://localhost:{server.port}/", verify=False), 2.0)
-        assert result[:2] == (False, "no complete answer within 2 s")
+        assert result[:2] == (False, "incomplete response within 2 s")
 
 
 class TestConnect:

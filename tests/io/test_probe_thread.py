@@ -52,7 +52,7 @@ class TestThread:
                 return await asks().ask(check(http=server.url(), timeout=PATIENCE), None)
 
             result = asyncio.run(scenario())
-        assert result[:2] == (False, "the connection was closed without an answer")
+        assert result[:2] == (False, "the connection was closed without a response")
 
     def test_a_look_up_that_hangs_is_given_up(self, monkeypatch):
         released = threading.Event()
@@ -62,7 +62,7 @@ class TestThread:
             result = asyncio.run(asks().ask(check(http="http://slow.example/", timeout=0.05), None))
         finally:
             released.set()
-        assert (result.ok, result.text, result.blame) == (False, "its name was not looked up within 0.05 s", False)
+        assert (result.ok, result.text, result.blame) == (False, "DNS lookup took longer than 0.05 s", False)
 
     def test_no_thread_can_be_had(self, monkeypatch):
         def refuse(_thread):
@@ -70,14 +70,14 @@ class TestThread:
 
         monkeypatch.setattr(threading.Thread, "start", refuse)
         result = asyncio.run(asks().ask(check(http="http://127.0.0.1/"), None))
-        assert (result.text, result.blame) == ("could not be asked: can't start new thread", False)
+        assert (result.text, result.blame) == ("the check could not be sent: can't start new thread", False)
 
     def test_a_mistake_of_ours_is_an_answer(self):
         def mistake():
             raise KeyError("ours")
 
         assert asyncio.run(in_thread(mistake, PATIENCE)) == Result(
-            False, "could not be asked: KeyError('ours')", blame=False
+            False, "the check could not be sent: KeyError('ours')", blame=False
         )
 
     def test_the_end_of_the_loop_is_not_held_up(self):
@@ -141,7 +141,7 @@ class TestWays:
 
     def test_a_worker_that_there_is_no_way_to(self):
         result = asyncio.run(asks().ask(check(), Entry(unit("web", Kind.POOL), Role.WORKER, 0)))
-        assert (result.text, result.blame) == ("could not be asked: there is no channel to it", False)
+        assert (result.text, result.blame) == ("the check could not be sent: no channel to the worker", False)
 
 
 class TestExec:
@@ -166,7 +166,11 @@ class TestExec:
             raise OSError("the shim is gone")
 
         result = asyncio.run(asks(run_job=run_job).ask(command("x"), None))
-        assert (result.ok, result.text, result.blame) == (False, "could not be run: the shim is gone", False)
+        assert (result.ok, result.text, result.blame) == (
+            False,
+            "its command could not be run: the shim is gone",
+            False,
+        )
 
     def test_at_its_timeout_it_is_ended_and_until_then_not_run_again(self):
         running, most = 0, 0
@@ -191,7 +195,7 @@ class TestExec:
             return texts
 
         late = "timed out after 0.02 s"
-        assert asyncio.run(scenario()) == [late, "could not be asked: its last run has not ended yet", late]
+        assert asyncio.run(scenario()) == [late, "not checked: the previous run of its command has not ended", late]
         assert most == 1
 
 

@@ -191,5 +191,5 @@ def test_one_damaged_entry_costs_no_other(tmp_path):
     assert list(saved["slots"]) == ["a:0"]
     assert saved["timers"] == {}
     assert told == [
-        f"{path} is damaged (b:0 in slots: KeyError('last_exit'); timers is []): that is left out, and the file kept as {path}.bad"
+        f"{path} is damaged (b:0 in slots: KeyError('last_exit'); timers is []): ignored the damaged part and kept the file as {path}.bad"
     ]

@@ -86,7 +86,7 @@ def test_a_second_name_and_what_is_no_file_are_refused(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b"old")
     os.link(path, tmp_path / "g")
-    with Rewriting(str(path), MOST) as file, pytest.raises(OSError, match="second name"):
+    with Rewriting(str(path), MOST) as file, pytest.raises(OSError, match="second hard link"):
         file.replace(b"new")
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="regular"), Rewriting(str(tmp_path / "fifo"), MOST):

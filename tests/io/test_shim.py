@@ -322,7 +322,7 @@ def test_a_supervisor_that_falls_silent_is_replaced():
         before.say({"op": "beat"})
         life = shim.next_life()
         assert row(life, process)["pid"] == pid
-        assert "has been silent for 0.5 s: replacing it" in shim.log()
+        assert "has not responded for 0.5 s: replacing it" in shim.log()
 
 
 def test_a_supervisor_that_never_speaks_is_started_again_by_the_delays():
@@ -331,12 +331,12 @@ def test_a_supervisor_that_never_speaks_is_started_again_by_the_delays():
         starts = [line.split("shim: ")[1] for line in shim.log().splitlines() if "shim: start" in line][:8]
         delays = [0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0]
         assert starts == [f"start {at} in {delay} s" for at, delay in enumerate(delays, 1)]
-        assert "ended: exit 1; starting it again" in shim.log()
+        assert "ended: exit 1; restarting it" in shim.log()
 
 
 def test_a_supervisor_that_cannot_be_executed_is_named_with_the_reason():
     with Shim(setup=TOLD, command=["/none/such"]) as shim:
-        shim.until_logged("ended: executing /none/such: no such file; starting it again")
+        shim.until_logged("ended: executing /none/such: no such file; restarting it")
 
 
 def test_a_supervisor_that_spoke_begins_the_delays_anew():

@@ -241,7 +241,7 @@ children.Children.check_end = bad
         bad, good = shim.started("/bin/sleep", "1000"), shim.started("/bin/sleep", "1000")
         assert bad[0] == 1
         os.kill(bad[1], signal.SIGUSR1)
-        shim.until_logged("keeps failing: trying every 5 s")
+        shim.until_logged("keeps failing; retrying every 5 s")
         os.kill(good[1], signal.SIGUSR1)
         assert shim.wait("exited", good[0])["signal"] == signal.SIGUSR1
         shim.say(put("mended"))

@@ -46,7 +46,7 @@ def test_each_process_gets_its_own_signal_and_what_ignores_it_is_killed_with_its
     assert shim.process.wait(30) == 1
     for pidfd in deaf:
         shim.until_ended(pidfd, "what ignored its signal, and its child")
-    assert "stopping everything without one" in shim.log()
+    assert "stopping everything without it" in shim.log()
     assert "everything is stopped" in shim.log()
     assert not os.path.exists(f"{shim.dir}/table")
 
@@ -78,7 +78,7 @@ def test_told_to_end_before_the_supervisors_fail_it_ends_once_they_do(shim):
 def test_what_runs_goes_on_while_no_supervisor_comes_up_and_it_is_told_once(shim):
     _, pid = shim.started("/bin/sleep", "1000")
     abandon(shim)
-    shim.until_logged("no supervisor starts (exit 1): retrying every 0 s; programs keep running")
+    shim.until_logged("the supervisor cannot be started (exit 1): retrying every 0 s; programs keep running")
     here, seen = shim.log().count("\n"), set()
     wait_for(lambda: seen.update(shim.children()) or len(seen) > 10, "many more tries")
     assert shim.log().count("\n") == here
@@ -88,7 +88,7 @@ def test_what_runs_goes_on_while_no_supervisor_comes_up_and_it_is_told_once(shim
 def test_with_nothing_to_hold_it_gives_up():
     with Shim(setup="supervision.SPACING = 0", command=["/bin/false"]) as shim:
         assert shim.process.wait(30) == 1
-        assert "nothing runs that would have to be held: giving up" in shim.log()
+        assert "no programs are running: exiting" in shim.log()
 
 
 def test_a_supervisor_that_goes_wrong_again_and_again_is_started_ever_more_slowly():
@@ -156,7 +156,7 @@ def test_what_no_unit_has_a_say_about_ends_with_all_of_them():
         shim.supervisor.leave()
         shim.until_ended(pidfd, "what hides")
         assert shim.process.wait(30) == 0
-        assert "still there, though its unit is not known" in shim.log()
+        assert "still running, but its unit is unknown" in shim.log()
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_it_ends_too_when_its_template_dies_before_it_has_answered():
     with Shim() as shim:
         via, _ = template(shim)
         process, out = fork(shim, via, DO="unanswered")
-        assert shim.wait("exited", process)["error"] == "its template ended"
+        assert shim.wait("exited", process)["error"] == "its template process exited"
         shim.wait("exited", via)
         shim.say({"op": "drop", "name": f"worker:{process}"})
         assert read(out, "the end of what it writes") == b""

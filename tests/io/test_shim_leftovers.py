@@ -130,7 +130,7 @@ def test_whatever_became_of_the_table_nothing_is_started_twice_nor_given_up(shim
     for left in (None, b"", bytes(100), b"{}\n"):
         put(shim, left)
         said = refused(shim)
-        assert "1 process of an impetusd that was killed" in said
+        assert "1 process of a killed impetusd" in said
         assert f"pid {pid}" in said
         assert state(pid) == "S"
     put(shim, whole)
@@ -194,7 +194,7 @@ def test_a_table_that_is_not_whole_kills_nobody():
         wait_for(lambda: proc.age(proc.read(pid)) > 0.2, "it to have run for a while")
         dead(shim)
         put(shim, early)
-        assert f"because its table does not know them: pid {pid}" in refused(shim)
+        assert f"because its table does not list them: pid {pid}" in refused(shim)
         assert {state(pid), state(other)} == {"S"}
         assert reaper.left_behind(paths_of(shim)).why
         assert sorted(reaper.reap(paths_of(shim)).ended) == sorted([pid, other])
@@ -232,7 +232,7 @@ def test_another_instances_folder_is_not_taken_while_that_one_runs():
         shim.paths["state_dir"] = shim.path("second")
         os.mkdir(shim.paths["state_dir"])
         try:
-            assert "and that one runs: give each its own run_dir" in refused(shim)
+            assert "which is running; give each instance its own run_dir" in refused(shim)
             assert reaper.left_behind(paths_of(shim)).members == []
             assert reaper.reap(paths_of(shim)).ended == []
             assert table.read(shim.paths["run_dir"], own)
@@ -245,7 +245,7 @@ def test_what_a_living_daemon_holds_is_not_reaped():
     with Shim() as shim:
         _, pid = shim.started("/bin/sleep", "1000")
         shim.echo()
-        with pytest.raises(reaper.Held, match=rf"impetusd \(pid {shim.pid}\) runs on"):
+        with pytest.raises(reaper.Held, match=rf"impetusd \(pid {shim.pid}\) is running in"):
             reaper.reap(paths_of(shim))
         assert state(pid) in {"R", "S"}
 
@@ -289,7 +289,7 @@ def test_a_table_that_is_damaged_while_the_shim_lives_is_written_anew_without_a_
         if damage is zeros and not inotify:  # all that tells then is the time, and the clock of files is coarse
             wait_for(lambda: touched(shim.path("clock")) > before.st_mtime_ns, "the next tick")
         damage(path_of(shim))
-        shim.until_logged("written anew")  # its inode may be that of the file before
+        shim.until_logged("rewritten")  # its inode may be that of the file before
 
         def known():
             told = table.read(shim.paths["run_dir"], shim.paths["state_dir"])

@@ -205,7 +205,7 @@ def test_what_cannot_be_found_is_said_and_not_offered(shim):
     shim.echo()
     life = both_killed(shim)
     assert set(life.fds) == set()
-    assert "lost with it: nobody" in shim.log()
+    assert "lost: nobody" in shim.log()
 
 
 def test_a_supervisor_that_becomes_the_shim_passes_on_all_that_it_has(shim):
@@ -236,7 +236,7 @@ def test_a_process_that_is_in_nobodys_books_is_ended_before_anything_is_started(
 
     life = edited(shim, forget, written=time.time() - proc.age(proc.read(pid)))
     os.waitpid(pid, 0)
-    assert f"killed what it had only just started: {pid}" in shim.log()
+    assert f"killed processes whose start was not complete: {pid}" in shim.log()
     assert list(rows(life)) == [known]
     assert state(other) == "S"
 

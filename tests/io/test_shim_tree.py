@@ -371,7 +371,7 @@ def test_a_template_that_names_another_childs_pid_is_refused(shim):
     stage, error = refused(shim, process)
     assert (stage, error) == (
         "adopt",
-        f"the template named pid {pid}, which is another child's",
+        f"the template reported pid {pid}, which is another child's",
     )
     assert state(pid) not in {"", "Z"}
     shim.signal(other, signal.SIGTERM)
@@ -387,7 +387,7 @@ def test_a_template_that_names_a_pid_that_is_no_worker_is_refused(shim, whose):
     process, _ = fork(shim, via, DO="say", ANSWER=json.dumps({"id": "ID", "pid": pid}))
     stage, error = refused(shim, process)
     assert stage == "adopt"
-    assert error == f"the template named pid {pid}, which is no child of the shim's"
+    assert error == f"the template reported pid {pid}, which is not a child of the shim"
     worker(shim, via)
 
 
@@ -428,16 +428,16 @@ def named(shim, *, before=False, **changes):
 def test_a_template_that_names_another_units_daemon_is_refused(shim):
     """Its session is its own, and its parent is the shim: so it looks as a forked worker does."""
     pid, error = named(shim, before=True)
-    assert error == f"the template named pid {pid}, which is older than the request"
+    assert error == f"the template reported pid {pid}, which is older than the request"
     pid, error = named(shim)
-    of = "not in the template's cgroup" if shim.cgroup else "of another child's invocation"
-    assert error == f"the template named pid {pid}, which is {of}"
+    of = "not in the template's cgroup" if shim.cgroup else "from the invocation of another child"
+    assert error == f"the template reported pid {pid}, which is {of}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as others")
 def test_a_template_that_names_another_users_process_is_refused(shim):
     pid, error = named(shim, uid=65534, gid=65534, groups=[])
-    assert error == f"the template named pid {pid}, which is not of the template's user"
+    assert error == f"the template reported pid {pid}, which is not owned by the template's user"
 
 
 def test_a_worker_is_adopted_also_when_the_kernels_list_of_children_leaves_it_out():
@@ -485,7 +485,7 @@ def test_an_answer_that_makes_no_sense_ends_only_the_templates_forking(shim, ans
     assert "code" in shim.wait("exited", via)
     shim.signal(lives, signal.SIGTERM)
     assert shim.wait("exited", lives)["signal"] == signal.SIGTERM
-    assert "which makes no sense" in shim.log()
+    assert "which is invalid" in shim.log()
 
 
 def test_an_answer_that_nobody_asked_for_is_nothing(shim):

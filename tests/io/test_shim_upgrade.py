@@ -123,8 +123,8 @@ def test_a_signal_that_falls_into_the_gap_is_heeded():
     ("what", "said"),
     [
         ("raise ImportError('no module named x')", "ImportError: no module named x"),
-        ("handover.VERSION = 99", "the state is of version 1, and this code knows version 99"),
-        ("import os; os._exit(3)", "it ended with 3 and said nothing"),
+        ("handover.VERSION = 99", "the state has version 1, but this code supports version 99"),
+        ("import os; os._exit(3)", "it exited with 3 without a message"),
         ("child.Child.load = None", "TypeError"),
     ],
 )
@@ -142,7 +142,7 @@ def test_code_that_cannot_take_over_is_refused_with_the_reason_and_nothing_is_to
 def test_code_that_hangs_is_refused_in_time():
     setup = BROKEN.format(when="check:", what="import time; time.sleep(1000)") + "handover.WITHIN = 0.2\n"
     with Shim(setup=setup) as shim:
-        assert refused(shim) == "it did not answer within 0.2 s"
+        assert refused(shim) == "it did not respond within 0.2 s"
         shim.echo()
 
 

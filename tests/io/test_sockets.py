@@ -29,7 +29,7 @@ def test_the_ipv6_wildcard_takes_ipv4_as_it_is_told_or_as_the_host_has_it(said):
 def test_one_that_takes_ipv4_too_says_so_when_it_finds_its_port_taken():
     with listen_on(Listen("127.0.0.1", 0), 5) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CannotStart, match=r"it takes IPv4, too, unless you add v6only=yes"):
+        with pytest.raises(CannotStart, match=r"it also accepts IPv4; add v6only=yes to prevent that"):
             listen_on(Listen("::", port, v6only=False), 5)
         listen_on(Listen("::", port, v6only=True), 5).close()
 

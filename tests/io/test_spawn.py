@@ -375,7 +375,7 @@ def test_too_much_for_exec(shim):
 
 def test_descriptor_that_is_not_kept(shim):
     stage, error = failure(shim, "/bin/true", fds={"0": "", "1": "none", "2": ""})
-    assert (stage, error) == ("process", "no descriptor is kept as none")
+    assert (stage, error) == ("process", "no descriptor is stored as none")
 
 
 @pytest.mark.parametrize(

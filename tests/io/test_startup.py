@@ -124,7 +124,7 @@ class TestUnits:
         monkeypatch.setattr(place, "executable", lambda: f"/srv/{folder}/impetusd")
         code, out, err = cli("startup", "--print")
         assert (code, out) == (1, "")
-        assert "systemd executes nothing with a quote or backslash in its path" in err
+        assert "systemd cannot execute a path with a quote or backslash" in err
 
     def test_a_path_of_several_lines_makes_no_lines(self):
         text = unitfiles.service("x", "/usr/bin/impetusd", moved(conf="/srv/a\nExecStart=/bin/b\n.ini"))
@@ -204,14 +204,14 @@ class TestStartup:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         code, out, err = cli("startup")
         assert (code, out) == (1, "")
-        assert err.startswith("impetusd: only root may install a service of the system: ")
+        assert err.startswith("impetusd: only root can install a system service: ")
         assert err.endswith(" startup --user\n")
 
     def test_a_host_without_systemd_is_told_and_the_way_out(self, cli, host, monkeypatch, tmp_path):
         monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "none"))
         code, out, err = cli("startup")
         assert (code, out) == (1, "")
-        assert "is not run by systemd" in err
+        assert "does not use systemd" in err
         assert "startup --print" in err
         assert not host.exists()
 
@@ -241,13 +241,13 @@ class TestStartup:
         (host / "shop.service").write_text(f"{unitfiles.mark(paths.conf)}\n")
         code, _, err = cli("startup", "--name", "other")
         assert code == 1
-        assert "has a service already, shop.service" in err
+        assert "already has a service, shop.service" in err
 
 
 class TestUnstartup:
     def test_where_there_is_nothing_it_says_so(self, cli, paths, host, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        assert cli("unstartup") == (0, f"{paths.conf} has no service in {host}: nothing to undo\n", "")
+        assert cli("unstartup") == (0, f"{paths.conf} has no service in {host}; nothing to undo\n", "")
 
     def test_services_of_others_are_not_found(self, cli, paths, host):
         host.mkdir()
@@ -262,4 +262,4 @@ class TestUnstartup:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         code, _, err = cli("unstartup")
         assert (code, unit.exists()) == (1, True)
-        assert err.startswith("impetusd: only root may remove")
+        assert err.startswith("impetusd: only root can remove")

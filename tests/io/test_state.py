@@ -58,8 +58,8 @@ def test_a_thread_that_cannot_be_started_once_is_tried_again(path, told, monkeyp
     asyncio.run(main())
     assert numbers(path, told) == 1
     assert told == [
-        f"{path} cannot be written: can't start new thread; trying again every 0.01 s",
-        f"{path} is written again",
+        f"{path} cannot be written: can't start new thread; retrying every 0.01 s",
+        f"{path} can be written again",
     ]
 
 
@@ -92,9 +92,9 @@ class TestFile:
             (b"\0" * 4096, "Expecting value: line 1 column 1 (char 0)"),
             (b"\xff\xfe\xff", None),
             (b"[" * 200_000, None),
-            (b"[1]", "it is not what impetusd wrote"),
-            (b'{"number": 5}', "it is not what impetusd wrote"),
-            (b'{"version": 99}', "another version of impetusd wrote it"),
+            (b"[1]", "it was not written by impetusd"),
+            (b'{"number": 5}', "it was not written by impetusd"),
+            (b'{"version": 99}', "it was written by another version of impetusd"),
         ],
         ids=["empty", "torn", "zeros", "binary", "nested", "list", "foreign", "future"],
     )
@@ -105,7 +105,7 @@ class TestFile:
         assert numbers(path, told) == 1
         assert len(told) == 1
         assert told[0].startswith(f"{path} cannot be read ({reason or ''}")
-        assert told[0].endswith(f"; what was saved before it, in {path}.old, is used instead")
+        assert told[0].endswith(f"; using the previous version in {path}.old")
         write(path, {"number": 3})  # and what could not be read does not take the good one's place
         Path(path).write_bytes(text)
         assert numbers(path, told) in {1, 3}
@@ -117,14 +117,12 @@ class TestFile:
         Path(f"{path}.old").write_bytes(b"")
         assert StateFile(path, told.append).load() == {}
         assert len(told) == 1
-        assert told[0].endswith("what was remembered over restarts of the host is lost")
+        assert told[0].endswith("the state saved across reboots is lost")
 
     def test_a_directory_in_its_place(self, path, told):
         os.mkdir(path)
         assert StateFile(path, told.append).load() == {}
-        assert told == [
-            f"{path} cannot be read (Is a directory): what was remembered over restarts of the host is lost"
-        ]
+        assert told == [f"{path} cannot be read (Is a directory): the state saved across reboots is lost"]
 
     def test_killed_while_it_writes_it_is_never_unreadable(self, path, told):
         """Row 54. Each child is killed at a random moment of its writing; what it said was saved is there, or a later one."""
@@ -256,8 +254,8 @@ class TestSaving:
         asyncio.run(run())
         assert disk.written == [1]
         assert told == [
-            f"{path} cannot be written: No space left on device; trying again every 0 s",
-            f"{path} is written again",
+            f"{path} cannot be written: No space left on device; retrying every 0 s",
+            f"{path} can be written again",
         ]
 
     def test_close_does_not_try_for_ever(self, disk, path, told):
@@ -295,9 +293,7 @@ class TestSaving:
             await state.close()
 
         asyncio.run(run())
-        assert told == [
-            f"{tmp_path}/gone/state.json cannot be written: No such file or directory; trying again every 5 s"
-        ]
+        assert told == [f"{tmp_path}/gone/state.json cannot be written: No such file or directory; retrying every 5 s"]
 
 
 def test_the_kernel_names_this_boot():

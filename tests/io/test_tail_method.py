@@ -138,7 +138,7 @@ def test_the_method_hides_secrets_and_goes_on_for_one_who_follows(shim):
         answer = await life.ask("tail", name="a")
         assert (answer["path"], answer["lines"]) == (path, ["password=***", "it is ***", "\xff"])
         assert (await life.ask("tail", name="a", stream="error"))["lines"] == []
-        with pytest.raises(ProtocolError, match="b has several slots, each with a log of its own: b:0, b:1"):
+        with pytest.raises(ProtocolError, match="b has several slots, each with its own log: b:0, b:1"):
             await life.ask("tail", name="b")
         assert "supervisor: began" in "".join((await life.ask("tail", name="impetusd"))["lines"])
         reader, writer = await asyncio.open_unix_connection(shim.paths.control_socket)

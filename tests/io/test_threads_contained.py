@@ -47,7 +47,7 @@ def test_of_the_ledger(tmp_path, monkeypatch, times):
     wait_for(lambda: made.last == 1 and not made.waiting(), "the record")
     assert read(path).count(b"\n") == 1
     assert told[0].startswith(f"{path} cannot be written: internal error: Mistake(); trying again")
-    assert told[1:] == [f"{path} is written again"]
+    assert told[1:] == [f"{path} can be written again"]
     made.close()
 
 
@@ -60,7 +60,7 @@ def test_of_the_state(tmp_path, monkeypatch):
     async def scenario() -> None:
         file = state.StateFile(path, told.append)
         file.save({"slots": {}})
-        await until(lambda: os.path.exists(path) and told[-1].endswith("is written again"), "the file")
+        await until(lambda: os.path.exists(path) and told[-1].endswith("can be written again"), "the file")
         await file.close()
 
     asyncio.run(scenario())

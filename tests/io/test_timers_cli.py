@@ -108,7 +108,7 @@ class TestTable:
         assert "running for 1 min, 1 queued" in lines(row(state="queued", running_s=60.0))[1]
 
     def test_without_timers(self):
-        assert lines() == ["no timer is configured"]
+        assert lines() == ["no timers are configured"]
 
 
 class TestTimers:

@@ -148,19 +148,19 @@ class TestWhoCouldHaveWrittenIt:
             (0, lambda at: os.chown(at / "x.ini", BOB, BOB), "it belongs to user 61001"),
             (BOB, lambda at: os.chown(at / "x.ini", BOB, BOB), ""),
             (CAROL, lambda at: os.chown(at / "x.ini", BOB, BOB), "it belongs to user 61001"),
-            (BOB, lambda at: (at / "x.ini").chmod(0o666), "every user may write it"),
+            (BOB, lambda at: (at / "x.ini").chmod(0o666), "every user can write it"),
             (0, lambda at: os.chown(at, BOB, BOB), "the folder {at} belongs to user 61001"),
             (BOB, lambda at: os.chown(at, BOB, BOB), ""),
             (CAROL, lambda at: os.chown(at, BOB, BOB), "the folder {at} belongs to user 61001"),
-            (0, lambda at: at.chmod(0o777), "every user may write to the folder {at}"),
-            (BOB, lambda at: at.chmod(0o777), "every user may write to the folder {at}"),
+            (0, lambda at: at.chmod(0o777), "every user can write to the folder {at}"),
+            (BOB, lambda at: at.chmod(0o777), "every user can write to the folder {at}"),
             (0, lambda at: at.chmod(0o1777), ""),
-            (0, lambda at: (os.chown(at, 0, 777), at.chmod(0o775)), "the group 777 may write to the folder {at}"),
+            (0, lambda at: (os.chown(at, 0, 777), at.chmod(0o775)), "group 777 can write to the folder {at}"),
             (BOB, lambda at: (os.chown(at, 0, 777), at.chmod(0o775)), ""),  # one of Bob's own groups
             (0, lambda at: os.setxattr(at, ACL, BOB_WRITES), "user 61001 may write to the folder {at}"),
             (BOB, lambda at: os.setxattr(at, ACL, BOB_WRITES), ""),
             (0, lambda at: os.setxattr(at / "x.ini", ACL, BOB_WRITES), "user 61001 may write it"),
-            (0, lambda at: (at.chmod(0o1777), (at / "y").hardlink_to(at / "x.ini")), "it has a second name"),
+            (0, lambda at: (at.chmod(0o1777), (at / "y").hardlink_to(at / "x.ini")), "it has a second hard link"),
             (0, lambda at: (at / "y").hardlink_to(at / "x.ini"), ""),
         ],
     )
@@ -220,7 +220,7 @@ class TestAnIni:
         found = source.read(str(conf), {})
         assert found.included == ()
         (told,) = (problem.text for problem in found.problems)
-        assert told.startswith(f"the folder {world}/bob belongs to user 61001, and impetusd runs as root what this")
+        assert told.startswith(f"the folder {world}/bob belongs to user 61001, but impetusd runs the commands in this")
         assert f"cp {conf} /etc/impetusd/" in told
         os.chown(world / "bob", 0, 0)
         assert self.problems(conf)[0].endswith(f"run: chown root {conf}")
@@ -242,7 +242,7 @@ class TestAnIni:
             owned(world / f"etc/{name}.ini", "#" * 30, 0)
         conf = owned(world / "etc/x", "[include]\nfiles = *.ini\n", 0)
         (told,) = self.problems(conf)
-        assert "c.ini: it has more than 16 bytes; write narrower patterns" in told
+        assert "c.ini: it is larger than 16 bytes; use narrower patterns" in told
 
 
 class TestAnEnvFile:
@@ -255,7 +255,7 @@ class TestAnEnvFile:
         os.chown(world / "bob", 65534, 65534)
         at = world / "bob/app.env"
         plant(65534, lambda: at.symlink_to("../etc/secret.env"))
-        with pytest.raises(CannotStart, match=f"reading env_file {at} failed: a link of user 65534 leads"):
+        with pytest.raises(CannotStart, match=f"reading env_file {at} failed: a link owned by user 65534 points"):
             read_env_files(self.unit(at, "nobody"))
         assert read_env_files(self.unit(world / "etc/secret.env", "nobody")) == {"PASSWORD": "hunter2"}
 
@@ -263,7 +263,7 @@ class TestAnEnvFile:
         at = owned(world / "bob/app.env", "LD_PRELOAD=/tmp/x.so", 65534, 0o600)
         os.chown(world / "bob", 65534, 65534)
         assert read_env_files(self.unit(at, "nobody")) == {"LD_PRELOAD": "/tmp/x.so"}
-        with pytest.raises(CannotStart, match="belongs to user 65534, and LD_PRELOAD in it would be code of theirs"):
+        with pytest.raises(CannotStart, match="belongs to user 65534, so LD_PRELOAD in it could run their code"):
             read_env_files(self.unit(at, "root"))
 
     def test_may_be_missing_if_that_is_said_and_counts_if_it_is_there(self, world):

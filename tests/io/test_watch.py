@@ -258,7 +258,7 @@ def test_what_cannot_be_told_of_one_slot_is_that_slots_failure(shim, monkeypatch
         async with Watcher(shim) as watcher:
             assert [*(await watcher.complete())["unit"]] == ["b:0", "b:1"]
         await gone(life)
-        await until(lambda: "what has changed in a:0 cannot be told: ValueError('no row')" in life.log())
+        await until(lambda: "changes in a:0 cannot be sent: ValueError('no row')" in life.log())
 
     shim.live(scenario)
 
@@ -288,7 +288,10 @@ class TestVersions:
                 shim, {**ping, "client": {"protocol": "1"}}, {**ping, "client": {"protocol": 0}}
             )
             assert "a whole number" in wrong["error"]["message"]
-            assert "speaks the control protocol from version 1 on, the client version 0" in past["error"]["message"]
+            assert (
+                "supports control protocol version 1 and later, but the client uses version 0"
+                in past["error"]["message"]
+            )
 
         shim.live(scenario)
 
@@ -304,6 +307,6 @@ class TestVersions:
             assert "unknown parameter 'colour'" in refused["error"]["message"]
             assert len(marked["result"]["units"]) == 3
             assert [row["name"] for row in known["result"]["units"]] == ["a"]
-            assert "names is there twice" in twice["error"]["message"]
+            assert "names is given twice" in twice["error"]["message"]
 
         shim.live(scenario)

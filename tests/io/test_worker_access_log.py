@@ -81,4 +81,4 @@ def test_what_nobody_reads_is_dropped_and_counted(
         os.close(reader)
         os.close(writer)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert re.fullmatch(r"\d+ lines of the access log were lost: nobody read them in time", said)
+    assert re.fullmatch(r"\d+ lines of the access log were lost, because they were not read in time", said)

@@ -13,9 +13,9 @@ from worker_harness import PROGRAMS, Pool, frames
         ("app_hello", "app = app_hello is not of the form package.module:factory"),
         (
             "app_missing:make",
-            "app = app_missing:make cannot be imported: there is no module app_missing in " + PROGRAMS,
+            "app = app_missing:make cannot be imported: no module app_missing in " + PROGRAMS,
         ),
-        ("app_missing.web:make", "there is no module app_missing in " + PROGRAMS),
+        ("app_missing.web:make", "no module app_missing in " + PROGRAMS),
         ("app_hello:mak", "app = app_hello:mak: app_hello has no mak; it has make"),
         ("app_hello:FACT", "app = app_hello:FACT is of type float, not an application nor its factory"),
     ],

@@ -80,7 +80,7 @@ def test_an_operators_sigabrt_does_the_same_to_a_healthy_worker():
         idle.get()
         assert worker.signal(signal.SIGABRT).wait() == -signal.SIGABRT
         assert "Current thread" in worker.text()
-        assert "\nweb:0: SIGABRT ends it while it was serving; the stacks of its threads are above\n" in worker.text()
+        assert "\nweb:0: killed by SIGABRT while it was serving; the stacks of its threads are above\n" in worker.text()
 
 
 def test_many_tasks_are_counted_by_place():
@@ -102,7 +102,7 @@ def test_a_template_dies_of_it_too_and_its_workers_do_not():
         template = pool.template()
         worker = pool.fork(template).serve()
         assert template.signal(signal.SIGABRT).wait() == -signal.SIGABRT
-        assert template.text().endswith("web:template: SIGABRT ends it; the stacks of its threads are above\n")
+        assert template.text().endswith("web:template: killed by SIGABRT; the stack traces of its threads are above\n")
         assert worker.text() == ""
         assert pool.get() == str(worker.pid)
 
@@ -116,4 +116,4 @@ def test_an_import_that_hangs_shows_where(mode, enabled):
         assert worker.signal(signal.SIGABRT).wait() == -signal.SIGABRT
         assert worker.text().count("Current thread") == 1
         assert "app_stuck_at_import.py" in worker.text()
-        assert worker.text().endswith("web:0: SIGABRT ends it; the stacks of its threads are above\n")
+        assert worker.text().endswith("web:0: killed by SIGABRT; the stack traces of its threads are above\n")

@@ -118,7 +118,7 @@ def test_a_lifespan_that_fails_ends_the_start_with_its_reason():
         worker = pool.run()
         assert worker.wait() == 1
         assert "Boom: in the lifespan" in worker.text()
-        assert "its lifespan failed" in worker.text()
+        assert "its lifespan startup failed" in worker.text()
         assert not {"serve.py", "asgi_server.py"} & set(frames(worker.text()))
 
 

@@ -179,7 +179,7 @@ def test_threads_at_import_are_named_and_refused():
         assert template.wait() == 77
         assert template.text() == (
             "web:template: the application has started 1 thread(s) at import (ticker), which a fork would lose: "
-            "each worker will be executed afresh (preload = no)\n"
+            "each worker imports the application itself (as with preload = no)\n"
         )
         assert pool.run().serve().signal(signal.SIGTERM).wait() == 0
 
@@ -191,7 +191,7 @@ def test_connections_at_import_are_named_and_refused():
         assert template.wait() == 77
         assert template.text() == (
             f"web:template: the application has opened 1 connection(s) at import (to 127.0.0.1:{port}), which its workers "
-            "would share: each worker will be executed afresh (preload = no)\n"
+            "would share: each worker imports the application itself (as with preload = no)\n"
         )
         pool.run(DATABASE_PORT=str(port)).serve()
 

@@ -312,7 +312,7 @@ class Client:
     def receive_head(self) -> Answer:
         head = self._reader.readline()
         if not head:
-            raise ConnectionError("closed without an answer")
+            raise ConnectionError("closed without a response")
         headers = {}
         while (line := self._reader.readline().strip()) != b"":
             name, _, value = line.decode().partition(":")

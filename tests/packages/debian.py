@@ -136,7 +136,7 @@ def steps(debian: Debian, deb: Path, folder: Path) -> Iterator[str]:
         began = time.monotonic()
         out = debian.install(newer)
         second = debian.status()
-        assert "→ 99.1: the code now on the disk is in charge" in out, out
+        assert "→ 99.1: the code on disk is now running" in out, out
         assert second.fields["version"] == "99.1"
         assert (second.shim, second.pids) == (first.shim, first.pids), (first, second)
         assert second.supervisor != first.supervisor

@@ -239,7 +239,7 @@ def test_administrators_from_nothing(shared_postgres):
             assert await create_administrator(database, company, second, "B", PASSWORD) is False
             other = await service.log_in(second)
             assert (await other("GET", "/api/company"))[1]["name"] == company
-            with pytest.raises(AdministratorError, match="there is an account"):
+            with pytest.raises(AdministratorError, match="already exists"):
                 await create_administrator(database, "New", admin.email, "B", PASSWORD)
             with pytest.raises(AdministratorError, match="password must have at least 12 characters; it has 5"):
                 await create_administrator(database, company, "c@example.com", "C", "short")

@@ -87,7 +87,7 @@ def test_every_change_has_its_entry_as_soon_as_its_answer(database):
                 await at.do("delete_user", admin, user["id"], "eve@example.com, role manager (50)", id=user["id"])
                 message = {"subject": "s", "body": "b", "kind": "note"}
                 written = await at.do("create_communication", colleague, None, "kind note", message)
-                what = "kind note → memo; subject s → t; another body, 1 → 2 characters"
+                what = "kind note → memo; subject s → t; body changed, 1 → 2 characters"
                 body = {"subject": "t", "body": "bc", "kind": "memo"}
                 await at.do("update_communication", colleague, None, what, body, id=written["id"])
                 what = f"kind memo of user {colleague.id}: t"

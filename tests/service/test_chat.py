@@ -148,7 +148,7 @@ def test_what_the_provider_says_of_a_refusal_is_passed_on_without_addresses_and_
             error = failure.value.body
             assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "model", "404")
             assert error["message"] == (
-                "the provider refused the request: no m at http://***/v1 (***, ***, ***, ***) for ***"
+                "the provider rejected the request: no m at http://***/v1 (***, ***, ***, ***) for ***"
             )
 
     run(main())
@@ -163,7 +163,7 @@ def test_a_provider_that_cannot_be_reached_is_no_address_for_the_caller(database
                 status, answer = await admin("POST", "/v1/chat/completions", json=HELLO)
                 assert (status, answer["error"]["code"]) == (503, "provider_unavailable")
                 assert "127.0.0.1" not in str(answer)
-            assert "is not asked at present" in answer["error"]["message"]
+            assert "requests to it are suspended" in answer["error"]["message"]
         assert address in caplog.text  # but the operator's
 
     run(main())
@@ -230,7 +230,7 @@ def test_a_stream_that_fails_in_its_midst_is_told_in_it(database, misbehaviour):
     async def main() -> None:
         async with chatting(database, misbehaviour) as (_, _, client):
             got = []
-            with pytest.raises(openai.APIError, match="broke off"):
+            with pytest.raises(openai.APIError, match=r"ended unexpectedly|closed the connection"):
                 async for chunk in await client.chat.completions.create(model="m", stream=True, **HELLO):
                     got.append(chunk.choices[0].delta.content)  # noqa: PERF401 - what came before is the point
             assert got == ["Good"]

@@ -78,7 +78,7 @@ def test_db_tells_what_there_is(database):
     assert lines[2] == "last maintenance: never"
     (row,) = (line.split() for line in lines if line.startswith("audit_logs "))
     assert (row[3], row[4], row[5]) == ("30", "20", "never")
-    assert "no index of 1 MB or more is unused" in text
+    assert "no unused indexes of 1 MB or more" in text
     assert max(map(len, lines)) <= 80
     assert command(database, "maintenance").returncode == 0
     text = command(database, "db").stdout

@@ -158,7 +158,7 @@ async def web_refuses(url: str, schema: str, sentence: str) -> None:
 
 async def everything_refuses(url: str, names: str, *, web: bool = True) -> None:
     """Each command and each start says the one sentence."""
-    sentence = f"holds {names}, which the service's migrations did not make: nothing there was changed; give"
+    sentence = f"holds {names}, which were not created by the service's migrations; nothing was changed; give"
     schema = names.partition(".")[0]
     settings = Settings(url, schema)
     for dry_run in (True, False):

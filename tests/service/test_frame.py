@@ -45,7 +45,7 @@ async def get(handler, path="/there", method="GET", **options):
 @pytest.mark.parametrize(
     ("path", "method", "status", "detail"),
     [
-        ("/nowhere", "GET", 404, "there is nothing at /nowhere"),
+        ("/nowhere", "GET", 404, "/nowhere does not exist"),
         ("/there", "PUT", 405, "/there takes GET, HEAD, not PUT"),
     ],
 )

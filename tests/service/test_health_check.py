@@ -51,8 +51,8 @@ def answers(**how):
         (answers(text="fine", status=200), (), 0, "{host} is healthy: answered in {took} ms\n"),
         (answers(text="[" * 100_000, status=200), (), 0, "{host} is healthy: answered in {took} ms\n"),
         (answers(text="Bad\x1b[31m Gateway", status=502), (), 1, "{host} is unhealthy (502): Bad[31m Gateway\n"),
-        (answers(text="", status=404), (), 1, "{host} is unhealthy (404): an empty answer\n"),
-        (hang, ("--timeout", "0.2"), 1, "{host}: no answer within 0.2 s\n"),
+        (answers(text="", status=404), (), 1, "{host} is unhealthy (404): an empty response\n"),
+        (hang, ("--timeout", "0.2"), 1, "{host}: no response within 0.2 s\n"),
     ],
 )
 def test_one_sentence_and_an_exit_code(handler, options, code, said):
@@ -98,5 +98,5 @@ def test_what_is_no_host_is_wrong_usage(host):
     result = CliRunner().invoke(command.main, ["health-check", host])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        f"impetusd-service: health-check: {host!r} is neither HOST, HOST:PORT nor http(s)://HOST[:PORT]\n"
+        f"impetusd-service: health-check: {host!r}: must be HOST, HOST:PORT or http(s)://HOST[:PORT]\n"
     )

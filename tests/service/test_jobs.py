@@ -230,7 +230,7 @@ def test_embeddings_are_made_in_batches(database, folder, monkeypatch):
                 job = (await admin("POST", "/api/jobs/embeddings", json=body))[1]
                 done = await ended(admin, job["id"])
                 assert (done["state"], done["attempt"]) == ("failed", 1)
-                assert done["error"] == "the provider refused the request: no such model"
+                assert done["error"] == "the provider rejected the request: no such model"
 
     run(main())
 
@@ -369,7 +369,7 @@ def test_a_kind_is_declared_once(database, folder, monkeypatch):
             await connection.close()
             done = await ended(admin, job)
             assert (done["state"], done["kind"]) == ("failed", "later")
-            assert done["error"] == "LookupError: this worker's release knows no jobs of the kind later"
+            assert done["error"] == "LookupError: this worker's release does not support jobs of kind later"
 
     run(main())
 

@@ -52,10 +52,10 @@ GONE = {
     "expired sessions": 3,
     "expired idempotency keys": 2,
     "expired login attempts": 1,
-    "audit_logs over 90 days": 25,
-    "data_access_logs over 90 days": 7,
-    "jobs ended 7 days ago": 1,
-    "files of jobs that are gone": 0,
+    "audit_logs older than 90 days": 25,
+    "data_access_logs older than 90 days": 7,
+    "jobs that ended over 7 days ago": 1,
+    "files of deleted jobs": 0,
 }
 LEFT = {"sessions": 2, "idempotency_keys": 1, "login_attempts": 1, "audit_logs": 3, "data_access_logs": 2, "jobs": 2}
 
@@ -157,7 +157,7 @@ def test_a_missing_table_is_skipped(database):
         connection = await asyncpg.connect(database)
         await connection.execute("DROP TABLE data_access_logs")
         done = {outcome.step: outcome for outcome in await outcomes(database)}
-        for step in ("data_access_logs over 90 days", "vacuum data_access_logs"):
+        for step in ("data_access_logs older than 90 days", "vacuum data_access_logs"):
             assert done[step].note == "skipped: no such table"
         assert not any(outcome.failed for outcome in done.values())
         await connection.close()
@@ -210,7 +210,7 @@ def test_two_at_once_exclude_each_other(database):
         assert await outcomes(database, dry_run=True)  # counts, which harms nobody
         second = await asyncio.to_thread(command, database, "maintenance")
         assert second.returncode == 1
-        assert second.stderr == "impetusd-service: another maintenance runs on this database; nothing was done\n"
+        assert second.stderr == "impetusd-service: another maintenance is running on this database; nothing was done\n"
         await connection.close()
         assert await outcomes(database)
 
@@ -236,7 +236,7 @@ def test_the_command_prints_a_row_for_each_step(database):
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert lines[0].split() == ["STEP", "ROWS", "TIME"]
-    assert lines[4].startswith("audit_logs over 7 days ")
+    assert lines[4].startswith("audit_logs older than 7 days ")
     assert len(lines) == 1 + len(maintenance.steps(Settings(database)))
     assert max(map(len, lines)) <= 80
     dry = command(database, "maintenance", "--dry-run")

@@ -154,7 +154,7 @@ def test_a_role_that_may_make_no_schema_is_told_what_to_do(empty_database):  # n
     async def main() -> None:
         await execute(empty_database, "CREATE ROLE modest; GRANT modest TO impetus", "postgres")
         with pytest.raises(
-            MigrationError, match=r"the schema impetus cannot be made: .*: CREATE SCHEMA|run CREATE SCHEMA"
+            MigrationError, match=r"the schema impetus cannot be created: .*: CREATE SCHEMA|run CREATE SCHEMA"
         ):
             await Worker(Settings(f"{empty_database}&role=modest"), shipped(), KINDS).run()
 

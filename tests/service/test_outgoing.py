@@ -244,7 +244,7 @@ def test_the_breaker_opens_lets_one_probe_through_and_closes():
             assert (await client.request("GET", target.url)).status == 502
             name = origin(target.url)
             assert client.breakers() == {name: "open"}
-            with pytest.raises(Unavailable, match="failed 2 times in a row and is not asked at present") as refusal:
+            with pytest.raises(Unavailable, match="failed 2 times in a row; requests to it are suspended") as refusal:
                 await client.request("GET", target.url)
             assert (refusal.value.retry_after, target.asked) == (9.0, 2)
             target.now = 9.0

@@ -83,23 +83,23 @@ def test_a_completion_a_stream_and_embeddings():
 
 
 REFUSALS = [
-    (fake.status(429, Retry_After="30"), 503, "the provider has too many requests at present"),
+    (fake.status(429, Retry_After="30"), 503, "the provider has too many requests at the moment"),
     (fake.status(500), 503, "the provider failed with status 500"),
-    (fake.status(401), 502, r"the provider refused our key \(status 401\): see OPENAI_API_KEY"),
-    (fake.status(404), 400, "the provider refused the request: no such model"),
+    (fake.status(401), 502, r"the provider rejected the API key \(status 401\): see OPENAI_API_KEY"),
+    (fake.status(404), 400, "the provider rejected the request: no such model"),
     (fake.status(302), 502, "the provider answered with status 302"),
-    (fake.cut, 503, "gave no HTTP answer: ServerDisconnectedError"),
-    (fake.break_off, 503, "broke off its answer"),
+    (fake.cut, 503, "sent no valid HTTP response: ServerDisconnectedError"),
+    (fake.break_off, 503, "closed the connection during its response"),
     (FakeProvider.hang, 503, r"did not answer within 0\.\d+ s"),
 ]
 WHOLE = [
-    (fake.rubbish, 502, "the provider's answer is not what OpenAI's would be"),
-    (fake.other_json, 502, "the provider's answer is not what OpenAI's would be|1 embeddings for 1 inputs"),
+    (fake.rubbish, 502, "the provider's response does not match OpenAI's format"),
+    (fake.other_json, 502, "the provider's response does not match OpenAI's format|1 embeddings for 1 inputs"),
     (fake.endless, 503, "more than 100000 bytes"),
 ]
 STREAMED = [
-    (fake.rubbish, 502, "the provider's answer is not what OpenAI's would be"),
-    (fake.other_json, 502, "the provider broke off its stream"),
+    (fake.rubbish, 502, "the provider's response does not match OpenAI's format"),
+    (fake.other_json, 502, "the provider's stream ended unexpectedly"),
     (fake.endless, 502, "a line of more than 1000000 bytes"),
 ]
 CASES = [(ask, *case) for ask in ("complete", "embed") for case in REFUSALS + WHOLE]

@@ -36,20 +36,20 @@ def test_from_nothing_to_a_unit_and_back(impetusd: Instance) -> None:
 
     before = read(impetusd)
     for arguments, told in (
-        (("--name", "api", *STAYS), "[program:api] is there already, at"),
+        (("--name", "api", *STAYS), "[program:api] already exists at"),
         (("--name", "a]\n[program:x", *STAYS), "cannot be a unit's name"),
-        (("--name", "x", "--", "slep", "300"), "no program in PATH is called slep"),
-        (("--name", "x", "--", "sleep", "300\n[program:evil]"), "has a line break; put it into a script"),
-        (("--name", "x", "--env", "A=1\n2", *STAYS), "has a line break; name a file of variables with --env-file"),
-        (("--name", "x", "--env", "A]=1", *STAYS), "no NAME=VALUE"),
-        (("--name", "x", "--env", "PATH", *STAYS), "no NAME=VALUE"),
+        (("--name", "x", "--", "slep", "300"), "no program slep in PATH"),
+        (("--name", "x", "--", "sleep", "300\n[program:evil]"), "contains a line break; put it into a script"),
+        (("--name", "x", "--env", "A=1\n2", *STAYS), "contains a line break; name a file of variables with --env-file"),
+        (("--name", "x", "--env", "A]=1", *STAYS), "not NAME=VALUE"),
+        (("--name", "x", "--env", "PATH", *STAYS), "not NAME=VALUE"),
         (("--name", "x", "--listen", "1.2.3.4:x\n[a]", *STAYS), "line break"),
         (("--name", "x", "--listen", "nowhere", *STAYS), "has no port from 1 to 65535"),
         (("--name", "x", "-i", "many", *STAYS), "write a whole number from 1"),
         (("--name", "x", "--user", "nosuchuser", *STAYS), "nosuchuser"),
         (("--", "/"), "give one with --name"),
-        (("nosuchmodule:app",), "there is no module nosuchmodule"),
-        (("nosuchmodule:app", "-i", "2"), "options stand before the app: impetusd add -i 2 nosuchmodule:app"),
+        (("nosuchmodule:app",), "no module nosuchmodule"),
+        (("nosuchmodule:app", "-i", "2"), "options must come before the app: impetusd add -i 2 nosuchmodule:app"),
     ):
         refused = impetusd.run("add", *arguments, code=2)
         assert told in refused.err, refused
@@ -90,7 +90,7 @@ def test_changes_of_others_are_not_applied_by_the_way(impetusd: Instance) -> Non
     for arguments in (("add", "--name", "c", *STAYS), ("remove", "a")):
         refused = impetusd.run(*arguments, code=1).err
         assert (
-            "changes that are not in force, and they would be applied, too: program:a; nothing was changed" in refused
+            "changes that are not applied yet and would be applied as well: program:a; nothing was changed" in refused
         )
     impetusd.write("[program:a]\ncomand = x\n")
     assert "unknown key 'comand'" in impetusd.run("add", "--name", "c", *STAYS, code=2).err
@@ -100,14 +100,14 @@ def test_changes_of_others_are_not_applied_by_the_way(impetusd: Instance) -> Non
 def test_a_unit_that_others_name_is_not_removed(impetusd: Instance) -> None:
     impetusd.start("[program:a]\ncommand = sleep 300\nmin_uptime = 0\n\n[group:g]\nmembers = a\n")
     refused = impetusd.run("remove", "a", code=2).err
-    assert f"{impetusd.conf}:6: members: there is no unit 'a'" in refused
+    assert f"{impetusd.conf}:6: members: no unit 'a'" in refused
     assert "a cannot be removed; nothing was changed" in refused
     impetusd.settle()
 
 
 def test_one_that_does_not_come_up_stays_and_says_what_to_do(impetusd: Instance) -> None:
     failed = impetusd.run("add", "--name", "x", "--", "false", code=1)  # an interpreter may take longer than min_uptime
-    assert "x is in" in failed.err
+    assert "x was added to" in failed.err
     assert f"impetusd -c {impetusd.conf} remove x" in failed.err
     impetusd.run("remove", "x")
     impetusd.run("stop")
@@ -120,7 +120,7 @@ def test_a_secret_does_not_come_into_a_file_that_others_may_read(impetusd: Insta
     impetusd.conf.chmod(0o644)
     before = read(impetusd)
     refused = impetusd.run("add", "--name", "c", "--env", "DB_PASSWORD=hunter2", *STAYS, code=2).err
-    assert "DB_PASSWORD looks secret, and others may read" in refused
+    assert "DB_PASSWORD looks secret, but other users can read" in refused
     assert "hunter2" not in refused
     assert read(impetusd) == before
     impetusd.write("DB_PASSWORD=x\n", "secret.env").chmod(0o600)
@@ -158,7 +158,7 @@ def test_a_file_that_others_may_write_and_a_user_without_the_role(
 
     assert f"cannot write {impetusd.conf}: Permission denied" in viewer()
     impetusd.conf.chmod(0o666)
-    assert "every user may write it" in impetusd.run("add", "--name", "x", *STAYS, code=2).err
+    assert "every user can write it" in impetusd.run("add", "--name", "x", *STAYS, code=2).err
     assert read(impetusd) == before
     impetusd.conf.chmod(0o644)
     assert set(impetusd.status().rows) == {"a"}

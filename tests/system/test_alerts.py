@@ -163,7 +163,7 @@ url = {receiver.url}
 command = {program("exit_as_told", told)}
 {QUICK}
 """)
-    assert impetusd.run("silence").out == "no alert is silenced\n"
+    assert impetusd.run("silence").out == "no alerts are silenced\n"
     assert impetusd.run("silence", "q", "1h", code=4).err
     made = impetusd.run("silence", "p", "1h", "--why", "it is moved").out
     assert "silence 1: alerts about p for" in made

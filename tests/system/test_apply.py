@@ -35,8 +35,8 @@ def pids(instance: Instance) -> dict[str, int]:
 def test_nothing_has_changed(impetusd: Instance) -> None:
     impetusd.start(TWO)
     before = impetusd.status()
-    assert impetusd.run("plan").out == "nothing to change: what runs is what the file says\n"
-    assert impetusd.run("apply").out == "nothing to change: what runs is what the file says\n"
+    assert impetusd.run("plan").out == "nothing to change: the INI file is already applied\n"
+    assert impetusd.run("apply").out == "nothing to change: the INI file is already applied\n"
     assert (impetusd.status().pids, impetusd.status().supervisor) == (before.pids, before.supervisor)
 
 
@@ -187,13 +187,13 @@ def test_disable_holds_over_apply_and_the_daemons_end_until_enable(impetusd: Ins
     assert status.pids == {"one": before.pids["one"]}
     assert effects(impetusd) == {}  # of two nothing can change, and the edited file was not applied by the way
     impetusd.run("apply")
-    assert "two is disabled; impetusd enable two" in impetusd.run("status").out
+    assert "two is disabled; run: impetusd enable two" in impetusd.run("status").out
     assert "two is disabled" in impetusd.run("start", "two", code=1).err
     assert "is disabled" in impetusd.run("trigger", "job", code=1).err
     impetusd.run("stop")
     impetusd.run("start")
     assert list(impetusd.status().rows) == ["one"]
-    assert impetusd.run("disable", "two").out == "two: disabled already\n"
+    assert impetusd.run("disable", "two").out == "two: already disabled\n"
     impetusd.run("enable", "two", "job")
     assert set(impetusd.settle().pids) == {"one", "two"}
     impetusd.run("trigger", "job")
@@ -263,7 +263,7 @@ def test_where_the_old_version_still_runs_is_told_until_it_is_replaced_and_apply
     assert "max_restarts" not in plan  # that is in force
     said = impetusd.run("status", code=None).out
     assert "Reload of web failed; the old version keeps serving: web:template:next: " in said
-    assert "the INI file has changes that are not in force" in said
+    assert "the INI file has changes that are not applied" in said
     # Whatever has been replaced since is not all of it: the old template forks the old version.
     impetusd.kill(impetusd.status()["web:0"].pid)
     impetusd.kill(impetusd.status().supervisor)
@@ -274,7 +274,7 @@ def test_where_the_old_version_still_runs_is_told_until_it_is_replaced_and_apply
     assert effects(impetusd) == {"pool:web": "reload", "program:one": "restart"}
     impetusd.run("apply", code=1)
     assert pending() == left
-    assert "not in force" in impetusd.run("start").err
+    assert "not applied" in impetusd.run("start").err
     # What is taken back is what runs.
     impetusd.write(text(1) + "[env:one]\nA = 1\n")
     assert effects(impetusd) == {"pool:web": "live"}
@@ -291,6 +291,6 @@ def test_where_the_old_version_still_runs_is_told_until_it_is_replaced_and_apply
     impetusd.write(text(3))
     impetusd.run("apply", code=1)
     impetusd.write("3", "accepts")
-    assert "not in force" not in impetusd.run("reload", "web").err
+    assert "not applied" not in impetusd.run("reload", "web").err
     assert pending() == ({}, False)
     assert "not reloaded" not in impetusd.run("status").out

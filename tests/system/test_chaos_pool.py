@@ -58,7 +58,7 @@ def test_a_version_that_fails_in_its_factory_is_told_and_the_old_workers_go_on(
     assert "no_such_package" in failed.out
     after = impetusd.settle(lambda status: set(status.rows) == set(before.rows))
     assert [after[name].pid for name in ("web:0", "web:1")] == [before[name].pid for name in ("web:0", "web:1")]
-    impetusd.says("web: reload: back to the old version")
+    impetusd.says("web: reload: rolled back to the old version")
     assert fetch(port) in {str(pid) for pid in before.pids.values()}
 
 

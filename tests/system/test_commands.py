@@ -103,7 +103,7 @@ def test_what_cannot_be_signalled_is_said(impetusd: Instance) -> None:
     impetusd.run("signal", "NONE", "many", code=2)
     assert "did you mean many?" in impetusd.run("signal", "HUP", "mny", code=4).err
     impetusd.run("stop", "single")
-    assert "nothing runs in single" in impetusd.run("signal", "HUP", "single", code=1).err
+    assert "no process is running in single" in impetusd.run("signal", "HUP", "single", code=1).err
     impetusd.run("stop")
     impetusd.run("signal", "HUP", "many", code=3)
 

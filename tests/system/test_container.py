@@ -157,7 +157,7 @@ def test_a_critical_unit_that_is_given_up_ends_all_of_it_with_a_status_of_its_ow
     impetusd.write(CRITICAL.format("false", program("note_times", notes, "base")))
     impetusd.finish(impetusd.popen("run"), 69)
     assert notes.read_text().split() == ["base", "started", "base", "stopped"]
-    impetusd.says("stopping everything: heart:0 is critical, and FATAL")
+    impetusd.says("stopping everything: heart:0 is FATAL and has critical = yes")
 
 
 def test_the_status_outlives_a_supervisor_that_dies_over_it(impetusd: Instance) -> None:

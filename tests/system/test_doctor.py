@@ -28,8 +28,8 @@ def test_what_was_put_wrong_is_found_and_nothing_is_touched(impetusd: Instance) 
         flat = " ".join(told.split())
         assert f"web listens on 127.0.0.1:{port}, which" in flat
         assert f"(pid {os.getpid()}) has" in flat
-        assert f"{impetusd.conf}: every user may write to the folder {impetusd.root}" in flat
-        assert f"viewer 61001 does not reach the control socket: {impetusd.root} (0702) is in the way" in flat
+        assert f"{impetusd.conf}: every user can write to the folder {impetusd.root}" in flat
+        assert f"viewer 61001 cannot reach the control socket because of {impetusd.root} (mode 0702)" in flat
         assert impetusd.members() == []
         assert not (impetusd.root / "var").exists()
 

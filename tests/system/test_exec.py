@@ -120,9 +120,9 @@ def test_mistakes_are_told_in_a_sentence_and_exit_codes_are_the_commands(impetus
     begin(impetusd)
     unit = "impetusd exec p --"
     for arguments, code, told in (
-        (("p", "ls", "-l"), 2, f"write -- before the command: {unit} ls -l\n"),
-        (("p",), 2, f"write -- before the command: {unit} COMMAND\n"),
-        (("p", "--"), 2, f"there is no command behind --: {unit} COMMAND\n"),
+        (("p", "ls", "-l"), 2, f"put -- before the command: {unit} ls -l\n"),
+        (("p",), 2, f"put -- before the command: {unit} COMMAND\n"),
+        (("p", "--"), 2, f"no command after --: {unit} COMMAND\n"),
         (("q", "--", "ls"), 4, "no unit 'q'; units: p, two, off, t\n"),
         (("two:2", "--", "ls"), 4, "no unit 'two:2'; did you mean two:1?\n"),
         (("both", "--", "ls"), 2, "both is p, two; exec takes one unit\n"),
@@ -156,7 +156,7 @@ def test_a_unit_that_runs_with_older_values_is_named(impetusd: Instance) -> None
     pid = impetusd.status()["p"].pid
     result = impetusd.run("exec", "p", "--", "true")
     assert result.err == (
-        f"impetusd: p (pid {pid}) was started with other values of FROM_FILE than this command gets"
+        f"impetusd: p (pid {pid}) was started with different values of FROM_FILE than this command gets"
         f" → impetusd -c {impetusd.conf} restart p\n"
     )
     impetusd.run("restart", "p")
@@ -164,7 +164,7 @@ def test_a_unit_that_runs_with_older_values_is_named(impetusd: Instance) -> None
     impetusd.write(INI.format(root=impetusd.root).replace("OF_T = yes", "OF_T = no"))
     result = impetusd.run("exec", "t", "--", "printenv", "OF_T")
     assert (result.out, result.err.count("\n")) == ("yes\n", 1)
-    assert "has changes that are not in force" in result.err
+    assert "has changes that are not applied" in result.err
 
 
 @pytest.mark.usefixtures("as_root")
@@ -201,9 +201,9 @@ def test_no_other_peer_gets_what_the_unit_knows_an_admin_neither(
     begin(impetusd)
     impetusd.root.chmod(0o755)
     for uid, told in (
-        (LOOKS, "exec takes the role admin, and yours is viewer"),
-        (RUNS, "exec takes the role admin, and yours is operator"),
-        (RULES, "exec takes the user that impetusd runs as"),
+        (LOOKS, "exec requires the role admin, but yours is viewer"),
+        (RUNS, "exec requires the role admin, but yours is operator"),
+        (RULES, "exec must be run as the user that impetusd runs as"),
     ):
         refused = subprocess.run(
             [*command_of_anyone, "-c", str(impetusd.conf), "exec", "p", "--", "id"],
@@ -226,7 +226,7 @@ def test_root_is_not_made_to_become_whom_another_users_daemon_names(ordinary: In
     ordinary.user, user = None, ordinary.user
     refused = ordinary.run("exec", "p", "--", "id", code=1)
     ordinary.user = user
-    assert "exec takes the user that impetusd runs as" in refused.err
+    assert "exec must be run as the user that impetusd runs as" in refused.err
 
 
 def _commands_below(pid: int) -> list[str]:

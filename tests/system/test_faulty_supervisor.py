@@ -39,7 +39,7 @@ def test_a_slot_over_which_it_ends_twice_is_held_and_the_others_keep_their_proce
     for name, how in (("exits", "exit"), ("faults", "fault"), ("hangs", "hang")):
         go_wrong(faulty, how=how, slot=f"{name}:0", event="Start")
         result = faulty.run("start", name, code=1)  # what is asked again kills the next supervisor, too
-        assert f"{name} is quarantined: impetusd's supervisor ended twice within 60 s" in result.err
+        assert f"{name} is quarantined: impetusd's supervisor crashed twice within 60 s" in result.err
         assert f"run: impetusd stop {name}, then impetusd start {name}" in result.err
         status = faulty.status()
         assert status.pids == pids
@@ -84,7 +84,7 @@ def test_one_that_raises_outside_of_everything_ends_with_70_and_twice_has_everyt
     faulty.kill(before.supervisor)  # which counts against nobody; the two after it do
     status = faulty.wait_status(lambda status: status.fields["held"] is not None)
     log = faulty.log()
-    assert log.count("ended: exit 70; starting it again") == 2
+    assert log.count("ended: exit 70; restarting it") == 2
     assert "RuntimeError: of nobody's" in log
     assert "Traceback" in log
     assert status.pids == pids
@@ -98,12 +98,12 @@ def test_one_that_raises_outside_of_everything_ends_with_70_and_twice_has_everyt
     told = faulty.run("status", code=1).out
     assert "nothing is started, restarted or recycled; run: impetusd upgrade" in told
     why = faulty.run("why").out
-    assert "impetusd only holds what runs" in why
+    assert "impetusd is in hold-only mode" in why
     assert "upgrade" in why
     faulty.kill(pids["a"], signal.SIGTERM)
     faulty.wait_status(lambda status: status["a"].pid is None)
-    assert "impetusd only holds what runs" in faulty.run("start", "a", code=1).err
-    assert "impetusd only holds what runs" in faulty.run("restart", code=1).err
+    assert "impetusd is in hold-only mode" in faulty.run("start", "a", code=1).err
+    assert "impetusd is in hold-only mode" in faulty.run("restart", code=1).err
     assert "killed by SIGTERM" in faulty.run("events", "a").out
     assert faulty.run("logs", "a").code == 0
     faulty.run("stop", "b")
@@ -123,7 +123,7 @@ def test_without_any_supervisor_stop_ends_everything_in_the_time_that_each_proce
     status = faulty.start(programs("a", "b") + deaf)
     go_wrong(faulty, starts=False)
     faulty.kill(status.supervisor)
-    wait_for(lambda: faulty.log().count("starting it again") > 3, "failures")
+    wait_for(lambda: faulty.log().count("restarting it") > 3, "failures")
     told = faulty.run("stop", env={"FAULTY_PATIENCE": "1"}).out
     assert "stopped; impetusd is not running (it did not answer and was sent SIGTERM" in told
     wait_for(lambda: not faulty.members(), "the end of everything")

@@ -84,7 +84,7 @@ def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: 
     (impetusd.root / "conf.d").mkdir()
     more = impetusd.write(f"[program:two]\n{READY}", "conf.d/two.ini")
     before = impetusd.start(f"[include]\nfiles = conf.d/*.ini\n[program:one]\n{READY}")
-    told = f"{more}:1: every user may write it, and impetusd runs as root what this file says; run: chmod go-w {more}"
+    told = f"{more}:1: every user can write it, but impetusd runs the commands in this file as root; run: chmod go-w {more}"
     more.chmod(0o646)
     for command in ("plan", "apply", "start"):
         assert told in impetusd.run(command, code=2).err
@@ -94,7 +94,7 @@ def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: 
     assert "it belongs to user" in impetusd.run("apply", code=2).err
     os.chown(more, 0, 0)
     impetusd.conf.chmod(0o666)
-    assert f"{impetusd.conf}:1: every user may write it" in impetusd.run("apply", code=2).err
+    assert f"{impetusd.conf}:1: every user can write it" in impetusd.run("apply", code=2).err
     impetusd.conf.chmod(0o644)
     os.chown(impetusd.conf, 12345, 12345)
     assert f"run: chown root {impetusd.conf}" in impetusd.run("apply", code=2).err
@@ -102,7 +102,7 @@ def test_root_does_not_go_by_what_others_may_write(impetusd: Instance, as_root: 
     impetusd.root.chmod(0o777)
     for command in ("apply", "check", "start"):
         result = impetusd.run(command, code=2)
-        assert f"every user may write to the folder {impetusd.root}, and impetusd runs" in result.out + result.err
+        assert f"every user can write to the folder {impetusd.root}, but impetusd runs" in result.out + result.err
     impetusd.root.chmod(0o700)
     impetusd.run("apply")
     assert impetusd.status().pids == before.pids
@@ -132,7 +132,7 @@ def test_a_profile_is_planned_kept_and_shown(impetusd: Instance) -> None:
     after = impetusd.settle()
     assert (sees("one"), sees("two")) == ("", "small")
     assert after.pids["three"] == before.pids["three"]
-    assert "no section is for the profile prod" in impetusd.run("apply", "--env", "prod", code=2).err
+    assert "no section uses the profile prod" in impetusd.run("apply", "--env", "prod", code=2).err
     impetusd.run("stop")
     impetusd.run("start")  # over the daemon's end, too
     assert (sees("one"), sees("two")) == ("", "small")

@@ -123,7 +123,7 @@ def test_where_nobody_gets_to_its_folder_it_says_what_to_type(impetusd: Instance
     impetusd.run("start", "p")
     starting = impetusd.popen("start", "observer")
     own = own_user(f"{impetusd.root}/var/lib")
-    said = f"{own} cannot get there, because {impetusd.root} is closed to others; run: chmod o+x {impetusd.root}"
+    said = f"{own} cannot enter {impetusd.root}; run: chmod o+x {impetusd.root}"
     wait_for(lambda: said in impetusd.status()["observer"].reason, "the reason")
     starting.kill()
     starting.wait()

@@ -123,7 +123,7 @@ def test_what_cannot_be_killed_is_told_as_such_and_holds_up_nobody_else(impetusd
     before = impetusd.start("".join(f"[program:{name}]\n{keys}" for name in names))
     with frozen(impetusd, before["stuck"].pid):
         stop = impetusd.popen("stop", "stuck")
-        hangs = "does not end on SIGKILL"
+        hangs = "SIGKILL has no effect"
         wait_for(lambda: hangs in impetusd.status()["stuck"].reason, "the end of hope")
         impetusd.run("stop", "other")
         impetusd.run("restart", "third")
@@ -145,7 +145,7 @@ def test_the_end_of_everything_does_not_wait_for_what_cannot_be_killed(impetusd:
     before = impetusd.start(f"[program:below]\n{keys}[program:stuck]\ndepends_on = below\n{keys}")
     with frozen(impetusd, before["stuck"].pid):
         stopped = impetusd.run("stop", code=1)
-        assert f"stuck (pid {before['stuck'].pid}) is STOPPING: does not end on SIGKILL" in stopped.err
+        assert f"stuck (pid {before['stuck'].pid}) is STOPPING: SIGKILL has no effect" in stopped.err
         assert [process.pid for process in impetusd.members()] == [before["stuck"].pid]
         impetusd.run("status", code=3)
     wait_for(lambda: not impetusd.members(), "its end")

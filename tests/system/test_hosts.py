@@ -143,7 +143,7 @@ def test_a_rollout_stops_at_the_first_host_that_fails(here: Here) -> None:
     app.write_text("raise RuntimeError('half a release')\n")
     failed = here.run("rollout", "-H", "alpha,beta,gamma", "web", code=1)
     assert "half a release" in failed.out
-    assert "beta did not take the new version" in failed.err
+    assert "the new version failed on beta" in failed.err
     assert "web was reloaded on alpha; not touched: gamma" in failed.err
     assert here.generations() == [after[0] + 1, after[1], after[2]]
     app.write_text(good)

@@ -33,7 +33,7 @@ NORMAL = (
     (r'(File "/opt[^"]*", line|/opt[\w/.-]*:|locks.py:) ?\d+', r"\1 1"),
     (r"Extension modules: .*", "Extension modules: …"),
     (r"anon-rss \d+ MB", "anon-rss 60 MB"),
-    (r"\d+ (lines dropped|records are)", r"9 \1"),
+    (r"\d+ (lines dropped|records in)", r"9 \1"),
     (r"stuck for [\d.]+ s", "stuck for 1.0 s"),
 )
 GOLDEN = Path(__file__).with_name("golden")
@@ -225,7 +225,7 @@ exp_backoff_restart_delay = 10ms
 exp_backoff_max_delay = 10ms
 """)
         instance.run("start", code=1)
-        for what in ("backup is FATAL", "records are kept"):
+        for what in ("backup is FATAL", "records in memory"):
             wait_for(lambda what=what: what in instance.run("status", code=None).out, what)
         compare("full-disk", shown(instance, "backup"))
         instance.run("stop")

@@ -330,14 +330,12 @@ def test_a_unix_socket_that_somebody_removes_is_there_again_with_its_queue(impet
         late.connect(str(path))
         hold.unlink()
         assert {early.recv(100), late.recv(100)} == {f"{before.pids['p']} p".encode()}
-    impetusd.says("was removed: restored")
+    impetusd.says("was deleted: restored")
     assert impetusd.settle().pids == before.pids
 
     path.unlink()
     path.touch()
-    wait_for(
-        lambda: "another file is in the place of its socket" in impetusd.log() or path.is_socket(), "it to be told"
-    )
+    wait_for(lambda: "another file has replaced its socket" in impetusd.log() or path.is_socket(), "it to be told")
     path.unlink(missing_ok=True)
     wait_for(path.is_socket, "the socket")
 
@@ -365,7 +363,7 @@ def test_one_that_has_no_second_name_is_bound_anew_for_new_processes(impetusd: I
     path.unlink()
     wait_for(path.exists, "the socket")
     after = impetusd.settle(lambda now: set(now.pids.values()).isdisjoint(before.pids.values()))
-    impetusd.says("another one is bound, and new processes are started for it")
+    impetusd.says("created a new one and starting new processes for it")
     if kind == "program":
         assert pid_from(str(path)) == f"{after.pids['p']} p"
 

@@ -105,7 +105,7 @@ def covered(impetusd: Instance) -> Iterator[Callable[[], Callable[[], None]]]:
 
 def lost(impetusd: Instance, times: int) -> None:
     """Kill the supervisor, so often; each next one cannot make its socket."""
-    told = f"cannot make {impetusd.control_socket}: Read-only file system; trying again"
+    told = f"cannot create {impetusd.control_socket}: Read-only file system; trying again"
     for number in range(times):
         (pid,) = wait_for(lambda: supervisors(impetusd), "the supervisor")
         impetusd.kill(pid)
@@ -133,7 +133,7 @@ def test_a_run_dir_that_comes_back_is_used(impetusd: Instance, covered: Callable
     uncover = covered()
     lost(impetusd, 1)
     uncover()
-    wait_for(lambda: f"{impetusd.control_socket} is made" in impetusd.log(), "the socket")
+    wait_for(lambda: f"{impetusd.control_socket} was created" in impetusd.log(), "the socket")
     after = impetusd.settle()
     assert (after.shim, after.pids) == (before.shim, before.pids)
     impetusd.control_socket.unlink()

@@ -116,8 +116,8 @@ def test_a_pool_serves_the_changed_code_and_no_request_fails(impetusd: Instance)
 def test_a_missing_path_is_told_and_nothing_else_suffers(impetusd: Instance) -> None:
     pytest.importorskip("watchfiles")
     impetusd.start(one(watch="nowhere", cwd=impetusd.root))
-    wait_for(lambda: "there is no " in impetusd.log(), "it to be told")
-    impetusd.says("p: there is no ")
+    wait_for(lambda: "cannot watch " in impetusd.log(), "it to be told")
+    impetusd.says("p: cannot watch ")
     assert impetusd.status()["p"].state == "RUNNING"
 
 

@@ -179,7 +179,7 @@ def test_an_old_worker_that_crashes_meanwhile_is_forked_from_the_old_template(im
     impetusd.kill(shop.before["web:1"].pid)
     wait_for(lambda: impetusd.status()["web:1"].restarts == 1, "the crashed one to be replaced")
     impetusd.wait_state("web:1", "RUNNING")
-    assert "being reloaded already (watch)" in impetusd.run("reload", "web", code=1).err
+    assert "already being reloaded (watch)" in impetusd.run("reload", "web", code=1).err
     impetusd.write(impetusd.conf.read_text() + "[env:web]\nA = b\n")
     assert "web is being reloaded; nothing was changed" in impetusd.run("apply", code=1).err
     impetusd.run("reload", "--cancel", "web")
@@ -208,7 +208,7 @@ def test_a_canary_that_answers_worse_than_the_old_ones_goes(impetusd: Instance) 
     wrong = 0
     while wrong < 10:
         wrong += _failed(shop.port)
-    assert "its new workers answered " in impetusd.finish(reload, code=1).out
+    assert "new workers failed " in impetusd.finish(reload, code=1).out
     shop.is_old()
 
 
@@ -219,7 +219,7 @@ def _failed(port: int) -> bool:
 
 
 STEPS = (
-    "web: reload: the next version is brought up",
+    "web: reload: starting the next version",
     "web:template:next: RUNNING",
     "web:0:next: STARTING",
     "web: reload: the new version is ready",
@@ -284,14 +284,16 @@ def test_a_plain_program_overlaps_when_it_has_listen_and_wait_ready(impetusd: In
     with socket.create_connection(("127.0.0.1", port)) as connection:
         assert connection.recv(100).decode() == f"{after['p'].pid} p"
     log = impetusd.log()
-    assert log.index("p:0:next: RUNNING") < log.index("p:0:leaving: STOPPING"), "ready before the old one ends"
+    assert log.index("p:0:next: RUNNING") < log.index("p:0:leaving: STOPPING"), (
+        "when the new process is ready to replace the old one"
+    )
     assert impetusd.run("reload", "--watch", "1s", "q", code=2).err.startswith("impetusd: q can only be restarted")
 
 
 def test_what_does_not_run_is_started_and_one_slot_is_not_reloaded(impetusd: Instance) -> None:
     shop = Shop(impetusd)
     impetusd.run("stop", "web")
-    assert "web did not run, and was started" in impetusd.run("reload", "web").out
+    assert "web was not running and has been started" in impetusd.run("reload", "web").out
     impetusd.settle()
     assert "web:0 is one slot of web" in impetusd.run("reload", "web:0", code=2).err
     assert shop.port

@@ -26,7 +26,7 @@ def test_a_pool_is_restarted_under_load_without_losing_a_request(
         impetusd.run("restart", "--rolling", "web")
         load.go_on(40)
     after = impetusd.settle(replaced(before, *before.pids))
-    assert {row.restarts for row in after.rows.values()} == {0}, "what was asked for is not counted"
+    assert {row.restarts for row in after.rows.values()} == {0}, "the command's method is not counted"
     assert {row.generation for row in after.rows.values()} == {2}
     assert after["web:0"].last_exit["code"] == 0
 
@@ -64,7 +64,7 @@ def test_a_broken_version_is_told_and_the_old_workers_go_on(impetusd: Instance) 
     assert "no_such_package" in failed.out
     after = impetusd.status()
     assert [after[name].pid for name in ("web:0", "web:1")] == [before[name].pid for name in ("web:0", "web:1")]
-    impetusd.says("web: reload: back to the old version")
+    impetusd.says("web: reload: rolled back to the old version")
     assert fetch(port) in {str(pid) for pid in before.pids.values()}
 
 

@@ -110,7 +110,7 @@ def test_fifty_planted_secrets_are_nowhere(impetusd: Instance) -> None:
         whole = secrets.into(WHOLE.replace("PORT", str(deaf.getsockname()[1])))
         impetusd.write(whole)
         run("check", "start")
-        wait_for(lambda: impetusd.status()["loud"].pid is None and impetusd.status()["loud"].tail, "its last words")
+        wait_for(lambda: impetusd.status()["loud"].pid is None and impetusd.status()["loud"].tail, "last output")
         wait_for(lambda: "health:quiet" in impetusd.log() and "health:runs" in impetusd.log(), "both checks to fail")
         impetusd.run("trigger", "job", code=3)  # shows what the job writes into its own log
         run(*LOOKS)
@@ -160,5 +160,5 @@ def test_env_tells_what_a_start_would_change(anyone: Instance) -> None:
     anyone.run("apply")
     anyone.run("env", "one", "--diff")
     anyone.run("stop", "one")
-    assert "nothing runs in one" in anyone.run("env", "one", code=1).err
+    assert "no process is running in one" in anyone.run("env", "one", code=1).err
     assert "no unit 'two'" in anyone.run("env", "two", code=4).err

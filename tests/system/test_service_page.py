@@ -143,7 +143,7 @@ def test_maintenance_by_hand_deletes_what_it_deletes_by_timer(service: tuple[Ins
         return done.stdout
 
     seed()
-    assert re.search(r"audit_logs over 365 days +2 ", by_hand("--dry-run"))
+    assert re.search(r"audit_logs older than 365 days +2 ", by_hand("--dry-run"))
     assert len(left()) == 6
     by_timer = instance.run("trigger", "maintenance").out
     kept = left()

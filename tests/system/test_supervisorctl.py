@@ -332,15 +332,15 @@ def test_a_user_may_what_its_role_on_the_control_socket_and_the_ceiling_allow(
         lambda: "RUNNING" in ctl("status", user="nobody", code=None), lambda: ctl("status", user="nobody", code=None)
     )
     refused = ctl("stop", "a", user="nobody", code=1)
-    assert "403 stop takes the role operator, and yours is viewer" in refused
-    assert "403 tail takes the role operator" in ctl("tail", "a", user="nobody", code=1)
+    assert "403 stop requires the role operator, but yours is viewer" in refused
+    assert "403 tail requires the role operator" in ctl("tail", "a", user="nobody", code=1)
     assert "status code 403" in ctl("tail", "-f", "a", user="nobody")
     impetusd.write(GATEWAY.replace("ceiling = admin", "") + f"{programs}[impetusd]\nadmins = nobody\n")
     impetusd.run("apply")
     wait_for(lambda: ctl("restart", "a", user="nobody", code=None) == "a: stopped\na: started\n")
     impetusd.write(GATEWAY.replace("ceiling = admin", "") + f"{programs}[program:b]\ncommand = sleep 300\n")
     assert set(ctl("reread").splitlines()) == {"[gateway]: changed", "[impetusd]: changed", "b: available"}
-    assert "403 apply takes the role admin, and yours is operator" in ctl("update", code=1)
+    assert "403 apply requires the role admin, but yours is operator" in ctl("update", code=1)
     wait_for(lambda: "nobody via gateway" in impetusd.run("events", "a").out, "who it was, in the ledger", apart=0.1)
 
 
@@ -375,7 +375,7 @@ def test_on_a_port_it_takes_a_user_of_the_gateway_with_its_password(impetusd: In
     assert ctl(*alice, "restart", "a") == "a: stopped\na: started\n"
     wait_for(lambda: "alice via gateway" in impetusd.run("events", "a").out, "who it was, in the ledger", apart=0.1)
     assert "Server requires authentication" in ctl("-u", "alice", "-p", "wrong", "version", code=1)
-    assert "403 stop takes the role operator" in ctl("-u", "eve", "-p", "staple of a viewer", "stop", "a", code=1)
+    assert "403 stop requires the role operator" in ctl("-u", "eve", "-p", "staple of a viewer", "stop", "a", code=1)
     assert rpc("", "alice", "correct horse battery") == 200
     assert rpc(f"{impetusd.run_dir}/gateway.sock", "alice", "correct horse battery") in {401, 404}
     passwd("alice", "another horse battery")

@@ -93,7 +93,7 @@ def test_root_does_not_go_by_an_environment_file_that_others_may_write(impetusd:
     file = impetusd.write("A=1\n", "missing.env")
     file.chmod(0o666)
     failed = impetusd.run("start", code=1)
-    assert f"reading env_file {file} failed: every user may write it" in failed.out + failed.err
+    assert f"reading env_file {file} failed: every user can write it" in failed.out + failed.err
     file.chmod(0o600)
     impetusd.run("start")
 

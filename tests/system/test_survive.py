@@ -64,7 +64,7 @@ def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instan
     template = next(pid for name, pid in before.pids.items() if name.endswith(":template"))
     wait_for(lambda: dead(template), "the template, which ends with its shim, to end")
     alive = [pid for pid in before.pids.values() if not dead(pid)]
-    told = f"{len(alive)} processes that it had started are still running"
+    told = f"{len(alive)} processes it started are still running"
     assert told in anyone.run("status", code=3).err
     assert told in anyone.run("stop", "api", code=3).err
     assert told in anyone.run("why").out
@@ -80,7 +80,7 @@ def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(an
     before = anyone.start(f"[program:p]\ncommand = {bare}\nmin_uptime = 0\n")
     wait_for(lambda: len(anyone.members()) == 4, "its child")
     kill_both(anyone, before)
-    assert "2 processes that it had started are still running" in anyone.run("status", code=3).err
+    assert "2 processes it started are still running" in anyone.run("status", code=3).err
     assert "ended 2 processes" in anyone.run("stop").out
     wait_for(lambda: not anyone.members(), "their end")
 
@@ -108,7 +108,7 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
             kill_both(anyone, now)
             assert "is not running" in anyone.run("status", code=3).err
             load.go_on(20)
-            assert "took over what a killed one had left" in anyone.run("start").err
+            assert "processes of a killed impetusd" in anyone.run("start").err
             after = anyone.settle()
             assert lasting(after) == lasting(before)
             load.go_on(40)
@@ -138,7 +138,7 @@ def test_what_ends_while_nobody_is_there_is_told_as_unknown_and_started_again_on
     after = impetusd.settle()
     assert after["api"].last_exit["unknown"] is True
     assert after["api"].restarts == 1
-    assert "how is not known" in impetusd.run("describe", "api").out
+    assert "exit status unknown" in impetusd.run("describe", "api").out
     assert {n: p for n, p in lasting(after).items() if n != "api"} == {
         n: p for n, p in lasting(before).items() if n != "api"
     }
@@ -231,7 +231,7 @@ def test_a_table_that_ends_before_a_worker_was_forked_has_nothing_started_beside
     table.write_bytes(early)
     os.chown(table, owner.st_uid, owner.st_gid)
     said = anyone.run("start", code=1).err
-    assert "because its table does not know all of them" in said, said
+    assert "because its table does not list all of them" in said, said
     assert f"(pid {later})" in said, said
     anyone.run("stop")
     assert all(map(dead, after.pids.values()))
@@ -246,7 +246,7 @@ def test_a_table_that_was_removed_is_back_before_anybody_needs_it(impetusd: Inst
     impetusd.kill(before.shim)
     after = impetusd.settle(lambda now: now.shim != before.shim)
     assert after["p"].pid == before["p"].pid
-    impetusd.says(f"{table} was removed: written anew")
+    impetusd.says(f"{table} was deleted: rewritten")
 
 
 def test_what_a_running_daemon_holds_is_not_reaped(impetusd: Instance) -> None:
@@ -256,7 +256,7 @@ def test_what_a_running_daemon_holds_is_not_reaped(impetusd: Instance) -> None:
     said = impetusd.run("reap-leftovers", env={"SERVICE_RESULT": "success"}).out
     assert (
         said
-        == f"impetusd (pid {before.shim}) runs on {impetusd.root}/var/lib, and not as this service: nothing was stopped\n"
+        == f"impetusd (pid {before.shim}) is running in {impetusd.root}/var/lib, but not as this service; nothing was stopped\n"
     )
     assert "is already running" in impetusd.run("run", code=73).err
     assert impetusd.status().pids == before.pids

@@ -54,10 +54,10 @@ class TestStartup:
         assert shop.systemctl("is-enabled").strip() == "enabled"
         out = shop.run("startup", "--now")  # of the default profile, and under the name that it has
         assert out.splitlines() == [
-            f"{unit} is as it should be",
-            f"{helper} is as it should be",
+            f"{unit} is up to date",
+            f"{helper} is up to date",
             f"removed {drop_in}",
-            "shop.service is enabled already",
+            "shop.service is already enabled",
             "started shop.service: 1 of 1 up",
         ]
         assert shop.status().shim == int(shop.show("MainPID"))
@@ -76,10 +76,10 @@ class TestStartup:
         before = shop.show("MainPID")
         out = shop.run("startup", "--now")
         assert out.splitlines() == [
-            f"{ETC}/shop.service is as it should be",
-            f"{ETC}/shop-leftovers.service is as it should be",
-            "shop.service is enabled already",
-            "shop.service runs already",
+            f"{ETC}/shop.service is up to date",
+            f"{ETC}/shop-leftovers.service is up to date",
+            "shop.service is already enabled",
+            "shop.service is already running",
         ]
         assert shop.show("MainPID") == before
 
@@ -93,7 +93,7 @@ class TestStartup:
     def test_one_that_runs_by_hand_is_not_started_a_second_time(self, shop: Service) -> None:
         shop.run("start")
         before = shop.status().shim
-        assert "impetusd runs already" in shop.run("startup", "--name", "shop", "--now", code=1)
+        assert "impetusd is already running" in shop.run("startup", "--name", "shop", "--now", code=1)
         assert shop.status().shim == before
         out = shop.run("startup")
         assert f"impetusd -c {shop.conf} stop && systemctl start shop" in out
@@ -109,7 +109,7 @@ class TestStartup:
 
     def test_an_ordinary_user_is_told_what_to_do(self, shop: Service, nobody: Callable[..., str]) -> None:
         out = nobody(IMPETUSD, "-c", shop.conf, "startup", "--name", "shop", code=1)
-        assert out.startswith("impetusd: only root may install")
+        assert out.startswith("impetusd: only root can install")
         assert "startup --user" in out
         assert out.count("\n") == 1
 

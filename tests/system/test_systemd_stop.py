@@ -100,7 +100,7 @@ class TestWhatIsNotTheServices:
         assert service.show("ExecMainStatus") == "73"
         told = [line["MESSAGE"] for line in service.journal()]
         assert any(
-            f"is already running on /var/lib/impetusd-{service.name} (pid {before.shim})" in each for each in told
+            f"is already running in /var/lib/impetusd-{service.name} (pid {before.shim})" in each for each in told
         )
         service.systemctl("stop")
         assert service.status().pids == before.pids

@@ -97,7 +97,7 @@ def test_what_is_left_when_it_is_not_started_again_can_be_ended(service: Service
     service.wait_shown("ActiveState", "failed")
     assert before["p"].pid in service.host.processes()
     told = service.run("reap-leftovers")
-    assert told.startswith("ended 3 processes: ")
+    assert told.startswith("stopped 3 processes: ")
     assert str(before["p"].pid) in told
     assert not set(before.pids.values()) & service.host.processes().keys()
     assert service.run("reap-leftovers") == "nothing was left\n"

@@ -55,7 +55,7 @@ class TestProfiles:
 
     def test_compatible_lifts_every_restriction_of_the_unit(self) -> None:
         """Each setting that the shipped unit makes below its comment on restrictions is unmade."""
-        _, _, part = shipped("impetusd.service").partition("# Programs have these, too")
+        _, _, part = shipped("impetusd.service").partition("# These also apply to programs")
         made = re.findall(r"^(\w+)=(?:yes|full)$", part, re.MULTILINE)
         assert made
         assert re.findall(r"^(\w+)=no$", shipped("compatible.conf"), re.MULTILINE) == made

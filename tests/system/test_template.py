@@ -99,9 +99,9 @@ def test_a_project_runs_reloads_with_a_migration_and_survives_a_failing_one(impe
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["Shop"], "'Shop' cannot be the name of a project: a-z, 0-9 and _ are allowed"),
-        (["json"], "Python has a module json already"),
-        (["class"], "has a meaning already"),
+        (["Shop"], "'Shop' is not a valid project name: use a-z, 0-9 and _"),
+        (["json"], "it would hide Python's module json"),
+        (["class"], "is reserved"),
         (["shop", "--with", "jobs,mail"], "mail: jobs and chat are allowed"),
         (["shop", "--all-keys"], "omit --app and --all-keys"),
     ],
@@ -116,5 +116,5 @@ def test_nothing_is_overwritten(impetusd: Instance) -> None:
     (impetusd.root / "shop").mkdir()
     (impetusd.root / "shop/README.md").write_text("mine")
     refused = impetusd.run("init", "--template", "service", "shop", code=1)
-    assert "shop/README.md is there already; nothing was written" in refused.err
+    assert "shop/README.md already exists; nothing was written" in refused.err
     assert [path.name for path in (impetusd.root / "shop").iterdir()] == ["README.md"]

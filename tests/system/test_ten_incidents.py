@@ -313,9 +313,9 @@ INCIDENTS = {
     "missed-timer": Incident(
         "nightly",
         lambda _: None,  # it is there from the beginning
-        ("run missed", "while impetusd was down", "runs in"),
+        ("run missed", "because impetusd was down", "runs in"),
         "Run now nightly",
-        "a run of timer nightly was skipped: missed while impetusd was down",
+        "a run of timer nightly was skipped: missed because impetusd was down",
         again("trigger", "nightly"),
     ),
     "crash-loop": Incident(
@@ -331,7 +331,7 @@ INCIDENTS = {
         lambda world: world.touch("leak"),
         ("runs again", "above max_memory_restart = 60 MB", "impetusd.ini:", "unless it happens again"),
         "why importer",
-        "importer was restarted for its memory: uses",
+        "importer was restarted because of its memory use: uses",
         again("restart", "importer"),
     ),
     "hang": Incident(
@@ -379,15 +379,15 @@ INCIDENTS = {
         out_of_memory,
         ("runs again", "killed by SIGKILL", "the kernel killed it", "journalctl -k"),
         "why reader",
-        "reader was restarted for its memory: killed by SIGKILL",
+        "reader was restarted because of its memory use: killed by SIGKILL",
         again("restart", "reader"),
     ),
     "killed-supervisor": Incident(
         "impetusd",
         lambda world: world.impetusd.kill(world.impetusd.status().supervisor),
-        ("supervisor", "ended unexpectedly and was replaced; no program was touched", "unless it happens again"),
+        ("supervisor", "crashed and was restarted; programs were not affected", "unless it happens again"),
         "logs impetusd",
-        "impetusd: its supervisor ended unexpectedly and was replaced",
+        "impetusd: impetusd's supervisor crashed and was restarted",
         again("start"),
     ),
 }

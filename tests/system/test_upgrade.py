@@ -86,7 +86,7 @@ def test_under_load_no_request_fails_no_line_is_lost_and_every_pid_stays(install
             told = impetusd.status()
             (installed.package / "__init__.py").write_text(f'__version__ = "{version}"\n')
             out = impetusd.run("upgrade").out
-            assert f"→ {version}: the code now on the disk is in charge" in out
+            assert f"→ {version}: the code on disk is now running" in out
             after = impetusd.status()
             assert after.fields["version"] == version
             assert after.supervisor != told.supervisor
@@ -105,7 +105,7 @@ BROKEN = [
     ("supervisor/slots/engine.py", RAISES, "RuntimeError: half an installation"),
     ("linux/proc.py", RAISES, "RuntimeError: half an installation"),
     ("supervisor/slots/record.py", "VERSION = 2\n", "recorded by another version"),
-    ("shim/handover.py", "VERSION = 2\n", "the state is of version 1, and this code knows version 2"),
+    ("shim/handover.py", "VERSION = 2\n", "the state has version 1, but this code supports version 2"),
     ("core/config/schema.py", "def (\n", "SyntaxError"),
 ]
 
@@ -124,7 +124,7 @@ def test_code_that_cannot_take_over_is_refused_and_everything_stays(installed: I
             assert process.wait(PATIENCE) == 1
         else:
             err = installed.refused()
-            assert "now on the disk cannot take over, and nothing was changed" in err
+            assert "on disk cannot take over, so nothing was changed" in err
             assert said in err
             refusals = wait_for(lambda number=number: installed.refusals()[number:], f"the refusal of {file}")  # type: ignore[misc]
             assert said in str(refusals[-1]["why"])

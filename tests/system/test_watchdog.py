@@ -71,7 +71,7 @@ def test_a_range_of_instances_bounds_scale_and_each_has_its_own_values(impetusd:
         f"[program:api]\ncommand = {command}\ninstances = 2..3\nincrement_var = PORT\n[env:api]\nPORT = 9000\n"
     )
     refused = impetusd.run("scale", "api", 4, code=2)
-    assert "api has 3 instances at most" in refused.err
+    assert "api is limited to 3 instances" in refused.err
     impetusd.kill(impetusd.status().supervisor)
     impetusd.run("scale", "api", 3)
     impetusd.settle()

@@ -94,7 +94,7 @@ def test_a_file_that_was_moved_is_gone_by(impetusd: Instance) -> None:
     impetusd.run("-c", moved, "apply", code=2)
     impetusd.conf.unlink()
     impetusd.run("-c", moved, "status", code=2)
-    assert f"uses {moved} from now on" in impetusd.run("-c", moved, "apply").out
+    assert f"now uses {moved}" in impetusd.run("-c", moved, "apply").out
     after = status(impetusd, moved)
     assert after["p"].pid == before["p"].pid
     assert after["q"].state == "RUNNING"
@@ -148,7 +148,7 @@ class TestReleases:
         self.switch(impetusd)
         conf.write_text(f"[program:p]\n{READY}[program:q]\n{READY}")
         before = status(impetusd, conf)
-        assert "behind the link" in impetusd.run("-c", conf, "start").err
+        assert "behind the symbolic link" in impetusd.run("-c", conf, "start").err
         assert status(impetusd, conf).pids == before.pids
         impetusd.run("-c", conf, "apply")
         after = status(impetusd, conf)

@@ -62,7 +62,7 @@ def test_an_alert_has_what_where_since_why_and_what_to_type():
         ("recovered", "[box] recovered: web, after 1 min 30 s"),
         ("repeat", "[box] still: web is FATAL"),
         ("worse", "[box] worse: web is FATAL"),
-        ("flapping", "[box] again and again: web is FATAL"),
+        ("flapping", "[box] repeatedly: web is FATAL"),
     ],
 )
 def test_the_kind_is_in_the_title(kind, begins):
@@ -79,7 +79,7 @@ def test_every_event_reads(event, name):
 
 def test_a_test_says_that_nothing_is_wrong():
     shown = message(Notice(id="t", incident="t", alert="ops", kind="test", at=T0, by="ann"), SETTINGS)
-    assert shown.title == "[box] test of alert ops, asked for by ann"
+    assert shown.title == "[box] test of alert ops, requested by ann"
     assert "nothing is wrong" in shown.text
 
 

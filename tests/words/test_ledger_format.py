@@ -31,7 +31,7 @@ SAID = [
         {"kind": "exit", **SLOT, "pid": None, "ran_s": None, "stage": "executing x", "error": "no\nsuch", "decision": "y"},
         "executing x failed: no such; y",
     ),
-    ({"kind": "gone", **SLOT, "decision": "z"}, "what it left behind has ended, too; z"),
+    ({"kind": "gone", **SLOT, "decision": "z"}, "its leftover processes have ended; z"),
     ({"kind": "stderr", **SLOT, "lines": ["a", " b ", ""]}, "wrote last: b (and 1 lines before)"),
     ({"kind": "rule", **SLOT, "pid": 7, "rule": "max_age", "reason": "older"}, "rule max_age: older"),
     (
@@ -68,7 +68,7 @@ SAID = [
     ),
     ({"kind": "hold", "unit": "web", "slot": "web:0", "what": "quarantined", "reason": "exit 70"}, "quarantined: exit 70"),
     ({"kind": "hold", "what": "released"}, "released"),
-    ({"kind": "lost", "records": 3}, "3 records were lost: the disk took none for too long"),
+    ({"kind": "lost", "records": 3}, "3 records were lost, because the disk could not be written"),
 ]  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_reason_within_a_reason_is_a_part_of_its_sentence() -> None:
     failed = not_started("exec", because("no_file", name="/x"), "/x")
     slowly = because("tried_slowly", end=because("gave_up", end=failed, restarts=3, window_s=60.0), every_s=300.0)
     assert str(slowly) == (
-        "executing /x failed: no such file; gave up after 3 restarts in 60 s; tried once every 300 s (retry_after)"
+        "executing /x failed: no such file; gave up after 3 restarts in 60 s; retrying every 300 s (retry_after)"
     )
 
 

@@ -161,7 +161,7 @@ def test_one_that_is_unhealthy_names_the_check_and_its_keys():
     assert facts["cause"] == "GET /: 500"
     assert facts["rule"] == "[health:web] failures = 3, action = restart"
     assert facts["next"] == "it is checked again every 10 s"
-    assert facts["held"] == "not restarted yet: a probe restarted it 5 s ago, and does so at most once in 60 s"
+    assert facts["held"] == "not restarted yet: a health check restarted it 5 s ago; the limit is once every 60 s"
     assert explain(past.facts(row(), checks=[{**check, "name": "probe", **held}]), ["probe"])
 
 
@@ -261,7 +261,7 @@ def test_a_refused_file_is_told_with_every_problem():
             "impetusd stop, by root (alice had logged in) on pts/3",
         ),
         ([("stopping", "stopped by a signal"), ("ended", "")], "stopped by a signal"),
-        ([], "killed, or the host went down"),
+        ([], "killed or the host went down"),
     ],
 )
 def test_without_a_daemon_it_says_how_that_ended_and_what_was_then(ends, cause):
@@ -326,7 +326,12 @@ def test_whatever_happens_is_explained_also_when_the_ledger_has_lost_its_beginni
 
 @pytest.mark.parametrize(
     ("method", "said"),
-    [("start", "not all came up"), ("trigger", "the job failed"), ("reload", "it failed"), ("stop", "not all ended")],
+    [
+        ("start", "not everything came up"),
+        ("trigger", "the job failed"),
+        ("reload", "it failed"),
+        ("stop", "not all ended"),
+    ],
 )
 def test_a_command_that_failed_is_said_to_have_failed_in_what_it_is_for(method, said):
     past = Past().command(method, "web", outcome="failed")
@@ -340,4 +345,4 @@ def test_of_what_puts_itself_into_the_background_it_says_how_it_stays():
         "in the foreground: nginx -g 'daemon off;'"
         in told(past.facts(gone, programs={"web": ("nginx",)}), "web")[1]["hint"]
     )
-    assert "a service must not end" in told(past.facts(gone, programs={"web": ("./run",)}), "web")[1]["hint"]
+    assert "a service must not exit" in told(past.facts(gone, programs={"web": ("./run",)}), "web")[1]["hint"]

@@ -145,21 +145,21 @@ FILES = {"bash": "impetusd", "zsh": "_impetusd", "fish": "impetusd.fish"}  # the
 @click.command(short_help="Print the shell completion script.")
 @click.argument("shell", type=click.Choice(list(SCRIPTS)))
 def command(shell: str) -> int:
-    """Print the script that makes SHELL complete commands, options and names.
+    """Print the completion script of SHELL, for commands, options and names.
 
-    For all users, as root, where the package has not done so already:
+    For all users, as root, unless the package has installed it already:
 
     \b
       bash: /usr/share/bash-completion/completions/impetusd
       zsh:  /usr/share/zsh/vendor-completions/_impetusd
       fish: /usr/share/fish/vendor_completions.d/impetusd.fish
 
-    For yourself, for bash and zsh in ~/.bashrc or ~/.zshrc (there after compinit):
+    For yourself, in ~/.bashrc, or in ~/.zshrc after compinit:
 
     \b
       eval "$(impetusd completion bash)"
 
-    and for fish in ~/.config/fish/completions/impetusd.fish.
+    For fish, write its output to ~/.config/fish/completions/impetusd.fish.
 
     Example: impetusd completion bash > /usr/share/bash-completion/completions/impetusd
     """

@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
     from impetusd.cli.install import detect
 
 INI = """\
-; What impetusd keeps running here. `impetusd help reference` has every key, `impetusd check` finds mistakes.
+; The units that impetusd keeps running. `impetusd help reference` lists all keys; `impetusd check` finds mistakes.
 
 [pool:web]
 app       = {app}
@@ -24,7 +24,7 @@ http     = /
 interval = 10s
 """
 PROGRAM = """\
-; What impetusd keeps running here. `impetusd help reference` has every key, `impetusd check` finds mistakes.
+; The units that impetusd keeps running. `impetusd help reference` lists all keys; `impetusd check` finds mistakes.
 
 [program:web]
 command = {command}
@@ -50,16 +50,19 @@ def create_app():
 
 @click.command(short_help="Write a new INI file, ready to start.")
 @click.argument("directory", metavar="[DIR]", default=".")
-@click.option("--app", metavar="MODULE:FACTORY", help="Your application. Default: what is found in DIR.")
-@click.option("--all-keys", is_flag=True, help="Write the annotated INI file with every key, for the Impetus service.")
-@click.option("--template", type=click.Choice(["service"]), help="Write a project of your own named after DIR.")
-@click.option("--with", "parts", metavar="PART,...", default="", help="With --template service: jobs, chat.")
+@click.option("--app", metavar="MODULE:FACTORY", help="Your application. Default: the one found in DIR.")
+@click.option("--all-keys", is_flag=True, help="Write an annotated INI file with every key, for the Impetus service.")
+@click.option("--template", type=click.Choice(["service"]), help="Write a new project named after DIR.")
+@click.option(
+    "--with", "parts", metavar="PART,...", default="", help="With --template service: extra parts (jobs, chat)."
+)
 def command(directory: str, app: str | None, template: str | None, parts: str, *, all_keys: bool) -> int:
-    """Write DIR/impetusd.ini, ready to start, for the application in DIR: FastAPI, Django, Flask, aiohttp or package.json,
-    found by reading files; without one, write a first DIR/app.py, too. DIR is made if needed, and nothing overwritten.
+    """Write DIR/impetusd.ini, ready to start, for the application in DIR. FastAPI, Django, Flask, aiohttp and
+    package.json are detected by reading files; if there is no application, a sample DIR/app.py is written too. DIR is
+    created if needed; nothing is overwritten.
 
-    With --template service: write a project instead, with an entity, its SQL, migrations and tests, on a PostgreSQL of its
-    own. It is named after DIR, is yours to change, and needs impetusd[service].
+    With --template service, write a project instead, with an entity, its SQL, migrations and tests, and its own
+    PostgreSQL. The project is named after DIR and needs impetusd[service].
 
     Example: impetusd init /srv/shop
     """
@@ -67,13 +70,13 @@ def command(directory: str, app: str | None, template: str | None, parts: str, *
     from impetusd.core.config import sample
 
     if parts and not template:
-        raise click.UsageError("--with says what a project has: add --template service")
+        raise click.UsageError("--with selects parts of a project; add --template service")
     if template:
         if app or all_keys:
-            raise click.UsageError("a project has an application and an INI file of its own: omit --app and --all-keys")
+            raise click.UsageError("a project comes with its own application and INI file; omit --app and --all-keys")
         return _project(directory, template, frozenset(filter(None, parts.split(","))))
     if all_keys and app:
-        raise click.UsageError("omit --app: the annotated file is for the Impetus service")
+        raise click.UsageError("omit --app, because the annotated file is for the Impetus service")
     found = None if app or all_keys else detect.detect(directory)
     wrote = [write(directory, "impetusd.ini", sample.sample() if all_keys else _ini(app, found))]
     if found is not None:
@@ -105,11 +108,11 @@ def _project(directory: str, template: str, parts: frozenset[str]) -> int:
         )
     name = os.path.basename(os.path.abspath(directory))
     if problem := templates.problem_of_name(name):
-        raise Failure(f"{name!r} cannot be the name of a project: {problem}", 2)
+        raise Failure(f"{name!r} is not a valid project name: {problem}", 2)
     found = templates.files(template, name, parts)
     for path in found:
         if os.path.lexists(os.path.join(directory, path)):
-            raise Failure(f"{os.path.join(directory, path)} is there already; nothing was written")
+            raise Failure(f"{os.path.join(directory, path)} already exists; nothing was written")
     for path, text in found.items():
         write(directory, path, text, 0o600 if path.endswith(".env") else 0o666)
     print(f"wrote {len(found)} files; next: cd {shlex.quote(directory)} && pytest && impetusd start")
@@ -126,7 +129,7 @@ def write(directory: str, name: str, text: str, mode: int = 0o666) -> str:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise Failure(f"{path} is there already and was left as it is") from None
+        raise Failure(f"{path} already exists and was left unchanged") from None
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror}") from None
     return path

@@ -28,52 +28,60 @@ ABOUT = "keeps services up on a Linux host"
 DATE = "2026-11-30"  # of the version that the pages are of
 
 EXITS = (
-    (0, "Done; starting what runs and stopping what does not is done, too. Of `status`: all that is wanted up is up."),
-    (protocol.EXIT_FAILED, "Not done, or not everything came up: the reason is on the screen. Of `status`: likewise."),
+    (
+        0,
+        "Success, including starting what already runs and stopping what is already stopped. For `status`: all units that should be up are up.",
+    ),
+    (
+        protocol.EXIT_FAILED,
+        "Failure, or not everything came up; the reason is printed. For `status`: not all units that should be up are up.",
+    ),
     (protocol.EXIT_USAGE, "Wrong usage, or the INI file has problems."),
-    (protocol.EXIT_NOT_RUNNING, "impetusd does not run, where one is needed."),
-    (protocol.EXIT_UNKNOWN_NAME, "There is no such name."),
+    (protocol.EXIT_NOT_RUNNING, "impetusd is not running, but the command needs it."),
+    (protocol.EXIT_UNKNOWN_NAME, "Unknown name."),
     (
         protocol.EXIT_OCCUPIED,
-        "Of `run`: another impetusd runs there already, or a killed one has left programs that cannot be taken over.",
+        "For `run`: another impetusd already runs there, or a killed one left programs that cannot be taken over.",
     ),
-    (protocol.EXIT_CRITICAL, "Of `run`: a unit with critical = yes was FATAL; everything else was stopped first."),
-    (130, "It was ended by Ctrl-C."),
+    (protocol.EXIT_CRITICAL, "For `run`: a unit with critical = yes became FATAL; everything else was stopped first."),
+    (130, "Interrupted by Ctrl-C."),
 )
 VARIABLES = {
-    "IMPETUSD_CONF": "The INI file, where -c names none.",
-    "IMPETUSD_ENV": "The profile, where --env names none.",
-    "NO_COLOR": "Set to anything: no colours.",
-    "TERM": "dumb: no colours.",
-    "COLUMNS": "How wide the terminal is, where that is not what the terminal says.",
+    "IMPETUSD_CONF": "The INI file, if -c is not given.",
+    "IMPETUSD_ENV": "The profile, if --env is not given.",
+    "NO_COLOR": "Any value disables colors.",
+    "TERM": "dumb disables colors.",
+    "COLUMNS": "Width of the terminal, if it differs from what the terminal reports.",
 }
 SIGNALS = {
-    "SIGTERM, SIGINT": "Stop everything, in order, and end.",
-    "SIGHUP": "As `impetusd apply`: have it as the INI file says now.",
-    "SIGUSR2": "As `impetusd reopen-logs`: open log files anew, after logrotate has renamed them.",
+    "SIGTERM, SIGINT": "Stop everything in order and exit.",
+    "SIGHUP": "Same as `impetusd apply`: apply the INI file.",
+    "SIGUSR2": "Same as `impetusd reopen-logs`: reopen log files after logrotate has renamed them.",
 }
 SYNTAX = """\
-An INI file in UTF-8. A line that begins with ; or # is a comment, and so is what follows a blank and a ; behind a value.
-A value may go on in lines that are indented further than its key, where it is a list, a command or headers. Quotes around
-a whole value are left out; those in a command are as in a shell, and no shell runs it.
+An INI file in UTF-8. A line that starts with ; or # is a comment, and so is text after a value that follows a blank and a ;.
+A list, a command or headers may continue on lines that are indented further than the key. Quotes around
+a whole value are removed; quotes in a command work as in a shell, but no shell runs it.
 
-${NAME}, ${NAME:-default} and ${NAME:+other} in a value read the environment of impetusd, and its folders: ${BASE_DIR},
-${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR} (where this file is). A dollar is written $$. In a pool or program and
-its env, ${INSTANCE} is the number of the instance, from 0 on.
+${NAME}, ${NAME:-default} and ${NAME:+other} in a value expand variables of impetusd's environment and its folders: ${BASE_DIR},
+${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR} (the folder of this file). For a literal dollar, write $$. In a pool or program and
+its env, ${INSTANCE} is the instance's number, starting at 0.
 
-`impetusd check` tells every mistake with its line; with one in it the file changes nothing. `impetusd plan` shows what it
-would change in what runs, `impetusd apply` does it. `impetusd init` writes a file to begin with.
+`impetusd check` reports every mistake with its line; a file with a mistake changes nothing. `impetusd plan` shows what the
+file would change, `impetusd apply` applies it. `impetusd init` writes a first file.
 """
 SECTIONS = schema.SECTIONS
 ENV = (
-    "What the unit NAME has in its environment. Each key is a variable. Besides, it has the variables of [env]; PATH, HOME, "
-    "USER, LOGNAME, SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR of impetusd, and with env_pass others, with `user` those of the user; what "
-    "env_file holds (as root, impetusd refuses one that others may write); and IMPETUSD_UNIT, IMPETUSD_NAME, INSTANCE and INVOCATION_ID."
+    "Environment variables of the unit NAME; each key is a variable. The unit also gets the variables of [env]; PATH,"
+    " HOME, USER, LOGNAME, SHELL, LANG, LC_*, TZ, TMPDIR, SSL_CERT_FILE and SSL_CERT_DIR from impetusd (with `user`:"
+    " as for that user), and others with env_pass; the contents of env_file (as root, impetusd rejects one that other"
+    " users can write); and IMPETUSD_UNIT, IMPETUSD_NAME, INSTANCE and INVOCATION_ID."
 )
-ENV_OF_ALL = "What every unit, timer and health check of the file has in its environment, in the same way; [env:NAME] goes before it."
+ENV_OF_ALL = "Environment variables of all units, timers and health checks in the file; [env:NAME] overrides them."
 PROFILE = (
-    "The same for one profile: its variables are laid over those of [env:NAME] while the profile is in force. It comes into "
-    "force by --env PROFILE (or IMPETUSD_ENV) of start, run or apply, and stays so, over reboots too, until another does."
+    "The same for one profile: its variables override those of [env:NAME] while the profile is active. start, run and"
+    " apply activate it with --env PROFILE (or IMPETUSD_ENV); it stays active, even after reboots, until another one"
+    " is chosen."
 )
 VALUES = {
     "duration": "A number with its unit: 500ms, 10s, 5m, 1h, 1d. Only 0 needs none.",
@@ -81,23 +89,23 @@ VALUES = {
     "percentage": "Hundredths of one CPU, with a % sign: 50%, 200%. Only 0 needs none.",
     "yes or no": "yes, true, on or 1; no, false, off or 0.",
     "count": "A whole number.",
-    "choice": "One of the words that are named with the key.",
+    "choice": "One of the words listed with the key.",
     "signal": "SIGTERM, TERM or 15.",
     "names": "Names of units, separated by commas or blanks.",
-    "users and @groups": "Names or numbers, groups with @ in front, separated by commas or blanks.",
+    "users and @groups": "Names or IDs, groups with a leading @, separated by commas or blanks.",
     "exit codes": "Numbers from 0 to 255, separated by commas or blanks.",
-    "path": "Relative ones begin at base_dir.",
-    "paths": "Separated by commas, or on lines of their own.",
-    "patterns": "As in a shell, separated by commas, or on lines of their own.",
-    "path or name": "A path if it has a /, else found in PATH.",
-    "text": "As it stands.",
+    "path": "Relative paths start from base_dir.",
+    "paths": "Separated by commas, or one per line.",
+    "patterns": "Shell patterns, separated by commas, or one per line.",
+    "path or name": "A path if it contains a /, otherwise found in PATH.",
+    "text": "Taken literally.",
     "application": "package.module:name.",
     "command": "A program and its arguments, quoted as for a shell; may continue in indented lines.",
     "umask": "Three octal digits.",
     "file mode": "Octal digits, as in 0640.",
     "owner": "USER, USER:GROUP or :GROUP, by name or by number.",
     "variables": "Names or patterns of environment variables, separated by commas or blanks.",
-    "capabilities": "Names of capabilities(7), separated by commas or blanks, with or without CAP_ in front.",
+    "capabilities": "Names of capabilities(7), separated by commas or blanks, with or without the prefix CAP_.",
     "CPUs": "Numbers and ranges, as in 0, 2-3.",
     "limits": "name=both or name=soft:hard, separated by commas, as in nofile=65536.",
     "addresses": "HOST:PORT, [IPV6]:PORT or unix:PATH, separated by commas.",
@@ -108,13 +116,13 @@ VALUES = {
     "variable": "The name of an environment variable.",
     "URL or path": "http://HOST:PORT/path, or /path alone.",
     "status codes": "Numbers and ranges, as in 200-299, 404.",
-    "headers": "Name: value, each on a line of its own.",
-    "address or socket": "HOST:PORT, [IPV6]:PORT or unix:PATH; one of them.",
-    "socket": "The path of a unix socket, which mode=0660 and owner=USER:GROUP may follow.",
+    "headers": "Name: value, one per line.",
+    "address or socket": "A single HOST:PORT, [IPV6]:PORT or unix:PATH.",
+    "socket": "The path of a unix socket, optionally followed by mode=0660 and owner=USER:GROUP.",
     "URL": "http:// or https://, a host, and a path.",
     "host names": "Separated by commas or blanks.",
     "addresses and networks": "Separated by commas or blanks; a network is written as 10.0.0.0/24.",
-    "events": "Words that are named with the key, separated by commas or blanks.",
+    "events": "Words listed with the key, separated by commas or blanks.",
     "mail address": "NAME@HOST.",
     "mail addresses": "The same, separated by commas or blanks.",
 }
@@ -190,7 +198,7 @@ def _commands() -> Iterator[str]:
     yield ".SH SYNOPSIS\n.B impetusd\n[\\fB\\-c\\fR \\fIFILE\\fR] \\fICOMMAND\\fR [\\fIOPTIONS\\fR] [\\fINAME\\fR]...\n"
     yield ".SH DESCRIPTION\n"
     yield _help(app.cli).replace(".IP\n", ".PP\n")
-    yield ".SH OPTIONS\n" + prose("Every command takes -c and --help; --help prints what this page says about it.")
+    yield ".SH OPTIONS\n" + prose("Every command accepts -c and --help; --help prints the text of this page.")
     yield _options(app.cli, top)
     yield ".SH COMMANDS\n"
     for title, names in app.GROUPS.items():
@@ -207,7 +215,7 @@ def _commands() -> Iterator[str]:
     yield ".PP\n" + prose("`trigger` exits with the job's own code, `exec` with the command's.")
     yield ".SH ENVIRONMENT\n" + listed(VARIABLES.items())
     yield ".SH FILES\n" + listed(_files())
-    yield ".SH SIGNALS\nOf the daemon:\n" + listed(SIGNALS.items())
+    yield ".SH SIGNALS\nFor the daemon:\n" + listed(SIGNALS.items())
     yield ".SH SEE ALSO\n\\fBimpetusd.ini\\fR(5), \\fBsystemd.service\\fR(5), \\fBlogrotate\\fR(8)\n"
 
 
@@ -233,11 +241,14 @@ def _options(command: click.Command, ctx: click.Context, without: Collection[str
 
 def _files() -> Iterator[tuple[str, str]]:
     looked = [path if path.startswith("/") else f"./{path}" for path in place.LOOKED_AT]
-    yield ", ".join(looked), "The INI file: the first that is there."
+    yield ", ".join(looked), "The INI file: the first that exists."
     keys = schema.keys_of(schema.IMPETUSD)
     for name, path in location.SYSTEM_DIRS.items():
         yield f"{path}, {keys[name].default}", f"{name}. {keys[name].doc}"
-    yield "run_dir/control.sock", "Where commands reach the daemon. It answers root and the user that it runs as."
+    yield (
+        "run_dir/control.sock",
+        "The control socket, through which commands reach the daemon. It accepts root and the user that the daemon runs as.",
+    )
     yield "log_dir/impetusd.log", "The daemon's own log."
 
 
@@ -257,7 +268,7 @@ def _ini_file() -> Iterator[str]:
     yield listed(
         [(f"[{schema.ENV}]", ENV_OF_ALL), (schema.header(schema.ENV), ENV), (f"[{schema.ENV}:NAME@PROFILE]", PROFILE)]
     )
-    yield ".SH KEYS\n" + prose("What kind of value each takes stands behind it, and is explained below.")
+    yield ".SH KEYS\n" + prose("The kind of value is given after each key and explained below.")
     for group in dict.fromkeys(key.group for key in schema.KEYS):
         yield f'.SS "{quoted(group)}"\n'
         for key in schema.KEYS:

@@ -23,7 +23,7 @@ HEAD = """\
 # Reference
 
 Every section and key of the INI file, and every command. The manual pages
-impetusd(1) and impetusd.ini(5) say the same.
+impetusd(1) and impetusd.ini(5) have the same contents.
 """
 
 

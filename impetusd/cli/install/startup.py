@@ -20,24 +20,25 @@ if typing.TYPE_CHECKING:
     from impetusd.core.config.model import Config
 
 
-@click.command(short_help="Install a systemd service: impetusd starts at boot, and after a crash.")
-@click.option("--user", is_flag=True, help="A service of your own, by systemd --user; needs no root.")
-@click.option("--now", is_flag=True, help="Start it, too.")
-@click.option("--name", metavar="NAME", default=None, help="Of the service; the default is impetusd.")
+@click.command(short_help="Install a systemd service that starts impetusd at boot and after a crash.")
+@click.option("--user", is_flag=True, help="Install a user service (systemd --user); needs no root.")
+@click.option("--now", is_flag=True, help="Start the service now.")
+@click.option("--name", metavar="NAME", default=None, help="Name of the service. Default: impetusd.")
 @click.option(
     "--profile",
     type=click.Choice(unitfiles.PROFILES),
     default=unitfiles.DEFAULT,
-    help="What the service and its programs may do: hardened is tight, compatible restricts nothing.",
+    help="Restrictions for the service and its programs: hardened is strict, compatible has none.",
 )
-@click.option("--print", "only_print", is_flag=True, help="Print the unit file, and change nothing.")
+@click.option("--print", "only_print", is_flag=True, help="Print the unit file and change nothing.")
 @conf_option
 def command(*, user: bool, now: bool, name: str | None, profile: str, only_print: bool) -> int:
-    """Write and enable a systemd unit for this INI file: impetusd starts at boot, and again if it dies.
+    """Write and enable a systemd unit for this INI file, so that impetusd starts at boot and is restarted after a
+    crash.
 
-    The service is ready when all programs are up; systemctl status tells how many are, systemctl reload applies a changed
-    INI file, and systemctl stop stops everything in order. Doing it twice changes nothing; with other options it
-    changes the service to what they say. `impetusd unstartup` undoes it.
+    The service is ready when all programs are up. systemctl status shows how many are, systemctl reload applies a
+    changed INI file, and systemctl stop stops everything in order. Running startup again changes nothing unless the
+    options differ; then the service is updated. `impetusd unstartup` undoes it.
 
     Example: impetusd startup --now
     """
@@ -45,7 +46,7 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
 
     at = here()
     if name is not None and not re.fullmatch(r"[A-Za-z0-9:_.-]+", name):
-        raise Failure(f"--name {name}: a service's name has letters, digits and :_.- only", 2)
+        raise Failure(f"--name {name}: a service name may contain only letters, digits and :_.-", 2)
     if user and profile != unitfiles.DEFAULT:
         raise Failure(f"--profile {profile}: only a system service can be restricted; omit --user", 2)
     config = place.load(at.conf, former=False)  # from its next start on it lives where it is to
@@ -55,7 +56,7 @@ def command(*, user: bool, now: bool, name: str | None, profile: str, only_print
     name = name or "impetusd" if only_print else _name(manager, at, name)
     executable = place.executable()
     if re.search(r"[\"'\\\x00-\x1f]", executable):
-        raise Failure(f"systemd executes nothing with a quote or backslash in its path, as {executable} has; move it")
+        raise Failure(f"systemd cannot execute a path with a quote or backslash: {executable}; move it")
     files = {
         f"{manager.folder}/{name}.service": unitfiles.service(name, executable, config.paths, user=user),
         f"{manager.folder}/{unitfiles.helper_name(name)}": unitfiles.helper(name, executable, config.paths, user=user),
@@ -79,14 +80,14 @@ def _name(manager: systemd.Manager, at: Place, wanted: str | None) -> str:
     name = wanted or (own[0] if own else "impetusd")
     if wanted and own and wanted not in own:
         raise Failure(
-            f"{at.conf} has a service already, {own[0]}.service; for another name first: {at.command} unstartup"
+            f"{at.conf} already has a service, {own[0]}.service; to use another name, first run: {at.command} unstartup"
         )
     path = f"{manager.folder}/{name}.service"
     if os.path.exists(path) and name not in own:
         first = systemd.read(path).partition("\n")[0]
         other = first.removeprefix(unitfiles.MARK)
         whose = f"is for {other}" if other != first else "was not written by `impetusd startup`"
-        raise Failure(f"{path} {whose}, and was left as it is; give this service another name with --name")
+        raise Failure(f"{path} {whose} and was left unchanged; choose another name with --name")
     return name
 
 
@@ -94,7 +95,7 @@ def _install(manager: systemd.Manager, name: str, files: Mapping[str, str]) -> N
     changed = False
     for path, content in files.items():
         written = systemd.write(path, content)
-        print(f"wrote {path}" if written else f"{path} is as it should be")
+        print(f"wrote {path}" if written else f"{path} is up to date")
         changed = changed or written
     for other in unitfiles.PROFILES:
         path = systemd.drop_in_path(manager.folder, name, other)
@@ -103,12 +104,12 @@ def _install(manager: systemd.Manager, name: str, files: Mapping[str, str]) -> N
             changed = True
     manager.tell("daemon-reload")
     if manager.ask("is-enabled", f"{name}.service") == "enabled":
-        print(f"{name}.service is enabled already")
+        print(f"{name}.service is already enabled")
     else:
         manager.tell("enable", f"{name}.service")
         print(f"enabled {name}.service: it starts {'when you log in' if manager.user else 'at boot'}")
     if changed and manager.state(name) == "active":
-        print(f"{name}.service runs; what was changed counts from its next start: {manager.command} restart {name}")
+        print(f"{name}.service is running; the changes take effect at its next start: {manager.command} restart {name}")
 
 
 def _start(manager: systemd.Manager, name: str, config: Config) -> None:
@@ -116,11 +117,11 @@ def _start(manager: systemd.Manager, name: str, config: Config) -> None:
     from impetusd.client import control
 
     if manager.state(name) == "active":
-        print(f"{name}.service runs already")
+        print(f"{name}.service is already running")
         return
     if control.daemon_alive(place.find(config.paths.conf).paths):
         raise Failure(
-            f"it is enabled, but not started: impetusd runs already, and not as this service; to hand it over:"
+            f"enabled but not started, because impetusd is already running outside of this service; to switch:"
             f" impetusd -c {config.paths.conf} stop, then {manager.command} start {name}"
         )
     manager.tell("start", f"{name}.service")
@@ -138,15 +139,13 @@ def _say_what_next(manager: systemd.Manager, name: str, at: Place, *, now: bool)
 
         person = user_name(os.geteuid())
         if not os.path.exists(f"{systemd.LINGER}/{person}"):
-            print(
-                f"it ends when you log out; to have it run without a login, from boot on: loginctl enable-linger {person}"
-            )
+            print(f"it stops when you log out; to run it from boot, without a login: loginctl enable-linger {person}")
     missing = _missing_without_shell(at)
     if missing:
         where = f"~/.config/{name}.env" if manager.user else f"/etc/default/{name}"
         print(
-            f"the INI file needs variables that are set here and are not under systemd; write them as NAME=value into"
-            f" {where}:\n{missing}",
+            "the INI file needs variables that are set in this shell but not under systemd; write them as NAME=value"
+            f" into {where}:\n{missing}",
             file=sys.stderr,
         )
 

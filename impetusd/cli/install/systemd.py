@@ -27,13 +27,13 @@ class Manager:
         """Raise Failure where this process may not, or cannot, change services. `command` is how impetusd is called."""
         if not self.user and os.geteuid() != 0:
             raise Failure(
-                f"only root may {verb} a service of the system: become root, or {verb} one of your own with:"
+                f"only root can {verb} a system service: run as root, or {verb} a user service with:"
                 f" {command} {'startup' if verb == 'install' else 'unstartup'} --user"
             )
         if not os.path.isdir(BOOTED):
             raise Failure(
-                f"this host is not run by systemd (there is no {BOOTED}), so nothing was changed;"
-                f" `{command} startup {'--user ' * self.user}--print` prints the unit file for one that is"
+                f"this host does not use systemd ({BOOTED} does not exist); nothing was changed."
+                f" `{command} startup {'--user ' * self.user}--print` prints the unit file for another host"
             )
 
     def units_of(self, conf: str) -> list[str]:
@@ -70,8 +70,8 @@ class Manager:
             hint = ""
             if self.user and "connect to bus" in said:
                 hint = (
-                    "; a service of your own needs your own systemd, which runs while you are logged in (not by su or"
-                    " sudo), or always after: sudo loginctl enable-linger $USER"
+                    "; a user service needs your systemd --user, which runs only while you are logged in (su and sudo"
+                    " do not count), or always after: sudo loginctl enable-linger $USER"
                 )
             raise Failure(f"`{self.command} {' '.join(words)}` failed: {said}{hint}")
 

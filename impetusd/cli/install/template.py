@@ -23,11 +23,11 @@ PARTS = {"service": ("jobs", "chat")}  # of each template
 def problem_of_name(name: str) -> str | None:
     """Why a project cannot have this name: it is a Python package, a PostgreSQL schema, a role and a database."""
     if re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) is None or name.startswith("pg_"):
-        return "a-z, 0-9 and _ are allowed, a letter first, and not pg_ at the beginning"
+        return "use a-z, 0-9 and _, starting with a letter, but not with pg_"
     if keyword.iskeyword(name) or name in {"postgres", "tests", "public"}:
-        return "that name has a meaning already"
+        return "that name is reserved"
     if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
-        return f"Python has a module {name} already, which it would hide"
+        return f"it would hide Python's module {name}"
     return None
 
 

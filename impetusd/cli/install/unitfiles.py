@@ -44,26 +44,29 @@ After={helper}
 
 [Service]
 Type=notify
-# The shim is the main process and speaks for all; no program that it runs can.
+# Only the shim, which is the main process, may notify systemd; the programs that it runs may not.
 NotifyAccess=main
 EnvironmentFile=-{environment}
 ExecStart={program} -c {conf_word} run
 ExecReload={program} -c {conf_word} apply
-# Ready when `impetusd start` would return, which may take as long as programs take to start.
+# Ready when all programs are up, which may take as long as they take to start.
 TimeoutStartSec=infinity
-# Programs are stopped in order, each with its own kill_timeout; impetusd has this extended as far as they need.
+# Programs are stopped in order, each with its own kill_timeout; impetusd extends this as needed.
 TimeoutStopSec=90
-# When impetusd itself is killed its programs live on, and the next one takes them over: from its table in the run
-# directory (kept for that), with the descriptors that systemd has kept. After a stop nothing may be left: ExecStopPost= sees
-# to that, or {helper} if the stop comes while systemd waits to start the service again,
-# for then it runs no command. So RestartSec= is short, and a pause between two starts is spent in ExecStopPost=.
+# When impetusd itself is killed, its programs keep running and the next start takes them over, using the table in
+# the run
+# directory (which is preserved) and the file descriptors stored in systemd. After a stop, ExecStopPost= kills what
+# is left;
+# {helper} does so if the stop comes while systemd is waiting to restart the service,
+# because then systemd runs no command. So RestartSec= is short, and ExecStopPost= makes the pause between two starts.
 KillMode=process
 FileDescriptorStoreMax=16384
 RuntimeDirectoryPreserve=yes
 ExecStopPost={program} -c {conf_word} reap-leftovers
 WatchdogSec=20
-# Not `always`: after `impetusd stop` it stays down. No restart fixes a mistake in the INI file (2), nor removes another
-# impetusd that uses the same folders, or programs that one has left and that cannot be taken over (73).
+# Not `always`: after `impetusd stop` it stays down. A restart cannot fix a mistake in the INI file (2), or remove
+# another
+# impetusd that uses the same folders, or leftover programs that cannot be taken over (73).
 Restart=on-failure
 RestartSec=1ms
 RestartPreventExitStatus={final}
@@ -76,8 +79,8 @@ WantedBy={target}
 """
 
 HELPER = """\
-# {name}.service starts this unit. When that service is stopped just after impetusd was killed, systemd has no process
-# left to stop: then this unit stops the programs that impetusd had started.
+# {name}.service starts this unit. If that service is stopped just after impetusd was killed, systemd has no process
+# left to stop; this unit then stops the programs that impetusd had started.
 
 [Unit]
 Description=Stops programs orphaned by a killed impetusd, for {name}.service
@@ -91,7 +94,7 @@ ExecStop={program} -c {conf_word} reap-leftovers --after {name}.service
 """
 
 RESTRICTIONS = """
-# Programs have these, too: see the profiles of `impetusd startup --help`.
+# These also apply to programs: see the profiles in `impetusd startup --help`.
 ProtectSystem=full
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
@@ -103,15 +106,15 @@ RestrictSUIDSGID=yes
 
 HARDENED_TEXT = """\
 # A drop-in for impetusd.service, from `impetusd startup --profile hardened`: for programs that serve the network and keep
-# their files in the directories below. Programs have these restrictions, too; in a drop-in of your own,
-#   a directory more that they may write to:      ReadWritePaths=/srv/shop/uploads
+# their files in the directories below. The restrictions also apply to programs; loosen them in your own drop-in:
+#   another directory that they may write to:      ReadWritePaths=/srv/shop/uploads
 #   just-in-time compilers (node, java, luajit):  MemoryDenyWriteExecute=no
-#   programs that look at devices:                PrivateDevices=no, DevicePolicy=auto
-# With `User=` it is tighter still: CapabilityBoundingSet= (none), and no `user` in the INI file.
+#   programs that access devices:                PrivateDevices=no, DevicePolicy=auto
+# Even stricter with `User=`: CapabilityBoundingSet= (none), and no `user` in the INI file.
 
 [Service]
 NoNewPrivileges=yes
-# To run programs as other users, end them, see their memory, and listen on ports below 1024.
+# Needed to run programs as other users, signal them, measure their memory, and listen on ports below 1024.
 CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_KILL CAP_CHOWN CAP_DAC_OVERRIDE CAP_SYS_PTRACE CAP_SYS_RESOURCE CAP_NET_BIND_SERVICE
 ProtectSystem=strict
 ProtectHome={home}
@@ -121,7 +124,7 @@ DevicePolicy=closed
 ProtectClock=yes
 ProtectKernelLogs=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-# Costs 10 ms for each start of a program: without clone3(2) it is moved into its cgroup, not born there.
+# Costs 10 ms per program start: without clone3(2), a process is moved into its cgroup after the fork.
 RestrictNamespaces=yes
 MemoryDenyWriteExecute=yes
 RemoveIPC=yes
@@ -134,7 +137,7 @@ SystemCallErrorNumber=EPERM
 
 COMPATIBLE_TEXT = """\
 # A drop-in for impetusd.service, from `impetusd startup --profile compatible`: for programs that change the host, like
-# timers that renew certificates in /etc or install packages. Nothing is restricted, as when impetusd is started in a shell.
+# timers that renew certificates in /etc or install packages. Nothing is restricted, as if started from a shell.
 
 [Service]
 ProtectSystem=no
@@ -259,7 +262,7 @@ def samples() -> dict[str, str]:
 
 
 INSTANCES = """\
-# Several on one host: `systemctl enable --now impetusd@shop` runs /etc/impetusd/shop.ini, which lives in
+# Several instances on one host: `systemctl enable --now impetusd@shop` runs /etc/impetusd/shop.ini, with its files in
 # /run/impetusd-shop, /var/lib/impetusd-shop and /var/log/impetusd-shop.
 
 """

@@ -13,11 +13,11 @@ from impetusd.cli.options import conf_option, given
 
 
 @click.command(short_help="Undo `startup`.")
-@click.option("--user", is_flag=True, help="The service of your own, by systemd --user.")
+@click.option("--user", is_flag=True, help="Remove the user service (systemd --user).")
 @click.option("--now", is_flag=True, help="Stop it first, if it runs.")
 @conf_option
 def command(*, user: bool, now: bool) -> int:
-    """Disable and remove the service that `impetusd startup` made for this INI file.
+    """Disable and remove the service that `impetusd startup` created for this INI file.
 
     Example: impetusd unstartup --now
     """
@@ -28,7 +28,7 @@ def command(*, user: bool, now: bool) -> int:
     manager = systemd.Manager(user=user)
     names = manager.units_of(conf)
     if not names:
-        print(f"{conf} has no service in {manager.folder}: nothing to undo")
+        print(f"{conf} has no service in {manager.folder}; nothing to undo")
         return 0
     manager.require("remove", typed)
     for name in names:
@@ -41,8 +41,8 @@ def _remove(manager: systemd.Manager, name: str, typed: str, *, now: bool) -> No
     if manager.state(name) not in {"inactive", "failed"}:
         if not now:  # without its unit file systemd would end a service in no order
             raise Failure(
-                f"{unit} runs; stop it first with `{manager.command} stop {name}`,"
-                f" or have it stopped and removed with: {typed} unstartup {'--user ' * manager.user}--now"
+                f"{unit} is running; stop it first with `{manager.command} stop {name}`, or stop and remove it with:"
+                f" {typed} unstartup {'--user ' * manager.user}--now"
             )
         manager.tell("stop", unit, unitfiles.helper_name(name))
         print(f"stopped {unit}")
@@ -59,6 +59,6 @@ def _remove(manager: systemd.Manager, name: str, typed: str, *, now: bool) -> No
     with contextlib.suppress(OSError):
         os.rmdir(folder)
     if os.path.isdir(folder):
-        print(f"left {folder}, which has files that are not impetusd's")
+        print(f"kept {folder}, because it contains files that are not impetusd's")
     manager.ask("reset-failed", unit)
     manager.tell("daemon-reload")

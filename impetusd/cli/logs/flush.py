@@ -11,7 +11,7 @@ from impetusd.cli.options import conf_option, here, names_argument
 @names_argument()
 @conf_option
 def command(names: tuple[str, ...]) -> int:
-    """Empty the log files of everything, or of each NAME; rotated files stay. Needs the daemon.
+    """Empty the log files of all units, or of each NAME; rotated files are kept. Needs a running daemon.
 
     Example: impetusd flush web
     """

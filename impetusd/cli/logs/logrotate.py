@@ -26,13 +26,13 @@ CREATE, TRUNCATE = "create", "copytruncate"
     "way",
     flag_value=TRUNCATE,
     default=CREATE,
-    help="Copy the files and empty them. What is written in between is lost; the default loses nothing.",
+    help="Copy and truncate the files. Lines written in between are lost; the default loses nothing.",
 )
 @conf_option
 def command(way: str) -> int:
     """Print a logrotate configuration for all logs of this INI file.
 
-    Units that rotate their own (log_max_size, log_max_age) are left out.
+    Units whose logs impetusd rotates (log_max_size, log_max_age) are omitted.
 
     Example: impetusd logrotate > /etc/logrotate.d/impetusd
     """
@@ -51,8 +51,8 @@ def command(way: str) -> int:
     for what, name in (("user", user), ("group", group)):
         if name.isdecimal():
             raise Failure(
-                f"{config.paths.log_dir} belongs to {what} {name}, which has no name on this host, and logrotate takes names only; give it"
-                " one, or have impetusd rotate the logs: log_max_size"
+                f"{config.paths.log_dir} belongs to {what} {name}, which has no name on this host, but logrotate"
+                " accepts only names; create a name for it, or let impetusd rotate the logs (log_max_size)"
             )
     print(text(config, place.executable(), user, group, way), end="")
     return 0

@@ -7,12 +7,13 @@ import click
 from impetusd.cli.options import conf_option, here
 
 
-@click.command(short_help="Open every log file anew, for logrotate.")
+@click.command(short_help="Reopen log files, for logrotate.")
 @conf_option
 def command() -> int:
-    """Reopen every log file at its path, after it was renamed. When this returns, nothing is written to the old file.
+    """Reopen every log file at its path after it was renamed. When this command returns, nothing is written to the old
+    files.
 
-    For logrotate's `postrotate`. Without a daemon there is nothing to do, and that is no failure.
+    For logrotate's `postrotate`. Exits with 0 if no daemon is running.
 
     Example: impetusd reopen-logs
     """
@@ -22,8 +23,8 @@ def command() -> int:
     try:
         answer = control.call(at.paths, "reopen-logs", {})
     except control.NotRunning:
-        print("impetusd is not running: no log file is open")
+        print("impetusd is not running; no log files are open")
         return 0
     count = answer["files"]
-    print(f"{count} log file{'s' * (count != 1)} opened anew")
+    print(f"{count} log file{'s' * (count != 1)} reopened")
     return 0

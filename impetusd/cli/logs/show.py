@@ -45,27 +45,27 @@ class Source(typing.NamedTuple):
     path: str
 
 
-@click.command(short_help="Show what programs wrote.")
+@click.command(short_help="Show log lines of programs.")
 @names_argument()
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new lines until Ctrl-C.")
 @click.option(
-    "-n", "--lines", type=click.IntRange(0), help="How many lines of each file: 15, or with --since all, unless given."
+    "-n", "--lines", type=click.IntRange(0), help="Number of lines per file. Default: 15, or all with --since."
 )
 @click.option(
     "--since", metavar="WHEN", help="Lines written since 10m, 2h or 1d ago, 2026-11-23, or '2026-11-23 10:00'."
 )
 @click.option("--grep", metavar="REGEX", help="Only lines matching REGEX.")
-@click.option("--stderr", is_flag=True, help="Only what was written to stderr.")
+@click.option("--stderr", is_flag=True, help="Show only stderr.")
 @conf_option
 def command(
     *, names: tuple[str, ...], follow: bool, lines: int | None, since: str | None, grep: str | None, stderr: bool
 ) -> int:
-    """Show the last lines that everything, or each NAME, wrote; `impetusd` is the daemon's own log.
+    """Show the last log lines of all units, or of each NAME; the name `impetusd` stands for the daemon's own log.
 
-    A file that only the daemon may read is asked of it, if your role is operator. Lines that bear their time (time = yes, log_format = json, the daemon's own) are merged by it. Rotated files are
-    read as far as -n and --since ask for. Works also when no daemon runs. Through a pipe the bytes are shown as they
-    were written; on a terminal control characters other than colours are left out. Exits with 1 if a file could not be
-    read.
+    Files that you may not read are read through the daemon if you have the operator role. Lines with a timestamp (time
+    = yes, log_format = json, the daemon's own log) are merged in order of time. Rotated files are included as needed
+    for -n and --since. Works without a running daemon. Into a pipe, bytes are written unchanged; on a terminal, control
+    characters other than colors are removed. Exits with 1 if a file could not be read.
 
     Example: impetusd logs -f --grep 'ERROR|WARN' web
     """
@@ -75,7 +75,7 @@ def command(
     files = [each for each in sources(at, names) if not stderr or each.stream == "error"]
     if not files:
         of = f" of {', '.join(names)}" if names else ""
-        print(f"there is no log file{of} in {at.paths.log_dir} yet", file=sys.stderr)
+        print(f"no log file{of} in {at.paths.log_dir} yet", file=sys.stderr)
         return 0
     fresh = _arrivals(at, names, stderr=stderr) if follow else None
     return 0 if show(at.paths, files, lines, fresh=fresh, since=when, wanted=wanted) else EXIT_FAILED
@@ -131,7 +131,7 @@ def _in_directory(at: Place, names: Sequence[str]) -> list[Source]:
     for name in names:
         if not meant(name) and not any(matches(name, unit, unit) for unit in units):
             raise Failure(
-                f"there is no log of {name} in {at.paths.log_dir}, and impetusd is not running to be asked for others",
+                f"no log of {name} in {at.paths.log_dir}; logs elsewhere can be found only while impetusd is running",
                 EXIT_UNKNOWN_NAME,
             )
     return [each for each in found if not names or any(each in meant(name) for name in names)]
@@ -285,7 +285,7 @@ def _follower(
     if changed < since:
         return Follower(source.path, 0, wanted=wanted)
     print(
-        f"impetusd: the lines of {source.path} bear no time (time = yes gives them one): its last {last} are shown",
+        f"impetusd: {source.path} has no timestamps (set time = yes to add them); showing its last {last} lines",
         file=sys.stderr,
     )
     return Follower(source.path, last, wanted=wanted)

@@ -7,13 +7,14 @@ import click
 from impetusd.cli.options import conf_option, here
 
 
-@click.command(short_help="Watch what runs on the terminal; logs, why, start and stop by keys.")
+@click.command(short_help="Watch units on the terminal; use keys for logs, why, start and stop.")
 @conf_option
 def command() -> int:
-    """Show what runs as it changes, what is not as wanted first and why; follow logs; start, stop, restart and reload by keys.
+    """Show all units as they change, with problems and their causes first; follow logs; start, stop, restart and reload
+    with keys.
 
-    It needs a terminal of 40 x 8 or more; ? shows the keys. Starting, stopping and logs take the role operator.
-    Through a pipe, use impetusd status --watch.
+    Needs a terminal of at least 40 x 8; ? shows the keys. Starting, stopping and logs require the operator role. Into a
+    pipe, use impetusd status --watch.
 
     Example: impetusd monit
     """

@@ -33,16 +33,19 @@ KEYS = {
     HELP: "q back",
 }
 ABOUT = (
-    ("j, k, arrows", "select the next or previous one; scroll"),
-    ("g, G, Page up, Page down", "go to the first or last one; a page on or back"),
-    ("/", "filter by name and state, or the lines of a log; Enter keeps it, Esc ends it"),
+    ("j, k, arrows", "select the next or previous unit; scroll"),
+    ("g, G, Page up, Page down", "go to the first or last unit; page up or down"),
+    ("/", "filter units by name and state, or log lines by text; Enter keeps the filter, Esc clears it"),
     ("Enter, w", "why: what happened, and what to type"),
     ("l", "follow the log; Tab switches between stdout and stderr"),
-    ("s, S, r", "start, stop or restart what is selected, once it is confirmed"),
-    ("R", "reload its unit without downtime, once it is confirmed"),
+    ("s, S, r", "start, stop or restart the selected unit, after confirmation"),
+    ("R", "reload its unit without downtime, after confirmation"),
     ("q, Esc", "back; q ends monit"),
     ("", ""),
-    ("", "Units that are not as wanted come first. Nothing is polled: idle, it costs next to nothing, over ssh too."),
+    (
+        "",
+        "Units with problems come first. monit does not poll: when nothing changes, it uses almost no CPU or network.",
+    ),
 )
 
 
@@ -142,7 +145,7 @@ def _foot(view: View) -> Line:
         return [(f"/{view.filter}", "bold"), ("_", "selected")]
     if view.message:
         return [(view.message, "red" if view.failed else "")]
-    filtered = f"filter: {view.filter} (Esc ends it)  " if view.filter else ""
+    filtered = f"filter: {view.filter} (Esc clears it)  " if view.filter else ""
     return [(filtered, "bold"), (KEYS[view.mode], "dim")]
 
 
@@ -261,9 +264,9 @@ def _log(view: View, screen: Screen, room: int) -> Picture:
         shown[:0] = [[(part, "")] for part in wrapped(line, width_of(screen))]
         if len(shown) >= room:
             break
-    mark = f"paused, {view.back} lines further down; f follows" if view.back else ""
+    mark = f"paused, {view.back} more lines below; f follows" if view.back else ""
     if not shown:
-        mark = "no line matches the filter" if view.filter and view.lines else "nothing is written here yet"
+        mark = "no line matches the filter" if view.filter and view.lines else "no output yet"
     padding: list[Line] = [[] for _ in range(room - len(shown))]
     return Picture([*shown[-room:], *padding, [(mark, "yellow" if view.back else "dim")]], len(lines), room)
 

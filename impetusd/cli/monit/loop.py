@@ -56,14 +56,12 @@ def show(here: Place) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         with contextlib.suppress(OSError):  # it does not answer, or may not be asked
             control.ping(here.paths, mine=True)  # of another file's daemon there is nothing to watch on any terminal
-        raise Failure("monit needs a terminal; through a pipe, use: impetusd status --watch", EXIT_USAGE)
+        raise Failure("monit needs a terminal; into a pipe, use: impetusd status --watch", EXIT_USAGE)
     locale.setlocale(locale.LC_ALL, "")
     try:
         curses.setupterm()
     except curses.error:
-        raise Failure(
-            f"monit cannot use a terminal of the type TERM={os.environ.get('TERM', '')!r}", EXIT_USAGE
-        ) from None
+        raise Failure(f"monit does not support TERM={os.environ.get('TERM', '')!r}", EXIT_USAGE) from None
     inbox = feeds.Inbox()
     feeds.begin("watch", inbox, feeds.watch, here.paths, inbox)
     try:

@@ -58,7 +58,7 @@ def parked(reading: Values, section: Section, per_instance: frozenset[str], valu
     """A parked worker takes the place of any other."""
     if values.get("standby") and (per_instance or values["increment_var"]):
         why = "${INSTANCE}" if per_instance else "increment_var"
-        text = f"standby = {values['standby']}: a parked worker may take any place, and {why} makes places differ; write standby = 0"
+        text = f"standby = {values['standby']}: a spare worker must be able to replace any instance, but {why} makes instances differ; write standby = 0"
         reading.problem(place(section, "standby"), text)
 
 
@@ -82,15 +82,15 @@ def agreement(reading: Values, section: Section, kind: Kind, values: dict[str, A
             sizes = [f"{each} ({schema.show_size(values[each])})" for each in ("memory_max", key)]
             reading.problem(place(section, "memory_max"), f"{sizes[0]} must be above {sizes[1]}; change one of them")
     if values["critical"] and values["retry_after"]:
-        text = "critical ends everything when it is FATAL, and retry_after tries it again; keep one of them"
+        text = "critical stops everything when the unit is FATAL, but retry_after retries it; keep one of them"
         reading.problem(place(section, "critical"), text)
     if kind is Kind.POOL:
         for key, others in OF_PROTOCOLS.items():
             if key in section.entries and values["protocol"] not in {"auto", *others}:
-                text = f"{key} is for {' and '.join(others)}, and protocol = {values['protocol']}; remove one of them"
+                text = f"{key} applies only to {' and '.join(others)}, but protocol = {values['protocol']}; remove one of them"
                 reading.problem(place(section, key), text)
     if kind is Kind.PROGRAM and values["ready"] and values["wait_ready"]:
-        text = "ready and wait_ready = yes are two ways of being ready; keep one of them"
+        text = "ready and wait_ready = yes exclude each other; keep one of them"
         reading.problem(place(section, "ready"), text)
 
 
@@ -105,7 +105,7 @@ def oneshot(reading: Values, section: Section, values: dict[str, Any]) -> None:
     if "autorestart" not in section.entries:
         values["autorestart"] = Autorestart.NEVER
     elif values["autorestart"] is Autorestart.ALWAYS:
-        text = "autorestart = always: what is oneshot has done its work when it ends; write on-failure or never"
+        text = "autorestart = always does not suit type = oneshot, which exits when its work is done; write on-failure or never"
         reading.problem(place(section, "autorestart"), text)
     if "listen_timeout" not in section.entries:
         values["listen_timeout"] = 0.0
@@ -121,7 +121,9 @@ def node(reading: Values, section: Section, values: dict[str, Any]) -> None:
     if loaded and not ready and values["type"] != "oneshot" and "wait_ready" not in section.entries:
         values["ready"] = Ready("listen", "")
     elif not loaded and ready and ready.kind == "listen":
-        text = "ready = listen is for Node with listen, whose preload says it; write node = yes if it is, or wait_ready = yes"
+        text = (
+            "ready = listen is only for Node programs with listen; write node = yes if this is one, or wait_ready = yes"
+        )
         reading.problem(place(section, "ready"), text)
 
 
@@ -136,26 +138,28 @@ def companions(reading: Values, section: Section, kind: str, values: dict[str, A
         if not any(values[other] or other in faulty for other in known):
             needed = " or ".join(known)
             reading.problem(
-                place(section, name), f"{name} means nothing without {needed}; set it too, or remove {name}"
+                place(section, name), f"{name} has no effect without {needed}; set that too, or remove {name}"
             )
 
 
 def target(reading: Values, section: Section, target: str, http: str) -> None:
-    """`http`: what the check asks for, unless by way of a socket."""
+    """Check the target: `http` is the check's URL, unless it goes through a socket."""
     if target in reading.misnamed:
         return
     at = place(section, "target")
     if target not in reading.units:
         own = "target" not in section.entries
         said = f"[{ini.brief(section.name)}]" if own else "target"
-        what = "a timer is not checked" if target in reading.timers else f"there is no unit '{ini.brief(target)}'"
+        what = "a timer cannot be checked" if target in reading.timers else f"no unit '{ini.brief(target)}'"
         near = reading.nearest(target, reading.units)
-        form = f"[health:{near}], or is target = {near} missing" if own else near
-        hint = f"did you mean {form}?" if near else "write target with the name of a pool or program"
+        form = f"[health:{near}], or target = {near}" if own else near
+        hint = f"did you mean {form}?" if near else "set target to the name of a pool or program"
         reading.problem(at, f"{said}: {what}; {hint}")
     elif http.startswith("/") and reading.units[target].kind is not Kind.POOL:
         said = ini.brief(http)
-        text = f"http = {said}: a path alone is for a pool; write the URL, like http://127.0.0.1:8080{said}"
+        text = (
+            f"http = {said}: a path without host works only for a pool; write a URL, like http://127.0.0.1:8080{said}"
+        )
         reading.problem(place(section, "http"), text)
 
 
@@ -164,12 +168,12 @@ def asking(reading: Values, section: Section, way: str, values: dict[str, Any], 
     for keys, whose in ((OF_HTTP, "http"), (OF_EXEC, "exec")):
         for key in section.entries:
             if way not in {"", whose} and key in keys:
-                text = f"{key} is for {whose}, and this check asks by {way}; remove it"
+                text = f"{key} applies only to {whose}, but this check uses {way}; remove it"
                 reading.problem(place(section, key), text)
     http = values["http"]
     for key, idle in (("ca_file", ""), ("verify", True)):
         if way == "http" and http and not http.startswith("https:") and values[key] != idle:
-            reading.problem(place(section, key), f"{key} is for https; remove it, or write the URL with https")
+            reading.problem(place(section, key), f"{key} applies only to https; remove it, or use an https URL")
     if not faulty & {"timeout", "interval"} and values["timeout"] > values["interval"]:
         ends = [f"{key} ({units.show_duration(values[key])})" for key in ("timeout", "interval")]
         at = place(section, "timeout", "interval")
@@ -177,7 +181,7 @@ def asking(reading: Values, section: Section, way: str, values: dict[str, Any], 
     if size(values["socket"]) > schema.UNIX_PATH_BYTES:
         reading.problem(
             place(section, "socket"),
-            f"socket: the path is {size(values['socket'])} bytes long, a socket's may have"
+            f"socket: the path is {size(values['socket'])} bytes long, but a socket path is limited to"
             f" {schema.UNIX_PATH_BYTES}; use a shorter one",
         )
 
@@ -190,19 +194,19 @@ def increment(reading: Values, name: str, env: Mapping[str, str], values: dict[s
     section = reading.headers[name]
     at = place(section, "increment_var")
     if variable in OWN_VARIABLES:
-        reading.problem(at, f"increment_var = {variable}: impetusd itself sets it; choose another")
+        reading.problem(at, f"increment_var = {variable}: impetusd sets this variable itself; choose another")
     elif variable not in env and not values["env_file"]:
-        reading.problem(at, f"increment_var = {variable}: there is no such variable; set {variable} in [env:{name}]")
+        reading.problem(at, f"increment_var = {variable}: this variable is not set; set {variable} in [env:{name}]")
     elif variable in env and not is_number(env[variable]):
         entry = reading.env_entries_of(name)[variable]
-        text = f"{variable} must be a whole number, for increment_var of [{ini.brief(section.name)}] counts from it"
+        text = f"{variable} must be a whole number, because increment_var of [{ini.brief(section.name)}] adds to it"
         reading.problem(entry, f"{text}; write one")
 
 
 def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
     user, group = user_and_group(values["user"])
     if group and values["group"]:
-        text = f"group = {ini.brief(values['group'])}: user names a group already, behind its colon; remove one of them"
+        text = f"group = {ini.brief(values['group'])}: user already sets a group after the colon; remove one of them"
         reading.problem(place(section, "group"), text)
     host = reading.host
     for key in ("user", "group") if host.euid != 0 else ():
@@ -215,7 +219,7 @@ def identity(reading: Values, section: Section, values: dict[str, Any]) -> None:
     for key, what, name in named if host.euid == 0 else ():
         exists = host.user_exists if what == "user" else host.group_exists
         if name and not exists(name):
-            text = f"{key} = {ini.brief(values[key])}: this host has no such {what}; create it, or write another"
+            text = f"{key} = {ini.brief(values[key])}: no such {what} on this host; create it, or use another"
             reading.problem(place(section, key), text)
 
 
@@ -231,7 +235,7 @@ def owners(reading: Values, section: Section, addresses: Iterable[Listen], key: 
             reading.problem(at, f"{key}: {text}")
         for what, name, exists in (("user", user, host.user_exists), ("group", group, host.group_exists)):
             if name and (host.euid == 0 or what == "group") and not exists(name):
-                reading.problem(at, f"{key}: this host has no {what} {ini.brief(name)}; create it, or write another")
+                reading.problem(at, f"{key}: no {what} {ini.brief(name)} on this host; create it, or use another")
 
 
 def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, Any], faulty: set[str]) -> None:
@@ -240,7 +244,7 @@ def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, An
 
     drain, kill = "drain_timeout", "kill_timeout"
     if kind is Kind.POOL and not faulty & {drain, kill} and values[drain] >= values[kill]:
-        text = f"{said(drain)} must be shorter than {said(kill)}, or connections are cut; change one of them"
+        text = f"{said(drain)} must be shorter than {said(kill)}, or connections are cut off; change one of them"
         reading.problem(place(section, drain, kill), text)
     first, most = "exp_backoff_restart_delay", "exp_backoff_max_delay"
     if not faulty & {first, most} and values[most] < values[first]:
@@ -251,24 +255,23 @@ def timeouts(reading: Values, section: Section, kind: Kind, values: dict[str, An
 def listening(reading: Values, section: Section, addresses: Iterable[Listen], key: str = "listen") -> None:
     for address in addresses:
         if reading.rules > 1 and address.path.rpartition("/")[2].startswith("@"):
-            text = (
-                "anybody could connect to a socket in the abstract namespace, so there are none; write a path without @"
-            )
+            text = "abstract sockets are not supported, because any user could connect; write a path without @"
             reading.problem(place(section, key), f"{key} = {ini.brief(str(address), 120)}: {text}")
         if size(address.path) > schema.UNIX_PATH_BYTES:
             text = (
-                f"{key} = {ini.brief(str(address), 120)}: the path is {size(address.path)} bytes long, a socket's may have"
-                f" {schema.UNIX_PATH_BYTES}; set {key} to a shorter one, like unix:${{RUN_DIR}}/{section.name.rpartition(':')[2]}.sock"
+                f"{key} = {ini.brief(str(address), 120)}: the path is {size(address.path)} bytes long, but a socket"
+                f" path is limited to {schema.UNIX_PATH_BYTES}; set {key} to a shorter one, like"
+                f" unix:${{RUN_DIR}}/{section.name.rpartition(':')[2]}.sock"
             )
             reading.problem(place(section, key), text)
 
 
 def matches(pattern: str, names: Iterable[str]) -> bool:
-    """Whether it is one of the names, or matches one."""
+    """True if it is one of the names, or matches one."""
     return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def is_number(text: str) -> bool:
-    """Whether increment_var can start counting from it."""
+    """True if increment_var can start counting from it."""
     digits = text.strip().removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) < 19

@@ -1,4 +1,4 @@
-"""Add sections to the text of an INI file, or remove them. Every other byte stays as it is.
+"""Add or remove sections in the text of an INI file. All other bytes are kept.
 
 The caller reads back what is written. `written` and `command` return the form of a value in the file, and raise
 ValueError if there is none.
@@ -28,7 +28,7 @@ def written(value: str) -> str:
     for text in (plain, f'"{quoted}"', f"'{plain}'"):
         if _read(text, quotes=False) == value:
             return text
-    raise ValueError("it cannot be written on one line")
+    raise ValueError("it does not fit on one line")
 
 
 def command(words: Sequence[str]) -> str:
@@ -37,15 +37,15 @@ def command(words: Sequence[str]) -> str:
         _require_one_line(word)
     text = " ".join(map(shlex.quote, words)).replace("$", "$$")
     if ini.words(ini.expand(_read(text, quotes=True, expand=False), {}, {})[0]) != list(words):
-        raise ValueError("it cannot be written on one line")
+        raise ValueError("it does not fit on one line")
     return text
 
 
 def _require_one_line(text: str) -> None:
     if any(char in text for char in "\n\r\0"):
-        raise ValueError("it has a line break")
+        raise ValueError("it contains a line break")
     if not all(char.isprintable() or char == "\t" for char in text):
-        raise ValueError("it has a character that cannot be printed, or is not UTF-8")
+        raise ValueError("it contains a non-printable character, or is not UTF-8")
 
 
 def _read(text: str, *, quotes: bool, expand: bool = True) -> str:
@@ -82,7 +82,7 @@ class Without:
 
 
 def belonging(sections: Iterable[Section], name: str) -> list[Section]:
-    """The sections that go with the unit or timer `name`: its own, its [env:…] and the checks of it with theirs."""
+    """The sections that belong to the unit or timer `name`: its own, its [env:…], and its checks with theirs."""
     sections = list(sections)
     checks = {
         parts(each)[2]

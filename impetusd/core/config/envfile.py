@@ -50,7 +50,7 @@ def parse(data: bytes, rules: int = RULES) -> dict[str, str]:
 
 
 def is_name(name: str) -> bool:
-    """Whether it is a valid variable name here and in [env:NAME]; more are valid than a shell accepts as $NAME."""
+    """True for a valid variable name here and in [env:NAME]; this accepts more than a shell does as $NAME."""
     return name.replace(".", "_").replace("-", "_").isidentifier()
 
 
@@ -62,7 +62,7 @@ def _decoded(data: bytes) -> str:
         what = "UTF-16, not UTF-8" if wide else f"not UTF-8 (byte 0x{data[error.start]:02x})"
         raise Fault(data.count(b"\n", 0, error.start) + 1, f"this is {what}; save it as UTF-8") from None
     if "\0" in text:
-        raise Fault(text.count("\n", 0, text.index("\0")) + 1, "a NUL character is in it, which no variable can hold")
+        raise Fault(text.count("\n", 0, text.index("\0")) + 1, "contains a NUL character, which no variable can hold")
     return text
 
 
@@ -70,16 +70,16 @@ def _name(text: str, at: int, end: int, number: int) -> tuple[str, int]:
     """The name, and where the value begins."""
     equals = text.find("=", at, end)
     if equals < 0:
-        raise Fault(number, "no '=' in it; write NAME=value, or begin a comment with #")
+        raise Fault(number, "missing '='; write NAME=value, or start a comment with #")
     name = text[at:equals].strip(BLANKS)
     words = name.split(None, 1)
     if len(words) == 2 and words[0] == "export":
         name = words[1]
     if not name:
-        raise Fault(number, "no name before the '='; write NAME=value")
+        raise Fault(number, "missing name before '='; write NAME=value")
     if not is_name(name):
         raise Fault(
-            number, "what stands before the '=' names no variable; use letters, digits, _, . and -, no digit in front"
+            number, "invalid variable name before '='; use letters, digits, _, . and -, not starting with a digit"
         )
     return name, equals + 1
 

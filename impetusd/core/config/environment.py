@@ -46,7 +46,9 @@ def passes_path(env_pass: Sequence[str]) -> bool:
 
 
 def parse(environ: bytes) -> dict[str, str] | None:
-    """/proc/PID/environ as it is on the day of the start; None where the process has written over it, as PostgreSQL does."""
+    """Parse /proc/PID/environ, the environment at the start; None where the process has written over it, as PostgreSQL
+    does.
+    """
     pairs = (part.partition("=") for part in environ.decode("utf-8", "surrogateescape").split("\0"))
     found = {name: value for name, sign, value in pairs if sign}
     return found if "INVOCATION_ID" in found else None

@@ -58,7 +58,7 @@ def gateway(reading: Values, sections: list[Section]) -> None:
 
 
 def is_loopback(address: Listen) -> bool:
-    """Whether only processes of this host can connect to it."""
+    """True if only processes on this host can connect to it."""
     if address.path or address.host == "localhost":
         return True
     import ipaddress  # of those who parse a configuration, few have a gateway
@@ -81,7 +81,7 @@ def _gateway(reading: Values, section: Section) -> None:
     for address in values["listen"]:
         if address.path:
             text = (
-                f"listen = {ini.brief(str(address), 120)}: for a unix socket write socket = {ini.brief(address.path)}"
+                f"listen = {ini.brief(str(address), 120)}: for a unix socket, write socket = {ini.brief(address.path)}"
             )
             reading.problem(place(section, "listen"), text)
         elif not is_loopback(address) and not (values["tls_cert"] or values["behind_proxy"] or "tls_cert" in faulty):
@@ -89,22 +89,28 @@ def _gateway(reading: Values, section: Section) -> None:
             hint = "set tls_cert and tls_key, or behind_proxy = yes if a proxy in front of it speaks HTTPS"
             reading.problem(place(section, "listen"), f"{text}; {hint}")
         elif not is_loopback(address) and values["metrics"] == "open":
-            text = f"metrics = open is for loopback addresses, and listen has {address}; write metrics = token"
+            text = (
+                f"metrics = open is allowed only on loopback addresses, but listen has {address}; write metrics = token"
+            )
             reading.problem(place(section, "metrics"), text)
     if values["behind_proxy"] and not values["hosts"] and "hosts" not in faulty:
-        text = "behind_proxy: the proxy passes on the name that browsers ask for, and no other is answered; set hosts to it"
+        text = (
+            "behind_proxy: set hosts to the host name that browsers use, because requests for other names are refused"
+        )
         reading.problem(place(section, "behind_proxy"), text)
     if values["behind_proxy"] and values["metrics"] == "open" and not values["socket"]:
-        text = "metrics = open: what the proxy passes on comes from a loopback address as well, so a token is asked for all the same"
+        text = (
+            "metrics = open: the proxy's requests also come from a loopback address, so a token would still be required"
+        )
         reading.warnings.append(
             Problem(section.file, place(section, "metrics").line, f"{text}; let the proxy use socket")
         )
     xmlrpc = values["xmlrpc"]
     if xmlrpc and not is_loopback(xmlrpc):
-        text = f"xmlrpc = {xmlrpc}: it has no encryption; write a loopback address, or unix:PATH"
+        text = f"xmlrpc = {xmlrpc}: XML-RPC is not encrypted; use a loopback address, or unix:PATH"
         reading.problem(place(section, "xmlrpc"), text)
     if xmlrpc and xmlrpc.path and values["socket"] and _file(xmlrpc) == _file(values["socket"]):
-        text = f"xmlrpc = {xmlrpc}: the file of socket has the same name; give this one another"
+        text = f"xmlrpc = {xmlrpc}: socket uses the same file; use another path"
         reading.problem(place(section, "xmlrpc"), text)  # the kernel keeps only that of a bound socket's path
     if not section.entries.get("listen") and not values["socket"] and "listen" not in faulty:
         values["listen"] = (_free(reading),)
@@ -139,10 +145,10 @@ def _alert(reading: Values, section: Section, name: str) -> None:
         reading.problem(place(section, given[1]), f"{shown} has {' and '.join(given)}; keep one of them")
     elif not given and not values["heartbeat"] and "heartbeat" not in faulty:
         example = schema.keys_of(schema.ALERT)["url"].example
-        reading.problem(section, f"{shown} reaches nobody; give it url, to or command, like url = {example}")
+        reading.problem(section, f"{shown} has no destination; set url, to or command, like url = {example}")
     way = {"url": "", "to": "email", "command": "command"}[given[0]] if given else ""
     if values["type"] and given and (values["type"] != way if way else values["type"] not in OF_WEBHOOK):
-        text = f"type = {values['type']} does not go with {given[0]}; remove type, or write what belongs to it"
+        text = f"type = {values['type']} does not work with {given[0]}; remove type, or set the keys of that type"
         reading.problem(place(section, "type"), text)
     values["type"] = values["type"] or way or _by_host(values["url"])
     known = [*reading.units, *reading.timers, GATEWAY, OBSERVER]
@@ -192,11 +198,11 @@ def _make(reading: Values, section: Section, name: str) -> None:
     """Add the unit, unless the file has one of that name."""
     other = reading.headers.get(name)
     if other is not None:
-        text = f"[{ini.brief(other.name)}]: {header_of(section)} makes a unit of that name; choose another"
+        text = f"[{ini.brief(other.name)}]: {header_of(section)} creates a unit with that name; choose another"
         reading.problem(other, text)
         return
     for entries in filter(None, [reading.env_entries.get(name)]):
-        text = f"[env:{name}]: impetusd makes the unit {name}, and its environment; remove this section"
+        text = f"[env:{name}]: impetusd creates the unit {name} and sets its environment; remove this section"
         reading.problem(next(iter(entries.values())), text)
     reading.headers[name] = section
     whole = reading.gateway.values if reading.gateway is not None else {}
@@ -229,12 +235,12 @@ def _make(reading: Values, section: Section, name: str) -> None:
 
 
 def header_of(section: Section) -> str:
-    """As it stands in the file."""
+    """The section's header, as written in the file."""
     return f"[{ini.brief(section.name)}]"
 
 
 def _enabled(reading: Values, name: str) -> bool:
-    """Whether the sections want it."""
+    """True if the sections enable it."""
     gateway = reading.gateway
     alive = any(alert.values["enabled"] for alert in reading.alerts.values())
     on = gateway is not None and bool(gateway.values["enabled"])

@@ -1,4 +1,4 @@
-"""Keys and sections of PM2, supervisord, gunicorn and systemd, and their names here, for operators used to those.
+"""Keys and sections of PM2, supervisord, gunicorn and systemd with their equivalents here, for hints in errors.
 
 One table each, by the name as it is written there. Names with the same meaning here are not listed.
 """
@@ -24,24 +24,24 @@ def _none(how: str) -> Habit:
     return Habit("", how)
 
 
-_ENV = _none("write an [env:NAME] with a line for each variable, or [env] for all units")
+_ENV = _none("write an [env:NAME] with one line per variable, or [env] for all units")
 _FOREGROUND = _none("remove it: `impetusd run` stays in the foreground, `impetusd start` does not")
-_ROTATION = "of both files"
-_REMOVE = _none("remove it: it has no counterpart, and needs none here")
+_ROTATION = "applies to both files"
+_REMOVE = _none("remove it: impetusd has no such option and does not need one")
 _RLIMITS = {f"Limit{name}": Habit("rlimits", f"rlimits = {name.lower()}=…") for name in (
     "NOFILE", "NPROC", "CORE", "AS", "MEMLOCK", "STACK", "FSIZE", "DATA", "CPU", "RSS", "SIGPENDING", "MSGQUEUE", "RTPRIO",
 )}  # fmt: skip
 
 PM2 = {
-    "script": Habit("command", "with the interpreter in front: command = python app.py"),
-    "exec": Habit("command", "with the interpreter in front: command = python app.py"),
-    "args": Habit("command", "the arguments stand in it"),
-    "exec_interpreter": Habit("command", "the interpreter stands in front of the script in it"),
-    "node_args": Habit("command", "they stand in it behind node"),
-    "interpreter_args": Habit("command", "they stand in it behind the interpreter"),
-    "name": _none("remove it: the section's name is the unit's"),
+    "script": Habit("command", "including the interpreter: command = python app.py"),
+    "exec": Habit("command", "including the interpreter: command = python app.py"),
+    "args": Habit("command", "include the arguments in it"),
+    "exec_interpreter": Habit("command", "put the interpreter before the script"),
+    "node_args": Habit("command", "put them after node"),
+    "interpreter_args": Habit("command", "put them after the interpreter"),
+    "name": _none("remove it: the section's name is the unit's name"),
     "namespace": _none("write a [group:NAME] with members"),
-    "exec_mode": Habit("instances", "all instances of a unit share what listen names"),
+    "exec_mode": Habit("instances", "all instances of a unit share its listen sockets"),
     "port": Habit("listen", "or set PORT in its [env:NAME]"),
     "error": Habit("error_file"),
     "err_file": Habit("error_file"),
@@ -49,27 +49,27 @@ PM2 = {
     "out": Habit("out_file"),
     "output": Habit("out_file"),
     "out_log": Habit("out_file"),
-    "log_file": Habit("out_file", "and error_file; the same path for both makes one file"),
-    "log": Habit("out_file", "and error_file; the same path for both makes one file"),
+    "log_file": Habit("out_file", "and error_file; use the same path for both to get one file"),
+    "log": Habit("out_file", "and error_file; use the same path for both to get one file"),
     "log_type": Habit("log_format"),
-    "log_date_format": Habit("time", "time = yes puts it before each line, in one format"),
+    "log_date_format": Habit("time", "time = yes adds a timestamp in a fixed format"),
     "disable_logs": Habit("out_file", "out_file = /dev/null, and error_file likewise"),
     "combine_logs": Habit("merge_logs"),
     "pid_file": _none("remove it: impetusd status --json has the pids"),
     "pid": _none("remove it: impetusd status --json has the pids"),
     "env": _ENV,
-    "env_production": _none("write an [env:NAME@production], and start with --env production"),
-    "env_development": _none("write an [env:NAME@development], and start with --env development"),
-    "filter_env": _none("remove it: of the caller's environment only PATH, HOME and the like are handed on"),
+    "env_production": _none("write an [env:NAME@production], and run impetusd start with --env production"),
+    "env_development": _none("write an [env:NAME@development], and run impetusd start with --env development"),
+    "filter_env": _none("remove it: only PATH, HOME and the like are passed on from the caller's environment"),
     "ignore_watch": Habit("watch_ignore"),
     "cron": Habit("cron_restart"),
-    "instance_var": _none("remove it: ${INSTANCE} in any value is the number of each instance"),
+    "instance_var": _none("remove it: use ${INSTANCE} in any value for the instance's number"),
     "uid": Habit("user"),
     "gid": Habit("group"),
     "username": Habit("user"),
-    "shutdown_with_message": Habit("kill_signal", "a signal asks it to stop"),
+    "shutdown_with_message": Habit("kill_signal", "a program is stopped with a signal"),
     "kill_retry_time": Habit("kill_timeout"),
-    "post_update": _none("remove it: impetusd reload NAME follows whatever updates the code"),
+    "post_update": _none("remove it: run impetusd reload NAME after updating the code"),
     **dict.fromkeys(
         ("vizion", "pmx", "automation", "trace", "disable_trace", "deep_monitoring", "source_map_support", "windowsHide",
          "force", "v8", "event_loop_inspector", "disable_source_map_support", "append_env_to_name", "install_url"),
@@ -78,7 +78,7 @@ PM2 = {
 }  # fmt: skip
 SUPERVISORD = {
     "numprocs": Habit("instances"),
-    "numprocs_start": _none("instances are numbered from 0 on: ${INSTANCE}; with increment_var = N, from N in [env:NAME] on"),
+    "numprocs_start": _none("instances are numbered from 0: ${INSTANCE}; with increment_var = N, from the value of N in [env:NAME]"),
     "process_name": _none("remove it: instances are called NAME:0, NAME:1 and so on"),
     "directory": Habit("cwd"),
     "environment": _ENV,
@@ -89,7 +89,7 @@ SUPERVISORD = {
     "stopwaitsecs": Habit("kill_timeout", "with a unit: kill_timeout = 10s"),
     "stopasgroup": Habit("treekill", "it is yes by default"),
     "killasgroup": Habit("treekill", "it is yes by default"),
-    "priority": Habit("depends_on", "order is by what a unit needs, and starts wait until that is ready"),
+    "priority": Habit("depends_on", "units start in the order of their dependencies, and wait until those are ready"),
     "stdout_logfile": Habit("out_file"),
     "stderr_logfile": Habit("error_file"),
     "redirect_stderr": Habit("error_file", "the same path as out_file"),
@@ -97,11 +97,11 @@ SUPERVISORD = {
     "stderr_logfile_maxbytes": Habit("log_max_size", _ROTATION),
     "stdout_logfile_backups": Habit("log_keep", _ROTATION),
     "stderr_logfile_backups": Habit("log_keep", _ROTATION),
-    "stdout_syslog": Habit("out_file", "out_file = stdout, and run impetusd under systemd: the journal has it"),
-    "stderr_syslog": Habit("error_file", "error_file = stderr, and run impetusd under systemd: the journal has it"),
+    "stdout_syslog": Habit("out_file", "out_file = stdout, and run impetusd under systemd, which logs to the journal"),
+    "stderr_syslog": Habit("error_file", "error_file = stderr, and run impetusd under systemd, which logs to the journal"),
     "programs": Habit("members"),
     "nodaemon": _FOREGROUND,
-    "logfile": Habit("log_dir", "impetusd.log is in it"),
+    "logfile": Habit("log_dir", "impetusd.log is written there"),
     "childlogdir": Habit("log_dir"),
     "pidfile": _REMOVE,
     "minfds": _none("write rlimits = nofile=1024 in a unit"),
@@ -116,10 +116,10 @@ GUNICORN = {
     "workers": Habit("instances"),
     "bind": Habit("listen"),
     "wsgi_app": Habit("app"),
-    "worker_class": Habit("protocol", "auto tells by the application itself"),
+    "worker_class": Habit("protocol", "auto detects the kind of application"),
     "timeout": Habit("watchdog", "with a unit: watchdog = 30s"),
     "graceful_timeout": Habit("drain_timeout", "with a unit: drain_timeout = 5s"),
-    "max_requests_jitter": Habit("max_requests", "a tenth of it is the jitter"),
+    "max_requests_jitter": Habit("max_requests", "impetusd adds 10 % jitter itself"),
     "preload_app": Habit("preload"),
     "chdir": Habit("cwd"),
     "raw_env": _ENV,
@@ -174,7 +174,7 @@ SYSTEMD = {
 KEYS = {**SYSTEMD, **GUNICORN, **SUPERVISORD, **PM2}
 
 SECTIONS = {
-    "supervisord": "what impetusd itself needs stands in [impetusd]; remove the rest",
+    "supervisord": "move impetusd's own settings to [impetusd]; remove the rest",
     "supervisorctl": "remove it: impetusd finds its socket by this file",
     "unix_http_server": "remove it: impetusd's own socket is in run_dir; for supervisorctl write [gateway] with xmlrpc = unix:PATH",
     "inet_http_server": "write [gateway]; for supervisorctl with xmlrpc = 127.0.0.1:PORT",
@@ -182,7 +182,7 @@ SECTIONS = {
     "eventlistener": "remove it: impetusd events -f prints each event",
     "fcgi-program": "write [program:NAME] with listen",
     "watcher": "write [program:NAME]",
-    "circus": "what impetusd itself needs stands in [impetusd]; remove the rest",
+    "circus": "move impetusd's own settings to [impetusd]; remove the rest",
     "socket": "write listen into the pool or program",
     "Service": "write [program:NAME]",
     "Unit": "write [program:NAME]; depends_on is in there",

@@ -1,4 +1,4 @@
-"""What a configuration is read from: the INI file, and the files that its [include] names.
+"""The files of a configuration: the INI file, and the files that its [include] names.
 
 Which these are is decided here, from the text alone; `impetusd.files.source` reads them.
 """
@@ -49,12 +49,14 @@ class Pattern:
 
     @property
     def is_path(self) -> bool:
-        """Whether it names one file, which must be there."""
+        """True if it names one file, which must exist, and is not a pattern."""
         return not any(char in self.glob for char in "*?[")
 
 
 def patterns(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> list[Pattern]:
-    """What the INI file at `path` includes. `config.parse` reports problems; entries with one are left out."""
+    """The patterns that the INI file at `path` includes. `config.parse` reports problems; entries with one are
+    skipped.
+    """
     if schema.INCLUDE not in text:
         return []
     sections, _ = ini.parse(text, path)
@@ -75,13 +77,13 @@ def included(reading: Reading, section: Section) -> list[Pattern]:
         return []
     if not found and (entry is None or pieces is not None):
         example = schema.keys_of(schema.INCLUDE)["files"].example
-        reading.problem(place(section, "files"), f"[include] names no files; write files = {example}, or remove it")
+        reading.problem(place(section, "files"), f"[include] has no files; write files = {example}, or remove it")
     line = place(section, "files").line
     return [Pattern(normpath(join(reading.built_in["CONF_DIR"], each)), line) for each in found]
 
 
 def _paths(pieces: Iterable[Piece], rules: int) -> list[str]:
-    """Separated by blanks, commas or lines; what has a blank or a comma in it stands in quotes. Raises ValueError."""
+    """Split paths at blanks, commas and line ends; a path that contains one is quoted. Raises ValueError."""
     if rules < 2:
         return list(schema.parse_paths(ini.joined(pieces)))
     found: list[str] = []

@@ -77,7 +77,7 @@ def parse(
         if stripped[0] in ";#":
             continue
         if "\0" in line:
-            problems.append(Problem(file, number, "a NUL character is here; remove it, it can be in no value"))
+            problems.append(Problem(file, number, "NUL character; remove it, because no value can contain one"))
             continue
         indent = _indent(line) if line[0].isspace() else 0
         if value is not None and indent > key_indent:
@@ -94,7 +94,7 @@ def parse(
             if name in headers and not fault:
                 other, first = headers[name]
                 where = f"on line {first}" if other == file else f"at {other}:{first}"
-                problems.append(Problem(file, number, f"[{brief(name)}] is there already, {where}; merge the two"))
+                problems.append(Problem(file, number, f"[{brief(name)}] already exists {where}; merge the two"))
             headers.setdefault(name, (file, number))
             read.append((Section(name, file, number), here))
             continue
@@ -102,16 +102,16 @@ def parse(
         key = key.rstrip()
         fault = ""
         if not equals:  # the line itself is not shown: it may be a piece of a secret
-            fault = "no '=' in this line; write NAME = value, or begin a comment with ;"
+            fault = "missing '='; write NAME = value, or start a comment with ;"
         elif not key:
-            fault = "no key before the '='; write NAME = value"
+            fault = "missing key before '='; write NAME = value"
         elif here is None:
-            fault = f"{brief(key)} stands before the first [section]; move it into one"
+            fault = f"{brief(key)} comes before the first [section]; move it into one"
         else:
             value, key_indent = [rest.strip()], indent
             first, _ = here.setdefault(key, (number, value))
             if first != number:
-                fault = f"{brief(key)} is set already, on line {first}; keep one of the two"
+                fault = f"{brief(key)} is already set on line {first}; keep one of the two"
         if fault:
             problems.append(Problem(file, number, fault))
     for section, entries in read:
@@ -230,14 +230,16 @@ def split(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
                 word.append(char)
                 bare.append(char)
     if quote:
-        raise ValueError(f"the {quote} is never closed; add the second one, or write \\{quote} for the character")
+        raise ValueError(f"the {quote} is never closed; close it, or write \\{quote} for the character itself")
     if escaped:
-        raise ValueError("it ends in a backslash; remove it, a longer command continues in an indented line")
+        raise ValueError("ends with a backslash; remove it, because a long command continues on an indented line")
     return done if word is None else [*done, ("".join(word), "".join(bare))]
 
 
 def _past_quotes(value: str, at: int, unclosed: set[str]) -> int:
-    """Where the quotes end that begin at `at`; `at` where none do. `unclosed` reports a quote that is never closed."""
+    """The position after the quotes that start at `at`; `at` if none do. Calls `unclosed` for a quote that is never
+    closed.
+    """
     char = value[at]
     if char not in "\"'" or char in unclosed or (at and value[at - 1].isalnum()):
         return at
@@ -293,7 +295,7 @@ class _Expansion:
                 self.at += 2
             elif name := _name(value, stop + 1):
                 self.complaints.append(
-                    f"${name} is ambiguous; write ${{{name}}} for the variable, $${name} for a dollar"
+                    f"${name} is ambiguous; write ${{{name}}} for the variable, or $${name} for a literal dollar"
                 )
                 self.at += 1 + len(name)
             else:
@@ -308,7 +310,7 @@ class _Expansion:
         self.at = start + 2 + len(name)
         operator = value[self.at : self.at + 2]
         if depth == DEEPEST:
-            self.complaints.append(f"references are nested more than {DEEPEST} deep; use fewer")
+            self.complaints.append(f"references are nested more than {DEEPEST} levels deep; use fewer")
             self.at, self.broken = len(value), True
             return []
         if not name or not (operator[:1] == "}" or operator in {":-", ":+"}):
@@ -316,7 +318,7 @@ class _Expansion:
             self.at = len(value) if end < 0 else end + 1
             what = f"${{{name}… is not a reference" if end >= 0 else "a ${ is never closed by }"
             self.complaints.append(
-                f"{what}; write ${{NAME}}, ${{NAME:-default}} or ${{NAME:+other}}, and $$ for a dollar"
+                f"{what}; write ${{NAME}}, ${{NAME:-default}} or ${{NAME:+other}}; for a literal dollar, write $$"
             )
             self.broken = self.broken or end < 0
             return []
@@ -344,7 +346,7 @@ class _Expansion:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name an environment variable: ASCII letters, digits and _, no digit in front."""
+    """True if `text` is a valid variable name: ASCII letters, digits and _, not starting with a digit."""
     return text.isascii() and text.isidentifier()
 
 
@@ -362,16 +364,16 @@ def _indent(line: str) -> int:
 
 
 def _header(stripped: str) -> tuple[str, str]:
-    """The name in a `[header]`, as well as it can be made out, and what is wrong with it."""
+    """The name in a `[header]`, as far as it can be parsed, and what is wrong with it."""
     name, bracket, rest = stripped[1:].partition("]")
     rest = rest.lstrip()
     if not name.strip():
-        return "", "[] names no section; write [pool:NAME] or [program:NAME]"
+        return "", "empty section name; write [pool:NAME] or [program:NAME]"
     if not bracket:
         name = without_comments(name).strip()
-        return name, f"[{brief(name)} lacks its ]; add it"
+        return name, f"[{brief(name)} has no closing ]; add it"
     if rest and rest[0] not in ";#":
-        return name.strip(), f"{brief(rest)} follows the ] of a header; put it on a line of its own"
+        return name.strip(), f"unexpected {brief(rest)} after a section header; put it on its own line"
     return name.strip(), ""
 
 
@@ -381,7 +383,7 @@ def _end_of_line(value: str, at: int) -> int:
 
 
 def _closing(value: str, at: int) -> int:
-    """Where the quote that opens at `at` closes, or -1."""
+    """The position of the quote that closes the one at `at`, or -1."""
     quote = value[at]
     end = value.find(quote, at + 1)
     while quote == '"' and end > 0 and _escaped(value, end):
@@ -390,7 +392,7 @@ def _closing(value: str, at: int) -> int:
 
 
 def _escaped(value: str, at: int) -> bool:
-    """Whether an odd number of backslashes stands before this place."""
+    """True if an odd number of backslashes precedes this position."""
     first = at
     while first and value[first - 1] == "\\":
         first -= 1

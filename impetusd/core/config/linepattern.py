@@ -1,4 +1,4 @@
-"""Whether a line matches a regular expression, in a time that grows with the line alone.
+"""Match lines against regular expressions in time linear in the line's length.
 
 `re` backtracks: `(a+)+$` on forty `a` takes it half a minute, with the interpreter's lock held throughout. Here the
 expression, as `re` parses it, becomes an automaton whose states are made when they are first reached, and each byte is
@@ -35,7 +35,7 @@ _REFUSED = {
 
 
 class State(dict[int, "State"]):
-    """Where a search is. Its items are the steps taken from here so far, by class of byte."""
+    """The state of a search. Its items are the steps taken from here so far, by byte class."""
 
     __slots__ = ("after", "at", "pattern")
 
@@ -79,7 +79,7 @@ class LinePattern:
         self.begin = State(self, frozenset(), "begin")
 
     def feed(self, state: State, data: bytes) -> State:
-        """Where the search is after `data`, some bytes of lines: FOUND once one has matched, by its end at the latest."""
+        """The state after `data`, some bytes of lines: FOUND once a line has matched, at the latest at its end."""
         for kind in data.translate(self._kinds):
             state = state[kind]
         return state
@@ -88,7 +88,7 @@ class LinePattern:
 
     def _add(self, op: str, what: Any) -> int:
         if len(self._program) >= MOST_STEPS and not self._lenient:
-            raise ValueError(f"it has more than {MOST_STEPS} steps with its repetitions written out")
+            raise ValueError(f"it expands to more than {MOST_STEPS} steps")
         self._program.append((op, what))
         return len(self._program) - 1
 
@@ -96,7 +96,7 @@ class LinePattern:
         for op, value in nodes:
             name = str(op)
             if name in _REFUSED and not self._lenient:
-                raise ValueError(f"{_REFUSED[name]}, could take any time")
+                raise ValueError(f"{_REFUSED[name]}, could take unlimited time")
             match name:
                 case "LITERAL" | "NOT_LITERAL" | "IN" | "ANY":
                     self._add("set", self._set(op, value, flags))
@@ -164,7 +164,7 @@ class LinePattern:
         return self._sets[key]
 
     def _classify(self) -> None:
-        """Bytes that no set tells apart are of one class. A newline has its own: the end of a line."""
+        """Group bytes that no set distinguishes into classes. A newline, which ends a line, has its own class."""
         sets = [_WORD, *set(self._sets.values())]
         classes: dict[object, int] = {}
         kinds = [
@@ -178,7 +178,7 @@ class LinePattern:
     # Running it.
 
     def _step(self, state: State, kind: int) -> State:
-        """Where a byte of this class leads to."""
+        """The next state after a byte of this class."""
         byte = self._byte_of[kind]
         to = set()
         seen, todo = {0, *state.at}, [0, *state.at]  # a match may begin anywhere: 0 is tried at each byte

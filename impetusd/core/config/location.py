@@ -1,4 +1,4 @@
-"""Where an instance of impetusd lives, according to its INI file: all that is needed to find a running one.
+"""The folders of an impetusd instance according to its INI file, which suffice to find a running one.
 
 `locate` reads that, and overlooks every mistake that does not concern it.
 """
@@ -28,7 +28,7 @@ USERS = "impetusd"  # the name of the folder for a user's own files
 
 
 class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "log_dir"))):  # noqa: PYI024 (typing)
-    """Where an instance of impetusd lives. `state_dir` identifies it: one manager per state directory."""
+    """The folders of an instance. `state_dir` identifies it: one manager per state directory."""
 
     __slots__ = ()
     conf: str  # the INI file
@@ -48,7 +48,7 @@ class Paths(namedtuple("Paths", ("conf", "base_dir", "run_dir", "state_dir", "lo
 
 
 def default_dirs(path: str, environ: Mapping[str, str], *, former: bool = False) -> dict[str, str]:
-    """Where an instance lives whose file names no folders: run_dir, state_dir and log_dir, relative ones to base_dir.
+    """Default run_dir, state_dir and log_dir for a file that does not set them; relative ones start from base_dir.
 
     Each file in a folder has its own. `former`: as it was before that, when all of them had the same, and before the
     user's own file had its folders where systemd gives user services theirs.
@@ -73,7 +73,7 @@ def users_own_folder(environ: Mapping[str, str]) -> str:
 
 
 def is_users_own(path: str, environ: Mapping[str, str]) -> bool:
-    """Whether the INI file is in that folder."""
+    """True if the INI file is in that folder."""
     return f"/{USERS}/" in path and dirname(path) == users_own_folder(environ)
 
 
@@ -86,7 +86,7 @@ def _folder(environ: Mapping[str, str], variable: str, below_home: str) -> str:
 
 
 def locate(text: str, path: str, environ: Mapping[str, str], *, former: bool = False) -> Paths:
-    """Where the instance of this file lives. `path` is absolute; `former`: see `default_dirs`.
+    """The folders of this file's instance. `path` is absolute; `former`: see `default_dirs`.
 
     Raises ConfigError only where [impetusd] itself leaves that open, as with `run_dir = ${UNSET}`.
     """
@@ -121,7 +121,7 @@ class Reading:
         self.instance = ""  # the value of ${INSTANCE} at the line being read; "" if there is none
 
     def problem(self, at: Section | Entry | None, text: str) -> None:
-        """Record a problem at `at`; None is the file as a whole."""
+        """Record a problem at `at`, or with None for the file as a whole."""
         self.problems.append(Problem(at.file if at else self.path, at.line if at else 1, text))
 
     def expand(self, said: str, entry: Entry, *, quotes: bool = False) -> list[ini.Piece] | None:
@@ -131,7 +131,7 @@ class Reading:
         if names_instance(value):
             if not self.instance:
                 places = "[pool:NAME], [program:NAME] and their [env:NAME]"
-                self.problem(entry, f"{said}: ${{INSTANCE}} is known in {places} only; write the value")
+                self.problem(entry, f"{said}: ${{INSTANCE}} is available only in {places}; write the value")
                 return None
             built_in = {**built_in, "INSTANCE": self.instance}
         pieces, complaints = ini.expand(value, self.environ, built_in)
@@ -157,7 +157,7 @@ class Reading:
         for known in later:
             if any(f"${{{known}{end}" in entry.value for end in "}:"):
                 self.problem(
-                    entry, f"{name} = {ini.brief(entry.value)}: ${{{known}}} is not known here yet; write the path"
+                    entry, f"{name} = {ini.brief(entry.value)}: ${{{known}}} is not available here; write the path"
                 )
                 return ""
         if "\n" in entry.value:
@@ -168,7 +168,7 @@ class Reading:
 
 
 def names_instance(value: str) -> bool:
-    """Whether a reference to INSTANCE is in it; `$$` is a dollar."""
+    """True if it refers to INSTANCE; `$$` is a literal dollar."""
     if "${INSTANCE" not in value:
         return False
     value = value.replace("$$", "")

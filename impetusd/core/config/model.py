@@ -1,4 +1,4 @@
-"""What an INI file means: frozen, complete, checked. Built by `core.config.parser`, read by everyone else.
+"""The checked configuration as frozen dataclasses. Built by `core.config.parser`, read by everything else.
 
 Durations are seconds (float), sizes bytes (int), paths absolute. A field's meaning to the operator stands in
 `core.config.schema`; this file only gives it a type.
@@ -19,7 +19,7 @@ HIGHEST_ID = 0xFFFFFFFF  # which stands for no uid or gid
 
 
 class Kind(Enum):
-    """What a section describes."""
+    """The kind of unit that a section describes."""
 
     POOL = "pool"
     PROGRAM = "program"
@@ -52,7 +52,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """How a program that does not speak the notify protocol is known to be ready.
+    """How readiness is detected for a program without the notify protocol.
 
     `kind` and `value`: "http" and a URL, "tcp" and HOST:PORT, "log" and a regular expression for a line of this run,
     "listen" and "" for Node, whose preload reports it.
@@ -105,7 +105,7 @@ class Listen:
         return self._address + (f" v6only={'host' if self.v6only is None else 'no'}" if both else "")
 
     def clashes(self, other: Listen) -> bool:
-        """Whether the two cannot both be bound: equal, or one is the wildcard of the other's family."""
+        """True if both cannot be bound: they are equal, or one is the wildcard of the other's family."""
         if (self.path, self.port) != (other.path, other.port):
             return False
         return self.host == other.host or self._covers(other) or other._covers(self)
@@ -277,7 +277,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """A `[health:NAME]`: what is asked of a unit, and what follows. Exactly one of `http`, `tcp`, `unit` is set."""
+    """A `[health:NAME]` section: a check of a unit, and its action. Exactly one of `http`, `tcp`, `unit` is set."""
 
     name: str
     where: str  # "file:line" of the section's header
@@ -330,7 +330,7 @@ class LogAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """One whole configuration, in the file's order; what is disabled is in it, with `enabled` False."""
+    """A complete configuration, in the file's order. Disabled units are included, with `enabled` False."""
 
     paths: Paths
     access: Access = Access()

@@ -19,7 +19,7 @@ LINGER = 5.0  # seconds at most that idle connections of a stopping server are k
 
 
 def is_node(command: Sequence[str]) -> bool:
-    """Whether a command runs Node or a Node script, judged by its words."""
+    """True if a command runs Node or a Node script, judging by its words."""
     words = list(command)
     if words and os.path.basename(words[0]) == "env":
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
@@ -29,7 +29,7 @@ def is_node(command: Sequence[str]) -> bool:
 
 
 def loads(command: Sequence[str], listen: Sequence[object], node: str, rules: int) -> bool:
-    """Whether the preload is loaded into such a program. Under former rules no program had one."""
+    """True if the preload is loaded into such a program. Under former rules, no program had one."""
     return rules > 2 and bool(listen) and (node == "yes" or (node == "auto" and is_node(command)))
 
 
@@ -39,7 +39,7 @@ def is_loaded(unit: Unit) -> bool:
 
 
 def listens(unit: Unit) -> bool:
-    """Whether the program counts as ready once it listens."""
+    """True if the program counts as ready once it listens."""
     return unit.ready is not None and unit.ready.kind == "listen"
 
 

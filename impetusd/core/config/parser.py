@@ -103,15 +103,17 @@ class _Sections(Values):
             if at and not (its and is_unit_name(its)):
                 self.problem(
                     section,
-                    f"[{ini.brief(section.name)}]: {ini.brief(its) or 'nothing'} names no profile; write [env:{name}@production]",
+                    f"[{ini.brief(section.name)}]: {ini.brief(its) or 'nothing'} is not a profile; write"
+                    f" [env:{name}@production]",
                 )
             elif at:
                 profiles.add(its)
                 self.environment(section, name, laid_over=True, in_force=its == profile)
         if profile and profile not in profiles and not self.index:
-            known = f"there are {', '.join(sorted(profiles))}" if profiles else f"write [env:NAME@{profile}]"
+            known = f"profiles: {', '.join(sorted(profiles))}" if profiles else f"write [env:NAME@{profile}]"
             self.problem(
-                None, f"no section is for the profile {ini.brief(profile)} (--env); {known}, or say --env '' for none"
+                None,
+                f"no section uses the profile {ini.brief(profile)} (--env); {known}, or use --env '' for no profile",
             )
 
     def environment(self, section: Section, name: str, *, laid_over: bool = False, in_force: bool = True) -> None:
@@ -122,8 +124,8 @@ class _Sections(Values):
         for variable, entry in section.entries.items():
             said = ini.brief(variable)
             if not (variable.isascii() and envfile.is_name(variable)):
-                form = "letters, digits, _, . and -, no digit in front"
-                self.problem(entry, f"'{said}' cannot name a variable; use {form}")
+                form = "letters, digits, _, . and -, not starting with a digit"
+                self.problem(entry, f"'{said}' is not a valid variable name; use {form}")
             elif variable in agreement.OWN_VARIABLES:
                 self.problem(entry, f"{said} is set by impetusd itself; remove it")
             elif in_force and (laid_over or variable not in env):
@@ -137,8 +139,10 @@ class _Sections(Values):
         for line in ini.continuations(entry.value) if "\n" in entry.value else ():
             name, equals, _ = line.partition("=")
             if equals and envfile.is_name(name.strip()):
-                text = f"{ini.brief(name.strip())} is set in an indented line, which is a part of {said}"
-                self.warnings.append(Problem(entry.file, entry.line, f"{text}; remove its indentation if it is not"))
+                text = f"{ini.brief(name.strip())} is on an indented line, which continues {said}"
+                self.warnings.append(
+                    Problem(entry.file, entry.line, f"{text}; remove the indentation if that is not intended")
+                )
                 return
 
     def parse_sections(self, sections: list[Section]) -> None:
@@ -162,7 +166,7 @@ class _Sections(Values):
                 elif near:
                     hint = f"did you mean [{near}{':' + name if colon and near not in schema.UNNAMED else ''}]?"
                 else:
-                    hint = f"there are {', '.join(map(header, schema.SECTIONS))}, [env] and [env:NAME]"
+                    hint = f"sections: {', '.join(map(header, schema.SECTIONS))}, [env] and [env:NAME]"
                 self.problem(section, f"unknown section {shown}; {hint}")
         gateway.gateway(self, sections)
         for section in sections:  # when all units are known
@@ -176,8 +180,12 @@ class _Sections(Values):
         """[impetusd] and [include]."""
         shown = f"[{ini.brief(section.name)}]"
         if section.file != self.path:
-            what = "a file that is included includes no others" if kind == schema.INCLUDE else "it is for the whole"
-            self.problem(section, f"{shown} belongs in {self.path}, for {what}; move what it says there")
+            what = (
+                "an included file cannot include others"
+                if kind == schema.INCLUDE
+                else "it configures impetusd as a whole"
+            )
+            self.problem(section, f"{shown} belongs in {self.path}, because {what}; move its keys there")
             return
         self.unknown_keys(section, kind)
         if kind == schema.INCLUDE and not colon:
@@ -196,7 +204,7 @@ class _Sections(Values):
         if not words:
             self.problem(
                 place(section, "members"),
-                f"[{section.name}] has no members; give it some, like members = {key.example}",
+                f"[{section.name}] has no members; add some, like members = {key.example}",
             )
         self.groups[name] = Group(name, f"{section.file}:{section.line}", members)
 
@@ -245,7 +253,7 @@ class _Sections(Values):
         if not values[key] and key not in faulty:
             example = schema.keys_of(kind.value)[key].example
             at = place(section, key)
-            self.problem(at, f"[{section.name}] has no {key}; give it one, like {key} = {example}")
+            self.problem(at, f"[{section.name}] has no {key}; add one, like {key} = {example}")
 
     def one_of(
         self, section: Section, kind: Kind, keys: tuple[str, ...], values: dict[str, Any], faulty: set[str]
@@ -259,7 +267,7 @@ class _Sections(Values):
             self.problem(place(section, given[1]), f"{shown} has {' and '.join(given)}; keep one of them")
         else:
             example = schema.keys_of(kind.value)[keys[0]].example
-            self.problem(section, f"{shown} has none of {', '.join(keys)}; give it one, like {keys[0]} = {example}")
+            self.problem(section, f"{shown} has none of {', '.join(keys)}; add one, like {keys[0]} = {example}")
         return ""
 
     def varying(self, section: Section, name: str) -> frozenset[str]:

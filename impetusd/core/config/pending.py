@@ -1,4 +1,4 @@
-"""Whether an INI file differs from what is in force, by comparing checksums, not the text, which may hold secrets.
+"""Detect changes of an INI file that are not applied, by checksum, since the text may contain secrets.
 
 The daemon has two for each file that it has read: of all of it, which is cheap to compare, and of what it says, in which
 comments and blanks do not count.
@@ -22,21 +22,21 @@ def whole(text: str) -> int:
 
 
 def meaning(text: str, path: str) -> int:
-    """The number of what the file says."""
+    """The checksum of the file's contents."""
     sections, _ = ini.parse(text, path)
     said = [(each.name, [(key, entry.value) for key, entry in each.entries.items()]) for each in sections]
     return whole(repr(said))
 
 
 def report(texts: Iterable[tuple[str, str]], globs: Iterable[str]) -> dict[str, Any]:
-    """A daemon's report on the files in force: the INI file first, then what it includes, as patterns."""
+    """The daemon's report on its active files: the INI file first, then the patterns that it includes."""
     return {"files": [[path, whole(text), meaning(text, path)] for path, text in texts], "globs": list(globs)}
 
 
 def differs(
     told: Mapping[str, Any], conf: str, read: Callable[[str], str], listing: Callable[[str], list[str]]
 ) -> bool:
-    """Whether `conf`, or what it includes, differs from what is in force.
+    """True if `conf`, or a file that it includes, differs from the active configuration.
 
     `told` is a `report`, or {} of an older daemon; `listing` gives the files that a pattern means. Raises OSError.
     """

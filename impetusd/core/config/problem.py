@@ -1,4 +1,4 @@
-"""What is wrong with an INI file, as the operator reads it.
+"""Problems of an INI file, as the operator reads them.
 
 No dataclass, here and in `core.config.location`: that module and its imports take 10 ms, and each command imports this.
 """

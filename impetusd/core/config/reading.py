@@ -1,4 +1,4 @@
-"""The values of one INI file, each by itself: parsed, resolved, or reported as a problem."""
+"""Read the values of one INI file individually: parse, resolve, or report a problem."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class Values(Reading):
         secret = key.value in {schema.COMMAND, schema.HEADERS, schema.TOKEN}
         written = key.name if key.value in {schema.HEADERS, schema.TOKEN} else f"{key.name} = {ini.brief(entry.value)}"
         if key.name in WHOLE and names_instance(entry.value):
-            self.problem(entry, f"{written}: it is for all instances together; write it without the number of one")
+            self.problem(entry, f"{written}: it applies to all instances of the unit; omit the instance number")
             return None
         lost = self.indented_key(key, entry)
         if lost:
-            text = f"the line below it that sets {lost} is indented, and so would be a part of {key.name}"
-            self.problem(entry, f"{text}; remove its indentation, or put it in quotes if it is meant so")
+            text = f"the next line, which sets {lost}, is indented and would become part of {key.name}"
+            self.problem(entry, f"{text}; remove the indentation, or quote the value if that is intended")
             return None
         pieces = self.expand(written, entry, quotes=key.value is schema.COMMAND)
         if pieces is None:
@@ -104,7 +104,7 @@ class Values(Reading):
         except ValueError as error:
             # The value of a reference is shown, except in a command or a header: there it may be a password.
             meant = "" if secret or "$" not in entry.value else f" (that is {ini.brief(text)})"
-            comment = "; a comment behind a value begins with ;" if " #" in entry.value else ""
+            comment = "; a comment after a value starts with ;" if " #" in entry.value else ""
             self.problem(entry, f"{written}{meant}: {error}{comment}")
             return None
         return self.resolved(key, value)
@@ -189,7 +189,7 @@ class Values(Reading):
             elif near := self.nearest(name.lower(), known):
                 self.problem(entry, f"{unknown}; did you mean {near}?")
             else:
-                self.problem(entry, f"{unknown}; `impetusd init` writes a file with all of them")
+                self.problem(entry, f"{unknown}; `impetusd init` writes a file with all keys")
 
     def values(self, section: Section, kind: str) -> tuple[dict[str, Any], set[str]]:
         """Each key's value, and the keys that have a problem: these have their default."""
@@ -208,17 +208,17 @@ class Values(Reading):
         return self.default(kind, key) if value is None or value in ("", ()) else value
 
     def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
-        """Whether the section's name is valid."""
+        """True if the section's name is valid."""
         shown = f"[{ini.brief(section.name)}]"
         if not name:
             self.problem(section, f"{shown} has no name; write [{kind}:NAME]")
         elif name == RESERVED_NAME:
             self.misnamed.add(name)
-            self.problem(section, f"{shown}: impetusd itself has that name; choose another")
+            self.problem(section, f"{shown}: impetusd itself uses that name; choose another")
         elif not is_unit_name(name):
             self.misnamed.add(name)
-            form = "letters, digits, '_', '-' and '.', and begins with one of the first three"
-            text = f"{shown}: a name is at most {LONGEST_NAME} {form}; choose another"
+            form = "letters, digits, '_', '-' and '.', and starts with one of the first three"
+            text = f"{shown}: a name has at most {LONGEST_NAME} {form}; choose another"
             self.problem(section, text)
         elif name not in taken:
             return True
@@ -226,7 +226,7 @@ class Values(Reading):
             other = taken[name]
             if parts(other)[0] != kind:
                 at = f"on line {other.line}" if other.file == section.file else f"at {other.file}:{other.line}"
-                text = f"[{ini.brief(other.name)}] {at} has that name; choose another"
+                text = f"[{ini.brief(other.name)}] {at} already has that name; choose another"
                 self.problem(section, f"{shown}: {text}")
         return False
 
@@ -240,7 +240,7 @@ class Values(Reading):
         at = next((entries[name] for name in ("run_dir", "base_dir") if name in entries), own)
         self.problem(
             at,
-            f"{ini.brief(socket, 120)} would be {size(socket)} bytes long, a socket's path may have"
+            f"{ini.brief(socket, 120)} would be {size(socket)} bytes long, but a socket path is limited to"
             f" {schema.UNIX_PATH_BYTES}; set run_dir in [impetusd] to a shorter path",
         )
 
@@ -256,7 +256,7 @@ class Values(Reading):
                 what, exists = ("group", self.host.group_exists) if who != word else ("user", self.host.user_exists)
                 if not who.isdecimal() and not exists(who):  # a number needs no name, least of all in a container
                     self.problem(
-                        entry, f"{name}: this host has no {what} '{ini.brief(who)}'; create it, or remove it here"
+                        entry, f"{name}: no {what} '{ini.brief(who)}' on this host; create it, or remove it here"
                     )
         return Access(**given)
 
@@ -267,11 +267,11 @@ class Values(Reading):
         owner = (self.value(keys["log_owner"], at) if at else "") or ""
         user, group = user_and_group(owner)
         if user and self.host.euid != 0:
-            text = "only root can give files to another user; write :GROUP, or start impetusd as root"
+            text = "only root can assign files to another user; write :GROUP, or start impetusd as root"
             self.problem(at, f"log_owner = {ini.brief(owner)}: {text}")
         for what, name, exists in (("user", user, self.host.user_exists), ("group", group, self.host.group_exists)):
             if name and (self.host.euid == 0 or what == "group") and not exists(name):
-                self.problem(at, f"log_owner: this host has no {what} {ini.brief(name)}; create it, or write another")
+                self.problem(at, f"log_owner: no {what} {ini.brief(name)} on this host; create it, or use another")
         return LogAccess(log_mode=(self.value(keys["log_mode"], mode) if mode else None) or None, log_owner=owner)
 
 

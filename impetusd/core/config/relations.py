@@ -1,4 +1,4 @@
-"""What sections say of each other: environments, dependencies, addresses that two would take."""
+"""Check relations between sections: environments, dependencies, conflicting addresses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def relations(reading: Values, sections: list[Section]) -> None:
-    """What sections say of each other: environments, dependencies, addresses that two would take."""
+    """Check relations between sections: environments, dependencies, conflicting addresses."""
     for section in sections:
         kind, colon, name = parts(section)
         shown = f"[{ini.brief(section.name)}]"
@@ -28,26 +28,28 @@ def relations(reading: Values, sections: list[Section]) -> None:
         if not name:
             reading.problem(section, f"{shown} has no name; write [env:NAME] for the unit NAME, or [env] for all")
         elif name in reading.groups:
-            text = f"{shown}: {name} is a group; write one for each of its members"
+            text = f"{shown}: {name} is a group; write one section for each of its members"
             reading.problem(section, text)
         elif name not in reading.headers and name not in reading.misnamed:
             advice = hint(reading, name, reading.headers, f"[env:{{}}{at_sign}{profile}]")
-            reading.problem(section, f"{shown}: there is no unit '{ini.brief(name)}'; {advice}")
+            reading.problem(section, f"{shown}: no unit '{ini.brief(name)}'; {advice}")
     for name, unit in reading.units.items():
         for other in unit.depends_on:
             if other not in reading.units and other not in reading.misnamed:
                 at = place(reading.headers[name], "depends_on")
                 advice = hint(reading, other, reading.units, "{}")
-                reading.problem(at, f"depends_on: there is no unit '{ini.brief(other)}'; {advice}")
+                reading.problem(at, f"depends_on: no unit '{ini.brief(other)}'; {advice}")
     for circle in tree.circles({name: unit.depends_on for name, unit in reading.units.items()}):
         at = place(reading.headers[circle[0]], "depends_on")
-        reading.problem(at, f"depends_on: {ini.brief(tree.show(circle), 200)} is a circle; take one of them out of it")
+        reading.problem(
+            at, f"depends_on: {ini.brief(tree.show(circle), 200)} is a cycle; remove one of these dependencies"
+        )
     addresses(reading)
 
 
 def hint(reading: Values, name: str, known: Iterable[str], form: str) -> str:
     near = reading.nearest(name, known)
-    return f"did you mean {form.format(near)}?" if near else "name one that has a section"
+    return f"did you mean {form.format(near)}?" if near else "use a name that has a section"
 
 
 def members_of(reading: Values, at: Section | Entry, words: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,15 +67,13 @@ def members_of(reading: Values, at: Section | Entry, words: tuple[str, ...]) -> 
             continue
         said = f"members: {ini.brief(word)}"
         if word in reading.timers:
-            reading.problem(at, f"{said} is a timer, and a group is of pools and programs; remove it")
+            reading.problem(at, f"{said} is a timer, but a group contains only pools and programs; remove it")
         elif word in reading.groups:
-            reading.problem(at, f"{said} is a group; name its members")
+            reading.problem(at, f"{said} is a group; list its members instead")
         elif any(char in word for char in "*?["):
             reading.problem(at, f"{said} matches no unit; fix the pattern, or remove it")
         else:
-            reading.problem(
-                at, f"members: there is no unit '{ini.brief(word)}'; {hint(reading, word, reading.units, '{}')}"
-            )
+            reading.problem(at, f"members: no unit '{ini.brief(word)}'; {hint(reading, word, reading.units, '{}')}")
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""How the worker runtime is executed for a pool: its command and its environment variables.
+"""The worker runtime of a pool: its command and environment variables.
 
 With `interpreter`, it is a Python that need not have impetusd installed: PYTHONPATH leads it to the package, and `lend`
 names the folders of our libraries, which it falls back on (see `worker.lent`).

@@ -18,16 +18,16 @@ NAME = 26  # columns of a key's name with its ";": the longest is exp_backoff_re
 VALUE = 11  # columns of its value; a longer one moves its explanation down a line
 
 HEAD = """\
-; What impetusd keeps running on this host. `impetusd check` tells what is wrong with this file.
+; What impetusd keeps running on this host. `impetusd check` reports mistakes in this file.
 ;
-; A line that begins with ; is a comment. A key behind a ; shows its default, or an example where it
-; has none; remove the ; to set it. Durations bear a unit: 500ms, 10s, 5m, 1h, 1d. Relative paths
-; begin at base_dir.
+; A line that starts with ; is a comment. A key after a ; shows its default, or an example if it
+; has none; remove the ; to set it. Durations need a unit: 500ms, 10s, 5m, 1h, 1d. Relative paths
+; start from base_dir.
 ;
-; ${NAME}, ${NAME:-default} and ${NAME:+other} read the environment of impetusd, and its folders:
-; ${BASE_DIR}, ${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR}. A dollar is written $$.
+; ${NAME}, ${NAME:-default} and ${NAME:+other} expand environment variables and folders:
+; ${BASE_DIR}, ${RUN_DIR}, ${STATE_DIR}, ${LOG_DIR}, ${CONF_DIR}. For a literal dollar, write $$.
 ; Quotes around a whole value are dropped; in double quotes \\" is a quote and \\\\ a backslash.
-; In a pool or program and its env, ${INSTANCE} is the number of the instance, from 0 on.
+; In a pool or program and its env, ${INSTANCE} is the instance's number, starting at 0.
 
 [impetusd]
 """
@@ -43,7 +43,7 @@ depends_on = db
 """
 
 PROGRAM = """
-; A program: any command. This one is a PostgreSQL of our own, unless DATABASE_URL names another.
+; A program: any command. This one is a private PostgreSQL, unless DATABASE_URL is set.
 
 [program:db]
 enabled     = ${DATABASE_URL:+no}
@@ -51,7 +51,7 @@ command     = impetusd-postgres --data ${STATE_DIR}/postgres --socket-dir ${RUN_
 wait_ready  = yes
 kill_signal = SIGINT
 
-; And what takes longer than a request may: exports, reports, batches of embeddings.
+; Work that takes longer than a request may: exports, reports, batches of embeddings.
 
 [program:jobs]
 command      = impetusd-service jobs
@@ -61,9 +61,9 @@ kill_timeout = 20s
 """
 
 HEALTH = """
-; A health check: what is asked of a unit, and what follows. This one asks each worker of the pool
-; web whether it is to get requests. A reload goes on once the new workers answer it well: where
-; their migrations fail it is refused, after start_period, and the old version serves on.
+; A health check, and the action to take when it fails. This one asks each worker of the pool web
+; whether it is ready for requests. A reload continues once the new workers answer with success; if
+; their migrations fail, it is rolled back after start_period and the old version keeps serving.
 
 [health:web-ready]
 target       = web
@@ -72,9 +72,9 @@ start_period = 10s
 interval     = 30s
 action       = alert
 
-; And this one, whether all is well. While the database is away they answer 503, and a restart would
-; bring no database back: so it only tells. A worker that hangs is replaced anyway; that is the
-; watchdog's business.
+; This check asks whether the service is healthy. While the database is down it answers 503, and a
+; restart would not bring the database back, so the check only alerts. A worker that hangs is
+; replaced anyway, by the watchdog.
 
 [health:web]
 http     = /health
@@ -84,7 +84,7 @@ action   = alert
 """
 
 TIMER = """
-; A timer: a command that is run at its times. This one deletes what has expired and vacuums.
+; A timer: a command that runs on a schedule. This one deletes expired data and vacuums.
 
 [timer:maintenance]
 command = impetusd-service maintenance
@@ -94,39 +94,39 @@ timeout = 2h
 """
 
 GROUP = """
-; A group: one name for several units, in every command. Remove the ; of two lines to have one.
+; A group: one name for several units, accepted by every command. Uncomment two lines to use it.
 
 ;[group:shop]
 """
 
 INCLUDE = """
-; More files: each as if it stood here. Remove the ; of two lines to have them.
+; Other files to include, as if their text were here. Uncomment two lines to use it.
 
 ;[include]
 """
 
 GATEWAY = """
-; The web page, the API and the metrics, for this machine alone until listen says otherwise. The
-; first start prints a link by which to log in. Without this section nothing listens.
+; The web page, the API and the metrics; reachable only from this machine unless listen is set. The
+; first start prints a login link. Without this section, nothing listens.
 
 [gateway]
 """
 
 ALERT = """
-; An alert: who is notified of what. Remove the ; of its header and of one of url, to and command.
+; An alert: where to send notifications. Uncomment the header and one of url, to and command.
 
 ;[alert:ops]
 """
 
 HOST = """
-; Another host: the page shows what its gateway says is wrong there. Remove the ; of three lines.
+; Another host, whose problems the page also shows. Uncomment three lines to use it.
 
 ;[host:web2]
 """
 
 ENVIRONMENT = """
-; What a unit finds in its environment, beyond PATH, HOME and the like. After `impetusd start --env
-; production` (or apply) what [env:web@production] has is laid over it, until another --env.
+; Environment variables of a unit, besides PATH, HOME and the like. After `impetusd start --env
+; production` (or apply), [env:web@production] overrides them, until another --env is given.
 
 [env:web]
 DATABASE_URL = ${DATABASE_URL:-postgresql:///impetus?host=${RUN_DIR}/postgres&user=impetus}
@@ -158,11 +158,11 @@ def sample(base_dir: str = "") -> str:
     for group in dict.fromkeys(key.group for key in pool):
         parts.append(f"\n; {group}\n")
         parts += [_line(key) for key in pool if key.group == group]
-    parts += (PROGRAM, "\n", _note(f"A program takes the keys of a pool too, except {_words(of_pools)}."))
+    parts += (PROGRAM, "\n", _note(f"A program also accepts the keys of a pool, except {_words(of_pools)}."))
     parts += _further(schema.PROGRAM)
     for kind, head, who in ((schema.HEALTH, HEALTH, "A check with exec"), (schema.TIMER, TIMER, "A timer")):
         shared = [key.name for key in pool if kind in key.sections and key.name != "enabled"]
-        parts += (head, _note(f"{who} takes, besides enabled, these keys of a pool: {_words(shared)}."))
+        parts += (head, _note(f"{who} also accepts, besides enabled, these keys of a pool: {_words(shared)}."))
         parts += _further(kind)
     for section, head in (
         (schema.GROUP, GROUP),

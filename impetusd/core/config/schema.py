@@ -32,17 +32,16 @@ ENV = "env"  # [env:NAME] is free-form: its keys are environment variables
 
 # Every kind of section but [env:NAME], in the order in which they are listed, and what it describes.
 SECTIONS = {
-    IMPETUSD: "impetusd itself. Needs to be there only where a key of it is set.",
+    IMPETUSD: "Settings of impetusd itself. Optional: needed only to set one of its keys.",
     POOL: "Workers that serve an application (aiohttp, ASGI or WSGI) on shared sockets.",
     PROGRAM: "Any command that stays in the foreground.",
-    TIMER: "A command that runs at its times, and ends.",
-    HEALTH: "What is asked of a unit, and what follows when it is not well.",
-    GROUP: "A name for several units, which stands for all of them in every command. No unit or timer has the same.",
-    INCLUDE: "Other files, read as if they stood here. A section is in one of them only. Started as root, impetusd "
-    "refuses a file that others than root and the owner of this one may write.",
-    GATEWAY: "The web page, the API and the metrics. Where it is, impetusd runs two units more, gateway and observer.",
-    ALERT: "Who is notified of what, and how. Where one is, impetusd runs the unit observer, which sends them.",
-    HOST: "Another host, whose gateway this one's page shows an overview of. It needs [gateway].",
+    TIMER: "A command that runs on a schedule and exits.",
+    HEALTH: "A check that is run against a unit, and the action to take when it fails.",
+    GROUP: "One name for several units, accepted by every command. It must differ from the names of all units and timers.",
+    INCLUDE: "Other files to include, as if their text were here. Each section may appear only once across all files. When started as root, impetusd rejects a file that is writable by anyone other than root or the owner of this file.",
+    GATEWAY: "The web page, the API and the metrics. With this section, impetusd runs two more units: gateway and observer.",
+    ALERT: "Where to send notifications, and about what. With such a section, impetusd runs the unit observer, which sends them.",
+    HOST: "Another host, whose overview this gateway's page also shows. Needs [gateway].",
 }
 UNNAMED = frozenset({IMPETUSD, INCLUDE, GATEWAY})  # there is one of each
 # What an alert can be about, in the order in which `events` lists them.
@@ -112,11 +111,11 @@ def parse_duration(text: str) -> float:
     if unit not in MILLISECONDS:
         raise ValueError(f"not a duration; {form}")
     if len(whole) > 15 or len(fraction) > 15 or int(whole) * MILLISECONDS[unit] > LONGEST:
-        raise ValueError("longer than ten years, or finer than anybody can measure; write it shorter")
+        raise ValueError("too long, or too many decimal places; write it shorter")
     scale: int = 10 ** len(fraction)
     milliseconds, finer = divmod(int(whole + fraction) * MILLISECONDS[unit], scale)
     if finer:
-        raise ValueError("finer than a millisecond; write whole milliseconds, like 500ms")
+        raise ValueError("too precise; write whole milliseconds, like 500ms")
     return milliseconds / 1000
 
 
@@ -144,7 +143,7 @@ def parse_limit(text: str) -> int:
     """The same, 0 for no limit. So few bytes that a unit must have been forgotten are refused."""
     size = parse_size(text)
     if 0 < size < BYTES["K"]:
-        raise ValueError(f"that is {size} bytes; write it with a unit, like {size}M")
+        raise ValueError(f"that means {size} bytes; add a unit, like {size}M")
     return size
 
 
@@ -173,7 +172,7 @@ def parse_bool(text: str) -> bool:
     word = text.lower()
     if word in TRUE or word in FALSE:
         return word in TRUE
-    raise ValueError("neither yes nor no; write one of them")
+    raise ValueError("not a boolean; write yes or no")
 
 
 def show_bool(value: bool) -> str:
@@ -221,10 +220,10 @@ def parse_signal(text: str) -> int:
     if number not in signal.valid_signals():
         near = nearest(name, known)
         raise ValueError(
-            f"no signal of Linux; {f'did you mean SIG{near}?' if near else 'write one like SIGTERM or SIGINT'}"
+            f"not a Linux signal; {f'did you mean SIG{near}?' if near else 'write one like SIGTERM or SIGINT'}"
         )
     if number in {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD}:
-        raise ValueError("that signal does not end a process; write one that does, like SIGTERM or SIGINT")
+        raise ValueError("this signal does not terminate a process; use one that does, like SIGTERM or SIGINT")
     return int(number)
 
 
@@ -249,7 +248,9 @@ def parse_env_pass(text: str) -> tuple[str, ...]:
     for word in words:
         name = word.removeprefix("!")
         if not name or not name.isascii() or not all(char.isalnum() or char in "_.-*?[]" for char in name):
-            raise ValueError(f"{ini.brief(word)} is no name or pattern of variables; write some like *, !AWS_*")
+            raise ValueError(
+                f"{ini.brief(word)} is not a variable name or pattern; write names or patterns like *, !AWS_*"
+            )
     return words
 
 
@@ -271,9 +272,9 @@ def parse_people(text: str) -> tuple[str, ...]:
     for word in words:
         name = word.removeprefix("@")
         if word.startswith(("%", "+", "&")):
-            raise ValueError(f"a group is written with @ in front; write @{word[1:]}")
+            raise ValueError(f"a group name starts with @; write @{word[1:]}")
         if _digits(name) and (len(name) > 10 or int(name) >= (1 << 32) - 1):
-            raise ValueError(f"{ini.brief(word)} is beyond the numbers that users and groups have")
+            raise ValueError(f"{ini.brief(word)} is out of range for a user or group ID")
         if not name or not name.isprintable() or set(name) & set(":/@") or name.startswith("-"):
             raise ValueError(
                 f"{ini.brief(word)} is neither a user nor an @group; write names or numbers, like alice, @wheel"
@@ -307,7 +308,7 @@ def parse_app(text: str) -> str:
 def parse_root_path(text: str) -> str:
     """The path of a URL; without the / at its end."""
     if not text.startswith("/") or "?" in text:
-        raise ValueError("no path of a URL; write it with / in front, like /shop")
+        raise ValueError("not a URL path; start it with /, like /shop")
     return _path(text.rstrip("/"))
 
 
@@ -315,7 +316,7 @@ def parse_command(pieces: Iterable[ini.Piece]) -> tuple[str, ...]:
     """The argument list, from an expanded value in pieces."""
     argv = ini.words(pieces)
     if not argv or not argv[0]:
-        raise ValueError("names no program to run; write it with its arguments")
+        raise ValueError("no program given; write the program and its arguments")
     return tuple(argv)
 
 
@@ -342,7 +343,9 @@ def parse_log_mode(text: str) -> int:
     digits = text.lower().removeprefix("0o")
     mode = int(digits, 8) if digits and len(digits) <= 4 and not digits.strip("01234567") else 0
     if mode & ~0o664 or mode & 0o600 != 0o600:
-        raise ValueError("write 0600, 0640, 0660, 0644 or 0664: its owner reads and writes a log, others write none")
+        raise ValueError(
+            "write 0600, 0640, 0660, 0644 or 0664: the owner can read and write the logs, and others cannot write them"
+        )
     return mode
 
 
@@ -350,7 +353,7 @@ def parse_owner(text: str) -> str:
     """USER, USER:GROUP or :GROUP, each by name or by number."""
     user, colon, group = text.partition(":")
     if not (user or group) or (colon and not group) or ":" in group or len(text.split()) != 1:
-        raise ValueError("names nobody; write USER, USER:GROUP or :GROUP")
+        raise ValueError("no user or group given; write USER, USER:GROUP or :GROUP")
     return text
 
 
@@ -398,7 +401,7 @@ def parse_rlimits(text: str) -> tuple[tuple[str, int, int], ...]:
                 f"no limit is called {ini.brief(name)}; {f'did you mean {near}?' if near else 'see setrlimit(2)'}"
             )
         if name in limits:
-            raise ValueError(f"{name} is there twice; keep one")
+            raise ValueError(f"{name} is given twice; keep one")
         soft, colon, hard = (part.strip() for part in value.partition(":"))
         low = _rlimit(name, soft)
         high = _rlimit(name, hard) if colon else low
@@ -429,7 +432,7 @@ def parse_url(text: str) -> str:
         raise ValueError("not a URL; write it like http://127.0.0.1:8080/health")
     host = rest.replace("?", "/").partition("/")[0]
     if "@" in host:
-        raise ValueError("a password in a URL would be seen in `status`; write it into headers")
+        raise ValueError("a password in a URL would be visible in `status`; put it in headers")
     port = host.rpartition("]")[2].partition(":")
     _peer(host if port[1] else f"{host}:80", "127.0.0.1:8080")
     return _path(text)
@@ -446,7 +449,7 @@ def parse_base_url(text: str) -> str:
 def parse_token(text: str) -> str:
     """What an Authorization header can carry."""
     if not text.isascii() or not text.isprintable() or " " in text or len(text) > 128:
-        raise ValueError("not a token; write what `impetusd token add` has printed")
+        raise ValueError("not a token; write what `impetusd token add` printed")
     return text
 
 
@@ -489,7 +492,7 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     try:
         return tuple(dict.fromkeys(_host(word, "443") for word in parse_words(text)))
     except ValueError:
-        raise ValueError("not names of hosts; write them without port or path, like ops.example.com") from None
+        raise ValueError("not a list of host names; write them without port or path, like ops.example.com") from None
 
 
 def parse_networks(text: str) -> tuple[str, ...]:
@@ -512,7 +515,7 @@ def parse_events(text: str) -> tuple[str, ...]:
         if word not in EVENTS:
             near = nearest(word, EVENTS)
             raise ValueError(
-                f"there is no event {ini.brief(word)}; {f'did you mean {near}?' if near else 'write ' + ', '.join(EVENTS)}"
+                f"unknown event {ini.brief(word)}; {f'did you mean {near}?' if near else 'write ' + ', '.join(EVENTS)}"
             )
     return words
 
@@ -552,9 +555,7 @@ def parse_ready(text: str) -> Ready:
                 warnings.simplefilter("ignore")
                 re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(
-                f"its regular expression cannot be read ({error}); write one like log:listening on"
-            ) from None
+            raise ValueError(f"invalid regular expression ({error}); write one like log:listening on") from None
         return Ready("log", value)
     if text == "listen":
         return Ready("listen", "")
@@ -571,7 +572,7 @@ def pattern_fault(ready: Ready) -> str:
         if ready.kind == "log":
             LinePattern(ready.value.encode())
     except (re.error, ValueError, RecursionError) as error:
-        return f"its regular expression cannot be matched ({error}); write one like log:listening on"
+        return f"unsupported regular expression ({error}); write one like log:listening on"
     return ""
 
 
@@ -581,9 +582,11 @@ def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
     for line in filter(None, map(str.strip, text.splitlines())):
         name, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError("a line of it is not a header; write one Name: value on each line")
+            raise ValueError("not a header; write one Name: value per line")
         if not value.isprintable() or not value.isascii():
-            raise ValueError(f"the value of {ini.brief(name)} has a character that no header can have; remove it")
+            raise ValueError(
+                f"the value of {ini.brief(name)} contains a character that is not allowed in a header; remove it"
+            )
         headers.append((name, value))
     return tuple(headers)
 
@@ -607,7 +610,7 @@ def parse_cron(text: str) -> str:
     from impetusd.core.rules import schedule
 
     expression = " ".join(text.split())
-    fault = schedule.check(expression) if len(expression) <= MOST_CRON else "no cron expression is that long"
+    fault = schedule.check(expression) if len(expression) <= MOST_CRON else "too long for a cron expression"
     if fault:
         raise ValueError(f"{fault}; write minute, hour, day of month, month, day of week, like 30 3 * * 1-5, or @daily")
     return expression
@@ -620,14 +623,14 @@ def parse_timezone(text: str) -> str:
     try:
         zoneinfo.ZoneInfo(text)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("this host knows no such time zone; write one like Europe/Lisbon or UTC") from None
+        raise ValueError("unknown time zone on this host; write one like Europe/Lisbon or UTC") from None
     return text
 
 
 def parse_variable(text: str) -> str:
     """The name of an environment variable."""
     if not ini.is_name(text):
-        raise ValueError("cannot name a variable; use letters, digits and _, no digit in front")
+        raise ValueError("not a valid variable name; use letters, digits and _, not starting with a digit")
     return text
 
 
@@ -753,162 +756,162 @@ _EVERY = (*_JOBS, HEALTH)
 
 KEYS: tuple[Key, ...] = (
     # where impetusd itself lives
-    Key("base_dir", _OWN, "Where things live", PATH, DEFAULTS["base_dir"], "What relative paths are relative to. Default: the folder of this file.", "/srv/shop"),
-    Key("run_dir", _OWN, "Where things live", PATH, DEFAULTS["run_dir"], "Sockets. For api.ini: var/api/run. For a file in /etc: /run/impetusd, /run/impetusd-api; in ~/.config/impetusd: $XDG_RUNTIME_DIR/impetusd."),
-    Key("state_dir", _OWN, "Where things live", PATH, DEFAULTS["state_dir"], "What must survive a reboot; one impetusd per state_dir. For api.ini: var/api/lib. For a file in /etc: /var/lib/impetusd, /var/lib/impetusd-api; in ~/.config/impetusd: ~/.local/state/impetusd."),
-    Key("log_dir", _OWN, "Where things live", PATH, DEFAULTS["log_dir"], "Logs. For api.ini: var/api/log. For a file in /etc: /var/log/impetusd, /var/log/impetusd-api; in ~/.config/impetusd: ~/.local/state/log/impetusd."),
+    Key("base_dir", _OWN, "Paths", PATH, DEFAULTS["base_dir"], "The folder that relative paths start from. Default: the folder of this file.", "/srv/shop"),
+    Key("run_dir", _OWN, "Paths", PATH, DEFAULTS["run_dir"], "Folder for sockets. For api.ini: var/api/run. For a file in /etc: /run/impetusd, /run/impetusd-api; in ~/.config/impetusd: $XDG_RUNTIME_DIR/impetusd."),
+    Key("state_dir", _OWN, "Paths", PATH, DEFAULTS["state_dir"], "Folder for data that must survive a reboot; only one impetusd can use a state_dir. For api.ini: var/api/lib. For a file in /etc: /var/lib/impetusd, /var/lib/impetusd-api; in ~/.config/impetusd: ~/.local/state/impetusd."),
+    Key("log_dir", _OWN, "Paths", PATH, DEFAULTS["log_dir"], "Folder for logs. For api.ini: var/api/log. For a file in /etc: /var/log/impetusd, /var/log/impetusd-api; in ~/.config/impetusd: ~/.local/state/log/impetusd."),
     # who may use it
-    Key("viewers", _OWN, "Who may use it", PEOPLE, "", "Users, and groups behind @, by name or number, that may look: status, describe, health, timers, plan. root and the user that runs impetusd may do everything, and whoever has no role nothing.", "@adm, nagios"),
-    Key("operators", _OWN, "Who may use it", PEOPLE, "", "... that may also start, stop, restart, scale, signal and trigger what is there.", "@web-team"),
-    Key("admins", _OWN, "Who may use it", PEOPLE, "", "... that may do everything. They can run programs as the user that runs impetusd.", "alice, 1001"),
-    Key("log_owner", _OWN, "Who may use it", OWNER, "", "Whose log files are, as USER, USER:GROUP or :GROUP (of USER alone: the user's own group), by name or by number: those of units and impetusd's own, rotated ones too; the group, and whoever log_mode lets in, may list log_dir if impetusd owns it. Another user than impetusd's own needs root. Default: impetusd's own.", ":adm"),
-    Key("log_mode", _OWN, "Who may use it", LOG_MODE, "", "Their permissions: 0600, 0640, 0660, 0644 or 0664. Default: 0640 for new files; others keep theirs.", "0640"),
+    Key("viewers", _OWN, "Access", PEOPLE, "", "Users and @groups, by name or ID, with read-only access: status, describe, health, timers, plan. root and the user that runs impetusd have full access; users without a role have none.", "@adm, nagios"),
+    Key("operators", _OWN, "Access", PEOPLE, "", "Users and @groups that may also start, stop, restart, scale, signal and trigger existing units.", "@web-team"),
+    Key("admins", _OWN, "Access", PEOPLE, "", "Users and @groups with full access. They can run programs as the user that runs impetusd.", "alice, 1001"),
+    Key("log_owner", _OWN, "Access", OWNER, "", "Owner of all log files (units' and impetusd's own, rotated ones included), as USER, USER:GROUP or :GROUP, by name or ID. USER alone implies the user's primary group. The group, and everyone that log_mode admits, may list log_dir if impetusd owns it. Setting a different user requires root. Default: the user that runs impetusd.", ":adm"),
+    Key("log_mode", _OWN, "Access", LOG_MODE, "", "Permissions of log files: 0600, 0640, 0660, 0644 or 0664. Default: 0640 for new files; existing files keep theirs.", "0640"),
     # other files
-    Key("files", (INCLUDE,), "Where things live", GLOBS, "", "Files to read as if they stood here, as patterns with blanks or commas between them (quotes around one that has a blank), relative to the folder of this file; [impetusd] and [include] stay in this one. Not one may be missing that is named without a pattern.", "conf.d/*.ini"),
+    Key("files", (INCLUDE,), "Paths", GLOBS, "", "Files to include: names or patterns, separated by blanks or commas (quote a name that contains a blank), relative to the folder of this file. [impetusd] and [include] must stay in this file. A name without wildcards must exist.", "conf.d/*.ini"),
     # what runs
-    Key("app", _POOL, "What runs", APP, "", "The application: of aiohttp, ASGI (FastAPI, Starlette, Django, Litestar) or WSGI (Django, Flask), or a function that returns one. Required.", "shop.web:create_app"),
-    Key("protocol", _POOL, "What runs", PROTOCOL, "auto", "What kind of application it is: aiohttp, asgi (needs impetusd[asgi]) or wsgi (needs impetusd[wsgi]). auto tells by the application itself.", "asgi"),
+    Key("app", _POOL, "What runs", APP, "", "The application, as package.module:name: aiohttp, ASGI (FastAPI, Starlette, Django, Litestar) or WSGI (Django, Flask), or a function that returns one. Required.", "shop.web:create_app"),
+    Key("protocol", _POOL, "What runs", PROTOCOL, "auto", "The kind of application: aiohttp, asgi (needs impetusd[asgi]) or wsgi (needs impetusd[wsgi]). auto detects it.", "asgi"),
     Key("command", (PROGRAM, TIMER), "What runs", COMMAND, "", "The program and its arguments, quoted as for a shell; no shell runs it. Found in PATH. It must stay in the foreground. Required.", "redis-server --port 6380"),
-    Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: it runs until it is stopped; oneshot: it does its work and ends, like a migration. That one counts as started when it has exited with 0 (or one of stop_exit_codes), whoever depends on it waits for that, and is held back when it fails. It is run at each start of impetusd, and when it is named; autostart and depends_on alone do not run it twice. Its autorestart is never by default, and its listen_timeout none."),
-    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps while processes change: HOST:PORT, [IPV6]:PORT or unix:PATH; a path may be followed by mode=0660 (who may connect) and owner=USER:GROUP. [::] takes IPv4, too, where the host has it so (net.ipv6.bindv6only = 0); [::]:PORT v6only=yes or no says it, and beside 0.0.0.0 it is yes. A program gets them as systemd passes them (LISTEN_FDS).", "127.0.0.1:8080"),
-    Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many at once: a number, max for one per CPU, -1 for one less, or a range like 2..8: the first to begin with, the second the most that `impetusd scale` gives it. ${INSTANCE} in any value is the number of each, from 0 on."),
-    Key("node", _PROGRAM, "What runs", NODE, "auto", "Of a program with listen, whether it is Node, whose server.listen(PORT) then takes the socket of that port, or the only one: auto (if command is node, npm, npx, yarn, pnpm, next or the like, lies in node_modules/.bin or ends with .js, .mjs, .cjs or .ts), yes or no. It gets a file of impetusd's by NODE_OPTIONS, before what is there, and PORT unless that is set. On kill_signal it answers the requests that it has, if it has no handler of its own.", "yes"),
-    Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The variable of its environment to which each instance adds its number.", "PORT"),
-    Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The python that runs the pool, 3.11 or newer, like that of the application's own venv: nothing but the application has to be installed there. Default: the one that runs impetusd.", ".venv/bin/python"),
-    Key("preload", _POOL, "What runs", BOOL, "yes", "Import the application once and fork its workers; no: each worker imports it afresh, as they do without being told if it starts threads or opens connections at import."),
-    Key("standby", _POOL, "What runs", count(0, 100), "1", "Workers kept ready to take over from one that dies."),
-    Key("threads", _POOL, "What runs", count(1, 1000), "8", "How many requests a worker of a WSGI application answers at a time."),
-    Key("root_path", _POOL, "What runs", ROOT_PATH, "", "The prefix of its URLs that a proxy takes away: ASGI's root_path, WSGI's SCRIPT_NAME.", "/shop"),
-    Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "Connections that may queue; the kernel caps it at net.core.somaxconn."),
+    Key("type", _PROGRAM, "What runs", PROGRAM_TYPE, "simple", "simple: runs until it is stopped. oneshot: does its work and exits, like a migration. A oneshot counts as started once it has exited with 0 (or one of stop_exit_codes); units that depend on it wait for that and do not start if it fails. It runs each time impetusd starts and when it is named in a command; autostart and depends_on alone do not run it again. Its defaults differ: autorestart = never, and no listen_timeout."),
+    Key("listen", _BOTH, "What runs", LISTEN, "", "Sockets that impetusd opens and keeps open across restarts: HOST:PORT, [IPV6]:PORT or unix:PATH. After a path, mode=0660 (who may connect) and owner=USER:GROUP are allowed. [::] accepts IPv4 too if net.ipv6.bindv6only is 0; [::]:PORT v6only=yes or no overrides that, and next to 0.0.0.0 it is yes. A program receives them the way systemd passes sockets (LISTEN_FDS).", "127.0.0.1:8080"),
+    Key("instances", _BOTH, "What runs", INSTANCES, "1", "How many processes to run: a number, max (one per CPU), -1 (one fewer), or a range like 2..8: the initial number and the most that `impetusd scale` allows. ${INSTANCE} in any value is the instance's number, starting at 0."),
+    Key("node", _PROGRAM, "What runs", NODE, "auto", "Whether a program with listen is Node, so that its server.listen(PORT) uses impetusd's socket for that port, or the only one: yes, no, or auto (yes if command is node, npm, npx, yarn, pnpm, next or similar, is in node_modules/.bin, or ends in .js, .mjs, .cjs or .ts). impetusd loads a file of its own into it through NODE_OPTIONS, ahead of existing options, and sets PORT if it is not set. On kill_signal, a program without its own handler finishes its current requests.", "yes"),
+    Key("increment_var", _BOTH, "What runs", VARIABLE, "", "The environment variable to which each instance adds its number.", "PORT"),
+    Key("interpreter", _POOL, "What runs", INTERPRETER, "", "The Python that runs the pool, 3.11 or newer, such as the application's venv; impetusd need not be installed there. Default: the Python that runs impetusd.", ".venv/bin/python"),
+    Key("preload", _POOL, "What runs", BOOL, "yes", "yes: import the application once, then fork the workers from it. no: each worker imports it itself, which is also what happens if the import starts threads or opens connections."),
+    Key("standby", _POOL, "What runs", count(0, 100), "1", "Spare workers, kept ready to replace one that dies."),
+    Key("threads", _POOL, "What runs", count(1, 1000), "8", "How many requests a WSGI worker handles at a time."),
+    Key("root_path", _POOL, "What runs", ROOT_PATH, "", "The URL prefix that a proxy strips: ASGI's root_path, WSGI's SCRIPT_NAME.", "/shop"),
+    Key("backlog", _POOL, "What runs", count(1, 65535), "65535", "How many connections may wait to be accepted; the kernel caps it at net.core.somaxconn."),
     # when
-    Key("enabled", (*_EVERY, GATEWAY, ALERT), "When it runs", BOOL, "yes", "no: as if the section were not there; who depends on it does not wait."),
-    Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it when impetusd starts."),
-    Key("depends_on", _BOTH, "When it runs", WORDS, "", "Start after these are ready, stop before them.", "db"),
-    Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "It counts as started when it says READY=1 (sd_notify), not as soon as it runs."),
-    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started when http://HOST:PORT/path answers with 2xx or 3xx, when tcp:HOST:PORT takes connections, or when a line that it writes matches log:REGEX (as Python's re, but for lookaround and references to groups); listen, of Node alone (see node): when its server listens, or it says process.send('ready'). Default: none; of Node with listen and without wait_ready: listen.", "log:listening on port"),
-    Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "A start that is not ready by then has failed."),
-    Key("members", (GROUP,), "When it runs", WORDS, "", "Pools and programs, by name or pattern, that the group's name stands for in every command. Required.", "web, db"),
+    Key("enabled", (*_EVERY, GATEWAY, ALERT), "When it runs", BOOL, "yes", "no: ignore this section; units that depend on it do not wait for it."),
+    Key("autostart", _BOTH, "When it runs", BOOL, "yes", "Start it together with impetusd."),
+    Key("depends_on", _BOTH, "When it runs", WORDS, "", "Units that must be ready before this one starts; it is stopped before them.", "db"),
+    Key("wait_ready", _PROGRAM, "When it runs", BOOL, "no", "yes: it counts as started once it sends READY=1 (sd_notify), not as soon as it runs."),
+    Key("ready", _PROGRAM, "When it runs", READY, "", "It counts as started once http://HOST:PORT/path answers with 2xx or 3xx, tcp:HOST:PORT accepts connections, or a line of its output matches log:REGEX (Python's re syntax, without lookaround and group references). listen is for Node only (see node): once its server listens, or it calls process.send('ready'). Default: none; for Node with listen and without wait_ready: listen.", "log:listening on port"),
+    Key("listen_timeout", _BOTH, "When it runs", POSITIVE_DURATION, "30s", "How long a start may take to become ready; after that it has failed."),
+    Key("members", (GROUP,), "When it runs", WORDS, "", "The group's members: pools and programs, by name or pattern. Required.", "web, db"),
     # reload
-    Key("reload_parallel", _BOTH, "Reloads", count(1, 1000), "1", "A reload starts so many new processes at a time, each of which takes over from an old one."),
-    Key("reload_watch", _BOTH, "Reloads", DURATION, "1s", "The first new process serves beside all the old ones for this long; if it ends or its health checks fail, the old ones stay."),
+    Key("reload_parallel", _BOTH, "Reloads", count(1, 1000), "1", "How many new processes a reload starts at a time; each replaces an old one."),
+    Key("reload_watch", _BOTH, "Reloads", DURATION, "1s", "During a reload, the first new process serves alongside all the old ones for this long; if it exits or fails its health checks, the old ones stay."),
     # restart policy
-    Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "When it ends by itself: always, on-failure or never start it again."),
-    Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is left alone.", "0, 2"),
-    Key("min_uptime", _BOTH, "Restarts", DURATION, "1s", "A run shorter than this counts as failed; failed runs in a row wait longer and longer. A program that does not tell when it is ready counts as started after this time, or after 1s where that is shorter."),
-    Key("max_restarts", _BOTH, "Restarts", count(0, 1_000_000), "16", "It is given up as FATAL when it would restart more often than this..."),
-    Key("restart_window", _BOTH, "Restarts", POSITIVE_DURATION, "60s", "... within this time."),
-    Key("restart_delay", _BOTH, "Restarts", DURATION, "0", "Wait this long before each restart."),
-    Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "Wait after the second failed run in a row; doubles with each one that follows."),
-    Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The longest it grows to."),
-    Key("retry_after", _BOTH, "Restarts", DURATION, "0", "What is FATAL is tried again after this time; 0: never."),
-    Key("on_fatal", _POOL, "Restarts", ON_FATAL, "refuse", "When it is FATAL, refuse: connections are refused, so that a proxy asks another server; hold: clients wait until it runs again."),
-    Key("critical", _BOTH, "Restarts", BOOL, "no", "When it is FATAL, impetusd stops everything in order and exits with 69, so that what started it can act: a container's runtime, or systemd."),
+    Key("autorestart", _BOTH, "Restarts", AUTORESTART, "always", "Whether to restart it when it exits on its own: always, on-failure or never."),
+    Key("stop_exit_codes", _BOTH, "Restarts", EXIT_CODES, "", "Exit codes after which it is not restarted.", "0, 2"),
+    Key("min_uptime", _BOTH, "Restarts", DURATION, "1s", "A run shorter than this counts as failed, and the delay grows with each failed run in a row. A program without a readiness check counts as started after this time, or after 1s if that is shorter."),
+    Key("max_restarts", _BOTH, "Restarts", count(0, 1_000_000), "16", "Give up (FATAL) after this many restarts within restart_window."),
+    Key("restart_window", _BOTH, "Restarts", POSITIVE_DURATION, "60s", "The period over which max_restarts is counted."),
+    Key("restart_delay", _BOTH, "Restarts", DURATION, "0", "How long to wait before each restart."),
+    Key("exp_backoff_restart_delay", _BOTH, "Restarts", DURATION, "100ms", "How long to wait after the second failed run in a row; it doubles with each further one."),
+    Key("exp_backoff_max_delay", _BOTH, "Restarts", DURATION, "5s", "The upper limit of backoff_initial's doubling."),
+    Key("retry_after", _BOTH, "Restarts", DURATION, "0", "Try a FATAL unit again after this time; 0: never."),
+    Key("on_fatal", _POOL, "Restarts", ON_FATAL, "refuse", "What happens to new connections while it is FATAL. refuse: they are refused, so that a proxy tries another server. hold: clients wait until it runs again."),
+    Key("critical", _BOTH, "Restarts", BOOL, "no", "yes: when it becomes FATAL, impetusd stops everything in order and exits with 69, so that the container runtime or systemd can act."),
     # restarts of what is healthy
-    Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "Restart it at these times: a cron expression, or @daily and the like.", "30 3 * * 1"),
-    Key("timezone", _JOBS, "Planned restarts", TIMEZONE, "", "Where cron_restart (of a timer: cron) reads the clock. Default: the host's time zone.", "Europe/Lisbon"),
-    Key("max_age", _BOTH, "Planned restarts", DURATION, "0", "Restart what has run for this long, not all instances at once; 0: never."),
-    Key("max_requests", _POOL, "Planned restarts", count(0, 1_000_000_000), "0", "Replace a worker that has answered about so many requests (give or take a tenth, not all at once); 0: never."),
-    Key("watch", _BOTH, "Planned restarts", PATHS, "", "Restart it when something changes in these files and folders. Needs impetusd[watch].", "src, conf/app.toml"),
-    Key("watch_ignore", _BOTH, "Planned restarts", GLOBS, "", "Names in them that do not count, as patterns.", "*.log, tmp"),
-    Key("watch_delay", _BOTH, "Planned restarts", DURATION, "500ms", "It restarts when nothing has changed for this long."),
+    Key("cron_restart", _BOTH, "Planned restarts", CRON, "", "When to restart it: a cron expression, or @daily and the like.", "30 3 * * 1"),
+    Key("timezone", _JOBS, "Planned restarts", TIMEZONE, "", "The time zone of cron_restart (for a timer: of cron). Default: the host's.", "Europe/Lisbon"),
+    Key("max_age", _BOTH, "Planned restarts", DURATION, "0", "Restart a process after it has run for this long; instances are staggered; 0: never."),
+    Key("max_requests", _POOL, "Planned restarts", count(0, 1_000_000_000), "0", "Replace a worker after about this many requests (varied by 10 %, so that they do not all restart at once); 0: never."),
+    Key("watch", _BOTH, "Planned restarts", PATHS, "", "Restart it when one of these files or folders changes. Needs impetusd[watch].", "src, conf/app.toml"),
+    Key("watch_ignore", _BOTH, "Planned restarts", GLOBS, "", "Patterns of file names that watch ignores.", "*.log, tmp"),
+    Key("watch_delay", _BOTH, "Planned restarts", DURATION, "500ms", "How long to wait for further changes before restarting."),
     # what it may use and when it counts as hung
-    Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it, gracefully, when it and its descendants use more memory than this; 0: never."),
-    Key("memory_hold", _BOTH, "Limits", DURATION, "0", "... and have done so for this long."),
-    Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when they use more than this; 0: never."),
-    Key("memory_max", _JOBS, "Limits", LIMIT, "0", "The most memory that each process may have together with its descendants, shared pages and files in memory included: the kernel gives no more, and kills them all when it would have to. Needs a writable cgroup v2 with the memory controller, as in a container whose PID 1 is impetusd; without it, status says so; 0: any.", "512M"),
-    Key("cpu_max", _JOBS, "Limits", SHARE, "0", "The most CPU time that each process gets together with its descendants, as a percentage of one CPU: 50% is half of one, 200% two. Needs what memory_max needs; 0: any.", "150%"),
-    Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop (of WSGI: each of its threads) is stuck for this long writes its stacks to its log and is replaced; 0: never."),
-    Key("header_timeout", _POOL, "Limits", DURATION, "60s", "A connection is closed when the head of its request is not there within this time of its first byte, or of the connection; 0: any time."),
-    Key("body_timeout", _POOL, "Limits", DURATION, "60s", "... and when less than 16 KB of a request's body has come in this time, though the application reads; 0: any time."),
-    Key("watchdog", _PROGRAM, "Limits", DURATION, "0", "Restart it when it has not said WATCHDOG=1 (sd_notify) for this long; 0: never. It must speak that protocol."),
+    Key("max_memory_restart", _BOTH, "Limits", LIMIT, "0", "Restart it gracefully when it and its descendants use more memory than this; 0: never."),
+    Key("memory_hold", _BOTH, "Limits", DURATION, "0", "How long its memory must stay above max_memory_restart before it is restarted."),
+    Key("max_memory_kill", _BOTH, "Limits", LIMIT, "0", "Kill it at once when it and its descendants use more memory than this; 0: never."),
+    Key("memory_max", _JOBS, "Limits", LIMIT, "0", "Memory limit for each process with its descendants, including shared pages and files in memory. The kernel enforces it, and kills them all when they exceed it. Needs a writable cgroup v2 with the memory controller, as in a container whose PID 1 is impetusd; status warns if it is missing. 0: no limit.", "512M"),
+    Key("cpu_max", _JOBS, "Limits", SHARE, "0", "CPU limit for each process with its descendants, as a percentage of one CPU: 50% is half a CPU, 200% two. Needs a writable cgroup v2 with the cpu controller. 0: no limit.", "150%"),
+    Key("watchdog", _POOL, "Limits", DURATION, "30s", "A worker whose event loop (WSGI: all of its threads) is blocked for this long writes its stack traces to its log and is replaced; 0: never."),
+    Key("header_timeout", _POOL, "Limits", DURATION, "60s", "Close a connection if the head of its request is not complete within this time; 0: no limit."),
+    Key("body_timeout", _POOL, "Limits", DURATION, "60s", "Close a connection if less than 16 KB of a request's body arrives within this time while the application is reading; 0: no limit."),
+    Key("watchdog", _PROGRAM, "Limits", DURATION, "0", "Restart it when it has not sent WATCHDOG=1 (sd_notify) for this long; 0: never. The program must support that protocol."),
     # stopping
     Key("kill_signal", _JOBS, "Stopping", SIGNAL, "SIGTERM", "The signal that asks it to stop."),
-    Key("kill_timeout", _EVERY, "Stopping", DURATION, "10s", "What has not ended by then is killed."),
-    Key("drain_timeout", _POOL, "Stopping", DURATION, "5s", "How long a stopping worker waits for its connections to leave; shorter than kill_timeout."),
-    Key("treekill", _JOBS, "Stopping", BOOL, "yes", "Stop its descendants too, wherever they went."),
+    Key("kill_timeout", _EVERY, "Stopping", DURATION, "10s", "How long a process has to exit after kill_signal; then it is killed."),
+    Key("drain_timeout", _POOL, "Stopping", DURATION, "5s", "How long a stopping worker waits for its connections to close; must be shorter than kill_timeout."),
+    Key("treekill", _JOBS, "Stopping", BOOL, "yes", "Stop its descendants too, including daemonized ones."),
     # surroundings
-    Key("cwd", _EVERY, "Surroundings", PATH, "${BASE_DIR}", "The folder it runs in."),
-    Key("user", _EVERY, "Surroundings", TEXT, "", "Run as this user, by name or by number, which needs no name; UID:GID names a group as well. impetusd must run as root. Default: impetusd's own.", "www-data"),
-    Key("group", _EVERY, "Surroundings", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
-    Key("no_new_privs", _EVERY, "Surroundings", NO_NEW_PRIVS, "auto", "yes: neither it nor what it starts gains rights by executing a program, as sudo, ping and others with a setuid bit or file capabilities give them; auto: yes if it runs as another user than root."),
-    Key("capabilities", _EVERY, "Surroundings", CAPABILITIES, "", "The capabilities that it has, and no others; impetusd must run as root. Default: those of impetusd if it runs as root, none as another user.", "net_bind_service"),
-    Key("umask", _EVERY, "Surroundings", UMASK, "022", "Permissions that files it makes do not get."),
-    Key("nice", _EVERY, "Surroundings", count(-20, 19), "0", "CPU priority, -20 (first) to 19 (last)."),
-    Key("oom_score_adj", _JOBS, "Surroundings", count(-1000, 1000), "0", "Who goes first when memory runs out, -1000 (never) to 1000 (first); 0: as impetusd was started."),
-    Key("cpu_affinity", _JOBS, "Surroundings", CPUS, "", "CPUs it may run on. Default: all.", "0, 2-3"),
-    Key("rlimits", _JOBS, "Surroundings", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
-    Key("env_file", _EVERY, "Surroundings", ENV_FILES, "", "Files of NAME=value lines, as systemd and Docker read them, read at each start; [env:NAME] overrides them. One with - before its path may be missing.", "web.env, -local.env"),
-    Key("env_pass", _EVERY, "Surroundings", ENV_PASS, "", "Which variables of impetusd's own environment are handed on, beside PATH, HOME and the like: names or patterns (as in a shell), and behind ! which are not, as in *, !AWS_*. One that is not set is not handed on. With PATH among them, the PATH is impetusd's own, without the folder of its python in front; HOME, USER, LOGNAME and SHELL, each if it is named as it is, are impetusd's own even where `user` has others. Never: what impetusd sets itself. `impetusd env NAME` shows the outcome.", "*, !AWS_*"),
+    Key("cwd", _EVERY, "Execution environment", PATH, "${BASE_DIR}", "The working directory."),
+    Key("user", _EVERY, "Execution environment", TEXT, "", "Run as this user, by name or ID (an ID needs no passwd entry); UID:GID sets the group as well. impetusd must run as root. Default: the user that runs impetusd.", "www-data"),
+    Key("group", _EVERY, "Execution environment", TEXT, "", "Run as this group; impetusd must run as root. Default: the user's own.", "www-data"),
+    Key("no_new_privs", _EVERY, "Execution environment", NO_NEW_PRIVS, "auto", "yes: neither it nor its children can gain privileges by executing a setuid program or one with file capabilities, such as sudo or ping. auto: yes unless it runs as root."),
+    Key("capabilities", _EVERY, "Execution environment", CAPABILITIES, "", "The only capabilities it has; impetusd must run as root. Default: impetusd's own if it runs as root, none if it runs as another user.", "net_bind_service"),
+    Key("umask", _EVERY, "Execution environment", UMASK, "022", "Permission bits that are cleared on files it creates."),
+    Key("nice", _EVERY, "Execution environment", count(-20, 19), "0", "CPU priority, from -20 (highest) to 19 (lowest)."),
+    Key("oom_score_adj", _JOBS, "Execution environment", count(-1000, 1000), "0", "How likely the kernel is to kill it when memory runs out, from -1000 (never) to 1000 (first); 0: as for impetusd itself."),
+    Key("cpu_affinity", _JOBS, "Execution environment", CPUS, "", "The CPUs it may run on. Default: all.", "0, 2-3"),
+    Key("rlimits", _JOBS, "Execution environment", RLIMITS, "", "Limits of setrlimit(2), as name=both or name=soft:hard. Default: impetusd's own.", "nofile=65536, core=0:infinity"),
+    Key("env_file", _EVERY, "Execution environment", ENV_FILES, "", "Files of NAME=value lines in the syntax of systemd and Docker, read at each start; [env:NAME] overrides them. One with - before its path may be missing.", "web.env, -local.env"),
+    Key("env_pass", _EVERY, "Execution environment", ENV_PASS, "", "Variables to pass on from impetusd's own environment, besides PATH, HOME and the like: names or shell patterns; ! excludes, as in *, !AWS_*. Unset variables are skipped. If PATH is included, it is passed unchanged, without the folder of impetusd's Python in front. HOME, USER, LOGNAME and SHELL, if listed by name, are impetusd's own even if `user` has different ones. Variables that impetusd sets itself are never passed on. `impetusd env NAME` shows the result.", "*, !AWS_*"),
     # logs
-    Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr, which are those of `impetusd run` (of `impetusd start`: its own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),
-    Key("error_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard error goes, in the same way. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
-    Key("access_log", _POOL, "Logs", BOOL, "no", "A line for each request on standard output, so in out_file, in the common log format: client, time, request, status, bytes of the answer."),
-    Key("merge_logs", _BOTH, "Logs", BOOL, "no", "One file for all instances; no: one for each, its number in the name (out-0.log)."),
-    Key("time", _JOBS, "Logs", BOOL, "no", "Put the time before each line."),
-    Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines as they come; json: each in an object with its time and where it is from."),
-    Key("log_max_line", _JOBS, "Logs", size(4 << 10, 1 << 20), "256K", 'Where whole lines are written (time, log_format = json, merge_logs, run --logs stdout), one longer than this is written in parts: each but the last ends with …, or has "partial": true in JSON. Parts of a line stand together; where another writes into the same file, one whose end does not come within a second ends there.'),
-    Key("log_max_size", _JOBS, "Logs", LIMIT, "0", "Begin a new file when one has grown to this size; 0: never, as when logrotate does it."),
-    Key("log_max_age", _JOBS, "Logs", DURATION, "0", "Begin a new file when one is this old; 0: never."),
-    Key("log_keep", _JOBS, "Logs", count(0, 10_000), "7", "How many old files are kept."),
-    Key("log_compress", _JOBS, "Logs", BOOL, "yes", "Old files are compressed with gzip."),
+    Key("out_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard output goes: a file, or stdout or stderr of `impetusd run` (after `impetusd start`, both are impetusd's own log). Default: a file in log_dir.", "${LOG_DIR}/out.log"),
+    Key("error_file", _JOBS, "Logs", LOG_FILE, "", "Where its standard error goes, with the same choices as out_file. Default: a file in log_dir.", "${LOG_DIR}/error.log"),
+    Key("access_log", _POOL, "Logs", BOOL, "no", "Write a line per request to standard output (and so to out_file) in the common log format: client, time, request, status, response size."),
+    Key("merge_logs", _BOTH, "Logs", BOOL, "no", "yes: one log file for all instances. no: one per instance, with its number in the name (out-0.log)."),
+    Key("time", _JOBS, "Logs", BOOL, "no", "Put a timestamp before each line."),
+    Key("log_format", _JOBS, "Logs", LOG_FORMAT, "plain", "plain: lines unchanged. json: each line as an object with its time and origin."),
+    Key("log_max_line", _JOBS, "Logs", size(4 << 10, 1 << 20), "256K", 'Split lines longer than this where impetusd writes whole lines (time, log_format = json, merge_logs, run --logs stdout): every part but the last ends with …, or has "partial": true in JSON. The parts of a line stay together, unless another process writes to the same file and the rest takes longer than a second.'),
+    Key("log_max_size", _JOBS, "Logs", LIMIT, "0", "Rotate a log file when it reaches this size; 0: never, for use with logrotate."),
+    Key("log_max_age", _JOBS, "Logs", DURATION, "0", "Rotate a log file when it is this old; 0: never."),
+    Key("log_keep", _JOBS, "Logs", count(0, 10_000), "7", "How many rotated files to keep."),
+    Key("log_compress", _JOBS, "Logs", BOOL, "yes", "Compress rotated files with gzip."),
     # when a timer's command runs
-    Key("cron", _TIMER, "When it runs", CRON, "", "A cron expression (six fields begin with seconds), or @hourly, @daily, @weekly, @monthly, @yearly. This or every is required.", "0 3 * * *"),
-    Key("every", _TIMER, "When it runs", POSITIVE_DURATION, "", "Or so often.", "15m"),
-    Key("jitter", _TIMER, "When it runs", DURATION, "0", "Run it up to this much later, so that not all hosts do so at once."),
-    Key("catch_up", _TIMER, "When it runs", BOOL, "no", "When runs were missed because impetusd was down, the host asleep or its clock set: run it once, then."),
-    Key("overlap", _TIMER, "When it runs", OVERLAP, "skip", "When the run before has not ended: skip this one, queue it, or replace the one that runs."),
-    Key("timeout", _TIMER, "When it runs", DURATION, "0", "A run that takes longer is stopped and has failed; 0: it may take any time."),
-    Key("retries", _TIMER, "When it runs", count(0, 1000), "0", "How often a failed run is tried again..."),
-    Key("retry_delay", _TIMER, "When it runs", DURATION, "10s", "... after this time, which doubles with each try, up to an hour."),
+    Key("cron", _TIMER, "When it runs", CRON, "", "A cron expression (with six fields, the first is seconds), or @hourly, @daily, @weekly, @monthly, @yearly. Either cron or every is required.", "0 3 * * *"),
+    Key("every", _TIMER, "When it runs", POSITIVE_DURATION, "", "The interval between runs, instead of cron.", "15m"),
+    Key("jitter", _TIMER, "When it runs", DURATION, "0", "Delay each run by a random time up to this, so that hosts do not all run it at once."),
+    Key("catch_up", _TIMER, "When it runs", BOOL, "no", "yes: if runs were missed because impetusd was down, the host was asleep or its clock changed, run it once afterwards."),
+    Key("overlap", _TIMER, "When it runs", OVERLAP, "skip", "What to do when the previous run is still going: skip this run, queue it, or replace the previous one."),
+    Key("timeout", _TIMER, "When it runs", DURATION, "0", "Stop a run that takes longer, and count it as failed; 0: no limit."),
+    Key("retries", _TIMER, "When it runs", count(0, 1000), "0", "How many times to retry a failed run."),
+    Key("retry_delay", _TIMER, "When it runs", DURATION, "10s", "How long to wait before the first retry; it doubles with each further one, up to an hour."),
     # what a health check asks, and what follows
-    Key("target", _HEALTH, "What is asked", TEXT, "", "The unit that it is about. Default: the one of the same name.", "web"),
-    Key("http", _HEALTH, "What is asked", HTTP, "", "A URL. A path alone is asked of each worker of a pool. One of http, tcp and exec is required.", "http://127.0.0.1:8080/health"),
-    Key("tcp", _HEALTH, "What is asked", PEER, "", "HOST:PORT that must take connections.", "127.0.0.1:5432"),
-    Key("exec", _HEALTH, "What is asked", COMMAND, "", "A command that must exit with 0. It has the environment of its target.", "pg_isready -q"),
-    Key("status", _HEALTH, "What is asked", STATUS, "200-399", "Status codes that http may get."),
-    Key("body", _HEALTH, "What is asked", TEXT, "", "Text that must be in its answer.", "ok"),
-    Key("headers", _HEALTH, "What is asked", HEADERS, "", "Headers that it sends, each as Name: value on a line of its own.", "Host: shop.example"),
-    Key("socket", _HEALTH, "What is asked", PATH, "", "The unix socket that http goes through.", "${RUN_DIR}/web.sock"),
-    Key("ca_file", _HEALTH, "What is asked", PATH, "", "The certificates that https trusts. Default: the host's.", "conf/ca.pem"),
-    Key("verify", _HEALTH, "What is asked", BOOL, "yes", "no: https takes any certificate."),
-    Key("interval", _HEALTH, "When, and what follows", POSITIVE_DURATION, "30s", "How often it asks."),
-    Key("timeout", _HEALTH, "When, and what follows", POSITIVE_DURATION, "5s", "An answer that takes longer is a failure."),
-    Key("start_period", _HEALTH, "When, and what follows", DURATION, "0", "Failures do not count for this long after a start."),
-    Key("failures", _HEALTH, "When, and what follows", count(1, 1000), "3", "So many failures in a row make it unhealthy..."),
-    Key("successes", _HEALTH, "When, and what follows", count(1, 1000), "1", "... and so many successes healthy again."),
-    Key("action", _HEALTH, "When, and what follows", ACTION, "restart", "What follows when it is unhealthy: restart, or alert, which only reports."),
+    Key("target", _HEALTH, "Check", TEXT, "", "The unit to check. Default: the unit with the name of this section.", "web"),
+    Key("http", _HEALTH, "Check", HTTP, "", "The URL to request. For a pool, a path alone checks each worker. One of http, tcp and exec is required.", "http://127.0.0.1:8080/health"),
+    Key("tcp", _HEALTH, "Check", PEER, "", "HOST:PORT that must accept connections.", "127.0.0.1:5432"),
+    Key("exec", _HEALTH, "Check", COMMAND, "", "A command that must exit with 0. It runs with the environment of the target.", "pg_isready -q"),
+    Key("status", _HEALTH, "Check", STATUS, "200-399", "The status codes that count as success."),
+    Key("body", _HEALTH, "Check", TEXT, "", "Text that the response must contain.", "ok"),
+    Key("headers", _HEALTH, "Check", HEADERS, "", "Request headers, one Name: value per line.", "Host: shop.example"),
+    Key("socket", _HEALTH, "Check", PATH, "", "The unix socket to send the HTTP request through.", "${RUN_DIR}/web.sock"),
+    Key("ca_file", _HEALTH, "Check", PATH, "", "CA certificates to trust for https. Default: the host's.", "conf/ca.pem"),
+    Key("verify", _HEALTH, "Check", BOOL, "yes", "no: accept any certificate for https."),
+    Key("interval", _HEALTH, "Timing and action", POSITIVE_DURATION, "30s", "How often to run the check."),
+    Key("timeout", _HEALTH, "Timing and action", POSITIVE_DURATION, "5s", "How long to wait for a response; after that the check has failed."),
+    Key("start_period", _HEALTH, "Timing and action", DURATION, "0", "Ignore failures for this long after a start."),
+    Key("failures", _HEALTH, "Timing and action", count(1, 1000), "3", "How many failures in a row make it unhealthy."),
+    Key("successes", _HEALTH, "Timing and action", count(1, 1000), "1", "How many successes in a row make it healthy again."),
+    Key("action", _HEALTH, "Timing and action", ACTION, "restart", "What to do when it is unhealthy: restart it, or alert (only report it)."),
     # the web page, the API and the metrics
-    Key("listen", _GATEWAY, "The gateway", LISTEN, "", "Where it listens: HOST:PORT or [IPV6]:PORT. Any address but the host's own (loopback) needs tls_cert, or behind_proxy. Default: 127.0.0.1:9615, or where that is in use the next free port up to 9624; nowhere if socket is set.", "127.0.0.1:9615"),
+    Key("listen", _GATEWAY, "The gateway", LISTEN, "", "The address to listen on: HOST:PORT or [IPV6]:PORT. Any address other than loopback requires tls_cert or behind_proxy. Default: 127.0.0.1:9615, or the next free port up to 9624; none if socket is set.", "127.0.0.1:9615"),
     Key("socket", _GATEWAY, "The gateway", SOCKET, "", "A unix socket for a proxy; the path may be followed by mode=0660 (who may connect) and owner=USER:GROUP.", "${RUN_DIR}/gateway.sock owner=:www-data"),
-    Key("tls_cert", _GATEWAY, "The gateway", PATH, "", "Its certificate with the chain (PEM): with it, listen is HTTPS. Read again when the file is replaced. Its user must be able to read it.", "/etc/ssl/ops.pem"),
-    Key("tls_key", _GATEWAY, "The gateway", PATH, "", "The key of that certificate (PEM), not encrypted. Its user must be able to read it.", "/etc/ssl/ops.key"),
-    Key("behind_proxy", _GATEWAY, "The gateway", BOOL, "no", "yes: a proxy in front of it speaks HTTPS with the browsers, and sets X-Forwarded-For and X-Forwarded-Proto. They are taken from whoever connects to socket and from trusted_proxies."),
-    Key("trusted_proxies", _GATEWAY, "The gateway", NETWORKS, "", "Addresses and networks of proxies that connect to listen: what X-Forwarded-For and X-Forwarded-Proto of theirs say is taken for true. A loopback address trusts every user of this host.", "10.0.0.7"),
-    Key("hosts", _GATEWAY, "The gateway", HOSTS, "", "The names under which browsers reach it, without port; the host's own and those of listen need not be named. Requests for other names are refused.", "ops.example.com"),
-    Key("url", _GATEWAY, "The gateway", URL, "", "What its address is to people who follow a link from an alert. Default: made of hosts or listen.", "https://ops.example.com/"),
-    Key("ceiling", _GATEWAY, "The gateway", CEILING, "operator", "The most that anybody may do through it, whatever their role: viewer, operator or admin."),
-    Key("metrics", _GATEWAY, "The gateway", METRICS, "token", "Who may read /metrics: whoever has a token of any role, or with open everybody who reaches it."),
-    Key("xmlrpc", _GATEWAY, "The gateway", ADDRESS, "", "Where it speaks supervisord's XML-RPC, for supervisorctl and the like: unix:PATH, which may be followed by mode=0660 and owner=USER:GROUP, or a loopback address. Default: nowhere.", "unix:${RUN_DIR}/supervisor.sock"),
-    Key("user", _GATEWAY, "The gateway", TEXT, "", "Run it and the observer as this user, by name or by number; impetusd must run as root. Default: if impetusd runs as root, a number that no other process has, else impetusd's own.", "impetusd"),
+    Key("tls_cert", _GATEWAY, "The gateway", PATH, "", "The certificate with its chain (PEM); it makes listen use HTTPS. It is read again when the file is replaced. The gateway's user must be able to read it.", "/etc/ssl/ops.pem"),
+    Key("tls_key", _GATEWAY, "The gateway", PATH, "", "The private key of tls_cert (PEM), unencrypted. The gateway's user must be able to read it.", "/etc/ssl/ops.key"),
+    Key("behind_proxy", _GATEWAY, "The gateway", BOOL, "no", "yes: a proxy in front of it terminates HTTPS and sets X-Forwarded-For and X-Forwarded-Proto. These headers are trusted on connections to socket and from trusted_proxies."),
+    Key("trusted_proxies", _GATEWAY, "The gateway", NETWORKS, "", "Addresses and networks of proxies that connect to listen; their X-Forwarded-For and X-Forwarded-Proto are trusted. A loopback address trusts every user of this host.", "10.0.0.7"),
+    Key("hosts", _GATEWAY, "The gateway", HOSTS, "", "The host names that browsers use to reach it, without port; the host's own name and those in listen are always included. Requests for other names are refused.", "ops.example.com"),
+    Key("url", _GATEWAY, "The gateway", URL, "", "The URL to use in links in alerts. Default: derived from hosts or listen.", "https://ops.example.com/"),
+    Key("ceiling", _GATEWAY, "The gateway", CEILING, "operator", "The highest role that anyone has through the gateway, whatever their own role: viewer, operator or admin."),
+    Key("metrics", _GATEWAY, "The gateway", METRICS, "token", "Who may read /metrics. token: anyone with a token of any role. open: anyone who can connect."),
+    Key("xmlrpc", _GATEWAY, "The gateway", ADDRESS, "", "Where to serve supervisord's XML-RPC API, for supervisorctl and similar tools: a loopback address, or unix:PATH, which may be followed by mode=0660 and owner=USER:GROUP. Default: off.", "unix:${RUN_DIR}/supervisor.sock"),
+    Key("user", _GATEWAY, "The gateway", TEXT, "", "Run the gateway and the observer as this user, by name or ID; impetusd must run as root. Default: if impetusd runs as root, a user ID that nothing else uses; otherwise the user that runs impetusd.", "impetusd"),
     # whom to notify of what
-    Key("type", _ALERT, "Alerts", ALERT_TYPE, "", "How: slack (a webhook of Slack, Mattermost, Rocket.Chat or Discord's /slack), json (a webhook that takes JSON), ntfy, email or command. Default: email if to is set, command if command is, slack, ntfy or json by the host in url.", "slack"),
-    Key("url", _ALERT, "Alerts", SECRET_URL, "", "The webhook, or the topic of ntfy.", "https://hooks.slack.com/***"),
-    Key("to", _ALERT, "Alerts", MAILS, "", "Who gets a mail.", "ops@example.com"),
-    Key("from", _ALERT, "Alerts", MAIL, "", "Who it is from. Default: impetusd at this host's name.", "impetusd@example.com"),
-    Key("smtp", _ALERT, "Alerts", PEER, "127.0.0.1:25", "The mail server. Any but the host's own must offer STARTTLS, with a certificate that is valid for its name; at port 465 it is TLS from the start."),
-    Key("smtp_user", _ALERT, "Alerts", TEXT, "", "The name to log in with there.", "impetusd"),
-    Key("smtp_password", _ALERT, "Alerts", SECRET, "", "The password to log in with.", "***"),
-    Key("command", _ALERT, "Alerts", COMMAND, "", "A command that is run as the gateway's user, with the alert's text on its standard input and IMPETUSD_ALERT_ID, …_KIND, …_TITLE and …_JSON in its environment; it has succeeded when it exits with 0.", "/usr/local/bin/page-me"),
-    Key("events", _ALERT, "Alerts", EVENT_NAMES, "", "Of what: fatal, unhealthy, memory, restarts (many in a short time), timer (failed or missed), disk, daemon (impetusd itself), deploy and recovered. Default: all.", "fatal, unhealthy, recovered"),
-    Key("units", _ALERT, "Alerts", GLOBS, "", "Of which units and timers, by name or pattern. Default: all.", "web, db*"),
-    Key("for", _ALERT, "Alerts", DURATION, "0", "Only if it has gone on for this long."),
-    Key("repeat", _ALERT, "Alerts", DURATION, "4h", "Again after this time, while it goes on; 0: once."),
-    Key("heartbeat", _ALERT, "Alerts", SECRET_URL, "", "A URL that is asked (GET) again and again while impetusd is well: whoever is behind it raises the alarm when that ends.", "https://hc-ping.com/***"),
+    Key("type", _ALERT, "Alerts", ALERT_TYPE, "", "How to send: slack (a webhook of Slack, Mattermost, Rocket.Chat or Discord's /slack), json (a webhook that accepts JSON), ntfy, email or command. Default: email if to is set, command if command is set, otherwise slack, ntfy or json depending on the host in url.", "slack"),
+    Key("url", _ALERT, "Alerts", SECRET_URL, "", "The URL of the webhook, or of the ntfy topic.", "https://hooks.slack.com/***"),
+    Key("to", _ALERT, "Alerts", MAILS, "", "The recipients of the mail.", "ops@example.com"),
+    Key("from", _ALERT, "Alerts", MAIL, "", "The sender of the mail. Default: impetusd@ this host's name.", "impetusd@example.com"),
+    Key("smtp", _ALERT, "Alerts", PEER, "127.0.0.1:25", "The mail server. Any server other than the local one must offer STARTTLS with a certificate valid for its name; port 465 uses TLS from the start."),
+    Key("smtp_user", _ALERT, "Alerts", TEXT, "", "The user name for the mail server.", "impetusd"),
+    Key("smtp_password", _ALERT, "Alerts", SECRET, "", "The password for the mail server.", "***"),
+    Key("command", _ALERT, "Alerts", COMMAND, "", "A command to run as the gateway's user, with the alert's text on standard input and IMPETUSD_ALERT_ID, …_KIND, …_TITLE and …_JSON in its environment. It must exit with 0.", "/usr/local/bin/page-me"),
+    Key("events", _ALERT, "Alerts", EVENT_NAMES, "", "The events to report: fatal, unhealthy, memory, restarts (many in a short time), timer (failed or missed), disk, daemon (impetusd itself), deploy and recovered. Default: all.", "fatal, unhealthy, recovered"),
+    Key("units", _ALERT, "Alerts", GLOBS, "", "The units and timers to report on, by name or pattern. Default: all.", "web, db*"),
+    Key("for", _ALERT, "Alerts", DURATION, "0", "Send only if the problem has lasted this long."),
+    Key("repeat", _ALERT, "Alerts", DURATION, "4h", "Send again after this time while the problem lasts; 0: only once."),
+    Key("heartbeat", _ALERT, "Alerts", SECRET_URL, "", "A URL to request (GET) regularly while impetusd is healthy; a dead man's switch service at that URL raises the alarm when the requests stop.", "https://hc-ping.com/***"),
     Key("heartbeat_every", _ALERT, "Alerts", POSITIVE_DURATION, "1m", "How often."),
     # other hosts
-    Key("url", _HOST, "Other hosts", BASE_URL, "", "The address of its gateway's page. It is https, unless the address is this host's own (loopback), as that of an ssh tunnel is. Required.", "https://web2.example.com/"),
-    Key("token", _HOST, "Other hosts", TOKEN, "", "A token of that gateway: make it there with `impetusd token add NAME`; the role viewer suffices. Required.", "***"),
-    Key("ca_file", _HOST, "Other hosts", PATH, "", "The certificates (PEM) that its own is checked against. The gateway's user must be able to read the file. Default: the host's.", "/etc/ssl/ops-ca.pem"),
+    Key("url", _HOST, "Other hosts", BASE_URL, "", "The URL of the page of its gateway. It must be https, except for a loopback address, such as an ssh tunnel. Required.", "https://web2.example.com/"),
+    Key("token", _HOST, "Other hosts", TOKEN, "", "A token of that gateway, created there with `impetusd token add NAME`; the role viewer is enough. Required.", "***"),
+    Key("ca_file", _HOST, "Other hosts", PATH, "", "CA certificates (PEM) to verify its certificate. The gateway's user must be able to read the file. Default: the host's.", "/etc/ssl/ops-ca.pem"),
 )  # fmt: skip
 
 _OF_SECTION = {section: {key.name: key for key in KEYS if section in key.sections} for section in SECTIONS}
@@ -967,7 +970,7 @@ def _rlimit(name: str, text: str) -> int:
     else:
         raise ValueError(f"{name} takes a number or infinity; write it like {name}=1024")
     if number >= 1 << 63:
-        raise ValueError(f"{name} is beyond what the kernel can count; write {name}=infinity")
+        raise ValueError(f"{name} is too large for the kernel; write {name}=infinity")
     return number
 
 
@@ -981,13 +984,13 @@ def _address(text: str) -> Listen:
     host, port = _host_and_port(text.rstrip(), "127.0.0.1:8080, or unix:PATH")
     if not host or host == "*":
         raise ValueError(
-            f"{shown} names no host; write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} for every network"
+            f"{shown} has no host; write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} for all networks"
         )
     found = Listen(_host(host, port), int(port))
     if not only:
         return found
     if found.host != ANY_V6:
-        raise ValueError(f"v6only is for [::], which may take IPv4, too; write {found}")
+        raise ValueError(f"v6only applies only to [::]; write {found}")
     return Listen(found.host, found.port, v6only=parse_bool(only.strip()))
 
 
@@ -1003,7 +1006,7 @@ def _unix_address(text: str) -> Listen:
         elif value.strip(":") and value.count(":") < 2:
             owner = value.removesuffix(":")
         else:
-            raise ValueError("owner names nobody; write owner=USER, owner=USER:GROUP or owner=:GROUP")
+            raise ValueError("owner is empty; write owner=USER, owner=USER:GROUP or owner=:GROUP")
         text = words[0]
     if not text or text.startswith(("mode=", "owner=")):
         raise ValueError("a unix socket needs a path; write unix:run/web.sock")
@@ -1019,14 +1022,14 @@ def _mode(text: str) -> int:
 def _peer(text: str, example: str) -> str:
     host, port = _host_and_port(text, example)
     if not host:
-        raise ValueError(f"{ini.brief(text)} names no host; write it like {example}")
+        raise ValueError(f"{ini.brief(text)} has no host; write it like {example}")
     return str(Listen(_host(host, port), int(port)))
 
 
 def _path(text: str) -> str:
     """`text` if a request's first line can hold it, as a URL or a path alone. Raises ValueError."""
     if not text.isascii() or not text.isprintable() or " " in text or "#" in text:
-        raise ValueError("a URL has no blanks, no # and nothing but ASCII; write such characters as %20")
+        raise ValueError("a URL must be ASCII without blanks or #; percent-encode such characters, like %20")
     return text
 
 
@@ -1048,7 +1051,7 @@ def _host(host: str, port: str) -> str:
             return str(ipaddress.IPv6Address(inner))
         if ":" in host:
             ipaddress.IPv6Address(inner)
-            raise ValueError(f"an IPv6 address stands in brackets; write [{inner}]:{port}")
+            raise ValueError(f"an IPv6 address needs brackets; write [{inner}]:{port}")
         if not inner.strip("0123456789."):
             return str(ipaddress.IPv4Address(inner))
     except ipaddress.AddressValueError:

@@ -25,7 +25,7 @@ SHELL = "write sh -c '…'"
 
 
 def needed(pieces: Iterable[Piece]) -> str:
-    """Why only a shell could run this command, and what to write instead, as a clause; "" for an ordinary one.
+    """The reason why only a shell could run this command, and what to write instead, as a clause; "" if none.
 
     Raises ValueError, as `ini.words` does.
     """
@@ -43,9 +43,9 @@ def needed(pieces: Iterable[Piece]) -> str:
 def _of_program(program: str, bare: str, *, alone: bool) -> str:
     name, equals, _ = bare.partition("=")
     if equals and is_name(name):
-        return f"{NO_SHELL}, so {name}= would be the program's name; set {name} in the unit's [env:…]"
+        return f"{NO_SHELL}, so {name}= would be taken as the program's name; set {name} in the unit's [env:…]"
     if bare.startswith("~"):
-        return f"{NO_SHELL}, so ~ is not a folder; write ${{HOME}}, or the path"
+        return f"{NO_SHELL}, so ~ is not expanded; write ${{HOME}}, or the path"
     if bare == "exec":
         return f"{NO_SHELL}, and exec is shell syntax; remove the word"
     if bare in BUILT_IN:
@@ -53,7 +53,7 @@ def _of_program(program: str, bare: str, *, alone: bool) -> str:
     if bare.startswith("(") or any(sign in bare for sign in ("|", "&&", "$(", "`", ">", "<")):
         return f"{NO_SHELL}; {SHELL}"
     if alone and QUOTED in bare and " " in program and "/" not in program.partition(" ")[0]:
-        return "the quotes make one word of it, which would be the program's name; remove them"
+        return "the quotes turn the whole command into the program's name; remove them"
     return ""
 
 
@@ -65,9 +65,9 @@ def _of_word(bare: str) -> str:
     if (operator.startswith((">", "<")) and len(bare) - len(operator) < 3 and not placeholder) or bare[:2] == "&>":
         return f"{NO_SHELL}, so nothing is redirected; set out_file and error_file, or {SHELL}"
     if bare == "#":
-        return "the # begins no comment here, and would be an argument"
+        return "# does not start a comment here; it would be passed as an argument"
     if "$(" in bare or "`" in bare:
-        return f"{NO_SHELL}, so nothing is put in the place of $(…) or `…`; {SHELL}"
+        return f"{NO_SHELL}, so $(…) and `…` are not expanded; {SHELL}"
     return ""
 
 
@@ -77,5 +77,5 @@ def _of_end(words: list[str]) -> str:
         return f"{NO_SHELL}, and ; is shell syntax; {SHELL}"
     last = words[-1]
     if last == "&" or (last.endswith("&") and "?" not in last and "=" not in last):
-        return f"{NO_SHELL}, and & is shell syntax; remove it: what runs must stay in the foreground"
+        return f"{NO_SHELL}, and & is shell syntax; remove it: the program must stay in the foreground"
     return ""

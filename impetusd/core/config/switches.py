@@ -1,4 +1,4 @@
-"""Units that an operator has switched off without editing the INI file: the names, and what they make of a configuration."""
+"""Units disabled with `impetusd disable`: their names, and their effect on a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Common errors: what they mean, and which commands to type to see the facts. Nothing is guessed.
+"""Explanations of common errors, with commands that show the facts. Nothing is guessed.
 
 Programs' output is matched as text (`advice`), impetusd's reasons by key and facts (`of_reasons`).
 """
@@ -37,12 +37,12 @@ def _known(pattern: str, hint: str = "", command: str = "", tells: str = "") -> 
     return _Known(re.compile(pattern, re.IGNORECASE), hint, command, tells)
 
 
-PORT_TAKEN = "its port is in use by another process, perhaps an older one of its own"
+PORT_TAKEN = "its port is in use by another process, perhaps a previous instance of the same program"
 MAY_NOT = "the user it runs as lacks permission, or the file is not executable"
-EACH_STEP = "permissions at each step of the path"
-NO_DESCRIPTORS = "its limit of open files is too low: rlimits = nofile=65536"
+EACH_STEP = "the permissions of each folder in the path"
+NO_DESCRIPTORS = "its limit on open files is too low; set rlimits = nofile=65536"
 OUT_OF_MEMORY = Advice(
-    "set max_memory_restart below the limit, so that it is replaced in time",
+    "set max_memory_restart below the limit, so that it is restarted before it reaches the limit",
     (("journalctl -k --grep 'Killed process'", "the kernel's record of it"),),
 )
 NOISE = "Extension modules: "  # what Python writes below the stacks
@@ -51,33 +51,33 @@ _PATH = r"(?P<path>/[^\s'\":,;)]+)"
 KNOWN = (
     _known(
         r"no module named '?(?P<module>[\w.]+)",
-        "its Python has no module {module}: not installed there, or misspelt",
+        "its Python has no module {module}; it is not installed there, or the name is misspelt",
     ),
     _known(
         r"[:,] ?(?P<port>\d{2,5})\b.*address already in use",
         PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
-        "the process that uses it (as root)",
+        "the process that uses it (run as root)",
     ),
     _known(
         r"address already in use.*?[:\]](?P<port>\d{2,5})\b",
         PORT_TAKEN,
         "ss -ltnp 'sport = :{port}'",
-        "the process that uses it (as root)",
+        "the process that uses it (run as root)",
     ),
     _known(
         r"address already in use",
         "its address is in use by another process",
         "ss -lnp",
-        "all listening processes (as root)",
+        "all listening processes (run as root)",
     ),
     _known(
         r"no new privileges|sudo: effective uid is not 0",
-        "it runs without new privileges (no_new_privs = auto, with a user of its own), which what it executes needs;"
-        " write no_new_privs = no in its section, or capabilities = … for what it may do itself",
+        "it executes a program that needs extra privileges, which no_new_privs (auto, because it has its own user)"
+        " prevents; set no_new_privs = no in its section, or grant what it needs with capabilities = …",
     ),
-    _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "how full it is"),
-    _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "how full it is"),
+    _known(rf"no space left on device.*?{_PATH}", "the disk is full", "df -h {path}", "disk usage"),
+    _known(rf"{_PATH}.*no space left on device", "the disk is full", "df -h {path}", "disk usage"),
     _known(r"no space left on device", "a disk is full", "df -h", "which one"),
     _known(rf"permission denied.*?{_PATH}", "", "namei -l {path}", EACH_STEP),
     _known(rf"{_PATH}.*permission denied", "", "namei -l {path}", EACH_STEP),
@@ -90,16 +90,16 @@ KNOWN = (
         "nc -vz {host} {port}",
         "whether it is reachable from here",
     ),
-    _known(r"connection refused", "the server it connects to is not listening: it is down, or elsewhere"),
+    _known(r"connection refused", "the server it connects to is not listening; it is down, or at another address"),
     _known(
         r"(name or service not known|name resolution|nodename nor servname)",
         "a host name cannot be resolved",
         "resolvectl status",
-        "the name servers in use",
+        "the configured name servers",
     ),
     _known(
         r"name not found: '?(?P<user>[\w.-]+)",
-        "the user does not exist (any more)",
+        "the user does not exist",
         "getent passwd {user}",
         "whether it exists",
     ),
@@ -132,14 +132,14 @@ def _of_reason(reason: Reason) -> Advice:
 def _refused(at: str) -> Advice:
     host, colon, port = at.rpartition(":")
     if not (colon and port.isdecimal() and "/" not in host):
-        return Advice("the server it connects to is not listening: it is down, or elsewhere")
+        return Advice("the server it connects to is not listening; it is down, or at another address")
     reach = (f"nc -vz {host} {port}", "whether it is reachable from here")
     return Advice(f"nothing listens at {host}, port {port}", (reach,))
 
 
 def _of_errno(number: int, path: str) -> Advice:
     if number == errno.ENOSPC and path:
-        return Advice("the disk is full", ((f"df -h {path}", "how full it is"),))
+        return Advice("the disk is full", ((f"df -h {path}", "disk usage"),))
     if number == errno.ENOSPC:
         return Advice("a disk is full", (("df -h", "which one"),))
     if number == errno.EACCES and path:
@@ -154,7 +154,7 @@ def _of_start(stage: str, what: str, cause: Reason) -> Advice:
         return _of_exec(what, cause, number)
     if stage == "cwd" and number == errno.ENOENT:
         return Advice(
-            "its cwd does not exist; create it, or set another",
+            "its cwd does not exist; create it, or set another one",
             ((f"namei -l {what}", "which part of the path exists"),),
         )
     if stage == "cwd" and number == errno.EACCES:
@@ -164,36 +164,36 @@ def _of_start(stage: str, what: str, cause: Reason) -> Advice:
     if stage == "listen" and number == errno.EADDRINUSE:
         port = what.rpartition(":")[2]
         if port.isdecimal():
-            return Advice(PORT_TAKEN, ((f"ss -ltnp 'sport = :{port}'", "the process that uses it (as root)"),))
-        return Advice("its address is in use by another process", (("ss -lnp", "all listening processes (as root)"),))
-    if stage in {"host", "listen_host"}:
-        return Advice("a host name cannot be resolved", (("resolvectl status", "the name servers in use"),))
-    if stage == "account" and cause.key == "no_user":
+            return Advice(PORT_TAKEN, ((f"ss -ltnp 'sport = :{port}'", "the process that uses it (run as root)"),))
         return Advice(
-            "the user does not exist (any more)", ((f"getent passwd {cause.facts['name']}", "whether it exists"),)
+            "its address is in use by another process", (("ss -lnp", "all listening processes (run as root)"),)
         )
+    if stage in {"host", "listen_host"}:
+        return Advice("a host name cannot be resolved", (("resolvectl status", "the configured name servers"),))
+    if stage == "account" and cause.key == "no_user":
+        return Advice("the user does not exist", ((f"getent passwd {cause.facts['name']}", "whether it exists"),))
     return _of_errno(number, what if is_path else "")
 
 
 def _of_exec(name: str, cause: Reason, number: int) -> Advice:
     if number == errno.EPERM:
         hint = (
-            f"{name} has file capabilities, which no_new_privs = auto withholds; set no_new_privs = no in its"
-            " section, or what it needs as capabilities = …"
+            f"{name} has file capabilities, which no_new_privs = auto disables; set no_new_privs = no in its section,"
+            " or grant what it needs with capabilities = …"
         )
-        return Advice(hint, ((f"getcap $(command -v {name})", "which they are"),))
+        return Advice(hint, ((f"getcap $(command -v {name})", "its file capabilities"),))
     if name in shell.BUILT_IN:
-        return Advice(f"commands are not run by a shell, and {name} is shell syntax; write sh -c '…'")
+        return Advice(f"commands are not run by a shell, but {name} is shell syntax; write sh -c '…'")
     if cause.key == "no_program":
         hint = f"{name} is not in its PATH; write the program's full path, or set PATH in its [env:…]"
-        return Advice(hint, ((f"command -v {name}", "where this shell finds it"),))
+        return Advice(hint, ((f"command -v {name}", "where your shell finds it"),))
     if number == errno.EACCES and name.startswith("/"):
         return Advice(MAY_NOT, ((f"namei -l {name}", EACH_STEP),))
     if number == errno.ENOEXEC:
-        hint = "not a program the kernel can run; a script needs a first line like #!/bin/sh"
-        return Advice(hint, ((f"file {name}", "what it is"),))
+        hint = "the kernel cannot execute this file; a script needs a first line like #!/bin/sh"
+        return Advice(hint, ((f"file {name}", "its file type"),))
     if cause.key in {"no_file", "no_interpreter"}:
-        hint = "it does not exist, or the interpreter named in its first line does not"
+        hint = "the file, or the interpreter named in its first line, does not exist"
         return Advice(hint, ((f"ls -l {name}", "whether it exists"),))
     return _of_errno(number, "")
 
@@ -286,7 +286,7 @@ def _of_node(lines: Sequence[str]) -> int:
 
 
 def _of_java(lines: Sequence[str]) -> int:
-    """The cause of all: what is wrapped stands below what wraps it."""
+    """The root cause: a wrapped exception is printed below the one that wraps it."""
     thread = _last(lines, r'Exception in thread "')
     cause = _last(lines, r"Caused by: ")
     found = max(thread, cause)
@@ -322,7 +322,7 @@ _RUNTIMES = (_of_python, _of_node, _of_java, _of_ruby, _of_go, _of_php, _of_rust
 
 
 def hang_stack(lines: Sequence[str]) -> list[str]:
-    """Of the stacks that a process wrote, that of the thread that hung, the innermost call first; [] if there is none."""
+    """The stack of the hung thread among those that a process wrote, innermost call first; [] if there is none."""
     first = _last(lines, r"Current thread .*most recent call first")
     if first < 0:
         return []
@@ -331,7 +331,7 @@ def hang_stack(lines: Sequence[str]) -> list[str]:
 
 
 def hang_location(lines: Iterable[str]) -> str:
-    """Where a process hung, if these are the stacks that it wrote: `in look_up, /srv/shop.py line 6`; "" else."""
+    """Where a process hung, from the stacks that it wrote: `in look_up, /srv/shop.py line 6`; "" if unknown."""
     text = "\n".join(lines)
     match = re.search(r'^Current thread .*\n\s*File "([^"]+)", line (\d+) in (.+)$', text, re.MULTILINE)
     return f"in {match[3]}, {match[1]} line {match[2]}" if match is not None else ""

@@ -1,4 +1,4 @@
-"""What is wrong with a host, or soon will be, for an impetusd: facts in, findings out. Pure.
+"""Find current and upcoming problems of a host: facts in, findings out. Pure.
 
 A finding states a fact and, if something is wrong, why it matters and how to fix it. `FAIL` keeps impetusd or a program
 from working; `WARN` will hurt one day. `JUDGES` is in the order of the report.
@@ -25,10 +25,10 @@ OWN_DESCRIPTORS = 64
 FEATURES = {
     "pidfd_open": ("5.3", ""),
     "P_PIDFD": ("5.4", ""),
-    "pidfd_getfd": ("5.6", "descriptors cannot be taken back from a process that survives"),
-    "cgroup.kill": ("5.14", "a tree of processes is ended one by one, racing with its forks"),
-    "SO_PEERPIDFD": ("6.5", "who asks on the control socket is known by number alone"),
-    "PIDFD_INFO_EXIT": ("6.15", "the exit status of what outlived a killed shim is not known"),
+    "pidfd_getfd": ("5.6", "sockets cannot be recovered from a surviving process"),
+    "cgroup.kill": ("5.14", "process trees are killed one process at a time and may race with forks"),
+    "SO_PEERPIDFD": ("6.5", "clients of the control socket are identified by user ID only"),
+    "PIDFD_INFO_EXIT": ("6.15", "exit statuses are lost for processes that outlive a killed shim"),
 }
 LITTLE_SPACE, LITTLE_SHARE = 64 << 20, 0.10  # bytes; of the file system
 BACKLOG = 4096  # the kernel's own default of net.core.somaxconn
@@ -64,7 +64,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An address that a unit listens on, and who has it now: "" nobody, "impetusd", or another process as text."""
+    """An address that a unit listens on, and its current owner: "" (nobody), "impetusd", or another process as text."""
 
     unit: str
     address: str
@@ -75,7 +75,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was found; None: it could not be found out, and nothing is reported."""
+    """Facts about the host. A field is None if it is unknown; then nothing is reported about it."""
 
     conf: str
     command: str = "impetusd"  # what reaches this instance, for hints
@@ -123,12 +123,12 @@ def _configuration(facts: Facts) -> Iterator[Finding]:
             "configuration",
             FAIL,
             f"{facts.problems[0]}{more}",
-            "nothing can be started with it, and no change applied",
-            f"fix what this reports: {facts.command} check",
+            "impetusd cannot start or apply changes with it",
+            f"fix the problems listed by: {facts.command} check",
         )
     else:
-        users = f"; users {', '.join(facts.users)} are known" if facts.users else ""
-        yield Finding("configuration", OK, f"{facts.conf} has no mistake{users}")
+        users = f"; users {', '.join(facts.users)} exist" if facts.users else ""
+        yield Finding("configuration", OK, f"{facts.conf} has no mistakes{users}")
 
 
 def _descriptors(facts: Facts) -> Iterator[Finding]:
@@ -139,13 +139,13 @@ def _descriptors(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "descriptors",
             FAIL if facts.nofile < need else WARN,
-            f"the hard limit (RLIMIT_NOFILE) is {facts.nofile}; {facts.processes} processes take about {need}",
-            "without a spare one no program can be started",
-            "raise it: LimitNOFILE= in the unit of systemd, ulimit -Hn in a shell, --ulimit nofile of a container",
+            f"the hard limit (RLIMIT_NOFILE) is {facts.nofile}, but {facts.processes} processes need about {need}",
+            "without a free file descriptor, no program can be started",
+            "raise it: LimitNOFILE= in the systemd unit, ulimit -Hn in a shell, --ulimit nofile for a container",
         )
     else:
         limit = "unlimited" if facts.nofile < 0 else str(facts.nofile)
-        yield Finding("descriptors", OK, f"{limit} for about {need}")
+        yield Finding("descriptors", OK, f"{limit}, about {need} needed")
 
 
 def _processes(facts: Facts) -> Iterator[Finding]:
@@ -157,12 +157,13 @@ def _processes(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "processes",
             FAIL if most - used < need else WARN,
-            f"pids.max is {most} and {used} are in use; the INI file wants {facts.processes}, and each may have threads",
-            "a program that cannot fork fails in ways of its own",
-            "raise it: TasksMax= in the unit of systemd, --pids-limit of a container",
+            f"pids.max is {most} and {used} are in use; the INI file needs {facts.processes} processes, each of which"
+            " may have threads",
+            "programs fail in unpredictable ways when they cannot fork",
+            "raise it: TasksMax= in the systemd unit, --pids-limit for a container",
         )
     else:
-        yield Finding("processes", OK, f"{most - used} more before pids.max ({most})")
+        yield Finding("processes", OK, f"{most - used} left until pids.max ({most})")
 
 
 def _inotify(facts: Facts) -> Iterator[Finding]:
@@ -174,7 +175,7 @@ def _inotify(facts: Facts) -> Iterator[Finding]:
             "inotify",
             WARN,
             f"max_user_instances is {instances}, max_user_watches {watches}",
-            "a removed control socket, and changes in what `watch` names, may go unnoticed",
+            "a deleted control socket, and changes to files in `watch`, may go unnoticed",
             "sysctl -w fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=65536, and in /etc/sysctl.d",
         )
     else:
@@ -186,21 +187,23 @@ def _cgroup(facts: Facts) -> Iterator[Finding]:
         return
     if not facts.cgroup or not facts.cgroup_writable:
         what = f"{facts.cgroup} is not writable" if facts.cgroup else "there is no cgroup v2 tree"
-        mend = "run it as root, or with Delegate=yes, which the unit of `impetusd startup` has"
+        mend = "run it as root, or with Delegate=yes, which the unit from `impetusd startup` sets"
         yield Finding(
             "cgroup",
             WARN,
             what,
-            "what a program leaves behind is looked for in /proc, where a daemon can hide, and not ended at once",
-            mend if facts.cgroup else "boot with systemd.unified_cgroup_hierarchy=1; containers: --cgroupns=private",
+            "leftover processes must be searched for in /proc, where a daemonized process can be missed",
+            mend
+            if facts.cgroup
+            else "boot with systemd.unified_cgroup_hierarchy=1; for containers, use --cgroupns=private",
         )
     elif "memory" not in facts.controllers:
         yield Finding(
             "cgroup",
             WARN,
             f"{facts.cgroup} is writable, and has no memory controller",
-            "whom the kernel killed for memory is known from its log only",
-            "have memory in cgroup.subtree_control of the cgroup above it",
+            "out-of-memory kills can be detected only from the kernel log",
+            "enable memory in cgroup.subtree_control of the parent cgroup",
         )
     else:
         yield Finding("cgroup", OK, f"v2, writable, with memory: {facts.cgroup}")
@@ -213,9 +216,9 @@ def _kernel(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "kernel",
             WARN if lost else FAIL,
-            f"Linux {facts.kernel} has no {name}, which is in {since}",
+            f"Linux {facts.kernel} has no {name}, which needs Linux {since}",
             lost or "impetusd cannot run without it",
-            "use a newer kernel, or let the container's seccomp profile permit it",
+            "use a newer kernel, or allow it in the container's seccomp profile",
         )
     if not missing:
         yield Finding("kernel", OK, f"Linux {facts.kernel} has {', '.join(facts.features)}")
@@ -229,9 +232,9 @@ def _ports(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "ports",
                 FAIL,
-                f"{each.unit} listens on {each.address}, which {each.owner} has",
+                f"{each.unit} listens on {each.address}, which is in use by {each.owner}",
                 "it cannot be started",
-                f"give {each.unit} another address, or that process; who it is: ss -ltnp 'sport = :{each.port}'",
+                f"change the address of {each.unit} or of that process; to find it: ss -ltnp 'sport = :{each.port}'",
             )
         elif each.port and each.port < facts.first_port and not facts.may_bind and not each.owner:
             taken += 1
@@ -239,8 +242,8 @@ def _ports(facts: Facts) -> Iterator[Finding]:
                 "ports",
                 FAIL,
                 f"{each.unit} listens on {each.address}, below {facts.first_port}",
-                "only root, or who has CAP_NET_BIND_SERVICE, may do so",
-                f"sysctl -w net.ipv4.ip_unprivileged_port_start={each.port}, or another port",
+                "this needs root or CAP_NET_BIND_SERVICE",
+                f"sysctl -w net.ipv4.ip_unprivileged_port_start={each.port}, or use another port",
             )
     if facts.listeners and not taken:
         yield Finding("ports", OK, ", ".join(dict.fromkeys(f"{each.unit}: {each.address}" for each in facts.listeners)))
@@ -249,8 +252,8 @@ def _ports(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "backlog",
             WARN,
-            f"net.core.somaxconn is {facts.somaxconn}, less than the backlog that units ask for",
-            "in a rush, connections beyond it are dropped before anybody could accept them",
+            f"net.core.somaxconn is {facts.somaxconn}, less than the backlog that units request",
+            "under a burst of load, connections beyond it are dropped before they can be accepted",
             f"sysctl -w net.core.somaxconn={BACKLOG}, and in /etc/sysctl.d",
         )
 
@@ -269,8 +272,8 @@ def _disk(facts: Facts) -> Iterator[Finding]:
                     "disk",
                     FAIL if full else WARN,
                     f"{disk.path}: {what}, {free * 100 // size}%",
-                    "what programs print is dropped, and counted, while it is full; state is kept in memory only",
-                    "make room; log_max_size and log_keep bound what a unit writes",
+                    "while it is full, program output is dropped (and counted), and state is kept only in memory",
+                    "free some space; log_max_size and log_keep limit a unit's logs",
                 )
     if facts.disks and fine:
         worst = min(facts.disks, key=lambda disk: disk.free)
@@ -285,27 +288,27 @@ def _files(facts: Facts) -> Iterator[Finding]:
     bad = 0
     for path, fault in facts.files:
         bad += 1
-        why = "whoever can change it can have programs run as the user that runs impetusd"
+        why = "anyone who can change it can run programs as the user that runs impetusd"
         yield Finding("permissions", FAIL, f"{path}: {fault.what}", why, fault.fix)
     for unit, path, fault in facts.code:
         bad += 1
-        why = f"whoever can change it has code run as the user of {unit}"
-        mend = f"give {unit} a user of its own (user = NAME), or {fault.command}"
+        why = f"anyone who can change it can run code as the user of {unit}"
+        mend = f"give {unit} its own user (user = NAME), or run: {fault.command}"
         yield Finding("permissions", WARN, f"{unit} runs {path}: {fault.what}", why, mend)
     for name, inode in facts.folders.items():
         world = inode.mode & 0o002 and not inode.mode & 0o1000
         if world or inode.uid not in {0, facts.own} or (name == "state_dir" and inode.mode & 0o022):
             bad += 1
-            who = f"belongs to user {inode.uid}" if inode.uid not in {0, facts.own} else "can be written to by others"
+            who = f"belongs to user {inode.uid}" if inode.uid not in {0, facts.own} else "is writable by others"
             yield Finding(
                 "permissions",
                 WARN if name == "log_dir" else FAIL,
                 f"{name} {inode.path} {who}",
-                "they can remove what is in it; links that they plant are not followed",
+                "they can remove files in it (links they create are not followed)",
                 f"chown {'root' if facts.own == 0 else facts.own} and chmod go-w {inode.path}",
             )
     if not bad:
-        yield Finding("permissions", OK, "only its owner can change the INI file, and what impetusd keeps")
+        yield Finding("permissions", OK, "only the owner can change the INI file and impetusd's data")
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
@@ -313,16 +316,16 @@ def _clock(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "clock",
             FAIL,
-            "it is years behind",
-            "timers run at the wrong time, logs are dated wrongly, certificates are refused",
-            "set it, and have it kept: systemctl enable --now systemd-timesyncd, or chrony",
+            "the clock is years behind",
+            "timers run at the wrong time, log timestamps are wrong, certificates are rejected",
+            "set it, and keep it synchronized: systemctl enable --now systemd-timesyncd, or chrony",
         )
     elif facts.synchronised is False:
         yield Finding(
             "clock",
             WARN,
-            "the kernel does not have it as synchronised",
-            "it drifts: timers run too early or late, and logs of two hosts do not match",
+            "the kernel reports the clock as unsynchronized",
+            "the clock drifts: timers run too early or too late, and logs from different hosts do not line up",
             "systemctl enable --now systemd-timesyncd, or chrony",
         )
     else:
@@ -337,9 +340,9 @@ def _python(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "python",
             WARN,
-            f"{version}, and impetusd is not compiled",
-            "each command, and each start of a worker, compiles it again: a tenth of a second and more",
-            f"as the user that has installed it: {facts.executable} -m compileall -q {facts.package}",
+            f"{version}, but impetusd's bytecode is not compiled",
+            "every command and every worker start compiles it again, which takes a tenth of a second or more",
+            f"run as the user that installed it: {facts.executable} -m compileall -q {facts.package}",
         )
     else:
         yield Finding("python", OK, f"{version}, {facts.executable}")
@@ -355,10 +358,12 @@ def _roles(facts: Facts) -> Iterator[Finding]:
         Finding(
             "roles",
             FAIL,
-            f"{person.role} {person.said} does not reach the control socket: {inode.path} ({inode.mode & 0o7777:04o})"
-            " is in the way",
-            "the role is of no use",
-            f"chmod o+x {inode.path}" if inode.mode & 0o40000 else f"{facts.command} apply; the daemon's log says more",
+            f"{person.role} {person.said} cannot reach the control socket because of {inode.path} (mode"
+            f" {inode.mode & 0o7777:04o})",
+            "the role has no effect",
+            f"chmod o+x {inode.path}"
+            if inode.mode & 0o40000
+            else f"{facts.command} apply; if that fails, see the daemon's log",
         )
         for person, inode in out
     )
@@ -369,8 +374,8 @@ def _roles(facts: Facts) -> Iterator[Finding]:
             "roles",
             WARN,
             f"{person.role} {person.said} may not read {inode.path}",
-            "the command line finds the control socket by the INI file",
-            "let them read it, with passwords in an env_file that they may not read",
+            "commands read the INI file to find the control socket",
+            "make it readable for them, and keep passwords in an env_file that is not",
         )
         for person, inode in unread
     )
@@ -381,15 +386,15 @@ def _roles(facts: Facts) -> Iterator[Finding]:
 
 def _boot(facts: Facts) -> Iterator[Finding]:
     if facts.first_process:
-        yield Finding("boot", OK, "impetusd is PID 1: what runs the container starts it")
+        yield Finding("boot", OK, "impetusd is PID 1: the container runtime starts it")
     elif facts.services:
         yield Finding("boot", OK, f"{facts.services[0]}.service starts it")
     elif facts.systemd:
         yield Finding(
             "boot",
             WARN,
-            f"no service of systemd starts {facts.conf}",
-            "after a reboot, nothing of it runs",
+            f"no systemd service starts {facts.conf}",
+            "after a reboot, none of its programs run",
             f"{facts.command} startup{'' if facts.own == 0 else ' --user'}",
         )
 

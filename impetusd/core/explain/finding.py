@@ -1,4 +1,4 @@
-"""What an explanation is made of: what is known, one finding, and the last end of a slot as recorded in the ledger."""
+"""The parts of an explanation: known facts, a finding, and a slot's last exit from the ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AT_ONCE = 10.0  # seconds: a run that ends with success before that did not do w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known. `records` are about what is asked, `own` about impetusd itself; both oldest first.
+    """Known facts. `records` are about the explained names, `own` about impetusd itself; both oldest first.
 
     `now` is Unix time; `running`: a daemon was asked, so there are rows; `known`: names in the INI file; `left`: how many
     processes still run after impetusd was killed; `lost`: why the next one cannot take them over, "" if it can;
@@ -119,7 +119,7 @@ class End:
         text = str(why)
         said = causes.error_line(self.lines)[:300] if self.rule is None else causes.hang_location(self.lines)
         if self.rule is None and self.exit.get("code") == 0:
-            text = "it ended by itself, with exit 0 (success)"
+            text = "it exited on its own with exit 0 (success)"
         return f"{text}: {said}" if said and not mentions(why, said) else text
 
     @property
@@ -148,7 +148,7 @@ def end_of(records: Sequence[Record]) -> End | None:
 
 
 def advice_on(end: End | None, extra: Sequence[Reason] = (), command: Sequence[str] = ()) -> causes.Advice:
-    """`command`: what the INI file has its unit run."""
+    """Advice on how it ended. `command`: the unit's command in the INI file."""
     if end is None:
         return causes.of_reasons(extra)
     found = causes.of_reasons([ledger.end_reason(end.exit), *extra])
@@ -157,14 +157,14 @@ def advice_on(end: End | None, extra: Sequence[Reason] = (), command: Sequence[s
     short = (end.exit.get("ran_s") or 0.0) < AT_ONCE
     if end.exit.get("code") == 0 and end.rule is None and short:
         hint = foreground.advice(command) or (
-            "a service must not end. If it puts itself into the background, have it stay in the foreground; "
-            "if it is done when it ends: autorestart = on-failure"
+            "a service must not exit. If it puts itself into the background, make it stay in the foreground; if it is"
+            " meant to exit, set autorestart = on-failure"
         )
         return causes.Advice(hint, found.commands)
     if end.exit.get("core"):
         return with_commands(found, (("coredumpctl info " + str(end.exit.get("pid")), "where it crashed"),))
     if end.rule is not None and end.rule["rule"] == "watchdog" and end.lines:
-        return causes.Advice("the stacks below, written when it was stopped, show where it hung", found.commands)
+        return causes.Advice("the stack traces below, written when it was stopped, show where it hung", found.commands)
     return found if found.hint else causes.Advice(causes.of_exit_code(end.exit.get("code")), found.commands)
 
 

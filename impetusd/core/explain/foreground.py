@@ -1,4 +1,4 @@
-"""How well-known programs that put themselves into the background are run in the foreground, where they can be supervised."""
+"""How to run well-known daemons in the foreground, so that they can be supervised."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ KNOWN = (
     (r"stunnel4?", "", "{name} with foreground = yes in its configuration"),
     (r"rsync", r"--daemon", "rsync --daemon --no-detach"),
     (r"supervisord", "", "supervisord --nodaemon"),
-    (r"pm2", "", "pm2-runtime, or the program itself, for which impetusd does what PM2 does"),
+    (r"pm2", "", "pm2-runtime, or better the program itself, which impetusd manages instead of PM2"),
     (r"docker|podman", r"-d|--detach", "{name} run without -d"),
 )
 
 
 def advice(command: Sequence[str]) -> str:
-    """What to write for this command, as a sentence; "" for an unknown program, or one that stays in the foreground."""
+    """Advice for this command, as a sentence; "" for an unknown program, or one that stays in the foreground."""
     words = [part for word in command for part in word.split()]
     for place, word in enumerate(words):
         name = basename(word.strip("'\";"))
         for program, argument, instead in KNOWN:
             given = not argument or any(re.fullmatch(argument, each.strip("'\";")) for each in words[place + 1 :])
             if given and re.fullmatch(program, name):
-                return f"{name} puts itself into the background. Have it stay in the foreground: {instead.format(name=name)}"
+                return f"{name} puts itself into the background. Make it stay in the foreground: {instead.format(name=name)}"
     return ""

@@ -1,4 +1,4 @@
-"""What happened, and is a problem for a while: the ledger's records → problems. Pure; times are Unix time, in seconds.
+"""Recent events that count as problems for a while: ledger records → problems. Pure; times are Unix time in seconds.
 
 Rows show what stands. What a rule, the kernel or a restart has put right again they show no more: a memory limit that acted,
 a watchdog, a unit that ends again and again, a supervisor that died. Records show that, and it is over when nothing like it
@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass(slots=True, kw_only=True)
 class Past:
-    """What is remembered of records. `record`: the number of the last one taken."""
+    """State kept from records. `record`: the number of the last one processed."""
 
     record: int | None = None
     handing: bool = False  # the supervisor hands over: the next one is no surprise
@@ -42,7 +42,7 @@ class Past:
 
 
 def take(past: Past, record: ledger.Record) -> bool:
-    """Remember what a record of the ledger says; False if it was taken before."""
+    """Process a record of the ledger; False if it was processed before."""
     if past.record is not None and record["n"] <= past.record:
         return False
     past.record = record["n"]

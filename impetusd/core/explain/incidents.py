@@ -1,4 +1,4 @@
-"""What is wrong now, grouped by cause: the rows of `watch` → problems → incidents. Pure.
+"""Current problems, grouped by cause: rows of `watch` → problems → incidents. Pure.
 
 A problem is one thing that is wrong with one name (a unit, a timer, impetusd itself). Problems that follow from each
 other are one incident: its root is the unit at the far end of `depends_on` that does not serve, so the database comes
@@ -37,7 +37,7 @@ _AGAIN = frozenset({"STARTING", "BACKOFF", "STOPPING"})  # states of a unit that
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. `since`: Unix time, 0.0 where the rows do not say; `lines`: what was written last."""
+    """One problem. `since`: Unix time, 0.0 if unknown; `lines`: the last lines of output."""
 
     event: str
     name: str
@@ -67,7 +67,7 @@ class Incident:
 
     @property
     def error(self) -> bool:
-        """Whether something does not work; a warning else."""
+        """True for an error, False for a warning."""
         return any(problem.event not in WARNINGS for problem in self.problems)
 
     @property

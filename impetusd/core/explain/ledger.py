@@ -29,121 +29,121 @@ COMMON = {
     "n": "its number",
     "at": "when: Unix time, seconds",
     "kind": "one of KINDS",
-    "cause": "the reason, of which `reason`, `why` or `error` is the sentence: {key, facts}",
+    "cause": "the reason as {key, facts}; `reason`, `why` or `error` has it as text",
 }
-_OF_A_SLOT = {"unit": "the section's name", "slot": "as `status` shows it"}
+_OF_A_SLOT = {"unit": "the section's name", "slot": "the slot's name, as in `status`"}
 _DECIDED = {
-    "asked": "whether an operator, or a rule that acted before, wanted it to end",
-    "state": "what the slot is from then on",
-    "decision": "what was decided, in words, with the key and its value",
-    "decided": "the same as {key, facts}",
-    "rule": "the key that decided; empty where none did",
-    "restarts": "how often it was started without being asked, ever",
-    "retry_s": "seconds until the next start; null if there is none, or it is due at once",
+    "asked": "true if an operator or a rule had requested the end",
+    "state": "the slot's new state",
+    "decision": "the decision as text, with the key and its value",
+    "decided": "the decision as {key, facts}",
+    "rule": "the INI key that decided; empty if none did",
+    "restarts": "number of unplanned restarts so far",
+    "retry_s": "seconds until the next start; null if there is none, or it starts at once",
 }
 # Kind → field → what it says. A field that is not needed may be missing.
 KINDS: Mapping[str, Mapping[str, str]] = {
     "daemon": {
-        "what": "began, took over (from a supervisor that died, or handed over), handing over, refused an upgrade, stopping, ended",
-        "why": "of stopping: who or what asked for it; of a refusal: what is wrong with the code on the disk",
+        "what": "began, took over (from a supervisor that crashed or handed over), handing over, refused an upgrade, stopping, ended",
+        "why": "for stopping: who or what requested it; for a refusal: what is wrong with the code on disk",
         "pid": "the supervisor's",
         "shim": "the shim's pid",
         "version": "impetusd's",
     },
     "start": {
         **_OF_A_SLOT,
-        "pid": "of the process that lives in the slot from now on, a new one or one that was parked",
-        "why": "what it is started for; empty if it was asked for",
+        "pid": "pid of the slot's new process, started or taken from the spare workers",
+        "why": "why it was started; empty if a command requested it",
     },
     "ready": {**_OF_A_SLOT, "pid": "its process", "after_s": "seconds from its start"},
     "exit": {
         **_OF_A_SLOT,
-        "pid": "its process; null if there was none yet",
-        "ran_s": "seconds that it lived; null if there was none",
-        "code": "what it exited with; null, with nothing in its place: it ended while impetusd was dead",
-        "signal": "or what it was killed by, by name",
-        "stage": "or what was tried of its start, and failed",
-        "error": "why that failed",
+        "pid": "pid of the process; null if there was none yet",
+        "ran_s": "lifetime of the process in seconds; null if there was none",
+        "code": "exit code; if code, signal and stage are all null, it ended while impetusd was down",
+        "signal": "name of the signal that killed it",
+        "stage": "step of the start that failed",
+        "error": "why that step failed",
         "core": "true if it dumped core",
-        "oom": "in the kernel's words: it was killed for memory",
-        "cpu_s": "seconds of CPU that it and the children that it waited for used",
-        "max_rss": "bytes that the largest of them had in memory",
-        "kills": "how often SIGKILL was sent to end it",
+        "oom": "the kernel's message about the out-of-memory kill",
+        "cpu_s": "CPU seconds used by it and the children it waited for",
+        "max_rss": "peak memory of the largest of them, in bytes",
+        "kills": "number of SIGKILLs sent to it",
         **_DECIDED,
     },
     "gone": {**_OF_A_SLOT, **_DECIDED},  # the processes that it left behind have ended, too
-    "stderr": {**_OF_A_SLOT, "pid": "of the run that has ended", "lines": "the last that it wrote to stderr"},
+    "stderr": {**_OF_A_SLOT, "pid": "pid of the run that ended", "lines": "last lines that it wrote to stderr"},
     "rule": {
         **_OF_A_SLOT,
-        "pid": "whom it acts on; null if nothing runs",
+        "pid": "pid of the process it acts on; null if nothing runs",
         "rule": "the key of the INI; health for a [health:NAME]",
-        "reason": "what was found, with the key's value",
+        "reason": "what triggered the rule, with the key's value",
     },
     "reload": {
-        "unit": "what is reloaded",
-        "what": "began, failed (it goes back), rolled back (entirely old again), or done (entirely new)",
-        "generation": "of the new version",
-        "reason": "what it is made for; of a failed one: why",
-        "lines": "of one that is rolled back: the last that the process which failed wrote to stderr",
-        "took_s": "seconds in all",
+        "unit": "the unit that is reloaded",
+        "what": "began, failed (rolling back), rolled back (only old processes), or done (only new processes)",
+        "generation": "generation of the new version",
+        "reason": "why the reload was made; if it failed: why it failed",
+        "lines": "for a rollback: last lines that the failed process wrote to stderr",
+        "took_s": "total seconds",
     },
     "health": {
         "check": "the NAME of [health:NAME]",
         "unit": "its target",
-        "slot": "who was asked: a slot, or the unit at its address",
-        "state": "failing (for the first time in a row), unhealthy, or healthy again",
+        "slot": "what was checked: a slot, or the unit at its address",
+        "state": "failing (first failure), unhealthy, or healthy again",
         "failures": "in a row",
-        "reason": "what was asked, and the answer; empty if it is well",
+        "reason": "the request and the response; empty if healthy",
         "action": "restart or alert",
     },
     "timer": {
         "unit": "the timer",
-        "ok": "whether it did what it is for",
-        "code": "the job's exit code; null if it has none",
+        "ok": "true if the run succeeded",
+        "code": "the job's exit code; null if there is none",
         "duration_s": "seconds",
         "why": "schedule, catch-up, retry or trigger",
-        "reason": "the result in words",
-        "attempt": "1, and 2 … for retries",
-        "retries": "how many there are to be",
+        "reason": "the result as text",
+        "attempt": "1 for the first run, 2 and higher for retries",
+        "retries": "number of retries allowed",
     },
     "config": {
         "what": "applied or refused",
-        "changes": "what it changes, as `plan` says it",
-        "problems": "of a refused one: the first of them",
-        "ok": "whether all that was changed came up",
+        "changes": "what changed, as `plan` shows it",
+        "problems": "for a refusal: the first problems",
+        "ok": "true if everything that changed came up",
         "reason": "why it was refused, or what did not come up",
     },
     "command": {
-        "method": "what was asked for",
-        "names": "of what; empty is everything",
-        "more": "how many names there were besides",
-        "times": "of refused and failed ones: how often it was, of which this alone is written down",
+        "method": "the command's method",
+        "names": "names it applies to; empty for everything",
+        "more": "number of names not listed",
+        "times": "for refused and failed commands: how often it happened; only one record is written",
         "params": "how",
-        "took_s": "seconds from the question to the answer, when this was written",
+        "took_s": "seconds from request to response; the record is written at the end",
         "outcome": "done, failed or refused (the role does not suffice)",
-        "error": "what was answered then",
-        "uid": "who gave it, as the kernel says",
+        "error": "the error in the response",
+        "uid": "user ID of the caller, from the kernel",
         "gid": "their group",
         "user": "their name",
-        "via": "the unit of impetusd's own that asked on their behalf (the gateway); uid and what the kernel says are missing then",
-        "from": "the address that they came from, where the gateway knows it",
-        "login": "who had logged in, where that is somebody else (sudo)",
-        "peer_pid": "the process that asked",
+        "via": "impetusd's own unit that sent it for the user (the gateway); then uid and the other facts from the kernel are missing",
+        "from": "the user's IP address, if the gateway knows it",
+        "login": "the login user, if different (sudo)",
+        "peer_pid": "pid of the caller",
         "comm": "its name",
-        "tty": "its terminal; empty if it has none",
+        "tty": "terminal of the caller; empty if none",
         "role": "viewer, operator or admin",
     },
     "hold": {
         **_OF_A_SLOT,
         "what": "quarantined (a slot, or a unit), hold-only (the instance; no unit, no slot), or released",
-        "reason": "how the supervisor ended the last time, and what it was at; empty if released",
+        "reason": "how the supervisor last ended, and what it was doing; empty if released",
     },
-    "lost": {"records": "how many were not written, for the disk took none for too long"},
+    "lost": {"records": "number of records lost because the disk could not be written"},
 }
 
 
 def began(record: Record) -> float:
-    """When the recorded event began: a command's record is written when it is done."""
+    """The start time of the recorded event; a command's record is written when it is done."""
     at: float = record["at"] - record.get("took_s", 0.0)
     return at
 
@@ -167,7 +167,9 @@ def _is_sound(record: Mapping[str, Any]) -> bool:
 
 
 def about(patterns: Collection[str]) -> Callable[[Record], bool]:
-    """A test for records about one of these: units, slots, timers, checks, or patterns of their names. None is all."""
+    """A predicate for records about these units, slots, timers, checks, or patterns of their names; None matches
+    all.
+    """
     exact, globs = frozenset(patterns), [pattern for pattern in patterns if is_pattern(pattern)]
 
     def found(record: Record) -> bool:
@@ -246,7 +248,7 @@ def who(record: Record) -> str:
 
 
 def typed(record: Record) -> str:
-    """A command as it was typed: `impetusd restart --rolling web`."""
+    """The command line of a command: `impetusd restart --rolling web`."""
     params = record.get("params") or {}
     words = ["impetusd", record["method"], *(["--rolling"] if params.get("rolling") else [])]
     words += ["--cancel"] if params.get("cancel") else []
@@ -290,7 +292,7 @@ def _config(record: Record) -> str:
     if record["what"] == "refused":
         return f"the configuration was refused: {next(iter(record.get('problems', ())), record['reason'])}"
     names = ", ".join(f"{change['name']} {change['effect']}" for change in record["changes"])
-    failed = "" if record.get("ok", True) else f"; not all came up {record.get('reason', '')}"
+    failed = "" if record.get("ok", True) else f"; not everything came up {record.get('reason', '')}"
     return f"the configuration was applied: {names or 'nothing to do'}{failed}"
 
 
@@ -320,7 +322,7 @@ _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "start": lambda r: f"started, pid {r['pid']}" + _because(r),
     "ready": lambda r: "ready" + (f" after {span(r['after_s'])}" if r.get("after_s") else ""),
     "exit": _exit,
-    "gone": lambda r: f"what it left behind has ended, too; {decision(r)}",
+    "gone": lambda r: f"its leftover processes have ended; {decision(r)}",
     "stderr": _stderr,
     "rule": lambda r: f"rule {r['rule']}: {_without_its_rule(reason(r))}",
     "reload": _reload,
@@ -329,5 +331,5 @@ _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "config": _config,
     "command": _command,
     "hold": lambda r: f"{r['what']}" + (f": {r['reason']}" if r.get("reason") else ""),
-    "lost": lambda r: f"{r['records']} records were lost: the disk took none for too long",
+    "lost": lambda r: f"{r['records']} records were lost, because the disk could not be written",
 }

@@ -1,4 +1,4 @@
-"""What happened, from the ledger's records, as a few dated lines; repeated events are one line with a count."""
+"""Summarize ledger records as a few dated lines; repeated events become one line with a count."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
                 if lived.setdefault(record["pid"], slot) == slot:
                     starts[slot] = record
                 elif not slot.endswith(":leaving"):
-                    yield _Mark(record["at"], "", f"{who}taken over by a parked worker, pid {record['pid']}")
+                    yield _Mark(record["at"], "", f"{who}replaced by a spare worker, pid {record['pid']}")
             case "ready" if (record.get("after_s") or 0.0) >= LONG and slot in starts:
                 yield _started(starts.pop(slot), who, f", ready after {span(record['after_s'])}")
             case "exit":
@@ -92,7 +92,7 @@ def _marks(records: Sequence[Record], *, named: bool) -> Iterator[_Mark]:
                 failed = (
                     ""
                     if record["outcome"] == "done"
-                    else f": {record['error'] or FAILED.get(record.get('method', ''), 'not all came up')}"
+                    else f": {record['error'] or FAILED.get(record.get('method', ''), 'not everything came up')}"
                 )
                 yield _Mark(ledger.began(record), "", f"{ledger.typed(record)}, by {ledger.who(record)}{failed}")
             case "command" | "lost":

@@ -1,4 +1,4 @@
-"""Why it is as it is: from the ledger's records and the rows of `status`, `health` and `timers` to an explanation.
+"""Explain a state from the ledger's records and the rows of `status`, `health` and `timers`.
 
 Reported of a slot: its state and since when, its cause, which key decided, how often, what happens next, what happened
 before, what was on stderr, and what to type. Slots of a unit with the same cause are reported once.
@@ -83,17 +83,17 @@ def _daemon(facts: Facts) -> Finding:
         )
     if last["what"] != "ended" or facts.left:
         at = facts.own[-1]["at"]
-        cause = "it was killed, or the host went down: no orderly end was recorded"
-        headline = f"impetusd is not running; its last record is of {facts.when(at)}"
+        cause = "it was killed or the host went down: no orderly shutdown was recorded"
+        headline = f"impetusd is not running; its last record is from {facts.when(at)}"
         told: tuple[tuple[str, str], ...] = (("cause", cause),)
         commands: Commands = (start,)
         if facts.left:
             told = (
                 ("cause", "it was killed"),
-                ("left", f"{facts.left} processes that it had started are still running"),
+                ("left", f"{facts.left} processes it started are still running"),
             )
             take, end = f"{facts.command} start", f"{facts.command} stop"
-            commands = ((take, "take them over, with nothing lost"), (end, "end them"))
+            commands = ((take, "take them over without losing anything"), (end, "end them"))
             if facts.lost:
                 told += (("lost", f"they cannot be taken over, because {facts.lost}"),)
                 commands = ((end, "end them"), start)
@@ -109,15 +109,15 @@ def _daemon(facts: Facts) -> Finding:
 
 
 def _mistaken(facts: Facts) -> Finding:
-    """Impetusd cannot be started with the INI file as it is."""
+    """The finding for an INI file that impetusd cannot start with."""
     told = [("mistake", each) for each in facts.mistakes[:LINES]]
     if len(facts.mistakes) > LINES:
         told.append(("more", f"{len(facts.mistakes) - LINES} other mistakes"))
     since = f" since {facts.when(facts.changed_at)}" if facts.changed_at else ""
-    headline = f"impetusd cannot be started: its INI file has mistakes{since}"
+    headline = f"impetusd cannot start: its INI file has mistakes{since}"
     if facts.running:
-        headline = f"the INI file has mistakes{since}; impetusd could not start with it"
-        told.append(("next", "running programs are not affected; after a reboot nothing would start"))
+        headline = f"the INI file has mistakes{since}; impetusd could not restart with it"
+        told.append(("next", "running programs are not affected, but nothing would start after a reboot"))
     commands = ((f"{facts.command} check", "all mistakes in the file"),)
     return Finding(name="impetusd", ok=False, headline=headline, facts=tuple(told), commands=commands)
 
@@ -127,15 +127,18 @@ def _hold_only(facts: Facts, held: Mapping[str, Any]) -> Finding:
     return Finding(
         name="impetusd",
         ok=False,
-        headline=f"impetusd only holds what runs, since {facts.when(held['at'])}",
+        headline=f"impetusd is in hold-only mode since {facts.when(held['at'])}",
         facts=(
-            ("cause", f"its supervisor ended {_twice(held)}"),
-            ("next", "programs keep running and their exits are recorded; nothing is started, restarted or recycled"),
-            ("hint", "this is a mistake in impetusd; its log has more"),
+            ("cause", f"its supervisor crashed {_twice(held)}"),
+            (
+                "next",
+                "programs keep running and their exits are recorded, but nothing is started, restarted or recycled",
+            ),
+            ("hint", "this is a bug in impetusd; see its log"),
         ),
         commands=(
-            (f"{facts.command} upgrade", "try again with the code on the disk; programs keep running"),
-            (f"{facts.command} stop", "or stop everything, then start it"),
+            (f"{facts.command} upgrade", "try again with the code on disk; programs keep running"),
+            (f"{facts.command} stop", "or stop everything, then start again"),
             (f"{facts.command} logs impetusd", "its own log"),
         ),
     )
@@ -150,13 +153,13 @@ def _quarantined(facts: Facts, row: Row) -> Finding:
         ok=False,
         headline=f"{row['name']} is quarantined: {row['state']}{runs}, since {facts.when(held['at'])}",
         facts=(
-            ("cause", f"impetusd's supervisor ended {_twice(held)}, while it handled {row['name']}"),
-            ("next", "it is not restarted, recycled or reloaded; all others are"),
-            ("hint", "this is a mistake in impetusd; its log has more"),
+            ("cause", f"impetusd's supervisor crashed {_twice(held)} while handling {row['name']}"),
+            ("next", "it is not restarted, recycled or reloaded; other units are not affected"),
+            ("hint", "this is a bug in impetusd; see its log"),
         ),
         happened=tuple(story.summarize(records, LINES, named=False)),
         commands=(
-            (f"{facts.command} stop {row['name']}", "stop it and everything it has started"),
+            (f"{facts.command} stop {row['name']}", "stop it and everything it started"),
             (f"{facts.command} start {row['name']}", "then try again"),
         ),
     )
@@ -191,7 +194,7 @@ def _configuration(facts: Facts) -> list[Finding]:
             )
             if problems := _refused(facts):
                 labelled = tuple(("problem", each) for each in problems[:LINES])
-            labelled += (("next", "running programs are not affected; a file without mistakes can be applied"),)
+            labelled += (("next", "running programs are not affected; apply again once the file is fixed"),)
         found.append(Finding(name="impetusd", ok=False, headline=head, facts=labelled, commands=commands))
     return found
 
@@ -223,7 +226,7 @@ def _rows_of_records(facts: Facts) -> list[Row]:
 
 
 def _with_causes(asked: list[Row], rows: Sequence[Row]) -> list[Row]:
-    """Those, and what they wait for, because the cause is there."""
+    """The names, with those that they wait for, because the cause is there."""
     for row in asked:  # grows meanwhile
         waits = waited_for(row)
         if waits and not as_wanted(row):
@@ -400,7 +403,7 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
     held = why.facts["held"] if why.key == "held" else reasons.NONE
     cause = why.facts["cause"] if held else why
     found = [("cause", str(cause))]
-    found.append(("rule", rule + ("" if restarts else ": only reported, nothing is restarted")))
+    found.append(("rule", rule + ("" if restarts else ": only reported, not restarted")))
     if ends:
         times = "once" if len(ends) == 1 else f"{len(ends)} times, last"
         found.append(("often", f"restarted {times} at {facts.when(ends[-1]['at'])}"))
@@ -430,7 +433,7 @@ def _unhealthy(facts: Facts, check: Row, rows: Sequence[Row]) -> Finding:
 
 
 def _well(facts: Facts, rows: list[Row]) -> Finding:
-    """As wanted: what happened to it lately all the same."""
+    """A healthy unit: its recent events."""
     row, records = rows[0], _about(facts, rows)
     end = end_of(records)
     found: list[tuple[str, str]] = []
@@ -480,7 +483,7 @@ def _not_reloaded(facts: Facts, unit: str, why: Reason) -> Finding:
     made_for = ledger.reason(began) if began is not None else reasons.NONE
     if made_for and made_for.key != "reload":
         found.append(("made for", str(made_for)))
-    found.append(("next", "the old version keeps serving; a restart would start the version on the disk"))
+    found.append(("next", "the old version keeps serving; a restart would start the code on disk"))
     known = causes.of_reasons([why])
     if known == causes.Advice():
         known = causes.advice(lines)
@@ -498,7 +501,7 @@ def _not_reloaded(facts: Facts, unit: str, why: Reason) -> Finding:
 
 
 def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Who stopped it, if it is down on request."""
+    """Who stopped it, if it was stopped on request."""
     if row["state"] != "STOPPED":
         return []
     stops = [
@@ -510,7 +513,7 @@ def _stopped(facts: Facts, row: Row, records: Sequence[Record]) -> list[tuple[st
         else []
     )
     return (
-        [*found, ("next", "it stays down, also after a reboot, until you start it")]
+        [*found, ("next", "it stays stopped, even after a reboot, until you start it")]
         if stops
         else [("next", "nothing: it was never started, or has autostart = no")]
     )
@@ -547,8 +550,8 @@ def _off(facts: Facts, name: str) -> Finding:
         cause = f"{ledger.typed(off)}, by {ledger.who(off)}, at {facts.when(off['at'])}"
         commands: Commands = ((f"{facts.command} enable {name}", "enable it again"),)
     else:
-        cause = "enabled = no in the INI file, or a change of the file that was not applied"
-        commands = ((f"{facts.command} plan", "what the file would change"),)
+        cause = "enabled = no in the INI file, or a change in the file that was not applied"
+        commands = ((f"{facts.command} plan", "what applying the file would change"),)
     happened = tuple(story.summarize(records, LINES, named=False))
     return Finding(
         name=name,

@@ -1,4 +1,4 @@
-"""Why a timer's last run went as it did, and when the next one comes."""
+"""Explain a timer: its last run's result, and its next run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def of_timer(facts: Facts, timer: Row) -> Finding:
             used = (
                 f", {min(ran['attempt'] - 1, retries)} used"
                 if retries
-                else ": it is not tried again before its next run"
+                else ": it is not retried before its next scheduled run"
             )
             found.append(("rule", f"retries = {retries}{used}"))
     if runs and runs[-1] is not ran:
@@ -68,7 +68,7 @@ def _next_run(facts: Facts, timer: Row) -> str:
     if not timer["enabled"]:
         return "nothing: it is disabled (enabled = no)"
     if timer["next_in_s"] is None:
-        return "nothing: its schedule has no further run"
+        return "nothing: its schedule has no more runs"
     if timer["state"] == "retrying":
         return f"it is retried {ahead(timer['next_in_s'])}"
     return f"it runs again {ahead(timer['next_in_s'])} ({timer['words']})"

@@ -1,1 +1,1 @@
-"""What is decided: states, restarts, order, memory, age, health, times, reloads. Numbers in, decisions out."""
+"""Decisions about states, restarts, order, memory, age, health, times and reloads. Numbers in, decisions out."""

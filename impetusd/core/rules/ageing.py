@@ -1,4 +1,4 @@
-"""When a healthy process has become old: after max_age, and at the times of cron_restart."""
+"""When to replace a healthy process: after max_age, and at the times of cron_restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Turn(NamedTuple):
 
 
 def turn(cron: Cron, seen: float, since: float, now: float) -> Turn:
-    """Whether a time of `cron` has come for a process that runs since `since`. Unix seconds.
+    """True if a time of `cron` has passed since the process started at `since`. Unix seconds.
 
     A time more than LATE ago is skipped: the host slept, or the clock was set. So is one that recurs because the clock
     was set back.

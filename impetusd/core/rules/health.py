@@ -1,4 +1,4 @@
-"""What a health check concludes from the answers it gets, when it asks again, and when a probe may restart a slot.
+"""Decide on health checks: the state after a response, the time of the next check, and when to restart a slot.
 
 A check never asks why: a 503 because the database is away is a failure like any other. Where a restart cannot help, the
 INI file says so with `action = alert`. A probe that shows nothing about the target (its name cannot be resolved,
@@ -25,7 +25,7 @@ RESTART_EVERY = 60.0  # seconds between two restarts of one target by probes, at
 
 
 class Condition(Enum):
-    """What a check knows of its target."""
+    """The state of a check's target."""
 
     UNKNOWN = "unknown"  # it is not wanted up, so it is not asked
     STARTING = "starting"  # no answer counts yet: it is not RUNNING, was not asked yet, or is in start_period
@@ -73,7 +73,7 @@ class Observed:
 
 
 def observe(rule: Rule, seen: Observed, result: Result, now: float) -> tuple[Observed, Turn | None]:
-    """What one more answer makes of a check."""
+    """The state of a check after one more response."""
     if result.ok:
         successes = min(seen.successes + 1, rule.successes)
         well = successes >= rule.successes or not (seen.told or seen.condition is Condition.UNHEALTHY)
@@ -91,7 +91,7 @@ def observe(rule: Rule, seen: Observed, result: Result, now: float) -> tuple[Obs
 
 
 def restart_due(rule: Rule, seen: Observed) -> bool:
-    """Whether the failures since the last restart suffice for one."""
+    """True if there were enough failures since the last restart for another one."""
     return seen.condition is Condition.UNHEALTHY and seen.failures >= rule.failures
 
 

@@ -55,7 +55,7 @@ class State(IntEnum):
 
 
 class Want(Enum):
-    """What the operator wants of a slot."""
+    """The desired state of a slot."""
 
     UP = "up"
     DOWN = "down"
@@ -231,7 +231,7 @@ def step(policy: Policy, slot: Slot, event: Event, now: float, jitter: float) ->
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What a cell of the table is given."""
+    """The input of a cell of the table."""
 
     policy: Policy
     slot: Slot
@@ -344,7 +344,7 @@ def _lasted(case: _Case) -> bool:
 
 
 def _settled(case: _Case) -> Slot:
-    """The slot whose process runs; if that has lasted min_uptime, what was before is forgiven."""
+    """The slot of a running process; after min_uptime, its earlier failures are cleared."""
     return replace(case.slot, failures=0, half_open=False) if _lasted(case) else case.slot
 
 
@@ -465,7 +465,7 @@ def is_unkillable(policy: Policy, slot: Slot) -> bool:
 
 
 def _after(case: _Case, slot: Slot) -> Step:
-    """Decide what follows once nothing of the slot runs any more."""
+    """Decide what to do once no process of the slot is left."""
     if slot.want is Want.DOWN:
         return _enter(case, slot, State.STOPPED), ()
     if slot.asked or slot.last_exit is None:

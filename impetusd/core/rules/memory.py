@@ -1,4 +1,4 @@
-"""When a process tree has grown too big, and when to look at it again.
+"""Decide when a process tree uses too much memory, and when to measure it again.
 
 Looking costs, so it is done when the ceiling could have been reached: the room that is left, over the fastest growth
 to be expected. A tree that begins to leak USUAL right after a look is seen at most SLACK over its ceiling, and one that

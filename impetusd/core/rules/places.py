@@ -1,4 +1,4 @@
-"""How slots change when a process moves from one to another, or is found by a supervisor that has just started.
+"""Slot changes when a process moves between slots, or is adopted by a new supervisor.
 
 A parked worker is put to work, the next process takes the place of one that serves, the next template takes the name of
 the one before: nothing is started and nothing ends, so no event of `lifecycle` covers it. The functions are pure.
@@ -55,7 +55,7 @@ def unreadable(slot: Slot) -> Slot:
 
 
 def heard_again(policy: Policy, slot: Slot, now: float) -> Slot:
-    """A slot that nobody listened to for a while: the watchdog's time begins anew."""
+    """The slot after a time without supervision: the watchdog's time starts again."""
     if slot.state is not State.RUNNING or not policy.watchdog:
         return slot
     return replace(slot, deadline=now + policy.watchdog)

@@ -1,4 +1,4 @@
-"""What a new configuration would change in what runs: unit by unit, key by key, with the action each change needs."""
+"""Compare configurations: the changes by unit and key, with the action that each one needs."""
 
 from __future__ import annotations
 
@@ -136,11 +136,11 @@ def as_run(present: Unit, former: Unit) -> Unit:
 
 
 def refusal(old: Config, new: Config) -> str:
-    """Why this cannot be applied to what runs, as a sentence; "" if it can."""
+    """Why the configuration cannot be applied, as a sentence; "" if it can."""
     for name in OF_THE_INSTANCE:
         was, is_now = getattr(old.paths, name), getattr(new.paths, name)
         if was != is_now:
-            told = f"{name} was {was} and would be {is_now}: where impetusd lives changes only with a stop and a start"
+            told = f"{name} was {was} and would be {is_now}: this needs a stop and a start of impetusd"
             return f"{told}; to leave it where it is, write in [impetusd]: {name} = {was}"
     for name, unit in _all_units(old).items():
         other = _all_units(new).get(name)

@@ -1,4 +1,4 @@
-"""What a unit's restart and stop keys decide: whether, and after how long. Durations are seconds."""
+"""Decisions by a unit's restart and stop keys: whether to restart, and after how long. Durations are seconds."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ TRANSIENT = frozenset({errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errn
 
 
 def is_hopeless(end: Exit) -> bool:
-    """Whether there was no process and will be none: no such program or folder, or nothing that may be executed."""
+    """True if retrying is pointless: the program or folder does not exist, or it cannot be executed."""
     if end.failed.key != "start_failed" or end.failed.facts["stage"] not in {"exec", "cwd"}:
         return False
     return errno_of(end.failed) not in TRANSIENT
 
 
 class ExitVerdict(Enum):
-    """What follows an unexpected end."""
+    """The decision after an unexpected exit."""
 
     RETRY = "retry"
     EXITED = "exited"
@@ -134,7 +134,7 @@ class ExitVerdict(Enum):
 
 
 def exit_verdict(policy: Policy, end: Exit) -> ExitVerdict:
-    """Whether a process that ended by itself is tried again."""
+    """Decide whether to restart a process that exited on its own."""
     if end.code is not None and end.code in policy.fatal_exit_codes:
         return ExitVerdict.FATAL
     if end.code is not None and end.code in policy.stop_exit_codes:
@@ -145,7 +145,7 @@ def exit_verdict(policy: Policy, end: Exit) -> ExitVerdict:
 
 
 class Judgement(NamedTuple):
-    """What follows an unexpected end, why, and after how many seconds it is tried again."""
+    """The decision after an unexpected exit, its reason, and the delay of the restart in seconds."""
 
     verdict: ExitVerdict
     reason: Reason

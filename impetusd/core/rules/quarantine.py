@@ -1,5 +1,4 @@
-"""What follows when the supervisor ends by itself: with exit code 70, by a fault signal, or silent until the shim kills
-it.
+"""Quarantine after supervisor crashes: exit code 70, a fault signal, or killed by the shim for being unresponsive.
 
 The shim notes each such end, with the slot that was being handled. Two within WITHIN seconds over the same slot
 quarantine that slot; two over none have the whole instance held (hold-only mode). So does an end over a slot that is
@@ -107,7 +106,7 @@ def ends_of(text: str) -> list[tuple[End, Any]]:
 
 def _end(noted: Any) -> End | None:
     try:
-        how = "silent for too long, and killed for it"
+        how = "unresponsive for too long and killed"
         if "signal" in noted:
             how = f"killed by {signal_name(noted['signal'])}"
         elif "code" in noted:
@@ -144,7 +143,7 @@ def reason(held: Mapping[str, Any]) -> Reason:
 
 
 def way_out(key: str, name: str = "NAME") -> str:
-    """What to do to end that state."""
+    """What the operator can do to leave that state."""
     if key == QUARANTINED:
         return f"impetusd stop {name}, then impetusd start {name}"
     return "impetusd upgrade (programs keep running), or impetusd stop and impetusd start"
@@ -154,7 +153,7 @@ def way_out(key: str, name: str = "NAME") -> str:
 
 
 def step(policy: Policy, slot: Slot, event: Event, now: float, *, lives: bool) -> tuple[Slot, tuple[Action, ...]]:
-    """What `event` makes of a slot that is held. `lives`: whether anything of its process tree lives, as far as
+    """The next state of a held slot after `event`. `lives`: whether anything of its process tree lives, as far as
     known."""
     match event:
         case Stop():
@@ -204,7 +203,7 @@ def _rests(slot: Slot, state: State, now: float) -> Slot:
 
 
 def begin(slot: Slot, now: float, policy: Policy, *, lives: bool) -> Slot:
-    """A slot as it is from the moment on in which it is held: no deadline but that of a stop is left."""
+    """The slot when its quarantine starts: only the deadline of a stop remains."""
     if slot.state is State.STOPPING and lives:
         return replace(slot, deadline=slot.deadline or now + policy.kill_timeout)
     if slot.state in {State.STARTING, State.STOPPING} and not lives:

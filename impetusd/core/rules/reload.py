@@ -36,7 +36,7 @@ DOWN = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 
 class Phase(Enum):
-    """How far a reload has come."""
+    """The phase of a reload."""
 
     LOADING = "loading"
     FIRST = "first"
@@ -182,7 +182,7 @@ def fail(reload: Reload, why: Reason, lines: Iterable[str] = ()) -> Reload:
 
 
 def _is_past_return(case: _Case) -> bool:
-    """Whether the new version serves in some places while the old one can no longer be forked.
+    """True if the new version serves in some slots and the old one can no longer be forked.
 
     It may have ended by itself, or with the shim that had it.
     """

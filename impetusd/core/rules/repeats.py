@@ -45,7 +45,7 @@ class Repeats:
         return True
 
     def summary(self, cause: Cause) -> str:
-        """A line about what was counted; call again after a WINDOW. "" if nothing was: it is over."""
+        """A log line about the counted failures; call again after a WINDOW. "" if there were none."""
         counted = self._since.pop(cause)
         if not counted:
             return ""

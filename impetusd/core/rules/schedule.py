@@ -1,4 +1,4 @@
-"""When a timer's job runs, and what happens when it cannot or does not end well. Numbers in, decisions out.
+"""Decide when a timer's job runs, and what to do if it fails or is still running. Numbers in, decisions out.
 
 A schedule is a cron expression in a time zone (`Cron`, on the wall clock) or a period (`Every`, on a clock that nobody
 sets: seconds since boot, sleep included). Both answer one question, `following`, and remember nothing.
@@ -41,20 +41,20 @@ RETRY_AT_MOST = 3600.0  # seconds to which the doubling of retry_delay leads
 
 
 def check(expression: str) -> str:
-    """What is wrong with a cron expression, as half a sentence; "" if nothing is."""
+    """The error in a cron expression, as a clause; "" if valid."""
     from cronsim import CronSimError
 
     fields = ALIASES.get(expression.strip().lower(), expression).split()
     if expression.strip().startswith("@") and len(fields) == 1:
-        return f"{expression.strip()} is none of {', '.join(ALIASES)}"
+        return f"{expression.strip()} is not one of {', '.join(ALIASES)}"
     if len(fields) not in {5, 6}:
         return f"a cron expression has 5 fields, or 6 with seconds first; this one has {len(fields)}"
     try:
         schedule = Cron(expression, UTC)
         never = schedule.following(0.0) is None
     except CronSimError as error:
-        return f"its {str(error).removeprefix('Bad ')} field cannot be read, or names no day that there is"
-    return "no day of the next 50 years is like that" if never else ""
+        return f"its {str(error).removeprefix('Bad ')} field is invalid, or names a day that does not exist"
+    return "it matches no day in the next 50 years" if never else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Cron:
 
     @property
     def fixed(self) -> bool:
-        """Whether it fixes the hour and the minute, that is, certain times of the day."""
+        """True if it sets fixed hours and minutes."""
         minute, hour = self.fields.split()[-5:-3]
         return not minute.startswith("*") and not hour.startswith("*")
 

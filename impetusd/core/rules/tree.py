@@ -18,7 +18,7 @@ def start_order(graph: Mapping[str, Sequence[str]]) -> list[str]:
     """
     order, found = _walk(graph)
     if found:
-        raise ValueError(f"{show(found[0])} is a circle")
+        raise ValueError(f"{show(found[0])} is a cycle")
     return order
 
 

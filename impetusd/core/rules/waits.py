@@ -1,4 +1,4 @@
-"""What a start waits for, how long a template has for a fork, and when a command need no longer wait for a slot."""
+"""Waiting: what a start waits for, a template's deadline for a fork, and when a command stops waiting for a slot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def forking(policy: Policy, slot: Slot, now: float) -> Slot:
 
 
 def is_settled(policy: Policy, slot: Slot, now: float) -> bool:
-    """Whether waiting longer for this slot to come up is pointless: it is up, or it will not be soon."""
+    """True if a command need not wait longer for this slot: it is up, or will not be soon."""
     if slot.state is State.BACKOFF:
         return slot.failures >= PATIENCE or (slot.deadline or 0.0) - now > LONG
     if slot.state is State.STOPPING:

@@ -93,7 +93,9 @@ class Alerting:
         name, now = params["name"], self._now()
         self._require(name, {*self._alerts, *self._known(), ""})
         if len(self.silences()) >= MOST:
-            raise ProtocolError(FAILED, f"there are {MOST} silences; end some: impetusd silence --end ID", EXIT_FAILED)
+            raise ProtocolError(
+                FAILED, f"there are {MOST} silences; end one first: impetusd silence --end ID", EXIT_FAILED
+            )
         number = 1 + max([0, *(int(each["id"]) for each in self._silences if each["id"].isdecimal())])
         made = {"id": str(number), "name": name, "until": round(now + params["seconds"], 3)}
         made |= {"why": params["why"], "by": params["by"]}
@@ -117,7 +119,7 @@ class Alerting:
         name = params["name"]
         self._require(name, self._alerts)
         if not self._runs():
-            text = "the observer, which sends alerts, does not run; see: impetusd why observer"
+            text = "the observer, which sends alerts, is not running; see: impetusd why observer"
             raise ProtocolError(FAILED, text, EXIT_FAILED)
         if len(self._tests) >= MOST_TESTS:
             raise ProtocolError(FAILED, f"{MOST_TESTS} tests are under way; try again later", EXIT_FAILED)
@@ -130,7 +132,7 @@ class Alerting:
             async with asyncio.timeout(TESTED_WITHIN):
                 told = await result
         except TimeoutError:
-            text = f"alert {name}: no result within {TESTED_WITHIN:g} s; its log may say more: impetusd logs observer"
+            text = f"alert {name}: no result within {TESTED_WITHIN:g} s; see its log: impetusd logs observer"
             raise ProtocolError(FAILED, text, EXIT_FAILED) from None
         finally:
             del self._tests[key], self._results[key]
@@ -154,4 +156,4 @@ class Alerting:
             names = sorted(filter(None, known))
             near = schema.nearest(name, names)
             hint = f"did you mean {near}?" if near else f"there are {', '.join(names[:50]) or 'none'}"
-            raise ProtocolError(FAILED, f"nothing is called '{name}'; {hint}", EXIT_UNKNOWN_NAME)
+            raise ProtocolError(FAILED, f"no unit, timer, group or alert '{name}'; {hint}", EXIT_UNKNOWN_NAME)

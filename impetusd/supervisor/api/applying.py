@@ -1,4 +1,4 @@
-"""Apply a new configuration to what runs: `plan` shows what it would change, `apply` and SIGHUP carry it out.
+"""Apply a new configuration: `plan` shows the changes, `apply` and SIGHUP carry them out.
 
 The new text and the planned actions go to the shim as one message, after which this supervisor ends. The next
 one comes up with the new configuration in the same way as after a kill, and goes on from there. So a kill at any moment
@@ -123,7 +123,7 @@ class Applying:
         try:
             found, changes = await self._threads.run(both, WITHIN)
         except NoAnswer as error:
-            what = "reading it, or looking up the users that it names"
+            what = "reading the INI file, or looking up its users"
             raise ProtocolError(FAILED, f"{self._conf}: {what}: {error}", EXIT_FAILED) from None
         except OSError as error:
             hint = "" if os.path.lexists(conf) else "; if it was renamed: impetusd -c FILE apply"
@@ -252,7 +252,7 @@ class Applying:
                 raise ProtocolError(
                     FAILED,
                     f"{change.name} is being reloaded; nothing was changed. "
-                    f"Wait for it, or end it: impetusd reload --cancel {change.name}",
+                    f"Wait for it, or cancel it: impetusd reload --cancel {change.name}",
                     EXIT_FAILED,
                 )
 
@@ -283,7 +283,7 @@ class Applying:
                 found.append(name)
             else:
                 near = schema.nearest(name, [*present.units, *present.timers, *present.groups])
-                hint = f"; did you mean {near}?" if near else "; name a unit, a timer or a group, as the INI file does"
+                hint = f"; did you mean {near}?" if near else "; use the name of a unit, timer or group in the INI file"
                 raise ProtocolError(FAILED, f"no unit, timer or group '{name}'{hint}", EXIT_UNKNOWN_NAME)
         return found
 
@@ -331,7 +331,7 @@ class Applying:
                 self._starter.outbox.put(APPLY, json.dumps(state))
         self._finishing = asyncio.create_task(
             self._engine.faults.attend(
-                "apply", "waiting for its end", functools.partial(self._changeover.finish, state)
+                "apply", "waiting for it to stop", functools.partial(self._changeover.finish, state)
             )
         )
 

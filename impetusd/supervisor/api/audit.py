@@ -1,4 +1,4 @@
-"""Who gave a command, for the ledger: what /proc shows of the peer while it waits for the answer."""
+"""Identify the sender of a command for the ledger, from /proc while the peer waits for the response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an applied configuration does to the processes that run, until all of them are as it wants them.
+"""Bring the running processes in line with an applied configuration.
 
 The supervisor that comes up with the new configuration begins it; whichever is there goes on with it. Its `state` is the
 record of the change in the shim: `changes` as the plan has them, `pids` of what is replaced one after another, `done`, `ok`.
@@ -106,7 +106,7 @@ class Changeover:
             for name in reloaded
             if name in self._engine.slots.units
         ]
-        failed = [f"{each['name']} runs as before: {each['reason']}" for each in reloads if each["reason"]]
+        failed = [f"{each['name']} was not changed: {each['reason']}" for each in reloads if each["reason"]]
         down = [
             e
             for e in self._touched(state)

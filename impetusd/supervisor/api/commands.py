@@ -263,11 +263,11 @@ class Commands:
         if not unit.enabled:
             raise ProtocolError(FAILED, disabled(unit.name), EXIT_FAILED)
         if count < 1:
-            raise ProtocolError(FAILED, f"{unit.name} needs one instance at least; to have none: stop it", EXIT_USAGE)
+            raise ProtocolError(FAILED, f"{unit.name} needs at least one instance; to run none, stop it", EXIT_USAGE)
         bounded = unit.instances_max > unit.instances or unit.per_instance
         if bounded and count > unit.instances_max:
-            most = f"{unit.name} has {unit.instances_max} instances at most, as its INI section says (instances)"
-            raise ProtocolError(FAILED, f"{most}; for more, raise it there", EXIT_USAGE)
+            most = f"{unit.name} is limited to {unit.instances_max} instances by its INI section (instances)"
+            raise ProtocolError(FAILED, f"{most}; to run more, raise that limit", EXIT_USAGE)
         if unit.kind not in {Kind.POOL, Kind.PROGRAM}:
             what = "timer" if unit.kind is Kind.TIMER else "health check"
             raise ProtocolError(FAILED, f"{unit.name} is a {what}; it runs one process at a time", EXIT_USAGE)
@@ -276,7 +276,7 @@ class Commands:
         number = parse_signal(params["signal"])
         sent = [entry for entry in self._names.find(params["names"]) if entry.slot.pid is not None]
         if not sent:
-            raise ProtocolError(FAILED, f"nothing runs in {', '.join(params['names'])}", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"no process is running in {', '.join(params['names'])}", EXIT_FAILED)
         self._engine.signal(sent, number)
         return {"ok": True, "signalled": [self._engine.slots.shown(entry) for entry in sent]}
 
@@ -299,5 +299,5 @@ def parse_signal(text: str) -> int:
     except (KeyError, ValueError):  # of too many digits, too
         number = 0
     if number not in signal.valid_signals():
-        raise ProtocolError(FAILED, f"there is no signal {text}; kill -l lists them", EXIT_USAGE)
+        raise ProtocolError(FAILED, f"unknown signal {text}; kill -l lists all signals", EXIT_USAGE)
     return number

@@ -1,4 +1,4 @@
-"""A configuration with all that it was read with: the text, the environment and the profile, and what is disabled.
+"""A configuration with its inputs: the text, the environment, the profile and the disabled units.
 
 It is one string, which the shim remembers: a successor parses that, and never reads the files again by itself.
 """
@@ -158,7 +158,7 @@ def keep_profile(state_dir: str, profile: str, tell: Callable[[str], None]) -> N
     try:
         replace(f"{state_dir}/{PROFILE}", f"{profile}\n".encode())
     except OSError as error:
-        told = f"the profile {profile or '(none)'} is not remembered over the end of impetusd"
+        told = f"the profile {profile or '(none)'} will not be remembered after impetusd stops"
         tell(f"{told}: cannot write {error.filename}: {error.strerror}")
 
 

@@ -97,7 +97,7 @@ class Peer:
         if request.behalf is None:
             return self
         if self.via != GATEWAY:
-            text = f"{protocol.BEHALF} is for the connections that impetusd's own gateway inherits"
+            text = f"{protocol.BEHALF} is allowed only on the connections that impetusd's own gateway inherits"
             raise ProtocolError(protocol.INVALID_REQUEST, text, protocol.EXIT_FAILED, request.id)
         peer = copy.copy(self)
         peer.user, peer.address = request.behalf.user, request.behalf.address
@@ -192,7 +192,7 @@ class ControlServer:
                 self._let_in(connection)
             except Exception as error:  # this connection's, and no other's
                 connection.close()
-                self._complain(f"control: a connection was not accepted: {error!r}")
+                self._complain(f"control: a connection could not be accepted: {error!r}")
 
     def _let_in(self, connection: socket.socket) -> None:
         peer = Peer.of(connection)
@@ -232,7 +232,7 @@ class ControlServer:
         sock, loop = self._sock, asyncio.get_running_loop()
         if sock is None or error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
             return
-        self._complain(f"control: no connection can be accepted: {error.strerror}; trying again in {AGAIN:g} s")
+        self._complain(f"control: connections cannot be accepted: {error.strerror}; retrying in {AGAIN:g} s")
         loop.remove_reader(sock)
         loop.call_later(AGAIN, self.faults.attempt, "the control socket", "listening again", self._hear, sock)
 
@@ -279,7 +279,7 @@ class ControlServer:
                 async with asyncio.timeout(IDLE):
                     line = await reader.readline()
             except ValueError:  # longer than the limit: its end cannot be found
-                error = ProtocolError(protocol.PARSE_ERROR, f"a line may have at most {protocol.MAX_LINE} bytes")
+                error = ProtocolError(protocol.PARSE_ERROR, f"a line must not exceed {protocol.MAX_LINE} bytes")
                 await _send(writer, protocol.error_line(error))
                 return
             if not line.endswith(b"\n"):
@@ -315,7 +315,7 @@ class ControlServer:
 
         def progress(name: str, state: str, reason: str) -> None:
             if not news:  # 500 programs that end in one round are one write
-                asyncio.get_running_loop().call_soon(self.faults.contain, "a client", "telling it how it goes", pass_on)
+                asyncio.get_running_loop().call_soon(self.faults.contain, "a client", "sending progress", pass_on)
             news.append(protocol.progress_line(name, state, reason))
 
         def pass_on() -> None:
@@ -332,13 +332,13 @@ class ControlServer:
             if not protocol.may(peer.role, request.method, peer.unit_itself):
                 role = method.role if method.role in protocol.ROLES else f"of impetusd's own {method.unit}"
                 sentence = (
-                    f"{request.method} takes the role {role}, and yours is {peer.role}:"
-                    f" see {'[gateway]' if peer.via else '[impetusd]'} in the INI file"
+                    f"{request.method} requires the role {role}, but yours is {peer.role}; see"
+                    f" {'[gateway]' if peer.via else '[impetusd]'} in the INI file"
                 )
                 self._audit(peer, request, "refused", sentence)
                 raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
             if method.secrets and peer.uid != os.geteuid():
-                sentence = f"{request.method} takes the user that impetusd runs as, which has the number {os.geteuid()}"
+                sentence = f"{request.method} must be run as the user that impetusd runs as (user ID {os.geteuid()})"
                 self._audit(peer, request, "refused", sentence)
                 raise ProtocolError(protocol.FAILED, sentence, protocol.EXIT_FAILED, request.id)
             request.by = peer.name if request.method in SIGNED else ""
@@ -379,7 +379,7 @@ class ControlServer:
         except Exception as error:
             self._complain(f"control: {request.method} failed: {error!r}")
             self._audit(peer, request, "failed", repr(error))
-            sentence = f"{request.method} failed inside impetusd ({type(error).__name__}: {error}); its log has more"
+            sentence = f"{request.method} failed inside impetusd ({type(error).__name__}: {error}); see its log"
             return protocol.error_line(ProtocolError(protocol.INTERNAL_ERROR, sentence, 1, request.id)), None
 
     async def close(self) -> None:

@@ -77,13 +77,13 @@ class ControlSocket:
             await self._bind()
         except OSError as error:
             if not failed:
-                again = f"trying again every {AGAIN:g} s, no command is answered meanwhile"
-                self._log(f"cannot make {self._path}: {error.strerror}; {again}")
+                again = f"retrying every {AGAIN:g} s; commands get no response meanwhile"
+                self._log(f"cannot create {self._path}: {error.strerror}; {again}")
             watched = watched and os.path.isdir(self._paths.run_dir)  # the watch went with the folder
             self._make(functools.partial(self._open_later, watched=watched))
             return
         if failed:
-            self._log(f"{self._path} is made: commands are answered")
+            self._log(f"{self._path} was created: commands work again")
         if not watched:
             self._watches.callback(watch(self._paths.run_dir, {"control.sock"}, self._gone))
 
@@ -112,13 +112,13 @@ class ControlSocket:
         await self.server.listen(sock)
 
     def _gone(self) -> None:
-        self._faults.attempt("the control socket", "making it anew", self._remake)
+        self._faults.attempt("the control socket", "recreating it", self._remake)
 
     def _remake(self) -> None:
         """Somebody removed the socket (a cleaner of temporary files, say): it is made again."""
         if self.over() or os.path.exists(self._path):
             return
-        self._log(f"{self._path} was removed: made again", WARNING)
+        self._log(f"{self._path} was deleted: recreated", WARNING)
         with contextlib.suppress(OSError):
             os.close(open_folder(self._paths.run_dir, make=0o755))  # run now: it must be watched again
         self.missing()
@@ -133,8 +133,8 @@ class ControlSocket:
         try:
             self._people = await self._threads.run(lambda: people(self._allowed), within)
         except NoAnswer as error:
-            self._log(f"supervisor: {error} to who the users and groups in [impetusd] are: asked again", WARNING)
-            attended = self._faults.attend("[impetusd]", "looking up who may ask", self._know_people_later)
+            self._log(f"supervisor: looking up the users and groups in [impetusd]: {error}; retrying", WARNING)
+            attended = self._faults.attend("[impetusd]", "looking up users and groups", self._know_people_later)
             self._asking = asyncio.create_task(attended)
 
     async def _know_people_later(self) -> None:

@@ -40,12 +40,12 @@ class Environments:
         """The control method."""
         entries = [entry for entry in self._find([params["name"]]) if entry.slot.pid is not None]
         if not entries:
-            raise ProtocolError(FAILED, f"nothing runs in {params['name']}", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"no process is running in {params['name']}", EXIT_FAILED)
         on_disk = await self._on_disk() if params["diff"] else None
         try:
             rows = await self._threads.run(lambda: [row(entry, on_disk) for entry in entries], WITHIN)
         except (CannotStart, NoAnswer) as error:
-            raise ProtocolError(FAILED, f"{params['name']} could not be started now: {error}", EXIT_FAILED) from None
+            raise ProtocolError(FAILED, f"{params['name']} cannot be started now: {error}", EXIT_FAILED) from None
         return {"slots": [{"name": self._shown(entry), **row} for entry, row in zip(entries, rows, strict=True)]}
 
 
@@ -59,7 +59,7 @@ def row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]
     except OSError as error:
         return {**told, "unknown": f"/proc/{entry.slot.pid}/environ cannot be read: {error.strerror}"}
     if started is None:
-        return {**told, "unknown": "the process has written over the environment that it was started with"}
+        return {**told, "unknown": "the process has overwritten its initial environment"}
     runtime.without(started)
     if entry.unit.preload and entry.role not in FORKING:
         own = {*entry.unit.per_instance, entry.unit.increment_var}
@@ -70,7 +70,7 @@ def row(entry: Entry, on_disk: Callable[[int], Config] | None) -> dict[str, Any]
     if unit is None or not unit.enabled:
         return {
             **told,
-            "unknown": "the INI file no longer has it, or has it disabled; impetusd plan shows what follows",
+            "unknown": "the INI file no longer has it, or it is disabled there; see impetusd plan",
         }
     differs = environment.differing(started, _anew(entry, unit))
     now = {each["name"] for each in environment.differing(started, in_force)}

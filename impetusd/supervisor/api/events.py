@@ -1,4 +1,4 @@
-"""The control method `events`: the ledger, page by page, also for users who may not read its files.
+"""The control method `events`: the ledger, page by page, even for users without access to its files.
 
 A client that follows asks for records after the last one it has, and is answered as soon as there is one.
 """

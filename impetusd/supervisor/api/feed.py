@@ -1,4 +1,4 @@
-"""The control method `watch`: everything as it is, then what changes, numbered; see `core.stream` for the lines.
+"""The control method `watch`: a snapshot, then numbered changes; see `core.stream` for the lines.
 
 Changes are marked while a round goes on, and published after it (`board`). What has no mark is compared once a second.
 Without watchers nothing of this happens; changes are kept for KEEP seconds after the last watcher has gone, in case it only
@@ -100,7 +100,7 @@ class Feed:
     def _soon(self) -> None:
         if self._flushing is None:
             self._flushing = self._loop.call_later(
-                GATHER, self.faults.attempt, SOURCE, "telling what has changed", self._flush
+                GATHER, self.faults.attempt, SOURCE, "publishing changes", self._flush
             )
 
     # Publishing.
@@ -126,7 +126,7 @@ class Feed:
         try:
             act(*args)
         except Exception as error:
-            self._complain(f"watch: what has changed in {whose} cannot be told: {error!r}")
+            self._complain(f"watch: changes in {whose} cannot be sent: {error!r}")
 
     def _complain(self, text: str) -> None:
         """Once, while it is the same again and again."""
@@ -167,7 +167,7 @@ class Feed:
             try:
                 await self._look()
             except Exception as error:
-                self._complain(f"watch: cannot look at what runs: {error!r}")
+                self._complain(f"watch: cannot sample processes: {error!r}")
         self._ticking = None
         self._sampler.forget()
 
@@ -215,7 +215,7 @@ class Feed:
                 lambda filled: self.faults.contain(SOURCE, "telling everything", self._has_filled, filled)
             )
         if self._ticking is None:
-            self._ticking = self._loop.create_task(self.faults.attend(SOURCE, "looking at what runs", self._tick))
+            self._ticking = self._loop.create_task(self.faults.attend(SOURCE, "sampling processes", self._tick))
         return self._filled
 
     def _end(self, *, usage: bool) -> None:
@@ -223,7 +223,7 @@ class Feed:
         self._measured -= usage
         if not self._watchers:
             self._ending = self._loop.call_later(
-                KEEP, self.faults.contain, SOURCE, "forgetting what nobody watches", self.close
+                KEEP, self.faults.contain, SOURCE, "dropping unwatched samples", self.close
             )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The method `give-socket`: a process gives a unit that does not run a listening socket, for its next start.
+"""The method `give-socket`: a process passes a listening socket to a stopped unit, for its next start.
 
 `impetusd import --take-over` calls it: its socket shares a port with the one of the manager before. A socket that the
 unit would bind by itself could not, as long as that one listens.
@@ -37,12 +37,12 @@ class Giving:
         if unit is None:
             raise ProtocolError(FAILED, f"no unit {params['name']!r}", EXIT_UNKNOWN_NAME)
         if any(entry.slot.state not in IDLE for entry in self._slots(unit)):
-            raise _refused(unit, "it is running, and has its sockets")
+            raise _refused(unit, "it is running and already has its sockets")
         if params["fd"] is None:
             self._listeners.take_back(unit)
             return {"ok": True}
         if not params["pid"]:
-            raise _refused(unit, "only a process that has connected by itself has one to give")
+            raise _refused(unit, "only a process that made this connection itself can pass a socket")
         try:
             fd = getfd.of(params["pid"], params["fd"])
         except OSError as error:
@@ -57,7 +57,7 @@ class Giving:
 
 
 def _refused(unit: Unit, why: str) -> ProtocolError:
-    return ProtocolError(FAILED, f"{unit.name} is given no socket: {why}", EXIT_FAILED)
+    return ProtocolError(FAILED, f"{unit.name} does not get the socket: {why}", EXIT_FAILED)
 
 
 def _address(unit: Unit, fd: int) -> Listen:
@@ -65,15 +65,15 @@ def _address(unit: Unit, fd: int) -> Listen:
     try:
         with another(fd) as sock:
             if not (sock.type == socket.SOCK_STREAM and sock.family in {socket.AF_INET, socket.AF_INET6}):
-                raise _refused(unit, "it is no TCP socket")
+                raise _refused(unit, "it is not a TCP socket")
             listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             host, port = sock.getsockname()[:2]
             v6only = inet.is_v6only(sock)
     except OSError as error:
-        raise _refused(unit, f"it is no TCP socket: {error.strerror}") from None
+        raise _refused(unit, f"it is not a TCP socket: {error.strerror}") from None
     if not listens:
         raise _refused(unit, "it does not listen")
     for address in unit.listen:
         if (address.host, address.port, address.path) == (host, port, "") and address.v6only in {None, v6only}:
             return address
-    raise _refused(unit, f"it is bound to {Listen(host, port)}, which the unit does not listen on")
+    raise _refused(unit, f"it is bound to {Listen(host, port)}, which is not in the unit's listen")

@@ -47,9 +47,9 @@ class LogFiles:
                     files.append({"name": self._slots.shown(entry), "stream": which, "path": path})
         if self._pipes.prefix is not None:
             if not files:
-                text = "what programs print goes to the standard output of `impetusd run`, and its own log to standard error"
+                text = "program output goes to the standard output of `impetusd run`, and its own log to standard error"
                 raise ProtocolError(
-                    FAILED, f"{text}: see the log of the container, or of whatever started it", EXIT_FAILED
+                    FAILED, f"{text}: see the log of the container, or of the service that started it", EXIT_FAILED
                 )
         elif not params["names"] or OWN in params["names"]:
             files.append({"name": OWN, "stream": "daemon", "path": self._own})
@@ -86,12 +86,12 @@ class LogFiles:
                 rights = await threads.run(functools.partial(rights_of, allowed), WITHIN)
             except NoAnswer as error:
                 if not asked:
-                    text = f"supervisor: {error} to who log_owner = {allowed.log_owner} is: asked again"
+                    text = f"supervisor: looking up log_owner = {allowed.log_owner}: {error}; retrying"
                     self._writer.line(text, WARNING)
                 asked += 1
                 await asyncio.sleep(AGAIN)
             except (KeyError, ValueError):
-                text = f"supervisor: log_owner = {allowed.log_owner}: this host has no such user or group any more"
+                text = f"supervisor: log_owner = {allowed.log_owner}: the user or group no longer exists"
                 self._writer.line(text, WARNING)
                 return
             else:

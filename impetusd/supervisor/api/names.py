@@ -43,7 +43,7 @@ class Names:
             name = found[0].unit.name
             what = f"a timer; to run it now: impetusd trigger {name}"
             if found[0].role is Role.CHECK:
-                what = "the command of a health check, which runs by itself; impetusd health tells what it says"
+                what = "a health check, whose command runs on its own; impetusd health shows the result"
             raise ProtocolError(FAILED, f"{name} is {what}", EXIT_USAGE)
         return lasting
 
@@ -105,7 +105,7 @@ class Names:
         more = f" and {len(units) - MOST_TOLD} more" if len(units) > MOST_TOLD else ""
         if near:
             return f"; did you mean {near[0]}?"
-        all_of_them = "; for everything, give no name" if pattern == "all" else ""
+        all_of_them = "; for everything, omit the name" if pattern == "all" else ""
         return f"; units: {', '.join(units[:MOST_TOLD]) or 'none'}{more}{all_of_them}"
 
 

@@ -75,7 +75,7 @@ class Reloading:
                 one = next(entry for entry in entries if entry.unit is unit)
                 raise ProtocolError(
                     FAILED,
-                    f"{one.name} is one slot of {unit.name}, and a version is of the whole unit: reload {unit.name}",
+                    f"{one.name} is one slot of {unit.name}, but only a whole unit can be reloaded; reload {unit.name}",
                     EXIT_USAGE,
                 )
         return units
@@ -92,8 +92,8 @@ class Reloading:
         if reload is not None:
             raise ProtocolError(
                 FAILED,
-                f"{unit.name} is being reloaded already ({reload.phase.value}); nothing was changed. "
-                f"Wait for it, or end it: impetusd reload --cancel {unit.name}",
+                f"{unit.name} is already being reloaded ({reload.phase.value}); nothing was changed. "
+                f"Wait for it, or cancel it: impetusd reload --cancel {unit.name}",
                 EXIT_FAILED,
             )
         if (params["canaries"] or params["watch"] is not None) and not core.overlaps(unit):
@@ -133,7 +133,7 @@ class Reloading:
         for unit in units:
             if not self._engine.reloads.cancel(unit, because("cancelled")):
                 raise ProtocolError(
-                    FAILED, f"{unit.name} runs the new version already; it can no longer be rolled back", EXIT_FAILED
+                    FAILED, f"{unit.name} already runs the new version; it can no longer be rolled back", EXIT_FAILED
                 )
         self._engine.rounds.wake()
         answer = await self.over(units, dict.fromkeys((unit.name for unit in units), "cancel"))

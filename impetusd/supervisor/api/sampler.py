@@ -1,4 +1,4 @@
-"""Memory and CPU of all processes, for all who watch: one look at /proc each, however many they are."""
+"""Sample memory and CPU of all processes from /proc, once for all watching clients."""
 
 from __future__ import annotations
 

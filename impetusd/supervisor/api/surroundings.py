@@ -1,4 +1,4 @@
-"""The method `exec`: what a process of a unit would be started with now, for a command run by hand.
+"""The method `exec`: the environment, user and limits of a unit, for a command run by hand.
 
 It is resolved as for the unit's next start: by the configuration in force, with its env_files and users as they are.
 The client starts the command; we only supply the settings.
@@ -69,7 +69,7 @@ class Surroundings:
         try:
             answer = await self._threads.run(resolve, WITHIN)
         except (CannotStart, NoAnswer) as error:
-            raise ProtocolError(FAILED, f"{params['name']} could not be started now: {error}", EXIT_FAILED) from None
+            raise ProtocolError(FAILED, f"{params['name']} cannot be started now: {error}", EXIT_FAILED) from None
         known = redact.secrets(answer["spec"]["env"].items())
         params["command"][:] = [
             redact.text(word, known) for word in params["command"]
@@ -91,7 +91,7 @@ class Surroundings:
                 raise ProtocolError(FAILED, f"{name} is {', '.join(meant)}; exec takes one unit", EXIT_USAGE)
             found = meant.popitem()
         if found[0] not in units:
-            raise ProtocolError(FAILED, f"{found[0]} is no longer in the configuration in force", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"{found[0]} is no longer in the active configuration", EXIT_FAILED)
         unit, index = found
         mine = {each.name: each for each in with_jobs(self._at(index))} if units[unit].per_instance else units
         return mine[unit], index

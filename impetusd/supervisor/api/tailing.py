@@ -1,5 +1,4 @@
-"""The control method `tail`: what a slot has written, for peers whose role allows it, regardless of who may read the
-files.
+"""The control method `tail`: a slot's output, for peers whose role allows it, whatever the permissions of its files.
 
 The disk is read in threads, which may hang; each page is bounded, and read only once the one before it was taken.
 """
@@ -67,10 +66,10 @@ class Tailing:
         found = self._find([name])
         if len(found) > 1:
             names = ", ".join(entry.name for entry in found[:5])
-            raise ProtocolError(FAILED, f"{name} has several slots, each with a log of its own: {names}", EXIT_USAGE)
+            raise ProtocolError(FAILED, f"{name} has several slots, each with its own log: {names}", EXIT_USAGE)
         path = self._files(found[0])[stream == "error"]
         if not path.startswith("/"):
-            raise ProtocolError(FAILED, f"what {name} writes goes to {path}, not to a file", EXIT_FAILED)
+            raise ProtocolError(FAILED, f"the output of {name} goes to {path}, not to a file", EXIT_FAILED)
         known = found[0].secrets or redact.secrets(found[0].unit.env.items(), found[0].unit.command)
         return path, known
 

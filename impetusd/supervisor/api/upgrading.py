@@ -1,4 +1,4 @@
-"""`impetusd upgrade`: the code now on the disk takes over from the code that runs, after it has proved that it can.
+"""`impetusd upgrade`: the code on disk replaces the running code, after a test that it can take over.
 
 A supervisor of the new code comes up beside this one, on a copy of what the shim knows (`supervisor.proof`); the shim
 tries its own new code and goes on with it in place (`shim.handover`); then this supervisor hands over to the next. Up
@@ -58,7 +58,7 @@ class Upgrading:
         if self._done is not None and token and self._done["token"] == token:
             return self._result(self._done)
         if self._under_way:
-            raise ProtocolError(FAILED, "another upgrade is under way; nothing was changed by this one", EXIT_FAILED)
+            raise ProtocolError(FAILED, "another upgrade is in progress; nothing was changed", EXIT_FAILED)
         self._under_way = True
         try:
             why = await self._prove()
@@ -72,12 +72,12 @@ class Upgrading:
             self._record("daemon", what="refused an upgrade", why=why[-2000:], **own)
             self._starter.outbox.flush()
             raise ProtocolError(
-                FAILED, f"the {what} now on the disk cannot take over, and nothing was changed: {why}", EXIT_FAILED
+                FAILED, f"the {what} on disk cannot take over, so nothing was changed: {why}", EXIT_FAILED
             )
         self._starter.outbox.put(
             UPGRADE, json.dumps({"token": token, "from": impetusd.__version__, "pid": os.getpid()})
         )
-        self._hand_over("to the code that is now on the disk")
+        self._hand_over("to the code on disk")
         raise ConnectionAbortedError  # the next supervisor answers
 
     def resume(self, blobs: Mapping[str, str]) -> None:

@@ -1,1 +1,1 @@
-"""What is kept on the disk: the state across reboots, and the ledger."""
+"""Data on disk: the state across reboots, and the ledger."""

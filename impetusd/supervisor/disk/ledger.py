@@ -170,7 +170,7 @@ class Ledger:
                             of_os_error(error) if isinstance(error, OSError) else because("internal", error=repr(error))
                         )
                         self._trouble(reason)
-                        self._say(f"{self._path} cannot be written: {reason}; trying again every {AGAIN:g} s")
+                        self._say(f"{self._path} cannot be written: {reason}; retrying every {AGAIN:g} s")
                     failing = True
                     if self._closing.wait(AGAIN):
                         if fd >= 0:
@@ -178,7 +178,7 @@ class Ledger:
                         return
             if failing:
                 self._trouble(NONE)
-                self._say(f"{self._path} is written again")
+                self._say(f"{self._path} can be written again")
             failing = False
             self._in_loop(functools.partial(self._written, number))
         if fd >= 0:

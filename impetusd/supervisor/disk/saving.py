@@ -1,4 +1,4 @@
-"""When to write to state.json what must survive a reboot: soon after a change, or at once."""
+"""Schedule writes of state.json: soon after a change, or at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Saving:
         """Save a little later, because much may change at once."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
-                SAVE_AFTER, self.faults.attempt, SOURCE, "saving what is to survive a reboot", self._write
+                SAVE_AFTER, self.faults.attempt, SOURCE, "saving persistent state", self._write
             )
 
     def _write(self) -> None:
@@ -54,5 +54,5 @@ class Saving:
     def restore(self) -> None:
         """Somebody may have removed the file: it is written anew, not only once something changes."""
         if not os.path.exists(self._path):
-            self._warn(f"{self._path} was removed: written anew")
+            self._warn(f"{self._path} was deleted: rewritten")
             self.now()

@@ -1,4 +1,4 @@
-"""What survives a reboot of the host: one JSON file in state_dir, never torn, and its predecessor beside it.
+"""State across reboots of the host: one JSON file in state_dir, replaced atomically, and its previous version.
 
 Everything here runs in the event loop but the writing itself, which has a thread for as long as it takes.
 """
@@ -52,12 +52,12 @@ class StateFile:
                 troubles.append(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
                 continue
             if troubles:
-                self._tell(f"{troubles[0]}; what was saved before it, in {path}, is used instead")
+                self._tell(f"{troubles[0]}; using the previous version in {path}")
                 self._set_aside()  # else the next write would put it in the good one's place
             return found
         if troubles:
             self._set_aside()
-            self._tell(f"{' and '.join(troubles)}: what was remembered over restarts of the host is lost")
+            self._tell(f"{' and '.join(troubles)}: the state saved across reboots is lost")
         return {}
 
     def faulty(self, faults: Sequence[str]) -> None:
@@ -65,7 +65,9 @@ class StateFile:
         rewritten."""
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         told = "; ".join(faults[:SHOWN])
-        self._tell(f"{self._path} is damaged ({told}{more}): that is left out, and the file kept as {self._path}.bad")
+        self._tell(
+            f"{self._path} is damaged ({told}{more}): ignored the damaged part and kept the file as {self._path}.bad"
+        )
         with contextlib.suppress(OSError):
             os.unlink(f"{self._path}.bad")
         with contextlib.suppress(OSError):
@@ -134,15 +136,15 @@ class StateFile:
 
     def _has_ended(self, content: Mapping[str, Any], error: str) -> None:
         self._writing = False
-        self.faults.contain(self._path, "telling how its writing ended", self._written, content, error)
+        self.faults.contain(self._path, "reporting the result of the write", self._written, content, error)
         self.faults.attempt(self._path, "writing it", self._go_on)
 
     def _written(self, content: Mapping[str, Any], error: str) -> None:
         self._free_at = time.monotonic() + (AGAIN if error else APART)
         if error and not self._failed:
-            self._tell(f"{self._path} cannot be written: {error}; trying again every {AGAIN:g} s")
+            self._tell(f"{self._path} cannot be written: {error}; retrying every {AGAIN:g} s")
         if self._failed and not error:
-            self._tell(f"{self._path} is written again")
+            self._tell(f"{self._path} can be written again")
         self._failed = bool(error)
         if error and self._closing is None and self._next is None:
             self._next = content
@@ -152,9 +154,9 @@ def _read(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         found = json.loads(file.read())
     if not isinstance(found, dict) or "version" not in found:
-        raise ValueError("it is not what impetusd wrote")
+        raise ValueError("it was not written by impetusd")
     if found.pop("version") != VERSION:
-        raise ValueError("another version of impetusd wrote it")
+        raise ValueError("it was written by another version of impetusd")
     return found
 
 

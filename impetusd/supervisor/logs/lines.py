@@ -1,4 +1,4 @@
-"""How bytes of a program become lines of a log file: where they are cut, what stands before and around them. Pure.
+"""Turn a program's bytes into lines of a log file: splitting, timestamps, prefixes and JSON. Pure.
 
 Without `time` and `json` bytes stay what they are.
 """

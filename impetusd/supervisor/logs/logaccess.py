@@ -38,7 +38,7 @@ class Rights:
             with folder_of(path) as (folder, _):
                 shared = is_shared(folder)
             if shared and os.fstat(fd).st_size and self._lacks(os.fstat(fd)):
-                text = "others may put files into its folder; the next new file has them"
+                text = "others can write to its folder; the next new file gets them"
                 return self._refuse(path, f"log_owner and log_mode of {path} are not set: {text}")
             self._give(fd)
             if shared:
@@ -85,14 +85,16 @@ class Rights:
                 if gid == there.st_gid and there.st_mode & more == more:
                     return []
                 if there.st_uid != os.geteuid() or there.st_gid not in {os.getegid(), gid}:
-                    return self._refuse(path, f"{path} is not impetusd's own: who may read logs there is not let in")
+                    return self._refuse(
+                        path, f"{path} does not belong to impetusd, so log readers were not given access to it"
+                    )
                 opened = f"/proc/self/fd/{folder}"
                 os.chown(opened, -1, gid)
                 os.chmod(opened, stat.S_IMODE(there.st_mode) | more)
             finally:
                 os.close(folder)
         except OSError as error:
-            return self._refuse(path, f"who may read logs cannot be let into {path}: {error.strerror or error}")
+            return self._refuse(path, f"log readers cannot be given access to {path}: {error.strerror or error}")
         return []
 
     def _refuse(self, path: str, text: str) -> list[str]:

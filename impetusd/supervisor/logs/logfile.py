@@ -1,4 +1,4 @@
-"""One log file: opened anew when it was moved away, rotated, and given up for a while when it cannot be written.
+"""One log file: reopened when it was renamed, rotated, and skipped for a while if it cannot be written.
 
 Nothing here waits for a disk to become better: what cannot be written is dropped and counted, and writing begins again
 by itself, at the beginning of a line, with a line that says what is missing.
@@ -191,8 +191,7 @@ class LogFile:
         except OSError as error:
             self._rotate_at = time.monotonic() + NO_ROTATION
             self._told.append(
-                f"rotating {self.path} failed: {error.strerror}; it grows, and rotation is tried again"
-                f" in {NO_ROTATION:g} s"
+                f"rotating {self.path} failed: {error.strerror}; the file keeps growing; retrying in {NO_ROTATION:g} s"
             )
             return
         self.close()
@@ -252,9 +251,7 @@ class LogFile:
         self._retry_at = now + RETRY
         if not self.lost.since:
             self.lost.begin(time.time(), error)
-            self._told.append(
-                f"writing to {self.path} failed: {error.strerror or error}; what is printed is dropped meanwhile"
-            )
+            self._told.append(f"writing to {self.path} failed: {error.strerror or error}; output is dropped meanwhile")
         back = 0
         if self.fd >= 0 and self._regular and self.midline:
             with contextlib.suppress(OSError):
@@ -301,7 +298,7 @@ class LogFile:
             self._at = at
         lost.end()
         self._told.append(
-            f"writing to {self.path} goes on; {lost.now_bytes} bytes, {lost.now_lines} lines were dropped"
+            f"writing to {self.path} works again; {lost.now_bytes} bytes, {lost.now_lines} lines were dropped"
         )
 
 

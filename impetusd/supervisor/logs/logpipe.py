@@ -1,4 +1,4 @@
-"""One log pipe as the writer holds it: where its bytes go, where runs begin and end, the last of what a run printed."""
+"""The writer's state of one log pipe: its destination, the start and end of runs, and the last output of a run."""
 
 from __future__ import annotations
 

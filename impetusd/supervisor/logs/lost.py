@@ -1,4 +1,4 @@
-"""What could not be written into log files, counted in memory that the shim holds: the next supervisor goes on counting.
+"""Counters of lost log output, in memory held by the shim, so that the next supervisor continues them.
 
 A file has a record from its first loss on: two halves, and a number that says which of them counts. Each change goes
 into the other half, which counts from then on; a kill between any two instructions leaves what was before it or what is

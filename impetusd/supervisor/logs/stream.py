@@ -42,7 +42,7 @@ class Stream(LogFile):
         room = select.poll()
         room.register(self.fd, select.POLLOUT)
         if not room.poll(STUCK * 1000):
-            raise BlockingIOError(errno.EAGAIN, f"nothing was taken for {STUCK:g} s")
+            raise BlockingIOError(errno.EAGAIN, f"no data was accepted for {STUCK:g} s")
         return os.write(self.fd, data[: select.PIPE_BUF])
 
     def empty(self) -> None:

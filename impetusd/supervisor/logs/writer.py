@@ -1,4 +1,4 @@
-"""The writer: moves what children print from their pipes into their files, in threads of its own.
+"""The log writer: copies the output of children from pipes to files, in its own threads.
 
 A disk can be slow, full or gone, and no decision may wait for that: hence the threads (`loglane`), one for each directory
 of logs, so that a slow disk holds up nobody's logs but its own. The pipes belong to the shim and outlive every restart, of

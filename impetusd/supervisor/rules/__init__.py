@@ -1,1 +1,1 @@
-"""What may restart or recycle a process: memory, age, files, health checks, readiness, timers."""
+"""Rules that restart or recycle processes: memory, age, files, health checks, readiness, timers."""

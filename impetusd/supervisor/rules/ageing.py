@@ -118,7 +118,7 @@ class Ageing:
         return fire
 
     def _rung(self) -> None:
-        self.faults.attempt("cron_restart", "looking what is due", self._look_at_all)
+        self.faults.attempt("cron_restart", "checking what is due", self._look_at_all)
 
     def _look_at_all(self) -> None:
         """A time has come, or the clock was set: then every time is found anew."""
@@ -126,7 +126,7 @@ class Ageing:
             return
         old: list[Entry] = []
         for name in list(self._clocked):
-            if not self.faults.contain(name, "looking whether it is due", self._look_at, name, old):
+            if not self.faults.contain(name, "checking whether it is due", self._look_at, name, old):
                 self._due[name] = self._wall() + AGAIN
         self._set()
         for unit in {entry.unit.name: entry.unit for entry in old}.values():

@@ -1,4 +1,4 @@
-"""Health checks: what each one probes, when, and what follows from the answers.
+"""Run health checks on schedule, and act on their results.
 
 A check probes only while its target is RUNNING. One that names a path alone probes each worker of its pool by itself;
 every other one probes the unit at its address. A target has only one probe under way at a time, even with several
@@ -169,7 +169,7 @@ class Checks:
         remembered = self._remembered.pop(subject.key, None)
         if remembered is not None:
             source = _source(subject.check, subject.entry)
-            self.faults.contain(source, "reading what is remembered of it", self._recall, subject, remembered)
+            self.faults.contain(source, "reading its saved state", self._recall, subject, remembered)
 
     @staticmethod
     def _recall(subject: _Subject, remembered: Mapping[str, Any]) -> None:
@@ -223,12 +223,12 @@ class Checks:
         try:
             result = await self._ask(check, subject.entry)
         except Exception as error:
-            result = Result(False, f"could not be asked: {error!r}", blame=False)
+            result = Result(False, f"the check could not be sent: {error!r}", blame=False)
         self._busy.discard(check.target)
         if subject.serial == serial:
             wait = health.next_wait(check.interval, self._jitter())
             self._arm(subject, max(0.0, began + wait - self._loop.time()))
-            self.faults.contain(f"health:{check.name}", "judging its answer", self._conclude, subject, result)
+            self.faults.contain(f"health:{check.name}", "evaluating its response", self._conclude, subject, result)
         queue = self._queues[check.target]
         while queue and check.target not in self._busy:
             following = queue.popleft()

@@ -64,7 +64,8 @@ class FileWatch:
                     self._watchers[name] = Watcher(unit, self._ours, self._from_thread)
                 except Exception as error:  # there can be no thread now
                     self._tell(
-                        f"{name}: cannot watch its files: {str(error) or type(error).__name__}; tried again every {RETRY:g} s"
+                        f"{name}: cannot watch its files: {str(error) or type(error).__name__}; retrying every"
+                        f" {RETRY:g} s"
                     )
                     again = list(wanted.values())
                     self._again = self._loop.call_later(
@@ -84,7 +85,7 @@ class FileWatch:
     def _from_thread(self, watcher: Watcher, paths: list[str] | None, text: str) -> None:
         try:
             hear = functools.partial(self._hear, watcher, paths, text)
-            self._loop.call_soon_threadsafe(self.faults.contain, watcher.unit.name, "hearing of changed files", hear)
+            self._loop.call_soon_threadsafe(self.faults.contain, watcher.unit.name, "handling changed files", hear)
         except RuntimeError:  # the loop has ended
             watcher.stop.set()
 
@@ -123,7 +124,7 @@ class Resting:
             min(now + self._unit.watch_delay, self._latest),
             self._faults.attempt,
             self._unit.name,
-            "replacing it for a changed file",
+            "replacing it after a file change",
             self._over,
         )
 
@@ -166,7 +167,7 @@ class Watcher:
                 self._say("watch needs the package watchfiles: pip install 'impetusd[watch]'")
                 return
             except Exception as error:
-                self._say(f"cannot watch {', '.join(self._roots)}: {error}; tried again every {RETRY:g} s")
+                self._say(f"cannot watch {', '.join(self._roots)}: {error}; retrying every {RETRY:g} s")
                 self.stop.wait(RETRY)
 
     def _say(self, text: str) -> None:
@@ -181,7 +182,7 @@ class Watcher:
         now = {path: identity(path) for path in self._roots}
         missing = [path for path, what in now.items() if what is None]
         if missing:
-            self._say(f"there is no {' and no '.join(missing)} to watch; looked for every {LOOK / 1000:g} s")
+            self._say(f"cannot watch {' and '.join(missing)}, which does not exist; checking every {LOOK / 1000:g} s")
         present = [path for path, what in now.items() if what is not None]
         changes = watch(
             *present,

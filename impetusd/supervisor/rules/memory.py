@@ -178,7 +178,7 @@ class Memory:
             self._arm()
             if not isinstance(error, OSError):
                 raise error
-            self._tell(f"memory could not be measured: {error!r}; tried again in {FAR:g} s")
+            self._tell(f"memory could not be measured: {error!r}; retrying in {FAR:g} s")
         self._arm()
 
     async def _look(self) -> None:

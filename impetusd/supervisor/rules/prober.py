@@ -35,7 +35,7 @@ async def in_thread(ask: Callable[[], Result], limit: float) -> Result:
         try:
             result = ask()
         except Exception as error:
-            result = Result(False, f"could not be asked: {error!r}", blame=False)
+            result = Result(False, f"the check could not be sent: {error!r}", blame=False)
         try:
             loop.call_soon_threadsafe(settle, result)
         except RuntimeError:
@@ -44,12 +44,12 @@ async def in_thread(ask: Callable[[], Result], limit: float) -> Result:
     try:
         threading.Thread(target=run, name="probe", daemon=True).start()
     except RuntimeError as error:
-        return Result(False, f"could not be asked: {error}", blame=False)
+        return Result(False, f"the check could not be sent: {error}", blame=False)
     try:
         async with asyncio.timeout(limit + LOOK_UP):
             return await future
     except TimeoutError:
-        return Result(False, f"its name was not looked up within {limit:g} s", limit, blame=False)
+        return Result(False, f"DNS lookup took longer than {limit:g} s", limit, blame=False)
 
 
 class Prober:
@@ -81,7 +81,7 @@ class Prober:
         if worker is not None and health.asks_each_worker(check):
             connection = self._connect(worker)
             if connection is None:
-                return Result(False, "could not be asked: there is no channel to it", blame=False)
+                return Result(False, "the check could not be sent: no channel to the worker", blame=False)
         what = probe.Get(
             check.http,
             status=check.status,
@@ -95,7 +95,7 @@ class Prober:
 
     async def _run(self, check: Health, unit: Unit) -> Result:
         if check.name in self._ending:
-            return Result(False, "could not be asked: its last run has not ended yet", blame=False)
+            return Result(False, "not checked: the previous run of its command has not ended", blame=False)
         began = time.monotonic()
         job = asyncio.ensure_future(self._run_job(unit))
         try:
@@ -111,7 +111,7 @@ class Prober:
         try:
             end, tail = job.result()
         except Exception as error:
-            return Result(False, f"could not be run: {error}", took, blame=False)
+            return Result(False, f"its command could not be run: {error}", took, blame=False)
         said = probe.one_line(next((line for line in reversed(tail) if line.strip()), ""))
         text = f"{end.reason}: {said}" if said and end.code != 0 else str(end.reason)
         return Result(end.code == 0, text, took, blame=not end.failed)

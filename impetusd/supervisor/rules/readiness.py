@@ -95,7 +95,7 @@ class Readiness:
                 what = wait.ready.value
                 ask = _asks(kind, what)
                 work = functools.partial(self._until_it_answers, wait, ask)
-                attended = self.faults.attend(entry.name, "asking whether it is ready", work)
+                attended = self.faults.attend(entry.name, "checking whether it is ready", work)
                 task = asyncio.get_running_loop().create_task(attended)
                 wait.cancel = task.cancel
 

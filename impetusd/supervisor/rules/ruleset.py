@@ -1,4 +1,4 @@
-"""Everything that acts on slots by itself, put together: timers, checks, ceilings, ages, watched files, readiness.
+"""All rules that act on slots: timers, checks, memory limits, ages, watched files, readiness.
 
 Each part is described in its own module. They are made before the slots are known, and do nothing until `begin`.
 """
@@ -117,13 +117,13 @@ class Ruleset:
         if self.timers is not None:
             of_timers = {key.partition(":")[2]: text for key, text in blobs.items() if key.startswith("timer:")}
             records = of_timers if saved is None else saved
-            contain("timers", "reading what is remembered", self.timers.load, records, anew=saved is not None)
+            contain("timers", "reading its saved state", self.timers.load, records, anew=saved is not None)
             for name, text in self.timers.dump().items() if saved is not None else ():
                 self._starter.outbox.put(f"timer:{name}", text)
         if "checks" in blobs:
-            contain("health checks", "reading what is remembered", self.checks.load, blobs["checks"])
+            contain("health checks", "reading its saved state", self.checks.load, blobs["checks"])
         if "memory" in blobs:
-            contain("memory ceilings", "reading what is remembered", self.memory.load, blobs["memory"])
+            contain("memory ceilings", "reading its saved state", self.memory.load, blobs["memory"])
 
     def begin(self, *, timers: bool) -> None:
         """The slots are known: follow what runs. `timers`: not while everything is being stopped."""
@@ -134,7 +134,7 @@ class Ruleset:
             if entry.slot.pid is not None:
                 slots.page.at(entry.name, "following it")
                 for part in self.following:
-                    contain(entry.name, f"following it by {type(part).__name__.lower()}", part.follow, entry)
+                    contain(entry.name, f"handling its change in {type(part).__name__.lower()}", part.follow, entry)
             if entry.serves and entry.rec.process is not None:
                 go_on = self._starter.channels.go_on_measuring
                 contain(entry.name, "measuring on", go_on, entry.rec.process, entry.name)
@@ -197,7 +197,7 @@ class Ruleset:
 
     def _watch_line(self, entry: Entry, pattern: str, found: Callable[[], None]) -> Callable[[], object]:
         """Call `found` at the first line of the slot's present run that the pattern is found in."""
-        source, loop = (entry.name, "hearing that it is ready"), asyncio.get_running_loop()
+        source, loop = (entry.name, "handling its readiness"), asyncio.get_running_loop()
         soon = functools.partial(loop.call_soon_threadsafe, self._engine.faults.contain, *source, found)
         pipes = self._starter.pipes.names(entry)
         for pipe in pipes:

@@ -1,4 +1,4 @@
-"""What a newly started supervisor takes over from the shim: nothing that runs is started again, no exit is missed."""
+"""Take over running processes from the shim in a new supervisor, without restarting them or missing an exit."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Adoption:
         with self._rounds.at_once():
             self._take_over(table, changing=changing)
         for unit in list(self._slots.units.values()):
-            self._slots.page.at(unit.name, "looking who serves")
-            self._contain(unit.name, "looking who serves", self._engine.places.refuse_if_nobody_serves, unit)
+            self._slots.page.at(unit.name, "checking which pools serve")
+            self._contain(unit.name, "checking which pools serve", self._engine.places.refuse_if_nobody_serves, unit)
         self._slots.page.blank()
 
     def _take_over(self, table: Sequence[Mapping[str, Any]], *, changing: bool) -> None:
@@ -83,11 +83,11 @@ class Adoption:
                 self._starter.outbox.signal(process, signal.SIGKILL, Scope.TREE)
                 self._starter.outbox.ack(process)
         self._contain("replacing processes", "taking it over", self._engine.rolling.resume)
-        self._contain("replacing processes", "looking for those out of reach", self._replace_unreachable)
+        self._contain("replacing processes", "looking for unreachable processes", self._replace_unreachable)
 
     def _take_over_pipes(self, entry: Entry) -> None:
         if entry.rec.pipe is not None and not self._starter.pipes.adopt(entry):
-            self._log(f"{entry.name}: its log pipes are lost: what it prints is, until its next start")
+            self._log(f"{entry.name}: its log pipes are lost, so its output is lost until its next start")
             self._slots.touch(entry)
 
     def _replace_unreachable(self) -> None:

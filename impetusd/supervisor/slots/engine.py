@@ -127,11 +127,11 @@ class Engine:
             ):
                 continue  # it has been replaced already, is still to come, or is going for good
             if self.slots.holds(entry):
-                self.faults.contain(entry.name, "refusing its start", self._refuse_start, entry)
+                self.faults.contain(entry.name, "rejecting its start", self._refuse_start, entry)
                 continue
             entry.rec.stopped = False
             fresh = isinstance(event, Restart) or entry.slot.state in IDLE
-            self.faults.contain(entry.name, "preparing what was asked", self._prepare, entry, event, fresh=fresh)
+            self.faults.contain(entry.name, "preparing the request", self._prepare, entry, event, fresh=fresh)
             entry.rec.gated = entry.rec.gated or fresh
             self.rounds.put((entry, event))
         self.rounds.wake()

@@ -1,4 +1,4 @@
-"""What is remembered of a unit beside its slots: its generation, how many slots serve, with which env_files they started.
+"""The state of a unit besides its slots: its generation, the number of serving slots, and its env_files.
 
 It is one record a unit in the shim, which is sent with those of the slots in the same message.
 """
@@ -32,7 +32,7 @@ class Facts:
         self.of[unit.name] = {"instances": unit.instances}
         text = blobs.get(f"unit:{unit.name}")
         if text:
-            self._faults.contain(unit.name, "reading what is remembered of it", self._load, unit, text)
+            self._faults.contain(unit.name, "reading its saved state", self._load, unit, text)
 
     def _load(self, unit: Unit, text: str) -> None:
         self.of[unit.name] = self._shared(record.load_facts(text))

@@ -98,11 +98,11 @@ class Machine:
             return
         name, contain = entry.name, self._faults.contain
         if after.pid is None and before.pid is not None:
-            contain(name, "ending its log lines", self._starter.pipes.end_run, entry)
+            contain(name, "finishing its log lines", self._starter.pipes.end_run, entry)
         if isinstance(event, Exited) and (entry.role is Role.JOB or (after.want is Want.UP and not after.asked)):
-            contain(name, "asking for its last lines", self._tails.fetch, entry, before.pid)
+            contain(name, "requesting its last lines", self._tails.fetch, entry, before.pid)
         if self._versions.active(entry.unit) is not None:
-            contain(name, "going on with its reload", self.reloading, Change(entry, before, after))
+            contain(name, "continuing its reload", self.reloading, Change(entry, before, after))
         for action in actions:
             self._carry_out(entry, action)
         self._follow_up(entry, before)
@@ -120,8 +120,8 @@ class Machine:
         entry, contain = change.entry, self._faults.contain
         pipes = self._starter.pipes
         begun = entry.rec.process is not None  # and its output, from where the other's ended
-        contain(entry.name, "ending its log lines", pipes.read if begun else pipes.end_run, entry)
-        contain(entry.name, "asking for its last lines", self._tails.fetch, entry, change.before.pid)
+        contain(entry.name, "finishing its log lines", pipes.read if begun else pipes.end_run, entry)
+        contain(entry.name, "requesting its last lines", self._tails.fetch, entry, change.before.pid)
 
     def _handle_held(self, entry: Entry, event: Event) -> None:
         """Nothing is decided for the slot: what happens to it is recorded, and a stop is carried out."""
@@ -132,7 +132,7 @@ class Machine:
             return
         self._enter(entry, after)
         if after.pid is None and before.pid is not None:
-            self._faults.contain(entry.name, "ending its log lines", self._starter.pipes.end_run, entry)
+            self._faults.contain(entry.name, "finishing its log lines", self._starter.pipes.end_run, entry)
         for action in actions:
             if isinstance(action, Signal) and entry.rec.process is not None:
                 self._starter.outbox.signal(entry.rec.process, action.number, action.scope)
@@ -177,10 +177,10 @@ class Machine:
         self._stage = "clearing up"
         # One that goes for good is EXITED first, then STOPPED: it is cleared up after twice.
         if entry.slot.state in IDLE and entry.slot.state is not before.state:
-            self._faults.attempt(entry.name, "clearing up after it", self._clear, entry)
+            self._faults.attempt(entry.name, "cleaning up after it", self._clear, entry)
         if entry.role is not Role.TEMPLATE or entry.slot.state is not State.STARTING:  # its workers are notified next
             refuse = self._places.refuse_if_nobody_serves
-            self._faults.contain(entry.name, "looking who serves", refuse, entry.unit)
+            self._faults.contain(entry.name, "checking which pools serve", refuse, entry.unit)
 
     def _clear(self, entry: Entry) -> None:
         self._places.clear(entry)
@@ -235,11 +235,11 @@ class Machine:
     def _deadline(self, entry: Entry) -> None:
         entry.timer = None
         try:
-            self._slots.page.at(entry.name, "looking at its deadline")
+            self._slots.page.at(entry.name, "checking its deadline")
             self._look_at_deadline(entry)
             self._slots.page.blank()
         except Exception as error:
-            self._faults.note(entry.name, "looking at its deadline", error)
+            self._faults.note(entry.name, "checking its deadline", error)
             entry.timer = self._loop.call_later(LATE, self._deadline, entry)
 
     def _look_at_deadline(self, entry: Entry) -> None:
@@ -250,7 +250,7 @@ class Machine:
             self.arm(entry)
             return
         if slot.pid is None and slot.started is None and entry.rec.process is not None and not self._slots.holds(entry):
-            self._faults.contain(entry.name, "looking after its fork", self.not_forked, entry)
+            self._faults.contain(entry.name, "checking its fork", self.not_forked, entry)
         if slot.state is not State.STARTING or slot.pid is not None:
             self._rounds.post(entry, Deadline())
 

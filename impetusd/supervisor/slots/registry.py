@@ -66,7 +66,7 @@ class Slots:
             if unit.enabled:
                 for role, index in roles(unit, self.facts.instances(unit)):
                     self.make(unit, role, index, blobs, saved)
-                self.faults.contain(unit.name, "making its passing slots", self._make_passing, unit, blobs)
+                self.faults.contain(unit.name, "creating its temporary slots", self._make_passing, unit, blobs)
         if before is not None:
             self._make_leaving(before, blobs)
 
@@ -194,7 +194,7 @@ class Slots:
             self.by_unit[entry.unit.name] = rest
             if entry.name in self.dirty:
                 del self.dirty[entry.name]
-        self.faults.attempt(entry.name, "forgetting its record", self._forget_record, entry)
+        self.faults.attempt(entry.name, "deleting its record", self._forget_record, entry)
         self._starter.pipes.forget(entry)
         if entry.unit.name in self._leaving and not self.by_unit[entry.unit.name]:
             self._forget_unit(entry.unit)

@@ -73,9 +73,7 @@ class Reloads:
         before = self._versions.last(unit)
         self._versions.keep(unit, reload)
         if before is not None and reload.forward and not before.forward:
-            self._log(
-                f"{unit.name}: reload: the template of the old version has ended: it can no longer be rolled back"
-            )
+            self._log(f"{unit.name}: reload: the old version's template process exited: rollback is no longer possible")
         if before is not None and before.phase is not reload.phase:
             self._turned(unit, reload)
 
@@ -85,10 +83,12 @@ class Reloads:
             case Phase.WATCH:
                 self._log(f"{unit.name}: reload: the new version is ready; watching it for {reload.watch:g} s")
             case Phase.BACK:
-                self._log(f"{unit.name}: reload: {reload.failed}; going back to the old version")
+                self._log(f"{unit.name}: reload: {reload.failed}; rolling back to the old version")
                 self.record(unit, what="failed", generation=reload.generation, reason=reload.failed)
             case Phase.FAILED:
-                self._log(f"{unit.name}: reload: back to the old version{f'; {reload.stuck}' if reload.stuck else ''}")
+                self._log(
+                    f"{unit.name}: reload: rolled back to the old version{f'; {reload.stuck}' if reload.stuck else ''}"
+                )
                 lines = [line[:500] for line in reload.lines[-20:]]
                 reason = reload.failed
                 if reload.stuck:
@@ -159,7 +159,7 @@ class Reloads:
             token=token,
             base=template.rec.process if template is not None and self._slots.facts.preloads(unit) else None,
         )
-        self._log(f"{unit.name}: {reason}: the next version is brought up beside the present one")
+        self._log(f"{unit.name}: {reason}: starting the next version next to the current one")
         self.cut.pop(unit.name, None)
         self.record(unit, what="began", generation=reload.generation, reason=reason)
         self._set(unit, reload)
@@ -245,11 +245,11 @@ class Reloads:
             if self._slots.holds_any(self._slots.units[name]):
                 continue
             try:
-                self._slots.page.at(name, f"going on with its reload from {reload.phase.value}")
+                self._slots.page.at(name, f"continuing its reload from {reload.phase.value}")
                 self._advance(self._slots.units[name])
             except Exception as error:
-                why = self._faults.note(f"reload of {name}", f"going on from {reload.phase.value}", error)
-                self._faults.contain(f"reload of {name}", "calling it off", self._call_off, name, why)
+                why = self._faults.note(f"reload of {name}", f"continuing from {reload.phase.value}", error)
+                self._faults.contain(f"reload of {name}", "cancelling it", self._call_off, name, why)
 
     def _call_off(self, name: str, why: Reason) -> None:
         """An exception on the way forward rolls back while that is possible, and is retried if it is not."""
@@ -295,7 +295,7 @@ class Reloads:
             timer.cancel()
         if reload.deadline is not None and reload.deadline > now:
             self._timers[unit.name] = self._loop.call_at(
-                reload.deadline, self._faults.attempt, unit.name, "going on with its reload", self._rounds.wake
+                reload.deadline, self._faults.attempt, unit.name, "continuing its reload", self._rounds.wake
             )
 
     def _view(self, unit: Unit, reload: Reload) -> View:

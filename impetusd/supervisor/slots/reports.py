@@ -69,10 +69,10 @@ class Reports:
             return
         pid = entry.rec.slot.pid
         try:
-            self._slots.page.at(entry.name, f"hearing that it {event['event']}")
+            self._slots.page.at(entry.name, f"handling its event {event['event']}")
             self._hear(entry, event)
         except Exception as error:
-            self._faults.note(entry.name, f"hearing that it {event['event']}", error)
+            self._faults.note(entry.name, f"handling its event {event['event']}", error)
             self._hear_again(entry, pid, event)
 
     def _hear(self, entry: Entry, event: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ class Reports:
                 self._outbox.ack(event["process"])
                 self._rounds.wake()
         except Exception as error:
-            self._faults.note("the shim", f"hearing that it {event['event']}", error)
+            self._faults.note("the shim", f"handling its event {event['event']}", error)
 
     def _hear_again(self, entry: Entry, pid: int | None, event: dict[str, Any]) -> None:
         """The least that an event means, unless it has been handled already; `pid` was the slot's before."""
@@ -137,7 +137,7 @@ class Reports:
         entry = slots.by_process[process]
         pid = entry.rec.slot.pid
         if entry.unit.kind is Kind.POOL and pid is not None:
-            self._faults.contain(entry.name, "blanking its cell", self._starter.listeners.blank_cell, entry.unit, pid)
+            self._faults.contain(entry.name, "clearing its cell", self._starter.listeners.blank_cell, entry.unit, pid)
         end = _exit_of(event)
         left = bool(event["left"]) and entry.policy.treekill
         held = (slots.held.slots or slots.held.whole is not None) and slots.holds(entry)
@@ -158,7 +158,7 @@ class Reports:
             if not held:
                 self._before_its_end(entry, end, event)
         except Exception as error:
-            self._faults.note(entry.name, "looking at how it ended", error)
+            self._faults.note(entry.name, "examining how it ended", error)
         if not left:
             self.release(entry)
         self._rounds.post(entry, Exited(end, left))
@@ -172,7 +172,7 @@ class Reports:
             over = because("memory_max", limit=entry.unit.memory_max)
             self._acted(entry, over)
             return str(over)
-        counted = "out of memory, as its cgroup's memory.events says" if event.get("oom") else ""
+        counted = "out of memory, according to its cgroup's memory.events" if event.get("oom") else ""
         return self._oom(slot.pid, slot.started or 0.0) or counted
 
     def _before_its_end(self, entry: Entry, end: Exit, event: Mapping[str, Any]) -> None:

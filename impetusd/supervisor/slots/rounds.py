@@ -69,7 +69,7 @@ class Rounds:
                 try:
                     (self.report if "process" in event else self.other)(event)
                 except CONTAINED as error:  # it must not lose the others
-                    self._faults.note("the shim", f"hearing of its event {event.get('event')}", error)
+                    self._faults.note("the shim", f"handling its event {event.get('event')}", error)
         finally:
             self._gathering = False
             self._end()
@@ -112,7 +112,7 @@ class Rounds:
         """Something follows for `source`. Raises AssertionError where nothing ends that in this round: the loop would hang."""
         self._steps[source] += 1
         if self._steps[source] > CIRCLES:
-            raise AssertionError(f"{source} goes round in circles")
+            raise AssertionError(f"{source} keeps triggering itself")
 
     def _more(self) -> bool:
         """Whether anything follows from what the last events have changed."""

@@ -1,4 +1,4 @@
-"""A start, from the decision to the order to the shim: what it waits for first, and what happens if it fails.
+"""Starts, from the decision to the request to the shim, including waiting and failures.
 
 It waits for dependencies, for an address that a process which ends still has, for the template, and for lookups on the
 host (users, env_files). Any exception on the way is a failed start, and nothing of that start reaches the shim.

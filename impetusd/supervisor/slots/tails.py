@@ -45,7 +45,7 @@ class Tails:
 
         def answer(data: bytes) -> None:
             came = functools.partial(self._came, entry, pid, data)
-            self._loop.call_soon_threadsafe(self._contain, entry.name, "keeping its last lines", came)
+            self._loop.call_soon_threadsafe(self._contain, entry.name, "storing its last lines", came)
 
         self._starter.pipes.tail(entry.rec.pipe, answer)
         late = functools.partial(self._late, entry, pid)
@@ -60,8 +60,8 @@ class Tails:
 
     def _came(self, entry: Entry, pid: int, data: bytes) -> None:
         entry.tail_due = False
-        self._slots.page.at(entry.name, "keeping its last lines")
-        self._contain(entry.name, "keeping its last lines", self._keep, entry, pid, data)
+        self._slots.page.at(entry.name, "storing its last lines")
+        self._contain(entry.name, "storing its last lines", self._keep, entry, pid, data)
         self._rounds.wake()
 
     def _keep(self, entry: Entry, pid: int, data: bytes) -> None:

@@ -37,7 +37,7 @@ class Versions:
         for key, text in blobs.items():
             if key.startswith("reload:"):
                 name = key.partition(":")[2]
-                self._slots.faults.contain(name, "reading how its reload stands", self._load, name, text)
+                self._slots.faults.contain(name, "reading the state of its reload", self._load, name, text)
 
     def _load(self, name: str, text: str) -> None:
         self.of[name] = core.load(text)

@@ -1,4 +1,4 @@
-"""Whether env_files have other values than the running processes were started with.
+"""Detect env_files whose values changed since the running processes were started.
 
 A process does not report its values, and files are edited unnoticed: a digest of the values of each start is kept.
 """

@@ -78,7 +78,7 @@ class Link:
                 self._flush()
         except Exception as error:
             # Messages may be lost, or arrive twice: the next supervisor begins with what the shim knows.
-            self.fatal("talking to the shim", error)
+            self.fatal("writing to the shim", error)
 
     def when_sent(self, act: Callable[[], None]) -> None:
         """Call `act` once the shim is sure to get all earlier messages, whatever happens to this process."""
@@ -146,13 +146,13 @@ class Link:
         try:
             self._flush()
         except Exception as error:
-            self.fatal("talking to the shim", error)
+            self.fatal("writing to the shim", error)
 
     def _readable(self) -> None:
         try:
             self._read()
         except Exception as error:
-            self.fatal("hearing the shim", error)
+            self.fatal("reading from the shim", error)
 
     def _read(self) -> None:
         while True:
@@ -182,7 +182,7 @@ class Link:
             try:
                 hear(event)
             except Exception as error:
-                self.broken("the shim", f"hearing of its event {event.get('event')}", error)
+                self.broken("the shim", f"handling its event {event.get('event')}", error)
 
     def _sort(self, event: dict[str, Any], fds: list[int], later: list[dict[str, Any]]) -> None:
         """Take what the shim sends of itself; the rest goes to `later`."""

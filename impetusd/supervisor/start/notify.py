@@ -82,7 +82,7 @@ class Notify:
         self._early = deque(((line, message) for line, message in early), maxlen=MOST_EARLY)
         self._loop = asyncio.get_running_loop()
         self._loop.call_soon(
-            faults.attempt, EARLY, "delivering what came early", self.replay
+            faults.attempt, EARLY, "delivering early messages", self.replay
         )  # what the previous supervisor could not report
 
     def listen(self, name: str, sock: socket.socket) -> None:
@@ -161,7 +161,9 @@ class Notify:
         self._loop.call_later(pause, self._faults.attempt, source.name, "reading on", self._go_on, source)
         if source.tell_at <= self._loop.time():
             source.tell_at = self._loop.time() + TELL_AGAIN
-            self._complain(f"{source.name}: sends more notify messages than are read; they wait in its socket")
+            self._complain(
+                f"{source.name}: sends notify messages faster than they are read; they are queued in its socket"
+            )
 
     def _go_on(self, source: _Source) -> None:
         if self._sources.get(source.name) is source:
@@ -191,7 +193,7 @@ class Notify:
         except Exception as error:  # it is dropped, and no other
             if self._faults.strict:
                 raise
-            self._faults.note(EARLY, "delivering what came early", error)
+            self._faults.note(EARLY, "delivering early messages", error)
             return False
 
     def _delivered(self, line: list[int], message: dict[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""Where programs notify: a socket for each unit, and only its user may write to it.
+"""The notify sockets: one per unit, writable only by its user.
 
 A datagram socket's queue is short. If everybody can reach it, anybody can fill it, and then neither READY nor WATCHDOG
 of a healthy program gets through. So these have a path, in a folder that only we may write to, and a mode. The folder
@@ -30,7 +30,7 @@ from impetusd.supervisor.start.sockets import bind_with_mode
 SINGLE = "notify"  # in the shim's store and its memory: the single socket, and its address
 OLD = "notify:old"  # which processes know that: the shim's numbers [from, to), null for all since
 OF_UNIT = "notify-at:"  # and the unit's name: its socket; [path, uid]
-ALL = "programs without a notify socket of their own"
+ALL = "programs without their own notify socket"
 LONGEST = 107  # bytes of a unix socket's path
 HASHED = 16  # characters in the place of a name that is too long
 
@@ -229,7 +229,7 @@ def _again(before: str) -> tuple[socket.socket, str]:
         with contextlib.suppress(OSError):
             sock.bind(f"\0{name}")
             return sock, f"@{name}"
-    raise OSError("there is no name left for a notify socket")
+    raise OSError("no free name for a notify socket")
 
 
 def _fits(folder: str) -> bool:

@@ -123,7 +123,7 @@ class LogPipes:
         self.of.pop(pipe, None)
         self.owners.pop(pipe, None)
         for stream in STREAMS:
-            stage = f"letting go of its log pipe {pipe}:{stream}"
+            stage = f"releasing its log pipe {pipe}:{stream}"
             self.faults.attempt(entry.name, stage, self._forget, entry.name, stage, pipe, stream)
 
     def _forget(self, slot: str, stage: str, pipe: int, stream: str) -> None:

@@ -129,7 +129,7 @@ class SocketFiles:
                 os.unlink(second)
 
     def _missing(self, folder: str) -> None:
-        self.faults.attempt(f"sockets in {folder}", "looking after them", self._look, folder)
+        self.faults.attempt(f"sockets in {folder}", "checking them", self._look, folder)
 
     def _look(self, folder: str) -> None:
         with contextlib.suppress(OSError):
@@ -145,8 +145,8 @@ class SocketFiles:
         """Report a file that somebody has put in the place of the socket; it is not ours to remove."""
         with contextlib.suppress(OSError):  # there is no second name, or the file has gone just now
             if not os.path.samestat(os.lstat(path), os.lstat(self.second_name(path))):
-                what = f"another file is in the place of its socket {path}"
-                self._tell(f"{self._units[path]}: {what}; remove it, and the socket is restored")
+                what = f"another file has replaced its socket {path}"
+                self._tell(f"{self._units[path]}: {what}; remove it to restore the socket")
 
     def _soon(self, path: str) -> None:
         if path not in self._timers:
@@ -167,10 +167,8 @@ class SocketFiles:
             with folder_of(path, make=0o755) as (folder, name):
                 os.link(self.second_name(path), name, dst_dir_fd=folder, follow_symlinks=False)
         except OSError:
-            self._tell(
-                f"{unit}: its socket {path} was removed; another one is bound, and new processes are started for it"
-            )
+            self._tell(f"{unit}: its socket {path} was deleted; created a new one and starting new processes for it")
             self._remove(path)
             self._lost(unit, path)
         else:
-            self._tell(f"{unit}: its socket {path} was removed: restored, with its queue")
+            self._tell(f"{unit}: its socket {path} was deleted: restored with its queue")

@@ -46,7 +46,7 @@ def bind_unix(path: str, mode: int = 0o600) -> socket.socket:
     """A unix socket bound at `path`, in the place of a stale one. Raises OSError (EADDRINUSE when one is alive)."""
     with address_of(path, make=0o755) as address:
         if _answers(address):
-            raise OSError(errno.EADDRINUSE, f"another process answers on {path}")
+            raise OSError(errno.EADDRINUSE, f"another process is listening on {path}")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -71,7 +71,7 @@ def set_acl(path: str, people: Iterable[Person]) -> str:
     try:
         there = os.fstat(fd)
         if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid() or there.st_nlink != 1:
-            return f"{path} is not the socket that was bound there: nobody was given access to it"
+            return f"{path} is no longer the socket that was created there, so nobody was given access to it"
         return _admit(f"/proc/self/fd/{fd}", there, path, people)
     finally:
         os.close(fd)
@@ -97,8 +97,8 @@ def _admit(opened: str, there: os.stat_result, path: str, people: list[Person]) 
         return ""
     names = ", ".join(dict.fromkeys(person.said for person in people))
     return (
-        f"{path}: its file system has no access lists, so {names} cannot be let in; name one group alone for all roles,"
-        " or have run_dir on a tmpfs or ext4"
+        f"{path}: its file system has no ACLs, so {names} cannot be given access; use a single group for all roles,"
+        " or move run_dir to tmpfs or ext4"
     )
 
 
@@ -239,7 +239,7 @@ def dress(address: Listen, found: Found, second: str = "") -> None:
         now = os.fstat(fd)
         names = 1 + (bool(second) and os.path.lexists(second) and os.path.samestat(os.lstat(second), now))
         if not stat.S_ISSOCK(now.st_mode) or now.st_nlink != names:
-            raise FileExistsError(errno.EEXIST, "it is not the socket that was bound there", address.path)
+            raise FileExistsError(errno.EEXIST, "it is not the socket that was created there", address.path)
         if (now.st_uid, now.st_gid) != (uid, gid):
             os.chown(f"/proc/self/fd/{fd}", uid, gid)
         if stat.S_IMODE(now.st_mode) != address.mode:

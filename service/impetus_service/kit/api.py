@@ -97,7 +97,7 @@ class Operation:
         try:
             if me.level < self.rank:
                 raise Problem(
-                    403, f"this needs a role of level {self.rank}; yours is of level {me.level}", "level_too_low"
+                    403, f"this requires a role of level {self.rank}; yours has level {me.level}", "level_too_low"
                 )
             answer = await self.handler(me=me, **await self._arguments(request))
         except Problem as problem:
@@ -259,7 +259,7 @@ async def _go_on(request: web.Request) -> web.Response | None:
     """The answer to Expect, which aiohttp gives before any middleware: 100, or 417."""
     expected = request.headers["Expect"]
     if expected.lower() != "100-continue":
-        return answer(Problem(417, f"Expect: {expected[:100]}: only 100-continue is known"))
+        return answer(Problem(417, f"Expect: {expected[:100]}: only 100-continue is supported"))
     if request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun
@@ -277,8 +277,8 @@ async def _body(request: web.Request, wanted: Any, body_max: int | None) -> tupl
     try:
         return read_json(text, wanted)
     except msgspec.DecodeError as error:
-        raise Problem(400, f"the body is no JSON: {error}", "malformed_json") from None
+        raise Problem(400, f"the body is not JSON: {error}", "malformed_json") from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply", "malformed_json") from None
     except UnicodeDecodeError:
-        raise Problem(400, "the body is no JSON: it is not in UTF-8", "malformed_json") from None
+        raise Problem(400, "the body is not JSON: it is not in UTF-8", "malformed_json") from None

@@ -68,7 +68,9 @@ class Journal:
         """Hand an entry of audit_logs or data_access_logs over; returns at once."""
         if self.waiting >= MOST_WAITING:
             if not self.dropped:
-                log.error("the database is away, and %d audit entries wait: what comes now is lost", MOST_WAITING)
+                log.error(
+                    "the database is down and %d audit entries are queued: further entries are lost", MOST_WAITING
+                )
             self.dropped += 1
             return
         self._waiting[table].append(
@@ -101,7 +103,11 @@ class Journal:
         if left and await self._spill(0):
             log.warning("%d audit entries are kept in %s for the next worker", left, self._folder)
         elif left:
-            log.error("%d audit entries were lost: neither the database nor %s took them", left, self._folder)
+            log.error(
+                "%d audit entries were lost: they could be written neither to the database nor to %s",
+                left,
+                self._folder,
+            )
         if self._file is not None:
             self._file.release()
 
@@ -157,7 +163,7 @@ class Journal:
                     await self._sleep(PAUSE)
                 except (OSError, msgspec.MsgspecError) as error:
                     self._spooled = False  # the next worker tries again
-                    log.error("audit entries in %s cannot be taken up: %s", self._folder, error)  # noqa: TRY400
+                    log.error("audit entries in %s cannot be loaded: %s", self._folder, error)  # noqa: TRY400
 
     async def _write_batch(self, table: str) -> None:
         waiting = self._waiting[table]
@@ -180,7 +186,7 @@ class Journal:
         except Unavailable:
             raise
         except Exception as error:  # one that the database refuses must not hold up the others
-            log.error("a batch of %d entries of %s is refused: %s", len(batch), table, error)  # noqa: TRY400
+            log.error("a batch of %d entries of %s was rejected: %s", len(batch), table, error)  # noqa: TRY400
             await self._insert_each(table, batch)
 
     async def _insert(self, table: str, batch: Sequence[Entry]) -> None:

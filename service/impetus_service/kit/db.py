@@ -181,7 +181,7 @@ class Database:
                 await self._tried.wait()
             if not self.migrated:
                 raise Unavailable(
-                    str(self.failure or "the database was not reached yet, or its schema is being brought up to date")
+                    str(self.failure or "the database has not been reached yet, or its schema is being migrated")
                 )
             async with self.connection(ACQUIRE_TIMEOUT) as connection:
                 try:
@@ -285,7 +285,7 @@ class Database:
             raise
         except Exception as error:
             ours = isinstance(error, MigrationError)
-            failure = error if ours else MigrationError(f"the schema cannot be brought up to date: {error}")
+            failure = error if ours else MigrationError(f"the schema cannot be migrated: {error}")
             if str(failure) != str(self.failure):
                 log.error("%s; trying again", failure)  # noqa: TRY400 - the reason is enough
             self.failure = failure
@@ -297,11 +297,11 @@ class Database:
 
     def _note(self, *, away: bool, why: str = "") -> None:
         if away and not self._away:
-            log.warning("database unavailable: %s; trying again", why)
+            log.warning("database unavailable: %s; retrying", why)
         elif not away and self._away:
             log.info("database available again")
         elif not away and self._ended:
-            log.info("%d idle database connection(s) ended; connected again", self._ended)
+            log.info("%d idle database connection(s) ended; reconnected", self._ended)
         self._ended = 0
         self._away = away
 

@@ -86,24 +86,24 @@ def _problem(error: Exception, request: web.Request) -> Problem:
         case Problem():
             return error
         case Unavailable():
-            return unavailable(f"the database cannot answer: {error}", "database_unavailable")
+            return unavailable(f"the database cannot respond: {error}", "database_unavailable")
         case web.HTTPException():
             return _of_http(error, request)
         case web.RequestPayloadError():
             return Problem(400, f"the body is not encoded as its headers say: {' '.join(str(error).split())}")
         case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():  # in text; in jsonb
-            return Problem(422, "a text holds a character that the database cannot store: U+0000")
+            return Problem(422, "a text contains U+0000, which the database cannot store")
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return Problem(500, "something went wrong here; the logs know more by the request's id")
+    return Problem(500, "internal error; find the request's id in the logs")
 
 
 def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
     """aiohttp's own refusals, and whatever else is raised as a response."""
     match error:
         case web.HTTPNotFound():
-            detail = f"there is nothing at {request.path}"
+            detail = f"{request.path} does not exist"
         case web.HTTPMethodNotAllowed():
-            detail = f"{request.path} takes {', '.join(sorted(error.allowed_methods))}, not {error.method}"
+            detail = f"{request.path} supports {', '.join(sorted(error.allowed_methods))}, not {error.method}"
         case web.HTTPRequestEntityTooLarge():
             detail = f"the body is too large: {error.text}"
         case _:

@@ -138,10 +138,10 @@ async def ready(request: web.Request) -> Ready | web.Response:
     A database that goes away later does not count: what needs it answers 503, and there is no better worker to ask.
     """
     if request.app[DRAINING].is_set():
-        return _not_ready("draining: this worker ends once its connections have left")
+        return _not_ready("draining: this worker exits once its connections are closed")
     database = request.app[DATABASE]
     if not database.migrated:
-        return _not_ready(str(database.failure or "migrating: the schema is not known to be up to date"))
+        return _not_ready(str(database.failure or "migrating: the schema may not be up to date"))
     return Ready(ready=True)
 
 

@@ -71,7 +71,7 @@ async def once(
             return made
         kept = await change.fetchrow(KEPT, me.user_id, key, digest)
     if kept is None:
-        raise Problem(409, "what that Idempotency-Key stood for has just been forgotten: ask again")
+        raise Problem(409, "the record of that Idempotency-Key has just expired; send the request again")
     if not kept["same"]:
         raise key_in_use()
     return web.Response(body=kept["answer"], status=201, content_type="application/json", headers={REPLAYED: "true"})
@@ -79,5 +79,5 @@ async def once(
 
 def key_in_use() -> Problem:
     """The 422 for a key that stands for another request."""
-    message = "belongs to another request of yours: take a new one"
+    message = "already belongs to another request; use a new one"
     return refusal([Fault("headers.Idempotency-Key", "key_in_use", message)])

@@ -38,7 +38,7 @@ async def watch_job(me: Caller, path: JobPath, request: web.Request) -> web.Stre
     """
     job = await summary_of(me, path.id)
     if STREAMS.locked():
-        raise unavailable("too many jobs are watched in this worker", "busy")
+        raise unavailable("too many jobs are being watched in this worker", "busy")
     async with STREAMS:
         response = web.StreamResponse(headers=SSE)
         await response.prepare(request)

@@ -187,7 +187,7 @@ class Worker:
             try:
                 found = await self._dispatch_once(pool, pgqueuer)
             except Exception as error:
-                log.warning("jobs are not handed out at present: %s", error)
+                log.warning("jobs cannot be claimed at the moment: %s", error)
             if found < DISPATCH_MAX:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(DISPATCH_EVERY):
@@ -226,14 +226,14 @@ class Worker:
         log.info("job %d (%s): attempt %d begins", run.id, row["kind"], run.attempt)
         try:
             if row["kind"] not in self._kinds:
-                raise LookupError(f"this worker's release knows no jobs of the kind {row['kind']}")
+                raise LookupError(f"this worker's release does not support jobs of kind {row['kind']}")
             result = await self._unless_stopping(self._kinds[row["kind"]].begin(run, row["parameters"]))
         except Gone:
             log.info("job %d: cancelled, or taken over", run.id)
         except Stopping:
-            log.info("job %d: given back, as this worker ends", run.id)
+            log.info("job %d: returned to the queue, because this worker is exiting", run.id)
             await company.execute(queries.GIVE_BACK, *key)
-            raise RetryRequested(timedelta(0), "the worker ends") from None
+            raise RetryRequested(timedelta(0), "the worker is exiting") from None
         except Refused as error:
             log.warning("job %d failed: %s", run.id, error)
             await company.execute(queries.FAIL, *key, str(error)[:ERROR_MAX])
@@ -311,7 +311,7 @@ def main(settings: Settings, migrations: Sequence[Migration], kinds: Mapping[str
         try:
             await worker.run()
         except Exception as error:
-            log.error("this worker ends, to be started anew: %s", error)  # noqa: TRY400 - the reason is enough
+            log.error("this worker exits to be restarted: %s", error)  # noqa: TRY400 - the reason is enough
             return 1
         return 0
 

@@ -128,7 +128,7 @@ async def get_job_file(me: Caller, path: JobPath, request: web.Request) -> web.S
     suffix = name.rpartition(".")[2]
     place = os.path.join(request.app[FOLDER], name)
     if not await asyncio.to_thread(os.path.exists, place):
-        raise Problem(410, "the file is not there any more")
+        raise Problem(410, "the file no longer exists")
     response = web.FileResponse(place, chunk_size=262_144)
     response.content_type = CONTENT_TYPES[suffix]
     response.headers["Content-Disposition"] = f'attachment; filename="{row["kind"]}-{path.id}.{suffix}"'
@@ -181,7 +181,7 @@ async def _add(me: Caller, key: str | None, kind: str, body: Input) -> web.Respo
     if row is None:
         row = await me.company.fetchrow(queries.BY_KEY, me.user_id, key, kind, parameters)
         if row is None:
-            raise Problem(409, "the job of that Idempotency-Key has just been removed: ask again")
+            raise Problem(409, "the job of that Idempotency-Key has just been removed; send the request again")
         if not row["same"]:
             raise key_in_use()
     job = _job(row)

@@ -62,4 +62,4 @@ def _place(listing: Listing, page: Page, order: str) -> tuple[Any, int] | None:
             raise ValueError
         return listing.orders[order].read(str(after.key)) if order else after.key, after.id
     except ValueError:
-        raise refusal([Fault("query.cursor", "bad_format", "must be of the same order as the list")]) from None
+        raise refusal([Fault("query.cursor", "bad_format", "must belong to a list with the same order")]) from None

@@ -26,7 +26,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 def _lines(app: web.Application) -> Iterator[str]:
     worker = os.environ.get("IMPETUSD_NAME", "")
-    yield "# HELP impetus_breaker Whether the circuit breaker of a target is in a state: 1 or 0."
+    yield "# HELP impetus_breaker State of the circuit breaker of a target: 1 for the current state, else 0."
     yield "# TYPE impetus_breaker gauge"
     for target, current in app[OUTGOING].breakers().items():
         for state in State:
@@ -34,9 +34,9 @@ def _lines(app: web.Application) -> Iterator[str]:
             yield f"impetus_breaker{{{labels}}} {int(state.value == current)}"
     for name, kind, what, value in (
         ("impetus_cache_entries", "gauge", "Entries of the in-memory cache.", len(app[CACHE])),
-        ("impetus_cache_hits_total", "counter", "Values that the cache had.", app[CACHE].hits),
-        ("impetus_cache_misses_total", "counter", "Values that it did not have.", app[CACHE].misses),
-        ("impetus_audit_waiting", "gauge", "Log entries that the database does not have yet.", app[JOURNAL].waiting),
+        ("impetus_cache_hits_total", "counter", "Cache hits.", app[CACHE].hits),
+        ("impetus_cache_misses_total", "counter", "Cache misses.", app[CACHE].misses),
+        ("impetus_audit_waiting", "gauge", "Log entries not yet written to the database.", app[JOURNAL].waiting),
         ("impetus_audit_dropped_total", "counter", "Log entries that were lost.", app[JOURNAL].dropped),
         ("impetus_resident_bytes", "gauge", "Resident memory.", int(memory().rss_mb * 1_000_000)),
     ):

@@ -99,7 +99,7 @@ async def migrate(
     server = connection.get_server_version()
     if server.major < OLDEST_MAJOR:
         raise MigrationError(
-            f"the server of DATABASE_URL is PostgreSQL {server.major}; {OLDEST_MAJOR} or newer is needed"
+            f"the server of DATABASE_URL is PostgreSQL {server.major}, but {OLDEST_MAJOR} or newer is required"
         )
     applied: list[Migration] = []
     while True:
@@ -140,8 +140,9 @@ async def _make_schema(connection: Any, schema: str) -> None:
             await connection.execute(f"CREATE SCHEMA {quoted(schema)}")
         except asyncpg.InsufficientPrivilegeError as error:
             raise MigrationError(
-                f"the schema {schema} cannot be made: {error}; let an administrator of the database run"
-                f" CREATE SCHEMA {quoted(schema)} AUTHORIZATION the_user_of_DATABASE_URL, or name another in DB_SCHEMA"
+                f"the schema {schema} cannot be created: {error}; ask a database administrator to run"
+                f" CREATE SCHEMA {quoted(schema)} AUTHORIZATION the_user_of_DATABASE_URL, or set another schema in"
+                " DB_SCHEMA"
             ) from error
     # So that an installation in a schema of its own is never taken for one of before there were such.
     if await connection.fetchval(
@@ -154,7 +155,7 @@ def _missing(there: Own, migrations: Sequence[Migration]) -> list[Migration]:
     for each in migrations:
         if there.recorded.get(each.number, each.sha256) != each.sha256:
             raise MigrationError(
-                f"{each} was changed after it had been applied: restore the file and put the change into a new one"
+                f"{each} was changed after it had been applied; restore it and put the change into a new file"
             )
     return [each for each in migrations if each.number not in there.recorded]
 
@@ -165,7 +166,7 @@ async def _apply(connection: Any, migration: Migration, there: Own) -> None:
             await connection.execute(BOOKKEEPING)
             await mark(connection, there.schema, [ownership.BOOKKEEPING], "the migrations that were applied")
         await connection.execute(migration.sql)
-        await mark(connection, there.schema, migration.tables, f"made by {migration}")
+        await mark(connection, there.schema, migration.tables, f"created by {migration}")
         await connection.execute(
             "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
             migration.number,
@@ -183,6 +184,6 @@ async def _mark_older(connection: Any, there: Own) -> None:
     if there.unmarked:
         try:
             async with connection.transaction():
-                await mark(connection, there.schema, sorted(there.unmarked), "made by a release without this mark")
+                await mark(connection, there.schema, sorted(there.unmarked), "created by an older release")
         except (asyncpg.InsufficientPrivilegeError, asyncpg.LockNotAvailableError):
             pass

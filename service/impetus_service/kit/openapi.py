@@ -28,22 +28,26 @@ async def openapi(request: web.Request) -> web.Response:
 
 # What answers may have besides their bodies: whether it is always there, what it is, and an example.
 HEADERS: dict[str, tuple[bool, str, str]] = {
-    "X-Request-ID": (True, "Finds the request in the logs; a client may choose it.", "9d7ddd239e0f3121"),
-    "Retry-After": (False, "Seconds after which to ask again.", "5"),
-    "WWW-Authenticate": (True, "That a session is needed, or has ended.", 'Bearer realm="impetus"'),
-    "Location": (True, "Where it is.", "/api/jobs/7"),
-    "Idempotent-Replayed": (False, "true: the answer of an earlier request with this Idempotency-Key.", "true"),
+    "X-Request-ID": (True, "Identifies the request in the logs; a client may choose it.", "9d7ddd239e0f3121"),
+    "Retry-After": (False, "Seconds to wait before retrying.", "5"),
+    "WWW-Authenticate": (True, "A session is required, or has expired.", 'Bearer realm="impetus"'),
+    "Location": (True, "URL of the created resource.", "/api/jobs/7"),
+    "Idempotent-Replayed": (
+        False,
+        "true if this is the stored response of an earlier request with this Idempotency-Key.",
+        "true",
+    ),
     "Set-Cookie": (False, "The session, for requests from a browser.", "session=...; HttpOnly; Path=/; Secure"),
     "Content-Disposition": (True, "The name of the file.", 'attachment; filename="audit.csv"'),
-    "X-Export-Limit": (True, "How many rows the file has at most.", "5000"),
-    "X-Export-Truncated": (True, "Whether there are more.", "false"),
+    "X-Export-Limit": (True, "Maximum number of rows in the file.", "5000"),
+    "X-Export-Truncated": (True, "Whether there are more rows.", "false"),
 }
 _OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ABOUT = """\
-Whatever goes wrong is told as application/problem+json (RFC 9457), below /v1 as OpenAI would; `code` says why, for programs,
-and never changes its meaning. All mistakes of a request come in one answer. Times are in UTC. Lists take `limit` and
-`cursor`. A session is a bearer token, or in a browser a cookie, with which only our own pages, and those of the origins in
-CORS_ORIGINS, may do more than read."""
+Errors are returned as application/problem+json (RFC 9457), below /v1 in OpenAI's format. `code` is the machine-readable cause
+and never changes its meaning. All mistakes in a request are reported at once. Times are in UTC. Lists take `limit` and
+`cursor`. A session is a bearer token, or in a browser a cookie. With a cookie, only the service's own pages and those of the origins in
+CORS_ORIGINS may do more than read."""
 
 
 def describe(title: str, version: str, apis: Sequence[Api], *, server: str = "", cookie: str = "") -> dict[str, Any]:
@@ -159,7 +163,11 @@ class Described:
                 told = {"title": HTTPStatus(status).phrase, "status": status, "code": codes[0], "detail": "..."}
                 content["example"] = told | {"request_id": HEADERS["X-Request-ID"][2]}
                 if status == 422:
-                    fault = {"at": "query.limits", "code": "unknown", "message": "is not known here; none is allowed"}
+                    fault = {
+                        "at": "query.limits",
+                        "code": "unknown",
+                        "message": "is unknown; no parameters are allowed",
+                    }
                     content["example"]["errors"] = [fault]
             response["description"] += f": {', '.join(codes)}"
             self.problems[name] = response

@@ -221,7 +221,7 @@ class Outgoing:
         breaker, wait = self._breakers.get(target, Breaker()).ask(self._clock(), self._policy)
         self._breakers[target] = breaker
         if wait > 0:
-            raise Unavailable(target, f"failed {breaker.failures} times in a row and is not asked at present", wait)
+            raise Unavailable(target, f"failed {breaker.failures} times in a row; requests to it are suspended", wait)
         return breaker.phase
 
     def _failed(self, target: str, ticket: int) -> None:
@@ -284,12 +284,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def reason(error: BaseException, allowed: float) -> str:
     """Why there was no answer; never the URL, which may hold what is secret, nor an address."""
     if isinstance(error, TimeoutError):
-        return f"did not answer within {allowed:.3g} s"
+        return f"did not respond within {allowed:.3g} s"
     if isinstance(error, aiohttp.ClientSSLError):
-        return "cannot be reached: its certificate is not accepted, or it speaks no TLS"
+        return "cannot be reached: its certificate is not trusted, or it does not support TLS"
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0  # asyncio's own text has the address; a name's that is not found is negative
         return f"cannot be reached: {os.strerror(number) if number > 0 else 'its name has no address'}"
     if isinstance(error, aiohttp.ClientPayloadError):
-        return f"broke off its answer: {error}"
-    return f"gave no HTTP answer: {type(error).__name__}"
+        return f"closed the connection during its response: {error}"
+    return f"sent no valid HTTP response: {type(error).__name__}"

@@ -66,8 +66,9 @@ class ForeignTables(MigrationError):
 
     def __init__(self, names: Iterable[str], *, recorded: bool) -> None:
         super().__init__(
-            f"the database of DATABASE_URL holds {', '.join(sorted(names))}, which the service's migrations did not make:"
-            " nothing there was changed; give the service a schema (DB_SCHEMA) or a database (DATABASE_URL) of its own"
+            f"the database of DATABASE_URL holds {', '.join(sorted(names))}, which were not created by the service's"
+            " migrations; nothing was changed; give the service a schema (DB_SCHEMA) or a database (DATABASE_URL) of"
+            " its own"
         )
         self.recorded = recorded
 

@@ -62,9 +62,9 @@ class Cursor:
                 cursor = cls(instant, int(digits))
                 usable = instant.tzinfo is not None and YEARS[0] <= instant.astimezone(UTC).year <= YEARS[1]
         except (ValueError, OverflowError, binascii.Error, msgspec.MsgspecError):
-            raise ValueError("must be the `next` of an earlier answer") from None
+            raise ValueError("must be the `next` of an earlier response") from None
         if not usable or not 0 < cursor.id < 2**63 or str(cursor) != text:
-            raise ValueError("must be the `next` of an earlier answer")
+            raise ValueError("must be the `next` of an earlier response")
         return cursor
 
 
@@ -117,19 +117,19 @@ def parameters() -> list[dict[str, Any]]:
         {
             "name": "limit",
             "in": "query",
-            "description": "What is too large or too small is moved to the nearest that is allowed; nonsense is the default.",
+            "description": "Values out of range are replaced by the nearest allowed value; invalid values by the default.",
             "schema": {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT_DEFAULT},
         },
         {
             "name": "offset",
             "in": "query",
-            "description": "As for limit. For deep pages use cursor.",
+            "description": "Same rules as for limit. For deep pages, use cursor.",
             "schema": {"type": "integer", "minimum": 0, "default": 0},
         },
         {
             "name": "cursor",
             "in": "query",
-            "description": "The `next` of the page before.",
+            "description": "The `next` of the previous page.",
             "schema": {"type": "string"},
         },
     ]

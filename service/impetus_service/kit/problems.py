@@ -135,7 +135,7 @@ def unavailable(detail: str, code: ProblemCode = "unavailable", *, retry_after: 
 
 def not_found(what: str) -> Problem:
     """404, which is also the answer for what belongs to another company."""
-    return Problem(404, f"there is no such {what}")
+    return Problem(404, f"no such {what}")
 
 
 def answer(problem: Problem) -> web.Response:

@@ -197,7 +197,7 @@ class Provider:
                             return
                         _look(data, Completion)
                         yield data
-            raise ProviderError(502, "the provider broke off its stream")
+            raise ProviderError(502, "the provider's stream ended unexpectedly")
         except Unavailable as error:
             log.warning("%s", error)  # with its address, which the caller is not told
             raise ProviderError(503, f"the provider {error.why}", error.retry_after) from error
@@ -221,7 +221,7 @@ class Provider:
 
     def _url(self, path: str) -> str:
         if not self._base:
-            raise ProviderError(503, "no provider is configured: set OPENAI_BASE_URL or OPENAI_API_KEY")
+            raise ProviderError(503, "no provider is configured; set OPENAI_BASE_URL or OPENAI_API_KEY")
         return self._base + path
 
     def _headers(self) -> dict[str, str]:
@@ -235,12 +235,12 @@ class Provider:
         """What a status that is not 200 means for our caller."""
         if answer.status in {400, 404, 413, 422}:
             said = self._reason(answer.body)
-            return ProviderError(400, f"the provider refused the request: {said.message}", said=said)
+            return ProviderError(400, f"the provider rejected the request: {said.message}", said=said)
         if answer.status in {401, 403}:  # not passed on: they would speak of the caller's session
-            return ProviderError(502, f"the provider refused our key (status {answer.status}): see OPENAI_API_KEY")
+            return ProviderError(502, f"the provider rejected the API key (status {answer.status}); see OPENAI_API_KEY")
         wait = retry_after(answer.headers) or RETRY_AFTER
         if answer.status == 429:
-            return ProviderError(503, "the provider has too many requests at present", wait)
+            return ProviderError(503, "the provider has too many requests at the moment", wait)
         if answer.status >= 500:
             return ProviderError(503, f"the provider failed with status {answer.status}", wait)
         return ProviderError(502, f"the provider answered with status {answer.status}")
@@ -277,7 +277,7 @@ def _look(body: bytes, shape: type[Shape]) -> Shape:
     try:
         return msgspec.json.decode(body, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ProviderError(502, f"the provider's answer is not what OpenAI's would be: {error}") from error
+        raise ProviderError(502, f"the provider's response does not match OpenAI's format: {error}") from error
 
 
 async def _beginning(stream: Stream) -> bytes:

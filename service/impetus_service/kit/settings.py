@@ -95,7 +95,7 @@ class Settings:
                 return default
             if text.isascii() and text.isdigit() and lowest <= int(text[:9]) <= highest and len(text) <= 9:
                 return int(text)
-            problems.append(f"{name}={text!r}: a whole number from {lowest} to {highest} is allowed")
+            problems.append(f"{name}={text!r}: must be a whole number from {lowest} to {highest}")
             return default
 
         url = environment.get("DATABASE_URL", "").strip()
@@ -105,7 +105,7 @@ class Settings:
         pool_max = number("DB_POOL_MAX", cls.db_pool_max, 1, 1000)
         pool_min = number("DB_POOL_MIN", min(cls.db_pool_min, pool_max), 0, 1000)
         if pool_min > pool_max and not problems:
-            problems.append(f"DB_POOL_MIN={pool_min}: at most DB_POOL_MAX, which is {pool_max}, is allowed")
+            problems.append(f"DB_POOL_MIN={pool_min}: must not exceed DB_POOL_MAX, which is {pool_max}")
         values: dict[str, Any] = {
             name: number(name.upper(), getattr(cls, name), lowest, highest)
             for name, (lowest, highest) in cls.LIMITS.items()
@@ -113,27 +113,25 @@ class Settings:
         values |= {name: environment.get(name.upper(), "").strip() or getattr(cls, name) for name in cls.TEXTS}
         log_level = environment.get("LOG_LEVEL", "").strip().upper() or cls.log_level
         if log_level not in LOG_LEVELS:
-            problems.append(f"LOG_LEVEL={log_level!r}: one of {', '.join(LOG_LEVELS)} is allowed")
+            problems.append(f"LOG_LEVEL={log_level!r}: must be one of {', '.join(LOG_LEVELS)}")
         openai_base_url = environment.get("OPENAI_BASE_URL", "").strip().rstrip("/")
         if values["openai_api_key"] and not openai_base_url:
             openai_base_url = OPENAI
         if openai_base_url and not _is_http(openai_base_url):
-            problems.append(
-                "OPENAI_BASE_URL: https://host[:port]/path, or http://, without user and password is allowed"
-            )
+            problems.append("OPENAI_BASE_URL: must be https://host[:port]/path or http://, without user and password")
         db_schema = environment.get("DB_SCHEMA", "").strip() or cls.db_schema
         if re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", db_schema) is None:
-            problems.append(f"DB_SCHEMA={db_schema!r}: a-z, 0-9 and _ are allowed, and not pg_ at the beginning")
+            problems.append(f"DB_SCHEMA={db_schema!r}: use a-z, 0-9 and _, not starting with pg_")
         cors_origins: list[str] = []
         for text in re.split(r"[\s,]+", environment.get("CORS_ORIGINS", "").strip()):
             origin = origin_of(text, exactly=True)
             if origin is not None:
                 cors_origins.append(origin)
             elif text:
-                problems.append(f"CORS_ORIGINS: {text!r}: https://host[:port], or http://, without a path is allowed")
+                problems.append(f"CORS_ORIGINS: {text!r}: must be https://host[:port] or http://, without a path")
         public_url = environment.get("PUBLIC_URL", "").strip().rstrip("/")
         if public_url and origin_of(public_url) is None:
-            problems.append("PUBLIC_URL: https://host[:port]/path, or http://, without user and password is allowed")
+            problems.append("PUBLIC_URL: must be https://host[:port]/path or http://, without user and password")
         return values | {
             "cors_origins": tuple(cors_origins),
             "public_url": public_url,
@@ -180,7 +178,7 @@ def _is_http(url: str) -> bool:
 
 def _url_problem(url: str) -> str | None:
     """What is wrong with a DATABASE_URL; the value is shown without its password."""
-    allowed = "postgresql://[user[:password]@][host][:port]/database[?host=/socket/directory&user=name] is allowed"
+    allowed = "must be postgresql://[user[:password]@][host][:port]/database[?host=/socket/directory&user=name]"
     if not url:
         return f"DATABASE_URL is not set: {allowed}"
     try:

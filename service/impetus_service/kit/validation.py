@@ -88,7 +88,7 @@ def _zone(name: str) -> tzinfo:
 Instant = Annotated[
     TimeText,
     msgspec.Meta(
-        description="a date like 2026-01-31, or a time like 2026-01-31T12:00:00Z; of time_zone if it names no zone",
+        description="a date like 2026-01-31, or a time like 2026-01-31T12:00:00Z; in time_zone if it has no zone of its own",
         examples=["2026-01-31"],
     ),
 ]
@@ -156,8 +156,8 @@ def read_texts(values: Mapping[str, str], kind: type[T], where: str) -> tuple[T 
 
 def unknown_names(names: Sequence[str], where: str, known: Sequence[str] = ()) -> list[Fault]:
     """A fault for each of `names`, none of which is known."""
-    allowed = f"allowed: {', '.join(known)}" if known else "none is allowed"
-    return [Fault(f"{where}.{name[:NAMED]}", "unknown", f"is not known here; {allowed}") for name in names[:FAULTS_MAX]]
+    allowed = f"allowed: {', '.join(known)}" if known else "no parameters are allowed"
+    return [Fault(f"{where}.{name[:NAMED]}", "unknown", f"is unknown; {allowed}") for name in names[:FAULTS_MAX]]
 
 
 def refusal(faults: Sequence[Fault]) -> Problem:
