@@ -101,7 +101,7 @@ class State:
     def add_token(self, name: str, token: Token) -> None:
         """Refused if there is one of this name, or too many."""
         if name in self.tokens:
-            raise Refused(f"there is a token {name} already; remove it first, or choose another name")
+            raise Refused(f"a token {name} already exists; remove it first, or choose another name")
         if len(self.tokens) >= TOKENS:
             raise Refused(f"there are {TOKENS} tokens already; remove one first")
         self.tokens[name] = token
@@ -232,7 +232,7 @@ def _read(folder: int) -> State:
     with open(fd, "rb") as file:
         there = os.fstat(fd)
         if not stat.S_ISREG(there.st_mode) or there.st_size > LARGEST:
-            raise OSError(errno.EINVAL, "it is no regular file, or too large")
+            raise OSError(errno.EINVAL, "it is not a regular file, or too large")
         return parsed(file.read(LARGEST))
 
 

@@ -45,7 +45,7 @@ class Backend:
                     async for change in changes:
                         self._take(change)
             except ControlError as error:
-                log.warning("the supervisor refuses to be watched: %s", error)
+                log.warning("the supervisor rejected watch: %s", error)
             self._take(Change(self.mirror.n, time.time(), "lost", "", "refused"))
             await asyncio.sleep(REFUSED_AGAIN)
 

@@ -121,7 +121,7 @@ async def why(request: web.Request) -> web.Response:
     known = {row[key] for row in rows for key in ("unit", "name")}
     known |= {row["name"] for row in (*timers["timers"], *health["checks"])} | set(status.get("groups", ()))
     if name not in known and not records:
-        raise Problem(404, f"there is no unit {name}")
+        raise Problem(404, f"no unit {name}")
     members = status.get("groups", {}).get(name)
     facts = Facts(
         now=time.time(),
@@ -154,7 +154,7 @@ async def history(request: web.Request) -> web.Response:
         days = LONGEST / 86400 if query["unit"] else OF_ALL / 86400
         raise Problem(400, f"to must not be before from, nor more than {days:.0f} days after it")
     if len(series) > 1 and not query["unit"]:
-        raise Problem(400, "of all units there is one series at a time; name a unit for several")
+        raise Problem(400, "without a unit, only one series is allowed; name a unit to get several")
     path = f"{request.app[SETTINGS].history}/{histories.NAME}"
     try:
         found = await request.app[THREADS].run(
@@ -166,7 +166,7 @@ async def history(request: web.Request) -> web.Response:
 
 
 async def alerts(request: web.Request) -> web.Response:
-    """Alerts, silences, and what was sent lately."""
+    """Alerts, silences, and recently sent messages."""
     read_query(request, route(request))
     result = request.app[BACKEND].mirror.rows.get(stream.DAEMON, {}).get("", {}).get("alerts") or {}
     report = result.get("report") or {}
@@ -194,24 +194,24 @@ async def unsilence(request: web.Request) -> web.Response:
     await read_body(request, route(request))
     ident = request.match_info["id"]
     if not (ident.isascii() and ident.isdecimal() and len(ident) < 12):
-        raise Problem(404, "there is no such silence")
+        raise Problem(404, "no such silence")
     await ask(request.app[BACKEND], "unsilence", {"id": ident}, caller_of(request))
     return web.Response(status=204)
 
 
 async def alert_test(request: web.Request) -> web.Response:
-    """Have a configured alert send a test. What its receiver answered is not passed on."""
+    """Send a test message through a configured alert. What its receiver answered is not passed on."""
     await read_body(request, route(request))
     result = await ask(request.app[BACKEND], "alert-test", {"name": name_of(request)}, caller_of(request))
     text = "" if result["ok"] else "it was not delivered; the observer's log says why: impetusd logs observer"
     return json_answer({"ok": result["ok"], "text": text})
 
 
-_OPTIONAL = Param("unit", NAME, "a unit or slot; all if none is given", "")
+_OPTIONAL = Param("unit", NAME, "a unit or slot; default: all", "")
 
 ROUTES = (
     Route("GET", f"{PREFIX}/incidents", VIEWER, all_incidents, "What is wrong, grouped by cause, the worst first."),
-    Route("GET", f"{PREFIX}/units/{{name}}/why", VIEWER, why, "How it came to be as it is."),
+    Route("GET", f"{PREFIX}/units/{{name}}/why", VIEWER, why, "Explain the state of a unit or slot."),
     Route(
         "GET",
         f"{PREFIX}/history",
@@ -221,19 +221,19 @@ ROUTES = (
         query=(
             _OPTIONAL,
             Param("series", {"type": "string", "maxLength": 100}, f"of {', '.join(histories.SERIES)}", many=True),
-            Param("from", TIME, "Unix time; a day before `to` if none is given", 0.0),
-            Param("to", TIME, "Unix time; now if none is given", 0.0),
+            Param("from", TIME, "Unix time; default: a day before `to`", 0.0),
+            Param("to", TIME, "Unix time; default: now", 0.0),
         ),
     ),
-    Route("GET", f"{PREFIX}/alerts", VIEWER, alerts, "Alerts, silences, and what was sent lately."),
+    Route("GET", f"{PREFIX}/alerts", VIEWER, alerts, "Alerts, silences, and recently sent messages."),
     Route(
         "POST",
         f"{PREFIX}/silences",
         METHODS["silence"].role,
         silence,
-        "Send no alerts about a unit, timer, group, or by an alert, for a while.",
+        "Suppress alerts for a while, about a unit, timer or group, or from one alert.",
         body=(
-            Param("name", {"type": "string", "maxLength": 256}, 'what about; "" for everything', ""),
+            Param("name", {"type": "string", "maxLength": 256}, 'unit, timer, group or alert; "" for everything', ""),
             Param("for", {"type": "number", "minimum": 1, "maximum": 366 * 86400}, "seconds", required=True),
             Param("why", {"type": "string", "maxLength": 1000}, "the reason", ""),
         ),
@@ -252,7 +252,7 @@ ROUTES = (
         f"{PREFIX}/alerts/{{name}}/test",
         METHODS["alert-test"].role,
         alert_test,
-        "Have a configured alert send a test.",
+        "Send a test message through a configured alert.",
         body=(),
     ),
 )

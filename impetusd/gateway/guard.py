@@ -150,7 +150,7 @@ async def guard(
         raise
     except Exception:
         _log.exception("%s %s failed", request.method, request.match_info.route.resource)
-        return _unless_begun(request, Problem(500, "this is a mistake in impetusd; the gateway's log has more"))
+        return _unless_begun(request, Problem(500, "this is a bug in impetusd; see the gateway's log"))
 
 
 def _revalidated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
@@ -192,7 +192,7 @@ def _check(request: web.Request) -> None:
     route = routes.route_of(request)
     if route is None:
         error = getattr(request.match_info, "http_exception", None)
-        raise error if isinstance(error, web.HTTPException) else Problem(404, "there is no such address")
+        raise error if isinstance(error, web.HTTPException) else Problem(404, "no such resource")
     if route.body is not None:
         _check_type(request)
     elif request.body_exists:
@@ -200,7 +200,9 @@ def _check(request: web.Request) -> None:
     if route.role != OPEN and not route.opened(request):
         caller = replace(_caller(request, rules), address=str(rules.client(request) or ""))
         if ROLES.index(caller.role) < ROLES.index(route.role):
-            raise Problem(403, f"{route.method} {route.path} takes the role {route.role}, and yours is {caller.role}")
+            raise Problem(
+                403, f"{route.method} {route.path} requires the role {route.role}, but yours is {caller.role}"
+            )
         request[CALLER] = caller
 
 
@@ -220,7 +222,7 @@ def _host(request: web.Request) -> str:
         raise Problem(400, "a request needs one Host header")
     host, port = split_host(given[0])
     if not host or (port and not _PORT.fullmatch(port)):
-        raise Problem(400, "the Host header is no host")
+        raise Problem(400, "the Host header is not a valid host")
     scheme, full, rest = request.raw_path.partition("://")
     if full and "/" not in scheme and rest.partition("/")[0].lower() != given[0].lower():
         raise Problem(400, "the request is for another host than its Host header says")
@@ -282,11 +284,11 @@ def _check_origin(request: web.Request, rules: Rules) -> None:
     if len(origins) > 1 or any(
         origin.lower() not in {f"{scheme}://{host}" for scheme in schemes} for origin in origins
     ):
-        raise Problem(403, "requests from pages of another origin are refused")
+        raise Problem(403, "requests from pages of other origins are rejected")
     site = request.headers.get("Sec-Fetch-Site", "none").lower()
     is_page = request.method == hdrs.METH_GET and request.headers.get("Sec-Fetch-Mode", "").lower() == "navigate"
     if site not in {"none", "same-origin"} and (request.path.startswith("/api/") or not is_page):
-        raise Problem(403, "requests from pages of another origin are refused")
+        raise Problem(403, "requests from pages of other origins are rejected")
 
 
 def _check_type(request: web.Request) -> None:
@@ -296,7 +298,7 @@ def _check_type(request: web.Request) -> None:
     if (request.charset or "utf-8").lower() != "utf-8" or hdrs.CONTENT_ENCODING in request.headers:
         raise Problem(415, "the body must be in UTF-8, and not compressed")
     if (request.content_length or 0) > LARGEST_BODY:
-        raise Problem(413, f"the body may have at most {LARGEST_BODY} bytes")
+        raise Problem(413, f"the body must not exceed {LARGEST_BODY} bytes")
 
 
 def _caller(request: web.Request, rules: Rules) -> Caller:

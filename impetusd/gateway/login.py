@@ -63,15 +63,13 @@ async def log_in(request: web.Request) -> web.Response:
     given = await read_body(request, LOGIN)
     access, rules = request.app[guard.ACCESS], request.app[guard.RULES]
     if rules.scheme(request) == "http":
-        sentence = (
-            "the proxy says http in X-Forwarded-Proto: passwords would cross the network unencrypted; log in by https"
-        )
+        sentence = "X-Forwarded-Proto is http, so the password would cross the network unencrypted; use https"
         raise Problem(403, sentence)
     by_code = given["code"] is not None
     if by_code is (given["user"] is not None or given["password"] is not None) or (
         not by_code and None in {given["user"], given["password"]}
     ):
-        raise Problem(400, "give a user and a password, or a code")
+        raise Problem(400, "user and password, or a code, are required")
     if by_code:
         user, role = await _redeem(access, given["code"])
         kept = None
@@ -175,16 +173,16 @@ LOGIN = Route(
     f"{PREFIX}/login",
     OPEN,
     log_in,
-    "Log in by user and password, or by the code of a one-time link; sets the session's cookie.",
+    "Log in with user and password, or with the code of a one-time link. Sets the session cookie.",
     body=(
         Param("user", SECRET, "the user's name"),
         Param("password", SECRET, "the password"),
-        Param("code", SECRET, "of a one-time link; instead of both"),
+        Param("code", SECRET, "code of a one-time link, instead of user and password"),
     ),
     answer=NOTHING,
 )
 LOGOUT = Route(
-    "POST", f"{PREFIX}/logout", OPEN, log_out, "End the session, and all its streams.", body=(), answer=NOTHING
+    "POST", f"{PREFIX}/logout", OPEN, log_out, "End the session and all its streams.", body=(), answer=NOTHING
 )
 ROUTES = (LOGIN, LOGOUT)
 

@@ -120,7 +120,9 @@ def chosen(mirror: Mirror, units: Iterable[str], streams: Iterable[str]) -> list
         slots.update(dict.fromkeys(own or [name]))
     found = [Log(slot, each) for slot in slots for each in (streams or STREAMS) if slot != OWN or each == "out"]
     if len(found) > MOST:
-        raise Problem(400, f"these are {len(found)} logs; choose fewer units, or one stream, for {MOST} at most")
+        raise Problem(
+            400, f"these are {len(found)} logs, but at most {MOST} are allowed; choose fewer units or one stream"
+        )
     return found
 
 
@@ -201,11 +203,11 @@ async def context(request: web.Request) -> web.Response:
     query = read_query(request, route(request))
     found = _ID.fullmatch(query["id"])
     if found is None:
-        raise Problem(400, "id must be one that a line has")
+        raise Problem(400, "id must be the id of a line")
     try:
         log = Log(str(checked(NAME, found[4])), found[3])
     except ValueError:
-        raise Problem(400, "id must be one that a line has") from None
+        raise Problem(400, "id must be the id of a line") from None
     params = {"names": [log.slot], "streams": [STREAMS[log.stream]], "file": found[2], "offset": int(found[1])}
     params |= {"before": query["before"], "after": query["after"]}
     (result,) = (await ask(request.app[BACKEND], "search", params, caller_of(request)))["logs"]
@@ -287,7 +289,7 @@ class Followed:
             try:
                 more = [log for log in choose() if log not in self._tasks]
                 if self._following.total + len(more) > FOLLOWED:
-                    raise Problem(429, "there are other logs, and too many are followed already")
+                    raise Problem(429, "too many logs are already being followed")
             except Problem as problem:
                 if not said:
                     await self.pages.put(problem)
@@ -359,8 +361,8 @@ def _lines(log: Log, page: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [log.line(text, at, page["file"], offset) for text, offset, at in zip(texts, offsets, times, strict=False)]
 
 
-_UNITS = Param("unit", NAME, "a unit or slot; several times for several, all if none is given", many=True)
-_STREAMS = Param("stream", one_of(*STREAMS), "stdout or stderr; both if none is given", many=True)
+_UNITS = Param("unit", NAME, "a unit or slot; may be repeated; default: all", many=True)
+_STREAMS = Param("stream", one_of(*STREAMS), "stdout or stderr; default: both", many=True)
 _LAST = count(0, protocol.MAX_LOG_LINES)
 ROLE = METHODS["search"].role
 
@@ -370,7 +372,7 @@ ROUTES = (
         f"{PREFIX}/logs",
         ROLE,
         tail,
-        "The last lines of several logs, by time.",
+        "The last lines of several logs, in order of time.",
         query=(_UNITS, _STREAMS, Param("last", _LAST, "so many", 200)),
     ),
     Route(
@@ -378,8 +380,8 @@ ROUTES = (
         f"{PREFIX}/logs/stream",
         METHODS["tail"].role,
         follow,
-        "The same as server-sent events, and each line that comes.",
-        query=(_UNITS, _STREAMS, Param("last", _LAST, "so many before those that come", 0)),
+        "The same as server-sent events, followed by new lines.",
+        query=(_UNITS, _STREAMS, Param("last", _LAST, "number of lines before the new ones", 0)),
         answer=EVENTS,
     ),
     Route(
@@ -387,16 +389,16 @@ ROUTES = (
         f"{PREFIX}/logs/search",
         ROLE,
         search,
-        "The last lines that have a text, rotated files included.",
+        "The last lines that contain a text, rotated files included.",
         query=(
             _UNITS,
             _STREAMS,
-            Param("q", TEXT, "the text, in any case", ""),
+            Param("q", TEXT, "the text, case-insensitive", ""),
             Param("from", TIME, "Unix time", 0.0),
             Param("to", TIME, "Unix time", 0.0),
-            Param("before", count(0, 50), "lines before each", 0),
-            Param("after", count(0, 50), "lines after each", 0),
-            Param("limit", count(1, protocol.MAX_LOG_LINES), "so many that match", 200),
+            Param("before", count(0, 50), "number of lines before each match", 0),
+            Param("after", count(0, 50), "number of lines after each match", 0),
+            Param("limit", count(1, protocol.MAX_LOG_LINES), "maximum number of matches", 200),
         ),
     ),
     Route(
@@ -404,11 +406,11 @@ ROUTES = (
         f"{PREFIX}/logs/context",
         ROLE,
         context,
-        "A line with those around it.",
+        "A line with the lines around it.",
         query=(
-            Param("id", {"type": "string", "minLength": 1, "maxLength": 320}, "of the line", required=True),
-            Param("before", count(0, 500), "lines before it", 20),
-            Param("after", count(0, 500), "lines after it", 20),
+            Param("id", {"type": "string", "minLength": 1, "maxLength": 320}, "id of the line", required=True),
+            Param("before", count(0, 500), "number of lines before it", 20),
+            Param("after", count(0, 500), "number of lines after it", 20),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""GET /metrics: the text format of Prometheus, of what `watch` tells and of what the control method `metrics` counts.
+"""GET /metrics in Prometheus's text format, from `watch` and the control method `metrics`.
 
 Written by hand: 7,500 lines take 5 ms. Nothing in it waits for a program; of a pool's worker that is stuck there is what it had
 measured. Values are in seconds and bytes, names as Prometheus wants them; `promtool check metrics` is the judge in the tests.
@@ -50,7 +50,7 @@ class Metrics:
             if time.monotonic() - self._made[0] > FRESH:
                 counted = await self._backend.call("metrics", {}, caller)
                 if not self._backend.live:
-                    raise Unanswered("the gateway has lost the supervisor, and is connecting again")
+                    raise Unanswered("the gateway has lost its connection to the supervisor and is reconnecting")
                 self._made = time.monotonic(), text(self._backend.mirror.rows, counted)
             return self._made[1]
 
@@ -92,21 +92,21 @@ def _all(rows: Rows, counted: Mapping[str, Any]) -> Iterator[str]:
     version = daemon.get("version", "")
     yield from _family("build_info", "gauge", "Always 1; the version of impetusd.", [(_labels(version=version), 1)])
     yield from _family(
-        "up", "gauge", "Whether the slot runs.", ((labels, row["state"] == "RUNNING") for labels, row in known)
+        "up", "gauge", "Whether the slot is running.", ((labels, row["state"] == "RUNNING") for labels, row in known)
     )
     yield from _family(
-        "want", "gauge", "Whether the slot is wanted up.", ((labels, row["want"] == "up") for labels, row in known)
+        "want", "gauge", "Whether the slot should be running.", ((labels, row["want"] == "up") for labels, row in known)
     )
     yield from _family(
         "state",
         "gauge",
-        "The state of the slot: 1 for the one that it is in.",
+        "The state of the slot: 1 for the current state, else 0.",
         ((f'{labels},state="{each}"', row["state"] == each) for labels, row in known for each in _STATES),
     )
     yield from _family(
         "starts_total",
         "counter",
-        "Processes started, by what they were started for.",
+        "Processes started, by reason.",
         (
             (f"{labels},{_labels(reason=why)}", number)
             for labels, each in slots
@@ -116,31 +116,31 @@ def _all(rows: Rows, counted: Mapping[str, Any]) -> Iterator[str]:
     yield from _family(
         "exits_total",
         "counter",
-        "Processes ended, by exit code or signal; both are empty where it could not be started, or how is not known.",
+        "Processes ended, by exit code or signal; both are empty if the start failed or the exit status is unknown.",
         _exits(slots),
     )
     yield from _family(
         "start_time_seconds",
         "gauge",
-        "When its process was started, Unix time.",
+        "Start time of its process, Unix time.",
         ((labels, None if row["uptime_s"] is None else round(row["at"] - row["uptime_s"], 2)) for labels, row in known),
     )
     yield from _family(
         "memory_pss_bytes",
         "gauge",
-        "Memory of its process with all descendants (PSS) where a ceiling is set; else of the process alone (RSS).",
+        "Memory of its process with all descendants (PSS) if a limit is set; otherwise of the process alone (RSS).",
         ((labels, row["memory_bytes"]) for labels, row in known),
     )
     yield from _family(
         "memory_limit_bytes",
         "gauge",
-        "max_memory_restart, or else max_memory_kill; missing where neither is set.",
+        "max_memory_restart, or else max_memory_kill; missing if neither is set.",
         ((labels, each["limit_bytes"]) for labels, each in slots),
     )
     yield from _family(
         "cpu_seconds_total",
         "counter",
-        "Processor time of its process and of the children that it has waited for.",
+        "CPU time of its process and of the children it has waited for.",
         ((labels, each["cpu_s"]) for labels, each in slots),
     )
     yield from _family(
@@ -153,7 +153,7 @@ def _all(rows: Rows, counted: Mapping[str, Any]) -> Iterator[str]:
     yield from _family(
         "timer_last_success_timestamp_seconds",
         "gauge",
-        "When the last run of the timer that succeeded has ended, Unix time.",
+        "End of the timer's last successful run, Unix time.",
         ((_labels(timer=name), _last_success(row)) for name, row in sorted(rows.get(TIMER, {}).items())),
     )
     undelivered = daemon.get("alerts", {}).get("report", {}).get("undelivered")
@@ -167,7 +167,7 @@ def _all(rows: Rows, counted: Mapping[str, Any]) -> Iterator[str]:
     yield from _family(
         "config_last_apply_successful",
         "gauge",
-        "Whether the INI file was taken when it was applied last.",
+        "Whether the last apply of the INI file succeeded.",
         [("", not refused)],
     )
     yield from _of_pools(counted)
@@ -190,13 +190,13 @@ def _of_checks(rows: Rows) -> Iterator[str]:
     yield from _family(
         "probe_success",
         "gauge",
-        "Whether the last answer to the health check was a good one; missing before the first.",
+        "Whether the last health check succeeded; missing before the first one.",
         ((labels, _PROBED.get(row["state"])) for labels, row in probed),
     )
     yield from _family(
         "probe_duration_seconds",
         "gauge",
-        "How long the last answer to the health check took.",
+        "Response time of the last health check.",
         ((labels, None if row["latency_ms"] is None else row["latency_ms"] / 1000) for labels, row in probed),
     )
 
@@ -215,19 +215,19 @@ def _of_pools(counted: Mapping[str, Any]) -> Iterator[str]:
     yield from _family(
         "connections",
         "gauge",
-        "Connections that the pool's workers have open.",
+        "Open connections of the pool's workers.",
         ((_labels(pool=name), pool["connections"]) for name, pool in pools),
     )
     yield from _family(
         "workers",
         "gauge",
-        "Workers of the pool that serve.",
+        "Serving workers of the pool.",
         ((_labels(pool=name), pool["workers"]) for name, pool in pools),
     )
     yield from _family(
         "requests_total",
         "counter",
-        "Requests that the pool has answered, by status code.",
+        "Requests answered by the pool, by status code.",
         (
             (_labels(pool=name, status=status), number)
             for name, pool in pools
@@ -238,12 +238,12 @@ def _of_pools(counted: Mapping[str, Any]) -> Iterator[str]:
         (
             "request_duration_seconds",
             "durations",
-            "How long requests took, until the answer began or the handler ended.",
+            "Duration of requests, until the response started or the handler ended.",
         ),
         (
             "event_loop_lag_seconds",
             "lags",
-            "How late the event loops of the pool's workers were, looked at each second.",
+            "Event loop lag of the pool's workers, sampled every second.",
         ),
     ):
         yield f"# HELP impetusd_{family} {what}\n# TYPE impetusd_{family} histogram\n"
@@ -285,5 +285,7 @@ def _escaped(value: object) -> str:
 
 
 ROUTES = (
-    Route("GET", "/metrics", VIEWER, handle, "Everything as Prometheus reads it.", answer="text/plain", opened=is_open),
+    Route(
+        "GET", "/metrics", VIEWER, handle, "All metrics in Prometheus's format.", answer="text/plain", opened=is_open
+    ),
 )

@@ -32,10 +32,10 @@ _OF_ANSWER = {
     EVENTS: "server-sent events; a comment or `alive` at least every 5 s",
     NOTHING: "done",
 }
-_COMMON = {"400": "malformed", "421": "of a host that is not ours"}
+_COMMON = {"400": "malformed", "421": "unknown host"}
 _WITH_LOGIN = {
     "401": "not logged in",
-    "403": "the role does not suffice, or another origin",
+    "403": "insufficient role, or another origin",
     "429": "too many requests of this user",
     "503": "no supervisor",
 }

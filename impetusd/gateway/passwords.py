@@ -35,7 +35,7 @@ def refusal(password: str) -> str:
     if len(password) < SHORTEST:
         return f"a password needs at least {SHORTEST} characters"
     if len(password) > LONGEST:
-        return f"a password may have at most {LONGEST} characters"
+        return f"a password must not exceed {LONGEST} characters"
     return ""
 
 

@@ -54,7 +54,7 @@ class Recent:
                     elif change.kind == stream.LEDGER:
                         self._take(change.value)
             except Exception:  # an answer that nobody expects: the page has the rest
-                log.exception("what happened lately is not known")
+                log.exception("recent events are not available")
             await asyncio.sleep(AGAIN)
 
     async def _catch_up(self) -> None:

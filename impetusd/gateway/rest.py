@@ -43,7 +43,7 @@ from impetusd.gateway.routes import (
 UNREAD = 1000  # lines of progress that wait for a client
 LEDGER_AT_ONCE = 5000  # records
 
-_ANY = Param("unit", NAME, "a unit, slot or timer; several times for several; all if none is given", many=True)
+_ANY = Param("unit", NAME, "a unit, slot or timer; may be repeated; default: all", many=True)
 
 
 def route(request: web.Request) -> Route:
@@ -105,7 +105,7 @@ async def unit(request: web.Request) -> web.Response:
     name = name_of(request)
     result = await ask(request.app[BACKEND], "describe", {"name": name}, caller_of(request))
     if not result["units"] and not result["groups"]:
-        raise Problem(404, f"there is no unit {name}")
+        raise Problem(404, f"no unit {name}")
     config: list[dict[str, Any]] = []
     for row in result["units"][:1]:
         spec = row.get("spec") or {}
@@ -141,7 +141,7 @@ async def events(request: web.Request) -> web.Response:
     query = read_query(request, route(request))
     params = {"names": query["unit"], "after": query["after"], "since": query["since"], "last": query["last"]}
     if query["after"] and query["last"]:
-        raise Problem(400, "after and last do not go together")
+        raise Problem(400, "after and last cannot be combined")
     if not query["after"] and not query["since"] and not query["last"]:
         params["last"] = 200
     result = await ask(request.app[BACKEND], "events", params, caller_of(request))
@@ -225,23 +225,27 @@ ACTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "disable": ("disable", {}),
     "trigger": ("trigger", {}),
 }
-_WAIT = Param("wait", FLAG, "false: answer without waiting until it is up")
-_TOKEN = Param("token", TEXT, "the same for a request that is repeated, so that it is carried out once")
+_WAIT = Param("wait", FLAG, "false: respond without waiting until it is up")
+_TOKEN = Param("token", TEXT, "the same value when a request is repeated, so that it is executed once")
 _N = {"anyOf": [count(0, protocol.MAX_INSTANCES), {"type": "string", "maxLength": 8, "pattern": r"^[+-][0-9]{1,6}$"}]}
 _BODIES: Mapping[str, tuple[Param, ...]] = {
     "start": (_WAIT,),
-    "restart": (_WAIT, Param("rolling", FLAG, "one after the other, without an interruption")),
+    "restart": (_WAIT, Param("rolling", FLAG, "restart one process after another, without interruption")),
     "reload": (
-        Param("canaries", count(0, protocol.MAX_INSTANCES), "so many new workers first, compared with the old ones"),
-        Param("watch", {**TIME, "maximum": protocol.MAX_SECONDS}, "seconds that the new version is watched"),
+        Param(
+            "canaries",
+            count(0, protocol.MAX_INSTANCES),
+            "number of new workers to start first and compare with the old ones",
+        ),
+        Param("watch", {**TIME, "maximum": protocol.MAX_SECONDS}, "how long to watch the new version, in seconds"),
         _TOKEN,
     ),
-    "scale": (Param("n", _N, 'how many, or how many more or fewer: "+1"', required=True), _TOKEN),
+    "scale": (Param("n", _N, 'number of instances, or a change such as "+1"', required=True), _TOKEN),
     "signal": (
         Param(
             "signal",
             {"type": "string", "maxLength": 16, "pattern": "^[A-Za-z0-9+-]+$"},
-            "HUP, or its number",
+            "signal name, such as HUP, or number",
             required=True,
         ),
     ),
@@ -250,21 +254,21 @@ _BODIES: Mapping[str, tuple[Param, ...]] = {
     "trigger": (_WAIT,),
 }
 _ABOUT = {
-    "start": "Start it, and what it depends on.",
+    "start": "Start a unit and its dependencies.",
     "stop": "Stop it.",
     "restart": "Restart it.",
-    "reload": "Bring the version on the disk into service; the old one keeps serving if it fails.",
-    "cancel": "Cancel its reload; the old version keeps serving.",
-    "scale": "Set how many instances it has.",
-    "signal": "Send it a signal.",
-    "enable": "Re-enable it.",
-    "disable": "Stop it, and keep it from being started.",
+    "reload": "Deploy the version on disk; the old one keeps serving if it fails.",
+    "cancel": "Cancel the reload; the old version keeps serving.",
+    "scale": "Set the number of instances.",
+    "signal": "Send a signal.",
+    "enable": "Re-enable the unit.",
+    "disable": "Stop and disable the unit.",
     "trigger": "Run a timer's job now.",
 }
 _UNIT = f"{PREFIX}/units/{{name}}"
 
 ROUTES = (
-    Route("GET", f"{PREFIX}/me", VIEWER, me, "Who is logged in, and which instance this is."),
+    Route("GET", f"{PREFIX}/me", VIEWER, me, "The logged-in user, and which instance this is."),
     Route("GET", _UNIT, METHODS["describe"].role, unit, "A unit or slot with all details and its configuration."),
     Route(
         "GET",
@@ -272,7 +276,7 @@ ROUTES = (
         METHODS["env"].role,
         env,
         "The environment of its processes, with secrets hidden.",
-        query=(Param("diff", FLAG, "only what a start by the INI file on the disk would change", False),),
+        query=(Param("diff", FLAG, "only what a start with the INI file on disk would change", False),),
     ),
     Route("GET", f"{PREFIX}/timers", METHODS["timers"].role, timers, "Timers, with their last and next runs."),
     Route(
@@ -285,9 +289,9 @@ ROUTES = (
         events,
         "Records of the ledger, the oldest first.",
         query=(
-            Param("last", count(0, LEDGER_AT_ONCE), "so many of the newest; 200 if nothing else is given", 0),
-            Param("after", NUMBER, "those behind the record with this number", 0),
-            Param("since", NUMBER, "those since this Unix time", 0),
+            Param("last", count(0, LEDGER_AT_ONCE), "number of the newest records; default: 200", 0),
+            Param("after", NUMBER, "records after the one with this number", 0),
+            Param("since", NUMBER, "records since this Unix time", 0),
             _ANY,
         ),
     ),

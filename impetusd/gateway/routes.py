@@ -153,7 +153,7 @@ def read_query(request: web.Request, route: Route) -> dict[str, Any]:
         given.setdefault(name, []).append(_value(known[name], _of_text(known[name].schema, text)))
     for name, values in given.items():
         if len(values) > (MOST_VALUES if known[name].many else 1):
-            raise Problem(400, f"{name} is given too often")
+            raise Problem(400, f"{name} is given too many times")
     return _completed(route.query, {name: v if known[name].many else v[0] for name, v in given.items()})
 
 
@@ -162,7 +162,7 @@ async def read_body(request: web.Request, route: Route) -> dict[str, Any]:
     try:
         data = await request.read()
     except web.RequestPayloadError:
-        raise Problem(400, "the body could not be read to its end") from None
+        raise Problem(400, "the body could not be read completely") from None
     try:
         given = json.loads(data.decode(), parse_constant=_refuse_constant) if data.strip() else {}
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What impetusd tells the gateway at its start: the variable IMPETUSD_GATEWAY, made by `core.config.gateway`."""
+"""The gateway's settings, in the variable IMPETUSD_GATEWAY that `core.config.gateway` creates."""
 
 from __future__ import annotations
 

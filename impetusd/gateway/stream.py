@@ -285,8 +285,8 @@ STREAM = Route(
     VIEWER,
     changes,
     "Server-sent events: snapshot, then change, lost, resumed, and alive after 5 s of silence.",
-    query=(Param("last", TEXT, "as the header Last-Event-ID, where that cannot be set", ""),),
+    query=(Param("last", TEXT, "same as the header Last-Event-ID, for clients that cannot set it", ""),),
     answer=EVENTS,
 )
-SNAPSHOT = Route("GET", f"{PREFIX}/snapshot", VIEWER, everything, "Everything as it is now.")
+SNAPSHOT = Route("GET", f"{PREFIX}/snapshot", VIEWER, everything, "The current state of everything.")
 ROUTES = (SNAPSHOT, STREAM)

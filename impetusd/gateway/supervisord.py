@@ -28,7 +28,7 @@ from impetusd.interop.xmlrpc import Peer, Supervisord
 from impetusd.linux import host
 from impetusd.worker.draining import DRAINING
 
-WITHIN = 5.0  # seconds for the host to tell of users
+WITHIN = 5.0  # seconds to look up users
 KNOWN = 1000  # names of users, and passwords, that are remembered
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class Peers:
         self._names: dict[int, str] = {}
 
     async def look_up(self) -> None:
-        """Who the names of [impetusd] are. Until the host tells, they have no role."""
+        """The users behind the names in [impetusd]. Until they are looked up, they have no role."""
         if self._roles != Access():
             self._people = await aside(lambda: host.people(self._roles)) or []
 

@@ -64,7 +64,9 @@ class Certificate:
         except (OSError, NoAnswer) as error:  # ssl.SSLError is an OSError
             why = str(error)
         if why and why != self._complained:
-            _log.warning("the certificate in %s cannot be used, and the one before stays: %s", self._files[0], why)
+            _log.warning(
+                "the certificate in %s cannot be used, so the previous one stays in use: %s", self._files[0], why
+            )
         self._complained = why
 
 

@@ -116,7 +116,9 @@ class Supervisord:
             return
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
         if name not in self._hosts and name != _own_address(request):
-            raise web.HTTPMisdirectedRequest(text=f"{name[:100]!r} is not a name of this host: see hosts in [gateway]")
+            raise web.HTTPMisdirectedRequest(
+                text=f"{name[:100]!r} is not a known name of this host; see hosts in [gateway]"
+            )
 
     def _methods(self, caller: Any) -> Methods:
         def call(method: str, params: Mapping[str, Any], progress: Progress | None) -> Awaitable[dict[str, Any]]:
@@ -192,9 +194,9 @@ async def _write(request: web.Request, response: web.StreamResponse, lines: Asyn
 async def _call(request: web.Request) -> tuple[str, list[Any]]:
     """The method and its parameters; 4xx for what is no call."""
     if request.content_type not in {"text/xml", "application/xml"}:
-        raise web.HTTPUnsupportedMediaType(text="a call has the Content-Type text/xml")
+        raise web.HTTPUnsupportedMediaType(text="a call needs the Content-Type text/xml")
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise web.HTTPUnsupportedMediaType(text="a call comes as it is, not compressed")
+        raise web.HTTPUnsupportedMediaType(text="a call must not be compressed")
     body = bytearray()
     async for part in request.content.iter_any():
         body += part
@@ -215,7 +217,7 @@ def _forbidden(sentence: str) -> web.HTTPForbidden:
 def _socket(request: web.Request) -> socket.socket:
     sock: socket.socket | None = request.transport.get_extra_info("socket") if request.transport is not None else None
     if sock is None:
-        raise web.HTTPBadRequest(text="the connection is gone")
+        raise web.HTTPBadRequest(text="the connection was closed")
     return sock
 
 

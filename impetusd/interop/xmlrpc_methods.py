@@ -77,7 +77,7 @@ class Methods(Asking):
         """Restart every program, and apply the INI file. The daemon itself goes on."""
         changes, slots = await self._plan(), [each.slot for each in await self._processes()]
         if changes and not protocol.may(self._role, "apply"):
-            raise Refused("the INI file has changes, and apply takes the role admin: see ceiling in [gateway]")
+            raise Refused("the INI file has changes, but apply requires the role admin; see ceiling in [gateway]")
         if slots:  # first: to apply a change of [gateway] ends this process
             await self._begin("restart", {"names": slots}, self._apply if changes else None)
         elif changes:
@@ -355,7 +355,7 @@ class Methods(Asking):
     async def multicall(self, calls: list[Any]) -> list[Any]:
         """Many calls, one after the other: each a struct of methodName and params. Its result, or its fault as a struct."""
         if len(calls) > MOST_CALLS:
-            raise Fault(Faults.BAD_ARGUMENTS, f"{MOST_CALLS} calls at most")
+            raise Fault(Faults.BAD_ARGUMENTS, f"at most {MOST_CALLS} calls are allowed")
         return [await self._one_of_many(each) for each in calls]
 
     async def _one_of_many(self, call: Any) -> Any:

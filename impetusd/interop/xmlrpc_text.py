@@ -47,7 +47,7 @@ def inert(text: str) -> str:
 def request(body: bytes) -> tuple[str, list[Any]]:
     """(method, parameters) of a request: None, bool, int, float, str, and lists and dicts of these. Raises Malformed."""
     if len(body) > MAX_BODY:
-        raise Malformed(f"a request may have {MAX_BODY} bytes at most")
+        raise Malformed(f"a request must not exceed {MAX_BODY} bytes")
     reader = _Reader()
     try:
         reader.parser.Parse(body, True)

@@ -403,7 +403,7 @@ class World:
                 oom="memory.max",
                 asked=False,
                 state="BACKOFF",
-                decision="started again in 25 s",
+                decision="restarting in 25 s",
                 rule="max_memory_kill",
                 max_rss=256 * MB,
             )
@@ -750,7 +750,7 @@ async def why(request: web.Request) -> web.Response:
 async def env(request: web.Request) -> web.Response:
     world, name = request.app[WORLD], request.match_info["name"]
     if world.role != "admin":
-        return problem(403, "Forbidden", "env takes the role admin.")
+        return problem(403, "Forbidden", "env requires the role admin.")
     variables = {
         "DATABASE_URL": "postgres://shop:***@127.0.0.1/shop",
         "LANG": "C.UTF-8",

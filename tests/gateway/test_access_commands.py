@@ -147,7 +147,7 @@ class TestLink:
 
     def test_without_a_gateway_it_says_so(self, cli, paths):
         with FakeSupervisor(paths, status={**PONG, "units": [], "attention": []}):
-            assert "no gateway runs" in cli("login-link")[2]
+            assert "no gateway is running" in cli("login-link")[2]
 
 
 class TestFile:

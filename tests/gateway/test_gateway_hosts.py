@@ -244,9 +244,9 @@ def test_two_questions_each_with_the_token_and_what_is_shown_of_the_answers():
             "than 4 MB",
         ),
         (says(200, b" " * (remotes.LARGEST + 1)), "its answer is larger than 4 MB"),
-        (without_end(b"HTTP/1.1 200 X\r\n", b"X: y\r\n"), "what answers does not speak HTTP"),
-        (without_end(b"HTTP/1.1 200 X\r\nX: ", b"y" * 4096), "what answers does not speak HTTP"),
-        (without_end(b"", b"SSH-2.0-OpenSSH\r\n"), "what answers does not speak HTTP"),
+        (without_end(b"HTTP/1.1 200 X\r\n", b"X: y\r\n"), "the response is not HTTP"),
+        (without_end(b"HTTP/1.1 200 X\r\nX: ", b"y" * 4096), "the response is not HTTP"),
+        (without_end(b"", b"SSH-2.0-OpenSSH\r\n"), "the response is not HTTP"),
     ],
 )
 def test_what_is_wrong_with_a_host_is_said_and_nothing_that_it_says(answer, trouble):

@@ -171,7 +171,7 @@ def test_too_many_that_appear_are_said_once(monkeypatch):
             await gateway.life.ask("scale", name="b", n=4)
             async for name, data, _ in events:
                 if name == "problem":
-                    assert json.loads(data)["text"] == "there are other logs, and too many are followed already"
+                    assert json.loads(data)["text"] == "too many logs are already being followed"
                     break
             write(gateway, "b-0-out.log", "on\n")
             async for name, data, _ in events:

@@ -115,7 +115,7 @@ def test_who_speaks_http_with_the_proxy_does_not_log_in():
                         "/api/v1/login", json=body, headers={**HOST, "X-Forwarded-Proto": proto}
                     ) as answer:
                         assert answer.status == 403
-                        assert "log in by https" in await answer.text()
+                        assert "use https" in await answer.text()
             for headers in ({"X-Forwarded-Proto": "https"}, {"X-Forwarded-Proto": "http, https"}, {}):
                 async with http.post(
                     "/api/v1/login", json={"user": "alice", "password": PASSWORD}, headers={**HOST, **headers}

@@ -258,7 +258,7 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
             "When last seen: All 3 as wanted",
             "seen 3 h",
         ],
-        "shop-04": ["its supervisor is away since"],
+        "shop-04": ["its supervisor has been down since"],
         "nowhere": ["cannot be looked up", "never seen"],
         "shop-05": ["not asked yet"],
         "shop-02": ["All 8 as wanted"],
@@ -306,7 +306,7 @@ def test_what_is_over_closes_by_itself_and_names_what_it_was(make):
         "next": None,
         "stderr": [],
         "hint": "",
-        "look": [{"command": "df -h", "purpose": "how full it is"}],
+        "look": [{"command": "df -h", "purpose": "disk usage"}],
         "command": "impetusd why api",
         "action": None,
         "severity": "warning",
@@ -319,7 +319,7 @@ def test_what_is_over_closes_by_itself_and_names_what_it_was(make):
     world.change("unit", "api", unit("api", restarts=3))
     page.says("unless it happens again", ".card")
     assert "runs again" in page.text(".card h2")
-    assert "how full it is" in page.text(".card")
+    assert "disk usage" in page.text(".card")
     world.incidents = [{**card, "next": {**over, "at": world.now - 1}}]
     world.change("unit", "api", unit("api", restarts=4))
     page.until("[...document.querySelectorAll('.c-restarts')].some((each) => each.innerText === '4')")

@@ -89,7 +89,7 @@ def test_what_the_environment_decides(made):
     unit = config.units["a"]
     assert (unit.instances, unit.max_memory_restart, unit.min_uptime) == (3, 1 << 30, 5.0)
     assert "${N:-3}" in text
-    assert [each for each in imported.differs if "max_memory_restart of a follows M no more" in each]
+    assert [each for each in imported.differs if "max_memory_restart of a no longer follows M" in each]
 
 
 class TestDotenv:

@@ -53,8 +53,8 @@ KEYS: dict[str, Rule] = {
     "virtualenv": translated("[env:NAME]", "PATH begins with its bin/; PYTHONPATH is its site-packages, if it is here"),
     "numprocesses": translated("instances"),
     "singleton": unneeded("one instance is the default"),
-    "priority": translated("depends_on", "in a comment: say what a unit needs"),
-    "warmup_delay": lost("starts wait for readiness, not for a time"),
+    "priority": translated("depends_on", "kept as a comment; set depends_on instead"),
+    "warmup_delay": lost("a start waits until the unit is ready, not for a fixed time"),
     "autostart": kept("autostart"),
     "respawn": translated("autorestart", "yes: always, no: never"),
     "max_retry": translated("max_restarts"),
@@ -75,7 +75,7 @@ KEYS: dict[str, Rule] = {
     "send_hup": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
     "close_child_stdout": unneeded("output is logged"),
     "close_child_stderr": unneeded("output is logged"),
-    "on_demand": lost("a socket without a program is not there"),
+    "on_demand": lost("impetusd does not keep sockets without a program"),
 }
 _WID = re.compile(r"\(circus\.wid\)|\$WID\b")
 TRUE = ("true", "yes", "on", "1")
@@ -201,7 +201,7 @@ def _watcher(  # noqa: PLR0917
     for old, key, default in (("graceful_timeout", "kill_timeout", "30"), ("max_age", "max_age", "0")):
         number = said(old, default)
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", number):
-            raise ImportFault(values[old].file, values[old].line, f"{old} is no number of seconds")
+            raise ImportFault(values[old].file, values[old].line, f"{old} is not a number of seconds")
         if float(number):
             put(old, key, seconds(float(number)))
     if said("stop_signal"):
@@ -236,12 +236,12 @@ def _watcher(  # noqa: PLR0917
             rule = translated("rlimits")
         elif rule is None:
             rule = (
-                lost("hooks are Python inside of circus: none here")
+                lost("hooks run as Python code inside circus; impetusd has none")
                 if key.startswith("hooks.")
-                else unneeded("circus has no such key, or it is of its own")
+                else unneeded("not a key of circus, or only for circus itself")
             )
         if rule.fate is Fate.LOST and entry.text.lower() in {"false", "no", "0", "off"}:
-            rule = unneeded("it is off")
+            rule = unneeded("it is disabled")
         imported.row(entry.file, entry.line, section, key, entry.text, rule, new.get(key, ""))
     imported.programs.append(program)
 
@@ -268,6 +268,6 @@ def _referred(value: Value, sockets: Mapping[str, int] = MappingProxyType({}), w
             return reference(name, "")
         if name.removeprefix("sockets.") in sockets:
             return str(sockets[name.removeprefix("sockets.")])
-        raise ImportFault(value.file, value.line, f"$(circus.{name}) is not known here; write its value")
+        raise ImportFault(value.file, value.line, f"$(circus.{name}) cannot be converted; write its value")
 
     return _REFERENCE.sub(replaced, value.text)

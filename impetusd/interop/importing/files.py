@@ -15,15 +15,15 @@ def text_of(path: str, at: tuple[str, int] | None = None) -> str:
     try:
         data, _ = vetted.read(path, MOST_BYTES, None)
     except OSError as error:
-        reason = f"it has more than {MOST_BYTES} bytes" if error.errno == errno.EFBIG else error.strerror or str(error)
+        reason = f"it is larger than {MOST_BYTES} bytes" if error.errno == errno.EFBIG else error.strerror or str(error)
         raise ImportFault(file, line, f"{said}cannot be read: {reason}") from None
     except ValueError:
-        raise ImportFault(file, line, f"{said}is no path of a file") from None
+        raise ImportFault(file, line, f"{said}is not the path of a file") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise ImportFault(path, number, "this is not UTF-8; save it as UTF-8") from None
     if "\0" in text or any("\ufdd0" <= char <= "\ufdef" for char in text):
-        raise ImportFault(path, 1, "it is no text: there are NUL or noncharacters in it")
+        raise ImportFault(path, 1, "it is not a text file: it contains NUL or noncharacters")
     return text

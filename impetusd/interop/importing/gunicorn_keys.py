@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from impetusd.interop.importing.model import Rule, kept, lost, translated, unneeded
 
-_HOOK = lost("there are no hooks: what a worker needs, the application does at its start and end")
+_HOOK = lost("impetusd has no hooks; do this in the application's startup and shutdown")
 _PARSER = lost("the rules of the HTTP parser hold")
-_LIMIT = lost("the HTTP parser has limits of its own; a proxy in front can have narrower ones")
-_TLS = lost("a proxy in front speaks TLS")
-_HTTP2 = lost("a proxy in front speaks HTTP/2")
+_LIMIT = lost("the HTTP parser has its own limits; a proxy in front can set stricter ones")
+_TLS = lost("use a proxy in front for TLS")
+_HTTP2 = lost("use a proxy in front for HTTP/2")
 _PROXY = lost("a proxy in front speaks HTTP to it")
 _LOGGING = lost("the application configures logging; whatever it writes to its output is logged")
 _SYSLOG = lost("out_file = stdout, and run impetusd under systemd: the journal has it", "out_file")
 _STATSD = lost("[gateway] has /metrics, in Prometheus's format")
-_DIRTY = lost("write a [program:NAME] for long work, or take a queue")
+_DIRTY = lost("write a [program:NAME] for long work, or use a queue")
 
 # Every setting of gunicorn 27.0.1 (gunicorn.config.KNOWN_SETTINGS).
 KEYS: dict[str, Rule] = {
@@ -21,10 +21,10 @@ KEYS: dict[str, Rule] = {
     "wsgi_app": translated("app"),
     "bind": translated("listen"),
     "backlog": kept("backlog"),
-    "workers": translated("instances", "max: one for each CPU"),
-    "worker_class": translated("protocol", "auto tells by the application; there is no gevent, eventlet or tornado"),
+    "workers": translated("instances", "max means one per CPU"),
+    "worker_class": translated("protocol", "auto detects the kind of application; gevent, eventlet and tornado are not supported"),
     "threads": kept("threads", "of WSGI"),
-    "worker_connections": lost("a worker takes as many as come"),
+    "worker_connections": lost("a worker accepts any number"),
     "max_requests": kept("max_requests"),
     "max_requests_jitter": translated("max_requests", "a tenth of it is the jitter"),
     "timeout": translated("watchdog", "of a stuck event loop, or of WSGI when each thread is; stacks are logged"),
@@ -39,14 +39,14 @@ KEYS: dict[str, Rule] = {
     "spew": lost("impetusd why NAME has the stacks of a stuck worker"),
     "check_config": translated("", "impetusd check --host"),
     "print_config": translated("", "impetusd describe NAME"),
-    "preload_app": translated("preload", "yes by default; a reload imports the new code all the same"),
-    "sendfile": unneeded("the server decides it"),
+    "preload_app": translated("preload", "yes by default; a reload imports the new code anyway"),
+    "sendfile": unneeded("the server decides"),
     "reuse_port": unneeded("workers share one socket, and its connections evenly"),
     "chdir": translated("cwd"),
     "daemon": unneeded("impetusd start returns, impetusd run stays"),
     "raw_env": translated("[env:NAME]"),
     "pidfile": unneeded("impetusd status --json has the pids"),
-    "worker_tmp_dir": unneeded("a worker shows that it lives without a file"),
+    "worker_tmp_dir": unneeded("a worker reports that it is alive without a file"),
     "user": kept("user"),
     "group": kept("group"),
     "umask": kept("umask", "022 by default"),
@@ -100,8 +100,8 @@ KEYS: dict[str, Rule] = {
         _PARSER,
     ),
     "asgi_loop": unneeded("uvloop where impetusd's own Python runs the pool, else asyncio's"),
-    "asgi_lifespan": unneeded("an application that has one gets it"),
-    "asgi_disconnect_grace_period": lost("a client that has gone is reported at once"),
+    "asgi_lifespan": unneeded("used if the application has one"),
+    "asgi_disconnect_grace_period": lost("a disconnected client is reported at once"),
     "websocket_max_message_size": lost("uvicorn's limit holds"),
     "root_path": kept("root_path"),
     **dict.fromkeys(

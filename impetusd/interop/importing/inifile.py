@@ -59,7 +59,7 @@ def read(text: str, file: str, into: Sections | None = None, *, lower: bool = Tr
             found.at.setdefault(name, (file, number))
             continue
         if section is None:
-            raise ImportFault(file, number, "this line stands before the first [section]")
+            raise ImportFault(file, number, "this line comes before the first [section]")
         option = _OPTION.match(bare)
         if option is None or not option[1]:
             raise ImportFault(file, number, "neither a [section] nor a key = value")

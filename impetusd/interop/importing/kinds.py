@@ -40,7 +40,7 @@ def kind_of(path: str, text: str) -> str:
         return "pm2"
     if _PROCFILE.search(text):
         return "procfile"
-    raise ImportFault(path, 1, f"of no known kind; there are {', '.join(READERS)}, and --from KIND says which")
+    raise ImportFault(path, 1, f"unknown kind of file; use --from KIND with one of {', '.join(READERS)}")
 
 
 def read(path: str, kind: str, options: Options) -> Imported:

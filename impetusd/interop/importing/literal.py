@@ -45,9 +45,9 @@ def parse_value(text: str, file: str) -> Any:
         value = parser.value()
         parser.space()
         if parser.at < len(text):
-            raise parser.fault("something follows the end of the value")
+            raise parser.fault("unexpected text after the value")
     except Dynamic as error:
-        raise ImportFault(file, error.line, f"this is no JSON: {error.what}") from None
+        raise ImportFault(file, error.line, f"this is not JSON: {error.what}") from None
     return value
 
 
@@ -80,7 +80,7 @@ class Expressions(Scanner):
     def variable(self, name: str) -> str:
         """process.env.NAME, as a reference."""
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            raise self.dynamic("a variable's name that is computed")
+            raise self.dynamic("a computed variable name")
         return reference(name, next((values[name] for values in self.env_files.values() if name in values), ""))
 
     def value(self) -> Any:
@@ -112,7 +112,7 @@ class Expressions(Scanner):
                 return reference(name, text(right)) if not sole(text(right)) else left
             if right is None:
                 return left
-            raise self.dynamic("a choice by the environment")
+            raise self.dynamic("a condition on the environment")
         if isinstance(left, str) and OPEN in left:
             return left
         return left if (left is not None if not empty else left) else right
@@ -146,14 +146,14 @@ class Expressions(Scanner):
         if not all(
             isinstance(each, int | float) and not isinstance(each, bool) and abs(each) < 1e15 for each in (left, right)
         ):
-            raise self.dynamic("arithmetic of what are no plain numbers")
+            raise self.dynamic("arithmetic on values that are not plain numbers")
         found = how(left, right)
         return int(found) if found == int(found) else found
 
     def added(self, left: Any, right: Any) -> Any:
         if isinstance(left, str) or isinstance(right, str):
             if isinstance(left, Object | list | Required) or isinstance(right, Object | list | Required):
-                raise self.dynamic("a text made of an object")
+                raise self.dynamic("an object converted to a string")
             return self.bounded(text(left) + text(right))
         return self.computed(left, right, lambda a, b: a + b)
 
@@ -172,7 +172,7 @@ class Expressions(Scanner):
         if self.take("!"):
             value = self.unary()
             if isinstance(value, str) and OPEN in value:
-                raise self.dynamic("a choice by the environment")
+                raise self.dynamic("a condition on the environment")
             return not value
         value = self.primary()
         while True:
@@ -196,7 +196,7 @@ class Expressions(Scanner):
             return value
         match = NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
-            raise self.dynamic("a number made of what is none")
+            raise self.dynamic("a non-number converted to a number")
         return number(match[0])
 
     def call_or_member(self, value: Any, name: str) -> Any:
@@ -257,7 +257,7 @@ class Expressions(Scanner):
         what = function.name
         if what in {"join", "resolve", "dirname", "basename"}:
             if not given or not all(isinstance(each, str) for each in given):
-                raise self.dynamic(f"path.{what} of what is no text")
+                raise self.dynamic(f"path.{what} of a value that is not a string")
             if what == "dirname":
                 return dirname(given[0])
             if what == "basename":
@@ -306,7 +306,7 @@ class Expressions(Scanner):
         self.space()
         char = self.text[self.at : self.at + 1]
         if not char:
-            raise self.fault("it ends in the middle of a value")
+            raise self.fault("the file ends inside a value")
         if char == "{":
             return self.object()
         if char == "[":
@@ -334,7 +334,7 @@ class Expressions(Scanner):
         if name in {"require", "Number", "String", "parseInt", "parseFloat"}:
             return _Function(name)
         self.at = start
-        raise self.dynamic(f"{name[:40]}, which is not known" if name else f"{char!r}")
+        raise self.dynamic(f"{name[:40]}, which is not defined" if name else f"{char!r}")
 
     def object(self) -> Object:
         found = Object()
@@ -346,7 +346,7 @@ class Expressions(Scanner):
                     for each in spread:
                         found.put(each, spread[each], spread.lines[each])
                 elif spread is not None and not isinstance(spread, _Env):  # all of the environment is handed on anyway
-                    raise self.dynamic("a spread of what is no object")
+                    raise self.dynamic("a spread of a value that is not an object")
             else:
                 self.space()
                 line = self.line()
@@ -363,16 +363,12 @@ class Expressions(Scanner):
                     key = self.name()
                     if key and (self.peek(",") or self.peek("}")):
                         if key not in self.known:
-                            raise self.dynamic(f"{key[:40]}, which is not known")
+                            raise self.dynamic(f"{key[:40]}, which is not defined")
                         found.put(key, self.known[key], line)
                         self.take(",")
                         continue
                 if not self.take(":"):
-                    raise (
-                        self.dynamic("a function, or a key without a value")
-                        if key
-                        else self.fault("no key where one was awaited")
-                    )
+                    raise (self.dynamic("a function, or a key without a value") if key else self.fault("a missing key"))
                 found.put(key, self.value(), line)
             if not self.take(",") and not self.peek("}"):
                 self.need("}")
@@ -385,7 +381,7 @@ class Expressions(Scanner):
             if self.take("..."):
                 value = self.value()
                 if not isinstance(value, list):
-                    raise self.dynamic("a spread of what is no array")
+                    raise self.dynamic("a spread of a value that is not an array")
                 found += value
             else:
                 found.append(self.value())
@@ -409,7 +405,7 @@ class Expressions(Scanner):
                 self.at += 1
                 value = self.value()
                 if isinstance(value, Object | list | Required | _Function | _Env):
-                    raise self.dynamic("a text made of an object")
+                    raise self.dynamic("an object converted to a string")
                 parts.append(text(value))
                 self.need("}")
             else:

@@ -159,7 +159,7 @@ class Options:
 def reference(name: str, default: str | None = None) -> str:
     """What stands for the variable in a text. `default`: for one that is not set; None where the INI must not give one."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise ValueError("no name of a variable")
+        raise ValueError("not a valid variable name")
     default = None if default is None else "".join(resolve(default, {}))
     return f"{OPEN}{name}{CLOSE}" if default is None else f"{OPEN}{name}{MIDDLE}{default}{CLOSE}"
 

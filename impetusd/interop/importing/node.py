@@ -35,7 +35,7 @@ def run(path: str) -> Ran:
     """
     node = shutil.which("node")
     if node is None:
-        raise ImportFault(path, 1, "it computes its values, and node, which could run it, is not here")
+        raise ImportFault(path, 1, "it computes its values, and node is not installed to run it")
     distrust = vetted.examine(path, Trust(os.geteuid()))
     if distrust is not None:
         raise ImportFault(path, 1, f"it computes its values, and is not run: {distrust.what}; {distrust.fix}")
@@ -91,7 +91,7 @@ def _run(node: str, path: str, how: str) -> tuple[Any, list[str], dict[str, dict
         found = json.loads(data, object_pairs_hook=_object)
         given = found["value"], found["missing"], {**found["files"]}
     except (ValueError, TypeError, KeyError):
-        raise ImportFault(path, 1, "node gave no JSON of it") from None
+        raise ImportFault(path, 1, "node did not print JSON for it") from None
     return given
 
 
@@ -106,14 +106,14 @@ def _output(path: str, result: Any, errors: Any) -> tuple[bytes, bytes]:
             left = deadline - time.monotonic()
             ready = selector.select(left) if left > 0 else []
             if not ready:
-                raise ImportFault(path, 1, f"node has not ended after {LONGEST:.0f} s, and was killed")
+                raise ImportFault(path, 1, f"node did not finish within {LONGEST:.0f} s, and was killed")
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
                 found[key.fileobj] += data
                 if not data:
                     selector.unregister(key.fileobj)
                 if len(found[result]) > MOST_BYTES:
-                    raise ImportFault(path, 1, f"it gives more than {MOST_BYTES} bytes")
+                    raise ImportFault(path, 1, f"its output is larger than {MOST_BYTES} bytes")
                 found[errors] = found[errors][-4096:]
     return found[result], found[errors]
 

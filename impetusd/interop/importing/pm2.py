@@ -79,14 +79,14 @@ class _Reader:
             for key in config:
                 if apps is not config and key != named:
                     rule = (
-                        lost("deploy by git and ssh is not done here; impetusd reload NAME follows a deploy")
+                        lost("impetusd does not deploy with git and ssh; run impetusd reload NAME after a deploy")
                         if key == "deploy"
-                        else unneeded("PM2 knows no such key, and ignores it")
+                        else unneeded("not a key of PM2, which ignores it")
                     )
                     self.imported.row(self.path, self.line(config, key), "", key, "", rule)
         apps = [apps] if isinstance(apps, Object) else apps
         if not isinstance(apps, list) or not apps or not all(isinstance(each, Object) for each in apps):
-            raise ImportFault(self.path, 1, "there are no apps in it")
+            raise ImportFault(self.path, 1, "it contains no apps")
         if len(apps) > MOST_APPS:
             raise ImportFault(self.path, 1, f"more than {MOST_APPS} apps")
         if "pm_exec_path" in apps[0] or "pm2_env" in apps[0]:
@@ -95,13 +95,15 @@ class _Reader:
             self.app(app)
         imported = self.imported
         imported.differ(
-            "A program gets impetusd's environment (env_pass = *), not that of the shell in which pm2 start was typed, and no pm_* variables."
+            "A program gets impetusd's environment (env_pass = *), not that of the shell in which pm2 start was run,"
+            " and no pm_* variables."
         )
         imported.differ(
-            f"What has no cwd runs in {self.folder}, as if pm2 start had been typed there; --cwd FOLDER says another."
+            f"Apps without cwd run in {self.folder}, as if pm2 start had been run there; use --cwd FOLDER for another"
+            " folder."
         )
         imported.differ(
-            "Readiness, memory and descendants are of all processes of a program; PM2 asks its first process alone."
+            "Readiness, memory and stopping cover all processes of a program; PM2 considers only the first process."
         )
 
     def line(self, app: Object, key: str) -> int:
@@ -143,7 +145,7 @@ class _App:
     def said(self, key: str) -> str:
         value = self.given.get(key)
         if isinstance(value, Object | list):
-            raise self.fault(key, "is neither a text nor a number")
+            raise self.fault(key, "is neither a string nor a number")
         return "" if value is None or isinstance(value, bool) else text_of(value)
 
     def without(self, key: str) -> str:
@@ -151,7 +153,7 @@ class _App:
         text = self.said(key)
         if names(text):
             self.reader.imported.differ(
-                f"{key} of {self.program.name} follows {', '.join(names(text))} no more; it is as without, {resolve(text, {}) or 'empty'}."
+                f"{key} of {self.program.name} no longer follows {', '.join(names(text))}; its value is the one without them: {resolve(text, {}) or 'empty'}."
             )
         return resolve(text, {})
 
@@ -200,9 +202,9 @@ class _App:
         profile = key.startswith("env_") and len(key) > 4
         rule = self.fates.get(key) or KEYS.get("env_*" if profile else key)
         if rule is None:
-            rule = unneeded("PM2 knows no such key, and ignores it")
+            rule = unneeded("not a key of PM2, which ignores it")
         elif rule.fate is Fate.LOST and value in OFF:
-            rule = unneeded("it is off")
+            rule = unneeded("it is disabled")
         old = (
             ""
             if isinstance(value, Object) or key == "env"
@@ -227,16 +229,16 @@ class _App:
             return []
         if isinstance(value, list):
             if any(isinstance(each, Object | list) for each in value):
-                raise self.fault(key, "has something else than words in it")
+                raise self.fault(key, "contains values other than strings")
             return [text_of(each) for each in value if each is not None]
         if isinstance(value, Object):
-            raise self.fault(key, "is neither a text nor a list")
+            raise self.fault(key, "is neither a string nor a list")
         return [part for part in _WORDS.split(text_of(value)) if part and part.strip()]
 
     def command(self) -> list[str]:
         script = self.said("script").strip()
         if not script:
-            raise self.fault("script", "is missing: the app names nothing to run")
+            raise self.fault("script", "is missing, so the app has nothing to run")
         interpreter, args = self.said("exec_interpreter"), self.words("args")
         if " " in script:
             return [_found("bash"), "-c", script]  # as PM2 does it, whatever args says
@@ -251,7 +253,8 @@ class _App:
         ):
             if interpreter != "none" and not in_path and not os.path.exists(path):
                 self.reader.imported.todo.append(
-                    f"{self.program.name}: {shown(path)} is not here, and is taken for an executable; write an interpreter in front if it is a script."
+                    f"{self.program.name}: {shown(path)} does not exist here and is assumed to be an executable; if"
+                    " it is a script, put its interpreter before it."
                 )
             return [program, *args]
         if interpreter == "node" and in_path:
@@ -277,7 +280,7 @@ class _App:
         for key in self.given:
             if key.startswith("env_") and len(key) > 4:
                 if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", key[4:]):
-                    self.lose(key, "that cannot name a profile")
+                    self.lose(key, "not a valid profile name")
                     continue
                 program.profiles[key[4:]] = self.variables(key)
                 self.new[key] = f"[env:{program.name}@{key[4:]}]"
@@ -291,13 +294,13 @@ class _App:
             if re.fullmatch(r"-?[0-9]{1,9}", env.get(variable, "")):
                 self.put("increment_var", "increment_var", variable)
             else:
-                self.lose("increment_var", "its variable is no number in env")
+                self.lose("increment_var", "its variable in env is not a number")
 
     def variables(self, key: str) -> dict[str, str]:
         value = self.given.get(key)
         if not isinstance(value, Object):
             if value not in OFF:
-                self.lose(key, "it is no object of variables")
+                self.lose(key, "it is not an object of variables")
             return {}
         try:
             held = self.reader.held
@@ -343,7 +346,7 @@ class _App:
         if memory and memory != "0":
             match = re.fullmatch(r"([0-9]+)(\.[0-9]+)?\s*([KMGkmg]?)[bB]?", memory)
             if match is None:
-                self.lose("max_memory_restart", "it is no size like 300M")
+                self.lose("max_memory_restart", "it is not a size like 300M")
             elif match[2]:
                 size = int(
                     float(match[1] + match[2]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[match[3].upper()]
@@ -368,7 +371,7 @@ class _App:
             return None
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|)", value.strip().lower())
         if match is None or len(match[1]) > 12:
-            self.lose(key, "it is no time like 10s or 3000 (ms)")
+            self.lose(key, "it is not a time like 10s or 3000 (ms)")
             return None
         return float(match[1]) * {"ms": 0.001, "": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]]
 
@@ -382,13 +385,13 @@ class _App:
         try:
             number = 0 if text == "max" else int(float(text or 1))
         except (ValueError, OverflowError):
-            self.lose("instances", "it is no number")
+            self.lose("instances", "it is not a number")
             number = 1
         wanted = "max" if number == 0 else "-1" if number == -1 else str(number)
         if names(asked) and text == wanted:
             wanted = asked  # the same word means the same here
         if number < -1:
-            self.lose("instances", "so many less than CPUs cannot be said; it is -1")
+            self.lose("instances", "only one less than the number of CPUs is supported; set to -1")
             wanted = "-1"
         port = program.env.get("PORT") or next(
             (each["PORT"] for each in program.profiles.values() if "PORT" in each), ""
@@ -408,22 +411,23 @@ class _App:
                 program.notes.append(f"instances = {wanted}, and listen = [::]:PORT with the port that they share")
                 self.lose(
                     "instances",
-                    "what they listen on is not known, and they would fight for it: write listen = [::]:PORT and instances",
+                    "their port is unknown, and instances would conflict over it: write listen = [::]:PORT and"
+                    " instances",
                 )
                 self.reader.imported.todo.append(f"{program.name}: write listen = [::]:PORT and instances = {wanted}.")
                 wanted = "1"
         if ready:
             program.notes.append(f"ready = tcp:127.0.0.1:{port if port.isdecimal() else 'PORT'}")
             self.lose(
-                "wait_ready", "process.send('ready') is heard where listen is set; else write ready = tcp:HOST:PORT"
+                "wait_ready", "process.send('ready') works only with listen; otherwise write ready = tcp:HOST:PORT"
             )
         if "listen_timeout" in self.given and (value := self.time("listen_timeout")):
             if "wait_ready" in program.keys or "listen" in program.keys:
                 self.put("listen_timeout", "listen_timeout", seconds(max(value, 1.0)))
             else:
-                self.fates["listen_timeout"] = unneeded("nothing is waited for")
+                self.fates["listen_timeout"] = unneeded("a start does not wait")
         if self.flag("shutdown_with_message", default=False) and "listen" not in program.keys:
-            self.lose("shutdown_with_message", "a signal asks it to stop; Node with listen gets the message")
+            self.lose("shutdown_with_message", "it is stopped with a signal; Node with listen also gets the message")
         if wanted != "1":
             self.put("instances", "instances", wanted)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from impetusd.interop.importing.model import Options
 
 KEYS = {
-    "NAME: COMMAND": kept("[program:NAME]", "by sh -c where only a shell can run it"),
+    "NAME: COMMAND": kept("[program:NAME]", "run by sh -c if it needs a shell"),
     "release": translated("type", "oneshot: the others start when it has exited with 0"),
     ".env": translated("env_file", "of each program"),
     "PORT": translated(
@@ -66,7 +66,7 @@ def read(path: str, options: Options) -> Imported:
         imported.row(path, number, program.name, match[1], match[2], rule, f"[program:{program.name}]")
         imported.programs.append(program)
     if not imported.programs:
-        raise ImportFault(path, 1, "there is no NAME: COMMAND in it")
+        raise ImportFault(path, 1, "it contains no NAME: COMMAND")
     for program in imported.programs:
         if release and program.name != release:
             program.keys["depends_on"] = release
@@ -75,11 +75,12 @@ def read(path: str, options: Options) -> Imported:
                 path, program.line, program.name, ".env", "", KEYS[".env"], f"env_file = {program.keys['env_file']}"
             )
     imported.differ(
-        "One that ends is started again; foreman stops all of them. Output goes to files; out_file = stdout is as there."
+        "A process that exits is restarted, while foreman stops all of them. Output goes to files; set out_file ="
+        " stdout to get foreman's behavior."
     )
-    imported.differ(f"They run in {folder}; --cwd FOLDER says another.")
+    imported.differ(f"They run in {folder}; use --cwd FOLDER for another folder.")
     if basename(path) != "Procfile":
-        imported.differ(f"{basename(path)} may be for development alone.")
+        imported.differ(f"{basename(path)} may be for development only.")
     return imported
 
 

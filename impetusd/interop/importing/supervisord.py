@@ -78,7 +78,7 @@ def _include(sections: Sections, path: str, options: Options, imported: Imported
                 "include",
                 "files",
                 shown(pattern),
-                lost("no file here matches it; --root says where the host's / is"),
+                lost("no file here matches it; set the host's root folder with --root"),
             )
         for name in found:
             if name in seen:
@@ -104,14 +104,14 @@ def _expanded(entry: Value, text: str, known: Mapping[str, str]) -> str:
             return reference(name[4:], "")
         found = known.get(name)
         if found is None:
-            raise ImportFault(entry.file, entry.line, f"%({name}) is nothing that supervisord knows here")
+            raise ImportFault(entry.file, entry.line, f"%({name}) is not known to supervisord here")
         if form and found.isdecimal() and len(form) < 5:
             return f"%{form}d" % int(found)
         return found
 
     left = _EXPANSION.sub("", text)
     if "%" in left:
-        raise ImportFault(entry.file, entry.line, "a % stands alone, which supervisord refuses; write %%")
+        raise ImportFault(entry.file, entry.line, "a single %, which supervisord rejects; write %%")
     return _EXPANSION.sub(value, text)
 
 
@@ -142,10 +142,11 @@ class _Reader:
         self.server()
         imported = self.imported
         if not imported.programs:
-            imported.row(self.path, 1, "", "", "", lost("no program is in it, or in what it includes"))
+            imported.row(self.path, 1, "", "", "", lost("it and its included files contain no program"))
         else:
             imported.differ(
-                "A program gets impetusd's environment (env_pass = *), as it got supervisord's; not SUPERVISOR_* variables."
+                "A program gets impetusd's environment (env_pass = *), as it got supervisord's, but no SUPERVISOR_*"
+                " variables."
             )
             if any("user" in each.keys for each in imported.programs):
                 imported.differ(
@@ -153,18 +154,20 @@ class _Reader:
                 )
             imported.differ("Descendants are stopped with their program (treekill), also where stopasgroup is not set.")
             imported.differ(
-                "A program that fails again and again waits longer and longer; its FATAL is by max_restarts in restart_window."
+                "The delay between restarts grows if a program keeps failing; it becomes FATAL after max_restarts"
+                " within restart_window."
             )
             if not self.cwd and any("cwd" not in each.keys for each in imported.programs):
                 imported.differ(
-                    "Programs without directory run in the INI file's folder, not in supervisord's; --cwd FOLDER says another."
+                    "Programs without directory run in the INI file's folder, not in supervisord's; use --cwd FOLDER"
+                    " for another folder."
                 )
 
     def of_daemon(self) -> None:
         for key, value in self.daemon.items():
             rule = DAEMON.get(key)
             if rule is None:
-                rule = unneeded("supervisord knows no such key, and ignores it")
+                rule = unneeded("not a key of supervisord, which ignores it")
             self.row(value, "supervisord", key, rule)
         here = _here(self.path)
         if entry := self.daemon.get("directory"):
@@ -179,7 +182,7 @@ class _Reader:
         file, line = self.sections.at[name]
         rule = SECTIONS.get(kind)
         if rule is None:
-            rule = unneeded("supervisord knows no such section, and ignores it")
+            rule = unneeded("not a section of supervisord, which ignores it")
         if kind != "group":
             self.imported.row(file, line, name, "", "", rule)
         if kind.endswith("http_server"):
@@ -262,9 +265,9 @@ class _Reader:
         self.logs(program, texts, values, section, new)
         self.priorities[program.name] = self.number(values, "priority", DEFAULT_PRIORITY)
         for key, entry in values.items():
-            rule = KEYS.get(key) or unneeded("supervisord knows no such key, and ignores it")
+            rule = KEYS.get(key) or unneeded("not a key of supervisord, which ignores it")
             if rule.fate is lost("").fate and entry.text.lower() in {*FALSE, "0b"}:
-                rule = unneeded("it is off")
+                rule = unneeded("it is disabled")
             self.row(entry, section, key, rule, new.get(key, ""))
         self.imported.programs.append(program)
         return program.name

@@ -10,14 +10,14 @@ KEYS: dict[str, Rule] = {
     "process_name": unneeded("slots are called NAME:0, NAME:1 and so on"),
     "numprocs": translated("instances"),
     "numprocs_start": translated(
-        "", "instances are numbered from 0 on; where a value uses another number, each is a unit"
+        "", "instances are numbered from 0; if a value uses another number, each process becomes a unit"
     ),
     "priority": translated(
-        "depends_on", "in a comment: say what a unit needs, and its start waits until that is ready"
+        "depends_on", "kept as a comment; set depends_on, and a start waits until those units are ready"
     ),
     "autostart": kept("autostart"),
     "startsecs": translated("min_uptime"),
-    "startretries": translated("max_restarts", "counts every restart within restart_window, not failed starts alone"),
+    "startretries": translated("max_restarts", "counts every restart within restart_window, not only failed starts"),
     "autorestart": translated("autorestart", "true: always; unexpected: on-failure; false: never"),
     "exitcodes": translated("stop_exit_codes"),
     "stopsignal": translated("kill_signal"),
@@ -31,16 +31,16 @@ KEYS: dict[str, Rule] = {
     "redirect_stderr": translated("error_file", "the same file as out_file"),
     "stdout_logfile": translated("out_file"),
     "stderr_logfile": translated("error_file"),
-    "stdout_logfile_maxbytes": translated("log_max_size", "of both files"),
-    "stderr_logfile_maxbytes": translated("log_max_size", "of both files"),
-    "stdout_logfile_backups": translated("log_keep", "of both files"),
-    "stderr_logfile_backups": translated("log_keep", "of both files"),
-    "stdout_syslog": lost("write out_file = stdout and run impetusd under systemd: the journal has it"),
-    "stderr_syslog": lost("write error_file = stderr and run impetusd under systemd: the journal has it"),
-    "stdout_events_enabled": lost("there are no event listeners; impetusd logs -f prints what is written"),
-    "stderr_events_enabled": lost("there are no event listeners; impetusd logs -f prints what is written"),
-    "stdout_capture_maxbytes": lost("there is no capture mode"),
-    "stderr_capture_maxbytes": lost("there is no capture mode"),
+    "stdout_logfile_maxbytes": translated("log_max_size", "applies to both files"),
+    "stderr_logfile_maxbytes": translated("log_max_size", "applies to both files"),
+    "stdout_logfile_backups": translated("log_keep", "applies to both files"),
+    "stderr_logfile_backups": translated("log_keep", "applies to both files"),
+    "stdout_syslog": lost("write out_file = stdout and run impetusd under systemd, which logs to the journal"),
+    "stderr_syslog": lost("write error_file = stderr and run impetusd under systemd, which logs to the journal"),
+    "stdout_events_enabled": lost("impetusd has no event listeners; impetusd logs -f prints new output"),
+    "stderr_events_enabled": lost("impetusd has no event listeners; impetusd logs -f prints new output"),
+    "stdout_capture_maxbytes": lost("impetusd has no capture mode"),
+    "stderr_capture_maxbytes": lost("impetusd has no capture mode"),
     "serverurl": unneeded("no variable names a server here"),
 }
 # Of [supervisord].
@@ -54,11 +54,11 @@ DAEMON: dict[str, Rule] = {
     "nodaemon": translated("", "true is impetusd run, false is impetusd start"),
     "nocleanup": unneeded("old log files stay where they are"),
     "strip_ansi": lost("output is logged as it comes"),
-    "identifier": unneeded("for XML-RPC alone"),
-    "childlogdir": translated("log_dir", "in a comment: of programs without a log file of their own"),
+    "identifier": unneeded("only for XML-RPC"),
+    "childlogdir": translated("log_dir", "kept as a comment; only for programs without their own log file"),
     "umask": translated("umask", "of each program"),
-    "minfds": translated("rlimits", "in a comment: the daemon's own limit is what programs have by default"),
-    "minprocs": translated("rlimits", "in a comment: the daemon's own limit is what programs have by default"),
+    "minfds": translated("rlimits", "kept as a comment; programs inherit the daemon's own limit"),
+    "minprocs": translated("rlimits", "kept as a comment; programs inherit the daemon's own limit"),
     "user": translated("user", "of each program"),
     "directory": translated("cwd", "of each program"),
     "environment": translated("[env:NAME]", "of each program"),
@@ -68,16 +68,16 @@ SECTIONS: dict[str, Rule] = {
     "group": kept("[group:NAME]"),
     "include": translated("", "what it includes is in this INI"),
     "unix_http_server": translated(
-        "xmlrpc of [gateway]", "only if supervisorctl is to go on: see impetusd help from-supervisord"
+        "xmlrpc of [gateway]", "needed only to keep using supervisorctl; see impetusd help from-supervisord"
     ),
     "inet_http_server": translated(
-        "xmlrpc of [gateway]", "only if it is still asked for: see impetusd help from-supervisord"
+        "xmlrpc of [gateway]", "needed only to keep using supervisorctl; see impetusd help from-supervisord"
     ),
-    "rpcinterface": unneeded("XML-RPC is there where [gateway] has xmlrpc"),
+    "rpcinterface": unneeded("XML-RPC is available if [gateway] has xmlrpc"),
     "supervisorctl": unneeded("impetusd finds its socket by the INI file"),
     "ctlplugin": lost("supervisorctl's plug-ins have no counterpart"),
     "eventlistener": lost("there are no event listeners: see impetusd help from-supervisord for what replaces them"),
     "fcgi-program": lost(
-        "its socket would be descriptor 0, and ours begin at 3; run a FastCGI server that listens by itself"
+        "its socket would be descriptor 0, but impetusd's start at 3; run a FastCGI server that opens its own socket"
     ),
 }

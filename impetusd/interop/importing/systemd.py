@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from impetusd.interop.importing.model import Options, Rule
 
 FOLDERS = {"Runtime": "/run", "State": "/var/lib", "Cache": "/var/cache", "Logs": "/var/log", "Configuration": "/etc"}
-_SANDBOX = lost("there is no sandbox here; capabilities and no_new_privs are what there is")
-_ORDER = translated("depends_on", "in a comment: name the units that it needs")
+_SANDBOX = lost("impetusd has no sandbox, only capabilities and no_new_privs")
+_ORDER = translated("depends_on", "kept as a comment; set depends_on instead")
 KEYS: dict[str, Rule] = {
     "ExecStart": kept("command", "by sh -c where it has variables, and there is an EnvironmentFile"),
     "ExecStartPre": translated("depends_on", "each is a [program:NAME-pre] with type = oneshot"),
     "ExecStartPost": lost("a unit that depends on it may do that"),
     "ExecReload": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
     "ExecStop": lost("kill_signal asks it to stop; a plain kill -SIGNAL $MAINPID becomes that"),
-    "ExecStopPost": lost("nothing is run after it"),
-    "Type": translated("type", "oneshot; notify: wait_ready = yes; simple and exec: as it is"),
-    "RemainAfterExit": unneeded("what is oneshot counts as started when it has ended"),
+    "ExecStopPost": lost("impetusd has no such hook"),
+    "Type": translated("type", "oneshot: type = oneshot; notify: wait_ready = yes; simple and exec: the default"),
+    "RemainAfterExit": unneeded("a oneshot counts as started once it has exited"),
     "WorkingDirectory": translated("cwd"),
     "User": kept("user"),
     "Group": kept("group"),
@@ -60,21 +60,21 @@ KEYS: dict[str, Rule] = {
     "TimeoutStartSec": translated("listen_timeout"),
     "TimeoutStopSec": translated("kill_timeout"),
     "TimeoutSec": translated("kill_timeout"),
-    "RuntimeMaxSec": translated("max_age", "it is restarted, and systemd takes that for a failure"),
+    "RuntimeMaxSec": translated("max_age", "impetusd restarts it, while systemd treats this as a failure"),
     "WatchdogSec": translated("watchdog"),
     "KillSignal": translated("kill_signal"),
-    "KillMode": translated("treekill", "process: no; else yes"),
+    "KillMode": translated("treekill", "process: no; otherwise yes"),
     "UMask": translated("umask"),
     "Nice": translated("nice"),
     "OOMScoreAdjust": translated("oom_score_adj"),
     "CPUAffinity": translated("cpu_affinity"),
-    "MemoryHigh": translated("max_memory_restart", "it is restarted; systemd slows it down"),
+    "MemoryHigh": translated("max_memory_restart", "impetusd restarts it, while systemd throttles it"),
     "MemoryMax": translated("max_memory_kill"),
     "NoNewPrivileges": translated("no_new_privs"),
     "StandardInput": unneeded("null: that is what there is"),
     "StandardOutput": translated("out_file"),
     "StandardError": translated("error_file"),
-    "SyslogIdentifier": unneeded("each unit has files of its own"),
+    "SyslogIdentifier": unneeded("each unit has its own files"),
     "PIDFile": unneeded("impetusd started it and knows its pid"),
     "NotifyAccess": unneeded("every process of the unit may notify"),
     "GuessMainPID": unneeded("impetusd started it and knows its pid"),
@@ -127,9 +127,10 @@ def read(path: str, options: Options) -> Imported:
     imported = Imported("systemd")
     _Service(path, lines, options, imported).make()
     imported.differ(
-        "Output goes to files, not to the journal; with out_file = stdout and impetusd under systemd it does as before."
+        "Output goes to files, not to the journal; to keep the journal, set out_file = stdout and run impetusd under"
+        " systemd."
     )
-    imported.differ("PATH is impetusd's own, and HOME, USER and LANG are as there.")
+    imported.differ("PATH is impetusd's own; HOME, USER and LANG are set as by systemd.")
     return imported
 
 
@@ -178,15 +179,13 @@ class _Service:
         program, imported = self.program, self.imported
         starts = self.set.get("ExecStart", [])
         if not starts:
-            raise ImportFault(self.path, 1, "there is no ExecStart= in it")
+            raise ImportFault(self.path, 1, "it has no ExecStart=")
         self.environment()
         self.policy()
         self.surroundings()
         program.argv = self.command(starts[0])
         if len(starts) > 1:
-            self.fates["ExecStart"] = lost(
-                "more than one command: all but the first are left out; write them into one script"
-            )
+            self.fates["ExecStart"] = lost("more than one command; only the first is used; put them into one script")
         if (
             (stopping := self.value("ExecStop"))
             and (match := _KILL.fullmatch(stopping))
@@ -231,7 +230,7 @@ class _Service:
             if each.key == "StandardInput" and each.value != "null":
                 rule = lost("standard input is /dev/null")
             if rule.fate is Fate.LOST and each.value.lower() in {"no", "false", "0", "off"}:
-                rule = unneeded("it is off")
+                rule = unneeded("it is disabled")
             imported.row(
                 each.file, each.line, program.name, each.key, each.value, rule, self.new.get(each.key, rule.ours)
             )
@@ -285,7 +284,7 @@ class _Service:
             found = known.get(match[1])
             if found is None:
                 raise ImportFault(
-                    each.file, each.line, f"{each.key}: the specifier %{match[1]} is not known here; write its value"
+                    each.file, each.line, f"{each.key}: the specifier %{match[1]} cannot be converted; write its value"
                 )
             if at and not instance and match[1] in "iIf":
                 self.fates[each.key] = lost(
@@ -361,7 +360,7 @@ class _Service:
             return 0.0
         parts = re.findall(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text)
         if not parts or not all(unit in _UNITS for _, unit in parts):
-            self.fates[key] = lost("it is no time that is understood here")
+            self.fates[key] = lost("impetusd does not understand this time")
             return None
         return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
@@ -374,11 +373,11 @@ class _Service:
             self.put("Type", "wait_ready", "yes")
         elif kind in {"forking", "dbus"}:
             self.fates["Type"] = lost(
-                "it must stay in the foreground: give its command the option for that"
+                "it must stay in the foreground; add the option for that to its command"
                 if kind == "forking"
                 else "write ready = tcp:HOST:PORT, or nothing"
             )
-            self.imported.todo.append(f"{self.program.name}: have it stay in the foreground (Type={kind}).")
+            self.imported.todo.append(f"{self.program.name}: make it stay in the foreground (Type={kind}).")
         restart = RESTART.get(self.value("Restart") or "no", "on-failure")
         if kind == "oneshot" and restart == "always":
             restart = "on-failure"

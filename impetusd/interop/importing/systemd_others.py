@@ -11,11 +11,11 @@ TIMER: dict[str, Rule] = {
     "OnBootSec": lost("a [program:NAME] with type = oneshot runs at each start of impetusd"),
     "OnStartupSec": lost("a [program:NAME] with type = oneshot runs at each start of impetusd"),
     "RandomizedDelaySec": translated("jitter"),
-    "FixedRandomDelay": lost("jitter is another one each time"),
-    "AccuracySec": unneeded("a run begins at its time"),
+    "FixedRandomDelay": lost("the jitter is random for each run"),
+    "AccuracySec": unneeded("impetusd starts runs at their exact time"),
     "Persistent": translated("catch_up"),
     "WakeSystem": lost("a host that sleeps stays asleep"),
-    "Unit": translated("command", "it stands in [timer:NAME] itself"),
+    "Unit": translated("command", "it is set in [timer:NAME] itself"),
 }
 SOCKET: dict[str, Rule] = {
     "ListenStream": translated("listen"),
@@ -30,5 +30,5 @@ SOCKET: dict[str, Rule] = {
     "ReusePort": unneeded("all processes of a unit share one socket"),
     "FileDescriptorName": unneeded("LISTEN_FDNAMES has the unit's name"),
     "RemoveOnStop": unneeded("it is removed with the socket"),
-    "Service": unneeded("the socket stands in the section of its unit"),
+    "Service": unneeded("the socket belongs in the section of its unit"),
 }

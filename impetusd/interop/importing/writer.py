@@ -82,12 +82,10 @@ def _environment(
             if name in OWN_VARIABLES:
                 raise ValueError("impetusd sets it itself")
             if not (name.isascii() and envfile.is_name(name)):
-                raise ValueError("it can name no variable here")
+                raise ValueError("not a valid variable name")
             lines[name] = written(value)
         except ValueError as error:
-            _cannot(
-                imported, program, name, f"{error}; if it is needed, put it into a file and name that with env_file"
-            )
+            _cannot(imported, program, name, f"{error}; if it is needed, put it in a file and set env_file to it")
             del env[name]
     return lines, passed
 
@@ -105,7 +103,7 @@ def written(text: str) -> str:
     for candidate in (plain, f'"{quoted}"', f"'{plain}'"):
         if ini.unquoted(_entry(candidate)) == plain:
             return candidate
-    raise ValueError("it cannot be written on one line")
+    raise ValueError("it does not fit on one line")
 
 
 def command(argv: Iterable[str]) -> str:
@@ -115,7 +113,7 @@ def command(argv: Iterable[str]) -> str:
         raise ValueError("it names no program")
     value = " ".join(_quoted(word, shlex.quote) for word in words)
     if _entry(_continued(value)) != value:
-        raise ValueError("it has line breaks, or ends in what would be a comment")
+        raise ValueError("it contains line breaks, or ends with text that would become a comment")
     if shell.needed(
         ini.expand(value, _Everything(), {})[0]
     ):  # a word that means something to a shell, and nothing here
@@ -147,11 +145,11 @@ class _Everything(dict[str, str]):
 
 def _rendered(text: str, *, lines: bool = False) -> str:
     if any(char in text for char in ("\r\0" if lines else "\n\r\0")):
-        raise ValueError("it has a line break")
+        raise ValueError("it contains a line break")
     parts = []
     for literal, name, default in pieces(text):
         if not all(char.isprintable() or char in "\t\n" for char in literal + (default or "")):
-            raise ValueError("it has a character that cannot be printed, or is not UTF-8")
+            raise ValueError("it contains a non-printable character, or is not UTF-8")
         if name is None:
             parts.append(literal.replace("$", "$$"))
         elif default is None:
@@ -197,14 +195,14 @@ def _differing(program: Program, unit: Unit, folder: str, environ: Mapping[str, 
     said = f"[program:{program.name}]"
     found = []
     if list(unit.command) != expanded(program.argv, environ):
-        found.append(f"{said}: its command would not be read as it is meant")
+        found.append(f"{said}: its command would not be read back unchanged")
     for name, value in program.env.items():
         if unit.env.get(name) != resolve(value, environ) and sole(value) != name:
-            found.append(f"{said}: {name} would not be read as it is meant")
+            found.append(f"{said}: {name} would not be read back unchanged")
     wanted = {key: resolve(program.keys[key], environ) for key in ("user", "group", "cwd") if key in program.keys}
     if "cwd" in wanted:
         wanted["cwd"] = normpath(join(folder, wanted["cwd"]))
-    found += [f"{said}: {key} would not be read as it is meant" for key in wanted if getattr(unit, key) != wanted[key]]
+    found += [f"{said}: {key} would not be read back unchanged" for key in wanted if getattr(unit, key) != wanted[key]]
     return found
 
 

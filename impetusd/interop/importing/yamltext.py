@@ -26,7 +26,7 @@ def parse(text: str, file: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         raise ImportFault(
-            file, line, f"this is no YAML: {getattr(error, 'problem', None) or 'it cannot be read'}"
+            file, line, f"this is not YAML: {getattr(error, 'problem', None) or 'it cannot be parsed'}"
         ) from None
     return _Reader(file).value(root, 0) if root is not None else None
 
@@ -48,7 +48,7 @@ class _Reader:
         merged: list[Any] = []
         for key, value in node.value:
             if key.id != "scalar":
-                raise ImportFault(self.file, key.start_mark.line + 1, "a key that is no plain text")
+                raise ImportFault(self.file, key.start_mark.line + 1, "a key that is not a plain string")
             if key.value == "<<" and key.style is None:
                 merged.append(self.value(value, depth + 1))
             else:

@@ -54,7 +54,8 @@ def _put(imported: Imported, program: Program, where: Socket) -> None:
         imported.rows = [row for row in imported.rows if not _is_lost(row, program, "wait_ready")]
     program.notes = [note for note in program.notes if not note.startswith(("ready = ", "instances = "))]
     imported.differ(
-        f"{program.name}: listen = {where} is where it listens now. impetusd holds the socket, so that a reload loses no request."
+        f"{program.name}: listen = {where} is its current address. impetusd holds the socket, so that a reload loses"
+        " no request."
     )
 
 

@@ -95,13 +95,13 @@ def _step(known: Known, title: str) -> Step:
     running = tuple(each.id for each in theirs if each.was is Was.RUNNING)
     if not running:
         if known.up or (known.runs and not known.was):
-            return Step(name, How.MOVED, "it runs here", theirs)
+            return Step(name, How.MOVED, "already running under impetusd", theirs)
         was = tuple(each.id for each in theirs if each.id in known.was) or tuple(each.id for each in theirs)
         if known.was and theirs:
             why = f"an interrupted take-over has stopped it in {title}"
             return Step(name, How.RESUME, why, theirs, was, again=known.runs)
         if not theirs:
-            return Step(name, How.ABSENT, f"{title} does not have it")
+            return Step(name, How.ABSENT, f"not known to {title}")
         return Step(name, How.IDLE, f"{theirs[0].said} in {title}", theirs)
     ports = tuple(sorted({each.port for each in known.sockets}))
     shares, why = _shares(known, title)
@@ -115,7 +115,10 @@ def _shares(known: Known, title: str) -> tuple[tuple[Socket, ...], str]:
     """The sockets to share; or why none can be."""
     unit, sockets = known.unit, known.sockets
     if not unit.listen:
-        return (), "binds its port itself: there is no listen in its section" if sockets else "listens on no TCP port"
+        return (
+            (),
+            "binds its port itself, because its section has no listen" if sockets else "does not listen on a TCP port",
+        )
     found = []
     for address in unit.listen:
         if address.path:
@@ -126,7 +129,7 @@ def _shares(known: Known, title: str) -> tuple[tuple[Socket, ...], str]:
         if len(same) > 1 or address.more_ports:
             return (), f"it listens on port {address.port} with several sockets"
         if not _is_same(address, same[0]):
-            return (), f"it listens on {same[0]} in {title}, and on {address} here"
+            return (), f"it listens on {same[0]} in {title}, but on {address} here"
         if same[0].refusal:
             return (), same[0].refusal
         found.append(same[0])

@@ -43,14 +43,14 @@ class Pm2:
         except (OSError, ValueError):
             title = None
         if title is None:
-            raise ManagerFault(f"no PM2 runs for PM2_HOME {home}; start it, or set PM2_HOME")
+            raise ManagerFault(f"no PM2 is running for PM2_HOME {home}; start it, or set PM2_HOME")
         if uid != os.geteuid():
             raise ManagerFault(
-                f"the PM2 of {home} runs as user {uid}, and this command as {os.geteuid()}: run it as that user"
+                f"the PM2 of {home} runs as user {uid}, but this command runs as {os.geteuid()}; run it as that user"
             )
         command = shutil.which("pm2")
         if command is None:
-            raise ManagerFault("PM2 runs, and there is no pm2 in PATH to ask it with")
+            raise ManagerFault("PM2 is running, but pm2 is not in PATH")
         self._command = command
         self._require_version(title[1].decode("ascii", "replace"))
 
@@ -85,7 +85,7 @@ class Pm2:
             except OSError as error:
                 raise ManagerFault(f"cannot run {self._command}: {error.strerror}") from None
             except subprocess.TimeoutExpired:
-                raise ManagerFault(f"pm2 {' '.join(words)} has not ended within {LONGEST:.0f} s") from None
+                raise ManagerFault(f"pm2 {' '.join(words)} did not finish within {LONGEST:.0f} s") from None
             out.seek(0)
             said = out.read().decode("utf-8", "replace")
         if done.returncode:
@@ -105,7 +105,7 @@ class Pm2:
                     self._watched[str(each["pm_id"])] = watch is True
             return [_process(each) for each in told]
         except (ValueError, LookupError, TypeError):
-            raise ManagerFault("what pm2 jlist prints is not its list") from None
+            raise ManagerFault("cannot parse the output of pm2 jlist") from None
 
     def stop(self, ids: Sequence[str]) -> None:
         """Stop these; they stay in its list."""
@@ -121,9 +121,7 @@ class Pm2:
             self._run("restart", *others)
         lists = [each for each in others if each in self._watched]
         if lists:
-            self.notes.append(
-                f"PM2 does not watch the folders of {', '.join(lists)} any more: start it by its file again"
-            )
+            self.notes.append(f"PM2 no longer watches the folders of {', '.join(lists)}; start it from its file again")
 
     def forget(self, processes: Iterable[Process]) -> None:
         """Also of what PM2 starts at boot, if it has saved its list."""

@@ -103,6 +103,6 @@ def look(pid: int, number: int) -> tuple[str, bool]:
         with _socket(getfd.of(pid, number)) as copy:
             return "", inet.is_v6only(copy)
     except PermissionError:
-        return "this host lets no process look at another's sockets (kernel.yama.ptrace_scope)", False
+        return "this host does not let processes access each other's sockets (kernel.yama.ptrace_scope)", False
     except OSError as error:
         return f"its socket cannot be shared: {error.strerror}", False

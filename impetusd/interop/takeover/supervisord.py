@@ -33,17 +33,18 @@ class Supervisord:
         """Raises ManagerFault where none answers, or one that runs as somebody else."""
         self.notes: list[str] = []
         self._proxy = _proxy(url, user, password)
-        self.pid = int(self._ask("cannot be asked", "getPID"))
+        self.pid = int(self._ask("cannot be reached", "getPID"))
         try:
             uid = os.stat(f"/proc/{self.pid}").st_uid
             with open(f"/proc/{self.pid}/cgroup", encoding="utf-8") as file:
                 unit = re.search(r"/([^/\n]+\.service)$", file.read(), re.MULTILINE)
         except OSError:
-            raise ManagerFault(f"the supervisord of {url} runs where this command cannot see it") from None
+            raise ManagerFault(f"the supervisord of {url} runs in another container or PID namespace") from None
         self._service = unit[1] if unit else ""
         if uid != os.geteuid():
             raise ManagerFault(
-                f"the supervisord of {url} runs as user {uid}, and this command as {os.geteuid()}: run it as that user"
+                f"the supervisord of {url} runs as user {uid}, but this command runs as {os.geteuid()}; run it as"
+                " that user"
             )
 
     def _ask(self, what: str, method: str, *arguments: str, but: int = 0) -> Any:
@@ -97,11 +98,11 @@ class Supervisord:
         """What is left to do."""
         if not empty:
             return [
-                "take the programs that have moved out of supervisord's configuration: its restart starts them again"
+                "remove the moved programs from supervisord's configuration; otherwise its restart starts them again"
             ]
         if self._service:
             return [f"systemctl disable --now {self._service}: its next start would start the programs again"]
-        return ["supervisorctl shutdown, and see that nothing starts it: its next start would start the programs again"]
+        return ["supervisorctl shutdown, and make sure that nothing starts it again: it would start the programs again"]
 
 
 class _UnixConnection(http.client.HTTPConnection):
