@@ -29,7 +29,7 @@ from impetusd.supervisor.threads import NoAnswer, Threads
 EVERY, REST = 10.0, 60.0  # seconds between two questions
 WITHIN = 5.0  # seconds for an answer; a host gives two
 LOOKED_UP = 3.0  # seconds that looking up its name may take besides
-LARGEST = 4 << 20  # bytes of an answer; 500 units have 0.5 MB
+LARGEST = 4 << 20  # bytes of an answer; 500 units have 0.3 MB
 # What an answer's status means here; of others the number is shown.
 REFUSED = {
     301: "it redirects (301), which is not followed; write the address that it leads to",
