@@ -65,6 +65,12 @@ def run(*argv: str | Path, cwd: Path | None = None, code: int | None = 0, **env:
     return done.stdout
 
 
+def podman(folder: Path) -> list[str | Path]:
+    """The command, with all that it keeps in the folder."""
+    places = {"root": "podman", "runroot": "run", "network-config-dir": "networks"}
+    return ["podman", *(f"--{option}={folder / name}" for option, name in places.items())]
+
+
 def unpack(folder: Path) -> None:
     """Docker and what podman needs besides, from Debian's packages."""
     debs = folder / "debs"
@@ -96,14 +102,14 @@ def project(folder: Path) -> Path:
     return srv
 
 
-def image(folder: Path, srv: Path, podman: list[str | Path], base: Path | None) -> None:
+def image(folder: Path, srv: Path, command: list[str | Path], base: Path | None) -> None:
     """The image, as the Containerfile has it, but for its base."""
     if base is None:
         base, root = folder / "base.tar", folder / "base"
         run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", root)
         run("tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-cf", base, ".")
         shutil.rmtree(root)
-    run(*podman, "import", "-q", base, "localhost/base")
+    run(*command, "import", "-q", base, "localhost/base")
     dist = folder / "dist"
     run(ROOT / ".venv/bin/pip", "wheel", "-q", "--no-deps", "-w", dist, ROOT)
     wheel = next(dist.iterdir()).name
@@ -112,7 +118,7 @@ def image(folder: Path, srv: Path, podman: list[str | Path], base: Path | None) 
     volumes = [f"--volume={dist}:/dist:ro", *(f"--volume={path}:{path}:ro" for path in given)]
     arguments = ("--build-arg=BASE=localhost/base", f"--build-arg=IMPETUSD=/dist/{wheel}[asgi,wsgi,service]")
     run(
-        *podman, "build", "-q", "--format=docker", "--isolation=chroot", "--network=host", *volumes, *arguments, "-t", IMAGE,
+        *command, "build", "-q", "--format=docker", "--isolation=chroot", "--network=host", *volumes, *arguments, "-t", IMAGE,
         "-f", srv / "Containerfile", srv,
     )  # fmt: skip
     shutil.rmtree(dist)
@@ -135,13 +141,13 @@ def steps(folder: Path, base: Path | None) -> Iterator[str]:
     """Do one step after another; what each has shown. Raises AssertionError."""
     (folder / "containers.conf").write_text(CONTAINERS)
     os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
-    podman: list[str | Path] = ["podman", "--root", folder / "podman", "--runroot", folder / "run"]
+    command = podman(folder)
     unpack(folder)
     srv = project(folder)
-    image(folder, srv, podman, base)
-    size = int(run(*podman, "image", "inspect", "--format={{.Size}}", IMAGE)) >> 20
+    image(folder, srv, command, base)
+    size = int(run(*command, "image", "inspect", "--format={{.Size}}", IMAGE)) >> 20
     found = run(
-        *podman,
+        *command,
         "run",
         "--rm",
         "--network=none",
@@ -156,9 +162,9 @@ def steps(folder: Path, base: Path | None) -> Iterator[str]:
     yield f"image: built of export image's Containerfile, {size} MB with Debian and PostgreSQL, no secret and no INI file in it"
     exported(folder, srv)
     yield "exported: conf/impetusd.ini and two recipes, for compose and for Kubernetes"
-    run(*podman, "save", "-q", "-o", folder / "image.tar", IMAGE)
-    command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", sys.executable]
-    with subprocess.Popen([*command, Path(__file__).with_name("inside.py"), folder], stdout=subprocess.PIPE, stdin=subprocess.PIPE, encoding="utf-8") as inner:  # fmt: skip
+    run(*command, "save", "-q", "-o", folder / "image.tar", IMAGE)
+    alone = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", sys.executable]
+    with subprocess.Popen([*alone, Path(__file__).with_name("inside.py"), folder], stdout=subprocess.PIPE, stdin=subprocess.PIPE, encoding="utf-8") as inner:  # fmt: skip
         assert inner.stdout is not None
         try:
             for line in inner.stdout:

@@ -190,7 +190,8 @@ def _pod(work: Workload, options: Options) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": f"{each.name}-ini", "configMap": {"name": _config_name(each)}} for each in works
     ]
-    volumes.append({"name": "tmp", "emptyDir": {}})
+    # Each has its own: impetusd's folders are in there. podman has one volume for all that have a name.
+    volumes += [{"name": f"{each.name}-tmp", "emptyDir": {}} for each in works]
     volumes += [
         {"name": f"{each.name}-env", "secret": {"secretName": f"{each.name}-env-file"}}
         for each in works
@@ -230,7 +231,7 @@ def _container(work: Workload, options: Options) -> dict[str, Any]:
             found["lifecycle"] = {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP)]}}}
     mounts = [
         {"name": f"{work.name}-ini", "mountPath": CONF.rpartition("/")[0], "readOnly": True},
-        {"name": "tmp", "mountPath": TMP},
+        {"name": f"{work.name}-tmp", "mountPath": TMP},
     ]
     if work.env_files:
         mounts.append({"name": f"{work.name}-env", "mountPath": SECRETS, "readOnly": True})
