@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,7 @@ def modules():
                 yield ".".join(parts[:-1] if is_package else parts), is_package, path
 
 
+@functools.cache
 def imported(source, module, *, is_package=False):
     """Every name of ours that `source` imports, as far down as it says: `from impetusd.core import ini` is
     impetusd.core.ini. Whatever the import stands under counts, TYPE_CHECKING too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from pathlib import Path
 
@@ -18,17 +19,25 @@ DEEP = because(
 )
 
 
+@functools.cache
+def all_calls():
+    """(file:line, the call) of each call in all of our code but the shim's."""
+    return [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node)
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.parent.name != "shim"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+
+
 def calls(name):
-    """(file:line, the call) of each call of a function of this name, in all of our code but the shim's own of that name."""
-    for path in sorted(ROOT.rglob("*.py")):
-        if path.parent.name != "shim":
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == name:
-                    yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+    """Of a function of this name; the shim has its own of that name."""
+    return [found for found in all_calls() if getattr(found[1].func, "id", getattr(found[1].func, "attr", "")) == name]
 
 
 def test_every_reason_that_is_made_has_a_key_and_the_facts_that_belong_to_it():
-    found = list(calls("because"))
+    found = calls("because")
     assert len(found) > 80
     for where, call in found:
         keys = [call.args[0].value] if isinstance(call.args[0], ast.Constant) else []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import fake_provider as fake
-import openai
 import pytest
 from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import unused_port
@@ -24,6 +25,11 @@ JSON = {"Content-Type": "application/json"}
 HELLO = {"messages": [{"role": "user", "content": "Olá"}]}
 
 
+def openai() -> Any:
+    """The package: 0.7 s of CPU, which each process would take that collects this and runs other tests."""
+    return importlib.import_module("openai")
+
+
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     monkeypatch.setattr(outgoing, "FIRST_PAUSE", 0.0)
@@ -32,14 +38,14 @@ def _no_pauses(monkeypatch):
 @asynccontextmanager
 async def chatting(
     database: str, *misbehaviour: fake.Misbehaviour, **settings: str
-) -> AsyncIterator[tuple[Person, FakeProvider, openai.AsyncOpenAI]]:
+) -> AsyncIterator[tuple[Person, FakeProvider, Any]]:
     async with FakeProvider() as provider:
         provider.next = list(misbehaviour)
         names = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": KEY, "HTTP_RETRIES": "0", **settings}
         async with served(database, **names) as service:
             admin = await service.administrator()
             url = str(service.client.make_url("/v1"))
-            async with openai.AsyncOpenAI(base_url=url, api_key=admin.token, max_retries=0) as client:
+            async with openai().AsyncOpenAI(base_url=url, api_key=admin.token, max_retries=0) as client:
                 yield admin, provider, client
 
 
@@ -60,7 +66,7 @@ def test_openais_package_is_answered_as_by_openai(database):
 def test_who_has_no_session_or_asks_for_nonsense_is_told_without_the_provider(database):
     async def main() -> None:
         async with chatting(database) as (admin, provider, client):
-            with pytest.raises(openai.AuthenticationError):
+            with pytest.raises(openai().AuthenticationError):
                 await client.with_options(api_key="imp_" + "x" * 43).chat.completions.create(model="m", **HELLO)
             for body in ({}, {"messages": []}, {"messages": "x"}, {**HELLO, "stream": "yes"}, {**HELLO, "model": ""}):
                 assert (await admin("POST", "/v1/chat/completions", json=body))[0] == 422
@@ -75,13 +81,13 @@ def test_who_has_no_session_or_asks_for_nonsense_is_told_without_the_provider(da
 @pytest.mark.parametrize(
     ("misbehaviour", "status", "error"),
     [
-        (fake.status(429, Retry_After="30"), 503, openai.InternalServerError),
-        (fake.status(500), 503, openai.InternalServerError),
-        (fake.status(401), 502, openai.InternalServerError),
-        (fake.status(400), 400, openai.BadRequestError),
-        (fake.rubbish, 502, openai.InternalServerError),
-        (fake.cut, 503, openai.InternalServerError),
-        (FakeProvider.hang, 503, openai.InternalServerError),
+        (fake.status(429, Retry_After="30"), 503, "InternalServerError"),
+        (fake.status(500), 503, "InternalServerError"),
+        (fake.status(401), 502, "InternalServerError"),
+        (fake.status(400), 400, "BadRequestError"),
+        (fake.rubbish, 502, "InternalServerError"),
+        (fake.cut, 503, "InternalServerError"),
+        (FakeProvider.hang, 503, "InternalServerError"),
     ],
 )
 def test_a_provider_that_fails_is_a_clear_answer(database, misbehaviour, status, error, stream):
@@ -89,7 +95,7 @@ def test_a_provider_that_fails_is_a_clear_answer(database, misbehaviour, status,
         hangs = misbehaviour is FakeProvider.hang
         async with chatting(database, OPENAI_TIMEOUT_MS="100" if hangs else "20000") as (admin, provider, client):
             provider.next = [provider.hang if hangs else misbehaviour]
-            with pytest.raises(error) as failure:
+            with pytest.raises(getattr(openai(), error)) as failure:
                 await client.chat.completions.create(model="m", stream=stream, **HELLO)
             assert failure.value.status_code == status
             code = {400: "refused_by_provider", 502: "provider_failed", 503: "provider_unavailable"}[status]
@@ -143,7 +149,7 @@ def test_what_the_provider_says_of_a_refusal_is_passed_on_without_addresses_and_
 
     async def main() -> None:
         async with chatting(database, refuse) as (_, _, client):
-            with pytest.raises(openai.BadRequestError) as failure:
+            with pytest.raises(openai().BadRequestError) as failure:
                 await client.chat.completions.create(model="m", **HELLO)
             error = failure.value.body
             assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "model", "404")
@@ -230,7 +236,7 @@ def test_a_stream_that_fails_in_its_midst_is_told_in_it(database, misbehaviour):
     async def main() -> None:
         async with chatting(database, misbehaviour) as (_, _, client):
             got = []
-            with pytest.raises(openai.APIError, match=r"ended unexpectedly|closed the connection"):
+            with pytest.raises(openai().APIError, match=r"ended unexpectedly|closed the connection"):
                 async for chunk in await client.chat.completions.create(model="m", stream=True, **HELLO):
                     got.append(chunk.choices[0].delta.content)  # noqa: PERF401 - what came before is the point
             assert got == ["Good"]
