@@ -37,7 +37,7 @@ LONG = (
     "chaos/test_chaos",
     "system/test_survive",
     "system/test_kill",
-    "io/test_logs_kill",
+    "system/test_hosts",
     "system/test_upgrade",
     "system/test_gateway",
     "system/test_apply",
