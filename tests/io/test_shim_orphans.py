@@ -220,8 +220,7 @@ def test_a_supervisor_that_becomes_the_shim_passes_on_all_that_it_has(shim):
     assert set(life.fds) == {"r", "w"}
     os.write(life.fds["w"], b"x\n")
     assert lines(reader, 1) == ["x"]
-    held = [os.readlink(f"/proc/{shim.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{shim.pid}/fd")]
-    assert held.count(os.path.realpath(shim.paths["state_dir"])) == 1
+    assert shim.open_fds().count(os.path.realpath(shim.paths["state_dir"])) == 1
     for fd in (reader, writer, stranger, lock):
         os.close(fd)
 

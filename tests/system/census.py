@@ -6,6 +6,7 @@ command, the daemon hands it on to its children, and no fork or setsid gets rid 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -78,16 +79,19 @@ def _of_everyone(name: str) -> Iterator[tuple[int, bytes]]:
                 continue  # it has ended
 
 
-def descriptors(pid: int) -> list[str]:
-    """What each open descriptor of `pid` is, sorted, without the numbers that differ from run to run."""
-    found = []
+def links(pid: int) -> dict[str, str]:
+    """What each open descriptor of `pid` is, without those that it closes meanwhile."""
+    found = {}
     for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{name}")
-        except OSError:
-            continue
-        found.append(re.sub(r"/proc/\d+/task/\d+/", "/proc/self/task/self/", target.partition(":[")[0]))
-    return sorted(found)
+        with contextlib.suppress(OSError):
+            found[name] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """The same, sorted, without the numbers that differ from run to run."""
+    targets = [target.partition(":[")[0] for target in links(pid).values()]
+    return sorted(re.sub(r"/proc/\d+/task/\d+/", "/proc/self/task/self/", target) for target in targets)
 
 
 def difference(now: list[str], before: list[str]) -> list[str]:

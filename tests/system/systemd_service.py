@@ -123,7 +123,8 @@ class Service:
             text for text in self.host.processes().values() if "reap-leftovers --after" not in text
         ]  # looks itself
         found = [text for text in texts if self.conf in text or self.folder in text]
-        below = self.host.path("/sys/fs/cgroup").rglob(self.unit)
+        # Walked, not globbed: cgroups go while one looks, and os.walk passes over what is gone.
+        below = [path for path, _, _ in os.walk(self.host.path("/sys/fs/cgroup")) if Path(path).name == self.unit]
         files = self.host.path(f"/run/impetusd-{self.name}").glob("*")
         return found + [str(path) for path in (*below, *files)]
 

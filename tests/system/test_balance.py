@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import struct
 from collections import Counter
 from collections.abc import Iterator
 
+import census
 import pytest
 from instance import Instance, pool, wait_for
 from load import fetch
@@ -49,9 +49,8 @@ def owners(socks: list[socket.socket]) -> Counter[int]:
 
 def cells(shim: int) -> list[int]:
     """The pids that stand in the page that the shim keeps for the only pool."""
-    folder = f"/proc/{shim}/fd"
-    (page,) = [each for each in os.listdir(folder) if "impetusd-cells" in os.readlink(f"{folder}/{each}")]
-    with open(f"{folder}/{page}", "rb") as file:
+    (page,) = [name for name, target in census.links(shim).items() if "impetusd-cells" in target]
+    with open(f"/proc/{shim}/fd/{page}", "rb") as file:
         return [pid for pid, *_ in list(struct.iter_unpack("=4i", file.read()))[1:] if pid]
 
 

@@ -26,13 +26,13 @@ def pid_from(address: tuple[str, int] | str) -> str:
         return connection.recv(100).decode()
 
 
-def test_a_program_gets_its_sockets_as_systemd_passes_them(anyone: Instance) -> None:
-    port = anyone.port()
-    status = anyone.start(
+def test_a_program_gets_its_sockets_as_systemd_passes_them(impetusd: Instance) -> None:
+    port = impetusd.port()
+    status = impetusd.start(
         f"[program:p]\ncommand = {program('answer_pid')}\nwait_ready = yes\nlisten = 127.0.0.1:{port}, unix:p.sock\n"
     )
     assert pid_from(("127.0.0.1", port)) == f"{status['p'].pid} p:p"
-    assert pid_from(str(anyone.root / "p.sock")) == f"{status['p'].pid} p:p"
+    assert pid_from(str(impetusd.root / "p.sock")) == f"{status['p'].pid} p:p"
 
 
 def test_a_connection_that_waits_is_answered_by_the_next_process(impetusd: Instance) -> None:
@@ -358,9 +358,11 @@ def test_one_that_has_no_second_name_is_bound_anew_for_new_processes(impetusd: I
     else:
         keys = f"command = {program('answer_pid')}\nwait_ready = yes\nreload_watch = 0\nlisten = unix:{path}\n"
     before = impetusd.start(f"[{kind}:p]\n{keys}")
+    impetusd.kill(before.supervisor, signal.SIGSTOP)  # which would restore the one from the other
     for each in (impetusd.run_dir / "sockets").iterdir():
         each.unlink()
     path.unlink()
+    os.kill(before.supervisor, signal.SIGCONT)
     wait_for(path.exists, "the socket")
     after = impetusd.settle(lambda now: set(now.pids.values()).isdisjoint(before.pids.values()))
     impetusd.says("created a new one and starting new processes for it")

@@ -175,7 +175,7 @@ def test_redis_has_its_data_again(town: Town) -> None:
     port = town.ports["redis"]
     assert redis(port, "SET", "kept", "for-ever") == b"+OK\r\n"
     files = town.impetusd.root / "redis" / "appendonlydir"
-    wait_for(lambda: any(b"for-ever" in each.read_bytes() for each in files.iterdir()), "it to be written")
+    wait_for(lambda: any(b"for-ever" in each.read_bytes() for each in files.glob("*.incr.aof")), "it to be written")
     town.kill("redis")
     assert redis(port, "GET", "kept") == b"$8\r\nfor-ever\r\n"
 
