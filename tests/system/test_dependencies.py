@@ -23,14 +23,14 @@ def noted(instance: Instance) -> list[str]:
     return (instance.root / "notes").read_text().splitlines()
 
 
-def test_up_in_order_and_down_in_reverse(anyone: Instance) -> None:
-    chain(anyone)
-    anyone.run("start")
-    assert set(noted(anyone)[:2]) == {"db started", "cache started"}
-    assert noted(anyone)[2:] == ["api started", "web started"]
-    anyone.run("stop")
-    assert noted(anyone)[4:6] == ["web stopped", "api stopped"]
-    assert set(noted(anyone)[6:]) == {"db stopped", "cache stopped"}
+def test_up_in_order_and_down_in_reverse(impetusd: Instance) -> None:
+    chain(impetusd)
+    impetusd.run("start")
+    assert set(noted(impetusd)[:2]) == {"db started", "cache started"}
+    assert noted(impetusd)[2:] == ["api started", "web started"]
+    impetusd.run("stop")
+    assert noted(impetusd)[4:6] == ["web stopped", "api stopped"]
+    assert set(noted(impetusd)[6:]) == {"db stopped", "cache stopped"}
 
 
 def test_a_dependent_waits_until_the_other_is_ready_and_says_so(impetusd: Instance) -> None:

@@ -51,23 +51,23 @@ def ailing_pool(instance: Instance, check: str) -> tuple[int, Path]:
     return port, ill
 
 
-def test_a_worker_that_is_ill_is_replaced_and_the_others_are_left_alone(anyone: Instance) -> None:
-    port, ill = ailing_pool(anyone, f"http = /health\nbody = well\n{OFTEN}")
-    before = anyone.settle()
+def test_a_worker_that_is_ill_is_replaced_and_the_others_are_left_alone(impetusd: Instance) -> None:
+    port, ill = ailing_pool(impetusd, f"http = /health\nbody = well\n{OFTEN}")
+    before = impetusd.settle()
     for name in ("web:0", "web:1"):
-        assert wait_check(anyone, name, "healthy")["what"] == "http /health"
-    anyone.run("health")
+        assert wait_check(impetusd, name, "healthy")["what"] == "http /health"
+    impetusd.run("health")
     with Load(port):
         (ill / str(before["web:1"].pid)).touch()
-        after = anyone.settle(lambda status: status["web:1"].pid != before["web:1"].pid)
+        after = impetusd.settle(lambda status: status["web:1"].pid != before["web:1"].pid)
     assert after["web:0"].pid == before["web:0"].pid
     assert after["web:1"].restarts == 1
     reason = "unhealthy: GET /health: 503 Service Unavailable: no database"
-    assert f"health:web: web:1 is {reason}" in anyone.log()
-    assert f"web:1: STARTING (pid {before['web:standby'].pid}): {reason}" in anyone.log()
-    wait_check(anyone, "web:1", "healthy")
-    wait_for(lambda: "health:web: web:1 is healthy again" in anyone.log(), "the recovery to be told")
-    assert anyone.run("health", "-q").out == ""
+    impetusd.says(f"health:web: web:1 is {reason}")
+    impetusd.says(f"web:1: STARTING (pid {before['web:standby'].pid}): {reason}")
+    wait_check(impetusd, "web:1", "healthy")
+    wait_for(lambda: "health:web: web:1 is healthy again" in impetusd.log(), "the recovery to be told")
+    assert impetusd.run("health", "-q").out == ""
 
 
 def test_of_two_that_are_ill_one_is_replaced_and_the_other_has_to_wait(impetusd: Instance) -> None:
@@ -85,24 +85,24 @@ def test_of_two_that_are_ill_one_is_replaced_and_the_other_has_to_wait(impetusd:
     assert f"{kept[0]} is unhealthy" in impetusd.run("health", "-q", code=1).out
 
 
-def test_alert_tells_and_restarts_nothing(anyone: Instance) -> None:
-    port, ill = server(anyone, "[health:db]\nhttp = http://127.0.0.1:{port}/health\naction = alert\n" + OFTEN)
-    anyone.start()
-    wait_check(anyone, "db", "healthy")
-    pid = anyone.status()["db"].pid
+def test_alert_tells_and_restarts_nothing(impetusd: Instance) -> None:
+    port, ill = server(impetusd, "[health:db]\nhttp = http://127.0.0.1:{port}/health\naction = alert\n" + OFTEN)
+    impetusd.start()
+    wait_check(impetusd, "db", "healthy")
+    pid = impetusd.status()["db"].pid
     ill.write_text("the database is away")
-    row = wait_check(anyone, "db", "unhealthy")
+    row = wait_check(impetusd, "db", "unhealthy")
     reason = f"GET http://127.0.0.1:{port}/health: 503 Service Unavailable: the database is away"
     assert row["reason"] == reason
-    assert reason in anyone.run("health", code=1).out
-    assert "db is unhealthy: " in anyone.run("status").out  # it runs, so `status` exits with 0
-    wait_for(lambda: checks(anyone)["db"]["failures"] > 6, "more failures")
+    assert reason in impetusd.run("health", code=1).out
+    assert "db is unhealthy: " in impetusd.run("status").out  # it runs, so `status` exits with 0
+    wait_for(lambda: checks(impetusd)["db"]["failures"] > 6, "more failures")
     ill.unlink()
-    wait_check(anyone, "db", "healthy")
-    anyone.run("health")
-    wait_for(lambda: "health:db: db is healthy again" in anyone.log(), "the recovery to be told")
-    assert anyone.log().count("health:db: ") == 2
-    assert (anyone.status()["db"].pid, anyone.status()["db"].restarts) == (pid, 0)
+    wait_check(impetusd, "db", "healthy")
+    impetusd.run("health")
+    wait_for(lambda: "health:db: db is healthy again" in impetusd.log(), "the recovery to be told")
+    assert impetusd.log().count("health:db: ") == 2
+    assert (impetusd.status()["db"].pid, impetusd.status()["db"].restarts) == (pid, 0)
 
 
 def test_a_program_that_is_ill_is_restarted_and_says_why(impetusd: Instance) -> None:
@@ -163,22 +163,22 @@ def test_who_is_stopped_is_not_asked_and_not_missed(impetusd: Instance) -> None:
 @pytest.mark.parametrize(
     "ready", ["http://127.0.0.1:{port}/", "tcp:127.0.0.1:{port}", "log:accepting connections on [0-9]+"]
 )
-def test_a_program_is_ready_when_its_probe_says_so(anyone: Instance, ready: str) -> None:
-    gate = anyone.root / "gate"
-    port, _ = server(anyone, f"ready = {ready}\n[program:after]\ncommand = sleep 300\ndepends_on = db\n", gate)
-    starting = anyone.popen("start")
-    row = anyone.wait_state_of_daemon("db", "STARTING")
-    wait_for(lambda: anyone.status()["db"].reason, "what it waits for")
-    row = anyone.status()["db"]
+def test_a_program_is_ready_when_its_probe_says_so(impetusd: Instance, ready: str) -> None:
+    gate = impetusd.root / "gate"
+    port, _ = server(impetusd, f"ready = {ready}\n[program:after]\ncommand = sleep 300\ndepends_on = db\n", gate)
+    starting = impetusd.popen("start")
+    row = impetusd.wait_state_of_daemon("db", "STARTING")
+    wait_for(lambda: impetusd.status()["db"].reason, "what it waits for")
+    row = impetusd.status()["db"]
     expected = ready.format(port=port).removeprefix("tcp:").removeprefix("log:")
     assert expected in row.reason
-    assert anyone.status()["after"].pid is None
+    assert impetusd.status()["after"].pid is None
     assert starting.poll() is None
     gate.touch()
-    anyone.finish(starting)
-    status = anyone.settle()
+    impetusd.finish(starting)
+    status = impetusd.settle()
     assert (status["db"].restarts, status["after"].state) == (0, "RUNNING")
-    anyone.run("health", "-q", "--body", "well", f"http://127.0.0.1:{port}/")
+    impetusd.run("health", "-q", "--body", "well", f"http://127.0.0.1:{port}/")
 
 
 def test_a_log_line_of_the_run_before_makes_nothing_ready(impetusd: Instance) -> None:

@@ -27,20 +27,20 @@ def of(instance: Instance, *kinds: str, slot: str | None = None) -> list[dict[st
     return [e for e in records(instance) if e["kind"] in kinds and slot in {None, e.get("slot")}]
 
 
-def test_a_life_from_start_to_stop(anyone: Instance) -> None:
-    anyone.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
-    first = anyone.status()["p"].pid
-    anyone.kill(first)
-    second = anyone.settle(lambda now: now["p"].pid not in {None, first})["p"].pid
-    anyone.run("stop")
-    told = [(each["kind"], each.get("pid")) for each in of(anyone, "start", "ready", "exit")]
+def test_a_life_from_start_to_stop(impetusd: Instance) -> None:
+    impetusd.start(f"[program:p]\ncommand = {program('tell_ready', 'self')}\nwait_ready = yes\n")
+    first = impetusd.status()["p"].pid
+    impetusd.kill(first)
+    second = impetusd.settle(lambda now: now["p"].pid not in {None, first})["p"].pid
+    impetusd.run("stop")
+    told = [(each["kind"], each.get("pid")) for each in of(impetusd, "start", "ready", "exit")]
     both = [[("start", pid), ("ready", pid), ("exit", pid)] for pid in (first, second)]
     assert told == both[0] + both[1]
-    killed, stopped = of(anyone, "exit")
+    killed, stopped = of(impetusd, "exit")
     assert (killed["signal"], killed["asked"], killed["restarts"]) == ("SIGKILL", False, 1)
     assert killed["max_rss"] > 1 << 20
     assert (stopped["asked"], stopped["state"]) == (True, "STOPPED")
-    assert [each["what"] for each in of(anyone, "daemon")] == ["began", "stopping", "ended"]
+    assert [each["what"] for each in of(impetusd, "daemon")] == ["began", "stopping", "ended"]
 
 
 def test_who_gave_a_command_and_how_it_went(anyone: Instance) -> None:
@@ -83,26 +83,26 @@ restart_delay = 10ms
     assert [each["what"] for each in of(impetusd, "daemon")] == ["began", *["took over"] * 10, "stopping", "ended"]
 
 
-def test_following_shows_each_record_once_whoever_is_killed_or_stopped_meanwhile(anyone: Instance) -> None:
-    anyone.start("[program:p]\ncommand = sleep 1000\n")
-    path = anyone.root / "shown"
+def test_following_shows_each_record_once_whoever_is_killed_or_stopped_meanwhile(impetusd: Instance) -> None:
+    impetusd.start("[program:p]\ncommand = sleep 1000\n")
+    path = impetusd.root / "shown"
     with path.open("wb") as file:
-        shown = anyone.popen("events", "-f", "-n", 1000, "--json", stdout=file)
+        shown = impetusd.popen("events", "-f", "-n", 1000, "--json", stdout=file)
 
     def numbers() -> list[int]:
         return [json.loads(line)["n"] for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
     for change in (
-        lambda: anyone.run("restart", "p"),
-        lambda: anyone.kill(anyone.status().supervisor),
-        lambda: anyone.run("stop"),
-        lambda: anyone.run("start"),
-        lambda: anyone.run("restart", "p"),
+        lambda: impetusd.run("restart", "p"),
+        lambda: impetusd.kill(impetusd.status().supervisor),
+        lambda: impetusd.run("stop"),
+        lambda: impetusd.run("start"),
+        lambda: impetusd.run("restart", "p"),
     ):
         change()
-        wait_for(lambda: numbers() == [each["n"] for each in records(anyone)], "all to be shown")
+        wait_for(lambda: numbers() == [each["n"] for each in records(impetusd)], "all to be shown")
     shown.send_signal(signal.SIGINT)
-    anyone.finish(shown, 130)
+    impetusd.finish(shown, 130)
 
 
 def test_the_last_words_follow_the_end(impetusd: Instance) -> None:

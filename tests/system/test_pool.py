@@ -79,12 +79,12 @@ def test_an_application_that_starts_threads_at_import_is_run_without_a_template(
     fetch(port)
 
 
-def test_without_preload_each_worker_is_executed(anyone: Instance) -> None:
-    port = serving(anyone, preload="no")
-    status = anyone.settle()
+def test_without_preload_each_worker_is_executed(impetusd: Instance) -> None:
+    port = serving(impetusd, preload="no")
+    status = impetusd.settle()
     assert list(status.rows) == ["web:0", "web:1", "web:standby"]
-    anyone.kill(status["web:1"].pid)
-    after = anyone.settle(lambda now: now["web:1"].restarts == 1)
+    impetusd.kill(status["web:1"].pid)
+    after = impetusd.settle(lambda now: now["web:1"].restarts == 1)
     assert after["web:1"].pid == status["web:standby"].pid
     fetch(port)
 

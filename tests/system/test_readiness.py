@@ -11,18 +11,18 @@ from instance import Instance, program, wait_for
 from impetusd.core.reasons import because
 
 
-def test_ready_said_by_the_program_itself(anyone: Instance) -> None:
-    gate = anyone.root / "gate"
-    anyone.write(f"[program:p]\ncommand = {program('tell_ready', 'when', gate)}\nwait_ready = yes\n")
-    starting = anyone.popen("start")
-    anyone.wait_state_of_daemon("p", "STARTING")
+def test_ready_said_by_the_program_itself(impetusd: Instance) -> None:
+    gate = impetusd.root / "gate"
+    impetusd.write(f"[program:p]\ncommand = {program('tell_ready', 'when', gate)}\nwait_ready = yes\n")
+    starting = impetusd.popen("start")
+    impetusd.wait_state_of_daemon("p", "STARTING")
     assert starting.poll() is None
-    row = anyone.status()["p"]
+    row = impetusd.status()["p"]
     assert (row.state, row.ready) == ("STARTING", False)
-    anyone.run("status", code=1)
+    impetusd.run("status", code=1)
     gate.touch()
-    anyone.finish(starting)
-    assert anyone.status()["p"].ready is True
+    impetusd.finish(starting)
+    assert impetusd.status()["p"].ready is True
 
 
 def test_ready_said_by_a_child_of_the_program(anyone: Instance) -> None:
