@@ -414,7 +414,8 @@ class TestOthers:
         )
         unit = config.units["web"]
         assert unit.command == ("/usr/bin/web", "--port", "80", "--cost", "5$", "--pct", "1%")
-        assert unit.env == {"A": "1 2", "PORT": "80", "B": "2"}
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of every service
+        assert unit.env == {"A": "1 2", "PORT": "80", "B": "2", "PATH": path}
         assert (unit.cwd, unit.user, unit.wait_ready, unit.restart_delay) == ("/srv/web", "www-data", True, 5.0)
         assert (unit.kill_timeout, unit.max_memory_kill, unit.autorestart.value) == (90.0, 3 << 29, "on-failure")
         assert unit.rlimits == (("nofile", 65536, 65536),)

@@ -12,6 +12,8 @@ from impetusd.core.config import parser
 from impetusd.interop.importing import kinds, systemd_words, writer
 from impetusd.interop.importing.model import Fate, ImportFault, Options
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 
 @pytest.fixture
 def service(tmp_path):
@@ -67,7 +69,9 @@ def test_a_file_of_variables_leaves_them_to_a_shell_word_for_word(service, tmp_p
     )
     unit = config.units["web"]
     assert unit.command == ("/bin/sh", "-c", "set -f; exec /bin/x $WORDS -b\"${B}\" '$5 $C' ';x'")
-    assert unit.env == {"C": "c"}  # the file's B counts more, as there
+    assert unit.env == {
+        "C": "c"
+    }  # the file's B counts more, as there; of PATH the one that is not there may have another
     assert unit.env_file == (f"{tmp_path}/web.env", "-/nowhere/x")
 
 
@@ -97,7 +101,11 @@ def test_what_runs_before_runs_in_order_and_as_the_user_that_it_says(service):
     assert units["web-folders"].command[2] == (
         "install -d -m 0750 -o app /run/web /run/web/x && install -d -m 0755 -o app /var/lib/web"
     )
-    assert units["web"].env == {"RUNTIME_DIRECTORY": "/run/web:/run/web/x", "STATE_DIRECTORY": "/var/lib/web"}
+    assert units["web"].env == {
+        "PATH": PATH,
+        "RUNTIME_DIRECTORY": "/run/web:/run/web/x",
+        "STATE_DIRECTORY": "/var/lib/web",
+    }
     assert units["web"].kill_signal == 3
     assert lost(imported) == set()
 

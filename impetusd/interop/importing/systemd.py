@@ -18,7 +18,6 @@ from impetusd.interop.importing.model import (
     Imported,
     ImportFault,
     Program,
-    kept,
     lost,
     reference,
     seconds,
@@ -28,77 +27,17 @@ from impetusd.interop.importing.model import (
     unit_name,
     unneeded,
 )
+from impetusd.interop.importing.systemd_keys import FOLDERS, KEYS
 
 if TYPE_CHECKING:
     from impetusd.interop.importing.model import Options, Rule
 
-FOLDERS = {"Runtime": "/run", "State": "/var/lib", "Cache": "/var/cache", "Logs": "/var/log", "Configuration": "/etc"}
-_SANDBOX = lost("impetusd has no sandbox, only capabilities and no_new_privs")
-_ORDER = translated("depends_on", "kept as a comment; set depends_on instead")
-KEYS: dict[str, Rule] = {
-    "ExecStart": kept("command", "by sh -c where it has variables, and there is an EnvironmentFile"),
-    "ExecStartPre": translated("depends_on", "each is a [program:NAME-pre] with type = oneshot"),
-    "ExecStartPost": lost("a unit that depends on it may do that"),
-    "ExecReload": lost("impetusd reload NAME starts new processes; impetusd signal HUP NAME sends a signal"),
-    "ExecStop": lost("kill_signal asks it to stop; a plain kill -SIGNAL $MAINPID becomes that"),
-    "ExecStopPost": lost("impetusd has no such hook"),
-    "Type": translated("type", "oneshot: type = oneshot; notify: wait_ready = yes; simple and exec: the default"),
-    "RemainAfterExit": unneeded("a oneshot counts as started once it has exited"),
-    "WorkingDirectory": translated("cwd"),
-    "User": kept("user"),
-    "Group": kept("group"),
-    "Environment": translated("[env:NAME]"),
-    "EnvironmentFile": translated("env_file"),
-    "PassEnvironment": translated("env_pass"),
-    "Restart": translated("autorestart", "always: always; on-failure and on-abnormal: on-failure; no: never"),
-    "RestartSec": translated("restart_delay"),
-    "RestartPreventExitStatus": translated("stop_exit_codes"),
-    "SuccessExitStatus": translated("stop_exit_codes"),
-    "StartLimitBurst": translated("max_restarts"),
-    "StartLimitIntervalSec": translated("restart_window"),
-    "StartLimitInterval": translated("restart_window"),
-    "TimeoutStartSec": translated("listen_timeout"),
-    "TimeoutStopSec": translated("kill_timeout"),
-    "TimeoutSec": translated("kill_timeout"),
-    "RuntimeMaxSec": translated("max_age", "impetusd restarts it, while systemd treats this as a failure"),
-    "WatchdogSec": translated("watchdog"),
-    "KillSignal": translated("kill_signal"),
-    "KillMode": translated("treekill", "process: no; otherwise yes"),
-    "UMask": translated("umask"),
-    "Nice": translated("nice"),
-    "OOMScoreAdjust": translated("oom_score_adj"),
-    "CPUAffinity": translated("cpu_affinity"),
-    "MemoryHigh": translated("max_memory_restart", "impetusd restarts it, while systemd throttles it"),
-    "MemoryMax": translated("max_memory_kill"),
-    "NoNewPrivileges": translated("no_new_privs"),
-    "StandardInput": unneeded("null: that is what there is"),
-    "StandardOutput": translated("out_file"),
-    "StandardError": translated("error_file"),
-    "SyslogIdentifier": unneeded("each unit has its own files"),
-    "PIDFile": unneeded("impetusd started it and knows its pid"),
-    "NotifyAccess": unneeded("every process of the unit may notify"),
-    "GuessMainPID": unneeded("impetusd started it and knows its pid"),
-    "Description": unneeded("it is a comment"),
-    "Documentation": unneeded("it is a comment"),
-    **dict.fromkeys(("After", "Before", "Requires", "Wants", "BindsTo", "PartOf", "Requisite"), _ORDER),
-    **dict.fromkeys(("WantedBy", "RequiredBy", "Alias", "Also"), unneeded("impetusd startup has systemd start impetusd at boot")),
-    **dict.fromkeys(
-        ("PrivateTmp", "ProtectSystem", "ProtectHome", "PrivateDevices", "ReadWritePaths", "ReadOnlyPaths", "ProtectKernelTunables",
-         "ProtectKernelModules", "ProtectControlGroups", "RestrictNamespaces", "SystemCallFilter", "InaccessiblePaths", "DynamicUser",
-         "RestrictAddressFamilies", "LockPersonality", "MemoryDenyWriteExecute", "RestrictRealtime", "RestrictSUIDSGID"),
-        _SANDBOX,
-    ),
-    **dict.fromkeys(
-        tuple(f"{each}Directory{mode}" for mode in ("", "Mode") for each in FOLDERS),
-        translated("depends_on", "a [program:NAME-folders] with type = oneshot makes it"),
-    ),
-    "PermissionsStartOnly": translated("user", "of the command itself, not of each [program:NAME-pre]"),
-}  # fmt: skip
 TRUE = ("1", "yes", "y", "true", "t", "on")
 LIMITS = {"NOFILE": "nofile", "NPROC": "nproc", "CORE": "core", "AS": "as", "MEMLOCK": "memlock", "STACK": "stack", "FSIZE": "fsize", "DATA": "data", "CPU": "cpu"}  # fmt: skip
 RESTART = {"no": "never", "always": "always", "on-success": "always", "on-failure": "on-failure", "on-abnormal": "on-failure", "on-abort": "on-failure", "on-watchdog": "on-failure"}  # fmt: skip
 _UNITS = {"us": 1e-6, "usec": 1e-6, "ms": 0.001, "msec": 0.001, "": 1, "s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minute": 60, "minutes": 60, "h": 3600, "hr": 3600, "hour": 3600, "hours": 3600, "d": 86400, "day": 86400, "days": 86400, "w": 604800, "week": 604800}  # fmt: skip
 _KILL = re.compile(r"[-@:+!]*(?:/usr)?/bin/kill\s+(?:(?:-s\s*|-)(?:SIG)?([A-Z]+|[0-9]{1,2})\s+)?\$\{?MAINPID\}?")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what systemd gives a service
 STANDARD = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG")  # variables that a service has from its manager
 
 
@@ -130,7 +69,7 @@ def read(path: str, options: Options) -> Imported:
         "Output goes to files, not to the journal; to keep the journal, set out_file = stdout and run impetusd under"
         " systemd."
     )
-    imported.differ("PATH is impetusd's own; HOME, USER and LANG are set as by systemd.")
+    imported.differ("HOME, USER and LANG are set as by systemd, but HOME is impetusd's own where no User= is set.")
     return imported
 
 
@@ -305,23 +244,32 @@ class _Service:
         named = [self.specifiers(each, each.value) for each in self.set.get("EnvironmentFile", ())]
         if named:
             self.put("EnvironmentFile", "env_file", ", ".join(named))
-            self.overridden(named)
+        if self.overridden(named):
+            program.env.setdefault("PATH", PATH)
+        else:
+            self.imported.differ("PATH is impetusd's own where no EnvironmentFile sets it.")
         passed = [word for each in self.set.get("PassEnvironment", ()) for word in each.value.split()]
         program.env_pass = ", ".join(passed)
         self.new["PassEnvironment"] = f"env_pass = {program.env_pass}"
 
-    def overridden(self, named: list[str]) -> None:
-        """Leave out what an EnvironmentFile says otherwise: there it counts more, and env_file counts less than [env:NAME]."""
+    def overridden(self, named: list[str]) -> bool:
+        """Leave out what an EnvironmentFile says otherwise: there it counts more, and env_file counts less than [env:NAME].
+        Returns whether none of them sets PATH.
+        """
+        free = True
         for path in named:
             try:
                 text = files.text_of(self.options.root.rstrip("/") + path.removeprefix("-"))
                 for name in envfile.parse(text.encode()):
                     self.program.env.pop(name, None)
+                    free = free and name != "PATH"
             except (ImportFault, envfile.Fault):
+                free = False
                 if self.program.env:
                     self.imported.differ(
                         f"{path.removeprefix('-')} could not be read: what it sets and Environment= sets, too, is here as in Environment=."
                     )
+        return free
 
     def words(self, each: _Line, text: str) -> list[str]:
         try:

@@ -12,7 +12,7 @@ from impetusd.interop.importing import (
     pm2_keys,
     procfile,
     supervisord_keys,
-    systemd,
+    systemd_keys,
     systemd_others,
 )
 
@@ -31,7 +31,7 @@ PAGES: dict[str, dict[str, Mapping[str, Rule]]] = {
     },
     "from-gunicorn.md": {"gunicorn.conf.py": gunicorn_keys.KEYS},
     "from-systemd.md": {
-        "[Unit], [Service], [Install]": systemd.KEYS,
+        "[Unit], [Service], [Install]": systemd_keys.KEYS,
         "[Timer]": systemd_others.TIMER,
         "[Socket]": systemd_others.SOCKET,
     },
