@@ -110,6 +110,15 @@ def test_what_runs_before_runs_in_order_and_as_the_user_that_it_says(service):
     assert lost(imported) == set()
 
 
+def test_the_commands_of_a_oneshot_run_one_after_the_other(service):
+    config, imported = service(
+        "[Service]\nType=oneshot\nEnvironment=A=x\nExecStart=/bin/a 'b c'\nExecStart=-/bin/b $A\nExecStart=/bin/c\n"
+    )
+    assert config.units["web"].command == ("/bin/sh", "-c", "/bin/a 'b c' && { /bin/b x || true; } && /bin/c")
+    assert lost(imported) == set()
+    assert lost(service("[Service]\nExecStart=/bin/a\nExecStart=/bin/b\n")[1]) == {"ExecStart"}
+
+
 def test_permissions_of_the_start_alone(service):
     config, _ = service("[Service]\nUser=app\nPermissionsStartOnly=true\nExecStartPre=/bin/a\nExecStart=/bin/x\n")
     assert (config.units["web-pre"].user, config.units["web"].user) == ("", "app")

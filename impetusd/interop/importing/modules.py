@@ -87,7 +87,7 @@ class _Parser(Expressions):
         elif word == "export" and (self.word("const") or self.word("let") or self.word("var")):
             before, line = set(self.known), self.line()
             self.declaration()
-            for name in self.known.keys() - before:
+            for name in [each for each in self.known if each not in before]:
                 self.names.put(name, self.known[name], line)
         elif word == "require" and self.peek("("):
             self.at = start

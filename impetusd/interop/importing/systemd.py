@@ -123,7 +123,13 @@ class _Service:
         self.policy()
         self.surroundings()
         program.argv = self.command(starts[0])
-        if len(starts) > 1:
+        if len(starts) > 1 and program.keys.get("type") == "oneshot":
+            lines = [shlex.join(self.command(each)) for each in starts]
+            may_fail = ["-" in each.value[: each.value.find("/")] for each in starts]
+            joined = [f"{{ {line} || true; }}" if may else line for line, may in zip(lines, may_fail, strict=True)]
+            program.argv = ["/bin/sh", "-c", " && ".join(joined)]
+            self.fates["ExecStart"] = translated("command", "one after the other, by sh -c")
+        elif len(starts) > 1:
             self.fates["ExecStart"] = lost("more than one command; only the first is used; put them into one script")
         if (
             (stopping := self.value("ExecStop"))
