@@ -3,8 +3,8 @@
 It comes up the same way after a boot and after its own death: the shim sends what it holds, the configuration in force
 is read from there (from the file only the first time), slots are rebuilt from their records, and work continues.
 
-It is as long as the list of parts: `_build` makes them, `_subscribe` lists who is notified of a slot's changes. Each
-part is described in its own module.
+It is longer than other files, for it is the list of parts: `come_up` and `_build` make them, `_subscribe` lists who is
+notified of a slot's changes; most of its methods bring two parts together. Each part is described in its own module.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from impetusd.core.config.gateway import GATEWAY, OBSERVER, public_url
 from impetusd.core.config.location import Paths
 from impetusd.core.config.model import Config
 from impetusd.core.config.problem import ConfigError
-from impetusd.core.protocol import EXIT_CRITICAL, EXIT_USAGE, ProtocolError
+from impetusd.core.protocol import EXIT_USAGE, ProtocolError
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine
-from impetusd.core.rules.lifecycle import State, Want
+from impetusd.core.rules.lifecycle import Want
 from impetusd.files import ledgerfile
 from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, WARNING, is_journal
@@ -65,6 +65,7 @@ from impetusd.supervisor.api.upgrading import Upgrading
 from impetusd.supervisor.disk.ledger import Ledger
 from impetusd.supervisor.disk.saving import Saving
 from impetusd.supervisor.disk.state import StateFile
+from impetusd.supervisor.ending import Ending
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.holding import Holding
 from impetusd.supervisor.logs import stream
@@ -109,7 +110,6 @@ class Daemon:
         `profile`: the one to begin with; None is the one that was in force last. `link`: to the shim.
         """
         self._prefix = stream.Prefix(os.environ) if logs == "stdout" else None
-        self._code = 0  # the exit status for the shim
         self._profile = profile
         self._conf = conf
         self._paths = paths
@@ -120,7 +120,6 @@ class Daemon:
         self._open.callback(self._link.close)
         self._threads = Threads("supervisor", MOST)
         self._done = asyncio.Event()
-        self._ending: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._contain: Callable[..., bool] = BARE.contain  # until the parts are made
 
@@ -163,7 +162,7 @@ class Daemon:
         give = functools.partial(self._log_files.give, self._logs, self._paths.log_dir, self._threads)
         self._giving = asyncio.create_task(attend("log files", "giving them to who may read them", give))
         self._control_socket.server, self._control_socket.missing = self._control, self._notify_sockets.restore
-        self._control_socket.over = lambda: self._ending is not None or self._done.is_set()
+        self._control_socket.over = lambda: self._ending.has_begun
         await self._control_socket.open()
         self._open.callback(watch(self._paths.state_dir, {"state.json"}, self._state_gone))
         loop = asyncio.get_running_loop()
@@ -171,19 +170,13 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR2, contain, "log files", "opening them anew", self._writer.reopen)
         loop.add_signal_handler(signal.SIGHUP, contain, "SIGHUP", "applying", self._hear, {"event": "apply"})
         self._say("began" if first else "took over", f" (pid {os.getpid()}, shim {self._link.pid})")
-        self._code = int(blobs.get("exit", "0"))
-        if self._link.shutdown or "shutdown" in blobs:
-            self._shut_down()
-        elif self._engine.slots.held.whole is not None:
-            pass  # the one that holds nothing begins again
-        elif (first and self._boot) or "booting" in blobs:
+        holds = self._engine.slots.held.whole is not None  # then the one that holds nothing begins again
+        begins = (first and self._boot) or "booting" in blobs
+        if not self._ending.resume() and begins and not holds:
             self._engine.start(entry for entry in self._names.autostarted() if not entry.rec.stopped)
             self._starter.outbox.put("booting", None)
             self._starter.outbox.flush()
-        for entry in self._engine.slots.entries.values():  # it may be critical only from now on
-            given_up = entry.slot.state is State.FATAL and entry.slot.want is Want.UP
-            if given_up and entry.unit.critical and not self._engine.slots.holds(entry):
-                self._give_up(entry)
+        self._ending.look()
         self._starter.outbox.flush()
         self._telling = asyncio.create_task(attend("the service manager", "telling it READY=1", self._tell_upstream))
         await self._done.wait()
@@ -318,6 +311,7 @@ class Daemon:
         slots = engine.slots
         self._logs = configuration.logs
         self._names = names = Names(engine, configuration.groups)
+        self._ending = Ending(engine, starter.outbox, self._link, self._done)
         self._log_files = LogFiles(self._writer, names, slots, starter.pipes, self._paths.log_file)
         self._control_socket = ControlSocket(
             self._paths, starter.outbox, self._writer, self._faults, allowed=configuration.access, threads=self._threads
@@ -438,6 +432,7 @@ class Daemon:
             awaited=self._applying.awaited,
             held=self._holding.whole,
         )
+        self._ending.commands = self._commands
         self._feed = Feed(
             engine,
             rows,
@@ -465,7 +460,7 @@ class Daemon:
         """Subscribe the parts that are notified of each change of a slot, in order."""
         subscribe, rules = self._engine.changes.subscribe, self._rules
         subscribe(self._reporting.record_change, "recording its change", within=True)
-        subscribe(self._end_if_critical, "ending everything with it", within=True, of_held=False)
+        subscribe(self._ending.changed, "ending everything with it", within=True, of_held=False)
         if rules.timers is not None:
             subscribe(rules.timers.changed, "telling its timer", within=True)
         subscribe(self._reporting.log_change, "logging its change")
@@ -615,7 +610,7 @@ class Daemon:
 
     def _hear(self, event: dict[str, Any]) -> None:
         if event["event"] == "shutdown":
-            self._faults.attempt("SIGTERM", "ending everything", self._shut_down)
+            self._faults.attempt("SIGTERM", "ending everything", self._ending.stop_everything)
             return
         if event["event"] == "apply":
             self._on_signal = asyncio.create_task(self._apply_on_signal())
@@ -681,35 +676,6 @@ class Daemon:
         self._say("stopping", f" everything: {why}", why=why)
         self._rules.end()
 
-    def _end_if_critical(self, change: Change) -> None:
-        if change.after.state is State.FATAL and change.entry.unit.critical:
-            self._give_up(change.entry)
-
-    def _give_up(self, entry: Entry) -> None:
-        """The daemon ends with a critical unit, and its exit status reports that to its parent."""
-        if not (self._code or self._commands.ending or self._link.shutdown):
-            self._code = EXIT_CRITICAL
-            self._starter.outbox.put("shutdown", "yes")
-            self._starter.outbox.put("exit", str(EXIT_CRITICAL))
-            why = because("critical", name=entry.name)
-            asyncio.get_running_loop().call_soon(
-                self._faults.attempt, entry.name, "ending everything with it", self._shut_down, why
-            )
-
-    def _shut_down(self, why: Reason | None = None) -> None:
-        if self._ending is None:
-            self._commands.begin_shutdown(why or because("signalled"))
-            self._ending = asyncio.create_task(self._stop_everything())
-            self._ending.add_done_callback(self._has_stopped)
-
-    async def _stop_everything(self) -> None:
-        await self._commands.stop_in_order(list(self._engine.slots.entries.values()))
-        self._done.set()
-
-    def _has_stopped(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error  # nobody's: the next supervisor begins the end anew
-
     async def _end(self) -> None:
         self._rules.memory.close()
         self._commands.over.set()
@@ -733,7 +699,7 @@ class Daemon:
         for close in (self._ledger.close, self._writer.close):
             with contextlib.suppress(NoAnswer):  # writes that a disk has not finished by now are not waited for
                 await self._threads.run(close, CLOSED_WITHIN)
-        self._starter.outbox.quit(self._code)
+        self._starter.outbox.quit(self._ending.code)
 
     def stop_writing(self) -> None:
         """End the threads that write files. Blocks, 10 s at most."""
