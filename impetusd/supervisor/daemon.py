@@ -39,7 +39,7 @@ from impetusd.linux.oom import Oom
 from impetusd.linux.priority import ERROR, WARNING, is_journal
 from impetusd.linux.watch import watch
 from impetusd.supervisor import custody, lifeline
-from impetusd.supervisor.api import alerting, audit
+from impetusd.supervisor.api import accounts, alerting, audit
 from impetusd.supervisor.api.alerting import Alerting
 from impetusd.supervisor.api.applying import CONFIG, Applying
 from impetusd.supervisor.api.changeover import BEFORE
@@ -381,7 +381,7 @@ class Daemon:
             ],
             troubles=lambda: [
                 *starter.pipes.attention(slots.entries.values()),
-                *engine.reloads.attention(),
+                *accounts.attention(engine),
                 *self._ledger.attention(),
                 *(because("shim", what=what, text=text) for what, text in self._link.troubles.items() if text),
                 *self._applying.attention(time.time()),
@@ -442,7 +442,7 @@ class Daemon:
                 watching.DAEMON: self._status.state,
                 watching.TIMER: lambda: {row["name"]: row for row in self._rules.rows_of_timers()},
                 watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._rules.checks.rows()},
-                watching.RELOAD: engine.reloads.accounts,
+                watching.RELOAD: lambda: accounts.accounts(engine),
             },
             tell=tell,
         )

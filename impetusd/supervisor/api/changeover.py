@@ -17,6 +17,7 @@ from impetusd.core.reasons import because
 from impetusd.core.rules.lifecycle import State, Want
 from impetusd.core.rules.plan import Effect
 from impetusd.core.rules.reload import overlaps
+from impetusd.supervisor.api.accounts import account
 from impetusd.supervisor.api.commands import is_stuck
 from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, PASSING, Entry, Role
 
@@ -102,7 +103,7 @@ class Changeover:
         kept = [e for e in self._touched(state) if e.slot.pid is not None and state["pids"].get(e.name) == e.slot.pid]
         reloaded = [change["name"] for change in state["changes"] if change["effect"] == Effect.RELOAD.value]
         reloads = [
-            self._engine.reloads.account(self._engine.slots.units[name])
+            account(self._engine, self._engine.slots.units[name])
             for name in reloaded
             if name in self._engine.slots.units
         ]

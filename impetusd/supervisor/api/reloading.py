@@ -10,6 +10,7 @@ from impetusd.core.protocol import EXIT_FAILED, EXIT_USAGE, FAILED, ProtocolErro
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import reload as core
 from impetusd.core.rules.lifecycle import State, Want
+from impetusd.supervisor.api.accounts import account
 from impetusd.supervisor.api.names import Names
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.slots.engine import Engine
@@ -62,7 +63,7 @@ class Reloading:
         """The answer, when each has come to its end."""
         engine = self._engine
         await engine.waits.until(lambda: all(self._is_over(unit) for unit in units))
-        told = [engine.reloads.account(unit, how[unit.name]) for unit in units]
+        told = [account(engine, unit, how[unit.name]) for unit in units]
         entries = [entry for unit in units for entry in engine.slots.of_unit(unit) if entry.role not in PASSING]
         return {"ok": all(each["ok"] for each in told), "reloads": told, "units": self._rows.of(entries)}
 

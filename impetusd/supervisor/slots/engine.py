@@ -272,4 +272,4 @@ class Engine:
             reason = because("cut_off", count=int(cut), limit_s=unit.drain_timeout)
             self._log(f"{entry.name}: {reason}")
             self._acted(entry, reason)
-            self.reloads.cut_off(unit, int(cut))
+            self.versions.cut_off(unit, int(cut))

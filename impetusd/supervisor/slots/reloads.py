@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import reload as core
@@ -64,7 +64,6 @@ class Reloads:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self.cut: dict[str, int] = {}  # by unit: requests cut off since its last reload began
         # Both are there before anything is adopted. `record(unit, **fields)` writes into the ledger.
         self.vetting: Vetting | None = None
         self.record: Callable[..., None] = lambda _unit, **_fields: None
@@ -99,49 +98,6 @@ class Reloads:
                 self._log(f"{unit.name}: reload: done in {reload.took:.2f} s")
                 self.record(unit, what="done", generation=reload.generation, took_s=round(reload.took, 3))
 
-    # State to show.
-
-    def attention(self) -> list[Reason]:
-        """The report on each unit whose last reload has failed, or whose present one waits on purpose."""
-        told: list[Reason] = []
-        for name, reload in self._versions.of.items():
-            if reload.phase in {Phase.BACK, Phase.FAILED} and reload.failed.key != "cancelled":
-                told.append(because("not_reloaded", unit=name, cause=reload.failed))
-            elif reload.phase is Phase.WATCH and reload.deadline is not None:
-                left = max(0.0, reload.deadline - time.monotonic())
-                told.append(because("being_watched", unit=name, left_s=round(left, 3)))
-        return told
-
-    def drop_listeners(self) -> None:
-        """Close what nobody listens on any more."""
-        listening = (entry.unit for entry in self._slots.entries.values())
-        self._starter.listeners.drop_but(listening, self._versions.unfinished())
-
-    def account(self, unit: Unit, how: str = "reload") -> dict[str, Any]:
-        """How the last one ended, for the operator; `how` it was carried out: reload, restart, start or cancel."""
-        reload = self._versions.last(unit)
-        failed = reload is not None and reload.phase is Phase.FAILED and how in {"reload", "cancel"}
-        down = [e for e in self._slots.of_unit(unit) if e.role in SERVING and e.slot.state is not State.RUNNING]
-        return {
-            "name": unit.name,
-            "how": "cancel" if reload is not None and failed and reload.failed.key == "cancelled" else how,
-            "ok": not failed and not down,
-            **({"reason": "", "stuck": ""} if reload is None or not failed else _told(reload)),
-            "lines": list(reload.lines) if reload is not None and failed else [],
-            "note": str(core.why_not(unit)) if how == "restart" else "",
-            "took_s": round(reload.took, 3) if reload is not None else 0.0,
-            "cut": self.cut.get(unit.name, 0),
-            "drain_timeout_s": unit.drain_timeout,
-            "generation": self._slots.facts.generation(unit),
-        }
-
-    def accounts(self) -> dict[str, dict[str, Any]]:
-        """By unit, how the reload under way stands, or the last one ended."""
-        known = (
-            (self._slots.units[name], reload) for name, reload in self._versions.of.items() if name in self._slots.units
-        )
-        return {unit.name: {**self.account(unit), "phase": reload.phase.value} for unit, reload in known}
-
     # Requests.
 
     def begin(
@@ -160,7 +116,7 @@ class Reloads:
             base=template.rec.process if template is not None and self._slots.facts.preloads(unit) else None,
         )
         self._log(f"{unit.name}: {reason}: starting the next version next to the current one")
-        self.cut.pop(unit.name, None)
+        self._versions.cut.pop(unit.name, None)
         self.record(unit, what="began", generation=reload.generation, reason=reason)
         self._set(unit, reload)
 
@@ -231,9 +187,10 @@ class Reloads:
             self._set(unit, core.fail(reload, because("unhealthy", cause=why)))
             self._rounds.wake()
 
-    def cut_off(self, unit: Unit, count: int) -> None:
-        """A worker that leaves could not answer so many requests in the time that it has."""
-        self.cut[unit.name] = self.cut.get(unit.name, 0) + count
+    def drop_listeners(self) -> None:
+        """Close what nobody listens on any more."""
+        listening = (entry.unit for entry in self._slots.entries.values())
+        self._starter.listeners.drop_but(listening, self._versions.unfinished())
 
     # Going on.
 
@@ -377,9 +334,3 @@ class Reloads:
         elif following.slot.state in IDLE:  # it has died since and is no longer needed for this
             self._rounds.post(template, Restart())
             self._slots.dismiss(following)
-
-
-def _told(reload: Reload) -> dict[str, Any]:
-    """Why it failed, for the protocol: a sentence, and the reason."""
-    told = {"reason": str(reload.failed), "cause": reload.failed.data(), "stuck": str(reload.stuck)}
-    return {**told, "stuck_cause": reload.stuck.data()} if reload.stuck else told

@@ -30,6 +30,7 @@ class Versions:
         self._slots = slots
         self._outbox = outbox
         self.of: dict[str, Reload] = {}  # by unit
+        self.cut: dict[str, int] = {}  # by unit: requests that its leaving workers cut off since its last reload began
         slots.forgotten = self.forget
 
     def load(self, blobs: Mapping[str, str]) -> None:
@@ -96,7 +97,11 @@ class Versions:
         reload = self.active(entry.unit)
         return entry.role is Role.TEMPLATE and reload is not None and reload.phase is Phase.ENDING
 
-    # Facts about a version, found as it comes up.
+    # Facts about a version, found as it comes up, and as the one before leaves.
+
+    def cut_off(self, unit: Unit, count: int) -> None:
+        """A worker that leaves could not answer so many requests in the time that it has."""
+        self.cut[unit.name] = self.cut.get(unit.name, 0) + count
 
     def last_words(self, entry: Entry, lines: Iterable[str]) -> None:
         """Keep the last output of a process that has ended, if its reload has failed because of it."""
