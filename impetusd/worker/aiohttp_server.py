@@ -4,7 +4,7 @@ Everything that depends on the inside of aiohttp 3.14 is in this file: `RequestH
 connection that are read but not begun), `._waiter` (pending exactly while the connection is idle: what aiohttp's own
 keep-alive timer looks at), `._current_request` (the one that a handler runs for), `._next_keepalive_close_time`
 (keepalive_timeout after it became idle, or was accepted), `._task_handler` (the connection's task), `StreamResponse._req`,
-its request, `BaseRequest._payload`, its body, `._message`, its head, `BaseProtocol._buffer_paused`, and
+its request, `._status`, `BaseRequest._payload`, its body, `._message`, its head, `BaseProtocol._buffer_paused`, and
 `RequestHandler._handle_request` (its second argument is when the request began, and comes to `finish_response`).
 
 Methods are replaced on aiohttp's classes where it has no hook, or where a hook would be paid for by every request.
@@ -19,6 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from impetusd.worker.accept import Acceptor
 from impetusd.worker.accesslog import AccessLog, Answer
@@ -224,7 +225,10 @@ def _see_answers(tally: Tally, access_log: AccessLog | None) -> None:
     def counted(
         handler: web.RequestHandler, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Awaitable[tuple[web.StreamResponse, bool]]:
-        status = resp.status if isinstance(resp, web.StreamResponse) else 500  # anything else becomes a 500
+        try:
+            status = resp._status  # noqa: SLF001 # as `status`, which costs a call; isinstance() would cost two more
+        except AttributeError:
+            status = 500  # what anything else becomes
         answered(status, monotonic() - start_time if start_time is not None else None)
         if add is not None:
             body = getattr(resp, "body", None)
@@ -261,6 +265,7 @@ def _watch_for_slow_clients(slow: SlowClients) -> None:
     if not slow.watched:
         return
     connection_made, data_received = web.RequestHandler.connection_made, web.RequestHandler.data_received
+    heads = slow.heads
 
     def made(handler: web.RequestHandler, transport: asyncio.BaseTransport) -> None:
         connection_made(handler, transport)
@@ -268,6 +273,11 @@ def _watch_for_slow_clients(slow: SlowClients) -> None:
 
     def received(handler: web.RequestHandler, data: bytes) -> None:
         data_received(handler, data)
+        messages = handler._messages  # noqa: SLF001
+        if messages and messages[-1][1] is EMPTY_PAYLOAD:
+            if heads:  # as head_came() does without a body, which is nearly every request
+                heads.pop(handler, None)
+            return
         waiter = handler._waiter  # noqa: SLF001
         if waiter is not None and not waiter.done():
             slow.head_is_due(handler)

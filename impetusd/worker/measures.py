@@ -28,6 +28,7 @@ _DURATION_SUM, _DURATION = 1, 2
 _LAG_SUM = _DURATION + len(DURATIONS) + 1
 _LAG = _LAG_SUM + 1
 _STATUS = _LAG + len(LAGS) + 1
+_STATUS_0 = _STATUS - FIRST_STATUS
 _END = _STATUS + LAST_STATUS - FIRST_STATUS + 1
 SIZE = -(-_END * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 _EVERY = 1.0  # seconds between two looks at the loop
@@ -46,6 +47,10 @@ class Measures:
         self._idle = True
         self._busy = False  # something has happened since the last look
         self.connections: Callable[[], int] = lambda: 0
+        self.requests = 0
+        self.errors = 0  # those answered with 500 or above
+        self.limit = 0  # number of requests at which `at_limit` is called
+        self.at_limit: Callable[[], None] = lambda: None
 
     def _own(self, memory: Any) -> None:
         self._memory = memory
@@ -59,14 +64,22 @@ class Measures:
         page[:] = bytes(self._memory)
         self._own(page)
 
-    def answered(self, status: int, seconds: float | None) -> None:
-        """One answer; `seconds` that it took, None where that means nothing."""
-        if FIRST_STATUS <= status <= LAST_STATUS:
-            self._counts[_STATUS + status - FIRST_STATUS] += 1
+    def answered(self, status: int, seconds: float | None = None) -> None:
+        """One answer; `seconds` that it took, None where that means nothing. Every request pays for it: so it is one function."""
+        self.requests = requests = self.requests + 1
+        counts = self._counts
         if seconds is not None:
             self._sums[_DURATION_SUM] += seconds
-            self._counts[_DURATION + bisect_left(DURATIONS, seconds)] += 1
-        self.stir()
+            counts[_DURATION + bisect_left(DURATIONS, seconds)] += 1
+        if FIRST_STATUS <= status <= LAST_STATUS:
+            counts[_STATUS_0 + status] += 1
+        if status >= 500:
+            self.errors += 1
+        self._busy = True
+        if self._idle:
+            self.stir()
+        if requests == self.limit:
+            self.at_limit()
 
     def stir(self) -> None:
         """There is work: look at the loop until there is none. From the loop's thread."""

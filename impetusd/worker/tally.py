@@ -23,25 +23,16 @@ class Tally:
         self._max = max_requests
         self._notify = notify
         self.measures = Measures()
-        self.requests = 0
-        self.errors = 0
+        self.answered = self.measures.answered
         # A fork has a `random` of its own: it reseeds itself.
         spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
-        self._limit = max(1, round(max_requests * spread)) if max_requests else 0
-
-    def answered(self, status: int, seconds: float | None = None) -> None:
-        """Count one answer, which took so long."""
-        self.requests += 1
-        self.measures.answered(status, seconds)
-        if status >= 500:
-            self.errors += 1
-        if self.requests == self._limit:
-            self._spent()
+        self.measures.limit = max(1, round(max_requests * spread)) if max_requests else 0
+        self.measures.at_limit = self._spent
 
     def lines(self) -> tuple[str, str]:
         """The report."""
-        return f"X_IMPETUSD_REQUESTS={self.requests}", f"X_IMPETUSD_ERRORS={self.errors}"
+        return f"X_IMPETUSD_REQUESTS={self.measures.requests}", f"X_IMPETUSD_ERRORS={self.measures.errors}"
 
     def _spent(self) -> None:
-        self._limit += max(1, round(self._max * _AGAIN))
+        self.measures.limit += max(1, round(self._max * _AGAIN))
         self._notify("X_IMPETUSD_SPENT=1")

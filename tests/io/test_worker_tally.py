@@ -21,6 +21,16 @@ def test_answers_are_counted_and_those_of_500_and_above_besides(served):
         assert worker.until_told("X_IMPETUSD_REQUESTS=5") == ["X_IMPETUSD_REQUESTS=5", "X_IMPETUSD_ERRORS=2"]
 
 
+def test_what_is_no_response_counts_as_the_500_that_it_becomes():
+    with Pool() as pool:
+        worker = pool.run().serve()
+        with pool.client() as client:
+            client.send("/nothing")
+            assert client.receive_head().status == 500
+        worker.tell(do="count")
+        assert worker.until_told("X_IMPETUSD_REQUESTS=1") == ["X_IMPETUSD_REQUESTS=1", "X_IMPETUSD_ERRORS=1"]
+
+
 @pytest.mark.parametrize("served", SERVED)
 def test_with_max_requests_it_says_when_they_are_spent_and_goes_on(served):
     with Pool(max_requests=20, **SERVED[served]) as pool:

@@ -73,6 +73,10 @@ async def broken(_request: web.Request) -> web.Response:
     raise web.HTTPServiceUnavailable
 
 
+async def nothing(_request: web.Request) -> None:
+    pass
+
+
 async def bug(_request: web.Request) -> web.Response:
     raise Boom("in a handler")
 
@@ -174,6 +178,7 @@ _HANDLERS = (
     sse,
     ws,
     broken,
+    nothing,
     bug,
 )
 
