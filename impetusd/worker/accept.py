@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._pausing: asyncio.TimerHandle | None = None
+        self._paused_until = 0.0  # monotonic
         self._connecting = 0
         self._has_room = True
 
@@ -119,9 +121,13 @@ class Acceptor:
     def _pause(self, seconds: float) -> None:
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
+        self._paused_until = time.monotonic() + seconds
         self._pausing = self._loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
+        if time.monotonic() < self._paused_until:  # uvloop counts whole milliseconds: one may be over in 0.1
+            self._pausing = self._loop.call_later(PASS, self._go_on)
+            return
         self._pausing = None
         self._look()
         for sock in self._sockets:

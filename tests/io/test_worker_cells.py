@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import random
 import signal
+import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,6 +19,7 @@ from waiting import wait_for
 from worker_harness import SERVED, Client, Pool, Worker
 
 from impetusd.worker import cells
+from impetusd.worker.accept import Acceptor
 from impetusd.worker.cells import CREDIT_LASTS, DRAINING, FREE, PATIENCE, SERVING, Page, lighter, place
 
 NOW = 100.0
@@ -180,6 +184,39 @@ def test_without_a_page_nobody_passes() -> None:
     assert not page.passes(100, NOW)
     page.left(99, NOW)
     page.leave()
+
+
+def test_a_turn_is_passed_for_the_whole_time_even_if_the_timer_is_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[float] = []
+
+    class Passing(Page):
+        def passes(self, _count: int, _now: float) -> bool:
+            turns.append(time.monotonic())
+            return len(turns) == 1
+
+    async def accepted() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", lambda _seconds, what: loop.call_soon(what))
+        there = asyncio.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+            acceptor = Acceptor(Passing(None, 1000), lambda: Noting(there), lambda: 0)
+            acceptor.begin([listening])
+            await there.wait()
+            acceptor.stop()
+
+    asyncio.run(accepted())
+    assert turns[1] - turns[0] >= cells.PASS
+
+
+class Noting(asyncio.Protocol):
+    """Notes that it is connected, and closes."""
+
+    def __init__(self, there: asyncio.Event) -> None:
+        self._there = there
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+        self._there.set()
 
 
 # Real workers.
