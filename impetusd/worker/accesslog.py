@@ -2,7 +2,8 @@
 
     192.0.2.7 - - [30/Nov/2026:12:59:01 +0000] "GET /cart?id=7 HTTP/1.1" 200 15
 
-A request pays for an entry in a list alone; a few times a second the lines are made and written. A write never waits: while
+An answer's fields are kept as text, since what the libraries have of a request would keep the garbage collector busy; a few times
+a second the lines are made and written. A write never waits: while
 nobody reads the pipe, because a disk hangs, say, lines are dropped and counted. What is written at once are whole lines of at
 most PIPE_BUF bytes, so those of the application do not get between.
 """
@@ -14,8 +15,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
 
 _EVERY = 0.25  # seconds, by which the time of a line may be wrong
 _MOST = 500  # answers that wait
@@ -23,45 +23,40 @@ _LONGEST = 2000  # characters of a request
 _STDOUT = 1
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
+# The fields of a line: client, "GET /path HTTP/1.1", status, and bytes of the body if they are known. A plain tuple: a named
+# one takes as long to make as the line.
+Answer = tuple[str | None, str, int, int | str | None]
+
 log = logging.getLogger("impetusd.worker")
 
 
-class Answer(NamedTuple):
-    """The fields of a line."""
-
-    client: str | None
-    request: str  # "GET /path HTTP/1.1"
-    status: int
-    size: int | str | None  # bytes of its body, if that is known
-
-
 class AccessLog:
-    """The lines of one worker. `read` makes an answer of what `add` was given; both are called in the event loop."""
+    """The lines of one worker. `add` is called in the event loop."""
 
-    def __init__(self, read: Callable[[Any], Answer]) -> None:
-        self._read = read
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(_STDOUT, select.POLLOUT)
-        self._given: list[object] = []
+        self._answers: list[Answer] = []
         self._timer: asyncio.TimerHandle | None = None
         self._lost = 0
 
-    def add(self, given: object) -> None:
-        """One answer, in any form; it must not keep a reference to a body."""
-        self._given.append(given)
-        if len(self._given) == 1:
+    def add(self, answer: Answer) -> None:
+        """One answer."""
+        answers = self._answers
+        answers.append(answer)
+        if len(answers) == 1:
             self._timer = self._loop.call_later(_EVERY, self.flush)
-        elif len(self._given) > _MOST:
+        elif len(answers) > _MOST:
             self.flush()
 
     def flush(self) -> None:
         """Write what has been gathered, as far as it can be without waiting."""
         if self._timer is not None:
             self._timer.cancel()
-        given, self._given = self._given, []
+        answers, self._answers = self._answers, []
         when = _clock(int(time.time()))
-        lines = [_line(self._read(each), when) for each in given]
+        lines = [_line(each, when) for each in answers]
         written = 0
         for some in _parts(lines, select.PIPE_BUF):
             if not self._write("".join(some).encode()):

@@ -4,7 +4,7 @@ Everything that depends on the inside of aiohttp 3.14 is in this file: `RequestH
 connection that are read but not begun), `._waiter` (pending exactly while the connection is idle: what aiohttp's own
 keep-alive timer looks at), `._current_request` (the one that a handler runs for), `._next_keepalive_close_time`
 (keepalive_timeout after it became idle, or was accepted), `._task_handler` (the connection's task), `StreamResponse._req`,
-its request, `._status`, `BaseRequest._payload`, its body, `._message`, its head, `BaseProtocol._buffer_paused`, and
+its request, `._status`, `._body`, `BaseRequest._payload`, its body, `._message`, its head, `BaseProtocol._buffer_paused`, and
 `RequestHandler._handle_request` (its second argument is when the request began, and comes to `finish_response`).
 
 Methods are replaced on aiohttp's classes where it has no hook, or where a hook would be paid for by every request.
@@ -18,11 +18,11 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from impetusd.worker.accept import Acceptor
-from impetusd.worker.accesslog import AccessLog, Answer
+from impetusd.worker.accesslog import AccessLog
 from impetusd.worker.cells import Page
 from impetusd.worker.drain import Drain
 from impetusd.worker.draining import DRAINING
@@ -36,7 +36,6 @@ from impetusd.worker.websockets import WebSockets
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
     from aiohttp.web_request import BaseRequest
 
@@ -105,12 +104,6 @@ class AiohttpServer(Server):
             await self._runner.cleanup()
         if self.access_log is not None:
             self.access_log.flush()
-
-    @staticmethod
-    def answer_of(given: tuple[str | None, RawRequestMessage, int, int | None]) -> Answer:
-        client, message, status, size = given
-        version = f"{message.version.major}.{message.version.minor}"
-        return Answer(client, f"{message.method} {message.path} HTTP/{version}", status, size)
 
     @property
     def connections(self) -> int:
@@ -231,8 +224,10 @@ def _see_answers(tally: Tally, access_log: AccessLog | None) -> None:
             status = 500  # what anything else becomes
         answered(status, monotonic() - start_time if start_time is not None else None)
         if add is not None:
-            body = getattr(resp, "body", None)
-            add((request.remote, request._message, status, len(body) if type(body) is bytes else None))  # noqa: SLF001
+            message, body = request._message, getattr(resp, "_body", None)  # noqa: SLF001
+            number = "1.1" if message.version is HttpVersion11 else f"{message.version.major}.{message.version.minor}"
+            line = f"{message.method} {message.path} HTTP/{number}"
+            add((request.remote, line, status, len(body) if type(body) is bytes else None))
         return finish(handler, request, resp, start_time)
 
     web.RequestHandler.finish_response = counted  # type: ignore[method-assign,assignment]

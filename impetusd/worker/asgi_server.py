@@ -141,7 +141,7 @@ class AsgiServer(Server):
         """A WebSocket was accepted."""
         self.tally.answered(101)
         if self.access_log is not None:
-            self.access_log.add(_given(scope, 101, ()))
+            self.access_log.add(_answer(scope, 101, ()))
 
     def _connection_left(self) -> None:
         self._state.connections.left.set()
@@ -182,13 +182,6 @@ class AsgiServer(Server):
             await self._lifespan.shutdown()
             if self._lifespan.should_exit:
                 raise RuntimeError("its lifespan shutdown failed, see above")
-
-    @staticmethod
-    def answer_of(given: Any) -> Answer:
-        client, method, path, query, version, status, headers = given
-        target = (path + b"?" + query if query else path).decode("latin-1")
-        sizes = (value.decode("latin-1") for name, value in headers if name.lower() == b"content-length")
-        return Answer(client[0] if client else None, f"{method} {target} HTTP/{version}", status, next(sizes, None))
 
     @property
     def connections(self) -> int:
@@ -240,7 +233,7 @@ class AsgiServer(Server):
             if message["type"] == "http.response.start" and not cycle.response_started:
                 answered(message["status"], time.monotonic() - cycle.impetusd_began)
                 if add is not None:
-                    add(_given(cycle.scope, message["status"], message.get("headers", ())))
+                    add(_answer(cycle.scope, message["status"], message.get("headers", ())))
                 if self._hurried is not None and not _has_more(cycle.transport.get_protocol()):
                     headers = [each for each in message.get("headers", ()) if each[0].lower() != b"connection"]
                     message = {**message, "headers": [*headers, (b"connection", b"close")]}
@@ -252,7 +245,7 @@ class AsgiServer(Server):
         def seen_400(connection: Any, *given: Any) -> None:
             answered(400)
             if add is not None:
-                add((connection.client, "-", b"-", b"", "1.1", 400, ()))
+                add((connection.client[0] if connection.client else None, "- - HTTP/1.1", 400, None))
             send_400_response(connection, *given)
 
         _CYCLE.send = seen
@@ -391,11 +384,18 @@ def _is_no_cancellation(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def _given(scope: Message, status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Any, ...]:
-    """The part of the scope for the access log, because the whole scope holds the application's state."""
+def _answer(scope: Message, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Answer:
+    """For the access log."""
+    client, query = scope["client"], scope["query_string"]
     path = scope.get("raw_path") or scope["path"].encode()
-    method = scope.get("method", "GET")
-    return scope["client"], method, path, scope["query_string"], scope["http_version"], status, headers
+    target = (path + b"?" + query if query else path).decode("latin-1")
+    size = None
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            size = value.decode("latin-1")
+            break
+    request = f"{scope.get('method', 'GET')} {target} HTTP/{scope['http_version']}"
+    return client[0] if client else None, request, status, size
 
 
 class _Cycles:

@@ -13,9 +13,9 @@ import importlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-from impetusd.worker.accesslog import AccessLog, Answer
+from impetusd.worker.accesslog import AccessLog
 from impetusd.worker.cells import Page
 from impetusd.worker.environment import Settings, WorkerError
 from impetusd.worker.tally import Tally
@@ -41,7 +41,7 @@ class Server(ABC):
         self.tally = tally
         self.grace = grace
         self.page = page
-        self.access_log = AccessLog(self.answer_of) if settings.access_log else None
+        self.access_log = AccessLog() if settings.access_log else None
 
     @abstractmethod
     async def start_up(self, app: object) -> None:
@@ -75,11 +75,6 @@ class Server(ABC):
     @abstractmethod
     def connections(self) -> int:
         """How many are open."""
-
-    @staticmethod
-    @abstractmethod
-    def answer_of(given: Any) -> Answer:
-        """The access log's entry, as it shows it."""
 
     @property
     def lingers(self) -> bool:
