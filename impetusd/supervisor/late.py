@@ -1,7 +1,7 @@
-"""Modules of the standard library that asyncio and dataclasses import at once and here nobody uses, or once in a blue moon.
+"""Modules of the standard library that asyncio and others import at once and here nobody uses, or once in a blue moon.
 
-Together they are 1.8 MB for as long as the supervisor lives. So asyncio gets stand-ins, each of which imports its module
-as soon as something of that is used. What cannot be imported then (no descriptor is left, say) raises, and may be tried again.
+Together they are 2.6 MB for as long as the supervisor lives. So there are stand-ins, each of which imports its module as
+soon as something of that is used. What cannot be imported then (no descriptor is left, say) raises, and may be tried again.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def dumps(value: object, **how: Any) -> str:
     return str(importlib.import_module("json").dumps(value, **how))
 
 
+def half_of(name: str) -> dict[str, Any]:
+    """What the C half of a module has."""
+    return {key: value for key, value in vars(importlib.import_module(f"_{name}")).items() if not key.startswith("__")}
+
+
 UNUSED = ("ssl",)  # asyncio does without; `impetusd.probe`, which speaks TLS, imports it when needed
 # By module, what is used of it nevertheless, at once or often.
 SELDOM: dict[str, dict[str, Any]] = {
@@ -60,16 +65,16 @@ SELDOM: dict[str, dict[str, Any]] = {
     "concurrent.futures": {name: name for name in ("FIRST_COMPLETED", "FIRST_EXCEPTION", "ALL_COMPLETED")},
     "glob": {},
     "inspect": {"iscoroutinefunction": iscoroutinefunction},
-    "json": {"dumps": dumps, "loads": bare.loads},
+    "json": {"dumps": dumps, "loads": bare.loads, "JSONDecodeError": ValueError},
     "logging": {"getLogger": traces.Log, "DEBUG": 10},
     "shlex": {},
     "subprocess": {"PIPE": -1, "STDOUT": -2, "DEVNULL": -3},
     "textwrap": {"indent": indent},
     "tokenize": {},
     "typing": typeless.NAMES,
+    # What is used of these is their half in C: the other is the same in Python once more, or other classes.
+    **{name: half_of(name) for name in ("datetime", "heapq", "queue")},
 }
-# Modules whose half in C is all that is used of them: the other is the same in Python once more, or other classes.
-HALVES = {name: f"_{name}" for name in ("bisect", "contextvars", "datetime", "heapq", "queue")}
 
 
 class Imports:
@@ -81,13 +86,11 @@ class Imports:
     def __enter__(self) -> None:
         for name in UNUSED:
             sys.modules[name] = None  # type: ignore[assignment]
-        for name, half in HALVES.items():
-            sys.modules[name] = importlib.import_module(half)
         sys.meta_path.insert(0, self)
 
     def __exit__(self, *_: object) -> None:
         sys.meta_path.remove(self)
-        for name in (*UNUSED, *HALVES):
+        for name in UNUSED:
             del sys.modules[name]
         for name in SELDOM:
             if isinstance(sys.modules.get(name), Late):

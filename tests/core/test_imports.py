@@ -278,9 +278,9 @@ def test_what_is_not_allowed_is_found():
 # what every call waits for. A module that is new here has its price in memory or time: 0.1 to 1 MB, 1 to 20 ms.
 OF_THE_SHIM = "errno fcntl gc genericpath itertools math os posixpath resource select stat struct"
 OF_THE_SUPERVISOR = (
-    f"{OF_THE_SHIM} array asyncio collections concurrent contextlib copy copyreg dataclasses enum fnmatch functools grp"
-    " importlib keyword linecache mmap operator pwd re reprlib selectors signal socket supervisor threading traceback types"
-    " warnings weakref zlib"
+    f"{OF_THE_SHIM} array asyncio bisect collections concurrent contextlib contextvars copy copyreg dataclasses enum fnmatch"
+    " functools grp importlib keyword linecache mmap operator pwd re reprlib selectors signal socket supervisor threading"
+    " traceback types warnings weakref zlib"
 )
 OF_STATUS = "collections copyreg enum errno fcntl functools genericpath itertools keyword operator os posixpath re reprlib select stat types zlib"
 THE_SHIM = "import impetusd.shim.main"

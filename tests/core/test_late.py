@@ -16,9 +16,9 @@ with late.Imports():
     assert json.dumps({{"a": [1, "é"]}}) == '{{"a": [1, "\\\\u00e9"]}}'
     assert json.dumps([1, 2], separators=(",", ":")) == "[1,2]"
     assert textwrap.fill("a b", 1) == "a\\nb"  # it is used at once, and so it is imported at once
-    early = textwrap
+    from heapq import heappush, merge  # the second is Python's own
 loaded = {{*sys.modules}}
-print(*sorted({{"glob", "json", "shlex", "textwrap", "typing", "concurrent.futures", "datetime"}} & loaded))
+print(*sorted({{"glob", "heapq", "json", "shlex", "textwrap", "typing", "concurrent.futures", "datetime"}} & loaded))
 assert json.dumps([], indent=1) == "[]"
 assert json.loads(b"[1]") == [1]
 assert shlex.quote("a b") == "'a b'"
@@ -36,4 +36,4 @@ def test_a_stand_in_gives_way_to_its_module_as_soon_as_that_is_used():
     code = CODE.format(path=[str(Path(__file__).parents[2])])
     said = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert said.stderr == ""
-    assert said.stdout.split() == ["textwrap", "7"]
+    assert said.stdout.split() == ["heapq", "textwrap", "7"]
