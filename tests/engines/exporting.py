@@ -43,6 +43,7 @@ async def home(request):
 
 app = Starlette(routes=[Route("/", home)])
 """
+ENOUGH = 12 << 30  # bytes of memory that are free: then all files are in there
 # podman as this host's kernel and cgroups allow it.
 CONTAINERS = """\
 [containers]
@@ -184,9 +185,10 @@ def clear(folder: Path) -> None:
         "*/libpod_parent/*/"
     ):  # podman has no other name for those of pods; one with processes stays
         _removed(pod)
+    # podman's storage is a mount, and the whole folder is one if it is in memory.
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for mount in reversed(mounts):  # podman keeps one of its storage
-        if mount.startswith(f"{folder}/"):
+    for mount in reversed(mounts):
+        if mount == str(folder) or mount.startswith(f"{folder}/"):
             run("umount", "-l", mount)
     shutil.rmtree(folder)
 
@@ -211,6 +213,9 @@ def main(base: Path | None) -> int:
         return 1
     folder = Path(tempfile.mkdtemp(prefix="impetusd-try-export-"))
     try:
+        memory = re.search(r"^MemAvailable: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        if memory and int(memory[1]) << 10 > ENOUGH:  # five copies of the image are written, and removed
+            run("mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", folder)
         for line in steps(folder, base):
             print(line, flush=True)
     except AssertionError as error:

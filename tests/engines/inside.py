@@ -74,7 +74,7 @@ class Podman:
 
         wait_for(healthy, lambda: self.run("ps", "-a") + "".join(self.logs(name) for name in pods), LONG, 0.2)
         took = time.monotonic() - begun
-        wait_for(lambda: '"ok"' in answer("http://127.0.0.1:8080/health"), "the service to be healthy", LONG)
+        wait_for(lambda: '"ready":true' in answer("http://127.0.0.1:8080/health/ready"), "its database", LONG)
         assert (answer("http://127.0.0.1:8007/"), answer("http://127.0.0.1:8003/")) == ("flask", "starlette")
         yield f"podman kube play: {len(pods)} pods in {played:.1f} s, all healthy after {took:.1f} s, as uid 10001 on a read-only file system"
         first = self.run("inspect", "--format={{.State.Pid}}", "flask-pod-0-flask").strip()
@@ -176,12 +176,7 @@ class Swarm:
         self.deploy("recipes")
         wait_for(self.all_there, self.shown, LONG, 0.2)
         took = time.monotonic() - begun
-        wait_for(
-            lambda: '"ok"' in self.ask("impetus", "http://web:8080/health/ready"),
-            lambda: self.ask("impetus", "http://web:8080/health/ready"),
-            LONG,
-            0.2,
-        )
+        wait_for(self.is_ready, "the service to have its database", LONG, 0.2)
         assert self.ask("recipes", "http://starlette:8003/") == "starlette"
         wait_for(lambda: self.published() == "flask", "the published port", LONG)
         yield f"stacks deployed: {len(self.running())} containers of {len(self.counts())} services, all healthy after {took:.1f} s"
@@ -204,7 +199,7 @@ class Swarm:
         wait_for(lambda: not self.on(self.nodes[2]) and self.all_there(), self.shown, LONG, 0.2)
         took = time.monotonic() - begun
         assert self.ask("recipes", "http://starlette:8003/") == "starlette"
-        wait_for(lambda: '"ok"' in self.ask("impetus", "http://web:8080/health/ready"), "the service", LONG, 0.2)
+        wait_for(self.is_ready, "the service to have its database", LONG, 0.2)
         yield f"node3 killed, with {len(before)} of the containers: all healthy on the others after {took:.1f} s"
         for stack in ("recipes", "impetus"):
             self.first.run("stack", "rm", stack)
@@ -243,6 +238,10 @@ class Swarm:
             if found := node.run("ps", "-q", *labels).split():
                 return node.run("exec", found[0], "python3", "-c", FETCH, url, code=None)
         return ""
+
+    def is_ready(self) -> bool:
+        """Whether the service's pool gets requests, which it does once it has migrated the database."""
+        return '"ready":true' in self.ask("impetus", "http://web:8080/health/ready")
 
     def published(self) -> str:
         """What a node that has flask answers to others."""
