@@ -564,6 +564,10 @@ class TestSecrets:
         found = objects(POOL + "[env:web]\nA = a$$$$b $$(HOME) $$x\n")
         assert next(each["value"] for each in container(found)["env"] if each["name"] == "A") == "a$$$$b $$(HOME) $$x"
 
+    def test_what_swarm_would_take_for_a_template_stays_inside(self):
+        found = work(POOL + "[env:web]\nA = {{ .Task.Slot }}\nB = {x}\n", Target.COMPOSE)
+        assert (found.env, inner(found)["env:web"]) == ({"B": "{x}"}, {"A": "{{ .Task.Slot }}"})
+
     def test_what_impetusd_itself_would_go_by_is_the_units_alone(self):
         found = work(POOL + "[env:web]\nPYTHONPATH = /srv/shop/lib\nTZ = UTC\nLISTEN_ON = 1\nLD_PRELOAD = x.so\n")
         assert found.env == {}

@@ -201,8 +201,6 @@ class Swarm:
         assert self.ask("recipes", "http://starlette:8003/") == "starlette"
         wait_for(self.is_ready, "the service to have its database", LONG, 0.2)
         yield f"node3 killed, with {len(before)} of the containers: all healthy on the others after {took:.1f} s"
-        for stack in ("recipes", "impetus"):
-            self.first.run("stack", "rm", stack)
 
     def deploy(self, stack: str, **env: str) -> None:
         self.first.run("stack", "deploy", "-c", self.folder / stack / "compose.yaml", stack, **env)

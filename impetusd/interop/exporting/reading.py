@@ -318,7 +318,7 @@ class _Export:
                     fates.pick(target, fates.SECRET),
                     work.env_file if target is Target.COMPOSE else f"{work.name}-secret",
                 )
-            elif (names := values.references(raw)) or "${" in raw.replace("$$", "") or _stays(name):
+            elif (names := values.references(raw)) or "${" in raw.replace("$$", "") or _stays(name, raw):
                 inside[name] = raw
                 _need(work, raw)
                 rule, new = (fates.pick(target, fates.REFERENCE), "") if names else (fates.same(), "")
@@ -445,9 +445,9 @@ def _need(work: Workload, raw: str) -> None:
             work.needs = {**work.needs, name: work.needs.get(name, True) and optional}
 
 
-def _stays(name: str) -> bool:
-    """Whether a variable is for the unit alone, and would change what impetusd itself does."""
-    return name in HANDED_ON or name.startswith(_ITS_OWN)
+def _stays(name: str, raw: str) -> bool:
+    """Whether a variable is for the unit alone: it would change what impetusd itself does, or Swarm takes it for a template."""
+    return name in HANDED_ON or name.startswith(_ITS_OWN) or "{{" in raw
 
 
 def _renamed(section: Section, old: str, new: str) -> Row:
