@@ -15,7 +15,6 @@ import io
 import os
 import socket
 import time
-from typing import NamedTuple
 
 from impetusd import __version__
 from impetusd.core.rules.health import Result
@@ -72,14 +71,6 @@ class Get:
         self.verify = verify
 
 
-class Answer(NamedTuple):
-    """What `fetch` got: the body, if the status is 200. `trouble` is a clause, "" for none; `status` 0: there was no answer."""
-
-    status: int
-    body: bytes
-    trouble: str
-
-
 class _Unasked(Exception):
     """Nothing was asked, for a reason that is not the server's."""
 
@@ -126,8 +117,11 @@ def get(what: Get, timeout: float, connection: socket.socket | None = None) -> R
             connection.close()
 
 
-def fetch(what: Get, timeout: float, most: int) -> Answer:
-    """Ask for a body of at most `most` bytes; a larger one is none. Takes as long as `get`; follows nothing; raises nothing."""
+def fetch(what: Get, timeout: float, most: int) -> tuple[int, bytes, str]:
+    """(status, body, trouble): the body if the status is 200 and it has at most `most` bytes, else why there is none, as a clause.
+
+    The status is 0 where nothing answered. Takes as long as `get`; follows nothing; raises nothing.
+    """
     import http.client
 
     status, body = 0, b""
@@ -145,7 +139,7 @@ def fetch(what: Get, timeout: float, most: int) -> Answer:
         return True, ""
 
     result = _answer(lambda deadline: _get(what, deadline, None, take), timeout)
-    return Answer(status, body, "" if result.ok else result.text)
+    return status, body, "" if result.ok else result.text
 
 
 def connect(address: str, timeout: float) -> Result:

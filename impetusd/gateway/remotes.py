@@ -116,10 +116,11 @@ def _ask(remote: Remote) -> dict[str, Any]:
 
 def _fetched(remote: Remote, what: str) -> bytes:
     headers = (("Authorization", f"Bearer {remote.token}"),)
-    answer = fetch(Get(f"{remote.url}api/v1/{what}", headers=headers, ca_file=remote.ca_file), WITHIN, LARGEST)
-    if answer.trouble:
-        raise Away(REFUSED.get(answer.status, answer.trouble))
-    return answer.body
+    asked = Get(f"{remote.url}api/v1/{what}", headers=headers, ca_file=remote.ca_file)
+    status, body, trouble = fetch(asked, WITHIN, LARGEST)
+    if trouble:
+        raise Away(REFUSED.get(status, trouble))
+    return body
 
 
 class Remotes:
