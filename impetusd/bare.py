@@ -38,6 +38,7 @@ def once(function: Callable[[], T]) -> Callable[[], T]:
     return call
 
 
+FEW = 10
 _BLANKS = " \t\n\r"
 
 
@@ -111,7 +112,10 @@ def dumps_by_entry(value: dict[str, Any]) -> str:
     """As `dumps`, compact, of an object whose lists and dicts are encoded entry by entry; keys are strings or int.
 
     The encoder makes a string of each token before it joins them: of 500 slots 1 MB at once, which a process keeps for good.
+    With FEW entries it is `dumps`, in half the time: what is on the way from an exit to a start has no more.
     """
+    if all(len(each) <= FEW for each in value.values() if type(each) in {dict, list}):
+        return _text(value)
     return f"{{{','.join(f'{_text(key)}:{_by_entry(each)}' for key, each in value.items())}}}"
 
 

@@ -38,8 +38,10 @@ def test_writes_and_reads_what_json_does(value):
 
 @pytest.mark.parametrize("value", [each for each in VALUES if isinstance(each, dict) and "a" in each], ids=repr)
 def test_writes_the_same_entry_by_entry(value):
-    value = {**value, "list": [1, {"b": "é"}], "dict": {"c": {}, 7: [None], 'quo"ted': 1.5}, "none": None}
-    assert bare.dumps_by_entry(value) == json.dumps(value, separators=(",", ":"))
+    for many in (0, bare.FEW):
+        entries = {"c": {}, 7: [None], 'quo"ted': 1.5, **{f"n{number}": number for number in range(many)}}
+        whole = {**value, "list": [1, {"b": "é"}, *range(many)], "dict": entries, "none": None}
+        assert bare.dumps_by_entry(whole) == json.dumps(whole, separators=(",", ":"))
 
 
 @pytest.mark.parametrize("text", WRONG, ids=lambda text: repr(text)[:20])
