@@ -131,8 +131,8 @@ class Browser:
             await tab.be(**how)
             yield tab
         finally:
-            await tab.leave()
             self._tabs.clear()
+            await tab.leave()
 
 
 class Tab:
@@ -183,7 +183,7 @@ class Tab:
 
     async def leave(self) -> None:
         """Nothing is left of the pages, nor of what they have stored: the next ones may be on the same port."""
-        origin = await self.run("location.origin")
+        origin = await self.until("location.origin")
         await self.goto("about:blank")
         await self.until("location.href === 'about:blank'")
         await self.send("Storage.clearDataForOrigin", origin=origin, storageTypes="local_storage")
