@@ -83,6 +83,12 @@ def test_python_is_what_pm2_would_take(made, monkeypatch):
     assert unit.env["PYTHONUNBUFFERED"] == "1"
 
 
+@pytest.mark.parametrize(("written", "meant"), [("'4,'", 4), ("2.9", 2), ("'3'", 3), ("'x'", 1), ("null", 1)])
+def test_instances_are_as_javascript_counts(made, written, meant):
+    text = f"module.exports = {{ apps: [{{ name: 'a', script: 'a.sh', instances: {written} }}] }}"
+    assert made({"ecosystem.config.js": text})[0].units["a"].instances == meant
+
+
 def test_what_the_environment_decides(made):
     app = "name: 'a', script: 'a.sh', instances: process.env.N || 3, max_memory_restart: process.env.M || '1G', min_uptime: process.env.U || 5000"
     config, imported, text = made({"ecosystem.config.js": f"module.exports = {{ apps: [{{ {app} }}] }}"})

@@ -382,11 +382,10 @@ class _App:
             not self.said("exec_mode") and bool(text) and os.path.basename(program.argv[0]) in {"node", "nodejs"}
         )
         asked, text = text, resolve(text, {}) or "1"
-        try:
-            number = 0 if text == "max" else int(float(text or 1))
-        except (ValueError, OverflowError):
+        match = re.match(r"\s*([-+]?[0-9]{1,6})", text)  # as parseInt: 4 of "4,"
+        number = 0 if text == "max" else int(match[1]) if match else 1
+        if not match and text != "max":
             self.lose("instances", "it is not a number")
-            number = 1
         wanted = "max" if number == 0 else "-1" if number == -1 else str(number)
         if names(asked) and text == wanted:
             wanted = asked  # the same word means the same here
