@@ -448,11 +448,11 @@ class TestOthers:
         assert (unit.kill_timeout, unit.kill_signal, unit.env_pass) == (30.0, 3, ("*",))
 
     def test_circus_counts_from_one(self, made, tmp_path):
-        text = "[watcher:w]\ncmd = w --port 80$(circus.wid)\nargs = $WID\nnumprocesses = 2\nvirtualenv = /v\n[env:w]\nA = b\nPATH = /x\n"
+        text = "[watcher:w]\ncmd = $(circus.env.a) --port 80$(circus.wid)\nargs = $WID\nnumprocesses = 2\nvirtualenv = /v\n[env:w]\nA = b\nPATH = /x\n"
         config, _, _ = made("circus.ini", text, {"PATH": "/bin"})
         assert {name: unit.command for name, unit in config.units.items()} == {
-            "w-1": ("w", "--port", "801", "1"),
-            "w-2": ("w", "--port", "802", "2"),
+            "w-1": ("b", "--port", "801", "1"),
+            "w-2": ("b", "--port", "802", "2"),
         }
         assert (config.units["w-2"].env, config.units["w-2"].env_pass) == ({"A": "b", "PATH": "/v/bin:/x"}, ("!*",))
         assert config.groups["w"].members == ("w-1", "w-2")

@@ -152,7 +152,8 @@ def _watcher(  # noqa: PLR0917
     for other, variables in sections.found.items():
         kind, _, its = other.partition(":")
         if kind == "env" and (not its or any(fnmatch.fnmatchcase(name, each.strip()) for each in its.split(","))):
-            env |= {key: _referred(value, wid=wid) for key, value in variables.items()}
+            for key, value in variables.items():
+                env[key] = _referred(value, env, wid=wid)
             imported.row(*sections.at[other], other, "", "", translated("[env:NAME]"), f"[env:{program.name}]")
     program.env = env
 
@@ -164,7 +165,7 @@ def _watcher(  # noqa: PLR0917
         new["use_sockets"] = f"listen = {keys['listen']}"
 
     def said(key: str, default: str = "") -> str:
-        return _referred(values[key], sockets, wid) if key in values else default
+        return _referred(values[key], env, sockets, wid) if key in values else default
 
     def put(old: str, key: str, value: str) -> None:
         keys[key] = value
@@ -255,8 +256,11 @@ def _address(sections: Sections, name: str) -> str:
     return f"{'127.0.0.1' if host == 'localhost' else host}:{said['port']}" if said.get("port", "0") != "0" else ""
 
 
-def _referred(value: Value, sockets: Mapping[str, int] = MappingProxyType({}), wid: str = "1") -> str:
-    """With $(circus.env.NAME) and $NAME as references, and the descriptors of `sockets`."""
+def _referred(
+    value: Value, env: Mapping[str, str], sockets: Mapping[str, int] = MappingProxyType({}), wid: str = "1"
+) -> str:
+    """With $(circus.env.NAME) of `env`, whatever its case, else as a reference, as $NAME; and the descriptors of `sockets`."""
+    named = {key.lower(): each for key, each in env.items()}
 
     def replaced(match: re.Match[str]) -> str:
         name = match[2] or match[4]
@@ -265,7 +269,7 @@ def _referred(value: Value, sockets: Mapping[str, int] = MappingProxyType({}), w
         if name is None:
             return reference(match[5], "")
         if (match[1] or match[3]) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            return reference(name, "")
+            return named.get(name.lower()) or reference(name, "")
         if name.removeprefix("sockets.") in sockets:
             return str(sockets[name.removeprefix("sockets.")])
         raise ImportFault(value.file, value.line, f"$(circus.{name}) cannot be converted; write its value")
