@@ -117,6 +117,13 @@ class TestSupervisord:
         assert [unit.command[2] for unit in config.units.values()] == ["8001", "8002"]
         assert config.groups["x"].members == ("x-1", "x-2")
 
+    def test_a_program_that_the_environment_names(self, made):
+        text = "[program:x]\ncommand = %(ENV_PYTHON)s a.py\n[program:y]\ncommand = '%(ENV_PYTHON)s' b.py\n"
+        config, imported, _ = made("s.conf", text, {"PYTHON": "nice python3"})
+        assert [config.units[each].command for each in "xy"] == [("nice", "python3", "a.py"), ("nice python3", "b.py")]
+        assert made("s.conf", text)[0].units["x"].command == ("/PYTHON/is/not/set", "a.py")
+        assert any("set PYTHON" in each for each in imported.todo)
+
     def test_includes_groups_and_what_is_lost(self, made, tmp_path):
         (tmp_path / "conf.d").mkdir()
         (tmp_path / "conf.d" / "b.conf").write_text("[program:b]\ncommand=%(here)s/b\n")

@@ -8,7 +8,7 @@ from posixpath import basename
 from typing import TYPE_CHECKING
 
 from impetusd.interop.importing import circus, files, pm2, procfile, supervisord, systemd
-from impetusd.interop.importing.model import MOST_PROGRAMS, ImportFault
+from impetusd.interop.importing.model import BARE, MOST_PROGRAMS, ImportFault, names, reference, resolve
 
 if TYPE_CHECKING:
     from impetusd.interop.importing.model import Imported, Options
@@ -53,4 +53,10 @@ def read(path: str, kind: str, options: Options) -> Imported:
         raise ImportFault(path, 1, "it is nested too deeply") from None
     if len(imported.programs) > MOST_PROGRAMS:
         raise ImportFault(path, 1, f"more than {MOST_PROGRAMS} programs")
+    for program in imported.programs:
+        if program.argv and not resolve(program.argv[0], {}) and (asked := names(program.argv[0])):
+            # A default that is no program: with none the file would be refused, also where the variable is set.
+            bare = BARE if program.argv[0].startswith(BARE) else ""
+            program.argv[0] = bare + reference(asked[0], f"/{asked[0]}/is/not/set")
+            imported.todo.append(f"{program.name}: set {asked[0]}, which names its program.")
     return imported
