@@ -1,7 +1,7 @@
 """The log writer: copies the output of children from pipes to files, in its own threads.
 
-A disk can be slow, full or gone, and no decision may wait for that: hence the threads (`loglane`), one for each directory
-of logs, so that a slow disk holds up nobody's logs but its own. The pipes belong to the shim and outlive every restart, of
+A disk can be slow, full or gone, and no decision may wait for that: hence the threads, one for each directory of logs
+(`loglane`), so that a slow disk holds up nobody's logs but its own. The pipes belong to the shim and outlive every restart, of
 the child and of the supervisor. What is on its way outlives it too, in memory that the shim holds: a chunk that was read
 (`journal`), and the beginning of a line that is to be written whole (`unfinished`). So nothing is lost or doubled, and each
 pipe is emptied at once, whatever is in it. What cannot be written is dropped and counted.
