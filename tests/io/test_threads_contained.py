@@ -46,7 +46,7 @@ def test_of_the_ledger(tmp_path, monkeypatch, times):
     made.sent()
     wait_for(lambda: made.last == 1 and not made.waiting(), "the record")
     assert read(path).count(b"\n") == 1
-    assert told[0].startswith(f"{path} cannot be written: internal error: Mistake(); trying again")
+    assert told[0].startswith(f"{path} cannot be written: internal error: Mistake(); retrying")
     assert told[1:] == [f"{path} can be written again"]
     made.close()
 

@@ -157,9 +157,9 @@ class TestWhoCouldHaveWrittenIt:
             (0, lambda at: at.chmod(0o1777), ""),
             (0, lambda at: (os.chown(at, 0, 777), at.chmod(0o775)), "group 777 can write to the folder {at}"),
             (BOB, lambda at: (os.chown(at, 0, 777), at.chmod(0o775)), ""),  # one of Bob's own groups
-            (0, lambda at: os.setxattr(at, ACL, BOB_WRITES), "user 61001 may write to the folder {at}"),
+            (0, lambda at: os.setxattr(at, ACL, BOB_WRITES), "user 61001 can write to the folder {at}"),
             (BOB, lambda at: os.setxattr(at, ACL, BOB_WRITES), ""),
-            (0, lambda at: os.setxattr(at / "x.ini", ACL, BOB_WRITES), "user 61001 may write it"),
+            (0, lambda at: os.setxattr(at / "x.ini", ACL, BOB_WRITES), "user 61001 can write it"),
             (0, lambda at: (at.chmod(0o1777), (at / "y").hardlink_to(at / "x.ini")), "it has a second hard link"),
             (0, lambda at: (at / "y").hardlink_to(at / "x.ini"), ""),
         ],
@@ -274,7 +274,7 @@ class TestAnEnvFile:
         owned(at, "A=1", 0)
         assert read_env_files(self.unit(f"-{at}", "nobody")) == {"A": "1"}
         at.chmod(0o666)
-        with pytest.raises(CannotStart, match="every user may write it"):
+        with pytest.raises(CannotStart, match="every user can write it"):
             read_env_files(self.unit(f"-{at}", "nobody"))
 
     def test_that_is_a_fifo_is_not_waited_for(self, world):

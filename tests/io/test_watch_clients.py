@@ -81,7 +81,7 @@ class TestAsync:
             assert (await reading.until("snapshot")).value is False
             reading.seen.clear()
             cut(life)
-            assert "ended" in (await reading.until("lost")).value
+            assert "closed" in (await reading.until("lost")).value
             await reading.until("resumed")
             await life.ask("start")
             await until(lambda: mirror.rows["unit"]["a:0"]["state"] == "RUNNING")

@@ -358,7 +358,7 @@ class TestLinks:
 
     def test_where_it_is_refused_and_what_to_write(self, current, tmp_path):
         told = instance.behind_link(lives(current))
-        assert f"the link {tmp_path}/current -> releases/1" in told
+        assert f"the symbolic link {tmp_path}/current -> releases/1" in told
         assert f"\n    run_dir = {tmp_path}/var/run\n    state_dir = {tmp_path}/var/lib\n" in told
 
     def test_where_it_is_not(self, current, tmp_path):

@@ -178,7 +178,7 @@ def test_threads_at_import_are_named_and_refused():
         template = pool.run("template", "web:template")
         assert template.wait() == 77
         assert template.text() == (
-            "web:template: the application has started 1 thread(s) at import (ticker), which a fork would lose: "
+            "web:template: the application has started 1 thread(s) at import (ticker), which would not survive a fork: "
             "each worker imports the application itself (as with preload = no)\n"
         )
         assert pool.run().serve().signal(signal.SIGTERM).wait() == 0

@@ -105,7 +105,7 @@ def covered(impetusd: Instance) -> Iterator[Callable[[], Callable[[], None]]]:
 
 def lost(impetusd: Instance, times: int) -> None:
     """Kill the supervisor, so often; each next one cannot make its socket."""
-    told = f"cannot create {impetusd.control_socket}: Read-only file system; trying again"
+    told = f"cannot create {impetusd.control_socket}: Read-only file system; retrying"
     for number in range(times):
         (pid,) = wait_for(lambda: supervisors(impetusd), "the supervisor")
         impetusd.kill(pid)

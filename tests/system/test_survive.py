@@ -69,7 +69,7 @@ def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instan
     assert told in anyone.run("stop", "api", code=3).err
     assert told in anyone.run("why").out
     assert not any(map(dead, alive))
-    assert f"ended {len(alive)} processes" in anyone.run("stop").out
+    assert f"stopped {len(alive)} processes" in anyone.run("stop").out
     assert all(map(dead, alive))
     assert "still running" not in anyone.run("status", code=3).err
 
@@ -81,7 +81,7 @@ def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(an
     wait_for(lambda: len(anyone.members()) == 4, "its child")
     kill_both(anyone, before)
     assert "2 processes it started are still running" in anyone.run("status", code=3).err
-    assert "ended 2 processes" in anyone.run("stop").out
+    assert "stopped 2 processes" in anyone.run("stop").out
     wait_for(lambda: not anyone.members(), "their end")
 
 
@@ -212,7 +212,7 @@ def test_without_its_table_what_lives_on_is_told_never_doubled_and_ended_by_stop
     assert after["p"].pid == pid
     kill_both(anyone, after)
     table.unlink()
-    assert "ended 1 processes" in anyone.run("stop").out
+    assert "stopped 1 processes" in anyone.run("stop").out
     wait_for(lambda: dead(pid), "its end")
     assert anyone.start()["p"].pid != pid
 
