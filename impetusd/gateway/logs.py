@@ -45,7 +45,7 @@ from impetusd.gateway.stream import ALIVE, Writer, event
 
 MOST = 32  # logs in one answer: a slot's stdout and stderr are two
 FOLLOWED = 40  # at once, of all requests: the supervisor gives the gateway 64 connections
-AGAIN = 0.3  # seconds until a log is followed anew, after the supervisor has ended the connection
+AGAIN = 0.3  # seconds until a log is followed anew, after the supervisor closed the connection
 LATE = 100  # of the lines that a slot which appears has written already
 CLOCK = 1.0  # seconds by which the times of files and lines may be behind
 PAGES = 64  # of new lines that wait for a client; then the supervisor is asked for no more

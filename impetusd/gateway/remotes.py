@@ -80,7 +80,7 @@ class Host:
             self._take("away", str(error))
         except Exception:
             _log.exception("cannot read what %s answers", self.remote.name)
-            self._take("away", "this is a mistake in impetusd; the gateway's log has more")
+            self._take("away", "this is a bug in impetusd; see the gateway's log")
         else:
             self._overview = found
             self._take("well" if found["live"] else "lost")

@@ -179,8 +179,8 @@ def test_an_unencrypted_url_is_for_what_does_not_cross_the_network(url):
 @pytest.mark.parametrize(
     ("keys", "line", "says"),
     [
-        ("token = x", 2, "[host:a] has no url; give it one, like url = https://web2.example.com/"),
-        ("url = https://b/", 2, "[host:a] has no token; give it one"),
+        ("token = x", 2, "[host:a] has no url; add one, like url = https://web2.example.com/"),
+        ("url = https://b/", 2, "[host:a] has no token; add one"),
         ("url = http://10.0.0.2:9615/\ntoken = x", 3, "the token would cross the network unencrypted; write https://"),
         ("url = http://127.evil.com/\ntoken = x", 3, "the token would cross the network unencrypted"),
         ("url = https://b/?x\ntoken = x", 3, "the URL of a page has no query"),

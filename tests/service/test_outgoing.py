@@ -143,7 +143,7 @@ def test_an_attempt_that_hangs_ends_and_hangs_up():
     async def main() -> None:
         never = asyncio.Event()
         async with asking(never, http_timeout_ms=50, http_retries=0) as (client, target):
-            with pytest.raises(Unavailable, match=r"did not answer within 0\.05 s"):
+            with pytest.raises(Unavailable, match=r"did not respond within 0\.05 s"):
                 await client.request("GET", target.url)
             await asyncio.wait_for(target.cancelled.wait(), 60)
             assert target.asked == 1
@@ -159,7 +159,7 @@ def test_a_target_that_hangs_is_asked_once_and_as_often_again_as_there_are_retri
         hanging = [asyncio.Event() for _ in range(retries + 1)]
         settings = {"http_timeout_ms": 300, "http_total_ms": 0, "http_retries": retries}
         async with asking(*hanging, **settings) as (client, target):
-            with pytest.raises(Unavailable, match=r"did not answer within 0\.3 s"):
+            with pytest.raises(Unavailable, match=r"did not respond within 0\.3 s"):
                 await client.request("GET", target.url)
             assert target.asked == retries + 1
 

@@ -93,7 +93,7 @@ REFUSALS = [
     (fake.status(302), 502, "the provider answered with status 302"),
     (fake.cut, 503, "sent no valid HTTP response: ServerDisconnectedError"),
     (fake.break_off, 503, "closed the connection during its response"),
-    (FakeProvider.hang, 503, r"did not answer within 0\.\d+ s"),
+    (FakeProvider.hang, 503, r"did not respond within 0\.\d+ s"),
 ]
 WHOLE = [
     (fake.rubbish, 502, "the provider's response does not match OpenAI's format"),
@@ -123,7 +123,7 @@ def test_a_slow_provider_has_the_whole_time_in_one_attempt():
                 assert len(server.seen) == 1
             async with providing(openai_timeout_ms=100, **settings) as (client, server):
                 server.next = [server.hang]
-                with pytest.raises(ProviderError, match=r"did not answer within 0\.[01]\d* s") as failure:
+                with pytest.raises(ProviderError, match=r"did not respond within 0\.[01]\d* s") as failure:
                     await getattr(client, ask)(HELLO if ask == "complete" else {"input": "a"})
                 assert (failure.value.status, len(server.seen)) == (503, 1)
             async with providing(fake.status(500), fake.status(429), fake.cut, **settings) as (client, server):

@@ -11,7 +11,7 @@ _TLS = lost("use a proxy in front for TLS")
 _HTTP2 = lost("use a proxy in front for HTTP/2")
 _PROXY = lost("a proxy in front speaks HTTP to it")
 _LOGGING = lost("the application configures logging; whatever it writes to its output is logged")
-_SYSLOG = lost("out_file = stdout, and run impetusd under systemd: the journal has it", "out_file")
+_SYSLOG = lost("out_file = stdout, and run impetusd under systemd, which logs to the journal", "out_file")
 _STATSD = lost("[gateway] has /metrics, in Prometheus's format")
 _DIRTY = lost("write a [program:NAME] for long work, or use a queue")
 
@@ -26,7 +26,7 @@ KEYS: dict[str, Rule] = {
     "threads": kept("threads", "of WSGI"),
     "worker_connections": lost("a worker accepts any number"),
     "max_requests": kept("max_requests"),
-    "max_requests_jitter": translated("max_requests", "a tenth of it is the jitter"),
+    "max_requests_jitter": translated("max_requests", "impetusd adds 10 % jitter itself"),
     "timeout": translated("watchdog", "of a stuck event loop, or of WSGI when each thread is; stacks are logged"),
     "graceful_timeout": translated("drain_timeout", "and kill_timeout, after which it is killed"),
     "keepalive": lost("an idle connection is kept for an hour: the proxy gives up first"),

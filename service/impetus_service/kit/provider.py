@@ -142,7 +142,7 @@ class Provider:
         async def ask(texts: list[str]) -> Embeddings:
             left = ends - time.monotonic()
             if left <= 0:
-                raise ProviderError(503, f"the provider did not answer within {self._timeout:.3g} s", RETRY_AFTER)
+                raise ProviderError(503, f"the provider did not respond within {self._timeout:.3g} s", RETRY_AFTER)
             return (await self._embed({**body, "input": texts}, left))[1]
 
         coming = (asyncio.create_task(ask(texts)) for _, texts in parts)
