@@ -88,7 +88,7 @@ def test_a_completion_a_stream_and_embeddings():
 REFUSALS = [
     (fake.status(429, Retry_After="30"), 503, "the provider has too many requests at the moment"),
     (fake.status(500), 503, "the provider failed with status 500"),
-    (fake.status(401), 502, r"the provider rejected the API key \(status 401\): see OPENAI_API_KEY"),
+    (fake.status(401), 502, r"the provider rejected the API key \(status 401\); see OPENAI_API_KEY"),
     (fake.status(404), 400, "the provider rejected the request: no such model"),
     (fake.status(302), 502, "the provider answered with status 302"),
     (fake.cut, 503, "sent no valid HTTP response: ServerDisconnectedError"),
