@@ -681,7 +681,7 @@ class Daemon:
         self._commands.over.set()
         self._events.close()
         await self._control.close()
-        await self._rules.files.close()
+        await self._rules.ended()
         self._control_socket.remove()
         self._notify_sockets.close()
         if self._starter.listeners.files:

@@ -15,7 +15,6 @@ from impetusd.core.rules.health import Turn
 from impetusd.linux.procfs import boot_id
 from impetusd.supervisor.rules.ageing import Ageing
 from impetusd.supervisor.rules.checks import Checks
-from impetusd.supervisor.rules.filewatch import FileWatch
 from impetusd.supervisor.rules.jobs import Jobs
 from impetusd.supervisor.rules.memory import Memory
 from impetusd.supervisor.rules.prober import Prober
@@ -25,10 +24,11 @@ from impetusd.supervisor.rules.vetting import Vetting
 if TYPE_CHECKING:
     import socket
 
-    from impetusd.core.config.model import Config, Health
+    from impetusd.core.config.model import Config, Health, Unit
     from impetusd.core.reasons import Reason
     from impetusd.supervisor.logs.writer import Writer
     from impetusd.supervisor.reporting import Reporting
+    from impetusd.supervisor.rules.filewatch import FileWatch
     from impetusd.supervisor.rules.timers import Timers
     from impetusd.supervisor.slots.engine import Engine
     from impetusd.supervisor.slots.entry import Entry
@@ -88,8 +88,9 @@ class Ruleset:
             lambda text: put("memory", text),
         )
         self.ageing = Ageing(engine.recycle)
-        self.files = FileWatch(engine.renew, tell, ours)
-        for part in (self.checks, self.ageing, self.memory, self.readiness, self.vetting, self.files):
+        self._ours = ours
+        self._files: FileWatch | None = None  # once `begin` has found any to watch
+        for part in (self.checks, self.ageing, self.memory, self.readiness, self.vetting):
             part.faults = engine.faults
         self.following = (self.memory, self.readiness, self.ageing)
 
@@ -141,9 +142,18 @@ class Ruleset:
         slots.page.blank()
         contain("health checks", "beginning", self.checks.begin)
         watched = [unit for unit in slots.units.values() if unit.enabled and unit.watch]
-        contain("watched files", "beginning", self.files.watch, watched)
+        if watched:
+            contain("watched files", "beginning", self._watch_files, watched)
         if timers and self.timers is not None:
             self._engine.faults.attempt("timers", "beginning", self._begin, self.timers)
+
+    def _watch_files(self, units: Sequence[Unit]) -> None:
+        """Imported where there are any."""
+        from impetusd.supervisor.rules.filewatch import FileWatch
+
+        self._files = FileWatch(self._engine.renew, self._writer.line, self._ours)
+        self._files.faults = self._engine.faults
+        self._files.watch(units)
 
     def _begin(self, timers: Timers) -> None:
         timers.begin({entry.unit.name: entry.slot for entry in self._engine.slots.entries.values()})
@@ -179,7 +189,13 @@ class Ruleset:
         self.ageing.close()
         self._engine.changes.unsubscribe(self.ageing.changed)
         self.memory.end()
-        self.files.watch(())
+        if self._files is not None:
+            self._files.watch(())
+
+    async def ended(self) -> None:
+        """Wait for what `end` has ended."""
+        if self._files is not None:
+            await self._files.close()
 
     def close(self) -> None:
         """Let go of clocks and descriptors."""
