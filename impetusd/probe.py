@@ -130,11 +130,11 @@ def fetch(what: Get, timeout: float, most: int) -> tuple[int, bytes, str]:
         nonlocal status, body
         status = answer.status
         if status != http.client.OK:
-            return False, f"it answers {status}"
+            return False, f"unexpected status {status}"
         deadline.stage = "incomplete response"
         data = _whole(answer, most + 1)
         if len(data) > most:
-            raise ConnectionError(f"its answer is larger than {most >> 20} MB")
+            raise ConnectionError(f"the response is larger than {most >> 20} MB")
         body = data
         return True, ""
 

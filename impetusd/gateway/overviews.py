@@ -16,7 +16,7 @@ VALUES = 250_000  # of one answer: reading so many takes 25 MB and 40 ms; 500 un
 UNITS, INCIDENTS, NAMES = 100, 5, 3  # that are kept of one host, and of one incident
 LATEST = 1e11  # Unix time
 WORST = ("FATAL", "BACKOFF", "STARTING", "STOPPING", "STOPPED", "RUNNING", "EXITED")  # of what is not as wanted
-FOREIGN = "its answer is not that of an impetusd gateway"
+FOREIGN = "the response is not from an impetusd gateway"
 
 
 class Unreadable(Exception):
@@ -56,11 +56,11 @@ def cards(incidents: bytes) -> dict[str, Any]:
 
 def _read(data: bytes) -> dict[str, Any]:
     if sum(map(data.count, (b",", b"[", b"{"))) > VALUES:
-        raise Unreadable("its answer has too many values")
+        raise Unreadable("the response has too many values")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        raise Unreadable("its answer is not JSON") from None
+        raise Unreadable("the response is not JSON") from None
     if not isinstance(found, dict):
         raise TypeError
     return found

@@ -32,14 +32,11 @@ LOOKED_UP = 3.0  # seconds that looking up its name may take besides
 LARGEST = 4 << 20  # bytes of an answer; 500 units have 0.3 MB
 # What an answer's status means here; of others the number is shown.
 REFUSED = {
-    301: "it redirects (301), which is not followed; write the address that it leads to",
-    302: "it redirects (302), which is not followed; write the address that it leads to",
-    307: "it redirects (307), which is not followed; write the address that it leads to",
-    308: "it redirects (308), which is not followed; write the address that it leads to",
-    401: "it refuses the token (401); make another one there: impetusd token add NAME",
-    404: "it has no such address (404); write the address of its gateway's page",
-    421: "it does not answer to the host in url (421); add that to hosts in its [gateway]",
-    429: "it has had too many requests (429)",
+    **{code: f"redirects ({code}) are not followed; set url to the final URL" for code in (301, 302, 307, 308)},
+    401: "token rejected (401); create another one there: impetusd token add NAME",
+    404: "no gateway at this URL (404); set url to the URL of its page",
+    421: "its gateway refuses the host name in url (421); add it to hosts in its [gateway]",
+    429: "too many requests (429)",
     503: "its gateway has no supervisor (503)",
 }
 
@@ -80,7 +77,7 @@ class Host:
             self._take("away", str(error))
         except Exception:
             _log.exception("cannot read what %s answers", self.remote.name)
-            self._take("away", "this is a bug in impetusd; see the gateway's log")
+            self._take("away", "internal error; see the log of the gateway")
         else:
             self._overview = found
             self._take("well" if found["live"] else "lost")

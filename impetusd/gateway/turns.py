@@ -27,10 +27,10 @@ class Turns:
     def take(self, user: str, now: float, *, lasts: bool = False) -> Iterator[None]:
         """While one request is answered, unless it `lasts`: then it is one of those lately, and no more. Raises Problem, 429."""
         if wait := self._often.wait(user, now):
-            text = f"{user} may send {AT_ONCE} requests at once, then {A_SECOND} a second, and has sent more"
+            text = f"too many requests by {user}: the limit is {AT_ONCE} at once, then {A_SECOND} per second"
             raise Problem(429, text, {hdrs.RETRY_AFTER: str(int(wait) + 1)})
         if not lasts and self._under_way[user] >= UNDER_WAY:
-            text = f"{user} has {UNDER_WAY} requests that are not answered yet, which is the most"
+            text = f"too many concurrent requests by {user}: the limit is {UNDER_WAY}"
             raise Problem(429, text, {hdrs.RETRY_AFTER: "1"})
         self._often.add(user, now)
         if lasts:

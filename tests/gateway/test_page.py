@@ -253,7 +253,7 @@ def test_other_hosts_are_shown_as_text_worst_first_with_a_link_to_their_own_page
             "impetusd 2.4.0",
         ],
         "backup.internal": [
-            "no answer since",
+            "no response since",
             "its certificate is not trusted",
             "When last seen: All 3 as wanted",
             "seen 3 h",
