@@ -21,7 +21,7 @@ from waiting import wait_for
 ROOT = Path(__file__).resolve().parents[2]
 IMPETUSD = str(ROOT / ".venv/bin/impetusd")
 NEEDED = ("podman", "runc", "iptables", "debootstrap", "dpkg-deb", "nsenter", "ip")
-DEBS = ("docker.io", "containerd", "catatonit")  # dockerd and docker; its containerd; podman's pause
+DEBS = ("docker.io", "containerd", "tini", "catatonit")  # dockerd and docker, its containerd and init; podman's pause
 PACKAGES = ("python3", "python3-venv", "postgresql-15", "ca-certificates")  # of the image's base
 IMAGE = "localhost/shop:1"
 RECIPES = {"Flask": "/srv/flask", "Starlette": "/srv/starlette"}
