@@ -181,10 +181,9 @@ def clear(folder: Path) -> None:
     for top in (*groups.glob(folder.name), *groups.glob(f"*/{folder.name}")):
         for each, _, _ in os.walk(top, topdown=False):
             wait_for(lambda each=each: _removed(each), each)
-    for pod in groups.glob(
-        "*/libpod_parent/*/"
-    ):  # podman has no other name for those of pods; one with processes stays
-        _removed(pod)
+    for pods in groups.glob("*/libpod_parent"):  # podman's name for those of pods; one with processes stays
+        for each, _, _ in os.walk(pods, topdown=False):
+            _removed(each)
     # podman's storage is a mount, and the whole folder is one if it is in memory.
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):
