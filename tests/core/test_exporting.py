@@ -648,7 +648,12 @@ class TestImage:
         assert "RUN evil" not in said
 
     def test_secrets_and_what_each_host_makes_are_left_out(self):
-        config = parser.parse("[program:a]\ncommand = a\nenv_file = conf/a.secret, /etc/x.env\n", CONF, {}, ANYWHERE)
+        config = parser.parse(
+            "[program:a]\ncommand = a\nenabled = no\nenv_file = conf/a.secret, -b.secret, /etc/x.env\n",
+            CONF,
+            {},
+            ANYWHERE,
+        )
         lines = image.ignored(config, [CONF, "/srv/shop/conf.d/[x].ini"]).splitlines()
         assert {
             "**/.env",
@@ -657,6 +662,7 @@ class TestImage:
             "impetusd.ini",
             "conf.d/\\[x\\].ini",
             "conf/a.secret",
+            "b.secret",
             "var/lib",
         } <= set(lines)
         assert not [line for line in lines if line.startswith(("..", "/"))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -210,6 +211,7 @@ def main(base: Path | None) -> int:
         )
         print(f"try-export: {said}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of what clears up
     folder = Path(tempfile.mkdtemp(prefix="impetusd-try-export-"))
     try:
         memory = re.search(r"^MemAvailable: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -268,6 +269,8 @@ def main(folder: Path, engines: Sequence[type[Podman | Swarm]] = ()) -> int:
     os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
     os.environ["PATH"] = f"{folder}/docker/usr/bin:{os.environ['PATH']}"  # catatonit
     prepare()
+    # All of the namespace ends with this process, and that with whoever holds the other end of its stdin.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     try:
         for engine in engines or (Podman, Swarm):
             for line in engine(folder)():

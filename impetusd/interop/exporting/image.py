@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from posixpath import basename, relpath
 from typing import TYPE_CHECKING
 
-from impetusd.core.config import node
+from impetusd.core.config import envfile, node
 from impetusd.interop.exporting import emit
 from impetusd.interop.exporting.model import APP, CONF, DATA, TMP, UID
 from impetusd.interop.exporting.ports import STATUS, listening
@@ -104,7 +105,9 @@ def ignored(config: Config, files: Collection[str]) -> str:
     the INI files.
     """
     base = config.paths.base_dir
-    env_files = [path for unit in _units(config) for path in unit.env_file]
+    others = (timer.unit for timer in config.timers.values()), (check.unit for check in config.health.values())
+    units = [unit for unit in (*config.units.values(), *chain(*others)) if unit is not None]  # the disabled ones, too
+    env_files = [envfile.named(path)[0] for unit in units for path in unit.env_file]
     paths = [*files, *env_files, config.paths.run_dir, config.paths.state_dir, config.paths.log_dir]
     inside = sorted({relpath(path, base) for path in paths})
     own = [path for path in inside if not path.startswith("..") and path != "."]
