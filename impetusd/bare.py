@@ -103,6 +103,8 @@ else:
             value, end = (_scan if parse_constant is float else _scanner(_Rules(parse_constant)))(text, 0)
         except StopIteration as stopped:
             raise ValueError(f"no JSON value at character {stopped.value}") from None
+        except SystemError:  # 3.11 raises its error only if `json.decoder` is imported, and else none at all
+            raise ValueError("it is not JSON, or was cut off") from None
         if end != len(text):
             raise ValueError(f"more than one JSON value: another begins at character {end}")
         return value

@@ -53,6 +53,18 @@ def test_refuses_what_json_does(text):
     assert isinstance(ours.value, RecursionError) == isinstance(theirs.value, RecursionError)
 
 
+def test_what_is_wrong_is_refused_where_json_was_never_imported():
+    code = (
+        "import sys; from impetusd import bare\n"
+        f"for text in {WRONG!r}:\n"
+        "    try: print('taken:', bare.loads(text))\n"
+        "    except (ValueError, RecursionError): pass\n"
+        "print('json' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, encoding="utf-8", check=False)
+    assert (said.stdout, said.stderr) == ("False\n", "")
+
+
 @pytest.mark.parametrize(
     "value", [object(), {"a": {1}}, b"x", {(1, 2): 3}], ids=["object", "set", "bytes", "tuple-key"]
 )
