@@ -28,7 +28,7 @@ wait_ready = yes
 def succeeded(service: Service, before: Status, restarts: int = 1) -> Status:
     """The status once the next daemon is in charge."""
     wait_for(lambda: service.show("NRestarts") == str(restarts) and service.show("ActiveState") == "active", "the next")
-    wait_for(lambda: service.run("status", code=None) and service.status().all_running, "everything to run")
+    wait_for(service.all_running, "everything to run")
     after = service.status()
     assert after.shim != before.shim
     assert service.show("MainPID") == str(after.shim)
