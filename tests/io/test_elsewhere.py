@@ -79,3 +79,13 @@ def test_an_ended_rollout_says_where_it_stands() -> None:
     assert rollout.ending(hosts, [], names, lost=True) == (
         "the connection to a broke during its reload, which continues there; see: impetusd -H a status web; not touched: b, c"
     )
+
+
+def test_a_host_that_fails_without_a_word_is_named(tmp_path, monkeypatch, capfd) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexit 7\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv(elsewhere.VARIABLE, str(ssh))
+    with pytest.raises(Failure, match="nothing was reloaded"):
+        rollout.command.main(["-H", "a", "web"], standalone_mode=False)
+    assert "a: impetusd status ended with exit code 7" in capfd.readouterr().err
