@@ -102,18 +102,19 @@ def die(told: str, shim=None) -> None:
 
 
 def supervisor() -> None:
+    from impetusd import bare
     from impetusd.shim import wire
 
     del sys.argv[1]
     told = os.path.join(os.path.dirname(sys.argv[1]), "mortal")
-    send = wire.send
+    send = wire.send_text
 
-    def mortal(sock, message, fds=()) -> None:
-        if is_due(told, message, {"supervisor"}):
+    def mortal(sock, text, fds=()) -> None:
+        if is_due(told, bare.loads(text.decode()), {"supervisor"}):
             die(told)
-        send(sock, message, fds)
+        send(sock, text, fds)
 
-    wire.send = mortal
+    wire.send_text = mortal
     runpy.run_module("impetusd.supervisor", run_name="__main__")
 
 
