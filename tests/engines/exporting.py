@@ -182,9 +182,12 @@ def clear(folder: Path) -> None:
     for top in (*groups.glob(folder.name), *groups.glob(f"*/{folder.name}")):
         for each, _, _ in os.walk(top, topdown=False):
             wait_for(lambda each=each: _removed(each), each)
-    for pods in groups.glob("*/libpod_parent"):  # podman's name for those of pods; one with processes stays
+    for pods in groups.glob(
+        "*/libpod_parent"
+    ):  # podman's name for those of pods; who else has processes there keeps it
         for each, _, _ in os.walk(pods, topdown=False):
-            _removed(each)
+            if not Path(each, "cgroup.procs").read_text() and not next(os.walk(each))[1]:
+                wait_for(lambda each=each: _removed(each), each)
     # podman's storage is a mount, and the whole folder is one if it is in memory.
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):
