@@ -282,13 +282,13 @@ body = fine
         }
 
     @pytest.mark.parametrize(
-        "check", ["http = /x\nstatus = 204", "http = /x\nbody = b", "http = https://127.0.0.1/x", "http = /x\nheaders = Authorization: Bearer 0123456789ab", "http = http://db.example:9/", "exec = true", "http = /${P:-x}"]
+        "check", ["http = /x\nstatus = 204", "http = /x\nbody = b", "http = https://127.0.0.1/x", "http = /x\nheaders = Authorization: Bearer 0123456789ab", "http = /x?token=0123456789ab", "http = http://db.example:9/", "exec = true", "http = /${P:-x}"]
     )  # fmt: skip
     def test_what_no_kubelet_can_ask_impetusd_asks(self, check):
         found = work(POOL + f"[health:web]\n{check}\naction = alert\n")
         assert "health:web" in inner(found)
         assert found.readiness.argv == ("impetusd", "health", "-q")
-        assert "0123456789ab" not in found.ini
+        assert "0123456789ab" not in found.ini + repr(found)
 
     def test_a_program_that_opens_its_port_itself_has_a_service(self):
         made = export("[program:redis]\ncommand = redis-server\nready = tcp:127.0.0.1:6379\n")

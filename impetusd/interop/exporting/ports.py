@@ -78,7 +78,10 @@ def probe(check: Health, section: Section, ports: tuple[Port, ...]) -> Probe | N
         return None
     if any(values.references(raw) for raw in ways):  # who knows what they are there
         return None
-    if any(redact.value(name, value) != value for name, value in check.headers):
+    if (
+        any(redact.value(name, value) != value for name, value in check.headers)
+        or redact.text(check.http) != check.http
+    ):
         return None
     every, timeout = math.ceil(check.interval), math.ceil(check.timeout)
     common = Probe("", every=every, timeout=timeout, failures=check.failures, successes=check.successes)
@@ -91,7 +94,7 @@ def probe(check: Health, section: Section, ports: tuple[Port, ...]) -> Probe | N
         parts = urlsplit(check.http)
         host, port = _peer(check.http)
         path, scheme = (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), parts.scheme
-        if not is_loopback(host) or redact.text(check.http) != check.http:
+        if not is_loopback(host):
             return None
     if not port or (scheme == "https" and check.verify):
         return None
