@@ -4,6 +4,8 @@
     asgi       uvicorn --workers, granian
     node       PM2's cluster
 
+The client shares the CPUs with the servers: on a host with few, the CPU a request shows what a server costs, not its rate. It is
+less where many requests come at once, as to the fullest of unevenly loaded workers; on a busy host it differed by half between runs.
 The peers are installed into a folder of their own, see `bench_peers`. Each figure of ours is for the same app as that of the
 peers in its row; all are measured by turns, in the same minutes.
 """
@@ -18,16 +20,21 @@ from collections.abc import Callable, Iterator
 import bench_peers
 import bench_reload
 import bench_servers
-from bench_base import percentile
+from bench_base import cpu, percentile
 from bench_install import Peers
 from bench_managers import Failed, below_us
-from bench_row import US, Row
-from bench_servers import Server, cpu_seconds, pss, serving
+from bench_row import US, WHAT_FAILS, Row, reason
+from bench_servers import Server, pss, serving
 
 WORKERS = 4
 PEERS = {"aiohttp": ("gunicorn",), "asgi": ("uvicorn", "granian"), "node": ("pm2 cluster",)}
 PACKAGES = ("gunicorn", "uvicorn", "granian", "pm2")
+LIMITS = {"aiohttp": ("bare",)}  # the same app in as many processes with SO_REUSEPORT, and nothing else
 ROUNDS = 5
+RATES = 9  # rounds of a second each
+ROUNDS_OF_BALANCE = 15
+CLIENTS = 64
+TAKE = (statistics.median, statistics.median, min)  # of the rounds' rates, tails and costs
 PER_SECOND = 400  # requests during a reload
 PATIENCE = 20.0  # seconds until a reload counts as one that never ends
 
@@ -54,31 +61,39 @@ def one_by_one(row: Row, app: str, peers: Peers, measure: Callable[[Server], flo
 
 def rate(app: str, peers: Peers) -> list[Row]:
     """All at once there, and asked by turns."""
-    found_rate = Row(f"{app}: requests/s over 16 keep-alive connections, median of {ROUNDS}", "-", max)
+    found_rate = Row(f"{app}: requests/s over {CLIENTS} keep-alive connections, median of {RATES}", "-", max)
     found_tail = Row("… p99 of a request, ms", "-")
-    found_cost = Row("… CPU of the workers a request, µs, least of these: others on the host hardly change it", "-")
+    found_cost = Row("… CPU of the workers a request, µs, least of these", "-")
+    rows = (found_rate, found_tail, found_cost)
     found: dict[str, list[tuple[float, float, float]]] = {}
     with contextlib.ExitStack() as stack:
-        servers: dict[str, Server] = {}
-        for name in (US, *PEERS[app]):
-
-            def start(name: str = name) -> float:
-                servers[name] = stack.enter_context(serving(name, peers, WORKERS, app=app))
-                return 0.0
-
-            found_rate.add(name, start)
-        pids = {name: server.pids() for name, server in servers.items()}
-        for number in range(ROUNDS):
-            for name, server in sorted(servers.items(), reverse=bool(number % 2)):
-                before = cpu_seconds(pids[name])
-                per_second, took = bench_servers.requests(server.port)
-                cost = (cpu_seconds(pids[name]) - before) / max(1, len(took)) * 1e6
-                found.setdefault(name, []).append((per_second, percentile(took, 0.99), cost))
+        servers: dict[str, tuple[Server, set[int]]] = {}
+        for name in (*LIMITS.get(app, ()), US, *PEERS[app]):
+            try:
+                server = stack.enter_context(serving(name, peers, WORKERS, app=app))
+                servers[name] = server, server.pids()
+            except WHAT_FAILS as error:
+                for row in rows:
+                    row.found[name] = reason(error)
+        for number in range(RATES):
+            for name, (server, pids) in sorted(servers.items(), reverse=bool(number % 2)):
+                try:
+                    before = cpu(*pids)
+                    per_second, took = bench_servers.requests(server.port, 1.0, CLIENTS)
+                    cost = (cpu(*pids) - before) / max(1, len(took)) * 1e6
+                except WHAT_FAILS as error:
+                    for row in rows:
+                        row.found[name] = reason(error)  # unless another round has a figure
+                else:
+                    found.setdefault(name, []).append((per_second, percentile(took, 0.99), cost))
     for name, each in found.items():
-        found_rate.found[name] = statistics.median(one for one, _, _ in each)
-        found_tail.found[name] = statistics.median(one for _, one, _ in each)
-        found_cost.found[name] = min(one for _, _, one in each)
-    return [found_rate, found_tail, found_cost]
+        figures = [take(one) for take, one in zip(TAKE, zip(*each, strict=True), strict=True)]
+        for row, figure in zip(rows, figures, strict=True):
+            if name in LIMITS.get(app, ()):
+                row.limit = f"{name}: {figure:,.3g}" if figure < 1000 else f"{name}: {figure:,.0f}"
+            else:
+                row.found[name] = figure
+    return list(rows)
 
 
 def balance(app: str, peers: Peers) -> list[Row]:
@@ -87,7 +102,7 @@ def balance(app: str, peers: Peers) -> list[Row]:
 
     def measure(server: Server) -> float:
         for count, row in rows.items():
-            row.add(server.name, lambda count=count: bench_servers.spread(server, count))
+            row.add(server.name, lambda count=count: bench_servers.spread(server, count, ROUNDS_OF_BALANCE))
         return 0.0
 
     one_by_one(Row("", ""), app, peers, measure)
@@ -137,9 +152,9 @@ def memory(app: str, peers: Peers) -> list[Row]:
 ROWS = {
     "rate": apps(rate),
     "balance": apps(balance),
+    "memory": apps(memory),
     "killed": apps(killed),
     "reload": apps(reload),
-    "memory": apps(memory),
 }
 
 if __name__ == "__main__":

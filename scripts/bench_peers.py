@@ -2,8 +2,9 @@
 
 The peers are installed into a folder of their own (var/peers unless another is given) and kept there for the next run. Each row
 has the limit (what the machine takes for the same without any manager), each peer and impetusd, all measured in the same
-minutes. The machine may be busy with other work: compare within a row, not between runs. A peer that is missing or fails
-is reported with the reason. Whatever is started is below this process, and is ended with it.
+minutes. The machine may be busy with other work: compare within a row, not between runs, and CPU, memory and counts rather than
+times: Linux gives each session a share of a busy CPU (sched_autogroup), and each of impetusd's workers has its own.
+A peer that is missing or fails is reported with the reason. Whatever is started is below this process, and is ended with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import bench_row_managers as managers
 import bench_row_servers as servers
 from bench_install import Peers
 from bench_managers import compile_programs, end_all
-from bench_row import Row
+from bench_row import WHAT_FAILS, Row, reason
 
 from impetusd.shim import spawn
 
@@ -82,10 +83,15 @@ def main(
                 if time.monotonic() - began > MOST:
                     print(f"\n[{name}: not measured, {MOST / 60:g} minutes are over; --rows {name} measures it]")
                     continue
-                print(f"\n[{name}: load average {os.getloadavg()[0]:.1f}]", flush=True)
+                load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+                busy = f" on {cpus} CPUs: times and rates are those of the scheduler" if load > cpus else ""
+                print(f"\n[{name}: load average {load:.1f}{busy}]", flush=True)
                 row_began = time.monotonic()
-                for row in rows[name](peers):
-                    print(row.show(), flush=True)
+                try:
+                    for row in rows[name](peers):
+                        print(row.show(), flush=True)
+                except WHAT_FAILS as error:  # outside of any one figure
+                    print(f"    => not measured: {reason(error)}", flush=True)
                 print(f"[{time.monotonic() - row_began:.0f} s]", flush=True)
         finally:
             end_all()

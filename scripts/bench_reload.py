@@ -113,6 +113,8 @@ async def several(
         slowest.append(load.slowest)
         failed += len(load.failed)
         done += load.done
+        if seconds >= PATIENCE:
+            break
         if len(pids) != WORKERS:
             pids = await workers(port)
     return took, slowest, failed, done

@@ -11,6 +11,16 @@ from bench_install import Missing
 from bench_managers import Failed
 
 US = "impetusd"
+SAME = 0.03  # so much of the greater of two figures is no difference
+WHAT_FAILS = (
+    Missing,
+    Failed,
+    OSError,
+    ValueError,
+    subprocess.SubprocessError,
+    SystemExit,
+    asyncio.IncompleteReadError,
+)
 
 
 @dataclass
@@ -27,19 +37,11 @@ class Row:
         """Record the result, or why there is none."""
         try:
             self.found[name] = measure()
-        except (
-            Missing,
-            Failed,
-            OSError,
-            ValueError,
-            subprocess.SubprocessError,
-            SystemExit,
-            asyncio.IncompleteReadError,
-        ) as error:
-            self.found[name] = str(error).strip().replace("\n", " ")[-160:] or repr(error)
+        except WHAT_FAILS as error:
+            self.found[name] = reason(error)
 
     def show(self) -> str:
-        """Each figure, and the peers that impetusd is at least as good as."""
+        """Each figure, and which peers impetusd is behind, equal to and ahead of."""
         peers = {name: value for name, value in self.found.items() if name != US and not isinstance(value, str)}
         ours = self.found.get(US, "not measured")
         lines = [f"{self.title}   (limit {self.limit})"]
@@ -51,12 +53,19 @@ class Row:
         elif not peers:
             lines.append("    => no peer to compare with")
         else:
-            ahead = [name for name in peers if self.best(ours, peers[name]) == ours]
-            behind = [
-                f"{name} ({ours / peers[name]:.2f} × its figure)" if peers[name] else name
-                for name in peers
-                if name not in ahead
-            ]
-            told = [f"{word} {', '.join(names)}" for word, names in (("behind", behind), ("ahead of", ahead)) if names]
-            lines.append(f"    => {'; '.join(told)}")
+            found: dict[str, list[str]] = {"behind": [], "equal to": [], "ahead of": []}
+            for name, value in peers.items():
+                if abs(ours - value) <= SAME * max(abs(ours), abs(value)):
+                    found["equal to"].append(name)
+                elif self.best(ours, value) == ours:
+                    found["ahead of"].append(name)
+                else:
+                    found["behind"].append(f"{name} ({ours / value:.2f} × its figure)" if value else name)
+            verdict = [f"{word} {', '.join(names)}" for word, names in found.items() if names]
+            lines.append(f"    => {'; '.join(verdict)}")
         return "\n".join(lines)
+
+
+def reason(error: BaseException) -> str:
+    """Why there is no figure, in one line."""
+    return str(error).strip().replace("\n", " ")[-160:] or repr(error)

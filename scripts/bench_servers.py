@@ -210,7 +210,8 @@ async def _requests(port: int, seconds: float, clients: int) -> tuple[float, lis
             took.append((time.monotonic() - began) * 1e3)
         writer.close()
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    async with asyncio.timeout(seconds + PATIENCE):
+        await asyncio.gather(*(client() for _ in range(clients)))
     return len(took) / seconds, took
 
 
@@ -227,7 +228,8 @@ async def _spread(port: int, connections: int) -> list[int]:
         length = int(head.lower().partition(b"content-length:")[2].split()[0])
         return int(await reader.readexactly(length)), writer
 
-    held = await asyncio.gather(*(one() for _ in range(connections)))
+    async with asyncio.timeout(PATIENCE):
+        held = await asyncio.gather(*(one() for _ in range(connections)))
     for _, writer in held:
         writer.close()
     return list(Counter(pid for pid, _ in held).values())
@@ -244,15 +246,6 @@ def spread(server: Server, connections: int, rounds: int = 5) -> float:
 def pss(pids: list[int] | set[int]) -> float:
     """MB, shared pages counted by share."""
     return sum(_rollup(pid, "Pss:") for pid in pids)
-
-
-def cpu_seconds(pids: set[int]) -> float:
-    """What these processes have used so far."""
-    used = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        used += int(fields[11]) + int(fields[12])
-    return used / os.sysconf("SC_CLK_TCK")
 
 
 def anonymous(pids: list[int]) -> float:

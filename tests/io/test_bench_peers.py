@@ -42,3 +42,19 @@ def test_one_app_without_any_peer(tmp_path):
     row = done.stdout.partition("aiohttp: memory of 4 workers")[2]
     assert float(row.partition("impetusd")[2].split()[0]) > 1
     assert "gunicorn     gunicorn is not there" in row
+
+
+def test_a_row_names_who_is_behind_equal_and_ahead(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH.parent))
+    from bench_row import Row
+
+    def fails() -> float:
+        raise ValueError("no figure\nat all")
+
+    row = Row("requests/s", "-", max, {"impetusd": 100.0, "slower": 90.0, "as fast": 102.0, "faster": 125.0})
+    row.add("none", fails)
+    *_, why, verdict = row.show().splitlines()
+    assert why.split(maxsplit=1) == ["none", "no figure at all"]
+    assert verdict == "    => behind faster (0.80 × its figure); equal to as fast; ahead of slower"
+    nothing = Row("failed", "0", min, {"impetusd": 0.0, "also": 0.0, "more": 3.0}).show()
+    assert nothing.endswith("=> equal to also; ahead of more")
