@@ -298,4 +298,4 @@ class TestInTheShell:
         terminal.type("impetusd start \t\t; echo do''ne\r")
         terminal.until(b"done")
         assert b"Traceback" not in terminal.seen
-        assert terminal.seen.count(b"there is no such file") == 1  # what `start` says when it is run
+        assert terminal.seen.count(b"no such file") == 1  # what `start` says when it is run
