@@ -288,10 +288,10 @@ class TestInTheShell:
         (tmp_path / "another.ini").write_text("[program:a]\ncommand = true\n")
         terminal.type("impetusd check --conf=anot\t; echo do''ne\r")
         terminal.until(b"done")
-        assert b"another.ini is fine" in terminal.seen
+        assert b"another.ini is OK" in terminal.seen
         terminal.type("impetusd check anot\t -c ./anoth\t; echo do''ne aga''in\r")
         terminal.until(b"done again")
-        assert terminal.seen.count(b"another.ini is fine") == 2
+        assert terminal.seen.count(b"another.ini is OK") == 2
 
     def test_nothing_is_said_where_nothing_is_known(self, terminal, paths):
         os.unlink(paths.conf)

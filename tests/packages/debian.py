@@ -114,7 +114,7 @@ def steps(debian: Debian, deb: Path, folder: Path) -> Iterator[str]:
     assert debian.run("systemctl", "is-enabled", "impetusd").strip() == "enabled"
     assert debian.run("systemctl", "is-active", "impetusd").strip() == "active"
     assert debian.run("dpkg", "--verify", "impetusd") == ""
-    assert debian.run("impetusd", "check").startswith("/etc/impetusd/impetusd.ini is fine")
+    assert debian.run("impetusd", "check").startswith("/etc/impetusd/impetusd.ini is OK")
     assert debian.run("getent", "passwd", "impetusd")
     yield "installed: enabled and running under systemd, every file as packed, a user of its own"
 

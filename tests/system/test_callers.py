@@ -48,7 +48,7 @@ def test_a_caller_may_be_anyone(impetusd: Instance, conf: str) -> None:
     ascii_only = {**impetusd.environ, **ASCII}
     for words in (["logs"], ["logs", "impetusd"], ["status"], ["why", "p"], ["events"], ["check"], ["describe", "p"]):
         told(*COMMAND, "-c", conf, *words, env=ascii_only)
-    assert "\\xe9/impetusd.ini is fine" in told(*COMMAND, "-c", conf, "check", env=ascii_only)
+    assert "\\xe9/impetusd.ini is OK" in told(*COMMAND, "-c", conf, "check", env=ascii_only)
 
 
 def test_the_folder_of_the_caller_may_be_gone(impetusd: Instance, conf: str) -> None:

@@ -96,7 +96,7 @@ def test_a_file_that_was_removed_changes_nothing_that_runs(impetusd: Instance) -
 
 def test_check_of_a_good_file_says_what_is_in_it(impetusd: Instance) -> None:
     impetusd.write(GOOD)
-    assert "is fine: 1 unit (p)" in impetusd.run("check").out
+    assert "is OK: 1 unit (p)" in impetusd.run("check").out
     assert impetusd.members() == []
 
 

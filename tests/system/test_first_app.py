@@ -28,7 +28,7 @@ def test_the_page_is_true(impetusd: Instance) -> None:
 
     impetusd.write(block("python"), "shop.py")
     impetusd.write(block("ini").replace("8000", str(port)))
-    assert "is fine" in impetusd.run("check").out
+    assert "is OK" in impetusd.run("check").out
     impetusd.run("start")
     assert set(impetusd.status().rows) == {"web:template", "web:0", "web:1", "web:standby"}
     assert answer() == "hello\n"

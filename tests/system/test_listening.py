@@ -219,7 +219,7 @@ def test_who_binds_a_port_is_changed_by_a_restart_that_leaves_it_to_one_at_a_tim
     before = impetusd.start(its_own)
     for ini, said in ((ours, "1"), (its_own, "0")):
         impetusd.write(ini)
-        assert "restart: it is restarted" in impetusd.run("plan", code=1).out
+        assert "program:p  restart:" in impetusd.run("plan", code=1).out
         impetusd.run("apply")
         after = impetusd.settle()
         assert set(after.pids.values()).isdisjoint(before.pids.values())
@@ -232,7 +232,7 @@ def test_a_pool_moves_from_one_address_to_another_that_is_in_its_way(impetusd: I
     port = impetusd.port()
     before = impetusd.start(f"[pool:web]\n{pool(port, instances=2)}")
     impetusd.write(f"[pool:web]\n{pool(port, instances=2)}".replace("127.0.0.1", "0.0.0.0"))
-    assert "restart: it is restarted" in impetusd.run("plan", code=1).out
+    assert "pool:web  restart:" in impetusd.run("plan", code=1).out
     impetusd.run("apply")
     after = impetusd.settle()
     assert set(after.pids.values()).isdisjoint(before.pids.values())

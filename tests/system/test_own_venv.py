@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_found_by_check(impetusd: Instance) -> None:
             for name in ("needs_more", "slow", "missing")
         )
     )
-    assert "is fine" in impetusd.run("check").out, "without --host nothing is imported"
+    assert "is OK" in impetusd.run("check").out, "without --host nothing is imported"
     err = impetusd.run("check", "--host", code=1).err
     assert f"cannot be imported by {folder}/bin/python: ModuleNotFoundError: No module named 'aiohttp'" in err
     assert "app = slow:app could not be imported by" in err

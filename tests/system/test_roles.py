@@ -44,7 +44,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "give-socket": {"name": "q", "fd": 3},
     "observer-report": {"report": {}},
 }
-TAKES = re.compile("takes the (role|user that)")
+TAKES = re.compile("requires the role|must be run as the user")
 # Asks, as another user, for each method on a connection of its own; prints what was answered.
 ASK = """
 import json, os, socket, sys

@@ -252,7 +252,7 @@ def test_a_table_that_was_removed_is_back_before_anybody_needs_it(impetusd: Inst
 def test_what_a_running_daemon_holds_is_not_reaped(impetusd: Instance) -> None:
     """By whichever unit of systemd says that it has been stopped."""
     before = impetusd.start("[program:p]\ncommand = sleep 300\nmin_uptime = 0\n")
-    assert "runs on" in impetusd.run("reap-leftovers", code=1).err
+    assert "is running" in impetusd.run("reap-leftovers", code=1).err
     said = impetusd.run("reap-leftovers", env={"SERVICE_RESULT": "success"}).out
     assert (
         said
