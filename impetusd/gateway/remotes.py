@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,8 +60,9 @@ class Away(Exception):
 class Host:
     """One of them, and what is known of it. Times are Unix time."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, clock: Callable[[], float] = time.time) -> None:
         self.remote = remote
+        self._clock = clock
         self.state = "asking"  # until there is a result; then "well", or "lost" (it has no supervisor), or "away"
         self.since: float | None = None  # when that began, as far as this gateway has seen
         self.seen: float | None = None  # when it answered last
@@ -83,7 +84,7 @@ class Host:
             self._take("well" if found["live"] else "lost")
 
     def _take(self, state: str, trouble: str = "") -> None:
-        now = time.time()
+        now = self._clock()
         if state != "away":
             self.seen = now
         if state != self.state:

@@ -364,9 +364,8 @@ def test_only_who_has_the_right_certificate_gets_the_token(tmp_path):
     asyncio.run(scenario())
 
 
-def test_since_when_it_is_so_and_what_was_known_before_stays(monkeypatch):
+def test_since_when_it_is_so_and_what_was_known_before_stays():
     now = iter([100.0, 110.0, 120.0, 130.0, 140.0])
-    monkeypatch.setattr(remotes.time, "time", lambda: next(now))
     answers = iter(
         [well] * 2 + [says(401)] * 2 + [well] * 2 + [says(200, snapshot(live=False)), says(200, incidents())]
     )
@@ -376,7 +375,7 @@ def test_since_when_it_is_so_and_what_was_known_before_stays(monkeypatch):
             await next(answers)(request, writer)
 
         async with Peer(answer) as peer:
-            host = Host(Remote("web2", peer.url, "x"))
+            host = Host(Remote("web2", peer.url, "x"), lambda: next(now))
             assert (host.shown()["state"], host.shown()["since"], host.shown()["seen"]) == ("asking", None, None)
             seen = []
             for _ in range(5):

@@ -25,7 +25,7 @@ def test_who_listens_is_told_by_pid_and_name(port):
 
 
 def test_where_its_files_may_not_be_seen_by_user(port, monkeypatch):
-    monkeypatch.setattr(ports, "_holding", lambda _: set())
+    monkeypatch.setattr(ports.inet, "held", lambda _: {})
     assert ports.holder(port) == f"a process of user {pwd.getpwuid(os.geteuid()).pw_name}"
 
 
@@ -37,7 +37,7 @@ def test_nobody_listens_where_a_socket_is_bound_only():
 
 @pytest.mark.parametrize(("up", "running", "owner"), [({"web"}, 1, "impetusd"), (set(), 1, "user"), (set(), None, "user")])  # fmt: skip
 def test_what_no_unit_that_is_up_holds_is_a_strangers(port, monkeypatch, up, running, owner):
-    monkeypatch.setattr(ports, "_holding", lambda _: set())
+    monkeypatch.setattr(ports.inet, "held", lambda _: {})
     monkeypatch.setattr(facts, "_listening", lambda: {port: [None]})
     unit = types.SimpleNamespace(name="web", backlog=1, listen=(Listen("127.0.0.1", port),))
     (found,) = facts._listeners([unit], running, up)

@@ -29,6 +29,7 @@ ALONE = {
     "help",
     "logrotate",
     "import",
+    "export",
     "rollout",  # on other hosts
 }
 # What the others are given besides their names.

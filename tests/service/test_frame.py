@@ -46,7 +46,7 @@ async def get(handler, path="/there", method="GET", **options):
     ("path", "method", "status", "detail"),
     [
         ("/nowhere", "GET", 404, "/nowhere does not exist"),
-        ("/there", "PUT", 405, "/there takes GET, HEAD, not PUT"),
+        ("/there", "PUT", 405, "/there supports GET, HEAD, not PUT"),
     ],
 )
 def test_what_the_framework_refuses_has_the_shape_too(path, method, status, detail):
@@ -121,9 +121,9 @@ async def put_in(client: TestClient, **request) -> tuple[int, dict]:
         ({"json": {"number": 0}}, 422, "body.number: must be at least 1"),
         ({"json": {}}, 422, "body.number: is required"),
         ({"json": [1]}, 422, "body: must be an object, not a list"),
-        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
-        ({"data": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
-        ({"data": b'{"number": "\\ud800"}', "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
+        ({"data": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
+        ({"data": b'{"number": "\\ud800"}', "headers": {"Content-Type": "application/json"}}, 400, "not JSON"),
         ({"data": b"number=5", "headers": {"Content-Type": "text/plain"}}, 415, "application/json is expected"),
         ({"json": {"number": "x" * 3000}}, 413, "2000"),
     ],

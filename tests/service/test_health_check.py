@@ -76,7 +76,7 @@ def test_json_has_all_that_was_answered():
 
 def test_who_does_not_answer_is_not_healthy():
     result = CliRunner().invoke(command.main, ["health-check", "127.0.0.1:1", "--json"])
-    assert (result.exit_code, json.loads(result.stdout)["reason"]) == (1, "no answer: Connection refused")
+    assert (result.exit_code, json.loads(result.stdout)["reason"]) == (1, "no response: Connection refused")
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def test_what_does_not_fit_is_counted(shared_postgres, monkeypatch, caplog):
             for _ in range(5):
                 journal.add("audit_logs", 1, None, "x", "y")
             assert (journal.waiting, journal.dropped) == (3, 2)
-            assert [record.levelname for record in caplog.records if "is lost" in record.getMessage()] == ["ERROR"]
+            assert [record.levelname for record in caplog.records if "are lost" in record.getMessage()] == ["ERROR"]
             _, body = await service("GET", "/health")
             assert body["audit"]["dropped"] == 2
 

@@ -260,7 +260,7 @@ def test_the_command_exits_with_1_when_a_step_failed(database):
     ("url", "status", "sentence"),
     [
         ("postgresql:///x?host=/nowhere", 1, "the database of DATABASE_URL cannot be used: "),
-        ("mysql://x", 2, "DATABASE_URL='mysql://x': postgresql://"),
+        ("mysql://x", 2, "DATABASE_URL='mysql://x': must be postgresql://"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(url, status, sentence):

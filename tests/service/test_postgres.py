@@ -249,7 +249,7 @@ def test_two_starts_at_once_make_one_data_directory(postgres):
         (refused,) = (process for process in starts if process.poll() is not None)
         (server,) = (process for process in starts if process is not refused)
         assert refused.returncode == host.EX_TEMPFAIL
-        assert "uses" in starts[refused].log.read_text()
+        assert "is in use" in starts[refused].log.read_text()
         run(until((starts[server].sockets / ".s.PGSQL.5432").exists))
         assert server.poll() is None
     finally:
@@ -280,7 +280,7 @@ def test_data_of_another_major_are_refused_and_left_alone(postgres):
     (postgres.data / "PG_VERSION").write_text("13\n")
     status, said = postgres.refused()
     assert status == host.EX_CONFIG
-    assert f"{postgres.data} was created by PostgreSQL 13, but  " in said
+    assert f"{postgres.data} was created by PostgreSQL 13, but " in said
     assert "install PostgreSQL 13" in said
     assert "Traceback" not in said
 
@@ -442,7 +442,7 @@ def test_data_in_use_are_given_up_in_one_sentence(tmp_path, monkeypatch):
     holder, waiter = os.open(tmp_path, os.O_RDONLY), os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(host.Refusal, match="uses") as refusal:
+        with pytest.raises(host.Refusal, match="is in use") as refusal:
             entry._wait_for(waiter, str(tmp_path), account())
         assert refusal.value.status == host.EX_TEMPFAIL
     finally:

@@ -249,8 +249,9 @@ def test_a_template_that_stands_still_is_replaced_and_the_pool_answers_again(imp
     impetusd.kill(template, signal.SIGSTOP)
     for name in ("web:standby", "web:0"):
         impetusd.kill(before[name].pid)
-    after = impetusd.settle(lambda now: now.pids.keys() == before.pids.keys())
-    assert not set(after.pids.values()) & set(before.pids.values())
+    after = impetusd.settle(
+        lambda now: now.pids.keys() == before.pids.keys() and not {*now.pids.values()} & {*before.pids.values()}
+    )
     assert fetch(port) == str(after["web:0"].pid)
     told = "it did not fork web:"
     assert told in impetusd.run("why", "web:template").out

@@ -250,7 +250,7 @@ def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instanc
         seen = impetusd.status()["torrent"]
         assert seen.dropped_lines > 0
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        wait_for(lambda: "disk/out.log goes on" in impetusd.log(), "writing to go on")
+        wait_for(lambda: "disk/out.log works again" in impetusd.log(), "writing to go on")
         before = (disk / "out.log").stat().st_size
         wait_for(lambda: (disk / "out.log").stat().st_size > before, "lines")
         assert sentence not in impetusd.run("status").out
@@ -267,4 +267,4 @@ def test_what_a_full_disk_takes_is_counted_and_writing_resumes(impetusd: Instanc
     assert dropped == counted >= seen.dropped_lines
     assert len(kept) + dropped == count
     failures = impetusd.log().count("output is dropped meanwhile")
-    assert failures == impetusd.log().count("disk/out.log goes on") == len(told)
+    assert failures == impetusd.log().count("disk/out.log works again") == len(told)
