@@ -107,7 +107,7 @@ def _tell(reaped: Reaped) -> int:
     from impetusd.client import reaper
 
     pids = reaped.ended
-    print(f"stopped {len(pids)} processes: {' '.join(map(str, pids))}" if pids else "nothing was left")
+    print(f"stopped {reaper.counted(len(pids))}: {' '.join(map(str, pids))}" if pids else "nothing was left")
     if reaped.stuck:
         print(f"SIGKILL has no effect on {reaper.named(reaped.stuck)}: left running", file=sys.stderr)
     return 1 if reaped.stuck else 0

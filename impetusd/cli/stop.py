@@ -102,8 +102,7 @@ def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning
         reaped = reaper.reap(at.paths)
     except reaper.Held:
         return _stop_all(at)  # somebody has started it meanwhile
-    count = "1 process" if len(reaped.ended) == 1 else f"{len(reaped.ended)} processes"
-    print(f"impetusd had been killed; stopped {count} that it had started")
+    print(f"impetusd had been killed; stopped {reaper.counted(len(reaped.ended))} that it had started")
     if reaped.stuck:
         print(f"SIGKILL does not end {reaper.named(reaped.stuck)}: left behind", file=sys.stderr)
     return 1 if reaped.stuck else 0

@@ -145,6 +145,11 @@ def _lock(paths: Paths) -> Iterator[None]:
         os.close(fd)
 
 
+def counted(number: int) -> str:
+    """As "1 process"."""
+    return leftovers.counted(number)
+
+
 def named(members: Sequence[proc.Member]) -> str:
     """The processes as an operator knows them."""
     return leftovers.named(members)

@@ -167,11 +167,16 @@ def named(members: Iterable[proc.Member]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
+def counted(number: int) -> str:
+    """As "1 process"."""
+    return f"{number} process{'' if number == 1 else 'es'}"
+
+
 def refusal(members: Iterable[proc.Member], why: str, conf: str) -> str:
     """Why nothing is started, and what to do. `why`: what is wrong with the table."""
     members = list(members)
-    count = "1 process" if len(members) == 1 else f"{len(members)} processes"
+    are = "is" if len(members) == 1 else "are"
     return (
-        f"{count} of a killed impetusd are still running and cannot be taken over, because {why}: {named(members)}."
+        f"{counted(len(members))} of a killed impetusd {are} still running and cannot be taken over, because {why}: {named(members)}."
         f" Nothing was started. Stop them with: impetusd -c {conf} stop; then start again"
     )

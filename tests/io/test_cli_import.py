@@ -251,7 +251,7 @@ class TestPm2:
             ('"script": "npm", "args": "run start"', ("npm", "run", "start")),
             ('"script": "npm start"', ("bash", "-c", "npm start")),
             ('"script": "a.py", "interpreter": "./venv/bin/python"', ("./venv/bin/python", "HERE/a.py")),
-            ('"script": "a.py"', ("python", "HERE/a.py")),
+            ('"script": "a.py"', ("python" if shutil.which("python") else "python3", "HERE/a.py")),
             ('"script": "./run.sh"', ("bash", "HERE/run.sh")),
             ('"script": "/bin/x", "interpreter": "none", "args": ["a", "b c"]', ("/bin/x", "a", "b c")),
             (

@@ -212,7 +212,7 @@ def test_without_its_table_what_lives_on_is_told_never_doubled_and_ended_by_stop
     assert after["p"].pid == pid
     kill_both(anyone, after)
     table.unlink()
-    assert "stopped 1 processes" in anyone.run("stop").out
+    assert "stopped 1 process" in anyone.run("stop").out
     wait_for(lambda: dead(pid), "its end")
     assert anyone.start()["p"].pid != pid
 

@@ -28,7 +28,10 @@ def lines(imported: Imported) -> Iterator[str]:
     yield from (f"this host lacks: {redact.text(each)}" for each in imported.lacks)
     yield from (f"to do: {each}" for each in imported.todo)
     counts = Counter(row.fate for row in imported.rows)
-    yield f"{len(imported.programs)} programs; keys: " + ", ".join(f"{counts[fate]} {fate.value}" for fate in Fate)
+    programs = len(imported.programs)
+    yield f"{programs} program{'' if programs == 1 else 's'}; keys: " + ", ".join(
+        f"{counts[fate]} {fate.value}" for fate in Fate
+    )
 
 
 def as_json(imported: Imported) -> dict[str, Any]:
