@@ -164,7 +164,7 @@ def test_a_pm2_under_load(impetusd: Instance, pm2: Pm2) -> None:
 
         (impetusd.root / f"broken-{ports['shop']}").unlink()
         said = take_over()
-        assert "Everything was moved. PM2 has no apps left." in said, said
+        assert "Everything was moved. PM2 has no programs left." in said, said
         for load in loads:
             load.go_on(20)
     assert pm2.apps() == {}
