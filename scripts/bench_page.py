@@ -54,9 +54,10 @@ def page(rounds: int) -> None:
             ini += "".join(f"[program:p{number}]\ncommand = {program}\n" for number in range(UNITS - 1))
             ini += f"[program:victim]\ncommand = {program}\nautorestart = never\n"
             with Instance(ini, {}) as instance:
-                browser = loop.enter(Browser)
-                _first_view(loop, loop.enter(browser.tab), instance, rounds)
-                _crash(loop, loop.enter(browser.tab), instance, rounds)
+                tab = loop.enter(loop.enter(Browser).tab)
+                _first_view(loop, tab, instance, rounds)
+                loop.run(tab.be())
+                _crash(loop, tab, instance, rounds)
             _updates(loop)
     finally:
         loop.close()
