@@ -61,6 +61,7 @@ def command(  # noqa: PLR0917  # click's options
     from impetusd.cli.failure import Failure
     from impetusd.interop.exporting import checks, compose, kubernetes, proof, reading, report
     from impetusd.interop.exporting.model import Target
+    from impetusd.interop.importing import rows
 
     path = place.find_conf(given(), os.environ)
     source, config = _read(path, env)
@@ -89,7 +90,7 @@ def command(  # noqa: PLR0917  # click's options
         print(f"impetusd: {output} is written", file=sys.stderr)
     else:
         print(files[""], end="")
-    return 0 if report.is_faithful(made) else 1
+    return 0 if rows.is_faithful(made.rows) else 1
 
 
 def _read(path: str, profile: str | None) -> tuple[Source, Config]:

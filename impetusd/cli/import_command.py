@@ -57,7 +57,7 @@ def command(
     Example: impetusd import ecosystem.config.js -o impetusd.ini
     """
     from impetusd.cli.failure import Failure
-    from impetusd.interop.importing import kinds, node, report, writer
+    from impetusd.interop.importing import kinds, node, rows, writer
     from impetusd.interop.importing.model import ImportFault, Options
 
     target = os.path.abspath(output) if output else os.path.abspath("impetusd.ini")
@@ -99,7 +99,7 @@ def command(
         print(f"impetusd: wrote {output}; next: impetusd check {output}", file=sys.stderr)
     else:
         print(text, end="")
-    return 0 if report.is_faithful(imported) else 1
+    return 0 if rows.is_faithful(imported.rows) else 1
 
 
 def _typed(files: tuple[str, ...], output: str | None, kind: str | None, cwd: str | None, root: str | None) -> str:

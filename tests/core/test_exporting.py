@@ -31,6 +31,7 @@ from impetusd.interop.exporting import (
 )
 from impetusd.interop.exporting.kubernetes import _job_name
 from impetusd.interop.exporting.model import Exported, Options, Role, Target, Workload, host_name
+from impetusd.interop.importing import rows
 from impetusd.interop.importing.model import Fate
 
 CONF = "/srv/shop/impetusd.ini"
@@ -176,7 +177,7 @@ class TestFates:
         )
         said = "\n".join(report.lines(made)) + json.dumps(report.as_json(made))
         assert "s3cr3t-value" not in said
-        assert not report.is_faithful(made)
+        assert not rows.is_faithful(made.rows)
         assert f"{CONF}:5: translated: [env:web] API_KEY" in said
 
 
@@ -418,7 +419,7 @@ class TestEndings:
 
     def test_in_compose_impetusd_runs_them_all(self):
         made = export("[timer:t]\ncommand = t\ncron = 0 3 * * *\njitter = 5m\n", Target.COMPOSE)
-        assert report.is_faithful(made)
+        assert rows.is_faithful(made.rows)
         assert (
             services("[timer:t]\ncommand = t\ncron = 0 3 * * *\n")["services"]["t"]["deploy"]["update_config"]["order"]
             == "stop-first"

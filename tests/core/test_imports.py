@@ -104,7 +104,10 @@ MAY = {
     # Reads other managers' files for the command line; the gateway has nothing of it.
     "impetusd.interop.importing": ("impetusd.interop.importing", "impetusd.core", "impetusd.files.vetted"),
     # Writes other engines' files for the command line; a key's fate is said as an import says it.
-    "impetusd.interop.exporting": ("impetusd.interop.exporting", "impetusd.interop.importing.model", "impetusd.core"),
+    "impetusd.interop.exporting": (
+        *("impetusd.interop.exporting", "impetusd.interop.importing.model", "impetusd.interop.importing.rows"),
+        "impetusd.core",
+    ),
     # Moves what another manager runs, for the command line.
     "impetusd.interop.takeover": (
         *("impetusd.interop.takeover", "impetusd.interop.importing.model", "impetusd.core", "impetusd.linux"),

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from impetusd.core.config import parser
-from impetusd.interop.importing import kinds, node, pm2_keys, report, supervisord_keys, writer
+from impetusd.interop.importing import kinds, node, pm2_keys, report, rows, supervisord_keys, writer
 from impetusd.interop.importing.model import Fate, ImportFault, Options
 
 NODE = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
@@ -80,7 +80,7 @@ class TestSupervisord:
         )
         assert unit.out_file == unit.error_file == "/var/log/web.log"
         assert (unit.log_max_size, unit.log_keep, unit.log_compress) == (10 << 20, 4, False)
-        assert report.is_faithful(imported)
+        assert rows.is_faithful(imported.rows)
 
     def test_a_variable_in_a_command_is_split_as_supervisord_splits_it(self, made):
         text = "[program:x]\ncommand=x %(ENV_OPTS)s --a=%(ENV_OPTS)s '%(ENV_OPTS)s'\n"
@@ -273,7 +273,7 @@ class TestPm2:
         )
         unit = config.units["a"]
         assert ([str(each) for each in unit.listen], unit.instances, unit.wait_ready) == (["[::]:3000"], 4, True)
-        assert report.is_faithful(imported)
+        assert rows.is_faithful(imported.rows)
 
     def test_a_cluster_never_fights_for_a_port(self, made):
         config, imported, text = made(

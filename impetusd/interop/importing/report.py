@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from impetusd.core import redact
 from impetusd.core.config import ini
+from impetusd.interop.importing import rows
 from impetusd.interop.importing.model import Fate, shown
 
 if TYPE_CHECKING:
@@ -19,19 +19,12 @@ if TYPE_CHECKING:
 def lines(imported: Imported) -> Iterator[str]:
     """A line for each key, then what changes without one, what is left to do, and the counts."""
     for row in imported.rows:
-        where = " ".join(filter(None, (f"[{row.section}]" if row.section else "", row.key)))
-        old = f" = {_old(row)}" if row.old else ""
-        new = f" → {redact.text(ini.brief(row.new, 160))}" if row.new else ""
-        why = f" ({redact.text(ini.brief(row.why, 300))})" if row.why and row.fate is not Fate.KEPT else ""
-        yield f"{row.file}:{row.line}: {row.fate.value}: {where}{old}{new}{why}"
+        yield rows.line(row, _old(row), "" if row.fate is Fate.KEPT else row.why)
     yield from (f"differs: {each}" for each in imported.differs)
     yield from (f"this host lacks: {redact.text(each)}" for each in imported.lacks)
     yield from (f"to do: {each}" for each in imported.todo)
-    counts = Counter(row.fate for row in imported.rows)
     programs = len(imported.programs)
-    yield f"{programs} program{'' if programs == 1 else 's'}; keys: " + ", ".join(
-        f"{counts[fate]} {fate.value}" for fate in Fate
-    )
+    yield f"{programs} program{'' if programs == 1 else 's'}; keys: {rows.counts(imported.rows)}"
 
 
 def as_json(imported: Imported) -> dict[str, Any]:
@@ -39,29 +32,12 @@ def as_json(imported: Imported) -> dict[str, Any]:
     return {
         "source": imported.source,
         "programs": [program.name for program in imported.programs],
-        "keys": [
-            {
-                "file": row.file,
-                "line": row.line,
-                "section": row.section,
-                "key": row.key,
-                "old": _old(row),
-                "fate": row.fate.value,
-                "new": redact.text(row.new),
-                "why": redact.text(row.why),
-            }
-            for row in imported.rows
-        ],
+        "keys": [rows.as_json(row, _old(row)) for row in imported.rows],
         "differs": imported.differs,
         "lacks": [redact.text(each) for each in imported.lacks],
         "to_do": imported.todo,
     }
 
 
-def is_faithful(imported: Imported) -> bool:
-    """Whether nothing was lost."""
-    return all(row.fate is not Fate.LOST for row in imported.rows)
-
-
 def _old(row: Row) -> str:
-    return redact.text(ini.brief(shown(row.old), 160))
+    return redact.text(ini.brief(shown(row.old), rows.LONGEST))
