@@ -42,6 +42,7 @@ from impetusd.supervisor import custody, lifeline
 from impetusd.supervisor.api import accounts, alerting, audit
 from impetusd.supervisor.api.alerting import Alerting
 from impetusd.supervisor.api.applying import CONFIG, Applying
+from impetusd.supervisor.api.board import Board
 from impetusd.supervisor.api.changeover import BEFORE
 from impetusd.supervisor.api.commands import Commands, is_stuck
 from impetusd.supervisor.api.configuration import Configuration, is_former, keep_file, keep_profile, read
@@ -433,7 +434,7 @@ class Daemon:
             held=self._holding.whole,
         )
         self._ending.commands = self._commands
-        self._feed = Feed(
+        board = Board(
             engine,
             rows,
             sampler=Sampler(self._rules.memory.of),
@@ -444,8 +445,8 @@ class Daemon:
                 watching.CHECK: lambda: {f"{row['name']} {row['target']}": row for row in self._rules.checks.rows()},
                 watching.RELOAD: lambda: accounts.accounts(engine),
             },
-            tell=tell,
         )
+        self._feed = Feed(board, tell)
         self._feed.faults = self._faults
         self._feed.listen = self._ledger.pass_on
         self._open.callback(self._feed.close)

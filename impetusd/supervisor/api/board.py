@@ -36,10 +36,14 @@ class Board:
         dropped: Callable[[Entry], object],
         lists: Mapping[str, Callable[[], dict[str, Any]]],
     ) -> None:
-        """As `Feed`."""
+        """`dropped`: how much of a slot's log was.
+
+        `lists`: for each kind other than unit, a function that makes its rows by key, called when they may have
+        changed.
+        """
         self._engine = engine
         self._rows = rows
-        self._sampler = sampler
+        self.sampler = sampler
         self._dropped = dropped
         self._lists = lists
         self.ring = Ring(KEPT)
@@ -70,7 +74,7 @@ class Board:
             self._publish(stream.UNIT, name, None)
             return
         self._marks[name] = self._mark(entry)
-        row = self._rows.row(entry, self._sampler.read)
+        row = self._rows.row(entry, self.sampler.read)
         lines, length = WORDS
         row["tail"] = [line[:length] for line in row["tail"][-lines:]]
         for field in FREE:
@@ -98,8 +102,8 @@ class Board:
     def bodies(self) -> Iterator[bytes]:
         """All rows, and what was measured last."""
         yield from [body for _, body in self._bodies.values()]
-        if self._sampler.usage:
-            yield _usage(self._sampler.usage)
+        if self.sampler.usage:
+            yield _usage(self.sampler.usage)
 
     def clear(self) -> None:
         """Nobody watches: keep nothing."""

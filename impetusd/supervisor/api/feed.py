@@ -18,12 +18,8 @@ from typing import Any
 from impetusd.core import stream
 from impetusd.supervisor.api.board import Board
 from impetusd.supervisor.api.control import Flow
-from impetusd.supervisor.api.rows import Rows
-from impetusd.supervisor.api.sampler import Sampler
 from impetusd.supervisor.faults import BARE
 from impetusd.supervisor.observers import Change
-from impetusd.supervisor.slots.engine import Engine
-from impetusd.supervisor.slots.entry import Entry
 
 SOURCE = "watch"  # of what raises
 HELD = 1 << 16  # bytes written at once
@@ -39,23 +35,10 @@ TOLD_BY = {"timer": (stream.TIMER,), "health": (stream.CHECK,), "reload": (strea
 class Feed:
     """One stream for all who watch."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        rows: Rows,
-        *,
-        sampler: Sampler,
-        dropped: Callable[[Entry], object],
-        lists: Mapping[str, Callable[[], dict[str, Any]]],
-        tell: Callable[[str], None],
-    ) -> None:
-        """`dropped`: how much of a slot's log was. `tell`: the daemon's log.
-
-        `lists`: for each kind other than unit, a function that makes its rows by key, called when they may have
-        changed.
-        """
-        self._board = Board(engine, rows, sampler=sampler, dropped=dropped, lists=lists)
-        self._sampler = sampler
+    def __init__(self, board: Board, tell: Callable[[str], None]) -> None:
+        """`board` is its own. `tell`: the daemon's log."""
+        self._board = board
+        self._sampler = board.sampler
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self.life = os.urandom(8).hex()
