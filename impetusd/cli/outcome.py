@@ -88,7 +88,7 @@ def live_on(here: Place, left: Left) -> str:
     from impetusd.client import reaper
 
     one = len(left.members) == 1
-    count = f"{len(left.members)} {'process' if one else 'processes'} it started {'is' if one else 'are'} still running"
+    count = f"{reaper.counted(len(left.members))} it started {'is' if one else 'are'} still running"
     if left.why:
         return (
             f"{count} and cannot be taken over, because {left.why}: {reaper.named(left.members)};"

@@ -79,7 +79,7 @@ def start(at: Place, names: Sequence[str], env: str | None = None) -> int:
             print(f"impetusd: {behind}", file=sys.stderr)
         if launched:
             count = len(left.members)
-            found = f"and took over {count} processes of a killed impetusd" if count else ""
+            found = f" and took over {reaper.counted(count)} of a killed impetusd" if count else ""
             print(f"impetusd started{found}; its own log is {at.paths.log_file}", file=sys.stderr)
         try:
             code = outcome.bring_up(at, "starting", "start", {"names": list(names), "wait": True})

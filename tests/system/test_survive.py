@@ -108,7 +108,8 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
             kill_both(anyone, now)
             assert "is not running" in anyone.run("status", code=3).err
             load.go_on(20)
-            assert "processes of a killed impetusd" in anyone.run("start").err
+            assert "started and took over " in (said := anyone.run("start").err)
+            assert "processes of a killed impetusd" in said
             after = anyone.settle()
             assert lasting(after) == lasting(before)
             load.go_on(40)
@@ -152,8 +153,9 @@ def test_each_becomes_a_child_again_at_its_next_start_and_all_is_as_it_was(impet
     with Load(port):
         impetusd.run("restart", "--rolling", "web")
         impetusd.run("restart", "api", "numbers")
-    impetusd.kill(impetusd.status()["web:standby"].pid)
-    after = impetusd.settle(lambda now: not set(now.pids.values()) & set(lasting(before).values()))
+    killed = impetusd.status()["web:standby"].pid
+    impetusd.kill(killed)
+    after = impetusd.settle(lambda now: not {*now.pids.values()} & {killed, *lasting(before).values()})
     assert {census.read(pid).parent for pid in after.pids.values()} == {after.shim}  # type: ignore[union-attr]
 
 
