@@ -71,7 +71,7 @@ def test_a_worker_made_for_one_place_is_not_put_into_another(impetusd: Instance)
     wait_for(lambda: "web:0:next: STARTING" in impetusd.log(), "the next web:0")
     impetusd.kill(before["web:1"].pid)
     impetusd.finish(roll, code=None)
-    after = impetusd.settle(lambda status: set(status.rows) == {"web:0", "web:1"})
+    after = impetusd.settle(lambda now: set(now.rows) == {"web:0", "web:1"} and now["web:1"].pid != before["web:1"].pid)
     assert fetch(port)
     assert [value(after[name].pid, "NUMBER") for name in ("web:0", "web:1")] == ["100", "101"]
 
