@@ -741,7 +741,7 @@ def parse_answer(line: bytes) -> Answer:
 
 # --- What a row means ---
 
-IDLE = frozenset({"STOPPED", "EXITED", "FATAL"})  # the states in which nothing runs, or is about to
+IDLE = frozenset({"STOPPED", "EXITED", "FATAL"})  # `lifecycle.IDLE` by name: nothing runs, or is about to
 
 
 def as_wanted(row: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from impetusd.core import protocol
 from impetusd.core.protocol import METHODS, LineBuffer, ProtocolError
+from impetusd.core.rules import lifecycle
 
 GOOD_PARAMS = {
     "ping": {},
@@ -321,3 +322,7 @@ def test_a_long_command_is_told_as_far_as_there_is_room():
         assert protocol.check_params("exec", {"name": "web", "command": words})["command"] == words
     with pytest.raises(ProtocolError):
         protocol.check_params("exec", {"name": "web", "command": ["x" * 10_000]})
+
+
+def test_a_row_is_idle_in_the_states_in_which_a_slot_is():
+    assert {state.name for state in lifecycle.IDLE} == protocol.IDLE

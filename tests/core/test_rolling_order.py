@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from impetusd.core.reasons import because
 from impetusd.core.rules import rolling
-from impetusd.core.rules.lifecycle import Slot, State, Want
+from impetusd.core.rules.lifecycle import IDLE, Slot, State, Want
 from impetusd.core.rules.policy import Policy
-from impetusd.core.rules.reload import DOWN, Part
+from impetusd.core.rules.reload import Part
 from impetusd.core.rules.rolling import Do, Order, Seen
 
 RUNNING = State.RUNNING
@@ -108,7 +108,7 @@ def test_nothing_is_replaced_while_the_next_does_not_come_up(part):
 
 
 def test_what_was_to_take_a_place_is_forgotten_once_its_last_words_are_known():
-    for state in DOWN:
+    for state in IDLE:
         assert Order(Do.FORGET, 0) in tidy(seen(Part.NEXT, 0, state))
         assert Order(Do.FORGET, 0) not in tidy(seen(Part.NEXT, 0, state, told=False))
 

@@ -54,6 +54,9 @@ class State(IntEnum):
     FATAL = ProcessStates.FATAL
 
 
+IDLE = frozenset({State.STOPPED, State.EXITED, State.FATAL})  # nothing runs, or is about to
+
+
 class Want(Enum):
     """The desired state of a slot."""
 

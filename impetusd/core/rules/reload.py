@@ -29,10 +29,8 @@ from typing import Any, NamedTuple
 
 from impetusd.core.config.model import Kind, Unit
 from impetusd.core.reasons import NONE, Reason, because, read
-from impetusd.core.rules.lifecycle import State
+from impetusd.core.rules.lifecycle import IDLE, State
 from impetusd.core.values import dataclass
-
-DOWN = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 
 class Phase(Enum):
@@ -251,13 +249,13 @@ def _parking(case: _Case) -> Decision:
 def _ending(case: _Case) -> Decision:
     template = next(iter(case.of(Part.TEMPLATE)), None)
     if case.of(Part.NEXT_TEMPLATE):
-        if template is None or template.state in DOWN:
+        if template is None or template.state in IDLE:
             return case.stay([Order(Do.ADOPT, Part.TEMPLATE)])
         return case.stay([Order(Do.STOP, Part.TEMPLATE)] if template.up else [])
     orders = _park(case)
     if not case.view.forks and template is not None and template.up:
         orders.append(Order(Do.STOP, Part.TEMPLATE))
-    busy = [slot for slot in case.view.slots if slot.up and slot.state not in {State.RUNNING, *DOWN}]
+    busy = [slot for slot in case.view.slots if slot.up and slot.state not in {State.RUNNING, *IDLE}]
     if orders or busy or case.of(Part.LEAVING) or case.of(Part.NEXT):
         return case.stay([*orders, *_strays(case)])
     return case.go(Phase.DONE, took=case.now - case.reload.began)
@@ -269,12 +267,12 @@ def _back(case: _Case) -> Decision:
     wrong = {slot.index: slot for slot in case.of(Part.SERVING) if slot.new and slot.up}
     heirs = {slot.index: slot for slot in case.of(Part.NEXT) if not slot.new}
     for index, heir in heirs.items():
-        if heir.state in DOWN or index not in wrong:
+        if heir.state in IDLE or index not in wrong:
             orders += _away(heir)
     leaving = {slot.index for slot in case.of(Part.LEAVING)}
     room = case.view.parallel - sum(heir.state is not State.RUNNING for heir in heirs.values())
     for index, slot in wrong.items():
-        if slot.state in {State.BACKOFF, *DOWN}:
+        if slot.state in {State.BACKOFF, *IDLE}:
             orders.append(Order(Do.AGAIN, Part.SERVING, index))
         elif slot.state is not State.RUNNING or index in leaving or case.reload.stuck:
             continue
@@ -285,7 +283,7 @@ def _back(case: _Case) -> Decision:
             orders.append(Order(Do.START, Part.NEXT, index))
             room -= 1
     parked = [slot for slot in case.of(Part.PARKED) if slot.new and slot.up]
-    again = [slot for slot in parked if slot.state in {State.RUNNING, State.BACKOFF, *DOWN}]
+    again = [slot for slot in parked if slot.state in {State.RUNNING, State.BACKOFF, *IDLE}]
     orders += [Order(Do.AGAIN, Part.PARKED, slot.index) for slot in again]
     unsettled = parked or (wrong and not case.reload.stuck) or leaving or case.of(Part.NEXT)
     if orders or unsettled or case.of(Part.NEXT_TEMPLATE):
@@ -325,7 +323,7 @@ def _ready(case: _Case) -> set[int]:
 def _replaceable(case: _Case, slot: Seen) -> bool:
     """Not while it is on its way to another state, or while its last process still leaves."""
     leaving = any(each.index == slot.index for each in case.of(Part.LEAVING))
-    return not leaving and slot.state in {State.RUNNING, State.BACKOFF, *DOWN}
+    return not leaving and slot.state in {State.RUNNING, State.BACKOFF, *IDLE}
 
 
 def _starts(case: _Case, wanted: list[int]) -> list[Order]:
@@ -343,7 +341,7 @@ def _strays(case: _Case) -> list[Order]:
 
 
 def _away(slot: Seen) -> list[Order]:
-    if slot.state in DOWN:
+    if slot.state in IDLE:
         return [Order(Do.FORGET, slot.part, slot.index)] if slot.told else []
     return [Order(Do.STOP, slot.part, slot.index)] if slot.up else []
 
@@ -351,7 +349,7 @@ def _away(slot: Seen) -> list[Order]:
 def _park(case: _Case) -> list[Order]:
     """One parked worker at a time."""
     parked = [slot for slot in case.of(Part.PARKED) if slot.up]
-    if any(slot.state not in {State.RUNNING, *DOWN} for slot in parked):
+    if any(slot.state not in {State.RUNNING, *IDLE} for slot in parked):
         return []
     return [Order(Do.AGAIN, Part.PARKED, slot.index) for slot in parked if not slot.new][:1]
 

@@ -13,9 +13,9 @@ from enum import Enum
 from typing import NamedTuple
 
 from impetusd.core.reasons import Reason
-from impetusd.core.rules.lifecycle import Slot, State, Want, has_budget
+from impetusd.core.rules.lifecycle import IDLE, Slot, State, Want, has_budget
 from impetusd.core.rules.policy import Policy
-from impetusd.core.rules.reload import DOWN, Part
+from impetusd.core.rules.reload import Part
 from impetusd.core.values import dataclass
 
 ORDER = (Part.TEMPLATE, Part.PARKED, Part.SERVING)
@@ -88,7 +88,7 @@ def tidy(slots: Sequence[Seen], *, reloading: bool) -> list[Order]:
         if slot.part in {Part.TEMPLATE, Part.PARKED, Part.NEXT} and slot.state is State.FATAL:
             orders += [Order(Do.CALL_OFF, each, at) for each in sorted(due)]
             due.clear()
-        if slot.part is Part.NEXT and slot.state in DOWN and slot.told:
+        if slot.part is Part.NEXT and slot.state in IDLE and slot.told:
             orders.append(Order(Do.FORGET, at))
     return orders
 

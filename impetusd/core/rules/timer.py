@@ -18,9 +18,8 @@ from typing import NamedTuple
 from impetusd.core.config.model import Timer
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import schedule
-from impetusd.core.rules.lifecycle import Slot, State
+from impetusd.core.rules.lifecycle import IDLE, Slot, State
 from impetusd.core.rules.policy import Exit
-from impetusd.core.rules.reload import DOWN
 from impetusd.core.rules.schedule import Cron, Every
 from impetusd.core.values import dataclass
 
@@ -159,9 +158,9 @@ def ending(at: Progress, result: Reason) -> Progress:
 def turn(at: Progress, before: Slot, after: Slot) -> Turn | None:
     """What the change of the job's slot means for the timer, if anything."""
     given_up = at.run is not None and after.state is State.FATAL  # a start that could not even begin
-    if after.state in DOWN and (before.state not in DOWN or given_up):
+    if after.state in IDLE and (before.state not in IDLE or given_up):
         return Turn.ENDED
-    if before.state in DOWN and after.state not in DOWN and at.run is None:
+    if before.state in IDLE and after.state not in IDLE and at.run is None:
         return Turn.BEGUN
     return None
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from impetusd.core.reasons import NONE, Reason, because
-from impetusd.core.rules.lifecycle import Slot, State, is_unkillable
+from impetusd.core.rules.lifecycle import IDLE, Slot, State, is_unkillable
 from impetusd.core.rules.policy import Policy, signal_name
-from impetusd.core.rules.reload import DOWN
 
 PATIENCE = 3  # failed runs in a row after which `start` no longer waits for a slot
 LONG = 5.0  # seconds until the next try for which it does not wait either
@@ -18,7 +17,7 @@ FORKED = 5.0  # seconds; a fork takes a few ms, of a large application on a busy
 
 def waits_for(name: str, slots: Iterable[Slot], *, oneshot: bool) -> Reason:
     """Why a start waits for `name`, of which these are the slots; `oneshot`: that it is done is waited for."""
-    worst = next((slot for slot in slots if slot.state in DOWN or slot.state is State.BACKOFF), None)
+    worst = next((slot for slot in slots if slot.state in IDLE or slot.state is State.BACKOFF), None)
     if worst is None:
         return because("waits_for", name=name, state="", cause=NONE)
     cause = worst.reason if worst.state is State.FATAL and oneshot else NONE
@@ -41,7 +40,7 @@ def is_settled(policy: Policy, slot: Slot, now: float) -> bool:
         return slot.failures >= PATIENCE or (slot.deadline or 0.0) - now > LONG
     if slot.state is State.STOPPING:
         return is_unkillable(policy, slot)
-    return slot.state is State.RUNNING or slot.state in DOWN
+    return slot.state is State.RUNNING or slot.state in IDLE
 
 
 def reason(policy: Policy, slot: Slot, now: float) -> Reason:

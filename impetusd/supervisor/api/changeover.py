@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.model import Unit
 from impetusd.core.reasons import because
-from impetusd.core.rules.lifecycle import State, Want
+from impetusd.core.rules.lifecycle import IDLE, State, Want
 from impetusd.core.rules.plan import Effect
 from impetusd.core.rules.reload import overlaps
 from impetusd.supervisor.api.accounts import account
 from impetusd.supervisor.api.commands import is_stuck
-from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, PASSING, Entry, Role
+from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry, Role
 
 if TYPE_CHECKING:
     from impetusd.supervisor.api.behind import Behind

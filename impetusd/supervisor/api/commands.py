@@ -14,14 +14,14 @@ from impetusd.core.config.model import Kind, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_USAGE, FAILED, ProtocolError, Request
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import quarantine, tree
-from impetusd.core.rules.lifecycle import State, Want, is_unkillable
+from impetusd.core.rules.lifecycle import IDLE, State, Want, is_unkillable
 from impetusd.supervisor.api.control import SIGNED, Flow, Progress
 from impetusd.supervisor.api.names import Names, disabled
 from impetusd.supervisor.api.reloading import Reloading
 from impetusd.supervisor.api.rows import Rows
 from impetusd.supervisor.observers import Change
 from impetusd.supervisor.slots.engine import Engine
-from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, Entry, Role
+from impetusd.supervisor.slots.entry import ONE_SHOT, Entry, Role
 from impetusd.supervisor.start.link import Outbox
 
 BEGIN = frozenset({"start", "restart", "reload", "scale", "trigger", "apply", "enable", "disable", "upgrade"})

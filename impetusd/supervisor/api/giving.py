@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from impetusd.core.config.model import Listen, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_UNKNOWN_NAME, FAILED, ProtocolError
+from impetusd.core.rules.lifecycle import IDLE
 from impetusd.linux import getfd, inet
-from impetusd.supervisor.slots.entry import IDLE, Entry
+from impetusd.supervisor.slots.entry import Entry
 from impetusd.supervisor.start.sockets import another
 
 if TYPE_CHECKING:

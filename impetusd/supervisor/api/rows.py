@@ -9,12 +9,12 @@ from typing import Any
 
 from impetusd.core.config import describe
 from impetusd.core.config.model import Config
-from impetusd.core.rules.lifecycle import State
+from impetusd.core.rules.lifecycle import IDLE, State
 from impetusd.core.rules.policy import Exit, signal_name
 from impetusd.supervisor.api import stats
 from impetusd.supervisor.api.stats import Stats, Usage
 from impetusd.supervisor.slots.engine import Engine
-from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, Entry, Role
+from impetusd.supervisor.slots.entry import ONE_SHOT, Entry, Role
 from impetusd.supervisor.start.starter import Starter
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 from impetusd.core.config.model import Unit
 from impetusd.core.reasons import because, not_started
+from impetusd.core.rules.lifecycle import IDLE
 from impetusd.core.rules.policy import Exit
 from impetusd.supervisor.slots.engine import Engine
-from impetusd.supervisor.slots.entry import IDLE, Entry
+from impetusd.supervisor.slots.entry import Entry
 
 
 class Jobs:

@@ -18,8 +18,7 @@ from impetusd.core.config.model import Timer, Unit
 from impetusd.core.protocol import EXIT_FAILED, FAILED, ProtocolError
 from impetusd.core.reasons import Reason, because
 from impetusd.core.rules import schedule, timer, timer_record
-from impetusd.core.rules.lifecycle import Slot
-from impetusd.core.rules.reload import DOWN
+from impetusd.core.rules.lifecycle import IDLE, Slot
 from impetusd.core.rules.schedule import OverlapDecision
 from impetusd.core.rules.timer import CATCH_UP, RETRY, TRIGGER, Now, Outcome, Run, Turn
 from impetusd.core.values import dataclass
@@ -94,7 +93,7 @@ class Job:
         self.slot = slot
         self.plan(now)
         run = self.at.run
-        if run is not None and slot is not None and slot.state in DOWN:
+        if run is not None and slot is not None and slot.state in IDLE:
             if slot.last_exit is not None and timer.is_end_of(run, slot.last_exit):
                 self.over = slot  # written down before this record was
                 self._conclude()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from impetusd.core.reasons import because, not_started
 from impetusd.core.rules import places, quarantine
-from impetusd.core.rules.lifecycle import Exited, Fail, Gone, Restart, Scope, Spawned, State, Stop, Want
+from impetusd.core.rules.lifecycle import IDLE, Exited, Fail, Gone, Restart, Scope, Spawned, State, Stop, Want
 from impetusd.core.rules.policy import Exit
-from impetusd.supervisor.slots.entry import IDLE, Entry, Role
+from impetusd.supervisor.slots.entry import Entry, Role
 
 if TYPE_CHECKING:
     from impetusd.supervisor.slots.engine import Engine

@@ -20,11 +20,11 @@ from typing import Any
 from impetusd.core.config.model import Config, Unit
 from impetusd.core.reasons import Reason, because, not_started, rule_of
 from impetusd.core.rules import places, waits
-from impetusd.core.rules.lifecycle import Event, Fail, Restart, Scope, Start, State, Stop
+from impetusd.core.rules.lifecycle import IDLE, Event, Fail, Restart, Scope, Start, State, Stop
 from impetusd.core.rules.reload import overlaps
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.observers import Publisher
-from impetusd.supervisor.slots.entry import IDLE, ONE_SHOT, PASSING, Entry, Role, serving
+from impetusd.supervisor.slots.entry import ONE_SHOT, PASSING, Entry, Role, serving
 from impetusd.supervisor.slots.machine import Machine
 from impetusd.supervisor.slots.places import Places
 from impetusd.supervisor.slots.registry import Slots

@@ -16,8 +16,6 @@ from impetusd.core.rules.policy import EX_CONFIG, Policy, policy_of
 from impetusd.core.rules.reload import Part
 from impetusd.supervisor.slots.record import Record
 
-IDLE = frozenset({State.STOPPED, State.EXITED, State.FATAL})
-
 
 class Role(Enum):
     """A slot's role in its unit."""

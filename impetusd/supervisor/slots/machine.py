@@ -15,11 +15,24 @@ from typing import TYPE_CHECKING
 from impetusd.core.config.model import Kind
 from impetusd.core.reasons import not_started
 from impetusd.core.rules import lifecycle, places, quarantine
-from impetusd.core.rules.lifecycle import Cancel, Deadline, Event, Exited, Gone, Ping, Signal, Slot, Spawn, State, Want
+from impetusd.core.rules.lifecycle import (
+    IDLE,
+    Cancel,
+    Deadline,
+    Event,
+    Exited,
+    Gone,
+    Ping,
+    Signal,
+    Slot,
+    Spawn,
+    State,
+    Want,
+)
 from impetusd.supervisor import chance
 from impetusd.supervisor.faults import CONTAINED
 from impetusd.supervisor.observers import Change, Publisher
-from impetusd.supervisor.slots.entry import IDLE, PASSING, SERVING, Entry, Role
+from impetusd.supervisor.slots.entry import PASSING, SERVING, Entry, Role
 
 if TYPE_CHECKING:
     from impetusd.supervisor.slots.places import Places

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from impetusd.core.config.model import Kind
 from impetusd.core.rules import places as core
-from impetusd.core.rules.lifecycle import Event, HandOver, Ready, Slot, Spawned, State, Taken, Want
-from impetusd.supervisor.slots.entry import IDLE, PASSING, Entry, Role, differ, serving, slot_name
+from impetusd.core.rules.lifecycle import IDLE, Event, HandOver, Ready, Slot, Spawned, State, Taken, Want
+from impetusd.supervisor.slots.entry import PASSING, Entry, Role, differ, serving, slot_name
 
 if TYPE_CHECKING:
     from impetusd.core.config.model import Unit

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from impetusd.core.reasons import NONE, Reason, because
 from impetusd.core.rules import reload as core
-from impetusd.core.rules.lifecycle import HandOver, Restart, Start, State, Stop, Want, has_budget
+from impetusd.core.rules.lifecycle import IDLE, HandOver, Restart, Start, State, Stop, Want, has_budget
 from impetusd.core.rules.reload import Do, Order, Part, Phase, Reload, Seen, View
-from impetusd.supervisor.slots.entry import IDLE, PARTS, PASSING, SERVING, Entry, Role, serving, slot_name
+from impetusd.supervisor.slots.entry import PARTS, PASSING, SERVING, Entry, Role, serving, slot_name
 from impetusd.supervisor.slots.versions import forks
 
 if TYPE_CHECKING:
