@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import UTC
 
 import pytest
+from timer_section import timer as configured
 
-from impetusd.core.config.model import Kind, Overlap, Timer, Unit
 from impetusd.core.reasons import NONE, because, read
 from impetusd.core.rules import timer, timer_record
 from impetusd.core.rules.lifecycle import Slot, State
@@ -21,24 +21,6 @@ pytestmark = pytest.mark.noise
 NOW = Now(1_774_742_400.0, 1000.0, 500.0)  # 2026-03-29 00:00 UTC
 STOPPED_FOR_NEXT = because("stopped_for_next")
 TIMED_OUT = because("timed_out", limit_s=5.0)
-
-
-def configured(**keys):
-    """A `[timer:job]` every minute, unless `cron` or `every` is given."""
-    surroundings = {"cwd": "/", "user": "", "group": "", "umask": 0o22, "nice": 0, "env": {}, "env_file": ()}
-    unit = Unit(
-        name="job", kind=Kind.TIMER, where="", command=("job",), enabled=True, kill_timeout=10.0, **surroundings
-    )
-    own = {"name": "job", "where": "", "unit": unit, "enabled": True, "cron": "", "timezone": "UTC", "every": 60.0}
-    own |= {
-        "timeout": 0.0,
-        "retries": 0,
-        "retry_delay": 10.0,
-        "overlap": Overlap.SKIP,
-        "jitter": 0.0,
-        "catch_up": False,
-    }
-    return Timer(**own | keys)
 
 
 def later(seconds, now=NOW):

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timer_world import BEGIN, NO_PROGRAM, World, brief, job_changed, timer
+from timer_section import timer
+from timer_world import BEGIN, NO_PROGRAM, World, brief, job_changed
 from waiting import turns
 
 from impetusd.core.config.model import Overlap

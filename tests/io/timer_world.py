@@ -7,7 +7,7 @@ from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
-from impetusd.core.config.model import Kind, Overlap, Timer, Unit
+from impetusd.core.config.model import Timer
 from impetusd.core.reasons import Reason, because, not_started, read
 from impetusd.core.rules import lifecycle
 from impetusd.core.rules.lifecycle import Deadline, Event, Exited, Scope, Signal, Slot, Spawn, Spawned, Start, Stop
@@ -32,41 +32,6 @@ def job_changed(unit: str, before: Slot, after: Slot) -> Change:
     """The slot of the unit has changed."""
     entry: Any = SimpleNamespace(unit=SimpleNamespace(name=unit))
     return Change(entry, before, after)
-
-
-def timer(name: str = "job", **keys: Any) -> Timer:
-    """A `[timer:NAME]`; every minute, unless `cron` or `every` is given."""
-    unit = Unit(
-        name=name,
-        kind=Kind.TIMER,
-        where="",
-        command=("job",),
-        enabled=True,
-        kill_timeout=10.0,
-        cwd="/",
-        user="",
-        group="",
-        umask=0o22,
-        nice=0,
-        env={},
-        env_file=(),
-    )
-    own: dict[str, Any] = {
-        "name": name,
-        "where": "",
-        "unit": unit,
-        "enabled": True,
-        "cron": "",
-        "timezone": "UTC",
-        "every": 0.0 if keys.get("cron") else 60.0,
-        "timeout": 0.0,
-        "retries": 0,
-        "retry_delay": 10.0,
-        "overlap": Overlap.SKIP,
-        "jitter": 0.0,
-        "catch_up": False,
-    }
-    return Timer(**own | keys)
 
 
 class FakeAlarm:
