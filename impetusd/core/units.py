@@ -1,4 +1,4 @@
-"""Format durations: exactly, as in the INI file, or rounded for readers."""
+"""Format durations: exactly, as in the INI file, or rounded for readers; and counts of things."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def ahead(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """`2 h ago`, in its greatest unit; `just now` for less than a second."""
     return f"{' '.join(span(float(int(seconds))).split()[:2])} ago" if seconds >= 1 else "just now"
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """`1 line`, `3 lines`. `more`: the plural, if it is not `one` with an s."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"

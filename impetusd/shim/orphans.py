@@ -68,7 +68,7 @@ def report(state: ShimState, saved: dict[str, Any], search: descriptors.Search, 
     barred = f" (not permitted without CAP_SYS_PTRACE: {', '.join(map(str, search.barred))})" if search.barred else ""
     pids = ", ".join(str(member.pid) for member in killed)
     log(
-        f"the previous shim (pid {saved['shim'][0]}) was killed: {alive} processes are still running"
+        f"the previous shim (pid {saved['shim'][0]}) was killed: {leftovers.counted(alive)} {'is' if alive == 1 else 'are'} still running"
         + (f"; lost: {lost}{barred}" if lost else "")
         + (f"; killed processes whose start was not complete: {pids}" if pids else "")
     )

@@ -52,6 +52,7 @@ GOOD = Facts(
 CASES = [
     ("configuration", FAIL, {"problems": ("x.ini:1: bad", "x.ini:2: worse")}, "x.ini:1: bad and 1 more"),
     ("descriptors", FAIL, {"nofile": 100}, "RLIMIT_NOFILE) is 100, but 10 processes need about 144"),
+    ("descriptors", FAIL, {"nofile": 50, "processes": 1}, "RLIMIT_NOFILE) is 50, but 1 process needs about 72"),
     ("descriptors", WARN, {"nofile": 200}, "is 200"),
     ("processes", FAIL, {"pids": (95, 100)}, "pids.max is 100 and 95 are in use"),
     ("processes", WARN, {"pids": (80, 100)}, "80 are in use"),

@@ -110,7 +110,7 @@ class TestJournal:
         wait_for(lambda: "SIGHUP: " in warned(), "the refusal")
         service.write(SLEEPER)
         service.kill(before.shim, signal.SIGKILL)
-        wait_for(lambda: "was killed: 1 processes are still running" in warned(), "the shim's end")
+        wait_for(lambda: "was killed: 1 process is still running" in warned(), "the shim's end")
         assert "supervisor: began" not in warned()
 
 

@@ -32,7 +32,7 @@ SAID = [
         "executing x failed: no such; y",
     ),
     ({"kind": "gone", **SLOT, "decision": "z"}, "its leftover processes have ended; z"),
-    ({"kind": "stderr", **SLOT, "lines": ["a", " b ", ""]}, "wrote last: b (and 1 lines before)"),
+    ({"kind": "stderr", **SLOT, "lines": ["a", " b ", ""]}, "wrote last: b (and 1 line before)"),
     ({"kind": "rule", **SLOT, "pid": 7, "rule": "max_age", "reason": "older"}, "rule max_age: older"),
     (
         {"kind": "reload", "unit": "web", "what": "rolled back", "generation": 2, "reason": "x: exit 3", "took_s": 1.5},
@@ -69,6 +69,7 @@ SAID = [
     ({"kind": "hold", "unit": "web", "slot": "web:0", "what": "quarantined", "reason": "exit 70"}, "quarantined: exit 70"),
     ({"kind": "hold", "what": "released"}, "released"),
     ({"kind": "lost", "records": 3}, "3 records were lost, because the disk could not be written"),
+    ({"kind": "lost", "records": 1}, "1 record was lost, because the disk could not be written"),
 ]  # fmt: skip
 
 

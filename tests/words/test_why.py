@@ -275,6 +275,15 @@ def test_without_a_daemon_it_says_how_that_ended_and_what_was_then(ends, cause):
     assert dict(web.facts)["last end"].startswith("exit 1: no, at ")
 
 
+@pytest.mark.parametrize(
+    ("left", "fact"), [(1, "1 process it started is still running"), (2, "2 processes it started are still running")]
+)
+def test_what_a_killed_one_has_left_is_counted(left, fact):
+    past = Past().add("daemon", what="began", why="", pid=1, shim=2)
+    (finding,) = explain(past.facts(running=False, left=left), [])
+    assert dict(finding.facts)["left"] == fact
+
+
 def test_nothing_at_all_is_known():
     (finding,) = explain(Facts(now=NOW, running=False), [])
     assert finding.headline == "impetusd is not running and has left no record"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.core import access
 from impetusd.core.access import READ, SEARCH, WRITE, Inode, Person
+from impetusd.core.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -139,7 +140,7 @@ def _descriptors(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "descriptors",
             FAIL if facts.nofile < need else WARN,
-            f"the hard limit (RLIMIT_NOFILE) is {facts.nofile}, but {facts.processes} processes need about {need}",
+            f"the hard limit (RLIMIT_NOFILE) is {facts.nofile}, but {counted(facts.processes, 'process needs', 'processes need')} about {need}",
             "without a free file descriptor, no program can be started",
             "raise it: LimitNOFILE= in the systemd unit, ulimit -Hn in a shell, --ulimit nofile for a container",
         )
@@ -157,7 +158,7 @@ def _processes(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "processes",
             FAIL if most - used < need else WARN,
-            f"pids.max is {most} and {used} are in use; the INI file needs {facts.processes} processes, each of which"
+            f"pids.max is {most} and {used} are in use; the INI file needs {counted(facts.processes, 'process', 'processes')}, each of which"
             " may have threads",
             "programs fail in unpredictable ways when they cannot fork",
             "raise it: TasksMax= in the systemd unit, --pids-limit for a container",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from impetusd.core.protocol import is_pattern
 from impetusd.core.reasons import Reason, because, of_record, read_start
-from impetusd.core.units import span
+from impetusd.core.units import counted, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -278,7 +278,7 @@ def _exit(record: Record) -> str:
 
 def _stderr(record: Record) -> str:
     lines = [line for line in record.get("lines", ()) if line.strip()] or [""]
-    more = f" (and {len(lines) - 1} lines before)" if len(lines) > 1 else ""
+    more = f" (and {counted(len(lines) - 1, 'line')} before)" if len(lines) > 1 else ""
     return f"wrote last: {lines[-1].strip()}{more}"
 
 
@@ -331,5 +331,7 @@ _SENTENCES: Mapping[str, Callable[[Record], str]] = {
     "config": _config,
     "command": _command,
     "hold": lambda r: f"{r['what']}" + (f": {r['reason']}" if r.get("reason") else ""),
-    "lost": lambda r: f"{r['records']} records were lost, because the disk could not be written",
+    "lost": lambda r: (
+        f"{counted(r['records'], 'record was', 'records were')} lost, because the disk could not be written"
+    ),
 }

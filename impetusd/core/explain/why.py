@@ -28,7 +28,7 @@ from impetusd.core.explain.finding import (
 )
 from impetusd.core.protocol import as_wanted
 from impetusd.core.reasons import Reason, of_record, waited_for
-from impetusd.core.units import ahead, span
+from impetusd.core.units import ahead, counted, span
 
 WAITING = frozenset({"waits_for", "waits_for_address", "waits_for_line", "waits_for_listen", "waits_for_answer"})
 MEANS = {"FATAL": " (given up)", "BACKOFF": " (waiting to restart)"}
@@ -88,9 +88,10 @@ def _daemon(facts: Facts) -> Finding:
         told: tuple[tuple[str, str], ...] = (("cause", cause),)
         commands: Commands = (start,)
         if facts.left:
+            left = counted(facts.left, "process", "processes")
             told = (
                 ("cause", "it was killed"),
-                ("left", f"{facts.left} processes it started are still running"),
+                ("left", f"{left} it started {'is' if facts.left == 1 else 'are'} still running"),
             )
             take, end = f"{facts.command} start", f"{facts.command} stop"
             commands = ((take, "take them over without losing anything"), (end, "end them"))
@@ -112,7 +113,7 @@ def _mistaken(facts: Facts) -> Finding:
     """The finding for an INI file that impetusd cannot start with."""
     told = [("mistake", each) for each in facts.mistakes[:LINES]]
     if len(facts.mistakes) > LINES:
-        told.append(("more", f"{len(facts.mistakes) - LINES} other mistakes"))
+        told.append(("more", counted(len(facts.mistakes) - LINES, "other mistake")))
     since = f" since {facts.when(facts.changed_at)}" if facts.changed_at else ""
     headline = f"impetusd cannot start: its INI file has mistakes{since}"
     if facts.running:
