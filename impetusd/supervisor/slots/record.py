@@ -58,7 +58,7 @@ ALWAYS = frozenset({"state", "want", "recent", "last_exit"})  # of a slot: the f
 
 
 def _json(value: Any) -> str:
-    return "".join(bare.pieces(value, 0))
+    return bare.dumps(value, compact=True)
 
 
 def dump_all(record: Record, before: Slot | None = None) -> tuple[str, str | None, str | None]:
