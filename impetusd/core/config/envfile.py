@@ -1,10 +1,9 @@
 r"""The text of an env_file, as systemd's EnvironmentFile= and Docker's --env-file are written.
 
-    NAME=value          a name has letters, digits, _, . and -, not starting with a digit; `export ` before it is
-    overlooked NAME="some value"   in double quotes a backslash goes before " \ $ ` and the end of a line, which it
-    joins with the next NAME='some value'   in single quotes all is itself; either kind may go on over several lines, as
-    a PEM does NAME=one \          outside quotes a backslash at the end of a line joins it with the next; any other is
-    itself
+    NAME=value          a name has letters, digits, _, . and -, no digit first; `export ` before it is overlooked
+    NAME="some value"   in double quotes a backslash goes before " \ $ ` and the end of a line, which it joins with the next
+    NAME='some value'   in single quotes all is itself; either kind may go on over several lines, as a PEM does
+    NAME=one \          outside quotes a backslash at the end of a line joins it with the next; any other is itself
     # or ; begin a comment at the start of a line, and # behind a quoted value
 
 Only "\n" (or "\r\n") ends a line. A quote that nothing closes, inside of a value or at its beginning, is itself.
