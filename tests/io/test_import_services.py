@@ -117,6 +117,9 @@ def test_the_commands_of_a_oneshot_run_one_after_the_other(service):
     assert config.units["web"].command == ("/bin/sh", "-c", "/bin/a 'b c' && { /bin/b x || true; } && /bin/c")
     assert lost(imported) == set()
     assert lost(service("[Service]\nExecStart=/bin/a\nExecStart=/bin/b\n")[1]) == {"ExecStart"}
+    config, imported = service("[Service]\nType=oneshot\nExecStart=touch a-b $NONE\nExecStart=-touch c\n")
+    assert config.units["web"].command[2] == "touch a-b && { touch c || true; }", "a - within it says nothing"
+    assert len([each for each in imported.todo if "nothing sets NONE" in each]) == 1
 
 
 def test_permissions_of_the_start_alone(service):

@@ -122,15 +122,17 @@ class _Service:
         self.environment()
         self.policy()
         self.surroundings()
-        program.argv = self.command(starts[0])
         if len(starts) > 1 and program.keys.get("type") == "oneshot":
-            lines = [shlex.join(self.command(each)) for each in starts]
-            may_fail = ["-" in each.value[: each.value.find("/")] for each in starts]
-            joined = [f"{{ {line} || true; }}" if may else line for line, may in zip(lines, may_fail, strict=True)]
+            lines = [(shlex.join(self.command(each)), "-" in _prefix(each.value)) for each in starts]
+            joined = [f"{{ {line} || true; }}" if may_fail else line for line, may_fail in lines]
             program.argv = ["/bin/sh", "-c", " && ".join(joined)]
             self.fates["ExecStart"] = translated("command", "one after the other, by sh -c")
-        elif len(starts) > 1:
-            self.fates["ExecStart"] = lost("more than one command; only the first is used; put them into one script")
+        else:
+            program.argv = self.command(starts[0])
+            if len(starts) > 1:
+                self.fates["ExecStart"] = lost(
+                    "more than one command; only the first is used; put them into one script"
+                )
         if (
             (stopping := self.value("ExecStop"))
             and (match := _KILL.fullmatch(stopping))
@@ -140,7 +142,7 @@ class _Service:
             self.fates["ExecStop"] = translated("kill_signal")
         self.folders()
         for number, each in enumerate(self.set.get("ExecStartPre", ()), 1):
-            prefix = each.value[: len(each.value) - len(each.value.lstrip("@:+!-"))]
+            prefix = _prefix(each.value)
             argv = self.command(each)
             if "-" in prefix:
                 argv = ["/bin/sh", "-c", '"$@" || true', "sh", *argv]
@@ -284,12 +286,10 @@ class _Service:
             raise ImportFault(each.file, each.line, f"{each.key}= cannot be split: {error}") from None
 
     def command(self, each: _Line) -> list[str]:
-        text = each.value
-        while text[:1] in {"-", "@", ":", "+", "!"}:
-            if text[0] == "@":
-                self.fates[each.key] = lost("the first argument after @ would be its name")
-            text = text[1:]
-        words = [self.specifiers(each, word) for word in self.words(each, text)]
+        prefix = _prefix(each.value)
+        if "@" in prefix:
+            self.fates[each.key] = lost("the first argument after @ would be its name")
+        words = [self.specifiers(each, word) for word in self.words(each, each.value[len(prefix) :])]
         if not words:
             raise ImportFault(each.file, each.line, f"{each.key}= names no program")
         if ";" in words:
@@ -395,6 +395,11 @@ class _Service:
                 self.put(old, ours, "/dev/null")
             elif colon and how in {"file", "append", "truncate"}:
                 self.put(old, ours, self.specifiers(self.set[old][-1], path))
+
+
+def _prefix(command: str) -> str:
+    """The characters before a command that say how it is run."""
+    return command[: len(command) - len(command.lstrip("-@:+!"))]
 
 
 def _size(text: str) -> str:
