@@ -103,6 +103,9 @@ class _Service:
         self.options = options
         self.taken: set[str] = set()
         name = stem(basename(path))
+        prefix, at, instance = name.partition("@")
+        self.template = prefix if at and not instance else ""
+        self.known = systemd_words.specifiers(basename(path), name, prefix, instance)
         self.program = Program(unit_name(name.replace("@", "-"), self.taken), path, 1)
         self.lines = lines
         self.set: dict[str, list[_Line]] = {}
@@ -223,19 +226,15 @@ class _Service:
         self.new[old] = f"{key} = {value}"
 
     def specifiers(self, each: _Line, text: str) -> str:
-        name = stem(basename(self.path))
-        prefix, at, instance = name.partition("@")
-        known = systemd_words.specifiers(basename(self.path), name, prefix, instance)
-
         def value(match: re.Match[str]) -> str:
-            found = known.get(match[1])
+            found = self.known.get(match[1])
             if found is None:
                 raise ImportFault(
                     each.file, each.line, f"{each.key}: the specifier %{match[1]} cannot be converted; write its value"
                 )
-            if at and not instance and match[1] in "iIf":
+            if self.template and match[1] in "iIf":
                 self.fates[each.key] = lost(
-                    f"%{match[1]} is empty in a template: import {prefix}@INSTANCE.service, which need not be there"
+                    f"%{match[1]} is empty in a template: import {self.template}@INSTANCE.service, which need not be there"
                 )
             return found
 
