@@ -133,6 +133,13 @@ class TestDotenv:
         assert unit.env_file == (f"-{tmp_path}/.env.local",)
         assert unit.env["PORT"] == "3000"
 
+    def test_of_several_files_the_first_counts(self, made, tmp_path):
+        text = "require('dotenv').config({ path: ['.env.local', '.env'] })\n" + self.APPS % ""
+        env = {".env": "SHOP_PORT=1\nHOST=all # c\nCUT=a # c\n", ".env.local": "SHOP_PORT=2\nHOST=own\n"}
+        unit = made({"pm2.config.js": text, **env})[0].units["a"]
+        assert unit.env_file == (f"-{tmp_path}/.env", f"-{tmp_path}/.env.local"), "of which the last counts"
+        assert unit.env == {"PORT": "2", "U": "http://own", "NODE_APP_INSTANCE": "0", "CUT": "a"}
+
     @settings(max_examples=150, deadline=None)
     @given(st.text(alphabet="ab =:'\"`\\n#\n\r\texport"))
     def test_any_text_has_values(self, text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from impetusd.core.config import envfile
@@ -27,10 +28,12 @@ def parse(text: str) -> dict[str, str]:
     return found
 
 
-def otherwise(text: str) -> dict[str, str]:
-    """The variables that env_file would give another value, or none, with that of dotenv."""
-    try:
-        ours = envfile.parse(text.encode())
-    except envfile.Fault:
-        ours = {}
-    return {name: value for name, value in parse(text).items() if ours.get(name) != value}
+def otherwise(*texts: str) -> dict[str, str]:
+    """The variables that env_file would give another value, or none, with that of dotenv. Of files, the first counts."""
+    theirs: dict[str, str] = {}
+    ours: dict[str, str] = {}
+    for text in reversed(texts):
+        theirs |= parse(text)
+        with contextlib.suppress(envfile.Fault):
+            ours |= envfile.parse(text.encode())
+    return {name: value for name, value in theirs.items() if ours.get(name) != value}

@@ -185,7 +185,8 @@ class _App:
             reader.imported.groups.setdefault(group, []).append(program.name)
             self.new["namespace"] = f"[group:{group}]"
         if reader.env_files:
-            program.keys["env_file"] = ", ".join(f"-{path}" for path in reader.env_files)
+            # Of dotenv's files the first counts, of env_file's the last.
+            program.keys["env_file"] = ", ".join(f"-{path}" for path in reversed(reader.env_files))
             program.env = reader.otherwise | program.env
             reader.imported.differ(
                 f"The file reads {', '.join(reader.env_files)} by dotenv; env_file has it read at each start, if it is there."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from posixpath import splitext
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +47,8 @@ def config(path: str, text: str, options: Options, imported: Imported) -> tuple[
 
 def otherwise(paths: list[str]) -> dict[str, str]:
     """The variables of .env files that env_file would read otherwise."""
-    found: dict[str, str] = {}
+    texts: list[str] = []
     for path in paths:
-        try:
-            text = files.text_of(path)
-        except ImportFault:
-            continue
-        if len(text) <= modules.MOST_ENV_FILE:
-            found = dotenv.otherwise(text) | found
-    return found
+        with contextlib.suppress(ImportFault):
+            texts.append(files.text_of(path))
+    return dotenv.otherwise(*(text for text in texts if len(text) <= modules.MOST_ENV_FILE))
