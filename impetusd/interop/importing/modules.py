@@ -156,8 +156,9 @@ class _Parser(Expressions):
         if found not in self.modules:
             self.modules[found] = None
             try:
-                parser = _Parser(files.text_of(found), found, self)
-                self.modules[found] = parse_value(parser.text, found) if found.endswith(".json") else parser.module()
+                text = files.text_of(found)
+                is_json = found.endswith(".json")
+                self.modules[found] = parse_value(text, found) if is_json else _Parser(text, found, self).module()
             except (ImportFault, Dynamic) as fault:
                 raise self.dynamic(f"require of {path}: {fault}") from None
         exported = self.modules[found]
@@ -175,7 +176,4 @@ class _Parser(Expressions):
         if len(text) > MOST_ENV_FILE:
             raise self.fault(f"{path} has more than {MOST_ENV_FILE} characters")
         values = self.env_files[path] = dotenv.parse(text)
-        found = Object()
-        for each in values:
-            found.put(each, self.variable(each), 0)
-        return found
+        return Object({each: self.variable(each) for each in values})

@@ -119,19 +119,13 @@ def _output(path: str, result: Any, errors: Any) -> tuple[bytes, bytes]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Object:
-    found = Object()
-    for key, value in pairs:
-        found.put(key, value, 0)
-    return found
+    return Object(dict(pairs))
 
 
 def _unmarked(value: Any) -> Any:
     """The same with None for each leaf that has a marker in it."""
     if isinstance(value, Object):
-        found = Object()
-        for key, each in value.items():
-            found.put(key, _unmarked(each), 0)
-        return found
+        return Object({key: _unmarked(each) for key, each in value.items()})
     if isinstance(value, list):
         return [_unmarked(each) for each in value]
     return None if isinstance(value, str) and _MARKER.search(value) else value
@@ -143,10 +137,12 @@ def merged(plain: Any, marked: Any, notes: list[str], where: str = "") -> Any:
     What differs otherwise depends on the environment: it stays as in the first run, and `notes` says so.
     """
     if isinstance(plain, Object) and isinstance(marked, Object):
-        found = Object()
-        for key in {**plain, **marked}:
-            found.put(key, merged(plain.get(key), marked.get(key), notes, f"{where}.{key}".lstrip(".")), 0)
-        return found
+        return Object(
+            {
+                key: merged(plain.get(key), marked.get(key), notes, f"{where}.{key}".lstrip("."))
+                for key in {**plain, **marked}
+            }
+        )
     if isinstance(plain, list) and isinstance(marked, list) and len(plain) == len(marked):
         return [
             merged(one, other, notes, f"{where}[{number}]")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from impetusd.interop.importing.model import ImportFault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/|#![^\n]*)+", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_$][\w$]*", re.ASCII)
@@ -25,9 +29,10 @@ class Dynamic(Exception):
 class Object(dict[str, Any]):
     """An object; `lines` is where each of its keys stands."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: dict[str, int] = {}
+    def __init__(self, computed: Mapping[str, object] = MappingProxyType({})) -> None:
+        """`computed`: keys that stand nowhere in the text."""
+        super().__init__(computed)
+        self.lines = dict.fromkeys(computed, 0)
 
     def put(self, key: str, value: object, line: int) -> None:
         self.pop(key, None)
