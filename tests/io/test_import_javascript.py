@@ -70,6 +70,11 @@ def test_typescript(made, tmp_path):
     assert config.units["a"].autorestart.value == "never"
 
 
+def test_what_a_module_does_not_have_is_no_value(made):
+    with pytest.raises(ImportFault, match="config of something"):
+        made({"ecosystem.config.js": "const { config } = require('path')\nmodule.exports = { apps: [] }"})
+
+
 def test_named_exports_and_json_in_javascript(made):
     assert "a" in made({"ecosystem.config.mjs": "export const apps = [{ name: 'a', script: 'a.js' }]"})[0].units
     assert "b" in made({"pm2.config.js": '{"apps": [{"name": "b", "script": "b.js"}]}'})[0].units

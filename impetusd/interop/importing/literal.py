@@ -18,6 +18,14 @@ DEEPEST = 60
 _TYPE = re.compile(
     r"\s*(?:typeof\s+)?(?:import\([^)]*\)\.)?[\w.$]+(?:<[^=;\n]*>)?(?:\[\])*(?:\s*[|&]\s*[\w.$]+(?:\[\])*)*"
 )
+# Of what is required, the functions that are known.
+_FUNCTIONS = {
+    "path": ("join", "resolve", "dirname", "basename"),
+    "process": ("cwd",),
+    "os": ("homedir",),
+    "url": ("fileURLToPath",),
+    "dotenv": ("config",),
+}
 _CONSTANTS = {"true": True, "false": False, "null": None, "undefined": None}
 
 
@@ -200,18 +208,6 @@ class Expressions(Scanner):
         return number(match[0])
 
     def call_or_member(self, value: Any, name: str) -> Any:
-        if isinstance(value, Required) and value.name == "path" and name in {"join", "resolve", "dirname", "basename"}:
-            return _Function(name)
-        if isinstance(value, Required) and value.name == "process" and name == "cwd":
-            return _Function("cwd")
-        if isinstance(value, Required) and value.name == "os" and name == "homedir":
-            return _Function("homedir")
-        if isinstance(value, Required) and value.name == "url" and name == "fileURLToPath":
-            return _Function("fileURLToPath")
-        if isinstance(value, Required) and value.name == "import" and name == "meta":
-            return self.of_file()
-        if isinstance(value, Required) and value.name == "dotenv" and name == "config":
-            return _Function("dotenv")
         if isinstance(value, str) and name in {"trim", "toString"} and OPEN not in value:
             return _Function(name, value)
         if isinstance(value, int | float) and name == "toString" and not isinstance(value, bool):
@@ -219,28 +215,24 @@ class Expressions(Scanner):
         return self.member(value, name)
 
     def member(self, value: Any, name: str) -> Any:
-        if isinstance(value, Required) and value.name == "process" and name == "env":
-            return _Env()
+        if isinstance(value, Required):
+            return self.of_required(value.name, name)
         if isinstance(value, _Env):
             return self.variable(name)
-        if isinstance(value, Required) and value.name in {"path", "dotenv", "os", "url"}:
-            return (
-                self.call_or_member(value, name)
-                if name in {"join", "resolve", "dirname", "config", "homedir", "basename", "fileURLToPath"}
-                else self.unknown(name)
-            )
         if isinstance(value, Object):
             return value.get(name)
         if isinstance(value, list) and name.isdecimal() and len(name) < 6:
             return value[int(name)] if int(name) < len(value) else None
         return self.unknown(name)
 
-    def of_file(self) -> Object:
-        """import.meta."""
-        found = Object()
-        for name, value in (("url", f"file://{self.file}"), ("dirname", dirname(self.file)), ("filename", self.file)):
-            found.put(name, value, 0)
-        return found
+    def of_required(self, module: str, name: str) -> Any:
+        if name in _FUNCTIONS.get(module, ()):
+            return _Function(name)
+        if (module, name) == ("process", "env"):
+            return _Env()
+        if (module, name) == ("import", "meta"):
+            return Object({"url": f"file://{self.file}", "dirname": dirname(self.file), "filename": self.file})
+        return self.unknown(name)
 
     def unknown(self, name: str) -> Any:
         raise self.dynamic(f"{name[:40]} of something")
@@ -271,25 +263,8 @@ class Expressions(Scanner):
             return dirname(self.main)
         if what == "homedir":
             return reference("HOME", "")
-        if what == "dotenv":
-            options = given[0] if given else Object()
-            paths = options.get("path", ".env") if isinstance(options, Object) else None
-            paths = paths if isinstance(paths, list) else [paths]
-            if not all(isinstance(each, str) and OPEN not in each for each in paths) or set(options) - {
-                "path",
-                "quiet",
-                "debug",
-                "encoding",
-            }:
-                raise self.dynamic("dotenv of a file that is computed")
-            parsed = Object()
-            for each in paths:
-                values = self.read_env(each)
-                for name in values.keys() - parsed.keys():
-                    parsed.put(name, values[name], 0)
-            found = Object()
-            found.put("parsed", parsed, self.line())
-            return found
+        if what == "config":
+            return self.dotenv(given[0] if given else Object())
         if what == "require":
             if len(given) != 1 or not isinstance(given[0], str):
                 raise self.dynamic("require")
@@ -301,6 +276,18 @@ class Expressions(Scanner):
         if what == "String" and given and not isinstance(given[0], Object | list):
             return text(given[0])
         raise self.dynamic("a call")
+
+    def dotenv(self, options: Any) -> Object:
+        """What its config() gives."""
+        paths = options.get("path", ".env") if isinstance(options, Object) else None
+        paths = paths if isinstance(paths, list) else [paths]
+        known = {"path", "quiet", "debug", "encoding"}
+        if not all(isinstance(each, str) and OPEN not in each for each in paths) or set(options) - known:
+            raise self.dynamic("dotenv of a file that is computed")
+        parsed: dict[str, Any] = {}
+        for each in paths:
+            parsed = {**self.read_env(each), **parsed}
+        return Object({"parsed": Object(parsed)})
 
     def primary(self) -> Any:
         self.space()
