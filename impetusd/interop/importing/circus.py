@@ -7,7 +7,6 @@ import glob
 import os
 import re
 import shlex
-from dataclasses import replace
 from posixpath import dirname
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -94,7 +93,7 @@ def read(path: str, options: Options) -> Imported:
     for name in sections.found:
         kind, _, its = name.partition(":")
         if kind == "watcher" and its:
-            _watchers(sections, name, its.strip(), folder, taken, imported)
+            _watchers(sections, name, folder, taken, imported)
         elif kind not in {"env", "DEFAULT"}:
             file, line = sections.at[name]
             rule = (
@@ -110,7 +109,7 @@ def read(path: str, options: Options) -> Imported:
     return imported
 
 
-def _watchers(sections: Sections, section: str, name: str, folder: str, taken: set[str], imported: Imported) -> None:  # noqa: PLR0917
+def _watchers(sections: Sections, section: str, folder: str, taken: set[str], imported: Imported) -> None:
     """The watcher as a program; as one for each of its processes if they differ by $(circus.wid), which begins with 1."""
     values = sections.values(section)
     asked = values.get("numprocesses")
@@ -120,32 +119,26 @@ def _watchers(sections: Sections, section: str, name: str, folder: str, taken: s
     ]
     texts += [value.text for value in values.values()]
     if count == 1 or not any(map(_WID.search, texts)):
-        _watcher(sections, section, name, folder, taken, imported, "1")
+        _watcher(sections, section, folder, taken, imported)
         return
     first = len(imported.programs)
     for number in range(1, count + 1):
-        one = {**values, "numprocesses": replace(asked, text="1")} if asked else values
-        _watcher(
-            replace(sections, found={**sections.found, section: one}),
-            section, f"{name}-{number}", folder, taken, imported, str(number), name,
-        )  # fmt: skip
-    imported.groups[unit_name(name, taken)] = [program.name for program in imported.programs[first:]]
+        _watcher(sections, section, folder, taken, imported, number)
+    imported.groups[unit_name(_name(section), taken)] = [program.name for program in imported.programs[first:]]
+
+
+def _name(section: str) -> str:
+    return section.partition(":")[2].strip()
 
 
 def _watcher(  # noqa: PLR0917
-    sections: Sections,
-    section: str,
-    title: str,
-    folder: str,
-    taken: set[str],
-    imported: Imported,
-    wid: str,
-    of: str = "",
+    sections: Sections, section: str, folder: str, taken: set[str], imported: Imported, number: int = 0
 ) -> None:
+    """`number`: of the only process that this program is to be; 0 for all of them."""
     values = sections.values(section)
     file, line = sections.at[section]
-    name = of or title
-    program = Program(unit_name(title, taken), file, line)
+    name, wid = _name(section), str(number or 1)
+    program = Program(unit_name(f"{name}-{number}" if number else name, taken), file, line)
     keys = program.keys
     new: dict[str, str] = {}
     env: dict[str, str] = {}
@@ -194,17 +187,17 @@ def _watcher(  # noqa: PLR0917
     for old, key in (("uid", "user"), ("gid", "group")):
         if said(old):
             put(old, key, said(old))
-    if said("numprocesses", "1") != "1":
+    if not number and said("numprocesses", "1") != "1":
         put("numprocesses", "instances", said("numprocesses"))
     for old, key, yes, no in (("autostart", "autostart", "yes", "no"), ("respawn", "autorestart", "always", "never"), ("stop_children", "treekill", "yes", "no")):  # fmt: skip
         if old in values:
             put(old, key, yes if said(old).lower() in TRUE else no)
     for old, key, default in (("graceful_timeout", "kill_timeout", "30"), ("max_age", "max_age", "0")):
-        number = said(old, default)
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", number):
+        time = said(old, default)
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", time):
             raise ImportFault(values[old].file, values[old].line, f"{old} is not a number of seconds")
-        if float(number):
-            put(old, key, seconds(float(number)))
+        if float(time):
+            put(old, key, seconds(float(time)))
     if said("stop_signal"):
         put("stop_signal", "kill_signal", signal_name(said("stop_signal")))
     if said("max_retry") not in {"", "-1"}:
