@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from impetusd.core.config import envfile
 from impetusd.files import vetted
 from impetusd.interop.importing.model import MOST_BYTES, ImportFault
 
@@ -27,3 +28,11 @@ def text_of(path: str, at: tuple[str, int] | None = None) -> str:
     if "\0" in text or any("\ufdd0" <= char <= "\ufdef" for char in text):
         raise ImportFault(path, 1, "it is not a text file: it contains NUL or noncharacters")
     return text
+
+
+def variables_of(path: str) -> dict[str, str] | None:
+    """Of an env_file; None if it cannot be read."""
+    try:
+        return envfile.parse(text_of(path).encode())
+    except (ImportFault, envfile.Fault):
+        return None

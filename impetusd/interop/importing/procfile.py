@@ -8,7 +8,6 @@ import shlex
 from posixpath import basename, dirname
 from typing import TYPE_CHECKING
 
-from impetusd.core.config import envfile
 from impetusd.interop.importing import files
 from impetusd.interop.importing.model import (
     EVERY_VARIABLE,
@@ -44,8 +43,9 @@ def read(path: str, options: Options) -> Imported:
     imported = Imported("procfile")
     folder = options.cwd or dirname(path)
     taken: set[str] = set()
-    release, variables = "", _variables(f"{dirname(path)}/.env")
-    first = int(variables.get("PORT", "")) if re.fullmatch(r"[0-9]{1,5}", variables.get("PORT", "")) else FIRST_PORT
+    release, env_file = "", f"{dirname(path)}/.env"
+    asked = (files.variables_of(env_file) or {}).get("PORT", "")
+    first = int(asked) if re.fullmatch(r"[0-9]{1,5}", asked) else FIRST_PORT
     for number, line in enumerate(files.text_of(path).split("\n"), 1):
         match = _LINE.match(line.strip())
         if match is None:
@@ -58,11 +58,10 @@ def read(path: str, options: Options) -> Imported:
             release, rule = program.name, KEYS["release"]
         else:
             port = str(first + NEXT_PORT * len(imported.programs))
-            asked = "PORT" in match[2] or match[1] == "web"
-            program.env["PORT"] = reference("PORT", port) if asked else port
+            program.env["PORT"] = reference("PORT", port) if "PORT" in match[2] or match[1] == "web" else port
             imported.row(path, number, program.name, "PORT", "", KEYS["PORT"], f"PORT = {shown(program.env['PORT'])}")
-        if os.path.isfile(f"{dirname(path)}/.env"):
-            program.keys["env_file"] = f"{dirname(path)}/.env"
+        if os.path.isfile(env_file):
+            program.keys["env_file"] = env_file
         imported.row(path, number, program.name, match[1], match[2], rule, f"[program:{program.name}]")
         imported.programs.append(program)
     if not imported.programs:
@@ -82,13 +81,6 @@ def read(path: str, options: Options) -> Imported:
     if basename(path) != "Procfile":
         imported.differ(f"{basename(path)} may be for development only.")
     return imported
-
-
-def _variables(path: str) -> dict[str, str]:
-    try:
-        return envfile.parse(files.text_of(path).encode())
-    except (ImportFault, envfile.Fault):
-        return {}
 
 
 def _command(text: str, path: str, line: int) -> list[str]:

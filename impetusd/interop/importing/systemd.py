@@ -264,18 +264,15 @@ class _Service:
         Returns whether none of them sets PATH.
         """
         free = True
-        for path in named:
-            try:
-                text = files.text_of(self.options.root.rstrip("/") + path.removeprefix("-"))
-                for name in envfile.parse(text.encode()):
-                    self.program.env.pop(name, None)
-                    free = free and name != "PATH"
-            except (ImportFault, envfile.Fault):
-                free = False
-                if self.program.env:
-                    self.imported.differ(
-                        f"{path.removeprefix('-')} could not be read: what it sets and Environment= sets, too, is here as in Environment=."
-                    )
+        for path, _ in map(envfile.named, named):
+            found = files.variables_of(self.options.root.rstrip("/") + path)
+            free = free and found is not None and "PATH" not in found
+            for name in found or ():
+                self.program.env.pop(name, None)
+            if found is None and self.program.env:
+                self.imported.differ(
+                    f"{path} could not be read: what it sets and Environment= sets, too, is here as in Environment=."
+                )
         return free
 
     def words(self, each: _Line, text: str) -> list[str]:
