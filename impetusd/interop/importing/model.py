@@ -7,11 +7,12 @@ and quotes text takes them along: `reference`, `pieces`, `resolve`.
 from __future__ import annotations
 
 import re
-import signal
 from dataclasses import dataclass, field
 from enum import Enum
 from posixpath import basename, join, normpath
 from typing import TYPE_CHECKING, Any
+
+from impetusd.core.config import schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -228,11 +229,11 @@ def unit_name(wanted: str, taken: set[str]) -> str:
 
 
 def signal_name(text: str) -> str:
-    """As an INI writes it: of TERM, SIGTERM or 15."""
+    """As an INI writes it: of TERM, SIGTERM or 15. What kill_signal cannot be is left for the writer to refuse."""
     try:
-        return signal.Signals(int(text)).name
+        return schema.show_signal(schema.parse_signal(text))
     except ValueError:
-        return "SIG" + text.upper().removeprefix("SIG")
+        return text
 
 
 def seconds(number: float) -> str:
