@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from posixpath import join, normpath
 
-from impetusd.core.config import habits, ini, schema, shell
+from impetusd.core.config import envfile, habits, ini, schema, shell
 from impetusd.core.config.location import Reading, names_instance, own_section
 from impetusd.core.config.model import ANY_V4, ANY_V6, Access, Listen, LogAccess, Settings, user_and_group
 from impetusd.core.config.schema import header
@@ -130,7 +130,8 @@ class Values(Reading):
         if key.value is schema.PATHS:
             return tuple(map(self.absolute, value))
         if key.value is schema.ENV_FILES:
-            return tuple(f"-{self.absolute(each[1:])}" if each[:1] == "-" else self.absolute(each) for each in value)
+            named = map(envfile.named, value)
+            return tuple(f"{'-' if optional else ''}{self.absolute(path)}" for path, optional in named)
         if key.value is schema.INTERPRETER and "/" in value:
             return self.absolute(value)
         if key.value is schema.LISTEN:
