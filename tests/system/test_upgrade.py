@@ -22,9 +22,9 @@ from impetusd.core import protocol
 RAISES = 'raise RuntimeError("half an installation")\n'
 
 
-def copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> Path:
     """With what was compiled, for else each copy is compiled anew, for 2 s of CPU; not what is only just being written."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*"))
+    return Path(shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*")))
 
 
 class Installed:
@@ -188,7 +188,7 @@ def goes_back(version: str) -> bool:
 def released(tmp_path: Path, version: str) -> Path:
     """The package as that version had it."""
     if version == THIS:
-        return Path(shutil.copytree(Path(package.__file__).parent, tmp_path / "impetusd"))
+        return copy(Path(package.__file__).parent, tmp_path / "impetusd")
     archive = git("archive", version, "impetusd")
     assert archive.returncode == 0, archive.stderr
     subprocess.run(["tar", "-x", "-C", str(tmp_path)], input=archive.stdout, check=True)
