@@ -241,9 +241,14 @@ class TakeOver:
             raise Failure(
                 f"everything runs under impetusd, but {title} still lists it: {fault}; to continue: {self._again}"
             ) from None
-        print(f"Everything was moved. {title} has {len(left) or 'no'} programs left.")
+        print(all_moved(title, len(left)))
         todo = [*self._manager.at_the_end(empty=not left), "impetusd startup, to start impetusd at boot"]
         print("\n".join(f"to do: {each}" for each in todo))
+
+
+def all_moved(title: str, left: int) -> str:
+    """What is said at the end. `left`: how many other programs the old manager still has."""
+    return f"Everything was moved. {title} has {left or 'no'} program{'' if left == 1 else 's'} left."
 
 
 def _require_programs(imported: Imported) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from impetusd.cli import take_over
+
 PROGRAM = "[program:x]\ncommand=sleep 1000\n"
 
 
@@ -61,6 +63,11 @@ def test_another_managers_file(refused):
 def test_two_apps_of_one_name(refused):
     apps = {"apps": [{"name": "x", "script": "x.js"}, {"name": "x", "script": "y.js"}]}
     assert "several programs are called x;" in refused("apps.json", json.dumps(apps), "-o", "made.ini")
+
+
+@pytest.mark.parametrize(("left", "said"), [(0, "no programs"), (1, "1 program"), (2, "2 programs")])
+def test_what_the_old_manager_still_has_is_counted(left, said):
+    assert take_over.all_moved("PM2", left) == f"Everything was moved. PM2 has {said} left."
 
 
 def test_no_program(refused):
