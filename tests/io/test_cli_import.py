@@ -11,8 +11,8 @@ import textwrap
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from import_world import lost, read_back
 
-from impetusd.core.config import parser
 from impetusd.interop.importing import kinds, node, pm2_keys, report, rows, supervisord_keys, writer
 from impetusd.interop.importing.model import Fate, ImportFault, Options
 
@@ -26,19 +26,9 @@ def made(tmp_path):
     def make(name, text, environ=None, **options):
         path = tmp_path / name
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-        imported = kinds.read(str(path), "", Options(**options))
-        ini, problems = writer.without_faults(imported, str(tmp_path / "impetusd.ini"))
-        assert problems == [], ini
-        config = parser.parse(
-            ini, str(tmp_path / "impetusd.ini"), {"HOME": "/root", **(environ or {})}, writer.ANYWHERE
-        )
-        return config, imported, ini
+        return read_back(path, environ, **options)
 
     return make
-
-
-def fates(imported, fate=Fate.LOST):
-    return {row.key for row in imported.rows if row.fate is fate}
 
 
 class TestSupervisord:
@@ -238,7 +228,7 @@ class TestPm2:
         assert (unit.out_file, unit.error_file) == ("/dev/null", f"{tmp_path}/api/logs/err.log")
         assert (unit.watch, unit.watch_ignore) == ((f"{tmp_path}/api/src",), ("node_modules", "logs"))
         assert config.groups["shop"].members == ("api",)
-        assert fates(imported) == {"deploy"}
+        assert lost(imported) == {"deploy"}
         assert next(row.line for row in imported.rows if row.key == "cron_restart") == 9
 
     def test_defaults_of_pm2(self, made):
@@ -280,7 +270,7 @@ class TestPm2:
             "process.json", '{"apps": [{"name": "a", "script": "a.js", "instances": "max", "exec_mode": "cluster"}]}'
         )
         assert config.units["a"].instances == 1
-        assert fates(imported) == {"instances"}
+        assert lost(imported) == {"instances"}
         assert "; instances = max, and listen = [::]:PORT" in text
 
     def test_yaml(self, made):
@@ -333,7 +323,7 @@ class TestPm2:
         text = "const f = () => 'a.js'\nif (process.env.X) throw new Error('no')\nmodule.exports = { apps: [{ script: f() }] }"
         config, imported, _ = made("ecosystem.config.js", text, run_node=node.run)
         assert "a" in config.units
-        assert fates(imported) == {"*"}
+        assert lost(imported) == {"*"}
 
     @NODE
     def test_an_endless_script_is_ended(self, made, tmp_path, monkeypatch):
@@ -428,7 +418,7 @@ class TestOthers:
         assert unit.rlimits == (("nofile", 65536, 65536),)
         assert unit.depends_on == ("web-pre",)
         assert config.units["web-pre"].type == "oneshot"
-        assert fates(imported) == {"ExecReload"}
+        assert lost(imported) == {"ExecReload"}
 
     def test_circus(self, made, tmp_path):
         config, _, _ = made(

@@ -8,10 +8,10 @@ import shutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from import_world import lost, read_back
 
-from impetusd.core.config import parser
-from impetusd.interop.importing import dotenv, kinds, node, writer
-from impetusd.interop.importing.model import Fate, ImportFault, Options
+from impetusd.interop.importing import dotenv, node
+from impetusd.interop.importing.model import ImportFault
 
 NODE = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
 
@@ -24,16 +24,9 @@ def made(tmp_path):
     def make(files, **options):
         for name, text in files.items():
             (tmp_path / name).write_text(text)
-        imported = kinds.read(str(tmp_path / next(iter(files))), "", Options(**options))
-        ini, problems = writer.without_faults(imported, str(tmp_path / "impetusd.ini"))
-        assert problems == [], ini
-        return parser.parse(ini, str(tmp_path / "impetusd.ini"), {"HOME": "/root"}, writer.ANYWHERE), imported, ini
+        return read_back(tmp_path / next(iter(files)), **options)
 
     return make
-
-
-def lost(imported):
-    return {row.key for row in imported.rows if row.fate is Fate.LOST}
 
 
 def test_what_stands_beside_it_is_read(made):

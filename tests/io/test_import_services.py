@@ -7,10 +7,10 @@ import subprocess
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from import_world import lost, read_back
 
-from impetusd.core.config import parser
-from impetusd.interop.importing import kinds, systemd_words, writer
-from impetusd.interop.importing.model import Fate, ImportFault, Options
+from impetusd.interop.importing import systemd_words
+from impetusd.interop.importing.model import ImportFault
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -21,16 +21,9 @@ def service(tmp_path):
 
     def make(text, name="web.service", of=""):
         (tmp_path / (of or name)).write_text(text)
-        imported = kinds.read(str(tmp_path / name), "", Options())
-        ini, problems = writer.without_faults(imported, str(tmp_path / "impetusd.ini"))
-        assert problems == [], ini
-        return parser.parse(ini, str(tmp_path / "impetusd.ini"), {"HOME": "/root"}, writer.ANYWHERE), imported
+        return read_back(tmp_path / name)[:2]
 
     return make
-
-
-def lost(imported):
-    return {row.key for row in imported.rows if row.fate is Fate.LOST}
 
 
 @pytest.mark.parametrize(
