@@ -71,6 +71,8 @@ def test_what_a_module_does_not_have_is_no_value(made):
 def test_named_exports_and_json_in_javascript(made):
     assert "a" in made({"ecosystem.config.mjs": "export const apps = [{ name: 'a', script: 'a.js' }]"})[0].units
     assert "b" in made({"pm2.config.js": '{"apps": [{"name": "b", "script": "b.js"}]}'})[0].units
+    text = "module.exports = { deploy: {} };\nmodule.exports.apps = [{ name: 'd', script: 'd.js' }]; exports.apps = 1"
+    assert "d" in made({"pm2.config.cjs": text})[0].units, "exports is what module.exports was at first"
     assert "c" in made({"process.json": '{"pm2": [{"name": "c", "script": "c.js"}]}'})[0].units
 
 

@@ -43,8 +43,8 @@ class _Parser(Expressions):
 
     def __init__(self, text: str, file: str, above: _Parser | None = None) -> None:
         super().__init__(text, file)
-        self.exported: Any = None
-        self.names: Object = Object()  # what `export const` gives
+        self.exports = Object()  # what `exports` and `export const` add to
+        self.exported: Any = self.exports
         if above:
             self.main, self.env_files = above.main, above.env_files
         self.modules: dict[str, Any] = above.modules if above else {}  # by path; None while it is read
@@ -60,9 +60,9 @@ class _Parser(Expressions):
             if self.take(";"):
                 continue
             self.statement()
-        if self.exported is None and not self.names:
+        if self.exported is None or (self.exported is self.exports and not self.exports):
             raise Dynamic(1, "nothing is exported by module.exports or export default")
-        return self.names if self.exported is None else self.exported
+        return self.exported
 
     def statement(self) -> None:
         text = self.text
@@ -75,26 +75,33 @@ class _Parser(Expressions):
             self.declaration()
         elif word == "import":
             self.importing()
-        elif (word == "module" and self.take(".") and self.word("exports") and self.take("=")) or (
-            word == "export" and self.word("default")
-        ):
+        elif word == "export" and self.word("default"):
             self.exported = self.value()
-        elif (word == "exports" and self.take(".")) or (word == "module" and self.take(".")):  # exports.apps = …
-            name = self.name()
-            if not self.take("="):
-                raise self.dynamic("a statement that computes something")
-            self.names.put(name, self.value(), self.line())
+        elif word == "module" and self.take(".") and self.word("exports"):
+            if self.take("="):
+                self.exported = self.value()
+            else:
+                self.addition(self.exported)
+        elif word == "exports":
+            self.addition(self.exports)
         elif word == "export" and (self.word("const") or self.word("let") or self.word("var")):
             before, line = set(self.known), self.line()
             self.declaration()
             for name in [each for each in self.known if each not in before]:
-                self.names.put(name, self.known[name], line)
+                self.exports.put(name, self.known[name], line)
         elif word == "require" and self.peek("("):
             self.at = start
             self.value()
         else:
             self.at = start
             raise self.dynamic("a statement that computes something")
+
+    def addition(self, exported: Any) -> None:
+        """exports.apps = …."""
+        name = self.name() if self.take(".") else ""
+        if not name or not self.take("=") or not isinstance(exported, Object):
+            raise self.dynamic("a statement that computes something")
+        exported.put(name, self.value(), self.line())
 
     def declaration(self) -> None:
         while True:
