@@ -327,9 +327,7 @@ class _Reader:
         if user:
             keys["user"] = user
             new["user"] = f"user = {user}"
-            program.env_pass = (
-                EVERY_VARIABLE + OF_THE_USER  # supervisord leaves those of its own user
-            )
+            program.env_pass += OF_THE_USER  # supervisord leaves those of its own user
         umask = texts.get("umask", "")
         if not umask and (entry := self.daemon.get("umask")):
             umask = entry.text
