@@ -121,6 +121,8 @@ def _together(parts: list[Imported]) -> Imported:
         renamed = {program.name: unit_name(program.name, taken) for program in part.programs}
         for program in part.programs:
             program.name = renamed[program.name]
+            if needed := program.keys.get("depends_on"):
+                program.keys["depends_on"] = ", ".join(renamed.get(each, each) for each in needed.split(", "))
         first.programs += part.programs
         first.groups |= {
             unit_name(name, taken): [renamed.get(each, each) for each in members]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from import_world import lost, read_back
 
+from impetusd.core.config import parser
 from impetusd.interop.importing import kinds, node, pm2_keys, report, rows, supervisord_keys, writer
 from impetusd.interop.importing.model import Fate, ImportFault, Options
 
@@ -502,6 +503,14 @@ class TestCommand:
         assert code == 0
         assert "[program:web-2]" in out
         assert "[env:web-2]" in out
+
+    def test_of_several_files_each_unit_waits_for_those_of_its_own(self, cli, tmp_path):
+        for name in ("a.service", "b/a.service"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("[Service]\nExecStartPre=/bin/true\nExecStart=/bin/sleep 1\n")
+        _, out, _ = cli("import", str(tmp_path / "a.service"), str(tmp_path / "b/a.service"))
+        units = parser.parse(out, "/x/impetusd.ini", {"HOME": "/root"}, writer.ANYWHERE).units
+        assert {name: units[name].depends_on for name in ("a", "a-2")} == {"a": ("a-pre",), "a-2": ("a-pre-2",)}
 
     @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"\0", b"hello world", b"[x]\n", "\ufdd1".encode()])
     def test_what_cannot_be_read(self, cli, tmp_path, data):
