@@ -205,6 +205,10 @@ class TestUnits:
             text.splitlines()
         ) == set() or "0.0.0.0:8080" in text
 
+    def test_blanks_in_a_header_are_no_part_of_a_name(self):
+        found = work("[pool: web]\napp = shop.web:create_app\nlisten = 127.0.0.1:8080\n[env: web]\nA = 1\n")
+        assert (found.name, found.env, inner(found)["pool: web"]["app"]) == ("web", {"A": "1"}, "shop.web:create_app")
+
     def test_nobody_is_root_and_nothing_is_written_but_to_volumes(self):
         only = container(objects(POOL + "capabilities = net_bind_service\n"))["securityContext"]
         assert only == {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SOMETHING = "http://127.0.0.1:1/"  # a text, a URL, and as a header it would do
 _PATHS = frozenset({schema.PATH, schema.PATHS, schema.LOG_FILE, schema.INTERPRETER, schema.LISTEN})
+_CHANGED = frozenset({"instances", "critical", "standby", "env_pass", "env_file"})
 
 
 def differences(made: Exported, config: Config, environ: Mapping[str, str]) -> list[str]:
@@ -40,29 +41,15 @@ def _of(work: Workload, config: Config, environ: Mapping[str, str]) -> Iterator[
     except ConfigError as error:
         yield from (f"the INI of {work.name}: {problem.text}" for problem in error.problems)
         return
-    kind = next(
-        parts(each)[0]
-        for each in ini.parse(work.ini, CONF)[0]
-        if parts(each)[0] in {schema.POOL, schema.PROGRAM, schema.TIMER}
-    )
-    old: Unit | Timer = config.timers[work.unit] if kind == schema.TIMER else config.units[work.unit]
-    new: Unit | Timer = found.timers[work.unit] if kind == schema.TIMER else found.units[work.unit]
-    section = next(each for each in ini.parse(work.ini, CONF)[0] if each.name == f"{kind}:{work.unit}")
+    section = next(each for each in ini.parse(work.ini, CONF)[0] if parts(each)[0] in {*parser.UNITS, schema.TIMER})
+    kind = parts(section)[0]
+    old, new = (each.timers[work.unit] if kind == schema.TIMER else each.units[work.unit] for each in (config, found))
     for key, entry in section.entries.items():
         known = schema.keys_of(kind)[key]
-        if (
-            key in _CHANGED
-            or known.value in _PATHS
-            or values.references(entry.value)
-            or "${" in entry.value
-            or "/" in entry.value
-        ):
+        if key in _CHANGED or known.value in _PATHS or "${" in entry.value or "/" in entry.value:
             continue
         if _value(old, key) != _value(new, key):
             yield f"the INI of {work.name}: {key} would not be read as it is meant"
-
-
-_CHANGED = frozenset({"instances", "critical", "standby", "env_pass", "env_file"})
 
 
 def _value(each: Unit | Timer, key: str) -> object:
