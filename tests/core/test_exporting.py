@@ -369,6 +369,20 @@ class TestEndings:
             "wait-for-db",
         ]
 
+    def test_what_stands_before_others_has_its_volume_and_is_named_once(self):
+        text = (
+            "[program:migrate]\ncommand = migrate ${STATE_DIR}/db\ntype = oneshot\nenv_file = secrets\n"
+            + POOL
+            + "instances = 2\ndepends_on = migrate\n[program:api]\ncommand = api\ndepends_on = migrate\n"
+        )
+        found = objects(text, before=True)
+        assert found["PersistentVolumeClaim", "shop-data"]["spec"]["accessModes"] == ["ReadWriteMany"]
+        for name in ("web", "api"):
+            volumes = found["Deployment", name]["spec"]["template"]["spec"]["volumes"]
+            assert {"name": "data", "persistentVolumeClaim": {"claimName": "shop-data"}} in volumes
+        assert found["Deployment", "api"]["spec"]["strategy"]["type"] == "Recreate"
+        assert kubernetes.text(export(text, before=True)).count("migrate needs a Secret") == 1
+
     def test_a_job_of_another_image_is_another_job(self):
         names = {
             _job_name(work(self.MIGRATE), Options(Target.KUBERNETES, "shop", image)) for image in ("shop:1", "shop:2")

@@ -22,8 +22,8 @@ WAIT = "import socket, sys, time\nwhile True:\n    try:\n        socket.create_c
 def text(made: Exported) -> str:
     """Every object, each a document."""
     head = ["Made by impetusd export kubernetes: kubectl apply -f FILE"]
-    for work in (each for top in made.workloads for each in (*top.before, top)):
-        names = [*work.secret, *(name for name in work.needs)]
+    for work in made.containers():
+        names = [*work.secret, *work.needs]
         if names:
             head += [
                 f"{work.name} needs a Secret, from a file with a line NAME=value for each of {', '.join(dict.fromkeys(names))}:",
@@ -44,7 +44,7 @@ def objects(made: Exported) -> list[dict[str, Any]]:
     options = made.options
     found: list[dict[str, Any]] = []
     if any(made.with_data()):
-        found.append(_claim(made, options))
+        found.append(_claim(made))
     for work in made.workloads:
         found += [_config(each, options) for each in (*work.before, work) if not _is_there(found, each)]
         if work.role is Role.CRON:
@@ -76,7 +76,8 @@ def _config(work: Workload, options: Options) -> dict[str, Any]:
     return _object("v1", "ConfigMap", _config_name(work), work, options, data={"impetusd.ini": work.ini})
 
 
-def _claim(made: Exported, options: Options) -> dict[str, Any]:
+def _claim(made: Exported) -> dict[str, Any]:
+    options = made.options
     data = list(made.with_data())
     shared = len(data) > 1 or data[0].replicas_max > 1
     mode = (
@@ -197,7 +198,7 @@ def _pod(work: Workload, options: Options) -> dict[str, Any]:
         for each in works
         if each.env_files
     ]
-    if any(each.data for each in works):
+    if work.has_volume:
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": f"{options.name}-data"}})
     spec["volumes"] = volumes
     return spec

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from impetusd.interop.importing.model import Fate, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from impetusd.interop.importing.model import Rule
 
@@ -56,7 +56,6 @@ class Options:
     per_container: int = 1
     before: bool = False  # Kubernetes: oneshots and waiting in initContainers of who depends on them
     dnsrr: bool = False  # compose: without Swarm's virtual addresses
-    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,6 @@ class Workload:
     unit: str
     name: str
     role: Role = Role.SERVICE
-    where: str = ""
     ini: str = ""
     argv: tuple[str, ...] = ("run",)
     replicas: int = 1
@@ -155,7 +153,12 @@ class Workload:
     @property
     def is_alone(self) -> bool:
         """Whether two of them must not run at once: both would write the same files, or run the same timer."""
-        return self.timer or (self.data and self.replicas_max == 1)
+        return self.timer or (self.has_volume and self.replicas_max == 1)
+
+    @property
+    def has_volume(self) -> bool:
+        """Whether it, or what is done before in its pod, uses the volume."""
+        return any(each.data for each in (*self.before, self))
 
 
 @dataclass(slots=True)
@@ -184,8 +187,12 @@ class Exported:
             self.todo.append(text)
 
     def with_data(self) -> Iterator[Workload]:
-        """Those that use the volume."""
-        return (each for each in self.workloads if each.data)
+        """Those whose containers have the volume."""
+        return (each for each in self.workloads if each.has_volume)
+
+    def containers(self) -> Iterable[Workload]:
+        """Each workload once, also those that are done before others."""
+        return {each.name: each for top in self.workloads for each in (*top.before, top)}.values()
 
 
 def host_name(wanted: str, taken: Collection[str] = ()) -> str:

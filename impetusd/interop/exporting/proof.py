@@ -24,11 +24,7 @@ _CHANGED = frozenset({"instances", "critical", "standby", "env_pass", "env_file"
 
 def differences(made: Exported, config: Config, environ: Mapping[str, str]) -> list[str]:
     """Why nothing is to be written, each a sentence. `environ`: with which `config` was read."""
-    return [
-        fault
-        for work in (*made.workloads, *(one for each in made.workloads for one in each.before))
-        for fault in _of(work, config, environ)
-    ]
+    return [fault for work in made.containers() for fault in _of(work, config, environ)]
 
 
 def _of(work: Workload, config: Config, environ: Mapping[str, str]) -> Iterator[str]:

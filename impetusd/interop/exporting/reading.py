@@ -180,7 +180,7 @@ class _Export:
     def _common(self, section: Section, unit: Unit, role: Role) -> Workload:
         ending = role is not Role.SERVICE
         name = self.names[unit.name]
-        work = Workload(unit=unit.name, name=name, role=role, where=f"{section.file}:{section.line}")
+        work = Workload(unit=unit.name, name=name, role=role)
         if ending:
             work.argv = ("exec", "--own", unit.name)
         if name != unit.name:
