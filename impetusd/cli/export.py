@@ -175,6 +175,7 @@ def _options(
 
 def _write(output: str, files: Mapping[str, str], *, force: bool) -> None:
     """Each file whole or not at all; those that are there are not overwritten unless `force`. Raises Failure."""
+    from impetusd.cli import whole
     from impetusd.cli.failure import Failure
 
     folder = "" not in files
@@ -185,15 +186,7 @@ def _write(output: str, files: Mapping[str, str], *, force: bool) -> None:
     try:
         if folder:
             os.makedirs(output, exist_ok=True)
-        for path, text in targets.items():
-            new = f"{path}.{os.getpid()}.new"
-            try:
-                with open(new, "x", encoding="utf-8") as file:
-                    file.write(text)
-                os.replace(new, path)
-            except BaseException:
-                if os.path.exists(new):
-                    os.unlink(new)
-                raise
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}", 2) from None
+    for path, text in targets.items():
+        whole.write(path, text, path, force=force)

@@ -170,24 +170,7 @@ def _report(imported: Imported, *, as_json: bool) -> None:
 
 
 def _write(target: str, text: str, output: str, *, force: bool) -> None:
-    """All of it or nothing, readable by its owner alone: there may be passwords in it."""
-    from impetusd.cli.failure import Failure
+    """Readable by its owner alone: there may be passwords in it. Raises Failure."""
+    from impetusd.cli import whole
 
-    new = f"{target}.{os.getpid()}.new"
-    try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(fd)
-            if force:
-                os.replace(new, target)
-            else:
-                os.link(new, target)
-                os.unlink(new)
-        except BaseException:
-            os.unlink(new)
-            raise
-    except OSError as error:
-        raise Failure(f"cannot write {output}: {error.strerror}", 2) from None
+    whole.write(target, text, output, force=force, mode=0o600)
