@@ -16,7 +16,7 @@ if typing.TYPE_CHECKING:
 
     from impetusd.core.config.include import Source
     from impetusd.core.config.model import Config
-    from impetusd.interop.exporting.model import Options
+    from impetusd.interop.exporting.model import Options, Target
 
 
 @click.command(short_help="Make a compose file, Kubernetes objects or an image of the INI file.")
@@ -130,7 +130,7 @@ def _image(source: Source, config: Config, output: str | None, name: str | None,
     if not output:
         print(text, end="")
         return 0
-    if not os.path.samefile(output, base) if os.path.isdir(output) else True:
+    if os.path.realpath(output) != os.path.realpath(base):
         print(f"to do: put both files into {base}, where the build begins", file=sys.stderr)
     files = {image.FILE: text, image.IGNORED: image.ignored(config, [path for path, _ in source.texts])}
     _write(output, files, force=force)
@@ -139,7 +139,7 @@ def _image(source: Source, config: Config, output: str | None, name: str | None,
 
 
 def _options(
-    target: typing.Any,
+    target: Target,
     config: Config,
     name: str | None,
     image: str | None,

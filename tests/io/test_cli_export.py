@@ -125,3 +125,9 @@ def test_an_image_of_what_says_nothing_of_its_needs(export, tmp_path):
     assert code == 0
     assert "write a requirements.txt in" in err
     assert f"put both files into {tmp_path}" in err
+
+
+def test_an_image_of_what_lies_where_this_host_has_nothing(export):
+    code, _, err = export("image", "-o", ".", text=f"[impetusd]\nbase_dir = /no/such/folder\n{INI}")
+    assert code == 0
+    assert "put both files into /no/such/folder" in err
