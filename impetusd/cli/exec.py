@@ -57,8 +57,9 @@ def command(unit: str, words: tuple[str, ...], *, own: bool) -> int:
     argv = [] if own else _argv(unit, words)
     at = here()
     try:
-        argv = argv or _own(at, unit, words)
-        spec, limits = _resolved(at, unit, argv)
+        config = _configured(at)
+        argv = argv or _own(config, unit, words)
+        spec, limits = _resolved(at, config, unit, argv)
         sys.stdout.flush()
         return execute.execute(spec, argv, limits)
     except execute.NotExecuted as error:
@@ -80,7 +81,7 @@ def _argv(unit: str, words: tuple[str, ...]) -> list[str]:
     return argv
 
 
-def _own(at: Place, unit: str, words: tuple[str, ...]) -> list[str]:
+def _own(config: typing.Callable[[int], Config], unit: str, words: tuple[str, ...]) -> list[str]:
     """The unit's command. Raises Failure."""
     from impetusd.cli import names
     from impetusd.cli.failure import Failure
@@ -88,16 +89,17 @@ def _own(at: Place, unit: str, words: tuple[str, ...]) -> list[str]:
 
     if words or click.get_current_context().meta[_WORDS] is not None:
         raise Failure("--own runs the unit's own command: omit it, or what stands behind the unit", 2)
-    config = _configured(at)
-    command = execute.own_command(_units(config(0)), lambda index: _units(config(index)), unit)
-    if command is None:
+    found = execute.named(lambda index: _units(config(index)), unit)
+    if found is None:
         names.require([unit], names.names_in(config(0)))
-    if not command:
+    if found is None or not found[0].command:
         raise Failure(f"{unit} has no command of its own; write one: impetusd exec {unit} -- COMMAND", 2)
-    return list(command)
+    return list(found[0].command)
 
 
-def _resolved(at: Place, unit: str, argv: list[str]) -> tuple[Mapping[str, typing.Any], list[list[typing.Any]]]:
+def _resolved(
+    at: Place, config: typing.Callable[[int], Config], unit: str, argv: list[str]
+) -> tuple[Mapping[str, typing.Any], list[list[typing.Any]]]:
     """Spec and limits, from the daemon or, where none runs, from the INI file; says by what it goes, if that is not plain."""
     from impetusd.cli import pending
     from impetusd.client import control, execute
@@ -108,8 +110,7 @@ def _resolved(at: Place, unit: str, argv: list[str]) -> tuple[Mapping[str, typin
         with pending.UnknownNames(at, hooks):
             answer = control.call(at.paths, "exec", {"name": unit, "command": protocol.told_command(argv)}, hooks)
     except control.NotRunning:
-        config = _configured(at)
-        spec = execute.resolve(_units(config(0)), lambda index: _units(config(index)), unit)
+        spec = execute.resolve(lambda index: _units(config(index)), unit)
         if spec is None:
             from impetusd.cli import names
 
@@ -143,7 +144,7 @@ def _tell_older(at: Place, answer: Mapping[str, typing.Any]) -> None:
 
 
 def _configured(at: Place) -> typing.Callable[[int], Config]:
-    """The configuration in the INI file, as an instance sees it."""
+    """The configuration in the INI file, as an instance sees it; it is read when it is asked for."""
     import functools
 
     from impetusd.cli import place

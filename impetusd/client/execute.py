@@ -39,27 +39,28 @@ class NotExecuted(Exception):
         self.exit = exit
 
 
-def resolve(units: Mapping[str, Unit], at: Callable[[int], Mapping[str, Unit]], name: str) -> dict[str, Any] | None:
-    """The spec that the daemon would give, for when none runs; None if `units` have no such unit or instance.
+def named(at: Callable[[int], Mapping[str, Unit]], name: str) -> tuple[Unit, int] | None:
+    """A unit or an instance of it, as that instance sees it, and the instance's number; None if there is none.
 
-    `at`: the units as an instance sees them. Raises NotExecuted.
+    `at`: the units as an instance sees them.
     """
-    found = childspec.named(units, name)
+    found = childspec.named(at(0), name)
+    return None if found is None else (at(found[1])[found[0]], found[1])
+
+
+def resolve(at: Callable[[int], Mapping[str, Unit]], name: str) -> dict[str, Any] | None:
+    """The spec that the daemon would give, for when none runs; None if there is no such unit or instance.
+
+    Raises NotExecuted.
+    """
+    found = named(at, name)
     if found is None:
         return None
-    unit = at(found[1])[found[0]]
+    unit, instance = found
     try:
-        return childspec.beside(unit, found[1], os.environ, childspec.LookUp(unit)())
+        return childspec.beside(unit, instance, os.environ, childspec.LookUp(unit)())
     except CannotStart as error:
         raise NotExecuted(f"{name} cannot be started now: {error}", 1) from None
-
-
-def own_command(
-    units: Mapping[str, Unit], at: Callable[[int], Mapping[str, Unit]], name: str
-) -> tuple[str, ...] | None:
-    """The command of a unit or instance, () for a pool; None if there is no such unit."""
-    found = childspec.named(units, name)
-    return None if found is None else tuple(at(found[1])[found[0]].command)
 
 
 def execute(spec: Mapping[str, Any], argv: list[str], limits: Sequence[Sequence[Any]] = ()) -> int:
