@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from dataclasses import replace
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from impetusd.core import redact
-from impetusd.core.config.model import ANY_V4, ANY_V6, Action
+from impetusd.core.config.gateway import is_loopback
+from impetusd.core.config.model import ANY_V4, ANY_V6, Action, Listen
 from impetusd.interop.exporting import values
 from impetusd.interop.exporting.model import Port, Probe
 
@@ -22,22 +22,15 @@ if TYPE_CHECKING:
 
 FIRST = 8080  # of a unit that listens on unix sockets alone
 STATUS = ("impetusd", "status")
+ASKED = Probe("exec", argv=STATUS, timeout=10)  # of what only impetusd in the container knows
 _SUCCESS = ((200, 399),)  # what a kubelet takes for well
 _LOOPBACK = re.compile(r"(?:127\.\d+\.\d+\.\d+|localhost|\[::1\]):")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only the host itself gets there."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listening(unit: Unit, raw: str) -> tuple[str, tuple[Port, ...]]:
     """`listen` as the container's INI has it, and the ports. `raw`: as it is written here."""
     if "listen" in unit.per_instance:  # each instance has its own
-        found = [Port(each.port, not is_loopback(each.host)) for each in unit.listen if not each.path]
+        found = [Port(each.port, not is_loopback(each)) for each in unit.listen if not each.path]
         return _LOOPBACK.sub(f"{ANY_V4}:", raw), tuple(found)
     ports: dict[int, Port] = {}
     hosts: dict[int, str] = {}
@@ -45,7 +38,7 @@ def listening(unit: Unit, raw: str) -> tuple[str, tuple[Port, ...]]:
         if each.path:
             continue
         before = ports.get(each.port)
-        ports[each.port] = Port(each.port, (before is not None and before.published) or not is_loopback(each.host))
+        ports[each.port] = Port(each.port, (before is not None and before.published) or not is_loopback(each))
         hosts[each.port] = f"[{ANY_V6}]" if each.host == ANY_V6 and before is None else ANY_V4
     for number, _ in enumerate(unit.listen if not ports else ()):
         ports[FIRST + number] = Port(FIRST + number)
@@ -59,16 +52,16 @@ def asked(unit: Unit, checks: Iterable[Health]) -> tuple[Port, ...]:
     for check in checks:
         places += [each for each in (check.http, check.tcp) if each and not each.startswith("/")]
     for place in places:
-        host, port = _peer(place)
-        if is_loopback(host):
-            found[port] = Port(port)
+        peer = _peer(place)
+        if is_loopback(peer):
+            found[peer.port] = Port(peer.port)
     return tuple(found.values())
 
 
-def _peer(place: str) -> tuple[str, int]:
+def _peer(place: str) -> Listen:
     """Host and port of a URL or HOST:PORT."""
     parts = urlsplit(place if "://" in place else f"tcp://{place}")
-    return parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    return Listen(parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0))
 
 
 def probe(check: Health, section: Section, ports: tuple[Port, ...]) -> Probe | None:
@@ -86,15 +79,15 @@ def probe(check: Health, section: Section, ports: tuple[Port, ...]) -> Probe | N
     every, timeout = math.ceil(check.interval), math.ceil(check.timeout)
     common = Probe("", every=every, timeout=timeout, failures=check.failures, successes=check.successes)
     if check.tcp:
-        host, port = _peer(check.tcp)
-        return replace(common, kind="tcp", port=port) if is_loopback(host) else None
+        peer = _peer(check.tcp)
+        return replace(common, kind="tcp", port=peer.port) if is_loopback(peer) else None
     if check.http.startswith("/"):
         path, port, scheme = check.http, ports[0].number if ports else 0, "http"
     else:
         parts = urlsplit(check.http)
-        host, port = _peer(check.http)
-        path, scheme = (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), parts.scheme
-        if not is_loopback(host):
+        peer = _peer(check.http)
+        path, port, scheme = (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), peer.port, parts.scheme
+        if not is_loopback(peer):
             return None
     if not port or (scheme == "https" and check.verify):
         return None
@@ -102,17 +95,15 @@ def probe(check: Health, section: Section, ports: tuple[Port, ...]) -> Probe | N
 
 
 def probes(
-    unit: Unit, checks: Iterable[tuple[Health, Section]], ports: tuple[Port, ...]
+    period: int, checks: Iterable[tuple[Health, Section]], ports: tuple[Port, ...]
 ) -> tuple[Probe, Probe, Probe | None, set[str]]:
-    """What starts, what gets requests, what lives; and the checks that a kubelet makes now."""
+    """What starts, what gets requests, what lives; and the checks that a kubelet makes now. `period`: seconds for the start."""
     readiness: Probe | None = None
     liveness: Probe | None = None
     taken: set[str] = set()
-    period = unit.listen_timeout
     left = False
     for check, section in checks:
         found = probe(check, section, ports)
-        period = max(period, unit.listen_timeout + check.start_period)
         if found is not None and check.action is Action.RESTART and liveness is None:
             liveness = found
             taken.add(check.name)
@@ -121,9 +112,8 @@ def probes(
             taken.add(check.name)
         else:
             left = left or check.action is Action.ALERT
-    status = Probe("exec", argv=("impetusd", "health", "-q") if left else STATUS, timeout=10)
-    ready = readiness or liveness or status
-    first = readiness or liveness or Probe("exec", argv=STATUS, timeout=10)
+    first = readiness or liveness or ASKED
+    ready = readiness or liveness or (replace(ASKED, argv=("impetusd", "health", "-q")) if left else ASKED)
     every = 5 if first.kind == "exec" else 2
     startup = replace(first, every=every, failures=max(3, math.ceil((period or 30) / every)), successes=1)
     # Kubernetes has it that one success is enough for a liveness probe.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from impetusd.core.config import envfile, ini, schema
@@ -21,7 +22,6 @@ from impetusd.interop.exporting.model import (
     Exported,
     Options,
     Port,
-    Probe,
     Role,
     Target,
     Workload,
@@ -172,7 +172,7 @@ class _Export:
         self._keys(section, timer.unit, work, inner, timer=timer)
         if not schedule:
             work.timer = True
-            work.startup = work.readiness = Probe("exec", argv=ports.STATUS, timeout=10)
+            work.startup = work.readiness = ports.ASKED
         self._environment(timer.unit, work, inner, [])
         work.ini = inner.text()
         self.made.workloads.append(work)
@@ -264,13 +264,12 @@ class _Export:
     def _probes(self, unit: Unit, work: Workload, checks: list[tuple[Health, Section]], inner: Inner) -> None:
         taken: set[str] = set()
         if work.role is Role.SERVICE:
-            work.start_period = math.ceil(
-                max([unit.listen_timeout, *(unit.listen_timeout + each.start_period for each, _ in checks)])
-            )
+            longest = max((each.start_period for each, _ in checks), default=0.0)
+            work.start_period = math.ceil(unit.listen_timeout + longest)
             if self.options.target is Target.KUBERNETES:
-                work.startup, work.readiness, work.liveness, taken = ports.probes(unit, checks, work.ports)
+                work.startup, work.readiness, work.liveness, taken = ports.probes(work.start_period, checks, work.ports)
             else:
-                work.readiness = Probe("exec", argv=ports.STATUS, every=5, timeout=10)
+                work.readiness = replace(ports.ASKED, every=5)
         for check, section in checks:
             by_kubelet = check.name in taken
             if not by_kubelet:
