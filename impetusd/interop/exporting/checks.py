@@ -87,33 +87,34 @@ def kubernetes(objects: Iterable[dict[str, Any]]) -> list[str]:
             faults.append(f"{said} is there twice")
         seen.add((kind, name))
         faults += [f"{said}: {fault}" for fault in _of_object(each)]
-        pods += [template for _, template in _templates(each)]
+        if template := _template(each):
+            pods.append(template)
     maps = {name for kind, name in seen if kind == "ConfigMap"}
     claims = {name for kind, name in seen if kind == "PersistentVolumeClaim"}
     labels = [template["metadata"].get("labels", {}) for template in pods]
     for each in found:
         said = f"{each['kind']} {each['metadata']['name']}"
-        for selector in _selectors(each):
-            if not selector or not any(selector.items() <= its.items() for its in labels):
-                faults.append(f"{said}: its selector matches no pod")
-        for _, template in _templates(each):
+        selector = _selector(each)
+        if selector is not None and not (selector and any(selector.items() <= its.items() for its in labels)):
+            faults.append(f"{said}: its selector matches no pod")
+        if template := _template(each):
             faults += [f"{said}: {fault}" for fault in _of_volumes(template["spec"], maps, claims)]
     return faults
 
 
-def _templates(each: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The pod templates of an object."""
+def _template(each: dict[str, Any]) -> dict[str, Any] | None:
+    """The pod template of an object."""
     spec = each.get("spec", {})
     if "jobTemplate" in spec:
         spec = spec["jobTemplate"]["spec"]
-    if "template" in spec:
-        yield each["kind"], spec["template"]
+    found: dict[str, Any] | None = spec.get("template")
+    return found
 
 
-def _selectors(each: dict[str, Any]) -> Iterator[dict[str, str]]:
-    selector = each.get("spec", {}).get("selector")
-    if selector is not None:
-        yield selector.get("matchLabels", {}) if each["kind"] != "Service" else selector
+def _selector(each: dict[str, Any]) -> dict[str, str] | None:
+    """The labels that an object selects pods by."""
+    found: dict[str, Any] | None = each.get("spec", {}).get("selector")
+    return found if found is None or each["kind"] == "Service" else found.get("matchLabels", {})
 
 
 def _of_object(each: dict[str, Any]) -> Iterator[str]:
@@ -130,10 +131,10 @@ def _of_object(each: dict[str, Any]) -> Iterator[str]:
         yield from _of_ports([port["port"] for port in spec["ports"]], [port["name"] for port in spec["ports"]])
     if kind == "HorizontalPodAutoscaler" and not 0 < spec["minReplicas"] <= spec["maxReplicas"]:
         yield f"it scales from {spec['minReplicas']} to {spec['maxReplicas']}"
-    for owner, template in _templates(each):
+    if template := _template(each):
         labels = template["metadata"].get("labels", {})
         yield from _of_labels(labels)
-        wanted = spec.get("selector", {}).get("matchLabels", {}) if owner == "Deployment" else {}
+        wanted = _selector(each) or {}
         if not wanted.items() <= labels.items():
             yield "its selector does not match its own template"
         containers = [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
@@ -221,8 +222,8 @@ def _of_service(name: str, service: dict[str, Any], document: dict[str, Any]) ->
     for other in service.get("depends_on", ()):
         if other not in document["services"]:
             yield f"it depends on {other}, which is not there"
-    for key, kind in (("configs", "configs"), ("secrets", "secrets")):
-        for each in service.get(key, ()):
+    for kind in ("configs", "secrets"):
+        for each in service.get(kind, ()):
             if each["source"] not in document.get(kind, {}):
                 yield f"there is no {each['source']} among the {kind}"
     for variable in service.get("environment", {}):
