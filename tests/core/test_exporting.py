@@ -699,6 +699,7 @@ class TestNames:
     @given(st.lists(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", fullmatch=True), max_size=6))
     def test_each_is_one_and_its_own(self, names):
         taken = set()
+        assert all(checks.is_name(f"wait-for-{host_name(name)}") for name in names)
         for name in names:
             taken.add(host_name(name, taken))
         assert len(taken) == len(names)

@@ -105,7 +105,7 @@ def _entry(head: str, value: Any, indent: str, inner: str) -> Iterator[str]:
         yield f"{indent}{head} {'{}' if isinstance(value, dict) else '[]'}{behind}"
     elif isinstance(value, str) and _is_block(value):
         yield f"{indent}{head} {'|' if value.endswith(chr(10)) else '|-'}{behind}"
-        yield from (f"{inner}{line}".rstrip(" ") if not line else f"{inner}{line}" for line in _lines(value))
+        yield from (f"{inner}{line}" if line else "" for line in value.removesuffix("\n").split("\n"))
     else:
         yield f"{indent}{head} {scalar(value)}{behind}"
 
@@ -122,14 +122,8 @@ def _list(value: list[Any], indent: str) -> Iterator[str]:
         yield from _entry("-", each, indent, indent + INDENT)
 
 
-def _lines(value: str) -> list[str]:
-    return value.removesuffix("\n").split("\n")
-
-
 def _is_block(value: str) -> bool:
     """Whether a text can stand as it is in a block: several lines, the first of which shows the indentation."""
     if "\n" not in value or value[0] in " \n\t" or value.endswith("\n\n"):
         return False
-    return all(line.isprintable() or not line.replace("\t", "").strip() for line in _lines(value)) and all(
-        char.isprintable() or char == "\n" for char in value
-    )
+    return all(char.isprintable() or char == "\n" for char in value)

@@ -23,10 +23,9 @@ def text(made: Exported) -> str:
     """Every object, each a document."""
     head = ["Made by impetusd export kubernetes: kubectl apply -f FILE"]
     for work in made.containers():
-        names = [*work.secret, *work.needs]
-        if names:
+        if names := _of_secret(work):
             head += [
-                f"{work.name} needs a Secret, from a file with a line NAME=value for each of {', '.join(dict.fromkeys(names))}:",
+                f"{work.name} needs a Secret, from a file with a line NAME=value for each of {', '.join(names)}:",
                 f"  kubectl create secret generic {work.name}-secret --from-env-file=FILE",
             ]
         if work.env_files:
@@ -54,6 +53,11 @@ def objects(made: Exported) -> list[dict[str, Any]]:
         else:
             found += _service(work, options)
     return found
+
+
+def _of_secret(work: Workload) -> list[str]:
+    """The variables that it is given from its Secret."""
+    return list(dict.fromkeys((*work.secret, *work.needs)))
 
 
 def _is_there(found: list[dict[str, Any]], work: Workload) -> bool:
@@ -178,7 +182,7 @@ def _pod(work: Workload, options: Options) -> dict[str, Any]:
     first = [_container(each, options) for each in work.before]
     first += [
         {
-            "name": f"wait-for-{name}"[:63].rstrip("-"),
+            "name": f"wait-for-{name}",
             "image": options.image,
             "command": ["python", "-c", WAIT, name, str(port)],
             "securityContext": _security(work),
@@ -213,7 +217,7 @@ def _container(work: Workload, options: Options) -> dict[str, Any]:
     }
     env: list[dict[str, Any]] = [{"name": "IMPETUSD_CONF", "value": CONF}]
     env += [{"name": name, "value": value.replace("$", "$$")} for name, value in work.env.items()]
-    for name in dict.fromkeys((*work.secret, *work.needs)):
+    for name in _of_secret(work):
         key: dict[str, Any] = {"name": f"{work.name}-secret", "key": name}
         if name not in work.secret and work.needs[name]:
             key["optional"] = True
