@@ -325,6 +325,10 @@ body = fine
         assert found["Deployment", "db"]["spec"]["strategy"]["type"] == "Recreate"
         assert found["PersistentVolumeClaim", "shop-data"]["spec"]["accessModes"] == ["ReadWriteOnce"]
 
+    def test_another_variable_whose_name_begins_so_is_no_folder(self):
+        found = work("[program:a]\ncommand = a ${STATE_DIRECTORY}\n", environ={"STATE_DIRECTORY": "/x"})
+        assert (found.data, found.needs) == (False, {"STATE_DIRECTORY": False})
+
     def test_what_is_disabled_is_left_out_and_lost(self):
         made = export("[program:a]\ncommand = a\nenabled = no\n[timer:t]\ncommand = t\nevery = 1h\nenabled = no\n")
         assert made.workloads == []

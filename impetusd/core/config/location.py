@@ -168,11 +168,16 @@ class Reading:
 
 
 def names_instance(value: str) -> bool:
-    """True if it refers to INSTANCE; `$$` is a literal dollar."""
-    if "${INSTANCE" not in value:
+    """True if it refers to INSTANCE."""
+    return "${INSTANCE" in value and refers_to(value, "INSTANCE")  # nearly no value does
+
+
+def refers_to(value: str, name: str) -> bool:
+    """True if it refers to this variable; `$$` is a literal dollar."""
+    if f"${{{name}" not in value:
         return False
     value = value.replace("$$", "")
-    return "${INSTANCE}" in value or "${INSTANCE:" in value
+    return f"${{{name}}}" in value or f"${{{name}:" in value
 
 
 def own_section(sections: list[Section], file: str) -> Section | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from posixpath import relpath
+from posixpath import dirname, relpath
 from typing import TYPE_CHECKING
 
 from impetusd.core import redact
 from impetusd.core.config import ini
+from impetusd.core.config.location import DIRECTORIES, refers_to
 from impetusd.interop.exporting.model import APP, DATA, HOME
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from impetusd.core.config.location import Paths
 
 GIVEN = frozenset({"HOME", "HOSTNAME", "IMPETUSD_CONF", "PATH", "PWD"})  # variables that each container has
-FOLDERS = ("BASE_DIR", "RUN_DIR", "STATE_DIR", "LOG_DIR", "CONF_DIR", "INSTANCE")
-_BUILT_IN = dict.fromkeys(FOLDERS, "/")
+_BUILT_IN = dict.fromkeys((*DIRECTORIES.values(), "CONF_DIR", "INSTANCE"), "/")
 _LOOPBACK = re.compile(r"(?<![\w.:-])(?:127\.0\.0\.1|localhost|\[::1\]):(\d{1,5})(?!\d)")
 _BEFORE, _BEHIND = r"(?<![\w./-])", r"(?=[/\s\"':;,&?)]|$)"  # a path begins and ends there
 
@@ -45,13 +45,19 @@ def references(raw: str) -> dict[str, bool]:
     return {name: not ini.expand(raw, {other: "x" for other in names if other != name}, _BUILT_IN)[1] for name in names}
 
 
+def _hidden(raw: str) -> tuple[dict[str, str], dict[str, str]]:
+    """HIDDEN for each variable that the value names, and for those alone that it cannot be read without."""
+    names = references(raw)
+    return dict.fromkeys(names, redact.HIDDEN), {
+        name: redact.HIDDEN for name, optional in names.items() if not optional
+    }
+
+
 def masked(raw: str) -> tuple[str, str]:
     """What a value is with HIDDEN for each variable, and what it is with its defaults."""
-    names = references(raw)
-    full = dict.fromkeys(names, redact.HIDDEN)
-    least = {name: redact.HIDDEN for name, optional in names.items() if not optional}
     text = ini.unquoted(raw)
-    return ini.joined(ini.expand(text, full, _BUILT_IN)[0]), ini.joined(ini.expand(text, least, _BUILT_IN)[0])
+    full, least = (ini.joined(ini.expand(text, environ, _BUILT_IN)[0]) for environ in _hidden(raw))
+    return full, least
 
 
 def has_secret(raw: str) -> bool:
@@ -75,7 +81,7 @@ class Places:
     def moved(self, raw: str) -> str:
         """The value with the folders of a container, and with hosts in the place of this one's loopback address."""
         paths = self.paths
-        conf = relpath(paths.conf.rpartition("/")[0] or "/", paths.base_dir)
+        conf = relpath(dirname(paths.conf), paths.base_dir)
         conf = APP if conf == "." else f"{APP}/{conf}"
         known = {"STATE_DIR": DATA, "CONF_DIR": conf}
         text = re.sub(r"\$\$|\$\{(STATE_DIR|CONF_DIR)\}", lambda found: known[found[1]] if found[1] else found[0], raw)
@@ -95,8 +101,9 @@ class Places:
 
     @staticmethod
     def _names(raw: str, variable: str, folder: str) -> bool:
-        found = f"${{{variable}" in raw.replace("$$", "")
-        return found or (folder != "/" and re.search(f"{_BEFORE}{re.escape(folder)}{_BEHIND}", raw) is not None)
+        return refers_to(raw, variable) or (
+            folder != "/" and re.search(f"{_BEFORE}{re.escape(folder)}{_BEHIND}", raw) is not None
+        )
 
     def _host(self, found: re.Match[str]) -> str:
         host = self.ports.get(int(found[1]))
@@ -137,10 +144,7 @@ def without_secrets(unit: str, raw: str) -> tuple[str, dict[str, str]]:
 
 def _words(raw: str) -> list[str]:
     """A command's, with HIDDEN for what is referred to, and for each default that looks secret."""
-    names = references(raw)
-    full = dict.fromkeys(names, redact.HIDDEN)
-    least = {name: redact.HIDDEN for name, optional in names.items() if not optional}
-    words, others = (ini.words(ini.expand(raw, environ, _BUILT_IN)[0]) for environ in (full, least))
+    words, others = (ini.words(ini.expand(raw, environ, _BUILT_IN)[0]) for environ in _hidden(raw))
     return others if redact.argv(others) != others else words
 
 
