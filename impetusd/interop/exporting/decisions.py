@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from impetusd.core.config import schema
-from impetusd.core.config.model import Autorestart
+from impetusd.core.config.model import Autorestart, Overlap
 from impetusd.interop.exporting import fates
 from impetusd.interop.exporting.model import Role, Target
 from impetusd.interop.importing.model import Fate, Rule, lost, translated
@@ -49,7 +49,7 @@ def decided(
             return rule, f"{rule.ours} {schema.show_size(work.memory_max)}"
         case "kill_timeout" | "drain_timeout" if work.role is Role.SERVICE:
             return rule, f"{rule.ours} {work.grace}s"
-        case "overlap" if work.role is Role.CRON and timer is not None and timer.overlap.value == "queue":
+        case "overlap" if work.role is Role.CRON and timer is not None and timer.overlap is Overlap.QUEUE:
             return lost("a run that is due while one runs is skipped"), ""
         case "autorestart" if work.role is Role.ONCE and unit.autorestart is Autorestart.NEVER:
             return translated(rule.ours, "it is tried once"), f"{rule.ours} {'none' if compose else 0}"

@@ -7,9 +7,9 @@ from collections import ChainMap
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from impetusd.core.config import envfile, ini, schema
+from impetusd.core.config import envfile, ini, parser, schema
 from impetusd.core.config.environment import HANDED_ON
-from impetusd.core.config.model import Autorestart, Kind, user_and_group
+from impetusd.core.config.model import Action, Autorestart, Kind, number_of, user_and_group
 from impetusd.core.config.reading import parts
 from impetusd.interop.exporting import fates, ports, times, values
 from impetusd.interop.exporting.decisions import decided
@@ -42,7 +42,6 @@ _NOT_INSIDE = frozenset({
 })  # fmt: skip
 # Variables that impetusd itself, its interpreter or the loader would go by if the container had them.
 _ITS_OWN = ("PYTHON", "LD_", "LC_", "IMPETUSD_", "LISTEN_", "NOTIFY_", "JOURNAL_", "MAINPID", "SYSTEMD_", "MALLOC_", "GLIBC_")  # fmt: skip
-_UNITS = (schema.POOL, schema.PROGRAM)
 
 
 def exported(source: Source, config: Config, options: Options) -> Exported:
@@ -62,18 +61,17 @@ class _Export:
         units = [unit for unit in config.units.values() if unit.made is None and unit.enabled]
         for name in [*(unit.name for unit in units), *(each.name for each in config.timers.values() if each.enabled)]:
             self.names[name] = host_name(name, self.names.values())
-        known: dict[int, str] = {}
-        for unit in units:
-            for port in self._ports(unit)[1]:
-                known.setdefault(port.number, unit.name)
-        self.owners = known
-        self.units = units
+        self.listens = {unit.name: self._ports(unit) for unit in units}
+        self.owners: dict[int, str] = {}
+        for name, (_, found) in self.listens.items():
+            for port in found:
+                self.owners.setdefault(port.number, name)
 
     def whole(self) -> Exported:
         """The workloads first, and then the sections that are not any."""
         for section in self.sections:
             kind, _, name = parts(section)
-            if kind in _UNITS:
+            if kind in parser.UNITS:
                 self._unit(section, self.config.units[name])
             elif kind == schema.TIMER:
                 self._timer(section, self.config.timers[name])
@@ -138,7 +136,7 @@ class _Export:
                 inner.put("standby", "0")
                 if "standby" not in section.entries and unit.standby:
                     self.made.differ("a pool has no standby worker (standby = 1 by default): another container answers")
-            listen, work.ports = self._ports(unit)
+            listen, work.ports = self.listens[unit.name]
             if listen:
                 inner.put("listen", listen)
             work.parallel, work.settle = unit.reload_parallel, math.ceil(unit.reload_watch)
@@ -188,12 +186,13 @@ class _Export:
         user, group = user_and_group(unit.user)
         group = unit.group or group
         for said in (user, group):
-            if said and not said.isdecimal():
+            if said and number_of(said) is None:
                 self.made.do(
                     f"{unit.name} runs as {said} here: its container runs as {UID}, or write the number of {said}"
                 )
-        work.uid = int(user) if user.isdecimal() else UID
-        work.gid = int(group) if group.isdecimal() else work.uid
+        uid, gid = number_of(user), number_of(group)
+        work.uid = UID if uid is None else uid
+        work.gid = work.uid if gid is None else gid
         if work.uid == 0:
             self.made.do(f"{unit.name} runs as root: see whether it must")
         work.capabilities = tuple(unit.capabilities)
@@ -281,7 +280,7 @@ class _Export:
                     new = (
                         rule.ours
                         if rule.ours != "probe"
-                        else ("livenessProbe" if check.action.value == "restart" else "readinessProbe")
+                        else ("livenessProbe" if check.action is Action.RESTART else "readinessProbe")
                     )
                 elif not by_kubelet:
                     rule = fates.same("impetusd asks, in the container") if rule.fate is Fate.TRANSLATED else rule
@@ -422,10 +421,10 @@ class _Export:
         for work in data:
             if work.is_alone and not work.timer and work.role is Role.SERVICE:
                 made.differ(f"{work.unit} keeps files in ${{STATE_DIR}}: the old one ends before a new one starts")
-        for unit in self.units:
-            if not unit.listen and (found := self._ports(unit)[1]):
+        for name, (listen, found) in self.listens.items():
+            if found and not listen:
                 numbers = ", ".join(str(each.number) for each in found)
-                made.do(f"{unit.name} opens port {numbers} itself: it must listen on 0.0.0.0, not on 127.0.0.1")
+                made.do(f"{name} opens port {numbers} itself: it must listen on 0.0.0.0, not on 127.0.0.1")
         if self.options.target is Target.COMPOSE:
             for work in made.workloads:
                 if work.replicas > 1 and any(each.published for each in work.ports):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC
 from typing import TYPE_CHECKING
 
+from impetusd.core.config.model import Overlap
 from impetusd.core.rules import schedule as rules
 from impetusd.interop.exporting import checks
 from impetusd.interop.exporting.model import Schedule
@@ -23,7 +25,7 @@ def schedule(timer: Timer) -> Schedule | None:
     return Schedule(
         cron=cron,
         timezone=timer.timezone,
-        replace=timer.overlap.value == "replace",
+        replace=timer.overlap is Overlap.REPLACE,
         late=LATEST if timer.catch_up else math.ceil(rules.LATE),
         timeout=math.ceil(timer.timeout),
         retries=timer.retries,
@@ -32,7 +34,7 @@ def schedule(timer: Timer) -> Schedule | None:
 
 def _of_cron(expression: str) -> str:
     """In five fields; "" if it has other seconds than 0."""
-    fields = rules.ALIASES.get(expression.lower(), expression).split()
+    fields = rules.Cron(expression, UTC).fields.split()
     if len(fields) == 6:
         first, *fields = fields
         if first != "0":
