@@ -300,6 +300,13 @@ body = fine
         assert [port.number for port in made.workloads[0].ports] == [6379]
         assert "redis opens port 6379 itself: it must listen on 0.0.0.0, not on 127.0.0.1" in made.todo
 
+    def test_one_and_several_are_spoken_of_as_such(self):
+        made = export(
+            "[program:q]\ncommand = q ${STATE_DIR}\nready = tcp:127.0.0.1:1\ninstances = 2\n[health:q]\ntcp = 127.0.0.1:2\n"
+        )
+        assert [each for each in made.todo if each.startswith("q opens ports 1, 2 itself:")]
+        assert [each for each in made.todo if each.startswith("the containers of q share the files")]
+
     def test_others_are_reached_by_their_names(self):
         made = export(
             "[program:redis]\ncommand = redis-server\nready = tcp:127.0.0.1:6379\n"

@@ -416,7 +416,7 @@ class _Export:
         if len(data) > 1 or any(each.replicas_max > 1 for each in data):
             names = ", ".join(each.unit for each in data)
             made.do(
-                f"{names} share the files in ${{STATE_DIR}}: on several nodes the volume data must be a network's (NFS, CephFS)"
+                f"the containers of {names} share the files in ${{STATE_DIR}}: on several nodes the volume data must be a network's (NFS, CephFS)"
             )
         for work in data:
             if work.is_alone and not work.timer and work.role is Role.SERVICE:
@@ -424,7 +424,9 @@ class _Export:
         for name, (listen, found) in self.listens.items():
             if found and not listen:
                 numbers = ", ".join(str(each.number) for each in found)
-                made.do(f"{name} opens port {numbers} itself: it must listen on 0.0.0.0, not on 127.0.0.1")
+                made.do(
+                    f"{name} opens port{'s' * (len(found) > 1)} {numbers} itself: it must listen on 0.0.0.0, not on 127.0.0.1"
+                )
         if self.options.target is Target.COMPOSE:
             for work in made.workloads:
                 if work.replicas > 1 and any(each.published for each in work.ports):
