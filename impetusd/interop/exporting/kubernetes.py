@@ -26,12 +26,12 @@ def text(made: Exported) -> str:
         if names := _of_secret(work):
             head += [
                 f"{work.name} needs a Secret, from a file with a line NAME=value for each of {', '.join(names)}:",
-                f"  kubectl create secret generic {work.name}-secret --from-env-file=FILE",
+                f"  kubectl create secret generic {work.secret_name} --from-env-file=FILE",
             ]
         if work.env_files:
             head += [
                 f"{work.name} needs a Secret with what is in {', '.join(work.env_files)}:",
-                f"  kubectl create secret generic {work.name}-env-file --from-file={work.env_file}=FILE",
+                f"  kubectl create secret generic {work.file_secret_name} --from-file={work.env_file}=FILE",
             ]
     found = objects(made)
     texts = [emit.document(each) for each in found]
@@ -198,7 +198,7 @@ def _pod(work: Workload, options: Options) -> dict[str, Any]:
     # Each has its own: impetusd's folders are in there. podman has one volume for all that have a name.
     volumes += [{"name": f"{each.name}-tmp", "emptyDir": {}} for each in works]
     volumes += [
-        {"name": f"{each.name}-env", "secret": {"secretName": f"{each.name}-env-file"}}
+        {"name": f"{each.name}-env", "secret": {"secretName": each.file_secret_name}}
         for each in works
         if each.env_files
     ]
@@ -218,7 +218,7 @@ def _container(work: Workload, options: Options) -> dict[str, Any]:
     env: list[dict[str, Any]] = [{"name": "IMPETUSD_CONF", "value": CONF}]
     env += [{"name": name, "value": value.replace("$", "$$")} for name, value in work.env.items()]
     for name in _of_secret(work):
-        key: dict[str, Any] = {"name": f"{work.name}-secret", "key": name}
+        key: dict[str, Any] = {"name": work.secret_name, "key": name}
         if name not in work.secret and work.needs[name]:
             key["optional"] = True
         env.append({"name": name, "valueFrom": {"secretKeyRef": key}})

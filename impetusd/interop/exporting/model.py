@@ -151,6 +151,16 @@ class Workload:
         return f"{self.name}.env"
 
     @property
+    def secret_name(self) -> str:
+        """Kubernetes: of the Secret that its variables are from."""
+        return f"{self.name}-secret"
+
+    @property
+    def file_secret_name(self) -> str:
+        """Kubernetes: of the Secret that its file of variables is from."""
+        return f"{self.name}-env-file"
+
+    @property
     def is_alone(self) -> bool:
         """Whether two of them must not run at once: both would write the same files, or run the same timer."""
         return self.timer or (self.has_volume and self.replicas_max == 1)

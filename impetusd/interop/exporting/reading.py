@@ -237,11 +237,8 @@ class _Export:
 
     def _inside(self, section: Section, key: str, work: Workload) -> str:
         """The key's value in the container's INI."""
-        entry, unit, places = section.entries[key], work.unit, self._places(work.unit)
-        raw = places.moved(entry.value)
-        work.data = work.data or places.uses_state(entry.value)
-        if places.uses_run(entry.value) and key not in {"listen", "socket"}:
-            self.made.do(f"{unit}: {key} names ${{RUN_DIR}}, which containers do not share: give it another place")
+        entry, unit = section.entries[key], work.unit
+        raw = self._moved(work, key, entry, shared=key not in {"listen", "socket"})
         if key in {"command", "exec"}:
             try:
                 raw, found = values.without_secrets(work.name, raw)
@@ -259,6 +256,14 @@ class _Export:
             self.made.do(f"{unit}: the secret {name} is the value of {key} in [{section.name}]; it is not written")
         _need(work, raw)
         return raw
+
+    def _moved(self, work: Workload, key: str, entry: Entry, *, shared: bool = True) -> str:
+        """The value with the folders and hosts of the containers. `shared`: what it names there is for other units, too."""
+        places = self._places(work.unit)
+        work.data = work.data or places.uses_state(entry.value)
+        if shared and places.uses_run(entry.value):
+            self.made.do(f"{work.unit}: {key} names ${{RUN_DIR}}, which containers do not share: give it another value")
+        return places.moved(entry.value)
 
     def _probes(self, unit: Unit, work: Workload, checks: list[tuple[Health, Section]], inner: Inner) -> None:
         taken: set[str] = set()
@@ -298,30 +303,24 @@ class _Export:
     def _environment(self, unit: Unit, work: Workload, inner: Inner, checks: list[tuple[Health, Section]]) -> None:
         target = self.options.target
         entries = ChainMap(self.envs.get(unit.name, {}), self.envs.get("", {}))
-        places = self._places(unit.name)
         env: dict[str, str] = {}
         inside: dict[str, str] = {}
         secret: list[str] = []
         for name, entry in sorted(entries.items(), key=lambda each: (each[1].file, each[1].line)):
-            raw = places.moved(entry.value)
-            work.data = work.data or places.uses_state(entry.value)
-            if places.uses_run(entry.value):
-                self.made.do(
-                    f"{unit.name}: {name} names ${{RUN_DIR}}, which containers do not share: give it another value"
-                )
+            raw = self._moved(work, name, entry)
             section = "env" if name not in self.envs.get(unit.name, {}) else f"env:{unit.name}"
             if values.is_secret(name, raw):
                 secret.append(name)
                 rule, new = (
                     fates.pick(target, fates.SECRET),
-                    work.env_file if target is Target.COMPOSE else f"{work.name}-secret",
+                    work.env_file if target is Target.COMPOSE else work.secret_name,
                 )
             elif (names := values.references(raw)) or "${" in raw.replace("$$", "") or _stays(name, raw):
                 inside[name] = raw
                 _need(work, raw)
                 rule, new = (fates.pick(target, fates.REFERENCE), "") if names else (fates.same(), "")
             else:
-                env[name] = places.moved(unit.env[name])
+                env[name] = self._places(unit.name).moved(unit.env[name])
                 rule, new = fates.pick(target, fates.LITERAL), ""
             old = "" if rule.fate is Fate.TRANSLATED and name in secret else entry.value
             self.made.row(entry.file, entry.line, section, name, old, rule, new)
@@ -361,10 +360,10 @@ class _Export:
         elif self.options.target is Target.KUBERNETES:
             names = [*work.secret, *(name for name, optional in work.needs.items() if not optional)]
             if names:
-                self.made.do(f"{unit.name}: make the Secret {work.name}-secret with {', '.join(dict.fromkeys(names))}")
+                self.made.do(f"{unit.name}: make the Secret {work.secret_name} with {', '.join(dict.fromkeys(names))}")
             if work.env_files:
                 self.made.do(
-                    f"{unit.name}: make the Secret {work.name}-env-file, whose key {work.env_file} has what is in {', '.join(work.env_files)}"
+                    f"{unit.name}: make the Secret {work.file_secret_name}, whose key {work.env_file} has what is in {', '.join(work.env_files)}"
                 )
 
     # The rest.
