@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from impetusd.core.config import schema
 from impetusd.interop.exporting.model import HOME, Target
-from impetusd.interop.importing.model import Fate, Rule, lost, translated, unneeded
+from impetusd.interop.importing.model import Rule, kept, lost, translated, unneeded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def same(why: str = "", also: str = "") -> Rule:
     """The key is in the container's INI. `also`: what the engine is told besides."""
-    return Rule(Fate.KEPT, also, why)
+    return kept(also, why)
 
 
 _INSIDE = "impetusd does it in the container"
@@ -139,10 +139,6 @@ TIMERS: Mapping[str, Both] = {
     "retries": (same(_INSIDE), translated("backoffLimit")),
     "retry_delay": (same(_INSIDE), lost("10 s, which doubles with each try, up to 6 minutes")),
 }  # fmt: skip
-_PROBE = translated(
-    "probe", "of the first check with http or tcp: action = restart is livenessProbe, alert readinessProbe"
-)
-_CHECKED = (same(_INSIDE), _PROBE)
 HEALTH: Mapping[str, Both] = {
     "enabled": same("what is disabled is left out"),
     "target": same(),
@@ -160,7 +156,7 @@ HEALTH: Mapping[str, Both] = {
     "start_period": (same(_INSIDE), translated("startupProbe")),
     "failures": (same(_INSIDE), translated("failureThreshold")),
     "successes": (same(_INSIDE), translated("successThreshold", "of a readinessProbe")),
-    "action": _CHECKED,
+    "action": (same(_INSIDE), translated("probe", "of the first check with http or tcp: action = restart is livenessProbe, alert readinessProbe")),
 }  # fmt: skip
 _ROLES = (
     lost("whoever may use Docker's socket may do everything"),
