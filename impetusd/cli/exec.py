@@ -166,6 +166,4 @@ def _configured(at: Place) -> typing.Callable[[int], Config]:
 
 def _units(config: Config) -> dict[str, Unit]:
     """Everything that has processes, by name."""
-    checks = (check.unit for check in config.health.values() if check.unit is not None)
-    units = [*config.units.values(), *(timer.unit for timer in config.timers.values()), *checks]
-    return {unit.name: unit for unit in units}
+    return {unit.name: unit for unit in config.with_jobs()}

@@ -109,9 +109,7 @@ def of(at: Place) -> Facts:
 def _units(config: Config | None) -> list[Unit]:
     if config is None:
         return []
-    jobs = [timer.unit for timer in config.timers.values()]
-    jobs += [check.unit for check in config.health.values() if check.unit is not None]
-    return [unit for unit in (*config.units.values(), *jobs) if unit.enabled]
+    return [unit for unit in config.with_jobs() if unit.enabled]
 
 
 def _daemon(paths: Paths) -> tuple[int | None, set[str]]:

@@ -39,7 +39,7 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
     }
     faults: list[Problem] = []
     lacks: list[Problem] = []
-    for unit in _units(config):
+    for unit in config.with_jobs():
         if not unit.enabled:
             continue
         section = sections[unit.where]
@@ -66,12 +66,6 @@ def lacking(config: Config, source: Source, environ: Mapping[str, str]) -> tuple
                 faults.append(Problem(at.file, at.line, f"{key} = {ini.brief(path, 200)}: {why}"))
         lacks += _of_unit(unit, section, {**environ, **variables, **unit.env})
     return list(dict.fromkeys(faults)), list(dict.fromkeys(lacks))
-
-
-def _units(config: Config) -> Iterator[Unit]:
-    yield from config.units.values()
-    yield from (timer.unit for timer in config.timers.values())
-    yield from (check.unit for check in config.health.values() if check.unit is not None)
 
 
 def _of_unit(unit: Unit, section: Section, environ: Mapping[str, str]) -> Iterator[Problem]:

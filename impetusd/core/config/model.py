@@ -344,6 +344,12 @@ class Config:
     warnings: tuple[Problem, ...] = ()  # valid, but more often a mistake
     profile: str = ""  # its [env:NAME@PROFILE] override [env:NAME]; "" is none
 
+    def with_jobs(self) -> list[Unit]:
+        """Everything that has processes unless it is switched off: units, and the commands of timers and health checks."""
+        jobs = [timer.unit for timer in self.timers.values()]
+        jobs += [check.unit for check in self.health.values() if check.unit is not None]
+        return [*self.units.values(), *jobs]
+
 
 @dataclass(frozen=True, slots=True)
 class Host:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import chain
 from posixpath import basename, relpath
 from typing import TYPE_CHECKING
 
@@ -105,8 +104,7 @@ def ignored(config: Config, files: Collection[str]) -> str:
     the INI files.
     """
     base = config.paths.base_dir
-    others = (timer.unit for timer in config.timers.values()), (check.unit for check in config.health.values())
-    units = [unit for unit in (*config.units.values(), *chain(*others)) if unit is not None]  # the disabled ones, too
+    units = config.with_jobs()  # the disabled ones, too
     env_files = [envfile.named(path)[0] for unit in units for path in unit.env_file]
     paths = [*files, *env_files, config.paths.run_dir, config.paths.state_dir, config.paths.log_dir]
     inside = sorted({relpath(path, base) for path in paths})

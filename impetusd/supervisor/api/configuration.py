@@ -21,7 +21,6 @@ from impetusd.files.source import PROFILE, remembered_profile
 from impetusd.files.source import read as read_source
 from impetusd.linux.host import this_host
 from impetusd.supervisor.disk.state import replace
-from impetusd.supervisor.slots.entry import with_jobs
 
 if TYPE_CHECKING:
     from impetusd.core.config.location import Paths
@@ -113,7 +112,7 @@ def named_by(configuration: Config) -> set[str]:
     access = configuration.access
     names = {word.removeprefix("@") for word in (*access.viewers, *access.operators, *access.admins)}
     names.update(user_and_group(configuration.logs.log_owner))
-    for unit in with_jobs(configuration):
+    for unit in configuration.with_jobs():
         owners = (each.owner.split(":") for each in unit.listen)
         names.update(user_and_group(unit.user), (unit.group,), *owners)
     return names - {""}

@@ -15,7 +15,7 @@ from impetusd.core import redact
 from impetusd.core.config.model import Config, Unit
 from impetusd.core.protocol import EXIT_FAILED, EXIT_USAGE, FAILED, ProtocolError
 from impetusd.supervisor.api.environments import row
-from impetusd.supervisor.slots.entry import Entry, with_jobs
+from impetusd.supervisor.slots.entry import Entry
 from impetusd.supervisor.start import childspec
 from impetusd.supervisor.start.childspec import CannotStart, LookUp
 from impetusd.supervisor.threads import NoAnswer, Threads
@@ -78,7 +78,7 @@ class Surroundings:
 
     def _unit(self, name: str) -> tuple[Unit, int]:
         """The unit, as the instance that is meant sees it, and which that is. Raises ProtocolError."""
-        units = {unit.name: unit for unit in with_jobs(self._at(0))}
+        units = {unit.name: unit for unit in self._at(0).with_jobs()}
 
         def instances(unit: Unit) -> int:
             return max(unit.instances_max, self._instances(unit) if unit.enabled else 0)
@@ -93,7 +93,7 @@ class Surroundings:
         if found[0] not in units:
             raise ProtocolError(FAILED, f"{found[0]} is no longer in the active configuration", EXIT_FAILED)
         unit, index = found
-        mine = {each.name: each for each in with_jobs(self._at(index))} if units[unit].per_instance else units
+        mine = {each.name: each for each in self._at(index).with_jobs()} if units[unit].per_instance else units
         return mine[unit], index
 
     def _limits(self) -> list[list[Any]]:

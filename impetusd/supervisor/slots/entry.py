@@ -9,7 +9,7 @@ from dataclasses import replace
 from enum import Enum
 
 from impetusd.core.config.logpaths import log_file
-from impetusd.core.config.model import Autorestart, Config, Kind, Unit
+from impetusd.core.config.model import Autorestart, Kind, Unit
 from impetusd.core.reasons import Reason
 from impetusd.core.rules.lifecycle import Slot, State
 from impetusd.core.rules.policy import EX_CONFIG, Policy, policy_of
@@ -155,13 +155,6 @@ def serving(unit: Unit) -> Role:
 def differ(unit: Unit) -> bool:
     """Whether a process is made for one place, because each instance has its own values."""
     return bool(unit.per_instance or unit.increment_var)
-
-
-def with_jobs(config: Config) -> list[Unit]:
-    """Everything that has slots unless it is switched off: units, and the commands of timers and health checks."""
-    jobs = [timer.unit for timer in config.timers.values()]
-    jobs += [check.unit for check in config.health.values() if check.unit is not None]
-    return [*config.units.values(), *jobs]
 
 
 def roles(unit: Unit, instances: int) -> list[tuple[Role, int]]:

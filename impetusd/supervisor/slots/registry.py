@@ -16,7 +16,7 @@ from impetusd.core.rules import places, quarantine
 from impetusd.core.rules.lifecycle import Want
 from impetusd.supervisor.faults import Faults
 from impetusd.supervisor.slots import record
-from impetusd.supervisor.slots.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name, with_jobs
+from impetusd.supervisor.slots.entry import ONE_SHOT, SERVING, Entry, Role, roles, serving, slot_name
 from impetusd.supervisor.slots.facts import Facts
 from impetusd.supervisor.start.link import Page
 from impetusd.supervisor.start.starter import Starter
@@ -61,7 +61,7 @@ class Slots:
         self._remembered = {}
         for owner, _, rest in (key.removeprefix("slot:").partition(":") for key in blobs if key.startswith("slot:")):
             self._remembered.setdefault(owner, []).append(rest)
-        for unit in with_jobs(at(0)):
+        for unit in at(0).with_jobs():
             self._know(unit, blobs)
             if unit.enabled:
                 for role, index in roles(unit, self.facts.instances(unit)):
@@ -77,7 +77,7 @@ class Slots:
     def _make_leaving(self, before: Callable[[int], Config], blobs: Mapping[str, str]) -> None:
         """Slots of units that were removed from the configuration."""
         now, self._at = self._at, before
-        for unit in with_jobs(before(0)):
+        for unit in before(0).with_jobs():
             known = self.units.get(unit.name)
             if not unit.enabled or (known is not None and known.enabled):
                 continue
