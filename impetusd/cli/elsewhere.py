@@ -58,7 +58,7 @@ def run(text: str, args: Sequence[str]) -> int:
     name = _command(args)
     if name not in LOOKS:
         raise Failure(
-            f"-H {text}: {name or 'a commandf'} works on one host at a time; several hosts are allowed for read-only"
+            f"-H {text}: {name or 'a command'} works on one host at a time; several hosts are allowed for read-only"
             f" commands ({', '.join(sorted(LOOKS))}), and `impetusd rollout` reloads host by host",
             2,
         )

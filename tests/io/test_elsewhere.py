@@ -47,7 +47,8 @@ def test_each_word_arrives_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["stop", "restart", "reload", "apply", "delete", "update", ""])
 def test_several_hosts_are_not_changed_at_once(name: str) -> None:
-    with pytest.raises(Failure, match="one host at a time"):
+    said = {"": "a command", "update": "apply"}.get(name, name)
+    with pytest.raises(Failure, match=f"-H a,b: {said} works on one host at a time"):
         elsewhere.run("a,b", ["-c", "x.ini", *([name] if name else [])])
 
 
