@@ -87,8 +87,8 @@ def live_on(here: Place, left: Left) -> str:
     """What a killed daemon left behind, and what to do, as the end of a sentence."""
     from impetusd.client import reaper
 
-    one = len(left.members) == 1
-    count = f"{reaper.counted(len(left.members))} it started {'is' if one else 'are'} still running"
+    number = len(left.members)
+    count = f"{reaper.counted(number)} it started {'is' if number == 1 else 'are'} still running"
     if left.why:
         return (
             f"{count} and cannot be taken over, because {left.why}: {reaper.named(left.members)};"

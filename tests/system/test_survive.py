@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import census
@@ -74,6 +75,14 @@ def test_what_lives_on_without_impetusd_is_told_and_ended_by_stop(anyone: Instan
     assert "still running" not in anyone.run("status", code=3).err
 
 
+def test_one_that_lives_on_is_counted_as_one(impetusd: Instance) -> None:
+    for then, told in (("start", "impetusd started and took over 1 process of"), ("stop", "stopped 1 process that")):
+        kill_both(impetusd, impetusd.start(f"[program:p]\ncommand = {program('ignore_term')}\nkill_timeout = 100ms\n"))
+        assert "1 process it started is still running" in impetusd.run("status", code=3).err
+        answer = impetusd.run(then)
+        assert told in answer.out + answer.err
+
+
 def test_stop_ends_also_who_has_lost_the_environment_that_it_was_started_with(anyone: Instance) -> None:
     """As PostgreSQL's processes, which write their titles over it."""
     bare = 'sh -c \'exec env -i TMPDIR="$$TMPDIR" sh -c "sleep 1000 & exec sleep 1000"\''
@@ -108,8 +117,7 @@ def test_shim_and_supervisor_killed_together_are_started_again_and_find_everythi
             kill_both(anyone, now)
             assert "is not running" in anyone.run("status", code=3).err
             load.go_on(20)
-            assert "started and took over " in (said := anyone.run("start").err)
-            assert "processes of a killed impetusd" in said
+            assert re.search(r"impetusd started and took over \d+ processes of a killed", anyone.run("start").err)
             after = anyone.settle()
             assert lasting(after) == lasting(before)
             load.go_on(40)
