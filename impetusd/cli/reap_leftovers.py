@@ -108,6 +108,13 @@ def _tell(reaped: Reaped) -> int:
 
     pids = reaped.ended
     print(f"stopped {reaper.counted(len(pids))}: {' '.join(map(str, pids))}" if pids else "nothing was left")
+    return tell_stuck(reaped)
+
+
+def tell_stuck(reaped: Reaped) -> int:
+    """Print what not even SIGKILL ends, if anything; the exit code."""
+    from impetusd.client import reaper
+
     if reaped.stuck:
         print(f"SIGKILL has no effect on {reaper.named(reaped.stuck)}: left running", file=sys.stderr)
     return 1 if reaped.stuck else 0

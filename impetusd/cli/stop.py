@@ -90,7 +90,7 @@ def _end_by_signal(at: Place, hooks: control.Hooks, error: control.ControlError)
 
 def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning) -> int:
     """No daemon runs; one that was killed may have left what it had started."""
-    from impetusd.cli import outcome
+    from impetusd.cli import outcome, reap_leftovers
     from impetusd.client import reaper
 
     if not reaper.left_behind(at.paths).members:
@@ -103,9 +103,7 @@ def _stop_leftovers(at: Place, names: tuple[str, ...], error: control.NotRunning
     except reaper.Held:
         return _stop_all(at)  # somebody has started it meanwhile
     print(f"impetusd had been killed; stopped {reaper.counted(len(reaped.ended))} that it had started")
-    if reaped.stuck:
-        print(f"SIGKILL does not end {reaper.named(reaped.stuck)}: left behind", file=sys.stderr)
-    return 1 if reaped.stuck else 0
+    return reap_leftovers.tell_stuck(reaped)
 
 
 def _tell_killed(answer: Mapping[str, typing.Any]) -> None:

@@ -11,7 +11,7 @@ from fake_supervisor import FakeSupervisor, failed_row, row
 from waiting import wait_for
 
 from impetusd.cli import app
-from impetusd.client import control, launch
+from impetusd.client import control, launch, reaper
 from impetusd.core.protocol import FAILED, ProtocolError, progress_line
 from impetusd.linux import proc
 
@@ -284,6 +284,15 @@ class TestStop:
         code, out, err = cli("stop")
         assert (code, err) == (0, "")
         assert out.startswith("impetusd is not running")
+
+    def test_what_sigkill_does_not_end_is_named_as_by_reap_leftovers(self, cli, monkeypatch):
+        stuck = [proc.Member(os.getpid(), 1, 1, 1, 1, zombie=False)]
+        monkeypatch.setattr(reaper, "left_behind", lambda paths: reaper.Left(stuck, ""))
+        monkeypatch.setattr(reaper, "reap", lambda *_: reaper.Reaped([7], stuck))
+        for command in ("stop", "reap-leftovers"):
+            code, out, err = cli(command)
+            assert (code, "stopped 1 process" in out) == (1, True)
+            assert err == f"SIGKILL has no effect on {reaper.named(stuck)}: left running\n"
 
     def test_everything_and_the_daemon_returns_when_it_is_gone(self, paths, daemons):
         daemons.run("start")
