@@ -53,11 +53,9 @@ ExecReload={program} -c {conf_word} apply
 TimeoutStartSec=infinity
 # Programs are stopped in order, each with its own kill_timeout; impetusd extends this as needed.
 TimeoutStopSec=90
-# When impetusd itself is killed, its programs keep running and the next start takes them over, using the table in
-# the run
-# directory (which is preserved) and the file descriptors stored in systemd. After a stop, ExecStopPost= kills what
-# is left;
-# {helper} does so if the stop comes while systemd is waiting to restart the service,
+# When impetusd itself is killed, its programs keep running and the next start takes them over, using the table in the
+# run directory (which is preserved) and the file descriptors stored in systemd. After a stop, ExecStopPost= kills what
+# is left; {helper} does so if the stop comes while systemd is waiting to restart the service,
 # because then systemd runs no command. So RestartSec= is short, and ExecStopPost= makes the pause between two starts.
 KillMode=process
 FileDescriptorStoreMax=16384
@@ -65,8 +63,7 @@ RuntimeDirectoryPreserve=yes
 ExecStopPost={program} -c {conf_word} reap-leftovers
 WatchdogSec=20
 # Not `always`: after `impetusd stop` it stays down. A restart cannot fix a mistake in the INI file (2), or remove
-# another
-# impetusd that uses the same folders, or leftover programs that cannot be taken over (73).
+# another impetusd that uses the same folders, or leftover programs that cannot be taken over (73).
 Restart=on-failure
 RestartSec=1ms
 RestartPreventExitStatus={final}
@@ -107,9 +104,9 @@ RestrictSUIDSGID=yes
 HARDENED_TEXT = """\
 # A drop-in for impetusd.service, from `impetusd startup --profile hardened`: for programs that serve the network and keep
 # their files in the directories below. The restrictions also apply to programs; loosen them in your own drop-in:
-#   another directory that they may write to:      ReadWritePaths=/srv/shop/uploads
+#   another directory that they may write to:     ReadWritePaths=/srv/shop/uploads
 #   just-in-time compilers (node, java, luajit):  MemoryDenyWriteExecute=no
-#   programs that access devices:                PrivateDevices=no, DevicePolicy=auto
+#   programs that access devices:                 PrivateDevices=no, DevicePolicy=auto
 # Even stricter with `User=`: CapabilityBoundingSet= (none), and no `user` in the INI file.
 
 [Service]
