@@ -132,12 +132,10 @@ def _free(reading: Values) -> Listen:
 
 
 def _alert(reading: Values, section: Section, name: str) -> None:
-    reading.unknown_keys(section, schema.ALERT)
-    fresh = reading.name(section, schema.ALERT, name, reading.alert_headers)
-    values, faulty = reading.values(section, schema.ALERT)
-    if not fresh:
+    found = reading.named_section(section, schema.ALERT, name, reading.alert_headers)
+    if found is None:
         return
-    reading.alert_headers[name] = section
+    values, faulty = found
     agreement.companions(reading, section, schema.ALERT, values, faulty)
     given = [key for key in ("url", "to", "command") if values[key] or key in faulty]
     shown = f"[{ini.brief(section.name)}]"
@@ -161,12 +159,10 @@ def _alert(reading: Values, section: Section, name: str) -> None:
 
 
 def _remote(reading: Values, section: Section, name: str) -> None:
-    reading.unknown_keys(section, schema.HOST)
-    fresh = reading.name(section, schema.HOST, name, reading.remote_headers)
-    values, faulty = reading.values(section, schema.HOST)
-    if not fresh:
+    found = reading.named_section(section, schema.HOST, name, reading.remote_headers)
+    if found is None:
         return
-    reading.remote_headers[name] = section
+    values, faulty = found
     for key in ("url", "token"):
         if not values[key] and key not in faulty:
             example = schema.keys_of(schema.HOST)[key].example

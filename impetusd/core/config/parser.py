@@ -211,13 +211,11 @@ class _Sections(Values):
     def unit(self, section: Section, kind: Kind, name: str) -> None:
         """Read one [pool:…] or [program:…]."""
         self.instance = str(self.index)
-        self.unknown_keys(section, kind.value)
-        fresh = self.name(section, kind.value, name, self.headers)
-        values, faulty = self.values(section, kind.value)
-        if not fresh:
+        found = self.named_section(section, kind.value, name, self.headers)
+        if found is None:
             self.instance = ""
             return
-        self.headers[name] = section
+        values, faulty = found
         for required in ("app", "listen") if kind is Kind.POOL else ("command",):
             self.required(section, kind, required, values, faulty)
         env = self.env_of(name)
@@ -320,12 +318,10 @@ class _Sections(Values):
     def timer(self, section: Section, name: str) -> None:
         """Read one [timer:…]."""
         kind = Kind.TIMER
-        self.unknown_keys(section, kind.value)
-        fresh = self.name(section, kind.value, name, self.headers)
-        values, faulty = self.values(section, kind.value)
-        if not fresh:
+        found = self.named_section(section, kind.value, name, self.headers)
+        if found is None:
             return
-        self.headers[name] = section
+        values, faulty = found
         self.required(section, kind, "command", values, faulty)
         self.one_of(section, kind, ("cron", "every"), values, faulty)
         agreement.identity(self, section, values)
@@ -343,12 +339,10 @@ class _Sections(Values):
     def check(self, section: Section, name: str) -> None:
         """Read one [health:…]."""
         kind = Kind.HEALTH
-        self.unknown_keys(section, kind.value)
-        fresh = self.name(section, kind.value, name, self.check_headers)
-        values, faulty = self.values(section, kind.value)
-        if not fresh:
+        found = self.named_section(section, kind.value, name, self.check_headers)
+        if found is None:
             return
-        self.check_headers[name] = section
+        values, faulty = found
         values["target"] = target = values["target"] or name
         agreement.target(self, section, target, values["http"] if not values["socket"] else "")
         way = self.one_of(section, kind, ("http", "tcp", "exec"), values, faulty)

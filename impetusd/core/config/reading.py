@@ -208,6 +208,18 @@ class Values(Reading):
         """A number of 0 and a False are values; none is "" or ()."""
         return self.default(kind, key) if value is None or value in ("", ()) else value
 
+    def named_section(
+        self, section: Section, kind: str, name: str, taken: dict[str, Section]
+    ) -> tuple[dict[str, Any], set[str]] | None:
+        """Its `values`, and `taken` has it; None if its name is not valid, when its keys are reported all the same."""
+        self.unknown_keys(section, kind)
+        valid = self.name(section, kind, name, taken)
+        found = self.values(section, kind)
+        if not valid:
+            return None
+        taken[name] = section
+        return found
+
     def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
         """True if the section's name is valid."""
         shown = f"[{ini.brief(section.name)}]"
