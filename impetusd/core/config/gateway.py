@@ -164,9 +164,7 @@ def _remote(reading: Values, section: Section, name: str) -> None:
         return
     values, faulty = found
     for key in ("url", "token"):
-        if not values[key] and key not in faulty:
-            example = schema.keys_of(schema.HOST)[key].example
-            reading.problem(section, f"{header_of(section)} has no {key}; add one, like {key} = {example}")
+        reading.required(section, schema.HOST, key, values, faulty)
     url = values["url"]
     if url.startswith("http:") and not is_loopback(Listen(_host_of(url), 0)):
         text = f"url = {ini.brief(url)}: the token would cross the network unencrypted"

@@ -217,7 +217,7 @@ class _Sections(Values):
             return
         values, faulty = found
         for required in ("app", "listen") if kind is Kind.POOL else ("command",):
-            self.required(section, kind, required, values, faulty)
+            self.required(section, kind.value, required, values, faulty)
         env = self.env_of(name)
         agreement.identity(self, section, values)
         agreement.agreement(self, section, kind, values, faulty)
@@ -246,12 +246,6 @@ class _Sections(Values):
             rules=self.rules,
             **values,
         )
-
-    def required(self, section: Section, kind: Kind, key: str, values: dict[str, Any], faulty: set[str]) -> None:
-        if not values[key] and key not in faulty:
-            example = schema.keys_of(kind.value)[key].example
-            at = place(section, key)
-            self.problem(at, f"[{section.name}] has no {key}; add one, like {key} = {example}")
 
     def one_of(
         self, section: Section, kind: Kind, keys: tuple[str, ...], values: dict[str, Any], faulty: set[str]
@@ -322,7 +316,7 @@ class _Sections(Values):
         if found is None:
             return
         values, faulty = found
-        self.required(section, kind, "command", values, faulty)
+        self.required(section, kind.value, "command", values, faulty)
         self.one_of(section, kind, ("cron", "every"), values, faulty)
         agreement.identity(self, section, values)
         agreement.companions(self, section, kind.value, values, faulty)

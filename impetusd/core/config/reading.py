@@ -220,6 +220,12 @@ class Values(Reading):
         taken[name] = section
         return found
 
+    def required(self, section: Section, kind: str, key: str, values: dict[str, Any], faulty: set[str]) -> None:
+        if not values[key] and key not in faulty:
+            example = schema.keys_of(kind)[key].example
+            at = place(section, key)
+            self.problem(at, f"[{section.name}] has no {key}; add one, like {key} = {example}")
+
     def name(self, section: Section, kind: str, name: str, taken: Mapping[str, Section]) -> bool:
         """True if the section's name is valid."""
         shown = f"[{ini.brief(section.name)}]"
