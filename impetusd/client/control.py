@@ -239,8 +239,7 @@ def connect(paths: Paths, hooks: Hooks, *, mine: bool) -> socket.socket:
         if waited > SOCKET_BACK:
             raise Unanswered(
                 f"impetusd is running (it has locked {paths.state_dir}), but {paths.control_socket} did not appear"
-                " within "
-                f"{SOCKET_BACK:.0f} s: {os.strerror(reason)}; see {paths.log_file}"
+                f" within {SOCKET_BACK:.0f} s: {os.strerror(reason)}; see {paths.log_file}"
             )
         if hooks.waiting and waited > QUIET and not told:
             told = True
